@@ -30,7 +30,7 @@ LEFTOVERS = ("**/.partial-*", "**/.*.partial", "*/*.new")
 """Whatever a killed process has left half written."""
 KEPT_ENDINGS = (".json", ".jsonl", ".txt")
 ERASED = "[erased]"
-COVERAGE_ERASED = "Texts that it was measured by are erased: build a set anew to know it."
+COVERAGE_ERASED = "Texts that it was measured by are erased: build a set again to know it."
 NAMES = re.compile(r"[\w-]+")
 ID = re.compile(SHAPE.pattern.encode())
 COMPARED_CHARACTERS = 40

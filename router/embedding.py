@@ -89,7 +89,7 @@ class StaticEmbedding:
         try:
             tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         except Exception as error:  # what the library raises has no type of its own
-            raise EmbeddingError(f"The tokenizer in {TOKENIZER} can not be read: install {PACKAGE} anew.") from error
+            raise EmbeddingError(f"The tokenizer in {TOKENIZER} can not be read: install {PACKAGE} again.") from error
         return cls(_weights_of(folder / WEIGHTS, tokenizer.get_vocab_size()), tokenizer)
 
     @property
@@ -159,7 +159,7 @@ def _package_folder() -> Path:
 
 def _weights_of(path: Path, tokens: int) -> npt.NDArray[np.float16]:
     """The one tensor of a safetensors file, mapped. Raises EmbeddingError if it is another than is expected."""
-    wrong = EmbeddingError(f"The word vectors in {WEIGHTS} can not be read: install {PACKAGE} anew.")
+    wrong = EmbeddingError(f"The word vectors in {WEIGHTS} can not be read: install {PACKAGE} again.")
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

@@ -203,7 +203,7 @@ def _version_step(
         return "create", _as_made(version), ""
     different = [key for key in IDENTITY if before.get(key) != version.get(key)]
     if different:
-        return "conflict", version, f"here this name stands for another version ({', '.join(different)} differ)"
+        return "conflict", version, f"here this name is of another version ({', '.join(different)} differ)"
     if version.get("state") in GIVEN_UP and before["state"] not in GIVEN_UP:
         return "retire", {**before, "state": "retired"}, ""
     return None, None, ""

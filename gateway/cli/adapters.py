@@ -296,7 +296,7 @@ def canary(
     ] = None,
     plan: PlanOptions = PlanOptions(),
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show how it stands until it ends. Exit code 1 if it is rolled back.")
+        bool, typer.Option("--watch", help="Show its state until it ends. Exit code 1 if it is rolled back.")
     ] = False,
     expected: Expected = Expected(),
     past: PastGate = PastGate(),

@@ -178,7 +178,7 @@ ClassField = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The field of the expected answers that is the class. Unset: by the rows."),
 ]
-Because = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why: it stands in the audit.")]
+Because = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why: it goes into the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before what can't be undone.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there already.")]
 

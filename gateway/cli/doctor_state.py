@@ -139,7 +139,7 @@ async def _clock(redis: Redis) -> DoctorFinding:
     apart = abs(redis_now - (began + ended) / 2)
     difference = f"{apart:.3f} s from Redis's, to {(ended - began) / 2:.3f} s"
     if apart > CLOCK_SECONDS_MAX:
-        return report_problem("clock", difference, "Set both by NTP: expiries, ids and windows go by it.")
+        return report_problem("clock", difference, "Set both by NTP: expiries, ids and windows need it.")
     if apart > CLOCK_SECONDS_WARNED:
         return report_warning("clock", difference, "Set both by NTP.")
     return report_ok("clock", difference)

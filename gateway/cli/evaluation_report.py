@@ -197,7 +197,7 @@ def _tell_calibration(out: Output, model: dict[str, Any]) -> None:
     sure = f"{100 * (1 - model['delta']):g} %"
     groups = f" (of each of {model['groups']} groups of equal or kindred rows one)"
     kindred = groups if model["groups"] < model["rows"] else ""
-    used = f"low_confidence goes by it now, with {sure} confidence"
+    used = f"low_confidence uses it now, with {sure} confidence"
     out.say(f"Calibrated on {model['rows']} answers{kindred}{first}: {used}.")
     if (target := model.get("target")) is not None:
         kept, own = _percent(target["kept_share"]), f"The task's own target, {_percent(target['wrong_share_max'])},"

@@ -123,7 +123,7 @@ def evaluate(
     ] = None,
     options: EvaluationOptions = EvaluationOptions(),
     again: Annotated[
-        bool, typer.Option("--again", help="Begin anew where this evaluation is there already, or half done.")
+        bool, typer.Option("--again", help="Begin again where this evaluation is there already, or half done.")
     ] = False,
     report_to: Out = None,
     rows_out: RowsOut = None,

@@ -92,7 +92,7 @@ def _tell(api: Api, erasure: dict[str, Any]) -> None:
     for each in erasure["suites"]:
         api.out.say(f"Suite {each['digest'][:12]} of {each['task']}: {each['rows']} rows erased.")
     for training in erasure["trainings"]:
-        api.out.say(f"Training {training} had read such rows: it was stopped, or begins anew. Run its command again.")
+        api.out.say(f"Training {training} had read such rows: it was stopped, or begins again. Run its command again.")
     for version in erasure["versions"]:
         api.out.say(f"Version {version} was trained on such a data set: its weights may hold what it learned.")
     for gateway in erasure.get("elsewhere", ()):

@@ -27,7 +27,7 @@ def requests(
     until: Until = None,
     text: Annotated[str | None, typer.Option(metavar="PART", help="With this part in its kept texts.")] = None,
     texts: Annotated[bool, typer.Option("--texts", help="Show what was asked and answered, where it is kept.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="So many at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="At most this number.")] = 50,
     before: Annotated[str | None, typer.Option(metavar="ID", help="Only older than this request.")] = None,
 ) -> None:
     """List requests, the newest first."""

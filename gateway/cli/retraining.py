@@ -12,7 +12,7 @@ from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Force, OfTask, add_command, see_that_it_can_be_written
 from gateway.cli.tables import Row, format_age, format_time
 
-retraining = typer.Typer(help="List, show, export and close requests to train an adapter anew.", no_args_is_help=True)
+retraining = typer.Typer(help="List, show, export and close requests to train an adapter again.", no_args_is_help=True)
 EMPTY = "No request to train is listed. The monitor opens one for a version that is degraded."
 Id = Annotated[str, typer.Argument(metavar="ID", help="A request's id, as `list` and `apprentice why` tell it.")]
 

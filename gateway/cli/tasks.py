@@ -19,9 +19,7 @@ tasks = typer.Typer(
     help="List tasks as the monitor sees them; say that one changes; overrule, hold, undo.", no_args_is_help=True
 )
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="One of its versions, such as returns@v3.")]
-Reason = Annotated[
-    str, typer.Option(metavar="TEXT", help="Why: it stands in the audit, and where the task is told of.")
-]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why: it goes into the audit, and into reports on the task.")]
 Until = Annotated[
     str | None,
     typer.Option("--until", metavar="DATE", help="A date or a time, UTC without a zone. Unset: until it is released."),
@@ -128,8 +126,8 @@ def baseline(
     signal: Annotated[str, typer.Argument(metavar="SIGNAL", help="Such as feedback, or length.")],
     reason: Reason,
     accept: Annotated[bool, typer.Option("--accept", help="Take what was seen lately.")] = False,
-    wrong: Annotated[float | None, typer.Option(metavar="N", help="So many were wrong, with --of.")] = None,
-    of: Annotated[int | None, typer.Option("--of", metavar="M", help="Of so many that were judged.")] = None,
+    wrong: Annotated[float | None, typer.Option(metavar="N", help="Number of wrong ones, with --of.")] = None,
+    of: Annotated[int | None, typer.Option("--of", metavar="M", help="Number of judged ones.")] = None,
     evaluation: Annotated[
         str | None, typer.Option(metavar="ID", help="Take what this evaluation of the version counted.")
     ] = None,

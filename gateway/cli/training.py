@@ -70,7 +70,7 @@ def train(
         typer.Option(help="Where it runs. Unset: as training.runner."),
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Begin anew where this training is there already, or half done.")
+        bool, typer.Option("--again", help="Begin again where this training is there already, or half done.")
     ] = False,
     plot: Plot = None,
     force: Force = False,

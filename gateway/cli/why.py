@@ -38,7 +38,7 @@ def why(
     ] = False,
     labels_per_day: Annotated[
         float | None,
-        typer.Option(min=0.01, max=1e9, help="The plan, at so many labels a day. Unset: as now."),
+        typer.Option(min=0.01, max=1e9, help="The plan, at this number of labels a day. Unset: as now."),
     ] = None,
 ) -> None:
     """Explain the state of a task's versions, and what to do next."""

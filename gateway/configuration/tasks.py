@@ -201,7 +201,7 @@ class TaskSettings(BodySection):
             if reason in WITHOUT_FALLBACKS:
                 yield f"{key}: nothing goes to a fallback for this reason; leave it out"
             if len(set(fallbacks)) < len(fallbacks):
-                yield f"{key}: a fallback stands there twice"
+                yield f"{key}: a fallback is there twice"
             if "needs_human" in fallbacks[:-1]:
                 yield f"{key}: needs_human is the last fallback, since a person can always be asked"
             if "general" in fallbacks and self.fallback_pool is None:

@@ -18,7 +18,7 @@ WITHOUT_PREFIX = ("/chat/completions", "/completions", "/models", "/responses", 
 def explain_path(path: str) -> str:
     """The message for an address that is not offered."""
     if path.startswith("/v1/v1/"):
-        return f"{NOWHERE} `/v1` stands twice: OpenAI's clients want it in the base URL, Anthropic's add it."
+        return f"{NOWHERE} `/v1` is there twice: OpenAI's clients want it in the base URL, Anthropic's add it."
     for address in WITHOUT_PREFIX:
         if _is_below(path, address):
             return f"{NOWHERE} Did you mean /v1{address}? The base URL of an OpenAI client ends in `/v1`."

@@ -207,7 +207,7 @@ class Durability:
         if failed:
             raise NotSettled(f"{NOT_SETTLED} ({failed})")
         if mark != self._lives.count:
-            raise NotSettled(f"{NOT_SETTLED} (Redis was started anew, or another one took over)")
+            raise NotSettled(f"{NOT_SETTLED} (Redis was started again, or another one took over)")
 
     def _command(self) -> tuple[Any, ...] | None:
         """The command to wait with, or None if there is nothing to wait for."""

@@ -210,7 +210,7 @@ def _stability(facts: Facts, live: Live | None) -> Rule:
         f"worse than what was learned from rows of all times (95% interval {points})."
     )
     if facts.drop.low > DROP_MAX:
-        more = "Train on rows since the last change alone, and plan to train anew: a prompt changes in minutes."
+        more = "Train on rows since the last change alone, and plan to train again: a prompt changes in minutes."
         return Rule(name=name, question=question, state="against", evidence=text, next=more)
     state: State = "for" if facts.drop.high <= 2.5 * DROP_MAX else "unknown"
     return Rule(name=name, question=question, state=state, evidence=text)
@@ -277,7 +277,7 @@ def _volume(costs: Costs, found: BreakEven) -> Rule:
 def _flexibility(costs: Costs, found: BreakEven) -> Rule:
     name, question = "flexibility", "What does a change of the rules cost?"
     if found.change_usd is None or found.lifetime_months_min is None or costs.lifetime_months is None:
-        text = "Unknown: a prompt is changed in minutes, an adapter has to be trained anew."
+        text = "Unknown: a prompt is changed in minutes, an adapter has to be trained again."
         return Rule(name=name, question=question, state="unknown", evidence=text)
     text = (
         f"Each change costs a training, {found.change_usd:,.2f} US dollars, where a prompt costs an edit. A version "

@@ -20,4 +20,4 @@ def read_stand_in(without: Collection[str] = ()) -> tuple[str, ...]:
         pairs = [line.split("\t", 1) for line in lines]
         return tuple(text for source, text in pairs if source not in without)
     except (OSError, ValueError) as error:
-        raise FittingError("router/data/background.txt can not be read: install the package anew.") from error
+        raise FittingError("router/data/background.txt can not be read: install the package again.") from error

@@ -27,7 +27,7 @@ def read_frames() -> Frames:
         pairs = [line.split("\t", 1) for line in FILE.read_text(encoding="utf-8").splitlines()]
         return {kind: [text for name, text in pairs if name == kind] for kind in KINDS}
     except (OSError, ValueError) as error:
-        raise FittingError("router/data/frames.txt can not be read: install the package anew.") from error
+        raise FittingError("router/data/frames.txt can not be read: install the package again.") from error
 
 
 def split_frames(frames: Frames) -> tuple[Frames, Frames]:

@@ -122,7 +122,7 @@ class Registry:
             numbers += [number for task_of, number in map(_parts, self.unreadable) if task_of == task]
             number = max(numbers, default=0) + 1
             if number > VERSIONS_PER_TASK_MAX:
-                raise RegistryError(f"{task} has {VERSIONS_PER_TASK_MAX} versions: name the task anew.")
+                raise RegistryError(f"{task} has {VERSIONS_PER_TASK_MAX} versions: name the task again.")
             version = Version(
                 name=f"{task}@v{number}",
                 task=task,

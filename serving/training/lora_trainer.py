@@ -190,7 +190,7 @@ class LoraModel:
             peft.set_peft_model_state_dict(self.lora, load_file(folder / KEPT_FILES[1]))
         except RuntimeError:
             rank = json.loads((folder / KEPT_FILES[0]).read_text(encoding="utf-8")).get("r")
-            text = f"The adapter to begin from does not fit: it has rank {rank}. Train with that rank, or begin anew."
+            text = f"The adapter to begin from does not fit: it has rank {rank}. Train with that rank, or begin again."
             raise TrainingFailure(text) from None
 
     def copy_masters(self) -> None:

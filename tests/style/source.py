@@ -37,6 +37,15 @@ def functions(path: Path) -> Iterator[Function]:
     return (node for node in ast.walk(tree(path)) if isinstance(node, Function))
 
 
+def strings(path: Path) -> Iterator[tuple[int, str]]:
+    """Every string of a file that is no docstring, with its line."""
+    module = tree(path)
+    alone = {id(node.value) for node in ast.walk(module) if isinstance(node, ast.Expr)}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+            yield node.lineno, node.value
+
+
 def length(node: Function) -> int:
     """Lines from the first decorator to the end."""
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])

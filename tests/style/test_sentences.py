@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.style.source import ROOT, tracked
+from tests.style.source import ROOT, files, shown, strings, tracked
 
 WORDS_IN_A_SENTENCE_MAX = 25
 DOCUMENTS = sorted(path for path in tracked() if path.endswith(".md") and (path.startswith("docs/") or "/" not in path))
@@ -65,6 +65,20 @@ def test_sentences_are_short(document: str) -> None:
         if len(sentence.split()) > WORDS_IN_A_SENTENCE_MAX
     ]
     assert not long, "\n".join(["make two of them:", *long])
+
+
+def test_messages_use_no_idioms() -> None:
+    """In the texts of the product that people read: help, errors, reports."""
+    idioms = re.compile(
+        r"\b(anew|once more|go(es)? by|so many(?! \w+ that)|as ever|stands (in|there|twice))\b", re.IGNORECASE
+    )
+    found = [
+        f"{shown(path, line)} {idiom[0]}: {text}"
+        for path in files("gateway", "router", "serving", "monitoring")
+        for line, text in strings(path)
+        if " " in text and (idiom := idioms.search(text))
+    ]
+    assert not found, "\n".join(["say it in standard words:", *found])
 
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if path not in NOT_LOOKED_AT])

@@ -127,7 +127,7 @@ async def begin_evaluation(
     ] = 1,
     calibrate: Annotated[bool, Query(description="Fit the version's confidence model from the rows.")] = False,
     fit_gain: Annotated[bool, Query(description="Fit the version's learned routing from the rows.")] = False,
-    again: Annotated[bool, Query(description="Begin anew, and forget the results that there are.")] = False,
+    again: Annotated[bool, Query(description="Begin again, and forget the results that there are.")] = False,
 ) -> dict[str, Any]:
     """Evaluate a version on a data set (JSON lines), or on a suite. The same evaluation again (200) goes on where it
     stopped, or is there already.

@@ -61,7 +61,7 @@ class BaselineIn(Body):
         None, min_length=1, max_length=64, description="Take what this evaluation of the version counted, by its id."
     )
     accept: bool = Field(
-        False, description="Take what was seen lately; unlabelled signals and complaints learn it anew."
+        False, description="Take what was seen lately; unlabelled signals and complaints learn it again."
     )
     remove: bool = Field(False, description="Remove what was set: the signal learns its own baseline again.")
     calibration: CalibrationIn | None = Field(
@@ -212,7 +212,7 @@ def _accepted(quality: Quality, task: str, version: str, body: BaselineIn, by: s
         text = f"{task} has no complaints: set tasks.{task}.monitor.complaint_metric to the metric that complains."
         raise Problem("state_conflict", text, "signal")
     if get_measure(body.signal) not in ("share", "difference"):
-        return Baseline(kind="admin", wrong=0.0, of=0.0, upper=1.0, at=now, by=by, source="learned anew")
+        return Baseline(kind="admin", wrong=0.0, of=0.0, upper=1.0, at=now, by=by, source="learned again")
     seen = _seen(quality, version, body)
     if seen is None or seen.observed < OF_MIN or seen.low is None or seen.high is None:
         raise Problem("state_conflict", _too_few(body, version, 0.0 if seen is None else seen.observed), "signal")

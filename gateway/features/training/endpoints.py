@@ -54,7 +54,7 @@ async def begin_training(
     response: Response,
     body: TrainingIn,
     admin: Admin,
-    again: Annotated[bool, Query(description="Begin anew, and forget how far it was.")] = False,
+    again: Annotated[bool, Query(description="Begin again, and forget how far it was.")] = False,
 ) -> dict[str, Any]:
     """Train an adapter for a task. The same training again (200) goes on from its checkpoint, or is there already."""
     trainings = feature_of(request, Trainings)

@@ -74,7 +74,7 @@ def _of_monitor(judged_at: float | None, behind_seconds: float, now: float) -> I
         yield "The monitor has judged nothing yet: is a gateway running, and does it have the monitor's job?"
     elif now - judged_at > STOPPED_SECONDS:
         yield (
-            f"The monitor has stopped judging: its last word is {format_span(now - judged_at)} old "
+            f"The monitor has stopped judging: its last verdict is {format_span(now - judged_at)} old "
             f"({format_moment(judged_at)}). "
             "All that is told here is as it was then. Look at the gateways' logs for `monitor`."
         )

@@ -128,7 +128,7 @@ def _outdated(report: SignalReport) -> str:
     """The note that its baseline is no longer in force."""
     if not report.baseline.get("set_for_another_metric"):
         return ""
-    return "; the baseline that was set for it was for another metric: set it anew (`apprentice tasks baseline`)"
+    return "; the baseline that was set for it was for another metric: set it again (`apprentice tasks baseline`)"
 
 
 def _amount(report: SignalReport) -> str:

@@ -187,7 +187,7 @@ class Monitor:
         try:
             cursors = _cursors(held[0])
         except ValueError:
-            log.error("the cursors of the monitor can't be read: the streams are read anew, with fresh states")
+            log.error("the cursors of the monitor can't be read: the streams are read again, with fresh states")
             self._redis.delete(CURSORS_KEY)
             self._unreadable += 1
             cursors = Cursors()

@@ -183,7 +183,7 @@ def _refusal(task: TaskQuality, done: Action) -> str | None:
     pinning = f"`apprentice tasks pin {done.version.partition('@')[0]} {done.version} --reason TEXT`"
     if done.kind == "recover":
         return (
-            "A share that was given back is not taken away again by undoing that: hold the version where it stands "
+            "A share that was given back is not taken away again by undoing that: hold the version as it is "
             f"({pinning}), or say that it is degraded (the same with `--verdict degraded`)."
         )
     if done.kind not in UNDOABLE:

@@ -88,7 +88,7 @@ def test_fallbacks_reach_the_router_by_their_reason_in_their_order(tmp_path: Pat
         ),
         (
             {"fallbacks": {"timeout": ["general", "general"]}},
-            "tasks.returns.fallbacks.timeout: a fallback stands there twice",
+            "tasks.returns.fallbacks.timeout: a fallback is there twice",
         ),
         (
             {"fallback_pool": None, "fallbacks": {"timeout": ["general"]}},

@@ -129,7 +129,7 @@ async def test_what_was_written_to_another_process_of_redis_is_not_acknowledged(
         await redis.set("key", "1")
         await at.end()
         await at.start()
-        with pytest.raises(NotSettled, match="started anew"):
+        with pytest.raises(NotSettled, match="started again"):
             await durability.settle(mark)
         await durability.settle(durability.mark())
 

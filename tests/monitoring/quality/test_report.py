@@ -369,7 +369,7 @@ def test_what_was_set_for_another_metric_is_told(observed: float) -> None:
     baseline = {"labels": 12, "wanted": 200, "set_for_another_metric": True}
     lost = msgspec.structs.replace(FEEDBACK, baseline=baseline, observed=observed)
     sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, reports=[lost]))).sure
-    said = "the baseline that was set for it was for another metric: set it anew (`apprentice tasks baseline`)."
+    said = "the baseline that was set for it was for another metric: set it again (`apprentice tasks baseline`)."
     assert any(one.startswith("feedback: ") and one.endswith(said) for one in sure)
 
 

@@ -35,7 +35,7 @@ def test_a_step_back_can_not_be_undone_and_that_says_what_to_do_instead() -> Non
     health = after(judged(stream("feedback", recovered=True)), health=health, at=120)[0]
     (step,) = [one for one in health.actions if one.kind == "recover"]
     assert health.versions[V2].kept == 0.5
-    with pytest.raises(ResponseError, match=r"hold the version where it stands .* `--verdict degraded`"):
+    with pytest.raises(ResponseError, match=r"hold the version as it is .* `--verdict degraded`"):
         undo(health, step.id, "ann", NOW + 130)
     word = Pin(verdict=None, by="ann", reason="not before noon", at=NOW + 140)
     held, _ = pin(health, V2, word, NOW + 140)
