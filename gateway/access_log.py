@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 Address = tuple[str, int] | None
 REFUSED = frozenset({401, 403})
 SILENT_SECONDS = 60.0
-"""How long after a line there is no other one of the same event, peer and key."""
+"""Time after a line without another one of the same event, peer and key."""
 LINES_MAX = 60
 """Lines in SILENT_SECONDS of all unknown keys together, and as many of known ones; it also bounds what is kept."""
 PATH_LENGTH_MAX = 200

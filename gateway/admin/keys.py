@@ -76,7 +76,7 @@ class CallerChange(Body):
 
 
 class RotateIn(Body):
-    """How a key gets a new secret."""
+    """The terms on which a key gets a new secret."""
 
     overlap_seconds: float = Field(
         3600, ge=0, le=OVERLAP_SECONDS_MAX, description="How long the old secret works beside the new one."

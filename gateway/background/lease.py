@@ -60,7 +60,7 @@ class JobPasses:
         self._begun_at[job] = None
 
     def read_seconds(self) -> dict[tuple[str, ...], float]:
-        """How long each job's present pass has lasted; 0 while it waits for the next one."""
+        """Seconds that each job's present pass has lasted; 0 while it waits for the next one."""
         now = time.monotonic()
         return {(job,): 0.0 if at is None else now - at for job, at in self._begun_at.items()}
 

@@ -15,7 +15,7 @@ PAGE = 1000
 
 
 def verify_entries(client: AdminClient, heads: Path | None, public_key: str | None) -> dict[str, Any]:
-    """How many entries the audit has and how many heads were held to it, and the first `fault` as a sentence (None:
+    """The numbers of the audit's entries and of heads held to it, and the first `fault` as a sentence (None:
     there is none). Raises Unusable where the heads can't be read."""
     if (heads is None) != (public_key is None):
         raise Unusable("--heads and --public-key go together: the one is checked with the other.")

@@ -120,7 +120,7 @@ async def _memory(settings: Settings, redis: Redis, kept: Persistence) -> Doctor
 
 
 async def _records(redis: Any) -> tuple[int, int]:
-    """How many records both streams have, and the bytes that they take."""
+    """The number of records in both streams, and the bytes that they take."""
     count = size_bytes = 0
     try:
         for stream in (STREAM_KEY, REPORTED_STREAM_KEY):

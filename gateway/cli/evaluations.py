@@ -62,7 +62,7 @@ RowsOut = Annotated[
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How a version is evaluated, and beside what."""
+    """The terms of an evaluation, and the arms beside its version."""
 
     arms: Annotated[
         str | None,
@@ -368,7 +368,7 @@ def _right(counts: dict[str, Any]) -> str:
 
 
 def _so_far(answer: dict[str, Any]) -> str:
-    """How far it is, in words."""
+    """The progress, in words."""
     parts = [
         f"{arm} {counts['done']} of {answer['rows']}" + (f" ({_right(counts)})" if counts["done"] else "")
         for arm, counts in answer["progress"].items()

@@ -159,7 +159,7 @@ def _row(rule: dict[str, Any]) -> Row:
 
 
 def _when(rule: dict[str, Any]) -> str:
-    """How long a rule holds, in words."""
+    """The time for which a rule holds, in words."""
     first = f"from {format_time(rule['starts_at'])} " if rule.get("starts_at") else ""
     until = format_time(rule.get("expires_at"))
     return first + (f"until {until}" if until != "-" else "until deleted")

@@ -141,7 +141,7 @@ def _rows(summary: dict[str, Any]) -> str:
 
 
 def _scope_cell(shown: dict[str, Any]) -> str:
-    """How a version's scope stands, in a few words; empty where none was fitted."""
+    """The state of a version's scope, in a few words; empty where none was fitted."""
     found = shown.get("scope")
     if found is None:
         return ""

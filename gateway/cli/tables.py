@@ -33,7 +33,7 @@ STYLES: Mapping[str, str] = {
     "retired": "dim",
     "down": "bold red",
 }
-"""How a state's name looks on a terminal."""
+"""The style of a state's name on a terminal."""
 
 
 class Printer:
@@ -179,7 +179,7 @@ def format_time(unix_seconds: float | None) -> str:
 
 
 def format_age(unix_seconds: float | None) -> str:
-    """How long ago a time is, in its greatest unit."""
+    """The age of a time, in its greatest unit."""
     if not unix_seconds:
         return "-"
     seconds = max(0.0, time.time() - unix_seconds)

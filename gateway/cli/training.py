@@ -153,7 +153,7 @@ def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _so_far(answer: dict[str, Any]) -> str:
-    """How far it is, in words."""
+    """The progress, in words."""
     progress = answer["progress"]
     if answer["note"]:
         return str(answer["note"])

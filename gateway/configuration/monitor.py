@@ -36,7 +36,7 @@ class MonitorSettings(Section):
 
 
 class JudgeSettings(Section):
-    """How both arms' answers to one request are compared, where no person has judged them."""
+    """The comparison of both arms' answers to one request, where no person has judged them."""
 
     kind: JudgeKind = Field("normal", description="Comparison by exact text, normal form, named fields, or a model.")
     fields: tuple[str, ...] = Field((), max_length=32, description="Fields of JSON answers to compare.")
@@ -113,7 +113,7 @@ class ReviewSettings(Section):
 
 
 class TaskMonitorSettings(Section):
-    """How a task's versions are watched, and what is done about what is found."""
+    """The watch over a task's versions, and the responses to what it finds."""
 
     feedback_metric: Name | None = Field(
         None, description="Declared metric whose values are labels; unset: correct, if declared."

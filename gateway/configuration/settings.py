@@ -318,7 +318,7 @@ class Settings(BaseSettings):
         return {name: declared.metric() for name, declared in self.feedback_metrics.items()}
 
     def plan(self, task: str) -> Plan:
-        """How a task's versions are watched."""
+        """The terms on which a task's versions are watched."""
         task_settings = self.tasks[task]
         check = task_settings.checks.degraded
         return task_settings.monitor.plan(

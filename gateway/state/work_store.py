@@ -79,7 +79,7 @@ class WorkStore(Generic[W]):
         await self._redis.set(self._progress_key(work_id), msgspec.json.encode(progress), ex=PROGRESS_SECONDS)
 
     async def progress(self, work: W) -> ProgressStep | None:
-        """How far one is; None where it does not run."""
+        """The progress of one; None where it does not run."""
         if work.state != "running":
             return None
         raw = await self._redis.get(self._progress_key(work.id))

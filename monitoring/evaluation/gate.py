@@ -44,8 +44,8 @@ WHOLE = ("", NEWEST)
 
 
 class GateBounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How much worse still counts as no worse: `margin` and `class_loss_max` in shares of right answers, the others in
-    times the reference's."""
+    """The margins within which worse counts as no worse: `margin` and `class_loss_max` in shares of right answers, the
+    others in times the reference's."""
 
     margin: float = 0.02
     class_loss_max: float = 0.3

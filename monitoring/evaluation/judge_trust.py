@@ -1,4 +1,4 @@
-"""How far the model that judged answers agrees with people, in words that stand beside its every figure."""
+"""The agreement of the model that judged answers with people, in words beside its every figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well the rows of an evaluation represent what production asks."""
+"""The fit of an evaluation's rows to what production asks."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Paired:
 
     @property
     def spread(self) -> float:
-        """How many rows tell as much as one independent row: 1 or more.
+        """The number of rows that tell as much as one independent row: 1 or more.
 
         A group's part in the mean it is held against is made up for (Bell, McCaffrey 2002: CR2). Few or unequal groups
         say little of their variance, so Student's t of Kish's effective number takes the place of the normal quantile.

@@ -102,7 +102,7 @@ def _find_alphas(disagreements: Numbers | float, ratings: Numbers | float, expec
 
 
 def _draw(items: int, seed: int) -> Iterator[Numbers]:
-    """How often each item is in each of DRAWS samples, in parts."""
+    """The count of each item in each of DRAWS samples, in parts."""
     chance = np.random.default_rng(seed)
     at_once = max(1, min(DRAWS, CELLS_AT_ONCE // items))
     parts = [at_once] * (DRAWS // at_once) + [DRAWS % at_once]

@@ -53,7 +53,7 @@ class Ratings:
     gold: Mapping[str, str] = field(default_factory=dict)
 
     def count_values(self) -> Numbers:
-        """How often each item (row) got each value (column)."""
+        """The count of each value (column) of each item (row)."""
         counts = np.zeros((len(self.items), len(self.values)))
         np.add.at(counts, (self.item, self.value), 1.0)
         return counts

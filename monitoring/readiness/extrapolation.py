@@ -21,7 +21,7 @@ SHIFTS = np.r_[0.0, np.geomspace(0.05, 2.0, 8)]
 FLOORS = np.linspace(0.0, 0.95, 20)
 """The shares that stay wrong, c, as parts of the last point."""
 FLOOR_DECAY = 2.0
-"""How much less likely a high floor is, before any point is seen: flat beginnings look like floors, and seldom are."""
+"""The weight against a high floor, before any point is seen: flat beginnings look like floors, and seldom are."""
 MISFIT = 0.02
 """The relative error of the law itself for each doubling, beside the errors of measuring."""
 DRAWS = 4000
@@ -89,7 +89,7 @@ def extrapolate(curve: Curve, sizes: Sequence[int], seed: int = 0) -> list[Extra
 
 
 def _fall(size: Numbers | float, last: float, power: Numbers, shift: Numbers) -> Numbers:
-    """How far the error has fallen, as a multiple of that at the last point."""
+    """The fall of the error, as a multiple of that at the last point."""
     found: Numbers = ((size + shift) / (last + shift)) ** -power
     return found
 

@@ -100,7 +100,7 @@ def _agreement(rows: Sequence[LabelledText], seed: int) -> Interval | None:
 def _drop(
     texts: Sequence[str], labels: Sequence[str], times: Sequence[float | None], seed: int
 ) -> tuple[Interval | None, str]:
-    """How much worse the late rows are answered by what was learned before them; else why that is unknown."""
+    """The loss on the late rows by what was learned before them; else why that is unknown."""
     dated = [at for at, time in enumerate(times) if time is not None]
     if len(dated) < DATED_MIN or len({times[at] for at in dated}) < 10:
         return None, f"{len(dated)} rows have a time (`at`), and it takes {DATED_MIN} of different times"

@@ -1,4 +1,4 @@
-"""How the trainer is started, and what is said of its code. It runs in an environment of its own."""
+"""The start of the trainer, and the facts about its code. It runs in an environment of its own."""
 
 from __future__ import annotations
 

@@ -94,13 +94,13 @@ def embeddings_of(body: Json) -> dict[str, Any]:
 
 
 def choices_of(body: Json) -> int:
-    """How many alternatives it makes: `n` for each prompt."""
+    """The number of alternatives: `n` for each prompt."""
     prompt = body.get("prompt")
     return int(body.get("n") or 1) * (len(prompt) if isinstance(prompt, list) else 1)
 
 
 def prompt_tokens(body: Json) -> int:
-    """How many tokens the prompt counts as."""
+    """The number of tokens of the prompt."""
     return 3 + len(tokens_of(prompt_of(body)))
 
 

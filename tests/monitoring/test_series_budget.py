@@ -1,4 +1,4 @@
-"""How many series there can be: a budget that no values whatever exceed, and what becomes of those beyond it."""
+"""The number of series: a budget that no values whatever exceed, and what becomes of those beyond it."""
 
 from __future__ import annotations
 

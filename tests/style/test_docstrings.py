@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.style.source import ROOMS, files, shown, tree
 
-QUESTIONS = frozenset({"what", "which", "who", "whether"})
+QUESTIONS = frozenset({"how", "what", "which", "who", "whether"})
 FOLDERS = (*ROOMS, "tests", "examples")
 
 

@@ -66,7 +66,7 @@ class World:
         return (await self.gateway.features[RetrainingRequests].store.all())[0].id
 
     async def drafts(self) -> int:
-        """How many entries are drafted and not yet in the chain."""
+        """The number of entries that are drafted and not yet in the chain."""
         redis: Any = self.gateway.services.redis
         return sum([await redis.hlen(key) for key in DRAFTS])
 

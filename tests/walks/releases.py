@@ -63,7 +63,7 @@ async def step(http: httpx.AsyncClient, name: str, status: int = 200, **body: An
 
 
 def loads_of(engine: FakeEngine) -> int:
-    """How often the engine was told to load an adapter."""
+    """The number of times that the engine was told to load an adapter."""
     return sum(call.path == "/v1/load_lora_adapter" for call in engine.calls)
 
 

@@ -75,7 +75,7 @@ async def until_settled(gateway: RunningGateway, drawn: int) -> None:
 
 
 def outcomes(gateway: RunningGateway) -> dict[str, float]:
-    """How many reviews were counted, by what became of them."""
+    """The number of reviews that were counted, by what became of them."""
     text = gateway.services.meters.exposition()[0].decode()
     lines = [line for line in text.splitlines() if line.startswith('apprentice_reviews_total{task="returns"')]
     counted = {line.split('outcome="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1]) for line in lines}

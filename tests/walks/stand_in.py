@@ -24,7 +24,7 @@ class StandIn:
 
     url: str = ""
     asked: Counter[str] = field(default_factory=Counter)
-    """How many requests came for each model."""
+    """The number of requests for each model."""
 
     async def answer(self, exchange: Exchange) -> None:
         body = json.loads(await exchange.body(1 << 20))

@@ -52,7 +52,7 @@ async def load(gateway: RunningGateway) -> None:
 
 
 def scrapes(client: httpx.Client) -> int:
-    """How often Prometheus has read the gateway's metrics."""
+    """The number of times that Prometheus has read the gateway's metrics."""
     found = asked(client, "query", query="count_over_time(up[2m])")["result"]
     return int(found[0]["value"][1]) if found else 0
 

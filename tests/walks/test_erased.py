@@ -55,7 +55,7 @@ async def test_deleted_texts_of_reviews_leave_the_append_only_file(
 
 
 async def rewrites(redis: Redis) -> int:
-    """How many rewrites this Redis was asked for."""
+    """The number of rewrites that this Redis was asked for."""
     told = (await redis.info("commandstats")).get("cmdstat_bgrewriteaof", {})
     return int(told.get("calls", 0))
 

@@ -307,7 +307,7 @@ async def until_in_force(running: RunningGateway) -> None:
 
 
 def told_by(engine: FakeEngine, word: str) -> float:
-    """How sure the version's adapter is of a word."""
+    """The confidence of the version's adapter in a word."""
     speaker = Speaker(V1, adapter_digest(engine.adapters.registered[V1].path))
     return say(speaker, {"messages": []}, 0, 1, word).logprobs[0]
 

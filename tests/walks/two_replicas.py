@@ -68,7 +68,7 @@ def called(engine: FakeEngine, path: str, name: str | None = None) -> list[int |
 
 
 def loads(engines: Sequence[FakeEngine], name: str | None = None) -> int:
-    """How many loads the engines have answered with 200."""
+    """The number of loads that the engines have answered with 200."""
     return sum(called(engine, LOAD, name).count(200) for engine in engines)
 
 

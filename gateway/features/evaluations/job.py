@@ -53,7 +53,7 @@ STOP_INTERVAL_SECONDS = 0.5
 ROOM_SECONDS = (0.05, 1.0)
 """First and longest wait for room on a replica."""
 TOLD_SECONDS = 3.0
-"""How long a row waits for room before people are told of it, and how often after that."""
+"""Time that a row waits for room before people are told of it, and between two such messages."""
 RETRY_SECONDS = (0.5, 8.0)
 """First and longest wait after an engine's fault."""
 FAULTS_ALONE_MAX = 4

@@ -40,7 +40,7 @@ OPEN_KEY = "apprentice:evaluations:open"
 DRAFTS_KIND = "evaluations:audit"
 DRAFTS_KEY = f"apprentice:{DRAFTS_KIND}"
 COMING_SECONDS = 3600
-"""How long rows wait whose upload broke off."""
+"""Life of rows whose upload broke off."""
 WAITING_SECONDS = 10
 LISTED_MAX = 100
 LOGPROBS_MAX = 256

@@ -24,9 +24,9 @@ from router.fitting_job import FittingJob, FittingResult
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
 FAILED_MAX = 3
-"""How often a fitting is tried in which something fails that nobody foresaw."""
+"""Tries of a fitting in which something fails that nobody foresaw."""
 BEGUN_MAX = 5
-"""How often a fitting is begun whose gateway ends in the middle: it may be what ends it, for want of memory."""
+"""Tries of a fitting whose gateway ends in the middle: it may be what ends it, for want of memory."""
 KIND: Kind = "scope"
 COMMAND = make_command("router.fitting.run")
 

@@ -40,7 +40,7 @@ from serving.adapters.manifest import read_review_due
 from serving.object_store import Change, Stale
 
 TRIES_MAX = 5
-"""How often a change is tried anew where the monitor moved the health at the same moment."""
+"""Tries of a change where the monitor moved the health at the same moment."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
 Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's health has moved on since.")]

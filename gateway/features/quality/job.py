@@ -40,7 +40,7 @@ ANSWER_SECONDS_MAX = 60.0
 STEPS_A_BUDGET = 10
 """Budgets of keys are looked at once in so many intervals of the monitor."""
 TOLD_SECONDS = 5.0
-"""How often all gateways are told that the monitor judges, though nothing is new."""
+"""Time between two messages to all gateways that the monitor judges, though nothing is new."""
 DAYS_A_WEEK = 7
 MOVED_AT_ONCE = 100
 """Tasks whose health is set in one step."""

@@ -30,11 +30,11 @@ from serving.adapters.entries import PLACED
 from serving.object_store import Change
 
 HOLDS_SECONDS = 14 * 86_400.0
-"""How long the rule of a change holds, if nobody says otherwise."""
+"""Life of the rule of a change, if nobody says otherwise."""
 RULE_NAME_MAX = 63
 YEAR_SECONDS = 365.25 * 86_400
 PAST_YEARS_MAX, AHEAD_YEARS_MAX = 1, 5
-"""How far from now a change may be: what is further away is a date that was mistyped."""
+"""Greatest distance of a change from now: a date that is further away was mistyped."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 

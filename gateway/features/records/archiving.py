@@ -96,7 +96,7 @@ async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
 
 
 def text_retention_of(settings: Settings) -> TextRetention:
-    """How long kept texts stay, and their keys, for another process."""
+    """The retention of kept texts and their keys, for another process."""
     tasks = {
         name: TextDays(
             task.texts.retention_days, task.texts.judged_within_days if task.texts.keep == "judged" else None

@@ -28,7 +28,7 @@ from router.policy import Alias, Policy, TaskPolicy
 from serving.fleet_view import VersionView
 
 AHEAD_SECONDS_MAX = 60.0
-"""How far another gateway's clock may be ahead of ours."""
+"""Greatest lead of another gateway's clock over ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from router.decision import Choice
 log = logging.getLogger(__name__)
 COUNT_INTERVAL_SECONDS = 5.0
 SPENT_SECONDS_MAX = 60.0
-"""How long a gateway goes by a spent budget before it asks again: it may have been raised."""
+"""Time for which a spent budget counts before a gateway asks again: it may have been raised."""
 READ_AT_ONCE_BYTES_MAX = 1 << 17
 """Longer texts are read in a thread."""
 FIELDS_MAX = 64
@@ -107,7 +107,7 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
 
 
 def _draw_reviewers(reviews: Reviews, request_id: str, task: str) -> int:
-    """How many are to review a request: drawn by its id alone, and the same for every gateway."""
+    """The number of reviewers of a request: drawn by its id alone, and the same for every gateway."""
     settings = settings_of(reviews, task)
     secret = reviews.services.digest_secret
     drawn = hashlib.blake2b(request_id.encode(), key=secret, digest_size=7, person=b"reviewers").digest()

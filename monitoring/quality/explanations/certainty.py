@@ -175,7 +175,7 @@ def _complaints(report: SignalReport) -> str:
 
 
 def _progress(baseline: Mapping[str, Any]) -> str:
-    """How far the reference period is: its days, and its complaints once the days are over."""
+    """The progress of the reference period: its days, and its complaints once the days are over."""
     days, wanted = baseline.get("days"), baseline.get("days_wanted")
     if days is None or not wanted:
         return ""

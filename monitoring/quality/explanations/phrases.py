@@ -61,7 +61,7 @@ def is_short(since: float | None, now: float) -> bool:
 
 
 def format_pace(number: float, words: tuple[str, str], per_day: float, since: float | None, now: float) -> str:
-    """How much came, and how much comes a day: `431 labels, about 43 a day`; `30 labels in 3 minutes so far`."""
+    """The amount that came, and that of a day: `431 labels, about 43 a day`; `30 labels in 3 minutes so far`."""
     count = format_count(number, *words)
     if since is not None and is_short(since, now):
         return f"{count} in {format_span(max(0.0, now - since))} so far"

@@ -304,7 +304,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return least > baselines.find_upper_bound(min(bad_before, before), before, RISE_CONFIDENCE)
 
     def _find_bad_hour(self, held: float) -> float:
-        """How much more often answers may be wrong in a bad hour of the first day."""
+        """The greatest rise of the errors in a bad hour of the first day."""
         is_own = self.baseline is not None and self.baseline.kind == "own"
         points = OWN_BAD_HOUR_POINTS if is_own else min(held, BAD_HOUR_POINTS)
         if not is_own and self.changed_after <= FIRST_LABELS:

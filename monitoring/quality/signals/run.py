@@ -87,7 +87,7 @@ class Raced(Exception):
 
 
 class Cursors(msgspec.Struct, frozen=True):
-    """How far the streams are reckoned with: by which writing, in which reading of them, up to which entries."""
+    """The place that is reached in the streams: by which writing, in which reading of them, up to which entries."""
 
     step: str = ""
     epoch: str = ""

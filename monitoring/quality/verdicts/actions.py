@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from monitoring.quality.verdicts.quality import ACTIONS_MAX, Action, ActionKind, TaskQuality, VersionQuality
 
 AGAIN_SECONDS = 60.0
-"""How long what could not be carried out waits before it is asked for again."""
+"""Time that a failed action waits before it is asked for again."""
 
 
 class Noting:

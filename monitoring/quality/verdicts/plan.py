@@ -1,4 +1,4 @@
-"""How a task's versions are judged and what may be done about it, as the operator's settings say."""
+"""The plan for a task's versions: their judging and the responses, as the operator's settings say."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How the model that judges pairs has done lately: of about how many pairs it was asked, of which share of them it
+    """The work of the model that judges pairs lately: of about how many pairs it was asked, of which share of them it
     gave no word, and of how many in a row it did up to now."""
 
     asked: float
@@ -327,7 +327,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     reports: list[SignalReport] = []
     arms: list[ArmReport] = []
     judge_agreement: float | None = None
-    """How often the judge of pairs agrees with people, from 0 to 1; None without any that both judged."""
+    """The share in which the judge of pairs agrees with people, from 0 to 1; None without any that both judged."""
     judge_agreement_low: float | None = None
     """The lower end of its 95% interval."""
     judge: JudgeReport | None = None

@@ -366,13 +366,13 @@ def _spent(ticket: Ticket, judgements: Mapping[str, Judgement]) -> Ticket:
 
 
 def _shadows_asked(ticket: Ticket, judgements: Mapping[str, Judgement]) -> int:
-    """How many shadows were asked since the ticket was opened."""
+    """The number of shadows since the ticket was opened."""
     now = {name: judgement.shadows for name, judgement in judgements.items()}
     return ticket.shadows_asked + round(_since(ticket.shadows_before, now))
 
 
 def _since(before: Mapping[str, float], now: Mapping[str, float]) -> float:
-    """How much more of something there is of all versions than before; of one that counts anew all is more."""
+    """The growth of a number over all versions; of one that counts again, all of it."""
     more = ((value, value - before.get(name, 0)) for name, value in now.items())
     return math.fsum(value if rise < 0 else rise for value, rise in more)
 

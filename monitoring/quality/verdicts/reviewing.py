@@ -1,4 +1,4 @@
-"""How likely a request is drawn for a person to review, so that a weekly budget of reviews is used and kept to.
+"""The probability that a request is drawn for a review, so that a weekly budget of reviews is used and kept to.
 
 Draws are uniform and independent, so their number in a week is about a Poisson number. The store of reviews cuts it
 hard at the budget; while it is cut, nothing is drawn. The probability given here leaves one standard deviation below
@@ -20,7 +20,7 @@ def find_weekly_budget(plan: Plan, suspect: bool) -> int:
 
 
 def aim_reviews(budget: int) -> float:
-    """How many draws a week to expect, so that a standard deviation more (of a Poisson number) is the budget."""
+    """The expected draws a week, so that a standard deviation more (of a Poisson number) is the budget."""
     if budget <= 0:
         return 0.0
     return ((math.sqrt(1.0 + 4.0 * budget) - 1.0) / 2.0) ** 2

@@ -40,7 +40,7 @@ WORSE: Mapping[Signal, str] = {
 
 
 class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a canary is judged. Raises ValueError if a value is out of its bounds.
+    """The plan by which a canary is judged. Raises ValueError if a value is out of its bounds.
 
     alpha: probability, over the whole rollout, of ever rolling back a good canary, and of ever promoting a bad one;
         above 0, at most 0.5.
@@ -265,7 +265,7 @@ def judge_rollout(state: Tally, plan: RolloutPlan, seconds_running: float) -> Ve
 
 
 def split_alpha(plan: RolloutPlan) -> dict[Signal, float]:
-    """How alpha is split over the signals that can roll back: half for shadow pairs, the other half in equal parts.
+    """The split of alpha over the signals that can roll back: half for shadow pairs, the other half in equal parts.
 
     Feedback has a part only where the plan names its metric; without it its share is 0.
     """

@@ -241,7 +241,7 @@ def _refuting(quality: VersionQuality, judged: Judgement, plan: Plan) -> list[Si
 
 
 def _since(quality: VersionQuality, report: SignalReport) -> float:
-    """How many labels this signal has had since its version became suspect; none where that is not known."""
+    """The number of this signal's labels since its version became suspect; none where that is not known."""
     return 0.0 if quality.observed is None else report.observed - quality.observed.get(name_of(report), 0.0)
 
 

@@ -33,7 +33,7 @@ HELD = {V3: {"feedback": GATE}}
 
 
 def judged(traffic: Traffic, told: MonitorStep | None = None, baselines: Any = None, days: float = 3.0) -> Judgement:
-    """How the version is judged after some days."""
+    """The judgement of the version after some days."""
     return replay(*traffic, told or step(), MORNING + days * 86_400, baselines or BY_GATE)[V3]
 
 

@@ -1,4 +1,4 @@
-"""How a degraded version gets healthy again, and what it teaches until then: nothing."""
+"""The way back of a degraded version, and what it teaches until then: nothing."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_what_a_recovery_asks_for_has_an_end() -> None:
 
 
 def _labels_until_healthy(told: Told) -> int:
-    """How many good labels the reverse test takes, from the moment at which the version is told to be degraded."""
+    """The number of good labels that the reverse test takes, from when the version is told to be degraded."""
     told.tell("degraded")
     for count in range(1, 400):
         told.take(labelled_traffic([False], caller=lambda _, turn=count: f"shop{turn % 3}"))

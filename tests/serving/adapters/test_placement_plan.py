@@ -180,7 +180,7 @@ def test_copies_for_load_take_only_what_nobody_needs() -> None:
 
 
 def copies_under(loads: list[float], least: int = 1) -> list[int]:
-    """How many copies a version has while its load goes so."""
+    """The number of copies that a version has while its load goes so."""
     before: dict[str, frozenset[str]] = {}
     counts = []
     for load in loads:

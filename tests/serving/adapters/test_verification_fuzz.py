@@ -26,7 +26,7 @@ CONFIG = "adapter_config.json"
 HEADER_BYTES = 1 << 20
 SECONDS_MAX = 5.0
 MEMORY_FACTOR = 40
-"""How much memory a byte of a header may take while it is read: a tensor's entry of some 60 bytes becomes objects."""
+"""Memory that a byte of a header may take while it is read: a tensor's entry of some 60 bytes becomes objects."""
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
