@@ -1,13 +1,14 @@
 """The time for which kept texts stay in the archive: each task's days, and the days until a text must have a label.
 
 A file is written again without the texts that are due. A text that lies under an old key is sealed under the present
-one on the same way.
+one on the same way, and so are those that evaluations keep in Redis.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table, read, replace_part
+from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.texts import PRUNED_KEY, Seals, TextRetention, TextRow, Unsealable
 
 PRUNED_EVERY_SECONDS = 3600
 DAY_SECONDS = 86_400.0
 READ_MAX = 500
+RESEAL = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end"
+"""One that is gone meanwhile does not come back."""
 
 
 def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetention, now: float) -> int:
@@ -35,7 +39,20 @@ def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetenti
         for place, due in _due(connection, storage, retention, now).items():
             rewrite_part(storage, "texts", place, partial(_without_or_resealed, gone=frozenset(due), seals=seals))
             deleted += len(due)
+    if seals.sealing is not None:
+        _reseal_evaluations(redis, seals)
     return deleted
+
+
+def _reseal_evaluations(redis: Any, seals: Seals) -> None:
+    """Seal texts of evaluations under the present key, as far as their own is known."""
+    for name in redis.zrange(EVALUATIONS_KEY, 0, -1):
+        key = get_evaluation_key(name.decode(), "texts")
+        for field, raw in redis.hscan_iter(key, count=READ_MAX):
+            row = msgspec.json.decode(raw, type=TextRow)
+            if row.key != seals.sealing:
+                with suppress(Unsealable):
+                    redis.eval(RESEAL, 1, key, field, raw, msgspec.json.encode(seals.reseal(row)))
 
 
 def _without_or_resealed(row: dict[str, Any], gone: frozenset[str], seals: Seals) -> dict[str, Any] | None:

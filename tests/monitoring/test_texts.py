@@ -20,6 +20,7 @@ from gateway.formats.conversation_texts import TEXT_BYTES_MAX
 from monitoring.archive.run import ArchiveJob, run
 from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, day_of, list_files, write_part
+from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.redaction import mask_text
 from monitoring.text_reader import TextReader
 from monitoring.text_stream import ARCHIVED_MS, TextStream
@@ -218,6 +219,26 @@ async def test_texts_under_an_old_key_come_under_the_present_one(redis: Redis, c
         assert texts.unreadable == 0
     with reader(job, keys("old", old=OLD)) as texts:
         assert (list(texts.of_task("returns")), texts.unreadable) == ([], 2)
+
+
+async def test_texts_of_evaluations_under_an_old_key_come_under_the_present_one(
+    redis: Redis, client: Client, job: ArchiveJob
+) -> None:
+    sealed = {"1:": keys("old", old=OLD), "2:": keys("lost", lost=OLD), "3:": keys("new", new=NEW)}
+    rows = {field: msgspec.json.encode(of.seals().close(text(1))) for field, of in sealed.items()}
+    client.zadd(EVALUATIONS_KEY, {"e1": NOW, "gone": NOW})
+    client.hset(key := get_evaluation_key("e1", "texts"), mapping=dict(rows))
+    client.expire(key, 1000)
+    job.texts = TextRetention({}, 366, keys("new", old=OLD, new=NEW))
+    run(job)
+    seals, found = keys("new", new=NEW).seals(), client.hgetall(key)
+    assert seals.open(msgspec.json.decode(found[b"1:"], type=TextRow)) == text(1)
+    assert [found[name] for name in (b"2:", b"3:")] == [rows["2:"], rows["3:"]]
+    assert 0 < client.ttl(key) <= 1000
+    client.delete(PRUNED_KEY)
+    job.texts = TextRetention({}, 366, keys(None, new=NEW))
+    run(job)
+    assert client.hgetall(key) == found, "nothing is unsealed where keys are no longer used"
 
 
 def test_a_row_in_redis_is_the_row_of_the_archive() -> None:
