@@ -50,7 +50,7 @@ def why(
 
 
 def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
-    """A task's health in words, a part after the other."""
+    """A task's quality in words, a part after the other."""
     out.say(answer["told"]["line"])
     for name, title in PARTS:
         if answer["told"][name]:

@@ -44,7 +44,7 @@ class QualityStore:
         self._reader = LenientReader()
 
     async def of(self, task: str) -> tuple[TaskQuality, int]:
-        """A task's health and its generation; 0 where nothing was found yet."""
+        """A task's quality and its generation; 0 where nothing was found yet."""
         quality, generation = await self.object_store.fetch(task, read_quality)
         return quality or TaskQuality(), generation
 

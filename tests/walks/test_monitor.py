@@ -268,7 +268,7 @@ async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(
             await until(lambda: judged_requests(running, 1))
             await until(lambda: told_by(running, 2))
             await redis.hset("apprentice:baselines", V1, b"{")
-            assert sum("the health of returns" in one.getMessage() for one in caplog.records) == 1
+            assert sum("the quality of returns" in one.getMessage() for one in caplog.records) == 1
             await running.features[Quality].store.object_store.delete("returns")
             await world.until(lambda health: V1 in health["versions"])
             judged = '{"feedback_id": "f", "metric": "correct", "value": false, "at": 1.0, "caller": "c"}'

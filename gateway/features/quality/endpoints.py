@@ -1,6 +1,6 @@
 """The table URL → function for admins, the monitor: what it knows of each task, in plain words, and its overruling.
 
-Every change of a task's health is one step with its generation, and in the audit with what was there before. Its time
+Every change of a task's quality is one step with its generation, and in the audit with what was there before. Its time
 is Redis's, by which the monitor goes.
 """
 
@@ -40,14 +40,14 @@ from serving.adapters.manifest import read_review_due
 from serving.object_store import Change, Stale
 
 TRIES_MAX = 5
-"""Tries of a change where the monitor moved the health at the same moment."""
+"""Tries of a change where the monitor moved the quality at the same moment."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
-Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
-Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
+Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the task's quality has moved on since.")]
+Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's quality has moved on since.")]
 Because = Annotated[Reason | None, Query(description="Why, for the audit and for who looks.")]
 Step = Callable[[TaskQuality], tuple[TaskQuality, Action]]
 Beside = Callable[[TaskQuality], Awaitable[Sequence[Change]]]
-"""Makes the changes that go with a task's health in one step, by the health as it was read."""
+"""Makes the changes that go with a task's quality in one step, by the quality as it was read."""
 
 
 async def _nothing(_: TaskQuality) -> Sequence[Change]:
@@ -191,7 +191,7 @@ async def change_quality(
     expected_generation: int | None,
     beside: Beside = _nothing,
 ) -> dict[str, Any]:
-    """Take a step with a task's health, and in the same step the changes `beside` it; the health afterwards.
+    """Take a step with a task's quality, and in the same step the changes `beside` it; the quality afterwards.
 
     Both are read again where something has moved meanwhile, unless the health is no longer at the generation expected.
     Raises Problem (409) and RedisError.
@@ -213,7 +213,7 @@ async def change_quality(
 
 
 def _taken(step: Step, health: TaskQuality) -> tuple[TaskQuality, Action]:
-    """Raises Problem (409) for what can't be done as the health stands."""
+    """Raises Problem (409) for what can't be done as the quality is."""
     try:
         return step(health)
     except ResponseError as error:
@@ -224,7 +224,7 @@ def _taken(step: Step, health: TaskQuality) -> tuple[TaskQuality, Action]:
 
 
 async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, Any]:
-    """A task's health as it is told. Raises RedisError."""
+    """A task's quality as it is told. Raises RedisError."""
     health, generation = await quality.store.of(task)
     state = read_situation(quality, snapshot, task, await read_redis_time(quality.services.redis), health)
     agreement = await read_agreement(quality.reviews, task)

@@ -43,7 +43,7 @@ TOLD_SECONDS = 5.0
 """Time between two messages to all gateways that the monitor judges, though nothing is new."""
 DAYS_A_WEEK = 7
 MOVED_AT_ONCE = 100
-"""Tasks whose health is set in one step."""
+"""Tasks whose quality is set in one step."""
 
 
 class MonitorFailed(ConnectionError):
@@ -131,7 +131,7 @@ class Monitoring:
         return judged.more
 
     async def _move(self, moves: Sequence[Change]) -> None:
-        """Set the health of tasks for which nothing else follows: many in one step, since each has all gateways read.
+        """Set the quality of tasks for which nothing else follows: many in one step, since each has all gateways read.
 
         Where one has moved on meanwhile, the next step sees to all of them.
         """
@@ -139,7 +139,7 @@ class Monitoring:
             try:
                 await change_together(self._quality.services.redis, moves[at : at + MOVED_AT_ONCE])
             except Stale as stale:
-                log.info("the health of %s is looked at again: %s", stale.name, stale)
+                log.info("the quality of %s is looked at again: %s", stale.name, stale)
         if moves:
             await self._quality.services.snapshot.refresh()
 
@@ -188,7 +188,7 @@ class Monitoring:
     async def _respond(
         self, task: str, judgements: Mapping[str, Judgement], snapshot: Snapshot, now: float
     ) -> Sequence[Change]:
-        """Do what follows for a task. Where its health has moved on meanwhile, the next step sees to it.
+        """Do what follows for a task. Where its quality has moved on meanwhile, the next step sees to it.
 
         Returns the change of its health where no action goes with it.
         """
@@ -203,7 +203,7 @@ class Monitoring:
         try:
             health, generation = await quality.store.of(task)
         except UNREADABLE as error:
-            self._pass_over(task, f"the health of {task} can't be read, and nothing follows for it: {error}")
+            self._pass_over(task, f"the quality of {task} can't be read, and nothing follows for it: {error}")
             return ()
         moved, actions = respond(health, judgements, add_newer(roles, seen, health), plan, now, shares)
         changes: Sequence[Change] = ()
@@ -213,7 +213,7 @@ class Monitoring:
             try:
                 await self._responding.move(task, moved, generation, actions)
             except Stale as stale:
-                log.info("the health of %s is looked at again: %s", task, stale)
+                log.info("the quality of %s is looked at again: %s", task, stale)
                 return ()
             await quality.services.snapshot.refresh()
         self._passed_over.discard(task)

@@ -1,6 +1,6 @@
 """The monitor's actions are carried out: each once, with its entry in the audit and its message to the webhook.
 
-A task's health, the drafts of the audit's entries and the list of what is to be carried out are written in one step.
+A task's quality, the drafts of the audit's entries and the list of what is to be carried out are written in one step.
 Whoever has the job next carries out what a killed gateway has left: each effect looks whether it is there already.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Responding:
-    """Moves the health of tasks, and carries out what goes with it. Every method raises RedisError."""
+    """Moves the quality of tasks, and carries out what goes with it. Every method raises RedisError."""
 
     def __init__(self, quality: Quality) -> None:
         self._quality = quality
@@ -39,7 +39,7 @@ class Responding:
         actions: Sequence[Action],
         with_it: Sequence[Change] = (),
     ) -> int:
-        """Set a task's health, in the same step what goes `with_it`, and carry out the actions that led to it.
+        """Set a task's quality, in the same step what goes `with_it`, and carry out the actions that led to it.
 
         Raises Stale where any of it has moved on.
         """
@@ -68,7 +68,7 @@ class Responding:
 
     async def _carry_out(self, task: str | None = None) -> None:
         """Carry out what is left, each task's in order: what is not over holds back what came after it, of that task
-        alone. One that fails is over: the audit, the task's health and the log have why."""
+        alone. One that fails is over: the audit, the task's quality and the log have why."""
         held: set[str] = set()
         for entry in await self._quality.outbox.waiting(task):
             if entry.value.task not in held and not await self._settle(entry):
@@ -141,12 +141,12 @@ class Responding:
             return await self._quality.outbox.fail(entry, str(fault) or type(fault).__name__)
 
     async def _mark(self, task: str, action: Action) -> None:
-        """Have the task's health say that the action was not carried out, so that it is asked for again where it is
+        """Have the task's quality say that the action was not carried out, so that it is asked for again where it is
         still wanted. Raises Stale."""
         try:
             health, generation = await self._quality.store.of(task)
         except UNREADABLE:
-            return  # the health of a task that can't be read is never written over
+            return  # the quality of a task that can't be read is never written over
         marked = mark_failed(health, action, action.failed or "")
         if marked != health:
             await self._quality.store.put(task, marked, generation)

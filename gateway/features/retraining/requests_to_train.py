@@ -72,7 +72,7 @@ async def draft_retraining(
     action: str | None = None,
 ) -> tuple[Retraining, list[Example]]:
     """A request to train a version's successor, not yet entered, and its examples: the requests judged bad since then
-    (Unix seconds; None: of all that is kept). `action` is what of the task's health asks for it. Raises RedisError."""
+    (Unix seconds; None: of all that is kept). `action` is what of the task's quality asks for it. Raises RedisError."""
     examples = await collect_examples(retraining, task, version, since)
     now = await read_redis_time(retraining.services.redis)
     draft = Retraining(

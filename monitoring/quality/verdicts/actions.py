@@ -78,7 +78,7 @@ class Noting:
 
 
 def add_actions(task: TaskQuality, actions: Sequence[Action]) -> TaskQuality:
-    """The health with these actions as its newest; one that is asked for again moves to them."""
+    """The quality with these actions as its newest; one that is asked for again moves to them."""
     if not actions:
         return task
     new = {action.id for action in actions}
@@ -87,7 +87,7 @@ def add_actions(task: TaskQuality, actions: Sequence[Action]) -> TaskQuality:
 
 
 def mark_failed(task: TaskQuality, action: Action, why: str) -> TaskQuality:
-    """The health once an action of its has failed: it says so, and is asked for again in a later step. The same where
+    """The quality once an action of its has failed: it says so, and is asked for again in a later step. The same where
     it says so already, or knows the action no more."""
     noted = next((entry for entry in task.actions if entry.id == action.id), None)
     if noted is None or noted.again != action.again or noted.failed is not None:

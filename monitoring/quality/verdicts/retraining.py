@@ -31,7 +31,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retraining(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to train a version's successor. Times are Unix seconds; `action` is what of its health opened it.
+    """A request to train a version's successor. Times are Unix seconds; `action` is what of its quality opened it.
 
     `examples` says how many there are; they stand apart, since they are long. `dataset` is the digest of what was built
     of them, and `command` trains on it. Where the system goes on by itself, `training` and `evaluation` are the ids of

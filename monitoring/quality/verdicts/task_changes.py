@@ -17,7 +17,7 @@ from monitoring.quality.verdicts.responses import ResponseError
 
 
 def announce(task: TaskQuality, versions: Sequence[str], word: Changed) -> tuple[TaskQuality, Action]:
-    """The health once the organisation has said that the task changes: these versions are stale from then on.
+    """The quality once the organisation has said that the task changes: these versions are stale from then on.
 
     A version that was stale from an earlier time stays so. A word that was given before is replaced, as if it had never
     been said.
@@ -44,7 +44,7 @@ def announce(task: TaskQuality, versions: Sequence[str], word: Changed) -> tuple
 
 
 def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Changed, Action]:
-    """The health as if nobody had said that the task changes, the word that was taken back, and the action.
+    """The quality as if nobody had said that the task changes, the word that was taken back, and the action.
 
     Raises ResponseError where nobody has said so.
     """
