@@ -35,6 +35,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from benchmarks.complaint_runs import Events, Many, Numbers, first_alarms, in_or
 from benchmarks.complaint_worlds import (
     DOUBLED,
     FIRST_TICK,
+    OPENS,
     STILL,
     TICKS_PER_DAY,
     TICKS_PER_HOUR,
@@ -52,6 +54,7 @@ from benchmarks.complaint_worlds import (
     World,
     describe,
     drawn,
+    is_open,
     read_worlds,
 )
 from benchmarks.harness import Goal, conclude, options, say, table
@@ -122,9 +125,10 @@ def taught(world: World, seed: int) -> Delays:
 
 
 def change_day(world: World) -> int:
-    """A day by which about every version has learned its delays."""
+    """A working day by which about every version has learned its delays."""
     seen = math.ceil(CHANGE_SLACK * complaints.REFERENCE_SEEN / (24 * world.complaint_rate * world.per_hour))
-    return 1 + max(seen, round(complaints.REFERENCE_SECONDS_MIN / DAY_SECONDS))
+    day = 1 + max(seen, round(complaints.REFERENCE_SECONDS_MIN / DAY_SECONDS))
+    return next(at for at in count(day) if is_open(world, np.array([at * TICKS_PER_DAY + OPENS * TICKS_PER_HOUR]))[0])
 
 
 def by_arrival(

@@ -106,6 +106,11 @@ def test_complaints_that_depend_on_each_other_are_as_many_in_all(name: str) -> N
     assert per_day.var() / per_day.mean() > 1.5
 
 
+def test_errors_double_on_a_working_day() -> None:
+    for shape, day in (("steady", 8), ("quiet weekends", 9)):
+        assert late_feedback.change_day(World(shape=shape)) == day, "the eighth day is a Sunday"
+
+
 def test_delays_of_the_version_before_are_about_those_of_the_world() -> None:
     world = World(per_hour=400)
     found = late_feedback.taught(world, 1)
