@@ -292,3 +292,11 @@ def test_limits_and_tasks_reach_the_router_whole(tmp_path: Path) -> None:
 def test_the_store_is_in_the_data_folder_unless_it_is_elsewhere(tmp_path: Path) -> None:
     assert loaded(tmp_path, {**LEAST, "data_folder": "/data"}).store == Path("/data/store")
     assert loaded(tmp_path, {**LEAST, "store_folder": "/store"}).store == Path("/store")
+
+
+@pytest.mark.parametrize(
+    "shipped", ["apprentice.yaml", "monitoring/provisioning/gateway.yaml", "k8s/chart/values.yaml"]
+)
+def test_whatever_is_shipped_enforces_the_gate(shipped: str) -> None:
+    content = yaml.safe_load((ROOT / shipped).read_text(encoding="utf-8"))
+    assert content.get("config", content)["release"]["gate"] == "enforce"
