@@ -64,7 +64,7 @@ class TaskTextSettings(Section):
     redaction: str = Field(
         "mask",
         max_length=64,
-        description="`mask`, `none`, or your entry point.",
+        description=f"`mask`, `none`, or your entry point in the group `{REDACTIONS_GROUP}`: a function of a text.",
     )
 
     def faults(self, task: str, archive: bool) -> Iterator[str]:
