@@ -125,10 +125,8 @@ class Following:
         services, one = self._trainings.services, self._one
         health = services.snapshot.current.health.get(one.task)
         changed_at = health.changed.effective_at if health is not None and health.changed is not None else 0.0
-        signals = one.evidence.get("signals") or one.evidence.get("streams", ())  # its earlier name
-        slips = [signal["since"] for signal in signals if signal.get("since")]
         kept_from = one.opened_at - services.settings.records.retention_seconds
-        return max(kept_from, changed_at, min(slips, default=0.0))
+        return max(kept_from, changed_at, one.slipped_at)
 
     async def _build(self, name: str) -> None:
         """Begin the building: of the examples that have texts and a demonstration, and of kept texts."""

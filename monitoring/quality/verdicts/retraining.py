@@ -1,4 +1,4 @@
-"""Requests to train a task's adapter anew: why, and the requests that show where it was wrong."""
+"""Requests to train a task's adapter again: the reasons, and the requests that show where it was wrong."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ class Retraining(msgspec.Struct, frozen=True, kw_only=True):
     training: str | None = None
     evaluation: str | None = None
     note: str = ""
+
+    @property
+    def slipped_at(self) -> float:
+        """The time since when its evidence has grown; 0 where none tells. `streams` is an earlier name of signals."""
+        signals = self.evidence.get("signals") or self.evidence.get("streams") or ()
+        return min([signal["since"] for signal in signals if signal.get("since")], default=0.0)
 
 
 def close_request(request: Retraining, by: str, at: float) -> Retraining:

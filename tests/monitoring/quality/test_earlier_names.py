@@ -11,6 +11,7 @@ from monitoring.quality.signals.entries import RecordedFinding
 from monitoring.quality.signals.saved_watches import read_watch
 from monitoring.quality.signals.version_watch import start
 from monitoring.quality.verdicts.quality import read_quality
+from monitoring.quality.verdicts.retraining import Retraining
 from monitoring.records import FindingRecord
 from serving.adapters.entries import read_version
 
@@ -46,6 +47,16 @@ def test_traffic_that_moved_to_the_previous_version_still_does() -> None:
 @pytest.mark.parametrize("kind", [FindingRecord, RecordedFinding])
 def test_finding_under_its_earlier_name_loses_no_record(kind: type[FindingRecord | RecordedFinding]) -> None:
     assert msgspec.json.decode(FINDING, type=kind).fired
+
+
+@pytest.mark.parametrize("name", ["signals", "streams"])
+def test_request_to_train_knows_when_its_version_began_to_slip(name: str) -> None:
+    evidence = {name: [{"since": 7.0}, {"since": 5.0}, {"since": None}]}
+    told = Retraining(
+        id="a", task="returns", version="returns@v2", opened_at=9.0, by="ada", because="", evidence=evidence
+    )
+    assert told.slipped_at == 5.0
+    assert replace(told, evidence={}).slipped_at == 0.0
 
 
 def test_damaged_quality_beside_an_earlier_name_is_unreadable() -> None:
