@@ -18,7 +18,7 @@ import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table
-from monitoring.datasets.folder import CARD_FILE, DELETED, FILES_FOLDER, REQUESTS_FILE
+from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER, GONE, REQUESTS_FILE
 from monitoring.feedback_erasure import WORDS
 from monitoring.ids import SHAPE
 from monitoring.synced_files import replace_file
@@ -127,7 +127,7 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
     A data set with erased rows keeps its name, which is no longer the digest of its bytes; ERASED_FILE says so. Files
     that wait for a build lose the lines that name one of the requests. `tasks` are those of the requests, each with
     when the first was made: cards that were made later forget what they say of the requests of production. Of a data
-    set that was deleted only the ids of its requests are left.
+    set that was deleted, and of a file that was trained on, only the ids of requests are left.
     """
     found: dict[str, ErasedSet] = {}
     for listed in sorted(folder.glob(f"*/{REQUESTS_FILE}")):
@@ -135,7 +135,7 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
         erased, rows = _erase_rows(listed.parent, requests, at, tasks)
         of_set = listed_ids | {request for row in erased.values() for request in _requests_of(row) & requests}
         if of_set:
-            digest = listed.parent.name.removeprefix(DELETED)
+            digest = listed.parent.name.removeprefix(GONE)
             found[digest] = ErasedSet(digest, len(of_set), rows)
     names_one = make_search(requests)
     for path in (folder / FILES_FOLDER).rglob("*"):

@@ -19,7 +19,7 @@ from monitoring.synced_files import replace_file, sync
 
 TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_out.jsonl"
 CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"
-PARTIAL, REMOVED, DELETED = ".partial-", ".removed-", ".deleted-"
+PARTIAL, REMOVED, GONE = ".partial-", ".removed-", ".gone-"
 FILES_FOLDER = ".files"
 """Files that were sent for a build, or are made to be sent."""
 
@@ -64,17 +64,22 @@ def digest_of_set(task: str, digests: dict[str, str]) -> str:
 
 def remove_set(folder: Path) -> None:
     """Remove a data set: in one step from its place, so that nobody sees a part of it, then its files. Of one that was
-    killed meanwhile `sweep` removes the rest. The ids of its requests stay: a version may have learned their texts, and
-    an erasure names both. Raises OSError."""
+    killed meanwhile `sweep` removes the rest. The ids of its requests stay. Raises OSError."""
     aside = folder.with_name(f"{REMOVED}{folder.name}")
     _remove_aside(aside)
-    if requests := (folder / REQUESTS_FILE).read_bytes():
-        deleted = folder.with_name(f"{DELETED}{folder.name}")
-        deleted.mkdir(mode=0o700, exist_ok=True)
-        replace_file(deleted / REQUESTS_FILE, requests)
+    keep_requests(folder.parent, folder.name, (folder / REQUESTS_FILE).read_bytes())
     folder.rename(aside)
     sync(folder.parent)
     _remove_aside(aside)
+
+
+def keep_requests(folder: Path, digest: str, requests: bytes) -> None:
+    """Keep the ids of requests, a line each, of a data set or a file of rows that goes: a version may have learned
+    their texts, and an erasure names both. Raises OSError."""
+    if requests:
+        gone = folder / f"{GONE}{digest}"
+        gone.mkdir(mode=0o700, exist_ok=True)
+        replace_file(gone / REQUESTS_FILE, requests)
 
 
 def sweep(folder: Path) -> None:

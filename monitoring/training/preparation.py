@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from monitoring.datasets.folder import FILES_FOLDER, keep_requests
 from monitoring.datasets.rows import name_requests
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits
 from monitoring.helper_process import run_job
@@ -62,6 +63,9 @@ def _write_rows(job: PreparationJob) -> Preparation:
     except DatasetError as error:
         return Preparation(error=str(error))
     rows, heldout = name_requests(rows, (*rows, *heldout)), name_requests(heldout, (*rows, *heldout))
+    if Path(job.train).parent.name == FILES_FOLDER:  # of a data set they stand beside its rows
+        requests = sorted({row.request for row in rows if row.request})
+        keep_requests(Path(job.datasets), Path(job.train).name, "".join(f"{one}\n" for one in requests).encode())
     if not heldout:
         rows, heldout = split_heldout(rows, job.heldout_share, job.seed)
     rehearsed = rehearse(rows, heldout, older, job.rehearsal_share, job.seed) if older else []

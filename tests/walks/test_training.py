@@ -225,6 +225,17 @@ async def test_stopped_training_leaves_no_version_and_no_texts(
         assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
 
 
+async def test_a_version_is_named_when_rows_of_its_file_are_forgotten(gateway: RunningGateway) -> None:
+    rows = (json.dumps({**json.loads(line), "request": f"r{n:02}"}) for n, line in enumerate(data().splitlines()))
+    async with gateway.http() as http:
+        digest = await send(http, "\n".join(rows).encode())
+        told = await ended(http, (await begin(http, digest))["id"])
+        erasure = (await http.post("/admin/v1/erasures", json={"request": "r03"})).json()["id"]
+        done = await until(lambda: _erased(http, erasure))
+    assert done["datasets"] == [{"digest": digest, "requests": 1, "rows": 0}]
+    assert done["versions"] == [told["version"]]
+
+
 @pytest.mark.parametrize(("plan", "status"), [({"wait_at": 4}, "cancelled"), ({"fail": "No memory."}, "failed")])
 async def test_erased_rows_stop_their_training_and_what_it_learned_goes(
     gateway: RunningGateway, trainer: tuple[Path, Path], plan: dict[str, Any], status: str
