@@ -134,9 +134,13 @@ def choose_adapter_after_all(
 
 def refuse_for_lack(lack: Lack, pool: str) -> Refusal:
     """The refusal where no replica of a pool could be picked."""
-    if lack == "overload":
-        return Refusal("overload", f"Every replica of the pool {pool!r} is full. Try again in a moment.")
-    return Refusal("no_replica", f"No replica of the pool {pool!r} can answer now. Try again later.")
+    match lack:
+        case "overload":
+            return Refusal("overload", f"Every replica of the pool {pool!r} is full. Try again in a moment.")
+        case "no_replica":
+            return Refusal("no_replica", f"No replica of the pool {pool!r} can answer now. Try again later.")
+        case _:
+            assert_never(lack)
 
 
 def _fallbacks(routing: Routing, policy: Policy) -> tuple[FallbackName, ...]:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, assert_never
 
 from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
@@ -187,13 +187,17 @@ class Admission:
     def shed(self, cause: Cause) -> Problem:
         """Count a request that gets no place, and the problem to tell it."""
         self._meters.requests_shed.add(1, cause)
-        if cause == "draining":
-            return Problem("draining", "The gateway is shutting down. Try again: another one will answer.")
-        if cause == "caller_busy":
-            text = "This key has as many requests waiting as it may. Send fewer at the same time, or try again later."
-            return Problem("caller_busy", text, None, self._retry_after_seconds())
-        text = "The gateway, or every replica that could answer, is full. Try again later."
-        return Problem("overload", text, None, self._retry_after_seconds())
+        match cause:
+            case "draining":
+                return Problem("draining", "The gateway is shutting down. Try again: another one will answer.")
+            case "caller_busy":
+                text = "This key has as many requests waiting as it may. Send fewer at a time, or try again later."
+                return Problem("caller_busy", text, None, self._retry_after_seconds())
+            case "queue_full" | "queue_timeout":
+                text = "The gateway, or every replica that could answer, is full. Try again later."
+                return Problem("overload", text, None, self._retry_after_seconds())
+            case _:
+                assert_never(cause)
 
     def see_that_it_may_wait(self, place: Place) -> None:
         """For places only. Raises Problem where the queue, or its caller's share of it, is full."""

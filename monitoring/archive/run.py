@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import msgspec
 from redis import Redis
@@ -198,10 +198,7 @@ def _rows(
         for raw, fields in batch:
             entry = raw.decode()
             try:
-                if source == "texts":
-                    at, line = _text(redis, fields, staged)
-                else:
-                    at, line = _feedback(entry, fields) if source == "feedback" else _record(entry, fields)
+                at, line = _read(redis, source, entry, fields, staged)
                 yield entry, day_of(at), line
             except (msgspec.DecodeError, KeyError, ValueError, OverflowError, OSError):
                 staged.unreadable += 1
@@ -211,6 +208,18 @@ def _rows(
         if not batch:
             return
         left = None if left is None else left - len(batch)
+
+
+def _read(redis: Any, source: Source, entry: str, fields: Mapping[bytes, bytes], staged: Staged) -> tuple[float, bytes]:
+    match source:
+        case "texts":
+            return _text(redis, fields, staged)
+        case "feedback":
+            return _feedback(entry, fields)
+        case "records" | "reported":
+            return _record(entry, fields)
+        case _:
+            assert_never(source)
 
 
 def _record(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:

@@ -6,7 +6,7 @@ A verdict says nothing of that: a healthy version that a rule passes over, or th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 
@@ -85,7 +85,11 @@ def list_steps(task: str, around: Obstacles, name: str, stale: bool, set_for_cha
 def _rule(task: str, rule: ActiveRule) -> str:
     until = f" until {format_moment(rule.ends_at)}" if rule.ends_at is not None else ""
     whose = f"requests of {task} that fit it" if rule.some else f"all requests of {task}"
-    if rule.action == "refuse":
-        return f"The rule {rule.name} refuses {whose}{until}."
-    to = "the general model" if rule.action == "general" else str(rule.version)
-    return f"The rule {rule.name} sends {whose} to {to}{until}, whatever leads the task."
+    match rule.action:
+        case "refuse":
+            return f"The rule {rule.name} refuses {whose}{until}."
+        case "general" | "version":
+            to = rule.version or "the general model"
+            return f"The rule {rule.name} sends {whose} to {to}{until}, whatever leads the task."
+        case _:
+            assert_never(rule.action)
