@@ -133,7 +133,7 @@ async def read_caller(request: Request, public: str, _: Operator) -> dict[str, A
 async def change_caller(request: Request, public: str, body: CallerChange, admin: Admin) -> dict[str, Any]:
     """Change a key's limits, models, name, owner or expiry."""
     services = services_of(request)
-    before, generation = await _kept(services, public)
+    before, generation = await _fetch_key(services, public)
     set_fields = body.model_fields_set
     changed = replace(
         before,
@@ -156,7 +156,7 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
 async def rotate_caller(request: Request, public: str, admin: Admin, body: RotateIn | None = None) -> dict[str, Any]:
     """Give a key a new secret, shown once. The old one works beside it until the overlap is over."""
     services = services_of(request)
-    before, generation = await _kept(services, public)
+    before, generation = await _fetch_key(services, public)
     secret, digest = new_secret()
     overlap_seconds = (body or RotateIn()).overlap_seconds
     until = time.time() + overlap_seconds
@@ -172,7 +172,7 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
 async def approve_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
     """Approve an admin key that another owner's key has made."""
     services = services_of(request)
-    before, generation = await _kept(services, public)
+    before, generation = await _fetch_key(services, public)
     if before.pending is None:
         raise Problem("state_conflict", f"{public} waits for no approval.")
     see_that_it_may_be_approved(services, admin, before)
@@ -219,7 +219,7 @@ def _unknown_models(services: Services, models: list[str]) -> list[str]:
     ]
 
 
-async def _kept(services: Services, public: str) -> tuple[Caller, int]:
+async def _fetch_key(services: Services, public: str) -> tuple[Caller, int]:
     """A key as it is kept in Redis, and its generation. Raises Problem (404), and Unreadable."""
     caller, generation = await services.objects.callers.fetch(public, partial(Caller.from_json, public))
     if caller is None:

@@ -63,13 +63,13 @@ def validate_file(file: Objects) -> Objects:
                 json.dumps(entry.value, allow_nan=False)  # no NaN: the audit and Redis hold JSON
                 value = None if entry.value is None else _formed(kind, name, entry.value)
             except (ValueError, KeyError, TypeError, ContractError, ManifestError, msgspec.ValidationError) as error:
-                text = f"{kind}: {name[:80]} {_said(error).rstrip('.')}."
+                text = f"{kind}: {name[:80]} {_describe_fault(error).rstrip('.')}."
                 raise Problem("invalid_value", text, kind) from None
             objects[kind][name] = FileObject(entry.generation, value)
     return objects
 
 
-def _said(error: Exception) -> str:
+def _describe_fault(error: Exception) -> str:
     """The fault of an object, with its field, in words that follow the object's name."""
     place, text, kind = "", str(error), ""
     if isinstance(error, ValidationError):

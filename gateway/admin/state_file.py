@@ -95,8 +95,8 @@ class Difference:
 
 def show_object(kind: Kind, value: dict[str, Any] | None) -> dict[str, Any] | None:
     """An object without what is secret, and without a version's whole manifest."""
-    kept = SHOWN.get(kind)
-    return value if value is None or kept is None else {key: value.get(key) for key in kept}
+    names = SHOWN.get(kind)
+    return value if value is None or names is None else {name: value.get(name) for name in names}
 
 
 def write_file(objects: Objects, installation: str) -> dict[str, Any]:

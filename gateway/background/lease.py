@@ -149,13 +149,13 @@ class JobLease:
         now, generation = time.monotonic(), self._snapshot.current.generation
         before, left_ms = await self._take_script(keys=[self._key], args=[self._owner, int(1000 * self._lease_seconds)])
         self.is_new = self.is_new or before is None
-        held = before in (None, self._owner.encode())
-        self._held_at, self._ask_at = generation if held else -1, now + left_ms / (3000 if held else 1000)
-        return held
+        is_owner = before in (None, self._owner.encode())
+        self._held_at, self._ask_at = generation if is_owner else -1, now + left_ms / (3000 if is_owner else 1000)
+        return is_owner
 
     async def _keep(self) -> None:
         """Renew the lease; return once another gateway has it."""
-        held = True
-        while held:
+        is_owner = True
+        while is_owner:
             await asyncio.sleep(self._ask_at - time.monotonic())
-            held = await self._take()
+            is_owner = await self._take()

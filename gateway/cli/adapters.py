@@ -165,8 +165,8 @@ def push(
     if not api.out.answer(answer):
         signed = f", signed by {answer['signed_by']}" if answer.get("signed_by") else ""
         placed = f"for the pool {answer['pool']}, rank {answer['rank']}, {format_size(answer['size_bytes'])}{signed}"
-        kept = "It was there already, with the same files and manifest: nothing was added."
-        api.out.say(f"{answer['version']} is {answer['state']}: {placed}.{'' if answer['created'] else f' {kept}'}")
+        note = "It was there already, with the same files and manifest: nothing was added."
+        api.out.say(f"{answer['version']} is {answer['state']}: {placed}.{'' if answer['created'] else f' {note}'}")
         if answer["state"] == "verified":
             api.out.note(f"Next: apprentice adapters stage {answer['version']}")
     if sample:

@@ -101,13 +101,13 @@ class AdminClient:
 
     def get(self, path: str, **query: str | list[str] | None) -> dict[str, Any]:
         """Read `path`; a query's value that is None is left out."""
-        return self._ask("GET", path, params=_given(query))
+        return self._ask("GET", path, params=_without_none(query))
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, **query: str | float | None) -> dict[str, Any]:
         """Post `body`. A query's `wait_seconds` are waited for beside the usual time."""
         patience = ANSWER_TIMEOUT_SECONDS + float(query.get("wait_seconds") or 0)
         timeout = httpx.Timeout(patience, connect=CONNECT_TIMEOUT_SECONDS)
-        return self._ask("POST", path, json=body or {}, params=_given(query), timeout=timeout)
+        return self._ask("POST", path, json=body or {}, params=_without_none(query), timeout=timeout)
 
     def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Set what is at `path` to `body`."""
@@ -119,7 +119,7 @@ class AdminClient:
 
     def delete(self, path: str, **query: str | None) -> dict[str, Any]:
         """Remove what is at `path`; a query's value that is None is left out."""
-        return self._ask("DELETE", path, params=_given(query))
+        return self._ask("DELETE", path, params=_without_none(query))
 
     def upload(
         self, path: str, fields: Mapping[str, str], files: list[tuple[str, Any]], method: str = "POST"
@@ -136,7 +136,7 @@ class AdminClient:
         """Post bytes of this media type, as they are read. A query's value that is None is left out."""
         headers = {"content-type": media_type, "content-length": str(size_bytes)}
         timeout = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
-        return self._ask("POST", path, content=content, params=_given(query), headers=headers, timeout=timeout)
+        return self._ask("POST", path, content=content, params=_without_none(query), headers=headers, timeout=timeout)
 
     def download(self, path: str, target: Path) -> None:
         """Write the bytes at `path` to `target`, which appears whole or not at all."""
@@ -191,7 +191,7 @@ def _see_that_names_fit(path: str) -> None:
             )
 
 
-def _given(query: Mapping[str, Any]) -> dict[str, Any] | None:
+def _without_none(query: Mapping[str, Any]) -> dict[str, Any] | None:
     """Those that are given; None without any: an empty query would take away the one in the address."""
     return {name: value for name, value in query.items() if value is not None} or None
 

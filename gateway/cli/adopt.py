@@ -267,7 +267,7 @@ def adopt(
     """Adopt a file of examples, from readiness to canary.
 
     Each step shows the command that does it, and leaves a report. It stops where a person should look. The same command
-    again goes on where it stood; with another file or other options it begins anew.
+    again goes on where it stood; with another file or other options it begins again.
     """
     _see_that_there_is(api, task)
     unknown = next((name for name in past or () if name not in STOPS), None)

@@ -75,15 +75,15 @@ def make_entry_row(entry: dict[str, Any], names: KeyNames) -> Row:
     before = entry.get("before")
     if not entry["after"] and before and str(entry["action"]).endswith(".delete"):
         gone = {name: value for name, value in before.items() if value != entry["object"]}
-        then = f"deleted: {_told(gone)}"
+        then = f"deleted: {_summarize(gone)}"
     else:
-        then = _told(entry["after"])
+        then = _summarize(entry["after"])
     if isinstance(evidence := entry.get("evidence"), dict) and evidence.get("reason"):
         then += f": {evidence['reason']}"
     return format_time(entry["at"]), names.within(entry["actor"]), entry["action"], then[:120]
 
 
-def _told(after: Any) -> str:
+def _summarize(after: Any) -> str:
     if isinstance(after, dict) and "weights" in after:
         copied = [f"copied to {name} {share(part)}" for name, part in (after.get("shadow") or {}).items()]
         return ", ".join([*(f"{name} {share(part)}" for name, part in after["weights"].items()), *copied])

@@ -41,17 +41,17 @@ def _heads(path: Path, public_key: str) -> dict[int, str] | str:
         key = read_public_key(public_key)
     except SignatureError as error:
         raise Unusable(f"--public-key: {error}") from error
-    found: dict[int, str] = {}
+    digests: dict[int, str] = {}
     try:
         with path.open("rb") as lines:
             for head in read_heads(lines, key):
-                if found.setdefault(head.number, head.digest) != head.digest:
+                if digests.setdefault(head.number, head.digest) != head.digest:
                     return f"Two heads of entry {head.number} differ: the audit was replaced between them."
     except OSError as error:
         raise Unusable(f"--heads {path} can't be read: {error.strerror}.") from error
     except SignatureError as error:
         return f"{path}: {error}"
-    return found
+    return digests
 
 
 def _walk(client: AdminClient, digests: Mapping[int, str]) -> Iterator[tuple[int, str | None]]:

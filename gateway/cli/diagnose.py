@@ -33,23 +33,23 @@ def diagnose(
 
 def tell_diagnosis(api: Api, answer: dict[str, Any]) -> None:
     """The likely fault, the evidence of each, and what it rests on."""
-    found, case = answer["diagnosis"], answer["case"]
-    api.out.say(f"Likely fault: {found['likely']}. {found['because']}")
+    result, case = answer["diagnosis"], answer["case"]
+    api.out.say(f"Likely fault: {result['likely']}. {result['because']}")
     api.out.say("")
     pairs = ("request", "task", "version", "label")
     api.out.pairs([*((name, answer[name]) for name in pairs), *((name, case[name]) for name in ("answer", "expected"))])
     api.out.say("")
     api.out.table(
-        ("fault", "verdict", "evidence"), [(each["name"], each["state"], each["evidence"]) for each in found["causes"]]
+        ("fault", "verdict", "evidence"), [(each["name"], each["state"], each["evidence"]) for each in result["causes"]]
     )
     if case["answers"]:
         api.out.say("")
-        said = [(each["arm"], _clipped(each["text"]), each["fault"]) for each in case["answers"]]
-        api.out.table(("asked now", "answer", "failed"), said)
+        arm_rows = [(each["arm"], _clipped(each["text"]), each["fault"]) for each in case["answers"]]
+        api.out.table(("asked now", "answer", "failed"), arm_rows)
     if case["neighbours"]:
         api.out.say("")
         rows = [
-            (each["similarity"], _clipped(each["text"]), _clipped(each["answer"]), each["id"] in found["conflicting"])
+            (each["similarity"], _clipped(each["text"]), _clipped(each["answer"]), each["id"] in result["conflicting"])
             for each in case["neighbours"]
         ]
         api.out.table(("similarity", "training row", "its answer", "conflicts"), rows)

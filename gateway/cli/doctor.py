@@ -28,8 +28,8 @@ def doctor(
     findings = asyncio.run(examine(config))
     counts = {kind: sum(finding.kind == kind for finding in findings) for kind in SIGNS}
     out = Printer(json_only)
-    told: dict[str, Any] = {"findings": [dataclasses.asdict(finding) for finding in findings], "counts": counts}
-    if not out.answer(told):
+    answer: dict[str, Any] = {"findings": [dataclasses.asdict(finding) for finding in findings], "counts": counts}
+    if not out.answer(answer):
         rows = [(SIGNS[found.kind], found.check, found.found, found.advice) for found in findings]
         out.table(("", "check", "found", "what to do"), rows)
         out.say(f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} ok.")

@@ -50,19 +50,19 @@ class DoctorFinding:
     advice: str = ""
 
 
-def report_ok(check: str, found: str) -> DoctorFinding:
+def report_ok(check: str, observation: str) -> DoctorFinding:
     """All is well."""
-    return DoctorFinding(check, "ok", found)
+    return DoctorFinding(check, "ok", observation)
 
 
-def report_warning(check: str, found: str, advice: str) -> DoctorFinding:
+def report_warning(check: str, observation: str, advice: str) -> DoctorFinding:
     """A gateway runs with it, and may be sorry."""
-    return DoctorFinding(check, "warning", found, advice)
+    return DoctorFinding(check, "warning", observation, advice)
 
 
-def report_problem(check: str, found: str, advice: str) -> DoctorFinding:
+def report_problem(check: str, observation: str, advice: str) -> DoctorFinding:
     """A gateway does not run with it, or loses or refuses what it should not."""
-    return DoctorFinding(check, "problem", found, advice)
+    return DoctorFinding(check, "problem", observation, advice)
 
 
 def check_folder(check: str, folder: Path) -> DoctorFinding:
@@ -73,12 +73,12 @@ def check_folder(check: str, folder: Path) -> DoctorFinding:
     if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         return report_problem(check, f"{folder} can't be written", f"Give this user {there}, or name another folder.")
     free = shutil.disk_usage(there).free
-    found = f"{folder}, {format_size(free)} free" + ("" if there == folder.absolute() else ", made at the start")
+    space = f"{folder}, {format_size(free)} free" + ("" if there == folder.absolute() else ", made at the start")
     if free < FREE_BYTES_MIN:
-        return report_problem(check, found, "Make room: what is acknowledged has to be written.")
+        return report_problem(check, space, "Make room: what is acknowledged has to be written.")
     if free < FREE_BYTES_WARNED:
-        return report_warning(check, found, "Make room before it is full.")
-    return report_ok(check, found)
+        return report_warning(check, space, "Make room before it is full.")
+    return report_ok(check, space)
 
 
 async def check_archive(settings: Settings) -> DoctorFinding:
@@ -106,11 +106,11 @@ def check_descriptors(settings: Settings) -> DoctorFinding:
     """Check that a gateway may hold as many connections as its limits allow: each request has two."""
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * settings.limits.in_flight_max + DESCRIPTORS_KEPT
-    found = f"{allowed} may be open, {wanted} may be needed"
+    limits = f"{allowed} may be open, {wanted} may be needed"
     if allowed == resource.RLIM_INFINITY or allowed >= wanted:
-        return report_ok("file descriptors", found)
+        return report_ok("file descriptors", limits)
     how = f"`ulimit -n {wanted}`" if most == resource.RLIM_INFINITY or most >= wanted else "the machine's limit"
-    return report_warning("file descriptors", found, f"Raise it ({how}), or lower limits.in_flight_max.")
+    return report_warning("file descriptors", limits, f"Raise it ({how}), or lower limits.in_flight_max.")
 
 
 def check_webhook(settings: Settings) -> DoctorFinding:
@@ -127,8 +127,8 @@ async def check_gateway(settings: Settings) -> DoctorFinding:
     url = f"{'https' if settings.listen.tls else 'http'}://{shown}:{settings.listen.port}"
     try:
         async with httpx.AsyncClient(trust_env=False, verify=False) as http:  # noqa: S501 - no secret is sent
-            told = (await http.get(f"{url}/health/ready", timeout=ANSWER_SECONDS_MAX)).json()
-        status, durable = str(told["status"]), told.get("state_durable")
+            answer = (await http.get(f"{url}/health/ready", timeout=ANSWER_SECONDS_MAX)).json()
+        status, durable = str(answer["status"]), answer.get("state_durable")
     except (httpx.HTTPError, httpx.InvalidURL):
         advice = "`apprentice serve` starts it, if it is to run now."
         if (local := LOCAL_KEPT / "apprentice.yaml").exists():
@@ -186,8 +186,8 @@ def check_shared_engines(settings: Settings, pools: Iterable[PoolConfig]) -> Ite
     for url, names in pools_at.items():
         takes = [name for name in names if settings.pools[name].takes_adapters]
         if takes and len(names) > 1 and urlsplit(url).hostname in LOOPBACK and not has_nvidia_gpu():
-            found = f"{' and '.join(sorted(names))} share {url}, on a CPU"
-            yield report_warning("shared engines", found, CPU_ADVICE)
+            sharing = f"{' and '.join(sorted(names))} share {url}, on a CPU"
+            yield report_warning("shared engines", sharing, CPU_ADVICE)
 
 
 async def _get(replica: ReplicaConfig, http: httpx.AsyncClient, path: str) -> httpx.Response:
@@ -237,12 +237,12 @@ async def _adapters(
         return report_problem(check, type(error).__name__, "Start the engine.")
     if endpoint.status_code == 404:
         return report_problem(check, "they can't be loaded at runtime", adapter_api.advice)
-    told = adapter_api.max_loras_metric.search(metrics.text) if metrics.status_code == 200 else None
-    if told is None:
+    max_loras = adapter_api.max_loras_metric.search(metrics.text) if metrics.status_code == 200 else None
+    if max_loras is None:
         return report_ok(check, "they can be loaded; how many it has not told yet")
-    if int(told[1]) != pool.max_loras:
-        found = f"it takes {told[1]} in a batch, max_loras says {pool.max_loras}"
+    if int(max_loras[1]) != pool.max_loras:
+        difference = f"it takes {max_loras[1]} in a batch, max_loras says {pool.max_loras}"
         return report_warning(
-            check, found, f"Set max_loras of the pool to {told[1]}, or start the engine with another."
+            check, difference, f"Set max_loras of the pool to {max_loras[1]}, or start the engine with another."
         )
-    return report_ok(check, f"they can be loaded, {told[1]} in a batch")
+    return report_ok(check, f"they can be loaded, {max_loras[1]} in a batch")

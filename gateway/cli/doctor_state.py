@@ -44,73 +44,73 @@ async def check_state(settings: Settings) -> AsyncIterator[DoctorFinding]:
 
 
 async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:
-    kept = await look_at(redis)
-    yield _reached(settings, kept)
-    yield _durability(kept)
-    yield _replicas(settings, kept)
-    yield _eviction(kept)
-    yield await _memory(settings, redis, kept)
+    state = await look_at(redis)
+    yield _reached(settings, state)
+    yield _durability(state)
+    yield _replicas(settings, state)
+    yield _eviction(state)
+    yield await _memory(settings, redis, state)
     yield await _clock(redis)
     for check in (check_scope, check_confidence):
         async for finding in check(settings, redis):
             yield finding
 
 
-def _reached(settings: Settings, kept: Persistence) -> DoctorFinding:
+def _reached(settings: Settings, state: Persistence) -> DoctorFinding:
     where = "configured" if settings.redis_url else "embedded"
-    found = f"{kept.product} {kept.version or 'of an unknown version'}, {where}"
-    if kept.role in ("slave", "replica"):
+    product = f"{state.product} {state.version or 'of an unknown version'}, {where}"
+    if state.role in ("slave", "replica"):
         return report_problem(
-            "redis", f"{found}, a replica", "Point redis_url to the primary: a replica takes no writes."
+            "redis", f"{product}, a replica", "Point redis_url to the primary: a replica takes no writes."
         )
-    return report_ok("redis", found)
+    return report_ok("redis", product)
 
 
-def _durability(kept: Persistence) -> DoctorFinding:
-    fsync = "not told" if kept.append_fsync is None else kept.append_fsync
-    found = "no append-only file" if kept.append_only is False else f"append-only file, fsync {fsync}"
-    if (lack := kept.lack()) is not None:
-        return report_problem("durability", found, lack)
-    if kept.append_only is None:
+def _durability(state: Persistence) -> DoctorFinding:
+    fsync = "not told" if state.append_fsync is None else state.append_fsync
+    append_file = "no append-only file" if state.append_only is False else f"append-only file, fsync {fsync}"
+    if (lack := state.lack()) is not None:
+        return report_problem("durability", append_file, lack)
+    if state.append_only is None:
         return report_warning("durability", "it does not tell whether it keeps a file", "Ask its provider for an AOF.")
     return report_ok(
-        "durability", found + ("" if kept.append_fsync == "always" else "; acknowledgements take over a second")
+        "durability", append_file + ("" if state.append_fsync == "always" else "; acknowledgements take over a second")
     )
 
 
-def _replicas(settings: Settings, kept: Persistence) -> DoctorFinding:
+def _replicas(settings: Settings, state: Persistence) -> DoctorFinding:
     replicas_min = settings.redis.replicas_acked_min
-    replicas = f"{'unknown' if kept.replicas is None else kept.replicas} replicas, {replicas_min} have to acknowledge"
-    if kept.replicas is not None and kept.replicas < replicas_min:
+    replicas = f"{'unknown' if state.replicas is None else state.replicas} replicas, {replicas_min} have to acknowledge"
+    if state.replicas is not None and state.replicas < replicas_min:
         advice = "Attach them, or lower redis.replicas_acked_min: feedback and admins' changes are refused."
         return report_problem("replicas of redis", replicas, advice)
-    if replicas_min and not kept.waits:
+    if replicas_min and not state.waits:
         return report_warning(
             "replicas of redis", replicas, "Without WAITAOF (7.2) they acknowledge from memory: update it."
         )
     return report_ok("replicas of redis", replicas)
 
 
-def _eviction(kept: Persistence) -> DoctorFinding:
-    if (fault := kept.eviction_fault()) is not None:
-        return report_problem("eviction", f"maxmemory-policy {kept.eviction}", fault)
-    if kept.eviction is None:
+def _eviction(state: Persistence) -> DoctorFinding:
+    if (fault := state.eviction_fault()) is not None:
+        return report_problem("eviction", f"maxmemory-policy {state.eviction}", fault)
+    if state.eviction is None:
         return report_warning("eviction", "it does not tell its maxmemory-policy", "See that it is noeviction.")
-    limit = f"maxmemory {format_size(kept.memory_bytes_max)}" if kept.memory_bytes_max else "without maxmemory"
-    return report_ok("eviction", f"{kept.eviction}, {limit}")
+    limit = f"maxmemory {format_size(state.memory_bytes_max)}" if state.memory_bytes_max else "without maxmemory"
+    return report_ok("eviction", f"{state.eviction}, {limit}")
 
 
-async def _memory(settings: Settings, redis: Redis, kept: Persistence) -> DoctorFinding:
+async def _memory(settings: Settings, redis: Redis, state: Persistence) -> DoctorFinding:
     """Check that as many records as the stream may keep find room beside what is there."""
-    limit = kept.memory_bytes_max or kept.machine_bytes
-    if limit is None or kept.memory_bytes is None:
+    limit = state.memory_bytes_max or state.machine_bytes
+    if limit is None or state.memory_bytes is None:
         return report_warning("memory", "it does not tell how much it has", "See that it has room for the records.")
     count, size_bytes = await _records(redis)
     each = size_bytes / count if count >= RECORDS_TO_MEASURE else RECORD_BYTES
     left = max(0, settings.records.stream_records_max + settings.records.stream_reported_max - count)
-    needed = kept.memory_bytes + left * each
-    memory = f"{format_size(kept.memory_bytes)} of {format_size(limit)}; full of records {format_size(int(needed))}"
-    if kept.memory_bytes > 0.9 * limit:
+    needed = state.memory_bytes + left * each
+    memory = f"{format_size(state.memory_bytes)} of {format_size(limit)}; full of records {format_size(int(needed))}"
+    if state.memory_bytes > 0.9 * limit:
         return report_problem("memory", memory, "Give it more now: soon it takes no writes.")
     if needed > 0.8 * limit:
         return report_warning(

@@ -159,12 +159,12 @@ def _write_texts(page: _Html | _Markdown, arms: Sequence[str], texts: Texts) -> 
     page.say(f"{len(texts)} rows that an arm got wrong:")
     columns = ("request", "expected", *arms)
     if isinstance(page, _Markdown):
-        rows = [(_asked(row), row["expected"], *(row["answers"].get(arm) for arm in arms)) for row in texts]
+        rows = [(_prompt_of(row), row["expected"], *(row["answers"].get(arm) for arm in arms)) for row in texts]
         page.table(columns, [[(cell or "-")[:CHARACTERS_MAX] for cell in row] for row in rows])
         return
     lines = []
     for row in texts:
-        cells = [("", _asked(row)), ("", row["expected"])]
+        cells = [("", _prompt_of(row)), ("", row["expected"])]
         cells += [("right" if row["right"].get(arm) else "wrong", row["answers"].get(arm) or "-") for arm in arms]
         tds = "".join(f"<td class='{kind}'><pre>{escape(text[:CHARACTERS_MAX])}</pre></td>" for kind, text in cells)
         lines.append(f"<tr>{tds}</tr>")
@@ -172,9 +172,9 @@ def _write_texts(page: _Html | _Markdown, arms: Sequence[str], texts: Texts) -> 
     page.raw(f"<table><tr>{head}</tr>{''.join(lines)}</table>")
 
 
-def _asked(row: Mapping[str, Any]) -> str:
+def _prompt_of(row: Mapping[str, Any]) -> str:
     messages = row.get("messages") or ()
-    return str(row.get("prompt") or "\n".join(f"{one.get('role')}: {one.get('content')}" for one in messages))
+    return str(row.get("prompt") or "\n".join(f"{part.get('role')}: {part.get('content')}" for part in messages))
 
 
 def _cell(value: Any) -> str:

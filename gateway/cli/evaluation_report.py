@@ -32,7 +32,7 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
     measured = f"{answer['version']} on {answer['rows']} rows, by {answer['metric']}"
     out.say(f"{answer['id']}: {measured}, {format_time(answer['ended_at'])}.")
     out.say("")
-    names = {arm: asked["version"] for arm, asked in answer["asked"].items() if arm != "adapter" and "version" in asked}
+    names = {arm: spec["version"] for arm, spec in answer["asked"].items() if arm != "adapter" and "version" in spec}
     arms = {f"{arm} ({names[arm]})" if arm in names else arm: figures for arm, figures in report["arms"].items()}
     trust = describe_trust(report.get("judge"))
     columns = [f"{name}{trust}" if name == "right" else name for name in ARM_COLUMNS]
@@ -74,8 +74,8 @@ def tell_suites(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:
     for answer in answers:
         report = answer["report"] or {}
         figures, trust = report.get("arms", {}), describe_trust(report.get("judge"))
-        known = {arm: _percent(of["accuracy"]["share"]) for arm, of in figures.items()}
-        shares = (f"{known[arm]}{trust}" if known.get(arm) else None for arm in names)
+        percents = {arm: _percent(of["accuracy"]["share"]) for arm, of in figures.items()}
+        shares = (f"{percents[arm]}{trust}" if percents.get(arm) else None for arm in names)
         rows.append((answer["data_digest"][:12], answer["suite"], answer["rows"], answer["id"], *shares))
     out.table(("suite", "kind", "rows", "evaluation", *(f"{arm} right" for arm in names)), rows)
 
@@ -137,9 +137,9 @@ def _tell_classes(out: Output, report: dict[str, Any], trust: str) -> None:
         return
     names = {name: item.get("rows", item.get("of", 0)) for of in by_arm.values() for name, item in of.items()}
     shown = sorted(names, key=lambda name: -names[name])[:CLASSES_SHOWN_MAX]
-    known = any("f1" in item for of in by_arm.values() for item in of.values())
+    has_f1 = any("f1" in item for of in by_arm.values() for item in of.values())
     out.say("")
-    head = [f"{arm} {'F1' if known else f'right{trust}'}" for arm in by_arm]
+    head = [f"{arm} {'F1' if has_f1 else f'right{trust}'}" for arm in by_arm]
     rows = [[name, names[name], *(_class_cell(of.get(name)) for of in by_arm.values())] for name in shown]
     out.table(("class", "rows", *head), rows)
     if len(names) > len(shown):
@@ -200,10 +200,10 @@ def _tell_calibration(out: Output, model: dict[str, Any]) -> None:
     used = f"low_confidence uses it now, with {sure} confidence"
     out.say(f"Calibrated on {model['rows']} answers{kindred}{first}: {used}.")
     if (target := model.get("target")) is not None:
-        kept, own = _percent(target["kept_share"]), f"The task's own target, {_percent(target['wrong_share_max'])},"
+        percent, own = _percent(target["kept_share"]), f"The task's own target, {_percent(target['wrong_share_max'])},"
         uncertified = "where the check is enforced, every answer goes to the fallback"
         certified = target["certified"]
-        out.say(f"{own} keeps {kept}." if certified else f"{own} can't be certified by these rows: {uncertified}.")
+        out.say(f"{own} keeps {percent}." if certified else f"{own} can't be certified by these rows: {uncertified}.")
     shown = (target for target in model["targets"] if target["wrong_share_max"] in TARGETS_SHOWN)
     rows: list[Row] = [
         (

@@ -177,12 +177,12 @@ def _tell_all(api: Api, answers: Sequence[dict[str, Any]], report_to: Path | Non
     if report_to is not None:
         _write(api, report_to, answer, answers)
     if not api.out.answer(answer):
-        for one in answers:
-            if one["status"] == "done":
-                tell_report(api.out, one)
+        for evaluation in answers:
+            if evaluation["status"] == "done":
+                tell_report(api.out, evaluation)
                 api.out.say("")
         tell_suites(api.out, answers)
-    failed = [one["id"] for one in answers if one["status"] != "done"]
+    failed = [evaluation["id"] for evaluation in answers if evaluation["status"] != "done"]
     if failed:
         raise WatchFailed(f"These came to no report: {', '.join(failed)}. See `apprentice evaluations show ID`.")
 
@@ -317,7 +317,7 @@ def _write(api: Api, path: Path, answer: dict[str, Any], answers: Sequence[dict[
     """The report as the file's name says. Raises CommandError."""
     text = json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
     if path.suffix in (".html", ".md"):
-        texts = {one["id"]: _wrong_rows(api, one["id"]) for one in answers}
+        texts = {each["id"]: _wrong_rows(api, each["id"]) for each in answers}
         text = (make_html if path.suffix == ".html" else make_markdown)(answers, texts)
     try:
         path.write_text(text, encoding="utf-8", errors="replace")

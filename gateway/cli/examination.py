@@ -32,10 +32,10 @@ async def examine(config: Path) -> list[DoctorFinding]:
     try:
         settings = load_settings(config)
     except SettingsError as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         return [
             report_problem(
-                "configuration", said, "Mend it: docs/reference/settings.md has all keys. Nothing else was seen."
+                "configuration", message, "Mend it: docs/reference/settings.md has all keys. Nothing else was seen."
             )
         ]
     return [finding async for finding in _checks(config, settings)]
@@ -44,8 +44,8 @@ async def examine(config: Path) -> list[DoctorFinding]:
 async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFinding]:
     configs = settings.pool_configs()
     names = list_names(configs)
-    found = [await find_replicas(pool, names) for pool in configs]
-    pools = [pool for pool, _ in found]
+    results = [await find_replicas(pool, names) for pool in configs]
+    pools = [pool for pool, _ in results]
     replicas = sum(len(pool.replicas) for pool in pools)
     yield report_ok("configuration", f"{config}: {len(pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks")
     async for finding in check_state(settings):
@@ -54,7 +54,7 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFindi
         yield check_folder(name, folder)
     if settings.records.archive and settings.records.archive_folder is not None:
         yield await check_archive(settings)
-    for finding in filter(None, (each for _, each in found)):
+    for finding in filter(None, (each for _, each in results)):
         yield finding
     try:
         trust = Trust(lambda: [(replica.url, replica.tls) for pool in pools for replica in pool.replicas])

@@ -32,8 +32,8 @@ def explain(
         api.out.say(sentence)
 
 
-def _row(found: dict[str, Any]) -> Row:
-    numbers = ["-" if found[name] is None else f"{found[name]:.4g}" for name in ("score", "threshold")]
-    verdict = "fired" if found["fired"] else "let pass"
-    whose, near = found["version"] or "-", ", ".join(found["neighbours"]) or "-"
-    return found["check"], whose, found["mode"], verdict, *numbers, near, found["note"] or "-"
+def _row(finding: dict[str, Any]) -> Row:
+    numbers = ["-" if finding[name] is None else f"{finding[name]:.4g}" for name in ("score", "threshold")]
+    verdict = "fired" if finding["fired"] else "let pass"
+    whose, near = finding["version"] or "-", ", ".join(finding["neighbours"]) or "-"
+    return finding["check"], whose, finding["mode"], verdict, *numbers, near, finding["note"] or "-"

@@ -60,10 +60,10 @@ def forget(
         while erasure["state"] == "waiting" and erasure["error"] is None:
             wait(LOOK_SECONDS)
             erasure = api.get(f"/erasures/{erasure['id']}")
-    known = erasure["state"] != "done" or _is_known(api, erasure, request)
-    if not api.out.answer(erasure) and erasure["state"] == "done" and known:
+    is_known = erasure["state"] != "done" or _is_known(api, erasure, request)
+    if not api.out.answer(erasure) and erasure["state"] == "done" and is_known:
         _tell(api, erasure)
-    if not known:
+    if not is_known:
         raise NotErased("Nothing was erased: no request of that name is known, or no more. Is the name right?")
     if erasure["state"] != "done":
         raise NotErased(f"{erasure['error']} The gateway tries again: see GET /admin/v1/erasures/{erasure['id']}.")

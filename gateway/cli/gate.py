@@ -73,8 +73,8 @@ def _tell(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
             needs = f" It needs {line['needs']}." if line["needs"] else ""
             out.say(f"{VERDICT_WORDS[line['verdict']]:<11}  {line['subject']:<8}  {line['text']}{needs}")
         out.say("")
-    if held := answer.get("held_against"):
-        out.say(f"Held against: {', '.join(f'{name} ({role})' for role, name in held.items())}.")
+    if references := answer.get("held_against"):
+        out.say(f"Held against: {', '.join(f'{name} ({role})' for role, name in references.items())}.")
     if answer["evaluations"]:
         out.say(f"By: {', '.join(answer['evaluations'])} (`apprentice evaluations show ID`).")
     if (forced := answer["forced"]) is not None:

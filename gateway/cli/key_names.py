@@ -22,7 +22,7 @@ class KeyNames:
 
     def within(self, text: str) -> str:
         """The text, each key that it names with its own name before it."""
-        return PUBLIC.sub(lambda found: self._named(found[0]), text)
+        return PUBLIC.sub(lambda match: self._named(match[0]), text)
 
     def _named(self, public: str) -> str:
         name = self._names.get(public)

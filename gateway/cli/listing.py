@@ -66,13 +66,13 @@ def make_replica_row(replica: dict[str, Any]) -> Row:
     state = "cordoned" if replica.get("cordoned") else "up" if replica["up"] else "down"
     if not replica["up"]:
         capacity = {}  # what its engine held is gone, or not known
-    held = f"{capacity.get('registered', 0)} of {capacity.get('max_cpu_loras', '-')}"
+    loaded = f"{capacity.get('registered', 0)} of {capacity.get('max_cpu_loras', '-')}"
     return (
         replica["name"],
         replica["pool"],
         state,
         replica["in_flight"],
-        held if capacity else "-",
+        loaded if capacity else "-",
         capacity.get("ghosts") if capacity else None,
         capacity.get("loads_left") if capacity else None,
         ", ".join(_placed(replica)) or "-",

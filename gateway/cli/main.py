@@ -48,10 +48,10 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:
+def _show_version(is_wanted: bool) -> None:
     from importlib.metadata import version as installed_version
 
-    if asked:
+    if is_wanted:
         print(f"apprentice {installed_version('apprentice-gateway')}")
         raise typer.Exit
 

@@ -26,22 +26,22 @@ FIRST_WORD = re.compile(r"[a-z_]+(?=\b)")
 
 def options_of(parameters: Iterable[inspect.Parameter]) -> dict[str, str]:
     """The options of a command by its parameters' names, as they are typed."""
-    found: dict[str, str] = {}
-    for one in parameters:
-        info = next((info for info in get_args(one.annotation)[1:] if isinstance(info, OptionInfo)), None)
+    options: dict[str, str] = {}
+    for parameter in parameters:
+        info = next((info for info in get_args(parameter.annotation)[1:] if isinstance(info, OptionInfo)), None)
         if info is not None:
-            said = (info.default, *(info.param_decls or ()))  # in Annotated the first of them stands as the default
-            typed = [each for each in said if isinstance(each, str) and each.startswith("--")]
-            found[one.name] = typed[0].split("/")[0] if typed else f"--{one.name.replace('_', '-')}"
-    return found
+            names = (info.default, *(info.param_decls or ()))  # in Annotated the first of them stands as the default
+            typed = [each for each in names if isinstance(each, str) and each.startswith("--")]
+            options[parameter.name] = typed[0].split("/")[0] if typed else f"--{parameter.name.replace('_', '-')}"
+    return options
 
 
 def find_empty_argument(parameters: Iterable[inspect.Parameter], values: Mapping[str, object]) -> str | None:
     """The name, as the help tells it, of an argument that is an empty text; None where there is none."""
-    for one in parameters:
-        info = next((info for info in get_args(one.annotation)[1:] if isinstance(info, ArgumentInfo)), None)
-        if info is not None and values.get(one.name) == "":
-            return str(info.metavar or one.name.upper()).strip("[]")
+    for parameter in parameters:
+        info = next((info for info in get_args(parameter.annotation)[1:] if isinstance(info, ArgumentInfo)), None)
+        if info is not None and values.get(parameter.name) == "":
+            return str(info.metavar or parameter.name.upper()).strip("[]")
     return None
 
 
@@ -57,8 +57,8 @@ def name_options(message: str, param: str | None, options: Mapping[str, str]) ->
     An option at fault that the message does not name stands before it.
     """
 
-    def named(found: re.Match[str]) -> str:
-        return option_of(found[1] or found[2], options) or found[0]
+    def named(match: re.Match[str]) -> str:
+        return option_of(match[1] or match[2], options) or match[0]
 
     fields = param.split(".") if param else []
     field = next((field for field in reversed(fields) if option_of(field, options) is not None), "")

@@ -39,7 +39,7 @@ def draw_course(course: Sequence[Mapping[str, Any]], level: float | None) -> Ite
 
 
 def draw_bar(length: float) -> str:
-    """A horizontal bar of so many characters."""
+    """A horizontal bar of `length` characters."""
     whole = int(length)
     return "█" * whole + " ▏▎▍▌▋▊▉"[int(8 * (length - whole))].strip()
 

@@ -81,27 +81,27 @@ def until_fitted(api: Api, version: str, wait_seconds: float) -> dict[str, Any]:
         bar = progress.add_task("Fitting its scope", total=1, stage="")
         while True:
             shown: dict[str, Any] = api.get(f"/adapters/{quote(version, safe='@')}")["fitted"]
-            found = shown.get("scope") or {"state": "ready", "progress": 1.0, "stage": ""}
-            progress.update(bar, completed=found["progress"], stage=make_readable(found["stage"]).replace("[", "("))
+            scope = shown.get("scope") or {"state": "ready", "progress": 1.0, "stage": ""}
+            progress.update(bar, completed=scope["progress"], stage=make_readable(scope["stage"]).replace("[", "("))
             left = deadline - time.monotonic()
-            if found["state"] in ("ready", "failed") or left <= 0:
+            if scope["state"] in ("ready", "failed") or left <= 0:
                 return shown
             wait(min(POLL_SECONDS, left))
 
 
 def describe_fitted(version: str, shown: dict[str, Any], counts: dict[str, Any]) -> str:
     """A sentence about the scope that was fitted. Raises Failed where it was not."""
-    found = shown.get("scope") or {}
-    if found.get("state") == "failed":
-        raise WatchFailed(f"The scope of {version} was not fitted: {found['error']}")
+    scope = shown.get("scope") or {}
+    if scope.get("state") == "failed":
+        raise WatchFailed(f"The scope of {version} was not fitted: {scope['error']}")
     aside = [f"{counts[name]} {name}" for name in ("empty", "duplicates") if counts.get(name)]
     left = f" ({', '.join(aside)} aside)" if aside else ""
-    if found.get("state") != "ready":
+    if scope.get("state") != "ready":
         on = f"The scope of {version} is being fitted on {counts['used']} prompts{left}"
         return f"{on}: see `show {version}`.{_ids_told(counts)}"
     from gateway.features.fitting.prompts import is_barely_useful
 
-    summary = (found.get("model") or {}).get("summary") or {}
+    summary = (scope.get("model") or {}).get("summary") or {}
     auroc = summary.get("auroc")
     answer = "" if auroc is None else f", AUROC {auroc:.3f} against other traffic"
     weak = " Warning: it barely tells the prompts from other traffic." if is_barely_useful(auroc) else ""
@@ -131,8 +131,8 @@ def _calibration_words(summary: dict[str, Any]) -> str:
 
 
 def _gain_words(summary: dict[str, Any]) -> str:
-    known = [summary.get("apgr"), summary.get("apgr_low")]
-    figures = "" if None in known else f" (APGR {known[0]:.3f}, at least {known[1]:.3f})"
+    gains = [summary.get("apgr"), summary.get("apgr_low")]
+    figures = "" if None in gains else f" (APGR {gains[0]:.3f}, at least {gains[1]:.3f})"
     return f"{_rows(summary)}; {'' if summary.get('shown_to_help') else 'not '}shown to help{figures}"
 
 
@@ -142,13 +142,13 @@ def _rows(summary: dict[str, Any]) -> str:
 
 def _scope_cell(shown: dict[str, Any]) -> str:
     """The state of a version's scope, in a few words; empty where none was fitted."""
-    found = shown.get("scope")
-    if found is None:
+    scope = shown.get("scope")
+    if scope is None:
         return ""
-    if found["state"] == "ready":
-        used = ((found["model"] or {}).get("summary") or {}).get("used")
+    if scope["state"] == "ready":
+        used = ((scope["model"] or {}).get("summary") or {}).get("used")
         return f"fitted on {used} prompts" if used else "fitted"
-    return f"failed: {found['error']}" if found["state"] == "failed" else f"{found['state']}, {found['progress']:.0%}"
+    return f"failed: {scope['error']}" if scope["state"] == "failed" else f"{scope['state']}, {scope['progress']:.0%}"
 
 
 def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Mapping[str, str] | None = None) -> Path:
@@ -186,22 +186,22 @@ def _rows_of_csv(
     from monitoring.evaluation.dataset import find_separator
 
     separator = find_separator(file.getvalue().partition("\n")[0])
-    found, written = csv.DictReader(file, delimiter=separator), 0
-    head, our_names = list(found.fieldnames or ()), {theirs: ours for ours, theirs in (own_names or {}).items()}
+    reader, written = csv.DictReader(file, delimiter=separator), 0
+    head, our_names = list(reader.fieldnames or ()), {theirs: ours for ours, theirs in (own_names or {}).items()}
     if missing := [theirs for theirs in our_names if theirs not in head]:
         raise Unusable(f"{path} has no column {missing[0]!r}: it has {', '.join(head)[:400]}.")
     taken = set(our_names.values())  # a column of such a name makes room for the one that was named
-    found.fieldnames = [our_names.get(name, "" if name in taken else name) for name in head]
-    if not {"prompt", "text", "instruction"} & set(columns) & set(found.fieldnames):
+    reader.fieldnames = [our_names.get(name, "" if name in taken else name) for name in head]
+    if not {"prompt", "text", "instruction"} & set(columns) & set(reader.fieldnames):
         option = "" if own_names is None else ", or say which one it is, as in --column text=NAME"
         raise Unusable(
             f"{path} has no column named prompt or text: it has {', '.join(head)[:400]}. Name one so in its first line"
             f"{option}."
         )
-    begins = found.line_num
-    for row in found:
+    begins = reader.line_num
+    for row in reader:
         yield begins - written, {name: row[name] for name in columns if row.get(name) is not None}
-        written, begins = begins + 1, found.line_num
+        written, begins = begins + 1, reader.line_num
 
 
 def _rows_of_json(path: Path, file: StringIO) -> Iterator[tuple[int, Any]]:

@@ -36,11 +36,11 @@ def pull_adapter(
         scheme_of(address)
     except SourceError as error:
         raise Unusable(str(error)) from error
-    given = None if manifest is None else read_manifest_file(manifest)
-    task = task or (given or {}).get("task")
+    manifest_fields = None if manifest is None else read_manifest_file(manifest)
+    task = task or (manifest_fields or {}).get("task")
     if task is None:
         raise Unusable("Name the task with --task, or give its manifest with --manifest.")
-    body = as_body(address=address, task=task, pool=pool, digest=digest, manifest=given)
+    body = as_body(address=address, task=task, pool=pool, digest=digest, manifest=manifest_fields)
     with explain_interrupt(api.out, "The pull goes on", "pulls"):
         ended = follow_work(api, api.post("/pulls", body), "/pulls", "Pulling")
     if ended["state"] == "failed":

@@ -68,9 +68,9 @@ def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key
 
 def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer: str) -> bytes | None:
     """A new signature, or the one that lies in the folder already. Raises SignatureError, ArtifactError, OSError."""
-    kept = folder / SIGNATURE_FILE
+    path = folder / SIGNATURE_FILE
     if sign_key is None:
-        return write_signature(read_signature(kept)) if kept.is_file() else None
+        return write_signature(read_signature(path)) if path.is_file() else None
     try:
         key = sign_key.read_bytes()
     except OSError as error:

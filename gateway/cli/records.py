@@ -68,8 +68,8 @@ def export(
 
     with _archive(config, folder) as storage:
         see_that_it_can_be_written(force, out)
-        found = archive.export(storage, _asked(since, until, task, dataset), out)
-    print(f"Wrote {out}: {found} {'rows' if found != 1 else 'row'}, {format_size(out.stat().st_size)}.")
+        row_count = archive.export(storage, _make_query(since, until, task, dataset), out)
+    print(f"Wrote {out}: {row_count} {'rows' if row_count != 1 else 'row'}, {format_size(out.stat().st_size)}.")
 
 
 @records.command()
@@ -86,7 +86,7 @@ def count(
     from monitoring.archive import tables as archive
 
     with _archive(config, folder) as storage:
-        days = archive.count(storage, _asked(since, until, task, dataset))
+        days = archive.count(storage, _make_query(since, until, task, dataset))
     out = Printer(json_only)
     rows: list[dict[str, Any]] = [
         {"day": day.day, "rows": day.rows, "files": day.files, "size_bytes": day.size_bytes} for day in days
@@ -124,46 +124,46 @@ def replay(
     from gateway.configuration.settings import load_settings
 
     with _archive(config, folder) as storage:
-        settings, asked = load_settings(config), _asked(since, until, None, Kind.RECORDS)
+        settings, query = load_settings(config), _make_query(since, until, None, Kind.RECORDS)
         records_replay.run(
             Printer(json_only),
             settings,
             storage,
             task or list(settings.tasks),
             records_replay.ReplayedVersion(version, baseline, gate_rows, previous),
-            (asked.since, asked.until),
+            (query.since, query.until),
             look_seconds,
         )
 
 
-def moment_of(said: str, now: float) -> float:
+def moment_of(text: str, now: float) -> float:
     """A time in Unix seconds from what was said of it: a day, a moment (UTC unless it says otherwise), or an age.
 
     Raises SettingsError for anything else.
     """
-    ago = AGO.fullmatch(said)
+    ago = AGO.fullmatch(text)
     if ago is not None:
         return now - int(ago[1]) * HOUR_SECONDS * (24 if ago[2] == "d" else 1)
     try:
-        moment = datetime.fromisoformat(said)
+        moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
-        raise SettingsError(f"{said!r} is no time: write 2026-03-01, 2026-03-01T12:00, 36h or 7d.") from error
+        raise SettingsError(f"{text!r} is no time: write 2026-03-01, 2026-03-01T12:00, 36h or 7d.") from error
 
 
-def moments_of(*said: str | None) -> list[float | None]:
+def moments_of(*texts: str | None) -> list[float | None]:
     """Times in Unix seconds, as `moment_of` reads them; None for None. Raises Unusable."""
     try:
-        return [None if each is None else moment_of(each, time.time()) for each in said]
+        return [None if text is None else moment_of(text, time.time()) for text in texts]
     except SettingsError as error:
         raise Unusable(str(error)) from error
 
 
-def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind) -> ArchiveQuery:
+def _make_query(since: str | None, until: str | None, task: str | None, dataset: Kind) -> ArchiveQuery:
     from monitoring.archive.tables import ArchiveQuery
 
     now = time.time()
-    first, last = (moment_of(said, now) if said is not None else None for said in (since, until))
+    first, last = (moment_of(text, now) if text is not None else None for text in (since, until))
     return ArchiveQuery("feedback" if dataset is Kind.FEEDBACK else "records", first, last, task)
 
 

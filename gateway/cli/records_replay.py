@@ -42,43 +42,43 @@ class ReplayedVersion:
 
     def baselines(self) -> dict[str, dict[str, Baseline]]:
         """The baselines of the version's signals. Raises SettingsError for one that can't be."""
-        held = make_baseline(self.rate, self.gate_rows, SET_AT)
-        if held is None:
+        baseline = make_baseline(self.rate, self.gate_rows, SET_AT)
+        if baseline is None:
             return {}
-        return {str(self.version): {name: held for name, row in LABELLED.items() if row.measure == "share"}}
+        return {str(self.version): {name: baseline for name, row in LABELLED.items() if row.measure == "share"}}
 
 
-def begin_replay(settings: Settings, tasks: list[str], held: ReplayedVersion, look_seconds: float) -> Replaying:
+def begin_replay(settings: Settings, tasks: list[str], replayed: ReplayedVersion, look_seconds: float) -> Replaying:
     """A replay by the configuration of these tasks. Raises SettingsError."""
     unknown = [task for task in tasks if task not in settings.tasks]
     if unknown:
         raise SettingsError(f"The configuration has no task {', '.join(unknown)}.")
-    task = None if held.version is None else held.version.partition("@")[0]
+    task = None if replayed.version is None else replayed.version.partition("@")[0]
     if task is not None and task not in tasks:
         missing = f"The configuration has no task {task}." if task not in settings.tasks else "Name it with --task too."
-        raise SettingsError(f"--version {held.version} is of {task}. {missing}")
-    if held.version is None and held != ReplayedVersion():
+        raise SettingsError(f"--version {replayed.version} is of {task}. {missing}")
+    if replayed.version is None and replayed != ReplayedVersion():
         raise SettingsError("--baseline, --gate-rows and --previous are of one version: name it with --version.")
     versions = {}
-    if held.version is not None and task is not None:
-        versions = {held.version: WatchedVersion(task=task, state="active", previous=held.previous)}
+    if replayed.version is not None and task is not None:
+        versions = {replayed.version: WatchedVersion(task=task, state="active", previous=replayed.previous)}
     watched = {task: WatchedTask(plan=settings.plan(task)) for task in tasks}
     step = MonitorStep(tasks=watched, versions=versions, metrics=settings.judged_metrics())
-    return Replaying(step, held.baselines(), look_seconds)
+    return Replaying(step, replayed.baselines(), look_seconds)
 
 
 def replay_entries(replaying: Replaying, entries: Iterator[Placed]) -> tuple[list[Turn], dict[str, Judgement]]:
     """Every verdict that moved, and how the versions stand after the last entry. How far it is goes to stderr."""
     last = [0]
 
-    def told() -> Iterator[Placed]:
-        for number, one in enumerate(entries, 1):
-            last[0] = one.milliseconds
-            yield one
+    def with_progress() -> Iterator[Placed]:
+        for number, entry in enumerate(entries, 1):
+            last[0] = entry.milliseconds
+            yield entry
             if number % TOLD_EVERY == 0:
-                typer.echo(f"Replayed {number:,} entries, up to {time_of(one.milliseconds / 1000)}", err=True)
+                typer.echo(f"Replayed {number:,} entries, up to {time_of(entry.milliseconds / 1000)}", err=True)
 
-    turns = list(replaying.run(told()))
+    turns = list(replaying.run(with_progress()))
     return turns, replaying.judged(last[0] / 1000)
 
 
@@ -91,8 +91,8 @@ def tell(
     places: int,
 ) -> None:
     """Print what came of it: all of it as JSON, or tables."""
-    turns = [one for one in turns if version in (None, one.version)]
-    judged = {name: one for name, one in sorted(judged.items()) if version in (None, name)}
+    turns = [turn for turn in turns if version in (None, turn.version)]
+    judged = {name: each for name, each in sorted(judged.items()) if version in (None, name)}
     verdicts = {name: replaying.health[name].verdict if name in replaying.health else "healthy" for name in judged}
     read = {
         "records": replaying.records,
@@ -102,8 +102,8 @@ def tell(
     }
     whole = {
         "read": read,
-        "verdict_changes": [turn_told(one) for one in turns],
-        "versions": {name: {"verdict": verdicts[name], **msgspec.to_builtins(one)} for name, one in judged.items()},
+        "verdict_changes": [turn_told(turn) for turn in turns],
+        "versions": {name: {"verdict": verdicts[name], **msgspec.to_builtins(each)} for name, each in judged.items()},
     }
     if out.answer(whole):
         return
@@ -113,48 +113,48 @@ def tell(
     if places:
         print(f"{places} entries are of an older gateway: their order is that of their times.")
     cells = [
-        (time_of(one.at), one.version, f"{one.before} to {one.after}", one.requests, one.labels, one.because)
-        for one in turns
+        (time_of(turn.at), turn.version, f"{turn.before} to {turn.after}", turn.requests, turn.labels, turn.because)
+        for turn in turns
     ]
     if cells:
         out.table(("when", "version", "verdict", "requests", "labels", "why"), cells)
     else:
         print("No verdict changed.")
-    rows = [row for name, one in judged.items() for row in list_signals(name, verdicts[name], one)]
+    rows = [row for name, each in judged.items() for row in list_signals(name, verdicts[name], each)]
     out.table(("version", "verdict", "signal", "labels", "wrong", "held against", "e-value", "threshold", ""), rows)
 
 
 def list_signals(name: str, verdict: str, judged: Judgement) -> Iterator[tuple[Any, ...]]:
     """The rows of a version: each labelled signal, and of the others those that alarm."""
-    for one in judged.reports:
-        if not one.labelled and not one.alarming:
+    for report in judged.reports:
+        if not report.labelled and not report.alarming:
             continue
-        upper = one.baseline.get("upper")
+        upper = report.baseline.get("upper")
         yield (
             name,
             verdict,
-            one.signal + (f" of {one.of_class}" if one.of_class else ""),
-            f"{one.observed:g}",
-            "-" if one.wrong is None else f"{one.wrong:g}",
+            report.signal + (f" of {report.of_class}" if report.of_class else ""),
+            f"{report.observed:g}",
+            "-" if report.wrong is None else f"{report.wrong:g}",
             f"{upper:.4f}" if isinstance(upper, float) else "-",
-            f"{one.e_value:.4g}",
-            f"{one.threshold:.4g}",
-            "recovered" if one.recovered else "alarm" if one.alarming else "-",
+            f"{report.e_value:.4g}",
+            f"{report.threshold:.4g}",
+            "recovered" if report.recovered else "alarm" if report.alarming else "-",
         )
 
 
-def turn_told(one: Turn) -> dict[str, Any]:
+def turn_told(turn: Turn) -> dict[str, Any]:
     """A verdict that moved, as it stands in the JSON."""
     return {
-        "version": one.version,
-        "time": time_of(one.at),
-        "at": one.at,
-        "from": one.before,
-        "to": one.after,
-        "because": one.because,
-        "requests": one.requests,
-        "labels": one.labels,
-        "evidence": msgspec.to_builtins(one.reports),
+        "version": turn.version,
+        "time": time_of(turn.at),
+        "at": turn.at,
+        "from": turn.before,
+        "to": turn.after,
+        "because": turn.because,
+        "requests": turn.requests,
+        "labels": turn.labels,
+        "evidence": msgspec.to_builtins(turn.reports),
     }
 
 
@@ -168,20 +168,20 @@ def run(
     settings: Settings,
     storage: ArchiveStorage,
     tasks: list[str],
-    held: ReplayedVersion,
+    replayed: ReplayedVersion,
     bounds: tuple[float | None, float | None],
     look_seconds: float,
 ) -> None:
     """Replay the archive, and tell. Raises SettingsError, Nothing, and what DuckDB raises."""
     from monitoring.archive import entries as archive_entries
 
-    replaying = begin_replay(settings, tasks, held, look_seconds)
-    if held.version is not None:
-        _see_that_it_is_there(held.version, archive_entries.read_versions(storage, tasks, *bounds))
+    replaying = begin_replay(settings, tasks, replayed, look_seconds)
+    if replayed.version is not None:
+        _see_that_it_is_there(replayed.version, archive_entries.read_versions(storage, tasks, *bounds))
     places = archive_entries.count_without_place(storage, tasks, *bounds)
     with closing(archive_entries.read_entries(storage, tasks, *bounds)) as entries:
         turns, judged = replay_entries(replaying, entries)
-    tell(out, replaying, turns, judged, held.version, places)
+    tell(out, replaying, turns, judged, replayed.version, places)
 
 
 def _see_that_it_is_there(version: str, versions: list[str]) -> None:
@@ -189,6 +189,6 @@ def _see_that_it_is_there(version: str, versions: list[str]) -> None:
     if version in versions:
         return
     task = version.partition("@")[0]
-    others = [one for one in versions if one.partition("@")[0] == task]
+    others = [name for name in versions if name.partition("@")[0] == task]
     there = f"{', '.join(others[:TOLD_VERSIONS_MAX])}{' and others' if len(others) > TOLD_VERSIONS_MAX else ''}"
     raise SettingsError(f"The archive has no record of {version}. Of {task} it has {there or 'none of any version'}.")

@@ -19,7 +19,7 @@ def reload(
     answer = api.post("/reload", dry_run="true" if dry_run else None)
     if api.out.answer(answer):
         return
-    rows = [(item["path"], _said(item["before"]), _said(item["after"], item["before"])) for item in answer["changes"]]
+    rows = [(item["path"], _text(item["before"]), _text(item["after"], item["before"])) for item in answer["changes"]]
     if not rows:
         api.out.say(f"Nothing has changed in {answer.get('file', 'the configuration')}.")
         return
@@ -28,7 +28,7 @@ def reload(
         api.out.note(f"These need a restart: {', '.join(answer['restart_required'])}.")
 
 
-def _said(value: Any, before: Any = ...) -> str:
+def _text(value: Any, before: Any = ...) -> str:
     if before is None and isinstance(value, dict):
         return "added"  # with all its defaults, which `--json` has
     return "-" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -110,8 +110,8 @@ def _make_terms(options: TermOptions) -> ReplayTerms:
     from monitoring.quality.replay.report import USUAL, ReplayTerms
     from monitoring.quality.replay.version import Claim
 
-    held = make_baseline(options.baseline, options.gate_rows)
-    if options.warm_up is not None and held is not None:
+    baseline = make_baseline(options.baseline, options.gate_rows)
+    if options.warm_up is not None and baseline is not None:
         raise SettingsError("--warm-up: the first labels are no baseline beside --baseline or --gate-rows.")
     claim = Claim(
         options.labels or USUAL.labels,
@@ -120,7 +120,7 @@ def _make_terms(options: TermOptions) -> ReplayTerms:
     )
     if not 0.0 < claim.alpha < 1.0:
         raise SettingsError("--false-alarms: a probability between 0 and 1.")
-    return ReplayTerms(baseline=held, warm_up=options.warm_up or FIRST_LABELS, claim=claim)
+    return ReplayTerms(baseline=baseline, warm_up=options.warm_up or FIRST_LABELS, claim=claim)
 
 
 def read_terms(api: Api, task: str, signal: str, options: TermOptions) -> ReplayTerms:
@@ -139,13 +139,13 @@ def read_terms(api: Api, task: str, signal: str, options: TermOptions) -> Replay
     live = next((each for each in reports if each["signal"] == signal and each["of_class"] is None), None)
     if live is None:
         raise SettingsError(f"--like: {version or task} has no {signal} yet, neither labels nor a baseline.")
-    held = make_baseline(options.baseline, options.gate_rows)
-    if held is None and live["baseline"].get("upper") is not None:
-        known = {name: live["baseline"][name] for name in Baseline.__struct_fields__}
-        kind = "admin" if known["kind"] == "own" else known["kind"]  # its own would be learned again
-        held = Baseline(**known | {"kind": kind})
+    baseline = make_baseline(options.baseline, options.gate_rows)
+    if baseline is None and live["baseline"].get("upper") is not None:
+        fields = {name: live["baseline"][name] for name in Baseline.__struct_fields__}
+        kind = "admin" if fields["kind"] == "own" else fields["kind"]  # its own would be learned again
+        baseline = Baseline(**fields | {"kind": kind})
     return ReplayTerms(
-        baseline=held,
+        baseline=baseline,
         warm_up=int(live["baseline"].get("wanted") or FIRST_LABELS),
         claim=Claim(live["threshold"] * ALPHA, ALPHA, answer["plan"]["labels_min"]),
         like=f"{signal} of {version}",
@@ -201,8 +201,8 @@ def _show(out: Printer, report: Mapping[str, Any]) -> None:
     _say_more(out, len(report["verdict_changes"]))
     if report["changes"]:
         out.say("")
-        known = ("known change", "after label", "time", "verdict before", "found after labels", "hours")
-        out.table(known, _list_known(report["changes"][:ROWS_SHOWN_MAX]))
+        change_head = ("known change", "after label", "time", "verdict before", "found after labels", "hours")
+        out.table(change_head, _list_known(report["changes"][:ROWS_SHOWN_MAX]))
         _say_more(out, len(report["changes"]))
         out.say(f"False alarms: {figures['false_alarms']}; false recoveries: {figures['false_recoveries']}")
     out.say(f"At the end: {report['verdict']}")
@@ -237,8 +237,8 @@ def _say_more(out: Printer, count: int) -> None:
 
 def _find_level(report: Mapping[str, Any]) -> float | None:
     """The baseline of all labels; None where there is none."""
-    held = report["signals"]["all"]["baseline"]
-    return None if held is None else float(held["upper"])
+    baseline = report["signals"]["all"]["baseline"]
+    return None if baseline is None else float(baseline["upper"])
 
 
 def _describe_claim(claim: Mapping[str, Any]) -> Iterator[str]:

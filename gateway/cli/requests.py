@@ -42,7 +42,7 @@ def requests(
     api.out.table((*columns, "asked", "answered") if shows_texts else columns, map(_row, answer["requests"]))
     if not answer["requests"]:
         api.out.note(f"No request matches. {TEXTS_ARE_OFF if text else 'Leave out an option.'}")
-    elif texts and not any(one["text"] for one in answer["requests"]):
+    elif texts and not any(row["text"] for row in answer["requests"]):
         api.out.note(f"No text of these is kept. {TEXTS_ARE_OFF}")
     if answer["unreadable"]:
         api.out.note(f"{answer['unreadable']} texts can't be opened: their key is not in texts.keys.")
@@ -50,17 +50,17 @@ def requests(
         api.out.note(f"There may be more: --before {answer['next_before']}")
 
 
-def _row(one: dict[str, Any]) -> Row:
-    label = one["label"]
-    cells = [one["id"], format_time(one["at"]), one["task"], one["version"], one["reason"], one["outcome"]]
-    return [*cells, label["value"] if label else None, *(_excerpts(one["text"]) if "text" in one else ())]
+def _row(entry: dict[str, Any]) -> Row:
+    label = entry["label"]
+    cells = [entry["id"], format_time(entry["at"]), entry["task"], entry["version"], entry["reason"], entry["outcome"]]
+    return [*cells, label["value"] if label else None, *(_excerpts(entry["text"]) if "text" in entry else ())]
 
 
 def _excerpts(text: dict[str, Any] | None) -> tuple[str | None, str | None]:
     if text is None:
         return None, None
-    asked = text["messages"][-1].get("content") if text["messages"] else text["prompt"]
-    return _short(asked), _short(text["answer"])
+    prompt = text["messages"][-1].get("content") if text["messages"] else text["prompt"]
+    return _short(prompt), _short(text["answer"])
 
 
 def _short(text: Any) -> str:

@@ -1,4 +1,4 @@
-"""`apprentice retraining`: requests to train an adapter anew, and what it got wrong as a data set."""
+"""`apprentice retraining`: requests to retrain an adapter, and what it got wrong as a data set."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def close(api: Api, name: Id) -> None:
 
 def _explain_lack(answer: dict[str, Any]) -> str:
     """The reason why no example can be trained on, and what would change that."""
-    kept, task = answer["kept"], answer["task"]
-    if not kept:
+    number, task = answer["kept"], answer["task"]
+    if not number:
         return f"{'none of its examples is kept any more' if answer['examples'] else 'no request was judged bad'}."
     return (
-        f"of {kept} {'example' if kept == 1 else 'examples'}, {answer['without_text']} have no text, and "
+        f"of {number} {'example' if number == 1 else 'examples'}, {answer['without_text']} have no text, and "
         f"{answer['without_demonstration']} no demonstration. Texts are kept of later requests with "
         f"tasks.{task}.texts.keep, or of reviews (tasks.{task}.monitor.reviews). Feedback gives a demonstration, or "
         "`apprentice reviews answer` with --right."

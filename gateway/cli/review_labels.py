@@ -97,7 +97,7 @@ def show_gold(api: Api, task: Task) -> None:
     answer = api.get(f"/reviews/{quote(task, safe='')}/gold")
     if api.out.answer(answer):
         return
-    rows = [(one["review"]["request_id"], json.dumps(one["value"]), one["by"]) for one in answer["questions"]]
+    rows = [(each["review"]["request_id"], json.dumps(each["value"]), each["by"]) for each in answer["questions"]]
     api.out.table(("gold question", "known value", "by"), rows)
     scores = [(score["rater"], f"{score['right']} of {score['answered']}") for score in answer["scores"]]
     api.out.table(("rater", "right"), scores)
@@ -136,10 +136,10 @@ def _tell_report(api: Api, report: dict[str, Any]) -> None:
     """A report on ratings: alpha in all, by class and rater, then both votes."""
     rows = [("all", *_figures(report["agreement"]))]
     rows += [
-        (f"class {one['class_name']}{' (ambiguous)' if one['is_ambiguous'] else ''}", *_figures(one["agreement"]))
-        for one in report["classes"]
+        (f"class {row['class_name']}{' (ambiguous)' if row['is_ambiguous'] else ''}", *_figures(row["agreement"]))
+        for row in report["classes"]
     ]
-    rows += [(f"rater {one['rater']}", *_figures(one["agreement"])) for one in report["raters"][:RATERS_TOLD_MAX]]
+    rows += [(f"rater {row['rater']}", *_figures(row["agreement"])) for row in report["raters"][:RATERS_TOLD_MAX]]
     api.out.table(("of", "items", "all agree", "alpha", "95% from", "to"), rows)
     votes = report["votes"]
     if votes is not None:

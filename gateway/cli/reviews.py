@@ -62,8 +62,8 @@ def answer(
     body = as_body(request_id=request_id, metric=metric["metric"], value=value_of(metric, value))
     body |= as_body(comment=comment, demonstration=right, rater=rater)
     answer = api.post(f"{api.url}/v1/feedback", body)
-    said = f"{answer['request_id']}: {answer['metric']} is {json.dumps(body['value'])}"
-    api.out.tell(answer, f"{said}{'' if first is None else _beside(api, request_id, first)}.")
+    sentence = f"{answer['request_id']}: {answer['metric']} is {json.dumps(body['value'])}"
+    api.out.tell(answer, f"{sentence}{'' if first is None else _beside(api, request_id, first)}.")
 
 
 @add_command(reviews, "skip")
@@ -162,9 +162,9 @@ def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], di
     try:
         request = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
     except Refused as refused:
-        held = client.get(f"{client.url}/v1/reviews/next") if refused.code in NO_RECORD else {}
-        if held.get("review", {}).get("request_id") == request_id and held["say"]:
-            return held["say"], None
+        answer = client.get(f"{client.url}/v1/reviews/next") if refused.code in NO_RECORD else {}
+        if answer.get("review", {}).get("request_id") == request_id and answer["say"]:
+            return answer["say"], None
         raise
     task = request["record"]["task"]
     if task is None:

@@ -19,7 +19,7 @@ from monitoring.logs import configure
 
 
 def serve(config: Path, processes: str | None = None) -> None:
-    """Run the gateway, in so many processes (None: as the settings say). Raises SettingsError before anything is
+    """Run the gateway, in this many processes (None: as the settings say). Raises SettingsError before anything is
     started."""
     os.umask(UMASK)  # what is made public, such as the adapter store, is made so on purpose
     settings = load_settings(config)
@@ -62,5 +62,5 @@ def check(config: Path) -> None:
     settings = load_settings(config)
     replicas = sum(len(pool.replicas) for pool in settings.pools.values())
     counts = (len(settings.pools), "pool"), (replicas, "replica"), (len(settings.tasks), "task")
-    held = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for number, word in counts)
-    print(f"{config} is valid: {held}.")
+    summary = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for number, word in counts)
+    print(f"{config} is valid: {summary}.")

@@ -31,15 +31,15 @@ def sidecar(
     if not key_file.is_file():
         raise SettingsError(f"--key-file {key_file} is not there: put a key of the role sidecar into it.")
     try:
-        held = Store(store)
+        artifacts = Store(store)
     except OSError as error:
         raise SettingsError(f"--store {store} can't be made: {error.strerror}.") from error
     configure("INFO", "json")
-    run(build_sidecar(held, gateway, key_file), host, port)
+    run(build_sidecar(artifacts, gateway, key_file), host, port)
 
 
 def _listen(text: str) -> tuple[str, int]:
-    found = LISTEN.fullmatch(text)
-    if found is None or int(found[2]) > 65535:
+    match = LISTEN.fullmatch(text)
+    if match is None or int(match[2]) > 65535:
         raise SettingsError(f"--listen {text} is not of the form HOST:PORT.")
-    return found[1].strip("[]"), int(found[2])
+    return match[1].strip("[]"), int(match[2])

@@ -69,10 +69,10 @@ def _look(request: Request, digest: str) -> JSONResponse:
     """200 if the adapter is in place, 404 if not."""
     puller: Puller = request.app.state.puller
     try:
-        held = puller.holds(digest)
+        is_there = puller.holds(digest)
     except ArtifactError as error:
         return _refusal(404, str(error))
-    return _held(digest) if held else _refusal(404, f"{digest} is not here: POST to this address pulls it.")
+    return _held_answer(digest) if is_there else _refusal(404, f"{digest} is not here: POST to this address pulls it.")
 
 
 async def _ensure(request: Request, digest: str) -> JSONResponse:
@@ -84,10 +84,10 @@ async def _ensure(request: Request, digest: str) -> JSONResponse:
         return _refusal(404, str(error))
     except PullError as error:
         return _refusal(502, str(error))
-    return _held(digest)
+    return _held_answer(digest)
 
 
-def _held(digest: str) -> JSONResponse:
+def _held_answer(digest: str) -> JSONResponse:
     return JSONResponse({"digest": digest, "state": "held"})
 
 

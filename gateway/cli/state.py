@@ -112,7 +112,7 @@ def _fetch(api: Api, answer: dict[str, Any], folder: Path) -> None:
 def _living(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The versions of a state that are not given up."""
     versions: dict[str, dict[str, Any]] = answer.get("versions") or {}
-    values = (held["value"] for held in versions.values())
+    values = (entry["value"] for entry in versions.values())
     return (value for value in values if value and value["state"] not in ("draining", "retired"))
 
 
@@ -276,7 +276,7 @@ def _what(change: dict[str, Any]) -> str:
     return ", ".join(parts)[:WHAT_CHARACTERS_MAX]
 
 
-def _unseen(changed: list[str], seen: list[str]) -> list[str]:
+def _unseen(changed: list[str], shown: list[str]) -> list[str]:
     """The changed fields of which nothing is shown."""
     words = [name.replace("_", " ") for name in changed]
-    return [name for name in words if not any(item == name or item.startswith(f"{name} ") for item in seen)]
+    return [name for name in words if not any(item == name or item.startswith(f"{name} ") for item in shown)]

@@ -102,9 +102,9 @@ def show(api: Api, task: TaskName, suite: Suite) -> None:
 @add_command(suites)
 def remove(api: Api, task: TaskName, suite: Suite, yes: Yes = False) -> None:
     """Remove a suite with its rows. Reports of evaluations on it stay."""
-    found = api.get(_path(task, suite))
-    make_sure(f"Remove the suite {found['digest'][:12]} of {task} ({_words(found)})?", yes)
-    answer = api.delete(_path(task, found["digest"]))
+    suite_row = api.get(_path(task, suite))
+    make_sure(f"Remove the suite {suite_row['digest'][:12]} of {task} ({_words(suite_row)})?", yes)
+    answer = api.delete(_path(task, suite_row["digest"]))
     api.out.tell(answer, f"The suite {answer['digest'][:12]} of {task} is removed.")
 
 

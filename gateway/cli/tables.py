@@ -96,9 +96,9 @@ class Printer:
 
     def pairs(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Names and values, one pair a line; a value that is None is left out."""
-        kept = [(name, make_readable(value)) for name, value in pairs if value not in (None, "")]
-        width = max((len(name) for name, _ in kept), default=0)
-        for name, value in kept:
+        shown = [(name, make_readable(value)) for name, value in pairs if value not in (None, "")]
+        width = max((len(name) for name, _ in shown), default=0)
+        for name, value in shown:
             line = Text(f"{name.ljust(width)}  ", style="dim")
             self.stdout.print(line.append(Text(value, style=STYLES.get(value, "not dim"))), soft_wrap=True)
 

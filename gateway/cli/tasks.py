@@ -89,7 +89,7 @@ def pin(
 ) -> None:
     """Overrule the verdict on a version, or hold the monitor's actions.
 
-    Where a degraded version is pinned as healthy, the evidence so far is put aside: its detectors begin anew.
+    Where a degraded version is pinned as healthy, the evidence so far is put aside: its detectors begin again.
     """
     answer = api.post(_path(task, version, "pin"), as_body(reason=reason, verdict=verdict, until=_when(until)))
     end = answer["quality"]["versions"][version]["pin"]["until"]
@@ -159,9 +159,9 @@ def baseline(
     answer = api.post(_path(task, version, "baseline"), body)
     if api.out.answer(answer):
         return
-    held = answer["set"].get(signal if of_class is None else f"{signal}:{of_class}")
-    learns = held is None or held["upper"] >= 1
-    against = "what it learns from now on" if learns else f"at most {100 * held['upper']:.1f}% from now on"
+    baseline = answer["set"].get(signal if of_class is None else f"{signal}:{of_class}")
+    learns = baseline is None or baseline["upper"] >= 1
+    against = "what it learns from now on" if learns else f"at most {100 * baseline['upper']:.1f}% from now on"
     whole = signal if of_class is None else f"{signal}, class {of_class},"
     api.out.say(f"{whole} of {version} is held against {against}.")
     tell_warnings(api.out, answer)
@@ -191,8 +191,8 @@ def _row(answer: dict[str, Any], pin: str | None) -> Row:
     notes += [f"review by {format_time(answer['review_due'])}"] if answer["review_due"] else []
     notes += [f"{answer['retraining_open']} to train"] if answer["retraining_open"] else []
     to = f", else {answer['to']}" if answer["to"] else ""
-    kept = f"{share(answer['kept'])}{to}" if answer["verdict"] else "-"
-    return answer["task"], answer["version"], answer["verdict"], format_age(answer["since"]), kept, ", ".join(notes)
+    traffic = f"{share(answer['kept'])}{to}" if answer["verdict"] else "-"
+    return answer["task"], answer["version"], answer["verdict"], format_age(answer["since"]), traffic, ", ".join(notes)
 
 
 def _change(task: str, answer: dict[str, Any]) -> Iterator[str]:

@@ -154,8 +154,8 @@ def see_that_it_is_placed(answer: dict[str, Any], wait_seconds: float) -> str:
         left = f"still being loaded: {begun}" if begun else "no replica has begun to load it"
         raise WatchFailed(f"{placed}, and {left}. See why: apprentice adapters why {name}")
     notes = [answer["note"]] if answer.get("note") else [item.get("note") for item in answer["placements"]]
-    said = "; ".join(dict.fromkeys(str(note) for note in notes if note)) or "no replica took it"
-    raise WatchFailed(f"{name} could not be placed and is {state}: {said.rstrip('.')}.")
+    reasons = "; ".join(dict.fromkeys(str(note) for note in notes if note)) or "no replica took it"
+    raise WatchFailed(f"{name} could not be placed and is {state}: {reasons.rstrip('.')}.")
 
 
 def until_judged(api: Api, alias: dict[str, Any], version: str) -> dict[str, Any]:
@@ -197,17 +197,17 @@ def describe_canary(alias: dict[str, Any]) -> list[str]:
 def make_evidence_table(evidence: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
     """The evidence of a verdict, a row for each signal: the tests' e-values, each beside the one that would show it."""
     columns = ("signal", "pairs", "canary minus active", "shown worse", "shown no worse", "needed")
-    return columns, [_signal_row(name, seen) for name, seen in (evidence.get("signals") or {}).items()]
+    return columns, [_signal_row(name, signal) for name, signal in (evidence.get("signals") or {}).items()]
 
 
-def _signal_row(name: str, seen: dict[str, Any]) -> list[str]:
-    mean = seen["mean_difference"]
+def _signal_row(name: str, signal: dict[str, Any]) -> list[str]:
+    mean = signal["mean_difference"]
     if name == "latency":
-        slower = seen.get("share_slower")
-        difference = "-" if slower is None else f"{100 * slower:.0f} % over {seen['ratio']:g} times as long"
+        slower = signal.get("share_slower")
+        difference = "-" if slower is None else f"{100 * slower:.0f} % over {signal['ratio']:g} times as long"
     else:
         difference = "-" if mean is None else f"{100 * mean:+.1f} points"
-    row = [name, seen["pairs"], difference, _test(seen["harm"]), _test(seen["no_worse"]), seen["required"]]
+    row = [name, signal["pairs"], difference, _test(signal["harm"]), _test(signal["no_worse"]), signal["required"]]
     return [make_readable(cell) for cell in row]
 
 

@@ -398,7 +398,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     try:
         return Settings(**raw)
     except ValidationError as error:
-        lines = ["  " + ": ".join(filter(None, (_place(e), _said(e)))) for e in error.errors()]
+        lines = ["  " + ": ".join(filter(None, (_place(e), _describe(e)))) for e in error.errors()]
         raise SettingsError("\n".join([f"The configuration {path or ''} can't be used:", *lines])) from error
     except UnreadableVariable as error:
         raise SettingsError(f"An environment variable can't be used: {error}.") from error
@@ -419,7 +419,7 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 """Keys of earlier releases, and what they are called now."""
 
 
-def _said(error: Any) -> str:
+def _describe(error: Any) -> str:
     if error["type"] == "extra_forbidden" and (now := RENAMED.get(str(error["loc"][-1]))):
         return f"this key is called {now} now"
     sentences = {

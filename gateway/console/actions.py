@@ -241,7 +241,7 @@ HOMES: Mapping[str, Home] = MappingProxyType(
 
 async def ask_first(visit: Visit) -> Response:
     """The page that says what a step does, and asks for what it needs. Raises Declined (403, 404)."""
-    action, names = _asked(visit, dict(visit.request.query_params))
+    action, names = _read_step(visit, dict(visit.request.query_params))
     if not visit.is_admin:
         raise Declined(403, "role_required", "This needs a key with the role admin.")
     for name in HOMES.keys() & names.keys():
@@ -253,7 +253,7 @@ async def ask_first(visit: Visit) -> Response:
 async def take_action(visit: Visit) -> Response:
     """Take a step, and go back to where it was asked for; a new key is shown instead."""
     fields = await visit.form()
-    action, names = _asked(visit, {name[1:]: value for name, value in fields.items() if name.startswith("@")})
+    action, names = _read_step(visit, {name[1:]: value for name, value in fields.items() if name.startswith("@")})
     body, query = dict(action.body), dict(action.query)
     try:
         body |= {name: names[name] for name in action.names_in_body} | _read_fields(action, fields)
@@ -274,7 +274,7 @@ async def take_action(visit: Visit) -> Response:
     return await visit.done(CONSOLE + fill_address(action.back, **names), note, *warnings)
 
 
-def _asked(visit: Visit, names: dict[str, str]) -> tuple[Click, dict[str, str]]:
+def _read_step(visit: Visit, names: dict[str, str]) -> tuple[Click, dict[str, str]]:
     """The step, and the names that it is about. Raises Declined (404) for what is no step, or lacks a name."""
     action = ACTIONS.get(visit.request.path_params["action"])
     try:
@@ -297,10 +297,10 @@ def _see_that_version_is_of_task(names: Mapping[str, str]) -> None:
 async def _find(visit: Visit, name: str, names: Mapping[str, str]) -> None:
     """Raises Declined (404) where there is nothing of this name."""
     home = HOMES[name]
-    found = await visit.api.get(fill_address(home.address, **names))
+    entries = await visit.api.get(fill_address(home.address, **names))
     for step in home.at:
-        found = found[step]
-    if home.key and names[name] not in [each[home.key] for each in found]:
+        entries = entries[step]
+    if home.key and names[name] not in [each[home.key] for each in entries]:
         raise Declined(404, "not_found", f"There is no {name} {names[name][:80]!r}.")
 
 
@@ -325,11 +325,11 @@ async def _render_question(
     )
 
 
-def _read_fields(action: Click, given: Mapping[str, str]) -> dict[str, Any]:
+def _read_fields(action: Click, texts: Mapping[str, str]) -> dict[str, Any]:
     """The fields of a form as the API takes them. Raises ValueError in words."""
     body: dict[str, Any] = {}
     for each in action.fields:
-        text = given.get(each.name, "")
+        text = texts.get(each.name, "")
         if each.inside:
             body.setdefault(each.inside, {})[each.name] = _read(each, text) if text else None
         elif text:
@@ -339,11 +339,11 @@ def _read_fields(action: Click, given: Mapping[str, str]) -> dict[str, Any]:
     return body
 
 
-def _read_generation(told: str) -> int:
+def _read_generation(text: str) -> int:
     """Raises ValueError."""
-    if not told.isdecimal():
-        raise ValueError(f"The generation is no number: {told[:20]!r}. Open the page again.")
-    return int(told)
+    if not text.isdecimal():
+        raise ValueError(f"The generation is no number: {text[:20]!r}. Open the page again.")
+    return int(text)
 
 
 def _read(field: Field, text: str) -> Any:

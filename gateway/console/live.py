@@ -82,6 +82,6 @@ class LiveParts:
         """The data of a page, loaded once for all of a role that look in the same time. Raises Declined, RedisError."""
         page, now = (visit.request.url.path, visit.person.role), time.monotonic()
         if page not in self._loads or now - self._loads[page][0] >= LOOK_SECONDS:
-            self._loads = {known: look for known, look in self._loads.items() if now - look[0] < LOOK_SECONDS}
+            self._loads = {page_role: look for page_role, look in self._loads.items() if now - look[0] < LOOK_SECONDS}
             self._loads[page] = now, asyncio.ensure_future(load(visit))
         return await asyncio.shield(self._loads[page][1])

@@ -32,8 +32,8 @@ def draw_intervals(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Estimates with their intervals, each against its baseline: `name`, `estimate`, `low`, `high`, `baseline`, `tone`.
 
     All are shares, on one scale from 0."""
-    known = [row[name] for row in rows for name in ("estimate", "high", "baseline") if row[name] is not None]
-    top = min(1.0, 1.15 * max(known, default=0.0)) or 0.01
+    values = [row[name] for row in rows for name in ("estimate", "high", "baseline") if row[name] is not None]
+    top = min(1.0, 1.15 * max(values, default=0.0)) or 0.01
     span, height = WIDTH - NAME_WIDTH - FIGURE_WIDTH, ROW_HEIGHT * len(rows) + 22
 
     def x_of(value: float) -> float:

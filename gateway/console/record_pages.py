@@ -24,8 +24,8 @@ async def show_keys(visit: Visit) -> Response:
     callers = (await visit.api.get("/admin/v1/callers"))["callers"]
     callers.sort(key=lambda caller: (caller["role"], caller["name"].casefold()))
     for caller in [caller for caller in callers if caller["limits"]][:SPENT_MAX]:
-        found = await visit.api.find(fill_address("/admin/v1/callers/{public}", public=caller["public"]))
-        caller["usage"] = found["usage"] if found else {}
+        answer = await visit.api.find(fill_address("/admin/v1/callers/{public}", public=caller["public"]))
+        caller["usage"] = answer["usage"] if answer else {}
     await _add_costs(visit, callers)
     return await visit.render("keys.html", callers=callers)
 
@@ -60,9 +60,9 @@ async def show_dataset(visit: Visit) -> Response:
 
 async def show_audit(visit: Visit) -> Response:
     """The audit, the newest entries first."""
-    given = {name: visit.query(name) for name in ("action", "object", "actor")}
-    query: dict[str, Any] = {**given, "newest": "true", "limit": ENTRIES, "before": visit.query("before")}
-    found = await visit.api.get("/admin/v1/audit", **query)
-    older = found["next_before"] and urlencode({**given, "before": found["next_before"]})
+    filters = {name: visit.query(name) for name in ("action", "object", "actor")}
+    query: dict[str, Any] = {**filters, "newest": "true", "limit": ENTRIES, "before": visit.query("before")}
+    answer = await visit.api.get("/admin/v1/audit", **query)
+    older = answer["next_before"] and urlencode({**filters, "before": answer["next_before"]})
     names = {each["public"]: each["name"] for each in (await visit.api.get("/admin/v1/callers"))["callers"]}
-    return await visit.render("audit.html", entries=found["entries"], names=names, older=older, given=given)
+    return await visit.render("audit.html", entries=answer["entries"], names=names, older=older, filters=filters)

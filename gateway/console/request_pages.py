@@ -20,25 +20,25 @@ PAGE = 50
 
 async def show_requests(visit: Visit) -> Response:
     """Requests, the newest first, by task, version, outcome, reason, label, caller, text and time."""
-    given = {name: visit.query(name) for name in (*FILTERS, "since", "until", "before")}
+    filters = {name: visit.query(name) for name in (*FILTERS, "since", "until", "before")}
     fault = ""
-    found: dict[str, Any] = {"requests": [], "next_before": None}
+    answer: dict[str, Any] = {"requests": [], "next_before": None}
     try:
-        query = {name: given[name] for name in (*FILTERS, "before")}
-        times = {name: read_moment(given[name]) for name in ("since", "until") if given[name]}
-        found = await visit.api.get("/v1/requests", **query, **times, limit=PAGE)
+        query = {name: filters[name] for name in (*FILTERS, "before")}
+        times = {name: read_moment(filters[name]) for name in ("since", "until") if filters[name]}
+        answer = await visit.api.get("/v1/requests", **query, **times, limit=PAGE)
     except Declined as refused:
         fault = refused.text
     except ValueError:
         fault = "A time is written as 2026-12-01T09:30, in UTC."
-    filled = {name: value for name, value in given.items() if value}
-    older = found["next_before"] and urlencode(filled | {"before": found["next_before"]})
+    filled = {name: value for name, value in filters.items() if value}
+    older = answer["next_before"] and urlencode(filled | {"before": answer["next_before"]})
     tasks = [row["task"] for row in (await visit.api.get("/admin/v1/quality"))["tasks"]]
     return await visit.render(
         "request_rows.html" if visit.is_partial else "requests.html",
-        found=found["requests"],
+        requests=answer["requests"],
         older=older,
-        given=given,
+        filters=filters,
         fault=fault,
         choices={"task": tasks, "outcome": OUTCOMES, "reason": REASONS, "label": LABELS},
     )
@@ -47,5 +47,5 @@ async def show_requests(visit: Visit) -> Response:
 async def show_request(visit: Visit) -> Response:
     """One request: why it went where it went, what the checks found, each attempt, and what people said of it."""
     request = visit.request.path_params["request"]
-    found = await visit.api.get(fill_address("/v1/requests/{request}", request=request))
-    return await visit.render("request.html", **found)
+    answer = await visit.api.get(fill_address("/v1/requests/{request}", request=request))
+    return await visit.render("request.html", **answer)

@@ -92,30 +92,30 @@ async def resolve_disputed(visit: Visit) -> Response:
     return await visit.done(f"{CONSOLE}/reviews/{task}/disputed", "It is decided.")
 
 
-async def show_disputed(visit: Visit, fault: str = "", said: Mapping[str, str] = NOTHING_SAID) -> Response:
+async def show_disputed(visit: Visit, fault: str = "", form: Mapping[str, str] = NOTHING_SAID) -> Response:
     """The requests of a task on which reviewers disagree, with their answers side by side."""
     task = visit.request.path_params["task"]
-    found = await visit.api.get(fill_address("/admin/v1/reviews/{task}/disputed", task=task))
-    choices = list_choices(found["say"])
-    for dispute in found["disputed"]:
+    page = await visit.api.get(fill_address("/admin/v1/reviews/{task}/disputed", task=task))
+    choices = list_choices(page["say"])
+    for dispute in page["disputed"]:
         for answer in dispute["answers"]:
             answer["words"] = dict(choices).get(_write_value(answer["value"]), answer["value"])
-    return await visit.render("disputed.html", 400 if fault else 200, **found, choices=choices, fault=fault, said=said)
+    return await visit.render("disputed.html", 400 if fault else 200, **page, choices=choices, fault=fault, form=form)
 
 
-async def _render_next(visit: Visit, task: str, fault: str = "", said: Mapping[str, str] = NOTHING_SAID) -> Response:
-    """The next review. `said` are the fields of a form that was refused: of the same review they are there again."""
+async def _render_next(visit: Visit, task: str, fault: str = "", form: Mapping[str, str] = NOTHING_SAID) -> Response:
+    """The next review. `form` are the fields of a form that was refused: of the same review they are there again."""
     rows = (await visit.api.get("/admin/v1/reviews", task=task))["reviews"]
     progress = {name: sum(row[name] for row in rows) for name in ("waiting", "answered", "drawn")}
     shared: dict[str, Any] = {"task": task, "progress": progress, "fault": fault}
     try:
-        found = await visit.api.get("/v1/reviews/next", task=task)
+        page = await visit.api.get("/v1/reviews/next", task=task)
     except Declined as refused:
         if refused.code != "no_review":
             raise
         return await visit.render("review_none.html", why=refused.text, **shared)
-    choices = list_choices(found["say"])
-    return await visit.render("review.html", 400 if fault else 200, **found, choices=choices, said=said, **shared)
+    choices = list_choices(page["say"])
+    return await visit.render("review.html", 400 if fault else 200, **page, choices=choices, form=form, **shared)
 
 
 def list_choices(metric: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -126,9 +126,9 @@ def find_role(settings: OidcSettings, values: Collection[str]) -> Role | None:
     return next((role for role, named in ranks if not frozenset(named).isdisjoint(values)), None)
 
 
-def match_tokens(given: object, expected: str) -> bool:
+def match_tokens(token: object, expected: str) -> bool:
     """True if a form's token is the expected one."""
-    return isinstance(given, str) and bool(expected) and hmac.compare_digest(given.encode(), expected.encode())
+    return isinstance(token, str) and bool(expected) and hmac.compare_digest(token.encode(), expected.encode())
 
 
 def _name(token: str) -> str:

@@ -78,11 +78,11 @@ async def send_to_provider(console: Console, request: Request) -> Response:
 async def take_back(console: Console, request: Request) -> Response:
     """Sign in who comes back from the provider."""
     settings, state = _settings_of(console), request.query_params.get("state", "")
-    kept: Any = await console.services.redis.getdel(_name(state)) if state else None
-    if kept is None or not match_tokens(request.cookies.get(FLOW_COOKIE), state):
+    raw: Any = await console.services.redis.getdel(_name(state)) if state else None
+    if raw is None or not match_tokens(request.cookies.get(FLOW_COOKIE), state):
         text = "This sign-in took too long, or was begun elsewhere. Try again."
         return render_sign_in(console, request, "", 403, text)
-    flow = msgspec.json.decode(kept, type=Flow)
+    flow = msgspec.json.decode(raw, type=Flow)
     try:
         async with _client(console, settings) as client:
             claims = await _identify(console, client, settings, flow, str(request.url.query))
@@ -108,10 +108,10 @@ def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes
     is_doubtful = settings.owner_claim == "email" and claims.get("email_verified") not in (True, "true")
     if not isinstance(owner, str) or not owner or is_doubtful:
         raise NotIdentified(f"The provider gives no {settings.owner_claim} of you that counts.")
-    given: Any = claims
+    claim: Any = claims
     for part in settings.role_claim.split("."):
-        given = given.get(part) if isinstance(given, Mapping) else None
-    values = {str(each) for each in (given if isinstance(given, list) else [given]) if each is not None}
+        claim = claim.get(part) if isinstance(claim, Mapping) else None
+    values = {str(each) for each in (claim if isinstance(claim, list) else [claim]) if each is not None}
     with_role = tuple(sorted(values & {*settings.admins, *settings.operators, *settings.reviewers}))
     if not with_role:
         raise NotIdentified("Your account has no role here. Ask who keeps the provider's groups.")
@@ -176,9 +176,9 @@ def _client(console: Console, settings: OidcSettings) -> AsyncOAuth2Client:
 
 async def _read_document(console: Console, client: AsyncOAuth2Client, settings: OidcSettings) -> dict[str, Any]:
     """The provider's own description, kept for DOCUMENT_SECONDS. Raises ValueError where it is another one's."""
-    kept, now = console.provider, time.monotonic()
-    if kept is not None and now < kept[0]:
-        return kept[1]
+    cached, now = console.provider, time.monotonic()
+    if cached is not None and now < cached[0]:
+        return cached[1]
     answer = await client.request(
         "GET", f"{settings.issuer.rstrip('/')}/.well-known/openid-configuration", withhold_token=True
     )

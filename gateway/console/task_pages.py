@@ -109,15 +109,15 @@ def _split(alias: Mapping[str, Any] | None, leading: str | None, quality: Mappin
 def _canary_rows(rollout: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
     """The evidence on a canary, a row for each signal: that it does harm, and that it is no worse."""
     signals = ((rollout or {}).get("evidence") or {}).get("signals") or {}
-    for name, seen in signals.items():
-        if not seen["pairs"] and not seen["required"]:
+    for name, signal in signals.items():
+        if not signal["pairs"] and not signal["required"]:
             continue
-        harm, no_worse = seen["harm"], seen["no_worse"]
+        harm, no_worse = signal["harm"], signal["no_worse"]
         yield {
             "name": name,
-            "pairs": seen["pairs"],
-            "difference": seen["mean_difference"],
-            "required": seen["required"],
+            "pairs": signal["pairs"],
+            "difference": signal["mean_difference"],
+            "required": signal["required"],
             "harm": {"name": name, "value": harm["e_value_max"], "threshold": harm["threshold"] or 0.0}
             | {"tone": "bad" if harm["shown"] else "warn"},
             "no_worse": {"name": name, "value": no_worse["e_value"]}
@@ -155,6 +155,6 @@ async def sum_counters(services: Services) -> dict[str, dict[str, float]] | None
         return None
     for raw in others:
         for task, row in msgspec.msgpack.decode(raw, type=dict[str, dict[str, float]]).items():
-            known = sums.setdefault(task, {})
-            known |= {name: known.get(name, 0.0) + value for name, value in row.items()}
+            counters = sums.setdefault(task, {})
+            counters |= {name: counters.get(name, 0.0) + value for name, value in row.items()}
     return sums
