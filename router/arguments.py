@@ -49,12 +49,12 @@ class Parameters:
         if len(arguments) > ARGUMENTS_LENGTH_MAX:
             return False
         try:
-            given = msgspec.json.decode(arguments)
+            values = msgspec.json.decode(arguments)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             return False
-        if not isinstance(given, dict) or not all(name in given for name in self.required):
+        if not isinstance(values, dict) or not all(name in values for name in self.required):
             return False
-        return all(self._fits(name, value) for name, value in given.items())
+        return all(self._fits(name, value) for name, value in values.items())
 
     def _fits(self, name: str, value: Any) -> bool:
         types, texts = self.types.get(name), self.texts.get(name)

@@ -174,7 +174,7 @@ def _is_spent(failure: Failure, choice: Choice) -> bool:
 
 
 def _continues(choice: Choice) -> bool:
-    """True if a choice can go on with text; a form that is asked for by the general prompt begins anew, so that
+    """True if a choice can go on with text; a form that is asked for by the general prompt begins again, so that
     can't."""
     general_prompt = choice.general_prompt_of.general_prompt if choice.general_prompt_of else None
     return choice.pool.continues and not (general_prompt and general_prompt.response_format)

@@ -124,11 +124,11 @@ def _judge_degraded(used: CheckPolicy, request: CheckedRequest) -> tuple[Finding
     shift = request.policy.shifts.get(name)
     if shift is None:
         return Finding("degraded", used.mode, fired=False, version=name), None
-    kept = max(used.share, shift.kept)
-    explored = place_for_arm(request.session, request.alias.salt, request.moment.draw, "explored") < kept
+    share = max(used.share, shift.kept)
+    explored = place_for_arm(request.session, request.alias.salt, request.moment.draw, "explored") < share
     note = "kept by the exploration share" if explored else ""
-    finding = Finding("degraded", used.mode, not explored, None, kept, (), note, name)
-    return finding, kept if explored else 1.0 - kept
+    finding = Finding("degraded", used.mode, not explored, None, share, (), note, name)
+    return finding, share if explored else 1.0 - share
 
 
 def _judge_scope(used: CheckPolicy, request: CheckedRequest) -> tuple[Finding, None]:

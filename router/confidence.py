@@ -27,7 +27,7 @@ LOGPROB_MIN = -20.0
 SURE_NATS = 1e-3
 """Logprobs closer to 0 than this say the same."""
 PLAIN_TOKENS_MAX = 512
-"""Up to so many tokens Python is faster than numpy."""
+"""The number of tokens up to which Python is faster than numpy."""
 NAMES = ("minimum", "quantile_10", "mean", "length", "scope", "contract_broken")
 STORED = MappingProxyType({"scope": "coverage", "scope_mean": "coverage_mean"})
 """Names that stored models have for ours."""
@@ -281,7 +281,7 @@ def bound_wrong_share(wrong: int, rows: int, delta: float) -> float:
 
 
 def compute_probability_at_most(count: int, trials: int, share: float) -> float:
-    """The probability of at most so many of the trials, each with this share; 0 < share < 1."""
+    """The probability of at most `count` of the trials, each with this share; 0 < share < 1."""
     return 1.0 if count >= trials else compute_incomplete_beta(trials - count, count + 1, 1.0 - share)
 
 
@@ -303,7 +303,7 @@ def _see_that_it_is_sound(model: ConfidenceModel) -> None:
         )
         and all(value <= other for value, other in zip(calibration.kept, calibration.kept[1:], strict=False))
         and all(0 <= wrong <= calibration.rows for wrong in calibration.wrong)
-        and all(0 <= kept <= calibration.rows for kept in calibration.kept)
+        and all(0 <= count <= calibration.rows for count in calibration.kept)
         and calibration.thresholds[-1] <= 0.0
         and calibration.kept[-1] == calibration.rows
     )

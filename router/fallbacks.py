@@ -48,7 +48,7 @@ def choose_fallback(
 
     One that is full is waited for, rather than that a person is asked. Where no fallback is there now, or none may take
     more, the adapter answers after all if the reason allows it. With `context_above` only pools come into question
-    that are known to take longer prompts than so many tokens.
+    that are known to take prompts of more tokens than this.
     """
     task, reason = routing.task, routing.reason
     stands_in = reason in ADAPTER_STANDS_IN

@@ -300,8 +300,8 @@ def _words(graph: _Graph) -> str:
         words = graph.add("Gather", [graph.constant("words", table), INPUT], "word")
     placed = graph.add("Add", [words, place], "placed")
     rows = graph.add("Reshape", [placed, graph.integers(-1, DIMENSIONS)], "rows")
-    kept = graph.floats(MASK, "kept")
-    left_out = graph.add("Sub", [kept, graph.number(1)], "left_out")
+    mask = graph.floats(MASK, "kept")
+    left_out = graph.add("Sub", [mask, graph.number(1)], "left_out")
     far = graph.add("Mul", [left_out, graph.number(1e9)], "far")
     graph.add("Unsqueeze", [far, graph.integers(1, 2)], "unseen")
     graph.add("Concat", [shape, graph.integers(HEADS, HEAD_WIDTH)], "by_head", axis=0)
@@ -317,11 +317,11 @@ def _layer(graph: _Graph, flow: str, layer: int) -> str:
         weight, bias = graph.weights[f"{inside}{of}.weight"], graph.weights[f"{inside}{of}.bias"]
         return graph.dense(rows, weight.T, bias, output)
 
-    seen = dense("attention.output.dense", _attention(graph, flow, layer), f"{at}seen")
-    seen = graph.add("Add", [seen, flow], f"{at}seen_added")
-    seen = graph.norm(seen, f"{inside}attention.output.LayerNorm", f"{at}seen_normed")
-    wide = graph.add("Gelu", [dense("intermediate.dense", seen, f"{at}wide")], f"{at}wide_bent")
-    thought = graph.add("Add", [dense("output.dense", wide, f"{at}narrow"), seen], f"{at}narrow_added")
+    attended = dense("attention.output.dense", _attention(graph, flow, layer), f"{at}seen")
+    attended = graph.add("Add", [attended, flow], f"{at}seen_added")
+    attended = graph.norm(attended, f"{inside}attention.output.LayerNorm", f"{at}seen_normed")
+    wide = graph.add("Gelu", [dense("intermediate.dense", attended, f"{at}wide")], f"{at}wide_bent")
+    thought = graph.add("Add", [dense("output.dense", wide, f"{at}narrow"), attended], f"{at}narrow_added")
     return graph.norm(thought, f"{inside}output.LayerNorm", f"layer{layer + 1}")
 
 
@@ -342,16 +342,16 @@ def _attention(graph: _Graph, flow: str, layer: int) -> str:
     likeness = graph.add("MatMul", [heads("query", [0, 2, 1, 3]), heads("key", [0, 2, 3, 1])], f"{at}likeness")
     masked = graph.add("Add", [likeness, "unseen"], f"{at}masked")
     shares = graph.add("Softmax", [masked], f"{at}shares", axis=-1)
-    seen = graph.add("MatMul", [shares, heads("value", [0, 2, 1, 3])], f"{at}by_shares")
-    joined = graph.add("Transpose", [seen], f"{at}joined", perm=[0, 2, 1, 3])
+    mixed = graph.add("MatMul", [shares, heads("value", [0, 2, 1, 3])], f"{at}by_shares")
+    joined = graph.add("Transpose", [mixed], f"{at}joined", perm=[0, 2, 1, 3])
     return graph.add("Reshape", [joined, graph.integers(-1, DIMENSIONS)], f"{at}attended")
 
 
 def _mean(graph: _Graph, flow: str) -> None:
     """The sum over a text's tokens, scaled to unit length: their mean has the same direction."""
     texts = graph.add("Reshape", [flow, "by_text"], "texts")
-    kept = graph.add("Unsqueeze", ["kept", graph.integers(2)], "kept_tokens")
-    total = graph.add("ReduceSum", [graph.add("Mul", [texts, kept], "counted"), graph.integers(1)], "sum", keepdims=0)
+    mask = graph.add("Unsqueeze", ["kept", graph.integers(2)], "kept_tokens")
+    total = graph.add("ReduceSum", [graph.add("Mul", [texts, mask], "counted"), graph.integers(1)], "sum", keepdims=0)
     graph.add("LpNormalization", [total], OUTPUT, axis=1, p=2)
 
 

@@ -70,6 +70,6 @@ def find_buckets(folded: str, is_lean: bool = False) -> tuple[npt.NDArray[np.int
     place = np.concatenate(places)
     if not is_lean:
         return buckets, place
-    kept = (buckets & 1) == 0
-    kept[len(points) - 3 :] = True  # the words
-    return buckets[kept], place[kept]
+    chosen = (buckets & 1) == 0
+    chosen[len(points) - 3 :] = True  # the words
+    return buckets[chosen], place[chosen]

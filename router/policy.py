@@ -24,7 +24,7 @@ UnknownFields = Literal["refuse", "drop"]
 TokensOver = Literal["refuse", "clamp"]
 """The treatment of a request for too many tokens: an error, or the bound takes their place."""
 COMMIT_POLICIES = r"^(first_token|complete|tokens:[1-9][0-9]{0,5})$"
-"""The moment from which a streamed answer belongs to the caller: with its first token, with so many, or when it is
+"""The moment from which a streamed answer belongs to the caller: with its first token, with that many, or when it is
 complete."""
 
 AUTO = "auto"

@@ -72,9 +72,9 @@ def pick(
     candidates: Candidates = pool.derived.get(version) or _find_candidates(pool, version)
     model = "" if on_trial else version or pool.base_model
     if candidates.points:
-        found = _look_at_some(candidates, in_flight, now, draw, avoid, key, model)
-        if found is not None:
-            return found
+        choice = _look_at_some(candidates, in_flight, now, draw, avoid, key, model)
+        if choice is not None:
+            return choice
     there: Sequence[ReplicaView] = candidates.replicas
     if avoid:
         there = [replica for replica in there if replica.name not in avoid]
@@ -98,7 +98,7 @@ def pick(
 
 def _find_candidates(pool: PoolView, version: str | None) -> Candidates:
     """Work out the candidates for a version, once for each picture of the pool."""
-    there = tuple(one for one in pool.replicas if one.up and (version is None or version in one.loaded))
+    there = tuple(replica for replica in pool.replicas if replica.up and (version is None or version in replica.loaded))
     calm = not any(replica.circuits or replica.resting_until for replica in there)
     candidates = Candidates(there, calm)
     if len(there) > SCANNED_MAX:
@@ -149,8 +149,8 @@ def _list_own(candidates: Candidates, key: str) -> list[ReplicaView]:
     points, on_ring = candidates.points, candidates.on_ring
     start = zlib.crc32(key.encode("utf-8", "surrogatepass")) + 1
     places = [start * factor & _WEIGHTS_MASK for factor in _PLACE_FACTORS]
-    found = sorted([(points[at := bisect_left(points, place)] - place, at) for place in places])
-    return [on_ring[at] for _, at in found]
+    nearest = sorted([(points[at := bisect_left(points, place)] - place, at) for place in places])
+    return [on_ring[at] for _, at in nearest]
 
 
 def _is_free(replica: ReplicaView, load: int, now: float, avoid: frozenset[str], model: str) -> bool:

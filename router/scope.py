@@ -262,10 +262,10 @@ class ScopeModel:
         prompts'. What it scores stays as it is. Raises ValueError where there is none."""
         if not len(scores):
             raise ValueError("There are no scores that thresholds could rest on.")
-        held = np.sort(np.asarray(scores, np.float32))
-        if len(held) > HELD_BACK_MAX:
-            held = held[np.round(np.linspace(0, len(held) - 1, HELD_BACK_MAX)).astype(np.intp)]
-        return replace(self, held_back_rows=len(scores), held_back=held)
+        ordered = np.sort(np.asarray(scores, np.float32))
+        if len(ordered) > HELD_BACK_MAX:
+            ordered = ordered[np.round(np.linspace(0, len(ordered) - 1, HELD_BACK_MAX)).astype(np.intp)]
+        return replace(self, held_back_rows=len(scores), held_back=ordered)
 
     def to_bytes(self) -> bytes:
         """The model for storage, without its embeddings."""
@@ -354,9 +354,9 @@ class ScopeModel:
         placed = _of_unit_length(meaning @ self.axes)
         similarities = placed @ self.nearest[members].T.astype(np.float32)
         heard = _of_unit_length((classes - self.echo_middle) @ self.echo_axes)
-        kept = members if len(self.echoes) == len(self.nearest) else _members(self.echo_starts, near)
+        echo_members = members if len(self.echoes) == len(self.nearest) else _members(self.echo_starts, near)
         with np.errstate(invalid="ignore"):  # BLAS may set the flag by what it reads beyond a row; all here is finite
-            alike = heard @ self.echoes[kept].T.astype(np.float32)
+            alike = heard @ self.echoes[echo_members].T.astype(np.float32)
         alike.partition(-min(ECHOES, alike.shape[1]), 1)
         similarities *= np.float32(1 / 127)
         first, nothing = classes.max(1), np.zeros(len(margins), np.float32)

@@ -35,9 +35,9 @@ def list_places_beside(request: str, secret: bytes) -> tuple[float, ...]:
     Its session has no say in them. They are the same for every gateway, and nobody can tell them without the secret,
     which has at most 64 bytes.
     """
-    kept = PLACES * BYTES_OF_A_PLACE
-    digest = hashlib.blake2b(request.encode(), key=secret, digest_size=kept, person=b"beside").digest()
-    steps = range(0, kept, BYTES_OF_A_PLACE)
+    size = PLACES * BYTES_OF_A_PLACE
+    digest = hashlib.blake2b(request.encode(), key=secret, digest_size=size, person=b"beside").digest()
+    steps = range(0, size, BYTES_OF_A_PLACE)
     return tuple([int.from_bytes(digest[at : at + BYTES_OF_A_PLACE], "big") / (1 << 56) for at in steps])
 
 

@@ -134,20 +134,20 @@ class Discovery:
 def list_names(pools: Iterable[PoolConfig]) -> tuple[list[str], set[str]]:
     """The names of the pools that are discovered, and of the replicas of all others."""
     pools = list(pools)
-    given = {replica.name for pool in pools if not pool.discovered for replica in pool.replicas}
-    return [pool.name for pool in pools if pool.discovered], given
+    replica_names = {replica.name for pool in pools if not pool.discovered for replica in pool.replicas}
+    return [pool.name for pool in pools if pool.discovered], replica_names
 
 
 def fill(
-    pool: PoolConfig, endpoints: Iterable[Endpoint], discovered: Collection[str], given: Collection[str]
+    pool: PoolConfig, endpoints: Iterable[Endpoint], discovered: Collection[str], replica_names: Collection[str]
 ) -> PoolConfig:
-    """A pool that is discovered, with a replica for each endpoint. `discovered` and `given` are as `list_names` lists
-    them."""
+    """A pool that is discovered, with a replica for each endpoint. `discovered` and `replica_names` are those of
+    `list_names`."""
     assert pool.discovered is not None
     # `eu-x` of the pool `small` and `x` of `small-eu` are two: all gateways know the pools, not each other's endpoints
     is_ambiguous = any(pool.name.startswith(f"{other}-") for other in discovered)
     replicas = [
-        _replica(pool.name, pool.discovered, each, is_ambiguous or f"{pool.name}-{each.name}" in given)
+        _replica(pool.name, pool.discovered, each, is_ambiguous or f"{pool.name}-{each.name}" in replica_names)
         for each in sorted(endpoints)
     ]
     return replace(pool, replicas=tuple(replicas))

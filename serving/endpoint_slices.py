@@ -61,8 +61,8 @@ class KubernetesService:
                                 yield find_ready(slices.values(), self.port)
                         await sleep(TURN_SECONDS)
         except httpx.HTTPError as error:
-            told = f"{self.account.api_url}: {type(error).__name__}: {error}"
-            raise DiscoveryError(told[:MESSAGE_LENGTH_MAX]) from error
+            message = f"{self.account.api_url}: {type(error).__name__}: {error}"
+            raise DiscoveryError(message[:MESSAGE_LENGTH_MAX]) from error
         except (OSError, UnicodeError) as error:
             raise DiscoveryError(f"the service account's files can't be read: {error}") from error
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -84,8 +84,8 @@ class KubernetesService:
         ) as answer:
             if (status := answer.status_code) != 200:
                 body, is_json = await answer.aread(), "json" in answer.headers.get("content-type", "")
-                told = json.loads(body)["message"] if is_json else ""
-                raise DiscoveryError(f"the API answers {status}: {ADVICE.get(status, '')} {told}"[:MESSAGE_LENGTH_MAX])
+                text = json.loads(body)["message"] if is_json else ""
+                raise DiscoveryError(f"the API answers {status}: {ADVICE.get(status, '')} {text}"[:MESSAGE_LENGTH_MAX])
             yield answer
 
 

@@ -69,7 +69,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
     # The exchange, in its order.
 
     def begin(self, head: bytes, body: bytes, silence_seconds: float, bytes_max: int) -> None:
-        """Send a request, whose answer may have so many bytes."""
+        """Send a request, whose answer may have `bytes_max` bytes."""
         assert self._transport is not None
         assert not self._busy
         self._busy = True

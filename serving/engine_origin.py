@@ -63,12 +63,12 @@ class Origin:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close the connections that have waited too long, and those that the engine has closed."""
         oldest = loop.time() - KEEP_ALIVE_SECONDS
-        kept: list[EngineConnection] = []
+        idle: list[EngineConnection] = []
         for connection in self.idle:
             if connection.open and connection.idle_since > oldest:
-                kept.append(connection)
+                idle.append(connection)
             else:
                 connection.abort()
-        self.idle = kept
-        left = kept[0].idle_since - oldest if kept else 0.0
-        self._sweeper = loop.call_later(left, self._sweep, loop) if kept else None
+        self.idle = idle
+        left = idle[0].idle_since - oldest if idle else 0.0
+        self._sweeper = loop.call_later(left, self._sweep, loop) if idle else None

@@ -129,16 +129,16 @@ class Fleet:
         self.pools = {pool.name: pool for pool in pools}
         self.continues = any(pool.continues for pool in self.pools.values())
         before = dict(self._replicas)
-        kept = self._replicas.leaving
+        leaving = self._replicas.leaving
         for name in [
-            name for name, (replica, at) in kept.items() if not replica.in_flight and now - at > LEAVING_SECONDS_MAX
+            name for name, (replica, at) in leaving.items() if not replica.in_flight and now - at > LEAVING_SECONDS_MAX
         ]:
-            kept.pop(name)[0].release()
+            leaving.pop(name)[0].release()
         self._replicas.clear()
         for config in (config for pool in self.pools.values() for config in pool.replicas):
             replica = before.pop(config.name, None)
-            if replica is None and config.name in kept:
-                replica, _ = kept.pop(config.name)
+            if replica is None and config.name in leaving:
+                replica, _ = leaving.pop(config.name)
                 replica.forget_sight()
             if replica is not None and replica.config.place != config.place:
                 self._replaced.append(replica)
@@ -146,7 +146,7 @@ class Fleet:
             replica = replica or self._replica(config)
             replica.config, replica.cordoned = config, config.name in self._cordons
             self._replicas[config.name] = replica
-        kept.update({name: (replica, now) for name, replica in before.items()})
+        leaving.update({name: (replica, now) for name, replica in before.items()})
         self._release_replaced()
         self._view = None
 

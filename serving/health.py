@@ -54,59 +54,59 @@ async def look(fleet: Fleet, replica: Replica, engines: EngineClient, *, anew: b
 
 
 async def _look(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool) -> Observation:
-    found = Observation(
+    observation = Observation(
         replica.name, replica.up, replica.seen, replica.engine_version, replica.life, replica.context_tokens, ""
     )
     try:
         async with asyncio.timeout(LOOK_SECONDS_MAX):
-            await _ask(fleet, replica, engines, anew, found)
+            await _ask(fleet, replica, engines, anew, observation)
     except TimeoutError:
-        found.up, found.seen = False, {}
-        found.trouble = f"its answers have not ended within {LOOK_SECONDS_MAX:g} s"
+        observation.up, observation.seen = False, {}
+        observation.trouble = f"its answers have not ended within {LOOK_SECONDS_MAX:g} s"
     except (EngineError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        found.up, found.seen, found.trouble = False, {}, _trouble(error)
-    return found
+        observation.up, observation.seen, observation.trouble = False, {}, _trouble(error)
+    return observation
 
 
-async def _ask(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool, found: Observation) -> None:
-    """Ask the engine, and note in `found` what it says. Raises EngineError, or what reading its answers raises."""
+async def _ask(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool, observation: Observation) -> None:
+    """Ask the engine, and note its answers in `observation`. Raises EngineError or the errors of reading them."""
     traits = replica.config.traits
     if traits.health_path is None:
         await _ask_for_its_models(replica, engines)
-        found.up, found.engine_version = True, "unknown"
+        observation.up, observation.engine_version = True, "unknown"
         return
     _see_that_it_is_well(await _get(replica, engines, traits.health_path))
     listed = await _get(replica, engines, f"{traits.api_path}/models")
     models = json.loads(_see_that_it_is_well(listed))["data"]
-    found.seen = {str(model["id"]): str(model.get("root") or "") for model in models}
-    if anew or not replica.up or not replica.seen.keys() <= found.seen.keys():  # it may be started anew
-        found.engine_version = await _engine_version(replica, engines)
-        found.life = await _life(replica, engines)
+    observation.seen = {str(model["id"]): str(model.get("root") or "") for model in models}
+    if anew or not replica.up or not replica.seen.keys() <= observation.seen.keys():  # it may be another process
+        observation.engine_version = await _engine_version(replica, engines)
+        observation.life = await _life(replica, engines)
     base_model = fleet.pools[replica.config.pool].base_model
-    found.context_tokens = next((_length(entry) for entry in models if entry["id"] == base_model), None)
-    found.up = base_model in found.seen
-    found.trouble = "" if found.up else f"it does not serve {base_model!r}, the pool's base_model"
+    observation.context_tokens = next((_length(entry) for entry in models if entry["id"] == base_model), None)
+    observation.up = base_model in observation.seen
+    observation.trouble = "" if observation.up else f"it does not serve {base_model!r}, the pool's base_model"
 
 
-def take_in(fleet: Fleet, replica: Replica, found: Observation) -> None:
+def take_in(fleet: Fleet, replica: Replica, observation: Observation) -> None:
     """Write down what a look has found, all at once: whoever reads a replica between two awaits sees one moment."""
     was_up = replica.up
     before = was_up, replica.seen, replica.engine_version, replica.life
-    after = found.up, found.seen, found.engine_version, found.life
+    after = observation.up, observation.seen, observation.engine_version, observation.life
     replica.up, replica.seen, replica.engine_version, replica.life = after
-    replica.context_tokens = found.context_tokens
-    if not found.up and not found.seen:
+    replica.context_tokens = observation.context_tokens
+    if not observation.up and not observation.seen:
         replica.loaded = frozenset()
     if after != before:
         fleet.changed()
-    if found.up and not was_up:
+    if observation.up and not was_up:
         replica.came_up(time.monotonic())
-    elif not found.up:
+    elif not observation.up:
         replica.went_down(time.monotonic())
-    if (found.up, found.trouble) != (was_up, replica.trouble):
-        state, level = ("up", logging.INFO) if found.up else (f"down: {found.trouble}", logging.WARNING)
+    if (observation.up, observation.trouble) != (was_up, replica.trouble):
+        state, level = ("up", logging.INFO) if observation.up else (f"down: {observation.trouble}", logging.WARNING)
         log.log(level, "replica %s of the pool %s is %s", replica.name, replica.config.pool, state)
-    replica.trouble = found.trouble
+    replica.trouble = observation.trouble
 
 
 async def _ask_for_its_models(replica: Replica, engines: EngineClient) -> None:

@@ -275,7 +275,7 @@ class ObjectStore:
         if now == mark:
             return now, ()
         names = await self._redis.hget(CHANGES_KEY, self.values + NAMES) or b""
-        latest = [(one[:TOKEN_LENGTH], one[TOKEN_LENGTH:]) for one in names.split(b"\0")[:-1]]
+        latest = [(entry[:TOKEN_LENGTH], entry[TOKEN_LENGTH:]) for entry in names.split(b"\0")[:-1]]
         tokens = [each for each, _ in latest]
         if token not in tokens or mark[1] not in tokens:
             return now, None
@@ -391,13 +391,13 @@ class Mirror(Generic[T]):
     async def generations(self) -> Mapping[str, int]:
         """The generation of every object; see ObjectStore.generations."""
         async with self._reading:
-            known_mark, known = self._generations
-            mark, moved = await self._object_store.changes_since(known_mark)
+            earlier_mark, generations = self._generations
+            mark, moved = await self._object_store.changes_since(earlier_mark)
             if moved is None or moved:
-                others = {} if moved is None else {name: value for name, value in known.items() if name not in moved}
-                known = MappingProxyType(others | await self._object_store.generations(moved))
-            self._generations = mark, known
-            return known
+                others = {name: value for name, value in generations.items() if name not in moved} if moved else {}
+                generations = MappingProxyType(others | await self._object_store.generations(moved))
+            self._generations = mark, generations
+            return generations
 
     async def all(self) -> Mapping[str, T]:
         """Every object by name; the same mapping as the last time where nothing was written.

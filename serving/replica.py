@@ -31,7 +31,7 @@ class ReplicaConfig:
     """A replica as configured.
 
     `store_folder` is the adapter store as its engine sees it (None: as we do); `sidecar_url` where its store is filled
-    by a sidecar that pulls adapters by digest; `recycle_url` where a POST has its engine started anew. `engine` says
+    by a sidecar that pulls adapters by digest; `recycle_url` where a POST has its engine restarted. `engine` says
     what is known of it; where that is no more than OpenAI's API, `url` may have a path. `tls`: see TlsFiles.
     """
 

@@ -62,8 +62,8 @@ class DnsName:
 
 async def resolve(name: str) -> frozenset[str]:
     """All addresses of a name. Raises OSError, also where there is none."""
-    found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return frozenset(str(address[0]) for *_, address in found)
+    addresses = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return frozenset(str(address[0]) for *_, address in addresses)
 
 
 def name_of(address: str) -> str:

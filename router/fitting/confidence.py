@@ -48,7 +48,7 @@ RANK_STEP = 1.01
 SIGNS = (1.0, 1.0, 1.0, 0.0, 1.0, -1.0)
 """The sign that each feature's weight may have, in the order of NAMES; 0: either."""
 SURENESS = 3
-"""The first so many features say how sure the tokens are."""
+"""The number of features, the first ones, that say how sure the tokens are."""
 
 Matrix = NDArray[np.float64]
 Truth = NDArray[np.bool_]
@@ -167,8 +167,8 @@ def calibrate(scores: Matrix, right: Truth, delta: float) -> Calibration:
     wrong = np.sort(scores[~right])[::-1]
     ranks = [rank for rank in list_stored_ranks(len(wrong)) if rank < len(wrong)]
     thresholds = [*(wrong[ranks] + TIE).tolist(), 0.0]
-    kept = len(scores) - np.searchsorted(ordered, thresholds, side="left")
-    return Calibration(len(scores), delta, (*ranks, len(wrong)), tuple(thresholds), tuple(kept.tolist()))
+    counts = len(scores) - np.searchsorted(ordered, thresholds, side="left")
+    return Calibration(len(scores), delta, (*ranks, len(wrong)), tuple(thresholds), tuple(counts.tolist()))
 
 
 def list_stored_ranks(count: int) -> list[int]:

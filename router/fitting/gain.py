@@ -35,7 +35,7 @@ RESAMPLES = 1_000
 LOWER_TAIL = 0.025
 QUANTILES = 201
 OVERLAP = math.sqrt(1 + FOLDS / (FOLDS - 1))
-"""By how much more an estimate over folds varies than one over so many fresh rows, since its models share most of what
+"""By how much more an estimate over folds varies than one over as many fresh rows, since its models share most of what
 they learned from (C. Nadeau, Y. Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003)."""
 REGULARISATION = 0.3
 CENTRES_MAX = 400

@@ -37,8 +37,8 @@ def fit(job: FittingJob, packed: bytes) -> FittingResult:
     order = np.random.default_rng(job.seed).permutation(len(others))
     count = min(max(int(ASIDE_SHARE * len(others)), ASIDE_MIN), ASIDE_MAX)
     aside = [others[at] for at in order[:count]] if count <= ASIDE_SHARE_MAX * len(others) else []
-    kept = [others[at] for at in np.sort(order[len(aside) :])]
-    traffic, stands = (kept, read_stand_in()) if backgrounds else ((), kept)
+    rest = [others[at] for at in np.sort(order[len(aside) :])]
+    traffic, stands = (rest, read_stand_in()) if backgrounds else ((), rest)
     model = fit_scope(prompts, traffic, embedding, job.seed, tell_step, deep, stands)
     name = embedding.name if deep is None else f"{embedding.name} and {deep.name}"
     auroc = measure_auroc(model, aside)

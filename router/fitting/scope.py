@@ -145,15 +145,15 @@ def fit_scope(
     draw = np.random.default_rng(seed)
     with threadpool_limits(1):  # sums in another order would give other bytes
         tell("reading", 0.0)
-        kept = _different(prompts)
-        length = sum(len(prompt.text) for prompt in kept) / len(kept)
-        kept = _sample(kept, min(PROMPTS_MAX, int(CHARACTERS_MAX / length)), draw)
-        texts = {_folded(prompt.text) for prompt in kept}
+        sample = _different(prompts)
+        length = sum(len(prompt.text) for prompt in sample) / len(sample)
+        sample = _sample(sample, min(PROMPTS_MAX, int(CHARACTERS_MAX / length)), draw)
+        texts = {_folded(prompt.text) for prompt in sample}
         traffic = [text for text in _different_texts(background) if _folded(text) not in texts]
         is_known = len(traffic) >= KNOWN_MIN
         stands = [text for text in _different_texts(stand_in) if _folded(text) not in texts]
-        others = traffic if is_known else [*traffic, *_unlike([prompt.text for prompt in kept], stands, embedding)]
-        rows = _features(kept, _sample(others, BACKGROUND_MAX, draw), embedding, deep, draw)
+        others = traffic if is_known else [*traffic, *_unlike([prompt.text for prompt in sample], stands, embedding)]
+        rows = _features(sample, _sample(others, BACKGROUND_MAX, draw), embedding, deep, draw)
         fitter = _Fitter(embedding, deep, seed, is_known)
         model = fitter.with_thresholds(rows, draw, _Progress(tell, "fitting", 0.1, 1.0))
     if len(model.to_bytes()) > MODEL_BYTES_MAX:
@@ -193,7 +193,7 @@ def _different_texts(texts: Sequence[str]) -> list[str]:
 
 
 def _sample(values: list[T], count_max: int, draw: np.random.Generator) -> list[T]:
-    """At most so many of them, in their order."""
+    """At most `count_max` of them, in their order."""
     if len(values) <= count_max:
         return values
     return [values[at] for at in np.sort(draw.permutation(len(values))[:count_max])]
@@ -221,8 +221,8 @@ def _features(
 ) -> _Rows:
     worded = _reword(prompts, draw)
     frames_known, kept_back = split_frames(read_frames())
-    kept = list_frames(kept_back)
-    frames = [*list_frames(frames_known), *kept]
+    frames_unseen = list_frames(kept_back)
+    frames = [*list_frames(frames_known), *frames_unseen]
     texts = (*(prompt.text for prompt in prompts), *others, *frames, *(text for _, text in worded))
     static = np.concatenate(list(_embedded(embedding, texts)))
     meaning = np.concatenate(list(_embedded(deep, texts))) if deep else None
@@ -231,7 +231,7 @@ def _features(
     sources = [at for at, _ in worded]
     groups = number_groups([prompt.group for prompt in prompts])
     strangers = groups.max() + 1 + np.arange(len(others))
-    halves = np.repeat([FRAMES_KNOWN, FRAMES_KEPT_BACK], [len(frames) - len(kept), len(kept)])
+    halves = np.repeat([FRAMES_KNOWN, FRAMES_KEPT_BACK], [len(frames) - len(frames_unseen), len(frames_unseen)])
     return _Rows(
         ids=(
             *(prompt.id for prompt in prompts),
@@ -293,8 +293,8 @@ class _Fitter:
     def fit(self, rows: _Rows, tell: _Progress) -> ScopeModel:
         """A model with no mix and no thresholds yet."""
         own = rows.own
-        seen = np.bincount(rows.counts[own].indices, minlength=BUCKETS)
-        idf = _halves(np.log((1 + len(own)) / (1 + seen)) + 1)
+        counts = np.bincount(rows.counts[own].indices, minlength=BUCKETS)
+        idf = _halves(np.log((1 + len(own)) / (1 + counts)) + 1)
         joined = self._joined(rows, idf)
         shared = _shared(rows, joined.nnz / joined.shape[0], np.random.default_rng(self._seed))
         weights, bias = self._margins(joined, rows.classes, shared, tell)
@@ -309,13 +309,13 @@ class _Fitter:
         length = sum(len(rows.ids[at].encode(errors="replace")) for at in own) / len(own)
         classes = int(rows.classes.max()) + 1
         room = min(PROMPT_BYTES_MAX // (axes.shape[1] + classes), int(IDS_BYTES_MAX / max(length, 1.0)))
-        kept = _evenly(rows.classes, own, room, draw)
-        kept = kept[np.argsort(rows.classes[kept], kind="stable")]
-        starts = np.append(np.unique(rows.classes[kept], return_index=True)[1], len(kept)).astype(np.uint32)
-        nearest = np.round(_of_unit_length(meaning[kept] @ axes) * 127).astype(np.int8)
+        chosen = _evenly(rows.classes, own, room, draw)
+        chosen = chosen[np.argsort(rows.classes[chosen], kind="stable")]
+        starts = np.append(np.unique(rows.classes[chosen], return_index=True)[1], len(chosen)).astype(np.uint32)
+        nearest = np.round(_of_unit_length(meaning[chosen] @ axes) * 127).astype(np.int8)
         vectors = rows.static if rows.deep is None else np.hstack((rows.static, rows.deep))
-        margins = joined[kept, :BUCKETS] @ (sparse.astype(np.float32) * scale)[lines]
-        margins += vectors[kept] @ dense + bias
+        margins = joined[chosen, :BUCKETS] @ (sparse.astype(np.float32) * scale)[lines]
+        margins += vectors[chosen] @ dense + bias
         middle, turned, echoes = _echoes(margins[:, : len(starts) - 1])
         return ScopeModel(
             embedding=self._embedding,
@@ -327,7 +327,7 @@ class _Fitter:
             languages=find_languages((rows.texts[at] for at in own), LANGUAGE_SHARE_MIN),
             mark_places=2,
             held_back_rows=1,
-            ids=tuple(rows.ids[at] for at in kept),
+            ids=tuple(rows.ids[at] for at in chosen),
             idf=idf,
             rows=lines,
             sparse=sparse,
@@ -355,11 +355,11 @@ class _Fitter:
         parts: list[ScoreParts] = []
         doubled: list[ScoreParts] = []
         _, frames = split_frames(read_frames())
-        for number, held in enumerate(folds):
-            hidden = np.append(rows.groups[held], FRAMES_KEPT_BACK)
+        for number, left_out in enumerate(folds):
+            hidden = np.append(rows.groups[left_out], FRAMES_KEPT_BACK)
             others = np.flatnonzero(~np.isin(rows.groups, hidden))
             model = self.fit(rows.of(others), tell.part(number, steps))
-            texts = [rows.texts[at] for at in held]
+            texts = [rows.texts[at] for at in left_out]
             framing = [model.parts(text) for text in list_frames(frames)]
             model = replace(model, mix=find_bars([model.parts(text) for text in texts], framing))
             parts += [model.parts(text) for text in texts]
@@ -368,10 +368,10 @@ class _Fitter:
         if len(folds) > 1:
             model = self.fit(rows, tell.part(steps - 1, steps))
         mix = choose_mix(parts, doubled, bars)
-        held = np.sort([mix.of(part) for part in parts])
-        if len(held) > HELD_BACK_MAX:
-            held = held[np.round(np.linspace(0, len(held) - 1, HELD_BACK_MAX)).astype(np.intp)]
-        return replace(model, mix=mix, held_back_rows=len(parts), held_back=held.astype(np.float32))
+        scores = np.sort([mix.of(part) for part in parts])
+        if len(scores) > HELD_BACK_MAX:
+            scores = scores[np.round(np.linspace(0, len(scores) - 1, HELD_BACK_MAX)).astype(np.intp)]
+        return replace(model, mix=mix, held_back_rows=len(parts), held_back=scores.astype(np.float32))
 
     def _joined(self, rows: _Rows, idf: Vectors) -> Any:
         """Weighted n-grams of unit length, and the embeddings beside them."""
@@ -426,14 +426,14 @@ def _packed(weights: Vectors, joined: Any) -> tuple[npt.NDArray[np.uint16], npt.
     used = np.asarray(joined.tocsc()[:, :BUCKETS].multiply(joined[:, :BUCKETS]).sum(0)).ravel()
     matter = np.square(weights).sum(1) * used
     room = SPARSE_BYTES_MAX // weights.shape[1]
-    kept = np.sort(np.argsort(-matter, kind="stable")[:room])
-    kept = kept[matter[kept] > 0]
+    buckets = np.sort(np.argsort(-matter, kind="stable")[:room])
+    buckets = buckets[matter[buckets] > 0]
     lines = np.zeros(BUCKETS, np.uint16)
-    lines[kept] = np.arange(1, len(kept) + 1)
-    scale = (np.abs(weights[kept]).max(0, initial=0.0) / 127).astype(np.float32)
+    lines[buckets] = np.arange(1, len(buckets) + 1)
+    scale = (np.abs(weights[buckets]).max(0, initial=0.0) / 127).astype(np.float32)
     scale = np.maximum(scale, np.float32(1e-12))
-    packed = np.zeros((len(kept) + 1, weights.shape[1]), np.int8)
-    packed[1:] = np.round(weights[kept] / scale)
+    packed = np.zeros((len(buckets) + 1, weights.shape[1]), np.int8)
+    packed[1:] = np.round(weights[buckets] / scale)
     return lines, packed, scale
 
 
@@ -486,7 +486,7 @@ def _of_unit_length(vectors: Vectors) -> Vectors:
 
 
 def _evenly(classes: Integers, own: Integers, count: int, draw: np.random.Generator) -> Integers:
-    """At most so many of the rows, as evenly from each class as there are."""
+    """At most `count` of the rows, as evenly from each class as there are."""
     if len(own) <= count:
         return own
     order = draw.permutation(own)

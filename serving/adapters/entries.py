@@ -83,8 +83,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def datasets(self) -> list[str]:
         """Digests of all data sets that it was trained on: its own, then what was rehearsed."""
         rehearsed = (self.manifest.get("provenance") or {}).get("rehearsed")
-        found = map(DATASET_DIGEST.fullmatch, map(str, rehearsed if isinstance(rehearsed, list) else ()))
-        return [*filter(None, [self.dataset]), *(each[1] for each in found if each)]
+        matches = map(DATASET_DIGEST.fullmatch, map(str, rehearsed if isinstance(rehearsed, list) else ()))
+        return [*filter(None, [self.dataset]), *(each[1] for each in matches if each)]
 
     def view(self) -> VersionView:
         """As the router sees it."""
@@ -125,7 +125,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A task's versions and their weights, and the salt that makes each rollout draw anew.
+    """A task's versions and their weights, and the salt that makes each rollout draw again.
 
     `shadow` are versions that get a copy of a share of the requests; `previous` those that led before, newest first.
     """

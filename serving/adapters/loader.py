@@ -175,8 +175,8 @@ class Placer:
         if placement is None:
             return
         if placement.ghosts and not lost:
-            kept = replace(placement, state="ghost", since=time.time(), failures=0, retry_at=0.0)
-            await self._put(kept, now)
+            ghost = replace(placement, state="ghost", since=time.time(), failures=0, retry_at=0.0)
+            await self._put(ghost, now)
         else:
             now.generations[key] = await self.placements.delete(key, now.generations.get(key, 0))
             now.set((replica.name, name), None)

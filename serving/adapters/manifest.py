@@ -166,7 +166,7 @@ class _Fields:
         self._left = dict(value)
         for key in RENAMED.keys() & self._left:
             raise ManifestError(f"{quote_name(self._at(key))} is called {RENAMED[key]} now: rename it.")
-        self._known: list[str] = []
+        self._keys: list[str] = []
 
     def take(self, key: str, read: Callable[[str, Any], T]) -> T:
         """Raises ManifestError if the key is absent or null."""
@@ -185,11 +185,11 @@ class _Fields:
         for key in self._left:
             raise ManifestError(
                 f"{quote_name(self._at(str(key)))} is not known here: remove or rename it; known are "
-                f"{', '.join(self._known)}."
+                f"{', '.join(self._keys)}."
             )
 
     def _pop(self, key: str) -> Any:
-        self._known.append(key)
+        self._keys.append(key)
         return self._left.pop(key, None)
 
     def _at(self, key: str) -> str:
@@ -221,10 +221,10 @@ def _contract(place: str, value: Any) -> dict[str, Any]:
         "length": read.take_or("length", _length, None),
     }
     read.finish()
-    kept = {key: part for key, part in contract.items() if part is not None}
-    if not kept:
+    parts = {key: part for key, part in contract.items() if part is not None}
+    if not parts:
         raise ManifestError(f"{place} is empty: give json_schema, choices, regex or length, or leave it out.")
-    return kept
+    return parts
 
 
 def _choices(place: str, value: Any) -> list[str]:
@@ -249,12 +249,12 @@ def _length(place: str, value: Any) -> dict[str, int]:
     read = _Fields(place, value)
     bounds = {key: read.take_or(key, _characters, None) for key in ("characters_min", "characters_max")}
     read.finish()
-    kept = {key: bound for key, bound in bounds.items() if bound is not None}
-    if not kept:
+    lengths = {key: bound for key, bound in bounds.items() if bound is not None}
+    if not lengths:
         raise ManifestError(f"{place} is empty: give characters_min or characters_max, or leave it out.")
-    if kept.get("characters_min", 0) > kept.get("characters_max", CHARACTERS_MAX):
+    if lengths.get("characters_min", 0) > lengths.get("characters_max", CHARACTERS_MAX):
         raise ManifestError(f"{place}.characters_min is more than characters_max: no answer can keep both.")
-    return kept
+    return lengths
 
 
 def _characters(place: str, value: Any) -> int | None:

@@ -98,7 +98,7 @@ class Sight:
 def next_step(placement: Placement | None, sight: Sight) -> Step:
     """The reconciler's next step with a version on a replica that is up. Total: every input has one step."""
     if placement is not None and placement.life and sight.life and placement.life != sight.life:
-        return "lost"  # the engine was started anew: whatever held for the old one is void, ghosts too
+        return "lost"  # the engine was restarted: whatever held for the old one is void, ghosts too
     if sight.listed == "elsewhere":
         if sight.wanted:
             return "block"

@@ -52,13 +52,13 @@ def spread(
     """
     rooms = {room.name: room for room in replicas}
     copies_min = min(replicas_min, len(rooms)) if replicas_min > 0 else len(rooms)
-    held = {version: rooms.keys() & before.get(version, ()) for version in demands}
+    locations = {version: rooms.keys() & before.get(version, ()) for version in demands}
     wanted = {
-        version: _copies(demand.in_flight, len(held[version]), copies_min, len(rooms), in_flight_target)
+        version: _copies(demand.in_flight, len(locations[version]), copies_min, len(rooms), in_flight_target)
         for version, demand in demands.items()
     }
     plan = _Plan(demands, rooms, sum(wanted.values()))
-    plan.keep(wanted, held)
+    plan.keep(wanted, locations)
     ranked = sorted(demands, key=lambda version: (-demands[version].priority, version))
     groups = [list(group) for _, group in groupby(ranked, key=lambda version: demands[version].priority)]
     for group in groups:
@@ -101,9 +101,9 @@ class _Plan:
         self._versions_on: dict[str, set[str]] = {replica: set() for replica in rooms}
         self._orders: dict[str, list[str]] = {}
 
-    def keep(self, wanted: Mapping[str, int], held: Mapping[str, Iterable[str]]) -> None:
+    def keep(self, wanted: Mapping[str, int], locations: Mapping[str, Iterable[str]]) -> None:
         """Leave what is there where it is, up to the copies wanted and the places of each replica."""
-        for version, replicas in held.items():
+        for version, replicas in locations.items():
             for replica in _in_order(version, replicas)[: wanted[version]]:
                 self._put(version, replica)
         for replica, versions in sorted(self._versions_on.items()):

@@ -60,8 +60,8 @@ class References:
 
     async def known(self, model: str, fingerprint: str) -> ProbeReading | None:
         """The reference for this model and fingerprint, if there is one yet. Raises RedisError."""
-        kept = (await self._object_store.get(model) or {}).get(fingerprint)
-        return None if kept is None else msgspec.convert(kept, ProbeReading)
+        entry = (await self._object_store.get(model) or {}).get(fingerprint)
+        return None if entry is None else msgspec.convert(entry, ProbeReading)
 
     async def forget(self, version: str) -> None:
         """Its next answer on any fingerprint is the first again. Raises RedisError."""
@@ -75,9 +75,9 @@ class References:
             readings = await self._object_store.get(version) or {}
             if fingerprint in readings:
                 return msgspec.convert(readings[fingerprint], ProbeReading)
-            kept = dict(list(readings.items())[-(FINGERPRINTS_MAX - 1) :]) | {fingerprint: msgspec.to_builtins(reading)}
+            value = dict([*readings.items()][-(FINGERPRINTS_MAX - 1) :]) | {fingerprint: msgspec.to_builtins(reading)}
             try:
-                await self._object_store.put(version, kept, generation)
+                await self._object_store.put(version, value, generation)
             except Stale:
                 continue
             return reading

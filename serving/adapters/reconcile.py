@@ -181,8 +181,8 @@ class Reconciler:
         for replica in self._fleet.in_pool(pool_name):
             if self._is_there(replica):
                 ours = sum(1 for name in replica.seen if name in now.versions)
-                held = self.capacity(replica, {})
-                rooms.append(Room(replica.name, pool.max_loras, max(0, held.places - (held.registered - ours))))
+                capacity = self.capacity(replica, {})
+                rooms.append(Room(replica.name, pool.max_loras, max(0, capacity.places - (capacity.registered - ours))))
         before: dict[str, set[str]] = {}
         for (on, name), placement in now.placements.items():
             if placement.state in HELD:

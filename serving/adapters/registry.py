@@ -260,7 +260,7 @@ class Registry:
         """Send a share of the task's sessions to a version, and the rest to the one that leads now.
 
         A session stays where it is when a share is raised: the canary has the beginning of the draw. With the same plan
-        its judgement goes on too, with another it begins anew. `keeps_plan`: one on trial keeps the plan that it has,
+        its judgement goes on too, with another it begins again. `keeps_plan`: one on trial keeps the plan that it has,
         and `plan` is for another one. If it is the shadow, it stays that as well. The change `beside` is made in the
         same step. Raises RegistryError where another version is the canary.
         """
@@ -311,7 +311,7 @@ class Registry:
     ) -> int:
         """End a canary, or else go back to the version that led before (or to `to`): a pointer swap, without a load.
 
-        `quarantine` says why the version that is given up must not serve again before it was staged anew; empty: it
+        `quarantine` says why the version that is given up must not serve again before it was staged again; empty: it
         stays loaded. The change `beside` is made in the same step. `canary_only` moves no leader. Raises
         RegistryError where there is nothing to go back from, or to.
         """

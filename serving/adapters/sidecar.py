@@ -73,7 +73,7 @@ class Puller:
         limits: ArtifactLimits = DEFAULT_LIMITS,
         free_bytes_min: int = FREE_BYTES_MIN,
     ) -> None:
-        """`key_path` holds a key of the role sidecar; it is read anew for each pull, so that it can be exchanged."""
+        """`key_path` holds a key of the role sidecar; it is read again for each pull, so that it can be exchanged."""
         self._store = store
         self._gateway_url = gateway_url.rstrip("/")
         self._key_path = key_path

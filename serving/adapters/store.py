@@ -150,7 +150,7 @@ class Store:
 
 
 def check_room(folder: Path, size_bytes: int, free_bytes_min: int) -> None:
-    """Raises OSError where so many bytes more would leave too little room on the folder's disk."""
+    """Raises OSError where `size_bytes` more would leave too little room on the folder's disk."""
     free = shutil.disk_usage(folder).free
     if free - size_bytes < free_bytes_min:
         room = f"{free >> 20} MiB are free, and {free_bytes_min >> 20} MiB must stay so"

@@ -96,8 +96,8 @@ def split_row(row: dict[str, Any], line: int) -> tuple[list[dict[str, Any]] | st
     if expected is None:
         raise TrainingFailure(f"Line {line}: the row has no answer: end its messages with the assistant's.")
     answer = expected if isinstance(expected, str) else json.dumps(expected, ensure_ascii=False)
-    asked: list[dict[str, Any]] | str = messages or [{"role": "user", "content": row.get("text")}]
-    return row.get("prompt", asked), answer
+    request: list[dict[str, Any]] | str = messages or [{"role": "user", "content": row.get("text")}]
+    return row.get("prompt", request), answer
 
 
 def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[TokenRow], int]:
@@ -109,11 +109,11 @@ def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[Tok
             if not line.strip():
                 continue
             row = json.loads(line)
-            asked, answer = split_row(row, number)
-            prompt = asked
-            if not isinstance(asked, str):
-                prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-            prompt_ids = tokenizer(prompt, add_special_tokens=isinstance(asked, str)).input_ids
+            request, answer = split_row(row, number)
+            prompt = request
+            if not isinstance(request, str):
+                prompt = tokenizer.apply_chat_template(request, tokenize=False, add_generation_prompt=True)
+            prompt_ids = tokenizer(prompt, add_special_tokens=isinstance(request, str)).input_ids
             answer_ids = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
             group = str(row.get("group") or row.get("family") or number)
             example = TokenRow(prompt_ids, answer_ids, group)
@@ -289,21 +289,21 @@ class LoraTraining:
         """Go on from the checkpoint, where there is one."""
         if not self._checkpoint.is_file():
             return
-        kept = torch.load(self._checkpoint, weights_only=True, map_location=self.model.device)
+        state = torch.load(self._checkpoint, weights_only=True, map_location=self.model.device)
         with torch.no_grad():
-            for master, weight in zip(self.model.masters, kept["masters"], strict=True):
+            for master, weight in zip(self.model.masters, state["masters"], strict=True):
                 master.copy_(weight)
         self.model.copy_masters()
-        self.optimiser.load_state_dict(kept["optimiser"])
-        self.step, self.loss, self.best_step, self.worse = (kept[name] for name in ("step", "loss", "at", "worse"))
-        self.best = None if kept["best"] is None else tuple(kept["best"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.loss, self.best_step, self.worse = (state[name] for name in ("step", "loss", "at", "worse"))
+        self.best = None if state["best"] is None else tuple(state["best"])
 
     def write_checkpoint(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        kept = {"masters": self.model.masters, "optimiser": self.optimiser.state_dict(), "step": self.step}
-        kept |= {"loss": self.loss, "best": self.best, "at": self.best_step, "worse": self.worse}
+        state = {"masters": self.model.masters, "optimiser": self.optimiser.state_dict(), "step": self.step}
+        state |= {"loss": self.loss, "best": self.best, "at": self.best_step, "worse": self.worse}
         aside = self._checkpoint.with_suffix(".new")
-        torch.save(kept, aside)
+        torch.save(state, aside)
         aside.replace(self._checkpoint)
         self._written_at = time.monotonic()
 
@@ -424,13 +424,13 @@ def read_job(arguments: Iterable[str]) -> tuple[Job, Path, bool]:
     kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
     for field in fields(Job):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kinds[str(field.type)])
-    given = vars(parser.parse_args(list(arguments)))
-    folder, follows = given.pop("folder").absolute(), given.pop("follow_input")
+    options = vars(parser.parse_args(list(arguments)))
+    folder, follows = options.pop("folder").absolute(), options.pop("follow_input")
     for name in ("base", "rows", "heldout", "begin"):
-        given[name] = str(Path(given[name]).absolute()) if given[name] else None
+        options[name] = str(Path(options[name]).absolute()) if options[name] else None
     written = folder / "job.json"
-    kept = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
-    return Job(**kept | {name: value for name, value in given.items() if value is not None}), folder, follows
+    from_file = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
+    return Job(**from_file | {name: value for name, value in options.items() if value is not None}), folder, follows
 
 
 def main() -> None:

@@ -97,12 +97,12 @@ def _list(source: Source, job: FetchJob) -> Listing:
 
 def _forget_others(folder: Path, listing: Listing) -> None:
     """Remove what an earlier try has left of other bytes, and note whose bytes are there from now on."""
-    note, told = folder / LISTING_FILE, msgspec.json.encode(listing)
+    note, content = folder / LISTING_FILE, msgspec.json.encode(listing)
     (folder / "adapter").mkdir(parents=True, exist_ok=True)
-    if not note.exists() or note.read_bytes() != told:
+    if not note.exists() or note.read_bytes() != content:
         for name in (*NEEDED, MANIFEST_FILE, SIGNATURE_FILE):
             path_of(folder, name).unlink(missing_ok=True)
-        note.write_bytes(told)
+        note.write_bytes(content)
 
 
 def _fetch_file(source: Source, file: RemoteFile, path: Path, job: FetchJob, tell: Callable[[int], None]) -> None:

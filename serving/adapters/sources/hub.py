@@ -33,12 +33,12 @@ class HubSource:
         with translate_errors(url):
             answer = check(self._http.get(url), ADVICE)
         try:
-            told = answer.json()
-            self._revision = str(told["sha"])
+            model_info = answer.json()
+            self._revision = str(model_info["sha"])
             begin = f"{self._folder}/" if self._folder else ""
             files = {
                 entry["rfilename"].removeprefix(begin): self._file(entry)
-                for entry in told["siblings"]
+                for entry in model_info["siblings"]
                 if entry["rfilename"].startswith(begin)
             }
         except (ValueError, KeyError, TypeError):

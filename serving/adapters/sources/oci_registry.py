@@ -98,9 +98,9 @@ class _RegistryAuth(httpx.Auth):
         if kind.lower() == "basic" and self._basic:
             self._header = f"Basic {self._basic}"
         elif kind.lower() == "bearer":
-            told = yield self._token_request(dict(CHALLENGE.findall(rest)))
-            told.read()
-            self._header = f"Bearer {_token_in(told)}"
+            token_answer = yield self._token_request(dict(CHALLENGE.findall(rest)))
+            token_answer.read()
+            self._header = f"Bearer {_token_in(token_answer)}"
         else:
             return
         request.headers["authorization"] = self._header
@@ -118,8 +118,8 @@ class _RegistryAuth(httpx.Auth):
 
 def _token_in(answer: httpx.Response) -> str:
     try:
-        told = check(answer, ADVICE).json()
-        return str(told.get("token") or told["access_token"])
+        body = check(answer, ADVICE).json()
+        return str(body.get("token") or body["access_token"])
     except (ValueError, KeyError, AttributeError):
         raise SourceError("The registry's token service gives no token.") from None
 
