@@ -77,17 +77,17 @@ class Datasets:
         """The folder of the data set with this digest, or the only one whose digest begins so; None: there is none."""
         if not BEGINNING.fullmatch(digest) or not self.folder.is_dir():
             return None
-        found = [path for path in self.folder.iterdir() if path.name.startswith(digest) and DIGEST.fullmatch(path.name)]
-        return found[0] if len(found) == 1 else None
+        paths = [path for path in self.folder.iterdir() if path.name.startswith(digest) and DIGEST.fullmatch(path.name)]
+        return paths[0] if len(paths) == 1 else None
 
     def cards(self) -> list[dict[str, Any]]:
         """The cards of all data sets, the newest first."""
-        found: list[tuple[float, dict[str, Any]]] = []
+        timed_cards: list[tuple[float, dict[str, Any]]] = []
         for path in self.folder.glob(f"*/{CARD_FILE}"):
             if DIGEST.fullmatch(path.parent.name):
                 with contextlib.suppress(FileNotFoundError):  # it is deleted at this moment
-                    found.append((path.stat().st_mtime, read_card(path.parent)))
-        return [card for _, card in sorted(found, key=lambda each: -each[0])]
+                    timed_cards.append((path.stat().st_mtime, read_card(path.parent)))
+        return [card for _, card in sorted(timed_cards, key=lambda each: -each[0])]
 
 
 def read_card(folder: Path) -> dict[str, Any]:

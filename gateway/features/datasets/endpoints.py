@@ -96,7 +96,7 @@ async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict
         folder=await asyncio.to_thread(datasets.name_folder),
     )
     step = begin_audited_step(datasets.services, admin)
-    step.note("building.begin", body.task, None, _told(build))
+    step.note("building.begin", body.task, None, _audited(build))
     await datasets.builds.begin(build, step)
     await datasets.services.snapshot.refresh()
     return await _shown(datasets, build)
@@ -119,10 +119,10 @@ async def list_datasets(request: Request, _: Operator, task: OfTask = None) -> d
 async def read_build(request: Request, build: str, _: Operator) -> dict[str, Any]:
     """One building: its progress, digest, or failure."""
     datasets = feature_of(request, Datasets)
-    found = await datasets.builds.get(build)
-    if found is None:
+    record = await datasets.builds.get(build)
+    if record is None:
         raise Problem("not_found", f"There is no building {build[:80]!r}, or no more.")
-    return await _shown(datasets, found)
+    return await _shown(datasets, record)
 
 
 @router.get("/datasets/{digest}", responses=with_errors("not_found"))
@@ -195,7 +195,7 @@ def _sent(datasets: Datasets, digest: str) -> Path:
     return path
 
 
-def _told(build: Build) -> dict[str, Any]:
+def _audited(build: Build) -> dict[str, Any]:
     """A building as people are told of it: without paths."""
     fields: dict[str, Any] = msgspec.to_builtins(build)
     del fields["folder"]
@@ -204,4 +204,4 @@ def _told(build: Build) -> dict[str, Any]:
 
 
 async def _shown(datasets: Datasets, build: Build) -> dict[str, Any]:
-    return _told(build) | {"progress": msgspec.to_builtins(await datasets.builds.progress(build))}
+    return _audited(build) | {"progress": msgspec.to_builtins(await datasets.builds.progress(build))}

@@ -78,8 +78,8 @@ class BuildingWork:
     async def _end_abandoned(self) -> None:
         builds = [build for build in await self._datasets.builds.all() if build.state == "running"]
         folders, now = {build.folder for build in builds} - {"", self._folder}, time.monotonic()
-        held = await list_holders(self._datasets.services.redis, FOLDER_JOB) if folders else {}
-        gone = [folder for folder in folders if FOLDER_JOB + folder not in held]
+        holders = await list_holders(self._datasets.services.redis, FOLDER_JOB) if folders else {}
+        gone = [folder for folder in folders if FOLDER_JOB + folder not in holders]
         self._gone_since = {folder: self._gone_since.get(folder, now) for folder in gone}
         for build in builds:
             if now - self._gone_since.get(build.folder, math.inf) >= ABANDONED_SECONDS:
@@ -89,7 +89,7 @@ class BuildingWork:
     async def _next(self) -> Build | None:
         """The oldest that can be built here."""
         builds = reversed(await self._datasets.builds.all())
-        return next((one for one in builds if one.state == "running" and one.folder in ("", self._folder)), None)
+        return next((each for each in builds if each.state == "running" and each.folder in ("", self._folder)), None)
 
     async def _result(self, build: Build) -> DatasetResult:
         """The result of a process that builds it."""

@@ -66,15 +66,15 @@ async def _ask(evaluations: Evaluations, task: TaskPolicy, text: KeptText, arm: 
     if isinstance(choice, str):
         return ArmAnswer(arm=arm.name, kind=arm.kind, fault=choice)
     wire_format = CHAT if text.messages else COMPLETIONS
-    asked = text.as_asked()
-    if not asked:
+    prompt = text.as_asked()
+    if not prompt:
         return ArmAnswer(arm=arm.name, kind=arm.kind, fault="a part of the text is not kept")
     try:
-        body = read_body(wire_format, msgspec.json.encode({"model": arm.version.name, "temperature": 0, **asked}))
+        body = read_body(wire_format, msgspec.json.encode({"model": arm.version.name, "temperature": 0, **prompt}))
     except Problem as problem:
         return ArmAnswer(arm=arm.name, kind=arm.kind, fault=problem.message)
-    said = await answer_once(evaluations, choice, body)
-    return ArmAnswer(arm=arm.name, kind=arm.kind, text=said.text, fault=said.fault)
+    reply = await answer_once(evaluations, choice, body)
+    return ArmAnswer(arm=arm.name, kind=arm.kind, text=reply.text, fault=reply.fault)
 
 
 def _choose(evaluations: Evaluations, task: TaskPolicy, arm: DiagnosedArm) -> Choice | str:

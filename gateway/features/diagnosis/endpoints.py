@@ -63,11 +63,11 @@ async def diagnose_request(
         answers=answers,
         scope=await _find_scope(services, record, task, version, text),
     )
-    found = diagnose(case)
-    await enter_event(services, admin, "diagnosis.give", name, {"version": version, "likely": found.likely})
-    told = {"request": name, "task": task, "version": version, "label": None if label is None else label.words}
-    told |= {"diagnosis": found, "case": case}
-    return Response(msgspec.json.encode(told), media_type="application/json")
+    diagnosis = diagnose(case)
+    await enter_event(services, admin, "diagnosis.give", name, {"version": version, "likely": diagnosis.likely})
+    content = {"request": name, "task": task, "version": version, "label": None if label is None else label.words}
+    content |= {"diagnosis": diagnosis, "case": case}
+    return Response(msgspec.json.encode(content), media_type="application/json")
 
 
 async def look_up(services: Services, request_id: str) -> LookedUp:
@@ -104,9 +104,9 @@ async def _find_scope(
 ) -> ServedScope | None:
     """The finding of the scope check when it was served; else the score of its scope model now, if there is one."""
     findings = record.findings if record is not None else []
-    found = next((each for each in findings if each.check == "out_of_scope" and each.score is not None), None)
-    if found is not None and found.score is not None:
-        return ServedScope(score=found.score, threshold=found.threshold, fired=found.fired)
+    finding = next((each for each in findings if each.check == "out_of_scope" and each.score is not None), None)
+    if finding is not None and finding.score is not None:
+        return ServedScope(score=finding.score, threshold=finding.threshold, fired=finding.fired)
     settings = services.settings.tasks.get(task or "")
     fitted = services.snapshot.current.policy.fitted.get(version or "")
     model = fitted.scope_for(settings.selector) if fitted is not None and settings is not None else None

@@ -31,7 +31,7 @@ class ErasureIn(Body):
     caller: str | None = Field(None, min_length=1, max_length=63, description="A key's public part.")
 
     @model_validator(mode="after")
-    def _one(self) -> ErasureIn:
+    def _require_one(self) -> ErasureIn:
         if (self.request is None) == (self.subject is None and self.caller is None):
             raise ValueError("name a request, or a subject, or a caller; a caller may go with a subject")
         return self
@@ -66,10 +66,10 @@ async def list_erasures(request: Request, _: Operator) -> dict[str, Any]:
 @router.get("/erasures/{erasure}", responses=with_errors("not_found"))
 async def read_erasure(request: Request, erasure: str, _: Operator) -> dict[str, Any]:
     """One erasure, with data sets and versions that had the texts."""
-    found = await feature_of(request, Erasures).store.get(erasure)
-    if found is None:
+    record = await feature_of(request, Erasures).store.get(erasure)
+    if record is None:
         raise Problem("not_found", f"There is no erasure {erasure[:80]!r}, or no more.")
-    return _shown(found)
+    return _shown(record)
 
 
 async def _names(erasures: Erasures, body: ErasureIn) -> list[str]:
@@ -80,8 +80,8 @@ async def _names(erasures: Erasures, body: ErasureIn) -> list[str]:
     if body.subject is None:
         return [forgotten_name_of(body.caller)] if body.caller else []
     services = erasures.services
-    known = {*services.snapshot.current.callers, *await services.objects.callers.generations()}
-    callers = [body.caller] if body.caller else sorted(known)
+    callers_known = {*services.snapshot.current.callers, *await services.objects.callers.generations()}
+    callers = [body.caller] if body.caller else sorted(callers_known)
     return [handle_of(services.digest_secret, caller, "subject", body.subject) for caller in callers]
 
 

@@ -68,8 +68,8 @@ class ErasureStore:
     async def waiting(self) -> list[Erasure]:
         """Those that are to be done, the oldest first."""
         ids = sorted(raw.decode() for raw in await self._redis.smembers(WAITING_KEY))
-        found = [erasure for name in ids if (erasure := await self.get(name)) is not None]
-        return [erasure for erasure in found if erasure.state == "waiting"]
+        erasures = [erasure for name in ids if (erasure := await self.get(name)) is not None]
+        return [erasure for erasure in erasures if erasure.state == "waiting"]
 
     async def note(self, erasure: Erasure) -> None:
         """Write how far an erasure has come."""

@@ -25,21 +25,21 @@ async def resolve_arms(
     unknown = [name for name in (named or "").split(",") if name and name not in ARMS]
     if unknown or not names:
         raise Problem("invalid_value", f"Arms are {', '.join(ARMS)}: one or more, with commas between.", "arms")
-    asked = {"adapter": arm_of(version)} if "adapter" in names else {}
+    arms = {"adapter": arm_of(version)} if "adapter" in names else {}
     if "general" in names:
         if task.fallback_pool is not None and task.reaches(task.fallback_pool):
-            asked["general"] = EvaluationArm(pool=task.fallback_pool)
+            arms["general"] = EvaluationArm(pool=task.fallback_pool)
         elif named is not None:
             text = f"The task {task.name!r} has no fallback pool that could be the arm general."
             raise Problem("invalid_value", text, "arms")
     references, notes = await _references(evaluations, version)
-    asked |= {name: arm for name, arm in references.items() if name in names}
+    arms |= {name: arm for name, arm in references.items() if name in names}
     if against is not None:
-        asked["against"] = arm_of(against)
-    if not asked:
+        arms["against"] = arm_of(against)
+    if not arms:
         text = f"No other version leads {task.name}, or has led it: name the arm adapter or general, too."
         raise Problem("invalid_value", text, "arms")
-    return asked, notes if {"leading", "best"} & {*names} else []
+    return arms, notes if {"leading", "best"} & {*names} else []
 
 
 def resolve_prompt_arms(
@@ -51,12 +51,12 @@ def resolve_prompt_arms(
     if task.fallback_pool is not None and task.reaches(task.fallback_pool):
         pools["general"] = task.fallback_pool
     names = PROMPT_ARMS if named is None else named.split(",")
-    asked = {arm: EvaluationArm(pool=pool, prompt=prompt) for arm, pool in pools.items() if arm in names and pool}
-    missing = next((arm for arm in PROMPT_ARMS if named is not None and arm in names and arm not in asked), None)
-    if missing is not None or not asked:
+    arms = {arm: EvaluationArm(pool=pool, prompt=prompt) for arm, pool in pools.items() if arm in names and pool}
+    missing = next((arm for arm in PROMPT_ARMS if named is not None and arm in names and arm not in arms), None)
+    if missing is not None or not arms:
         text = f"{task.name} has no pool that could be the arm {missing or 'base'}: name another, or see pools_allowed."
         raise Problem("invalid_value", text, "arms")
-    return asked
+    return arms
 
 
 def _base_pool(evaluations: Evaluations, task: TaskPolicy) -> str | None:

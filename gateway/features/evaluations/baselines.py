@@ -73,11 +73,11 @@ async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | No
     """The reason why no evaluation becomes the version's baseline by itself now. Raises RedisError."""
     snapshot = await evaluations.services.snapshot.refresh()
     version, alias = snapshot.versions.get(evaluation.version), snapshot.aliases.get(evaluation.task)
-    held = await _held(evaluations, evaluation.version)
-    if version is None or held is None:
+    baselines = await _read_baselines(evaluations, evaluation.version)
+    if version is None or baselines is None:
         return f"It is no baseline: {evaluation.version}, or what is set for it, can't be read."
-    if SIGNAL in held:
-        return f"It is no baseline: {evaluation.version} has one already ({held[SIGNAL].source})."
+    if SIGNAL in baselines:
+        return f"It is no baseline: {evaluation.version} has one already ({baselines[SIGNAL].source})."
     judged = (await evaluations.quality_store.judgements()).get(evaluation.version)
     has_led = alias is not None and evaluation.version in alias.previous
     if version.state in LIVE or has_led or (judged is not None and judged.requests + judged.labels > 0):
@@ -100,13 +100,13 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
         return
     while True:
         generation = await evaluations.services.objects.baselines.generation(ended.version)
-        held = await _held(evaluations, ended.version)
-        if held is None or SIGNAL in held:
+        baselines = await _read_baselines(evaluations, ended.version)
+        if baselines is None or SIGNAL in baselines:
             return
         baseline = measure_counts(
             "gate", *counts, await read_redis_time(evaluations.services.redis), "system", f"evaluation {ended.id}"
         )
-        after = msgspec.to_builtins({**held, SIGNAL: baseline})
+        after = msgspec.to_builtins({**baselines, SIGNAL: baseline})
         audited_fields = {"signal": SIGNAL, **after[SIGNAL]}
         step = AuditedStep(evaluations.services.redis, evaluations.services.audit, "system")
         step.note("monitor.baseline", ended.version, after=audited_fields, generation=generation + 1)
@@ -115,7 +115,7 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
             return
 
 
-async def _held(evaluations: Evaluations, version: str) -> dict[str, Baseline] | None:
+async def _read_baselines(evaluations: Evaluations, version: str) -> dict[str, Baseline] | None:
     """The baselines set for a version, by signal; None where they can't be read."""
     try:
         return msgspec.convert(await evaluations.services.objects.baselines.get(version) or {}, dict[str, Baseline])

@@ -319,9 +319,9 @@ async def resolve_wanted(
         ]
         if not prompt or against is not None:
             raise Problem("missing_field", f"{name} is a task: give a prompt to evaluate, or name a version.", "prompt")
-        asked = resolve_prompt_arms(evaluations, task, None, arms, prompt)
+        wanted_arms = resolve_prompt_arms(evaluations, task, None, arms, prompt)
         named = None if suite is None else await find_suite(evaluations, task.name, suite)
-        return WantedEvaluation(task, None, asked, (), named, repeats)
+        return WantedEvaluation(task, None, wanted_arms, (), named, repeats)
     version = await _version(evaluations, name)
     other = await _version(evaluations, against) if against is not None else None
     if other is not None and (other.task != version.task or other.name == version.name):
@@ -331,11 +331,11 @@ async def resolve_wanted(
     ]
     with_prompt = [arm for arm in (arms or ",".join(PROMPT_ARMS)).split(",") if prompt and arm in PROMPT_ARMS]
     others = ",".join(arm for arm in arms.split(",") if arm not in with_prompt) if arms is not None else None
-    asked, notes = ({}, []) if others == "" else await resolve_arms(evaluations, task, version, others, other)
+    wanted_arms, notes = ({}, []) if others == "" else await resolve_arms(evaluations, task, version, others, other)
     if with_prompt:
-        asked |= resolve_prompt_arms(evaluations, task, version, ",".join(with_prompt) if arms else None, prompt)
+        wanted_arms |= resolve_prompt_arms(evaluations, task, version, ",".join(with_prompt) if arms else None, prompt)
     named = None if suite is None else await find_suite(evaluations, task.name, suite)
-    return WantedEvaluation(task, version, asked, notes, named, repeats)
+    return WantedEvaluation(task, version, wanted_arms, notes, named, repeats)
 
 
 def make_intake(evaluations: Evaluations, wanted: WantedEvaluation, metric: str, class_field: str) -> Intake:

@@ -43,7 +43,7 @@ def calibrate(
     if short:
         error = f"Of {short} answers the logprobs of the first {job.tokens} tokens are not kept: evaluate with --again."
         return part | {"error": error}, b""
-    asked = len(there)
+    row_count = len(there)
     there = [there[at] for at in draw_one_of_each([row.group for row in there], job.seed)]
     rows = [_row(row, scope[row.number], None if logprobs is None else logprobs[row.number]) for row in there]
     general = {row.number: row.right for row in results.get("general", ())}
@@ -51,8 +51,8 @@ def calibrate(
         model = fit_confidence(rows, job.seed, DELTA, job.tokens)
         points = route_rows(rows, [general[row.number] for row in there] if general else None, job.seed, job.tokens)
     except FittingError as error:
-        few = f" Of each group of equal or kindred rows one counts: {len(there)} of {asked}."
-        return part | {"error": f"{error}{few if len(there) < asked else ''}"}, b""
+        few = f" Of each group of equal or kindred rows one counts: {len(there)} of {row_count}."
+        return part | {"error": f"{error}{few if len(there) < row_count else ''}"}, b""
     if job.wrong_share_max is not None:
         part["target"] = _target(model, job.wrong_share_max)
     part["targets"] = [_target(model, target) for target in TARGETS]
@@ -70,8 +70,8 @@ def set_scope_thresholds(
     training prompts; and what that changes. No bytes where the rows are too few. Of the rows of one group one counts.
     """
     there = results["adapter"]
-    kept = (there[at] for at in draw_one_of_each([row.group for row in there], job.seed))
-    scores_known = [score for score in (scores[row.number] for row in kept) if score is not None]
+    rows = (there[at] for at in draw_one_of_each([row.group for row in there], job.seed))
+    scores_known = [score for score in (scores[row.number] for row in rows) if score is not None]
     share = DEFERRED_SHARE if job.deferred_share is None else job.deferred_share
     old = model.threshold(share)
     part: dict[str, Any] = {
@@ -150,18 +150,18 @@ def _row(row: RowResult, scope: float | None, logprobs: Sequence[float] | None) 
     if logprobs is not None or row.sureness is None:
         return CalibrationRow(logprobs or [], scope, row.contract_kept, row.right)
     sure = row.sureness
-    seen = ConfidenceFeatures(sure.minimum, sure.quantile_10, sure.mean, sure.length, scope, row.contract_kept)
-    return CalibrationRow([], scope, row.contract_kept, row.right, seen)
+    features = ConfidenceFeatures(sure.minimum, sure.quantile_10, sure.mean, sure.length, scope, row.contract_kept)
+    return CalibrationRow([], scope, row.contract_kept, row.right, features)
 
 
 def _target(model: ConfidenceModel, wrong_share_max: float) -> dict[str, Any]:
     """The share of answers that one target keeps, if a threshold can be certified for it."""
-    held = model.certificate(wrong_share_max)
+    certificate = model.certificate(wrong_share_max)
     return {
         "wrong_share_max": wrong_share_max,
-        "certified": held is not None,
-        "threshold": None if held is None else round(held.threshold, DIGITS),
-        "kept_share": 0.0 if held is None else round(held.kept / held.rows, DIGITS),
-        "wrong_share": 0.0 if held is None else round(held.wrong / held.rows, DIGITS),
-        "wrong_share_bound": None if held is None else round(held.wrong_share_max, DIGITS),
+        "certified": certificate is not None,
+        "threshold": None if certificate is None else round(certificate.threshold, DIGITS),
+        "kept_share": 0.0 if certificate is None else round(certificate.kept / certificate.rows, DIGITS),
+        "wrong_share": 0.0 if certificate is None else round(certificate.wrong / certificate.rows, DIGITS),
+        "wrong_share_bound": None if certificate is None else round(certificate.wrong_share_max, DIGITS),
     }

@@ -53,14 +53,14 @@ async def find_hard_cases(evaluations: Evaluations, task: str, since: float) -> 
     make_private_folder(files)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=files) as folder:
         path = Path(folder) / "rows.jsonl"
-        kept = KeptSource(
+        source = KeptSource(
             texts=text_source_of(settings),
             rules=await read_rules(evaluations.services, task),
             since=since,
             looked_since=since,
             until=now,
         )
-        job = HardCasesJob(task, kept, str(path), settings.evaluation.rows_max)
+        job = HardCasesJob(task, source, str(path), settings.evaluation.rows_max)
         result = await run_process(COMMAND, job, HardCasesResult, RUN_SECONDS_MAX, advice="name a later `since`")
         if result.error:
             raise Problem("invalid_value", result.error, "since")

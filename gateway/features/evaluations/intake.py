@@ -112,7 +112,7 @@ class Intake:
 
     async def _take_in(self, rows: Sequence[Row]) -> None:
         """Look at rows, and keep them. Raises DatasetError; Problem for what no caller could ask; RedisError."""
-        kept = []
+        accepted = []
         for row in rows:
             if self.metric is None and self.default_metric is not None:
                 self.metric = self.default_metric(row)
@@ -124,8 +124,8 @@ class Intake:
                 body.check(self.task, self.task, unknown="refuse")
             except Problem as problem:
                 raise Problem(problem.code, f"Line {row.line}: {problem.message}", problem.param) from None
-            kept += _repeated(_with_language(row, body.selected(self.task.selector)), self.repeats)
-        await self.evaluations.store.take_in(self.coming, kept, self._erased)
+            accepted += _repeated(_with_language(row, body.selected(self.task.selector)), self.repeats)
+        await self.evaluations.store.take_in(self.coming, accepted, self._erased)
 
 
 @asynccontextmanager

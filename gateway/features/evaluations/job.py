@@ -96,7 +96,7 @@ class _Run:
 
     def __init__(self, evaluations: Evaluations, evaluation: Evaluation) -> None:
         self._evaluations = evaluations
-        self._one = evaluation
+        self._evaluation = evaluation
         self._store = evaluations.store
         self._told_at = 0.0
         self._answered_at: dict[str, float] = {}
@@ -104,7 +104,7 @@ class _Run:
     async def to_its_end(self) -> None:
         """Answer the rows that are left, then make the report. Returns early where somebody ends it. Raises
         RedisError."""
-        evaluation = self._one
+        evaluation = self._evaluation
         tasks = working, stopped = asyncio.ensure_future(self._work()), asyncio.ensure_future(self._until_stopped())
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -126,7 +126,7 @@ class _Run:
 
     async def _work(self) -> Closed:
         """The evaluation's result; nothing of it is in force yet."""
-        evaluation, at_once = self._one, self._evaluations.services.settings.evaluation.concurrency
+        evaluation, at_once = self._evaluation, self._evaluations.services.settings.evaluation.concurrency
         left, metric = self._store.left(evaluation), metric_of(evaluation.metric)
         secret = self._evaluations.services.digest_secret
         await answer_rows(left, self._answer, self._keep, metric, evaluation.classes, at_once, secret)
@@ -134,30 +134,30 @@ class _Run:
 
     async def _until_stopped(self) -> None:
         """Returns once it is to be run no more."""
-        now: Evaluation | None = self._one
-        while now is not None and now.status == "running" and now.created_at == self._one.created_at:
+        now: Evaluation | None = self._evaluation
+        while now is not None and now.status == "running" and now.created_at == self._evaluation.created_at:
             await asyncio.sleep(STOP_INTERVAL_SECONDS)
-            now = await self._store.get(self._one.id)
+            now = await self._store.get(self._evaluation.id)
 
     async def _keep(self, arm: str, result: RowResult, logprobs: Sequence[float]) -> None:
-        task = self._evaluations.services.settings.tasks.get(self._one.task)
+        task = self._evaluations.services.settings.tasks.get(self._evaluation.task)
         first = max(LOGPROBS_MAX, 0 if task is None else tokens_of(task) or 0)
         again = result.fault is not None and result.fault not in OF_THE_ROW
-        if await self._store.keep(self._one, arm, result, logprobs[:first], again):
+        if await self._store.keep(self._evaluation, arm, result, logprobs[:first], again):
             self._evaluations.services.meters.evaluation_rows.add(1, _counted(result))
 
     async def _answer(self, arm: str, row: Row) -> Said:
         answer = await self._ask(arm, row)
-        if self._one.metric == "judge":
+        if self._evaluation.metric == "judge":
             await self._judge(arm, row, answer)
-        await keep_texts(self._evaluations, self._one, arm, row, answer)
+        await keep_texts(self._evaluations, self._evaluation, arm, row, answer)
         return answer
 
     async def _ask(self, arm: str, row: Row) -> Said:
         """One arm's answer."""
         try:
-            asked = self._one.arms[arm]
-            body = body_of(row, asked.version or self._one.version, logprobs=asked.version is not None)
+            spec = self._evaluation.arms[arm]
+            body = body_of(row, spec.version or self._evaluation.version, logprobs=spec.version is not None)
         except Problem as problem:  # the gateway that took the row in was another build
             raise Impossible(f"Line {row.line} of the data: {problem.message}") from None
         return await self._until_answered(arm, partial(self._choice, arm), body)
@@ -167,15 +167,15 @@ class _Run:
         failed."""
         if answer.text is None or answer.refused or metric_of("judge").right(row.expected, answer.text):
             return
-        services, asked = self._evaluations.services, self._one.arms[arm]
-        settings, pool = get_judge(services.settings, self._one.task)
-        version = services.fleet.view().versions.get(asked.version or self._one.version)
-        rules = asked.prompt or (version.general_prompt.system if version is not None else "")
-        body = body_of(row, self._one.version)
+        services, spec = self._evaluations.services, self._evaluation.arms[arm]
+        judge, pool = get_judge(services.settings, self._evaluation.task)
+        version = services.fleet.view().versions.get(spec.version or self._evaluation.version)
+        rules = spec.prompt or (version.general_prompt.system if version is not None else "")
+        body = body_of(row, self._evaluation.version)
         question = JudgeQuestion(body.wire_format.conversation(body.read), answer.text, rules, row.expected)
         if not question.is_too_long:
             number = secrets.token_hex(8)
-            body = make_judge_request(question.tell(number), self._one.task, settings.prompt, settings.max_tokens)
+            body = make_judge_request(question.tell(number), self._evaluation.task, judge.prompt, judge.max_tokens)
             judged = await self._until_answered("judge", partial(self._judge_choice, pool), body, make_constraint)
             answer.verdict = read_verdict(judged.text or "")
         if answer.verdict is None:
@@ -184,9 +184,9 @@ class _Run:
     def _judge_choice(self, pool: str) -> Choice | str:
         """The place for a question to the model that judges, or the reason why it waits. Raises Impossible."""
         view = self._evaluations.services.fleet.view()
-        task = self._evaluations.services.snapshot.current.policy.tasks.get(self._one.task)
+        task = self._evaluations.services.snapshot.current.policy.tasks.get(self._evaluation.task)
         if task is None:
-            raise Impossible(f"The configuration has no task {self._one.task!r} any more.")
+            raise Impossible(f"The configuration has no task {self._evaluation.task!r} any more.")
         return self._placed(task, None, pool, None, view)
 
     async def _until_answered(
@@ -223,18 +223,18 @@ class _Run:
 
     def _choice(self, arm: str) -> Choice | str:
         """The place for a row, or the reason why it waits. Raises Impossible where waiting is of no use."""
-        evaluations, view = self._evaluations, self._evaluations.services.fleet.view()
-        task = evaluations.services.snapshot.current.policy.tasks.get(self._one.task)
-        asked = self._one.arms[arm]
-        name = asked.version or self._one.version
+        services, evaluation = self._evaluations.services, self._evaluation
+        view, task = services.fleet.view(), services.snapshot.current.policy.tasks.get(evaluation.task)
+        spec = evaluation.arms[arm]
+        name = spec.version or evaluation.version
         version = view.versions.get(name)
-        if task is not None and asked.prompt is not None:
-            placed = self._placed(task, None, asked.pool or "", None, view)
-            return placed if isinstance(placed, str) else replace(placed, system=asked.prompt)
+        if task is not None and spec.prompt is not None:
+            placed = self._placed(task, None, spec.pool or "", None, view)
+            return placed if isinstance(placed, str) else replace(placed, system=spec.prompt)
         if task is None or version is None:
-            raise Impossible(f"The configuration has no task {self._one.task!r} any more, or there is no {name}.")
-        if asked.version is None:
-            return self._placed(task, None, asked.pool or task.fallback_pool or "", version, view)
+            raise Impossible(f"The configuration has no task {evaluation.task!r} any more, or there is no {name}.")
+        if spec.version is None:
+            return self._placed(task, None, spec.pool or task.fallback_pool or "", version, view)
         if version.state in OUT_OF_SERVICE or version.state not in PLACED | {"staging"}:
             todo = "stage it, and run the evaluation again: it goes on from here"
             if version.state in GIVEN_UP:
@@ -276,16 +276,16 @@ class _Run:
         now = time.monotonic()
         if now - began >= TOLD_SECONDS and now - self._told_at >= TOLD_SECONDS:
             self._told_at = now
-            await self._store.say_waiting(self._one, reason)
+            await self._store.say_waiting(self._evaluation, reason)
 
     async def _done(self, closed: Closed) -> None:
         """Keep the report, and put the models that were asked for into force."""
         if closed.error:
             raise Impossible(closed.error)
-        if self._one.metric == "judge":
-            closed.report["judge"], sentences = await describe_judge(self._evaluations, self._one)
+        if self._evaluation.metric == "judge":
+            closed.report["judge"], sentences = await describe_judge(self._evaluations, self._evaluation)
             closed.report["cannot_see"] = sentences + closed.report["cannot_see"]
-        after = finish(self._one, "done", "", closed.report)
+        after = finish(self._evaluation, "done", "", closed.report)
         after = msgspec.structs.replace(after, gate=await gate_of(self._evaluations, after))
         await self._end(after, closed.models)
 
@@ -300,14 +300,14 @@ class _Run:
         )
         arms, report = after.arms, after.report or {"paired": ()}
         compared = compare_arms(report, arms, after.id, after.ended_at or 0.0, after.data_digest, after.suite)
-        if await self._store.move(self._one, after, entry, short, models, compared):
+        if await self._store.move(self._evaluation, after, entry, short, models, compared):
             await put_models(self._evaluations)
             await take_gate(self._evaluations, after.id)
             await self._evaluations.drafts.enter(after.id)
 
     async def _closed(self) -> Closed:
         """The result of the helper process, which is killed where this is cancelled. Raises Impossible."""
-        evaluations, evaluation = self._evaluations, self._one
+        evaluations, evaluation = self._evaluations, self._evaluation
         task = evaluations.services.settings.tasks.get(evaluation.task)
         if task is None:
             raise Impossible(f"The configuration has no task {evaluation.task!r} any more.")
@@ -323,7 +323,7 @@ class _Run:
         job.wrong_share_max, job.deferred_share = shares.get("low_confidence"), shares.get("out_of_scope")
         minilm = evaluations.services.settings.fitting.minilm_file
         job.trained_on = self._trained_on()
-        if self._one.suite in WHOLE and task.texts.keep != "none":
+        if self._evaluation.suite in WHOLE and task.texts.keep != "none":
             now = time.time()
             rules = await read_rules(evaluations.services, evaluation.task)
             job.production = KeptSource(
@@ -344,10 +344,10 @@ class _Run:
         Where its provenance names no data set of its own, the first is a file that is nowhere."""
         services = self._evaluations.services
         versions, folder = services.snapshot.current.versions, services.settings.dataset_folder
-        asked = {arm: versions.get(one.version or "") for arm, one in self._one.arms.items()}
+        by_arm = {arm: versions.get(spec.version or "") for arm, spec in self._evaluation.arms.items()}
         return {
             arm: [str(folder / digest / TRAIN_FILE) for digest in dict.fromkeys((version.dataset, *version.datasets))]
-            for arm, version in asked.items()
+            for arm, version in by_arm.items()
             if version is not None and version.datasets
         }
 

@@ -31,13 +31,13 @@ async def describe_judge(evaluations: Evaluations, evaluation: Evaluation) -> tu
     """The judge for the report, with its agreement with people where pairs have shown it, and in words what its
     verdicts leave open. Raises RedisError."""
     settings, pool = get_judge(evaluations.services.settings, evaluation.task)
-    judged = [one for one in (await evaluations.quality_store.judgements()).values() if one.task == evaluation.task]
-    known = [
-        (one.judge_agreement_low, one.judge_agreement)
-        for one in judged
-        if settings.kind == "model" and one.judge_agreement is not None and one.judge_agreement_low is not None
+    judged = [each for each in (await evaluations.quality_store.judgements()).values() if each.task == evaluation.task]
+    agreements = [
+        (each.judge_agreement_low, each.judge_agreement)
+        for each in judged
+        if settings.kind == "model" and each.judge_agreement is not None and each.judge_agreement_low is not None
     ]
-    low, agreement = min(known, default=(None, None))
+    low, agreement = min(agreements, default=(None, None))
     sentences = []
     if low is None or agreement is None:
         sentences.append(

@@ -46,14 +46,14 @@ async def next_pair(
     evaluations = feature_of(request, Evaluations)
     compared = await find_evaluation(evaluations, evaluation)
     arms = _find_arms(reviewer, compared, first, second)
-    seen = {one.number for one in await _list_own(evaluations, compared, arms, reviewer.public)}
+    numbers = {preference.number for preference in await _list_own(evaluations, compared, arms, reviewer.public)}
     rows = compared.rows if await evaluations.store.has_texts(compared) else 0
     drawn = draw_numbers(rows, _draw(evaluations, compared, "order"))
-    unseen = (number for number in drawn if number not in seen)
+    unseen = (number for number in drawn if number not in numbers)
     while some := list(itertools.islice(unseen, LOOKED_AT_ONCE)):
         results = [await evaluations.store.results_of(compared, arm, some) for arm in arms]
-        for number, one, other in zip(some, *results, strict=True):
-            if _differ(one, other) and (texts := await read_texts(evaluations, compared, number)) is not None:
+        for number, left, right in zip(some, *results, strict=True):
+            if _differ(left, right) and (texts := await read_texts(evaluations, compared, number)) is not None:
                 answers = texts.pop("answers")
                 if {*arms} <= answers.keys():
                     await enter_event(
@@ -117,8 +117,8 @@ def _find_arms(reviewer: Caller, evaluation: Evaluation, first: str | None, seco
 async def _list_own(
     evaluations: Evaluations, evaluation: Evaluation, arms: tuple[str, str], reviewer: str
 ) -> list[Preference]:
-    kept = await evaluations.store.preferences(evaluation)
-    return [one for one in kept if one.reviewer == reviewer and (one.first, one.second) == arms]
+    preferences = await evaluations.store.preferences(evaluation)
+    return [each for each in preferences if each.reviewer == reviewer and (each.first, each.second) == arms]
 
 
 def _differ(one: bytes | None, other: bytes | None) -> bool:

@@ -29,16 +29,16 @@ def read_answer(body: bytes, contract: Contract | None) -> Said:
         return Said(text=None, fault="failed")
     text = text if isinstance(text, str) else ""
     cut = choice.get("finish_reason") == "length"
-    kept = None if contract is None else contract.broken_by(text, cut) is None
-    refused = marked or choice.get("finish_reason") == "content_filter" or (kept is not True and is_refusal(text))
+    form_kept = None if contract is None else contract.broken_by(text, cut) is None
+    refused = marked or choice.get("finish_reason") == "content_filter" or (form_kept is not True and is_refusal(text))
     logprobs = _logprobs(choice.get("logprobs"))
-    return Said(text=text, refused=refused, contract_kept=kept, logprobs=logprobs, sureness=_sureness(logprobs))
+    return Said(text=text, refused=refused, contract_kept=form_kept, logprobs=logprobs, sureness=_sureness(logprobs))
 
 
 def _sureness(logprobs: Sequence[float]) -> Sureness | None:
     """The features that the check `low_confidence` reads of a whole answer, by the same arithmetic."""
-    seen = compute_features(logprobs, None, None)
-    return Sureness(seen.minimum, seen.quantile_10, seen.mean, seen.length) if seen.length else None
+    features = compute_features(logprobs, None, None)
+    return Sureness(features.minimum, features.quantile_10, features.mean, features.length) if features.length else None
 
 
 def _logprobs(reported: Any) -> list[float]:

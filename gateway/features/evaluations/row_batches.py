@@ -15,7 +15,7 @@ BATCH = 50
 async def read_batches(redis: Any, key: str) -> AsyncIterator[list[Row]]:
     """The rows of a list in Redis, some at a time. None is passed over where others are erased meanwhile. Raises
     RedisError."""
-    at, length, seen = 0, 0, set[tuple[str, int]]()
+    at, length, ids = 0, 0, set[tuple[str, int]]()
     while True:
         async with redis.pipeline(transaction=True) as both:
             both.llen(key)
@@ -29,6 +29,6 @@ async def read_batches(redis: Any, key: str) -> AsyncIterator[list[Row]]:
             return
         at += len(raw)
         rows = [msgspec.json.decode(value, type=Row) for value in raw]
-        if new := [row for row in rows if (row.id, row.repeat) not in seen]:
-            seen.update((row.id, row.repeat) for row in new)
+        if new := [row for row in rows if (row.id, row.repeat) not in ids]:
+            ids.update((row.id, row.repeat) for row in new)
             yield new

@@ -93,40 +93,40 @@ async def _look_for_leaks(
     store: EvaluationStore,
     evaluation: Evaluation,
     results: Mapping[str, Sequence[RowResult]],
-    told: dict[str, Any],
+    report: dict[str, Any],
     job: EvaluationJob,
 ) -> None:
     """Tell in a report which rows the version was trained on, where that is known, and what it says without the rows
     that it or another arm was trained on. Raises RedisError."""
-    told["leaks"], told["held_out"] = None, {}
+    report["leaks"], report["held_out"] = None, {}
     if "adapter" not in evaluation.arms:
         return
     rows = [(row.number, get_request(row)) async for row in store.rows(evaluation) if not row.repeat]
     sets_by_arm = {arm: list(map(_read_inputs, files)) for arm, files in job.trained_on.items()}
     known_by_arm = {arm: [inputs for inputs in sets if inputs is not None] for arm, sets in sets_by_arm.items()}
-    leaks = {arm: find_leaks(chain.from_iterable(known), rows) for arm, known in known_by_arm.items() if known}
+    leaks = {arm: find_leaks(chain.from_iterable(contents), rows) for arm, contents in known_by_arm.items() if contents}
     if "adapter" in leaks:
-        told["leaks"] = tell_leaks(leaks["adapter"], results)
-        told["cannot_see"] += describe_leaks(leaks["adapter"], len(rows))
+        report["leaks"] = tell_leaks(leaks["adapter"], results)
+        report["cannot_see"] += describe_leaks(leaks["adapter"], len(rows))
         unread = (count := len(sets_by_arm["adapter"])) - len(known_by_arm["adapter"])
         unknown = f"Of its {count} training sets {unread} can't be read here" if unread else ""
     else:
         unknown = "Its training set is not known here"
     if unknown:
-        told["cannot_see"].append(f"{unknown}: rows that it was trained on may be among these.")
-    told["held_out"] = compare_held_out(
-        {arm: found.rows for arm, found in leaks.items()}, results, evaluation.classes, job.seed
+        report["cannot_see"].append(f"{unknown}: rows that it was trained on may be among these.")
+    report["held_out"] = compare_held_out(
+        {arm: leak.rows for arm, leak in leaks.items()}, results, evaluation.classes, job.seed
     )
 
 
 def _compare_with_production(inputs: Sequence[str], task: str, production: KeptSource) -> dict[str, Any]:
     """The part of a report on requests that no row is like. Whatever keeps texts from being read fails no report."""
     try:
-        asked = [*read_kept(task, production, 0).asked.values()]
+        inputs_asked = [*read_kept(task, production, 0).asked.values()]
     except (RedisError, duckdb.Error, OSError, JobError):
         traceback.print_exc()
-        asked = []
-    return measure_production(inputs, asked)
+        inputs_asked = []
+    return measure_production(inputs, inputs_asked)
 
 
 def _read_inputs(trained_on: str) -> list[str] | None:

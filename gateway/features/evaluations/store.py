@@ -169,8 +169,8 @@ class EvaluationStore:
         gone = [name for name, is_there in zip(names, there, strict=True) if not is_there]
         if gone:
             await self._redis.zrem(EVALUATIONS_KEY, *gone)
-        kept = [name for name, is_there in zip(names, there, strict=True) if is_there][:limit]
-        return [_read(raw, with_reports) for name in kept if (raw := await self._redis.get(_key(name))) is not None]
+        listed = [name for name, is_there in zip(names, there, strict=True) if is_there][:limit]
+        return [_read(raw, with_reports) for name in listed if (raw := await self._redis.get(_key(name))) is not None]
 
     async def is_wanted(self) -> bool:
         """Return whether there is anything to do."""
@@ -320,7 +320,7 @@ class EvaluationStore:
         """Forget all of it, and write the entries noted with `step`, in one transaction."""
         latest = await self.latest(evaluation.version)
         comparisons = await self._gates.comparisons(evaluation.version)
-        left = {name: one for name, one in comparisons.items() if one.evaluation != evaluation.id}
+        left = {name: comparison for name, comparison in comparisons.items() if comparison.evaluation != evaluation.id}
         async with self._redis.pipeline(transaction=True) as all_of_it:
             all_of_it.delete(
                 _key(evaluation.id), _key(evaluation.id, "data"), *(_key(evaluation.id, part) for part in PARTS)
@@ -356,12 +356,12 @@ class EvaluationStore:
     async def left(self, evaluation: Evaluation) -> AsyncIterator[tuple[str, Row]]:
         """The rows that arms have not answered yet, row after row."""
         async for rows in read_batches(self._redis, _key(evaluation.id, "data")):
-            asked = [(arm, row) for row in rows for arm in evaluation.arms]
+            pairs = [(arm, row) for row in rows for arm in evaluation.arms]
             async with self._redis.pipeline(transaction=False) as all_of_them:
-                for arm, row in asked:
+                for arm, row in pairs:
                     all_of_them.hexists(_key(evaluation.id, "results"), _field(arm, row.number))
                 done = await all_of_them.execute()
-            for (arm, row), is_done in zip(asked, done, strict=True):
+            for (arm, row), is_done in zip(pairs, done, strict=True):
                 if not is_done:
                     yield arm, row
 
@@ -414,7 +414,7 @@ class EvaluationStore:
     async def preferences(self, evaluation: Evaluation) -> list[Preference]:
         """All that people have said of pairs of answers."""
         raw = await self._redis.hvals(_key(evaluation.id, "preferences"))
-        return [msgspec.json.decode(one, type=Preference) for one in raw]
+        return [msgspec.json.decode(preference, type=Preference) for preference in raw]
 
     async def logprobs(self, evaluation: Evaluation, arm: str, first: int, count: int) -> list[list[float]]:
         """The first logprobs of an arm's answers, to seven digits, as far as they are kept."""
@@ -483,12 +483,12 @@ def _read(raw: bytes, with_report: bool = True) -> Evaluation:
     fields: dict[str, Any] = {name: msgspec.json.decode(written[name]) for name in wanted}
     if isinstance(fields["arms"], list):
         against = fields.pop("against", None)
-        asked = {
+        arms = {
             "adapter": EvaluationArm(fields["version"]),
             "general": EvaluationArm(),
             "against": EvaluationArm(against),
         }
-        fields["arms"] = {name: msgspec.to_builtins(asked[name]) for name in fields["arms"]}
+        fields["arms"] = {name: msgspec.to_builtins(arms[name]) for name in fields["arms"]}
     return msgspec.convert(fields, Evaluation)
 
 

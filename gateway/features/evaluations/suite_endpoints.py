@@ -40,7 +40,7 @@ async def list_suites(
     evaluations = feature_of(request, Evaluations)
     suites = await evaluations.suites.all(task)
     see_that_list_has_task(evaluations.services, task, suites)
-    return {"suites": [_shown(suite, [one for one in suites if one.task == suite.task]) for suite in suites]}
+    return {"suites": [_shown(suite, [other for other in suites if other.task == suite.task]) for suite in suites]}
 
 
 @router.post(

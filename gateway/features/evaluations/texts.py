@@ -35,19 +35,19 @@ async def keep_texts(evaluations: Evaluations, evaluation: Evaluation, arm: str,
 async def read_texts(evaluations: Evaluations, evaluation: Evaluation, number: int) -> dict[str, Any] | None:
     """A row with its expected answer and each arm's, as far as they are kept and can be opened. Raises RedisError."""
     names = ["", *evaluation.arms]
-    kept = dict(zip(names, await evaluations.store.texts(evaluation, number, names), strict=True))
-    row = _opened(evaluations, kept[""])
+    raw = dict(zip(names, await evaluations.store.texts(evaluation, number, names), strict=True))
+    row = _opened(evaluations, raw[""])
     if row is None:
         return None
-    answers = {arm: _opened(evaluations, kept[arm]) for arm in evaluation.arms}
-    said = {arm: answer.answer for arm, answer in answers.items() if answer is not None}
-    return row.as_asked() | {"expected": row.answer, "answers": said}
+    answers = {arm: _opened(evaluations, raw[arm]) for arm in evaluation.arms}
+    texts = {arm: answer.answer for arm, answer in answers.items() if answer is not None}
+    return row.as_asked() | {"expected": row.answer, "answers": texts}
 
 
 def _sealed(
     evaluations: Evaluations, evaluation: Evaluation, arm: str, row: Row, answer: Said, redact: Redact
 ) -> dict[str, bytes]:
-    asked = KeptText(
+    question = KeptText(
         request=f"{evaluation.id}:{row.number}",
         at=time.time(),
         task=evaluation.task,
@@ -57,10 +57,10 @@ def _sealed(
         prompt=redact_all(row.prompt, redact),
         answer=redact(row.expected),
     )
-    fields = {"": asked}
+    fields = {"": question}
     if answer.text is not None:
         text = redact(answer.text)
-        fields[arm] = msgspec.structs.replace(asked, messages=[], prompt=None, answer=text)
+        fields[arm] = msgspec.structs.replace(question, messages=[], prompt=None, answer=text)
     seals = evaluations.texts.seals
     return {f"{row.number}:{name}": msgspec.json.encode(seals.close(text)) for name, text in fields.items()}
 

@@ -171,68 +171,68 @@ def _one_of_batch(raw: Any) -> FeedbackIn:
         raise describe_fault(first, first["loc"]) from None
 
 
-async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[int, dict[str, Any]]:
+async def _give(reviews: Reviews, caller: Caller, body: FeedbackIn) -> tuple[int, dict[str, Any]]:
     services = reviews.services
-    if caller.judges_only and given.rater is not None:
+    if caller.judges_only and body.rater is not None:
         raise Problem("role_required", "A reviewer's key is one rater: leave `rater` out.", "rater")
-    value = check_value(given.metric, given.value, services.settings.feedback_metrics)
-    if (status := await _answer_gold(reviews, caller, given, value)) is not None:
-        feedback_id = given.feedback_id or uuid.uuid4().hex
-        return status, {"request_id": given.request_id, "feedback_id": feedback_id, "metric": given.metric}
-    request_id = await _named(services, caller, given)
+    value = check_value(body.metric, body.value, services.settings.feedback_metrics)
+    if (status := await _answer_gold(reviews, caller, body, value)) is not None:
+        feedback_id = body.feedback_id or uuid.uuid4().hex
+        return status, {"request_id": body.request_id, "feedback_id": feedback_id, "metric": body.metric}
+    request_id = await _named(services, caller, body)
     now = time.time()
     genuine = services.ids.genuine(request_id, caller.judges)
     if genuine and now - read_time(request_id) > services.settings.records.retention_seconds:
         raise Problem("feedback_window_over", "The request is too old to be judged.", "request_id")
-    if len(msgspec.json.encode((given.demonstration, given.tags))) > DEMONSTRATION_BYTES_MAX:
+    if len(msgspec.json.encode((body.demonstration, body.tags))) > DEMONSTRATION_BYTES_MAX:
         text = f"The demonstration and tags are longer than {DEMONSTRATION_BYTES_MAX} bytes together."
         raise Problem("invalid_value", text, "demonstration")
-    drawn = await find_review(reviews, caller, request_id, given.metric)
-    if caller.judges_only and (drawn is None or given.metric != metric_of(reviews, drawn.task)[0]):
+    drawn = await find_review(reviews, caller, request_id, body.metric)
+    if caller.judges_only and (drawn is None or body.metric != metric_of(reviews, drawn.task)[0]):
         text = "A reviewer judges the reviews that this key was given, by the metric that each names."
         raise Problem("no_review", text, "request_id")
-    demonstrated = digest_demonstration(services, given.demonstration)
+    demonstrated = digest_demonstration(services, body.demonstration)
     feedback = Feedback(
-        feedback_id=given.feedback_id or uuid.uuid4().hex,
-        named=given.feedback_id is not None,
-        metric=given.metric,
+        feedback_id=body.feedback_id or uuid.uuid4().hex,
+        named=body.feedback_id is not None,
+        metric=body.metric,
         value=value,
         at=now,
         caller=caller.public,
-        rater=given.rater,
-        comment=given.comment,
-        demonstration=given.demonstration,
-        tags=given.tags,
+        rater=body.rater,
+        comment=body.comment,
+        demonstration=body.demonstration,
+        tags=body.tags,
         demonstration_digests=demonstrated,
         reviewed=drawn is not None,
         reviewers=drawn.reviewers if drawn is not None else 1,
     )
     receipt = await services.feedback.give(request_id, feedback, caller.judges, genuine)
-    services.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
+    services.meters.feedback.add(1, receipt.task or "", receipt.version or "", body.metric, _counted(receipt))
     if receipt.first and not receipt.reported and receipt.given != "pending":  # whose task nobody knows yet
         services.coverage.judged(receipt.task or "")
     if drawn is not None:
         await note_answered(reviews, drawn, request_id, feedback, receipt)
-    return _told(receipt, request_id, feedback)
+    return _make_answer(receipt, request_id, feedback)
 
 
-async def _answer_gold(reviews: Reviews, caller: Caller, given: FeedbackIn, value: bool | float | str) -> int | None:
+async def _answer_gold(reviews: Reviews, caller: Caller, body: FeedbackIn, value: bool | float | str) -> int | None:
     """Score an answer to the gold question that this reviewer has, or had lately. It is no feedback, and is answered
     like one, also where it is sent again. None for all else."""
-    if caller.judges != "*" or not given.request_id:
+    if caller.judges != "*" or not body.request_id:
         return None
-    held = await reviews.gold.find_last(given.request_id, caller.public)
-    if held is None or held.task not in reviews.services.settings.tasks:
+    question = await reviews.gold.find_last(body.request_id, caller.public)
+    if question is None or question.task not in reviews.services.settings.tasks:
         return None
-    if given.metric != metric_of(reviews, held.task)[0]:
+    if body.metric != metric_of(reviews, question.task)[0]:
         return None
-    metric = reviews.services.settings.feedback_metrics[given.metric].metric()
-    rater = name_rater(caller.public, given.rater)
-    is_first = await reviews.gold.answer(held, caller.public, rater, metric, value)
+    metric = reviews.services.settings.feedback_metrics[body.metric].metric()
+    rater = name_rater(caller.public, body.rater)
+    is_first = await reviews.gold.answer(question, caller.public, rater, metric, value)
     return None if is_first is None else 201 if is_first else 200
 
 
-def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:
+def _make_answer(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:
     if receipt.given == "unknown":
         raise Problem("request_not_found", f"No request of yours has the id {request_id[:80]!r}.", "request_id")
     if receipt.given == "conflict":
@@ -248,14 +248,14 @@ def _counted(receipt: Receipt) -> str:
     return receipt.given if receipt.given in ("created", "same", "pending") else "refused"
 
 
-async def _named(services: Services, caller: Caller, given: FeedbackIn) -> str:
-    names = [name for name in ("request_id", "session", "subject") if getattr(given, name) is not None]
+async def _named(services: Services, caller: Caller, body: FeedbackIn) -> str:
+    names = [name for name in ("request_id", "session", "subject") if getattr(body, name) is not None]
     if len(names) != 1:
         raise Problem("invalid_value", "Name one of request_id, session and subject.", "request_id")
-    if given.request_id is not None:
-        return await resolve_id(services, caller, given.request_id)
-    kind: Literal["session", "subject"] = "session" if given.session is not None else "subject"
-    handle = handle_of(services.digest_secret, caller.public, kind, given.session or given.subject or "")
+    if body.request_id is not None:
+        return await resolve_id(services, caller, body.request_id)
+    kind: Literal["session", "subject"] = "session" if body.session is not None else "subject"
+    handle = handle_of(services.digest_secret, caller.public, kind, body.session or body.subject or "")
     latest = await services.flow.find_latest(handle)
     if latest is None:
         raise Problem("request_not_found", f"No request of yours names this {kind}.", kind)

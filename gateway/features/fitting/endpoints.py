@@ -75,9 +75,9 @@ async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample:
     name = version.name
     entry = (await fitting.services.fitted.of(name)).get("scope")
     state = (await fitting.services.fitted.states(name)).get("scope")
-    kept = entry is not None and entry.summary.get("sample") == sample.digest
+    is_fitted = entry is not None and entry.summary.get("sample") == sample.digest
     failed = state is not None and state.state == "failed"
-    if (not kept or failed) and await fitting.samples.digest_of(name) != sample.digest:
+    if (not is_fitted or failed) and await fitting.samples.digest_of(name) != sample.digest:
         step = begin_audited_step(fitting.services, admin)
         step.note("adapter.prompts", name, None, sample.counts())
         waiting = WaitingSample(

@@ -97,10 +97,10 @@ class _Pile:
     texts: dict[bytes, bytes] = field(default_factory=dict)
     ids: Counter[bytes] = field(default_factory=Counter)
 
-    def add(self, kept: FittingLine) -> None:
+    def add(self, line: FittingLine) -> None:
         """Take one more."""
         self.rows += 1
-        folded = " ".join(kept.text.casefold().split())
+        folded = " ".join(line.text.casefold().split())
         if not folded:
             self.empty += 1
             return
@@ -108,9 +108,9 @@ class _Pile:
         if name in self.texts:
             self.duplicates += 1
             return
-        self.texts[name] = msgspec.json.encode(kept)
-        if kept.id:
-            self.ids[_digest(kept.id)] += 1
+        self.texts[name] = msgspec.json.encode(line)
+        if line.id:
+            self.ids[_digest(line.id)] += 1
 
     def same_id(self) -> int:
         """The number of rows that have the id of another."""
@@ -153,7 +153,7 @@ async def _read(path: Path, source: What, selector: str, pile: _Pile) -> None:
                 if len(line) > LINE_BYTES_MAX:
                     raise PromptsError(f"Line {number} of the {source} has over {LINE_BYTES_MAX:,} bytes: shorten it.")
                 if line.strip():
-                    pile.add(_kept(line, number, source, selector))
+                    pile.add(_read_line(line, number, source, selector))
             await asyncio.sleep(0)
 
 
@@ -166,7 +166,7 @@ def _some(file: IO[bytes]) -> list[bytes]:
     return lines
 
 
-def _kept(line: bytes, number: int, source: What, selector: str) -> FittingLine:
+def _read_line(line: bytes, number: int, source: What, selector: str) -> FittingLine:
     """A line's text as the selector takes it. Raises PromptsError."""
     try:
         line.decode()
@@ -175,14 +175,14 @@ def _kept(line: bytes, number: int, source: What, selector: str) -> FittingLine:
         raise PromptsError(f"Line {number} of the {source}: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise PromptsError(f"Line {number} of the {source} is no object of JSON in UTF-8.") from None
-    given = [value for value in (row.prompt, row.text, row.messages) if value is not None]
-    if len(given) != 1:
+    texts = [value for value in (row.prompt, row.text, row.messages) if value is not None]
+    if len(texts) != 1:
         raise PromptsError(f"Line {number} of the {source} needs one of prompt, text and messages.")
-    (content,) = given
+    (content,) = texts
     text = (
         select_from_text(selector, content)
         if isinstance(content, str)
-        else select_from_messages(selector, _asked(content))
+        else select_from_messages(selector, _asked_messages(content))
     )
     if source == "background":
         return FittingLine(text, other=True)
@@ -192,7 +192,7 @@ def _kept(line: bytes, number: int, source: What, selector: str) -> FittingLine:
     return FittingLine(text, str(number) if row.id is None else str(row.id), label, group=group)
 
 
-def _asked(messages: list[Message]) -> list[Message]:
+def _asked_messages(messages: list[Message]) -> list[Message]:
     """The conversation as a request for its last answer: what the assistant says at its end was what it learned."""
     end = len(messages)
     while end and messages[end - 1].role == "assistant":

@@ -63,7 +63,7 @@ async def pull_adapter(request: Request, body: PullIn, admin: Admin) -> dict[str
         created_at=now,
     )
     step = begin_audited_step(pulls.services, admin)
-    step.note("pull.begin", body.task, None, _told(pull))
+    step.note("pull.begin", body.task, None, _audited(pull))
     await pulls.store.begin(pull, step)
     await pulls.services.snapshot.refresh()
     return await _shown(pulls, pull)
@@ -73,9 +73,9 @@ async def pull_adapter(request: Request, body: PullIn, admin: Admin) -> dict[str
 async def list_pulls(request: Request, _: Operator, task: OfTask = None) -> dict[str, Any]:
     """The latest pulls, the newest first."""
     pulls = feature_of(request, Pulls)
-    found = [pull for pull in await pulls.store.all() if task in (None, pull.task)]
-    see_that_list_has_task(pulls.services, task, found)
-    return {"pulls": [await _shown(pulls, pull) for pull in found]}
+    listed = [pull for pull in await pulls.store.all() if task in (None, pull.task)]
+    see_that_list_has_task(pulls.services, task, listed)
+    return {"pulls": [await _shown(pulls, pull) for pull in listed]}
 
 
 @router.get("/pulls/{pull}", responses=with_errors("not_found"))
@@ -89,13 +89,13 @@ async def read_pull(request: Request, pull: str, _: Operator) -> dict[str, Any]:
 async def cancel_pull(request: Request, pull: str, admin: Admin) -> dict[str, Any]:
     """End a pull that waits or is under way: it has failed then. What has come is kept for a day."""
     pulls = feature_of(request, Pulls)
-    found = await _find(pulls, pull)
-    if found.state != "running":
-        raise Problem("state_conflict", f"The pull {found.id} has ended ({found.state}): there is nothing to cancel.")
+    record = await _find(pulls, pull)
+    if record.state != "running":
+        raise Problem("state_conflict", f"The pull {record.id} has ended ({record.state}): there is nothing to cancel.")
     error = f"It was cancelled by {admin.public}. What came is kept: pull it again to go on."
-    ended = msgspec.structs.replace(found, state="failed", error=error, ended_at=time.time())
+    ended = msgspec.structs.replace(record, state="failed", error=error, ended_at=time.time())
     step = begin_audited_step(pulls.services, admin)
-    step.note("pull.cancel", found.task, _told(found), _told(ended))
+    step.note("pull.cancel", record.task, _audited(record), _audited(ended))
     with conflicts():
         await pulls.store.cancel(ended, step)
     await pulls.services.snapshot.refresh()
@@ -104,17 +104,17 @@ async def cancel_pull(request: Request, pull: str, admin: Admin) -> dict[str, An
 
 async def _find(pulls: Pulls, pull: str) -> Pull:
     """Raises Problem (404)."""
-    found = await pulls.store.get(pull)
-    if found is None:
+    record = await pulls.store.get(pull)
+    if record is None:
         raise Problem("not_found", f"There is no pull {pull[:80]!r}, or no more.")
-    return found
+    return record
 
 
-def _told(pull: Pull) -> dict[str, Any]:
+def _audited(pull: Pull) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(pull)
     del fields["manifest"], fields["owner"]
     return fields
 
 
 async def _shown(pulls: Pulls, pull: Pull) -> dict[str, Any]:
-    return _told(pull) | {"progress": msgspec.to_builtins(await pulls.store.progress(pull))}
+    return _audited(pull) | {"progress": msgspec.to_builtins(await pulls.store.progress(pull))}

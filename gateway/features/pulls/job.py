@@ -71,8 +71,8 @@ class PullingWork:
             while not (await asyncio.wait((working,), timeout=LOOK_INTERVAL_SECONDS))[0]:
                 if snapshot.current.generation != looked_at:
                     looked_at = snapshot.current.generation
-                    kept = await self._pulls.store.get(pull.id)
-                    if kept is None or kept.state != "running":
+                    record = await self._pulls.store.get(pull.id)
+                    if record is None or record.state != "running":
                         return None
             return working.result()
         finally:

@@ -71,7 +71,7 @@ class BaselineIn(Body):
     expected_generation: int | None = Field(None, ge=0, le=2**53, description="409 if they have moved on since.")
 
     @model_validator(mode="after")
-    def _one(self) -> BaselineIn:
+    def _check_form(self) -> BaselineIn:
         by_count = self.wrong is not None or self.of is not None
         others = (self.evaluation is not None) + (self.calibration is not None)
         if self.accept + self.remove + by_count + others != 1:
@@ -97,7 +97,7 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
     quality = feature_of(request, Quality)
     await require_version(quality.services, task, version)
     generation = await quality.services.objects.baselines.generation(version)
-    held = await quality.services.objects.baselines.get(version) or {}
+    baselines = await quality.services.objects.baselines.get(version) or {}
     judged = quality.monitored.summary.judgements.get(version)
     health, _generation = await quality.store.of(task)
     now = await read_redis_time(quality.services.redis)
@@ -108,7 +108,7 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
         "version": version,
         "generation": generation,
         "stale": stale,
-        "set": held,
+        "set": baselines,
         "in_force": {}
         if judged is None
         else {name_of(report): report.baseline for report in judged.reports if report.baseline},
@@ -124,17 +124,17 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
     name = body.signal if body.of_class is None else f"{body.signal}:{body.of_class}"
     with conflicts():
         generation = await quality.services.objects.baselines.generation(version)
-        held = await quality.services.objects.baselines.get(version) or {}
-        after = {other: each for other, each in held.items() if other != name}
+        baselines = await quality.services.objects.baselines.get(version) or {}
+        after = {other: each for other, each in baselines.items() if other != name}
         baseline: Baseline | None = None
         if body.remove:
-            if name not in held:
+            if name not in baselines:
                 raise Problem("state_conflict", f"No baseline of {version}'s {name} was set.", "signal")
             await _see_that_it_learns(quality, task, version)
         elif body.accept:
             baseline = _accepted(quality, task, version, body, admin.public, now)
         elif body.calibration is not None:
-            baseline = _calibrated(held.get(name), body.calibration, body, admin.public, now)
+            baseline = _calibrated(baselines.get(name), body.calibration, body, admin.public, now)
         else:
             baseline = await _counted(quality, version, body, admin.public, now)
         if baseline is not None:
@@ -144,7 +144,7 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
         step.note(
             "monitor.baseline",
             version,
-            before={"signal": name, **held[name]} if name in held else None,
+            before={"signal": name, **baselines[name]} if name in baselines else None,
             after={"signal": name, "reason": body.reason, **after.get(name, {"removed": True})},
             generation=expected + 1,
         )
@@ -177,12 +177,12 @@ async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, no
         raise Problem("invalid_value", str(error), param) from None
 
 
-def _calibrated(held: Any, rows: CalibrationIn, body: BaselineIn, by: str, now: float) -> Baseline:
+def _calibrated(before: Any, rows: CalibrationIn, body: BaselineIn, by: str, now: float) -> Baseline:
     """The counted baseline that is held, with the labellers' difference. A second calibration replaces the first.
 
     Raises Problem: 409 without a counted baseline, 400 where nothing could be above the result.
     """
-    counted = None if held is None else msgspec.convert(held, Baseline)
+    counted = None if before is None else msgspec.convert(before, Baseline)
     if counted is None or not counted.of:
         text = f"{body.signal} has no baseline of an evaluation: set it with `evaluation`, or `wrong` and `of`, first."
         raise Problem("state_conflict", text, "signal")
@@ -213,17 +213,17 @@ def _accepted(quality: Quality, task: str, version: str, body: BaselineIn, by: s
         raise Problem("state_conflict", text, "signal")
     if get_measure(body.signal) not in ("share", "difference"):
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=1.0, at=now, by=by, source="learned again")
-    seen = _seen(quality, version, body)
-    if seen is None or seen.observed < OF_MIN or seen.low is None or seen.high is None:
-        raise Problem("state_conflict", _too_few(body, version, 0.0 if seen is None else seen.observed), "signal")
-    low, high = seen.low, seen.high
+    report = _last_report(quality, version, body)
+    if report is None or report.observed < OF_MIN or report.low is None or report.high is None:
+        raise Problem("state_conflict", _too_few(body, version, 0.0 if report is None else report.observed), "signal")
+    low, high = report.low, report.high
     source = f"{100 * low:.1f}% to {100 * high:.1f}% lately: {body.reason}"
     if get_measure(body.signal) == "difference":
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
     return declare_rate(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
 
 
-def _seen(quality: Quality, version: str, body: BaselineIn) -> SignalReport | None:
+def _last_report(quality: Quality, version: str, body: BaselineIn) -> SignalReport | None:
     """The signal as it was last judged; None where nothing of it was seen."""
     judged = quality.monitored.summary.judgements.get(version)
     reports = judged.reports if judged is not None else []
@@ -243,16 +243,16 @@ def _too_few(body: BaselineIn, version: str, observed: float) -> str:
 
 def _doubts(quality: Quality, task: str, version: str, body: BaselineIn, baseline: Baseline) -> Iterator[str]:
     """Warnings of a likely mistake: a bound that hides much, and a class that no label has named yet."""
-    seen = _seen(quality, version, body)
+    report = _last_report(quality, version, body)
     rate = get_rate(baseline)
-    if body.accept and seen is not None and get_measure(body.signal) == "share":
-        rate = seen.estimate
+    if body.accept and report is not None and get_measure(body.signal) == "share":
+        rate = report.estimate
     if rate is not None and body.calibration is None and baseline.upper - rate > HIDDEN_MAX:
         yield (
             f"{rate:.1%} of the labels were wrong, and as many as {baseline.upper:.1%} may be by them: nothing under "
             "that is ever found. Set it again from more labels."
         )
-    if body.of_class is not None and (seen is None or not seen.observed):
+    if body.of_class is not None and (report is None or not report.observed):
         tag = quality.services.settings.tasks[task].monitor.class_tag
         key = f"tasks.{task}.monitor.class_tag"
         named = f"Labels name theirs by the tag {tag!r}." if tag else f"{key} is not set, so that no label has a class."

@@ -197,15 +197,15 @@ class Monitoring:
         roles = roles_of(quality, task, snapshot)
         requests = DAYS_A_WEEK * sum(judgement.requests_per_day for judgement in judgements.values())
         shares = compute_review_share(plan, requests, False), compute_review_share(plan, requests, True)
-        seen = snapshot.health.get(task, TaskQuality())
-        if respond(seen, judgements, roles, plan, now, shares)[0] == seen:
+        before = snapshot.health.get(task, TaskQuality())
+        if respond(before, judgements, roles, plan, now, shares)[0] == before:
             return ()
         try:
             health, generation = await quality.store.of(task)
         except UNREADABLE as error:
             self._pass_over(task, f"the quality of {task} can't be read, and nothing follows for it: {error}")
             return ()
-        moved, actions = respond(health, judgements, add_newer(roles, seen, health), plan, now, shares)
+        moved, actions = respond(health, judgements, add_newer(roles, before, health), plan, now, shares)
         changes: Sequence[Change] = ()
         if not actions and moved != health:
             changes = (quality.store.change(task, moved, generation),)
@@ -243,10 +243,10 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
     )
 
 
-def add_newer(roles: Roles, seen: TaskQuality, health: TaskQuality) -> Roles:
-    """The roles with the versions whose quality was set since the snapshot was `seen`: it may be older than they are,
+def add_newer(roles: Roles, before: TaskQuality, health: TaskQuality) -> Roles:
+    """The roles with the versions whose quality was set since the snapshot was `before`: it may be older than they are,
     and they are not gone."""
-    newer = health.versions.keys() - seen.versions.keys()
+    newer = health.versions.keys() - before.versions.keys()
     return replace(roles, there=(*roles.there, *sorted(newer))) if roles.there else roles
 
 

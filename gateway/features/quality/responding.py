@@ -69,10 +69,10 @@ class Responding:
     async def _carry_out(self, task: str | None = None) -> None:
         """Carry out what is left, each task's in order: what is not over holds back what came after it, of that task
         alone. One that fails is over: the audit, the task's quality and the log have why."""
-        held: set[str] = set()
+        blocked: set[str] = set()
         for entry in await self._quality.outbox.waiting(task):
-            if entry.value.task not in held and not await self._settle(entry):
-                held.add(entry.value.task)
+            if entry.value.task not in blocked and not await self._settle(entry):
+                blocked.add(entry.value.task)
 
     async def _settle(self, entry: WaitingAction) -> bool:
         """Carry one action out. False where it is to be tried again, as something has moved or the gateway is at fault.

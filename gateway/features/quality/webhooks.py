@@ -93,18 +93,18 @@ class Webhooks:
             log.error("a message to the webhook can't be read, and is dropped: %r: %s", name, fault)
             self._meters.webhooks.add(1, "dropped")
             await self._redis.hdel(self._outbox.values, name)
-        held: set[str] = set()  # the tasks of which an older message still waits
+        blocked: set[str] = set()  # the tasks of which an older message still waits
         tried = 0
         for entry in sorted(entries, key=lambda entry: (entry.value.at, entry.field)):
             message = entry.value
-            if message.task in held or tried == AT_ONCE_MAX:
+            if message.task in blocked or tried == AT_ONCE_MAX:
                 continue
             holds_back = not message.passed
             if message.is_due(await read_redis_time(self._redis)):
                 tried += 1
                 holds_back = await self._deliver_one(entry, settings)
             if holds_back:
-                held.add(message.task)
+                blocked.add(message.task)
 
     async def _deliver_one(self, entry: WaitingEntry[WaitingMessage], settings: MonitorSettings) -> bool:
         """Send a message, or have it wait for its next try. Return whether it holds back those after it."""

@@ -74,11 +74,11 @@ def read_text(row: Row, selector: str) -> str:
 def read_time(line: bytes, row: Row) -> float | None:
     """The time of a row in Unix seconds; None where it has none. Raises DatasetError."""
     at = object_of(line.removeprefix(BYTE_ORDER_MARK), row.line).get("at")
-    found = time_of(at)
-    if found is None and at not in (None, ""):
+    moment = time_of(at)
+    if moment is None and at not in (None, ""):
         text = f"Line {row.line}: {str(at)[:40]!r} is no time: give Unix seconds, or a time as 2026-03-01T12:00Z."
         raise DatasetError(text)
-    return found or None
+    return moment or None
 
 
 def report(job: ReadinessJob, data: bytes) -> ReadinessResult:

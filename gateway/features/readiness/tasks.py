@@ -63,9 +63,9 @@ async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:
         evaluation = await evaluations.store.get(listed.id) or listed
         arms = (evaluation.report or {}).get("arms", {})
         prompted = {
-            name: found
+            name: accuracy
             for name, arm in evaluation.arms.items()
-            if arm.version is None and (found := _accuracy(arms.get(name))) is not None
+            if arm.version is None and (accuracy := _accuracy(arms.get(name))) is not None
         }
         if prompted:
             best = max(prompted, key=lambda name: prompted[name].value)
@@ -75,18 +75,18 @@ async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:
 
 
 def _accuracy(figures: dict[str, Any] | None) -> Interval | None:
-    found = (figures or {}).get("accuracy") or {}
-    if found.get("share") is None:
+    accuracy = (figures or {}).get("accuracy") or {}
+    if accuracy.get("share") is None:
         return None
-    return Interval(found["share"], found["low"], found["high"], found["of"])
+    return Interval(accuracy["share"], accuracy["low"], accuracy["high"], accuracy["of"])
 
 
 def _with_settings(services: Services, costs: Costs, task: str, pool: str | None) -> Costs:
     """The costs that the settings tell, in place of what is unknown."""
     settings = services.settings
     monitor = settings.tasks[task].monitor
-    known: dict[str, float | None] = {"lifetime_months": LIFETIME_MONTHS, "tuning_usd": monitor.tuning_usd or None}
-    known["labels_usd_per_month"] = (
+    defaults: dict[str, float | None] = {"lifetime_months": LIFETIME_MONTHS, "tuning_usd": monitor.tuning_usd or None}
+    defaults["labels_usd_per_month"] = (
         monitor.reviews.per_week * monitor.reviews.usd_each * WEEKS_PER_MONTH
         if monitor.reviews.usd_each or not monitor.reviews.per_week
         else None
@@ -95,9 +95,9 @@ def _with_settings(services: Services, costs: Costs, task: str, pool: str | None
     if pool is not None and price is not None:
         by_hour = price.replica_usd_per_hour
         replicas = sum(replica.config.pool == pool for replica in services.fleet.replicas.values())
-        known["host_usd_per_month"] = 0.0 if by_hour is None else by_hour * HOURS_PER_MONTH * replicas
+        defaults["host_usd_per_month"] = 0.0 if by_hour is None else by_hour * HOURS_PER_MONTH * replicas
         if by_hour is not None:
-            known["small_usd"] = 0.0  # the replica's hours are paid for already
+            defaults["small_usd"] = 0.0  # the replica's hours are paid for already
     return msgspec.structs.replace(
-        costs, **{name: value for name, value in known.items() if getattr(costs, name) is None}
+        costs, **{name: value for name, value in defaults.items() if getattr(costs, name) is None}
     )

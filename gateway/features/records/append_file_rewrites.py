@@ -56,16 +56,16 @@ async def rewrite(redis: Redis, interval_seconds: float) -> None:
 
 async def rewrite_now(redis: Redis, seconds_max: float = REWRITE_SECONDS_MAX) -> FileState:
     """Have Redis rewrite its append-only file, and wait for that. Raises RedisError."""
-    asked, until = False, time.monotonic() + seconds_max
+    is_begun, until = False, time.monotonic() + seconds_max
     while time.monotonic() < until:
         persistence: dict[str, Any] = await redis.info("persistence")
         if not persistence.get("aof_enabled"):
             return "none"
         if not persistence["aof_rewrite_in_progress"] and not persistence.get("aof_rewrite_scheduled"):
-            if asked:
+            if is_begun:
                 return "rewritten"
             try:
-                asked = bool(await redis.bgrewriteaof())
+                is_begun = bool(await redis.bgrewriteaof())
             except NoPermissionError:
                 return "forbidden"
             except ResponseError as error:

@@ -110,7 +110,7 @@ async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, An
     fitted = await releases.services.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
     details = {"manifest": version.manifest, "evaluation": evaluation, "fitted": fitted}
-    return {**await _told(releases, version), **details}
+    return {**await _describe(releases, version), **details}
 
 
 @router.post(
@@ -144,7 +144,7 @@ async def _add(releases: Releases, admin: Caller, upload: Upload, task: str, poo
     pusher = Pusher(admin.public, find_owner_to_keep(releases.services, admin))
     version, created = await add_version(releases, pusher, upload, task, pool)
     fitting = {} if sample is None else await have_fitted(releases.fitting, admin, version, sample)
-    return await _told(releases, version) | fitting | {"created": created, "warnings": _warnings(version.manifest)}
+    return await _describe(releases, version) | fitting | {"created": created, "warnings": _warnings(version.manifest)}
 
 
 def state_of(version: Version) -> dict[str, Any]:
@@ -183,7 +183,7 @@ async def stage_adapter(
     elif version.state not in PLACED:
         code = "no_capacity" if NO_ROOM in version.note else "state_conflict"
         raise Problem(code, f"{name} was not loaded and is {version.state}: {version.note.rstrip('.')}.")
-    return await _told(releases, version)
+    return await _describe(releases, version)
 
 
 @router.post("/adapters/{name}/unload", responses=with_errors(*CHANGE_ERRORS) | ACCEPTED)
@@ -217,13 +217,13 @@ async def _take_off(
         async with take_step(releases.services, admin) as step:
             await releases.services.registry.withdraw(name, state, noted=step.noted(action, name, state_of))
     version = await _until(
-        releases, name, wait_seconds, lambda current: current.state != "draining" and not _held(releases, current)
+        releases, name, wait_seconds, lambda current: current.state != "draining" and not _is_placed(releases, current)
     )
-    if version.state == "draining" or _held(releases, version):
+    if version.state == "draining" or _is_placed(releases, version):
         response.status_code = 202
     rules = await list_rules_to(releases.services, name)
     text = f"The rules that send to it are left to the task's fallback: {', '.join(rules[:20])}."
-    return {**await _told(releases, version), "warnings": [text] if rules else []}
+    return {**await _describe(releases, version), "warnings": [text] if rules else []}
 
 
 @router.get("/adapters/{name}/gate", responses=with_errors("not_found"))
@@ -304,7 +304,7 @@ async def _until(releases: Releases, name: str, seconds: float, done: Callable[[
         await releases.services.snapshot.next(POLL_SECONDS)
 
 
-def _held(releases: Releases, version: Version) -> bool:
+def _is_placed(releases: Releases, version: Version) -> bool:
     """Return whether a replica that is up still has the version, or is on its way to it or off it."""
     return any(p["state"] not in ("ghost", "failed") for p in _placed(releases, version) if p["up"])
 
@@ -333,7 +333,7 @@ def _placements(releases: Releases, placements: Iterable[Placement]) -> list[dic
     ]
 
 
-async def _told(releases: Releases, version: Version) -> dict[str, Any]:
+async def _describe(releases: Releases, version: Version) -> dict[str, Any]:
     await releases.services.snapshot.refresh()
     generation = await releases.services.registry.generation(version.name)
     return _shown(releases, version, generation, _find_placements(releases, version))

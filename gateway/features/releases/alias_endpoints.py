@@ -47,7 +47,7 @@ class AliasIn(Body):
     expected_generation: Generation = None
 
     @model_validator(mode="after")
-    def _one(self) -> AliasIn:
+    def _require_one(self) -> AliasIn:
         if (self.version is None) == (self.weights is None):
             raise ValueError("give either version or weights")
         return self
@@ -90,7 +90,7 @@ class RollbackIn(Body):
     expected_generation: Generation = None
 
     @model_validator(mode="after")
-    def _one(self) -> RollbackIn:
+    def _check_form(self) -> RollbackIn:
         if self.canary_only and self.version is not None:
             raise ValueError("give either version or canary_only")
         return self
@@ -311,10 +311,10 @@ def _leaders(alias: AliasEntry | None) -> list[str]:
     return [] if alias is None else [alias.leading, *alias.previous]
 
 
-def _plan(releases: Releases, given: dict[str, Any]) -> dict[str, Any]:
+def _plan(releases: Releases, fields: dict[str, Any]) -> dict[str, Any]:
     """The plan with its defaults filled in. Raises Problem where it can't be used."""
     try:
-        plan = msgspec.convert(given, RolloutPlan)
+        plan = msgspec.convert(fields, RolloutPlan)
     except (msgspec.ValidationError, ValueError) as error:
         raise Problem("invalid_value", f"The plan can't be used: {str(error).rstrip('.')}.", "plan") from None
     if plan.feedback_metric is not None and plan.feedback_metric not in releases.services.settings.feedback_metrics:

@@ -16,8 +16,8 @@ from serving.adapters.reconcile import compute_quorum
 
 def count_ready_and_up(services: Services, snapshot: Snapshot, version: Version) -> tuple[int, int]:
     """On how many replicas the version is ready, and how many of those that are to have it are up."""
-    held = [p for p in snapshot.placements.values() if p.version == version.name and p.state in HELD | {"failed"}]
-    there = (services.fleet.replicas.get(p.replica) for p in held)  # None: it is configured no more
+    placements = [p for p in snapshot.placements.values() if p.version == version.name and p.state in HELD | {"failed"}]
+    there = (services.fleet.replicas.get(p.replica) for p in placements)  # None: it is configured no more
     ready = sum(version.name in replica.loaded and replica.up for replica in services.fleet.in_pool(version.pool))
     return ready, sum(replica is not None and replica.up for replica in there)
 

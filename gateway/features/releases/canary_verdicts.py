@@ -65,8 +65,8 @@ class Rollouts:
 
     async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:
         """A canary's last verdict, its reason, and the evidence."""
-        kept = await self._kept(task, begun)
-        return {"verdict": kept.action, "because": kept.because, "evidence": kept.evidence}
+        last = await self._read_last(task, begun)
+        return {"verdict": last.action, "because": last.because, "evidence": last.evidence}
 
     async def enter_left(self) -> None:
         """Enter into the audit the verdicts that a killed gateway has carried out. Raises RedisError."""
@@ -78,15 +78,15 @@ class Rollouts:
         The entry's draft is written in the same step as what is done: whoever comes next enters it if this gateway is
         killed in between.
         """
-        kept = await self._kept(task, begun)
-        if kept.records_read is not None:
-            kept.records_read = None
+        last = await self._read_last(task, begun)
+        if last.records_read is not None:
+            last.records_read = None
             log.warning("the evidence on the canary %s starts again: an earlier release kept it", begun.version)
         if verdict.action == "promote" and (obstacle := await self._find_obstacle(begun.version)) is not None:
             verdict = Verdict(action=obstacle[0], because=obstacle[1], evidence=verdict.evidence)
-        kept.action, kept.because, kept.evidence = verdict.action, verdict.because, verdict.evidence
-        await self._redis.set(_key(task), msgspec.json.encode(kept), ex=KEPT_SECONDS)
-        if verdict.action == "continue" or (verdict.action == "hold" and kept.held):
+        last.action, last.because, last.evidence = verdict.action, verdict.because, verdict.evidence
+        await self._redis.set(_key(task), msgspec.json.encode(last), ex=KEPT_SECONDS)
+        if verdict.action == "continue" or (verdict.action == "hold" and last.held):
             return
         if verdict.action == "promote" and await self._is_degraded(task, begun.version):
             return  # the monitor has paused it, and recovery is the monitor's to find
@@ -110,7 +110,7 @@ class Rollouts:
                 case "roll_back":
                     await self._registry.roll_back(task, None, generation, verdict.because, noted)
                 case "hold":
-                    await self._hold(task, kept, noted)
+                    await self._hold(task, last, noted)
                 case _:
                     assert_never(verdict.action)
         except (Stale, RegistryError) as error:
@@ -125,14 +125,14 @@ class Rollouts:
         quality = (await self._health.of(task))[0].versions.get(version)
         return quality is not None and quality.verdict == "degraded"
 
-    async def _hold(self, task: str, kept: KeptVerdict, noted: Change) -> None:
-        kept.held = True
+    async def _hold(self, task: str, last: KeptVerdict, noted: Change) -> None:
+        last.held = True
         async with self._redis.pipeline(transaction=True) as both:
-            both.set(_key(task), msgspec.json.encode(kept), ex=KEPT_SECONDS)
+            both.set(_key(task), msgspec.json.encode(last), ex=KEPT_SECONDS)
             both.hset(self._drafts.values, task, msgspec.json.encode(noted.value))
             await both.execute()
 
-    async def _kept(self, task: str, begun: Rollout) -> KeptVerdict:
+    async def _read_last(self, task: str, begun: Rollout) -> KeptVerdict:
         """The last verdict on a canary; one that has just begun has none, and neither has one that can't be read."""
         name = f"{begun.version} {begun.started_at}"
         raw, of_earlier_release = await self._redis.mget(_key(task), f"apprentice:rollout:{task}")

@@ -59,18 +59,18 @@ class Busy(Exception):
 async def recycle_some(releases: Releases) -> None:
     """One step for each replica that is being recycled; begins with one where ghosts take the last room. Raises
     RedisError."""
-    kept = await releases.services.objects.cordons.generations()
-    raw = await releases.services.objects.cordons.written()
-    cordons = {name: _read(cordon) for name, cordon in raw.items() if name in releases.services.fleet.replicas}
+    store, replicas = releases.services.objects.cordons, releases.services.fleet.replicas
+    generations, raw = await store.generations(), await store.written()
+    cordons = {name: _read(cordon) for name, cordon in raw.items() if name in replicas}
     generation = (await releases.services.snapshot.refresh()).generation  # at least that of the cordons
     for name, cordon in cordons.items():
         if cordon.recycle and not cordon.stuck:
             with contextlib.suppress(Stale):  # an admin has changed it meanwhile
-                await _go_on(releases, generation, releases.services.fleet.replicas[name], cordon, kept.get(name, 0))
+                await _go_on(releases, generation, replicas[name], cordon, generations.get(name, 0))
     for pool in releases.services.adapters.bases:
-        replicas = releases.services.fleet.in_pool(pool)
-        if not any(replica.name in cordons for replica in replicas):
-            full = _fullest(releases, replicas)
+        in_pool = releases.services.fleet.in_pool(pool)
+        if not any(replica.name in cordons for replica in in_pool):
+            full = _fullest(releases, in_pool)
             if full is not None:
                 with contextlib.suppress(Stale, Busy):  # an admin was faster
                     await begin(releases, full, "system", "ghosts take its last room: it is being recycled")
@@ -79,16 +79,16 @@ async def recycle_some(releases: Releases) -> None:
 async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> None:
     """Have a replica recycled. Raises Busy if another of its pool gets no requests, also if that begins at this very
     moment, Stale if the replica's own cordon changes, RedisError."""
-    kept = await releases.services.objects.cordons.generations()
-    cordons = await releases.services.objects.cordons.written()
+    store = releases.services.objects.cordons
+    generations, cordons = await store.generations(), await store.written()
     others = [other.name for other in releases.services.fleet.in_pool(replica.config.pool) if other is not replica]
     if busy := [name for name in others if name in cordons]:
         raise Busy(busy)
     was = _read(cordons.get(replica.name, b"{}"))
     cordon = Cordon(reason=reason, by=by, at=time.time(), recycle=True, was="" if was.recycle else was.reason)
     changes: list[Change | Unchanged] = [
-        Change(releases.services.objects.cordons, replica.name, msgspec.to_builtins(cordon), kept.get(replica.name, 0)),
-        *(Unchanged(releases.services.objects.cordons, name, kept.get(name, 0)) for name in others),
+        Change(store, replica.name, msgspec.to_builtins(cordon), generations.get(replica.name, 0)),
+        *(Unchanged(store, name, generations.get(name, 0)) for name in others),
     ]
     step = AuditedStep(releases.services.redis, releases.services.audit, by)
     step.note("replica.recycle", replica.name, after={"reason": reason})
@@ -121,7 +121,7 @@ def _fullest(releases: Releases, replicas: list[Replica]) -> Replica | None:
     return None
 
 
-async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: Cordon, kept: int) -> None:
+async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: Cordon, revision: int) -> None:
     """Restart it once nobody has anything under way there; give it requests again once all of it is back."""
     now = time.time()
     unheard = replica.up and replica.life == cordon.life and now - cordon.restarted_at > UNHEARD_SECONDS
@@ -131,18 +131,18 @@ async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: 
         roll = await releases.services.presence.present()
         if roll.idle(replica.name, None, generation) or overdue:
             restarted = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now, tries=cordon.tries + 1)
-            kept = await _note(releases, replica.name, restarted, kept)
+            revision = await _note(releases, replica.name, restarted, revision)
             if why := await _restart(releases, replica):
-                await _give_up(releases, replica, restarted, kept, f"the call to its recycle_url failed ({why})")
+                await _give_up(releases, replica, restarted, revision, f"the call to its recycle_url failed ({why})")
     elif (
         replica.up and replica.life != cordon.life and _is_whole(releases.services.snapshot.current.placements, replica)
     ):
         was = msgspec.to_builtins(Cordon(reason=cordon.was, by=cordon.by, at=now)) if cordon.was else None
         step = AuditedStep(releases.services.redis, releases.services.audit, "system")
         step.note("replica.recycled", replica.name, after={"seconds": round(now - cordon.at, 1)})
-        await step.take([Change(releases.services.objects.cordons, replica.name, was, kept)])
+        await step.take([Change(releases.services.objects.cordons, replica.name, was, revision)])
     elif now - cordon.restarted_at > BACK_SECONDS_MAX:
-        await _give_up(releases, replica, cordon, kept, "it did not come back from being recycled")
+        await _give_up(releases, replica, cordon, revision, "it did not come back from being recycled")
 
 
 async def _give_up(releases: Releases, replica: Replica, cordon: Cordon, generation: int, why: str) -> None:
@@ -153,8 +153,8 @@ async def _give_up(releases: Releases, replica: Replica, cordon: Cordon, generat
 
 def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica) -> bool:
     """Return whether every version that is to be there is ready on the engine process of now."""
-    held = [p for (on, _), p in placements.items() if on == replica.name and p.state in HELD | {"failed"}]
-    return all(p.state == "ready" and p.life == replica.life for p in held)
+    placed = [p for (on, _), p in placements.items() if on == replica.name and p.state in HELD | {"failed"}]
+    return all(p.state == "ready" and p.life == replica.life for p in placed)
 
 
 async def _restart(releases: Releases, replica: Replica) -> str:

@@ -106,8 +106,8 @@ def _terms(
     if model is not None:
         threshold = services.judging.threshold(version.name, model, checks["low_confidence"].share)
     contract = services.judging.contract_of(version)
-    asked = report.logprobs is not None
-    return Terms(checks, contract, model, threshold, logprobs_asked=asked, unjudged=unjudged)
+    has_logprobs = report.logprobs is not None
+    return Terms(checks, contract, model, threshold, logprobs_asked=has_logprobs, unjudged=unjudged)
 
 
 def _observed(task: TaskPolicy) -> dict[CheckName, CheckPolicy]:

@@ -45,7 +45,7 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
         feedback = await services.feedback.of(record.id)
         label = find_label(feedback, await read_rules(services, record.task))
     if label is not None and label.is_waiting and caller.role != "admin":  # reviewers don't see each other's answers
-        feedback = [one for one in feedback if not one.reviewed or one.caller == caller.public]
+        feedback = [each for each in feedback if not each.reviewed or each.caller == caller.public]
         label = msgspec.structs.replace(label, right=0, wrong=0)
     in_full = caller.judges == "*"
     visible = record if in_full else redact_record(record)

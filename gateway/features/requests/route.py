@@ -65,7 +65,7 @@ async def route(
     """
 
     async def tell(body: RequestBody, choice: Choice) -> dict[str, Any]:
-        return _told(choice, caller)
+        return _show_choice(choice, caller)
 
     return await answer_beside(request, caller, partial(_read, name=name), tell)
 
@@ -109,13 +109,13 @@ def _guess_format(raw: bytes) -> WireFormat:
 async def _decided(services: Services, caller: Caller, body: RequestBody, session: str | None) -> Choice:
     """The choice, as the walk would make it. Raises Problem where it would refuse."""
     policy = services.snapshot.current.policy
-    asked = make_routing_request(body, caller.public, caller.models, session, policy)
+    routing_request = make_routing_request(body, caller.public, caller.models, session, policy)
     moment = services.moment(time.monotonic())
-    scores = await score_request(services, asked, policy, moment)
-    decision = choose(asked, scores, policy, services.fleet.view(), moment)
+    scores = await score_request(services, routing_request, policy, moment)
+    decision = choose(routing_request, scores, policy, services.fleet.view(), moment)
     services.meters.route_asked.add(1, decision.reason or "")
     if isinstance(decision, Refusal):
-        problem = problem_of(services, decision, asked, scores)
+        problem = problem_of(services, decision, routing_request, scores)
         if decision.reason is not None:
             problem.told.append((b"x-apprentice-reason", decision.reason.encode()))
         raise problem
@@ -124,7 +124,7 @@ async def _decided(services: Services, caller: Caller, body: RequestBody, sessio
     return decision
 
 
-def _told(choice: Choice, caller: Caller) -> dict[str, Any]:
+def _show_choice(choice: Choice, caller: Caller) -> dict[str, Any]:
     in_full = caller.judges == "*"
     task, version = choice.task, choice.version
     findings = [make_finding_record(finding, None) for finding in choice.findings]

@@ -99,12 +99,12 @@ async def list_requests(
         "limit": limit,
     }
     async with searches.services.limits.spending(caller) as headers:
-        found = await _search(searches, caller, query)
-    if task is not None and not msgspec.json.decode(found)["requests"]:  # a task that was removed has its requests
+        page = await _search(searches, caller, query)
+    if task is not None and not msgspec.json.decode(page)["requests"]:  # a task that was removed has its requests
         _see_that_task_is_known(searches.services, caller, task)
     if caller.judges == "*" and (texts or text is not None):
-        await _enter(searches, caller, query, found)
-    return Response(found, headers=headers, media_type="application/json")
+        await _enter(searches, caller, query, page)
+    return Response(page, headers=headers, media_type="application/json")
 
 
 def _see_that_task_is_known(services: Services, caller: Caller, task: str) -> None:
@@ -126,11 +126,11 @@ async def _search(searches: Searches, caller: Caller, query: dict[str, Any]) -> 
     return bytes(await run_process(COMMAND, job, msgspec.Raw, SEARCH_SECONDS_MAX, advice=advice, turn=turn))
 
 
-async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], found: bytes) -> None:
+async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], page: bytes) -> None:
     """Enter into the audit whose texts are given out; what was searched for is none of it."""
-    given = [one["id"] for one in msgspec.json.decode(found)["requests"]]
-    asked = {name: value for name, value in query.items() if value is not None and name != "text"}
-    await enter_event(searches.services, caller, "texts.give", query["task"] or "*", asked | {"requests": given})
+    ids = [each["id"] for each in msgspec.json.decode(page)["requests"]]
+    filters = {name: value for name, value in query.items() if value is not None and name != "text"}
+    await enter_event(searches.services, caller, "texts.give", query["task"] or "*", filters | {"requests": ids})
 
 
 SEARCHES = Feature(Searches, lambda services, _: Searches(services), (router,))

@@ -57,7 +57,7 @@ async def list_retraining(
 async def read_retraining(request: Request, retraining: str, _: Operator) -> dict[str, Any]:
     """One request to train, with its evidence."""
     requests = feature_of(request, RetrainingRequests)
-    opened, generation = await _found(requests, retraining)
+    opened, generation = await _find(requests, retraining)
     counted = {"kept": 0, "complete": 0, "without_text": 0, "without_demonstration": 0}
     async for row in read_rows(requests, await requests.store.examples(opened.id)):
         counted["kept"] += 1
@@ -81,7 +81,7 @@ async def read_examples(
 ) -> StreamingResponse:
     """Its examples as JSON lines. Who was given them is in the audit."""
     requests = feature_of(request, RetrainingRequests)
-    opened, _ = await _found(requests, retraining)
+    opened, _ = await _find(requests, retraining)
     examples = await requests.store.examples(opened.id)
     event = {"id": opened.id, "examples": len(examples)}
     await enter_event(requests.services, operator, "retraining.give", opened.version, event)
@@ -131,7 +131,7 @@ async def close_retraining(
 ) -> dict[str, Any]:
     """Close a request to train. Its examples stay as long as feedback does."""
     requests = feature_of(request, RetrainingRequests)
-    opened, generation = await _found(requests, retraining)
+    opened, generation = await _find(requests, retraining)
     if opened.state == "closed":
         raise Problem("state_conflict", f"It was closed already, by {opened.closed_by}.")
     after = close_request(opened, admin.public, await read_redis_time(requests.services.redis))
@@ -142,7 +142,7 @@ async def close_retraining(
     return fields
 
 
-async def _found(retraining: RetrainingRequests, name: str) -> tuple[Retraining, int]:
+async def _find(retraining: RetrainingRequests, name: str) -> tuple[Retraining, int]:
     """Raises Problem (404)."""
     opened, generation = await retraining.store.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
     if opened is None:

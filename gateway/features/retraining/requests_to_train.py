@@ -98,7 +98,7 @@ async def collect_examples(
 ) -> list[Example]:
     """The version's requests whose label is wrong (monitoring/labels/request_label.py), the newest first. Raises
     RedisError."""
-    judged = _Found(retraining, task, version, await read_rules(retraining.services, task))
+    judged = _Judgements(retraining, task, version, await read_rules(retraining.services, task))
     redis: Any = retraining.services.redis  # replies are bytes; redis-py's types say bytes or str
     first, last = "-" if since is None else str(int(since * 1000)), "+"
     for _ in range(READ_MAX // AT_ONCE):
@@ -116,7 +116,7 @@ async def collect_examples(
     return judged.examples(examples_max)
 
 
-class _Found:
+class _Judgements:
     """The judgements of a version's requests, read from the newest back."""
 
     def __init__(self, retraining: RetrainingRequests, task: str, version: str, rules: LabelRules) -> None:
@@ -126,7 +126,7 @@ class _Found:
         self._rules = rules
         self._class_tag = plan.class_tag
         self._of = (task, version)
-        self._seen: set[str] = set()
+        self._requests: set[str] = set()
         self._undecided: list[str] = []
         self.bad: dict[str, Example] = {}
         """By request, those whose label is wrong."""
@@ -137,8 +137,8 @@ class _Found:
         if (index.task, index.version) != self._of or index.purpose == REPORTED:
             return
         request, feedback = fields[b"request"].decode(), msgspec.json.decode(fields[b"feedback"], type=Feedback)
-        if request not in self._seen and self._says_bad(feedback):
-            self._seen.add(request)
+        if request not in self._requests and self._says_bad(feedback):
+            self._requests.add(request)
             self._undecided.append(request)
 
     async def decide(self) -> None:
@@ -166,14 +166,14 @@ class _Found:
 
     def _example(self, request: str, feedback: Sequence[Feedback], label: RequestLabel) -> Example:
         """The example of a request: its newest bad judgement, and the right answer that its label has."""
-        said = [one for one in reversed(feedback) if self._says_bad(one)]
-        comments = [one.comment for one in said if one.comment is not None]
-        classes = [(one.tags or {}).get(self._class_tag or "") for one in said]
+        bad = [each for each in reversed(feedback) if self._says_bad(each)]
+        comments = [each.comment for each in bad if each.comment is not None]
+        classes = [(each.tags or {}).get(self._class_tag or "") for each in bad]
         return Example(
             request_id=request,
-            metric=said[0].metric,
-            value=said[0].value,
-            at=said[0].at,
+            metric=bad[0].metric,
+            value=bad[0].value,
+            at=bad[0].at,
             comment=next(iter(comments), None),
             demonstration=label.demonstration,
             class_name=next(filter(None, classes), None),
@@ -188,9 +188,9 @@ async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> 
     others = [request for request, review in reviews.items() if review is None]
     texts = await read_kept_texts(retraining.services.settings, others)
     for example in examples:
-        kept = reviews[example.request_id] or texts.get(example.request_id)
-        asked: dict[str, Any] | None = None
-        if kept is not None and not kept.cut:
-            asked = {"messages": kept.messages} if kept.messages else None
-            asked = {"prompt": kept.prompt} if isinstance(kept.prompt, str) else asked
-        yield row_of(example, asked, None if kept is None else kept.answer)
+        text = reviews[example.request_id] or texts.get(example.request_id)
+        prompt: dict[str, Any] | None = None
+        if text is not None and not text.cut:
+            prompt = {"messages": text.messages} if text.messages else None
+            prompt = {"prompt": text.prompt} if isinstance(text.prompt, str) else prompt
+        yield row_of(example, prompt, None if text is None else text.answer)

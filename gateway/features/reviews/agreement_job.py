@@ -44,13 +44,13 @@ class TaskAgreement(msgspec.Struct, frozen=True, kw_only=True):
     split: dict[str, str] = {}
 
 
-def describe_reviewers(task: str, known: TaskAgreement) -> Iterator[str]:
+def describe_reviewers(task: str, agreement: TaskAgreement) -> Iterator[str]:
     """The sentences that `why` has on the reviewers of a task."""
-    yield from known.report.words
-    if known.disputed:
-        wait = "1 review waits" if known.disputed == 1 else f"{known.disputed} reviews wait"
+    yield from agreement.report.words
+    if agreement.disputed:
+        wait = "1 review waits" if agreement.disputed == 1 else f"{agreement.disputed} reviews wait"
         yield f"{wait} to be resolved: see them with `apprentice reviews disputed {task}`."
-    for request_id, words in known.split.items():
+    for request_id, words in agreement.split.items():
         yield f"Reviewers differ on {request_id}: {words}."
 
 
@@ -66,25 +66,25 @@ async def keep_agreement(reviews: Reviews) -> None:
     redis: Any = reviews.services.redis
     for task, settings in reviews.services.settings.tasks.items():
         agreement_min = settings.monitor.reviews.agreement_min
-        known, shared = await read_agreement(reviews, task), await read_shared(reviews, task)
+        last, shared = await read_agreement(reviews, task), await read_shared(reviews, task)
         if not shared:
-            if known is not None:
+            if last is not None:
                 await redis.hdel(AGREEMENT_KEY, task)
             continue
         ratings = await _list_ratings(reviews, task, shared)
-        measured = _digest(ratings, [one.label.words for one in shared], agreement_min)
-        if known is not None and known.measured == measured:
+        measured = _digest(ratings, [each.label.words for each in shared], agreement_min)
+        if last is not None and last.measured == measured:
             continue
         report = await report_on(RatingsJob(ratings=ratings, agreement_min=agreement_min))
-        split = [one for one in reversed(shared) if one.label.right and one.label.wrong]
-        kept = TaskAgreement(
+        split = [each for each in reversed(shared) if each.label.right and each.label.wrong]
+        agreement = TaskAgreement(
             agreed_only=report.agreed_only,
             measured=measured,
             report=report,
-            disputed=sum(one.label.is_disputed for one in shared),
-            split={one.request_id: one.label.words for one in split[:SPLIT_TOLD_MAX]},
+            disputed=sum(each.label.is_disputed for each in shared),
+            split={each.request_id: each.label.words for each in split[:SPLIT_TOLD_MAX]},
         )
-        await redis.hset(AGREEMENT_KEY, task, msgspec.json.encode(kept))
+        await redis.hset(AGREEMENT_KEY, task, msgspec.json.encode(agreement))
 
 
 async def read_agreement(reviews: Reviews, task: str) -> TaskAgreement | None:
@@ -123,14 +123,14 @@ async def _list_ratings(reviews: Reviews, task: str, shared: list[SharedReview])
     rules = await read_rules(reviews.services, task)
     class_tag = reviews.services.settings.plan(task).class_tag or ""
     ratings = []
-    for one in shared:
-        for feedback in one.feedback:
+    for review in shared:
+        for feedback in review.feedback:
             metric = rules.metrics.get(feedback.metric)
             value = None if metric is None else measure_badness(metric, feedback.value)
             if feedback.reviewed and not feedback.resolves and value is not None:
                 rater = name_rater(feedback.caller, feedback.rater).replace("\n", " ")
                 class_name = (feedback.tags or {}).get(class_tag)
-                ratings.append(Rating(one.request_id, rater, "wrong" if is_bad(value) else "right", class_name))
+                ratings.append(Rating(review.request_id, rater, "wrong" if is_bad(value) else "right", class_name))
     return ratings
 
 

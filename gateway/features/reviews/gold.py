@@ -61,7 +61,7 @@ class GoldStore:
     async def list_questions(self, task: str) -> list[GoldQuestion]:
         """The task's questions that can be read, the oldest first."""
         questions = await self._reader.read_all(self.questions, "the gold question", GoldQuestion)
-        return sorted((one for one in questions if one.review.task == task), key=lambda one: one.at)
+        return sorted((each for each in questions if each.review.task == task), key=lambda each: each.at)
 
     def change(self, question: GoldQuestion | None, request_id: str) -> Change:
         """A question's new value as a part of a greater step; None: it is removed."""
@@ -74,16 +74,16 @@ class GoldStore:
         return len(there)
 
     async def draw(
-        self, task: str, reviewer: str, held: HeldQuestion | None, share: float, lease_seconds: float
+        self, task: str, reviewer: str, lease: HeldQuestion | None, share: float, lease_seconds: float
     ) -> GoldQuestion | None:
         """A question for a reviewer who has not answered it: the one that the reviewer has, or with this probability
         another one, which is then theirs for the lease."""
         is_drawn = secrets.randbelow(1 << 30) < share * (1 << 30)
-        if held is None and (not is_drawn or await self._redis.hexists(f"{ROOT}{task}:held", reviewer)):
+        if lease is None and (not is_drawn or await self._redis.hexists(f"{ROOT}{task}:held", reviewer)):
             return None
-        questions = {one.review.request_id: one for one in await self.list_questions(task)}
+        questions = {each.review.request_id: each for each in await self.list_questions(task)}
         done = {name.decode() for name in await self._redis.smembers(self._done(task, reviewer))}
-        left = [name for name in questions if name not in done and held in (None, HeldQuestion(task, name))]
+        left = [name for name in questions if name not in done and lease in (None, HeldQuestion(task, name))]
         if not left:
             return None
         chosen = secrets.choice(left)
@@ -95,38 +95,38 @@ class GoldStore:
 
     async def find_held(self, reviewer: str) -> HeldQuestion | None:
         """The question that this reviewer has now."""
-        held = await self._redis.get(f"{HELD}{reviewer}")
-        return None if held is None else HeldQuestion(*held.decode().split("\n", 1))
+        raw = await self._redis.get(f"{HELD}{reviewer}")
+        return None if raw is None else HeldQuestion(*raw.decode().split("\n", 1))
 
-    async def answer(self, held: HeldQuestion, reviewer: str, rater: str, metric: Metric, value: Any) -> bool | None:
+    async def answer(self, lease: HeldQuestion, reviewer: str, rater: str, metric: Metric, value: Any) -> bool | None:
         """Score a reviewer's answer. The question is not given to this reviewer again. False where it was answered
         before: it is scored once. None where it was removed before."""
         question = next(
-            (one for one in await self.list_questions(held.task) if one.review.request_id == held.request_id), None
+            (each for each in await self.list_questions(lease.task) if each.review.request_id == lease.request_id), None
         )
-        if not await self._end(held, reviewer):
+        if not await self._end(lease, reviewer):
             return False
         if question is None:
-            await self._redis.delete(self._last(held.request_id, reviewer))
+            await self._redis.delete(self._last(lease.request_id, reviewer))
             return None
-        given, known = measure_badness(metric, value), measure_badness(metric, question.value)
-        is_right = value == question.value if None in (given, known) else is_bad(given) == is_bad(known)
+        answered, expected = measure_badness(metric, value), measure_badness(metric, question.value)
+        is_right = value == question.value if None in (answered, expected) else is_bad(answered) == is_bad(expected)
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hincrby(f"{ROOT}{held.task}:gold_answered", rater, 1)
-            pipe.hincrby(f"{ROOT}{held.task}:gold_right", rater, int(is_right))
+            pipe.hincrby(f"{ROOT}{lease.task}:gold_answered", rater, 1)
+            pipe.hincrby(f"{ROOT}{lease.task}:gold_right", rater, int(is_right))
             await pipe.execute()
         return True
 
-    async def give_back(self, held: HeldQuestion, reviewer: str) -> None:
+    async def give_back(self, lease: HeldQuestion, reviewer: str) -> None:
         """A question is no longer this reviewer's, who has not answered it, and is not given to them again."""
-        await self._end(held, reviewer)
-        await self._redis.delete(self._last(held.request_id, reviewer))
+        await self._end(lease, reviewer)
+        await self._redis.delete(self._last(lease.request_id, reviewer))
 
-    async def _end(self, held: HeldQuestion, reviewer: str) -> bool:
-        is_theirs = await self.find_held(reviewer) == held  # after its lease they may have another
+    async def _end(self, lease: HeldQuestion, reviewer: str) -> bool:
+        is_theirs = await self.find_held(reviewer) == lease  # after its lease they may have another
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.sadd(self._done(held.task, reviewer), held.request_id)
-            pipe.expire(self._done(held.task, reviewer), ANSWERED_SECONDS)
+            pipe.sadd(self._done(lease.task, reviewer), lease.request_id)
+            pipe.expire(self._done(lease.task, reviewer), ANSWERED_SECONDS)
             if is_theirs:
                 pipe.delete(f"{HELD}{reviewer}")
             return bool((await pipe.execute())[0])
@@ -148,7 +148,7 @@ class GoldStore:
             GoldScore(rater=name.decode().replace("\n", " "), answered=int(count), right=int(right.get(name, 0)))
             for name, count in answered.items()
         ]
-        return sorted(scores, key=lambda one: one.right / one.answered)
+        return sorted(scores, key=lambda score: score.right / score.answered)
 
     def _last(self, request_id: str, reviewer: str) -> str:
         return f"{LAST}{reviewer}:{request_id}"

@@ -76,15 +76,15 @@ async def keep_reviewing(reviews: Reviews) -> None:
 async def _keep_one_by_one(reviews: Reviews) -> None:
     while True:
         drawn = await reviews.queue.next()
-        kept = False
+        is_kept = False
         try:
-            kept = await _keep(reviews, drawn)
+            is_kept = await _keep(reviews, drawn)
         except (RedisError, OSError):  # the snapshot's job tells of that
             pass
         except Exception:
             log.exception("a review was not kept", extra={"request_id": drawn.sent.record.id})
         finally:
-            if not kept:
+            if not is_kept:
                 reviews.services.meters.reviews.add(1, drawn.sent.record.task or "", "dropped")
             reviews.queue.done()
 
@@ -97,13 +97,13 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
     review = _review(drawn) if drawn.sent.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
     review = msgspec.structs.replace(review, reviewers=_draw_reviewers(reviews, drawn.sent.record.id, task))
     budget, handles = budget_of(reviews, task), drawn.sent.record.handles
-    kept = await reviews.store.keep(review, budget, find_waiting_seconds(reviews, task), handles=handles)
-    if kept.outcome == "spent":
-        reviews.queue.spent(task, min(kept.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
-    for count, outcome in ((kept.dropped, "dropped"), (kept.expired, "expired")):
+    result = await reviews.store.keep(review, budget, find_waiting_seconds(reviews, task), handles=handles)
+    if result.outcome == "spent":
+        reviews.queue.spent(task, min(result.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
+    for count, outcome in ((result.dropped, "dropped"), (result.expired, "expired")):
         if count:
             reviews.services.meters.reviews.add(count, task, outcome)
-    return kept.outcome in ("kept", "same")
+    return result.outcome in ("kept", "same")
 
 
 def _draw_reviewers(reviews: Reviews, request_id: str, task: str) -> int:

@@ -60,11 +60,11 @@ async def read_task_agreement(request: Request, task: str, _: Operator) -> dict[
     """
     reviews = feature_of(request, Reviews)
     require_task(reviews.services, task)
-    known = await read_agreement(reviews, task)
+    agreement = await read_agreement(reviews, task)
     return {
         "task": task,
         "agreement_min": settings_of(reviews, task).agreement_min,
-        "agreement": None if known is None else msgspec.to_builtins(known),
+        "agreement": None if agreement is None else msgspec.to_builtins(agreement),
         "gold": msgspec.to_builtins(await reviews.gold.list_scores(task)),
     }
 
@@ -87,18 +87,18 @@ async def list_disputed(request: Request, task: str, operator: Operator) -> dict
     """
     reviews = feature_of(request, Reviews)
     require_task(reviews.services, task)
-    disputed = [one for one in await read_shared(reviews, task) if one.label.is_disputed]
+    disputed = [each for each in await read_shared(reviews, task) if each.label.is_disputed]
     rows = []
-    for one in disputed[: -DISPUTED_TOLD_MAX - 1 : -1]:
-        review = await reviews.store.kept_on(one.request_id)
-        answers = [_answer(answer) for answer in one.feedback if answer.reviewed]
+    for dispute in disputed[: -DISPUTED_TOLD_MAX - 1 : -1]:
+        review = await reviews.store.kept_on(dispute.request_id)
+        answers = [_answer(answer) for answer in dispute.feedback if answer.reviewed]
         if review is not None or any(answer["comment"] or answer["demonstration"] for answer in answers):
             evidence = {"task": task, "disputed": True}
-            await enter_event(reviews.services, operator, "review.give", one.request_id, evidence)
+            await enter_event(reviews.services, operator, "review.give", dispute.request_id, evidence)
         rows.append(
             {
-                "request_id": one.request_id,
-                "label": msgspec.to_builtins(one.label),
+                "request_id": dispute.request_id,
+                "label": msgspec.to_builtins(dispute.label),
                 "answers": answers,
                 "review": None if review is None else msgspec.to_builtins(review),
             }
@@ -178,7 +178,7 @@ async def remove_gold(request: Request, task: str, request_id: str, admin: Admin
     """Remove a gold question with its texts. Answers to it stay counted."""
     reviews = feature_of(request, Reviews)
     require_task(reviews.services, task)
-    if request_id not in [one.review.request_id for one in await reviews.gold.list_questions(task)]:
+    if request_id not in [each.review.request_id for each in await reviews.gold.list_questions(task)]:
         raise Problem("not_found", f"{task} has no gold question {request_id[:80]!r}.", "request_id")
     change, before = reviews.gold.change(None, request_id), {"task": task}
     await change_objects(reviews.services, admin, "review.gold_remove", request_id, [change], before=before)

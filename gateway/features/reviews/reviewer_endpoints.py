@@ -59,7 +59,7 @@ async def next_review(request: Request, reviewer: Reviewer, task: OfTask = None)
                 await enter_event(reviews.services, reviewer, "review.give", leased.review.request_id, {"task": name})
                 known_seconds = reviews.services.settings.records.retention_seconds
                 await reviews.store.note_given(reviewer.public, leased.review.request_id, known_seconds)
-            content = _told(reviews, reviewer, name, leased, counts[name])
+            content = _show_review(reviews, reviewer, name, leased, counts[name])
             return Response(msgspec.json.encode(content), media_type="application/json")
         none[name] = leased
     raise Problem("no_review", _why_none(reviews, counts, none), None if task is None else "task")
@@ -69,10 +69,10 @@ async def next_review(request: Request, reviewer: Reviewer, task: OfTask = None)
 async def skip_review(request: Request, request_id: str, reviewer: Reviewer, body: SkipIn) -> dict[str, Any]:
     """Give a leased review back, unjudged. It is counted, with its reason."""
     reviews = feature_of(request, Reviews)
-    held = await reviews.gold.find_held(reviewer.public)
-    if held is not None and held.request_id == request_id:
-        await reviews.gold.give_back(held, reviewer.public)
-        return {"request_id": request_id, "task": held.task, "skipped": True}
+    lease = await reviews.gold.find_held(reviewer.public)
+    if lease is not None and lease.request_id == request_id:
+        await reviews.gold.give_back(lease, reviewer.public)
+        return {"request_id": request_id, "task": lease.task, "skipped": True}
     task = await reviews.store.task_of(request_id)
     skip = Skip(request_id=request_id, by=reviewer.public, reason=body.reason)
     outcome = "gone" if task is None else await reviews.store.skip(task, skip, find_retention(reviews, task))
@@ -86,15 +86,15 @@ async def skip_review(request: Request, request_id: str, reviewer: Reviewer, bod
 
 async def _give_gold(reviews: Reviews, reviewer: Caller, counts: dict[str, Counts]) -> dict[str, Any] | None:
     """A gold question in the place of a review, which looks like one; None where none is drawn."""
-    held = await reviews.gold.find_held(reviewer.public)
+    current = await reviews.gold.find_held(reviewer.public)
     for name, counted_now in counts.items():
         settings = settings_of(reviews, name)
-        question = await reviews.gold.draw(name, reviewer.public, held, settings.gold_share, settings.lease_seconds)
+        question = await reviews.gold.draw(name, reviewer.public, current, settings.gold_share, settings.lease_seconds)
         if question is not None:
             review = question.review
             await enter_event(reviews.services, reviewer, "review.give", review.request_id, {"task": name})
             leased = Leased(review, time.time() + settings.lease_seconds, True, True)
-            return _told(reviews, reviewer, name, leased, counted_now)
+            return _show_review(reviews, reviewer, name, leased, counted_now)
     return None
 
 
@@ -106,7 +106,7 @@ def tasks_of(reviews: Reviews, reviewer: Caller, task: str | None) -> list[str]:
     return [require_task(reviews.services, task)]
 
 
-def _told(reviews: Reviews, reviewer: Caller, task: str, leased: Leased, counts: Counts) -> dict[str, Any]:
+def _show_review(reviews: Reviews, reviewer: Caller, task: str, leased: Leased, counts: Counts) -> dict[str, Any]:
     name, metric = metric_of(reviews, task)
     review: dict[str, Any] = msgspec.to_builtins(leased.review)
     if reviewer.judges_only:

@@ -243,12 +243,12 @@ class ReviewStore:
         """Delete the texts of a request, or of all of the task's: of what waits, and of what was judged wrong. Each
         atomic step of at most DELETED_AT_ONCE texts has an audit entry of its own; with `always` there is one also
         where nothing was deleted."""
-        waiting, answered, seen = 0, 0, 1
+        waiting, answered, count = 0, 0, 1
         fields = {"task": task, "request_id": request_id, "waiting": "@waiting", "answered": "@answered"}
-        while seen:
+        while count:
             [noted] = step.note("review.delete", task, before=fields)
             args = [request_id or "", DELETED_AT_ONCE, noted.name, msgspec.json.encode(noted.value), int(always)]
-            gone, kept, seen = map(int, await self._do(self._delete, task, args, noted.object_store.values))
+            gone, kept, count = map(int, await self._do(self._delete, task, args, noted.object_store.values))
             await step.enter()
             waiting, answered, always = waiting + gone, answered + kept, False
         return Deleted(waiting, answered)
@@ -265,8 +265,8 @@ class ReviewStore:
                 pipe.getrange(f"{TEXTS}{request}", 0, PLACE_BYTES_MAX)
                 pipe.getrange(f"{KEPT_ON}{request}", 0, PLACE_BYTES_MAX)
             beginnings = await pipe.execute()
-        found = zip(requests, beginnings[::2], beginnings[1::2], strict=True)
-        return {request: _read_place(one or other).task for request, one, other in found if one or other}
+        places = zip(requests, beginnings[::2], beginnings[1::2], strict=True)
+        return {request: _read_place(first or second).task for request, first, second in places if first or second}
 
     async def counts(self, retention_seconds: Mapping[str, float]) -> dict[str, Counts]:
         """Count the reviews of these tasks. Those that have waited for longer than the task's retention are deleted."""

@@ -108,13 +108,13 @@ def _offer_to_other_arms(
     """Have those answer a request too that could have answered it in the place of who did."""
     record, turned_down = ledger.record, ledger.turned_down
     served = choice.version.name if choice.version is not None else None
-    kept, text_digest = record.contract_kept, record.text_digest
+    contract_kept, text_digest = record.contract_kept, record.text_digest
     names = list(_other_arms(shadows, policy, choice, served))
     first = _first_arms(shadows, choice, names)
     for name in names:
         arm = "general" if name is None else "version"
         pair = PairRecord(
-            served or "", kept, text_digest, arm, served_fingerprint=record.fingerprint, caller=record.caller
+            served or "", contract_kept, text_digest, arm, served_fingerprint=record.fingerprint, caller=record.caller
         )
         known_answer = turned_down[1] if turned_down is not None and turned_down[0] == name else None
         probability = record.shadow_probability or 0.0
@@ -193,7 +193,7 @@ async def _run(shadows: Shadows, judges: Judges, job: ShadowJob) -> None:
         _drop(shadows, job.choice, job.version)  # an arm was shown to be better meanwhile
         return
     shadow_answer = (
-        _known(shadows, job, version) if job.known_answer is not None else await _asked(shadows, job, view, version)
+        _reuse(shadows, job, version) if job.known_answer is not None else await _fetch(shadows, job, view, version)
     )
     if shadow_answer is None:
         _drop(shadows, job.choice, job.version)
@@ -208,7 +208,7 @@ async def _run(shadows: Shadows, judges: Judges, job: ShadowJob) -> None:
     settle_shadow(shadows.services, ledger, time.monotonic(), outcome)
 
 
-async def _asked(
+async def _fetch(
     shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None
 ) -> tuple[Ledger, str | None] | None:
     """The shadow's text, None where it failed or has none; None at all where it can't be asked now."""
@@ -220,10 +220,10 @@ async def _asked(
         sent = body.for_engine(choice, shadows.services.judging.form(body, choice))
     except Problem:  # its engine can't give the answer the form that was asked for
         return None
-    asked = await _ask(shadows, job, choice, body, sent)
-    if asked is None:
+    exchange = await _ask(shadows, job, choice, body, sent)
+    if exchange is None:
         return None
-    ledger, answer, fault = asked
+    ledger, answer, fault = exchange
     ledger.record.probability = job.probability
     if fault is not None:
         return ledger, None
@@ -238,14 +238,14 @@ async def _ask(
     services, record, limits = shadows.services, _record(shadows, job), job.policy.limits
     if not job.comes_first:
         return await ask_beside(services, choice, body, sent, record, limits)
-    held, share = shadows.trials.first_held, services.settings.tasks[job.task.name].monitor.shadow_room_share
-    lease = await take_room(services, choice, held, share)
+    held_by_replica, share = shadows.trials.first_held, services.settings.tasks[job.task.name].monitor.shadow_room_share
+    lease = await take_room(services, choice, held_by_replica, share)
     if lease is None:
         return None
     try:
         return await ask_beside(services, choice, body, sent, record, limits, lease)
     finally:
-        held[choice.replica.name] -= 1
+        held_by_replica[choice.replica.name] -= 1
         if services.admission.waiting:
             services.admission.call_next()
 
@@ -267,7 +267,7 @@ def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionV
     )
 
 
-def _known(shadows: Shadows, job: ShadowJob, version: VersionView | None) -> tuple[Ledger, str | None]:
+def _reuse(shadows: Shadows, job: ShadowJob, version: VersionView | None) -> tuple[Ledger, str | None]:
     """A version's answer that was there already and was not sent: it costs nothing more."""
     record = _record(shadows, job)
     record.task, record.reason = job.task.name, job.choice.reason

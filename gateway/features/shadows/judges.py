@@ -79,7 +79,7 @@ class Judges:
                 verdicts[served] = verdicts[not served] if same else None
                 if verdicts[served] is not None:
                     continue
-                verdict = await self._asked(job, settings, answer)
+                verdict = await self._ask_model(job, settings, answer)
                 if isinstance(verdict, str):
                     pair.judge_answered = False if verdict == "unjudged" else None
                     return verdict
@@ -88,7 +88,7 @@ class Judges:
         pair.score, pair.served_score = float(bool(pair.right)), float(bool(pair.served_right))
         return "agreed" if pair.right == pair.served_right else "differed"
 
-    async def _asked(
+    async def _ask_model(
         self, job: ShadowJob, settings: JudgeSettings, answer: str
     ) -> bool | Literal["unjudged", "passed_over"]:
         """The model's verdict on one answer; where it has none, the pair's outcome: `unjudged` where it fails or

@@ -20,8 +20,8 @@ def load_redaction(name: str, phone_region: str | None) -> Redact:
         from monitoring.redaction import mask_text  # noqa: PLC0415 - it loads all numbering plans
 
         return partial(mask_text, phone_region=phone_region)
-    (found,) = entry_points(group=REDACTIONS_GROUP, name=name)
-    redact: Redact = found.load()
+    (entry_point,) = entry_points(group=REDACTIONS_GROUP, name=name)
+    redact: Redact = entry_point.load()
     return redact
 
 

@@ -33,10 +33,10 @@ class Texts:
         """Go by these settings from now on."""
         if settings is self._read_from:
             return
-        kept = {name: task.texts for name, task in settings.tasks.items() if task.texts.keep != "none"}
+        kept_texts = {name: task.texts for name, task in settings.tasks.items() if task.texts.keep != "none"}
         self.redactions = {
-            name: load_redaction(texts.redaction, settings.texts.phone_region) for name, texts in kept.items()
+            name: load_redaction(texts.redaction, settings.texts.phone_region) for name, texts in kept_texts.items()
         }
-        self.shares = {name: texts.share if texts.keep == "share" else 1.0 for name, texts in kept.items()}
+        self.shares = {name: texts.share if texts.keep == "share" else 1.0 for name, texts in kept_texts.items()}
         self.seals = Seals(settings.texts.key_bytes(), settings.texts.key)
         self._read_from = settings

@@ -102,9 +102,9 @@ class Tracer:
         if ledger.score_began_at is not None and ledger.scored_at is not None:
             yield child("score", ledger.score_began_at, ledger.scored_at)
         if ledger.scored_at is not None and ledger.chosen_at is not None:
-            chosen = _given({"apprentice.reason": ledger.first_reason, "apprentice.led_to": record.led_to})
+            chosen = _without_none({"apprentice.reason": ledger.first_reason, "apprentice.led_to": record.led_to})
             at = zero + int(ledger.chosen_at * 1e9)
-            before = [one for one in record.findings if one.check not in AFTER_THE_ANSWER]
+            before = [each for each in record.findings if each.check not in AFTER_THE_ANSWER]
             yield child("choose", ledger.scored_at, ledger.chosen_at, attributes=chosen, events=_events(before, at))
         for number, (began, ended) in enumerate(_attempt_times(ledger, now), 1):
             attributes = self._of_attempt(record, number, operation)
@@ -118,7 +118,7 @@ class Tracer:
                 attributes=attributes,
                 status=_status(record.attempts[number - 1].fault),
             )
-        after = [one for one in record.findings if one.check in AFTER_THE_ANSWER]
+        after = [each for each in record.findings if each.check in AFTER_THE_ANSWER]
         yield make(
             f"{operation} {record.task or record.pool or ''}".rstrip(),
             own,
@@ -146,7 +146,7 @@ class Tracer:
         }
         if record.stream and (attempt.fault is None or attempt.fault in AFTER_THE_ANSWER):
             attributes["gen_ai.response.time_to_first_chunk"] = attempt.seconds
-        return _given(attributes)
+        return _without_none(attributes)
 
 
 def _of_request(ledger: Ledger, operation: str) -> Attributes:
@@ -184,7 +184,7 @@ def _of_request(ledger: Ledger, operation: str) -> Attributes:
         "apprentice.waited_seconds": ledger.waited_seconds or None,
         "error.type": record.error_code,
     }
-    return _given(attributes)
+    return _without_none(attributes)
 
 
 def _attempt_times(ledger: Ledger, now: float) -> Iterator[tuple[float, float]]:
@@ -200,19 +200,19 @@ def _events(findings: list[FindingRecord], at: int) -> list[Event]:
     return [
         Event(
             "apprentice.check",
-            _given(
+            _without_none(
                 {
-                    "apprentice.check": one.check,
-                    "apprentice.check.mode": one.mode,
-                    "apprentice.check.fired": one.fired,
-                    "apprentice.check.score": one.score,
-                    "apprentice.check.threshold": one.threshold,
-                    "apprentice.version": one.version,
+                    "apprentice.check": finding.check,
+                    "apprentice.check.mode": finding.mode,
+                    "apprentice.check.fired": finding.fired,
+                    "apprentice.check.score": finding.score,
+                    "apprentice.check.threshold": finding.threshold,
+                    "apprentice.version": finding.version,
                 }
             ),
             at,
         )
-        for one in findings
+        for finding in findings
     ]
 
 
@@ -224,5 +224,5 @@ def _status(fault: str | None) -> Status:
     return Status(StatusCode.UNSET) if fault is None else Status(StatusCode.ERROR, fault)
 
 
-def _given(attributes: Attributes) -> Attributes:
+def _without_none(attributes: Attributes) -> Attributes:
     return {name: value for name, value in attributes.items() if value is not None}

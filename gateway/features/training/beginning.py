@@ -27,18 +27,18 @@ TOLD = ("id", "task", "data", "runner", "begin", "parameters")
 GOLDEN_KEPT = 3
 
 
-async def draft_training(trainings: Trainings, asked: Mapping[str, Any], pusher: Pusher) -> Training:
+async def draft_training(trainings: Trainings, wanted: Mapping[str, Any], pusher: Pusher) -> Training:
     """A training as it is asked for, not yet begun. Raises Problem (400, 404, 409)."""
-    services, task = trainings.services, str(asked["task"])
+    services, task = trainings.services, str(wanted["task"])
     snapshot = await services.snapshot.refresh()
-    begin = _version_to_begin(snapshot.versions, task, asked["begin"])
-    pool = _pool(trainings, asked["pool"] or (begin.pool if begin is not None else None))
+    begin = _version_to_begin(snapshot.versions, task, wanted["begin"])
+    pool = _pool(trainings, wanted["pool"] or (begin.pool if begin is not None else None))
     if begin is not None and begin.pool != pool:
         raise Problem("invalid_value", f"{begin.name} is of the pool {begin.pool}: train for that one.", "begin")
-    runner = asked["runner"] or services.settings.training.runner
+    runner = wanted["runner"] or services.settings.training.runner
     await _see_that_it_can_run(trainings, runner)
-    digest = await asyncio.to_thread(_digest_of, trainings, str(asked["data"]), task)
-    parameters = dict(asked["parameters"])
+    digest = await asyncio.to_thread(_digest_of, trainings, str(wanted["data"]), task)
+    parameters = dict(wanted["parameters"])
     rank = parameters["rank"] or (begin.rank if begin is not None else RANK)
     rank_max = services.settings.pools[pool].max_lora_rank
     if rank > rank_max:
@@ -46,10 +46,10 @@ async def draft_training(trainings: Trainings, asked: Mapping[str, Any], pusher:
         raise Problem("invalid_value", text, "parameters.rank")
     parameters["rank"] = rank
     base = services.adapters.bases[pool].fingerprint
-    manifest = _manifest(trainings, task, asked["manifest"], base)
+    manifest = _manifest(trainings, task, wanted["manifest"], base)
     now = await read_redis_time(services.redis)
     return Training(
-        id=id_of(task, pool, digest, asked["begin"], parameters),
+        id=id_of(task, pool, digest, wanted["begin"], parameters),
         task=task,
         pool=pool,
         data=digest,
@@ -57,7 +57,7 @@ async def draft_training(trainings: Trainings, asked: Mapping[str, Any], pusher:
         place=trainings.place,
         parameters=parameters,
         manifest=manifest,
-        begin=asked["begin"],
+        begin=wanted["begin"],
         base=base,
         by=pusher.public,
         owner=pusher.owner,
@@ -79,8 +79,8 @@ async def begin_run(trainings: Trainings, training: Training, again: bool = Fals
     else:
         await trainings.store.forget_progress(training.id)
     step = AuditedStep(trainings.services.redis, trainings.services.audit, training.by)
-    told: dict[str, Any] = {name: getattr(training, name) for name in TOLD}
-    step.note("training.begin", training.task, None, told | {"again": again}, generation=generation + 1)
+    audited: dict[str, Any] = {name: getattr(training, name) for name in TOLD}
+    step.note("training.begin", training.task, None, audited | {"again": again}, generation=generation + 1)
     await step.take([trainings.store.change(training, generation)])
     await trainings.store.tidy()
     await trainings.services.snapshot.refresh()
@@ -133,12 +133,12 @@ def _digest_of(trainings: Trainings, digest: str, task: str) -> str:
     return files.train.parent.name
 
 
-def _manifest(trainings: Trainings, task: str, given: Mapping[str, Any] | None, base: str) -> dict[str, Any]:
+def _manifest(trainings: Trainings, task: str, fields: Mapping[str, Any] | None, base: str) -> dict[str, Any]:
     """The manifest of what is trained. Golden answers are those of another adapter, and are left out.
 
     Raises Problem (400).
     """
-    manifest = given if given is not None else _latest_manifest(trainings, task)
+    manifest = fields if fields is not None else _latest_manifest(trainings, task)
     if manifest is None:
         text = f"{task} has no version whose manifest the new one could take: give one (--manifest FILE)."
         raise Problem("missing_field", text, "manifest")

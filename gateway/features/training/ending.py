@@ -97,8 +97,8 @@ async def end_training(
             now, status=status, note=note, result=result or {}, version=version, ended_at=ended_at
         )
         step = AuditedStep(trainings.services.redis, trainings.services.audit, actor)
-        told = {"training": now.id, "status": status, "note": note, "version": version}
-        step.note("training.end", now.task, {"training": now.id, "status": now.status}, told)
+        audited = {"training": now.id, "status": status, "note": note, "version": version}
+        step.note("training.end", now.task, {"training": now.id, "status": now.status}, audited)
         with contextlib.suppress(Stale):
             await step.take([trainings.store.change(after, generation)])
             return after

@@ -93,9 +93,9 @@ async def read_training(request: Request, training: str, _: Operator) -> dict[st
 async def plot_training(request: Request, training: str, _: Operator) -> Response:
     """The losses of a training by step, as a picture."""
     trainings = feature_of(request, Trainings)
-    found, _generation = await find_training(trainings, training)
-    told = await trainings.store.progress(found.id)
-    picture = draw_losses(f"{found.task}, training {found.id}", told["losses"], told["heldout"])
+    record, _generation = await find_training(trainings, training)
+    progress = await trainings.store.progress(record.id)
+    picture = draw_losses(f"{record.task}, training {record.id}", progress["losses"], progress["heldout"])
     return Response(picture, media_type="image/svg+xml")
 
 
@@ -103,29 +103,29 @@ async def plot_training(request: Request, training: str, _: Operator) -> Respons
 async def stop_training(request: Request, training: str, admin: Admin) -> dict[str, Any]:
     """Stop a training that runs; forget one that does not."""
     trainings = feature_of(request, Trainings)
-    found, generation = await find_training(trainings, training)
-    if found.status == "running":
+    record, generation = await find_training(trainings, training)
+    if record.status == "running":
         note = f"It was stopped by {admin.public}."
-        after = await end_training(trainings, found, "cancelled", note, actor=admin.public)
+        after = await end_training(trainings, record, "cancelled", note, actor=admin.public)
         if after is None:
             raise Problem("state_conflict", "The training has ended at this moment: look at it, then try again.")
         await trainings.services.snapshot.refresh()
         return await _shown(trainings, after)
     step = begin_audited_step(trainings.services, admin)
-    step.note("training.forget", found.task, {"training": found.id}, None, generation=generation + 1)
+    step.note("training.forget", record.task, {"training": record.id}, None, generation=generation + 1)
     with conflicts():
-        await step.take([trainings.store.forgetting(found.id, generation)])
-    await trainings.store.forget_progress(found.id)
+        await step.take([trainings.store.forgetting(record.id, generation)])
+    await trainings.store.forget_progress(record.id)
     await trainings.services.snapshot.refresh()
-    return {"id": found.id, "status": "forgotten"}
+    return {"id": record.id, "status": "forgotten"}
 
 
 async def find_training(trainings: Trainings, name: str) -> tuple[Training, int]:
     """A training and its generation. Raises Problem (404)."""
-    found, generation = await trainings.store.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
-    if found is None:
+    record, generation = await trainings.store.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
+    if record is None:
         raise Problem("not_found", f"There is no training {name[:80]!r}, or no more.")
-    return found, generation
+    return record, generation
 
 
 async def _shown(trainings: Trainings, training: Training) -> dict[str, Any]:

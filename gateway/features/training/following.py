@@ -74,36 +74,36 @@ class Following:
 
     def __init__(self, trainings: Trainings, retraining: Retraining, is_auto: bool) -> None:
         self._trainings = trainings
-        self._one = retraining
+        self._entry = retraining
         self._is_auto = is_auto
 
     async def advance(self) -> None:
         """Take all steps that can be taken now, or note why none can. Raises Stale and RedisError."""
         try:
-            if not self._one.dataset:
+            if not self._entry.dataset:
                 await self._take_dataset()
-            if self._one.evaluation is not None:
-                await self._tell_evaluation(self._one.evaluation)
-            elif self._one.dataset and self._is_auto:
+            if self._entry.evaluation is not None:
+                await self._tell_evaluation(self._entry.evaluation)
+            elif self._entry.dataset and self._is_auto:
                 await self._go_on()
         except Halt as halt:
-            if str(halt) != self._one.note:
+            if str(halt) != self._entry.note:
                 await self._note("retraining.halt", note=str(halt))
 
     async def _take_dataset(self) -> None:
         """Have the data set built, and take it once it is there; with `auto` once it has rows enough to train on."""
-        builds = [build for build in await self._trainings.datasets.builds.all() if build.id.startswith(self._one.id)]
+        builds = [build for build in await self._trainings.datasets.builds.all() if build.id.startswith(self._entry.id)]
         build = max(builds, key=lambda each: each.created_at, default=None)
         if build is None:
-            await self._build(self._one.id)
+            await self._build(self._entry.id)
         elif build.state != "running" and (lack := await self._find_lack(build)):
             wait = REBUILD_SECONDS * 2 ** min(len(builds) - 1, DOUBLINGS_MAX)
             if self._is_auto and time.time() - build.created_at >= wait:
-                await self._build(f"{self._one.id}-{time.time():.3f}")
+                await self._build(f"{self._entry.id}-{time.time():.3f}")
             raise Halt(lack)
         elif build.state == "done":
-            begin = f" --begin {self._one.version}"
-            command = f"apprentice train {self._one.task} --data {build.digest}{begin}"
+            begin = f" --begin {self._entry.version}"
+            command = f"apprentice train {self._entry.task} --data {build.digest}{begin}"
             await self._note("retraining.dataset", dataset=build.digest, command=command, note="")
 
     async def _find_lack(self, build: Build) -> str:
@@ -122,16 +122,16 @@ class Following:
     def _find_beginning(self) -> float:
         """The time from which on requests go into the data set: when the rules changed, or when the version began to
         slip. Answers that were right before may be wrong now; earlier data are for rehearsal."""
-        services, one = self._trainings.services, self._one
-        health = services.snapshot.current.health.get(one.task)
+        services, entry = self._trainings.services, self._entry
+        health = services.snapshot.current.health.get(entry.task)
         changed_at = health.changed.effective_at if health is not None and health.changed is not None else 0.0
-        kept_from = one.opened_at - services.settings.records.retention_seconds
-        return max(kept_from, changed_at, one.slipped_at)
+        kept_from = entry.opened_at - services.settings.records.retention_seconds
+        return max(kept_from, changed_at, entry.slipped_at)
 
     async def _build(self, name: str) -> None:
         """Begin the building: of the examples that have texts and a demonstration, and of kept texts."""
         services, datasets, now = self._trainings.services, self._trainings.datasets, time.time()
-        examples = await self._trainings.retraining.store.examples(self._one.id)
+        examples = await self._trainings.retraining.store.examples(self._entry.id)
         rows = [row async for row in read_rows(self._trainings.retraining, examples) if is_complete(row)]
         written = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
         try:
@@ -140,9 +140,9 @@ class Following:
             raise Halt(f"Its examples can't be kept ({error.strerror}): make room for data sets.") from error
         build = Build(
             id=name,
-            task=self._one.task,
+            task=self._entry.task,
             files=files,
-            options=DatasetOptions(class_field=services.settings.plan(self._one.task).class_tag or ""),
+            options=DatasetOptions(class_field=services.settings.plan(self._entry.task).class_tag or ""),
             since=self._find_beginning(),
             until=now,
             by="system",
@@ -150,7 +150,7 @@ class Following:
             folder=await asyncio.to_thread(datasets.name_folder),
         )
         step = AuditedStep(services.redis, services.audit, "system")
-        step.note("dataset.build", self._one.task, None, {"build": build.id, "rows": len(rows), "since": build.since})
+        step.note("dataset.build", self._entry.task, None, {"build": build.id, "rows": len(rows), "since": build.since})
         await datasets.builds.begin(build, step)
 
     async def _go_on(self) -> None:
@@ -176,16 +176,16 @@ class Following:
     async def _training(self) -> Training:
         """The training on the data set, begun where it is not yet."""
         trainings = self._trainings
-        if self._one.training is not None:
-            found, _ = await trainings.store.get(self._one.training)
-            if found is None:
-                raise Halt(f"The training {self._one.training} was forgotten: run the command by hand.")
-            return found
+        if self._entry.training is not None:
+            earlier, _ = await trainings.store.get(self._entry.training)
+            if earlier is None:
+                raise Halt(f"The training {self._entry.training} was forgotten: run the command by hand.")
+            return earlier
         parameters = trainings.services.settings.training.parameters.model_dump()
-        asked: dict[str, Any] = {"task": self._one.task, "data": self._one.dataset, "begin": self._one.version}
-        asked |= {"pool": None, "runner": None, "manifest": None, "parameters": parameters}
+        wanted: dict[str, Any] = {"task": self._entry.task, "data": self._entry.dataset, "begin": self._entry.version}
+        wanted |= {"pool": None, "runner": None, "manifest": None, "parameters": parameters}
         try:
-            draft = await draft_training(trainings, asked, Pusher("system", None))
+            draft = await draft_training(trainings, wanted, Pusher("system", None))
         except Problem as problem:
             raise Halt(f"The training can't begin: {problem.message}") from None
         training, _ = await begin_run(trainings, draft)
@@ -193,36 +193,36 @@ class Following:
         return training
 
     async def _evaluate(self, version: str) -> None:
-        files = await asyncio.to_thread(self._trainings.find_files, self._one.dataset)
+        files = await asyncio.to_thread(self._trainings.find_files, self._entry.dataset)
         if files is None or files.heldout is None:
-            raise Halt(f"The data set {self._one.dataset} is gone: evaluate {version} by hand.")
-        class_field = self._trainings.services.settings.plan(self._one.task).class_tag or ""
+            raise Halt(f"The data set {self._entry.dataset} is gone: evaluate {version} by hand.")
+        class_field = self._trainings.services.settings.plan(self._entry.task).class_tag or ""
         name = await evaluate_version(self._trainings.releases.evaluations, version, files.heldout, class_field)
         await self._note("retraining.evaluate", evaluation=name, note=_describe_evaluation(version, name, "running"))
 
     async def _tell_evaluation(self, name: str) -> None:
         """Note how the evaluation has ended. Raises Halt where it came to no report."""
-        found = await self._trainings.releases.evaluations.store.get(name, with_report=False)
-        if found is None:  # it was forgotten
+        evaluation = await self._trainings.releases.evaluations.store.get(name, with_report=False)
+        if evaluation is None:  # it was forgotten
             return
-        if found.status in ("failed", "cancelled"):
-            ended = f"{found.status}: {found.note}" if found.note else f"{found.status}."
-            raise Halt(f"The evaluation {name} of {found.version} is {ended} Evaluate it by hand.")
-        note = _describe_evaluation(found.version, name, found.status)
-        if note != self._one.note:
+        if evaluation.status in ("failed", "cancelled"):
+            ended = f"{evaluation.status}: {evaluation.note}" if evaluation.note else f"{evaluation.status}."
+            raise Halt(f"The evaluation {name} of {evaluation.version} is {ended} Evaluate it by hand.")
+        note = _describe_evaluation(evaluation.version, name, evaluation.status)
+        if note != self._entry.note:
             await self._note("retraining.evaluate", note=note)
 
     async def _note(self, action: str, **fields: Any) -> None:
         """Note a step in the request, with its entry in the audit. Raises Stale where it has moved on."""
         store, services = self._trainings.retraining.store, self._trainings.services
-        now, generation = await store.get(self._one.id)
+        now, generation = await store.get(self._entry.id)
         if now is None or now.state != "open":
-            raise Stale(self._one.id, generation)
+            raise Stale(self._entry.id, generation)
         after = msgspec.structs.replace(now, **fields)
         step = AuditedStep(services.redis, services.audit, "system")
         step.note(action, after.version, None, {"id": after.id, **fields}, generation=generation + 1)
         await step.take([store.change(after, generation)])
-        self._one = after
+        self._entry = after
         await services.snapshot.refresh()
 
 

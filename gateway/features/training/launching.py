@@ -120,9 +120,9 @@ async def _submit_to_ray(trainings: Trainings, training: Training) -> None:
 async def _ray_end(trainings: Trainings, training: Training) -> str | None:
     url = f"{trainings.services.settings.training.ray_url}/api/jobs/{name_of(training)}"
     answer = await trainings.services.http.get(url, timeout=TIMEOUT_SECONDS)
-    told: dict[str, Any] = answer.json() if answer.is_success else {}
-    is_over = told.get("status") in ("FAILED", "STOPPED", "SUCCEEDED")
-    return f"Ray's job {told['status'].lower()}: {told.get('message')}" if is_over else None
+    job: dict[str, Any] = answer.json() if answer.is_success else {}
+    is_over = job.get("status") in ("FAILED", "STOPPED", "SUCCEEDED")
+    return f"Ray's job {job['status'].lower()}: {job.get('message')}" if is_over else None
 
 
 async def _make_job(trainings: Trainings, training: Training) -> None:
@@ -145,8 +145,8 @@ def fill_template(template: dict[str, Any], name: str, training: Training, varia
         labels = {**metadata.get("labels", {}), "apprentice/training": training.id, "apprentice/task": training.task}
         spec = template["spec"]
         pod = spec["template"]["spec"]
-        told = [{"name": key, "value": value} for key, value in variables.items()]
-        containers = [{**each, "env": [*each.get("env", ()), *told]} for each in pod["containers"]]
+        values = [{"name": key, "value": value} for key, value in variables.items()]
+        containers = [{**each, "env": [*each.get("env", ()), *values]} for each in pod["containers"]]
         filled = {**spec["template"], "spec": {**pod, "containers": containers}}
         return {**template, "metadata": {**metadata, "labels": labels}, "spec": {**spec, "template": filled}}
     except (KeyError, TypeError, AttributeError):

@@ -39,9 +39,9 @@ async def keep_training(trainings: Trainings) -> None:
         folders = await asyncio.to_thread(trainings.list_folders)  # before trainings: one that begins now keeps its own
         all_of_them = await trainings.store.all()
         since = time.time() - FAILED_KEPT_SECONDS
-        kept = {trainings.folder_of(each) for each in all_of_them if each.status == "running" or _is_kept(each, since)}
+        used = {trainings.folder_of(each) for each in all_of_them if each.status == "running" or _is_kept(each, since)}
         unread = await trainings.store.names() - {each.id for each in all_of_them}
-        gone = [path for path in folders if path not in kept and path.name.rpartition("-")[0] not in unread]
+        gone = [path for path in folders if path not in used and path.name.rpartition("-")[0] not in unread]
         await asyncio.to_thread(remove_folders, gone)
         ours = [each for each in all_of_them if trainings.runs_here(each)]
         for training in reversed(ours):

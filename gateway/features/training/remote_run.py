@@ -64,9 +64,9 @@ class RemoteRun(TrainingRun):
         last, heard_at, looked_at = "", time.monotonic(), 0.0
         while True:  # until the state moves, which ends this run
             await asyncio.sleep(LOOK_INTERVAL_SECONDS)
-            now, told = time.monotonic(), str(await self._trainings.store.progress(self._training.id))
-            if told != last:
-                last, heard_at = told, now
+            now, progress = time.monotonic(), str(await self._trainings.store.progress(self._training.id))
+            if progress != last:
+                last, heard_at = progress, now
             if now - heard_at > silence_seconds_max:
                 text = f"Its trainer told nothing for {silence_seconds_max:g} s (training.silence_seconds_max)."
                 raise TrainingFault(text)

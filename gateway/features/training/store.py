@@ -107,15 +107,15 @@ class TrainingStore:
     async def progress(self, name: str) -> dict[str, Any]:
         """The trainer's messages: of its start, and the losses by step, oldest first."""
         raw = await self._redis.hgetall(_key(name))
-        told = {field.decode(): msgspec.json.decode(value) for field, value in raw.items()}
-        points = {kind: _points(told, kind) for kind in ("step", "heldout")}
+        fields = {field.decode(): msgspec.json.decode(value) for field, value in raw.items()}
+        points = {kind: _points(fields, kind) for kind in ("step", "heldout")}
         every = max(1, -(-len(points["step"]) // POINTS_MAX))
         thinned = points["step"][::-1][::every][::-1]
         last = thinned[-1] if thinned else {}
         return {
-            "started": told.get("started"),
-            "prepared": told.get("prepared"),
-            "ended": told.get("ended"),
+            "started": fields.get("started"),
+            "prepared": fields.get("prepared"),
+            "ended": fields.get("ended"),
             "step": last.get("step", 0),
             "loss": last.get("loss"),
             "seconds_each": last.get("seconds_each"),
@@ -135,8 +135,8 @@ class TrainingStore:
             await self.forget_progress(name)
 
 
-def _points(told: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    return sorted((value for field, value in told.items() if field.startswith(f"{kind}:")), key=lambda p: p["step"])
+def _points(fields: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return sorted((value for field, value in fields.items() if field.startswith(f"{kind}:")), key=lambda p: p["step"])
 
 
 def _key(name: str) -> str:

@@ -57,12 +57,12 @@ class TrainerMessage(Body):
 async def training_of(request: Request, training: str, caller: Identified) -> Training:
     """The training whose key the request has. Raises Problem (403; 404; 409 where it runs no more)."""
     trainings = feature_of(request, Trainings)
-    found, _ = await find_training(trainings, training)
-    if caller.public != parts_of(trainings, found)[0]:
+    record, _ = await find_training(trainings, training)
+    if caller.public != parts_of(trainings, record)[0]:
         raise Problem("role_required", "This address is for the trainer of this training alone.")
-    if found.status != "running":
-        raise Problem("state_conflict", f"The training is {found.status}: nothing is taken of it any more.")
-    return found
+    if record.status != "running":
+        raise Problem("state_conflict", f"The training is {record.status}: nothing is taken of it any more.")
+    return record
 
 
 Trained = Annotated[Training, Depends(training_of)]

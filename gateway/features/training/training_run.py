@@ -64,12 +64,12 @@ class TrainingRun(ABC):
 
     async def _work(self) -> None:
         settings, training = self._trainings.services.settings, self._training
-        for kind, name, known in (("task", training.task, settings.tasks), ("pool", training.pool, settings.pools)):
-            if name not in known:
+        for kind, name, names in (("task", training.task, settings.tasks), ("pool", training.pool, settings.pools)):
+            if name not in names:
                 raise TrainingFault(f"The configuration has no {kind} {name!r} any more: add it, and train again.")
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        told = await self._trainings.store.progress(self._training.id)
-        if told["prepared"] is None or not (self._folder / ROWS_FILE).is_file():
+        progress = await self._trainings.store.progress(self._training.id)
+        if progress["prepared"] is None or not (self._folder / ROWS_FILE).is_file():
             await self._prepare()
         written = msgspec.json.encode(self.job())
         await asyncio.to_thread((self._folder / JOB_FILE).write_bytes, written)
@@ -117,8 +117,8 @@ class TrainingRun(ABC):
             raise TrainingFault(f"Its rows can't be prepared. {problem.message}") from None
         if prepared.error:
             raise TrainingFault(prepared.error)
-        told = {"kind": "prepared", **msgspec.to_builtins(prepared), "older": [*older] if prepared.rehearsed else []}
-        await trainings.store.note_progress(training.id, told)
+        event = {"kind": "prepared", **msgspec.to_builtins(prepared), "older": [*older] if prepared.rehearsed else []}
+        await trainings.store.note_progress(training.id, event)
 
     async def _older(self) -> dict[str, str]:
         """Files of what the version was trained on that this one begins from, then of the data of earlier trainings of
@@ -130,8 +130,8 @@ class TrainingRun(ABC):
         ]
         named = begun.datasets if begun is not None else []
         digests = [each for each in dict.fromkeys((*named, *earlier)) if each != training.data][:OLDER_MAX]
-        found = {digest: await asyncio.to_thread(trainings.find_files, digest) for digest in digests}
-        return {digest: str(files.train) for digest, files in found.items() if files is not None}
+        files_of = {digest: await asyncio.to_thread(trainings.find_files, digest) for digest in digests}
+        return {digest: str(files.train) for digest, files in files_of.items() if files is not None}
 
     def shared_job(self) -> dict[str, Any]:
         """The options that hold wherever it runs."""
