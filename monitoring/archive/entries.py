@@ -95,8 +95,8 @@ def _records(connection: duckdb.DuckDBPyConnection, records: str, tasks: Sequenc
         f'WHERE "task" IN {_marks(tasks)} ORDER BY milliseconds, purpose = \'reported\', number, "id"'
     )
     for row in _rows(connection, query, tasks):
-        seen = _seen(row, row["milliseconds"])
-        yield Placed(row["milliseconds"], REPORTED if is_reported(seen) else RECORDS, row["number"], seen)
+        record = _seen(row, row["milliseconds"])
+        yield Placed(row["milliseconds"], REPORTED if is_reported(record) else RECORDS, row["number"], record)
 
 
 def _feedback(
@@ -112,8 +112,8 @@ def _feedback(
         f'WHERE f."task" IN {_marks(tasks)} ORDER BY f.milliseconds, f.number, f."request", f."feedback_id"'
     )
     for row in _rows(connection, query, tasks):
-        seen = None if row["placed"] is None else _seen(row, row["placed"])
-        yield Placed(row["milliseconds"], FEEDBACK, row["number"], seen, _given(row))
+        record = None if row["placed"] is None else _seen(row, row["placed"])
+        yield Placed(row["milliseconds"], FEEDBACK, row["number"], record, _given(row))
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -127,9 +127,9 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str, tasks: Sequence[str
 
 def _seen(row: Mapping[str, Any], placed_ms: int) -> Seen:
     fields = {name: row[name] for name in SEEN if row[name] is not None}
-    seen = msgspec.convert(fields, Seen)
-    seen.placed_at = placed_ms / 1000
-    return seen
+    record = msgspec.convert(fields, Seen)
+    record.placed_at = placed_ms / 1000
+    return record
 
 
 def _given(row: Mapping[str, Any]) -> Given:

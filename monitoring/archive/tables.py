@@ -251,9 +251,9 @@ def find_table(storage: ArchiveStorage, wanted: ArchiveQuery, named: bool = Fals
 
 def _where(archive_query: ArchiveQuery) -> tuple[str, list[Any]]:
     wanted = [('"at" >= ?', archive_query.since), ('"at" < ?', archive_query.until), ('"task" = ?', archive_query.task)]
-    given = [(condition, value) for condition, value in wanted if value is not None]
-    text = " AND ".join(condition for condition, _ in given)
-    return f"WHERE {text}" if text else "", [value for _, value in given]
+    conditions = [(condition, value) for condition, value in wanted if value is not None]
+    text = " AND ".join(condition for condition, _ in conditions)
+    return f"WHERE {text}" if text else "", [value for _, value in conditions]
 
 
 def write_path(path: Path | str) -> str:

@@ -44,24 +44,24 @@ def _build(job: DatasetJob) -> DatasetResult:
     tell_step("reading", 0.0)
     try:
         rows, faults = _read(job)
-        kept = KeptRows() if job.kept is None else read_kept(job.task, job.kept, job.rows_max - len(rows))
+        kept_rows = KeptRows() if job.kept is None else read_kept(job.task, job.kept, job.rows_max - len(rows))
         rows = _drop_forgotten(rows, job)
     except DatasetError as error:
         return DatasetResult(error=str(error))
     except (RedisError, duckdb.Error) as error:
         return DatasetResult(error=f"Kept texts can't be read ({type(error).__name__}: {error}): try again later.")
-    rows += kept.rows
+    rows += kept_rows.rows
     if faults and not job.options.leave_out_faults:
         return _refused(faults)
     if not rows:
-        return DatasetResult(error=_why_empty(kept))
+        return DatasetResult(error=_why_empty(kept_rows))
     tell_step("comparing rows", 0.2)
     built = build_set(rows, faults, job.options)
     fault = _fault_of(built)
     if fault:
         return DatasetResult(error=fault)
     tell_step("measuring", 0.6)
-    card = {"task": job.task, "built_at": round(time.time(), 3)} | card_of(built, job.options, kept)
+    card = {"task": job.task, "built_at": round(time.time(), 3)} | card_of(built, job.options, kept_rows)
     tell_step("writing", 0.9)
     return DatasetResult(write_set(Path(job.folder), built, card))
 
@@ -96,9 +96,9 @@ def _drop_forgotten(rows: list[DataRow], job: DatasetJob) -> list[DataRow]:
     return [row for place, row in enumerate(rows) if place not in gone]
 
 
-def _why_empty(kept: KeptRows) -> str:
+def _why_empty(kept_rows: KeptRows) -> str:
     """The reason why no row was there."""
-    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(kept.counts.items()) if count)
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(kept_rows.counts.items()) if count)
     texts = (
         f"no kept text has a right answer ({counts})"
         if counts

@@ -15,7 +15,7 @@ from monitoring.datasets.synthetic import measure_synthetic
 CONTRASTS_MAX = 50
 
 
-def card_of(built: BuiltSet, options: DatasetOptions, kept: KeptRows) -> dict[str, Any]:
+def card_of(built: BuiltSet, options: DatasetOptions, kept_rows: KeptRows) -> dict[str, Any]:
     """The figures of a set, and of the kept texts that were read for it."""
     return {
         "options": {
@@ -33,8 +33,8 @@ def card_of(built: BuiltSet, options: DatasetOptions, kept: KeptRows) -> dict[st
         "groups": {part: _groups(rows) for part, rows in _parts(built).items()},
         "lengths": _lengths(built.rows),
         "requests": len(built.requests()),
-        "kept_texts": dict(sorted((name, count) for name, count in kept.counts.items() if count)),
-        "coverage": measure_coverage([fold_text(input_of(row)) for row in built.train], kept.asked),
+        "kept_texts": dict(sorted((name, count) for name, count in kept_rows.counts.items() if count)),
+        "coverage": measure_coverage([fold_text(input_of(row)) for row in built.train], kept_rows.asked),
         "synthetic": measure_synthetic(built),
     }
 

@@ -12,7 +12,7 @@ import numpy as np
 from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, WORDS, make_terms, measure_nearest
 
 FAR_QUANTILE = 0.05
-"""A request is unlike the rows where it is less similar to the nearest one than so many of the rows themselves are."""
+"""A request is unlike the rows where its nearest row is less similar than for this share of the rows themselves."""
 GAP_SHARE_MIN, GAP_REQUESTS_MIN = 0.01, 5
 FEW_RATIO = 0.1
 """A word is rare among the rows where its share there is at most so much of its share in production."""
@@ -21,16 +21,16 @@ TOGETHER_SHARE, TOGETHER_MAX = 0.5, 4
 REQUESTS_SHOWN = 3
 
 
-def measure_coverage(inputs: Sequence[str], asked: Mapping[str, str]) -> dict[str, Any]:
-    """The coverage of what was `asked` (by request id) by the inputs of training rows."""
-    if not asked:
+def measure_coverage(inputs: Sequence[str], texts: Mapping[str, str]) -> dict[str, Any]:
+    """The coverage of requests' `texts` (by request id) by the inputs of training rows."""
+    if not texts:
         return {
             "requests": 0,
             "words": ["No text of a request is kept: how well the set covers production is unknown."],
         }
-    requests = list(asked)
-    gaps = _find_gaps(inputs, asked)
-    far = count_far(inputs, [asked[request] for request in requests])
+    requests = list(texts)
+    gaps = _find_gaps(inputs, texts)
+    far = count_far(inputs, [texts[request] for request in requests])
     words = [_words_of_gap(gap, len(requests)) for gap in gaps]
     if far is not None:
         words.insert(
@@ -55,16 +55,16 @@ def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
     return int((measure_nearest(vectors[len(inputs) :], rows) < np.quantile(among, FAR_QUANTILE)).sum())
 
 
-def _find_gaps(inputs: Sequence[str], asked: Mapping[str, str]) -> list[dict[str, Any]]:
+def _find_gaps(inputs: Sequence[str], texts: Mapping[str, str]) -> list[dict[str, Any]]:
     """Words of requests that rows lack, those of most requests first. Each request counts for one word."""
     in_rows = Counter(word for text in inputs for word in _words_in(text))
-    left = {request: _words_in(text) for request, text in asked.items()}
-    least = max(GAP_REQUESTS_MIN, GAP_SHARE_MIN * len(asked))
+    left = {request: _words_in(text) for request, text in texts.items()}
+    least = max(GAP_REQUESTS_MIN, GAP_SHARE_MIN * len(texts))
     shares = Counter(word for words in left.values() for word in words)
     missing = {
         word
         for word, count in shares.items()
-        if count >= least and in_rows[word] / max(1, len(inputs)) <= FEW_RATIO * count / len(asked)
+        if count >= least and in_rows[word] / max(1, len(inputs)) <= FEW_RATIO * count / len(texts)
     }
     gaps: list[dict[str, Any]] = []
     while missing and len(gaps) < GAPS_MAX:

@@ -95,11 +95,11 @@ def _remove_aside(folder: Path) -> None:
 
 def _write_lines(path: Path, lines: Iterable[bytes]) -> str:
     """Write lines to a new file, and have them on disk; the sha256 of its bytes."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     with path.open("wb") as file:
         for line in lines:
             file.write(line + b"\n")
-            found.update(line + b"\n")
+            hasher.update(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    return found.hexdigest()
+    return hasher.hexdigest()

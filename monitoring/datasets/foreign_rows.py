@@ -42,8 +42,8 @@ def _from_turns(read: dict[str, Any], at: int) -> dict[str, Any]:
     for turn in turns if isinstance(turns, list) else []:
         role = ROLES.get(str(turn.get("from"))) if isinstance(turn, dict) else None
         if role is None:
-            known = ", ".join(ROLES)
-            raise DatasetError(f"Line {at}: a turn of its conversations is `from` none of {known}.")
+            roles = ", ".join(ROLES)
+            raise DatasetError(f"Line {at}: a turn of its conversations is `from` none of {roles}.")
         messages.append({"role": role, "content": turn.get("value")})
     return {name: value for name, value in read.items() if name not in SHAREGPT_FIELDS} | {"messages": messages}
 
@@ -55,8 +55,8 @@ def _from_instruction(read: dict[str, Any], at: int) -> dict[str, Any]:
         if not isinstance(turn, list) or len(turn) != len(TURN_ROLES):
             raise DatasetError(f"Line {at}: a turn of its history is no pair of a question and an answer.")
         messages += [{"role": role, "content": text} for role, text in zip(TURN_ROLES, turn, strict=True)]
-    asked = "\n\n".join(_as_text(read[name]) for name in ("instruction", "input", "context") if read.get(name))
-    messages.append({"role": "user", "content": asked})
+    question = "\n\n".join(_as_text(read[name]) for name in ("instruction", "input", "context") if read.get(name))
+    messages.append({"role": "user", "content": question})
     own = {name: value for name, value in read.items() if name not in ALPACA_FIELDS}
     return own | {"messages": messages, "expected": next((read[name] for name in ANSWERS if name in read), None)}
 
@@ -66,8 +66,8 @@ def _system_turn(read: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _from_preference(read: dict[str, Any], at: int) -> dict[str, Any]:
-    asked = read["input"]
-    messages = asked.get("messages") if isinstance(asked, dict) else None
+    request = read["input"]
+    messages = request.get("messages") if isinstance(request, dict) else None
     if not isinstance(messages, list) or not messages:
         raise DatasetError(f"Line {at}: its input has no messages.")
     own = {name: value for name, value in read.items() if name not in ("input", "preferred_output")}
@@ -89,13 +89,13 @@ def _last_text(output: Any, at: int) -> str:
 
 def _from_inference(read: dict[str, Any], at: int) -> dict[str, Any]:
     """An inference or a datapoint of TensorZero. An episode's inferences belong together."""
-    asked, output = _decoded(read["input"]), _decoded(read["output"])
-    if not isinstance(asked, dict) or "messages" not in asked:
+    request, output = _decoded(read["input"]), _decoded(read["output"])
+    if not isinstance(request, dict) or "messages" not in request:
         named = {name: value for name, value in read.items() if name not in ("input", "output")}
-        return named | {"text": asked, "expected": output}
-    system = asked.get("system")
+        return named | {"text": request, "expected": output}
+    system = request.get("system")
     messages: list[dict[str, Any]] = [{"role": "system", "content": _as_text(system)}] if system else []
-    for message in asked["messages"] if isinstance(asked["messages"], list) else []:
+    for message in request["messages"] if isinstance(request["messages"], list) else []:
         if not isinstance(message, dict):
             raise DatasetError(f"Line {at}: a message of its input is no object with role and content.")
         messages.append({"role": message.get("role"), "content": _text_in(message.get("content"), at)})
@@ -124,15 +124,15 @@ def _text_in(content: Any, at: int) -> str:
         return content
     texts = []
     for block in content if isinstance(content, list) else [content]:
-        found = (
+        value = (
             next((block[key] for key in TEXT_KEYS if block.get(key) is not None), None)
             if isinstance(block, dict)
             else None
         )
-        if found is None or block.get("type") not in ("text", "raw_text", "template", None):
+        if value is None or block.get("type") not in ("text", "raw_text", "template", None):
             kind = block.get("type") if isinstance(block, dict) else type(block).__name__
             raise DatasetError(f"Line {at}: it has a block of the type {str(kind)[:40]!r}: only texts can be taken.")
-        texts.append(_as_text(found))
+        texts.append(_as_text(value))
     return "\n".join(texts)
 
 

@@ -21,14 +21,14 @@ from monitoring.helper_process import run_job
 def write_hard_cases(job: HardCasesJob) -> HardCasesResult:
     """Write the rows. Raises OSError."""
     try:
-        kept = read_kept(job.task, job.kept, job.rows_max)
+        kept_rows = read_kept(job.task, job.kept, job.rows_max)
     except DatasetError as error:
         return HardCasesResult(error=str(error))
     except (RedisError, duckdb.Error) as error:
         return HardCasesResult(error=f"Kept texts can't be read ({type(error).__name__}: {error}): try again later.")
-    rows = [row for row in kept.rows if row.origin == "demonstrated"]
+    rows = [row for row in kept_rows.rows if row.origin == "demonstrated"]
     Path(job.target).write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-    return HardCasesResult(len(rows), {name: count for name, count in kept.counts.items() if count})
+    return HardCasesResult(len(rows), {name: count for name, count in kept_rows.counts.items() if count})
 
 
 if __name__ == "__main__":

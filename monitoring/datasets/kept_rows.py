@@ -38,25 +38,25 @@ class KeptRows:
 
     rows: list[DataRow] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    _drawn: list[tuple[int, str, str]] = field(default_factory=list)
+    _samples: list[tuple[int, str, str]] = field(default_factory=list)
 
-    def sample(self, request: str, asked: str) -> None:
+    def sample(self, request: str, text: str) -> None:
         """Keep what a request asked, where its draw is among the COMPARED_MAX least."""
-        drawn = (-int(digest(request)[:13], 16), request, asked)
-        if len(self._drawn) < COMPARED_MAX:
-            heapq.heappush(self._drawn, drawn)
+        entry = (-int(digest(request)[:13], 16), request, text)
+        if len(self._samples) < COMPARED_MAX:
+            heapq.heappush(self._samples, entry)
         else:
-            heapq.heappushpop(self._drawn, drawn)
+            heapq.heappushpop(self._samples, entry)
 
     @property
     def asked(self) -> dict[str, str]:
         """The sample: what was asked, by request."""
-        return {request: asked for _, request, asked in sorted(self._drawn, reverse=True)}
+        return {request: text for _, request, text in sorted(self._samples, reverse=True)}
 
 
 def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
     """The rows of a task's kept texts. Raises RedisError, duckdb.Error, OSError, and DatasetError for too many."""
-    found = KeptRows()
+    kept_rows = KeptRows()
     first = source.looked_since if source.since is None else min(source.since, source.looked_since)
     with ExitStack() as stack:
         texts = stack.enter_context(TextReader(source.texts))
@@ -65,11 +65,11 @@ def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
         for some in _in_parts(texts.of_task(task, first, source.until)):
             judged = _judgements_of([text.request for text in some], redis, archived)
             for text in some:
-                _take(text, judged.get(text.request, []), source, found)
-            if len(found.rows) > rows_max:
+                _take(text, judged.get(text.request, []), source, kept_rows)
+            if len(kept_rows.rows) > rows_max:
                 raise DatasetError(f"There are more than {rows_max} rows (datasets.rows_max): name a later `since`.")
-        found.counts["unreadable"] += texts.unreadable
-    return found
+        kept_rows.counts["unreadable"] += texts.unreadable
+    return kept_rows
 
 
 def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
@@ -97,7 +97,7 @@ def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
 
 def read_judgements(redis: Redis, storage: ArchiveStorage, task: str, since: float) -> Judged:
     """The archived judgements of a task's requests from a time on, by request. Raises duckdb.Error and OSError."""
-    found: Judged = {}
+    judgements: Judged = {}
     with (
         storage.lock(redis, shared=True),
         TemporaryDirectory() as scratch,
@@ -106,42 +106,42 @@ def read_judgements(redis: Redis, storage: ArchiveStorage, task: str, since: flo
         try:
             table = read(storage, "feedback", list(list_files(storage, ArchiveQuery("feedback", since))))
         except Nothing:
-            return found
+            return judgements
         names = FeedbackRow.__struct_fields__
         columns = ", ".join(f'"{name}"' for name in names)
         cursor = connection.execute(f'SELECT {columns} FROM {table} WHERE "task" = ?', [task])  # noqa: S608 - our names
         while batch := cursor.fetchmany(AT_ONCE):
             for values in batch:
                 row = FeedbackRow(**dict(zip(names, values, strict=True)))
-                found.setdefault(row.request, []).append(_feedback_of(row))
-    return found
+                judgements.setdefault(row.request, []).append(_feedback_of(row))
+    return judgements
 
 
-def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, found: KeptRows) -> None:
+def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, kept_rows: KeptRows) -> None:
     """Count a text, keep what it asks as a part of the sample, and its row where it gives one."""
-    asked = text.as_asked()
-    if asked:
-        found.sample(text.request, _input_of(asked))
+    request = text.as_asked()
+    if request:
+        kept_rows.sample(text.request, _input_of(request))
     if source.since is None or text.at < source.since:
-        found.counts["looked_at"] += 1
+        kept_rows.counts["looked_at"] += 1
         return
     label = find_label(feedback, source.rules)
     kind: str = "unlabelled" if label is None else label.value
     try:
-        row = make_row(text, label) if label is not None and asked else None
+        row = make_row(text, label) if label is not None and request else None
     except DatasetError:  # such as a call of a tool in place of an answer
         kind, row = "no_text", None
     if row is not None:
-        found.rows.append(row)
+        kept_rows.rows.append(row)
         kind = "demonstrated" if row.origin == "demonstrated" else kind
-    elif not asked:
+    elif not request:
         kind = "cut"
-    found.counts[kind] += 1
+    kept_rows.counts[kind] += 1
 
 
-def _input_of(asked: dict[str, Any]) -> str:
+def _input_of(request: dict[str, Any]) -> str:
     """The input of a row, as inputs are compared."""
-    messages = asked.get("messages") or [{"role": "user", "content": asked["prompt"]}]
+    messages = request.get("messages") or [{"role": "user", "content": request["prompt"]}]
     return fold_text(input_of(DataRow(messages=[*messages, {"role": "assistant", "content": ""}], id="")))
 
 
@@ -161,13 +161,13 @@ def _judgements_of(requests: Sequence[str], redis: Redis, archived: Judged) -> J
         for request in requests:
             pipe.hgetall(f"apprentice:feedback:{request}")
         replies: list[dict[bytes, bytes]] = pipe.execute() if requests else []
-    found: Judged = {}
+    judgements: Judged = {}
     for request, entries in zip(requests, replies, strict=True):
         here = [msgspec.json.decode(value.split(b"\n", 2)[2], type=Feedback) for value in entries.values()]
-        known = {(each.caller, each.feedback_id) for each in here}
-        left = [each for each in archived.get(request, []) if (each.caller, each.feedback_id) not in known]
-        found[request] = here + left
-    return found
+        ids = {(each.caller, each.feedback_id) for each in here}
+        others = [each for each in archived.get(request, []) if (each.caller, each.feedback_id) not in ids]
+        judgements[request] = here + others
+    return judgements
 
 
 def _feedback_of(row: FeedbackRow) -> Feedback:

@@ -56,11 +56,11 @@ class NearIndex:
 
     def near(self, sketch: Sketch) -> Iterator[tuple[int, float]]:
         """The numbers of texts that this one is near to, each with its similarity, the most similar first."""
-        found = sorted({place for key in sketch.keys for place in self._bands.get(key, ())})
-        if not found:
+        near = sorted({place for key in sketch.keys for place in self._bands.get(key, ())})
+        if not near:
             return
-        estimates = (np.stack([self._signatures[place] for place in found]) == sketch.signature).mean(axis=1)
-        likely = [place for place, estimate in zip(found, estimates, strict=True) if estimate >= NEAR - ESTIMATE_MARGIN]
+        estimates = (np.stack([self._signatures[place] for place in near]) == sketch.signature).mean(axis=1)
+        likely = [place for place, estimate in zip(near, estimates, strict=True) if estimate >= NEAR - ESTIMATE_MARGIN]
         similar = sorted((-_similarity(sketch.shingles, self._shingles[place]), place) for place in likely)
         yield from ((self._numbers[place], -value) for value, place in similar if -value >= NEAR)
 
@@ -99,7 +99,7 @@ def _mix(hashes: Hashes) -> Hashes:
     return hashes
 
 
-def _similarity(one: Hashes, other: Hashes) -> float:
+def _similarity(first: Hashes, second: Hashes) -> float:
     """The Jaccard similarity of two texts' shingles."""
-    common = len(np.intersect1d(one, other, assume_unique=True))
-    return common / (len(one) + len(other) - common)
+    common = len(np.intersect1d(first, second, assume_unique=True))
+    return common / (len(first) + len(second) - common)

@@ -71,16 +71,16 @@ def data_row_of(read: dict[str, Any], at: int, source: str) -> DataRow:
     row = row_of(read, at, 0)
     named = group_named({name: read.get(name) for name in ("group", "paraphrase")}, at)
     parent = group_named({"parent": read.get("parent")}, at)
-    asked = row.messages if row.messages is not None else [{"role": "user", "content": row.prompt}]
-    for message in asked:
+    turns = row.messages if row.messages is not None else [{"role": "user", "content": row.prompt}]
+    for message in turns:
         if not isinstance(message.get("role"), str):
             raise DatasetError(f"Line {at}: a message of it has no role: give system, user, assistant or tool.")
-    messages = [*asked, {"role": "assistant", "content": row.expected}]
-    given = read.get("id")
+    messages = [*turns, {"role": "assistant", "content": row.expected}]
+    row_id = read.get("id")
     rejected = read.get("rejected")
     return DataRow(
         messages=messages,
-        id=str(given) if given not in (None, "") else f"row-{digest(write_canonically(messages))[:16]}",
+        id=str(row_id) if row_id not in (None, "") else f"row-{digest(write_canonically(messages))[:16]}",
         label=row.label,
         group=named[1] if named else None,
         origin=_origin_of(read.get("origin")),
@@ -176,11 +176,11 @@ def _parquet_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | L
 
     with duckdb.connect() as connection:
         try:
-            found = connection.execute("SELECT * FROM read_parquet(?)", [file.path])
-            names = [column[0] for column in found.description or ()]
+            cursor = connection.execute("SELECT * FROM read_parquet(?)", [file.path])
+            names = [column[0] for column in cursor.description or ()]
             _see_that_columns_fit(file, names)
             numbers = count(1)
-            while rows := found.fetchmany(TABLE_ROWS_AT_ONCE):
+            while rows := cursor.fetchmany(TABLE_ROWS_AT_ONCE):
                 for row in rows:
                     cells = zip(names, row, strict=True)
                     yield next(numbers), {name: _without_none(value) for name, value in cells if value is not None}
@@ -215,13 +215,13 @@ def _see_that_columns_fit(file: SourceFile, names: list[str]) -> None:
     for column, taken in TAKEN.items():
         if not ours & taken:
             text = f"{file.name} has no column {column}: name one, as in --column {column}=NAME. It has"
-            known = ", ".join(sorted(taken | {*SYNONYMS[column]}))
-            raise DatasetError(f"{text} {', '.join(names)[:400] or 'none'}; known are {known}.")
+            choices = ", ".join(sorted(taken | {*SYNONYMS[column]}))
+            raise DatasetError(f"{text} {', '.join(names)[:400] or 'none'}; known are {choices}.")
 
 
 def _with_our_names(read: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """The object under the names that we read: those that were given, else known ones."""
-    names = {given: ours for ours, given in columns.items()}
+    names = {theirs: ours for ours, theirs in columns.items()}
     for ours, others in SYNONYMS.items():
         if not INSTEAD_OF[ours] & {*read, *columns}:
             names |= {name: ours for name in others if name in read and ours not in names.values()}

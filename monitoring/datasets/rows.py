@@ -81,8 +81,8 @@ def _find_request(row: DataRow | Row, by_id: Mapping[str, DataRow | Row]) -> str
 
 def input_of(row: DataRow) -> str:
     """The text of what is asked, without instructions that a whole task has in common."""
-    asked = [message for message in row.messages[:-1] if message.get("role") not in INSTRUCTING]
-    return "\n".join(text_of(message) for message in asked or row.messages[:-1])
+    turns = [message for message in row.messages[:-1] if message.get("role") not in INSTRUCTING]
+    return "\n".join(text_of(message) for message in turns or row.messages[:-1])
 
 
 def text_of(message: dict[str, Any]) -> str:
@@ -101,8 +101,8 @@ def fold_text(text: str) -> str:
 
 def digest_of_input(row: DataRow) -> str:
     """The digest of all that comes before the answer, instructions too."""
-    asked = [[message.get("role"), fold_text(text_of(message)), _more(message)] for message in row.messages[:-1]]
-    return digest(write_canonically(asked))
+    turns = [[message.get("role"), fold_text(text_of(message)), _more(message)] for message in row.messages[:-1]]
+    return digest(write_canonically(turns))
 
 
 def digest_of_answer(row: DataRow) -> str:

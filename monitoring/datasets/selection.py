@@ -42,9 +42,9 @@ def select_rows(rows: Sequence[DataRow]) -> Selection:
     parents = {row.parent for row in rows}
     groups = Groups([_names_of_groups(row, parents) for _, row in ranked])  # by the ids that were given
     selection = Selection()
-    kept = _without_near(ordered, ranks, _without_equal(ordered, ranks, groups, selection), groups, selection)
-    selection.kept = [ordered[number] for number in kept]
-    selection.groups = [ranks[groups.first_of(number)].input[:16] for number in kept]
+    numbers = _without_near(ordered, ranks, _without_equal(ordered, ranks, groups, selection), groups, selection)
+    selection.kept = [ordered[number] for number in numbers]
+    selection.groups = [ranks[groups.first_of(number)].input[:16] for number in numbers]
     return selection
 
 
@@ -64,15 +64,15 @@ def _rank(row: DataRow) -> _Rank:
 
 def _with_unique_ids(rows: Sequence[DataRow]) -> list[DataRow]:
     """The rows; of those that share an id, all but the first have a part of their digest behind it."""
-    seen: set[str] = set()
+    ids: set[str] = set()
     unique = []
     for row in rows:
         name = row.id
-        if name in seen:
+        if name in ids:
             name = f"{row.id}-{digest(msgspec.json.encode(row).decode())[:12]}"
-            while name in seen:  # the same row, given twice: it is left out further on
+            while name in ids:  # the same row, given twice: it is left out further on
                 name = f"{name}+"
-        seen.add(name)
+        ids.add(name)
         unique.append(row if name == row.id else msgspec.structs.replace(row, id=name))
     return unique
 
@@ -106,7 +106,7 @@ def _without_near(
     rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: Groups, selection: Selection
 ) -> list[int]:
     """The numbers of rows that are near no other with the same answer. All that are near each other are one group."""
-    index, kept = NearIndex(), []
+    index, distinct = NearIndex(), []
     for number in numbers:
         sketch = index.sketch(fold_text(input_of(rows[number])))
         near = [other for other, _ in index.near(sketch)]
@@ -116,9 +116,9 @@ def _without_near(
             selection.left_out.append(LeftOut(because="near_duplicate", row=rows[number], of=rows[same].id))
             continue
         selection.contrasts += [(rows[other].id, rows[number].id) for other in near]
-        kept.append(number)
+        distinct.append(number)
         index.add(number, sketch)
-    return kept
+    return distinct
 
 
 class Groups:

@@ -47,14 +47,14 @@ def bound_classes(rows: Sequence[DataRow], ratio_max: float | None) -> tuple[lis
         return list(rows), []
     most = max(1, int(ratio_max * statistics.median_low(counts.values())))
     taken: Counter[str | None] = Counter()
-    kept, left_out = [], []
+    selected, left_out = [], []
     for row in sorted(rows, key=lambda row: (row.origin == "synthetic", _draw(row.id))):
         taken[row.label] += 1
         if taken[row.label] <= most:
-            kept.append(row)
+            selected.append(row)
         else:
             left_out.append(LeftOut(because="class_ratio", row=row))
-    return kept, left_out
+    return selected, left_out
 
 
 def _draw(name: str) -> float:

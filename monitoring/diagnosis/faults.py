@@ -110,21 +110,21 @@ def diagnose(case: Case) -> Diagnosis:
 
 def _judge_scope(case: Case) -> Cause:
     nearest = None if case.neighbours is None else max((each.similarity for each in case.neighbours), default=0.0)
-    found = case.scope
-    told = ""
-    if found is not None:
-        threshold = "" if found.threshold is None else f" (threshold {found.threshold:.3g})"
-        told = f"Its scope score is {found.score:.3g}{threshold}."
+    finding = case.scope
+    words = ""
+    if finding is not None:
+        threshold = "" if finding.threshold is None else f" (threshold {finding.threshold:.3g})"
+        words = f"Its scope score is {finding.score:.3g}{threshold}."
     alike = "" if nearest is None else f" The nearest training row has a similarity of {nearest:.2f}."
-    if found is not None and found.fired:
-        return Cause(name="scope", state="likely", evidence=f"The version did not learn such requests. {told}{alike}")
+    if finding is not None and finding.fired:
+        return Cause(name="scope", state="likely", evidence=f"The version did not learn such requests. {words}{alike}")
     if nearest is not None and nearest < FAR:
-        text = f"No training row is like the request. {told}{alike}"
+        text = f"No training row is like the request. {words}{alike}"
         return Cause(name="scope", state="likely", evidence=text)
-    if found is None and nearest is None:
+    if finding is None and nearest is None:
         return Cause(name="scope", state="unknown", evidence="No scope score, and no training rows.")
-    sure = found is not None or (nearest is not None and nearest >= NEAR)
-    return Cause(name="scope", state="unlikely" if sure else "possible", evidence=f"{told}{alike}".strip())
+    sure = finding is not None or (nearest is not None and nearest >= NEAR)
+    return Cause(name="scope", state="unlikely" if sure else "possible", evidence=f"{words}{alike}".strip())
 
 
 def _judge_data(case: Case, near: Sequence[TrainingNeighbour], taught: bytes | None, share: float) -> Cause:
@@ -132,14 +132,14 @@ def _judge_data(case: Case, near: Sequence[TrainingNeighbour], taught: bytes | N
         return Cause(name="data", state="unknown", evidence=f"Unknown: {case.no_neighbours}.")
     if not near:
         return Cause(name="data", state="possible", evidence="No training row is near: such cases were not taught.")
-    told = f"{round(share * len(near))} of {len(near)} near training rows have the same answer."
+    words = f"{round(share * len(near))} of {len(near)} near training rows have the same answer."
     if share < AGREED:
-        return Cause(name="data", state="likely", evidence=f"Near training rows conflict: {told}")
+        return Cause(name="data", state="likely", evidence=f"Near training rows conflict: {words}")
     if case.expected is not None and taught != _form(case.expected):
-        return Cause(name="data", state="likely", evidence=f"{told} It is not the one that people gave.")
+        return Cause(name="data", state="likely", evidence=f"{words} It is not the one that people gave.")
     if case.expected is None and case.label == "wrong" and taught == _form(case.answer):
-        return Cause(name="data", state="likely", evidence=f"{told} It is the one that was judged wrong.")
-    return Cause(name="data", state="unlikely", evidence=told)
+        return Cause(name="data", state="likely", evidence=f"{words} It is the one that was judged wrong.")
+    return Cause(name="data", state="unlikely", evidence=words)
 
 
 def _judge_training(case: Case, near: Sequence[TrainingNeighbour], taught: bytes | None, share: float) -> Cause:

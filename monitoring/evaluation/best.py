@@ -62,10 +62,10 @@ def _best_of(unbeaten: Sequence[EvaluationArm], leading: EvaluationArm, evidence
 def _difference(first: EvaluationArm, second: EvaluationArm, evidence: LeaderEvidence) -> float | None:
     """The first one's share of right rows less the second one's, on the same rows; None where none has both."""
     paired: list[tuple[bool, float, float]] = []
-    for one, other, sign in ((first, second, 1), (second, first, -1)):
-        for comparison in evidence.comparisons.get(str(one.version), {}).values():
+    for arm, other, sign in ((first, second, 1), (second, first, -1)):
+        for comparison in evidence.comparisons.get(str(arm.version), {}).values():
             difference, is_whole = comparison.pair["difference"], comparison.suite in WHOLE
-            if is_whole and difference is not None and (comparison.version, comparison.reference) == (one, other):
+            if is_whole and difference is not None and (comparison.version, comparison.reference) == (arm, other):
                 paired.append((comparison.suite == NEWEST, comparison.ended_at, sign * difference))
     if paired:
         return max(paired)[2]

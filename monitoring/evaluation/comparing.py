@@ -172,7 +172,7 @@ class ClassFinder:
     """Finds the classes of a data set while it is read. `wanted` is the field that was named, if one was."""
 
     wanted: str = ""
-    _seen: dict[str, None] = field(default_factory=dict)
+    _values: dict[str, None] = field(default_factory=dict)
     _labels: dict[str, str] = field(default_factory=dict)
     _label_names: dict[str, None] = field(default_factory=dict)
     _all_labelled: bool = True
@@ -185,8 +185,8 @@ class ClassFinder:
             value = _field_of(row.expected, self.wanted)
             if value is None:
                 raise DatasetError(f"Line {row.line}: its expected answer has no field {self.wanted!r} for a class.")
-            self._seen.setdefault(value)
-            if len(self._seen) > CLASSES_MAX:
+            self._values.setdefault(value)
+            if len(self._values) > CLASSES_MAX:
                 raise DatasetError(f"Line {row.line}: {self.wanted!r} has more than {CLASSES_MAX} values: too many.")
             return
         form = normalize(row.expected)
@@ -202,7 +202,7 @@ class ClassFinder:
     def found(self) -> Classes:
         """The classes, once every row was added."""
         if self.wanted:
-            return Classes("field", self.wanted, tuple(sorted(self._seen)))
+            return Classes("field", self.wanted, tuple(sorted(self._values)))
         if self._all_labelled and 0 < len(self._label_names) <= CLASSES_MAX:
             return Classes("label", "", tuple(sorted(self._label_names)), self._labels if self._clear else None)
         if len(self._texts) <= TEXTS_MAX and all(len(text) <= CLASS_CHARACTERS_MAX for text in self._texts):

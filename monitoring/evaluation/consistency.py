@@ -46,4 +46,4 @@ def _flips_of(groups: Sequence[Sequence[str]]) -> Flips | None:
 
 def _chance_of_difference(forms: Sequence[str]) -> float:
     pairs = len(forms) * (len(forms) - 1)
-    return sum(one != other for one in forms for other in forms) / pairs
+    return sum(form != other for form in forms for other in forms) / pairs

@@ -261,18 +261,18 @@ def group_named(read: dict[str, Any], at: int) -> tuple[str, str] | None:
 
 
 def _asked_of(read: dict[str, Any], at: int) -> tuple[list[dict[str, Any]] | None, str | None]:
-    given = [name for name in ("messages", "prompt", "text") if read.get(name) is not None]
-    if len(given) != 1:
-        fault = f"it has {' and '.join(given)}" if given else "it asks nothing"
+    names = [name for name in ("messages", "prompt", "text") if read.get(name) is not None]
+    if len(names) != 1:
+        fault = f"it has {' and '.join(names)}" if names else "it asks nothing"
         raise DatasetError(f"Line {at}: {fault}: give one of messages, prompt and text.")
-    content = read[given[0]]
-    if given[0] == "messages":
+    content = read[names[0]]
+    if names[0] == "messages":
         if not isinstance(content, list) or not content or not all(isinstance(message, dict) for message in content):
             raise DatasetError(f"Line {at}: its messages are no list of objects with role and content.")
         return content, None
     if not isinstance(content, str) or not content:
-        raise DatasetError(f"Line {at}: its {given[0]} is no text, or empty.")
-    return ([{"role": "user", "content": content}], None) if given[0] == "text" else (None, content)
+        raise DatasetError(f"Line {at}: its {names[0]} is no text, or empty.")
+    return ([{"role": "user", "content": content}], None) if names[0] == "text" else (None, content)
 
 
 def see_that_it_is_text(answer: dict[str, Any], at: int) -> None:

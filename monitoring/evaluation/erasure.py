@@ -33,14 +33,14 @@ class ErasedSuite(msgspec.Struct):
 
 def erase_from_suites(redis: Any, requests: Set[str]) -> list[ErasedSuite]:
     """Erase rows from all suites; a suite with none left goes. Raises RedisError."""
-    found = []
+    erased = []
     for name in redis.hkeys(SUITES_KEY):
         task, digest = name.decode().rsplit("/", 1)
         erase = partial(_erase_rows, name=name, key=get_suite_key(task, digest), requests=requests)
         rows = redis.transaction(erase, get_suite_key(task, digest), SUITES_KEY, value_from_callable=True)
         if rows:
-            found.append(ErasedSuite(task, digest, rows))
-    return found
+            erased.append(ErasedSuite(task, digest, rows))
+    return erased
 
 
 def mark_forgotten(redis: Any, requests: Set[str], until: float) -> None:
@@ -93,9 +93,9 @@ def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:
         gone = _find_gone((row for _, row in rows), requests)
         waiting = [(raw, row.number) for raw, row in rows if row.id in gone]
         fields = redis.hscan_iter(texts, count=PUSHED_AT_ONCE)
-        kept = {field: msgspec.json.decode(raw, type=TextRow).handles for field, raw in fields}
-        named = _close(kept.values(), requests | gone)
-        numbers = {int(field.split(b":")[0]) for field, handles in kept.items() if named & {*handles}}
+        handles_by_field = {field: msgspec.json.decode(raw, type=TextRow).handles for field, raw in fields}
+        named = _close(handles_by_field.values(), requests | gone)
+        numbers = {int(field.split(b":")[0]) for field, handles in handles_by_field.items() if named & {*handles}}
         erased += len(numbers | {number for _, number in waiting})
         if waiting:  # an answer under way is kept by nobody from here on
             redis.sadd(get_evaluation_key(evaluation, "forgotten"), *(number for _, number in waiting))

@@ -116,14 +116,14 @@ def compare_arms(
     both was trained on are left out."""
     of_suite = f" suite {data_digest[:12]}" if suite else " "
     held_out = report.get("held_out") or {}
-    found = {}
+    comparisons = {}
     for pair in report["paired"]:
         second = pair["second"]
         if pair["first"] != "adapter" or arms[second].version is None:
             continue
         figures = {"figures": report["arms"]["adapter"], "reference_figures": report["arms"][second], "left_out": 0}
         of_pair = {"pair": pair, **figures, **held_out.get(second, {})}
-        found[f"{arms[second].version}{of_suite}"] = Comparison(
+        comparisons[f"{arms[second].version}{of_suite}"] = Comparison(
             evaluation=evaluation,
             ended_at=ended_at,
             data_digest=data_digest,
@@ -136,7 +136,7 @@ def compare_arms(
             left_out=of_pair["left_out"],
             judge=report.get("judge"),
         )
-    return found
+    return comparisons
 
 
 def decide_gate(
@@ -154,12 +154,12 @@ def decide_gate(
     lines = [_unranked(name, references[0]) for name in unranked[:NAMED_MAX]]
     used = []
     for reference in references:
-        ours = [one for one in comparisons.values() if one.reference.version == reference.asked.version]
-        fitting = [one for one in ours if (one.version, one.reference) == (version, reference.asked)]
-        if not any(one.suite in WHOLE for one in fitting):
+        ours = [entry for entry in comparisons.values() if entry.reference.version == reference.asked.version]
+        fitting = [entry for entry in ours if (entry.version, entry.reference) == (version, reference.asked)]
+        if not any(entry.suite in WHOLE for entry in fitting):
             lines.append(_missing(version, reference, next(iter(ours), None)))
-        if any(one.suite == NEWEST for one in fitting):  # an easy file must not outweigh the suite
-            fitting = [one for one in fitting if one.suite]
+        if any(entry.suite == NEWEST for entry in fitting):  # an easy file must not outweigh the suite
+            fitting = [entry for entry in fitting if entry.suite]
         for comparison in fitting:
             used.append(comparison.evaluation)
             lines += _lines(comparison, bounds) if comparison.suite in WHOLE else _suite_lines(comparison, bounds)
@@ -173,7 +173,7 @@ def decide_gate(
         be = "is" if most.rows_more == 1 else "are"
         because = f"{most.needs[0].upper()}{most.needs[1:]} {be} needed. {most.text}"
     elif verdict == "passed":
-        because = f"It is shown to be no worse than {_listed([str(one.asked.version) for one in references])}."
+        because = f"It is shown to be no worse than {_listed([str(each.asked.version) for each in references])}."
     because = " ".join([because, *dict.fromkeys(line.text for line in lines if line.subject == "rows")])
     return GateReport(
         version=name,

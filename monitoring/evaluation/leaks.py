@@ -50,8 +50,8 @@ class LeakFinder:
 def find_leaks(trained_on: Iterable[str], rows: Iterable[tuple[int, str]]) -> Leaks:
     """Find the rows, each with its number and the text of its request, among the training inputs."""
     finder = LeakFinder(trained_on)
-    found = [(number, finder.find(text)) for number, text in rows]
-    same, near = (tuple(number for number, kind in found if kind == wanted) for wanted in ("same", "near"))
+    matches = [(number, finder.find(text)) for number, text in rows]
+    same, near = (tuple(number for number, kind in matches if kind == wanted) for wanted in ("same", "near"))
     return Leaks(len(finder.exact), same, near)
 
 
@@ -59,8 +59,8 @@ def get_request(row: Row) -> str:
     """The text that a row asks, without the instructions that all rows of a task share."""
     if row.messages is None:
         return row.prompt or ""
-    asked = [message for message in row.messages if message.get("role") not in INSTRUCTING]
-    return "\n".join(text_of(message) for message in asked or row.messages)
+    turns = [message for message in row.messages if message.get("role") not in INSTRUCTING]
+    return "\n".join(text_of(message) for message in turns or row.messages)
 
 
 def tell_leaks(leaks: Leaks, results: Mapping[str, Sequence[RowResult]]) -> dict[str, object]:
@@ -78,11 +78,11 @@ def tell_leaks(leaks: Leaks, results: Mapping[str, Sequence[RowResult]]) -> dict
 
 def describe_leaks(leaks: Leaks, rows: int) -> list[str]:
     """Notes on the leaks, if there are any."""
-    found = len(leaks.same) + len(leaks.near)
-    if not found:
+    count = len(leaks.same) + len(leaks.near)
+    if not count:
         return []
     return [
-        f"{found} of {rows} rows are in the training set, {len(leaks.near)} of them nearly: the version may know "
+        f"{count} of {rows} rows are in the training set, {len(leaks.near)} of them nearly: the version may know "
         "them by heart."
     ]
 

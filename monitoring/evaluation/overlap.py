@@ -11,9 +11,9 @@ WORDS_MAX = 4000
 
 def measure_overlap(expected: str, answer: str) -> float:
     """ROUGE-L (Lin 2004), from 0 to 1: the F1 of the longest common subsequence of words, whatever their case."""
-    wanted, said = _words(expected), _words(answer)
-    shared = _count_shared(wanted, said)
-    return 2 * shared / (len(wanted) + len(said)) if shared else 0.0
+    expected_words, answer_words = _words(expected), _words(answer)
+    shared = _count_shared(expected_words, answer_words)
+    return 2 * shared / (len(expected_words) + len(answer_words)) if shared else 0.0
 
 
 def _words(text: str) -> list[str]:

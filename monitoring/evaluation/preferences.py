@@ -29,10 +29,10 @@ def count_preferences(preferences: Iterable[Preference]) -> list[dict[str, Any]]
     rows on which one is, with its 95% interval (E. B. Wilson, 1927), and the exact two-sided sign test's p-value."""
     votes: dict[tuple[str, str], Counter[int]] = {}
     reviewers: dict[tuple[str, str], set[str]] = {}
-    for one in preferences:
-        arms = (one.first, one.second)
-        votes.setdefault(arms, Counter())[one.number] += (one.better == one.first) - (one.better == one.second)
-        reviewers.setdefault(arms, set()).add(one.reviewer)
+    for vote in preferences:
+        arms = (vote.first, vote.second)
+        votes.setdefault(arms, Counter())[vote.number] += (vote.better == vote.first) - (vote.better == vote.second)
+        reviewers.setdefault(arms, set()).add(vote.reviewer)
     return [
         {"first": first, "second": second, "reviewers": len(reviewers[first, second]), **_compare(of_rows)}
         for (first, second), of_rows in sorted(votes.items())

@@ -143,13 +143,13 @@ def _slices(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
 
 def _by_slice(items: Sequence[T], slices_of: Callable[[T], Mapping[str, str]]) -> dict[str, dict[str, list[T]]]:
     """The items by slice and its value, the values with the most of them first."""
-    found: dict[str, dict[str, list[T]]] = {}
+    slices: dict[str, dict[str, list[T]]] = {}
     for item in items:
         for name, value in slices_of(item).items():
-            found.setdefault(name, {}).setdefault(value, []).append(item)
+            slices.setdefault(name, {}).setdefault(value, []).append(item)
     return {
         name: dict(sorted(values.items(), key=lambda pair: (-len(pair[1]), pair[0]))[:SLICE_VALUES_MAX])
-        for name, values in sorted(found.items())
+        for name, values in sorted(slices.items())
     }
 
 
@@ -197,16 +197,16 @@ def compare_held_out(
     for second, of_second in others:
         leaked = {number for arm in (first, second) for number in trained_on.get(arm, ())}
         whole = {first: of_first, second: of_second}
-        kept = {arm: [row for row in of if row.number not in leaked] for arm, of in whole.items()}
-        if kept == whole:
+        unleaked = {arm: [row for row in of if row.number not in leaked] for arm, of in whole.items()}
+        if unleaked == whole:
             continue
-        pair = compare_arms(first, second, kept, classes, seed)
-        left = {entry["class"] for entry in pair["by_class"]}
-        lost = {row.expected for row in of_first} - left
-        pair["by_class"] += [{"class": name, **NO_ROWS} for name in classes.names if name in lost]
-        figures, others_figures = (compute_arm_figures(of, classes) for of in kept.values())
+        pair = compare_arms(first, second, unleaked, classes, seed)
+        present = {entry["class"] for entry in pair["by_class"]}
+        absent = {row.expected for row in of_first} - present
+        pair["by_class"] += [{"class": name, **NO_ROWS} for name in classes.names if name in absent]
+        figures, others_figures = (compute_arm_figures(of, classes) for of in unleaked.values())
         compared[second] = {
-            "left_out": len(of_first) - len(kept[first]),
+            "left_out": len(of_first) - len(unleaked[first]),
             "pair": pair,
             "figures": {name: figures[name] for name in FIGURES},
             "reference_figures": {name: others_figures[name] for name in FIGURES},

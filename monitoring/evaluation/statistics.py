@@ -116,9 +116,9 @@ def pair_rows(first: Sequence[bool], second: Sequence[bool], groups: Sequence[in
     pairs = list(zip(first, second, strict=True))
     sizes: Counter[int] = Counter()
     nets: Counter[int] = Counter()
-    for (one, other), group in zip(pairs, range(len(pairs)) if groups is None else groups, strict=True):
+    for (a, b), group in zip(pairs, range(len(pairs)) if groups is None else groups, strict=True):
         sizes[group] += 1
-        nets[group] += one - other
+        nets[group] += a - b
     return Paired(
         len(pairs),
         sum(a and b for a, b in pairs),

@@ -55,7 +55,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
 def kinds_of(suites: Sequence[Suite]) -> Mapping[str, KindNow]:
     """The kind of each of a task's suites, by digest: `newest`, `older`, `general` or `hard`."""
-    newest = max((suite for suite in suites if suite.kind == NEWEST), key=lambda one: one.created_at, default=None)
+    newest = max((suite for suite in suites if suite.kind == NEWEST), key=lambda suite: suite.created_at, default=None)
     return {suite.digest: OLDER if suite.kind == NEWEST and suite != newest else suite.kind for suite in suites}
 
 
@@ -64,10 +64,10 @@ def name_kinds(comparisons: Mapping[str, Comparison], suites: Sequence[Suite]) -
     long as there is no other."""
     kinds = kinds_of(suites)
     of_data = {digest: kinds[suite.digest] for suite in suites for digest in suite.list_digests()}
-    found = {}
-    for name, one in comparisons.items():
-        kind = of_data.get(one.data_digest, one.suite) if one.suite else ""
-        is_gone = kind in (NEWEST, OLDER) and one.data_digest not in of_data
+    updated = {}
+    for name, comparison in comparisons.items():
+        kind = of_data.get(comparison.data_digest, comparison.suite) if comparison.suite else ""
+        is_gone = kind in (NEWEST, OLDER) and comparison.data_digest not in of_data
         if not (is_gone and NEWEST in kinds.values()):
-            found[name] = msgspec.structs.replace(one, suite=kind)
-    return found
+            updated[name] = msgspec.structs.replace(comparison, suite=kind)
+    return updated

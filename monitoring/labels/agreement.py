@@ -56,12 +56,12 @@ def measure_raters(ratings: Ratings, seed: int = 0) -> dict[str, Agreement]:
     expected = _expect(counts[sizes >= 2].sum(axis=0))
     others = sizes[ratings.item] - 1
     differing = others + 1 - counts[ratings.item, ratings.value]
-    found: dict[str, Agreement] = {}
+    agreements: dict[str, Agreement] = {}
     for at, name in enumerate(ratings.raters):
         mine = shared & (ratings.rater == at)
         apart = differing[mine] / others[mine]
-        found[name] = _report_rater(apart, float(expected[0])) if len(apart) else Agreement()
-    return found
+        agreements[name] = _report_rater(apart, float(expected[0])) if len(apart) else Agreement()
+    return agreements
 
 
 def _report_rater(apart: Numbers, expected: float) -> Agreement:

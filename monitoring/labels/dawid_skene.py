@@ -58,10 +58,10 @@ def weigh_raters(ratings: Ratings) -> Numbers:
     counts = ratings.count_values()
     belief: Numbers = counts / counts.sum(axis=1, keepdims=True)
     for _ in range(ROUNDS_MAX):
-        said = np.zeros((raters, values, values))
-        np.add.at(said, (ratings.rater, ratings.value), belief[ratings.item])
-        average = said.sum(axis=0) + SMOOTHING
-        confusion = said + AVERAGE_LABELS * average / average.sum(axis=0) + SMOOTHING
+        tallies = np.zeros((raters, values, values))
+        np.add.at(tallies, (ratings.rater, ratings.value), belief[ratings.item])
+        average = tallies.sum(axis=0) + SMOOTHING
+        confusion = tallies + AVERAGE_LABELS * average / average.sum(axis=0) + SMOOTHING
         confusion /= confusion.sum(axis=1, keepdims=True)
         logs = np.tile(np.log(belief.mean(axis=0) + 1e-9), (len(belief), 1))
         np.add.at(logs, ratings.item, np.log(confusion)[ratings.rater, ratings.value])
@@ -85,5 +85,5 @@ def find_credits(probabilities: Numbers, ratings: Ratings) -> Numbers:
     best = probabilities >= probabilities.max(axis=1, keepdims=True) - 1e-12
     shares = best / best.sum(axis=1, keepdims=True)
     columns = {name: at for at, name in enumerate(ratings.values)}
-    known = [(at, ratings.gold[item]) for at, item in enumerate(ratings.items) if item in ratings.gold]
-    return np.array([shares[at, columns[value]] if value in columns else 0.0 for at, value in known])
+    gold = [(at, ratings.gold[item]) for at, item in enumerate(ratings.items) if item in ratings.gold]
+    return np.array([shares[at, columns[value]] if value in columns else 0.0 for at, value in gold])

@@ -71,10 +71,10 @@ def collect_ratings(ratings: Iterable[Rating], gold: Mapping[str, str] | None = 
     """Ratings by number. Of several that a rater gave to an item the last counts."""
     latest: dict[tuple[str, str], str] = {}
     classes: dict[str, str] = {}
-    for one in ratings:
-        latest[one.item, one.rater] = one.value
-        if one.class_name:
-            classes[one.item] = one.class_name
+    for rating in ratings:
+        latest[rating.item, rating.rater] = rating.value
+        if rating.class_name:
+            classes[rating.item] = rating.class_name
     names = [tuple(sorted(set(column))) for column in (*zip(*latest, strict=True), latest.values())]
     items, raters, values = names if latest else ((), (), ())
     numbers = [{name: at for at, name in enumerate(column)} for column in (items, raters, values)]
@@ -135,11 +135,11 @@ def _take_row(
         return f"it has {cells} cells, and the header {len(header)}"
     if any(len(cell) > CELL_CHARACTERS_MAX for cell in row.values()):
         return f"a cell is longer than {CELL_CHARACTERS_MAX} characters"
-    item, known = row["item"], row.get("gold", "")
+    item, gold_value = row["item"], row.get("gold", "")
     if not item:
         return "item is empty"
-    if known and gold.setdefault(item, known) != known:
-        return f"gold is {known!r}, and it was {gold[item]!r} for this item before"
+    if gold_value and gold.setdefault(item, gold_value) != gold_value:
+        return f"gold is {gold_value!r}, and it was {gold[item]!r} for this item before"
     if "rater" in row and row["label"] and not row["rater"]:
         return "rater is empty"
     ratings += _ratings_in(row, header)
@@ -147,7 +147,7 @@ def _take_row(
 
 
 def _ratings_in(row: Mapping[str, str], header: list[str]) -> Iterator[Rating]:
-    given = {row["rater"]: row["label"]} if "rater" in row else {name: row[name] for name in _raters(header)}
-    for rater, value in given.items():
+    labels = {row["rater"]: row["label"]} if "rater" in row else {name: row[name] for name in _raters(header)}
+    for rater, value in labels.items():
         if value:
             yield Rating(row["item"], rater, value, row.get("class") or None)

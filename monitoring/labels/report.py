@@ -44,12 +44,12 @@ def _report_classes(ratings: Ratings, agreement_min: float, seed: int) -> list[C
     names: dict[str, list[str]] = {}
     for item, name in ratings.classes.items():
         names.setdefault(name, []).append(item)
-    found = []
+    reports = []
     for name in sorted(names, key=lambda name: (-len(names[name]), name))[:CLASSES_TOLD_MAX]:
         agreement = measure_agreement(ratings.select_items(names[name]), seed)
         is_ambiguous = is_too_low(agreement, agreement_min)
-        found.append(ClassReport(class_name=name, agreement=agreement, is_ambiguous=is_ambiguous))
-    return found
+        reports.append(ClassReport(class_name=name, agreement=agreement, is_ambiguous=is_ambiguous))
+    return reports
 
 
 def _report_raters(ratings: Ratings, seed: int) -> list[RaterReport]:
@@ -57,15 +57,15 @@ def _report_raters(ratings: Ratings, seed: int) -> list[RaterReport]:
     measured = measure_raters(ratings, seed)
     labels, gold, right = (dict.fromkeys(ratings.raters, 0) for _ in range(3))
     for item, rater, value in zip(ratings.item, ratings.rater, ratings.value, strict=True):
-        name, known = ratings.raters[rater], ratings.gold.get(ratings.items[item])
+        name, gold_value = ratings.raters[rater], ratings.gold.get(ratings.items[item])
         labels[name] += 1
-        gold[name] += known is not None
-        right[name] += known == ratings.values[value]
+        gold[name] += gold_value is not None
+        right[name] += gold_value == ratings.values[value]
     reports = [
         RaterReport(rater=name, agreement=measured[name], labels=labels[name], gold=gold[name], gold_right=right[name])
         for name in sorted(ratings.raters, key=lambda name: (-labels[name], name))[:RATERS_TOLD_MAX]
     ]
-    return sorted(reports, key=lambda one: 2.0 if one.agreement.alpha is None else one.agreement.alpha)
+    return sorted(reports, key=lambda report: 2.0 if report.agreement.alpha is None else report.agreement.alpha)
 
 
 def _report_votes(ratings: Ratings, votes: Votes) -> VoteReport:
@@ -74,11 +74,11 @@ def _report_votes(ratings: Ratings, votes: Votes) -> VoteReport:
         "dawid_skene": find_values(votes.dawid_skene, ratings),
     }
     pairs = zip(ratings.items, both["majority"], both["dawid_skene"], strict=True)
-    different = [item for item, one, other in pairs if one != other]
+    different = [item for item, majority, weighed in pairs if majority != weighed]
     return VoteReport(
         recommended=votes.recommended,
         because=votes.because,
-        values={name: {value: found.count(value) for value in ratings.values} for name, found in both.items()},
+        values={name: {value: chosen.count(value) for value in ratings.values} for name, chosen in both.items()},
         ties=both["majority"].count(None),
         accuracy={
             "majority": _find_accuracy(votes.majority, ratings),
@@ -105,6 +105,6 @@ def _tell(agreement: Agreement, classes: list[ClassReport], agreement_min: float
         yield f"Agreement is {agreement.alpha:.2f}, under {agreement_min:g}: only labels of two who agree count."
     elif agreement.alpha < agreement_min:
         yield f"Agreement is {agreement.alpha:.2f}, on too few items ({agreement.items} of {ITEMS_MIN}) to act on."
-    ambiguous = [one.class_name for one in classes if one.is_ambiguous]
+    ambiguous = [report.class_name for report in classes if report.is_ambiguous]
     if ambiguous:
         yield f"People disagree on {', '.join(ambiguous)}: say more clearly what is right there."

@@ -5,7 +5,7 @@ The monitor, the gate and data sets take it from here. What decides, in this ord
 1. A resolution decides: somebody saw all answers. Of several the latest counts.
 2. Trusted judgements (of reviewers and trusted callers) take the place of all others.
 3. Of each rater the latest value counts.
-4. It is unresolved until so many reviewers have answered as were asked.
+4. It is unresolved until all reviewers that were asked have answered.
 5. More than half of the raters decide; a tie is unresolved.
 6. With `agreed_only` a label of one rater, or with a dissenter, is unresolved.
 
@@ -94,9 +94,9 @@ def make_rules(plan: Plan, declared: Mapping[str, Metric]) -> LabelRules:
 
 def find_label(feedback: Iterable[Feedback], rules: LabelRules) -> RequestLabel | None:
     """The label of a request from its feedback, in any order; None where nobody has judged it."""
-    ordered = sorted(feedback, key=lambda one: one.at)
+    ordered = sorted(feedback, key=lambda entry: entry.at)
     for name in rules.metrics:
-        label = decide_label([read_judgement(one, name, rules) for one in ordered], rules.agreed_only)
+        label = decide_label([read_judgement(entry, name, rules) for entry in ordered], rules.agreed_only)
         if label is not None:
             return label
     return None
@@ -124,11 +124,11 @@ def name_rater(caller: str, rater: str | None) -> str:
 def decide_label(judgements: Sequence[RaterJudgement], agreed_only: bool = False) -> RequestLabel | None:
     """The label that follows from judgements, the earliest first; None where none has a value."""
     counted = _keep_trusted(judgements)
-    values = {one.rater: one.badness for one in counted if one.badness is not None and not one.resolves}
-    resolution = next((one for one in reversed(counted) if one.resolves and one.badness is not None), None)
+    values = {entry.rater: entry.badness for entry in counted if entry.badness is not None and not entry.resolves}
+    resolution = next((entry for entry in reversed(counted) if entry.resolves and entry.badness is not None), None)
     wrong = sum(map(is_bad, values.values()))
     right = len(values) - wrong
-    reviewers = max((one.reviewers for one in counted), default=1)
+    reviewers = max((entry.reviewers for entry in counted), default=1)
     label = RequestLabel(value="unresolved", words="", right=right, wrong=wrong, reviewers=reviewers)
     if resolution is not None:
         return _resolved(label, resolution)
@@ -145,9 +145,9 @@ def decide_label(judgements: Sequence[RaterJudgement], agreed_only: bool = False
         return msgspec.structs.replace(label, words=f"{words}: unresolved, since only agreed labels count here")
     deciding = {rater: value for rater, value in values.items() if is_bad(value) == is_wrong}
     able = [
-        one
-        for one in counted
-        if (one.rater in deciding or one.rater not in values) and one.badness in (None, values.get(one.rater))
+        entry
+        for entry in counted
+        if (entry.rater in deciding or entry.rater not in values) and entry.badness in (None, values.get(entry.rater))
     ]
     return msgspec.structs.replace(
         label,
@@ -174,21 +174,21 @@ def _resolved(label: RequestLabel, resolution: RaterJudgement) -> RequestLabel:
 
 def _keep_trusted(judgements: Sequence[RaterJudgement]) -> Sequence[RaterJudgement]:
     """Those of trusted raters where any of these gave a value, else all."""
-    if any(one.is_trusted and one.badness is not None for one in judgements):
-        return [one for one in judgements if one.is_trusted]
+    if any(entry.is_trusted and entry.badness is not None for entry in judgements):
+        return [entry for entry in judgements if entry.is_trusted]
     return judgements
 
 
 def _find_demonstration(judgements: Sequence[RaterJudgement], least: int) -> Any:
-    """The demonstration that more than half of its givers gave, and at least so many; None without one."""
-    shown = {one.rater: one for one in judgements if one.form is not None}
-    forms = Counter(one.form for one in shown.values())
+    """The demonstration that more than half of its givers gave, and at least `least` of them; None without one."""
+    by_rater = {judgement.rater: judgement for judgement in judgements if judgement.form is not None}
+    forms = Counter(judgement.form for judgement in by_rater.values())
     if not forms:
         return None
-    form, given = forms.most_common(1)[0]
-    if given < least or 2 * given <= len(shown):
+    form, count = forms.most_common(1)[0]
+    if count < least or 2 * count <= len(by_rater):
         return None
-    return next(one.demonstration for one in shown.values() if one.form == form)
+    return next(judgement.demonstration for judgement in by_rater.values() if judgement.form == form)
 
 
 def _count(some: int, all_of_them: int, value: str, past: bool = False) -> str:

@@ -45,19 +45,19 @@ class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
 def find_break_even(costs: Costs) -> BreakEven:
     """The break-even point at these costs, as far as they are known."""
     unknown = tuple(name for name in Costs.__struct_fields__ if getattr(costs, name) is None)
-    found: dict[str, float | None] = {"change_usd": costs.tuning_usd}
+    figures: dict[str, float | None] = {"change_usd": costs.tuning_usd}
     margin = None
     if costs.general_usd is not None and costs.small_usd is not None and costs.deferred is not None:
         margin = (1 - costs.deferred) * costs.general_usd - costs.small_usd
-        found["margin_usd"] = margin
+        figures["margin_usd"] = margin
     tuning, host, labels = costs.tuning_usd, costs.host_usd_per_month, costs.labels_usd_per_month
     if margin is None or tuning is None or host is None or labels is None:
-        return BreakEven(unknown=unknown, **found)
+        return BreakEven(unknown=unknown, **figures)
     if costs.lifetime_months and margin > 0:
-        found["requests_per_month"] = (tuning / costs.lifetime_months + host + labels) / margin
+        figures["requests_per_month"] = (tuning / costs.lifetime_months + host + labels) / margin
     if costs.requests_per_month is not None:
         before_tuning = costs.requests_per_month * margin - host - labels
-        found["net_usd_per_month"] = before_tuning - tuning / costs.lifetime_months if costs.lifetime_months else None
+        figures["net_usd_per_month"] = before_tuning - tuning / costs.lifetime_months if costs.lifetime_months else None
         if before_tuning > 0:
-            found["months"] = found["lifetime_months_min"] = tuning / before_tuning
-    return BreakEven(unknown=unknown, **found)
+            figures["months"] = figures["lifetime_months_min"] = tuning / before_tuning
+    return BreakEven(unknown=unknown, **figures)

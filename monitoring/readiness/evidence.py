@@ -28,7 +28,7 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class CurvePoint(msgspec.Struct, frozen=True):
-    """The share of right answers of the cheap model, trained on so many rows."""
+    """The share of right answers of the cheap model, trained on this number of rows."""
 
     rows: int
     right: float

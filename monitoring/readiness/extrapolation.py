@@ -27,7 +27,7 @@ MISFIT = 0.02
 DRAWS = 4000
 LEVEL = 0.95
 FACTOR_MAX = 16.0
-"""No extrapolation beyond so many times the greatest size."""
+"""The greatest size of an extrapolation, as a multiple of the greatest measured one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class Curve:
     @property
     def shares(self) -> Numbers:
         """The share of wrong answers at each size."""
-        found: Numbers = self.wrong.mean(axis=1)
-        return found
+        shares: Numbers = self.wrong.mean(axis=1)
+        return shares
 
 
 @dataclass(frozen=True, slots=True)
 class Extrapolated:
-    """The share of right answers at so many examples, with its 95% interval."""
+    """The share of right answers at this number of examples, with its 95% interval."""
 
     rows: int
     right: float
@@ -75,28 +75,28 @@ def extrapolate(curve: Curve, sizes: Sequence[int], seed: int = 0) -> list[Extra
     fit[height < 0] = -np.inf
     weights = np.exp(fit - fit.max())
     generator = np.random.default_rng(seed)
-    drawn = generator.choice(len(weights), DRAWS, p=weights / weights.sum())
+    draws = generator.choice(len(weights), DRAWS, p=weights / weights.sum())
     noise = generator.standard_normal(DRAWS)
-    found = []
+    results = []
     for size in sizes:
-        fall = _fall(float(size), last, power, shift)[drawn]
-        mean = floor[drawn] + height[drawn] * fall
+        fall = _fall(float(size), last, power, shift)[draws]
+        mean = floor[draws] + height[draws] * fall
         misfit = MISFIT * mean * max(0.0, np.log2(size / last))
-        wrong = np.clip(mean + noise * np.sqrt(fall**2 / square[drawn] + misfit**2), 0.0, 1.0)
+        wrong = np.clip(mean + noise * np.sqrt(fall**2 / square[draws] + misfit**2), 0.0, 1.0)
         low, middle, high = np.quantile(wrong, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
-        found.append(Extrapolated(int(size), 1 - float(middle), 1 - float(high), 1 - float(low)))
-    return found
+        results.append(Extrapolated(int(size), 1 - float(middle), 1 - float(high), 1 - float(low)))
+    return results
 
 
 def _fall(size: Numbers | float, last: float, power: Numbers, shift: Numbers) -> Numbers:
     """The fall of the error, as a multiple of that at the last point."""
-    found: Numbers = ((size + shift) / (last + shift)) ** -power
-    return found
+    fall: Numbers = ((size + shift) / (last + shift)) ** -power
+    return fall
 
 
 def _covariance(curve: Curve, measured: Numbers, shares: Numbers) -> Numbers:
     """The covariance of the points: of measuring them on the same rows, and of the law's own misfit."""
     rows = curve.wrong.shape[1]
     misfit = MISFIT * shares * (np.log2(measured[-1] / measured) + 0.5)
-    found: Numbers = np.cov(curve.wrong) / rows + np.diag(misfit**2 + 0.25 / rows**2)
-    return found
+    covariance: Numbers = np.cov(curve.wrong) / rows + np.diag(misfit**2 + 0.25 / rows**2)
+    return covariance

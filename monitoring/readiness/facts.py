@@ -34,25 +34,25 @@ DIGITS = 4
 
 def collect_facts(rows: Sequence[LabelledText], class_field: str = "", seed: int = 0) -> Facts:
     """The facts of these rows. `class_field` is the field of the answers that is the class; empty: found in them."""
-    known = Facts(
+    facts = Facts(
         rows=len(rows),
         groups=len({row.group for row in rows}),
         different_answers=len({row.expected for row in rows}),
         agreement=_agreement(rows, seed),
     )
-    found = find_classes(rows, class_field)
-    if found is None:
+    classes = find_classes(rows, class_field)
+    if classes is None:
         reason = "the answers are free texts, and no classes that a cheap model could learn"
-        return msgspec.structs.replace(known, no_curve=reason, no_drop=reason)
-    source, labels = found
-    known = msgspec.structs.replace(known, class_source=source, **_cases(labels))
+        return msgspec.structs.replace(facts, no_curve=reason, no_drop=reason)
+    source, labels = classes
+    facts = msgspec.structs.replace(facts, class_source=source, **_cases(labels))
     texts = [row.text for row in rows]
     try:
-        known = msgspec.structs.replace(known, curve=_curve(texts, labels, [row.group for row in rows], seed))
+        facts = msgspec.structs.replace(facts, curve=_curve(texts, labels, [row.group for row in rows], seed))
     except CurveError as error:
-        known = msgspec.structs.replace(known, no_curve=str(error))
+        facts = msgspec.structs.replace(facts, no_curve=str(error))
     drop, reason = _drop(texts, labels, [row.at for row in rows], seed)
-    return msgspec.structs.replace(known, drop=drop, no_drop=reason)
+    return msgspec.structs.replace(facts, drop=drop, no_drop=reason)
 
 
 def _curve(texts: Sequence[str], labels: Sequence[str], groups: Sequence[int], seed: int) -> LearningCurve:
@@ -89,12 +89,12 @@ def _agreement(rows: Sequence[LabelledText], seed: int) -> Interval | None:
     answers: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         answers[fold_text(row.text)].append(normalize(row.expected).decode(errors="replace"))
-    repeated = [(text, found) for text, found in answers.items() if len(found) > 1][:REPEATED_MAX]
-    ratings = (Rating(text, str(at), value) for text, found in repeated for at, value in enumerate(found))
-    found = measure_agreement(collect_ratings(ratings), seed)
-    if found.alpha is None or found.low is None or found.high is None:
+    repeated = [(text, repeats) for text, repeats in answers.items() if len(repeats) > 1][:REPEATED_MAX]
+    ratings = (Rating(text, str(at), value) for text, repeats in repeated for at, value in enumerate(repeats))
+    result = measure_agreement(collect_ratings(ratings), seed)
+    if result.alpha is None or result.low is None or result.high is None:
         return None
-    return Interval(round(found.alpha, DIGITS), round(found.low, DIGITS), round(found.high, DIGITS), found.items)
+    return Interval(round(result.alpha, DIGITS), round(result.low, DIGITS), round(result.high, DIGITS), result.items)
 
 
 def _drop(

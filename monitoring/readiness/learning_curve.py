@@ -60,11 +60,11 @@ def predict(
     features: object, labels: npt.NDArray[np.object_], train: Places, tested: Places
 ) -> npt.NDArray[np.object_]:
     """The labels that the cheap model, trained on these rows, gives to others."""
-    seen = set(labels[train])
-    if len(seen) < 2:
-        return np.full(len(tested), seen.pop(), dtype=object)
+    classes = set(labels[train])
+    if len(classes) < 2:
+        return np.full(len(tested), classes.pop(), dtype=object)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # many classes of few rows each, and a solver that stops early, are expected
         model = LinearSVC(C=1.0, tol=0.1, random_state=0).fit(features[train], labels[train])  # type: ignore[index]
-    found: npt.NDArray[np.object_] = model.predict(features[tested])  # type: ignore[index]
-    return found
+    predictions: npt.NDArray[np.object_] = model.predict(features[tested])  # type: ignore[index]
+    return predictions

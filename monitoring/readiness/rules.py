@@ -69,7 +69,7 @@ def answer_readiness(
     facts: Facts, costs: Costs, goal: float | None = None, prompted: Prompted | None = None, live: Live | None = None
 ) -> ReadinessReport:
     """The answer for these rows and costs. `goal` is the share of right answers that the task needs."""
-    found = find_break_even(costs)
+    break_even = find_break_even(costs)
     rules = (
         _examples(facts, goal),
         _cases(facts),
@@ -77,12 +77,12 @@ def answer_readiness(
         _stability(facts, live),
         _breadth(facts),
         _prompting(facts, prompted),
-        _volume(costs, found),
-        _flexibility(costs, found),
+        _volume(costs, break_even),
+        _flexibility(costs, break_even),
     )
     answer, because = _retirement(rules, live) or _answer(rules)
     return ReadinessReport(
-        answer=answer, because=because, rules=rules, facts=facts, costs=costs, break_even=found, live=live
+        answer=answer, because=because, rules=rules, facts=facts, costs=costs, break_even=break_even, live=live
     )
 
 
@@ -177,20 +177,20 @@ def _cases(facts: Facts) -> Rule:
 
 def _agreement(facts: Facts) -> Rule:
     name, question = "agreement", "Do people agree on the answers?"
-    found = facts.agreement
+    alpha = facts.agreement
     more = "Have two people label the same 50 requests, unseen by each other."
-    if found is None or found.of < AGREED_ITEMS_MIN:
-        count = found.of if found is not None else 0
+    if alpha is None or alpha.of < AGREED_ITEMS_MIN:
+        count = alpha.of if alpha is not None else 0
         text = f"Unknown: {count} requests were labelled twice, and it takes {AGREED_ITEMS_MIN}."
         return Rule(name=name, question=question, state="unknown", evidence=text, next=more)
     text = (
-        f"Krippendorff's alpha is {found.value:.3f} (95% interval {found.low:.3f} to {found.high:.3f}) over "
-        f"{found.of:,} requests that were labelled twice or more."
+        f"Krippendorff's alpha is {alpha.value:.3f} (95% interval {alpha.low:.3f} to {alpha.high:.3f}) over "
+        f"{alpha.of:,} requests that were labelled twice or more."
     )
-    if found.high < AGREEMENT_MIN:
+    if alpha.high < AGREEMENT_MIN:
         more = "Settle what is right first: no model can be better than its labels."
         return Rule(name=name, question=question, state="against", evidence=text, next=more)
-    state: State = "for" if found.low >= AGREEMENT_MIN else "unknown"
+    state: State = "for" if alpha.low >= AGREEMENT_MIN else "unknown"
     return Rule(name=name, question=question, state=state, evidence=text, next="" if state == "for" else more)
 
 
@@ -250,41 +250,41 @@ def _prompting(facts: Facts, prompted: Prompted | None) -> Rule:
     return Rule(name=name, question=question, state=state, evidence=text)
 
 
-def _volume(costs: Costs, found: BreakEven) -> Rule:
+def _volume(costs: Costs, point: BreakEven) -> Rule:
     name, question = "volume", "Are there enough requests to pay for it?"
-    if found.margin_usd is not None and found.margin_usd <= 0:
-        text = f"Each request would cost {-1000 * found.margin_usd:.4g} US dollars a thousand more than at general."
+    if point.margin_usd is not None and point.margin_usd <= 0:
+        text = f"Each request would cost {-1000 * point.margin_usd:.4g} US dollars a thousand more than at general."
         return Rule(name=name, question=question, state="never", evidence=text)
-    if found.requests_per_month is None or costs.requests_per_month is None:
-        text = f"Unknown: {', '.join(found.unknown) or 'the margin'}."
-        if found.margin_usd is not None:
-            text += f" A thousand requests would save {1000 * found.margin_usd:.4g} US dollars."
-        if found.requests_per_month is not None:
-            text += f" It pays from {found.requests_per_month:,.0f} requests a month on."
+    if point.requests_per_month is None or costs.requests_per_month is None:
+        text = f"Unknown: {', '.join(point.unknown) or 'the margin'}."
+        if point.margin_usd is not None:
+            text += f" A thousand requests would save {1000 * point.margin_usd:.4g} US dollars."
+        if point.requests_per_month is not None:
+            text += f" It pays from {point.requests_per_month:,.0f} requests a month on."
         more = "Give volume and costs as options, or run it on a live task."
         return Rule(name=name, question=question, state="unknown", evidence=text, next=more)
     text = (
-        f"It pays from {found.requests_per_month:,.0f} requests a month on, retraining included; there are "
-        f"{costs.requests_per_month:,.0f}, a thousand of which save {1000 * (found.margin_usd or 0):.4g} US dollars."
+        f"It pays from {point.requests_per_month:,.0f} requests a month on, retraining included; there are "
+        f"{costs.requests_per_month:,.0f}, a thousand of which save {1000 * (point.margin_usd or 0):.4g} US dollars."
     )
-    if costs.requests_per_month < found.requests_per_month:
-        more = f"It costs {-(found.net_usd_per_month or 0):,.2f} US dollars a month more than it saves: use general."
+    if costs.requests_per_month < point.requests_per_month:
+        more = f"It costs {-(point.net_usd_per_month or 0):,.2f} US dollars a month more than it saves: use general."
         return Rule(name=name, question=question, state="against", evidence=text, next=more)
-    text += f" It has paid after {found.months or 0.0:.1f} months."
+    text += f" It has paid after {point.months or 0.0:.1f} months."
     return Rule(name=name, question=question, state="for", evidence=text)
 
 
-def _flexibility(costs: Costs, found: BreakEven) -> Rule:
+def _flexibility(costs: Costs, point: BreakEven) -> Rule:
     name, question = "flexibility", "What does a change of the rules cost?"
-    if found.change_usd is None or found.lifetime_months_min is None or costs.lifetime_months is None:
+    if point.change_usd is None or point.lifetime_months_min is None or costs.lifetime_months is None:
         text = "Unknown: a prompt is changed in minutes, an adapter has to be trained again."
         return Rule(name=name, question=question, state="unknown", evidence=text)
     text = (
-        f"Each change costs a training, {found.change_usd:,.2f} US dollars, where a prompt costs an edit. A version "
-        f"has to live for {found.lifetime_months_min:.1f} months to pay for itself; {costs.lifetime_months:g} are "
+        f"Each change costs a training, {point.change_usd:,.2f} US dollars, where a prompt costs an edit. A version "
+        f"has to live for {point.lifetime_months_min:.1f} months to pay for itself; {costs.lifetime_months:g} are "
         "expected."
     )
-    state: State = "for" if found.lifetime_months_min <= costs.lifetime_months else "against"
+    state: State = "for" if point.lifetime_months_min <= costs.lifetime_months else "against"
     more = "" if state == "for" else "Keep it in a prompt while the rules change so often."
     return Rule(name=name, question=question, state=state, evidence=text, next=more)
 

@@ -65,7 +65,7 @@ def _write_rows(job: PreparationJob) -> Preparation:
     rows, heldout = name_requests(rows, (*rows, *heldout)), name_requests(heldout, (*rows, *heldout))
     if Path(job.train).parent.name == FILES_FOLDER:  # of a data set they stand beside its rows
         requests = sorted({row.request for row in rows if row.request})
-        keep_requests(Path(job.datasets), Path(job.train).name, "".join(f"{one}\n" for one in requests).encode())
+        keep_requests(Path(job.datasets), Path(job.train).name, "".join(f"{each}\n" for each in requests).encode())
     if not heldout:
         rows, heldout = split_heldout(rows, job.heldout_share, job.seed)
     rehearsed = rehearse(rows, heldout, older, job.rehearsal_share, job.seed) if older else []

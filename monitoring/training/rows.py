@@ -73,9 +73,9 @@ def rehearse(rows: Sequence[Row], heldout: Sequence[Row], older: Sequence[Row], 
     the held-out ones or near one of these, is left out; so is a row with an answer that these refute.
     """
     newer = [*rows, *heldout]
-    refuted, known = find_refuted(newer), {_request_of(row) for row in newer}
+    refuted, requests = find_refuted(newer), {_request_of(row) for row in newer}
     valid = (row for row in reversed(older) if row.expected not in refuted)
-    unknown = {request: row for row in valid if (request := _request_of(row)) not in known}
+    unknown = {request: row for row in valid if (request := _request_of(row)) not in requests}
     pool, finder = list(unknown.values()), LeakFinder(map(get_request, heldout))
     order = random.Random(seed).sample(range(len(pool)), len(pool))  # noqa: S311 - a repeatable draw, no secret
     unlike = (at for at in order if finder.find(get_request(pool[at])) is None)
