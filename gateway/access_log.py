@@ -30,7 +30,7 @@ class AccessLog:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until = 0.0
-        self._told: dict[bool, set[tuple[str, str, str]]] = {True: set(), False: set()}
+        self._events: dict[bool, set[tuple[str, str, str]]] = {True: set(), False: set()}
         """Of keys that are known, and of the others: a flood of unknown keys hides nothing that a known one does."""
         self._left_out = 0
 
@@ -49,15 +49,15 @@ class AccessLog:
         self._tell(logging.INFO, "the whole state is read", peer, listener, path, public, True)
 
     def _tell(
-        self, level: int, event: str, peer: Address, listener: Address, path: str, public: str, known: bool
+        self, level: int, event: str, peer: Address, listener: Address, path: str, public: str, is_known: bool
     ) -> None:
         now = self._clock()
         if now >= self._until:
-            self._told = {True: set(), False: set()}
+            self._events = {True: set(), False: set()}
             self._until = now + SILENT_SECONDS
         host = peer[0] if peer is not None else ""
-        of = (event, host, public if known else "")
-        events = self._told[known]
+        of = (event, host, public if is_known else "")
+        events = self._events[is_known]
         if of in events or len(events) >= LINES_MAX:
             self._left_out += 1
             return

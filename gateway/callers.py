@@ -149,19 +149,19 @@ class Caller:
         """The reverse of `to_json`. Raises ValidationError for what this release can't read: a role or a limit that it
         does not know may not be taken for another one, or for none.
         """
-        kept = msgspec.convert(raw, _Kept)
+        stored = msgspec.convert(raw, _Kept)
         return Caller(
             public,
-            kept.name,
-            kept.role,
-            kept.secret_digest,
-            frozenset(kept.models),
-            kept.expires_at,
-            limits_of(kept.limits),
-            kept.former,
-            kept.unknown_fields,
-            kept.owner,
-            kept.pending,
+            stored.name,
+            stored.role,
+            stored.secret_digest,
+            frozenset(stored.models),
+            stored.expires_at,
+            limits_of(stored.limits),
+            stored.former,
+            stored.unknown_fields,
+            stored.owner,
+            stored.pending,
         )
 
 
@@ -257,23 +257,23 @@ class KnownKeys:
     def __init__(self) -> None:
         self._digest_secret = secrets.token_bytes(32)
         self._callers: Mapping[str, Caller] = {}
-        self._known: dict[bytes, tuple[Caller, float]] = {}
+        self._entries: dict[bytes, tuple[Caller, float]] = {}
 
     def find(self, callers: Mapping[str, Caller], header: bytes, now_unix: float) -> Caller | None:
         """The caller whose key stands in this Authorization header; None where `identify` has to look."""
         if callers is not self._callers:
             self._callers = callers
-            self._known.clear()
-        caller, until = self._known.get(self._digest(header), NOBODY)
+            self._entries.clear()
+        caller, until = self._entries.get(self._digest(header), NOBODY)
         return caller if now_unix < until else None
 
     def keep(self, header: bytes, caller: Caller, now_unix: float) -> None:
         """Keep what `identify` said of the header, until the key or its former secret expires."""
         former_until = None if caller.former is None else caller.former.until
         ends = [end for end in (caller.expires_at, former_until) if end is not None and end > now_unix]
-        if len(self._known) >= KNOWN_KEYS_MAX:
-            self._known.clear()
-        self._known[self._digest(header)] = caller, min(ends, default=math.inf)
+        if len(self._entries) >= KNOWN_KEYS_MAX:
+            self._entries.clear()
+        self._entries[self._digest(header)] = caller, min(ends, default=math.inf)
 
     def _digest(self, header: bytes) -> bytes:
         return hashlib.blake2b(header, key=self._digest_secret, digest_size=16).digest()

@@ -76,7 +76,7 @@ def _refusal_of(request: Request, error: Exception) -> Problem:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         problem = Problem("method_not_allowed", "This address does not take this method.")
-        problem.told += [(b"allow", allowed.encode()) for allowed in [(error.headers or {}).get("Allow")] if allowed]
+        problem.extra_headers += [(b"allow", value.encode()) for value in [(error.headers or {}).get("Allow")] if value]
         return problem
     if error.status_code == 413:
         limit = services_of(request).body_bytes_max_at(request.url.path)

@@ -129,7 +129,7 @@ class Problem(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.engine_code: str | None = None
         """The engine's own code of an error that it gave; None where it gave none."""
-        self.told: list[tuple[bytes, bytes]] = []
+        self.extra_headers: list[tuple[bytes, bytes]] = []
         """Headers of this problem alone."""
         self.final = code in FINAL or (retry_after_seconds or 0.0) > WAIT_SECONDS_MAX
         """True if clients that try again by themselves are told not to."""
@@ -147,17 +147,17 @@ class Problem(Exception):
 
     def content(self) -> dict[str, Any]:
         """The error object's fields."""
-        told = {"message": self.message, "type": self.spec.type, "param": self.param, "code": self.code}
-        return told if self.engine_code is None else told | {"engine_code": self.engine_code}
+        error = {"message": self.message, "type": self.spec.type, "param": self.param, "code": self.code}
+        return error if self.engine_code is None else error | {"engine_code": self.engine_code}
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that go with the error."""
-        found = [(b"content-type", b"application/json"), *self.told]
+        headers = [(b"content-type", b"application/json"), *self.extra_headers]
         if self.retry_after_seconds is not None:
-            found.append((b"retry-after", b"%d" % max(1, round(self.retry_after_seconds))))
+            headers.append((b"retry-after", b"%d" % max(1, round(self.retry_after_seconds))))
         if self.final:
-            found.append((b"x-should-retry", b"false"))
-        return found
+            headers.append((b"x-should-retry", b"false"))
+        return headers
 
 
 def describe_fault(fault: Mapping[str, Any], place: Sequence[Any]) -> Problem:

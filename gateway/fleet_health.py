@@ -115,19 +115,19 @@ async def _look_at(services: Services, replicas: Iterable[Replica]) -> None:
 async def _look_and_adopt(services: Services, replica: Replica) -> None:
     replica.looked_at = time.monotonic()
     placed = services.snapshot.current.placed.get(replica.name, {})
-    anew = any(placement.life != replica.life for placement in placed.values())
-    found = await look(services.fleet, replica, services.engines, anew=anew)
-    services.siblings.tell("looked", msgspec.msgpack.encode(found))
+    is_new_life = any(placement.life != replica.life for placement in placed.values())
+    observation = await look(services.fleet, replica, services.engines, anew=is_new_life)
+    services.siblings.tell("looked", msgspec.msgpack.encode(observation))
     await _adopt(services, replica)
 
 
 async def _take_in(services: Services, observation: bytes) -> bytes:
     """Another process has looked at a replica."""
-    found = msgspec.msgpack.decode(observation, type=Observation)
-    replica = services.fleet.replicas.get(found.name)
+    result = msgspec.msgpack.decode(observation, type=Observation)
+    replica = services.fleet.replicas.get(result.name)
     if replica is not None:
         replica.looked_at = time.monotonic()
-        take_in(services.fleet, replica, found)
+        take_in(services.fleet, replica, result)
         await _adopt(services, replica)
     return b""
 

@@ -35,8 +35,8 @@ def find_owner_to_keep(services: Services, admin: Caller) -> str | None:
 async def _is_of(services: Services, admin: Caller, version: Version) -> bool:
     """Return whether a version was pushed by this admin's owner: as it was then, or as its key's owner is told now."""
     public = version.created_by
-    kept = isinstance(version.owner, str) and is_same_owner(version.owner, admin.person)
-    if kept or public == admin.public:
+    is_owner = isinstance(version.owner, str) and is_same_owner(version.owner, admin.person)
+    if is_owner or public == admin.public:
         return True
     caller = services.snapshot.current.callers.get(public)
     if caller is not None:

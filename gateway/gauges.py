@@ -46,7 +46,7 @@ def read_gauges(services: Services) -> None:
             and services.flow.unanswered_seconds() < WRITE_SECONDS_MAX
         )
     )
-    meters.state_durable.read_from(lambda: float(services.durability.kept.durable))
+    meters.state_durable.read_from(lambda: float(services.durability.storage.durable))
     meters.feedback_coverage_ratio.read_from(services.coverage.ratios)
     meters.adapter_info.read_from(lambda: _adapter_info(services))
     meters.adapter_placements.read_from(lambda: _placements(services))

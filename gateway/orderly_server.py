@@ -68,8 +68,8 @@ def close(places: Places) -> None:
 def _bound(address: Address) -> list[socket.socket]:
     sockets = []
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, place in dict.fromkeys(found):
+        places = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, place in dict.fromkeys(places):
             sockets.append(socket.socket(family, kind, protocol))
             sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
@@ -218,7 +218,7 @@ class OrderlyServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _wait(self, ending: Awaitable[object], seconds: float) -> bool:
-        """Wait for something to end, no longer than so many seconds, and not after a second signal. Whether it did."""
+        """Wait for something to end, no longer than `seconds`, and not after a second signal. Whether it did."""
         task = asyncio.ensure_future(ending)
         await asyncio.sleep(0)  # it begins, whatever comes
         until = asyncio.get_running_loop().time() + seconds

@@ -83,7 +83,7 @@ class Parent:
     """Owner of the processes, the sockets and the shared memory."""
 
     def __init__(self, settings: Settings, config: Path, processes: int, places: Places) -> None:
-        """Raises SettingsError where a bound is too small for so many processes."""
+        """Raises SettingsError where a bound is too small for this many processes."""
         self._settings = settings
         self._settings_message: ProcessMessage | None = None
         """The latest settings, once they were read again."""
@@ -229,9 +229,9 @@ class Parent:
             answer = msgspec.msgpack.encode(await self._merged(message.payload.decode("latin-1")))
             asker.send(ProcessMessage("answer", message.number, answer))
         else:
-            told = ProcessMessage(message.topic, 0, message.payload)
+            relayed = ProcessMessage(message.topic, 0, message.payload)
             asks = [
-                self._tell(child, told) if child is asker else self._ask(child, message.topic, message.payload)
+                self._tell(child, relayed) if child is asker else self._ask(child, message.topic, message.payload)
                 for child in others
             ]
             answers = await asyncio.gather(*asks)

@@ -75,7 +75,7 @@ async def keep_leaders(services: Services, task: str) -> Callable[[AliasEntry], 
 class GateReferences(NamedTuple):
     """The bar for a version, and the leaders of which it is not known whether they were better."""
 
-    held: list[GateReference]
+    ranked: list[GateReference]
     unranked: list[str]
 
 
@@ -91,13 +91,13 @@ async def find_references(services: Services, version: Version) -> GateReference
     ranking = rank_leaders(list(map(arm_of, able.values())), await GateStore(services.redis).evidence([*able]))
     if ranking.best is not None:
         references.setdefault(ranking.best, "best")
-    held = [
+    ranked = [
         GateReference(role, arm_of(versions[name]), versions[name].state in PLACED)
         if name in versions
         else GateReference(role, EvaluationArm(name), False)
         for name, role in references.items()
     ]
-    return GateReferences(held, [name for name in ranking.unranked if name not in references])
+    return GateReferences(ranked, [name for name in ranking.unranked if name not in references])
 
 
 async def judge_release(services: Services, version: Version) -> GateReport:
@@ -108,7 +108,7 @@ async def judge_release(services: Services, version: Version) -> GateReport:
     bounds = msgspec.convert(services.settings.release, GateBounds, from_attributes=True)
     comparisons = await GateStore(services.redis).comparisons_now(version.name)
     references = await find_references(services, version)
-    return decide_gate(arm_of(version), references.held, comparisons, bounds, references.unranked)
+    return decide_gate(arm_of(version), references.ranked, comparisons, bounds, references.unranked)
 
 
 async def pass_gate(
@@ -167,8 +167,8 @@ async def find_obstacle(services: Services, name: str) -> str | None:
 
 def to_json(report: GateReport, mode: str, forced: Forced | None) -> dict[str, Any]:
     """A report as it is shown."""
-    told: dict[str, Any] = msgspec.to_builtins(report)
-    return {**told, "mode": mode, "forced": None if forced is None else msgspec.to_builtins(forced)}
+    fields: dict[str, Any] = msgspec.to_builtins(report)
+    return {**fields, "mode": mode, "forced": None if forced is None else msgspec.to_builtins(forced)}
 
 
 def describe_references(report: GateReport) -> list[str]:

@@ -70,14 +70,14 @@ def _make_rules(services: Services, task: str | None, agreed_only: Set[str]) -> 
 async def list_agreed_only(services: Services) -> set[str]:
     """The tasks whose reviewers agree so little that only agreed labels count. Raises RedisError."""
     redis: Any = services.redis  # replies are bytes; redis-py's types say bytes or str
-    found = set[str]()
+    tasks = set[str]()
     for name, raw in (await redis.hgetall(AGREEMENT_KEY)).items():
         try:
             if msgspec.json.decode(raw, type=AgreedOnly).agreed_only:
-                found.add(name.decode())
+                tasks.add(name.decode())
         except UNREADABLE:
             log.warning("the report on reviewers of %r can't be read", name)
-    return found
+    return tasks
 
 
 def check_value(metric: str, value: Any, metrics: Mapping[str, FeedbackMetricSettings]) -> bool | float | str:

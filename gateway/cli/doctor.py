@@ -30,7 +30,7 @@ def doctor(
     out = Printer(json_only)
     answer: dict[str, Any] = {"findings": [dataclasses.asdict(finding) for finding in findings], "counts": counts}
     if not out.answer(answer):
-        rows = [(SIGNS[found.kind], found.check, found.found, found.advice) for found in findings]
+        rows = [(SIGNS[each.kind], each.check, each.found, each.advice) for each in findings]
         out.table(("", "check", "found", "what to do"), rows)
         out.say(f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} ok.")
     raise typer.Exit(1 if counts["problem"] else 0)

@@ -63,17 +63,17 @@ class _Alternative:
         self.logprobs: list[float] = []
         self.finish_reason: str | None = None
 
-    def call(self, told: Any, number: int) -> None:
+    def call(self, delta: Any, number: int) -> None:
         """Note a call of a tool, or a part of one."""
-        if not isinstance(told, dict):
+        if not isinstance(delta, dict):
             return
-        place = told.get("index")
+        place = delta.get("index")
         call = self.calls.setdefault(place if isinstance(place, int) else number, ["", [], None])
-        if isinstance(told.get("id"), str):
-            call[2] = told["id"]
-        function = told.get("function")
+        if isinstance(delta.get("id"), str):
+            call[2] = delta["id"]
+        function = delta.get("function")
         if not isinstance(function, dict):
-            function, call[1] = told.get("custom"), None
+            function, call[1] = delta.get("custom"), None
         if isinstance(function, dict):
             if isinstance(function.get("name"), str):
                 call[0] += function["name"]
@@ -100,7 +100,7 @@ class Reading:
     __slots__ = ("_alternatives", "_choices", "_strips", "unreadable")
 
     def __init__(self, strips: bool, choices: int = 1) -> None:
-        """Of so many `choices`. With `strips`, logprobs are taken out of what is passed on."""
+        """Of this many `choices`. With `strips`, logprobs are taken out of what is passed on."""
         self._strips = strips
         self._choices = choices
         self._alternatives: dict[int, _Alternative] = {}
@@ -135,11 +135,11 @@ class Reading:
         """Least number of tokens of an alternative that has not ended."""
         if len(self._alternatives) < self._choices:
             return 0
-        return min(one.tokens for one in self._alternatives.values())
+        return min(each.tokens for each in self._alternatives.values())
 
     def answered(self, whole: bool, mixed: bool = False) -> ReceivedAnswer:
         """The answer so far, as the checks judge it. `mixed`: a part of it is another model's."""
-        alternatives = tuple(one.read() for _, one in sorted(self._alternatives.items()))
+        alternatives = tuple(each.read() for _, each in sorted(self._alternatives.items()))
         return ReceivedAnswer(alternatives, whole, mixed, self.tokens)
 
     def _part(self, part: bytes) -> bytes:
@@ -221,13 +221,13 @@ def _note(choice: _Choice, alternative: _Alternative) -> None:
 
 def _note_logprobs(raw: bytes, alternative: _Alternative) -> None:
     try:
-        told = _LOGPROBS.decode(raw)
+        logprobs = _LOGPROBS.decode(raw)
     except (msgspec.DecodeError, RecursionError):
         return
-    if told.content is not None:
-        alternative.logprobs += [token.logprob for token in told.content if token.logprob is not None]
-    elif told.token_logprobs is not None:
-        alternative.logprobs += [logprob for logprob in told.token_logprobs if logprob is not None]
+    if logprobs.content is not None:
+        alternative.logprobs += [token.logprob for token in logprobs.content if token.logprob is not None]
+    elif logprobs.token_logprobs is not None:
+        alternative.logprobs += [logprob for logprob in logprobs.token_logprobs if logprob is not None]
 
 
 def _without(shown: bytes, raw: bytes, payload: bytes) -> bytes:
@@ -238,11 +238,11 @@ def _without(shown: bytes, raw: bytes, payload: bytes) -> bytes:
         if before.endswith(b":") and before[:-1].rstrip().endswith(NAMED_BEFORE):
             return b"%b%b%b" % (shown[:at], b"null", shown[at + len(raw) :])
         at = _find(shown, raw, at + 1)
-    told = msgspec.json.decode(payload)
-    for choice in told["choices"]:
+    event = msgspec.json.decode(payload)
+    for choice in event["choices"]:
         choice["logprobs"] = None
-    found = msgspec.json.encode(told)
-    return b"data: " + found if shown.startswith(b"data:") else found
+    written = msgspec.json.encode(event)
+    return b"data: " + written if shown.startswith(b"data:") else written
 
 
 def _find(shown: bytes, raw: bytes, start: int) -> int:

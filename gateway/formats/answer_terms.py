@@ -150,26 +150,26 @@ class Judging:
             fields["logprobs"] = ours
         threshold = self.threshold(version.name, model, checks["low_confidence"].share)
         scope = scores.scope.score if scores.scope is not None and scores.version == version.name else None
-        asked = ours is not None or body.asks_for_logprobs
-        return Demands(Terms(checks, contract, model, threshold, scope, asked), fields, ours is not None)
+        has_logprobs = ours is not None or body.asks_for_logprobs
+        return Demands(Terms(checks, contract, model, threshold, scope, has_logprobs), fields, ours is not None)
 
     def threshold(self, version: str, model: ConfidenceModel, share: float) -> float | None:
         """A confidence model's threshold for a share of wrong answers; None where it can't certify one."""
-        known = self._thresholds.get((version, share))
-        if known is None or known[0] is not model:
+        cached = self._thresholds.get((version, share))
+        if cached is None or cached[0] is not model:
             _make_room(self._thresholds, THRESHOLDS_MAX)
-            known = self._thresholds[(version, share)] = (model, model.threshold(share))
-        return known[1]
+            cached = self._thresholds[(version, share)] = (model, model.threshold(share))
+        return cached[1]
 
     def offered(self, body: RequestBody, called: frozenset[str]) -> Offered:
         """The tools that the caller offers; of those that were `called`, what their arguments must keep is read too."""
         tools: dict[str, Parameters | None] = {}
         raw = body.tools()
         try:
-            told = _TOOLS.decode(raw) if raw is not None else []
+            offers = _TOOLS.decode(raw) if raw is not None else []
         except (msgspec.DecodeError, RecursionError):
-            told = []
-        for tool in told:
+            offers = []
+        for tool in offers:
             function = tool.function
             if function is not None:
                 tools[function.name] = read_parameters(bytes(function.parameters)) if function.name in called else None
@@ -213,7 +213,7 @@ def _compiled(contract: Mapping[str, Any]) -> Contract | None:
         return None
 
 
-def _make_room(kept: dict[Any, Any], most: int) -> None:
+def _make_room(cache: dict[Any, Any], most: int) -> None:
     """Forget what was made first where there is no room for one more."""
-    while len(kept) >= most:
-        del kept[next(iter(kept))]
+    while len(cache) >= most:
+        del cache[next(iter(cache))]

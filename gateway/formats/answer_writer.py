@@ -193,10 +193,10 @@ class AnswerWriter(ABC):
 
     def write_end(self, events: bytes) -> bytes:
         """The events of a stream's last part."""
-        told = [*self._translate(events), *self._take_nothing(), *self._tell_waiting(ended=True)]
+        translated = [*self._translate(events), *self._take_nothing(), *self._tell_waiting(ended=True)]
         if self._open is not None:
-            told += self.close_block(self._open)
-        return b"".join(map(write_event, (*told, *self.finish())))
+            translated += self.close_block(self._open)
+        return b"".join(map(write_event, (*translated, *self.finish())))
 
     def write_failure(self, problem: Problem) -> bytes:
         """The last events of a stream that broke. Nothing follows them."""
@@ -291,9 +291,9 @@ class AnswerWriter(ABC):
 
     def _tell_waiting(self, ended: bool = False) -> Iterator[dict[str, Any]]:
         """Go on to the next block where the one that is told is whole; with `ended` all of them are."""
-        while (told := self._open) is not None and told is not self.blocks[-1] and (ended or _is_whole(told)):
-            yield from self.close_block(told)
-            self._open = block = self.blocks[told.index + 1]
+        while (current := self._open) is not None and current is not self.blocks[-1] and (ended or _is_whole(current)):
+            yield from self.close_block(current)
+            self._open = block = self.blocks[current.index + 1]
             text, block.parts, block.added = block.text, [], list(block.logprobs)
             yield from self.open_block(block)
             if text:
@@ -311,9 +311,9 @@ def _is_whole(block: AnswerBlock) -> bool:
         return False
 
 
-def read_call(told: Any, number: int) -> ToolCall:
+def read_call(value: Any, number: int) -> ToolCall:
     """The call that an engine told of as the one of this `number`, whatever the types of its fields."""
-    call = told if isinstance(told, dict) else {}
+    call = value if isinstance(value, dict) else {}
     function = call.get("function")
     named = function if isinstance(function, dict) else {}
     index = call.get("index")

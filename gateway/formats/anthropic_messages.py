@@ -179,12 +179,12 @@ class MessagesFormat(TranslatedFormat):
          "response_format": "output_config.format", "reasoning_effort": "output_config.effort"}
     )  # fmt: skip
 
-    def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
+    def chat_fields(self, read: Any, raw_fields: dict[str, Raw]) -> dict[str, Any]:
         request: CountedMessages = read
         if request.thread is not None:  # without it, a later turn would be answered without those before it
             text = "thread is not taken. The gateway stores no threads: send the whole conversation as messages."
             raise Problem("parameter_not_allowed", text, "thread")
-        fields = self.rest(given, "temperature", "top_p", "top_k", "metadata", "service_tier")
+        fields = self.rest(raw_fields, "temperature", "top_p", "top_k", "metadata", "service_tier")
         turns: list[dict[str, Any]] = []
         for number, message in enumerate(request.messages):
             turns += _read_turn(message, f"messages[{number}].content")

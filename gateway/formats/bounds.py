@@ -20,7 +20,7 @@ STRINGS_INSIDE_MAX = 131_072
 """Strings in the messages or prompts of a long body, names included."""
 STRINGS_MAX = 262_144
 """Strings of a long body in all, names included."""
-ALL_KNOWN = ON_REQUEST.union(*(each.known for each in FORMATS.values()))
+ALL_KNOWN = ON_REQUEST.union(*(each.known_fields for each in FORMATS.values()))
 CONVERSATIONS = frozenset[str]().union(*(each.conversation_fields for each in FORMATS.values()))
 """Fields that hold the conversation, or the prompts."""
 MANY_STRINGS = UNBOUNDED | CONVERSATIONS | {"tools", "logit_bias", "bad_words", "response_format", "structured_outputs"}
@@ -43,9 +43,9 @@ def check_strings(body: bytes) -> None:
         return
     if outside > STRINGS_MAX:
         raise Problem("invalid_value", f"The body has at most {STRINGS_MAX:,} strings, names included.")
-    known = MANY_RAW.decode(body)
+    raw = MANY_RAW.decode(body)
     for name in MANY_STRINGS:
-        inside = _strings(bytes(getattr(known, name)))
+        inside = _strings(bytes(getattr(raw, name)))
         if inside > STRINGS_INSIDE_MAX and name in CONVERSATIONS:
             raise Problem("invalid_value", f"{name} has at most {STRINGS_INSIDE_MAX:,} strings, names included.", name)
         outside -= inside

@@ -23,7 +23,7 @@ class ChatFormat(WireFormat):
     engine_path = "/chat/completions"
     required = "messages"
     conversation_fields = frozenset({"messages"})
-    known = KNOWN_ANYWHERE | OF_CHAT
+    known_fields = KNOWN_ANYWHERE | OF_CHAT
     openai = OPENAI_ANYWHERE | OF_CHAT | HINTS | {"max_completion_tokens", "response_format"}
     neutral = MappingProxyType({**NEUTRAL, "add_special_tokens": (False,)})
     has_tools = has_template = logprobs_alone = True
@@ -44,13 +44,13 @@ class ChatFormat(WireFormat):
         messages, first = decode_list(fields["messages"]), self.messages(read)[0]
         fields["messages"] = messages
         if isinstance(messages[0], dict):  # there is one that was added already
-            given = messages[0]["content"]
+            text = messages[0]["content"]
         elif first.role in SYSTEM_ROLES:
-            given = text_of(first)
+            text = text_of(first)
         else:
             messages.insert(0, {"role": "system", "content": system})
             return
-        messages[0] = {"role": "system", "content": f"{given}\n\n{system}" if after else f"{system}\n\n{given}"}
+        messages[0] = {"role": "system", "content": f"{text}\n\n{system}" if after else f"{system}\n\n{text}"}
 
     def go_on(self, fields: dict[str, Any], text: str) -> None:
         fields["messages"] = [*decode_list(fields["messages"]), {"role": "assistant", "content": text}]

@@ -22,7 +22,7 @@ class CompletionsFormat(WireFormat):
     engine_path = "/completions"
     required = "prompt"
     conversation_fields = frozenset({"prompt"})
-    known = KNOWN_ANYWHERE | OF_COMPLETIONS
+    known_fields = KNOWN_ANYWHERE | OF_COMPLETIONS
     openai = OPENAI_ANYWHERE | OF_COMPLETIONS | {"echo"}
     neutral = MappingProxyType({**NEUTRAL, "add_special_tokens": (True,)})
     logprobs_alone = 0

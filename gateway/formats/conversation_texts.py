@@ -71,22 +71,22 @@ def read_asked(wire_format: WireFormat, raw: bytes, tell: Tell) -> tuple[list[An
     if read.messages is None:
         prompt = wire_format.conversation(wire_format.decoder.decode(raw)) if read.prompt is None else read.prompt
         return [], _prompt(prompt, tell)
-    kept: list[Any] = []
+    messages: list[Any] = []
     left = TEXT_BYTES_MAX
     for message in reversed(read.messages):
-        held = memoryview(message).nbytes
-        if held > left:
+        size = memoryview(message).nbytes
+        if size > left:
             break
-        left -= held
-        kept.append(_read(message))
-    missing = len(read.messages) - len(kept)
-    if missing and not kept:
-        kept.append(_shortened(_read(read.messages[-1])))
+        left -= size
+        messages.append(_read(message))
+    missing = len(read.messages) - len(messages)
+    if missing and not messages:
+        messages.append(_shortened(_read(read.messages[-1])))
         missing -= 1
         tell(f"The last message is cut: it is longer than {TEXT_BYTES_MAX:,} bytes.")
     if missing:
         tell(f"The first {missing} of {len(read.messages)} messages are left out: they are too long.")
-    return kept[::-1], None
+    return messages[::-1], None
 
 
 def _read(message: Raw) -> Any:
@@ -102,14 +102,14 @@ def _read(message: Raw) -> Any:
 
 def _prompt(prompt: Any, tell: Tell) -> str | list[str]:
     texts = [prompt] if isinstance(prompt, str) else [text for text in prompt or [] if isinstance(text, str)]
-    left, kept = TEXT_BYTES_MAX, list[str]()
+    left, shortened = TEXT_BYTES_MAX, list[str]()
     for text in texts:
         short = clip_text(text, left)
         left = max(0, left - len(short.encode(errors="replace")))
-        kept.append(short)
-    if kept != texts:
+        shortened.append(short)
+    if shortened != texts:
         tell(f"The prompt is cut: it is longer than {TEXT_BYTES_MAX:,} bytes.")
-    return kept[0] if isinstance(prompt, str) else kept
+    return shortened[0] if isinstance(prompt, str) else shortened
 
 
 def _shortened(message: Any) -> dict[str, Any]:
@@ -122,19 +122,19 @@ def _shortened(message: Any) -> dict[str, Any]:
 
 
 def clip_text(text: str, most: int) -> str:
-    """The beginning of a text, of at most so many bytes in UTF-8; whole characters, and a sign that it was cut."""
+    """The beginning of a text, of at most `most` bytes in UTF-8; whole characters, and a sign that it was cut."""
     raw = text.encode(errors="replace")
     if len(raw) <= most:
         return raw.decode()
     return raw[: max(0, most - len(LEFT_OUT.encode()))].decode(errors="ignore") + LEFT_OUT
 
 
-def read_answered(wire_format: WireFormat, kept: Sequence[bytes], stream: bool, tell: Tell) -> tuple[str, list[Any]]:
+def read_answered(wire_format: WireFormat, parts: Sequence[bytes], stream: bool, tell: Tell) -> tuple[str, list[Any]]:
     """The text of an answer, and its calls of tools. Several alternatives are numbered, one below the other.
 
     `tell` gets a sentence where something was cut or could not be read.
     """
-    reading = wire_format.read_answer(kept, stream)
+    reading = wire_format.read_answer(parts, stream)
     if reading.unreadable:
         tell("A part of the answer could not be read.")
     alternatives = reading.answered(whole=True).alternatives
@@ -153,12 +153,12 @@ def _shown(call: ReceivedCall) -> dict[str, str]:
 
 
 def _bounded(calls: list[dict[str, str]], tell: Tell) -> list[Any]:
-    left, kept = TEXT_BYTES_MAX, list[Any]()
+    left, bounded = TEXT_BYTES_MAX, list[Any]()
     for call in calls:
         short = {name: clip_text(text, left) for name, text in call.items()}
         left = max(0, left - sum(len(text.encode(errors="replace")) for text in short.values()))
-        kept.append(short)
+        bounded.append(short)
         if short != call:
             tell(f"The tool calls are cut: they are longer than {TEXT_BYTES_MAX:,} bytes.")
             break
-    return kept
+    return bounded

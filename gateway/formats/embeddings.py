@@ -61,7 +61,7 @@ class EmbeddingsFormat(WireFormat):
     whole_numbers = frozenset({"dimensions"})
     required = "input"
     conversation_fields = frozenset({"input"})
-    known = KEPT_HERE | {"model", "input", "encoding_format", "dimensions"}
+    known_fields = KEPT_HERE | {"model", "input", "encoding_format", "dimensions"}
     openai = frozenset({"model", "input", "encoding_format", "dimensions"})
     neutral = MappingProxyType({"stream": (False,)})
     token_limits = ()
@@ -71,7 +71,7 @@ class EmbeddingsFormat(WireFormat):
         return ()
 
     def text(self, read: Fields) -> str:
-        return "\n".join(given for given in _inputs(read) if isinstance(given, str))
+        return "\n".join(text for text in _inputs(read) if isinstance(text, str))
 
     def selected(self, read: Fields, selector: str) -> str:
         return select_from_text(selector, self.text(read))
@@ -120,8 +120,8 @@ class EmbeddingsFormat(WireFormat):
 
 def _inputs(read: Fields) -> list[Any]:
     """The inputs, each a text or a list of token ids."""
-    given = read.input if isinstance(read, EmbeddingFields) else None
-    return given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+    inputs = read.input if isinstance(read, EmbeddingFields) else None
+    return inputs if isinstance(inputs, list) and not isinstance(inputs[0], int) else [inputs]
 
 
 EMBEDDINGS = EmbeddingsFormat()

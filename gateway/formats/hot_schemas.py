@@ -117,7 +117,7 @@ def _without_raw() -> Any:
 def _body_schema(wire_format: WireFormat, fields: Json) -> Json:
     """The body of a format. What a task has to allow is there too; its bounds may be narrower."""
     required = wire_format.required
-    properties = {name: dict(fields.get(name, {})) for name in sorted(wire_format.known | ON_REQUEST)}
+    properties = {name: dict(fields.get(name, {})) for name in sorted(wire_format.known_fields | ON_REQUEST)}
     for name in properties.keys() & BYTES_MAX.keys():
         properties[name]["description"] = f"At most {BYTES_MAX[name]:,} bytes of JSON."
     for name in properties.keys() & ON_REQUEST:

@@ -16,7 +16,7 @@ BODIES_MAX = 1000
 
 
 class RecentBodies:
-    """The bodies of this gateway's latest requests by their ids, up to so many bytes as sent; 0 keeps none.
+    """The bodies of this gateway's latest requests by their ids, up to `bytes_max` as sent; 0 keeps none.
 
     Bytes are kept, and read again by who asks: what was made of them would cost each later request some 10 µs.
     """
@@ -36,22 +36,22 @@ class RecentBodies:
 
     def get(self, request_id: str) -> RequestBody | None:
         """The body of a request; None where it is not here (any more)."""
-        kept = self._bodies.get(request_id)
-        return None if kept is None else read_body(*kept)
+        entry = self._bodies.get(request_id)
+        return None if entry is None else read_body(*entry)
 
-    async def tell(self, asked: bytes) -> bytes:
+    async def tell(self, question: bytes) -> bytes:
         """The bodies of these requests that are here, for another process of this gateway; `read` reads them there."""
-        ids = msgspec.msgpack.decode(asked, type=list[str])
-        kept = [(each, *self._bodies[each]) for each in ids if each in self._bodies]
-        return msgspec.msgpack.encode([(each, wire_format.path, raw) for each, wire_format, raw in kept])
+        ids = msgspec.msgpack.decode(question, type=list[str])
+        bodies = [(each, *self._bodies[each]) for each in ids if each in self._bodies]
+        return msgspec.msgpack.encode([(each, wire_format.path, raw) for each, wire_format, raw in bodies])
 
     @staticmethod
     def read(answers: Iterable[bytes]) -> dict[str, RequestBody]:
         """The bodies that other processes tell, by their requests' ids."""
         bodies: dict[str, RequestBody] = {}
         for answer in filter(None, answers):
-            told = msgspec.msgpack.decode(answer, type=list[tuple[str, str, bytes]])
-            bodies |= {request_id: read_body(FORMATS[path], raw) for request_id, path, raw in told}
+            rows = msgspec.msgpack.decode(answer, type=list[tuple[str, str, bytes]])
+            bodies |= {request_id: read_body(FORMATS[path], raw) for request_id, path, raw in rows}
         return bodies
 
     def take_in(self, bytes_max: int) -> None:

@@ -52,7 +52,7 @@ class RequestBody:
     def __init__(self, wire_format: WireFormat, fields: dict[str, Raw], read: Fields) -> None:
         self.wire_format = wire_format
         self.read = read
-        self.stream = bool(read.stream) and "stream" in wire_format.known
+        self.stream = bool(read.stream) and "stream" in wire_format.known_fields
         self.wants_usage = bool(read.stream_options and read.stream_options.include_usage)
         self.dropped: list[str] = []
         """Fields of the caller's that were left out, whatever engine answers."""
@@ -126,7 +126,7 @@ class RequestBody:
             text = f"The task {task.name!r} does not take {self.wire_format.path}: name a pool as the model."
             raise Problem("parameter_not_allowed", text, "model")
         unknown = unknown or limits.unknown_fields
-        extras = self._fields.keys() - self.wire_format.known
+        extras = self._fields.keys() - self.wire_format.known_fields
         if extras:
             self._settle(extras, limits, unknown)
         check_messages(self.wire_format.messages(self.read), limits)
@@ -210,13 +210,13 @@ class RequestBody:
 
     def dropped_by(self, engine: EngineKind) -> list[str]:
         """The names of all that the caller asked for and an engine of this kind does not get."""
-        found, options = self.lost_by(engine), self.read.stream_options
+        dropped, options = self.lost_by(engine), self.read.stream_options
         if options is not None:
-            known = ENGINE_TRAITS[engine].stream_options
+            supported = ENGINE_TRAITS[engine].stream_options
             for name in ("continuous_usage_stats", "include_obfuscation"):
-                if getattr(options, name) and name not in known:
-                    found.append(f"stream_options.{name}")
-        return (self.dropped + found)[:DROPPED_SHOWN_MAX] if self.dropped else found
+                if getattr(options, name) and name not in supported:
+                    dropped.append(f"stream_options.{name}")
+        return (self.dropped + dropped)[:DROPPED_SHOWN_MAX] if self.dropped else dropped
 
     def _asks_for(self, name: str) -> bool:
         """True if the field's value asks for anything but what happens anyway, or can't be said in OpenAI's words."""
@@ -226,16 +226,16 @@ class RequestBody:
 
     def _stream_options(self, engine: EngineKind) -> dict[str, bool]:
         """The options of a stream for an engine. The usage is always wanted, for the record."""
-        found, asked = {"include_usage": True}, self.read.stream_options
-        if asked is None:
-            return found
-        known = ENGINE_TRAITS[engine].stream_options
+        options, requested = {"include_usage": True}, self.read.stream_options
+        if requested is None:
+            return options
+        supported = ENGINE_TRAITS[engine].stream_options
         counts = self.counts_always or (self.writer is not None and self.writer.begins_with_usage)
-        if counts and "continuous_usage_stats" in known:
-            found["continuous_usage_stats"] = True
-        if asked.include_obfuscation is not None and "include_obfuscation" in known:
-            found["include_obfuscation"] = asked.include_obfuscation
-        return found
+        if counts and "continuous_usage_stats" in supported:
+            options["continuous_usage_stats"] = True
+        if requested.include_obfuscation is not None and "include_obfuscation" in supported:
+            options["include_obfuscation"] = requested.include_obfuscation
+        return options
 
     @property
     def counts_always(self) -> bool:
@@ -296,10 +296,10 @@ class RequestBody:
 
     def fields_for(self, choice: Choice, added: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The fields of that body: values, or the caller's own JSON as it came (Raw)."""
-        kept = KEPT_FROM[choice.pool.engine]
-        fields: dict[str, Any] = {name: raw for name, raw in self._fields.items() if name not in kept}
+        hidden = KEPT_FROM[choice.pool.engine]
+        fields: dict[str, Any] = {name: raw for name, raw in self._fields.items() if name not in hidden}
         fields["model"] = choice.engine_model
-        if self.stream and "stream_options" in self.wire_format.known:
+        if self.stream and "stream_options" in self.wire_format.known_fields:
             fields["stream_options"] = self._stream_options(choice.pool.engine)
         if choice.system is not None:
             self.wire_format.add_system(fields, self.read, choice.system, after=True)
@@ -308,7 +308,7 @@ class RequestBody:
         elif choice.general_prompt_of is not None:
             general_prompt = choice.general_prompt_of.general_prompt
             self._add_sampling(fields, general_prompt.sampling)
-            takes_form = "response_format" in self.wire_format.known and not self.shapes_its_answer()
+            takes_form = "response_format" in self.wire_format.known_fields and not self.shapes_its_answer()
             if general_prompt.response_format and takes_form:
                 fields["response_format"] = general_prompt.response_format
             self.wire_format.add_system(fields, self.read, general_prompt.system, after=False)
@@ -363,13 +363,13 @@ def _without_reasoning(message: Any) -> Any:
 class Selections(dict[str, str]):
     """The part of a body for each selector; it is read for a selector when that is first needed."""
 
-    def __init__(self, body: RequestBody, known: Mapping[str, str]) -> None:
-        super().__init__(known)
+    def __init__(self, body: RequestBody, texts: Mapping[str, str]) -> None:
+        super().__init__(texts)
         self._body = body
 
     def __missing__(self, selector: str) -> str:
-        found = self[selector] = self._body.selected(selector)
-        return found
+        text = self[selector] = self._body.selected(selector)
+        return text
 
 
 def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
@@ -403,10 +403,10 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
             setattr(read, name, None)
     if read.logprobs is False:
         fields.pop("logprobs", None)  # in a completion vLLM takes false for 0, which asks for them
-    found = RequestBody(wire_format, fields, read)
-    found.raw = body
-    found.writer = writer
-    return found
+    request_body = RequestBody(wire_format, fields, read)
+    request_body.raw = body
+    request_body.writer = writer
+    return request_body
 
 
 def _why_no_json(body: bytes, message: str) -> str:

@@ -155,10 +155,10 @@ class ResponsesFormat(TranslatedFormat):
          "response_format": "text.format", "reasoning_effort": "reasoning.effort", "verbosity": "text.verbosity"}
     )  # fmt: skip
 
-    def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
+    def chat_fields(self, read: Any, raw_fields: dict[str, Raw]) -> dict[str, Any]:
         request: ResponsesRequest = read
         _refuse_untaken(request)
-        fields = self.rest(given, "temperature", "top_p", "metadata", "user")
+        fields = self.rest(raw_fields, "temperature", "top_p", "metadata", "user")
         fields |= {
             "model": request.model,
             "messages": put_instructions(request.instructions, _messages(request.input)),

@@ -24,9 +24,9 @@ class ResponseWriter(AnswerWriter):
     def __init__(self, raw: bytes) -> None:
         """`raw` is the request's body."""
         super().__init__()
-        given = {name: value for name, value in RAW_FIELDS.decode(raw).items() if value != NULL}
-        self._echoed = {name: given.get(name, default) for name, default in ECHOED.items()}
-        self.has_logprobs = _asks_for_logprobs(given)
+        raw_fields = {name: value for name, value in RAW_FIELDS.decode(raw).items() if value != NULL}
+        self._echoed = {name: raw_fields.get(name, default) for name, default in ECHOED.items()}
+        self.has_logprobs = _asks_for_logprobs(raw_fields)
         self._began_at = int(time.time())
         self._event_count = 0
 
@@ -151,10 +151,10 @@ EVENT_NAMES: Mapping[str, str] = {
 ITEM_PREFIXES: Mapping[str, str] = {"text": "msg", "refusal": "msg", "reasoning": "rs", "tool": "fc"}
 
 
-def _asks_for_logprobs(given: Mapping[str, Raw]) -> bool:
+def _asks_for_logprobs(raw_fields: Mapping[str, Raw]) -> bool:
     """True if these fields of a request ask for logprobs."""
-    is_included = f'"{LOGPROBS}"'.encode() in bytes(given.get("include", NULL))
-    return is_included or given.get("top_logprobs", NULL) not in (NULL, Raw(b"0"))
+    is_included = f'"{LOGPROBS}"'.encode() in bytes(raw_fields.get("include", NULL))
+    return is_included or raw_fields.get("top_logprobs", NULL) not in (NULL, Raw(b"0"))
 
 
 def _logprobs(block: AnswerBlock, logprobs: list[dict[str, Any]]) -> dict[str, Any]:

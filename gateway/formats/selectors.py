@@ -39,8 +39,8 @@ def select_from_text(selector: str, text: str) -> str:
     """The part of a single text, such as a prompt, that a selector names."""
     if not selector.startswith(FIELD):
         return clip_passage(text)
-    found = _field(text, selector.removeprefix(FIELD))
-    return clip_passage(text if found is None else found)
+    field = _field(text, selector.removeprefix(FIELD))
+    return clip_passage(text if field is None else field)
 
 
 def text_of(message: Message) -> str:
@@ -54,12 +54,12 @@ def _field(text: str, path: str) -> str | None:
     """The field at a dotted path (`order.lines.0.name`) as text; what is no text as its JSON. None: there is none."""
     if len(text) > JSON_BYTES_MAX:
         return None
-    found = Raw(text.encode(errors="replace"))
+    value = Raw(text.encode(errors="replace"))
     try:
         for step in path.split("."):
-            held = memoryview(found).tobytes().lstrip()
-            found = LIST.decode(held)[int(step)] if held[:1] == b"[" else RAW_FIELDS.decode(held)[step]
-        said = memoryview(found).tobytes()
-        return msgspec.json.decode(said, type=str) if said[:1] == b'"' else said.decode()
+            raw = memoryview(value).tobytes().lstrip()
+            value = LIST.decode(raw)[int(step)] if raw[:1] == b"[" else RAW_FIELDS.decode(raw)[step]
+        written = memoryview(value).tobytes()
+        return msgspec.json.decode(written, type=str) if written[:1] == b'"' else written.decode()
     except (msgspec.DecodeError, KeyError, IndexError, ValueError, RecursionError):
         return None

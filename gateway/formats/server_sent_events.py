@@ -212,7 +212,7 @@ class Progress:
     """The progress of an answer. `chunks` counts events with a token in them.
 
     `ended` has the index of each alternative that has ended. `skipped` counts what could not be read and may have held
-    a token. `aborted` says that it is `broken` by an abort. `said` is its text, kept where another engine may have to
+    a token. `aborted` says that it is `broken` by an abort. `texts` is its text, kept where another engine may have to
     go on with it; None where that may not be, as where it is more than text.
     """
 
@@ -227,8 +227,8 @@ class Progress:
         "frame",
         "frames_left",
         "halves",
-        "said",
         "skipped",
+        "texts",
         "usage",
         "usage_payload",
     )
@@ -244,7 +244,7 @@ class Progress:
         self.done = False
         self.broken: bytes | None = None
         self.aborted = False
-        self.said: list[str] | None = None
+        self.texts: list[str] | None = None
         self.halves: Halves | None = None
         self.frame: TokenFrame | None = None
         self.frames_left = FRAMES_MAX
@@ -254,8 +254,8 @@ class Progress:
         text = self.frame.text_of(part) if self.frame is not None else None
         if text and self.halves is None:
             self.chunks += 1
-            if self.said is not None:
-                self.said.append(text)
+            if self.texts is not None:
+                self.texts.append(text)
             return True
         bodies = self._read_plain(part) if part and _end_of_plain(part) == len(part) else None
         if bodies is None or any(choice.finish_reason for body in bodies for choice in body.choices or ()):
@@ -282,7 +282,7 @@ class Progress:
 
     def _read_plain(self, events: bytes) -> list[EventBody] | None:
         """Read whole events; None where one of them is not plain."""
-        if self.halves is not None and self.halves.kept:
+        if self.halves is not None and self.halves.waiting:
             return None
         try:
             see_that_it_is_text(events)
@@ -333,7 +333,7 @@ class Progress:
 
     def _read(self, payload: bytes) -> tuple[EventBody | None, bytes]:
         """Read an event, with the halves of characters that it or the one before was cut at: as `take` passes it on."""
-        if self.halves is None or not self.halves.kept:
+        if self.halves is None or not self.halves.waiting:
             try:
                 return body_of(payload), payload
             except msgspec.DecodeError:
@@ -353,14 +353,14 @@ class Progress:
             delta = choice.delta
             if (delta is not None and delta.content) or _has_token(choice):
                 self.chunks += 1
-                if self.said is not None:
+                if self.texts is not None:
                     self._keep(delta)
 
     def _keep(self, delta: Delta | None) -> None:
         if delta is None or delta.tool_calls or delta.reasoning or delta.reasoning_content or delta.refusal:
-            self.said = None
-        elif self.said is not None and delta.content:
-            self.said.append(delta.content)
+            self.texts = None
+        elif self.texts is not None and delta.content:
+            self.texts.append(delta.content)
 
     @property
     def answered(self) -> bool:
@@ -421,9 +421,9 @@ def _has_token(choice: EventChoice) -> bool:
     return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.refusal or delta.tool_calls)
 
 
-def extend_usage_event(payload: bytes, told: dict[str, Any]) -> bytes:
+def extend_usage_event(payload: bytes, fields: dict[str, Any]) -> bytes:
     """The engine's usage event as it came, with what the gateway tells of the request spliced in as `apprentice`."""
-    return _with_field(payload, "apprentice", told)
+    return _with_field(payload, "apprentice", fields)
 
 
 def with_fingerprint(events: bytes, usage: bytes | None) -> bytes:

@@ -54,13 +54,13 @@ def check_forms(fields: Mapping[str, Raw], read: Fields, limits: TaskPolicy) -> 
     """
     if FIELDS.isdisjoint(fields):
         return False
-    found = list(_constructs(fields, read))
-    for one in found:
-        if one.permission not in limits.parameters_allowed:
-            text = f"{name_owner(limits)} does not allow {one.permission!r} in the form of an answer."
-            raise Problem("parameter_not_allowed", text, one.param)
-    _check_patterns({one.pattern: one.param for one in found if one.pattern is not None})
-    return bool(found)
+    constructs = list(_constructs(fields, read))
+    for construct in constructs:
+        if construct.permission not in limits.parameters_allowed:
+            text = f"{name_owner(limits)} does not allow {construct.permission!r} in the form of an answer."
+            raise Problem("parameter_not_allowed", text, construct.param)
+    _check_patterns({construct.pattern: construct.param for construct in constructs if construct.pattern is not None})
+    return bool(constructs)
 
 
 def _check_patterns(patterns: Mapping[str, str]) -> None:
@@ -128,27 +128,27 @@ def _refers_anywhere(data: bytes) -> bool:
     """True if a reference in a JSON schema may make a schema of what is none, such as data or a map of names."""
     if ESCAPED_ASCII.search(data):
         return True
-    return any(PLAIN_REFERENCE.fullmatch(found) is None for found in REFERENCE.findall(data))
+    return any(PLAIN_REFERENCE.fullmatch(reference) is None for reference in REFERENCE.findall(data))
 
 
 def _walk(param: str, value: Any, everywhere: bool) -> Iterator[Construct]:
     """Things to compile in a value. `everywhere`: data and maps of names may be schemas too."""
     left: list[tuple[Any, bool]] = [(value, False)]
     while left:
-        one, has_names = left.pop()
-        if isinstance(one, list):
-            left += [(item, False) for item in one]
-        elif isinstance(one, dict) and has_names:
-            left += [(item, False) for item in one.values()]
-        elif isinstance(one, dict):
-            for key, item in one.items():
+        node, has_names = left.pop()
+        if isinstance(node, list):
+            left += [(item, False) for item in node]
+        elif isinstance(node, dict) and has_names:
+            left += [(item, False) for item in node.values()]
+        elif isinstance(node, dict):
+            for key, item in node.items():
                 if everywhere or key not in DATA:
                     left.append((item, key in MAPS and not everywhere))
-            if isinstance(one.get("pattern"), str):
-                yield Construct("pattern", param, one["pattern"])
-            if isinstance(one.get("patternProperties"), dict):
-                yield from (Construct("pattern", param, pattern) for pattern in one["patternProperties"])
-            if isinstance(one.get("grammar"), str):
+            if isinstance(node.get("pattern"), str):
+                yield Construct("pattern", param, node["pattern"])
+            if isinstance(node.get("patternProperties"), dict):
+                yield from (Construct("pattern", param, pattern) for pattern in node["patternProperties"])
+            if isinstance(node.get("grammar"), str):
                 yield Construct("grammar", param)
 
 

@@ -14,10 +14,10 @@ HALVES = re.compile(rb"(?<!\\)(?:\\\\)*\\u(?:[dD][89abAB]..(?!\\u[dD][c-fC-F])|(
 class Halves:
     """First halves whose second half is to come in a later event of the same stream."""
 
-    __slots__ = ("_lost", "kept")
+    __slots__ = ("_lost", "waiting")
 
     def __init__(self) -> None:
-        self.kept: dict[str, str] = {}
+        self.waiting: dict[str, str] = {}
         """First halves by the place of their text: the choice's index and the field's name."""
         self._lost = 0
 
@@ -27,8 +27,8 @@ class Halves:
         Return the event's JSON with whole characters alone, and the number of halves that were lost.
         Raises ValueError or RecursionError where the payload is no JSON object of the expected form.
         """
-        told = json.loads(payload, parse_constant=_refuse)
-        choices = (told.get("choices") or []) if isinstance(told, dict) else None
+        event = json.loads(payload, parse_constant=_refuse)
+        choices = (event.get("choices") or []) if isinstance(event, dict) else None
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise ValueError("an event is an object whose choices are a list of objects")
         self._lost = 0
@@ -39,22 +39,22 @@ class Halves:
                     choice[name] = self._walk(f"{place}.{name}", choice[name])
             if choice.get("finish_reason"):
                 self._end(f"{place}.")
-        joined = json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        joined = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return joined.encode(errors="replace"), self._lost
 
     def _walk(self, place: str, value: Any) -> Any:
         if isinstance(value, str):
             return self._text(place, value) if value else value
         if isinstance(value, dict):
-            return {name: self._walk(f"{place}.{name}", one) for name, one in value.items()}
+            return {name: self._walk(f"{place}.{name}", item) for name, item in value.items()}
         if isinstance(value, list):
-            return [self._walk(f"{place}.{_number(one, number)}", one) for number, one in enumerate(value)]
+            return [self._walk(f"{place}.{_number(item, number)}", item) for number, item in enumerate(value)]
         return value
 
     def _text(self, place: str, text: str) -> str:
-        text = self.kept.pop(place, "") + text
+        text = self.waiting.pop(place, "") + text
         if "\ud800" <= text[-1] <= "\udbff":
-            self.kept[place] = text[-1]
+            self.waiting[place] = text[-1]
             text = text[:-1]
         encoded = text.encode("utf-16-le", "surrogatepass")
         try:
@@ -65,8 +65,8 @@ class Halves:
 
     def _end(self, place: str) -> None:
         """The choice has ended: what is kept of it has lost its second half."""
-        for name in [name for name in self.kept if name.startswith(place)]:
-            del self.kept[name]
+        for name in [name for name in self.waiting if name.startswith(place)]:
+            del self.waiting[name]
             self._lost += 1
 
 

@@ -37,7 +37,7 @@ def find_frame(event: bytes, text: str, read_text: Callable[[bytes], str | None]
     """
     raw = text.encode()
     for name in NAMES:
-        before, found, rest = event.partition(name + raw + b'"')
-        if found and read_text(before + name + b'x"' + rest) == "x":
+        before, separator, rest = event.partition(name + raw + b'"')
+        if separator and read_text(before + name + b'x"' + rest) == "x":
             return TokenFrame(before + name, b'"' + rest)
     return None

@@ -42,28 +42,28 @@ class TranslatedFormat(ChatFormat):
     def __init__(self) -> None:
         super().__init__()
         self._requests = msgspec.json.Decoder(self.request_type)
-        self.known = frozenset(each.encode_name for each in msgspec.structs.fields(self.request_type))
+        self.known_fields = frozenset(each.encode_name for each in msgspec.structs.fields(self.request_type))
 
     @abstractmethod
-    def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
+    def chat_fields(self, read: Any, raw_fields: dict[str, Raw]) -> dict[str, Any]:
         """The request as fields of a chat completion. Raises Problem (400) for what has no counterpart there."""
 
     def translate(self, raw: bytes) -> tuple[bytes, WireFormat]:
-        given = RAW_FIELDS.decode(raw)
-        read = read_fields(self._requests, self.whole_numbers, raw, given)
-        return msgspec.json.encode(self.chat_fields(read, given)), CHAT
+        raw_fields = RAW_FIELDS.decode(raw)
+        read = read_fields(self._requests, self.whole_numbers, raw, raw_fields)
+        return msgspec.json.encode(self.chat_fields(read, raw_fields)), CHAT
 
     @abstractmethod
     def writer(self, raw: bytes) -> AnswerWriter: ...
 
-    def rest(self, given: Mapping[str, Raw], *same: str) -> dict[str, Any]:
+    def rest(self, raw_fields: Mapping[str, Raw], *same: str) -> dict[str, Any]:
         """The fields that go on as they came: those that chat has under the `same` name, and unknown ones.
 
         A task's settings decide on unknown ones. Raises Problem (400) for a field that only chat has.
         """
-        fields: dict[str, Any] = {name: given[name] for name in same if name in given}
-        for name, value in given.items():
-            if name not in self.known and value != NULL:
+        fields: dict[str, Any] = {name: raw_fields[name] for name in same if name in raw_fields}
+        for name, value in raw_fields.items():
+            if name not in self.known_fields and value != NULL:
                 if name in CHAT_ALONE:
                     raise Problem("unknown_parameter", f"{self.path} does not know {name!r}: leave it out.", name)
                 fields[name] = value
@@ -98,15 +98,15 @@ def name_untaken(kinds: Iterable[str | None], *taken: str | None) -> dict[str, A
     return {f"tools[{number}].type={kind}": kind for number, kind in enumerate(kinds) if kind not in taken}
 
 
-def put_tools(tools: list[dict[str, Any]], given: int, choice: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the tools that are taken, of so many given, and of the choice among them.
+def put_tools(tools: list[dict[str, Any]], tool_count: int, choice: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the tools that are taken, of `tool_count`, and of the choice among them.
 
     Where some are not taken, a choice of one of these goes with them: no engine is asked for a tool that is not there.
     """
     if not tools:
         return {}
     chosen, names = choice.get("tool_choice"), {tool["function"]["name"] for tool in tools}
-    if len(tools) < given and isinstance(chosen, dict) and chosen["function"]["name"] not in names:
+    if len(tools) < tool_count and isinstance(chosen, dict) and chosen["function"]["name"] not in names:
         choice = {name: value for name, value in choice.items() if name != "tool_choice"}
     return {"tools": tools, **choice}
 
@@ -115,8 +115,8 @@ def make_form(
     schema: Raw, name: str = "answer", strict: bool | None = None, description: str | None = None
 ) -> dict[str, Any]:
     """The `response_format` of chat that asks for an answer by this JSON schema."""
-    given = {"name": name, "schema": schema, "strict": strict, "description": description}
-    return {"type": "json_schema", "json_schema": {key: value for key, value in given.items() if is_given(value)}}
+    fields = {"name": name, "schema": schema, "strict": strict, "description": description}
+    return {"type": "json_schema", "json_schema": {key: value for key, value in fields.items() if is_given(value)}}
 
 
 def choose_tool(name: str | None) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class WireFormat(ABC):
     """Fields that hold whole numbers."""
     required: ClassVar[str]
     """The field that has to be there beside `model`."""
-    known: frozenset[str]
+    known_fields: frozenset[str]
     """Fields that need no permission."""
     openai: ClassVar[frozenset[str]]
     """Fields for an engine of which only OpenAI's API is known."""
@@ -148,16 +148,16 @@ class WireFormat(ABC):
             read = WHOLE.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Failed("the engine's answer is not JSON of the expected form") from error
-        found = read.choices or []
-        if read.error is not None or not found:
+        answers = read.choices or []
+        if read.error is not None or not answers:
             raise from_inside("the engine answered with an error inside a 200", body)
-        if is_aborted(found):
+        if is_aborted(answers):
             raise make_abort(body)
-        if len(found) < choices or any(getattr(choice, self.answer_field) is None for choice in found):
+        if len(answers) < choices or any(getattr(choice, self.answer_field) is None for choice in answers):
             raise Failed("the engine's answer has fewer alternatives than were asked for, or one that says nothing")
         progress.answer_id = read.id
         progress.usage = read.counted()
-        progress.finish_reason = found[0].finish_reason or None
+        progress.finish_reason = answers[0].finish_reason or None
 
     def read_answer(self, parts: Sequence[bytes], stream: bool) -> Reading:
         """Read an answer that was sent, from its bytes. What can't be read is left out."""
@@ -183,14 +183,14 @@ class WireFormat(ABC):
 
     def answer_schema(self) -> dict[str, Any]:
         """The JSON schema of a whole answer, as far as the gateway reads it."""
-        said = {self.answer_field: {"type": "string" if self.answer_field == "text" else "object"}}
+        content = {self.answer_field: {"type": "string" if self.answer_field == "text" else "object"}}
         counts = {"prompt_tokens": {"type": ["integer", "null"]}, "completion_tokens": {"type": ["integer", "null"]}}
         return {
             "type": "object",
             "properties": {
                 "id": {"type": ["string", "null"]},
                 "model": {"type": "string", "description": "What answered."},
-                "choices": {"type": "array", "minItems": 1, "items": {"type": "object", "properties": said}},
+                "choices": {"type": "array", "minItems": 1, "items": {"type": "object", "properties": content}},
                 "usage": {"type": ["object", "null"], "properties": counts},
             },
             "required": ["choices"],
@@ -218,7 +218,7 @@ def read_fields(decoder: msgspec.json.Decoder[Any], whole: Set[str], body: bytes
 def _whole(value: Any) -> Any:
     """A number without a fraction as a whole one, also in a list; anything else as it is."""
     if isinstance(value, list):
-        return [_whole(one) for one in value]
+        return [_whole(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= WHOLE_MAX else value
 
 

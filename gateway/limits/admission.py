@@ -32,20 +32,20 @@ class Place:
         "_admission",
         "_called",
         "caller",
-        "held",
         "in_line",
+        "is_taken",
         "priority",
         "queued_at",
         "waited_until",
         "wanted",
     )
 
-    def __init__(self, admission: Admission, caller: str, priority: Priority, held: bool) -> None:
+    def __init__(self, admission: Admission, caller: str, priority: Priority, is_taken: bool) -> None:
         self._admission = admission
         self._called: asyncio.Future[bool] | None = None
         self.caller = caller
         self.priority: Priority = priority
-        self.held = held
+        self.is_taken = is_taken
         """True if it has a place in the gateway; `turn` waits for one."""
         self.queued_at: float | None = None
         """Since when it has waited (monotonic seconds); None if it never had to."""
@@ -82,7 +82,7 @@ class Place:
             timer = loop.call_later(seconds, self.call, False)
             admission.join(self, wanted)
             try:
-                again = await self._called or wanted is not None or self.held
+                again = await self._called or wanted is not None or self.is_taken
             finally:
                 timer.cancel()
                 admission.leave(self)
@@ -163,8 +163,8 @@ class Admission:
 
     def give_back(self, place: Place) -> None:
         """For places only: one has ended."""
-        if place.held:
-            place.held = False
+        if place.is_taken:
+            place.is_taken = False
             self.in_flight -= 1
             _count_down(self._running, place.caller)
         if place.queued_at is not None:
@@ -213,7 +213,7 @@ class Admission:
         self._lines[place.priority].add(place, first=again)
         self.waiting += 1
         self._waiting_of[place.caller] = self._waiting_of.get(place.caller, 0) + 1
-        if place.held:
+        if place.is_taken:
             self._waiting_inside += 1
             _count_down(self._running, place.caller)
 
@@ -245,8 +245,8 @@ class Admission:
         if place.priority == "batch":
             self._batch_due = 0.0
         self._left(place)
-        if not place.held:
-            place.held = True
+        if not place.is_taken:
+            place.is_taken = True
             self.in_flight += 1
             self._running[place.caller] = self._running.get(place.caller, 0) + 1
         self._handed.append(time.monotonic())
@@ -257,7 +257,7 @@ class Admission:
         """A place has been taken out of its line."""
         self.waiting -= 1
         _count_down(self._waiting_of, place.caller)
-        if place.held:
+        if place.is_taken:
             self._waiting_inside -= 1
             self._running[place.caller] = self._running.get(place.caller, 0) + 1
 

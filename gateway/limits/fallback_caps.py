@@ -17,9 +17,9 @@ from monitoring.records import Record
 from router.decision import Choice
 
 PARTS = 20
-"""The window of a share moves on by so many parts of it."""
+"""The window of a share moves on by this many parts of it."""
 REQUESTS_MIN = 20
-"""A share counts as if the task had had so many requests at least: else the first one would close the fallback."""
+"""A share counts as if the task had had this many requests at least: else the first one would close the fallback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Cap:
 
 
 class ShareWindow:
-    """A task's requests over the last so many seconds, and how many of them went to its fallback."""
+    """A task's requests over the last `window_seconds`, and how many of them went to its fallback."""
 
     def __init__(self, share_max: float, window_seconds: float) -> None:
         self._share_max = share_max
@@ -85,22 +85,22 @@ class FallbackCaps:
         self.take_in(caps, window_seconds)
 
     def take_in(self, caps: Mapping[str, Cap], window_seconds: float) -> None:
-        """Go by these caps from now on; shares are counted anew."""
+        """Go by these caps from now on; shares are counted again."""
         self._shares = {
             task: ShareWindow(cap.share_max, window_seconds) for task, cap in caps.items() if cap.share_max is not None
         }
         for allowance in self._money.values():
-            allowance.kept = False  # those that are still wanted are kept below
+            allowance.is_kept = False  # those that are still wanted are kept below
         self._money = {
-            task: self._kept(task, round(cap.usd_per_day * NANOS))
+            task: self._keep(task, round(cap.usd_per_day * NANOS))
             for task, cap in caps.items()
             if cap.usd_per_day is not None
         }
         self._tasks = frozenset(self._shares.keys() | self._money.keys())
 
-    def _kept(self, task: str, limit: int) -> Allowance:
+    def _keep(self, task: str, limit: int) -> Allowance:
         allowance = self._limits.quotas.allowance(f"task:{task}", "fallback_usd_per_day", "day", limit)
-        allowance.kept = True
+        allowance.is_kept = True
         self._limits.quotas.feed(allowance)
         return allowance
 
@@ -173,7 +173,7 @@ class FallbackCaps:
         if allowance is None:
             return True
         quota = allowance.quota_at(now)
-        if quota is None and not allowance.told and not self._limits.quotas.gone:
+        if quota is None and not allowance.is_known and not self._limits.quotas.gone:
             return True  # a cap that is new: Redis will tell in a moment
         if quota is not None and quota.free >= max(1, allowance.need):
             return True

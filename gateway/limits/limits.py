@@ -70,12 +70,12 @@ class Bound:
 
     def tokens(self, body: RequestBody, size: int) -> tuple[int, int]:
         """Tokens of a prompt of `size` bytes, and of the answers that may follow."""
-        asked, most = body.answer_tokens, self.completion_tokens  # embeddings ask for 0
-        tokens = most if asked is None else min(asked, most)  # more is refused, or the bound takes its place
+        requested, most = body.answer_tokens, self.completion_tokens  # embeddings ask for 0
+        tokens = most if requested is None else min(requested, most)  # more is refused, or the bound takes its place
         return size // BYTES_PER_TOKEN + 1, tokens * body.choices
 
     def nanos(self, prompt_tokens: int, completion_tokens: int) -> int:
-        """The cost of so many tokens, rounded up."""
+        """The cost of these numbers of tokens, rounded up."""
         of_tokens = prompt_tokens * self.prompt_token_nanos + completion_tokens * self.completion_token_nanos
         return int(of_tokens + self.request_nanos) + 1
 
@@ -264,7 +264,7 @@ class Limits:
             if refusal is None:
                 raise
             forbidden = Problem(refusal.code, refusal.message, "model")
-            forbidden.told = problem.told
+            forbidden.extra_headers = problem.extra_headers
             raise forbidden from problem
 
     @asynccontextmanager
@@ -292,7 +292,7 @@ class Limits:
         try:
             yield {name.decode(): value.decode() for name, value in headers}
         except Problem as problem:
-            problem.told += headers
+            problem.extra_headers += headers
             raise
         finally:
             hold.spend()
@@ -393,7 +393,7 @@ class Limits:
                 self.let_through()
                 return
             for allowance, need in lacking:
-                allowance.asked += need
+                allowance.units_asked += need
                 allowance.expect(max(need, allowance.need))
                 self.quotas.feed(allowance)
             await self.quotas.round_over(until - now)
@@ -444,5 +444,5 @@ def _over(purse: Purse, dry: list[Allowance], needs: Needs, now: float) -> Probl
     code = "budget_exceeded" if kind == MONEY else "rate_limit_exceeded"
     problem = Problem(code, text + more, None, min(seconds, RETRY_AFTER_SECONDS_MAX))
     problem.final = problem.final or kind == FEEDBACK
-    problem.told = purse.headers()
+    problem.extra_headers = purse.headers()
     return problem

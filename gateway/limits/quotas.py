@@ -132,16 +132,16 @@ class Quota:
 class Allowance:
     """One limit of one subject, such as a key's tokens a minute, as this gateway has it: its quotas and its wants.
 
-    `target` is how much this gateway likes to have free; `asked` what requests wait for that the quota had not;
+    `target` is how much this gateway likes to have free; `units_asked` what requests wait for that the quota had not;
     `need` the most that one request needed lately. One that nobody spends from is `forgotten` once Redis knows all that
-    was spent, unless it is `kept`.
+    was spent, unless `is_kept`.
     """
 
     __slots__ = (
         "ahead",
-        "asked",
         "forgotten",
-        "kept",
+        "is_kept",
+        "is_known",
         "key",
         "limit",
         "need",
@@ -149,8 +149,8 @@ class Allowance:
         "span",
         "step",
         "target",
-        "told",
         "touched_at",
+        "units_asked",
     )
 
     def __init__(self, subject: str, kind: str, span: Span, limit: int, step: int) -> None:
@@ -158,13 +158,13 @@ class Allowance:
         self.span = span
         self.limit = limit
         self.step = self.target = step
-        self.kept = False
+        self.is_kept = False
         self.forgotten = False
-        self.told = False
+        self.is_known = False
         """True if Redis has told of it yet."""
         self.now: Quota | None = None
         self.ahead: Quota | None = None
-        self.asked = 0
+        self.units_asked = 0
         self.need = 0
         self.touched_at = time.monotonic()
 
@@ -188,7 +188,7 @@ class Allowance:
         self.target = min(self.limit, max(self.step, 2 * need))
 
     def change(self, limit: int, step: int) -> None:
-        """An admin has changed the limit: what is held and not spent goes back, and is asked for anew."""
+        """An admin has changed the limit: what is held and not spent goes back, and is asked for again."""
         self.limit = limit
         self.step = step
         self.ahead = None
@@ -245,7 +245,7 @@ class Quotas:
         self._wanted.set()
 
     async def round_over(self, seconds: float) -> None:
-        """Wait until Redis was asked, or could not be, but no longer than so many seconds."""
+        """Wait until Redis was asked, or could not be, but no longer than `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._round_over.wait()
@@ -315,10 +315,10 @@ class Quotas:
             reply = await self._lease(keys=[order.allowance.key for order in orders], args=args)
         at = began - float(reply[0])
         """A time of Redis's plus this is a time of ours."""
-        for order, window, held, used, total in zip(
+        for order, window, units_held, used, total in zip(
             orders, reply[1::4], reply[2::4], reply[3::4], reply[4::4], strict=True
         ):
-            _take_in(order, window, held, used, total, at)
+            _take_in(order, window, units_held, used, total, at)
 
     def _all_orders(self, now: float) -> Iterator[Order]:
         for allowance in list(self._allowances.values()):
@@ -355,10 +355,10 @@ class Quotas:
 
     def _top_up(self, allowance: Allowance, now: float) -> Order | None:
         quota = allowance.quota_at(now)
-        units_asked, allowance.asked = allowance.asked, 0
+        units_asked, allowance.units_asked = allowance.units_asked, 0
         target = allowance.target
         if quota is None:
-            return Order(allowance, None, 0, units_asked + target, 0) if units_asked or allowance.kept else None
+            return Order(allowance, None, 0, units_asked + target, 0) if units_asked or allowance.is_kept else None
         free = quota.free
         if units_asked <= free and 2 * free >= target:
             return None
@@ -368,7 +368,7 @@ class Quotas:
 
 
 def _is_idle(allowance: Allowance, quota: Quota | None, now: float) -> bool:
-    if allowance.kept or now - allowance.touched_at <= IDLE_SECONDS:
+    if allowance.is_kept or now - allowance.touched_at <= IDLE_SECONDS:
         return False
     return quota is None or not quota.reserved
 
@@ -395,7 +395,7 @@ def _news(allowance: Allowance, quota: Quota | None, now: float) -> Order | None
 def _take_in(order: Order, window: int, units_held: int, used: int, total: int, at: float) -> None:
     """Note what Redis says that this gateway holds; `at` is what a Unix time of Redis's is in monotonic time."""
     allowance, quota = order.allowance, order.of
-    allowance.told = True
+    allowance.is_known = True
     begins, ends = (moment + at for moment in bounds_of(allowance.span, window))
     if quota is None:
         quota = Quota(window, begins, ends, used)

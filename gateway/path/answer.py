@@ -34,7 +34,7 @@ READ_AT_ONCE_BYTES_MAX = 1 << 17
 class Answer:
     """An engine's answer that has begun, and the lease under which it was got. Its holder closes it once.
 
-    A streamed one holds its first events back in `held`, until there are enough of them to commit; one that is not
+    A streamed one holds its first events back in `held_events` until there are enough to commit; one that is not
     streamed is there as a whole in `body`. One that goes on with an answer that had `begun` elsewhere holds that too.
     `demands` are what it is held against (None: nothing), `reading` is what it says, read on the way (None: nobody
     judges it), `failures` are the attempts before this one.
@@ -60,9 +60,9 @@ class Answer:
         self.scores = scores
         self.failures = failures
         self.progress = wire_format.progress()
-        self.held: list[bytes] = list(begun.held) if begun else []
+        self.held_events: list[bytes] = list(begun.held_events) if begun else []
         self.body = b""
-        self.kept: list[bytes] | None = None
+        self.parts: list[bytes] | None = None
         """The parts that were sent, for readers afterwards; None where there is no reader."""
         self._sent: AnsweredRequest | None = None
         self.judged_by: frozenset[str] = frozenset()
@@ -99,8 +99,8 @@ class Answer:
 
     def sent(self, record: Record, body: RequestBody) -> AnsweredRequest | None:
         """The request with what was sent, the same for each reader; None where it was not kept."""
-        if self._sent is None and self.kept is not None:
-            self._sent = AnsweredRequest(record, body, tuple(self.kept))
+        if self._sent is None and self.parts is not None:
+            self._sent = AnsweredRequest(record, body, tuple(self.parts))
         return self._sent
 
     def share(self, now: float) -> float:
@@ -127,7 +127,7 @@ class Answer:
             await self._take_whole(await self._engine.read())
             return
         if services.fleet.continues and body.may_go_on():
-            self.progress.said = []
+            self.progress.texts = []
         began_at = time.monotonic()
         silence = limits.first_token_timeout_seconds
         try:
@@ -140,16 +140,16 @@ class Answer:
         wanted = self.tokens_wanted - self.tokens_before
         if self.tokens_wanted > 1 and not self._committed:
             await self._hold_on(wanted, began_at, limits)
-        self._first = self.held[0] if self.held else b""
+        self._first = self.held_events[0] if self.held_events else b""
         self._committed = True
 
     async def _hold(self, tokens: float, judged: int = 0) -> None:
-        """Hold events back until so many tokens, of each alternative so many as are `judged`, or the end, have come."""
+        """Hold events back until `tokens`, of each alternative as many as are `judged`, or the end, have come."""
         while not self._has(tokens, judged):
             events = await self.next_events()
             if events is None:
                 return
-            self.held += events
+            self.held_events += events
             if self._fault is not None:  # it has come already: better now than after commit
                 raise self._fault
 
@@ -228,31 +228,31 @@ class Answer:
 
     def unsent(self) -> list[bytes]:
         """The events that were held back, to be sent now."""
-        held, self.held = self.held, []
-        return held
+        events, self.held_events = self.held_events, []
+        return events
 
     def so_far(self) -> Begun | None:
         """The part of the answer that another engine can go on with; None where there is none, or none may."""
         progress, begun = self.progress, self.begun
-        if progress.said is None or progress.finish_reason is not None:
+        if progress.texts is None or progress.finish_reason is not None:
             return None
         if progress.skipped and not self._committed:  # a part of it may be missing: it begins again
             return None
-        if not progress.said:
+        if not progress.texts:
             return begun
-        text = (begun.text if begun else "") + "".join(progress.said)
-        head = begun.head if begun else head_of(self._first or self.held[0])
+        text = (begun.text if begun else "") + "".join(progress.texts)
+        head = begun.head if begun else head_of(self._first or self.held_events[0])
         tokens = self.tokens_before + progress.chunks
         versions = (begun.versions if begun else frozenset()) | {self._version}
         skipped = (begun.skipped if begun else 0) + progress.skipped
-        return Begun(text, tokens, head, tuple(self.held), self._committed, self.reading, versions, skipped)
+        return Begun(text, tokens, head, tuple(self.held_events), self._committed, self.reading, versions, skipped)
 
     def take_over(self, other: Answer) -> None:
         """Become the answer that goes on in this one's place, which is closed."""
         if other.choice.version != self.choice.version:
-            self.kept = None  # it is neither's own
+            self.parts = None  # it is neither's own
         self.choice, self.lease, self.begun = other.choice, other.lease, other.begun
-        self.progress, self.held = other.progress, other.held
+        self.progress, self.held_events = other.progress, other.held_events
         self._engine, self._splitter, self._share = other._engine, other._splitter, None
         self._fault = other._fault
 
@@ -284,21 +284,21 @@ class Answer:
             if progress.chunks != tokens or len(progress.ended) != ends:
                 self._engine.heard()
             return [chunk] if self.begun is None and self.reading is None else self._passed_on([chunk])
-        found = [chunk[:plain]] if plain else []
+        passed = [chunk[:plain]] if plain else []
         rest = b"" if chunk else self._splitter.rest()
         try:
             events = self._splitter.feed(chunk[plain:]) if chunk else [rest]
-            found += self._until_broken(events)
+            passed += self._until_broken(events)
         except ValueError as error:
             progress.done = self.finished  # all of the answer had come: too long an event after it is no fault
             self._fault = None if progress.done else Oversize(str(error))
         if progress.chunks != tokens or len(progress.ended) != ends:
             self._engine.heard()
         self._fault = self._fault_told() or self._fault
-        if not found and self._fault is not None:
+        if not passed and self._fault is not None:
             raise self._fault
-        if chunk or found:  # what came before a fault is the caller's: it is counted, and gone on from
-            return self._passed_on(found)
+        if chunk or passed:  # what came before a fault is the caller's: it is counted, and gone on from
+            return self._passed_on(passed)
         self._see_that_it_is_whole(rest)
         return None
 

@@ -38,7 +38,7 @@ def _judge(
     answered = answer.reading.answered(whole, answer.mixed)
     offered = None
     if "refusal" in terms.checks and body.wire_format.has_tools:
-        called = frozenset(call.name for one in answered.alternatives for call in one.calls)
+        called = frozenset(call.name for each in answered.alternatives for call in each.calls)
         if called or body.read.tool_choice not in (None, "auto", "none"):
             offered = services.judging.offered(body, called)
     judgement = judge_answer(answered, terms, offered, answer.judged_by)

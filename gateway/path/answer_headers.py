@@ -19,24 +19,24 @@ STREAM_HEADERS = (
 def make_choice_headers(ledger: Ledger, wire_format: WireFormat) -> Headers:
     """The headers of every answer: where it came from, and why."""
     record = ledger.record
-    found = [
+    headers = [
         (b"x-request-id", record.id.encode()),
         (b"x-apprentice-attempts", b"%d" % len(record.attempts)),
         *_list_place_headers(record.task, record.version, record.pool, record.reason),
     ]
     if record.dropped:
-        found.append((b"x-apprentice-dropped", ",".join(record.dropped).encode()))
+        headers.append((b"x-apprentice-dropped", ",".join(record.dropped).encode()))
     if ledger.body is not None and ledger.body.clamped:
-        found.append((b"x-apprentice-clamped", ledger.body.clamped.encode()))
-    found.append((b"traceparent", ledger.traceparent.encode()))
+        headers.append((b"x-apprentice-clamped", ledger.body.clamped.encode()))
+    headers.append((b"traceparent", ledger.traceparent.encode()))
     if wire_format.id_header is not None:
-        found.append((wire_format.id_header, record.id.encode()))
-    found += ledger.labels
+        headers.append((wire_format.id_header, record.id.encode()))
+    headers += ledger.labels
     if ledger.hold is not None:
-        found += ledger.hold.purse.headers()
+        headers += ledger.hold.purse.headers()
     if record.overhead_seconds is not None:
-        found.append((b"x-apprentice-overhead-ms", b"%.3f" % (record.overhead_seconds * 1000)))
-    return found
+        headers.append((b"x-apprentice-overhead-ms", b"%.3f" % (record.overhead_seconds * 1000)))
+    return headers
 
 
 @lru_cache(maxsize=1024)

@@ -163,9 +163,9 @@ class Ledger:
             self.fallback_from = None
         record.adapter_digest = choice.version.digest if choice.version else None
 
-    def note_refusal(self, decision: Refusal, found: str | None) -> None:
-        """Note why the router sends it nowhere; `found` is the task that the model `auto` is of."""
-        self.record.task = self.record.task or found
+    def note_refusal(self, decision: Refusal, task: str | None) -> None:
+        """Note why the router sends it nowhere; `task` is the task that the model `auto` is of."""
+        self.record.task = self.record.task or task
         self.record.reason = decision.reason
         self.record.fallback_capped = decision.fallback_capped
         self.record.override_id = decision.override_id
@@ -173,8 +173,8 @@ class Ledger:
 
     def note_findings(self, findings: Iterable[Finding]) -> None:
         """Note what checks found."""
-        for one in findings:
-            self.record.findings.append(make_finding_record(one, self.record.version))
+        for finding in findings:
+            self.record.findings.append(make_finding_record(finding, self.record.version))
 
     def traceparent_of(self, number: int) -> str:
         """The trace context that the engine of this attempt gets, counted from 1."""
@@ -314,17 +314,17 @@ class Ledger:
         return total
 
 
-def make_finding_record(found: Finding, version: str | None) -> FindingRecord:
+def make_finding_record(finding: Finding, version: str | None) -> FindingRecord:
     """A finding as a record keeps it; `version` is whose it is where it does not say."""
     return FindingRecord(
-        check=found.check,
-        mode=found.mode,
-        fired=found.fired,
-        score=found.score,
-        threshold=found.threshold,
-        neighbours=list(found.neighbours),
-        note=found.note,
-        version=found.version or version,
+        check=finding.check,
+        mode=finding.mode,
+        fired=finding.fired,
+        score=finding.score,
+        threshold=finding.threshold,
+        neighbours=list(finding.neighbours),
+        note=finding.note,
+        version=finding.version or version,
     )
 
 

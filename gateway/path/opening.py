@@ -127,8 +127,8 @@ def failure_of(answer: Answer, failed: EngineError) -> Failure:
     """An attempt's failure as the router sees it. A refusal to go on with a part of an answer is not the caller's."""
     choice = answer.choice
     kind = "truncated" if answer.begun is not None and isinstance(failed, RefusedByEngine) else failed.kind
-    asked, wait, now = choice.replica.name, failed.retry_after_seconds, time.monotonic()
-    return Failure(kind, asked, choice.pool.name, wait, now, answer.fragile, failed.status)
+    name, wait, now = choice.replica.name, failed.retry_after_seconds, time.monotonic()
+    return Failure(kind, name, choice.pool.name, wait, now, answer.fragile, failed.status)
 
 
 def next_step(
@@ -200,7 +200,7 @@ def note_fault(
     replica. `begun` says that the answer had begun well.
     """
     name = choice.replica.name
-    if error.kind in OF_REQUEST and any(one.replica == name and one.kind in OF_REQUEST for one in failures):
+    if error.kind in OF_REQUEST and any(each.replica == name and each.kind in OF_REQUEST for each in failures):
         return
     replica = services.fleet.replicas[name]
     if isinstance(error, Missing) and choice.version is not None:

@@ -37,28 +37,28 @@ def has_room(services: Services, view: FleetView, replica: ReplicaView) -> bool:
     return view.in_flight.get(replica.name, 0) + 1 <= LOAD_SHARE_MAX * replica.in_flight_max
 
 
-async def take_room(services: Services, choice: Choice, held: Counter[str], share: float) -> Lease | None:
+async def take_room(services: Services, choice: Choice, own_places: Counter[str], share: float) -> Lease | None:
     """Take a place on the choice's replica before callers that wait; None where none is free in time.
 
-    `held` counts by replica the places that are taken so: together at most this `share` of a replica. Whoever gets a
+    `own_places` counts by replica the places that are taken so: at most this `share` of a replica. Whoever gets a
     place counts it out again. It counts as under way at once, so that no caller gets the next one that is free. Where
-    so many callers wait that they would wait too long, they come first.
+    callers would wait too long, they come first.
     """
     replica, places = services.fleet.replicas[choice.replica.name], choice.replica.in_flight_max
     held_max, until = max(1, int(share * places)), time.monotonic() + ROOM_SECONDS_MAX
     if not await _wait(
-        lambda: held[replica.name] < held_max and services.admission.waiting <= WAITING_MAX * places, until
+        lambda: own_places[replica.name] < held_max and services.admission.waiting <= WAITING_MAX * places, until
     ):
         return None
     lease = replica.lease(time.monotonic(), choice.engine_model, probes=False)
-    held[replica.name] += 1
+    own_places[replica.name] += 1
     is_free = False
     try:
         is_free = await _wait(lambda: replica.load <= places, until)
     finally:
         if not is_free:
             lease.give_back(time.monotonic())
-            held[replica.name] -= 1
+            own_places[replica.name] -= 1
     return lease if is_free else None
 
 

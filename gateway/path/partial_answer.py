@@ -23,7 +23,7 @@ LOGPROBS = frozenset({"logprobs"})
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The begun part of an answer: its text, of so many events with a `token`, and the events that were not sent yet.
+    """The begun part of an answer: its text, of this many events with `tokens`, and the events that were not sent yet.
 
     `head` is what its stream began with; what another engine adds is told under the same id and model.
     """
@@ -31,7 +31,7 @@ class Begun:
     text: str
     tokens: int
     head: Mapping[str, Any]
-    held: tuple[bytes, ...]
+    held_events: tuple[bytes, ...]
     committed: bool
     reading: Reading | None = None
     """The reading of it, which the next engine's part continues; None where nobody needs it."""
@@ -59,21 +59,21 @@ class Begun:
 
     def spliced(self, events: list[bytes]) -> list[bytes]:
         """Another engine's events as those of this stream; its second opening is left out."""
-        found = []
+        rewritten = []
         for event in b"".join(events).split(b"\n\n"):
             payload = payload_of(event + b"\n\n")
             if payload is None:
                 continue
-            told = msgspec.json.decode(payload)
-            choices = told.get("choices") or []
+            parsed = msgspec.json.decode(payload)
+            choices = parsed.get("choices") or []
             empty = bool(choices)
             for choice in choices:
                 delta = choice.get("delta") or {}
                 delta.pop("role", None)
                 empty = empty and choice.get("finish_reason") is None and not any(delta.values())
             if not empty:
-                found.append(b"data: " + msgspec.json.encode({**told, **self.head}) + b"\n\n")
-        return found
+                rewritten.append(b"data: " + msgspec.json.encode({**parsed, **self.head}) + b"\n\n")
+        return rewritten
 
     def total(self, rest: Progress) -> Progress:
         """The whole answer's progress: what there was, and `rest`, which another engine added.
@@ -93,17 +93,17 @@ class Begun:
         prompt, completion = max(usage.prompt_tokens - self.tokens, 0), usage.completion_tokens + self.tokens
         total.usage = Usage(prompt, completion)
         if rest.usage_payload is not None:
-            told = msgspec.json.decode(rest.usage_payload)
+            parsed = msgspec.json.decode(rest.usage_payload)
             counted = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-            total.usage_payload = msgspec.json.encode({**told, **self.head, "usage": counted})
+            total.usage_payload = msgspec.json.encode({**parsed, **self.head, "usage": counted})
         return total
 
 
 def head_of(event: bytes) -> dict[str, Any]:
     """The fields that a stream's first event has in common with the others."""
     payload = payload_of(event.partition(b"\n\n")[0] + b"\n\n")
-    told = msgspec.json.decode(payload) if payload else {}
-    return {name: told[name] for name in HEAD if name in told}
+    fields = msgspec.json.decode(payload) if payload else {}
+    return {name: fields[name] for name in HEAD if name in fields}
 
 
 def _number(value: Any) -> int | None:

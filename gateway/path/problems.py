@@ -19,14 +19,14 @@ ENGINE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
 def explain_failures(
-    step: GiveUp, error: EngineError, failures: Sequence[Failure], asked: str, whole_seconds: float | None = None
+    step: GiveUp, error: EngineError, failures: Sequence[Failure], field: str, whole_seconds: float | None = None
 ) -> Problem:
     """The problem after the last of `failures`, which was `error`, with the engine's own code beside ours.
 
-    `asked` is the field that holds the prompt; `whole_seconds` bounded an answer that was not streamed. All attempts
+    `field` is the field that holds the prompt; `whole_seconds` bounded an answer that was not streamed. All attempts
     have been made: clients need make no more.
     """
-    problem = refusal_of(error, asked) if step.because == "refused" else _given_up(step, error, failures, whole_seconds)
+    problem = refusal_of(error, field) if step.because == "refused" else _given_up(step, error, failures, whole_seconds)
     problem.final = problem.final or problem.status >= 500
     problem.engine_code = engine_code_of(error)
     return problem
@@ -82,14 +82,14 @@ def _exhausted(step: GiveUp, error: EngineError, failures: Sequence[Failure]) ->
     return Problem("engine_error", f"Every attempt at an engine failed. The last one: {error}. Try again later.")
 
 
-def refusal_of(error: EngineError, asked: str) -> Problem:
-    """The engine's refusal of a request, in its own words and our shape; `asked` is the field that holds the prompt."""
+def refusal_of(error: EngineError, field: str) -> Problem:
+    """The engine's refusal of a request, in its own words and our shape; `field` is the field that holds the prompt."""
     content = _content(error)
     message = str(content.get("message") or content.get("detail") or "The engine refused the request.")[:2000]
     text = f"{content.get('code') or content.get('type')} {message}".lower()
     param = str(content["param"])[:PARAM_CHARACTERS_MAX] if content.get("param") else None
     if isinstance(error, TooLong):
-        return Problem("context_length_exceeded", message, param or asked)
+        return Problem("context_length_exceeded", message, param or field)
     if "content_policy" in text or "content_filter" in text or "content policy" in text:
         return Problem("content_policy", message, param)
     return Problem("engine_refused", message, param)

@@ -51,8 +51,8 @@ async def _relay_whole(
 ) -> None:
     ledger.note_answer(answer.progress, services.prices, answer.lease.share(time.monotonic()), services.digest_secret)
     ledger.record.answer_digest = _keyed(services, answer.body).hexdigest()
-    if answer.kept is not None:
-        answer.kept.append(answer.body)
+    if answer.parts is not None:
+        answer.parts.append(answer.body)
     ledger.record.outcome = "ok"
     headers = [*JSON_HEADERS, *make_choice_headers(ledger, get_format(exchange.path))]
     if ledger.record.cost_usd is not None:
@@ -117,8 +117,8 @@ class TokenFlow:
     def note(self, part: bytes) -> None:
         """Note a part that is sent now."""
         self.digest.update(part)
-        if self._answer.kept is not None:
-            self._answer.kept.append(part)
+        if self._answer.parts is not None:
+            self._answer.parts.append(part)
         self._ledger.last_chunk_at = time.monotonic()
 
 
@@ -132,13 +132,13 @@ class HeldEnd:
     def __init__(self, answer: Answer, holds: bool) -> None:
         self._answer = answer
         self._holds = holds
-        self._held = b""
+        self._end = b""
 
     def ready(self, events: list[bytes]) -> bytes:
         """The part of the stream to send now; the rest is held."""
-        part, self._held = self._held + b"".join(events), b""
+        part, self._end = self._end + b"".join(events), b""
         if self._holds and self._answer.finished:
-            part, self._held = b"", part
+            part, self._end = b"", part
         return part
 
     async def next_events(self) -> list[bytes] | None:
@@ -146,7 +146,7 @@ class HeldEnd:
 
         Returns None at the answer's end. Raises an EngineError if it broke.
         """
-        if not self._held:
+        if not self._end:
             return await self._answer.next_events()
         try:
             with Deadline(HELD_SECONDS_MAX):
@@ -157,11 +157,11 @@ class HeldEnd:
 
     def release(self) -> bytes:
         """The events still held, with the fingerprint; empty where there are none."""
-        held, self._held = self._held, b""
-        return with_fingerprint(held, self._answer.total().usage_payload)
+        end, self._end = self._end, b""
+        return with_fingerprint(end, self._answer.total().usage_payload)
 
 
-def _ending(body: RequestBody, answer: Answer, record: Record, held: bytes) -> bytes:
+def _ending(body: RequestBody, answer: Answer, record: Record, end: bytes) -> bytes:
     """A stream's last events, with what the gateway tells of the request where there is a place for it.
 
     Clients that do not ask for the usage expect a choice in every event: they get no event without one. A comment tells
@@ -173,20 +173,20 @@ def _ending(body: RequestBody, answer: Answer, record: Record, held: bytes) -> b
         payload = progress.usage_payload or body.wire_format.empty_event(
             progress.answer_id or record.id, int(record.at), answer.choice.engine_model
         )
-        return held + extend_usage_event(payload, _told(record)) + comment
+        return end + extend_usage_event(payload, _make_details(record)) + comment
     if progress.skipped:
-        held = with_last_field(held, "apprentice", _told(record))
-    return held + comment
+        end = with_last_field(end, "apprentice", _make_details(record))
+    return end + comment
 
 
-def _told(record: Record) -> dict[str, Any]:
+def _make_details(record: Record) -> dict[str, Any]:
     """The `apprentice` object of a stream's last event; also what could not be read after commit, and who went on."""
-    told: dict[str, Any] = {"cost_usd": record.cost_usd, "request_id": record.id, "reason": record.reason}
+    details: dict[str, Any] = {"cost_usd": record.cost_usd, "request_id": record.id, "reason": record.reason}
     if record.skipped_events:
-        told["skipped_events"] = record.skipped_events
+        details["skipped_events"] = record.skipped_events
     if record.continued:
-        told |= {"continued": record.continued, "version": record.version, "pool": record.pool}
-    return told
+        details |= {"continued": record.continued, "version": record.version, "pool": record.pool}
+    return details
 
 
 async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) -> None:

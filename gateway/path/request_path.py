@@ -50,7 +50,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
             priority = priority_of(exchange.header("x-apprentice-priority"), body)
             ledger.hold = await services.limits.take(caller, body, len(raw))
             with services.admission.admit(caller.public, priority) as place, exchange.hang_up_cancels():
-                if not place.held:
+                if not place.is_taken:
                     await wait_for_place(place, ledger)
                 request = make_routing_request(body, caller.public, caller.models, session, policy)
                 moment, ledger.score_began_at = services.moment(now), time.monotonic()
@@ -61,7 +61,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
                 choice = _accepted(services, policy, decision, request, scores, ledger)
                 services.fit(body, choice, caller)
                 with await open_answer(services, policy, body, choice, ledger, scores) as answer:
-                    answer.kept = [] if services.observers.watch(policy, answer.choice, ledger.record) else None
+                    answer.parts = [] if services.observers.watch(policy, answer.choice, ledger.record) else None
                     await relay(services, exchange, policy, body, answer, ledger)
                     for observer in services.observers:
                         observer.answered(policy, body, answer, ledger)

@@ -71,14 +71,14 @@ async def score_for_version(
     selected = body.selected(task.selector)
     try:
         if scope.deep is not None:
-            found = await asyncio.to_thread(scope.score, selected)
+            scope_score = await asyncio.to_thread(scope.score, selected)
         else:
-            found = scope.score(selected)
+            scope_score = scope.score(selected)
     except Exception:  # as above
         log.exception("the scope model of %s failed: its confidence goes without", version.name)
         services.meters.fitted_unused.add(1, "failed")
         return scores
-    return replace(scores, version=version.name, scope=found, gain=None)
+    return replace(scores, version=version.name, scope=scope_score, gain=None)
 
 
 def _is_slow(request: RoutingRequest, policy: Policy) -> bool:

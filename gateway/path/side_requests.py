@@ -50,6 +50,6 @@ async def wait_in_turn(services: Services, exchange: Exchange, caller: Caller) -
     Raises Problem (429, 503) where the queue is full, or the wait too long.
     """
     with services.admission.admit(caller.public) as place, exchange.hang_up_cancels():
-        if not place.held:
+        if not place.is_taken:
             await place.turn()
         yield

@@ -78,11 +78,11 @@ class Exchange(Wakeable):
     __slots__ = (
         "_awaited",
         "_body_left",
+        "_bytes_held",
         "_chunked",
         "_continue",
         "_events",
         "_fields",
-        "_held",
         "_parts",
         "_walking",
         "_wire",
@@ -136,7 +136,7 @@ class Exchange(Wakeable):
         self.waited_seconds = 0.0
         """Time for which it was waited for."""
         self._parts: list[bytes | bytearray] = []
-        self._held = 0
+        self._bytes_held = 0
         self._awaited = False
         self._continue = fields.get(b"expect", b"").lower() == b"100-continue" and not http10
         # its answer
@@ -170,9 +170,9 @@ class Exchange(Wakeable):
 
         Empty where there is none.
         """
-        given = self._fields.get(b"authorization")
-        key = self._fields.get(b"x-api-key") if given is None else None
-        return given or b"" if key is None else b"Bearer " + key
+        authorization = self._fields.get(b"authorization")
+        key = self._fields.get(b"x-api-key") if authorization is None else None
+        return authorization or b"" if key is None else b"Bearer " + key
 
     def authorization(self) -> str:
         """The same as text."""
@@ -231,9 +231,9 @@ class Exchange(Wakeable):
 
     def give_back_read(self) -> None:
         """Give back the room of the part that was read: it went to disk."""
-        if self._held:
-            self._wire.bodies.give_back(self._holder, self._held)
-            self._held = 0
+        if self._bytes_held:
+            self._wire.bodies.give_back(self._holder, self._bytes_held)
+            self._bytes_held = 0
 
     async def gone(self) -> None:
         """Wait until the caller has gone or its answer is whole."""
@@ -357,7 +357,7 @@ class Exchange(Wakeable):
             text = "The gateway holds as many bytes of bodies as it may, or as it may of one key. Try again later."
             self.fail(Problem("overload", text))
             return
-        self._held += size
+        self._bytes_held += size
         last = self._parts[-1] if self._parts else None
         if self.bytes_left is not None:
             self._parts.append(part)

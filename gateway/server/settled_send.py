@@ -14,11 +14,11 @@ class SettledSend:
     """`send` of a change by an admin: an answer that says that it was done goes out once it is durable, and all
     processes of this gateway go by it."""
 
-    def __init__(self, durability: Durability, send: Send, refused: Any, seen: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, durability: Durability, send: Send, refused: Any, notify: Callable[[], Awaitable[None]]) -> None:
         self._durability = durability
         self._send = send
         self._refused = refused
-        self._seen = seen
+        self._notify = notify
         self._mark = durability.mark()
         self._unsettled = False
 
@@ -27,7 +27,7 @@ class SettledSend:
         if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
             try:
                 await self._durability.settle(self._mark)
-                await self._seen()
+                await self._notify()
             except NotSettled as error:
                 self._unsettled = True
                 await self._tell(explain_not_settled(error))

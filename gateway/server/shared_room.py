@@ -6,12 +6,12 @@ from __future__ import annotations
 class SharedRoom:
     """Room of `size_max` (bytes, or connections); one holder may have a share of it, and always one."""
 
-    __slots__ = ("_held", "_of_one_max", "size_max", "taken")
+    __slots__ = ("_of_one_max", "_sizes", "size_max", "taken")
 
     def __init__(self, size_max: int, share_max: float = 1.0) -> None:
         self.size_max = size_max
         self.taken = 0
-        self._held: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
         self.set_share(share_max)
 
     def set_share(self, share_max: float) -> None:
@@ -20,19 +20,19 @@ class SharedRoom:
 
     def take(self, holder: str, size: int = 1) -> bool:
         """Take so much for a holder; False, and nothing, where there is no room."""
-        held = self._held.get(holder, 0) + size
-        if self.taken + size > self.size_max or held > self._of_one_max:
+        size_held = self._sizes.get(holder, 0) + size
+        if self.taken + size > self.size_max or size_held > self._of_one_max:
             return False
         self.taken += size
-        self._held[holder] = held
+        self._sizes[holder] = size_held
         return True
 
     def give_back(self, holder: str, size: int = 1) -> None:
         """Give it back."""
-        left = self._held[holder] - size
+        left = self._sizes[holder] - size
         assert left >= 0, "more was given back than taken"
         self.taken -= size
         if left:
-            self._held[holder] = left
+            self._sizes[holder] = left
         else:
-            del self._held[holder]
+            del self._sizes[holder]

@@ -2,7 +2,7 @@
 
 Redis with `appendfsync always` answers a write once it is on the disk. With `everysec` it answers before: there an
 acknowledgement waits for WAITAOF, which tells when all that its connection has written is on the disk, and on the disks
-of so many replicas. Replication and the append-only file have one order, so a mark that is written after an answered
+of N replicas. Replication and the append-only file have one order, so a mark that is written after an answered
 write, on any connection to the same process, is durable no sooner than that write: one mark and one WAITAOF stand for
 all who wait at that moment. Whether it is the same process, `Lives` tells.
 
@@ -162,27 +162,27 @@ class Durability:
         self._group: asyncio.Future[str] | None = None
         self._rounds: set[asyncio.Task[None]] = set()
         self._looked_in = -1
-        self.kept = Persistence()
+        self.storage = Persistence()
 
     async def look(self) -> Persistence:
         """Ask Redis again how it keeps what is written, and log what has changed for the worse. Raises RedisError."""
         count = self._lives.count
-        kept = await look_at(self._redis)
-        if (lack := kept.lack()) != self.kept.lack() or self._looked_in < 0:
+        storage = await look_at(self._redis)
+        if (lack := storage.lack()) != self.storage.lack() or self._looked_in < 0:
             level = logging.WARNING if lack else logging.INFO
-            log.log(level, "%s", lack or f"{kept.product} {kept.version} keeps on disk what is acknowledged")
-        if (fault := kept.eviction_fault()) is not None and self._looked_in >= 0:
+            log.log(level, "%s", lack or f"{storage.product} {storage.version} keeps on disk what is acknowledged")
+        if (fault := storage.eviction_fault()) is not None and self._looked_in >= 0:
             log.error("%s", fault)
-        self.kept, self._looked_in = kept, count
-        return kept
+        self.storage, self._looked_in = storage, count
+        return storage
 
     async def begin(self) -> None:
         """The look at the start. Raises StateError where Redis may drop state, and RedisError."""
-        kept = await self.look()
-        if (fault := kept.eviction_fault()) is not None:
+        storage = await self.look()
+        if (fault := storage.eviction_fault()) is not None:
             raise StateError(fault)
-        if kept.eviction is None:
-            log.warning("%s does not tell its maxmemory-policy: see that it is noeviction", kept.product)
+        if storage.eviction is None:
+            log.warning("%s does not tell its maxmemory-policy: see that it is noeviction", storage.product)
 
     def mark(self) -> int:
         """To be taken before the first write of what is to be acknowledged, and given to `settle`."""
@@ -212,8 +212,8 @@ class Durability:
     def _command(self) -> tuple[Any, ...] | None:
         """The command to wait with, or None if there is nothing to wait for."""
         milliseconds = max(1, int(self._timeout_seconds * 1000))
-        syncs = self.kept.append_only is not False and self.kept.append_fsync != "no"
-        if self.kept.waits and (self._replicas_min or (syncs and self.kept.append_fsync != "always")):
+        syncs = self.storage.append_only is not False and self.storage.append_fsync != "no"
+        if self.storage.waits and (self._replicas_min or (syncs and self.storage.append_fsync != "always")):
             return ("WAITAOF", int(syncs), self._replicas_min, milliseconds)
         return ("WAIT", self._replicas_min, milliseconds) if self._replicas_min else None
 
@@ -231,21 +231,21 @@ class Durability:
         try:
             async with self._slots:
                 self._group = None  # whoever comes from now on waits for the next
-                group.set_result(await self._asked())
+                group.set_result(await self._ask())
         except (RedisError, OSError, TimeoutError) as error:
             group.set_result(f"Redis: {type(error).__name__}")
         except BaseException:
             group.cancel()
             raise
 
-    async def _asked(self) -> str:
+    async def _ask(self) -> str:
         command = self._command()
         if command is None:
             return ""
-        late = self.kept.append_only is not False and self.kept.append_fsync not in ("always", "no")
+        late = self.storage.append_only is not False and self.storage.append_fsync not in ("always", "no")
         asked_at = await self._mark_between_syncs() if late else 0.0
         missing = await self._waited(command)
-        return missing or (await self._synced_since(asked_at) if late and self.kept.append_only is not False else "")
+        return missing or (await self._synced_since(asked_at) if late and self.storage.append_only is not False else "")
 
     async def _mark_between_syncs(self) -> float:
         """Write while no sync is under way: the next to begin covers it. When that was, at the latest."""
@@ -277,8 +277,8 @@ class Durability:
             except ResponseError as error:
                 if "appendonly is disabled" not in str(error):
                     raise
-                self.kept = replace(self.kept, append_only=False)  # it had not told
-                log.warning("%s", self.kept.lack())
+                self.storage = replace(self.storage, append_only=False)  # it had not told
+                log.warning("%s", self.storage.lack())
                 return "" if (again := self._command()) is None else await self._waited(again)
         copies = reached if isinstance(reached, list) else [1, reached]
         if copies[0] < int(command[0] == "WAITAOF" and command[1]):

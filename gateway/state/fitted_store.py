@@ -197,7 +197,7 @@ def is_calibrated_apart(confidence: FittedEntry, scope: FittedEntry | None) -> b
 
 
 def identify_scores(scope: FittedEntry) -> str:
-    """The digest by which a calibration knows a scope model. One whose thresholds alone were set anew scores as the one
+    """The digest by which a calibration knows a scope model. One whose thresholds alone were set scores as the one
     that it was made of, whose digest its summary then has as `scores_as`."""
     return str(scope.summary.get("scores_as", scope.digest))
 

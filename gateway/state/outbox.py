@@ -117,7 +117,7 @@ class Outbox(ObjectStore, Generic[T]):
         return f"apprentice:{self.kind}:claim:{name}"
 
     async def replace(self, entry: WaitingEntry[T], value: T, *beside: Write) -> WaitingEntry[T] | None:
-        """Write an entry anew, and in the same step what goes beside it. None where another gateway was first."""
+        """Write an entry again, and in the same step what goes beside it. None where another gateway was first."""
         written = self._encode(value)
         done = await self._settled(entry, Write("HSET", self.values, entry.field, written), *beside)
         return WaitingEntry(entry.field, written, value) if done else None

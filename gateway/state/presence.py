@@ -74,7 +74,7 @@ class Presence:
         raw: dict[bytes, bytes] = await self._redis.hgetall(KEY)
         now = await self._clock()
         reports = {name: self._read(name, line, now) for name, line in raw.items()}
-        self._unreadable = {name: seen for name, seen in self._unreadable.items() if raw.get(name) == seen[0]}
+        self._unreadable = {name: entry for name, entry in self._unreadable.items() if raw.get(name) == entry[0]}
         since = now - GONE_SECONDS
         gone = [name for name, line in reports.items() if line.at < since]
         if gone:
@@ -110,14 +110,14 @@ class GatewayRoll:
     """The gateways that are there, at one moment."""
 
     def __init__(self, reports: Sequence[PresenceReport]) -> None:
-        self._told = reports
+        self._reports = reports
 
     def idle(self, replica: str, model: str | None, generation: int) -> bool:
         """Return whether every gateway knows the state of this generation, and none uses the model on the replica.
 
         Without a model: none uses the replica.
         """
-        for report in self._told:
+        for report in self._reports:
             holds = report.holds.get(replica, {})
             if report.generation < generation or (holds if model is None else holds.get(model)):
                 return False
@@ -125,4 +125,4 @@ class GatewayRoll:
 
     def in_flight(self, version: str) -> float:
         """Requests for a version that are under way, over all gateways, as a smoothed mean."""
-        return sum(report.demand.get(version, 0.0) for report in self._told)
+        return sum(report.demand.get(version, 0.0) for report in self._reports)

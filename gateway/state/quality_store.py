@@ -56,7 +56,7 @@ class QualityStore:
         """The change that sets it, for a step of several."""
         return Change(self.object_store, task, msgspec.to_builtins(health), expected_generation)
 
-    async def told(self) -> Summary | None:
+    async def read_last_summary(self) -> Summary | None:
         """The summary of the monitor's last step, without the judgements; None where there was none."""
         return self._reader.read("the summary", await self._redis.get(SUMMARY_KEY), Summary)
 
@@ -69,7 +69,7 @@ class QualityStore:
 
     async def summary(self) -> Summary | None:
         """All that was judged last; None where nothing ever was. What can't be read is left out and counted."""
-        summary = await self.told()
+        summary = await self.read_last_summary()
         if summary is None:
             return None
         judgements = await self.judgements()

@@ -26,7 +26,7 @@ RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 class Lives:
     """The process of Redis that connections lead to. `count` goes up when a new connection finds another one.
 
-    What was written to one process says nothing of another: it may have been started anew without its last second, or
+    What was written to one process says nothing of another: it may have been restarted without its last second, or
     be a replica that was promoted. Whoever wrote under one count and waits under another has not been heard.
     """
 

@@ -56,7 +56,7 @@ class Snapshot:
     views: Mapping[str, VersionView] = field(default_factory=dict)
     """The versions as the router sees them."""
     retraining: Mapping[str, Retraining] = field(default_factory=dict)
-    """The requests to train adapters anew."""
+    """The requests to retrain adapters."""
     by_task: Mapping[str, tuple[Version, ...]] = field(default_factory=dict)
     """The versions, those of each task by themselves."""
     placed: Mapping[str, Mapping[tuple[str, str], Placement]] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class SnapshotKeeper:
         self._shifts = _Derived(_shifts)
         self._watched = _Derived(_watched)
         self._made: dict[str, tuple[AliasEntry, Alias]] = {}
-        self._seen: dict[str, tuple[Version, VersionView]] = {}
+        self._views: dict[str, tuple[Version, VersionView]] = {}
         self._models = FittedModels(redis, damaged, deep, unsuited)
         self._reading = asyncio.Lock()
         self._next = asyncio.Event()
@@ -207,26 +207,26 @@ class SnapshotKeeper:
         """The aliases as the router goes by them; one that has not changed is the same object as before."""
         before, self._made = self._made, {}
         for at, (task, entry) in enumerate(entries.items()):
-            kept = before.get(task)
-            if kept is None or kept[0] is not entry or kept[1].generation != generations.get(task, 0):
-                kept = entry, _alias(task, generations.get(task, 0), entry)
-            self._made[task] = kept
+            made = before.get(task)
+            if made is None or made[0] is not entry or made[1].generation != generations.get(task, 0):
+                made = entry, _alias(task, generations.get(task, 0), entry)
+            self._made[task] = made
             if at % MADE_AT_ONCE == MADE_AT_ONCE - 1:
                 await asyncio.sleep(0)
         return {task: alias for task, (_, alias) in self._made.items()}
 
     async def _made_views(self, versions: Mapping[str, Version]) -> Mapping[str, VersionView]:
         """The versions as the router sees them; what has not changed is the same object as before."""
-        before, self._seen = self._seen, {}
+        before, self._views = self._views, {}
         for at, (name, version) in enumerate(versions.items()):
-            kept = before.get(name)
-            self._seen[name] = kept if kept is not None and kept[0] is version else (version, version.view())
+            made = before.get(name)
+            self._views[name] = made if made is not None and made[0] is version else (version, version.view())
             if at % MADE_AT_ONCE == MADE_AT_ONCE - 1:
                 await asyncio.sleep(0)
-        return {name: view for name, (_, view) in self._seen.items()}
+        return {name: view for name, (_, view) in self._views.items()}
 
     async def next(self, seconds: float) -> None:
-        """Wait for a new snapshot, but no longer than so many seconds."""
+        """Wait for a new snapshot, but no longer than `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._next.wait()

@@ -263,7 +263,7 @@ def test_known_keys_are_bounded_and_hold_no_secret() -> None:
     known.find(there, b"", NOW)
     for number in range(callers.KNOWN_KEYS_MAX + 1):
         known.keep(b"%d" % number, caller, NOW)
-    assert len(known._known) <= callers.KNOWN_KEYS_MAX
+    assert len(known._entries) <= callers.KNOWN_KEYS_MAX
     known.keep(header_of(key), caller, NOW)
     parts = split_key(key)
     assert parts is not None

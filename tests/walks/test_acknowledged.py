@@ -119,7 +119,7 @@ async def test_with_each_write_on_disk_before_its_answer_nothing_is_waited_for(c
     async with valkey("--appendonly", "yes", "--appendfsync", "always") as at:
         async with run_gateway(configure(redis_url=at.url)) as gateway, gateway.http() as http:
             assert (await judged(http)).status_code == 201
-            assert gateway.services.durability.kept.durable
+            assert gateway.services.durability.storage.durable
         assert await marks(at) == 0
 
 

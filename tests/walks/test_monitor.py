@@ -278,7 +278,7 @@ async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(
 
 
 async def unmatched(running: RunningGateway) -> bool:
-    told = await running.features[Quality].store.told()
+    told = await running.features[Quality].store.read_last_summary()
     return told is not None and told.unmatched == 1
 
 

@@ -82,7 +82,7 @@ async def test_a_record_that_can_not_be_read_is_passed_over_and_the_canary_is_ju
         await running.services.redis.xadd(STREAM_KEY, {"record": b'{"id": 5, "task": "returns"}'})
         await running.services.redis.xadd(STREAM_KEY, {"no": "record"})
         await rolled_back(http, await asked_until_it_ends(http), "error")
-        summary = await running.features[Quality].store.told()
+        summary = await running.features[Quality].store.read_last_summary()
         assert summary is not None
         assert summary.unreadable == 2
 
@@ -281,7 +281,7 @@ async def test_a_canary_without_a_plan_is_never_moved_by_itself(
         asked_at = time.time()
 
         async def judged_all() -> bool:
-            summary = await running.features[Quality].store.told()
+            summary = await running.features[Quality].store.read_last_summary()
             return summary is not None and summary.at > asked_at
 
         await until(judged_all)

@@ -185,7 +185,7 @@ OTHER_BODIES: Mapping[str, str] = {
 
 def _fields_by_format() -> Iterator[Row]:
     """The fields of each wire format that not all have, and those that are treated in a way of their own."""
-    known = {each.name: each.known for each in FORMATS.values()}
+    known = {each.name: each.known_fields for each in FORMATS.values()}
     shared = frozenset.intersection(*known.values())
     yield "all", codes(sorted(shared))
     both = (known["chat"] & known["completions"]) - shared

@@ -77,7 +77,7 @@ async def _references(evaluations: Evaluations, version: Version) -> tuple[dict[
     """The arms `leading` and `best`, as far as each is a version of its own that can be asked."""
     arms: dict[str, EvaluationArm] = {}
     notes = []
-    for reference in (await find_references(evaluations.services, version)).held:
+    for reference in (await find_references(evaluations.services, version)).ranked:
         if reference.placed:
             arms[reference.role] = reference.asked
         else:

@@ -121,11 +121,11 @@ async def _list_own(
     return [each for each in preferences if each.reviewer == reviewer and (each.first, each.second) == arms]
 
 
-def _differ(one: bytes | None, other: bytes | None) -> bool:
+def _differ(left: bytes | None, right: bytes | None) -> bool:
     """True if both arms answered, and did not say the same."""
-    if one is None or other is None:
+    if left is None or right is None:
         return False
-    first, second = (msgspec.json.decode(raw, type=RowResult) for raw in (one, other))
+    first, second = (msgspec.json.decode(raw, type=RowResult) for raw in (left, right))
     return "failed" not in (first.outcome, second.outcome) and first.form != second.form
 
 

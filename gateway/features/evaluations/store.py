@@ -241,14 +241,14 @@ class EvaluationStore:
         """Forget an upload that came to nothing."""
         await self._redis.delete(get_coming_key(coming), get_coming_key(coming) + ERASED_ENDING)
 
-    async def begin(self, evaluation: Evaluation, coming: str, anew: bool, step: AuditedStep) -> None:
-        """Have it run, on the rows of this upload; results that there are stay, unless it is begun `anew`. The entries
+    async def begin(self, evaluation: Evaluation, coming: str, again: bool, step: AuditedStep) -> None:
+        """Have it run, on the rows of this upload; results that there are stay, unless it is begun `again`. The entries
         noted with `step` are written in the same transaction.
 
         Those of rows that an engine failed to answer do not stay. Of another run of it no result is taken any more.
         """
         async with self._redis.pipeline(transaction=True) as all_of_it:
-            if anew:
+            if again:
                 all_of_it.delete(*(_key(evaluation.id, part) for part in PARTS))
             keys = [_key(evaluation.id, part) for part in ("engine_faults", "results", "counts")]
             await self._forget_faults(keys=keys, client=all_of_it)

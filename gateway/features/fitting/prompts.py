@@ -67,7 +67,7 @@ class Sample:
     empty: int = 0
     duplicates: int = 0
     same_id: int = 0
-    kept: int = 0
+    used: int = 0
     digest: str = ""
     selector: str = ""
     packed: bytes = b""
@@ -77,7 +77,7 @@ class Sample:
         """For people, and for the record of the fitting."""
         return {
             "rows": self.rows,
-            "used": self.kept,
+            "used": self.used,
             "empty": self.empty,
             "duplicates": self.duplicates,
             "same_id": self.same_id,
@@ -117,7 +117,7 @@ class _Pile:
         return sum(count for count in self.ids.values() if count > 1)
 
     def drawn(self, count_max: int) -> Iterator[bytes]:
-        """At most so many, by their own digests: the same sample gives the same rows, whatever their order."""
+        """At most `count_max`, by their own digests: the same sample gives the same rows, whatever their order."""
         for name in sorted(self.texts)[:count_max]:
             yield self.texts[name]
 

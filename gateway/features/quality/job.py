@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-P", "-m", "monitoring.quality.signals.run")
 ANSWER_SECONDS_MAX = 60.0
 STEPS_A_BUDGET = 10
-"""Budgets of keys are looked at once in so many intervals of the monitor."""
+"""Budgets of keys are looked at once in this many intervals of the monitor."""
 TOLD_SECONDS = 5.0
 """Time between two messages to all gateways that the monitor judges, though nothing is new."""
 DAYS_A_WEEK = 7

@@ -41,7 +41,7 @@ async def follow_judgements(quality: Quality) -> None:
     """
     while True:
         with contextlib.suppress(RedisError, OSError):
-            summary = await quality.store.told()
+            summary = await quality.store.read_last_summary()
             if summary is not None and summary.writing != quality.monitored.summary.writing:
                 whole = await quality.store.summary()
                 quality.monitored.summary = whole if whole is not None else summary

@@ -1,4 +1,4 @@
-"""Engines started anew, one of a pool at a time, so that what they have of unloaded versions goes with them.
+"""Engines started again, one of a pool at a time, so that what they have of unloaded versions goes with them.
 
 A replica that is being recycled gets no new requests; its answers finish; its engine is restarted at its `recycle_url`;
 the reconciler loads and probes its versions again; then it gets requests again. How far it is stands beside its cordon

@@ -99,7 +99,7 @@ async def _taken_in(services: Services, caller: Caller, entries: Sequence[bytes 
 async def _stored(
     services: Services, caller: Caller, reports: Sequence[Due | Problem], length: int
 ) -> list[Result | Problem]:
-    """Judge and store those that are due, of so many bytes in all.
+    """Judge and store those that are due, of `length` bytes in all.
 
     Raises RedisError: then some may be stored, and may be sent again.
     """

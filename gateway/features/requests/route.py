@@ -117,7 +117,7 @@ async def _decided(services: Services, caller: Caller, body: RequestBody, sessio
     if isinstance(decision, Refusal):
         problem = problem_of(services, decision, routing_request, scores)
         if decision.reason is not None:
-            problem.told.append((b"x-apprentice-reason", decision.reason.encode()))
+            problem.extra_headers.append((b"x-apprentice-reason", decision.reason.encode()))
         raise problem
     pool = decision.pool
     body.check(decision.task, services.pool_limits[pool.name], pool.engine, caller.unknown_fields)

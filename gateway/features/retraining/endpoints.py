@@ -1,4 +1,4 @@
-"""The table URL → function for admins, requests to train a task's adapter anew, with what it got wrong."""
+"""The table URL → function for admins, requests to retrain a task's adapter, with what it got wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Has a task's adapter trained anew: opens the request, with what was judged bad lately as its examples."""
+"""Has a task's adapter trained again: opens the request, with what was judged bad lately as its examples."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class _Judgements:
         self._undecided.clear()
 
     def examples(self, most: int) -> list[Example]:
-        """At most so many, and so many bytes of them."""
+        """At most `most` of them, and BYTES_MAX bytes."""
         size_bytes, examples = 0, list[Example]()
         for example in list(self.bad.values())[:most]:
             size_bytes += len(msgspec.json.encode(example))

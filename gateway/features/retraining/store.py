@@ -1,4 +1,4 @@
-"""Requests to train adapters anew, as they stand in Redis: one object a request, its examples apart."""
+"""Requests to retrain adapters, as they stand in Redis: one object a request, its examples apart."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class ReviewQueue:
         return self._unwritten > 0
 
     def spent(self, task: str, seconds: float) -> None:
-        """The task's budget is spent, and stays so for so many seconds."""
+        """The task's budget is spent, and stays so for `seconds`."""
         self._spent_until[task] = time.monotonic() + seconds
 
     def open(self, task: str) -> bool:

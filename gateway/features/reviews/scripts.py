@@ -14,7 +14,7 @@ from __future__ import annotations
 from monitoring.text_stream import IS_FORGOTTEN
 
 HOURS = 168
-"""Draws within so many whole hours before the present one count against the budget of a week."""
+"""Draws within this many whole hours before the present one count against the budget of a week."""
 
 _BEGIN = f"""
 local root, now = KEYS[1], tonumber(ARGV[1])

@@ -92,7 +92,7 @@ class Leased(NamedTuple):
 
 
 class NoneLeft(NamedTuple):
-    """No review is left for this reviewer: so many are others', so many this reviewer has skipped."""
+    """No review is left for this reviewer: the numbers that others have, and that this reviewer skipped."""
 
     leased: int
     skipped: int
@@ -248,9 +248,9 @@ class ReviewStore:
         while count:
             [noted] = step.note("review.delete", task, before=fields)
             args = [request_id or "", DELETED_AT_ONCE, noted.name, msgspec.json.encode(noted.value), int(always)]
-            gone, kept, count = map(int, await self._do(self._delete, task, args, noted.object_store.values))
+            gone, judged, count = map(int, await self._do(self._delete, task, args, noted.object_store.values))
             await step.enter()
-            waiting, answered, always = waiting + gone, answered + kept, False
+            waiting, answered, always = waiting + gone, answered + judged, False
         return Deleted(waiting, answered)
 
     async def forget_skips(self, tasks: Iterable[str]) -> None:

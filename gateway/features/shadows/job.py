@@ -48,8 +48,8 @@ def offer_copies(shadows: Shadows, policy: Policy, body: RequestBody, answer: An
     if not shadows.trials.watches(policy, choice, record):  # it is kept for another reader
         return
     text = None
-    if answer.kept is not None and body.choices == 1:
-        text = body.wire_format.read_answer(answer.kept, body.stream).text()
+    if answer.parts is not None and body.choices == 1:
+        text = body.wire_format.read_answer(answer.parts, body.stream).text()
     if record.shadowed and (text is None or answer.mixed):
         _drop(shadows, choice, None)
     if text is None:

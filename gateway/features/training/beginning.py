@@ -69,7 +69,7 @@ async def draft_training(trainings: Trainings, wanted: Mapping[str, Any], pusher
 
 async def begin_run(trainings: Trainings, training: Training, again: bool = False) -> tuple[Training, bool]:
     """Have a training run, and whether it was known. One that failed goes on from its checkpoint, unless it begins
-    `again`; one that was stopped may have learned what was erased, and begins anew; one that runs or is done stays as
+    `again`; one that was stopped may have learned what was erased, and begins again; one that runs or is done stays as
     it is. Raises Stale and RedisError."""
     before, generation = await trainings.store.get(training.id)
     if before is not None and not again and before.status in ("running", "done"):

@@ -124,7 +124,7 @@ class TrainingStore:
         }
 
     async def forget_progress(self, name: str) -> None:
-        """Forget what was told of a training that begins anew."""
+        """Forget what was told of a training that begins again."""
         await self._redis.delete(_key(name))
 
     async def tidy(self) -> None:

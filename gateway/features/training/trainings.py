@@ -63,7 +63,7 @@ class Trainings:
         return {str(self.datasets.files / training.data) for training in running}
 
     def folder_of(self, training: Training) -> Path:
-        """The folder of a training: one that is begun anew gets another, one that goes on keeps its own."""
+        """The folder of a training: one that is begun again gets another, one that goes on keeps its own."""
         return self.folder / f"{training.id}-{int(training.created_at * 1000):x}"
 
     def list_folders(self) -> list[Path]:

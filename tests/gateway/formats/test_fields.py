@@ -140,8 +140,8 @@ def test_what_would_steer_the_engine_itself_is_refused(name: str) -> None:
 
 def test_the_tables_name_fields_that_exist() -> None:
     for wire_format in (CHAT, COMPLETIONS):
-        assert wire_format.openai - ON_REQUEST <= wire_format.known
-    known = CHAT.known | COMPLETIONS.known | ON_REQUEST
+        assert wire_format.openai - ON_REQUEST <= wire_format.known_fields
+    known = CHAT.known_fields | COMPLETIONS.known_fields | ON_REQUEST
     assert BYTES_MAX.keys() | NEVER_INSIDE.keys() | NEVER_WITH_ADAPTERS | HINTS <= known
     assert set(Fields.__struct_fields__) >= WHOLE_NUMBERS
 

@@ -68,7 +68,7 @@ def test_neutral_values_and_nulls_are_taken_everywhere_and_change_nothing(wire_f
 @pytest.mark.parametrize("wire_format", [CHAT, COMPLETIONS])
 def test_no_null_reaches_an_engine(wire_format: WireFormat) -> None:
     needed = {"model", "messages", "prompt"}
-    body = read(wire_format, **dict.fromkeys((wire_format.known | ON_REQUEST | GATEWAY_ALONE) - needed))
+    body = read(wire_format, **dict.fromkeys((wire_format.known_fields | ON_REQUEST | GATEWAY_ALONE) - needed))
     body.check(TASK, DEFAULTS)
     assert sent(body, by_general(general_prompt=False)).keys() == {
         "model",

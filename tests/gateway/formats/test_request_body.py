@@ -72,7 +72,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
-field_names = st.sampled_from(sorted(CHAT.known | COMPLETIONS.known | ON_REQUEST | GATEWAY_ALONE)) | st.text()
+field_names = (
+    st.sampled_from(sorted(CHAT.known_fields | COMPLETIONS.known_fields | ON_REQUEST | GATEWAY_ALONE)) | st.text()
+)
 endpoints = st.sampled_from([CHAT, COMPLETIONS])
 
 
@@ -100,7 +102,7 @@ def holds(wire_format: WireFormat, raw: bytes) -> None:
         found = json.loads(body.for_engine(choice).decode())
         assert found["model"] == choice.engine_model
         assert not found.keys() & (KEPT_HERE | GATEWAY_ALONE)
-        assert found.keys() <= wire_format.known
+        assert found.keys() <= wire_format.known_fields
     with contextlib.suppress(Problem):
         assert json.loads(body.for_engine(by_openai()).decode()).keys() <= wire_format.openai
     make_routing_request(body, "caller1", frozenset({"*"}), body.session(None), policy(text_needed=True))
@@ -329,10 +331,12 @@ def test_all_that_is_known_passes_in_a_plain_form(wire_format: WireFormat) -> No
     values |= dict.fromkeys(("suffix", "reasoning_effort"), "x")
     values |= dict.fromkeys(("include_stop_str_in_output", "skip_special_tokens", "parallel_tool_calls", "store"), True)
     body = read_body(
-        wire_format, json.dumps({name: values.get(name, 1) for name in sorted(wire_format.known - {"stream"})}).encode()
+        wire_format,
+        json.dumps({name: values.get(name, 1) for name in sorted(wire_format.known_fields - {"stream"})}).encode(),
     )
     body.check(TASK, DEFAULTS)
-    assert set(sent(body, by_general(general_prompt=False))) == wire_format.known - KEPT_HERE - HINTS - {"stream"}
+    left_out = KEPT_HERE | HINTS | {"stream"}
+    assert set(sent(body, by_general(general_prompt=False))) == wire_format.known_fields - left_out
 
 
 def test_an_engine_gets_its_own_name_for_what_is_to_answer() -> None:

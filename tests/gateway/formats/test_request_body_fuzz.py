@@ -98,7 +98,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=5,
 )
-fields = st.sampled_from(sorted(CHAT.known - {"model"}))
+fields = st.sampled_from(sorted(CHAT.known_fields - {"model"}))
 messages = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": json_values}),
     min_size=1,

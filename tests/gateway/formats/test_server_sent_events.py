@@ -188,7 +188,7 @@ def test_a_read_of_tokens_is_plain_up_to_the_usage_and_the_end() -> None:
 
 def passed(events: Iterable[bytes], said: bool = False) -> tuple[Progress, list[bool]]:
     progress = Progress()
-    progress.said = [] if said else None
+    progress.texts = [] if said else None
     return progress, [progress.take_tokens(event) for event in events]
 
 
@@ -199,7 +199,7 @@ def told(progress: Progress) -> tuple[object, ...]:
 @given(st.lists(st.sampled_from((*PIECES, chunk("a") + chunk("b"))), max_size=12), st.booleans())
 def test_parts_that_are_taken_as_tokens_say_the_same_as_read_ones(parts: list[bytes], said: bool) -> None:
     passing, reading = Progress(), Progress()
-    passing.said, reading.said = ([], []) if said else (None, None)
+    passing.texts, reading.texts = ([], []) if said else (None, None)
     for part in parts:
         before = told(passing)
         if passing.take_tokens(part):
@@ -229,7 +229,7 @@ def test_any_text_between_the_same_bytes_is_read_as_it_is(
     assert progress.frame is not None
     assert progress.chunks == 1 + 2 * (len(TEXTS) - 1)
     if field == "content":
-        assert "".join(progress.said or ()) == "first" + 2 * "".join(TEXTS)
+        assert "".join(progress.texts or ()) == "first" + 2 * "".join(TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_text_of_another_field_makes_no_frame() -> None:
     odd = b'data: {"x":{"content":"a"},"choices":[{"delta":{"content":"\\u0061"}}]}\n\n'
     progress, all_taken = passed([odd, odd.replace(b'"a"', b'"b"')], said=True)
     assert all_taken == [True, True]
-    assert (progress.frame, progress.said) == (None, ["a", "a"])
+    assert (progress.frame, progress.texts) == (None, ["a", "a"])
 
 
 def test_tokens_after_a_half_are_left_to_be_read() -> None:

@@ -31,7 +31,7 @@ WHOLE = token("Approve ✓ ") + token("— Regel") + b": ping\n\n" + LAST + USAG
 def read(parts: Iterable[bytes]) -> tuple[Progress, list[bytes]]:
     """The stream as an answer reads it, until its end or the first thing that breaks it off."""
     splitter, progress = EventSplitter(EVENT_BYTES_MAX), Progress()
-    progress.said = []
+    progress.texts = []
     for_caller: list[bytes] = []
     for part in itertools.chain(parts, [b""]):
         if not splitter.holds and not progress.ended and progress.take_tokens(part):

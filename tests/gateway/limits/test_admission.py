@@ -56,7 +56,7 @@ class Crowd:
     async def _walk(self, name: str, priority: Priority, replica: str | None) -> None:
         try:
             with self.admission.admit(name.partition("-")[0], priority) as place:
-                if not place.held:
+                if not place.is_taken:
                     await place.turn()
                 await self._find(place, replica)
                 self.served.append(name)

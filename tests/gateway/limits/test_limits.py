@@ -97,7 +97,7 @@ async def test_entries_are_spent_together_whatever_becomes_of_them() -> None:
     with pytest.raises(Problem) as raised:
         async with services.spending(caller, 7):
             raise Problem("request_not_found", "x")
-    assert dict(raised.value.told)[b"x-ratelimit-limit-requests"] == b"100"
+    assert dict(raised.value.extra_headers)[b"x-ratelimit-limit-requests"] == b"100"
     assert [(one.reserved, one.used) for one in held] == [(0, 7), (0, 0), (0, 0), (0, 0)]
 
 
@@ -225,7 +225,7 @@ async def test_that_a_limit_had_no_room_a_while_ago_refuses_nobody(redis: Redis)
 async def test_a_limit_that_redis_says_has_no_room_refuses(redis: Redis) -> None:
     async with one_and_other(redis) as (one, other, caller):
         allowance = other._purse(caller.public, caller.limits or ALL).allowances[0][0]
-        allowance.asked = NANOS
+        allowance.units_asked = NANOS
         await other.quotas.round()
         with pytest.raises(Problem, match="US dollars a day"):
             await one.take(caller, body(max_tokens=400_000), 0)

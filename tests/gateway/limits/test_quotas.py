@@ -47,7 +47,7 @@ class Gateway:
         need = min(amount, self.allowance.limit)
         self.allowance.expect(max(need, self.allowance.need))
         if held is None or held.free < need:
-            self.allowance.asked += need
+            self.allowance.units_asked += need
             return False
         held.reserved += need
         self.open.append((held, need))
@@ -278,7 +278,7 @@ async def test_a_lowered_limit_counts_at_once_and_a_raised_one_lets_more_through
 async def test_before_a_window_ends_who_spends_has_a_quota_of_the_next(redis: Redis) -> None:
     quotas = Quotas(redis, "one", 0.1, 5.0)
     allowance = quotas.allowance("key:x", "requests", "day", LIMIT)
-    allowance.asked = 1
+    allowance.units_asked = 1
     await quotas.round()
     first = allowance.now
     assert first is not None

@@ -40,7 +40,7 @@ async def test_acknowledgements_at_the_same_time_share_one_wait() -> None:
         await asyncio.gather(*(redis.set(f"key-{number}", "1") for number in range(20)))
         await asyncio.gather(*(durability.settle(mark) for _ in range(200)))
         assert await marks(redis) == 1
-        assert durability.kept.durable
+        assert durability.storage.durable
 
 
 async def test_whoever_comes_while_all_rounds_are_under_way_waits_for_the_next_one() -> None:
@@ -65,15 +65,15 @@ async def test_it_is_settled_by_a_sync_that_began_after_the_write_whatever_waita
 
 async def test_a_redis_that_syncs_nothing_while_it_rewrites_its_file_is_not_durable() -> None:
     async with valkey(*APPENDS, "--no-appendfsync-on-rewrite", "yes") as at, durable(at) as (_, durability):
-        assert not durability.kept.durable
-        assert "no-appendfsync-on-rewrite no" in (durability.kept.lack() or "")
+        assert not durability.storage.durable
+        assert "no-appendfsync-on-rewrite no" in (durability.storage.lack() or "")
 
 
 async def test_where_each_write_is_on_disk_before_its_answer_nothing_is_waited_for() -> None:
     async with valkey("--appendonly", "yes", "--appendfsync", "always") as at, durable(at) as (redis, durability):
         await durability.settle(durability.mark())
         assert await marks(redis) == 0
-        assert durability.kept.durable
+        assert durability.storage.durable
 
 
 async def test_without_an_append_only_file_it_is_named_and_nothing_is_waited_for(
@@ -82,7 +82,7 @@ async def test_without_an_append_only_file_it_is_named_and_nothing_is_waited_for
     async with valkey() as at, durable(at) as (redis, durability):
         await durability.settle(durability.mark())
         assert await marks(redis) == 0
-        assert not durability.kept.durable
+        assert not durability.storage.durable
     assert "Valkey is not durable: it has no append-only file" in caplog.text
 
 
@@ -90,22 +90,22 @@ async def test_a_provider_that_forbids_to_ask_is_waited_for() -> None:
     async with valkey(*APPENDS, "--rename-command", "CONFIG", "") as at, durable(at) as (redis, durability):
         await durability.settle(durability.mark())
         assert await marks(redis) == 1
-        assert (durability.kept.append_fsync, durability.kept.durable) == (None, True)
+        assert (durability.storage.append_fsync, durability.storage.durable) == (None, True)
 
 
 async def test_a_redis_that_tells_nothing_and_has_no_file_is_found_out_by_the_first_wait() -> None:
     forbidden = ("--rename-command", "CONFIG", "", "--rename-command", "INFO", "")
     async with valkey(*forbidden) as at, durable(at) as (_, durability):
-        assert durability.kept.append_only is None
+        assert durability.storage.append_only is None
         await durability.settle(durability.mark())
-        assert durability.kept.append_only is False
-        assert not durability.kept.durable
+        assert durability.storage.append_only is False
+        assert not durability.storage.durable
 
 
 async def test_a_redis_that_can_not_tell_when_it_is_on_disk_is_named(caplog: pytest.LogCaptureFixture) -> None:
     async with valkey(*APPENDS, "--rename-command", "WAITAOF", "") as at, durable(at) as (_, durability):
         await durability.settle(durability.mark())
-        assert not durability.kept.durable
+        assert not durability.storage.durable
     assert "it has no WAITAOF" in caplog.text
 
 
