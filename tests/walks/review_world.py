@@ -87,3 +87,21 @@ async def counts(gateway: RunningGateway) -> dict[str, Any]:
     async with gateway.http() as http:
         (line,) = (await http.get(LIST)).json()["reviews"]
     return dict(line)
+
+
+async def find_in_redis(redis: Any, word: bytes) -> list[str]:
+    """The keys in Redis whose name or raw value has the word, whatever their kind."""
+    readers = {
+        b"string": redis.get,
+        b"hash": redis.hgetall,
+        b"list": lambda key: redis.lrange(key, 0, -1),
+        b"set": redis.smembers,
+        b"zset": lambda key: redis.zrange(key, 0, -1),
+        b"stream": redis.xrange,
+    }
+    found = []
+    async for key in redis.scan_iter("*"):
+        kind = await redis.type(key)
+        if kind != b"none" and word in repr((key, await readers[kind](key))).encode():
+            found.append(key.decode())
+    return sorted(found)

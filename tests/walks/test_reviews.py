@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import time
 from typing import Any
@@ -20,8 +22,10 @@ from tests.walks.review_world import (
     ASK,
     LIST,
     NEXT,
+    WAIT_SECONDS,
     ask,
     counts,
+    find_in_redis,
     monitor_elsewhere,
     outcomes,
     reviewing,
@@ -402,3 +406,38 @@ async def test_texts_of_a_task_that_is_configured_no_more_can_be_deleted(
     async with run_gateway(configure(tasks={"clauses": {}})) as gateway, gateway.http() as http:
         assert (await http.delete("/admin/v1/reviews/returns")).json()["waiting"] == 1
         assert (await http.delete("/admin/v1/reviews/returns")).status_code == 404
+
+
+async def test_with_a_key_no_word_of_a_review_is_in_redis_from_its_draw_to_its_end(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    keys = {number: base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)}
+    asked = [{"role": "user", "content": "A broken samovar."}]
+    config = configure(tasks=tasks(gold_share=0.0), texts={"keys": {"k1": keys[1]}, "key": "k1"})
+    async with run_gateway(config) as gateway:
+        await gateway.place(make_adapter(1))
+        await watch(gateway, 1.0)
+        small.answers["returns@v1"] = "Yes, refund the samovar."  # after its placing: probes keep their answer
+        first, second = await ask(gateway, messages=asked), await ask(gateway, messages=asked)
+        await until_settled(gateway, 2)
+        async with gateway.http() as http:
+            told = (await http.get(NEXT)).json()
+            assert (told["review"]["messages"], told["review"]["answer"]) == (asked, "Yes, refund the samovar.")
+            gold = {"request_id": second, "value": False}
+            assert (await http.post("/admin/v1/reviews/returns/gold", json=gold)).status_code == 201
+            assert (await http.post("/v1/feedback", json=told["examples"][1])).status_code == 201
+        assert await find_in_redis(gateway.services.redis, b"samovar") == []
+        held = await find_in_redis(gateway.services.redis, b'"key":"k1"')
+    assert held == ["apprentice:gold", f"apprentice:review:{second}", f"apprentice:reviewed:{first}"]
+    config["texts"] = {"keys": {"k1": keys[1], "k2": keys[2]}, "key": "k2"}
+    async with run_gateway(config) as gateway, asyncio.timeout(WAIT_SECONDS):
+        while await find_in_redis(gateway.services.redis, b'"key":"k1"'):
+            await asyncio.sleep(0.05)
+    config["texts"] = {"keys": {"k2": keys[2]}, "key": "k2"}
+    async with run_gateway(config) as gateway, gateway.http() as http:
+        (question,) = (await http.get("/admin/v1/reviews/returns/gold")).json()["questions"]
+        assert question["review"]["messages"] == asked
+        assert (await http.get(NEXT)).json()["review"]["messages"] == asked
+        kept_on = await gateway.features[Reviews].store.kept_on(first)
+        assert kept_on is not None
+        assert kept_on.messages == asked

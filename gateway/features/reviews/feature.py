@@ -9,11 +9,14 @@ from gateway.features.reviews.job import keep_reviewing
 from gateway.features.reviews.queue import ReviewQueue
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import ReviewStore
+from gateway.features.texts.texts import Texts
 from gateway.services import Services
 
 
-def _open(services: Services, _: Features) -> Reviews:
-    return Reviews(services, ReviewStore(services.redis), ReviewQueue(), GoldStore(services.redis))
+def _open(services: Services, features: Features) -> Reviews:
+    texts = features[Texts]
+    store = ReviewStore(services.redis, seals=lambda: texts.seals)
+    return Reviews(services, texts, store, ReviewQueue(), GoldStore(services.redis, lambda: texts.seals))
 
 
 def _read_gauges(reviews: Reviews) -> None:

@@ -6,15 +6,17 @@ Their answers are no feedback: they tell how good a reviewer is, and nothing of 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.features.reviews.store import ROOT, Review
+from gateway.features.reviews.store import ROOT, Review, close_review, is_sealed_by, open_review
 from monitoring.metric_values import Metric, is_bad, measure_badness
-from serving.object_store import Change, LenientReader, ObjectStore
+from monitoring.texts import Seals
+from serving.object_store import Change, LenientReader, ObjectStore, Stale
 
 GOLD_MAX = 200
 HELD = "apprentice:gold_held:"
@@ -35,6 +37,22 @@ class GoldQuestion(msgspec.Struct, frozen=True, kw_only=True):
     comment: str | None = None
 
 
+class _StoredQuestion(msgspec.Struct, kw_only=True):
+    """A question as it is stored; its review may be sealed."""
+
+    review: msgspec.Raw
+    value: bool | float | str
+    by: str
+    at: float
+    comment: str | None = None
+
+    def open(self, seals: Seals) -> GoldQuestion | None:
+        """Make the question; None where its review can't be read."""
+        review = open_review(bytes(self.review), seals)
+        fields = msgspec.structs.asdict(self)
+        return None if review is None else GoldQuestion(**fields | {"review": review})
+
+
 class GoldScore(msgspec.Struct, frozen=True, kw_only=True):
     """A reviewer's answers to gold questions, and how many of them were right."""
 
@@ -53,19 +71,40 @@ class HeldQuestion(NamedTuple):
 class GoldStore:
     """The gold questions in Redis. Every method raises RedisError."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, seals: Callable[[], Seals] = lambda: Seals({}, None)) -> None:
+        """`seals` gives the present keys of texts."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self.questions = ObjectStore(redis, "gold")
         self._reader = LenientReader()
+        self._seals = seals
 
     async def list_questions(self, task: str) -> list[GoldQuestion]:
         """The task's questions that can be read, the oldest first."""
-        questions = await self._reader.read_all(self.questions, "the gold question", GoldQuestion)
+        stored = await self._reader.read_all(self.questions, "the gold question", _StoredQuestion)
+        questions = [question for each in stored if (question := each.open(self._seals())) is not None]
         return sorted((each for each in questions if each.review.task == task), key=lambda each: each.at)
 
     def change(self, question: GoldQuestion | None, request_id: str) -> Change:
         """A question's new value as a part of a greater step; None: it is removed."""
-        return Change(self.questions, request_id, None if question is None else msgspec.to_builtins(question))
+        if question is None:
+            return Change(self.questions, request_id, None)
+        review = msgspec.to_builtins(close_review(question.review, self._seals()))
+        return Change(self.questions, request_id, msgspec.to_builtins(question) | {"review": review})
+
+    async def reseal(self) -> int:
+        """Seal all questions under the present key, as far as their own is known. Returns the number of others."""
+        seals, unreadable = self._seals(), 0
+        for name, generation in (await self.questions.generations()).items():
+            raw = (await self.questions.written([name])).get(name)
+            stored = self._reader.read(f"the gold question {name}", raw, _StoredQuestion)
+            if stored is None or is_sealed_by(bytes(stored.review), seals):
+                continue
+            if (question := stored.open(seals)) is None:
+                unreadable += 1
+                continue
+            with suppress(Stale):  # it was changed or removed meanwhile
+                await self.questions.put(name, self.change(question, name).value or {}, generation)
+        return unreadable
 
     async def forget(self, requests: Sequence[str]) -> int:
         """Remove the questions that are made of these requests; their number."""

@@ -38,6 +38,8 @@ SPENT_SECONDS_MAX = 60.0
 READ_AT_ONCE_BYTES_MAX = 1 << 17
 """Longer texts are read in a thread."""
 FIELDS_MAX = 64
+RESEALED_SECONDS = 600.0
+"""Time between two looks for texts under a former key."""
 
 
 # ---- beside the request ---------------------------------------------------------------------------------
@@ -67,10 +69,21 @@ def _fields(choice: Choice) -> tuple[str, ...]:
 async def keep_reviewing(reviews: Reviews) -> None:
     """Keep what was drawn, and count what waits. Runs until cancelled."""
     lease = reviews.services.lease_job("agreement", 2 * MEASURED_SECONDS)
+    sealing = reviews.services.lease_job("review_seals")
     async with asyncio.TaskGroup() as group:
         group.create_task(_keep_one_by_one(reviews))
         group.create_task(lease.repeat(lambda: keep_agreement(reviews), MEASURED_SECONDS))
+        group.create_task(sealing.repeat(lambda: seal_again(reviews), RESEALED_SECONDS))
         group.create_task(_count(reviews))
+
+
+async def seal_again(reviews: Reviews) -> None:
+    """Seal the texts of all reviews and gold questions under the present key. Raises RedisError."""
+    unreadable = await reviews.gold.reseal()
+    for task in reviews.services.settings.tasks:
+        unreadable += await reviews.store.reseal(task)
+    if unreadable:
+        log.warning("the texts of %d reviews and gold questions can't be read: texts.keys lacks theirs", unreadable)
 
 
 async def _keep_one_by_one(reviews: Reviews) -> None:

@@ -1,5 +1,7 @@
 """Requests that were drawn for people to review, as they wait in Redis with their texts, and the budget of a week.
 
+Texts are sealed as kept texts are, where a key is set. One of before is read as it is, and sealed by `reseal`.
+
 Texts go once a review is answered or the retention is over; only of what was judged wrong they stay for the retention
 once more, for who retrains the version. Time is Redis's own clock, so that gateways' clocks change nothing.
 """
@@ -16,7 +18,7 @@ from redis.asyncio import Redis
 from gateway.features.reviews import scripts
 from gateway.state.audited_step import AuditedStep
 from monitoring.text_stream import list_names_of
-from monitoring.texts import Conversation
+from monitoring.texts import Conversation, KeptText, Seals, TextRow, Unsealable
 from serving.object_store import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,8 @@ WAITING_MAX = 10_000
 """Reviews of a task that wait; more push the oldest ones out."""
 DELETED_AT_ONCE = 500
 """Texts that are deleted before others have Redis."""
+LOOKED_AT_ONCE = 200
+"""Reviews whose keys are read in one step."""
 ROOT = "apprentice:reviews:"
 TEXTS = "apprentice:review:"
 KEPT_ON = "apprentice:reviewed:"
@@ -55,6 +59,22 @@ class Review(Conversation, frozen=True, kw_only=True):
     endpoint: str
     fields: list[str] = msgspec.field(default_factory=list)
     reviewers: int = 1
+
+
+class SealedReview(msgspec.Struct, frozen=True, kw_only=True):
+    """A review as it is stored under a key, whose name comes first: it is read without the texts."""
+
+    key: str
+    sealed: TextRow
+    probability: float
+    fields: list[str]
+    reviewers: int
+
+
+SEALED_START = b'{"key":"'
+SEALED_START_BYTES_MAX = len(SEALED_START) + 64
+IN_BOTH = tuple(name for name in KeptText.__struct_fields__ if name in Review.__struct_fields__)
+BESIDE = ("probability", "fields", "reviewers")
 
 
 class DrawnReview(NamedTuple):
@@ -132,10 +152,16 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 class ReviewStore:
     """The reviews in Redis. Every method raises RedisError; retentions and leases are in seconds."""
 
-    def __init__(self, redis: Redis, now: Callable[[], float] | None = None) -> None:
-        """`now` gives the Unix time in seconds; None: Redis tells it."""
+    def __init__(
+        self,
+        redis: Redis,
+        now: Callable[[], float] | None = None,
+        seals: Callable[[], Seals] = lambda: Seals({}, None),
+    ) -> None:
+        """`now` gives the Unix time in seconds; None: Redis tells it. `seals` gives the present keys."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self.now = now
+        self._seals = seals
         self._keep = redis.register_script(scripts.KEEP)
         self._next = redis.register_script(scripts.NEXT)
         self._skip = redis.register_script(scripts.SKIP)
@@ -153,7 +179,7 @@ class ReviewStore:
     ) -> KeptReview:
         """Have a drawn request wait for a reviewer, if the last seven days leave room in the budget, and its texts were
         not erased meanwhile. `handles` are those of its record."""
-        texts = place_of(review) + b"\n" + msgspec.json.encode(review)
+        texts = place_of(review) + b"\n" + msgspec.json.encode(close_review(review, self._seals()))
         args = [review.request_id, texts, _ms(retention_seconds), waiting_max, budget]
         args += [_ms(review.at), list_names_of(review.request_id, review.caller, handles)]
         outcome, spent_ms, dropped, expired = await self._do(self._keep, review.task, args)
@@ -167,7 +193,7 @@ class ReviewStore:
             texts, until, other, entered, name = await self._do(self._next, task, args)
             if not name:
                 return NoneLeft(int(until), int(other))
-            review = _review(texts)
+            review = self._open(texts)
             if review is not None:
                 return Leased(review, int(until) / 1000, bool(other), bool(entered))
             request_id = name.decode(errors="replace")
@@ -230,14 +256,41 @@ class ReviewStore:
     async def kept_on(self, request_id: str) -> Review | None:
         """A review that was judged wrong, with its texts; None where it is gone or can't be read."""
         texts = await self._redis.get(f"{KEPT_ON}{request_id}")
-        return None if texts is None else _review(texts)
+        return None if texts is None else self._open(texts)
 
     async def find_texts(self, request_id: str) -> Review | None:
         """A review with its texts, whether it waits or was judged wrong; None where it is gone or can't be read."""
         for texts in await self._redis.mget(f"{TEXTS}{request_id}", f"{KEPT_ON}{request_id}"):
             if texts is not None:
-                return _review(texts)
+                return self._open(texts)
         return None
+
+    async def reseal(self, task: str) -> int:
+        """Seal the task's texts under the present key, as far as their own is known. Returns the number of others."""
+        seals, unreadable = self._seals(), 0
+        if seals.sealing is None:
+            return 0
+        for kind, root in (("waiting", TEXTS), ("kept_on", KEPT_ON)):  # on their way from one to the other they are met
+            names = await self._redis.zrange(f"{ROOT}{task}:{kind}", 0, -1)
+            for at in range(0, len(names), LOOKED_AT_ONCE):
+                keys = [root + name.decode() for name in names[at : at + LOOKED_AT_ONCE]]
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for key in keys:
+                        pipe.getrange(key, 0, PLACE_BYTES_MAX + SEALED_START_BYTES_MAX)
+                    starts = await pipe.execute()
+                for key, start in zip(keys, starts, strict=True):
+                    if start and not is_sealed_by(start.partition(b"\n")[2], seals):
+                        unreadable += not await self._reseal_one(key, seals)
+        return unreadable
+
+    async def _reseal_one(self, key: str, seals: Seals) -> bool:
+        texts = await self._redis.get(key)
+        review = None if texts is None else self._open(texts)
+        if review is None:
+            return texts is None
+        sealed = place_of(review) + b"\n" + msgspec.json.encode(close_review(review, seals))
+        await self._redis.eval(scripts.RESEAL, 1, key, texts, sealed)
+        return True
 
     async def delete(self, task: str, request_id: str | None, step: AuditedStep, always: bool = False) -> Deleted:
         """Delete the texts of a request, or of all of the task's: of what waits, and of what was judged wrong. Each
@@ -275,6 +328,9 @@ class ReviewStore:
                 await self._do(self._count, task, [_ms(seconds)], client=pipe)
             return dict(zip(retention_seconds, map(_read_counts, await pipe.execute()), strict=True))
 
+    def _open(self, texts: bytes) -> Review | None:
+        return open_review(texts.partition(b"\n")[2], self._seals())
+
     async def _do(self, script: Any, task: str, args: list[Any], *more_keys: str, client: Any = None) -> Any:
         now = -1 if self.now is None else _ms(self.now())
         return await script(keys=[f"{ROOT}{task}:", *more_keys], args=[now, *args], client=client)
@@ -310,12 +366,31 @@ def _read_place(texts: bytes) -> DrawnReview:
     return DrawnReview(task, int(reviewers) if reviewers.isdecimal() else 1)
 
 
-def _review(texts: bytes) -> Review | None:
-    """The value; None where it can't be read."""
+def close_review(review: Review, seals: Seals) -> Review | SealedReview:
+    """Make what is stored of a review: sealed under the present key, if there is one."""
+    if seals.sealing is None:
+        return review
+    text = KeptText(request=review.request_id, **{name: getattr(review, name) for name in IN_BOTH})
+    beside = {name: getattr(review, name) for name in BESIDE}
+    return SealedReview(key=seals.sealing, sealed=seals.close(text), **beside)
+
+
+def open_review(stored: bytes, seals: Seals) -> Review | None:
+    """Make the review of what is stored, sealed or not; None where it can't be read."""
     try:
-        return msgspec.json.decode(texts.partition(b"\n")[2], type=Review)
-    except UNREADABLE:
+        if not stored.startswith(SEALED_START):
+            return msgspec.json.decode(stored, type=Review)
+        sealed = msgspec.json.decode(stored, type=SealedReview)
+        text = seals.open(sealed.sealed)
+    except (*UNREADABLE, Unsealable):
         return None
+    beside = {name: getattr(sealed, name) for name in BESIDE}
+    return Review(request_id=text.request, **{name: getattr(text, name) for name in IN_BOTH}, **beside)
+
+
+def is_sealed_by(stored: bytes, seals: Seals) -> bool:
+    """Return whether what is stored begins as under the present key, or need not: there is none."""
+    return seals.sealing is None or stored.startswith(SEALED_START + seals.sealing.encode() + b'"')
 
 
 def _skip(raw: bytes) -> Skip | None:

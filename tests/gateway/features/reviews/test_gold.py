@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews.gold import GoldQuestion, GoldStore, HeldQuestion
 from monitoring.metric_values import Metric
+from monitoring.texts import Seals
 from tests.gateway.features.reviews.test_store import START, review
 
 
@@ -33,3 +34,28 @@ async def test_a_wrong_answer_is_wrong_by_every_kind_of_metric(
     await gold.answer(HeldQuestion("returns", "r1"), "ada", "ada", metric, said)
     (score,) = await gold.list_scores("returns")
     assert (score.answered, score.right) == (1, right)
+
+
+async def test_gold_questions_are_sealed_and_come_under_the_present_key(redis: Redis) -> None:
+    seals = Seals({}, None)
+    gold = GoldStore(redis, lambda: seals)
+    questions = [GoldQuestion(review=review(n), value=True, by="admin", at=START + n) for n in range(3)]
+
+    async def add(number: int) -> bytes:
+        await gold.questions.put(f"r{number}", gold.change(questions[number], f"r{number}").value or {})
+        return (await gold.questions.written())[f"r{number}"]
+
+    assert b"vase" in await add(0), "without a key it is as it was"
+    seals = Seals({"old": bytes(32)}, "old")
+    assert b"vase" not in await add(1)
+    seals = Seals({"lost": b"l" * 32}, "lost")
+    assert b"vase" not in await add(2)
+    seals = Seals({"old": bytes(32), "new": b"n" * 32}, "new")
+    assert await gold.list_questions("returns") == questions[:2]
+    assert await gold.reseal() == 1
+    assert not any(b"vase" in raw for raw in (await gold.questions.written()).values())
+    seals = Seals({"new": b"n" * 32}, "new")
+    assert await gold.list_questions("returns") == questions[:2]
+    generations = await gold.questions.generations()
+    assert await gold.reseal() == 1
+    assert await gold.questions.generations() == generations, "what lies under the present key is left alone"

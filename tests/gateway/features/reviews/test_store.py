@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,7 +21,7 @@ from gateway.features.reviews.store import (
 )
 from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Audit
-from monitoring.texts import FORGOTTEN_KEY
+from monitoring.texts import FORGOTTEN_KEY, Seals
 
 DAY = 86_400.0
 START = 1_800_000_000.0
@@ -309,3 +310,101 @@ async def test_what_is_damaged_of_a_task_is_not_counted_and_hides_nothing_else(
     await redis.set("apprentice:reviewed:r5", b"{")
     assert await store.kept_on("r5") is None
     assert await taken(store, "anna") == "r2"
+
+
+# ---- sealed ---------------------------------------------------------------------------------------------
+
+
+class Keys:
+    """Seals of texts under keys that a test names, and the store that uses them."""
+
+    def __init__(self, redis: Redis, clock: Clock) -> None:
+        self.now = Seals({}, None)
+        self.store = ReviewStore(redis, clock, lambda: self.now)
+
+    def use(self, sealing: str | None, *known: str) -> None:
+        """Seal by this key from now on, and open what these have sealed."""
+        self.now = Seals({name: name.encode().ljust(32) for name in known}, sealing)
+
+
+@pytest.fixture
+def keys(redis: Redis, clock: Clock) -> Keys:
+    return Keys(redis, clock)
+
+
+async def read_raw(redis: Any) -> dict[str, bytes]:
+    """All that Redis has of the texts of reviews, as it stands there."""
+    names = [name async for name in redis.scan_iter("apprentice:review*:r*")]
+    return {name.decode(): await redis.get(name) for name in names if await redis.type(name) == b"string"}
+
+
+@pytest.mark.invariant("No text of a review is in Redis unsealed where a key is set.")
+async def test_no_word_of_a_sealed_review_is_in_redis_waiting_or_kept_on(keys: Keys, redis: Redis) -> None:
+    keys.use("new", "new")
+    await keep(keys.store, 1)
+    found = await keys.store.next("returns", "anna", 60.0, 14 * DAY)
+    assert found == Leased(review(1), START + 60, True)
+    assert (await keys.store.find_tasks(["r1"]), await keys.store.find_texts("r1")) == ({"r1": "returns"}, review(1))
+    waiting = await read_raw(redis)
+    assert await keys.store.answer("returns", "r1", True, 14 * DAY)
+    kept_on = await read_raw(redis)
+    assert (list(waiting), list(kept_on)) == (["apprentice:review:r1"], ["apprentice:reviewed:r1"])
+    for raw in [*waiting.values(), *kept_on.values()]:
+        assert b"vase" not in raw
+        assert b"No." not in raw
+    assert await keys.store.kept_on("r1") == review(1)
+
+
+async def test_several_reviewers_of_a_sealed_review_are_counted(keys: Keys) -> None:
+    keys.use("new", "new")
+    shared = msgspec.structs.replace(review(1), reviewers=2, fields=["decision"])
+    await keys.store.keep(shared, 10, 14 * DAY)
+    assert await keys.store.find_texts("r1") == shared
+    assert await keys.store.find_drawn("r1") == ("returns", 2)
+
+
+async def test_a_review_of_before_the_key_is_read_and_sealed_when_written_again(keys: Keys, redis: Redis) -> None:
+    await keep(keys.store, 1)
+    await keep(keys.store, 2)
+    await keys.store.answer("returns", "r2", True, 14 * DAY)
+    plain = await read_raw(redis)
+    keys.use("new", "new")
+    assert (await keys.store.find_texts("r1"), await keys.store.kept_on("r2")) == (review(1), review(2))
+    assert await keys.store.reseal("returns") == 0
+    sealed = await read_raw(redis)
+    assert plain.keys() == sealed.keys()
+    assert not any(b"vase" in raw for raw in sealed.values())
+    assert (await keys.store.find_texts("r1"), await keys.store.kept_on("r2")) == (review(1), review(2))
+
+
+async def test_rotation_brings_reviews_under_the_present_key(keys: Keys, redis: Redis) -> None:
+    keys.use("old", "old")
+    for number in (1, 2):
+        await keep(keys.store, number)
+    await keys.store.answer("returns", "r2", True, 14 * DAY)
+    keys.use("lost", "lost")
+    await keep(keys.store, 3)
+    keys.use("new", "old", "new")
+    await keep(keys.store, 4)
+    before = await read_raw(redis)
+    assert await keys.store.reseal("returns") == 1, "one lies under a key that is not set"
+    after = await read_raw(redis)
+    same = {name for name in before if before[name] == after[name]}
+    assert same == {"apprentice:review:r3", "apprentice:review:r4"}
+    keys.use("new", "new")
+    texts = [await keys.store.find_texts(f"r{number}") for number in (1, 2, 3, 4)]
+    assert texts == [review(1), review(2), None, review(4)]
+    for name in after:
+        assert 0 < await redis.pttl(name) <= 14 * DAY * 1000
+    keys.use(None, "new")
+    await keys.store.reseal("returns")
+    assert await read_raw(redis) == after, "nothing is unsealed where keys are no longer used"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_sealed_review_opens_under_no_other_id(keys: Keys, redis: Redis, number: int) -> None:
+    keys.use("new", "new")
+    await keep(keys.store, 1)
+    place, _, content = (await redis.get("apprentice:review:r1")).partition(b"\n")
+    await redis.set("apprentice:review:r1", place + b"\n" + content.replace(b'"r1"', f'"r{number}"'.encode()))
+    assert await keys.store.find_texts("r1") == (review(1) if number == 1 else None)
