@@ -441,3 +441,29 @@ async def test_with_a_key_no_word_of_a_review_is_in_redis_from_its_draw_to_its_e
         kept_on = await gateway.features[Reviews].store.kept_on(first)
         assert kept_on is not None
         assert kept_on.messages == asked
+
+
+@pytest.mark.parametrize("redaction", ["mask", "none"])
+async def test_reviews_and_reviewers_words_are_redacted_before_they_are_stored(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, redaction: str
+) -> None:
+    mail, of_task = "jo@shop.example", tasks(gold_share=0.0)
+    seen = "[email]" if redaction == "mask" else mail
+    of_task["returns"]["texts"] = {"redaction": redaction}
+    async with run_gateway(configure(tasks=of_task)) as gateway:
+        await gateway.place(make_adapter(1))
+        await watch(gateway, 1.0)
+        small.answers["returns@v1"] = f"I mail {mail}."  # after its placing: probes keep their answer
+        request_id = await ask(gateway, messages=[{"role": "user", "content": f"Ask {mail}, please."}])
+        await until_settled(gateway, 1)
+        async with gateway.http() as http:
+            told = (await http.get(NEXT)).json()
+            assert told["review"]["messages"] == [{"role": "user", "content": f"Ask {seen}, please."}]
+            assert told["review"]["answer"] == f"I mail {seen}."
+            words = {"comment": f"{mail} is the buyer.", "demonstration": {"to": mail}}
+            wrong = told["examples"][1] | words
+            assert [(await http.post("/v1/feedback", json=wrong)).status_code for _ in range(2)] == [201, 200]
+            (given,) = (await http.get(f"/v1/requests/{request_id}")).json()["feedback"]
+        assert (given["comment"], given["demonstration"]) == (f"{seen} is the buyer.", {"to": seen})
+        stored = await find_in_redis(gateway.services.redis, mail.encode())
+        assert bool(stored) == (redaction == "none"), stored

@@ -22,7 +22,7 @@ from gateway.request_labels import list_agreed_only
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.releases import audit_of
-from tests.walks.review_world import NEXT, ask, counts, monitor_elsewhere, reviewing, until_settled
+from tests.walks.review_world import NEXT, ask, counts, find_in_redis, monitor_elsewhere, reviewing, until_settled
 
 __all__ = ["monitor_elsewhere"]
 DISPUTED, GOLD = "/admin/v1/reviews/returns/disputed", "/admin/v1/reviews/returns/gold"
@@ -74,8 +74,10 @@ async def test_two_reviewers_judge_unseen_and_a_dispute_is_resolved(several: Run
         assert dispute["review"]["messages"][0]["content"] == "Be brief."
         path = f"{DISPUTED}/{request_id}/resolve"
         assert (await admin.post(path, json={"value": "no", "comment": "x"})).status_code == 400
-        resolved = await admin.post(path, json={"value": False, "comment": "Opened goods.", "demonstration": "refuse"})
+        decision = {"value": False, "comment": "Opened by jo@shop.example.", "demonstration": "refuse"}
+        resolved = await admin.post(path, json=decision)
         assert resolved.json()["label"]["words"] == "resolved as wrong; 1 of 2 said wrong"
+        assert await find_in_redis(several.services.redis, b"jo@shop.example") == []
         assert (await admin.post(path, json={"value": True, "comment": "x"})).json()["error"]["code"] == "no_review"
         assert (await third.get(DISPUTED)).json()["count"] == 0
         told = (await one.get(f"/v1/requests/{request_id}")).json()["explanation"][-1]

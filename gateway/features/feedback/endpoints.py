@@ -31,7 +31,7 @@ from gateway.error_answers import FEEDBACK_PATH
 from gateway.errors import Problem, describe_fault
 from gateway.feature import feature_of
 from gateway.features.requests.endpoints import resolve_id
-from gateway.features.reviews.job import find_review, note_answered
+from gateway.features.reviews.job import find_review, note_answered, redact_words
 from gateway.features.reviews.reviewer_endpoints import metric_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.openapi_parts import SPENT_ERRORS, STORED, with_errors
@@ -192,6 +192,8 @@ async def _give(reviews: Reviews, caller: Caller, body: FeedbackIn) -> tuple[int
         text = "A reviewer judges the reviews that this key was given, by the metric that each names."
         raise Problem("no_review", text, "request_id")
     demonstrated = digest_demonstration(services, body.demonstration)
+    words = [body.comment, body.demonstration]
+    comment, demonstration = await redact_words(reviews, drawn.task, words) if drawn is not None else words
     feedback = Feedback(
         feedback_id=body.feedback_id or uuid.uuid4().hex,
         named=body.feedback_id is not None,
@@ -200,8 +202,8 @@ async def _give(reviews: Reviews, caller: Caller, body: FeedbackIn) -> tuple[int
         at=now,
         caller=caller.public,
         rater=body.rater,
-        comment=body.comment,
-        demonstration=body.demonstration,
+        comment=comment,
+        demonstration=demonstration,
         tags=body.tags,
         demonstration_digests=demonstrated,
         reviewed=drawn is not None,

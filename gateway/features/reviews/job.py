@@ -21,6 +21,7 @@ from gateway.features.reviews.agreement_job import MEASURED_SECONDS, keep_agreem
 from gateway.features.reviews.queue import Drawn
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts, DrawnReview, Rater, Review
+from gateway.features.texts.redactors import redact_all, redact_conversation
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.request_labels import read_label
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 COUNT_INTERVAL_SECONDS = 5.0
 SPENT_SECONDS_MAX = 60.0
 """Time for which a spent budget counts before a gateway asks again: it may have been raised."""
-READ_AT_ONCE_BYTES_MAX = 1 << 17
-"""Longer texts are read in a thread."""
 FIELDS_MAX = 64
 RESEALED_SECONDS = 600.0
 """Time between two looks for texts under a former key."""
@@ -107,7 +106,7 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
     task = drawn.sent.record.task or ""
     if task not in reviews.services.settings.tasks or not reviews.queue.open(task):
         return False
-    review = _review(drawn) if drawn.sent.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
+    review = await asyncio.to_thread(_review, reviews, drawn)
     review = msgspec.structs.replace(review, reviewers=_draw_reviewers(reviews, drawn.sent.record.id, task))
     budget, handles = budget_of(reviews, task), drawn.sent.record.handles
     result = await reviews.store.keep(review, budget, find_waiting_seconds(reviews, task), handles=handles)
@@ -127,10 +126,17 @@ def _draw_reviewers(reviews: Reviews, request_id: str, task: str) -> int:
     return settings.reviewers if int.from_bytes(drawn, "big") < settings.several_share * (1 << 56) else 1
 
 
-def _review(drawn: Drawn) -> Review:
+def _review(reviews: Reviews, drawn: Drawn) -> Review:
+    """The review as it is kept: redacted, and not at all where that fails."""
     record = drawn.sent.record
     drawn_with = record.review_probability or 0.0
-    return Review(request_id=record.id, probability=drawn_with, fields=list(drawn.fields), **drawn.sent.fields())
+    read = Review(request_id=record.id, probability=drawn_with, fields=list(drawn.fields), **drawn.sent.fields())
+    return redact_conversation(read, reviews.texts.find_redaction(read.task))
+
+
+async def redact_words(reviews: Reviews, task: str, words: Any) -> Any:
+    """Redact the words of a reviewer on a request of this task, as its texts are."""
+    return await asyncio.to_thread(lambda: redact_all(words, reviews.texts.find_redaction(task)))
 
 
 async def _count(reviews: Reviews) -> None:

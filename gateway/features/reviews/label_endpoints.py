@@ -16,7 +16,7 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.reviews.agreement_job import UnreadableRatings, read_agreement, read_shared, report_on
 from gateway.features.reviews.gold import GOLD_MAX, GoldQuestion
-from gateway.features.reviews.job import settings_of
+from gateway.features.reviews.job import redact_words, settings_of
 from gateway.features.reviews.reviewer_endpoints import metric_of, said_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
@@ -119,6 +119,7 @@ async def resolve_dispute(
         raise Problem("no_review", f"No request {request_id[:80]!r} of {task} waits to be resolved.", "request_id")
     name, _ = metric_of(reviews, task)
     value = check_value(name, body.value, services.settings.feedback_metrics)
+    comment, demonstration = await redact_words(reviews, task, [body.comment, body.demonstration])
     feedback = Feedback(
         feedback_id=uuid.uuid4().hex,
         named=False,
@@ -127,8 +128,8 @@ async def resolve_dispute(
         at=time.time(),
         caller=admin.public,
         rater="resolution",
-        comment=body.comment,
-        demonstration=body.demonstration,
+        comment=comment,
+        demonstration=demonstration,
         demonstration_digests=digest_demonstration(services, body.demonstration),
         reviewed=True,
         reviewers=settings_of(reviews, task).reviewers,

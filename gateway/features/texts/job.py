@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.features.texts.redactors import redact_all
+from gateway.features.texts.redactors import redact_conversation
 from gateway.features.texts.texts import Texts
 from gateway.formats.conversation_texts import AnsweredRequest
 from monitoring.texts import KeptText, TextRow
@@ -29,7 +29,6 @@ LOOK_SECONDS = 1.0
 TAKE_OVER_SECONDS = 30.0
 RETRY_SECONDS = 0.5
 STORE_SECONDS_MAX = 5.0
-REDACTED = ("messages", "prompt", "answer", "tool_calls")
 
 
 class _Full(Exception):
@@ -153,8 +152,7 @@ class _Keeper:
             try:
                 redact = self._texts.redactions[task]
                 text = KeptText(request=sent.record.id, handles=sent.record.handles, **sent.fields())
-                parts = {name: redact_all(getattr(text, name), redact) for name in REDACTED}
-                made.rows.append(self._texts.seals.close(msgspec.structs.replace(text, **parts)))
+                made.rows.append(self._texts.seals.close(redact_conversation(text, redact)))
             except KeyError:  # the task keeps no texts any more
                 made.dropped.append(task)
             except Exception:  # a redaction of somebody's own may raise anything

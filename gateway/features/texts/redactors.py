@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from gateway.configuration.texts import REDACTIONS_GROUP
+from monitoring.texts import Conversation
 
 Redact = Callable[[str], str]
+REDACTED = ("messages", "prompt", "answer", "tool_calls")
+C = TypeVar("C", bound=Conversation)
 
 
 def load_redaction(name: str, phone_region: str | None) -> Redact:
@@ -23,6 +28,11 @@ def load_redaction(name: str, phone_region: str | None) -> Redact:
     (entry_point,) = entry_points(group=REDACTIONS_GROUP, name=name)
     redact: Redact = entry_point.load()
     return redact
+
+
+def redact_conversation(text: C, redact: Redact) -> C:
+    """A conversation with all its texts redacted."""
+    return msgspec.structs.replace(text, **{name: redact_all(getattr(text, name), redact) for name in REDACTED})
 
 
 def redact_all(value: Any, redact: Redact) -> Any:

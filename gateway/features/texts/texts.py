@@ -29,6 +29,12 @@ class Texts:
     seals: Seals = field(default_factory=lambda: Seals({}, None))
     _read_from: Settings | None = None
 
+    def find_redaction(self, task: str) -> Redact:
+        """The redaction of a task's texts, whether it keeps them or they are reviewed. Raises as load_redaction does,
+        and KeyError for a task that is no longer configured."""
+        settings = self.services.settings
+        return load_redaction(settings.tasks[task].texts.redaction, settings.texts.phone_region)
+
     def take_in(self, settings: Settings) -> None:
         """Go by these settings from now on."""
         if settings is self._read_from:
