@@ -93,7 +93,9 @@ def tell(
     """Print what came of it: all of it as JSON, or tables."""
     turns = [turn for turn in turns if version in (None, turn.version)]
     judged = {name: each for name, each in sorted(judged.items()) if version in (None, name)}
-    verdicts = {name: replaying.health[name].verdict if name in replaying.health else "healthy" for name in judged}
+    verdicts = {
+        name: replaying.qualities[name].verdict if name in replaying.qualities else "healthy" for name in judged
+    }
     read = {
         "records": replaying.records,
         "feedback": replaying.feedback,

@@ -151,7 +151,7 @@ async def test_the_verdicts_of_a_replay_are_the_live_ones(redis: Redis, begin: B
     turns = [one for one in replaying.run(read(tmp_path)) if "suspect" not in (one.before, one.after)]
     assert [(one.before, one.after) for one in turns] == wanted
     assert all(one.reports and one.because for one in turns)
-    assert replaying.health[V3].verdict == "degraded"
+    assert replaying.qualities[V3].verdict == "degraded"
 
 
 def older(folder: Path, dataset: Literal["records", "feedback"]) -> None:

@@ -66,7 +66,7 @@ def log_e(fewer: Fewer) -> float:
     return log(total) if total > 0.0 else LOG_FLOOR
 
 
-def _today(seen: int, expected: float, learned: Delays) -> float:
+def _today(complaints: int, expected: float, learned: Delays) -> float:
     """The logarithm of what the bet of today has won."""
-    count, mu, shape = seen / learned.dispersion, expected / learned.dispersion, learned.day_shape
+    count, mu, shape = complaints / learned.dispersion, expected / learned.dispersion, learned.day_shape
     return (count + shape) * log1p((RATIO - 1.0) * mu / (shape + mu)) - count * LOG_RATIO

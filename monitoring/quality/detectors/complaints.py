@@ -346,17 +346,17 @@ def _stand(cohort: Cohort, learned: Delays | None) -> Logs:
     """The bets of a cohort as they stand, those of today with them."""
     if learned is None or not (cohort.seen or cohort.expected):
         return cohort.logs
-    seen, mu, shape = cohort.seen / learned.dispersion, cohort.expected / learned.dispersion, learned.day_shape
+    count, mu, shape = cohort.seen / learned.dispersion, cohort.expected / learned.dispersion, learned.day_shape
     a, b, c, d = [
-        max(LOG_FLOOR, before + seen * log_ratio - _price((ratio - 1.0) * mu, seen, mu, shape))
+        max(LOG_FLOOR, before + count * log_ratio - _price((ratio - 1.0) * mu, count, mu, shape))
         for before, ratio, log_ratio in zip(cohort.logs, RATIOS, LOG_RATIOS, strict=True)
     ]
     return (a, b, c, d)
 
 
-def _price(more: float, seen: float, mu: float, shape: float) -> float:
+def _price(more: float, count: float, mu: float, shape: float) -> float:
     """The price of a bet on so many more complaints than mu today: the larger one by either likelihood."""
-    return max(more, (seen + shape) * log1p(more / (shape + mu)))
+    return max(more, (count + shape) * log1p(more / (shape + mu)))
 
 
 def _join(older: Cohort, other: Cohort, learned: Delays | None) -> Cohort:

@@ -269,26 +269,26 @@ def learn(reference: Reference) -> Delays:
     last = _until(reference.stretches[-1], math.ceil(reference.ended / HOUR_SECONDS) - 1)
     stretches = [stretch for stretch in (*reference.stretches[:-1], last) if stretch.requests]
     hours = np.concatenate([stretch.first_hour + np.arange(len(stretch.requests)) for stretch in stretches])
-    seen = np.concatenate([np.array(stretch.complaints, float) for stretch in stretches])
-    rhythm, kept, spread, expected = np.ones(CELLS), 0.0, _Spread(), np.zeros(0)
+    complaints = np.concatenate([np.array(stretch.complaints, float) for stretch in stretches])
+    rhythm, share, spread, expected = np.ones(CELLS), 0.0, _Spread(), np.zeros(0)
     weights, of = [0.0] * AGES, np.zeros(AGES)
     for _ in range(ROUNDS):
         if expected.any():
-            rhythm, kept = _find_rhythm(hours, seen, expected, rhythm, spread)
+            rhythm, share = _find_rhythm(hours, complaints, expected, rhythm, spread)
         clock = list_clock(tuple(rhythm.tolist()))
         watched = np.concatenate([_watch(stretch, clock) for stretch in stretches], axis=1)
-        weights, of = _weigh(reference, clock, float(seen.sum())), watched.sum(axis=1)
+        weights, of = _weigh(reference, clock, float(complaints.sum())), watched.sum(axis=1)
         expected = np.divide(weights, of, out=np.zeros(AGES), where=of > 0.0) @ watched
-        spread = _find_spread(hours, seen, expected, kept)
+        spread = _find_spread(hours, complaints, expected, share)
     return Delays(
         hazards=tuple(_find_hazards(weights, of)),
         weights=tuple(weights),
         hours=tuple(rhythm.tolist()),
         rhythm_variance=RHYTHM_SHARE
-        * kept**2
+        * share**2
         * spread.dispersion
         * spread.hours
-        / max(spread.hours, float(seen.sum())),
+        / max(spread.hours, float(complaints.sum())),
         began=reference.began,
         ended=reference.ended,
         dispersion=float(spread.dispersion),
@@ -297,11 +297,11 @@ def learn(reference: Reference) -> Delays:
     )
 
 
-def learn_day(delays: Delays, seen: float, expected: float) -> Delays:
+def learn_day(delays: Delays, complaints: float, expected: float) -> Delays:
     """The delays after another day, whose complaints were compared with those expected on average."""
     own = expected * delays.day_variance
     share = own / (delays.dispersion + own)
-    square = (seen - expected) ** 2 / (expected * (delays.dispersion + own))
+    square = (complaints - expected) ** 2 / (expected * (delays.dispersion + own))
     more = share * (min(square, DAY_SQUARE_MAX) - 1.0) / delays.day_evidence
     evidence = min(DAY_EVIDENCE_MAX, delays.day_evidence + share * share)
     return replace(delays, day_variance=delays.day_variance * (1.0 + more), day_evidence=evidence)
@@ -348,36 +348,36 @@ def _cells(hours: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
 
 
 def _find_rhythm(
-    hours: npt.NDArray[np.intp], seen: Numbers, expected: Numbers, rhythm: Numbers, spread: _Spread
+    hours: npt.NDArray[np.intp], complaints: Numbers, expected: Numbers, rhythm: Numbers, spread: _Spread
 ) -> tuple[Numbers, float]:
     """Complaints seen by those expected without a rhythm, for each cell, drawn towards 1 as far as chance explains
     them; and how much of the deviation is kept, from 0 to 1. The mean of a week is 1."""
     cells = _cells(hours)
     plain = np.bincount(cells, expected / rhythm[cells], CELLS)
-    plain *= seen.sum() / max(1e-9, float((plain * rhythm).sum()))
+    plain *= complaints.sum() / max(1e-9, float((plain * rhythm).sum()))
     there = plain > 1e-6
     days = [len(np.unique(hours[(cells >= DAY_HOURS) == weekend] // DAY_HOURS)) for weekend in (False, True)]
     shared = spread.day_variance / np.maximum(1, np.repeat(days, DAY_HOURS))
     variance = plain * (spread.dispersion + shared * plain)
-    counts = np.bincount(cells, seen, CELLS)
+    counts = np.bincount(cells, complaints, CELLS)
     deviance = float((((counts - plain) ** 2)[there] / variance[there]).sum())
-    kept = max(0.0, 1.0 - (there.sum() - 1) / deviance) if deviance > 0.0 and there.sum() > 2 else 0.0
-    factors = np.where(there, 1.0 + kept * (counts / np.where(there, plain, 1.0) - 1.0), 1.0)
+    share = max(0.0, 1.0 - (there.sum() - 1) / deviance) if deviance > 0.0 and there.sum() > 2 else 0.0
+    factors = np.where(there, 1.0 + share * (counts / np.where(there, plain, 1.0) - 1.0), 1.0)
     factors = np.maximum(HOUR_MIN, factors)
-    return factors / ((5 * factors[:DAY_HOURS].sum() + 2 * factors[DAY_HOURS:].sum()) / WEEK_HOURS), float(kept)
+    return factors / ((5 * factors[:DAY_HOURS].sum() + 2 * factors[DAY_HOURS:].sum()) / WEEK_HOURS), float(share)
 
 
-def _find_spread(hours: npt.NDArray[np.intp], seen: Numbers, expected: Numbers, kept: float) -> _Spread:
+def _find_spread(hours: npt.NDArray[np.intp], complaints: Numbers, expected: Numbers, share: float) -> _Spread:
     """The spread of hours within their days, and of days, by moments; that of days drawn towards the prior."""
     cells = _cells(hours)
     _, day = np.unique(hours // DAY_HOURS, return_inverse=True)
-    by_day, of_day = np.bincount(day, seen), np.bincount(day, expected)
+    by_day, of_day = np.bincount(day, complaints), np.bincount(day, expected)
     within = expected * (by_day / np.maximum(1e-9, of_day))[day]
     in_hours, in_cells, in_days = [_count_like(values) for values in (expected, np.bincount(cells, expected), of_day)]
-    free = max(in_hours / 4, in_hours - kept * in_cells - in_days)
-    squares = float(((seen - within) ** 2).sum()) / max(1e-9, float(within.sum()))
+    free = max(in_hours / 4, in_hours - share * in_cells - in_days)
+    squares = float(((complaints - within) ** 2).sum()) / max(1e-9, float(within.sum()))
     dispersion = max(1.0, squares * in_hours / free)
-    evidence = max(0.5, in_days - 1 - kept * (len(np.unique(cells >= DAY_HOURS)) - 1))
+    evidence = max(0.5, in_days - 1 - share * (len(np.unique(cells >= DAY_HOURS)) - 1))
     squares = in_days / evidence * float(((by_day - of_day) ** 2).sum()) - dispersion * float(of_day.sum())
     variance = (1.0 + 3.0 / evidence) * max(0.0, squares) / max(1e-9, float((of_day**2).sum()))
     whole = DAY_EVIDENCE + evidence

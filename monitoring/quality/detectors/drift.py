@@ -143,16 +143,16 @@ def describe_reference(signal: Signal) -> dict[str, float | int | str | None]:
 
 def _learned(signal: Signal, value: float) -> Signal:
     """The signal after a value of its reference; with the last one, its detectors."""
-    kept = signal.sorted_values
+    ordered = signal.sorted_values
     if signal.kind == "value":
-        values = [*kept]
+        values = [*ordered]
         insort(values, shorten(value))
-        kept = tuple(values)
+        ordered = tuple(values)
     signal = replace(
         signal,
         observed=signal.observed + 1,
         happened=signal.happened + (value if signal.kind == "rate" else 0.0),
-        sorted_values=kept,
+        sorted_values=ordered,
     )
     if learns(signal):
         return signal

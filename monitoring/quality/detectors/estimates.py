@@ -154,8 +154,8 @@ def find_saved_share(agreement: float, differing: float = DIFFERING) -> float:
     and save r². One that agrees in 75% saves a sixth, in 60% next to nothing.
     """
     error = min(0.5, 1.0 - agreement)
-    kept = (1.0 - 2.0 * error) ** 2 * differing
-    return kept / (kept + 2.0 * error * (1.0 - error)) if error > 0.0 else 1.0
+    explained = (1.0 - 2.0 * error) ** 2 * differing
+    return explained / (explained + 2.0 * error * (1.0 - error)) if error > 0.0 else 1.0
 
 
 def find_labels_to_compare(points: float, agreement: float | None, alpha: float) -> int:

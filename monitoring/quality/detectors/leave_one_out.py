@@ -114,8 +114,8 @@ def add_request(roll: GiverRoll, name: str, at: float = 0.0, reported: bool = Fa
         return meet(roll, name)
     roll = fade(meet(count_kind(roll, reported), name), at)
     requests = _counted(roll, roll.requests, name, FADING_REQUESTS)
-    seen = min(ALONE_MIN, roll.seen + 1)
-    return replace(roll, requests=requests, served_at=last if reported else at, seen=seen)
+    count = min(ALONE_MIN, roll.seen + 1)
+    return replace(roll, requests=requests, served_at=last if reported else at, seen=count)
 
 
 def add_label(roll: GiverRoll, name: str, reported: bool = False, at: float = 0.0) -> GiverRoll:
@@ -124,8 +124,8 @@ def add_label(roll: GiverRoll, name: str, reported: bool = False, at: float = 0.
     roll = fade(meet(roll, name), at)
     if reported != roll.reported:
         return roll
-    seen = roll.seen if roll.requests else min(ALONE_MIN, roll.seen + 1)
-    return replace(roll, labels=_counted(roll, roll.labels, name, FADING_LABELS), seen=seen)
+    count = roll.seen if roll.requests else min(ALONE_MIN, roll.seen + 1)
+    return replace(roll, labels=_counted(roll, roll.labels, name, FADING_LABELS), seen=count)
 
 
 def fade(roll: GiverRoll, at: float) -> GiverRoll:

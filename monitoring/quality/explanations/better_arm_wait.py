@@ -25,17 +25,17 @@ POINTS = 0.1
 
 
 def describe_wait(
-    name: str, quality: VersionQuality, judged: Judgement | None, health: TaskQuality, now: float
+    name: str, quality: VersionQuality, judged: Judgement | None, task_quality: TaskQuality, now: float
 ) -> Iterator[str]:
     """The evidence that traffic waits for, of each other arm, and the time until it is there. `now` in Unix seconds."""
     arms = [arm for arm in judged.arms if arm.arm != "version" and not arm.is_better] if judged is not None else []
-    seen = [(arm, arm.evidence) for arm in arms if arm.evidence is not None]
+    with_evidence = [(arm, arm.evidence) for arm in arms if arm.evidence is not None]
     waited = format_span(max(0.0, now - quality.since))
-    if not seen:
+    if not with_evidence:
         yield f"Traffic of {name} waits for pairs with another arm: none has come since the verdict, {waited} ago."
-    for arm, evidence in seen:
+    for arm, evidence in with_evidence:
         yield f"{_describe(name, arm, evidence)}; {_describe_time(evidence, now - quality.since)}."
-    if is_evidence_first(health, name):
+    if is_evidence_first(task_quality, name):
         yield f"Evidence about the arms of {name} comes first: shadows may take places before callers."
 
 

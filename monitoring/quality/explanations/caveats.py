@@ -36,7 +36,7 @@ BESIDE_LABELS: Mapping[str, str] = MappingProxyType({"shadow": "judged pairs", "
 
 
 def list_caveats(
-    health: TaskQuality,
+    quality: TaskQuality,
     plan: Plan,
     roles: Roles,
     judgements: Mapping[str, Judgement],
@@ -47,16 +47,16 @@ def list_caveats(
 ) -> list[str]:
     """The sentences, the gravest first; none where all is well. Times are Unix seconds."""
     active = judgements.get(roles.active or "")
-    caveats = [*_of_monitor(judged_at, behind_seconds, now), *_of_pins(health, judgements, now)]
-    if not plan.has_webhook and any(quality.verdict != "healthy" for quality in health.versions.values()):
+    caveats = [*_of_monitor(judged_at, behind_seconds, now), *_of_pins(quality, judgements, now)]
+    if not plan.has_webhook and any(each.verdict != "healthy" for each in quality.versions.values()):
         caveats.append(NOBODY_WOKEN)
-    caveats += [*_of_recovery(health, judgements), *_of_undone(health), *_of_change(health, review_by, now)]
+    caveats += [*_of_recovery(quality, judgements), *_of_undone(quality), *_of_change(quality, review_by, now)]
     if roles.active is not None:
         caveats += _of_labels(roles.active, active, plan)
         silent = list(_of_silent_judge(roles.active, active, plan))
         caveats += [*silent, *_of_judge(active, plan, bool(silent))]
         if active is not None:
-            caveats += savings.list_saving_caveats(roles.active, active.task, active, health)
+            caveats += savings.list_saving_caveats(roles.active, active.task, active, quality)
         if not plan.enforced and "shift" in plan.responses:
             caveats.append(
                 "The task's check degraded is not enforced: the monitor tells, and shifts no share by itself."
@@ -82,8 +82,8 @@ def _of_monitor(judged_at: float | None, behind_seconds: float, now: float) -> I
         yield f"The monitor is {format_span(behind_seconds)} behind: newer requests and feedback are not in this yet."
 
 
-def _of_pins(health: TaskQuality, judgements: Mapping[str, Judgement], now: float) -> Iterator[str]:
-    for name, quality in sorted(health.versions.items()):
+def _of_pins(task_quality: TaskQuality, judgements: Mapping[str, Judgement], now: float) -> Iterator[str]:
+    for name, quality in sorted(task_quality.versions.items()):
         word = quality.pin
         if word is None or (word.until is not None and word.until <= now):
             continue
@@ -94,8 +94,8 @@ def _of_pins(health: TaskQuality, judgements: Mapping[str, Judgement], now: floa
             yield f"The monitor would say that {name} is degraded: labels speak against it."
 
 
-def _of_recovery(health: TaskQuality, judgements: Mapping[str, Judgement]) -> Iterator[str]:
-    for name, quality in sorted(health.versions.items()):
+def _of_recovery(task_quality: TaskQuality, judgements: Mapping[str, Judgement]) -> Iterator[str]:
+    for name, quality in sorted(task_quality.versions.items()):
         judged = judgements.get(name)
         if quality.verdict == "degraded" and judged is not None and not shows_recovery(quality, judged):
             yield (
@@ -104,18 +104,18 @@ def _of_recovery(health: TaskQuality, judgements: Mapping[str, Judgement]) -> It
             )
 
 
-def _of_undone(health: TaskQuality) -> Iterator[str]:
-    if health.undone:
-        what = join_words([kind.replace("_", " ") for kind in health.undone])
+def _of_undone(task_quality: TaskQuality) -> Iterator[str]:
+    if task_quality.undone:
+        what = join_words([kind.replace("_", " ") for kind in task_quality.undone])
         yield f"An admin has undone: {what}. It is not done again until the task's leader and canary are healthy."
-    for name, quality in sorted(health.versions.items()):
+    for name, quality in sorted(task_quality.versions.items()):
         if quality.undone:
             what = join_words([kind.replace("_", " ") for kind in quality.undone])
             yield f"An admin has undone of {name}: {what}. It is not done again before {name} is healthy."
 
 
-def _of_change(health: TaskQuality, review_by: Mapping[str, float], now: float) -> Iterator[str]:
-    for name, quality in sorted(health.versions.items()):
+def _of_change(task_quality: TaskQuality, review_by: Mapping[str, float], now: float) -> Iterator[str]:
+    for name, quality in sorted(task_quality.versions.items()):
         if quality.stale_from is not None:
             tense = "is stale since" if quality.stale_from <= now else "gets stale on"
             since = format_moment(quality.stale_from)

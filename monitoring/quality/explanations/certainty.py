@@ -90,8 +90,8 @@ def _labelled(report: SignalReport, task: str, plan: Plan) -> str:
     if not report.observed:
         return f"{name}: nothing came of this signal{_outdated(report)}."
     parts = [f"{name}: {_seen(report)}"]
-    if held := _held(report.baseline):
-        parts.append(f"held against {held}")
+    if reference := _held(report.baseline):
+        parts.append(f"held against {reference}")
     elif wanted := report.baseline.get("wanted"):
         of = ("pair", "pairs") if report.baseline.get("difference") else ("label", "labels")
         has = format_count(float(report.baseline.get("labels") or 0.0), *of)
@@ -132,14 +132,14 @@ def _outdated(report: SignalReport) -> str:
 
 
 def _amount(report: SignalReport) -> str:
-    seen = (
+    part = (
         f"{format_evidence(report.wrong)} of {format_evidence(report.observed)} were wrong"
         if report.wrong is not None
         else ""
     )
     if report.estimate is None:
-        return seen or f"{format_evidence(report.observed)} seen"
-    return f"{format_percent(report.estimate)} wrong lately{_interval(report)}" + (f" ({seen} in all)" if seen else "")
+        return part or f"{format_evidence(report.observed)} seen"
+    return f"{format_percent(report.estimate)} wrong lately{_interval(report)}" + (f" ({part} in all)" if part else "")
 
 
 def _interval(report: SignalReport) -> str:
@@ -215,8 +215,8 @@ def _evidence(report: SignalReport) -> str:
 
 
 def _unlabelled(report: SignalReport) -> str:
-    seen = format_count(report.observed, "value", "values")
+    amount = format_count(report.observed, "value", "values")
     way = {"above": "more of it than before", "below": "less of it than before"}.get(
         str(report.baseline.get("direction")), "not as it was"
     )
-    return f"{report.signal}: {way}, over {seen}; {_evidence(report)}. No label says yet whether that is worse."
+    return f"{report.signal}: {way}, over {amount}; {_evidence(report)}. No label says yet whether that is worse."

@@ -60,9 +60,9 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
     """The outlook at so many labels a day of each signal; None: as they come now."""
     reports = detection.list_label_signals(judged.reports)
     signals = [
-        _look_ahead(report, held, judged, plan, labels_per_day)
+        _look_ahead(report, bound, judged, plan, labels_per_day)
         for report in reports
-        if (held := detection.find_held(report)) is not None
+        if (bound := detection.find_held(report)) is not None
     ]
     days = {
         str(points): min((day for signal in signals if (day := signal.days[str(points)]) is not None), default=None)
@@ -84,7 +84,7 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
 
 
 def _look_ahead(
-    report: SignalReport, held: Held, judged: Judgement, plan: Plan, labels_per_day: float | None
+    report: SignalReport, bound: Held, judged: Judgement, plan: Plan, labels_per_day: float | None
 ) -> SignalOutlook:
     threshold = detection.find_threshold(report, plan.false_alarms_per_month, judged.signals, labels_per_day)
     labels = {str(points): detection.count_labels(report, points / 100, threshold) for points in POINTS}
@@ -94,7 +94,7 @@ def _look_ahead(
     return SignalOutlook(
         signal=report.signal,
         labels_per_day=per_day,
-        baseline=held.upper,
+        baseline=bound.upper,
         dispersion=report.dispersion,
         labels=labels,
         days={points: None if count is None or not per_day else count / per_day for points, count in labels.items()},
@@ -119,8 +119,8 @@ def _describe(judged: Judgement, plan: Plan, reports: list[SignalReport]) -> Ite
         if report.doubt is not None:
             yield f"Now evidence of {report.signal} makes {name} suspect at most. {DOUBTS[report.doubt]}."
         if report.baseline.get("upper") is None:
-            left = float(report.baseline.get("wanted") or 0.0) - float(report.baseline.get("labels") or 0.0)
-            more = format_count(left, "more label", "more labels")
+            missing = float(report.baseline.get("wanted") or 0.0) - float(report.baseline.get("labels") or 0.0)
+            more = format_count(missing, "more label", "more labels")
             yield f"{report.signal} finds nothing before its baseline is known, after {more}."
         elif report.dispersion > DISPERSION_TOLD:
             count = format_digits(report.dispersion)
@@ -130,7 +130,7 @@ def _describe(judged: Judgement, plan: Plan, reports: list[SignalReport]) -> Ite
     if not reports:
         command = f"apprentice tasks baseline {judged.task} {name} feedback --wrong 50 --of 1000 --reason TEXT"
         yield f"No label of {name} has come, and it has no baseline: nothing would be found. To set one: {command}."
-    held = [report for report in reports if isinstance(report.baseline.get("upper"), int | float)]
-    for report in held:
+    bounded = [report for report in reports if isinstance(report.baseline.get("upper"), int | float)]
+    for report in bounded:
         kind = KINDS.get(str(report.baseline.get("kind")), "its settings")
         yield f"{report.signal} is held against at most {format_percent(report.baseline['upper'])} errors, from {kind}."

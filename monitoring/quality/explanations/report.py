@@ -185,18 +185,18 @@ def _of_version(
 
 
 def _traffic(name: str, judged: Judgement) -> Iterator[str]:
-    asked = (judged.requests_per_day, judged.requests_since, judged.at)
-    requests = format_pace(judged.requests, ("request", "requests"), *asked)
-    labelled = (judged.labels_per_day, judged.labels_since, judged.at)
-    labels = format_pace(judged.labels, ("label", "labels"), *labelled)
+    request_pace = (judged.requests_per_day, judged.requests_since, judged.at)
+    requests = format_pace(judged.requests, ("request", "requests"), *request_pace)
+    label_pace = (judged.labels_per_day, judged.labels_since, judged.at)
+    labels = format_pace(judged.labels, ("label", "labels"), *label_pace)
     covered = f" ({format_percent(judged.label_coverage)} of the requests)" if judged.label_coverage is not None else ""
     yield f"{name} has had {requests}, and {labels}{covered}."
     if judged.feedback_delay_seconds is not None:
         yield f"Half of its labels come within {format_span(judged.feedback_delay_seconds)} of their request."
     if judged.complaints_seen is not None and judged.complaints_expected is not None:
-        seen = format_count(judged.complaints_seen, "complaint has", "complaints have")
+        complaints = format_count(judged.complaints_seen, "complaint has", "complaints have")
         most = f"where at most about {format_digits(judged.complaints_expected)} were to be expected"
-        yield f"{seen} come about {name} since it is known how many are usual, {most}."
+        yield f"{complaints} come about {name} since it is known how many are usual, {most}."
 
 
 def _why_held(quality: VersionQuality, judged: Judgement | None) -> str:
@@ -370,10 +370,10 @@ def _nothing(
 
 def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator[str]:
     """Nothing is wrong; what can't be found as it is held against too much is said."""
-    held = any(
+    has_baseline = any(
         report.labelled and report.of_class is None and report.baseline.get("upper") for report in judged.reports
     )
-    if held and judged.labels_per_day > 0.0 and judged.seconds_to_detect.get("10", 0.0) is None:
+    if has_baseline and judged.labels_per_day > 0.0 and judged.seconds_to_detect.get("10", 0.0) is None:
         command = f"apprentice tasks baseline {of.task} {judged.version} SIGNAL --accept --reason TEXT"
         yield f"Hold it against what was seen lately, if that was good, so that smaller slips are found: `{command}`."
     elif not beside:

@@ -35,7 +35,7 @@ def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str
     )
 
 
-def list_saving_caveats(name: str, task: str, judged: Judgement, health: TaskQuality) -> Iterator[str]:
+def list_saving_caveats(name: str, task: str, judged: Judgement, quality: TaskQuality) -> Iterator[str]:
     """Return whether the version costs more than it saves, at present and over enough requests."""
     saving = judged.saving
     if saving is None or saving.requests < REQUESTS_MIN or saving.net_usd_per_day >= 0.0:
@@ -47,7 +47,7 @@ def list_saving_caveats(name: str, task: str, judged: Judgement, health: TaskQua
             "enough traffic for an adapter?"
         )
         return
-    ticket = health.ticket
+    ticket = quality.ticket
     raised = ""
     if ticket is not None and ticket.closed_at is None:
         raised = f"They are raised while ticket {ticket.id} is open. "

@@ -59,7 +59,7 @@ class Replaying:
     def __init__(self, step: MonitorStep, baselines: Mapping[str, Mapping[str, Baseline]], look_seconds: float) -> None:
         """`step` has the tasks, and what is known of their versions; verdicts follow from the replay."""
         self.reckoning = Watches("replay")
-        self.health: dict[str, VersionQuality] = {}
+        self.qualities: dict[str, VersionQuality] = {}
         self.records = self.feedback = self.unmatched = 0
         self._step, self._baselines = step, baselines
         self._look_ms = max(1, round(look_seconds * 1000))
@@ -105,10 +105,10 @@ class Replaying:
         self.reckoning.moved.clear()
         self._forget(at)
         for name, judged in self.reckoning.judged(moved, at).items():
-            before = self.health.get(name, VersionQuality(since=at))
+            before = self.qualities.get(name, VersionQuality(since=at))
             plan = replace(step.tasks[judged.task].plan, responses=[])
-            health, _ = respond(TaskQuality(versions={name: before}), {name: judged}, Roles(), plan, at)
-            quality = self.health[name] = health.versions[name]
+            task_quality, _ = respond(TaskQuality(versions={name: before}), {name: judged}, Roles(), plan, at)
+            quality = self.qualities[name] = task_quality.versions[name]
             if quality.verdict == before.verdict:
                 continue
             self._follow(name, judged.task, quality.phase, at)
@@ -119,9 +119,9 @@ class Replaying:
 
     def _wait(self, at: float, until: float) -> Iterator[Turn]:
         """Let a silence pass: time is evidence too."""
-        while at + PART_SECONDS < until and any(quality.verdict != "healthy" for quality in self.health.values()):
+        while at + PART_SECONDS < until and any(quality.verdict != "healthy" for quality in self.qualities.values()):
             at += PART_SECONDS
-            self.reckoning.moved |= {name for name, quality in self.health.items() if quality.verdict != "healthy"}
+            self.reckoning.moved |= {name for name, quality in self.qualities.items() if quality.verdict != "healthy"}
             yield from self._look(at)
 
     def _follow(self, name: str, task: str, phase: Phase, since: float) -> None:

@@ -165,11 +165,11 @@ def _list_notes(name: str, signal: Mapping[str, Any], one_means: str) -> Iterato
             "are, and whether they are right."
         )
     elif signal["can_alarm"] is False:
-        held, share = signal["baseline"]["upper"], signal["wrong_share"]
+        upper, share = signal["baseline"]["upper"], signal["wrong_share"]
         doubt = (
             "is 1 the outcome that is right (--good 1)?" if one_means == "wrong" else "is 1 the outcome that is right?"
         )
         yield (
-            f"{name} can never alarm: it is held against {held:.4f}, and no more than that can be wrong. {share:.0%} "
+            f"{name} can never alarm: it is held against {upper:.4f}, and no more than that can be wrong. {share:.0%} "
             f"of its labels are wrong: {doubt} Else say what is healthy: --baseline, --gate-rows."
         )

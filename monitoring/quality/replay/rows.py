@@ -142,8 +142,8 @@ class LabelRows:
 
     def classes(self) -> list[str]:
         """The classes, in the order of their first rows."""
-        names, seen = list(self.names), dict.fromkeys(self.kinds)
-        return [name for place in seen if (name := names[place]) is not None]
+        names, places = list(self.names), dict.fromkeys(self.kinds)
+        return [name for place in places if (name := names[place]) is not None]
 
     def sort(self) -> None:
         """Put the rows in the order of their times."""

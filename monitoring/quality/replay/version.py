@@ -114,8 +114,8 @@ class SignalReplay:
         self._places.append(label)
         self._wrong.append(self._wrong[-1] + row.wrong)
         is_anonymous = row.caller is None and row.rater is None  # so nobody can be left out
-        given = Label(badness=float(row.wrong), caller=row.caller or CALLER, rater=row.rater, trusted=is_anonymous)
-        self.track = self.track.take(given, row.at, roll, is_degraded, is_late, is_early=is_early)
+        row_label = Label(badness=float(row.wrong), caller=row.caller or CALLER, rater=row.rater, trusted=is_anonymous)
+        self.track = self.track.take(row_label, row.at, roll, is_degraded, is_late, is_early=is_early)
 
     def turn(self, is_degraded: bool, at: float) -> None:
         """The version is degraded from now on, or no longer."""

@@ -108,8 +108,8 @@ class Watches:
                 continue
             state = self.watches.get(name) or version_watch.start(name, version.task, self.epoch)
             try:
-                if (held := baselines.get(name)) is not None:  # what can't be read was not removed
-                    state = signal_changes.hold_against(state, held)
+                if (of_version := baselines.get(name)) is not None:  # what can't be read was not removed
+                    state = signal_changes.hold_against(state, of_version)
                 moved = signal_changes.follow(state, version.phase, version.since)
                 self._put(self._with_canary(signal_changes.follow_step(moved, version.stepped_at)))
             except Exception:
@@ -118,42 +118,42 @@ class Watches:
         for state in self.watches.values():
             self._count(state)
 
-    def take(self, seen: Seen, at: float) -> None:
+    def take(self, record: Seen, at: float) -> None:
         """Take a record that came at `at` (Unix seconds) into account."""
-        task = self._task(seen.task)
+        task = self._task(record.task)
         if task is None:
             return
-        if seen.purpose == "shadow":
-            self._take_shadow(seen, task, at)
+        if record.purpose == "shadow":
+            self._take_shadow(record, task, at)
             return
-        for version in dict.fromkeys((seen.led_to, seen.version)):
-            state = self._watch(version, seen.task)
+        for version in dict.fromkeys((record.led_to, record.version)):
+            state = self._watch(version, record.task)
             if state is not None:
-                self._move(version_watch.take_record(state, seen, task.plan, at, self._previous(state)), at)
+                self._move(version_watch.take_record(state, record, task.plan, at, self._previous(state)), at)
         for canary, state, tally in self._canaries(task):
-            self._put(_with_tally(state, canaries.add_record(tally, canary, seen, at)))
+            self._put(_with_tally(state, canaries.add_record(tally, canary, record, at)))
 
-    def hear(self, given: Given, seen: Seen, at: float) -> None:
+    def hear(self, feedback: Given, record: Seen, at: float) -> None:
         """Take a feedback that came at `at` on this record into account: by all its watches, or by none of them."""
-        task = self._task(seen.task)
+        task = self._task(record.task)
         if task is None:
             return
-        label = read_label(given, seen, task.plan, self._step.metrics)
-        note = self.notes.get(given.request) or Note(epoch=self.epoch)
-        note, given, label = decide_together(note, given, label, task.plan)
-        note, all_moved = request_notes.add_feedback(note, given, task.plan, label), dict[str, Watch]()
-        for name in dict.fromkeys((get_labelled_version(seen), get_held_out_version(seen), *_sides(note))):
-            state = self._watch(name, seen.task)
+        label = read_label(feedback, record, task.plan, self._step.metrics)
+        note = self.notes.get(feedback.request) or Note(epoch=self.epoch)
+        note, feedback, label = decide_together(note, feedback, label, task.plan)
+        note, all_moved = request_notes.add_feedback(note, feedback, task.plan, label), dict[str, Watch]()
+        for name in dict.fromkeys((get_labelled_version(record), get_held_out_version(record), *_sides(note))):
+            state = self._watch(name, record.task)
             if state is not None:
                 previous = self._previous(state)
-                moved, note = version_watch.take_feedback(state, given, label, seen, note, task.plan, at, previous)
+                moved, note = version_watch.take_feedback(state, feedback, label, record, note, task.plan, at, previous)
                 all_moved[state.version] = moved
         for canary, state, before in self._canaries(task):
-            tally, note = canaries.add_label(before, canary, label, seen, note, at)
+            tally, note = canaries.add_label(before, canary, label, record, note, at)
             all_moved[state.version] = _with_tally(all_moved.get(state.version, state), tally)
         for moved in all_moved.values():
             self._move(moved, at)
-        self._note(given.request, note)
+        self._note(feedback.request, note)
 
     def tick(self, at: float, enough: Callable[[], bool] | None = None, lag: float = 0.0) -> bool:
         """Let time pass up to `at`, before which no entry can come any more; whether it has for all watches.
@@ -302,10 +302,10 @@ def _with_tally(state: Watch, tally: Tally | None) -> Watch:
     return state if tally is state.canary else replace(state, canary=tally)
 
 
-def find_versions(seen: Iterable[Seen]) -> set[str]:
+def find_versions(records: Iterable[Seen]) -> set[str]:
     """The versions that these records may move."""
-    names = {name for record in seen for name in (record.version, record.led_to) if name is not None}
-    return names | {record.pair.version for record in seen if record.pair is not None and record.pair.version}
+    names = {name for record in records for name in (record.version, record.led_to) if name is not None}
+    return names | {record.pair.version for record in records if record.pair is not None and record.pair.version}
 
 
 def _sides(note: Note) -> list[str]:

@@ -60,11 +60,11 @@ def move(
 
     `since` is the time of the present verdict in Unix seconds, `against` the digest of what the arm is now.
     """
-    kept = {name: entry for name, entry in bets.items() if entry.since == since}
-    own = kept.get(arm)
+    current = {name: entry for name, entry in bets.items() if entry.since == since}
+    own = current.get(arm)
     if own is None or own.against != against:
         own = start(since, against, groups)
-    return {**kept, arm: step(own)}
+    return {**current, arm: step(own)}
 
 
 def add_pair(bets: ArmBets) -> ArmBets:

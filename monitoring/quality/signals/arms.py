@@ -366,17 +366,17 @@ def _taken_for_labels(sides: Sides) -> Sides:
 
 def get_newest_blocks(arm: Arm, since: float | None) -> list[Block]:
     """The newest blocks with enough in them, newest first, of those all of whose pairs came since then."""
-    kept: list[Block] = []
+    newest: list[Block] = []
     labels = judged = 0
     for block in reversed(arm.blocks):
         if labels >= LATELY_LABELS or (not labels and judged >= LATELY_JUDGED):
             break
         if since is not None and block.begins < since:
             break
-        kept.append(block)
+        newest.append(block)
         labels += max(block.sure.difference.low.labelled, block.told.difference.low.labelled)
         judged += block.sure.difference.low.unlabelled
-    return kept
+    return newest
 
 
 def _open(blocks: tuple[Block, ...], at: float) -> tuple[Block, ...]:

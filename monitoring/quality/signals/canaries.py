@@ -43,36 +43,36 @@ def start_tally(tally: Tally | None, canary: Canary | None, callers: GiverRoll |
     return rollout.start(canary.plan, canary.started_at, callers)
 
 
-def add_record(tally: Tally, canary: Canary, seen: Seen, at: float) -> Tally:
+def add_record(tally: Tally, canary: Canary, record: Seen, at: float) -> Tally:
     """The tally after a request that came at `at`: an outcome of the version that was asked first."""
-    version = get_asked_version(seen) if seen.purpose == "serve" else None
+    version = get_asked_version(record) if record.purpose == "serve" else None
     arm = canary.arm(version)
     if version is None or arm is None or at < canary.started_at:
         return tally
-    rejected = any(attempt.version == version and attempt.fault == "contract" for attempt in seen.attempts)
-    answered = seen.version == version and seen.outcome == "ok"
+    rejected = any(attempt.version == version and attempt.fault == "contract" for attempt in record.attempts)
+    answered = record.version == version and record.outcome == "ok"
     outcome = Outcome(
         arm=arm,
         error=not (answered or rejected),
-        contract_broken=has_broken_contract(seen, version) if answered or rejected else None,
-        latency_seconds=seen.duration_seconds if answered and not rejected else None,
-        caller=seen.caller,
+        contract_broken=has_broken_contract(record, version) if answered or rejected else None,
+        latency_seconds=record.duration_seconds if answered and not rejected else None,
+        caller=record.caller,
     )
     return rollout.observe(tally, canary.plan, outcome, at)
 
 
 def add_label(
-    tally: Tally, canary: Canary, label: Label | None, seen: Seen, note: Note, at: float
+    tally: Tally, canary: Canary, label: Label | None, record: Seen, note: Note, at: float
 ) -> tuple[Tally, Note]:
     """The tally after a feedback at `at` that the request's note has heard, and the note. `label` is the feedback's.
 
     The first value of the canary's metric counts, and a demonstration judges the request's pair.
     """
     tally, note = add_pairs(tally, canary, note)
-    arm = canary.arm(get_labelled_version(seen)) if seen.purpose == "serve" else None
+    arm = canary.arm(get_labelled_version(record)) if record.purpose == "serve" else None
     if label is None or label.metric != canary.plan.feedback_metric or arm is None:
         return tally, note
-    if note.canary or seen.placed_at < canary.started_at:
+    if note.canary or record.placed_at < canary.started_at:
         return tally, note
     outcome = Outcome(arm=arm, badness=label.badness, caller=label.caller, rater=label.rater, trusted=label.trusted)
     return rollout.observe(tally, canary.plan, outcome, at), replace(note, canary=True)

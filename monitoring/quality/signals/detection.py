@@ -35,14 +35,14 @@ def find_held(report: SignalReport) -> Held | None:
     if isinstance(upper, int | float):
         if rate is None and report.estimate is not None:  # of a bound that was set without labels
             rate = min(upper, report.estimate)
-        held = Held(upper, rate)
+        bound = Held(upper, rate)
     else:
         first, wanted = float(report.baseline.get("labels") or 0.0), float(report.baseline.get("wanted") or 0.0)
         if first < GUESSED_FROM or not wanted or report.wrong is None or not report.observed:
             return None
         rate = min(1.0, report.wrong / report.observed)
-        held = Held(baselines.find_upper_bound(rate * wanted, wanted), rate, max(0.0, wanted - first))
-    return held if held.upper < baselines.RATE_MAX else None
+        bound = Held(baselines.find_upper_bound(rate * wanted, wanted), rate, max(0.0, wanted - first))
+    return bound if bound.upper < baselines.RATE_MAX else None
 
 
 def find_threshold(report: SignalReport, false_alarms_per_month: float, signals: int, per_day: float | None) -> float:
@@ -55,13 +55,13 @@ def find_threshold(report: SignalReport, false_alarms_per_month: float, signals:
 
 def count_labels(report: SignalReport, points: float, threshold: float) -> float | None:
     """The labels until a rise by `points` (0.05: 5 points) is found, on average; None where it never is."""
-    held = find_held(report)
-    if held is None:
+    bound = find_held(report)
+    if bound is None:
         return None
-    upper = min(1.0 - BASELINE_MIN, max(BASELINE_MIN, held.upper))
+    upper = min(1.0 - BASELINE_MIN, max(BASELINE_MIN, bound.upper))
     exponent = dependence.find_exponent_of(report.dispersion, int(report.observed))
-    labels = planning.find_labels_to_detect(upper, points, threshold * ALPHA, ALPHA, held.rate, exponent=exponent)
-    return None if labels is None else labels + held.missing
+    labels = planning.find_labels_to_detect(upper, points, threshold * ALPHA, ALPHA, bound.rate, exponent=exponent)
+    return None if labels is None else labels + bound.missing
 
 
 def find_days(

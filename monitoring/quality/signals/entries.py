@@ -134,110 +134,109 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
 
 
-def read_label(given: Given, seen: Seen, plan: Plan, metrics: Mapping[str, Metric]) -> Label | None:
+def read_label(feedback: Given, record: Seen, plan: Plan, metrics: Mapping[str, Metric]) -> Label | None:
     """The label in a feedback on this request; None where its metric is not declared, or has no order."""
-    metric = metrics.get(given.metric)
-    bad = measure_badness(metric, given.value) if metric is not None else None
+    metric = metrics.get(feedback.metric)
+    bad = measure_badness(metric, feedback.value) if metric is not None else None
     if bad is None:
         return None
     return Label(
-        metric=given.metric,
+        metric=feedback.metric,
         badness=bad,
-        caller=given.caller,
-        rater=given.rater,
-        trusted=is_trusted(given, plan),
-        reported=is_reported(seen),
+        caller=feedback.caller,
+        rater=feedback.rater,
+        trusted=is_trusted(feedback, plan),
+        reported=is_reported(record),
     )
 
 
-def is_trusted(given: Given, plan: Plan) -> bool:
+def is_trusted(feedback: Given, plan: Plan) -> bool:
     """Return whether this feedback counts like a reviewer's."""
-    return given.reviewed or given.caller in plan.trusted_callers
+    return feedback.reviewed or feedback.caller in plan.trusted_callers
 
 
-def is_drawn(seen: Seen) -> bool:
+def is_drawn(record: Seen) -> bool:
     """Return whether chance decided here which arm a caller's request went to."""
-    if seen.purpose != "serve" or "@" in seen.model_asked or seen.override_id is not None:
+    if record.purpose != "serve" or "@" in record.model_asked or record.override_id is not None:
         return False
-    first_version = seen.attempts[0].version if seen.attempts else None
-    if seen.reason == "degraded" and first_version is not None:
+    first_version = record.attempts[0].version if record.attempts else None
+    if record.reason == "degraded" and first_version is not None:
         return True
-    if seen.led_to is not None and first_version is not None:
-        return seen.led_to == first_version
-    return seen.reason not in NOT_THERE or first_version != seen.version
+    if record.led_to is not None and first_version is not None:
+        return record.led_to == first_version
+    return record.reason not in NOT_THERE or first_version != record.version
 
 
-def is_by_chance(seen: Seen) -> bool:
+def is_by_chance(record: Seen) -> bool:
     """Return whether labels of this request may speak for or against whoever answered it."""
-    return is_drawn(seen) if seen.purpose == "serve" else seen.purpose in LABELLED_PURPOSES
+    return is_drawn(record) if record.purpose == "serve" else record.purpose in LABELLED_PURPOSES
 
 
-def is_reported(seen: Seen) -> bool:
+def is_reported(record: Seen) -> bool:
     """Return whether it was served elsewhere, and only reported here."""
-    return seen.purpose == "reported"
+    return record.purpose == "reported"
 
 
-def get_labelled_version(seen: Seen) -> str | None:
+def get_labelled_version(record: Seen) -> str | None:
     """The version that a label of this request speaks of: the one whose answer was given; None if it is of none."""
-    if seen.version is None or not is_by_chance(seen):
+    if record.version is None or not is_by_chance(record):
         return None
-    return seen.version if seen.led_to in (None, seen.version) or get_shifted_version(seen) == seen.version else None
+    is_own = record.led_to in (None, record.version) or get_shifted_version(record) == record.version
+    return record.version if is_own else None
 
 
-def get_shifted_version(seen: Seen) -> str | None:
+def get_shifted_version(record: Seen) -> str | None:
     """The version that got this request as one of the share that a degraded version does not keep; None: none did."""
-    first_version = seen.attempts[0].version if seen.attempts else None
-    if seen.reason != "degraded" or first_version == seen.led_to or not is_drawn(seen):
+    first_version = record.attempts[0].version if record.attempts else None
+    if record.reason != "degraded" or first_version == record.led_to or not is_drawn(record):
         return None
     return first_version
 
 
-def get_held_out_version(seen: Seen) -> str | None:
+def get_held_out_version(record: Seen) -> str | None:
     """The version from which chance has sent this request to general, so that a label speaks of general beside it."""
-    if seen.version is not None or seen.reason not in BY_CHANCE_TO_GENERAL or not is_drawn(seen):
+    if record.version is not None or record.reason not in BY_CHANCE_TO_GENERAL or not is_drawn(record):
         return None
-    if get_shifted_version(seen) is not None:
-        return None
-    return seen.led_to
+    return record.led_to if get_shifted_version(record) is None else None
 
 
-def get_asked_version(seen: Seen) -> str | None:
+def get_asked_version(record: Seen) -> str | None:
     """The version that was asked first and may be judged by what became of it; None where it says nothing of any."""
-    if seen.purpose == "reported":
-        return seen.version
-    first = seen.attempts[0] if seen.attempts else None
-    if first is None or says_nothing(seen) or seen.outcome == "cancelled" or not is_drawn(seen):
+    if record.purpose == "reported":
+        return record.version
+    first = record.attempts[0] if record.attempts else None
+    if first is None or says_nothing(record) or record.outcome == "cancelled" or not is_drawn(record):
         return None
     return first.version
 
 
-def get_led_version(seen: Seen) -> str | None:
+def get_led_version(record: Seen) -> str | None:
     """The version that the request was led to by chance, whatever answered it then; None where that is not known."""
-    if seen.purpose == "reported":
-        return seen.version
-    return (get_shifted_version(seen) or seen.led_to) if is_drawn(seen) else None
+    if record.purpose == "reported":
+        return record.version
+    return (get_shifted_version(record) or record.led_to) if is_drawn(record) else None
 
 
-def get_score(seen: Seen, check: str, version: str | None) -> float | None:
+def get_score(record: Seen, check: str, version: str | None) -> float | None:
     """The score of the task's check, by the models of this version; None without one."""
-    for finding in seen.findings:
+    for finding in record.findings:
         if finding.check == check and finding.score is not None and finding.version in (None, version):
             return finding.score
     return None
 
 
-def has_broken_contract(seen: Seen, version: str) -> bool | None:
+def has_broken_contract(record: Seen, version: str) -> bool | None:
     """Return whether this version's answer broke its contract, though its caller may have got another's."""
-    if any(attempt.version == version and attempt.fault == "contract" for attempt in seen.attempts):
+    if any(attempt.version == version and attempt.fault == "contract" for attempt in record.attempts):
         return True
-    if seen.version != version or seen.contract_kept is None:
+    if record.version != version or record.contract_kept is None:
         return None
-    return not seen.contract_kept
+    return not record.contract_kept
 
 
-def says_nothing(seen: Seen) -> bool:
+def says_nothing(record: Seen) -> bool:
     """Return whether what became of its first attempt says nothing of the version that was asked."""
-    return bool(seen.attempts) and seen.attempts[0].fault in OUR_FAULTS
+    return bool(record.attempts) and record.attempts[0].fault in OUR_FAULTS
 
 
 def have_kept_contracts(shadow: Seen) -> tuple[bool, bool] | None:
@@ -266,7 +265,7 @@ def get_general_stack(shadow: Seen) -> str | None:
     return shadow.pair.served_stack if served == GENERAL else None
 
 
-def get_class(given: Given, tag: str | None) -> str | None:
+def get_class(feedback: Given, tag: str | None) -> str | None:
     """The class that the feedback names for its request; None where it names none, or none is looked for."""
-    named = (given.tags or {}).get(tag) if tag is not None else None
+    named = (feedback.tags or {}).get(tag) if tag is not None else None
     return named[:TEXT_MAX] if named and named != OTHER_CLASS else None

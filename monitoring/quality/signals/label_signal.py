@@ -204,15 +204,15 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """Begin the reverse test, since the version is degraded."""
         if self.guard is None or self.baseline is None:
             return self
-        held = self.guard.detectors.whole.baseline
+        bound = self.guard.detectors.whole.baseline
         since_then = recent_values.sum_since(self.marks, self.changed_after)
-        error = held + STEP_UP_MIN
+        error = bound + STEP_UP_MIN
         if since_then is not None:
             wrong, of = since_then
             error = max(error, baselines.find_lower_bound(min(of, max(0.0, wrong)), of))
-        half_way = min(BASELINE_MAX, (held + error) / 2)
-        left = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
-        return replace(self, reverse=raters.restart(self.guard, half_way, "below"), recoveries=left)
+        half_way = min(BASELINE_MAX, (bound + error) / 2)
+        remaining = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
+        return replace(self, reverse=raters.restart(self.guard, half_way, "below"), recoveries=remaining)
 
     def restart(self, at: float = 0.0) -> LabelSignal:
         """Begin the detector again at its baseline, since the version is no longer degraded.
@@ -239,9 +239,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         began_at_first = self.baseline is not None and self.baseline.kind == "gate" and not rises
         if not (self._is_first_day or began_at_first):
             return None
-        held = self.guard.detectors.whole.baseline
-        more = self._find_least_error() - held
-        if self._is_first_day and more <= self._find_bad_hour(held):
+        bound = self.guard.detectors.whole.baseline
+        more = self._find_least_error() - bound
+        if self._is_first_day and more <= self._find_bad_hour(bound):
             return "first_day"
         return "labellers" if began_at_first and more <= LABELLERS_POINTS else None
 
@@ -282,8 +282,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     @property
     def _is_first_day(self) -> bool:
         """Return whether all of its labels are of less than a day."""
-        seen = self.dependence
-        return seen.is_first_day and seen.whole.labels + seen.passed == self.labels
+        state = self.dependence
+        return state.is_first_day and state.whole.labels + state.passed == self.labels
 
     @property
     def _is_learning(self) -> bool:
@@ -303,14 +303,14 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         least = baselines.find_lower_bound(min(bad, of), of, RISE_CONFIDENCE) if of else 0.0
         return least > baselines.find_upper_bound(min(bad_before, before), before, RISE_CONFIDENCE)
 
-    def _find_bad_hour(self, held: float) -> float:
+    def _find_bad_hour(self, bound: float) -> float:
         """The greatest rise of the errors in a bad hour of the first day."""
         is_own = self.baseline is not None and self.baseline.kind == "own"
-        points = OWN_BAD_HOUR_POINTS if is_own else min(held, BAD_HOUR_POINTS)
+        points = OWN_BAD_HOUR_POINTS if is_own else min(bound, BAD_HOUR_POINTS)
         if not is_own and self.changed_after <= FIRST_LABELS:
             return points
-        passed = (self.rate.at if self.rate is not None else 0.0) - (self.dependence.began_at or 0.0)
-        return points * min(1.0, passed / BAD_HOUR_COMES_SECONDS)
+        elapsed = (self.rate.at if self.rate is not None else 0.0) - (self.dependence.began_at or 0.0)
+        return points * min(1.0, elapsed / BAD_HOUR_COMES_SECONDS)
 
     def _find_least_error(self) -> float:
         """The least error that the labels since the change show, or those lately."""
@@ -385,18 +385,18 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         error is that of all labels' bound, and those without a caller share the other half. Labels that come in
         clusters count as fewer.
         """
-        seen = self.dependence
-        clusters_without = seen.without or (None,) * len(parts)  # none are known of labels of an earlier release
+        state = self.dependence
+        clusters_without = state.without or (None,) * len(parts)  # none are known of labels of an earlier release
         without = [
-            (min(of - part, max(0.0, wrong - wrong_part)), of - part, clusters_without[place] or seen.whole)
+            (min(of - part, max(0.0, wrong - wrong_part)), of - part, clusters_without[place] or state.whole)
             for place, (part, wrong_part) in enumerate(parts)  # weights are no whole numbers: differences are rounded
             if part and of - part >= OTHERS_MIN * of
         ]
         error = (1.0 - CONFIDENCE) / 2
         confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
         bounds = [
-            baselines.measure(kind, bad, count, at, by, source, confidence, clusters.find_dispersion())
-            for (bad, count, clusters), confidence in zip(((wrong, of, seen.whole), *without), confidences, strict=True)
+            baselines.measure(kind, bad, count, at, by, source, level, clusters.find_dispersion())
+            for (bad, count, clusters), level in zip(((wrong, of, state.whole), *without), confidences, strict=True)
         ]
         return min(bounds, key=lambda baseline: baseline.upper)
 

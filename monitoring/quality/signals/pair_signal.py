@@ -129,8 +129,8 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         if self.against is None:
             return replace(self, against=digest)
         fresh = start(self.givers.salt, digest)
-        kept = self.baseline if self.baseline is not None and self.baseline.kind == "admin" else None
-        return fresh.hold_against(kept) if kept is not None else fresh
+        baseline = self.baseline if self.baseline is not None and self.baseline.kind == "admin" else None
+        return fresh.hold_against(baseline) if baseline is not None else fresh
 
     def take_pair(
         self,

@@ -23,9 +23,9 @@ Latest = tuple[tuple[str, ...], ...]
 """The keys of the latest labels, oldest first: of their input, and of their session and subject."""
 
 
-def find_keys(seen: Seen) -> tuple[str, ...]:
+def find_keys(record: Seen) -> tuple[str, ...]:
     """The keys of a request, that of its input first: two requests with one in common are not independent."""
-    return tuple([(name or "")[:KEY_CHARACTERS] for name in (seen.request_digest, *seen.handles)])
+    return tuple([(name or "")[:KEY_CHARACTERS] for name in (record.request_digest, *record.handles)])
 
 
 def find_weight(latest: Latest, keys: tuple[str, ...]) -> float:
@@ -41,8 +41,8 @@ def add_keys(latest: Latest, keys: tuple[str, ...]) -> Latest:
     return (*latest, keys)[-LATEST:]
 
 
-def weigh(latest: Mapping[str, Latest], signal: str, label: Label, seen: Seen) -> tuple[Label, dict[str, Latest]]:
+def weigh(latest: Mapping[str, Latest], signal: str, label: Label, record: Seen) -> tuple[Label, dict[str, Latest]]:
     """The label of this request with its weight, and the keys of the latest labels of all signals after it."""
-    keys, earlier = find_keys(seen), latest.get(signal, ())
+    keys, earlier = find_keys(record), latest.get(signal, ())
     weighed = replace(label, weight=find_weight(earlier, keys))
     return weighed, {**latest, signal: add_keys(earlier, keys)}

@@ -71,31 +71,31 @@ def add_pair(note: Note, shadow: Seen) -> Note:
         failed=shadow.outcome != "ok" and not says_nothing(shadow),
         kept=have_kept_contracts(shadow),
     )
-    if any((kept.shadow, kept.served) == (other, served) for kept in note.pairs):
+    if any((earlier.shadow, earlier.served) == (other, served) for earlier in note.pairs):
         return note
     return replace(note, pairs=(*note.pairs, noted))
 
 
-def add_feedback(note: Note, given: Given, plan: Plan, label: Label | None) -> Note:
+def add_feedback(note: Note, feedback: Given, plan: Plan, label: Label | None) -> Note:
     """The note with the first label and the first demonstration that may judge pairs.
 
     Where the task has reviews or trusted callers, only their word judges pairs: it is the less biased one. Elsewhere
     it takes the place of what other callers have said of the request.
     """
-    trusted = is_trusted(given, plan)
+    trusted = is_trusted(feedback, plan)
     bad = label.badness if label is not None and label.metric == plan.feedback_metric else None
     is_judged = note.bad is not None or bool(note.right)
     if not trusted and (plan.reviews_per_week or plan.trusted_callers or (is_judged and not note.givers)):
         return note
-    if trusted and note.givers and (bad is not None or given.demonstration_digests):
+    if trusted and note.givers and (bad is not None or feedback.demonstration_digests):
         note = replace(note, bad=None, right={}, givers=())
     moved: dict[str, Any] = {}
     if bad is not None and note.bad is None:
         moved["bad"] = bad
-    if given.demonstration_digests and not note.right:
-        moved["right"] = given.demonstration_digests
+    if feedback.demonstration_digests and not note.right:
+        moved["right"] = feedback.demonstration_digests
     if not moved:
         return note
-    if not trusted and given.caller not in note.givers:
-        moved["givers"] = (*note.givers, given.caller)
+    if not trusted and feedback.caller not in note.givers:
+        moved["givers"] = (*note.givers, feedback.caller)
     return replace(note, **moved)

@@ -18,20 +18,20 @@ JUDGEMENTS_MAX = 16
 """Answers of one request that are kept, the latest."""
 
 
-def decide_together(note: Note, given: Given, label: Label | None, plan: Plan) -> tuple[Note, Given, Label | None]:
+def decide_together(note: Note, feedback: Given, label: Label | None, plan: Plan) -> tuple[Note, Given, Label | None]:
     """The note with a reviewer's answer, and what counts now: the answer itself where its request had one reviewer,
     else the label of all answers, or nothing while that is unresolved."""
     if label is None or not label.trusted or label.metric != plan.feedback_metric:
-        return note, given, label
-    if not (given.reviewers > 1 or given.resolves or note.judgements or plan.agreed_only):
-        return note, given, label
-    digests = given.demonstration_digests
+        return note, feedback, label
+    if not (feedback.reviewers > 1 or feedback.resolves or note.judgements or plan.agreed_only):
+        return note, feedback, label
+    digests = feedback.demonstration_digests
     judgement = RaterJudgement(
-        rater=name_rater(given.caller, given.rater),
+        rater=name_rater(feedback.caller, feedback.rater),
         badness=label.badness,
         is_trusted=True,
-        resolves=given.resolves,
-        reviewers=given.reviewers,
+        resolves=feedback.resolves,
+        reviewers=feedback.reviewers,
         demonstration=digests or None,
         form=msgspec.json.encode(digests.get("normal") or digests, order="sorted") if digests else None,
     )
@@ -39,6 +39,6 @@ def decide_together(note: Note, given: Given, label: Label | None, plan: Plan) -
     note = replace(note, judgements=judgements)
     decided = decide_label(judgements, plan.agreed_only)
     if decided is None or decided.badness is None:
-        return note, replace(given, demonstration_digests={}), None
-    given = replace(given, demonstration_digests=decided.demonstration or {})
-    return note, given, replace(label, badness=decided.badness)
+        return note, replace(feedback, demonstration_digests={}), None
+    feedback = replace(feedback, demonstration_digests=decided.demonstration or {})
+    return note, feedback, replace(label, badness=decided.badness)

@@ -183,9 +183,9 @@ class Monitor:
 
     def _resumed(self, step: MonitorStep) -> Watches:
         """The watches as they stand, from memory where this child was the last to write. Raises RedisError."""
-        generation, *held = self._redis.pipeline(transaction=True).get(GENERATION_KEY).hgetall(CURSORS_KEY).execute()
+        generation, *hashes = self._redis.pipeline(transaction=True).get(GENERATION_KEY).hgetall(CURSORS_KEY).execute()
         try:
-            cursors = _cursors(held[0])
+            cursors = _cursors(hashes[0])
         except ValueError:
             log.error("the cursors of the monitor can't be read: the streams are read again, with fresh states")
             self._redis.delete(CURSORS_KEY)
@@ -220,9 +220,9 @@ class Monitor:
     def _read_baselines(self) -> dict[str, dict[str, Baseline]]:
         baselines: dict[str, dict[str, Baseline]] = {}
         for name, raw in self._redis.hgetall(BASELINES_KEY).items():
-            held = self._decoded(raw, dict[str, Baseline])
-            if held is not None:
-                baselines[name.decode()] = held
+            of_version = self._decoded(raw, dict[str, Baseline])
+            if of_version is not None:
+                baselines[name.decode()] = of_version
         return baselines
 
     def _read_watch(self, version: str, raw: bytes) -> Watch | None:
@@ -263,31 +263,31 @@ class Monitor:
             batch = _until(batch, begin + int(PART_SECONDS * 1000))
         self._take(reckoning, batch.entries)
         read = {entry.stream: entry.name for entry in batch.entries}
-        held = self._cursors
+        cursors = self._cursors
         self._cursors = Cursors(
-            held.step,
-            held.epoch,
-            read.get(RECORDS, held.records),
-            read.get(REPORTED, held.reported),
-            read.get(FEEDBACK, held.feedback),
+            cursors.step,
+            cursors.epoch,
+            read.get(RECORDS, cursors.records),
+            read.get(REPORTED, cursors.reported),
+            read.get(FEEDBACK, cursors.feedback),
         )
         return batch
 
     def _take(self, reckoning: Watches, entries: Sequence[StreamEntry]) -> None:
         """Move the watches by these entries, in their order. One that can't be read is counted, and passed over."""
-        read: list[tuple[StreamEntry, Seen | Given]] = []
+        items: list[tuple[StreamEntry, Seen | Given]] = []
         for entry in entries:
             try:
-                read.append((entry, _given(entry.fields) if entry.stream == FEEDBACK else _seen(entry)))
+                items.append((entry, _given(entry.fields) if entry.stream == FEEDBACK else _seen(entry)))
             except (msgspec.DecodeError, KeyError, UnicodeDecodeError, RecursionError):
                 reckoning.unreadable += 1
-        feedback = [item for _, item in read if isinstance(item, Given)]
+        feedback = [item for _, item in items if isinstance(item, Given)]
         judged = self._records_of(feedback, reckoning)
-        shadowed = [item.shadow_of for _, item in read if isinstance(item, Seen) and item.shadow_of is not None]
-        self._load_notes(reckoning, {*shadowed, *(given.request for given in feedback)})
-        seen = [item for _, item in read if isinstance(item, Seen)]
-        self._load(reckoning, find_versions([*seen, *judged.values()]))
-        for place, item in read:
+        shadowed = [item.shadow_of for _, item in items if isinstance(item, Seen) and item.shadow_of is not None]
+        self._load_notes(reckoning, {*shadowed, *(item.request for item in feedback)})
+        records = [item for _, item in items if isinstance(item, Seen)]
+        self._load(reckoning, find_versions([*records, *judged.values()]))
+        for place, item in items:
             try:
                 if isinstance(item, Seen):
                     reckoning.take(item, item.placed_at)
@@ -301,7 +301,7 @@ class Monitor:
 
     def _records_of(self, feedback: Sequence[Given], reckoning: Watches) -> dict[str, Seen]:
         """The records of the requests that were judged, as far as they are still there."""
-        requests = sorted({given.request for given in feedback})
+        requests = sorted({item.request for item in feedback})
         if not requests:
             return {}
         indexes = self._redis.mget([f"apprentice:record:{request}" for request in requests])
@@ -318,9 +318,9 @@ class Monitor:
         for (request, _, _), rows in zip(places, pipeline.execute(), strict=True):
             for name, fields in rows:
                 try:
-                    seen = _seen(read_entry(RECORDS, name.decode(), {"record": fields[b"record"]}))
-                    if seen.id == request:
-                        records[request] = seen
+                    record = _seen(read_entry(RECORDS, name.decode(), {"record": fields[b"record"]}))
+                    if record.id == request:
+                        records[request] = record
                 except (msgspec.DecodeError, KeyError, ValueError, RecursionError):
                     reckoning.unreadable += 1
         return records
@@ -379,12 +379,12 @@ def _after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= until
 
 
-def _cursors(held: Mapping[bytes, bytes]) -> Cursors:
+def _cursors(stored: Mapping[bytes, bytes]) -> Cursors:
     """The cursors as they stand in Redis; the beginning without any. Raises ValueError if one is damaged.
 
     An older release has read no stream of reports: its beginning is what was read of that.
     """
-    fields = {name.decode(): value.decode() for name, value in held.items()}
+    fields = {name.decode(): value.decode() for name, value in stored.items()}
     if not fields:
         return Cursors()
     read = fields.get("records", ""), fields.get("reported", BEGINNING), fields.get("feedback", "")
@@ -396,15 +396,15 @@ def _cursors(held: Mapping[bytes, bytes]) -> Cursors:
 
 
 def _seen(entry: StreamEntry) -> Seen:
-    seen = msgspec.json.decode(entry.fields["record"], type=Seen)
-    seen.placed_at = entry.milliseconds / 1000
-    return seen
+    record = msgspec.json.decode(entry.fields["record"], type=Seen)
+    record.placed_at = entry.milliseconds / 1000
+    return record
 
 
 def _given(fields: Mapping[str, bytes]) -> Given:
-    given = msgspec.json.decode(fields["feedback"], type=Given)
-    given.request = fields["request"].decode()
-    return given
+    feedback = msgspec.json.decode(fields["feedback"], type=Given)
+    feedback.request = fields["request"].decode()
+    return feedback
 
 
 def main() -> None:

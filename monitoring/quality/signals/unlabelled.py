@@ -63,61 +63,61 @@ def is_looked_at(request: str, requests: int, per_day: float) -> bool:
     return hashlib.blake2b(request.encode(), digest_size=2).digest() < int(65535 * share).to_bytes(2, "big")
 
 
-def read_values(seen: Seen, version: str) -> Iterator[tuple[UnlabelledName, float]]:
+def read_values(record: Seen, version: str) -> Iterator[tuple[UnlabelledName, float]]:
     """The values of a record for a version, by signal, without its language."""
-    ours = seen.purpose != "reported"
-    if get_led_version(seen) == version:
-        coverage = get_score(seen, "out_of_scope", version)
+    ours = record.purpose != "reported"
+    if get_led_version(record) == version:
+        coverage = get_score(record, "out_of_scope", version)
         if coverage is not None:
             yield "coverage", coverage
-        shifted = get_shifted_version(seen) is not None
-        if ours and not shifted and (seen.version == version or seen.reason in ESCALATED):
-            yield "escalation", float(seen.version != version)
-    if get_asked_version(seen) != version:
+        shifted = get_shifted_version(record) is not None
+        if ours and not shifted and (record.version == version or record.reason in ESCALATED):
+            yield "escalation", float(record.version != version)
+    if get_asked_version(record) != version:
         return
-    broken = has_broken_contract(seen, version)
+    broken = has_broken_contract(record, version)
     if broken is not None:
         yield "contract", float(broken)
     if not ours:
         return
-    sure = get_score(seen, "low_confidence", version)
+    sure = get_score(record, "low_confidence", version)
     if sure is not None:
         yield "confidence", sure
-    for finding in seen.findings:
+    for finding in record.findings:
         if finding.check == "refusal" and finding.version in (None, version):
             yield "refusal", float(finding.fired)
             break
-    if seen.version == version and seen.outcome == "ok":
-        yield "latency", seen.duration_seconds
-        if seen.completion_tokens is not None:
-            yield "length", float(seen.completion_tokens)
-        if seen.cost_usd is not None:
-            yield "cost", seen.cost_usd
+    if record.version == version and record.outcome == "ok":
+        yield "latency", record.duration_seconds
+        if record.completion_tokens is not None:
+            yield "length", float(record.completion_tokens)
+        if record.cost_usd is not None:
+            yield "cost", record.cost_usd
 
 
-def add_language(languages: Languages, seen: Seen) -> tuple[Languages, float | None]:
+def add_language(languages: Languages, record: Seen) -> tuple[Languages, float | None]:
     """The languages after a request, and whether its own is another than the main one; None while that is learned."""
-    if seen.language is None or not is_drawn(seen):
+    if record.language is None or not is_drawn(record):
         return languages, None
     if languages.main is not None:
-        return languages, float(seen.language != languages.main)
+        return languages, float(record.language != languages.main)
     counts = dict(languages.counts)
-    if seen.language in counts or len(counts) < LANGUAGES_MAX:
-        counts[seen.language] = counts.get(seen.language, 0) + 1
+    if record.language in counts or len(counts) < LANGUAGES_MAX:
+        counts[record.language] = counts.get(record.language, 0) + 1
     if sum(counts.values()) < LANGUAGES_FIRST:
         return Languages(counts), None
     return Languages(counts, max(sorted(counts), key=lambda name: counts[name])), None
 
 
 def add_record(
-    signals: Mapping[str, Signal], languages: Languages, seen: Seen, version: str, at: float
+    signals: Mapping[str, Signal], languages: Languages, record: Seen, version: str, at: float
 ) -> tuple[dict[str, Signal], Languages]:
     """A version's signals, and its languages, after a record."""
     moved, foreign = dict(signals), None
-    for name, value in read_values(seen, version):
+    for name, value in read_values(record, version):
         moved[name] = add_value(moved, name, value, at)
-    if (get_shifted_version(seen) or seen.led_to) == version:
-        languages, foreign = add_language(languages, seen)
+    if (get_shifted_version(record) or record.led_to) == version:
+        languages, foreign = add_language(languages, record)
     if foreign is not None:
         moved["language"] = add_value(moved, "language", foreign, at)
     return moved, languages

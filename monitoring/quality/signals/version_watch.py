@@ -162,35 +162,34 @@ def replace_labelled(watch: Watch, signals: Mapping[str, LabelledSignal | None])
 # ---- records -------------------------------------------------------------------------------------
 
 
-def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch | None = None) -> Watch:
+def take_record(watch: Watch, record: Seen, plan: Plan, at: float, previous: Watch | None = None) -> Watch:
     """The watch after a request of a caller's, or a reported one, that was led to its version or answered by it."""
-    if not is_by_chance(seen):
+    if not is_by_chance(record):
         return watch
     moved: dict[str, Any] = {}
-    if watch.version in (seen.version, seen.led_to):
-        roll = leave_one_out.add_request(watch.roll, seen.caller, at, is_reported(seen))
+    if watch.version in (record.version, record.led_to):
+        roll = leave_one_out.add_request(watch.roll, record.caller, at, is_reported(record))
         watch = replace(watch, roll=roll)
-    if get_labelled_version(seen) == watch.version:
+    if get_labelled_version(record) == watch.version:
         moved["requests"] = watch.requests + 1
         moved["request_rate"] = recent_values.add_event(watch.request_rate, at)
         if watch.requests % MARKED_EVERY == 0:
             moved["request_marks"] = recent_values.add_mark(watch.request_marks, watch.requests + 1, at, 0.0)
-        if seen.purpose == "serve":
-            moved["saving"] = saving.add_request(watch.saving, at, seen.saving_usd)
-            moved["saving_usd"] = watch.saving_usd + (seen.saving_usd or 0.0)
+        if record.purpose == "serve":
+            moved["saving"] = saving.add_request(watch.saving, at, record.saving_usd)
+            moved["saving_usd"] = watch.saving_usd + (record.saving_usd or 0.0)
         if plan.complaint_metric is not None:
-            watch = _with_served(watch, seen, plan.complaint_metric, at, previous)
-    if unlabelled.is_looked_at(
-        seen.id, watch.requests, recent_values.count_per_day(watch.request_rate, at, unlabelled.KNOWN_SECONDS_MIN)
-    ):
-        signals, languages = unlabelled.add_record(watch.signals, watch.languages, seen, watch.version, at)
+            watch = _with_served(watch, record, plan.complaint_metric, at, previous)
+    per_day = recent_values.count_per_day(watch.request_rate, at, unlabelled.KNOWN_SECONDS_MIN)
+    if unlabelled.is_looked_at(record.id, watch.requests, per_day):
+        signals, languages = unlabelled.add_record(watch.signals, watch.languages, record, watch.version, at)
         moved.update(looked_at=watch.looked_at + 1, signals=signals, languages=languages)
-    if seen.version is None and seen.led_to == watch.version:
-        watch = _with_stack(watch, seen.stack, at)
+    if record.version is None and record.led_to == watch.version:
+        watch = _with_stack(watch, record.stack, at)
     return replace(watch, **moved) if moved else watch
 
 
-def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Watch | None) -> Watch:
+def _with_served(watch: Watch, record: Seen, metric: str, at: float, previous: Watch | None) -> Watch:
     """The watch whose complaints have taken a request; begun with the first one."""
     track = watch.complaints
     if track is None or watch.complaint_metric != metric:
@@ -199,17 +198,17 @@ def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Wat
         track = complaint_signal.start(watch.version, at, learned)
     if watch.course.is_degraded and not track.is_tested:
         track = track.begin_reverse_test(watch.course.tested_from)
-    if _teaches_complaints(watch, track, seen):
-        track = track.take_request(seen.caller, at)
+    if _teaches_complaints(watch, track, record):
+        track = track.take_request(record.caller, at)
     return replace(watch, complaint_metric=metric, complaints=track)
 
 
-def _teaches_complaints(watch: Watch, track: ComplaintSignal, seen: Seen) -> bool:
+def _teaches_complaints(watch: Watch, track: ComplaintSignal, record: Seen) -> bool:
     """Return whether complaints may take a request, or a complaint about it: while they learn, none of what is not to
     be learned from."""
     if not track.learns:
         return True
-    return is_reported(seen) == watch.roll.reported and not watch.course.is_degraded
+    return is_reported(record) == watch.roll.reported and not watch.course.is_degraded
 
 
 # ---- pairs ---------------------------------------------------------------------------------------
@@ -257,8 +256,8 @@ def _judged(watch: Watch, note: Note, place: int, noted: NotedPair, at: float, a
     right = noted_pairs.judge_by_labels(noted, version, None if noted.on_trial else note.bad, demonstrated)
     guessed = noted_pairs.get_guesses(noted, version)
     begins = noted.counted.get(version)
-    seen = noted.labelled if not note.givers else (*noted.labelled, *noted.told)
-    if right is not None and arm is not None and begins is not None and version not in seen:
+    versions = noted.labelled if not note.givers else (*noted.labelled, *noted.told)
+    if right is not None and arm is not None and begins is not None and version not in versions:
         watch = _with_arm(watch, arms.add_label(arm, begins, right, guessed, note.givers))
         if version not in noted.told and right[0] is not None:
             watch = _with_agreement(watch, noted, right[0])
@@ -355,9 +354,9 @@ def _with_arm(watch: Watch, arm: Arm) -> Watch:
 
 def take_feedback(
     watch: Watch,
-    given: Given,
+    feedback: Given,
     label: Label | None,
-    seen: Seen,
+    record: Seen,
     note: Note,
     plan: Plan,
     at: float,
@@ -370,24 +369,24 @@ def take_feedback(
     """
     if watch.metric != plan.feedback_metric:
         watch = _of_another_metric(watch, plan.feedback_metric)
-    own = get_labelled_version(seen) == watch.version
+    own = get_labelled_version(record) == watch.version
     before = note
     if label is not None and label.metric == plan.complaint_metric and own:
-        watch, note = _with_complaint(watch, label, seen, note, at)
+        watch, note = _with_complaint(watch, label, record, note, at)
     if label is not None and label.metric == plan.feedback_metric:
         signal = "reviewed" if label.trusted else "feedback"
         if signal not in note.given:
             note = replace(note, given={**note.given, signal: label.badness})
-            watch = _with_label(watch, label, signal, given, seen, plan, at, previous, own)
+            watch = _with_label(watch, label, signal, feedback, record, plan, at, previous, own)
     if note is not before and own and not before.given:
         watch = replace(
             watch,
             judged=recent_values.add_event(watch.judged, at),
-            delays=recent_values.add_delay(watch.delays, max(0.0, at - seen.placed_at)),
+            delays=recent_values.add_delay(watch.delays, max(0.0, at - record.placed_at)),
         )
     for place, noted in enumerate(note.pairs):
         if watch.version in noted.counted and fingerprints.is_compared_with(watch.stack, noted.stack):
-            watch, note = _judged(watch, note, place, noted, at, seen.placed_at)
+            watch, note = _judged(watch, note, place, noted, at, record.placed_at)
     return watch, note
 
 
@@ -395,8 +394,8 @@ def _with_label(
     watch: Watch,
     label: Label,
     signal: str,
-    given: Given,
-    seen: Seen,
+    feedback: Given,
+    record: Seen,
     plan: Plan,
     at: float,
     previous: Watch | None,
@@ -405,24 +404,24 @@ def _with_label(
     """The watch after the first label of a request in a signal."""
     roll = watch.roll if label.trusted else leave_one_out.add_label(watch.roll, label.caller, label.reported, at)
     alone, moved = leave_one_out.find_alone(roll), dict[str, Any](roll=roll)
-    is_degraded, is_late = watch.course.is_degraded, watch.course.is_late(seen.placed_at)
-    held_out = get_held_out_version(seen) == watch.version and fingerprints.is_compared_with(watch.stack, seen.stack)
+    is_degraded, is_late = watch.course.is_degraded, watch.course.is_late(record.placed_at)
+    is_compared = fingerprints.is_compared_with(watch.stack, record.stack)
+    held_out = get_held_out_version(record) == watch.version and is_compared
     at_the_time = (own and not label.reported) or held_out
     if signal == "feedback" and not is_late and at_the_time:
-        since = watch.course.tested_from
         moved["holdout"] = watch.holdout.take_label(
-            own, label.badness, label.caller, at, alone, is_degraded, seen.placed_at, since
+            own, label.badness, label.caller, at, alone, is_degraded, record.placed_at, watch.course.tested_from
         )
     if own:
-        label, moved["latest"] = repeats.weigh(watch.latest, signal, label, seen)
+        label, moved["latest"] = repeats.weigh(watch.latest, signal, label, record)
         track: LabelSignal = getattr(watch, signal)
         if signal == "feedback" and track.guard is None:
             track = _with_previous(track, previous, plan, at)
-        is_early = watch.course.is_early(seen.placed_at)
+        is_early = watch.course.is_early(record.placed_at)
         moved[signal] = track.take(label, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
         moved["labels"] = watch.labels + 1
         moved["label_rate"] = recent_values.add_event(watch.label_rate, at)
-        of_class = get_class(given, plan.class_tag)
+        of_class = get_class(feedback, plan.class_tag)
         if of_class is not None:
             moved["classes"] = _with_class(watch, signal, of_class, label, at, roll, is_late, is_early)
     return replace(watch, **moved)
@@ -460,15 +459,16 @@ def _with_class(
     return {**watch.classes, name: moved}
 
 
-def _with_complaint(watch: Watch, label: Label, seen: Seen, note: Note, at: float) -> tuple[Watch, Note]:
+def _with_complaint(watch: Watch, label: Label, record: Seen, note: Note, at: float) -> tuple[Watch, Note]:
     """The watch after the first value of the complaint metric for a request; only a bad one is a complaint."""
     if "complaints" in note.given:
         return watch, note
     note = replace(note, given={**note.given, "complaints": label.badness})
-    if not is_bad(label.badness) or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
+    track = watch.complaints
+    if not is_bad(label.badness) or track is None or not _teaches_complaints(watch, track, record):
         return watch, note
     roll = leave_one_out.add_label(watch.roll, label.caller, label.reported, at)
-    track = watch.complaints.take_complaint(label.caller, seen.placed_at, at, leave_one_out.find_alone(roll))
+    track = track.take_complaint(label.caller, record.placed_at, at, leave_one_out.find_alone(roll))
     return replace(watch, roll=roll, complaints=track), note
 
 

@@ -82,8 +82,8 @@ def add_actions(task: TaskQuality, actions: Sequence[Action]) -> TaskQuality:
     if not actions:
         return task
     new = {action.id for action in actions}
-    kept = [action for action in task.actions if action.id not in new]
-    return replace(task, actions=[*kept, *actions][-ACTIONS_MAX:])
+    others = [action for action in task.actions if action.id not in new]
+    return replace(task, actions=[*others, *actions][-ACTIONS_MAX:])
 
 
 def mark_failed(task: TaskQuality, action: Action, why: str) -> TaskQuality:

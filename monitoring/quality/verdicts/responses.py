@@ -209,8 +209,8 @@ def _has_come_back(task: TaskQuality, done: Action) -> bool:
     quality = task.versions.get(done.version)
     if quality is None or quality.to is None:
         return True
-    kept = done.before.get("kept", 1.0)
-    return quality.kept > kept or (quality.kept == kept and quality.to == done.before.get("to"))
+    share = done.before.get("kept", 1.0)
+    return quality.kept > share or (quality.kept == share and quality.to == done.before.get("to"))
 
 
 def _later_moves(task: TaskQuality, done: Action) -> list[str]:

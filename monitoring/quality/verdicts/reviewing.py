@@ -39,9 +39,9 @@ def compute_review_share(plan: Plan, requests_per_week: float, suspect: bool) ->
     return min(1.0, aim_reviews(find_weekly_budget(plan, suspect)) / requests_per_week)
 
 
-def are_raised(health: TaskQuality, watched: Iterable[str], plan: Plan) -> bool:
+def are_raised(quality: TaskQuality, watched: Iterable[str], plan: Plan) -> bool:
     """Return whether the raised budget is in force: one of these versions is looked into, and the task's plan lets the
     monitor raise the reviews."""
-    if "reviews" not in plan.responses or "reviews" in health.undone:
+    if "reviews" not in plan.responses or "reviews" in quality.undone:
         return False
-    return bool(health.looked_into(watched))
+    return bool(quality.looked_into(watched))

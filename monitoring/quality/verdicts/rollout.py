@@ -202,11 +202,11 @@ def observe(state: Tally, plan: RolloutPlan, outcome: Outcome, at: float = 0.0) 
     own, believed = (leave_one_out.get_group(callers, outcome.caller),), set(leave_one_out.find_believed(callers))
 
     def paired(
-        seen: LeaveOneOut[Evidence], value: float | None, compare: Callable[[float, float], float]
+        groups: LeaveOneOut[Evidence], value: float | None, compare: Callable[[float, float], float]
     ) -> LeaveOneOut[Evidence]:
         if value is None:
-            return seen
-        return _moved(seen, lambda evidence: _paired(evidence, canary, float(value), compare), own, believed)
+            return groups
+        return _moved(groups, lambda evidence: _paired(evidence, canary, float(value), compare), own, believed)
 
     return replace(
         state,
@@ -227,7 +227,7 @@ def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
         callers = leave_one_out.meet(callers, caller)
     own = {leave_one_out.get_group(callers, caller) for caller in pair.callers}
     believed = set(leave_one_out.find_believed(callers))
-    shadow = _moved(state.shadow, lambda seen: _seen(seen, difference), own, believed)
+    shadow = _moved(state.shadow, lambda evidence: _seen(evidence, difference), own, believed)
     return replace(state, callers=callers, shadow=shadow)
 
 
@@ -305,32 +305,32 @@ def _believed(state: Tally, name: Signal) -> set[int]:
 
 
 def _moved(
-    seen: LeaveOneOut[Evidence], move: Callable[[Evidence], Evidence], own: Collection[int], believed: Collection[int]
+    groups: LeaveOneOut[Evidence], move: Callable[[Evidence], Evidence], own: Collection[int], believed: Collection[int]
 ) -> LeaveOneOut[Evidence]:
     """The evidence after something that these groups gave, with its evidence of harm now and the largest so far."""
-    return leave_one_out.judge(leave_one_out.move(seen, move, own), _log_e_of_harm, believed)
+    return leave_one_out.judge(leave_one_out.move(groups, move, own), _log_e_of_harm, believed)
 
 
-def _paired(seen: Evidence, canary: bool, value: float, compare: Callable[[float, float], float]) -> Evidence:
+def _paired(evidence: Evidence, canary: bool, value: float, compare: Callable[[float, float], float]) -> Evidence:
     """Pair a value with the oldest that waits of the other arm, or let it wait; of too many, the oldest goes."""
-    other = seen.active if canary else seen.canary
+    other = evidence.active if canary else evidence.canary
     if other:
         difference = compare(value, other[0]) if canary else compare(other[0], value)
         return Evidence(
-            harm=sequential.observe(seen.harm, difference),
-            no_worse=sequential.observe(seen.no_worse, difference),
-            canary=seen.canary if canary else seen.canary[1:],
-            active=seen.active[1:] if canary else seen.active,
-            unpaired=seen.unpaired,
+            harm=sequential.observe(evidence.harm, difference),
+            no_worse=sequential.observe(evidence.no_worse, difference),
+            canary=evidence.canary if canary else evidence.canary[1:],
+            active=evidence.active[1:] if canary else evidence.active,
+            unpaired=evidence.unpaired,
         )
-    waiting = (*(seen.canary if canary else seen.active), value)
+    waiting = (*(evidence.canary if canary else evidence.active), value)
     dropped = len(waiting) > WAITING_MAX
     return Evidence(
-        harm=seen.harm,
-        no_worse=seen.no_worse,
+        harm=evidence.harm,
+        no_worse=evidence.no_worse,
         canary=waiting[dropped:] if canary else (),
         active=() if canary else waiting[dropped:],
-        unpaired=seen.unpaired + dropped,
+        unpaired=evidence.unpaired + dropped,
     )
 
 
@@ -338,10 +338,9 @@ def _difference(canary: float, active: float) -> float:
     return canary - active
 
 
-def _seen(seen: Evidence, difference: float) -> Evidence:
-    return replace(
-        seen, harm=sequential.observe(seen.harm, difference), no_worse=sequential.observe(seen.no_worse, difference)
-    )
+def _seen(evidence: Evidence, difference: float) -> Evidence:
+    harm, no_worse = [sequential.observe(test, difference) for test in (evidence.harm, evidence.no_worse)]
+    return replace(evidence, harm=harm, no_worse=no_worse)
 
 
 def _evidence(harm_margin: float, margin: float, groups: int) -> LeaveOneOut[Evidence]:
@@ -382,8 +381,8 @@ def _of(state: Tally, name: Signal) -> LeaveOneOut[Evidence]:
     return evidence
 
 
-def _log_e_of_harm(seen: Evidence) -> float:
-    return sequential.log_e(seen.harm)
+def _log_e_of_harm(evidence: Evidence) -> float:
+    return sequential.log_e(evidence.harm)
 
 
 def _log_e_of_no_worse(state: Tally, name: Signal) -> float:
@@ -411,28 +410,28 @@ def _harm_words(name: Signal, state: Tally, plan: RolloutPlan, shares: Mapping[S
     harm = _of(state, name).whole.harm
     fault = WORSE[name].format(points=f"{100 * harm.margin:g}", ratio=plan.latency_ratio_max)
     if name == "latency":
-        seen = f"{100 * _share_slower(harm):.0f} % of {harm.observed} pairs"
+        amount = f"{100 * _share_slower(harm):.0f} % of {harm.observed} pairs"
     else:
-        seen = f"{100 * (sequential.find_mean(harm) or 0.0):+.1f} points in {harm.observed} pairs"
+        amount = f"{100 * (sequential.find_mean(harm) or 0.0):+.1f} points in {harm.observed} pairs"
     e_value, threshold = (
         sequential.round_e_value(value) for value in (_of(state, name).log_max, -math.log(shares[name] * plan.alpha))
     )
-    return f"It is shown that {fault} ({seen}; e-value {e_value:g}, threshold {threshold:g})."
+    return f"It is shown that {fault} ({amount}; e-value {e_value:g}, threshold {threshold:g})."
 
 
 def _shown(name: Signal, state: Tally, plan: RolloutPlan, share: float, required: bool) -> dict[str, Any]:
     """One signal's evidence for JSON. A threshold of None: the signal can't roll back under this plan."""
     guarded = _of(state, name)
-    seen, no_worse = guarded.whole, _log_e_of_no_worse(state, name)
+    evidence, no_worse = guarded.whole, _log_e_of_no_worse(state, name)
     threshold = -math.log(share * plan.alpha) if share else None
     described: dict[str, Any] = {
-        "pairs": seen.harm.observed,
-        "unpaired": seen.unpaired,
-        "waiting": len(seen.canary) + len(seen.active),
-        "mean_difference": sequential.find_mean(seen.harm),
+        "pairs": evidence.harm.observed,
+        "unpaired": evidence.unpaired,
+        "waiting": len(evidence.canary) + len(evidence.active),
+        "mean_difference": sequential.find_mean(evidence.harm),
         "required": required,
         "harm": {
-            "margin": seen.harm.margin,
+            "margin": evidence.harm.margin,
             "e_value": sequential.round_e_value(
                 leave_one_out.find_evidence(guarded, _log_e_of_harm, _believed(state, name))
             ),
@@ -442,14 +441,14 @@ def _shown(name: Signal, state: Tally, plan: RolloutPlan, share: float, required
             "rests_on_one": _rests_on_one(state, plan, share, name),
         },
         "no_worse": {
-            "margin": seen.no_worse.margin,
+            "margin": evidence.no_worse.margin,
             "e_value": sequential.round_e_value(no_worse),
             "threshold": sequential.round_e_value(-math.log(plan.alpha)),
             "shown": no_worse >= -math.log(plan.alpha),
         },
     }
     if name == "latency":
-        described["share_slower"] = _share_slower(seen.harm) if seen.harm.observed else None
+        described["share_slower"] = _share_slower(evidence.harm) if evidence.harm.observed else None
         described["ratio"] = plan.latency_ratio_max
     return described
 

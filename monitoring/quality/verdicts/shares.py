@@ -148,12 +148,12 @@ def _shifted(
     assert better.arm != "version", "it is no other arm"
     plan, roles = lines.plan, lines.roles
     another = quality.to is not None and not (better.arm == quality.to and _is_same(quality, quality.to, roles))
-    kept = quality.kept if another else _next_down(quality.kept, plan)
+    share = quality.kept if another else _next_down(quality.kept, plan)
     waits = quality.to is not None and _has_just_stepped(quality, noting.now, plan)
-    if waits or (kept >= quality.kept and not another):
+    if waits or (share >= quality.kept and not another):
         return quality
     to_version = roles.previous_version if better.arm == "previous_version" else None
-    after = replace(quality, kept=kept, to=better.arm, to_version=to_version, stepped_at=noting.now)
+    after = replace(quality, kept=share, to=better.arm, to_version=to_version, stepped_at=noting.now)
     evidence = {"arm": msgspec.to_builtins(better), **quality.evidence}
     noting.note("shift", name, because, describe_share(quality), describe_share(after), evidence=evidence)
     return after
@@ -163,10 +163,10 @@ def _step_back(noting: Noting, name: str, quality: VersionQuality, plan: Plan) -
     """One step of a version's share back to it, once it is no longer degraded."""
     if quality.to is None or _has_just_stepped(quality, noting.now, plan):
         return quality
-    kept = min([step for step in (*plan.kept_steps, 1.0) if step > quality.kept], default=1.0)
-    if kept >= 1.0:
+    share = min([step for step in (*plan.kept_steps, 1.0) if step > quality.kept], default=1.0)
+    if share >= 1.0:
         return _given_back(noting, name, quality, quality.because)
-    after = replace(quality, kept=kept, stepped_at=noting.now)
+    after = replace(quality, kept=share, stepped_at=noting.now)
     noting.note(
         "recover", name, quality.because, describe_share(quality), describe_share(after), evidence=quality.evidence
     )
@@ -258,8 +258,8 @@ def _has_just_stepped(quality: VersionQuality, now: float, plan: Plan) -> bool:
     return 0.0 <= now - quality.stepped_at < plan.step_seconds
 
 
-def _next_down(kept: float, plan: Plan) -> float:
-    return max([step for step in (*plan.kept_steps, plan.explored_share) if step < kept], default=kept)
+def _next_down(share: float, plan: Plan) -> float:
+    return max([step for step in (*plan.kept_steps, plan.explored_share) if step < share], default=share)
 
 
 def _words(arm: str) -> str:

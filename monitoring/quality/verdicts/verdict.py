@@ -216,21 +216,21 @@ def _refuting(quality: VersionQuality, judged: Judgement, plan: Plan) -> list[Si
     interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
     known it refutes nothing. None does while another one lies wholly above that, but for one that rests on one
     giver."""
-    held = [
+    reports = [
         (report, upper)
         for report in judged.reports
         if report.labelled and (upper := _upper(report.baseline)) is not None
     ]
     above = [
         report
-        for report, upper in held
+        for report, upper in reports
         if report.low is not None and report.low > upper and report.doubt != "one_giver"
     ]
     if any(report.observed >= plan.labels_min for report in above):
         return []
     return [
         report
-        for report, upper in held
+        for report, upper in reports
         if report.of_class is None
         and report.high is not None
         and report.high <= upper
@@ -254,10 +254,10 @@ def _upper(baseline: Mapping[str, Any]) -> float | None:
 def _word(report: SignalReport) -> str:
     of_class = f" of the class {report.of_class}" if report.of_class else ""
     of_class = " of all other classes" if report.of_class == OTHER_CLASS else of_class
-    rate = held = ""
+    rate = against = ""
     if report.estimate is not None and report.labelled:
         unit, bad = (" points", "worse") if report.baseline.get("difference") else ("%", "bad")
         rate = f", {100 * report.estimate:.1f}{unit} {bad} lately"
         upper = _upper(report.baseline)
-        held = f" against at most {100 * upper:.1f}{unit}" if upper is not None else ""
-    return f"{report.signal}{of_class}{rate}{held} (e-value {report.e_value:.3g}, threshold {report.threshold:.3g})"
+        against = f" against at most {100 * upper:.1f}{unit}" if upper is not None else ""
+    return f"{report.signal}{of_class}{rate}{against} (e-value {report.e_value:.3g}, threshold {report.threshold:.3g})"
