@@ -129,14 +129,14 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
     when the first was made: cards that were made later forget what they say of the requests of production. Of a data
     set that was deleted, and of a file that was trained on, only the ids of requests are left.
     """
-    found: dict[str, ErasedSet] = {}
+    sets: dict[str, ErasedSet] = {}
     for listed in sorted(folder.glob(f"*/{REQUESTS_FILE}")):
         listed_ids = requests & set(listed.read_text(encoding="utf-8").split("\n"))
         erased, rows = _erase_rows(listed.parent, requests, at, tasks)
         of_set = listed_ids | {request for row in erased.values() for request in _requests_of(row) & requests}
         if of_set:
             digest = listed.parent.name.removeprefix(GONE)
-            found[digest] = ErasedSet(digest, len(of_set), rows)
+            sets[digest] = ErasedSet(digest, len(of_set), rows)
     names_one = make_search(requests)
     for path in (folder / FILES_FOLDER).rglob("*"):
         if path.is_file():
@@ -147,7 +147,7 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
                 replace_file(path, rest)
             else:  # it is being sent still, or a killed gateway left it: a part would pass for the whole
                 path.unlink(missing_ok=True)
-    return list(found.values())
+    return list(sets.values())
 
 
 def erase_from_trainings(folder: Path, requests: Set[str], at: float) -> tuple[int, list[str]]:

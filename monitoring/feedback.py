@@ -135,7 +135,7 @@ class FeedbackStore:
         """
         own = f"{feedback.caller}\t"  # a name is its caller's: else one would be told what another has said
         room = 1 + feedback.reviewed  # as much again as callers have: none can prevent that its request is reviewed
-        given, index, first, feedback_id = await self._give(
+        status, index, first, feedback_id = await self._give(
             keys=[
                 f"apprentice:record:{request_id}",
                 f"apprentice:feedback:{request_id}",
@@ -160,7 +160,7 @@ class FeedbackStore:
         )
         _, of = read_place(index)
         reported, name = of.purpose == REPORTED, feedback_id.decode().removeprefix(own)
-        return Receipt(given.decode(), name, bool(first), of.task or None, of.version or None, reported)
+        return Receipt(status.decode(), name, bool(first), of.task or None, of.version or None, reported)
 
     async def of(self, request_id: str) -> list[Feedback]:
         """All feedback on a request, oldest first."""
@@ -176,7 +176,7 @@ class FeedbackStore:
 
 def _read(entries: Mapping[bytes, bytes]) -> list[Feedback]:
     feedback = [msgspec.json.decode(entry.split(b"\n", 2)[2], type=Feedback) for entry in entries.values()]
-    return sorted(feedback, key=lambda one: one.at)
+    return sorted(feedback, key=lambda judgement: judgement.at)
 
 
 class Coverage:

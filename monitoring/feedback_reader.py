@@ -29,13 +29,13 @@ def read_feedback(
     pipe = redis.pipeline(transaction=False)
     for request in requests:
         pipe.hvals(f"apprentice:feedback:{request}")
-    found = {
+    by_request = {
         request: [msgspec.json.decode(raw.split(b"\n", 2)[2], type=Feedback) for raw in raws]
         for request, raws in zip(requests, pipe.execute(), strict=True)
         if raws
     }
-    found |= _read_archived(connection, storage, [request for request in requests if request not in found])
-    return {request: sorted(given, key=lambda feedback: feedback.at) for request, given in found.items()}
+    by_request |= _read_archived(connection, storage, [request for request in requests if request not in by_request])
+    return {request: sorted(entries, key=lambda feedback: feedback.at) for request, entries in by_request.items()}
 
 
 def _read_archived(
@@ -55,10 +55,10 @@ def _read_archived(
         cursor.execute(f'SELECT * FROM {table} WHERE "request" IN (SELECT unnest(?::VARCHAR[]))', [list(requests)])  # noqa: S608 - our own names
         names = [column[0] for column in cursor.description or ()]
         rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-    found: dict[str, list[Feedback]] = {}
+    by_request: dict[str, list[Feedback]] = {}
     for row in rows:
-        found.setdefault(row["request"], []).append(feedback_of(row))
-    return found
+        by_request.setdefault(row["request"], []).append(feedback_of(row))
+    return by_request
 
 
 def _last_at(place: str) -> float:

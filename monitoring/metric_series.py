@@ -115,10 +115,10 @@ class Distribution:
     def lines(self, exemplars: bool = False) -> Iterator[str]:
         """The series as Prometheus reads them: buckets that add up, count and sum. `exemplars` is for OpenMetrics."""
         total = 0
-        known = self.exemplars if exemplars else {}
+        by_place = self.exemplars if exemplars else {}
         for place, (sample, count) in enumerate(zip(self.samples, self.counts, strict=False)):
             total += count
-            yield f"{sample}{total}{known.get(place, '')}\n"
+            yield f"{sample}{total}{by_place.get(place, '')}\n"
         yield f"{self.samples[-2]}{total}\n"
         yield f"{self.samples[-1]}{self.sum!r}\n"
 
@@ -146,7 +146,7 @@ class Family(Generic[Cell]):
         self._own_max = children_max - spec.other_children
         self._cells: dict[tuple[str, ...], Cell] = {}
         self._others: set[tuple[str, ...]] = set()
-        self._closed_seen: dict[str, set[str]] = {label: {OTHER} for label in spec.labels if label in CLOSED}
+        self._closed_values: dict[str, set[str]] = {label: {OTHER} for label in spec.labels if label in CLOSED}
         if not spec.labels and spec.kind != "gauge":
             self.cell()
 
@@ -193,25 +193,25 @@ class Family(Generic[Cell]):
         names = self.spec.labels
         if len(labels) != len(names):
             raise TypeError(f"{self.spec.name} has the labels {names}: give one value for each.")
-        kept = tuple(map(self._within_closed, names, labels))
-        if kept not in self._cells and not self.has_room:
-            kept = tuple(value if name in CLOSED else OTHER for name, value in zip(names, kept, strict=True))
-            self._others.add(kept)
-        if kept != labels:
+        values = tuple(map(self._within_closed, names, labels))
+        if values not in self._cells and not self.has_room:
+            values = tuple(value if name in CLOSED else OTHER for name, value in zip(names, values, strict=True))
+            self._others.add(values)
+        if values != labels:
             self._report("overflow", self.spec.name)
-        if kept not in self._cells:
-            pairs = zip(names, kept, strict=True)
+        if values not in self._cells:
+            pairs = zip(names, values, strict=True)
             shown = ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs)
-            self._cells[kept] = self._series(self.spec, shown, self.lost)
-        return self._cells[kept]
+            self._cells[values] = self._series(self.spec, shown, self.lost)
+        return self._cells[values]
 
     def _within_closed(self, label: str, value: str) -> str:
-        seen = self._closed_seen.get(label)
-        if seen is None or value in seen:
+        values = self._closed_values.get(label)
+        if values is None or value in values:
             return value
-        if len(seen) >= CLOSED[label]:
+        if len(values) >= CLOSED[label]:
             return OTHER
-        seen.add(value)
+        values.add(value)
         return value
 
 
@@ -247,13 +247,13 @@ class Histogram(Family[Distribution]):
 
     def exemplars(self) -> Exemplars:
         """The exemplars of all series."""
-        return [(labels, place, one) for labels, cell in self._cells.items() for place, one in cell.exemplars.items()]
+        return [(labels, place, each) for labels, cell in self._cells.items() for place, each in cell.exemplars.items()]
 
     def add_exemplars(self, exemplars: Exemplars) -> None:
         """Take over those of another process that are newer."""
         for labels, place, other in exemplars:
-            known = self.cell(*labels).exemplars
-            known[place] = max(known.get(place, other), other, key=lambda one: one.at)
+            own = self.cell(*labels).exemplars
+            own[place] = max(own.get(place, other), other, key=lambda exemplar: exemplar.at)
 
 
 Reading = float | Mapping[tuple[str, ...], float]

@@ -30,12 +30,12 @@ def mask_text(text: str, phone_region: str | None = None) -> str:
     return _mask_phones(text, phone_region) if MAYBE_PHONE.search(text) else text
 
 
-def _masked_iban(found: str) -> str:
+def _masked_iban(text: str) -> str:
     """The match with the longest IBAN at its beginning masked: words that follow it may look like a part of it."""
-    for end in range(len(found), 14, -1):
-        if found[end - 1].isalnum() and iban.is_valid(found[:end]):
-            return "[iban]" + found[end:]
-    return found
+    for end in range(len(text), 14, -1):
+        if text[end - 1].isalnum() and iban.is_valid(text[:end]):
+            return "[iban]" + text[end:]
+    return text
 
 
 def _mask_phones(text: str, region: str | None) -> str:

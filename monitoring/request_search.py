@@ -74,15 +74,15 @@ class RequestQuery(msgspec.Struct, frozen=True, kw_only=True):
     with_texts: bool = False
     limit: int = 50
 
-    def matches(self, one: Found) -> bool:
+    def matches(self, hit: Found) -> bool:
         """Return whether a request is wanted, as far as its record tells."""
         wanted = ((name, getattr(self, name)) for name in EQUAL)
         return (
-            one.purpose == "serve"
-            and all(value is None or getattr(one, name) == value for name, value in wanted)
-            and (self.since is None or one.at >= self.since)
-            and (self.until is None or one.at < self.until)
-            and (self.before is None or one.id < self.before)
+            hit.purpose == "serve"
+            and all(value is None or getattr(hit, name) == value for name, value in wanted)
+            and (self.since is None or hit.at >= self.since)
+            and (self.until is None or hit.at < self.until)
+            and (self.before is None or hit.id < self.before)
         )
 
 
@@ -109,40 +109,38 @@ class SearchResult(msgspec.Struct, kw_only=True):
 
 def search(job: SearchJob) -> SearchResult:
     """Raises RedisError, OSError and duckdb.Error."""
-    query, found, last = job.query, list[dict[str, Any]](), None
+    query, rows, last = job.query, list[dict[str, Any]](), None
     with TextReader(job.source) as reader:
         candidates = islice(_candidates(reader, query), LOOKED_MAX)
         looked = 0
         while batch := list(islice(candidates, AT_ONCE)):
             looked += len(batch)
             for row in _complete(reader, job, batch):
-                found.append(row)
-                if len(found) == query.limit:
-                    return SearchResult(requests=found, next_before=row["id"], unreadable=reader.unreadable)
+                rows.append(row)
+                if len(rows) == query.limit:
+                    return SearchResult(requests=rows, next_before=row["id"], unreadable=reader.unreadable)
             last = batch[-1].id
-    return SearchResult(
-        requests=found, next_before=last if looked >= LOOKED_MAX else None, unreadable=reader.unreadable
-    )
+    return SearchResult(requests=rows, next_before=last if looked >= LOOKED_MAX else None, unreadable=reader.unreadable)
 
 
 def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterator[dict[str, Any]]:
     """Those of a batch that are wanted also by label and text, with both."""
-    ids = [one.id for one in batch]
+    ids = [hit.id for hit in batch]
     feedback = read_feedback(reader.redis, reader.connection, reader.archive, ids)
-    wanted = [one for one in batch if job.query.label in (None, _label_value(_label_of(one, feedback, job)))]
-    texts = reader.of_requests([one.id for one in wanted]) if job.query.with_texts or job.query.text else {}
-    for one in wanted:
-        text = texts.get(one.id)
+    wanted = [hit for hit in batch if job.query.label in (None, _label_value(_label_of(hit, feedback, job)))]
+    texts = reader.of_requests([hit.id for hit in wanted]) if job.query.with_texts or job.query.text else {}
+    for hit in wanted:
+        text = texts.get(hit.id)
         if job.query.text is None or (text is not None and has_text(text, job.query.text)):
-            label = _label_of(one, feedback, job)
-            told = None if label is None else {"value": label.value, "words": label.words}
+            label = _label_of(hit, feedback, job)
+            label_fields = None if label is None else {"value": label.value, "words": label.words}
             more = {"text": msgspec.to_builtins(text)} if job.query.with_texts else {}
-            yield {name: getattr(one, name) for name in SHOWN} | {"label": told} | more
+            yield {name: getattr(hit, name) for name in SHOWN} | {"label": label_fields} | more
 
 
-def _label_of(one: Found, feedback: Mapping[str, Any], job: SearchJob) -> RequestLabel | None:
-    rules = job.rules.get(one.task or "")
-    return find_label(feedback.get(one.id, []), rules) if rules is not None else None
+def _label_of(hit: Found, feedback: Mapping[str, Any], job: SearchJob) -> RequestLabel | None:
+    rules = job.rules.get(hit.task or "")
+    return find_label(feedback.get(hit.id, []), rules) if rules is not None else None
 
 
 def _label_value(label: RequestLabel | None) -> LabelFilter:
@@ -151,8 +149,8 @@ def _label_value(label: RequestLabel | None) -> LabelFilter:
 
 def has_text(text: KeptText, part: str) -> bool:
     """Return whether a part of what was asked or answered is this text, in any case."""
-    said = [text.messages, text.prompt, text.answer, text.tool_calls]
-    return part.casefold() in " ".join(_strings_of(said)).casefold()
+    texts = [text.messages, text.prompt, text.answer, text.tool_calls]
+    return part.casefold() in " ".join(_strings_of(texts)).casefold()
 
 
 def _strings_of(value: Any) -> Iterator[str]:
@@ -165,18 +163,18 @@ def _strings_of(value: Any) -> Iterator[str]:
 
 def _candidates(reader: TextReader, query: RequestQuery) -> Iterator[Found]:
     """The requests that are wanted as far as their records tell, the newest first."""
-    held: list[Found] = []
+    waiting: list[Found] = []
     done = (reader.redis.hget("apprentice:archive:records", "done") or b"").decode()
     archived_until = query.until
     if not done or _may_be_hot(query, _milliseconds(done)):
         for page, read_to in _pages(reader.redis, done):
-            held += [one for one in page if query.matches(one)]
+            waiting += [hit for hit in page if query.matches(hit)]
             archived_until = read_to if query.until is None else min(query.until, read_to)
-            ready = [one for one in held if read_time(one.id) >= read_to]
-            held = [one for one in held if read_time(one.id) < read_to]
+            ready = [hit for hit in waiting if read_time(hit.id) >= read_to]
+            waiting = [hit for hit in waiting if read_time(hit.id) < read_to]
             yield from sorted(ready, key=BY_ID, reverse=True)
     rest = heapq.merge(
-        sorted(held, key=BY_ID, reverse=True), _archived(reader, query, archived_until), key=BY_ID, reverse=True
+        sorted(waiting, key=BY_ID, reverse=True), _archived(reader, query, archived_until), key=BY_ID, reverse=True
     )
     yield from _once(rest)
 
@@ -222,12 +220,12 @@ def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> I
                     yield Found(**dict(zip(SHOWN, row, strict=True)))
 
 
-def _once(found: Iterable[Found]) -> Iterator[Found]:
+def _once(hits: Iterable[Found]) -> Iterator[Found]:
     last = ""
-    for one in found:
-        if one.id != last:
-            yield one
-        last = one.id
+    for hit in hits:
+        if hit.id != last:
+            yield hit
+        last = hit.id
 
 
 def _milliseconds(place: str) -> int:

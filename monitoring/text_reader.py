@@ -57,32 +57,32 @@ class TextReader:
 
     def of_requests(self, requests: Sequence[str]) -> dict[str, KeptText]:
         """The texts of these requests, as far as they are kept."""
-        found: dict[str, KeptText] = {}
+        texts: dict[str, KeptText] = {}
         for at in range(0, len(requests), READ_MAX):
             raws = self.redis.mget([TEXT_KEY + request for request in requests[at : at + READ_MAX]])
-            found |= {text.request: text for text in self._opened(map(read_row, raws))}
-        left = [request for request in requests if request not in found]
-        times = [read_time(request) for request in left if SHAPE.fullmatch(request)]
-        if left:
-            known = len(times) == len(left)
-            since, until = (min(times) - CLOCK_SECONDS, max(times) + CLOCK_SECONDS) if known else (None, None)
+            texts |= {text.request: text for text in self._opened(map(read_row, raws))}
+        missing = [request for request in requests if request not in texts]
+        times = [read_time(request) for request in missing if SHAPE.fullmatch(request)]
+        if missing:
+            has_times = len(times) == len(missing)
+            since, until = (min(times) - CLOCK_SECONDS, max(times) + CLOCK_SECONDS) if has_times else (None, None)
             where = '"request" IN (SELECT unnest(?::VARCHAR[]))'
-            rows = self._archived(ArchiveQuery("texts", since, until), where, [left])
-            found |= {text.request: text for text in self._opened(rows)}
-        return found
+            rows = self._archived(ArchiveQuery("texts", since, until), where, [missing])
+            texts |= {text.request: text for text in self._opened(rows)}
+        return texts
 
     def of_task(self, task: str, since: float | None = None, until: float | None = None) -> Iterator[KeptText]:
         """The task's texts from `since` on and before `until` (Unix seconds).
 
         Those that wait in Redis come first, since they go from there into the archive; then those there, by time.
         """
-        seen: set[str] = set()
+        requests: set[str] = set()
         archived = self._archived(ArchiveQuery("texts", since, until), '"task" = ?', [task])
         for rows in (read_waiting(self.redis), archived):
             for text in self._opened(rows):
                 inside = (since is None or text.at >= since) and (until is None or text.at < until)
-                if text.task == task and inside and text.request not in seen:
-                    seen.add(text.request)
+                if text.task == task and inside and text.request not in requests:
+                    requests.add(text.request)
                     yield text
 
     def _opened(self, rows: Iterable[TextRow | None]) -> Iterator[KeptText]:

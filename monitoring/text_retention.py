@@ -85,8 +85,8 @@ def _due(
         f'SELECT "filename", list("request") FILTER (WHERE "due") FROM (SELECT "filename", "request", '  # noqa: S608
         f'({" OR ".join(due)}) AS "due", ({old}) AS "old" FROM {texts}) WHERE "due" OR "old" GROUP BY "filename"'
     )
-    found = connection.execute(query, values + keys).fetchall()
-    return {name.removeprefix(f"{storage.root}/"): due or [] for name, due in found}
+    rows = connection.execute(query, values + keys).fetchall()
+    return {name.removeprefix(f"{storage.root}/"): due or [] for name, due in rows}
 
 
 def rewrite_part(
@@ -122,5 +122,5 @@ def list_parts_of(storage: ArchiveStorage, dataset: Dataset, column: str, values
     table = find_table(storage, ArchiveQuery(dataset), named=True)
     query = f'SELECT DISTINCT "filename" FROM {table} WHERE "{column}" IN (SELECT unnest(?::VARCHAR[]))'  # noqa: S608
     with connect_duckdb(storage) as connection:
-        found = connection.execute(query, [list(values)]).fetchall()
-    return [name.removeprefix(f"{storage.root}/") for (name,) in found]
+        rows = connection.execute(query, [list(values)]).fetchall()
+    return [name.removeprefix(f"{storage.root}/") for (name,) in rows]

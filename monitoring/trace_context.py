@@ -51,8 +51,8 @@ def make_context(request_id: str, traceparent: str | None, draw: float, share: f
     if traceparent is None:
         return TraceContext(trace_id, span_id, None) if draw < share else None
     _, trace_id, parent_id, flags = traceparent.split("-")
-    kept = int(flags, 16) & FLAGS
-    return TraceContext(trace_id, span_id, parent_id, kept) if kept & 1 else None
+    flag_bits = int(flags, 16) & FLAGS
+    return TraceContext(trace_id, span_id, parent_id, flag_bits) if flag_bits & 1 else None
 
 
 def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | None]:
@@ -60,8 +60,8 @@ def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str 
 
     A context that is malformed, or there twice, is none, and takes its state with it; a malformed state goes alone.
     """
-    found = list(headers)
-    parents = [value.decode("latin-1") for name, value in found if name == b"traceparent"]
+    items = list(headers)
+    parents = [value.decode("latin-1") for name, value in items if name == b"traceparent"]
     parent = PARENT.fullmatch(parents[0]) if len(parents) == 1 else None
     if parent is None:
         return None, None
@@ -71,7 +71,7 @@ def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str 
     traceparent = (
         parents[0] if version == "00" else f"00-{ids}-{int(flags, 16) & 1:02x}"
     )  # of a later version, its core
-    return traceparent, _read_state(",".join(value.decode("latin-1") for name, value in found if name == b"tracestate"))
+    return traceparent, _read_state(",".join(value.decode("latin-1") for name, value in items if name == b"tracestate"))
 
 
 def _read_state(text: str) -> str | None:
