@@ -460,6 +460,13 @@ async def test_reviews_and_reviewers_words_are_redacted_before_they_are_stored(
             told = (await http.get(NEXT)).json()
             assert told["review"]["messages"] == [{"role": "user", "content": f"Ask {seen}, please."}]
             assert told["review"]["answer"] == f"I mail {seen}."
+            skip, question = {"reason": f"{mail} is a friend"}, {"request_id": request_id, "value": False}
+            gold = question | {"comment": f"{mail} again"}
+            added = await http.post("/admin/v1/reviews/returns/gold", json=gold)
+            assert (added.status_code, added.json()["comment"]) == (201, f"{seen} again")
+            assert (await http.post(f"/v1/reviews/{request_id}/skip", json=skip)).status_code == 200
+            (line,) = (await http.get(LIST)).json()["reviews"]
+            assert line["skips"][0]["reason"] == f"{seen} is a friend"
             words = {"comment": f"{mail} is the buyer.", "demonstration": {"to": mail}}
             wrong = told["examples"][1] | words
             assert [(await http.post("/v1/feedback", json=wrong)).status_code for _ in range(2)] == [201, 200]

@@ -165,13 +165,14 @@ async def add_gold(request: Request, task: str, admin: Admin, body: GoldIn) -> d
         raise Problem("no_review", f"No texts of {body.request_id[:80]!r} are kept for review.", "request_id")
     if len(await reviews.gold.list_questions(task)) >= GOLD_MAX:
         raise Problem("state_conflict", f"{task} has {GOLD_MAX} gold questions: remove one first.", "request_id")
-    question = GoldQuestion(review=review, value=value, by=admin.public, at=time.time(), comment=body.comment)
+    comment = await redact_words(reviews, task, body.comment)
+    question = GoldQuestion(review=review, value=value, by=admin.public, at=time.time(), comment=comment)
     after = {"task": task, "value": value}  # a comment may quote a text, and the audit can forget none
     change = reviews.gold.change(question, review.request_id)
     await change_objects(reviews.services, admin, "review.gold", review.request_id, [change], after=after)
     never = f"It is given to nobody: tasks.{task}.monitor.reviews.gold_share is 0."
     warnings = [] if settings_of(reviews, task).gold_share else [never]
-    return {"request_id": review.request_id, **after, "comment": body.comment, "warnings": warnings}
+    return {"request_id": review.request_id, **after, "comment": comment, "warnings": warnings}
 
 
 @router.delete("/reviews/{task}/gold/{request_id}", responses=with_errors(*CHANGE_ERRORS))

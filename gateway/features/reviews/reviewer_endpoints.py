@@ -17,7 +17,14 @@ from gateway.callers import Caller
 from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.reviews.job import budget_of, count_reviews, find_retention, find_waiting_seconds, settings_of
+from gateway.features.reviews.job import (
+    budget_of,
+    count_reviews,
+    find_retention,
+    find_waiting_seconds,
+    redact_words,
+    settings_of,
+)
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts, Leased, NoneLeft, Skip
 from gateway.openapi_parts import OK, with_errors
@@ -74,8 +81,11 @@ async def skip_review(request: Request, request_id: str, reviewer: Reviewer, bod
         await reviews.gold.give_back(lease, reviewer.public)
         return {"request_id": request_id, "task": lease.task, "skipped": True}
     task = await reviews.store.task_of(request_id)
-    skip = Skip(request_id=request_id, by=reviewer.public, reason=body.reason)
-    outcome = "gone" if task is None else await reviews.store.skip(task, skip, find_retention(reviews, task))
+    outcome = "gone"
+    if task is not None:
+        reason = await redact_words(reviews, task, body.reason)
+        skip = Skip(request_id=request_id, by=reviewer.public, reason=reason)
+        outcome = await reviews.store.skip(task, skip, find_retention(reviews, task))
     if task is None or outcome == "gone":
         raise Problem("no_review", f"No request with the id {request_id[:80]!r} waits for review.", "request_id")
     if outcome == "other":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.configuration.settings import Settings
+from gateway.configuration.texts import TaskTextSettings
 from gateway.features.texts.queue import TextQueue
 from gateway.features.texts.redactors import Redact, load_redaction
 from gateway.services import Services
@@ -30,10 +31,11 @@ class Texts:
     _read_from: Settings | None = None
 
     def find_redaction(self, task: str) -> Redact:
-        """The redaction of a task's texts, whether it keeps them or they are reviewed. Raises as load_redaction does,
-        and KeyError for a task that is no longer configured."""
+        """The redaction of a task's texts, whether it keeps them or they are reviewed; of one that is no longer
+        configured, the default. Raises as load_redaction does."""
         settings = self.services.settings
-        return load_redaction(settings.tasks[task].texts.redaction, settings.texts.phone_region)
+        texts = settings.tasks[task].texts if task in settings.tasks else TaskTextSettings()
+        return load_redaction(texts.redaction, settings.texts.phone_region)
 
     def take_in(self, settings: Settings) -> None:
         """Go by these settings from now on."""
