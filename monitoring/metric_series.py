@@ -285,7 +285,7 @@ class Gauge(Family[Level]):
             cell.value = value if is_new else merge(cell.value, value)
 
     def refresh(self) -> None:
-        """Read anew, where there is something to read from. A reading that fails leaves no series."""
+        """Read again, where there is something to read from. A reading that fails leaves no series."""
         if self._read is None:
             return
         self.clear()

@@ -324,7 +324,7 @@ class RecordStream:
         unarchived_max: int | None = None,
         reported_max: int = REPORTED_MAX,
     ) -> None:
-        """Keep so many served and so many reported records at most.
+        """Keep at most these numbers of served and of reported records.
 
         With `unarchived_max` a record stays until it is archived, but never more of them over either bound.
         """
@@ -398,7 +398,7 @@ class RecordStream:
         return None
 
     async def newest(self, count: int, before: str | None = None) -> tuple[list[Record], str | None]:
-        """Up to so many records of what was served here, newest first, from before a place in the stream on; and the
+        """At most `count` records of what was served here, newest first, from before a place in the stream on; and the
         place where the next ones are, None at the stream's beginning. Raises RedisError."""
         entries = await self._redis.xrevrange(STREAM_KEY, max="+" if before is None else f"({before}", count=count)
         records = [msgspec.json.decode(fields[b"record"], type=Record) for _, fields in entries]

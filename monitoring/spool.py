@@ -109,7 +109,7 @@ class Spool:
         self.is_dirty = False
 
     def first(self, count: int) -> list[bytes]:
-        """The oldest records, at most so many, which stay here until `forget`. Fewer may come, none where none is left.
+        """The oldest records, at most `count`, which stay here until `forget`. Fewer may come, none where none is left.
 
         Damaged ones are left out; a segment that can't be read is set aside. Raises OSError where nothing can be opened
         at present.
@@ -316,7 +316,7 @@ class Spool:
 
 
 def _frames(segment: Segment, count: int) -> tuple[list[bytes], int, int]:
-    """Records of a segment from where it is replayed to: at most so many, the offset behind them, and how many more
+    """Records of a segment from where it is replayed to: at most `count`, the offset behind them, and how many more
     of them are damaged."""
     with segment.path.open("rb") as file:
         file.seek(segment.offset)

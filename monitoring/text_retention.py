@@ -67,7 +67,7 @@ def _without_or_resealed(row: dict[str, Any], gone: frozenset[str], seals: Seals
 def _due(
     connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, retention: TextRetention, now: float
 ) -> Mapping[str, list[str]]:
-    """The requests whose texts are due, by file; a file with none of them has texts to seal anew."""
+    """The requests whose texts are due, by file; a file with none of them has texts to seal again."""
     texts = find_table(storage, ArchiveQuery("texts"), named=True)
     labelled = f'SELECT "request" FROM {find_table(storage, ArchiveQuery("feedback"))}'  # noqa: S608
     due, values = ['("task" NOT IN (SELECT unnest(?::VARCHAR[])) AND "at" < ?)'], list[Any]()

@@ -108,7 +108,7 @@ def read_waiting(redis: Any) -> Iterator[TextRow]:
 
 
 def delete_texts(redis: Any, requests: Iterable[str], known_ms: int) -> None:
-    """Delete texts from Redis (not asynchronous), and know of them for so many milliseconds that they were there."""
+    """Delete texts from Redis (not asynchronous), and know for `known_ms` that they were there."""
     ids = list(requests)
     for at in range(0, len(ids), READ_MAX):
         redis.eval(DROP, 1, BYTES_KEY, known_ms, *ids[at : at + READ_MAX])

@@ -142,7 +142,7 @@ async def test_an_evaluation_that_an_admin_could_not_set_is_no_gate_either(
     assert few["gate"]["because"] == "It is no baseline: 19 were judged, and a baseline takes at least 20."
     small.answers[V2] = right_but_for(1)
     bad = await evaluated(ready, 30)
-    assert "As many as 100.0% may be wrong by that, so that the stream could never alarm." in bad["gate"]["because"]
+    assert "As many as 100.0% may be wrong by that, so that the signal could never alarm." in bad["gate"]["because"]
     assert await held(ready) == {}
 
 

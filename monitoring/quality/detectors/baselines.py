@@ -19,7 +19,7 @@ CONFIDENCE = 0.95
 OF_MIN = 20
 """Of fewer judged requests the upper bound is so high that hardly anything could ever be above it."""
 RATE_MAX = 0.999
-"""A stream whose bound is not below it could never alarm."""
+"""A signal whose bound is not below it could never alarm."""
 CALIBRATION_ROWS_MIN = 50
 """Of fewer rows the bounds of the labellers' difference lie too far apart."""
 BISECTIONS = 60
@@ -67,13 +67,13 @@ def measure(
 def measure_counts(kind: Kind, wrong: float, of: float, at: float, by: str, source: str) -> Baseline:
     """Measure what was counted elsewhere: by an evaluation, or by an admin.
 
-    Raises ValueError, whose message is a sentence, where it is no evidence that a stream could be held against.
+    Raises ValueError, whose message is a sentence, where it is no evidence that a signal could be held against.
     """
     if of < OF_MIN:
         raise ValueError(f"{of:g} were judged, and a baseline takes at least {OF_MIN}.")
     baseline = measure(kind, wrong, of, at, by, source)
     if baseline.upper >= RATE_MAX:
-        text = f"As many as {100 * baseline.upper:.1f}% may be wrong by that, so that the stream could never alarm."
+        text = f"As many as {100 * baseline.upper:.1f}% may be wrong by that, so that the signal could never alarm."
         raise ValueError(text)
     return baseline
 
@@ -91,7 +91,7 @@ def calibrate(gate: Baseline, stricter: int, milder: int, rows: int, at: float, 
     more = find_upper_bound(stricter, rows, confidence) - find_lower_bound(milder, rows, confidence)
     upper = find_upper_bound(gate.wrong, gate.of) + max(0.0, more)
     if upper >= RATE_MAX:
-        raise ValueError("The labellers differ in so many rows that the stream could never alarm.")
+        raise ValueError("The labellers differ in so many rows that the signal could never alarm.")
     return Baseline(kind="admin", wrong=gate.wrong, of=gate.of, upper=upper, at=at, by=by, source=source)
 
 
@@ -108,7 +108,7 @@ def get_rate(baseline: Baseline) -> float | None:
 
 
 def find_upper_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
-    """The rate that the true one exceeds with probability at most 1 - confidence, from so many wrong labels.
+    """The rate that the true one exceeds with probability at most 1 - confidence, from `wrong` wrong labels.
 
     1.0 where all are wrong, or there are none. Sums of badness may be fractions. Raises ValueError if the counts can't
     be, or if the confidence is no probability between 0 and 1.

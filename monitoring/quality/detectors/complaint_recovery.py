@@ -38,7 +38,7 @@ class Fewer(msgspec.Struct, frozen=True, array_like=True):
 
 
 def take_expected(fewer: Fewer, mu: float, learned: Delays) -> Fewer:
-    """The test after so many more complaints were expected: half of them are bet on before, half after."""
+    """The test after `mu` more complaints were expected: half of them are bet on before, half after."""
     won = _today(fewer.seen, fewer.expected + mu, learned) - _today(fewer.seen, fewer.expected, learned)
     grown = fewer.log + won + log1p((mu / 2 - 1.0) * exp(-fewer.log))
     larger, smaller = max(grown, 0.0), min(grown, 0.0)

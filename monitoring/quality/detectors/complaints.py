@@ -76,9 +76,9 @@ class Complaints(msgspec.Struct, frozen=True, kw_only=True):
     `at` is the last moment that was heard of, in tick `tick`; up to `settled` all is reckoned with. `cohorts` stand
     oldest first; the last one is open, and its requests have been watched for `open_watched` request-ticks since
     `settled`. `learning` is there while delays are learned, `learned` afterwards. `seen` and `expected` count
-    complaints from then on (at most so many, with 97.5%), `in_tick` those expected in this tick. `day_seen` and
-    `day_expected` count those of today, as many as are expected on average. `set_aside` counts complaints that did not
-    count, `served` requests. `back` is the reverse test while there is one.
+    complaints from then on (`expected` is a 97.5% upper bound), `in_tick` those expected in this tick. `day_seen` and
+    `day_expected` count those of today, the latter on average. `set_aside` counts complaints that did not count,
+    `served` requests. `back` is the reverse test while there is one.
     """
 
     at: float
@@ -121,7 +121,7 @@ def describe_progress(reference: Reference) -> dict[str, float]:
 
 
 def take_requests(state: Complaints, now: float, count: int = 1) -> Complaints:
-    """The detector after so many requests were answered now. Raises ValueError if there are none.
+    """The detector after `count` requests were answered now. Raises ValueError if there are none.
 
     A time before the last one counts as that.
     """
@@ -355,7 +355,7 @@ def _stand(cohort: Cohort, learned: Delays | None) -> Logs:
 
 
 def _price(more: float, count: float, mu: float, shape: float) -> float:
-    """The price of a bet on so many more complaints than mu today: the larger one by either likelihood."""
+    """The price of a bet on `more` complaints beyond mu today: the larger one by either likelihood."""
     return max(more, (count + shape) * log1p(more / (shape + mu)))
 
 

@@ -199,7 +199,7 @@ def add_watched(reference: Reference, at: float) -> Reference:
 
 
 def add_requests(reference: Reference, tick: int, count: int) -> Reference:
-    """The reference after so many requests in a tick."""
+    """The reference after `count` requests in a tick."""
     return _with_counts(reference, tick, count, 0)
 
 

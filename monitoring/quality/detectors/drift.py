@@ -105,7 +105,7 @@ def log_e(signal: Signal) -> float:
 
 
 def has_alarmed(signal: Signal, labels: float, alpha: float) -> bool:
-    """Return whether it has ever reached the threshold for so many values. What it finds is a change, not a fault."""
+    """Return whether it has ever reached the threshold for `labels` values. What it finds is a change, not a fault."""
     return signal.log_max >= restarts.find_threshold(labels, alpha)
 
 

@@ -31,7 +31,7 @@ ADDED = 0.35
 ADDED_DIFFERENCE = 0.175
 LABELS_MIN = 2
 TIGHT_AT = 100
-"""With so many labels the bounds that always hold are as tight as they can be made."""
+"""With this number of labels the bounds that always hold are as tight as they can be made."""
 DIFFERING = 0.3
 """Share of requests on which two arms differ in rightness, where it is not known."""
 COMPARED_MIN, COMPARED_MAX = 20, 100_000

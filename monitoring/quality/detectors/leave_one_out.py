@@ -31,7 +31,7 @@ from monitoring.quality.detectors.restarts import LOG_FLOOR, find_threshold
 
 OTHERS_MIN = 0.05
 ALONE_MIN = 66
-"""Where others have a twentieth, so many requests all come from one in 3% of all cases."""
+"""Where others have a twentieth, this number of requests all come from one in 3% of all cases."""
 Z_SHOWN = 1.645
 FADING_LABELS = 1.0 - 1.0 / 500
 FADING_REQUESTS = 1.0 - 1.0 / 1000
@@ -107,7 +107,7 @@ def meet(roll: GiverRoll, name: str) -> GiverRoll:
 
 
 def add_request(roll: GiverRoll, name: str, at: float = 0.0, reported: bool = False) -> GiverRoll:
-    """Somebody's request was answered at `at` (Unix seconds), here or as is `reported`. The counts begin anew where
+    """Somebody's request was answered at `at` (Unix seconds), here or as is `reported`. The counts begin again where
     they were of the other kind; a report beside what is served here is not counted."""
     last = roll.served_at
     if reported and not roll.reported and last is not None and at - last < REPORTS_COUNT_AFTER_SECONDS:
@@ -238,7 +238,7 @@ def find_evidence(
 
 
 def has_alarmed(detectors: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
-    """Return whether the evidence has ever reached the threshold for so many labels."""
+    """Return whether the evidence has ever reached the threshold for this number of labels."""
     return detectors.log_max >= find_threshold(labels, alpha)
 
 
@@ -262,6 +262,6 @@ def rests_on(
 
 
 def stands_between(detectors: LeaveOneOut[Detector], labels: float) -> bool:
-    """Return whether the evidence now reaches the threshold that is reached by chance once in so many labels on
+    """Return whether the evidence now reaches the threshold that is reached by chance once in `labels` labels on
     average, at most. The first time that it does is the first time that `alarms` says so."""
     return detectors.log_now >= math.log(labels)

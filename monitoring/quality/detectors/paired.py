@@ -2,11 +2,11 @@
 
 A difference D in [-1, 1] is the version's badness less the other's on one input. Shares of the largest stake that could
 lose all are bet on D above the margin d0, each with the factor 1 + stake·(D - d0)/(1 + d0), which is at most 1 on
-average while the expected difference, given all that came before, is at most d0. The bets are begun anew at every pair,
+average while the expected difference, given all that came before, is at most d0. The bets begin again at every pair,
 so that P(any alarm within N pairs) is at most alpha at a threshold of log(N/alpha).
 
 I. Waudby-Smith, A. Ramdas, "Estimating means of bounded random variables by betting", 2021, arXiv 2010.09686, for the
-bets; J. Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532, for beginning them anew.
+bets; J. Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532, for beginning them again.
 """
 
 from __future__ import annotations

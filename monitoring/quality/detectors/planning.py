@@ -2,7 +2,7 @@
 
 Operators say how many false alarms the whole fleet may have in a month. Each stream gets an equal part. A stream that
 raises one in `A` labels on average while nothing is wrong, and has `L` labels a month, raises L/A. The detectors of
-`restarts.py` that alarm at a log e-value of log(A), and are begun anew after each alarm, raise at most M/A false alarms
+`restarts.py` that alarm at a log e-value of log(A), and begin again after each alarm, raise at most M/A false alarms
 in M labels on average, for every M and however the labels depend on each other: their sum less the number of labels
 does not grow on average while nothing is wrong. So the expected false alarms of the fleet are at most what was set, as
 long as no stream has more labels a month than it was planned with.
@@ -19,13 +19,13 @@ from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Side
 
 MONTH_DAYS = 30.0
 BETWEEN_MIN = 200.0
-"""A stream with few labels a month raises an alarm no more often than once in so many labels."""
+"""A stream with few labels a month raises an alarm no more often than once in this number of labels."""
 
 
 def find_labels_between(
     false_alarms_per_month: float, streams: int, labels_per_day: float, between_min: float = BETWEEN_MIN
 ) -> float:
-    """The mean number of labels between two false alarms of one of so many streams: the e-value at which it alarms.
+    """The mean number of labels between two false alarms of one of `streams` streams: the e-value at which it alarms.
 
     Raises ValueError if no false alarms are allowed for, or if the labels are not a number of at least 0.
     """
@@ -45,7 +45,7 @@ def find_labels_to_detect(
     side: Side = "above",
     exponent: float = 1.0,
 ) -> float | None:
-    """The mean number of labels until a detector alarms, about, once the rate has changed by so many points.
+    """The mean number of labels until a detector alarms, about, once the rate has changed by `points`.
 
     `baseline` is what the detector tests against, `rate` what the stream had before, by default the baseline; `points`
     is a share, 0.05 for 5 points. `exponent` is that of the bets' factors where labels depend on each other

@@ -111,7 +111,7 @@ def add_event(rate: Rate | None, at: float) -> Rate:
 
 
 def count_per_day(rate: Rate | None, at: float, known_seconds_min: float = RATE_SECONDS_MIN) -> float:
-    """Events a day, lately. What is known for less than so many seconds counts as if it were for as long."""
+    """Events a day, lately. What is known for less than `known_seconds_min` counts as if it were for as long."""
     if rate is None:
         return 0.0
     at = max(at, rate.at)
@@ -154,7 +154,7 @@ def find_time(marks: Marks, count: int) -> float | None:
 
 
 def sum_since(marks: Marks, count: int) -> tuple[float, int] | None:
-    """The sum and number of what came after so many were counted, as closely as marks tell; None where too few did."""
+    """The sum and number of what came after `count` were counted, as closely as marks tell; None where too few did."""
     if not marks:
         return None
     last, _, total = marks[-1]

@@ -1,6 +1,6 @@
 """The evidence that a recovery needs, so that a version does not go back and forth between healthy and degraded.
 
-A reverse test finds a recovery that is none at most once in so many labels on average. After one that did not hold it
+A reverse test finds a recovery that is none at most once in BETWEEN labels on average. After one that did not hold it
 asks for four times as many, and so on: of a slip that lasts for T labels there are some log4(T / 200) false recoveries
 at most, and not one in each 200 labels. A recovery has held once it has stood for as many labels as the next would be
 asked for, and for 30 days; then one of them is forgiven. Each signal counts those that its own reverse test has shown.
@@ -17,7 +17,7 @@ IN_A_ROW_MAX = 6
 
 
 def count_asked(in_a_row: int, first: float = BETWEEN) -> float:
-    """The least mean number of labels between two false recoveries, after so many that have not held yet."""
+    """The least mean number of labels between two false recoveries, after `in_a_row` that have not held yet."""
     return first * TIMES**in_a_row
 
 
@@ -27,7 +27,7 @@ def add_recovery(in_a_row: int) -> int:
 
 
 def count_left(in_a_row: int, labels: float, seconds: float, first: float = BETWEEN) -> int:
-    """The count when the version is degraded again, after so many labels and seconds from the last recovery until then.
+    """The count when the version is degraded again, after these labels and seconds from the last recovery until then.
 
     Labels of while it was degraded are none of them, though an admin has ended that.
     """

@@ -1,4 +1,4 @@
-"""Bets that are begun anew at every observation, so that a change is found whenever it comes (Shiryaev-Roberts).
+"""Bets that begin again at every observation, so that a change is found whenever it comes (Shiryaev-Roberts).
 
 Before each observation 1 is added to a bet's sum S, and what comes multiplies it by a factor L: S becomes (S + 1)·L.
 While no factor is above 1 on average, given all that was seen before, S is at most the number of observations on
@@ -66,7 +66,7 @@ def find_leader(logs: tuple[float, ...], weights: tuple[float, ...]) -> int:
 
 
 def find_threshold(labels: float, alpha: float) -> float:
-    """The logarithm that is reached within so many observations with probability at most alpha: log(N/alpha).
+    """The logarithm that is reached within `labels` observations with probability at most alpha: log(N/alpha).
 
     Raises ValueError if there are none, or if alpha is no probability between 0 and 1.
     """

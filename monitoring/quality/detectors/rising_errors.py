@@ -2,7 +2,7 @@
 
 Each label is a badness in [0, 1]: 1 is wrong, 0 is right. Several alternatives to the baseline m are bet on, p1 = m
 plus 2, 5, 11, 20, 45 points, each with the factor L = x·p1/m + (1 - x)·(1 - p1)/(1 - m), which is at most 1 on average
-while the expected badness, given all that came before, is at most m. The bets are begun anew at every label
+while the expected badness, given all that came before, is at most m. The bets begin again at every label
 (`restarts.py`), so that P(any alarm within N labels) is at most alpha at a threshold of log(N/alpha). The same the
 other way round finds a recovery: the null hypothesis is then that the rate is still at least m.
 
@@ -39,8 +39,8 @@ __all__ = [
 
 Side = Literal["above", "below"]
 
-# An alternative lies so many points above the baseline, but at most so far on the way to 1; below it, so far on the
-# way to 0. What part of the sum each has was chosen for the delays in docs/measurements.md.
+# An alternative lies POINTS above the baseline, but at most a part of the way to 1; below it, a part of the way to 0
+# (WAYS). What part of the sum each has was chosen for the delays in docs/measurements.md.
 POINTS = (0.02, 0.05, 0.11, 0.20, 0.45)
 WAYS = (0.1, 0.25, 0.5, 0.75, 0.9)
 WEIGHTS = (0.08, 0.27, 0.17, 0.43, 0.05)

@@ -58,7 +58,7 @@ def start(side: Side, margin: float) -> Bets:
 
 
 def observe(bets: Bets, difference: float, times: int = 1) -> Bets:
-    """The test after a difference in [-1, 1] that came so many times in a row. Raises ValueError on anything else."""
+    """The test after a difference in [-1, 1] that came `times` times in a row. Raises ValueError on anything else."""
     if not -1.0 <= difference <= 1.0 or times < 1:
         raise ValueError(f"A difference of {difference}, {times} times: it must lie within -1 and 1, at least once.")
     margin = bets.margin

@@ -28,9 +28,9 @@ PAIRS_EXPECTED_MIN = 20.0
 """Shadow pairs that should be there before it is told that none is judged."""
 JUDGE_ASKED_MIN = 20.0
 SILENT_SHARE_MIN = 0.2
-"""Of at least so many pairs lately, this share has got no word from the judge before that is told."""
+"""It is told once this share of the latest pairs, at least JUDGE_ASKED_MIN of them, has no opinion of the judge."""
 ANSWERED_MIN = 20
-"""A judge that has given its word on so many pairs in a row is back."""
+"""A judge that has given its opinion on this number of pairs in a row is back."""
 BESIDE_LABELS: Mapping[str, str] = MappingProxyType({"shadow": "judged pairs", "complaints": "complaints"})
 """The labelled signals that need no label of the feedback metric."""
 

@@ -25,7 +25,7 @@ POINTS = (2, 5, 10, 20)
 
 
 class SignalOutlook(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal's outlook: its baseline, its dispersion, and the labels and days until a slip of so many points is found
+    """A signal's outlook: its baseline, its dispersion, and the labels and days until a slip by POINTS is found
     on average (None: never). `labels_per_day` and days are None, too, where no rate is known yet."""
 
     signal: str
@@ -57,7 +57,7 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = None) -> Outlook:
-    """The outlook at so many labels a day of each signal; None: as they come now."""
+    """The outlook at `labels_per_day` of each signal; None: as they come now."""
     reports = detection.list_label_signals(judged.reports)
     signals = [
         _look_ahead(report, bound, judged, plan, labels_per_day)

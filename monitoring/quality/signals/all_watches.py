@@ -63,7 +63,7 @@ def read_entry(stream: int, name: str, fields: Mapping[str, bytes]) -> StreamEnt
 def order_entries(streams: Sequence[Sequence[StreamEntry]], count: int, until_ms: int | None) -> list[StreamEntry]:
     """Those entries of these streams before which no other can come any more, in their order.
 
-    `count` is how many were asked for of each: a stream that gave so many may have more, and what is behind its last
+    `count` is the number asked for of each: a stream that gave that many may have more, and what is behind its last
     one has to wait. After `until_ms` (None: whenever) entries may still come.
     """
     ends = [entries[-1][:3] for entries in streams if len(entries) >= count]

@@ -44,7 +44,7 @@ class ArmBets(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(since: float, against: str | None, groups: int) -> ArmBets:
-    """The bets before the first pair; callers are left out in so many groups."""
+    """The bets before the first pair; callers are left out in `groups` groups."""
     return ArmBets(since=since, against=against, bets=leave_one_out.start(sequential.start("above", 0.0), groups))
 
 

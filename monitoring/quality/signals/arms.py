@@ -44,12 +44,12 @@ BLOCKS_MAX = 22
 LABELS_MIN = 20
 LATELY_LABELS = 1000
 LATELY_JUDGED = 2000
-"""An estimate rests on the newest blocks with about so many labels, or so many pairs that only the judge has judged.
-With fewer, a bound that always holds would begin anew too often."""
+"""An estimate rests on the newest blocks with about this number of labels, or of pairs that only the judge has judged.
+With fewer, a bound that always holds would begin again too often."""
 TOLD_SHARE_MIN = 0.5
 """Feedback on a smaller share of the pairs is a sample of complaints."""
 KNOWN_SHARE_MIN = 0.5
-"""The quality of an arm is known where at least so many of the labels say whether its own answer was right."""
+"""The quality of an arm is known where at least this share of the labels says whether its own answer was right."""
 OPEN_SHARE_MAX = 0.1
 """Labels of which more leave an answer open don't take the place of a judge that says of both whether they are right:
 what is open counts against either arm, so that they bound its advantage no closer than by that."""
@@ -76,7 +76,7 @@ class Sides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Words(msgspec.Struct, frozen=True, array_like=True):
-    """The judge's opinions on both answers of so many pairs, and their difference: sums, and sums of squares."""
+    """The judge's opinions on both answers of `pairs` pairs, and their difference: sums, and sums of squares."""
 
     pairs: int
     version: float
@@ -119,7 +119,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare_with(arm: Arm, digest: str | None) -> Arm:
-    """The arm once it is known to go by this; begun anew if it went by another (`fingerprints.py`)."""
+    """The arm once it is known to be this; begun again if it was another (`fingerprints.py`)."""
     if digest is None or digest == arm.against:
         return arm
     if arm.against is None:

@@ -142,7 +142,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self, detectors=detectors)
 
     def alarms(self, labels: float, alpha: float) -> bool:
-        """Return whether the evidence ever reached the threshold for so many expected complaints, once enough were."""
+        """Return whether the evidence ever reached the threshold for `labels` expected complaints, once enough were."""
         whole = self.detectors.whole
         enough = whole.seen >= SEEN_MIN and whole.expected >= EXPECTED_MIN
         return enough and leave_one_out.has_alarmed(self.detectors, labels, alpha)

@@ -12,7 +12,7 @@ from monitoring.quality.signals.labelled import ALPHA
 from monitoring.quality.verdicts.quality import SignalReport
 
 GUESSED_FROM = 20
-"""With so many of its first labels, a baseline that is yet to come is guessed."""
+"""The number of first labels from which a baseline that is yet to come is guessed."""
 
 
 class Held(NamedTuple):
@@ -46,8 +46,8 @@ def find_held(report: SignalReport) -> Held | None:
 
 
 def find_threshold(report: SignalReport, false_alarms_per_month: float, signals: int, per_day: float | None) -> float:
-    """The e-value of an alarm at so many labels a day. None: as they come now, and not less than it is, as it keeps its
-    busiest days; a young version has none yet."""
+    """The e-value of an alarm at `per_day` labels a day. None: as they come now, and not less than it is, as it keeps
+    its busiest days; a young version has none yet."""
     now = report.labels_per_day if per_day is None else per_day
     threshold = planning.find_labels_between(false_alarms_per_month, signals, now)
     return max(threshold, report.threshold) if per_day is None else threshold

@@ -1,13 +1,13 @@
 """The fingerprint of general that a version is compared with: one at a time, though a pool may have several.
 
 While a pool is upgraded, or has engines of two builds for good, each next answer may come from another stack. What is
-of another than the one that the watch goes by is passed over, until so many answers in a row are of that one: then all
-that compares the version with general begins anew, once. Answers count as they are given. Their labels come later, when
+of another than the one that the watch goes by is passed over, until IN_A_ROW answers in a row are of that one: then all
+that compares the version with general begins again, once. Answers count as they are given. Labels come later, when
 general may have moved on, and count by the stack that answered.
 
-A shadow may go to any replica, but what is served goes by its key to one: so many in a row of that one say nothing of
+A shadow may go to any replica, but what is served goes by its key to one: as many in a row of that one say nothing of
 the pool. So what was served counts only where general has had no shadow lately. While the version is degraded, which
-may end its shadows, it counts only where there never was one: what begins anew then learns nothing until it is healthy.
+may end its shadows, it counts only where there never was one: what begins then learns nothing until it is healthy.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -24,9 +24,9 @@ from monitoring.quality.signals.arms import Arm
 from monitoring.quality.signals.pair_signal import PairSignal
 
 IN_A_ROW = 20
-"""With a half of the answers from either stack, so many in a row are of one of them once in two million."""
+"""With a half of the answers from either stack, this number in a row are of one of them once in two million."""
 SHADOWS_LATELY_SECONDS = 86_400.0
-"""For so long after a shadow of general's nothing else counts."""
+"""The time after a shadow of general's in which nothing else counts."""
 
 
 class GeneralStack(msgspec.Struct, frozen=True, array_like=True):

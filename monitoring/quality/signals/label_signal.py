@@ -49,14 +49,14 @@ CONFIDENCE = 0.99
 DOUBT_CONFIDENCE = 0.999
 """Of the lower bound that must refute a doubt: a doubtful alarm is looked at after many labels."""
 BAD_HOUR_POINTS, OWN_BAD_HOUR_POINTS = 0.05, 0.1
-"""A bad hour has up to twice the baseline's errors, and so many points more at most. Over a baseline that was learned
-in a part of a day it may have so many points more, whatever the baseline is."""
+"""A bad hour has up to twice the baseline's errors, and at most the first number of points more. Over a baseline that
+was learned in a part of a day it may have the second number of points more, whatever the baseline is."""
 BAD_HOUR_COMES_SECONDS = 4 * 3600.0
-"""A bad hour that was not there with the first labels comes within so long, and not at once."""
+"""A bad hour that was not there with the first labels comes within this time, and not at once."""
 LABELLERS_POINTS = 0.1
-"""Labellers differ by so many points at most."""
+"""The greatest difference between labellers, in points."""
 FIRST_LABELS = 50
-"""A change within so many labels began with the first ones."""
+"""A change within this number of labels began with the first ones."""
 RISE_CONFIDENCE = 0.975
 """Of the bounds by which labels since a change have more errors than those before it."""
 PART_MIN = 0.5

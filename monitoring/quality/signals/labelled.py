@@ -125,8 +125,8 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.detectors is None else recent_values.find_time(self.marks, self.changed_after)
 
     def alarms(self, labels_min: int, labels: float, alpha: float) -> bool:
-        """Return whether its evidence ever reached the threshold for so many labels, once it has seen enough of
-        them."""
+        """Return whether its evidence ever reached the threshold for this number of labels, once `labels_min`
+        have come."""
         enough = self.detectors is not None and self.observed >= labels_min
         return enough and self.detectors is not None and leave_one_out.has_alarmed(self.detectors, labels, alpha)
 

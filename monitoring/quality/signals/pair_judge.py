@@ -26,7 +26,7 @@ class PairJudge(msgspec.Struct, frozen=True, array_like=True):
 
 
 def add_pair(track: PairJudge, pair: Pair) -> PairJudge:
-    """The track after a pair; that of another judge is begun anew. The same object where nothing is new.
+    """The track after a pair; that of another judge begins again. The same object where nothing is new.
 
     A pair with a version on trial has no judge. One of an older gateway does not say which model judged it.
     """

@@ -50,7 +50,7 @@ class First(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DifferenceReference(NamedTuple):
-    """A sum of so many differences, and the upper bound of their mean."""
+    """A sum of differences, their number, and the upper bound of their mean."""
 
     wrong: float
     of: float

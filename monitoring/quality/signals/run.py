@@ -374,7 +374,7 @@ def _until(batch: Batch, end_ms: int) -> Batch:
 
 
 def _after(seconds: float) -> Callable[[], bool]:
-    """Says whether so many seconds have passed since now."""
+    """Make a test of whether this time has passed since now."""
     until = time.monotonic() + seconds
     return lambda: time.monotonic() >= until
 

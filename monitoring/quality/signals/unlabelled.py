@@ -1,7 +1,7 @@
 """The unlabelled signals of a version: what its requests and answers are like, which nobody has to judge.
 
 Each is a `Signal` of `drift.py`. An alarm lasts until its evidence has died down, which is when its logarithm has come
-down to half of what it was, and then the bets begin anew. Where it has not after 5,000 values, the new level is the
+down to half of what it was, and then the bets begin again. Where it has not after 5,000 values, the new level is the
 reference from then on: by then labels, or a person, have said whether it matters. Of busy versions a uniform share of
 the requests is looked at, some 100,000 a day.
 
@@ -137,15 +137,15 @@ def add_value(signals: Mapping[str, Signal], name: UnlabelledName, value: float,
     if signal.observed % LOOKED_EVERY or signal.log_max < ALARM_MIN:
         return signal
     if drift.log_e(signal) < signal.log_max / 2:
-        return _anew(signal)
+        return _restart(signal)
     begun = drift.find_change(signal)
     if begun is not None and signal.observed - begun >= RELEARNED_AFTER:
         return drift.start(*UNLABELLED[name])
     return signal
 
 
-def _anew(signal: Signal) -> Signal:
-    """The bets begun anew against the same reference."""
+def _restart(signal: Signal) -> Signal:
+    """Bets that begin again, against the same reference."""
     above = signal.above and slip.start(signal.above.baseline, signal.above.side)
     below = signal.below and slip.start(signal.below.baseline, signal.below.side)
     fresh = replace(signal, observed=drift.REFERENCE, above=above, below=below, log_max=LOG_FLOOR)

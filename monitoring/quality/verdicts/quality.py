@@ -185,7 +185,7 @@ Doubt = Literal["one_giver", "first_day", "labellers"]
 """Why evidence that would alarm makes a version suspect at most.
 
 - `one_giver`: it rests on the caller or rater who gave most of the labels.
-- `first_day`: labels of less than a day were seen, and a bad hour may have so many errors.
+- `first_day`: labels of less than a day were seen, and a bad hour may have as many errors.
 - `labellers`: errors may have been more from the first label on, as labellers may differ from the evaluation's.
 """
 

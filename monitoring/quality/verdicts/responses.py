@@ -41,9 +41,9 @@ from monitoring.quality.verdicts.verdict import apply_conclusion, explain_degrad
 SAVING_HYSTERESIS = 0.8
 """Shadows that cost more than they may are drawn again once they cost less than this part of it."""
 NOTED_AGAIN = 1.05
-"""A ticket's cost is noted again once it is so many times as much: all gateways are told of each note."""
+"""A ticket's cost is noted again once it is this many times as much: all gateways are told of each note."""
 SHARE_MOVED_MIN = 0.2
-"""By how much a share of reviews must move, of itself, to be set anew: each setting is told to all gateways."""
+"""The relative move of a share of reviews from which it is set again: each setting is told to all gateways."""
 MOVES = ("shift", "recover")
 """Actions that move a version's share: a shift is undone with all that came after it."""
 AWAY = frozenset({"shift", "pause_canary", "roll_back"})

@@ -27,7 +27,7 @@ def aim_reviews(budget: int) -> float:
 
 
 def compute_review_share(plan: Plan, requests_per_week: float, suspect: bool) -> float:
-    """The probability with which a request is drawn, from 0 to 1, where so many requests are expected in a week.
+    """The probability with which a request is drawn, from 0 to 1, at the expected requests of a week.
 
     0 where none is expected: as long as nothing is known of the traffic, a share could spend the week's budget at once.
     Raises ValueError where the expectation is no number of at least 0.

@@ -232,7 +232,7 @@ def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
 
 
 def judge_rollout(state: Tally, plan: RolloutPlan, seconds_running: float) -> Verdict:
-    """The verdict after so many seconds. Raises ValueError if the plan's bounds moved.
+    """The verdict after `seconds_running`. Raises ValueError if the plan's bounds moved.
 
     Harm that was shown at any time rolls back, whatever came later. Promotion asks for the evidence as it stands now.
     """
