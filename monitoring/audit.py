@@ -216,15 +216,15 @@ class Audit:
         self, count: int, at_once: int, after: int = 0, below: int | None = None
     ) -> AsyncIterator[tuple[Any, Any]]:
         """The stored entries above the number `after`, newest first, at most `count`, `at_once` with one command."""
-        left, before, least = count, "+" if below is None else f"({below}-0", f"{after + 1}-0"
-        while left > 0:
-            wanted = min(left, at_once)
-            rows: Any = await self._redis.xrevrange(STREAM, max=before, min=least, count=wanted)
+        remaining, before, least = count, "+" if below is None else f"({below}-0", f"{after + 1}-0"
+        while remaining > 0:
+            batch_size = min(remaining, at_once)
+            rows: Any = await self._redis.xrevrange(STREAM, max=before, min=least, count=batch_size)
             for row in rows:
                 yield row
-            if len(rows) < wanted:
+            if len(rows) < batch_size:
                 return
-            left -= len(rows)
+            remaining -= len(rows)
             before = f"({_text(rows[-1][0])}"
 
     async def _last(self) -> AuditEntry | None:

@@ -201,8 +201,8 @@ class Family(Generic[Cell]):
             self._report("overflow", self.spec.name)
         if values not in self._cells:
             pairs = zip(names, values, strict=True)
-            shown = ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs)
-            self._cells[values] = self._series(self.spec, shown, self.lost)
+            label_text = ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs)
+            self._cells[values] = self._series(self.spec, label_text, self.lost)
         return self._cells[values]
 
     def _within_closed(self, label: str, value: str) -> str:

@@ -138,13 +138,13 @@ class RecordFlow:
                     await (self._replay_some() if self._spool.records else self._flush_some())
             except (RedisError, OSError, TimeoutError, _Unread):
                 await asyncio.sleep(0.1)
-        left = self.pending
+        remaining = self.pending
         try:
             await self._in_thread(self._spool.close)
         except OSError as error:
             log.error("the spool can't be closed: %s", error)
         self._thread.shutdown(wait=False)
-        return left
+        return remaining
 
     async def _keep_sending(self) -> None:
         while True:
@@ -229,9 +229,9 @@ class RecordFlow:
 
     async def _spill(self) -> None:
         """Write all that is in memory now to the spool. Where the disk does not take it, it stays in memory."""
-        left = len(self.buffer)
-        while left > 0 and (batch := self.buffer.first(min(left, SPILL_MAX))):
-            left -= len(batch)
+        remaining = len(self.buffer)
+        while remaining > 0 and (batch := self.buffer.first(min(remaining, SPILL_MAX))):
+            remaining -= len(batch)
             payloads = [msgspec.json.encode(record) for record in batch]
             try:
                 dropped = await self._in_thread(self._spool.append, payloads, batch[0].at)

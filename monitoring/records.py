@@ -382,8 +382,8 @@ class RecordStream:
             for handle, request_id, content in sources:
                 name, value = f"apprentice:handle:{handle}", f"{request_id}\n{content}"
                 pipeline.set(name, value, nx=True, get=True, px=self._retention_ms)
-            had = await pipeline.execute()
-        return [None if raw is None else tuple(raw.decode().split("\n", 1)) for raw in had]
+            replies = await pipeline.execute()
+        return [None if raw is None else tuple(raw.decode().split("\n", 1)) for raw in replies]
 
     async def read(self, request_id: str) -> Record | None:
         """The record of this id, or None where there is none (any more)."""

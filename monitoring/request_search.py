@@ -76,10 +76,10 @@ class RequestQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     def matches(self, hit: Found) -> bool:
         """Return whether a request is wanted, as far as its record tells."""
-        wanted = ((name, getattr(self, name)) for name in EQUAL)
+        equal = ((name, getattr(self, name)) for name in EQUAL)
         return (
             hit.purpose == "serve"
-            and all(value is None or getattr(hit, name) == value for name, value in wanted)
+            and all(value is None or getattr(hit, name) == value for name, value in equal)
             and (self.since is None or hit.at >= self.since)
             and (self.until is None or hit.at < self.until)
             and (self.before is None or hit.id < self.before)
@@ -127,9 +127,9 @@ def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterato
     """Those of a batch that are wanted also by label and text, with both."""
     ids = [hit.id for hit in batch]
     feedback = read_feedback(reader.redis, reader.connection, reader.archive, ids)
-    wanted = [hit for hit in batch if job.query.label in (None, _label_value(_label_of(hit, feedback, job)))]
-    texts = reader.of_requests([hit.id for hit in wanted]) if job.query.with_texts or job.query.text else {}
-    for hit in wanted:
+    hits = [hit for hit in batch if job.query.label in (None, _label_value(_label_of(hit, feedback, job)))]
+    texts = reader.of_requests([hit.id for hit in hits]) if job.query.with_texts or job.query.text else {}
+    for hit in hits:
         text = texts.get(hit.id)
         if job.query.text is None or (text is not None and has_text(text, job.query.text)):
             label = _label_of(hit, feedback, job)
@@ -204,8 +204,8 @@ def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> I
     except Nothing:
         return
     bounds = [("purpose", "=", "serve"), ("at", ">=", query.since), ("at", "<", until), ("id", "<", query.before)]
-    wanted = [each for each in (*((name, "=", getattr(query, name)) for name in EQUAL), *bounds) if each[2] is not None]
-    where = " AND ".join(f'"{name}" {sign} ?' for name, sign, _ in wanted)
+    terms = [each for each in (*((name, "=", getattr(query, name)) for name in EQUAL), *bounds) if each[2] is not None]
+    where = " AND ".join(f'"{name}" {sign} ?' for name, sign, _ in terms)
     names = ", ".join(f'"{name}"' for name in SHOWN)
     for day in sorted(days, reverse=True):
         table = read(reader.archive, "records", days[day])
@@ -213,7 +213,7 @@ def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> I
             reader.archive.attach(cursor)
             cursor.execute(
                 f'SELECT {names} FROM {table} WHERE {where} ORDER BY "id" DESC',  # noqa: S608 - our own names
-                [value for _, _, value in wanted],
+                [value for _, _, value in terms],
             )
             while batch := cursor.fetchmany(AT_ONCE):
                 for row in batch:

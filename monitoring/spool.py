@@ -88,10 +88,10 @@ class Spool:
         data = b"".join(FRAME.pack(len(payload), zlib.crc32(payload)) + payload for payload in payloads)
         assert self._writing is not None, "_segment has opened it"
         self.is_dirty = True
-        left = memoryview(data)
+        rest = memoryview(data)
         try:
-            while left:
-                left = left[os.write(self._writing, left) :]
+            while rest:
+                rest = rest[os.write(self._writing, rest) :]
         except OSError:
             os.ftruncate(self._writing, segment.size)
             raise
@@ -143,8 +143,8 @@ class Spool:
         self._read = None
         if segment not in self._segments:
             return
-        left = segment.records - segment.replayed
-        count = left if end >= segment.size else min(left, whole + damaged)
+        remaining = segment.records - segment.replayed
+        count = remaining if end >= segment.size else min(remaining, whole + damaged)
         segment.offset = end
         segment.replayed += count
         self.records -= count
@@ -171,24 +171,24 @@ class Spool:
                 by_owner.setdefault(owner, []).append(path)
             elif path.suffix == ".lock":
                 by_owner.setdefault(path.name.removesuffix(".lock"), [])
-        taken: list[Segment] = []
+        segments: list[Segment] = []
         for owner, paths in sorted(by_owner.items()):
             if owner in self._locks:
                 continue
             try:
-                taken += self._taken(owner, sorted(paths))
+                segments += self._taken(owner, sorted(paths))
             except OSError as error:
                 log.error("the spool of %s can't be taken over now: %s", owner, error)
                 if owner in self._locks:
                     with contextlib.suppress(OSError):
                         self._unlock(owner)
-        records = sum(segment.records for segment in taken)
-        if taken:
+        records = sum(segment.records for segment in segments)
+        if segments:
             log.warning("%d records of gateways that are no more wait in the spool", records)
-            self._segments[:0] = taken
+            self._segments[:0] = segments
             self._read = None
             self.records += records
-            self.size_bytes += sum(segment.size for segment in taken)
+            self.size_bytes += sum(segment.size for segment in segments)
             with contextlib.suppress(OSError):
                 self.first(1)
             self._read = None

@@ -93,10 +93,10 @@ class TextReader:
                 except Unsealable:
                     self.unreadable += 1
 
-    def _archived(self, wanted: ArchiveQuery, where: str, values: list[Any]) -> Iterator[TextRow]:
+    def _archived(self, query: ArchiveQuery, where: str, values: list[Any]) -> Iterator[TextRow]:
         with self.archive.lock(self.redis, shared=True), self.connection.cursor() as cursor:
             self.archive.attach(cursor)
-            table = find_table(self.archive, wanted)
+            table = find_table(self.archive, query)
             names = ", ".join(f'"{name}"' for name in TextRow.__struct_fields__)
             cursor.execute(f'SELECT {names} FROM {table} WHERE {where} ORDER BY "at"', values)  # noqa: S608 - our names
             while batch := cursor.fetchmany(READ_MAX):

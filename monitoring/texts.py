@@ -112,11 +112,11 @@ class Seals:
         """Make the text of a row. Raises Unsealable."""
         content = row.text.encode() if row.key is None else self._unseal(row)
         try:
-            read = msgspec.json.decode(content, type=Conversation)
+            conversation = msgspec.json.decode(content, type=Conversation)
         except msgspec.DecodeError as error:
             raise Unsealable(f"the text of {row.request} is damaged: {error}") from error
         return KeptText(
-            **{name: getattr(row, name) for name in PLAIN}, **{name: getattr(read, name) for name in SEALED}
+            **{name: getattr(row, name) for name in PLAIN}, **{name: getattr(conversation, name) for name in SEALED}
         )
 
     def reseal(self, row: TextRow) -> TextRow:

@@ -204,10 +204,10 @@ def _again(
     wait = limits.backoff_seconds * 2 ** (len(here) - 1) * (0.5 + moment.draw)
     waits = [failure for failure in here if failure.replica == same.name and failure.retry_after_seconds is not None]
     if waits:
-        left = max(failure.at + (failure.retry_after_seconds or 0.0) - moment.now for failure in waits)
-        if left > limits.retry_after_seconds_max:
+        remaining = max(failure.at + (failure.retry_after_seconds or 0.0) - moment.now for failure in waits)
+        if remaining > limits.retry_after_seconds_max:
             return None
-        wait = max(wait, left)
+        wait = max(wait, remaining)
     return NextAttempt(replace(choice, replica=same), wait)
 
 

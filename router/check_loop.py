@@ -41,12 +41,12 @@ def judge_request(request: CheckedRequest) -> RequestJudgement:
         used = checks.get(name)
         if used is None:
             continue
-        finding, drawn = judge(used, request)
+        finding, chance = judge(used, request)
         findings.append(finding)
         if used.mode != "enforce":
             continue
-        if drawn is not None:
-            probability *= drawn
+        if chance is not None:
+            probability *= chance
         if finding.fired:
             return RequestJudgement(tuple(findings), finding.reason or name, probability)
     return RequestJudgement(tuple(findings), None, probability)

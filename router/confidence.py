@@ -146,14 +146,14 @@ class ConfidenceModel:
     def from_json(cls, data: bytes | str) -> ConfidenceModel:
         """The model that `to_json` wrote. Raises ConfidenceError if that is damaged, or of another form."""
         try:
-            read = msgspec.json.decode(data)
-            form = read.pop("form", None) if isinstance(read, dict) else None
-            if form != FORM or tuple(read.pop("names", ())) != STORED_NAMES:
+            fields = msgspec.json.decode(data)
+            form = fields.pop("form", None) if isinstance(fields, dict) else None
+            if form != FORM or tuple(fields.pop("names", ())) != STORED_NAMES:
                 raise ConfidenceError(
                     f"The confidence model is not of form {FORM}: calibrate the version again with this release."
                 )
-            read = {ours: read.pop(stored, None) for ours, stored in STORED.items() if stored in read} | read
-            model: ConfidenceModel = msgspec.convert(read, cls)
+            fields = {ours: fields.pop(stored, None) for ours, stored in STORED.items() if stored in fields} | fields
+            model: ConfidenceModel = msgspec.convert(fields, cls)
         except (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError) as error:
             raise ConfidenceError(f"The confidence model is damaged ({error}): calibrate the version again.") from None
         _see_that_it_is_sound(model)

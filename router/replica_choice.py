@@ -122,23 +122,23 @@ def _look_at_some(
 
     With a key: the first of its own that is within the bound, which is that of the mean of those at random.
     """
-    drawn, fewest, total = None, 0, 0
+    choice, fewest, total = None, 0, 0
     at = (int(draw * (1 << 53)) + 1) * _STEP & _WEIGHTS_MASK
     for _ in range(DRAWN):
         replica = candidates.replicas[at * len(candidates.replicas) >> _WEIGHT_BITS]
         at = at * _STEP & _WEIGHTS_MASK
         load = in_flight.get(replica.name, 0)
         total += load
-        if (drawn is None or load < fewest) and _is_free(replica, load, now, avoid, model):
-            drawn, fewest = replica, load
+        if (choice is None or load < fewest) and _is_free(replica, load, now, avoid, model):
+            choice, fewest = replica, load
     if key is None:
-        return drawn
+        return choice
     bound = math.ceil(BALANCE_MAX * (total + 1) / DRAWN)
     for replica in _list_own(candidates, key):
         load = in_flight.get(replica.name, 0)
         if load < bound and _is_free(replica, load, now, avoid, model):
             return replica
-    return drawn
+    return choice
 
 
 def _list_own(candidates: Candidates, key: str) -> list[ReplicaView]:

@@ -104,10 +104,10 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def score_windows(self, parts: ScoreParts) -> Vectors:
         """The score of each window."""
-        put: Vectors = self.first * parts.first - self.second * parts.second - self.background * parts.background
-        put -= self.excess * np.maximum(0.0, parts.background - self.usual)
-        put += self.nearest * parts.nearest + self.echo * parts.echo
-        return (put - self.zero) / self.unit
+        sums: Vectors = self.first * parts.first - self.second * parts.second - self.background * parts.background
+        sums -= self.excess * np.maximum(0.0, parts.background - self.usual)
+        sums += self.nearest * parts.nearest + self.echo * parts.echo
+        return (sums - self.zero) / self.unit
 
     def score_worst(self, parts: ScoreParts, scores: Vectors) -> float:
         """The score of the most foreign window, with its slack; infinite where none may be foreign."""
@@ -345,18 +345,18 @@ class ScopeModel:
         """The parts of the score's windows, and the similarities of the best one to training prompts, with these."""
         margins, meaning = self._margins(passage)
         count = len(self.echo_middle)
-        shown, suspects = self._choose_windows(passage, margins) if len(margins) > 1 else ([0], [])
+        windows, suspects = self._choose_windows(passage, margins) if len(margins) > 1 else ([0], [])
         if len(margins) > 1:
-            margins, meaning = margins[shown], meaning[shown]
+            margins, meaning = margins[windows], meaning[windows]
         classes = margins[:, :count]
         near = classes.argmax(1)
         members = _members(self.nearest_starts, near)
         placed = _of_unit_length(meaning @ self.axes)
         similarities = placed @ self.nearest[members].T.astype(np.float32)
-        heard = _of_unit_length((classes - self.echo_middle) @ self.echo_axes)
+        directions = _of_unit_length((classes - self.echo_middle) @ self.echo_axes)
         echo_members = members if len(self.echoes) == len(self.nearest) else _members(self.echo_starts, near)
         with np.errstate(invalid="ignore"):  # BLAS may set the flag by what it reads beyond a row; all here is finite
-            alike = heard @ self.echoes[echo_members].T.astype(np.float32)
+            alike = directions @ self.echoes[echo_members].T.astype(np.float32)
         alike.partition(-min(ECHOES, alike.shape[1]), 1)
         similarities *= np.float32(1 / 127)
         first, nothing = classes.max(1), np.zeros(len(margins), np.float32)
@@ -367,8 +367,8 @@ class ScopeModel:
             frame=margins[:, -1] if self.with_frames else nothing,
             nearest=(similarities - self.crowding[members]).max(1),
             echo=alike[:, -ECHOES:].mean(1) * np.float32(1 / 127),
-            sentences=np.array([at in suspects and at < passage.extracts_from for at in shown]),
-            extracts=np.array([at in suspects and at >= passage.extracts_from for at in shown]),
+            sentences=np.array([at in suspects and at < passage.extracts_from for at in windows]),
+            extracts=np.array([at in suspects and at >= passage.extracts_from for at in windows]),
         )
         return parts, similarities[int(first.argmax())], members
 

@@ -44,12 +44,12 @@ def compute_shape(text: str) -> npt.NDArray[np.float32]:
     """The text's features, each a finite number: of its first and last 400 characters, but for its length."""
     length, text = len(text), clip_text(text)
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    shown = max(1, len(points))
+    count = max(1, len(points))
     ascii_counts = np.bincount(np.minimum(points, 127), minlength=128)
     digits, upper = int(ascii_counts[48:58].sum()), int(ascii_counts[65:91].sum())
     lower, foreign = int(ascii_counts[97:123].sum()), int(ascii_counts[127])
     spaces = int(ascii_counts[32] + ascii_counts[9] + ascii_counts[10] + ascii_counts[13])
-    symbols = shown - digits - upper - lower - foreign - spaces
+    symbols = count - digits - upper - lower - foreign - spaces
     stops, commas, asks, exclaims, dollars, percents, quotes, opening, _, apostrophes, lines = ascii_counts[
         _COUNTED_POINTS
     ].tolist()
@@ -61,11 +61,11 @@ def compute_shape(text: str) -> npt.NDArray[np.float32]:
         [
             math.log1p(length),
             math.log1p(max(0, stem)),
-            digits / shown,
-            symbols / shown,
-            upper / shown,
-            foreign / shown,
-            stops / shown * 100,
+            digits / count,
+            symbols / count,
+            upper / count,
+            foreign / count,
+            stops / count * 100,
             min(commas, 20),
             min(asks, 3),
             float(dollars > 0),
@@ -75,7 +75,7 @@ def compute_shape(text: str) -> npt.NDArray[np.float32]:
             min(apostrophes, 6),
             math.log1p(lines),
             math.log1p(ends),
-            math.log1p(shown / (ends + 1)),
+            math.log1p(count / (ends + 1)),
             float(text[:stem].rstrip().endswith("?")),
             *_of_numbers(numbers),
             *_of_choices(choices),

@@ -104,10 +104,10 @@ class Discovery:
 
     def follow(self, pools: Iterable[PoolConfig]) -> None:
         """Follow these pools' sources from now on, and no others. What was found stays until a new source answers."""
-        wanted = {pool.name: pool.discovered.source for pool in pools if pool.discovered}
+        sources = {pool.name: pool.discovered.source for pool in pools if pool.discovered}
         before = self.followed
         self.followed = {}
-        for pool, source in wanted.items():
+        for pool, source in sources.items():
             old = before.get(pool)
             if old is None or old.source != source:
                 old = FollowedPool(pool, source, old.endpoints if old else frozenset(), self.changed)

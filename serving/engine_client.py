@@ -175,9 +175,9 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             self._parts = []
 
     def _see_that_it_is_not_silent(self) -> None:
-        left = self._heard_at + self._silence_seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._listen)
+        remaining = self._heard_at + self._silence_seconds - self._loop.time()
+        if remaining > 0:
+            self._timer = self._loop.call_later(remaining, self._listen)
             return
         what = "no token for" if self._by_tokens else "nothing came for" if self.headed else "no answer within"
         self._fail(Silent(f"{what} {self._silence_seconds:g} s"))
@@ -215,9 +215,9 @@ class EngineConnection(Wakeable, asyncio.Protocol):
                 return
         self._between = self._between and data.endswith(EVENT_END)  # else a size may have begun behind the last chunk
         if taker is not None and self._parts and self._bytes_left >= 0:
-            taken = taker(self._parts)
-            self._buffered -= sum(map(len, self._parts[:taken]))
-            del self._parts[:taken]
+            count = taker(self._parts)
+            self._buffered -= sum(map(len, self._parts[:count]))
+            del self._parts[:count]
         if self._buffered > READ_BUFFER_BYTES and not self._paused and self._transport is not None and not self.whole:
             self._paused = True
             self._transport.pause_reading()

@@ -70,5 +70,5 @@ class Origin:
             else:
                 connection.abort()
         self.idle = idle
-        left = idle[0].idle_since - oldest if idle else 0.0
-        self._sweeper = loop.call_later(left, self._sweep, loop) if idle else None
+        delay = idle[0].idle_since - oldest if idle else 0.0
+        self._sweeper = loop.call_later(delay, self._sweep, loop) if idle else None

@@ -79,19 +79,19 @@ def read_versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | 
         return [row[0] for row in connection.execute(query, list(tasks)).fetchall()]
 
 
-def _table(storage: ArchiveStorage, wanted: ArchiveQuery, at: str) -> str:
+def _table(storage: ArchiveStorage, query: ArchiveQuery, at: str) -> str:
     """The rows of a query, with each entry's place. Raises Nothing where there is no file."""
-    place, source = PLACE.format(at=at), read(storage, wanted.dataset, list(list_files(storage, wanted)))
-    bounds = [f'"at" >= {wanted.since!r}'] if wanted.since is not None else []
-    bounds += [f'"at" < {wanted.until!r}'] if wanted.until is not None else []
+    place, source = PLACE.format(at=at), read(storage, query.dataset, list(list_files(storage, query)))
+    bounds = [f'"at" >= {query.since!r}'] if query.since is not None else []
+    bounds += [f'"at" < {query.until!r}'] if query.until is not None else []
     where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
     return f"(SELECT *, {place} FROM {source}{where})"  # noqa: S608 - numbers, and our own names
 
 
 def _records(connection: duckdb.DuckDBPyConnection, records: str, tasks: Sequence[str]) -> Iterator[Placed]:
-    wanted = ", ".join(_quoted(name) for name in SEEN)
+    columns = ", ".join(_quoted(name) for name in SEEN)
     query = (
-        f"SELECT milliseconds, number, {wanted} FROM {records} "  # noqa: S608
+        f"SELECT milliseconds, number, {columns} FROM {records} "  # noqa: S608
         f'WHERE "task" IN {_marks(tasks)} ORDER BY milliseconds, purpose = \'reported\', number, "id"'
     )
     for row in _rows(connection, query, tasks):

@@ -192,9 +192,9 @@ def _rows(
     redis: Any, source: Source, low: str, high: str, entries_max: int | None, staged: Staged
 ) -> Iterator[tuple[str, str, bytes]]:
     """Entries of a stream as (id, day, JSON in the dataset's columns)."""
-    left = entries_max
-    while left is None or left > 0:
-        batch = redis.xrange(STREAMS[source], low, high, count=READ_MAX if left is None else min(READ_MAX, left))
+    rest = entries_max
+    while rest is None or rest > 0:
+        batch = redis.xrange(STREAMS[source], low, high, count=READ_MAX if rest is None else min(READ_MAX, rest))
         for raw, fields in batch:
             entry = raw.decode()
             try:
@@ -207,7 +207,7 @@ def _rows(
             low = f"({entry}"
         if not batch:
             return
-        left = None if left is None else left - len(batch)
+        rest = None if rest is None else rest - len(batch)
 
 
 def _read(redis: Any, source: Source, entry: str, fields: Mapping[bytes, bytes], staged: Staged) -> tuple[float, bytes]:
@@ -281,9 +281,9 @@ def _sweep(storage: ArchiveStorage, retention_days: int) -> None:
         for day in storage.list_names(dataset):
             if day.startswith("day=") and day < oldest:
                 storage.remove_folder(f"{dataset}/{day}")
-    for left in storage.scratch.glob(f"{PARTIAL}*"):
-        if time.time() - left.stat().st_mtime > PARTIAL_SECONDS_MAX:
-            shutil.rmtree(left, ignore_errors=True)
+    for leftover in storage.scratch.glob(f"{PARTIAL}*"):
+        if time.time() - leftover.stat().st_mtime > PARTIAL_SECONDS_MAX:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 if __name__ == "__main__":

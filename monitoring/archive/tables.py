@@ -134,13 +134,13 @@ def replace_part(storage: ArchiveStorage, dataset: Dataset, lines: Path, place: 
     return size
 
 
-def count(storage: ArchiveStorage, wanted: ArchiveQuery) -> list[Day]:
+def count(storage: ArchiveStorage, archive_query: ArchiveQuery) -> list[Day]:
     """Rows by day. Raises Nothing where there is no file."""
-    where, values = _where(wanted)
+    where, values = _where(archive_query)
     days = []
     with connect_duckdb(storage) as connection:
-        for day, places in group_by_day(list_files(storage, wanted)).items():
-            query = f"SELECT count(*) FROM {read(storage, wanted.dataset, places)} {where}"  # noqa: S608
+        for day, places in group_by_day(list_files(storage, archive_query)).items():
+            query = f"SELECT count(*) FROM {read(storage, archive_query.dataset, places)} {where}"  # noqa: S608
             row = connection.execute(query, values).fetchone()
             size = sum(storage.size(place) or 0 for place in places)
             days.append(Day(day.removeprefix("day="), row[0] if row else 0, len(places), size))
@@ -155,7 +155,7 @@ def group_by_day(places: Iterable[str]) -> dict[str, list[str]]:
     return days
 
 
-def export(storage: ArchiveStorage, wanted: ArchiveQuery, target: Path) -> int:
+def export(storage: ArchiveStorage, archive_query: ArchiveQuery, target: Path) -> int:
     """Write what is asked for to one file, whose ending names its form: .parquet, .csv or .jsonl. Returns the rows.
 
     In CSV, what is nested is JSON, and a text that begins like a formula has an apostrophe before it. The file appears
@@ -169,17 +169,17 @@ def export(storage: ArchiveStorage, wanted: ArchiveQuery, target: Path) -> int:
     form = forms.get(target.suffix)
     if form is None:
         raise ValueError(f"{target} ends in none of {', '.join(forms)}.")
-    places = list(list_files(storage, wanted))
-    columns = columns_of(ROWS[wanted.dataset])
+    places = list(list_files(storage, archive_query))
+    columns = columns_of(ROWS[archive_query.dataset])
     is_csv = target.suffix == ".csv"
     chosen = ", ".join(f'{_write_cell(name, kind) if is_csv else ""}"{name}"' for name, kind in columns.items())
-    where, values = _where(wanted)
+    where, values = _where(archive_query)
     if not target.parent.is_dir():
         raise FileNotFoundError(2, "there is no such folder", str(target.parent))
     partial = target.with_name(f".{target.name}.partial")
     try:
         with connect_duckdb(storage) as connection:
-            query = f"SELECT {chosen} FROM {read(storage, wanted.dataset, places)} {where}"  # noqa: S608 - our own names; values are bound
+            query = f"SELECT {chosen} FROM {read(storage, archive_query.dataset, places)} {where}"  # noqa: S608 - our own names; values are bound
             written = connection.execute(f"COPY ({query}) TO {write_path(partial)} ({form})", values).fetchone()
         partial.replace(target)
     finally:
@@ -210,20 +210,20 @@ def connect_duckdb(storage: ArchiveStorage | None = None, scratch: Path | None =
     return connection
 
 
-def list_files(storage: ArchiveStorage, wanted: ArchiveQuery) -> Iterator[str]:
+def list_files(storage: ArchiveStorage, query: ArchiveQuery) -> Iterator[str]:
     """The files that may hold what is asked for, in the order of their days. Raises Nothing where there is none."""
-    first = day_of(wanted.since) if wanted.since is not None else ""
-    last = day_of(wanted.until) if wanted.until is not None else "day=9999"
+    first = day_of(query.since) if query.since is not None else ""
+    last = day_of(query.until) if query.until is not None else "day=9999"
     there = False
-    for day in storage.list_names(wanted.dataset):
+    for day in storage.list_names(query.dataset):
         if not day.startswith("day=") or not first <= day <= last:
             continue
-        for name in storage.list_names(f"{wanted.dataset}/{day}"):
+        for name in storage.list_names(f"{query.dataset}/{day}"):
             if name.startswith("part-") and name.endswith(".parquet"):
                 there = True
-                yield f"{wanted.dataset}/{day}/{name}"
+                yield f"{query.dataset}/{day}/{name}"
     if not there:
-        raise Nothing(f"There are no {wanted.dataset} of that time in {storage.root}.")
+        raise Nothing(f"There are no {query.dataset} of that time in {storage.root}.")
 
 
 def read(storage: ArchiveStorage, dataset: Dataset, places: Sequence[str], named: bool = False) -> str:
@@ -241,17 +241,17 @@ def read(storage: ArchiveStorage, dataset: Dataset, places: Sequence[str], named
     )
 
 
-def find_table(storage: ArchiveStorage, wanted: ArchiveQuery, named: bool = False) -> str:
+def find_table(storage: ArchiveStorage, query: ArchiveQuery, named: bool = False) -> str:
     """A data set as one table; without rows where there is no file."""
     try:
-        return read(storage, wanted.dataset, list(list_files(storage, wanted)), named)
+        return read(storage, query.dataset, list(list_files(storage, query)), named)
     except Nothing:
-        return read(storage, wanted.dataset, [], named)
+        return read(storage, query.dataset, [], named)
 
 
 def _where(archive_query: ArchiveQuery) -> tuple[str, list[Any]]:
-    wanted = [('"at" >= ?', archive_query.since), ('"at" < ?', archive_query.until), ('"task" = ?', archive_query.task)]
-    conditions = [(condition, value) for condition, value in wanted if value is not None]
+    bounds = [('"at" >= ?', archive_query.since), ('"at" < ?', archive_query.until), ('"task" = ?', archive_query.task)]
+    conditions = [(condition, value) for condition, value in bounds if value is not None]
     text = " AND ".join(condition for condition, _ in conditions)
     return f"WHERE {text}" if text else "", [value for _, value in conditions]
 

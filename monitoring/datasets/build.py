@@ -64,8 +64,8 @@ def build_set(rows: Sequence[DataRow], faults: Sequence[LeftOut], options: Datas
     all_synthetic = all(row.origin == "synthetic" for row, side in divided if side)
     heldout = [row for row, side in divided if side and (all_synthetic or row.origin != "synthetic")]
     if not all_synthetic:
-        made = [row for row, side in divided if side and row.origin == "synthetic"]
-        left_out += [LeftOut(because="made_from_heldout", row=row) for row in made]
+        synthetic = [row for row, side in divided if side and row.origin == "synthetic"]
+        left_out += [LeftOut(because="made_from_heldout", row=row) for row in synthetic]
     train, over = bound_classes([row for row, side in divided if not side], options.class_ratio_max)
     return BuiltSet(
         sorted(train, key=_order),

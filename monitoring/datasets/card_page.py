@@ -55,10 +55,10 @@ def make_card(card: Mapping[str, Any]) -> str:
 
 def draw_bars(bars: Mapping[str, Sequence[int]]) -> str:
     """Bars as SVG: a name, and one bar under the other for each of its counts. Of many names the first are drawn."""
-    drawn = list(bars.items())[:BARS_MAX]
-    most = max((count for _, counts in drawn for count in counts), default=0) or 1
+    first_bars = list(bars.items())[:BARS_MAX]
+    most = max((count for _, counts in first_bars for count in counts), default=0) or 1
     parts, y = [], 4
-    for name, counts in drawn:
+    for name, counts in first_bars:
         parts.append(f'<text x="0" y="{y + 12}">{escape(name[:32])}</text>')
         for colour, count in zip(COLOURS, counts, strict=False):
             width = (WIDTH - NAME_WIDTH - FIGURE_WIDTH) * count / most
@@ -68,7 +68,7 @@ def draw_bars(bars: Mapping[str, Sequence[int]]) -> str:
             )
             y += 16
         y += ROW_HEIGHT - 16
-    more = f"<p>{len(bars) - len(drawn)} more are in card.json.</p>" if len(bars) > len(drawn) else ""
+    more = f"<p>{len(bars) - len(first_bars)} more are in card.json.</p>" if len(bars) > len(first_bars) else ""
     picture = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" font-size="12">'
         f"{''.join(parts)}</svg>"

@@ -58,9 +58,9 @@ def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
 def _find_gaps(inputs: Sequence[str], texts: Mapping[str, str]) -> list[dict[str, Any]]:
     """Words of requests that rows lack, those of most requests first. Each request counts for one word."""
     in_rows = Counter(word for text in inputs for word in _words_in(text))
-    left = {request: _words_in(text) for request, text in texts.items()}
+    by_request = {request: _words_in(text) for request, text in texts.items()}
     least = max(GAP_REQUESTS_MIN, GAP_SHARE_MIN * len(texts))
-    shares = Counter(word for words in left.values() for word in words)
+    shares = Counter(word for words in by_request.values() for word in words)
     missing = {
         word
         for word, count in shares.items()
@@ -68,12 +68,12 @@ def _find_gaps(inputs: Sequence[str], texts: Mapping[str, str]) -> list[dict[str
     }
     gaps: list[dict[str, Any]] = []
     while missing and len(gaps) < GAPS_MAX:
-        counts = Counter(word for words in left.values() for word in words & missing)
+        counts = Counter(word for words in by_request.values() for word in words & missing)
         word, count = min(counts.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
         if count < least:
             break
-        within = sorted(request for request, words in left.items() if word in words)
-        beside = Counter(other for request in within for other in left[request] & missing if other != word)
+        within = sorted(request for request, words in by_request.items() if word in words)
+        beside = Counter(other for request in within for other in by_request[request] & missing if other != word)
         often = sorted((-each, other) for other, each in beside.items() if each >= TOGETHER_SHARE * count)
         gaps.append(
             {
@@ -85,7 +85,7 @@ def _find_gaps(inputs: Sequence[str], texts: Mapping[str, str]) -> list[dict[str
             }
         )
         for request in within:
-            del left[request]
+            del by_request[request]
     return gaps
 
 

@@ -59,8 +59,8 @@ def _write_parquet(source: Path, target: Path) -> int:
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items())
     query = f"SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})"  # noqa: S608 - our names
     with connect_duckdb() as connection:
-        done = connection.execute(f"COPY ({query}) TO {write_path(target)} (FORMAT parquet)", [str(source)])
-        counted = done.fetchone()
+        result = connection.execute(f"COPY ({query}) TO {write_path(target)} (FORMAT parquet)", [str(source)])
+        counted = result.fetchone()
     return int(counted[0]) if counted else 0
 
 

@@ -84,8 +84,8 @@ def keep_requests(folder: Path, digest: str, requests: bytes) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what builds and removals that were killed have left. No build is under way."""
-    for left in [*folder.glob(f"{PARTIAL}*"), *folder.glob(f"{REMOVED}*")]:
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in [*folder.glob(f"{PARTIAL}*"), *folder.glob(f"{REMOVED}*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _remove_aside(folder: Path) -> None:

@@ -23,12 +23,12 @@ TEXT_KEYS = ("text", "value", "arguments")
 """Where a block of TensorZero has its text: as it is, in older releases, and as the arguments of a template."""
 
 
-def as_own_form(read: dict[str, Any], at: int) -> dict[str, Any]:
+def as_own_form(entry: dict[str, Any], at: int) -> dict[str, Any]:
     """The object on line `at` with the keys that our rows have; one of ours is left as it is. Raises DatasetError."""
-    if "messages" in read:
-        return read
-    translate = next((form for fields, form in FORMS if fields <= read.keys()), None)
-    return read if translate is None else translate(read, at)
+    if "messages" in entry:
+        return entry
+    translate = next((form for fields, form in FORMS if fields <= entry.keys()), None)
+    return entry if translate is None else translate(entry, at)
 
 
 def read_own_object(line: bytes, at: int) -> dict[str, Any]:
@@ -36,43 +36,43 @@ def read_own_object(line: bytes, at: int) -> dict[str, Any]:
     return as_own_form(object_of(line, at), at)
 
 
-def _from_turns(read: dict[str, Any], at: int) -> dict[str, Any]:
+def _from_turns(entry: dict[str, Any], at: int) -> dict[str, Any]:
     """A conversation of ShareGPT."""
-    turns, messages = read["conversations"], _system_turn(read)
+    turns, messages = entry["conversations"], _system_turn(entry)
     for turn in turns if isinstance(turns, list) else []:
         role = ROLES.get(str(turn.get("from"))) if isinstance(turn, dict) else None
         if role is None:
             roles = ", ".join(ROLES)
             raise DatasetError(f"Line {at}: a turn of its conversations is `from` none of {roles}.")
         messages.append({"role": role, "content": turn.get("value")})
-    return {name: value for name, value in read.items() if name not in SHAREGPT_FIELDS} | {"messages": messages}
+    return {name: value for name, value in entry.items() if name not in SHAREGPT_FIELDS} | {"messages": messages}
 
 
-def _from_instruction(read: dict[str, Any], at: int) -> dict[str, Any]:
+def _from_instruction(entry: dict[str, Any], at: int) -> dict[str, Any]:
     """A row of Alpaca or Dolly: what is to be done, on which input, and the turns before."""
-    messages, history = _system_turn(read), read.get("history") or []
+    messages, history = _system_turn(entry), entry.get("history") or []
     for turn in history if isinstance(history, list) else [history]:
         if not isinstance(turn, list) or len(turn) != len(TURN_ROLES):
             raise DatasetError(f"Line {at}: a turn of its history is no pair of a question and an answer.")
         messages += [{"role": role, "content": text} for role, text in zip(TURN_ROLES, turn, strict=True)]
-    question = "\n\n".join(_as_text(read[name]) for name in ("instruction", "input", "context") if read.get(name))
+    question = "\n\n".join(_as_text(entry[name]) for name in ("instruction", "input", "context") if entry.get(name))
     messages.append({"role": "user", "content": question})
-    own = {name: value for name, value in read.items() if name not in ALPACA_FIELDS}
-    return own | {"messages": messages, "expected": next((read[name] for name in ANSWERS if name in read), None)}
+    own = {name: value for name, value in entry.items() if name not in ALPACA_FIELDS}
+    return own | {"messages": messages, "expected": next((entry[name] for name in ANSWERS if name in entry), None)}
 
 
-def _system_turn(read: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": read["system"]}] if read.get("system") else []
+def _system_turn(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": entry["system"]}] if entry.get("system") else []
 
 
-def _from_preference(read: dict[str, Any], at: int) -> dict[str, Any]:
-    request = read["input"]
+def _from_preference(entry: dict[str, Any], at: int) -> dict[str, Any]:
+    request = entry["input"]
     messages = request.get("messages") if isinstance(request, dict) else None
     if not isinstance(messages, list) or not messages:
         raise DatasetError(f"Line {at}: its input has no messages.")
-    own = {name: value for name, value in read.items() if name not in ("input", "preferred_output")}
+    own = {name: value for name, value in entry.items() if name not in ("input", "preferred_output")}
     rejected = own.pop("non_preferred_output", None)
-    own["messages"] = [*messages, {"role": "assistant", "content": _last_text(read["preferred_output"], at)}]
+    own["messages"] = [*messages, {"role": "assistant", "content": _last_text(entry["preferred_output"], at)}]
     return own | ({"rejected": _last_text(rejected, at)} if rejected else {})
 
 
@@ -87,11 +87,11 @@ def _last_text(output: Any, at: int) -> str:
     return content
 
 
-def _from_inference(read: dict[str, Any], at: int) -> dict[str, Any]:
+def _from_inference(entry: dict[str, Any], at: int) -> dict[str, Any]:
     """An inference or a datapoint of TensorZero. An episode's inferences belong together."""
-    request, output = _decoded(read["input"]), _decoded(read["output"])
+    request, output = _decoded(entry["input"]), _decoded(entry["output"])
     if not isinstance(request, dict) or "messages" not in request:
-        named = {name: value for name, value in read.items() if name not in ("input", "output")}
+        named = {name: value for name, value in entry.items() if name not in ("input", "output")}
         return named | {"text": request, "expected": output}
     system = request.get("system")
     messages: list[dict[str, Any]] = [{"role": "system", "content": _as_text(system)}] if system else []
@@ -101,12 +101,12 @@ def _from_inference(read: dict[str, Any], at: int) -> dict[str, Any]:
         messages.append({"role": message.get("role"), "content": _text_in(message.get("content"), at)})
     own: dict[str, Any] = {
         "messages": [*messages, {"role": "assistant", "content": _output_text(output, at)}],
-        "id": read.get("id") or read.get("inference_id"),
-        "group": read.get("episode_id"),
-        "at": read.get("timestamp"),
-        "label": read.get("label"),
+        "id": entry.get("id") or entry.get("inference_id"),
+        "group": entry.get("episode_id"),
+        "at": entry.get("timestamp"),
+        "label": entry.get("label"),
     }
-    worse = _decoded(read.get("dispreferred_outputs") or [])
+    worse = _decoded(entry.get("dispreferred_outputs") or [])
     if worse:
         own["rejected"] = _output_text(_decoded(worse[0]), at)
     return {name: value for name, value in own.items() if value is not None}

@@ -55,39 +55,39 @@ class SourceFile(msgspec.Struct, frozen=True):
 
 def read_rows(file: SourceFile) -> Iterator[DataRow | LeftOut]:
     """The rows of a file, and those that can't be read. Raises DatasetError for a file that is none, and OSError."""
-    for at, read in _objects(file):
-        if isinstance(read, LeftOut):
-            yield read
+    for at, entry in _objects(file):
+        if isinstance(entry, LeftOut):
+            yield entry
             continue
         try:
-            yield data_row_of(_with_our_names(read, file.columns), at, file.name)
+            yield data_row_of(_with_our_names(entry, file.columns), at, file.name)
         except DatasetError as error:
             yield _unreadable(file, at, str(error))
 
 
-def data_row_of(read: dict[str, Any], at: int, source: str) -> DataRow:
+def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
     """The row in an object of any form that is known, on line `at`. Raises DatasetError."""
-    read = as_own_form(read, at)
-    row = row_of(read, at, 0)
-    named = group_named({name: read.get(name) for name in ("group", "paraphrase")}, at)
-    parent = group_named({"parent": read.get("parent")}, at)
+    entry = as_own_form(entry, at)
+    row = row_of(entry, at, 0)
+    named = group_named({name: entry.get(name) for name in ("group", "paraphrase")}, at)
+    parent = group_named({"parent": entry.get("parent")}, at)
     turns = row.messages if row.messages is not None else [{"role": "user", "content": row.prompt}]
     for message in turns:
         if not isinstance(message.get("role"), str):
             raise DatasetError(f"Line {at}: a message of it has no role: give system, user, assistant or tool.")
     messages = [*turns, {"role": "assistant", "content": row.expected}]
-    row_id = read.get("id")
-    rejected = read.get("rejected")
+    row_id = entry.get("id")
+    rejected = entry.get("rejected")
     return DataRow(
         messages=messages,
         id=str(row_id) if row_id not in (None, "") else f"row-{digest(write_canonically(messages))[:16]}",
         label=row.label,
         group=named[1] if named else None,
-        origin=_origin_of(read.get("origin")),
+        origin=_origin_of(entry.get("origin")),
         parent=parent[1] if parent else None,
-        request=str(read["request"]) if read.get("request") else None,
-        source=str(read.get("source") or source),
-        at=time_of(read.get("at")),
+        request=str(entry["request"]) if entry.get("request") else None,
+        source=str(entry.get("source") or source),
+        at=time_of(entry.get("at")),
         rejected=rejected if isinstance(rejected, str) and rejected else None,
     )
 
@@ -142,9 +142,9 @@ def _json_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | Left
         whole = next((value for value in whole.values() if isinstance(value, list)), None)
     if not isinstance(whole, list):
         raise DatasetError(f"{file.name} holds no list: give a list of objects.")
-    for at, read in enumerate(whole, 1):
-        if isinstance(read, dict):
-            yield at, read
+    for at, entry in enumerate(whole, 1):
+        if isinstance(entry, dict):
+            yield at, entry
         else:
             yield at, _unreadable(file, at, f"Row {at}: it is no JSON object.")
 
@@ -219,16 +219,16 @@ def _see_that_columns_fit(file: SourceFile, names: list[str]) -> None:
             raise DatasetError(f"{text} {', '.join(names)[:400] or 'none'}; known are {choices}.")
 
 
-def _with_our_names(read: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+def _with_our_names(entry: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """The object under the names that we read: those that were given, else known ones."""
     names = {theirs: ours for ours, theirs in columns.items()}
     for ours, others in SYNONYMS.items():
-        if not INSTEAD_OF[ours] & {*read, *columns}:
-            names |= {name: ours for name in others if name in read and ours not in names.values()}
+        if not INSTEAD_OF[ours] & {*entry, *columns}:
+            names |= {name: ours for name in others if name in entry and ours not in names.values()}
     if not names:
-        return read
-    renamed = {names[name]: value for name, value in read.items() if name in names}
-    return {name: value for name, value in read.items() if name not in names and name not in renamed} | renamed
+        return entry
+    renamed = {names[name]: value for name, value in entry.items() if name in names}
+    return {name: value for name, value in entry.items() if name not in names and name not in renamed} | renamed
 
 
 def _unreadable(file: SourceFile, at: int, fault: str) -> LeftOut:

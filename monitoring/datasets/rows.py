@@ -72,9 +72,9 @@ def name_requests(rows: Iterable[AnyRow], every: Iterable[AnyRow]) -> list[AnyRo
 
 
 def _find_request(row: DataRow | Row, by_id: Mapping[str, DataRow | Row]) -> str | None:
-    passed: set[str] = set()
-    while not row.request and (parent := by_id.get(row.parent or "")) is not None and row.id not in passed:
-        passed.add(row.id)
+    ids: set[str] = set()
+    while not row.request and (parent := by_id.get(row.parent or "")) is not None and row.id not in ids:
+        ids.add(row.id)
         row = parent
     return row.request or (row.id if SHAPE.fullmatch(row.id) else None)
 

@@ -23,17 +23,17 @@ def split_groups(rows: Sequence[DataRow], groups: Sequence[str], heldout_share: 
         by_group.setdefault(group, []).append(row)
     real = {name: of_group for name, of_group in by_group.items() if any(row.origin != "synthetic" for row in of_group)}
     candidates = real if len(real) >= GROUPS_MIN else by_group
-    drawn = sorted((_draw(name), name) for name in candidates)
-    held_out = {name for value, name in drawn if value < heldout_share}
+    draws = sorted((_draw(name), name) for name in candidates)
+    held_out = {name for value, name in draws if value < heldout_share}
     by_label: dict[str, list[str]] = {}
-    for _, name in drawn:
+    for _, name in draws:
         for label in {row.label or "" for row in candidates[name]}:
             by_label.setdefault(label, []).append(name)
     for _, of_label in sorted(by_label.items()):
         if len(of_label) >= GROUPS_MIN and heldout_share > 0 and not held_out.intersection(of_label):
             held_out.add(of_label[0])
-    if len(held_out) == len(by_group) and drawn:
-        held_out.discard(drawn[-1][1])
+    if len(held_out) == len(by_group) and draws:
+        held_out.discard(draws[-1][1])
     return [group in held_out for group in groups]
 
 
@@ -46,11 +46,11 @@ def bound_classes(rows: Sequence[DataRow], ratio_max: float | None) -> tuple[lis
     if ratio_max is None or len(counts) < 2:
         return list(rows), []
     most = max(1, int(ratio_max * statistics.median_low(counts.values())))
-    taken: Counter[str | None] = Counter()
+    sizes: Counter[str | None] = Counter()
     selected, left_out = [], []
     for row in sorted(rows, key=lambda row: (row.origin == "synthetic", _draw(row.id))):
-        taken[row.label] += 1
-        if taken[row.label] <= most:
+        sizes[row.label] += 1
+        if sizes[row.label] <= most:
             selected.append(row)
         else:
             left_out.append(LeftOut(because="class_ratio", row=row))

@@ -19,17 +19,17 @@ ROWS_MIN = 20
 
 def measure_synthetic(built: BuiltSet) -> dict[str, Any]:
     """The figures of synthetic training rows beside all others, and sentences about them."""
-    made = [row for row in built.train if row.origin == "synthetic"]
+    synthetic = [row for row in built.train if row.origin == "synthetic"]
     others = [row for row in built.train if row.origin != "synthetic"]
-    share = len(made) / max(1, len(built.train))
+    share = len(synthetic) / max(1, len(built.train))
     figures: dict[str, Any] = {"share": round(share, 4), "distance": None, "ablation": None}
     words = [f"{100 * share:.1f}% of the training rows are synthetic."]
-    if made and min(len(made), len(others)) < ROWS_MIN:
+    if synthetic and min(len(synthetic), len(others)) < ROWS_MIN:
         words.append(f"Fewer than {ROWS_MIN} are not: their distance and their use are unknown.")
-    elif made and not any(re.search(WORDS, text) for text in _texts(others)):
+    elif synthetic and not any(re.search(WORDS, text) for text in _texts(others)):
         words.append("The others have no words: their distance and their use are unknown.")
-    elif made:
-        figures["distance"] = distance = _measure_distance(_texts(made), _texts(others))
+    elif synthetic:
+        figures["distance"] = distance = _measure_distance(_texts(synthetic), _texts(others))
         words.append(
             f"The median similarity of a synthetic row to its nearest real one is {distance['synthetic']:.2f}; of a "
             f"real row {distance['real']:.2f}. A linear model tells them apart with an AUROC of "
@@ -44,15 +44,15 @@ def _texts(rows: Sequence[DataRow]) -> list[str]:
     return [fold_text(input_of(row)) for row in rows]
 
 
-def _measure_distance(made: list[str], others: list[str]) -> dict[str, float]:
+def _measure_distance(synthetic: list[str], others: list[str]) -> dict[str, float]:
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - a second, where it is of use
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415
     from sklearn.model_selection import StratifiedKFold, cross_val_predict  # noqa: PLC0415
 
-    made, others = made[:COMPARED_MAX], others[:COMPARED_MAX]
-    origins = np.array([1] * len(made) + [0] * len(others))
-    vectors = make_terms().fit_transform([*made, *others])
-    of_made, of_others = vectors[: len(made)], vectors[len(made) :]
+    synthetic, others = synthetic[:COMPARED_MAX], others[:COMPARED_MAX]
+    origins = np.array([1] * len(synthetic) + [0] * len(others))
+    vectors = make_terms().fit_transform([*synthetic, *others])
+    of_made, of_others = vectors[: len(synthetic)], vectors[len(synthetic) :]
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     model = LogisticRegression(solver="liblinear")  # for sparse rows ten times as fast as lbfgs
     scores = cross_val_predict(model, vectors, origins, cv=folds, method="decision_function")

@@ -180,9 +180,9 @@ def bound_by_bootstrap(pairs: Paired, seed: int, confidence: float = CONFIDENCE)
         return None
     kinds = sorted(pairs.groups)
     counts = np.array([pairs.groups[kind] for kind in kinds])
-    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=BOOTSTRAP_DRAWS)
+    sample = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=BOOTSTRAP_DRAWS)
     sizes, nets = (np.array(column) for column in zip(*kinds, strict=True))
-    return float(np.quantile(drawn @ nets / (drawn @ sizes), 1.0 - confidence, method="lower"))
+    return float(np.quantile(sample @ nets / (sample @ sizes), 1.0 - confidence, method="lower"))
 
 
 def compute_mcnemar(pairs: Paired) -> float:

@@ -33,16 +33,16 @@ def measure_agreement(ratings: Ratings, seed: int = 0) -> Agreement:
     disagreements = (counts * (sizes[:, None] - counts)).sum(axis=1) / (sizes - 1)
     observed = Agreement(items=len(counts), ratings=int(sizes.sum()), same=float(np.mean(disagreements == 0)))
     (alpha,) = _find_alphas(disagreements.sum(), sizes.sum(), _expect(counts.sum(axis=0)))
-    drawn = np.concatenate(
+    sample = np.concatenate(
         [
             _find_alphas(weights @ disagreements, weights @ sizes, _expect(weights @ counts))
             for weights in _draw(len(counts), seed)
         ]
     )
-    drawn = drawn[~np.isnan(drawn)]
-    if np.isnan(alpha) or not len(drawn):
+    sample = sample[~np.isnan(sample)]
+    if np.isnan(alpha) or not len(sample):
         return observed
-    low, high = (float(bound) for bound in np.quantile(drawn, (0.025, 0.975)))
+    low, high = (float(bound) for bound in np.quantile(sample, (0.025, 0.975)))
     expected = float(_expect(counts.sum(axis=0))[0])
     low = min(low, _find_low(float(disagreements.sum() / sizes.sum()), len(counts), expected))
     return msgspec.structs.replace(observed, alpha=float(alpha), low=low, high=high)

@@ -61,8 +61,8 @@ class Ratings:
     def select_items(self, names: Iterable[str]) -> Ratings:
         """The ratings of these items alone."""
         chosen = set(names)
-        wanted = np.isin(self.item, [at for at, name in enumerate(self.items) if name in chosen])
-        places = zip(self.item[wanted], self.rater[wanted], self.value[wanted], strict=True)
+        mask = np.isin(self.item, [at for at, name in enumerate(self.items) if name in chosen])
+        places = zip(self.item[mask], self.rater[mask], self.value[mask], strict=True)
         rows = [Rating(self.items[item], self.raters[rater], self.values[value]) for item, rater, value in places]
         return collect_ratings(rows, self.gold)
 

@@ -36,8 +36,8 @@ def draw_losses(title: str, losses: Sequence[Sequence[float]], heldout: Sequence
             f'<text x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{last * tick / TICKS:.0f}</text>',
         ]
     rows = ((losses, TRAINING_COLOUR, "training loss"), (heldout, HELDOUT_COLOUR, "held-out loss"))
-    for at, (drawn, colour, name) in enumerate(rows):
-        line = " ".join(place(point[0], point[1]) for point in drawn)
+    for at, (curve, colour, name) in enumerate(rows):
+        line = " ".join(place(point[0], point[1]) for point in curve)
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{line}"/>')
         parts.append(f'<text x="{WIDTH - 200 + 100 * at}" y="20" fill="{colour}">{name}</text>')
     return "".join([*parts, f'<text x="{WIDTH / 2}" y="{HEIGHT - 5}" text-anchor="middle">step</text></svg>'])

@@ -62,8 +62,8 @@ def draw_rows(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
     """At most this number of rows, drawn at random, in their order."""
     if len(rows) <= rows_max:
         return list(rows)
-    drawn = random.Random(seed).sample(range(len(rows)), rows_max)  # noqa: S311 - a repeatable draw, no secret
-    return [rows[at] for at in sorted(drawn)]
+    places = random.Random(seed).sample(range(len(rows)), rows_max)  # noqa: S311 - a repeatable draw, no secret
+    return [rows[at] for at in sorted(places)]
 
 
 def rehearse(rows: Sequence[Row], heldout: Sequence[Row], older: Sequence[Row], share: float, seed: int) -> list[Row]:

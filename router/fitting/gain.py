@@ -261,8 +261,8 @@ def _placed(shapes: npt.NDArray[np.float32], mean: Vectors, scale: Vectors) -> V
 
 def _bells(placed: Vectors, centres: Vectors, width: float) -> Floats:
     """The nearness of each row to each centre, from 0 to 1."""
-    left, other = placed.astype(np.float64), centres.astype(np.float64)
-    distances = (left * left).sum(1)[:, None] + (other * other).sum(1) - 2 * left @ other.T
+    rows, other = placed.astype(np.float64), centres.astype(np.float64)
+    distances = (rows * rows).sum(1)[:, None] + (other * other).sum(1) - 2 * rows @ other.T
     bells: Floats = np.exp(np.maximum(distances, 0.0) * (-0.5 / width**2))
     return bells
 

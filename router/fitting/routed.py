@@ -34,16 +34,16 @@ def route_rows(
     fold = np.empty(count, dtype=np.int64)
     fold[np.random.default_rng(seed).permutation(count)] = np.arange(count) % FOLDS
     general = None if general_right is None else np.array(general_right, dtype=np.bool_)
-    sent = np.empty(count)
+    ranks = np.empty(count)
     for at in range(FOLDS):
         held_out = np.flatnonzero(fold == at)
         weights, bias = weigh(measured.matrix[fold != at], measured.right[fold != at])
         scores = np.where(measured.silent[held_out], -np.inf, measured.matrix[held_out] @ weights + bias)
         order = np.argsort(scores, kind="stable")
-        sent[held_out[order]] = (np.arange(len(held_out)) + 0.5) / len(held_out)
+        ranks[held_out[order]] = (np.arange(len(held_out)) + 0.5) / len(held_out)
     points = []
     for step in range(STEPS + 1):
-        goes = sent < step / STEPS
+        goes = ranks < step / STEPS
         kept_wrong = ~goes & ~measured.right
         wrong = None if general is None else float((kept_wrong | (goes & ~general)).mean())
         points.append(Point(float(goes.mean()), float(kept_wrong.mean()), wrong))

@@ -326,11 +326,11 @@ class Placer:
         oldest = min((p for p in ghosts if p.ghosts), key=lambda placement: placement.since, default=None)
         if oldest is None:
             return
-        left = replace(oldest, ghosts=oldest.ghosts - 1)
-        if left.ghosts or left.state != "ghost":
-            await self._put(left, now)
+        reduced = replace(oldest, ghosts=oldest.ghosts - 1)
+        if reduced.ghosts or reduced.state != "ghost":
+            await self._put(reduced, now)
         else:
-            await self._forget(replica, oldest.version, left, now, lost=True)
+            await self._forget(replica, oldest.version, reduced, now, lost=True)
 
     async def _keep_warm(self, replica: Replica) -> bool:
         """Have every adapter that the engine lists answer one token, so that it is what was used last."""

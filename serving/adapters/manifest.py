@@ -100,20 +100,20 @@ def read_manifest(path: Path) -> Manifest:
 
 def from_json(value: Any) -> Manifest:
     """The manifest in a JSON object, as `to_json` writes it. Raises ManifestError."""
-    read = _Fields("", value)
+    fields = _Fields("", value)
     manifest = Manifest(
-        task=read.take("task", _task),
-        base_fingerprint=read.take_or("base_fingerprint", _fingerprint, None),
-        contract=read.take_or("contract", _contract, None),
-        general_prompt=read.take("general_prompt", _general_prompt),
-        sampling=read.take_or("sampling", _sampling, {}),
-        golden=read.take_or("golden", _golden, ()),
-        provenance=read.take_or("provenance", _provenance, {}),
-        coverage=read.take_or("coverage", _mapping, {}),
-        calibration=read.take_or("calibration", _mapping, {}),
-        review_by=read.take_or("review_by", _review_by, None),
+        task=fields.take("task", _task),
+        base_fingerprint=fields.take_or("base_fingerprint", _fingerprint, None),
+        contract=fields.take_or("contract", _contract, None),
+        general_prompt=fields.take("general_prompt", _general_prompt),
+        sampling=fields.take_or("sampling", _sampling, {}),
+        golden=fields.take_or("golden", _golden, ()),
+        provenance=fields.take_or("provenance", _provenance, {}),
+        coverage=fields.take_or("coverage", _mapping, {}),
+        calibration=fields.take_or("calibration", _mapping, {}),
+        review_by=fields.take_or("review_by", _review_by, None),
     )
-    read.finish()
+    fields.finish()
     return manifest
 
 
@@ -213,14 +213,14 @@ def _sha256(place: str, value: Any, source: str) -> str:
 
 
 def _contract(place: str, value: Any) -> dict[str, Any]:
-    read = _Fields(place, value)
+    fields = _Fields(place, value)
     contract = {
-        "json_schema": read.take_or("json_schema", _mapping, None),
-        "choices": read.take_or("choices", _choices, None),
-        "regex": read.take_or("regex", _regex, None),
-        "length": read.take_or("length", _length, None),
+        "json_schema": fields.take_or("json_schema", _mapping, None),
+        "choices": fields.take_or("choices", _choices, None),
+        "regex": fields.take_or("regex", _regex, None),
+        "length": fields.take_or("length", _length, None),
     }
-    read.finish()
+    fields.finish()
     parts = {key: part for key, part in contract.items() if part is not None}
     if not parts:
         raise ManifestError(f"{place} is empty: give json_schema, choices, regex or length, or leave it out.")
@@ -246,9 +246,9 @@ def _regex(place: str, value: Any) -> str:
 
 
 def _length(place: str, value: Any) -> dict[str, int]:
-    read = _Fields(place, value)
-    bounds = {key: read.take_or(key, _characters, None) for key in ("characters_min", "characters_max")}
-    read.finish()
+    fields = _Fields(place, value)
+    bounds = {key: fields.take_or(key, _characters, None) for key in ("characters_min", "characters_max")}
+    fields.finish()
     lengths = {key: bound for key, bound in bounds.items() if bound is not None}
     if not lengths:
         raise ManifestError(f"{place} is empty: give characters_min or characters_max, or leave it out.")
@@ -264,13 +264,13 @@ def _characters(place: str, value: Any) -> int | None:
 
 
 def _general_prompt(place: str, value: Any) -> GeneralPromptView:
-    read = _Fields(place, value)
+    fields = _Fields(place, value)
     general_prompt = GeneralPromptView(
-        system=read.take("system", lambda at, text: _text(at, text, SYSTEM_LENGTH_MAX)),
-        response_format=read.take_or("response_format", _response_format, None),
-        sampling=read.take_or("sampling", _sampling, {}),
+        system=fields.take("system", lambda at, text: _text(at, text, SYSTEM_LENGTH_MAX)),
+        response_format=fields.take_or("response_format", _response_format, None),
+        sampling=fields.take_or("sampling", _sampling, {}),
     )
-    read.finish()
+    fields.finish()
     return general_prompt
 
 
@@ -324,12 +324,12 @@ def _golden(place: str, value: Any) -> tuple[Golden, ...]:
 
 
 def _golden_one(place: str, value: Any) -> Golden:
-    read = _Fields(place, value)
+    fields = _Fields(place, value)
     golden = Golden(
-        prompt=read.take("prompt", lambda at, text: _text(at, text, PROMPT_LENGTH_MAX)),
-        expected=read.take_or("expected", lambda at, text: _text(at, text, PROMPT_LENGTH_MAX), None),
+        prompt=fields.take("prompt", lambda at, text: _text(at, text, PROMPT_LENGTH_MAX)),
+        expected=fields.take_or("expected", lambda at, text: _text(at, text, PROMPT_LENGTH_MAX), None),
     )
-    read.finish()
+    fields.finish()
     return golden
 
 
@@ -364,9 +364,9 @@ def _digest(place: str, value: Any) -> str:
 
 
 def _source(place: str, value: Any) -> dict[str, str]:
-    read = _Fields(place, value)
-    source = {key: read.take_or(key, _line, "") for key in ("repository", "commit", "path")}
-    read.finish()
+    fields = _Fields(place, value)
+    source = {key: fields.take_or(key, _line, "") for key in ("repository", "commit", "path")}
+    fields.finish()
     return source
 
 

@@ -53,18 +53,18 @@ def spread(
     rooms = {room.name: room for room in replicas}
     copies_min = min(replicas_min, len(rooms)) if replicas_min > 0 else len(rooms)
     locations = {version: rooms.keys() & before.get(version, ()) for version in demands}
-    wanted = {
+    counts = {
         version: _copies(demand.in_flight, len(locations[version]), copies_min, len(rooms), in_flight_target)
         for version, demand in demands.items()
     }
-    plan = _Plan(demands, rooms, sum(wanted.values()))
-    plan.keep(wanted, locations)
+    plan = _Plan(demands, rooms, sum(counts.values()))
+    plan.keep(counts, locations)
     ranked = sorted(demands, key=lambda version: (-demands[version].priority, version))
     groups = [list(group) for _, group in groupby(ranked, key=lambda version: demands[version].priority)]
     for group in groups:
         plan.fill(group, dict.fromkeys(group, copies_min), displace=True)
     for group in groups:
-        plan.fill(group, wanted, displace=False)
+        plan.fill(group, counts, displace=False)
     return plan.placed()
 
 
@@ -101,21 +101,21 @@ class _Plan:
         self._versions_on: dict[str, set[str]] = {replica: set() for replica in rooms}
         self._orders: dict[str, list[str]] = {}
 
-    def keep(self, wanted: Mapping[str, int], locations: Mapping[str, Iterable[str]]) -> None:
+    def keep(self, counts: Mapping[str, int], locations: Mapping[str, Iterable[str]]) -> None:
         """Leave what is there where it is, up to the copies wanted and the places of each replica."""
         for version, replicas in locations.items():
-            for replica in _in_order(version, replicas)[: wanted[version]]:
+            for replica in _in_order(version, replicas)[: counts[version]]:
                 self._put(version, replica)
         for replica, versions in sorted(self._versions_on.items()):
             over = len(versions) - max(0, self._rooms[replica].places)
             for version in sorted(versions, key=self._goes_first)[: max(0, over)]:
                 self._take(version, replica)
 
-    def fill(self, versions: Sequence[str], wanted: Mapping[str, int], displace: bool) -> None:
+    def fill(self, versions: Sequence[str], counts: Mapping[str, int], displace: bool) -> None:
         """Give each of the versions its next copy, in turn, until it has what is wanted or no place is left."""
-        for copies in range(1, max(wanted[version] for version in versions) + 1):
+        for copies in range(1, max(counts[version] for version in versions) + 1):
             for version in versions:
-                if len(self._replicas_of[version]) < min(copies, wanted[version]):
+                if len(self._replicas_of[version]) < min(copies, counts[version]):
                     self._place(version, displace)
 
     def placed(self) -> dict[str, tuple[str, ...]]:

@@ -146,8 +146,8 @@ class Reconciler:
         moment, gone = time.monotonic(), {*places.values()} - self._fleet.replicas.keys()
         self._gone_since = {on: self._gone_since.get(on, moment) for on in gone}
         old = {on for on, since in self._gone_since.items() if moment - since > LEAVING_SECONDS_MAX}
-        wanted = {version.name for version in now.versions.values() if version.state in WANTED}
-        over = {name for name in places.keys() - placed if name.partition("/")[2] not in wanted}
+        version_names = {version.name for version in now.versions.values() if version.state in WANTED}
+        over = {name for name in places.keys() - placed if name.partition("/")[2] not in version_names}
         self._over_since = {name: self._over_since.get(name, moment) for name in over}
         old_names = {name for name, since in self._over_since.items() if moment - since > OVER_SECONDS_MAX}
         keys = [name for name, on in places.items() if on in old or name in old_names][:FORGOTTEN_AT_ONCE]
@@ -170,12 +170,12 @@ class Reconciler:
     def _spread(self, pool_name: str, now: Pass) -> dict[str, tuple[str, ...]]:
         """The replicas that are to hold each version of a pool; nothing for a pool that takes no adapters."""
         pool = self._fleet.pools[pool_name]
-        wanted = {
+        demands = {
             version.name: Demand(now.world.in_flight(version.name), PRIORITY[version.state])
             for version in now.versions.values()
             if version.pool == pool_name and version.state in WANTED and self.fits(version)
         }
-        if not wanted:
+        if not demands:
             return {}
         rooms = []
         for replica in self._fleet.in_pool(pool_name):
@@ -187,9 +187,9 @@ class Reconciler:
         for (on, name), placement in now.placements.items():
             if placement.state in HELD:
                 before.setdefault(name, set()).add(on)
-        plan = dict(spread(wanted, rooms, pool.replicas_min, pool.in_flight_target, before))
+        plan = dict(spread(demands, rooms, pool.replicas_min, pool.in_flight_target, before))
         enough = min(pool.replicas_min or len(rooms), len(rooms))
-        for name in wanted:  # one that is not yet served is placed as a whole, or not at all
+        for name in demands:  # one that is not yet served is placed as a whole, or not at all
             if now.versions[name].state == "staging" and len(plan.get(name, ())) < enough:
                 plan[name] = ()
         return plan

@@ -345,7 +345,7 @@ class Registry:
         self,
         task: str,
         expected_generation: int | None,
-        made: Callable[[AliasEntry | None, Mapping[str, Version]], AliasEntry | None],
+        make: Callable[[AliasEntry | None, Mapping[str, Version]], AliasEntry | None],
         quarantine: str = "",
         beside: Change | None = None,
         noted: Noted = note_nothing,
@@ -359,7 +359,7 @@ class Registry:
                 raise Stale(task, alias_generation)
             if task in self._alias_mirror.unreadable:
                 raise Unreadable(self._aliases.kind, task)
-            after = made(before, versions)
+            after = make(before, versions)
             if after is before:
                 return alias_generation
             if unread := sorted(self.unreadable & (_named(before) | _named(after))):
@@ -394,8 +394,8 @@ def find_role_changes(
     quarantine: str = "",
 ) -> Iterator[tuple[str, VersionState, str]]:
     """The new state of each version that an alias names, or named. Raises RegistryError for one that is not ready."""
-    taken = {} if after is None else after.weights | after.shadow
-    for name in taken:
+    weights_after = {} if after is None else after.weights | after.shadow
+    for name in weights_after:
         version = versions.get(name)
         if version is None or version.task != task:
             raise RegistryError(f"{name} is no version of {task}.")
@@ -405,10 +405,10 @@ def find_role_changes(
         if role is not None and role != version.state:
             _see_that_it_may(version, role)
         yield name, role or version.state, ""
-    had = {} if before is None else before.weights | before.shadow
-    for name in had:
+    weights_before = {} if before is None else before.weights | before.shadow
+    for name in weights_before:
         version = versions.get(name)
-        if name in taken or version is None or version.state not in ROLES:
+        if name in weights_after or version is None or version.state not in ROLES:
             continue
         led = before is not None and (name == before.leading or name in before.previous)
         if quarantine and version.state != "shadow":

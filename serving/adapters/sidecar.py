@@ -157,10 +157,10 @@ class Puller:
             raise PullError(f"{fault} ({type(error).__name__} {error}).") from None
 
     async def _keep(self, answer: httpx.Response, path: Path, size_bytes_max: int) -> None:
-        got = 0
+        size_bytes = 0
         async for piece in answer.aiter_raw(WRITE_BYTES):
-            got += len(piece)
-            if got > size_bytes_max:
+            size_bytes += len(piece)
+            if size_bytes > size_bytes_max:
                 raise PullError(f"The gateway's {path.name} has more than {size_bytes_max} bytes, the limit here.")
             await to_its_end(partial(append, path, [piece], len(piece), self._free_bytes_min))
 

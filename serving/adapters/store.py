@@ -160,10 +160,10 @@ def check_room(folder: Path, size_bytes: int, free_bytes_min: int) -> None:
 def _copy_file(source: BinaryIO, target: Path, size_bytes: int) -> None:
     """Exactly `size_bytes`, on disk before this returns."""
     with target.open("xb") as copy:
-        left = size_bytes
-        while left and (chunk := source.read(min(left, CHUNK_BYTES))):
+        remaining = size_bytes
+        while remaining and (chunk := source.read(min(remaining, CHUNK_BYTES))):
             copy.write(chunk)
-            left -= len(chunk)
+            remaining -= len(chunk)
         copy.flush()
         os.fchmod(copy.fileno(), FILE_MODE)
         os.fsync(copy.fileno())

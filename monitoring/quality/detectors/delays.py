@@ -184,10 +184,10 @@ def start_reference(now: float) -> Reference:
 
 def resume(reference: Reference, now: float) -> Reference:
     """The reference after a pause until now, which is no part of it."""
-    passed = now - reference.ended
+    elapsed = now - reference.ended
     return replace(
         reference,
-        began=reference.began + passed,
+        began=reference.began + elapsed,
         ended=now,
         stretches=(*reference.stretches, *start_reference(now).stretches),
     )

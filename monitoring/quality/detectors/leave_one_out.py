@@ -130,12 +130,12 @@ def add_label(roll: GiverRoll, name: str, reported: bool = False, at: float = 0.
 
 def fade(roll: GiverRoll, at: float) -> GiverRoll:
     """The roll at a later time (Unix seconds): all counts have faded alike."""
-    passed = at - roll.aged_at
-    if passed < AGED_SECONDS:
+    elapsed = at - roll.aged_at
+    if elapsed < AGED_SECONDS:
         return roll
     if not roll.aged_at:
         return replace(roll, aged_at=at)
-    left = math.exp(-passed / FADING_SECONDS)
+    left = math.exp(-elapsed / FADING_SECONDS)
     requests, labels = (
         tuple([round(left * count, DIGITS) for count in counts]) for counts in (roll.requests, roll.labels)
     )

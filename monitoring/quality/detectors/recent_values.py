@@ -104,10 +104,10 @@ def add_event(rate: Rate | None, at: float) -> Rate:
     """The rate after an event. One that comes before the last counts as at that time."""
     if rate is None:
         return Rate(at, at, 1.0)
-    passed = at - rate.at
-    if passed <= 0.0:
+    elapsed = at - rate.at
+    if elapsed <= 0.0:
         return Rate(rate.since, rate.at, rate.count + 1.0)
-    return Rate(rate.since, at, rate.count * math.exp(-passed / RATE_SECONDS) + 1.0)
+    return Rate(rate.since, at, rate.count * math.exp(-elapsed / RATE_SECONDS) + 1.0)
 
 
 def count_per_day(rate: Rate | None, at: float, known_seconds_min: float = RATE_SECONDS_MIN) -> float:

@@ -44,11 +44,11 @@ def fade(saving: Saving, at: float) -> Saving:
 
 def _moved(saving: Saving, at: float, saved: float, shadow: float, requests: float, unknown: float) -> Saving:
     """The sums with so much more at a time; one before the last counts as that."""
-    passed = at - saving.at
-    if passed <= 0.0:
+    elapsed = at - saving.at
+    if elapsed <= 0.0:
         left, at = 1.0, saving.at
     else:
-        left = math.exp(-passed / RATE_SECONDS)
+        left = math.exp(-elapsed / RATE_SECONDS)
     return Saving(
         saving.since,
         at,

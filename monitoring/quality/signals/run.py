@@ -262,14 +262,14 @@ class Monitor:
                 return batch._replace(entries=[], more=True, left_ms=begin)
             batch = _until(batch, begin + int(PART_SECONDS * 1000))
         self._take(reckoning, batch.entries)
-        read = {entry.stream: entry.name for entry in batch.entries}
+        latest = {entry.stream: entry.name for entry in batch.entries}
         cursors = self._cursors
         self._cursors = Cursors(
             cursors.step,
             cursors.epoch,
-            read.get(RECORDS, cursors.records),
-            read.get(REPORTED, cursors.reported),
-            read.get(FEEDBACK, cursors.feedback),
+            latest.get(RECORDS, cursors.records),
+            latest.get(REPORTED, cursors.reported),
+            latest.get(FEEDBACK, cursors.feedback),
         )
         return batch
 
@@ -387,9 +387,9 @@ def _cursors(stored: Mapping[bytes, bytes]) -> Cursors:
     fields = {name.decode(): value.decode() for name, value in stored.items()}
     if not fields:
         return Cursors()
-    read = fields.get("records", ""), fields.get("reported", BEGINNING), fields.get("feedback", "")
-    cursors = Cursors(fields.get("step", ""), fields.get("epoch", ""), *read)
-    for stream, name in enumerate(read):
+    places = fields.get("records", ""), fields.get("reported", BEGINNING), fields.get("feedback", "")
+    cursors = Cursors(fields.get("step", ""), fields.get("epoch", ""), *places)
+    for stream, name in enumerate(places):
         read_entry(stream, name, {})
     int(cursors.step)
     return cursors

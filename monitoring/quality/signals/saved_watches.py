@@ -75,31 +75,31 @@ def _read_parts(text: bytes, head: Head) -> tuple[Watch, list[str]]:
     """Read each part by itself. Raises ValidationError where the form or the callers can't be read."""
     parts = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     fresh = start(head.version, head.task, head.epoch)
-    read: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     dropped: list[str] = []
     for field in msgspec.structs.fields(Watch):
         if field.name in ("form", "roll"):  # without them nothing of it has a meaning
-            read[field.name] = msgspec.json.decode(parts.get(field.name, msgspec.Raw(b"null")), type=field.type)
+            values[field.name] = msgspec.json.decode(parts.get(field.name, msgspec.Raw(b"null")), type=field.type)
         elif field.name in BY_NAME:
-            read[field.name] = _read_signals(parts.get(field.name, msgspec.Raw(b"{}")), field.type, dropped)
+            values[field.name] = _read_signals(parts.get(field.name, msgspec.Raw(b"{}")), field.type, dropped)
         elif field.name in parts:
             try:
-                read[field.name] = msgspec.json.decode(parts[field.name], type=field.type)
+                values[field.name] = msgspec.json.decode(parts[field.name], type=field.type)
             except msgspec.ValidationError:
                 dropped.append(field.name)
-    taken = {name: at for name, at in read.get("anew", {}).items() if name not in dropped}
-    return replace(fresh, **{**read, "anew": taken}), dropped  # their baselines are taken again
+    times = {name: at for name, at in values.get("anew", {}).items() if name not in dropped}
+    return replace(fresh, **{**values, "anew": times}), dropped  # their baselines are taken again
 
 
 def _read_signals(raw: msgspec.Raw, kind: Any, dropped: list[str]) -> dict[str, Any]:
     """Several signals by name, without those that can't be read."""
-    read: dict[str, Any] = {}
+    signals: dict[str, Any] = {}
     for name, part in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).items():
         try:
-            read |= msgspec.json.decode(msgspec.json.encode({name: part}), type=kind)
+            signals |= msgspec.json.decode(msgspec.json.encode({name: part}), type=kind)
         except msgspec.ValidationError:
             dropped.append(name)
-    return read
+    return signals
 
 
 def _course_of(head: Head) -> Course:

@@ -75,8 +75,8 @@ def _held_against(watch: Watch, name: str, baseline: Baseline) -> Watch:
     signal, _, of_class = name.partition(":")
     measure = get_measure(signal)
     if measure is None:
-        left = {other: state for other, state in watch.signals.items() if other != signal}
-        return replace(watch, signals=left)
+        signals = {other: state for other, state in watch.signals.items() if other != signal}
+        return replace(watch, signals=signals)
     if of_class and measure == "share":
         fresh = label_signal.start(FIRST_OF_CLASS, watch.version)
         return replace_labelled(watch, {name: watch.classes.get(name, fresh).hold_against(baseline)})

@@ -71,11 +71,11 @@ def read_streams(script: Any, read: tuple[str, str, str], known_at: float | None
     clock_was_set_back = last_ms > now_ms
     now_ms = now_ms if known_at is None else min(now_ms, int(known_at * 1000))
     until_ms = None if clock_was_set_back else now_ms - 1  # else entries would wait for the clock
-    taken = order_entries(streams, READ_MAX, until_ms)
-    taken_keys = {entry[:3] for entry in taken}
+    ordered = order_entries(streams, READ_MAX, until_ms)
+    taken_keys = {entry[:3] for entry in ordered}
     left_ms = min([entry.milliseconds for entry in everything if entry[:3] not in taken_keys], default=now_ms)
     full = any(len(entries) >= READ_MAX for entries in streams)
-    return Batch(taken, full or left_ms < now_ms, step.decode(errors="replace"), now_ms, left_ms)
+    return Batch(ordered, full or left_ms < now_ms, step.decode(errors="replace"), now_ms, left_ms)
 
 
 def unpack(stream: int, heads: bytes, bodies: bytes) -> list[StreamEntry]:

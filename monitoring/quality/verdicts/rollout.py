@@ -354,14 +354,14 @@ def _evidence(harm_margin: float, margin: float, groups: int) -> LeaveOneOut[Evi
 def _required(state: Tally, plan: RolloutPlan) -> list[Signal]:
     """The signals that must show "no worse" before a promotion."""
     contract = state.contract.whole
-    wanted: Mapping[Signal, bool] = {
+    required: Mapping[Signal, bool] = {
         "error": True,
         "contract": bool(contract.harm.observed or contract.canary or contract.active),
         "latency": True,
         "feedback": plan.feedback_metric is not None,
         "shadow": plan.shadow_required,
     }
-    return [name for name in SIGNALS if wanted[name]]
+    return [name for name in SIGNALS if required[name]]
 
 
 def _missing(state: Tally, plan: RolloutPlan, required: list[Signal], seconds_running: float) -> list[str]:

@@ -107,18 +107,18 @@ def _forget_others(folder: Path, listing: Listing) -> None:
 
 def _fetch_file(source: Source, file: RemoteFile, path: Path, job: FetchJob, tell: Callable[[int], None]) -> None:
     path.touch()
-    got = path.stat().st_size
-    if got < file.size_bytes:
-        with source.read(file, got) as pieces:
+    size_bytes = path.stat().st_size
+    if size_bytes < file.size_bytes:
+        with source.read(file, size_bytes) as pieces:
             for piece in pieces:
-                got += len(piece)
-                if got > file.size_bytes:
+                size_bytes += len(piece)
+                if size_bytes > file.size_bytes:
                     path.unlink()
                     raise SourceError(f"{path.name} is longer than the {file.size_bytes} bytes that its source tells.")
                 append(path, [piece], len(piece), job.free_bytes_min)
-                tell(got)
-    if got < file.size_bytes:
-        raise BrokenOff(f"{path.name} ends after {got} of {file.size_bytes} bytes")
+                tell(size_bytes)
+    if size_bytes < file.size_bytes:
+        raise BrokenOff(f"{path.name} ends after {size_bytes} of {file.size_bytes} bytes")
 
 
 def _check_bytes(file: RemoteFile, path: Path) -> None:
