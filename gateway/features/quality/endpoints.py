@@ -259,7 +259,7 @@ def read_situation(
     return Situation(
         task=task,
         now=now,
-        health=health if health is not None else snapshot.health.get(task, TaskQuality()),
+        quality=health if health is not None else snapshot.health.get(task, TaskQuality()),
         plan=quality.services.settings.plan(task),
         roles=roles,
         around=find_obstacles(
@@ -283,7 +283,7 @@ def read_situation(
 def _row(quality: Quality, snapshot: Snapshot, task: str, generation: int, now: float) -> dict[str, Any]:
     state = read_situation(quality, snapshot, task, now)
     report: TaskReport = make_report(state)
-    verdict = state.health.versions.get(report.version or "", VersionQuality())
+    verdict = state.quality.versions.get(report.version or "", VersionQuality())
     return {
         "task": task,
         "version": report.version,

@@ -49,7 +49,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
     task: str
     now: float
-    health: TaskQuality
+    quality: TaskQuality
     plan: Plan
     roles: Roles
     judgements: dict[str, Judgement] = {}
@@ -80,7 +80,7 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
 def make_report(of: Situation) -> TaskReport:
     """All of it in words."""
     name = of.roles.active
-    quality = of.health.versions.get(name or "")
+    quality = of.quality.versions.get(name or "")
     judged = of.judgements.get(name or "")
     verdict = quality.verdict if quality is not None else ("healthy" if judged is not None else None)
     return TaskReport(
@@ -95,7 +95,7 @@ def make_report(of: Situation) -> TaskReport:
         next=list(dict.fromkeys(_next(of, name, quality, judged))) or ["Nothing: it is watched."],
         caveats=[
             *caveats.list_caveats(
-                of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
+                of.quality, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
             ),
             *of.notes,
         ],
@@ -143,19 +143,19 @@ def _known(of: Situation) -> Iterator[str]:
     for role, name in roles:
         if name is None:
             continue
-        quality, judged = of.health.versions.get(name), of.judgements.get(name)
+        quality, judged = of.quality.versions.get(name), of.judgements.get(name)
         if quality is None and judged is None:
             if role == "leads":
                 yield f"{name} leads {of.task}, and has not been judged yet."
             continue
         yield from _of_version(name, role, of, quality or VersionQuality(), judged)
-    if of.health.ticket is not None and of.health.ticket.closed_at is None:
-        ticket = of.health.ticket
+    if of.quality.ticket is not None and of.quality.ticket.closed_at is None:
+        ticket = of.quality.ticket
         yield (
             f"Ticket {ticket.id} is open since {format_moment(ticket.opened_at)}: raised shadows have cost "
             f"{ticket.shadow_usd_spent:.2f} of at most {ticket.shadow_usd_max:.2f} US dollars."
         )
-    if of.health.changed is not None:
+    if of.quality.changed is not None:
         yield _changed(of)
     yield from obstacles.describe_obstacles(of.task, of.around, [name for _, name in roles if name is not None])
 
@@ -177,7 +177,7 @@ def _of_version(
         yield f"{name} is paused: it gets none of the requests{had}."
     elif quality.held:
         yield f"{name} still answers all of its requests: {_why_held(quality, judged)}."
-        yield from better_arm_wait.describe_wait(name, quality, judged, of.health, of.now)
+        yield from better_arm_wait.describe_wait(name, quality, judged, of.quality, of.now)
     if judged is not None:
         yield from _traffic(name, judged)
         if role == "leads":
@@ -214,7 +214,7 @@ def _better_arms(judged: Judgement) -> list[str]:
 
 
 def _changed(of: Situation) -> str:
-    word = of.health.changed
+    word = of.quality.changed
     assert word is not None, "asked only where there is one"
     when = "has changed" if word.effective_at <= of.now else "changes"
     note = f": {word.note.rstrip('.')}" if word.note else ""
@@ -284,9 +284,9 @@ def _arm(arm: ArmReport, name: str) -> Iterator[str]:
 
 
 def _done(of: Situation) -> Iterator[str]:
-    if not of.health.actions:
+    if not of.quality.actions:
         yield "Nothing was done yet."
-    for action in reversed(of.health.actions[-ACTIONS_TOLD_MAX:]):
+    for action in reversed(of.quality.actions[-ACTIONS_TOLD_MAX:]):
         yield _action(action, of)
 
 
@@ -313,7 +313,7 @@ def _action(action: Action, of: Situation) -> str:
 def _failed(action: Action, of: Situation) -> str:
     """The note that it was not carried out; "yet" where it is asked for again, as it still follows from what is
     known."""
-    if is_asked_again(of.health, action, of.judgements, of.roles, of.plan, of.now):
+    if is_asked_again(of.quality, action, of.judgements, of.roles, of.plan, of.now):
         return "It is not carried out yet, and is tried again"
     return "It was not carried out"
 
@@ -325,7 +325,7 @@ def _next(of: Situation, name: str | None, quality: VersionQuality | None, judge
         return
     quality = quality or VersionQuality()
     stale = quality.stale_from is not None and quality.stale_from <= of.now
-    set_for_change = of.health.changed.override if of.health.changed is not None else None
+    set_for_change = of.quality.changed.override if of.quality.changed is not None else None
     kept_away = list(obstacles.list_steps(of.task, of.around, name, stale, set_for_change))
     yield from kept_away
     if quality.verdict == "degraded":
@@ -388,7 +388,7 @@ def _next_of_degraded(of: Situation, name: str, quality: VersionQuality, judged:
     if quality.to is not None and not blind:
         yield "Nothing has to be done at once: its share comes back by itself once labels show that it has recovered."
     if quality.to is not None:
-        move = find_last_move(of.health, name)
+        move = find_last_move(of.quality, name)
         if move is not None:
             yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
     elif quality.pin is None:
@@ -425,7 +425,7 @@ def _next_of_canary(of: Situation) -> Iterator[str]:
                 f"Wait for labels and judged pairs of what {name} answered before it was paused, if they still come: "
                 f"once they show that it has recovered it is healthy{back}."
             )
-            move = find_last_move(of.health, name)
+            move = find_last_move(of.quality, name)
             if move is not None:
                 yield f"Take the pause of {name} back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
             small = f"apprentice adapters canary {name} --share 0.01"
@@ -452,7 +452,7 @@ def _next_of_previous_version(of: Situation) -> Iterator[str]:
 
 
 def _known_of(of: Situation, name: str) -> VersionQuality:
-    return of.health.versions.get(name, VersionQuality())
+    return of.quality.versions.get(name, VersionQuality())
 
 
 def _say_healthy(of: Situation, name: str) -> str:

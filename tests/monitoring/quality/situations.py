@@ -174,7 +174,7 @@ def of(health: TaskQuality, judged: Judgement | None, **more: Any) -> Situation:
     """A situation in which the monitor judged a second ago."""
     judgements = {} if judged is None else {judged.version: judged}
     given = {"plan": PLAN, "roles": ROLES, "judged_at": NOW - 1, **more}
-    return Situation(task="returns", now=NOW, health=health, judgements=judgements, **given)
+    return Situation(task="returns", now=NOW, quality=health, judgements=judgements, **given)
 
 
 def single(known: VersionQuality, **more: Any) -> TaskQuality:
