@@ -17,11 +17,11 @@ import numpy as np
 
 from benchmarks.canary import rate_of
 from benchmarks.degradation_figures import median_of
-from benchmarks.degradation_signals import SUM_MAX, Blocks
+from benchmarks.degradation_signals import SUM_MAX, Clusters
 from benchmarks.degradation_worlds import Bools, Floats, drawing
 from benchmarks.harness import say, table
 from monitoring.quality.detectors import paired
-from monitoring.quality.detectors.dependence import PRIOR_BLOCKS_OF_PAIRS
+from monitoring.quality.detectors.dependence import CAUTION_OF_PAIRS, PRIOR_PAIRS
 from monitoring.quality.detectors.estimates import Sums
 from monitoring.quality.signals import pair_signal
 from monitoring.quality.signals.pair_signal import First
@@ -51,7 +51,7 @@ class PairSignals:
     """`PairSignal` of all runs, whose pairs a judge has judged, in numpy. A test holds it to that, pair by pair."""
 
     def __init__(self, kind: str, runs: int) -> None:
-        self._blocks, self._pairs, self._begun = Blocks(runs, PRIOR_BLOCKS_OF_PAIRS), 0, 0
+        self._clusters, self._pairs, self._begun = Clusters(runs, PRIOR_PAIRS), 0, 0
         self._total, self._squares = np.zeros(runs), np.zeros(runs)
         self._margins = np.zeros(runs) if kind == "known" else None
         self.sums, self.most = np.zeros((len(STAKES), runs)), np.zeros(runs)
@@ -59,15 +59,17 @@ class PairSignals:
     @property
     def dispersion(self) -> Floats:
         """The dispersion that pairs show so far."""
-        return self._blocks.dispersion
+        return self._clusters.dispersion
 
     def take(self, differences: Floats) -> None:
         """Take a pair of each run."""
         if self._margins is not None:
             won = (differences - self._margins) / (1.0 + self._margins)
-            self.sums = np.minimum(SUM_MAX, (self.sums + 1.0) * (1.0 + STAKES * won) ** self._blocks.find_exponent())
+            self.sums = np.minimum(
+                SUM_MAX, (self.sums + 1.0) * (1.0 + STAKES * won) ** self._clusters.find_exponent(CAUTION_OF_PAIRS)
+            )
             self.most = np.maximum(self.most, WEIGHTS @ self.sums)
-        self._blocks.take(differences)
+        self._clusters.take(differences)
         self._pairs += 1
         if self._margins is None:
             self._total += differences

@@ -61,21 +61,19 @@ class Alarms:
     has_rhythm: Bools
 
 
-class Blocks:
+class Clusters:
     """`dependence.Clusters` of all runs: what their labels, or differences of pairs, show of clusters."""
 
-    def __init__(self, runs: int, prior: dependence.Prior = dependence.PRIOR_BLOCKS) -> None:
-        self._runs, self._prior = runs, prior
+    def __init__(self, runs: int, prior: float = dependence.PRIOR_LABELS) -> None:
+        self._prior = prior
         self._taken, self._total, self._squares = 0, np.zeros(runs), np.zeros(runs)
-        self._open = {size: np.zeros(runs) for size in dependence.SIZES}
-        self._before: dict[int, Floats] = {}
-        self._ratios = {size: np.zeros(runs) for size in dependence.SIZES}
-        self._counts = dict.fromkeys(dependence.SIZES, 0)
+        self._near, self._open, self._mean = np.zeros(runs), np.zeros(runs), np.zeros(runs)
+        self._products, self._counted = np.zeros(runs), 0
         self.dispersion = np.full(runs, dependence.PRIOR)
 
-    def find_exponent(self, labels: int = 0) -> Floats:
-        """The exponent of the bets' factors, after so many labels."""
-        return np.asarray(1.0 / (1.0 + dependence.find_caution(labels) * (self.dispersion - 1.0)))
+    def find_exponent(self, caution: float) -> Floats:
+        """The exponent of the bets' factors."""
+        return np.asarray(1.0 / (1.0 + caution * (self.dispersion - 1.0)))
 
     @property
     def variance(self) -> Floats:
@@ -87,29 +85,28 @@ class Blocks:
     def take(self, values: Floats | Bools) -> None:
         """Take a label of each run."""
         self._taken += 1
+        over = values - self._mean
+        if self._taken > dependence.FIRST:
+            self._open += over * self._near
+            self._near = dependence.KEEPS * (self._near + over)
+        self._mean += over / min(self._taken, dependence.MEAN_OF)
         self._total += values
         self._squares += np.square(values, dtype=float)
-        for size in dependence.SIZES:
-            self._open[size] += values
-        if self._taken % dependence.SIZES[0]:
+        if self._taken % dependence.LOT:
             return
-        variance = self.variance
-        self.dispersion = np.ones(self._runs)
-        for size, most, prior in zip(dependence.SIZES, dependence.RATIOS_MAX, self._prior, strict=True):
-            if self._taken % size == 0:
-                total = self._open[size]
-                if size in self._before:
-                    mean = (total + self._before[size]) / (2.0 * size)
-                    of = np.maximum(variance, mean * (1.0 - mean)) if size >= dependence.LARGE else variance
-                    ratio = (total - self._before[size]) ** 2 / (2.0 * size * of)
-                    self._ratios[size] += np.minimum(most, ratio)
-                    self._counts[size] += 1
-                    if self._counts[size] >= dependence.BLOCKS_MAX:
-                        self._ratios[size] /= 2.0
-                        self._counts[size] //= 2
-                self._before[size], self._open[size] = total, np.zeros(self._runs)
-            ratio = (prior * dependence.PRIOR + self._ratios[size]) / (prior + self._counts[size])
-            self.dispersion = np.maximum(self.dispersion, ratio)
+        most = dependence.LOT_MAX * dependence.LOT
+        now = self._open / self.variance
+        full = now >= most
+        self._mean[full] += self._near[full] * (1.0 - dependence.KEEPS) / dependence.KEEPS
+        self._near[full] = 0.0
+        self._products += np.minimum(most, now)
+        self._open[:] = 0.0
+        self._counted += dependence.LOT
+        if self._counted >= dependence.COUNTED_MAX:
+            self._products /= 2.0
+            self._counted //= 2
+        seen = self._products / (self._prior + self._counted)
+        self.dispersion = np.maximum(dependence.PRIOR, 1.0 + 2.0 * dependence.FARTHER * seen)
 
 
 class Signals:
@@ -132,8 +129,8 @@ class Signals:
         self._labels, self._wrong = 0, np.zeros(runs)
         self.shows_rise = np.zeros(runs, dtype=bool)
         self._near = np.zeros(runs)
-        self._blocks = Blocks(runs)
-        self.exponent = self._blocks.find_exponent(self._labels)
+        self._clusters = Clusters(runs)
+        self.exponent = self._clusters.find_exponent(dependence.find_caution(self._labels))
         self._moments = np.zeros((8, runs))
         self.rhythm = np.tile(np.array(dependence.FLAT)[:, None], (1, runs))
         self._had_rhythm = np.zeros(runs, dtype=bool)
@@ -143,7 +140,7 @@ class Signals:
     @property
     def dispersion(self) -> Floats:
         """The dispersion that labels show so far."""
-        return self._blocks.dispersion
+        return self._clusters.dispersion
 
     @property
     def has_rhythm(self) -> Bools:
@@ -260,8 +257,8 @@ class Signals:
         self._wrong += bad
         ones = np.ones_like(cosine)
         self._moments += (ones, cosine, sine, cosine * cosine, cosine * sine, bad, bad * cosine, bad * sine)
-        self._blocks.take(bad)
-        self.exponent = self._blocks.find_exponent(self._labels)
+        self._clusters.take(bad)
+        self.exponent = self._clusters.find_exponent(dependence.find_caution(self._labels))
 
     def _fit(self, ends: Bools, at: Floats) -> None:
         places = np.flatnonzero(ends)
@@ -269,7 +266,7 @@ class Signals:
         matrix = np.array([[count, c, s], [c, cc, cs], [s, cs, count - cc]]).transpose(2, 0, 1) + 1e-6 * np.eye(3)
         level, cosine, sine = np.linalg.solve(matrix, np.array([x, xc, xs]).T[:, :, None])[:, :, 0].T
         explained = level * x + cosine * xc + sine * xs - x * x / count
-        statistic = explained / self._blocks.variance[places]
+        statistic = explained / self._clusters.variance[places]
         had = self.rhythm[1:, places].any(axis=0)
         mean = x / count
         there = (statistic > np.where(had, dependence.RHYTHM_ENDS, dependence.RHYTHM_BEGINS)) & (mean > 0.0)

@@ -175,7 +175,7 @@ def test_false_verdicts_of_a_fleet_restart_the_monitors_detector_after_each() ->
 def test_bounds_of_first_labels_are_the_baselines_that_the_monitor_takes(wrong: int) -> None:
     track, roll = label_signal.start(50, "returns@v3"), raters.start_roll("returns@v3")
     for n in range(50):
-        track = track.take(entries.Label(badness=float(n < wrong), caller="shop"), float(n), roll, False)
+        track = track.take(entries.Label(badness=float(n * 7 % 50 < wrong), caller="shop"), float(n), roll, False)
     assert track.baseline is not None
 
     class Fixed:
@@ -315,6 +315,13 @@ def test_signals_in_numpy_are_the_monitors(world: ClusteredWorld, kind: degradat
                 assert signal.alarms(0, labels * 0.05, 0.05) == enough[run]
                 assert (signal.find_doubt(0, labels * 0.05, 0.05) is not None) == doubtful[run]
     assert [signal.dispersion for signal in signals] == pytest.approx(many.dispersion.tolist())
+
+
+@pytest.mark.parametrize("name", ["spells_20_varying", "spells_50"])
+def test_spells_of_any_length_raise_few_false_alarms(name: str) -> None:
+    worlds = {world.name: world for world in degradation_clusters.read_worlds(degradation_clusters.HARDER)}
+    bad, times = degradation_clusters.draw_labels(worlds[name], drawing(9, name), 200, 10_000)
+    assert np.isfinite(find_alarms(bad, times, hold("known", np.full(200, 0.05)), 200_000.0).degraded).mean() < 0.17
 
 
 @pytest.mark.parametrize("kind", degradation_pairs.KINDS)

@@ -4,11 +4,12 @@ The claim of `rising_errors.py` needs an expected badness of at most the baselin
 inputs, retries and hard hours break that, though nothing has changed on the whole. So each label is weighed by what
 came before it:
 
-- **Dispersion.** Labels are summed in blocks of 8, 32, 128 and 512. For each size the squared difference of
-  neighbouring blocks is compared with that of independent labels. One lasting change moves one difference, and no
-  ratio counts for more than `RATIOS_MAX`. The largest mean is the dispersion, shrunk to `PRIOR`. That without each
-  caller is measured too, and the least counts, so that no caller's bursts hide a slip that others see. The evidence is
-  the least whoever is left out (`leave_one_out.py`): where one of its detectors keeps the claim, the evidence does.
+- **Dispersion.** How far a label lies over the mean of about the last 200 is multiplied by how far the last 12 lay over
+  it. Of independent labels these products are 0 on average; twice their mean is the dispersion beyond 1, doubled for
+  what is farther apart, and shrunk by the weight of a prior. No lot of 32 products counts for more than `LOT_MAX`, and
+  after such a lot its labels are the mean: a slip that lasts is no cluster. The dispersion without each caller is
+  measured too, and the least counts, so that no caller's bursts hide a slip that others see. The evidence is the least
+  whoever is left out (`leave_one_out.py`): where one of its detectors keeps the claim, the evidence does.
 - **Crowding.** The more errors among about the last ten labels, the less the next label counts.
 - **The rhythm of the day.** At the end of each day one wave of 24 hours is fitted. If it is there beyond chance, the
   baseline follows it in the worse half of the day, to twice its height at most.
@@ -31,22 +32,28 @@ from monitoring.quality.detectors import leave_one_out
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
-SIZES = (8, 32, 128, 512)
-LARGE = 128
-RATIOS_MAX = (25.0, 25.0, 10.0, 10.0)
-"""A ratio counts for so much at most: one lasting change is no cluster. Sums of few errors have heavier tails."""
+KEEPS = 1.0 - 1.0 / 12.0
+"""The part of the labels before that is kept with each label."""
+MEAN_OF = 200
+"""Labels whose mean the next is held against."""
+FIRST = 12
+"""Labels that tell the mean alone."""
+LOT = 32
+LOT_MAX = 2.0
+"""The mean product of a lot counts for so much at most, in multiples of a label's variance."""
+FARTHER = 2.0
+"""Labels too far apart for `KEEPS` show as much again, where clusters last for 20 labels and more."""
 PRIOR = 1.02
-Prior = tuple[float, float, float, float]
-PRIOR_BLOCKS: Prior = (100.0, 100.0, 100.0, 100.0)
-PRIOR_BLOCKS_OF_PAIRS: Prior = (10.0, 40.0, 100.0, 100.0)
-"""The weight of `PRIOR`, in blocks of each size. Pairs are few: their small blocks, which one lasting change moves
-little, count sooner."""
-CAUTION, CAUTION_OF_MANY = 2.0, 3.0
+"""The least dispersion: nobody's labels are independent for certain."""
+PRIOR_LABELS, PRIOR_PAIRS = 800.0, 80.0
+"""The weight of independence, in labels and in pairs, which are few."""
+CAUTION, CAUTION_OF_MANY, CAUTION_OF_PAIRS = 2.2, 5.5, 1.1
 """The exponent is 1 / (1 + caution * (dispersion - 1)): clusters have heavier tails than their variance tells, and the
-more labels there are, the more often one is met."""
-FEW, MANY = 1_000, 2_500
+more labels there are, the more often one is met. Pairs are few, and a slip among them soon looks like a cluster."""
+FEW, MANY = 1_000, 3_000
 """Labels up to which the caution is that of few, and from which it is that of many."""
-BLOCKS_MAX = 1_000
+COUNTED_MAX = 32_000
+"""Of so many labels the sum of products is halved, so that the newest count most."""
 NEAR = 10.0
 CROWDED_POINTS = 0.14
 DAYS = 14.0
@@ -59,28 +66,26 @@ FLAT = (1.0, 0.0, 0.0)
 TIMES_MIN, TIMES_MAX = 0.2, 2.0
 
 
-class Blocks(msgspec.Struct, frozen=True, array_like=True):
-    """Blocks of one size: the sum of the open one, that of the block before (None: there is none), the sum of the
-    ratios of squared differences, and their number."""
-
-    open: float = 0.0
-    before: float | None = None
-    ratios: float = 0.0
-    count: int = 0
-
-
 class Clusters(msgspec.Struct, frozen=True, array_like=True):
-    """Labels in blocks: their number, their sum, the sum of their squares, and the blocks of each size."""
+    """Labels in clusters: their number, their sum, and the sum of their squares. `mean` is that of the last labels,
+    `near` how far the last lay over it, `open` the sum of the products of the lot that is not full, and `products`,
+    in multiples of a label's variance, that of the `counted` labels in full ones. `blocks` are those of an earlier
+    release, until the next label: of each size the open sum, the one before, that of ratios, and their number.
+    """
 
     labels: int = 0
     wrong: float = 0.0
     squares: float = 0.0
-    blocks: tuple[Blocks, Blocks, Blocks, Blocks] = (Blocks(), Blocks(), Blocks(), Blocks())
+    blocks: tuple[tuple[float, float | None, float, int], ...] = ()
+    near: float = 0.0
+    open: float = 0.0
+    products: float = 0.0
+    counted: int = 0
+    mean: float = 0.0
 
-    def find_dispersion(self, prior: Prior = PRIOR_BLOCKS) -> float:
-        """The variance of blocks, as a multiple of that of independent labels: at least 1."""
-        weighted = zip(prior, self.blocks, strict=True)
-        return max(1.0, *[(of * PRIOR + blocks.ratios) / (of + blocks.count) for of, blocks in weighted])
+    def find_dispersion(self, prior: float = PRIOR_LABELS) -> float:
+        """The variance of many labels together, as a multiple of that of independent ones: at least `PRIOR`."""
+        return max(PRIOR, 1.0 + 2.0 * FARTHER * self.products / (prior + self.counted))
 
     @property
     def variance(self) -> float:
@@ -131,27 +136,26 @@ PLAIN = LabelTerms()
 """The terms of labels that are independent of each other."""
 
 
-def find_dispersion(state: Dependence, prior: Prior = PRIOR_BLOCKS) -> float:
+def find_dispersion(state: Dependence, prior: float = PRIOR_LABELS) -> float:
     """The dispersion of the labels: the least, whoever is left out beside whom others count."""
-    enough = OTHERS_MIN * state.whole.labels
-    others = [clusters for clusters in state.without if clusters is not None and clusters.labels >= enough]
-    return min([clusters.find_dispersion(prior) for clusters in (state.whole, *others)])
+    return min([part.find_dispersion(prior) for part in _list_parts(state)])
 
 
 def find_relief(state: Dependence) -> float:
     """The exponent by the dispersion of all labels, as a part of the one that counts: under 1 where one caller's
     errors alone come in bursts."""
-    return find_exponent_of(state.whole.find_dispersion(), state.whole.labels) / find_exponent(state)
+    return find_exponent_of(state.whole.find_dispersion(), find_caution(state.whole.labels)) / find_exponent(state)
 
 
 def find_exponent(state: Dependence) -> float:
-    """The exponent of the bets' factors by the dispersion alone."""
-    return find_exponent_of(find_dispersion(state), state.whole.labels)
+    """The exponent of the bets' factors by the dispersion alone: the largest, whoever is left out."""
+    parts = _list_parts(state)
+    return max([find_exponent_of(part.find_dispersion(), find_caution(part.labels)) for part in parts])
 
 
-def find_exponent_of(dispersion: float, labels: int = 0) -> float:
-    """The exponent of the bets' factors at this dispersion, after so many labels."""
-    return 1.0 / (1.0 + find_caution(labels) * (dispersion - 1.0))
+def find_exponent_of(dispersion: float, caution: float = CAUTION) -> float:
+    """The exponent of the bets' factors at this dispersion."""
+    return 1.0 / (1.0 + caution * (dispersion - 1.0))
 
 
 def find_caution(labels: int) -> float:
@@ -215,6 +219,12 @@ def find_wave(at: float) -> tuple[float, float]:
     return math.cos(turn), math.sin(turn)
 
 
+def _list_parts(state: Dependence) -> list[Clusters]:
+    """All labels, and those without each group of callers beside whom others count."""
+    enough = OTHERS_MIN * state.whole.labels
+    return [state.whole, *[part for part in state.without if part is not None and part.labels >= enough]]
+
+
 def _move_clock(state: Dependence, at: float) -> Dependence:
     if state.began_at is None:
         return replace(state, began_at=at, fitted_at=at)
@@ -223,31 +233,30 @@ def _move_clock(state: Dependence, at: float) -> Dependence:
 
 def _take(state: Clusters, badness: float) -> Clusters:
     """The clusters after a label."""
-    labels = state.labels + 1
-    moved = Clusters(labels, state.wrong + badness, state.squares + badness * badness, state.blocks)
-    variance = moved.variance
-    blocks = [
-        _add(block, badness, size if labels % size == 0 else None, most, variance)
-        for block, size, most in zip(state.blocks, SIZES, RATIOS_MAX, strict=True)
-    ]
-    return replace(moved, blocks=tuple(blocks))
+    state = _read_blocks(state) if state.blocks else state
+    labels, apart = state.labels + 1, badness - state.mean
+    over = apart if labels > FIRST else 0.0
+    now, near = state.open + over * state.near, KEEPS * (state.near + over)
+    mean = state.mean + apart / min(labels, MEAN_OF)
+    sums = (labels, state.wrong + badness, state.squares + badness * badness)
+    products, counted = state.products, state.counted
+    if labels % LOT:
+        return Clusters(*sums, (), near, now, products, counted, mean)
+    now, most = now / Clusters(*sums).variance, LOT_MAX * LOT
+    if now >= most:
+        mean, near, now = mean + near * (1.0 - KEEPS) / KEEPS, 0.0, most
+    products, counted = products + now, counted + LOT
+    if counted >= COUNTED_MAX:
+        products, counted = products / 2.0, counted // 2
+    return Clusters(*sums, (), near, 0.0, products, counted, mean)
 
 
-def _add(blocks: Blocks, badness: float, full: int | None, most: float, variance: float) -> Blocks:
-    """The blocks after a label, which fills a block of `full` labels (None: it does not)."""
-    total = blocks.open + badness
-    if full is None:
-        return Blocks(total, blocks.before, blocks.ratios, blocks.count)
-    if blocks.before is None:
-        return Blocks(0.0, total, blocks.ratios, blocks.count)
-    if full >= LARGE:
-        share = (total + blocks.before) / (2.0 * full)
-        variance = max(variance, share * (1.0 - share))  # of a slip that lasts, whose errors are more than the mean
-    ratio = min(most, (total - blocks.before) ** 2 / (2.0 * full * variance))
-    ratios, count = blocks.ratios + ratio, blocks.count + 1
-    if count >= BLOCKS_MAX:
-        ratios, count = ratios / 2.0, count // 2
-    return Blocks(0.0, total, ratios, count)
+def _read_blocks(state: Clusters) -> Clusters:
+    """The clusters by the blocks of an earlier release, which begin anew with the next label."""
+    _, _, ratios, count = state.blocks[1]
+    counted, beyond = LOT * count, ratios / count - 1.0 if count else 0.0
+    products = (counted + PRIOR_LABELS) * beyond / (2.0 * FARTHER)
+    return replace(state, blocks=(), products=products, counted=counted, mean=state.wrong / max(1, state.labels))
 
 
 def _fit(state: Dependence, at: float) -> Dependence:

@@ -59,7 +59,7 @@ def count_labels(report: SignalReport, points: float, threshold: float) -> float
     if bound is None:
         return None
     upper = min(1.0 - BASELINE_MIN, max(BASELINE_MIN, bound.upper))
-    exponent = dependence.find_exponent_of(report.dispersion, int(report.observed))
+    exponent = dependence.find_exponent_of(report.dispersion, dependence.find_caution(int(report.observed)))
     labels = planning.find_labels_to_detect(upper, points, threshold * ALPHA, ALPHA, bound.rate, exponent=exponent)
     return None if labels is None else labels + bound.missing
 

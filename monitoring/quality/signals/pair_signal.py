@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from monitoring.quality.detectors import delays, dependence, estimates, leave_one_out, paired, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.detectors.dependence import PRIOR_BLOCKS_OF_PAIRS, Dependence
+from monitoring.quality.detectors.dependence import Dependence
 from monitoring.quality.detectors.estimates import Sums
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.paired import PairedSlip
@@ -83,7 +83,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     @property
     def dispersion(self) -> float:
         """The number of pairs that count as one, since they come in clusters."""
-        return dependence.find_dispersion(self.dependence, PRIOR_BLOCKS_OF_PAIRS)
+        return dependence.find_dispersion(self.dependence, dependence.PRIOR_PAIRS)
 
     @property
     def count(self) -> int:
@@ -152,7 +152,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         roll = _meet(signal.givers, givers)
         own = tuple(sorted({leave_one_out.get_group(roll, giver) for giver in givers}))
         believed = () if alone is None else (leave_one_out.get_group_of_digest(roll, alone),)
-        exponent = dependence.find_exponent_of(signal.dispersion)
+        exponent = dependence.find_exponent_of(signal.dispersion, dependence.CAUTION_OF_PAIRS)
         guard = signal.guard and _observe(signal.guard, difference, exponent, own, believed)
         reverse = signal.reverse
         if reverse is not None and not is_early:

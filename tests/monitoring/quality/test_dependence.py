@@ -80,6 +80,17 @@ def test_dependence_without_a_caller_is_that_of_the_labels_of_all_others() -> No
     assert msgspec.json.decode(msgspec.json.encode(seen), type=Dependence) == seen
 
 
+def test_dispersion_that_an_earlier_release_has_seen_is_kept() -> None:
+    sizes = [[1, 2, 700.0, 500], [1, 9, 320.0, 125], [4, 30, 70.0, 31], [9, 150, 8.0, 7]]
+    seen = msgspec.json.decode(msgspec.json.encode({"whole": [4_003, 200, 200, sizes]}), type=Dependence)
+    seen = dependence.observe(seen, 0.0, 1.0)
+    assert dependence.find_dispersion(seen) == pytest.approx(320 / 125, abs=0.1)
+    assert seen.whole.labels == 4_004
+    for number in range(4_000):
+        seen = dependence.observe(seen, float(number % 20 == 0), 2.0)
+    assert dependence.find_dispersion(seen) < 2.0
+
+
 def test_a_rhythm_that_comes_and_goes_restarts_evidence_once() -> None:
     draw, roll = random.Random(1), raters.start_roll(V3)
     signal = label_signal.start(200, V3).hold_against(declare_rate(0.05, 0.0, "admin", "known"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from monitoring.quality.detectors import planning
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.dependence import find_exponent_of
+from monitoring.quality.detectors.dependence import CAUTION_OF_MANY, find_exponent_of
 
 
 @given(st.floats(0.01, 100), st.lists(st.floats(0, 1e7), max_size=50))
@@ -36,9 +36,9 @@ def test_clustered_errors_take_longer_to_find() -> None:
     assert plain is not None
     assert clustered is not None
     assert 2.5 * plain < clustered < 3.5 * plain
-    many = planning.find_labels_to_detect(0.05, 0.10, 10_000, 0.05, exponent=find_exponent_of(2.0, labels=5_000))
+    many = planning.find_labels_to_detect(0.05, 0.10, 10_000, 0.05, exponent=find_exponent_of(2.0, CAUTION_OF_MANY))
     assert many is not None
-    assert 1.2 * clustered < many < 1.5 * clustered
+    assert 1.5 * clustered < many < 2.2 * clustered
 
 
 def test_what_can_not_be_is_refused() -> None:
