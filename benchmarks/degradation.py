@@ -6,6 +6,7 @@ delays         how many labels of requests since the change come until a detecto
                and size of the change in points. Where half of the runs found nothing there is none
 fleet          ten thousand healthy versions for months: false verdicts a month, beside what was set
 lasting        a slip that lasts: recoveries that are none, and labels until the real one (`degradation_lasting.py`)
+flaps          changes of the verdict on a classifier's answers, and in any file of labels (`degradation_flaps.py`)
 clusters       labels that depend on each other (`degradation_clusters.py`): false alarms in worlds with a goal each
 pairs          judged pairs that come in clusters (`degradation_pairs.py`): false alarms, and how soon a slip is found
 own            streams held against their own first 100 labels, as classes are, or 50 (`degradation_own.py`)
@@ -37,6 +38,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import (
     degradation_clusters,
+    degradation_flaps,
     degradation_fleet,
     degradation_lasting,
     degradation_own,
@@ -52,6 +54,7 @@ from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, Floats, Labe
 from benchmarks.harness import PEERS, Goal, conclude, options, say, table
 from benchmarks.subjects import install_peer
 from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.replay.rows import LabelFileError, read_rows
 
 BASELINES = (0.01, 0.05, 0.15, 0.30)
 POINTS = (0.02, 0.05, 0.10, 0.20)
@@ -196,6 +199,11 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     lasting_labels = 2 * asked.labels if asked.full else asked.labels // 4
     lasts = degradation_lasting.lasting(max(1, asked.runs // LASTING_PART), lasting_labels, asked.alpha, asked.seed)
     turns = degradation_lasting.turn_back_and_forth(max(2, asked.runs // LASTING_PART), asked.alpha, asked.seed)
+    flaps = {
+        "sea": degradation_flaps.flap_on_sea(max(2, asked.runs // LASTING_PART), asked.sea_labels, asked.seed),
+        "streams": degradation_flaps.flap_on_streams(asked.streams),
+        "elec2": degradation_flaps.flap_on_elec2(asked.elec2, asked.seed) if asked.elec2 else [],
+    }
     clusters = degradation_clusters.find_false_alarms(
         asked.worlds, CLUSTERS_TIMES * asked.runs, asked.labels, asked.alpha, asked.seed
     )
@@ -209,6 +217,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "figures": figures_of(false, goals, late, fleet, poison)
         | own_figures(own)
         | lasting_figures(lasts, turns)
+        | degradation_flaps.list_figures(flaps)
         | degradation_clusters.list_figures(clusters)
         | degradation_pairs.list_figures(pairs),
         "false_alarms": false,
@@ -220,6 +229,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "own_first": own,
         "lasting": lasts,
         "back_and_forth": turns,
+        "flaps": flaps,
         "clusters": clusters,
         "pairs": pairs,
         "poison": poison,
@@ -333,6 +343,8 @@ def show(report: Mapping[str, Any]) -> str:
             f"Back and forth: {figures['changes_for_each_real_one']:.2f} changes of the verdict for each real one, a "
             f"recovery after {report['back_and_forth']['labels_to_healthy']['median']} labels",
             "",
+            degradation_flaps.show_flaps(report["flaps"]),
+            "",
             degradation_fleet.show_poison(report["poison"], report["guard"]),
             "",
             f"Not claimed: {late['rate']:.0%} false alarms where bad labels come sooner than good ones (cold start).",
@@ -375,6 +387,8 @@ def read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--alpha", type=float, default=GOAL_ALPHA, help="false alarms in so many labels (default 0.05)")
     parser.add_argument("--baselines", type=float, nargs="+", help="healthy error rates (default 0.05)")
     parser.add_argument("--worlds", type=Path, help="clustered worlds as JSON, instead of the benchmark's own")
+    parser.add_argument("--stream", type=Path, nargs="+", default=[], help="files of labels, as for apprentice replay")
+    parser.add_argument("--elec2", type=Path, metavar="CSV", help="elec2, for streams of four classifiers: 2 minutes")
     parser.add_argument("--goal-runs", type=int, help="streams of each delay that has a goal (default 1500)")
     parser.add_argument("--peers-runs", type=int, help="streams a row that river's are given (default 6)")
     parser.add_argument("--versions", type=int, default=10_000, help="versions of the fleet (default 10000)")
@@ -383,6 +397,11 @@ def read(arguments: Sequence[str] | None) -> argparse.Namespace:
     asked = parser.parse_args(arguments)
     asked.baselines = asked.baselines or (BASELINES if asked.full else (GOAL_BASELINE,))
     asked.worlds = degradation_clusters.read_worlds(asked.worlds)
+    try:
+        asked.streams = {str(path): read_rows(path) for path in asked.stream}
+    except LabelFileError as error:
+        parser.error(f"--stream: {error}")
+    asked.sea_labels = asked.labels if asked.full else asked.labels // 2
     defaults = {"runs": (150, 600), "goal_runs": (1500, 6000), "peers_runs": (6, 24), "months": (2, 12)}
     for name, (usual, full) in defaults.items():
         given = getattr(asked, name)
@@ -417,6 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
         Goal("changes_for_each_real_one", at_most=2.0),
         Goal("labels_to_recovery_low", at_most=120.0),
+        *degradation_flaps.list_goals(asked.streams.values(), asked.elec2 is not None),
         Goal("fleet_false_verdicts_a_month_low", at_most=asked.budget),
         Goal("poisoned_verdict_rate_low", at_most=asked.alpha),
     ]

@@ -15,12 +15,14 @@ from benchmarks import (
     degradation,
     degradation_clusters,
     degradation_detectors,
+    degradation_flaps,
     degradation_fleet,
     degradation_lasting,
     degradation_own,
     degradation_pairs,
     degradation_peers,
     degradation_signals,
+    replay,
 )
 from benchmarks.degradation_clusters import ClusteredWorld
 from benchmarks.degradation_detectors import Guard, evidence, first_alarms, first_alarms_guarded, first_of_last_200
@@ -33,6 +35,7 @@ from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.replay.rows import read_rows
 from monitoring.quality.signals import entries, label_signal, pair_signal
 from monitoring.quality.verdicts.plan import Plan
 
@@ -285,6 +288,60 @@ def test_lasting_slip_recovers_falsely_less_often_where_each_recovery_needs_more
     assert more["false_recoveries_most"] <= same["false_recoveries_most"]
     assert 0 <= more["labels_to_recover"]["median"] < 400
     assert "4% to 14%" in degradation_lasting.show_lasting([row])
+
+
+def test_files_of_labels_are_counted_as_replay_counts_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "labels.jsonl"
+    draw, slipped = np.random.default_rng(3), np.repeat([False, True], 600)
+    wrong = draw.random(1_200) < np.where(slipped, 0.4, 0.05)
+    rows = [{"right": not bad, "change_point": int(worse)} for bad, worse in zip(wrong.tolist(), slipped, strict=True)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert replay.main([str(file), "--json"]) == 0
+    replayed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = degradation_flaps.flap_on_streams({"labels": read_rows(file)})
+    assert found[0]["changes"] == replayed["figures"]["verdict_changes"] > 0
+    assert (found[0]["labels"], found[0]["real_changes"]) == (1_200, 1)
+    assert degradation_flaps.list_figures({"sea": SEA, "streams": found, "elec2": []})["flaps_streams_for_each"] >= 1
+    goals = degradation_flaps.list_goals([read_rows(file)], False)
+    assert [goal.figure for goal in goals] == ["flaps_sea_for_each", "flaps_streams_for_each"]
+
+
+def test_a_file_that_is_no_stream_is_refused_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("outcome\n0\n7\n")
+    with pytest.raises(SystemExit):
+        degradation.main(["--stream", str(file)])
+    assert "--stream: line 3" in capsys.readouterr().err
+
+
+def test_streams_of_elec2_are_the_errors_of_classifiers_that_learned_its_first_rows(tmp_path: Path) -> None:
+    draw, file = np.random.default_rng(4), tmp_path / "elec.csv"
+    values = draw.random((6_400, 2))
+    rises = (values[:, 0] > 0.5) ^ (np.arange(6_400) >= 5_800)
+    lines = [f"{x:.4f},{y:.4f},{int(up)}" for (x, y), up in zip(values.tolist(), rises, strict=True)]
+    file.write_text("\n".join(["period,price,class", *lines]))
+    drawn = dict(degradation_flaps.draw_elec2(*degradation_flaps.read_elec2(file), 1))
+    assert len(drawn) == 12
+    tree = drawn["recorded, tree"]
+    assert len(tree) == 6_400 - degradation_flaps.ELEC2_LEARNED
+    assert tree[: 5_800 - degradation_flaps.ELEC2_LEARNED].mean() < 0.01 < 0.99 < tree[-600:].mean()
+    assert drawn["recorded, naive Bayes, learns daily"][-600:].mean() < 1.0
+    assert degradation_flaps.count_flaps(degradation_flaps.make_rows(tree[1_000:]), None).changes == 1
+    file.write_text("\n".join(lines[:50]))
+    with pytest.raises(Unmeasurable, match="rows of two classes"):
+        degradation_flaps.read_elec2(file)
+
+
+SEA = [{"changes_for_each": 3.0}]
+
+
+def test_a_slip_on_sea_is_found_and_its_end_too() -> None:
+    found = degradation_flaps.flap_on_sea(2, 3_000, 1)
+    assert [row["baseline"] for row in found] == ["evaluation", "own"]
+    assert found[0]["changes_for_each"] >= 1.0
+    assert 0 < found[0]["labels_to_recovery"]["median"] < 2_000
+    assert found == degradation_flaps.flap_on_sea(2, 3_000, 1)
+    assert "own" in degradation_flaps.show_flaps({"sea": found, "streams": [], "elec2": []})
 
 
 # ---- the monitor's signals in numpy ------------------------------------------------------------------
