@@ -49,9 +49,9 @@ def _reseal_evaluations(redis: Any, seals: Seals) -> None:
     for name in redis.zrange(EVALUATIONS_KEY, 0, -1):
         key = get_evaluation_key(name.decode(), "texts")
         for field, raw in redis.hscan_iter(key, count=READ_MAX):
-            row = msgspec.json.decode(raw, type=TextRow)
-            if row.key != seals.sealing:
-                with suppress(Unsealable):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError, Unsealable):  # who can read it still does
+                row = msgspec.json.decode(raw, type=TextRow)
+                if row.key != seals.sealing:
                     redis.eval(RESEAL, 1, key, field, raw, msgspec.json.encode(seals.reseal(row)))
 
 

@@ -99,6 +99,7 @@ class Seals:
 
     def __init__(self, keys: Mapping[str, bytes], sealing: str | None) -> None:
         self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
+        self.names = tuple(keys)
         self.sealing = sealing
 
     def close(self, text: KeptText) -> TextRow:

@@ -81,8 +81,9 @@ class GoldStore:
     async def list_questions(self, task: str) -> list[GoldQuestion]:
         """The task's questions that can be read, the oldest first."""
         stored = await self._reader.read_all(self.questions, "the gold question", _StoredQuestion)
-        questions = [question for each in stored if (question := each.open(self._seals())) is not None]
-        return sorted((each for each in questions if each.review.task == task), key=lambda each: each.at)
+        named = f'"task":"{task}"'.encode()  # plain in a sealed review too: others need not be opened
+        of_task = [each.open(self._seals()) for each in stored if named in bytes(each.review)]
+        return sorted((each for each in of_task if each and each.review.task == task), key=lambda each: each.at)
 
     def change(self, question: GoldQuestion | None, request_id: str) -> Change:
         """A question's new value as a part of a greater step; None: it is removed."""

@@ -170,6 +170,8 @@ def _why_none(reviews: Reviews, counts: dict[str, Counts], none: dict[str, NoneL
 
 
 def _why(reviews: Reviews, task: str, budget: int, counts: Counts, none: NoneLeft) -> str:
+    if none.sealed:
+        return f"{none.sealed} reviews of {task} lie under keys that texts.keys of this gateway lacks."
     if none.leased or none.skipped:
         return f"Of {task} {none.leased} reviews are leased to others, and {none.skipped} you have skipped or answered."
     if not budget:

@@ -97,8 +97,11 @@ milliseconds the budget stays spent, how many older ones had to go, how many had
 NEXT = (
     _BEGIN
     + """
-local reviewer, lease = ARGV[2], tonumber(ARGV[3])
+local reviewer, lease, sealed, keys = ARGV[2], tonumber(ARGV[3]), 0, {}
+for at = 5, #ARGV do keys[ARGV[at]] = true end
 local function give(id, new)
+  local key = string.match(redis.call('GETRANGE', 'apprentice:review:' .. id, 0, 255), '^[^\\n]*\\n{"key":"([^"]*)"')
+  if key and not keys[key] then sealed = sealed + 1 return nil end
   local texts = redis.call('GET', 'apprentice:review:' .. id)
   if not texts then return nil end
   redis.call('HSET', root .. 'leases', id, reviewer .. '\\n' .. (now + lease))
@@ -110,6 +113,8 @@ local mine = redis.call('HGET', root .. 'held', reviewer)
 if mine and lease_of(mine) == reviewer and redis.call('ZSCORE', root .. 'waiting', mine) then
   local found = give(mine, 0)
   if found then return found end
+  release(mine)
+  sealed = 0
 end
 local leased, skipped, at = 0, 0, 0
 while true do
@@ -126,14 +131,14 @@ while true do
       if found then return found end
     end
   end
-  if #some < 100 then return {'', leased, skipped, 0, ''} end
+  if #some < 100 then return {'', leased, skipped, sealed, ''} end
   at = at + 100
 end
 """
 )
-"""ARGV: the reviewer, the lease and the retention in milliseconds. The texts, the lease's end, whether the lease is
-new, whether the audit has it, and its id; else an empty text, how many others hold, and how many this reviewer has
-skipped."""
+"""ARGV: the reviewer, the lease and the retention in milliseconds, and the names of the known keys. The texts, the
+lease's end, whether the lease is new, whether the audit has it, and its id; else an empty text, how many others
+hold, how many this reviewer has skipped, and how many lie under other keys."""
 
 SKIP = (
     _BEGIN

@@ -112,10 +112,12 @@ class Leased(NamedTuple):
 
 
 class NoneLeft(NamedTuple):
-    """No review is left for this reviewer: the numbers that others have, and that this reviewer skipped."""
+    """No review is left for this reviewer: the numbers that others have, that this reviewer skipped, and that lie under
+    keys which this gateway lacks."""
 
     leased: int
     skipped: int
+    sealed: int = 0
 
 
 class Deleted(NamedTuple):
@@ -186,13 +188,13 @@ class ReviewStore:
         return KeptReview(outcome.decode(), int(spent_ms) / 1000, int(dropped), int(expired))
 
     async def next(self, task: str, reviewer: str, lease_seconds: float, retention_seconds: float) -> Leased | NoneLeft:
-        """Lease the review that has waited longest, or again the one that this reviewer has. One that can't be read is
-        skipped for this reviewer, and waits on for who can."""
-        args = [reviewer, _ms(lease_seconds), _ms(retention_seconds)]
+        """Lease the review that has waited longest, or again the one that this reviewer has. One that is
+        damaged is skipped for this reviewer; one under a key that is not known here waits on for who has it."""
+        args = [reviewer, _ms(lease_seconds), _ms(retention_seconds), *self._seals().names]
         while True:
             texts, until, other, entered, name = await self._do(self._next, task, args)
             if not name:
-                return NoneLeft(int(until), int(other))
+                return NoneLeft(int(until), int(other), int(entered))
             review = self._open(texts)
             if review is not None:
                 return Leased(review, int(until) / 1000, bool(other), bool(entered))

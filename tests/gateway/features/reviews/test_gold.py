@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews.gold import GoldQuestion, GoldStore, HeldQuestion
 from monitoring.metric_values import Metric
-from monitoring.texts import Seals
+from monitoring.texts import KeptText, Seals, TextRow
 from tests.gateway.features.reviews.test_store import START, review
 
 
@@ -59,3 +59,24 @@ async def test_gold_questions_are_sealed_and_come_under_the_present_key(redis: R
     generations = await gold.questions.generations()
     assert await gold.reseal() == 1
     assert await gold.questions.generations() == generations, "what lies under the present key is left alone"
+
+
+class NotingSeals(Seals):
+    """Seals that note of which tasks they open texts."""
+
+    opened: list[str]
+
+    def open(self, row: TextRow) -> KeptText:
+        self.opened.append(row.task)
+        return super().open(row)
+
+
+async def test_questions_of_other_tasks_are_not_opened(redis: Redis) -> None:
+    seals = NotingSeals({"new": bytes(32)}, "new")
+    seals.opened = []
+    gold = GoldStore(redis, lambda: seals)
+    for number, task in enumerate(("returns", "refunds", "returns2")):
+        question = GoldQuestion(review=review(number, task), value=True, by="admin", at=START)
+        await gold.questions.put(f"r{number}", gold.change(question, f"r{number}").value or {})
+    assert [each.review.task for each in await gold.list_questions("returns")] == ["returns"]
+    assert seals.opened == ["returns"]

@@ -401,6 +401,23 @@ async def test_rotation_brings_reviews_under_the_present_key(keys: Keys, redis: 
     assert await read_raw(redis) == after, "nothing is unsealed where keys are no longer used"
 
 
+async def test_a_gateway_without_the_key_leaves_reviews_to_one_that_has_it(redis: Redis, clock: Clock) -> None:
+    having, lacking = Keys(redis, clock), Keys(redis, clock)
+    having.use("new", "new")
+    for number in (1, 2):
+        await keep(having.store, number)
+    assert await taken(lacking.store, "anna") == NoneLeft(0, 0, 2)
+    assert await taken(having.store, "anna") == "r1"
+    assert await taken(having.store, "bert") == "r2"
+    assert await taken(lacking.store, "anna") == NoneLeft(1, 0, 1)
+    assert await taken(having.store, "carl") == "r1", "the lease is given back"
+    lacking.use("old", "old")
+    await keep(lacking.store, 3)
+    assert await taken(lacking.store, "dora") == "r3", "what can be read is given"
+    counts = (await having.store.counts({"returns": 14 * DAY}))["returns"]
+    assert (counts.waiting, counts.skipped, counts.skips) == (3, 0, [])
+
+
 @pytest.mark.parametrize("number", [1, 2])
 async def test_a_sealed_review_opens_under_no_other_id(keys: Keys, redis: Redis, number: int) -> None:
     keys.use("new", "new")
