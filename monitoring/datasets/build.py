@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from monitoring.datasets.rows import DataRow, LeftOut, digest, name_requests
+from monitoring.datasets.rows import DataRow, LeftOut, digest, list_requests, name_requests
 from monitoring.datasets.selection import select_rows
 from monitoring.datasets.splitting import bound_classes, split_groups
 from monitoring.evaluation.comparing import Classes, ClassFinder
@@ -40,8 +40,7 @@ class BuiltSet:
 
     def requests(self) -> list[str]:
         """The ids of requests whose texts are in any of its files."""
-        rows = [*self.rows, *(each.row for each in self.left_out if each.row is not None)]
-        return sorted({row.request for row in rows if row.request})
+        return list_requests([*self.rows, *(each.row for each in self.left_out if each.row is not None)])
 
 
 def build_set(rows: Sequence[DataRow], faults: Sequence[LeftOut], options: DatasetOptions) -> BuiltSet:

@@ -71,6 +71,11 @@ def name_requests(rows: Iterable[AnyRow], every: Iterable[AnyRow]) -> list[AnyRo
     return [msgspec.structs.replace(row, request=_find_request(row, by_id)) if row.parent else row for row in rows]
 
 
+def list_requests(rows: Iterable[DataRow | Row]) -> list[str]:
+    """The ids of the requests that the rows came from: of an example to train on, its own id is that."""
+    return sorted({request for row in rows if (request := _find_request(row, {}))})
+
+
 def _find_request(row: DataRow | Row, by_id: Mapping[str, DataRow | Row]) -> str | None:
     ids: set[str] = set()
     while not row.request and (parent := by_id.get(row.parent or "")) is not None and row.id not in ids:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from monitoring.datasets.folder import FILES_FOLDER, keep_requests
-from monitoring.datasets.rows import name_requests
+from monitoring.datasets.rows import list_requests, name_requests
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits
 from monitoring.helper_process import run_job
 from monitoring.synced_files import lock_folder
@@ -64,8 +64,8 @@ def _write_rows(job: PreparationJob) -> Preparation:
         return Preparation(error=str(error))
     rows, heldout = name_requests(rows, (*rows, *heldout)), name_requests(heldout, (*rows, *heldout))
     if Path(job.train).parent.name == FILES_FOLDER:  # of a data set they stand beside its rows
-        requests = sorted({row.request for row in rows if row.request})
-        keep_requests(Path(job.datasets), Path(job.train).name, "".join(f"{each}\n" for each in requests).encode())
+        requests = "".join(f"{each}\n" for each in list_requests(rows)).encode()
+        keep_requests(Path(job.datasets), Path(job.train).name, requests)
     if not heldout:
         rows, heldout = split_heldout(rows, job.heldout_share, job.seed)
     rehearsed = rehearse(rows, heldout, older, job.rehearsal_share, job.seed) if older else []

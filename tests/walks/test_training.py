@@ -225,12 +225,18 @@ async def test_stopped_training_leaves_no_version_and_no_texts(
         assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
 
 
-async def test_a_version_is_named_when_rows_of_its_file_are_forgotten(gateway: RunningGateway) -> None:
-    rows = (json.dumps({**json.loads(line), "request": f"r{n:02}"}) for n, line in enumerate(data().splitlines()))
+@pytest.mark.parametrize(
+    ("name", "begin_of_id"), [("request", "r"), ("id", "0190aaaa-0000-7000-8000-000000000000-00000000000000")]
+)
+async def test_a_version_is_named_when_rows_of_its_file_are_forgotten(
+    gateway: RunningGateway, name: str, begin_of_id: str
+) -> None:
+    lines = enumerate(data().splitlines())
+    rows = (json.dumps({**json.loads(line), name: f"{begin_of_id}{n:02}"}) for n, line in lines)
     async with gateway.http() as http:
         digest = await send(http, "\n".join(rows).encode())
         told = await ended(http, (await begin(http, digest))["id"])
-        erasure = (await http.post("/admin/v1/erasures", json={"request": "r03"})).json()["id"]
+        erasure = (await http.post("/admin/v1/erasures", json={"request": f"{begin_of_id}03"})).json()["id"]
         done = await until(lambda: _erased(http, erasure))
     assert done["datasets"] == [{"digest": digest, "requests": 1, "rows": 0}]
     assert done["versions"] == [told["version"]]

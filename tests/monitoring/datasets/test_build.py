@@ -52,6 +52,12 @@ def jaccard(one: DataRow, other: DataRow) -> float:
     return len(first & second) / len(first | second)
 
 
+def test_the_id_of_an_example_to_train_on_is_its_request() -> None:
+    request = "0190aaaa-0000-7000-8000-000000000000-0000000000000000"
+    rows = [*many(9), row("The kettle leaks.", "no", id=request), row("The lamp is dark.", "yes", request="r1")]
+    assert built(rows).requests() == [request, "r1"]
+
+
 def test_equal_rows_stand_once_and_contradicting_rows_are_left_out_together() -> None:
     rows = [
         *many(30),
