@@ -24,7 +24,7 @@ CLOSED: Mapping[str, int] = {
     "check": 9,
     "mode": 3,
     "family": 112,
-    "stream": 15,
+    "signal": 15,
     "arm": 4,
     "bound": 4,
     "points": 3,

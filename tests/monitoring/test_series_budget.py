@@ -42,6 +42,10 @@ def test_closed_labels_have_room_for_the_lists_in_the_code_and_other() -> None:
         assert max(map(len, values)) < CLOSED[label], label
 
 
+def test_closed_labels_are_those_of_metrics() -> None:
+    assert set(CLOSED) <= {label for spec in METRICS for label in spec.labels}
+
+
 def test_declared_series_fit_into_the_budget() -> None:
     assert sum(spec.series_max for spec in METRICS) <= SERIES_MAX_DEFAULT
 

@@ -47,10 +47,10 @@ PRIOR = 1.02
 """The least dispersion: nobody's labels are independent for certain."""
 PRIOR_LABELS, PRIOR_PAIRS = 800.0, 80.0
 """The weight of independence, in labels and in pairs, which are few."""
-CAUTION, CAUTION_OF_MANY, CAUTION_OF_PAIRS = 2.2, 5.5, 1.1
+CAUTION, CAUTION_OF_MANY, CAUTION_OF_PAIRS = 2.2, 4.0, 1.1
 """The exponent is 1 / (1 + caution * (dispersion - 1)): clusters have heavier tails than their variance tells, and the
 more labels there are, the more often one is met. Pairs are few, and a slip among them soon looks like a cluster."""
-FEW, MANY = 1_000, 3_000
+FEW, MANY = 1_000, 5_000
 """Labels up to which the caution is that of few, and from which it is that of many."""
 COUNTED_MAX = 32_000
 """Of so many labels the sum of products is halved, so that the newest count most."""
@@ -85,7 +85,8 @@ class Clusters(msgspec.Struct, frozen=True, array_like=True):
 
     def find_dispersion(self, prior: float = PRIOR_LABELS) -> float:
         """The variance of many labels together, as a multiple of that of independent ones: at least `PRIOR`."""
-        return max(PRIOR, 1.0 + 2.0 * FARTHER * self.products / (prior + self.counted))
+        state = _read_blocks(self) if self.blocks else self
+        return max(PRIOR, 1.0 + 2.0 * FARTHER * state.products / (prior + state.counted))
 
     @property
     def variance(self) -> float:
@@ -208,6 +209,13 @@ def pass_over(state: Dependence, at: float) -> Dependence:
     return replace(_move_clock(state, at), passed=state.passed + 1)
 
 
+def forget_slip(state: Dependence) -> Dependence:
+    """The dependence without the mean of the last labels: neither a slip nor a recovery is a cluster."""
+    parts = [part and replace(part, mean=part.wrong / max(1, part.labels), near=0.0) for part in state.without]
+    whole = replace(state.whole, mean=state.whole.wrong / max(1, state.whole.labels), near=0.0)
+    return replace(state, whole=whole, without=tuple(parts))
+
+
 def forget_rhythm(state: Dependence) -> Dependence:
     """The dependence without what it knows of the day: a slip that lasts looks like a rhythm on its first day."""
     return replace(state, rhythm=FLAT, had_rhythm=False, moments=(0.0,) * 8)
@@ -252,11 +260,10 @@ def _take(state: Clusters, badness: float) -> Clusters:
 
 
 def _read_blocks(state: Clusters) -> Clusters:
-    """The clusters by the blocks of an earlier release, which begin anew with the next label."""
+    """The clusters by the blocks of an earlier release: of 32 labels, each counted as so many labels of today."""
     _, _, ratios, count = state.blocks[1]
-    counted, beyond = LOT * count, ratios / count - 1.0 if count else 0.0
-    products = (counted + PRIOR_LABELS) * beyond / (2.0 * FARTHER)
-    return replace(state, blocks=(), products=products, counted=counted, mean=state.wrong / max(1, state.labels))
+    products, mean = LOT * (ratios - count) / (2.0 * FARTHER), state.wrong / max(1, state.labels)
+    return replace(state, blocks=(), products=products, counted=LOT * count, mean=mean)
 
 
 def _fit(state: Dependence, at: float) -> Dependence:

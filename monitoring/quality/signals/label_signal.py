@@ -321,7 +321,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def _depend(self, label: Label, own: int | None, at: float, is_degraded: bool) -> Dependence:
         if label.weight < 1.0 or is_degraded:
-            return dependence.pass_over(self.dependence, at)
+            passed = dependence.pass_over(self.dependence, at)
+            return dependence.forget_slip(passed) if is_degraded else passed
         places = () if own is None else (own,)
         return dependence.observe(self.dependence, label.badness, at, places, raters.GROUPS)
 
