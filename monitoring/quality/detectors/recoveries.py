@@ -1,24 +1,27 @@
 """The evidence that a recovery needs, so that a version does not go back and forth between healthy and degraded.
 
-A reverse test finds a recovery that is none at most once in BETWEEN labels on average. After one that did not hold it
-asks for four times as many, and so on: of a slip that lasts for T labels there are some log4(T / 200) false recoveries
-at most, and not one in each 200 labels. A recovery has held once it has stood for as many labels as the next would be
-asked for, and for 30 days; then one of them is forgiven. Each signal counts those that its own reverse test has shown.
-That an admin has overruled the verdict is no recovery.
+A reverse test finds a recovery that is none at most once in BETWEEN labels on average, or in a quarter of the labels of
+the slip so far, if these are more: what was bad for long is not well after a few. After one that did not hold it asks
+for four times as many, and so on, so that a long slip has few false recoveries. A recovery has held once it has stood
+for as many labels as the next would be asked for, and for 30 days; then one of them is forgiven. Each signal counts
+those that its own reverse test has shown. That an admin has overruled the verdict is no recovery.
 """
 
 from __future__ import annotations
 
 BETWEEN = 200.0
+LASTED_PART = 4.0
+"""The part of a slip's labels between two false recoveries."""
 HOLDS_SECONDS = 30 * 86_400.0
 TIMES = 4.0
 IN_A_ROW_MAX = 6
 """More recoveries in a row that did not hold ask for no more: some 800,000 labels lie between two by chance then."""
 
 
-def count_asked(in_a_row: int, first: float = BETWEEN) -> float:
-    """The least mean number of labels between two false recoveries, after `in_a_row` that have not held yet."""
-    return first * TIMES**in_a_row
+def count_asked(in_a_row: int, first: float = BETWEEN, lasted: float = 0.0) -> float:
+    """The least mean number of labels between two false recoveries, after `in_a_row` that have not held yet, of a slip
+    that has `lasted` for these labels."""
+    return max(first, lasted / LASTED_PART) * TIMES**in_a_row
 
 
 def add_recovery(in_a_row: int) -> int:

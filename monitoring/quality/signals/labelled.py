@@ -116,8 +116,10 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_recovered(self) -> bool:
         """Return whether the reverse test finds that errors came down. Errors that rise again take that back."""
-        labels = recoveries.count_asked(self.recoveries)
-        return self.reverse_detectors is not None and leave_one_out.stands_between(self.reverse_detectors, labels)
+        if self.reverse_detectors is None:
+            return False
+        labels = recoveries.count_asked(self.recoveries, lasted=self.reverse_detectors.whole.observed)
+        return leave_one_out.stands_between(self.reverse_detectors, labels)
 
     @property
     def evidence_since(self) -> float | None:
