@@ -282,7 +282,7 @@ def test_verdicts_change_at_most_twice_for_each_real_change() -> None:
 
 
 def test_lasting_slip_recovers_falsely_less_often_where_each_recovery_needs_more() -> None:
-    row = degradation_lasting.row_of(0.04, 0.14, 3, 5_000, 0.05, 1)
+    row = degradation_lasting.row_of(0.04, 0.14, 3, 5_000, 0.05, 2)
     more, same = row["asks_more"], row["asks_the_same"]
     assert more["false_recoveries_a_run"] < same["false_recoveries_a_run"]
     assert more["false_recoveries_most"] <= same["false_recoveries_most"]

@@ -301,10 +301,10 @@ async def test_a_sidecar_that_takes_too_long_is_not_waited_for_and_goes_on(
 async def breaking(gateway: Giving, digest: str, name: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """A gateway that gives this file only in part; it breaks off when the event is set."""
     told = asyncio.Event()
-    answering: set[asyncio.Task[None] | None] = set()
+    answering = dict[asyncio.Task[None] | None, asyncio.StreamWriter]()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answering.add(asyncio.current_task())
+        answering[asyncio.current_task()] = writer
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             file = head.split()[1].rpartition("/")[2]
@@ -326,6 +326,8 @@ async def breaking(gateway: Giving, digest: str, name: str) -> AsyncIterator[tup
     finally:
         told.set()
         server.close()
+        for writer in answering.values():  # a connection on which nothing was asked ends, too
+            writer.close()
         await asyncio.gather(*(task for task in answering if task is not None), return_exceptions=True)
 
 
