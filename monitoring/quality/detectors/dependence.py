@@ -88,6 +88,14 @@ class Clusters(msgspec.Struct, frozen=True, array_like=True):
         state = _read_blocks(self) if self.blocks else self
         return max(PRIOR, 1.0 + 2.0 * FARTHER * state.products / (prior + state.counted))
 
+    def find_exponent(self) -> float:
+        """The exponent of the bets' factors after these labels."""
+        return find_exponent_of(self.find_dispersion(), find_caution(self.labels))
+
+    def move_mean(self) -> Clusters:
+        """Move the mean of the last labels to that of all."""
+        return replace(self, mean=self.wrong / max(1, self.labels), near=0.0)
+
     @property
     def variance(self) -> float:
         """The variance of a label, as if one error more had been seen in 20 labels more."""
@@ -145,13 +153,12 @@ def find_dispersion(state: Dependence, prior: float = PRIOR_LABELS) -> float:
 def find_relief(state: Dependence) -> float:
     """The exponent by the dispersion of all labels, as a part of the one that counts: under 1 where one caller's
     errors alone come in bursts."""
-    return find_exponent_of(state.whole.find_dispersion(), find_caution(state.whole.labels)) / find_exponent(state)
+    return state.whole.find_exponent() / find_exponent(state)
 
 
 def find_exponent(state: Dependence) -> float:
     """The exponent of the bets' factors by the dispersion alone: the largest, whoever is left out."""
-    parts = _list_parts(state)
-    return max([find_exponent_of(part.find_dispersion(), find_caution(part.labels)) for part in parts])
+    return max([part.find_exponent() for part in _list_parts(state)])
 
 
 def find_exponent_of(dispersion: float, caution: float = CAUTION) -> float:
@@ -211,9 +218,8 @@ def pass_over(state: Dependence, at: float) -> Dependence:
 
 def forget_slip(state: Dependence) -> Dependence:
     """The dependence without the mean of the last labels: neither a slip nor a recovery is a cluster."""
-    parts = [part and replace(part, mean=part.wrong / max(1, part.labels), near=0.0) for part in state.without]
-    whole = replace(state.whole, mean=state.whole.wrong / max(1, state.whole.labels), near=0.0)
-    return replace(state, whole=whole, without=tuple(parts))
+    whole, without = leave_one_out.move_each(state.whole, state.without, Clusters.move_mean, ())
+    return replace(state, whole=whole, without=without)
 
 
 def forget_rhythm(state: Dependence) -> Dependence:
@@ -260,10 +266,10 @@ def _take(state: Clusters, badness: float) -> Clusters:
 
 
 def _read_blocks(state: Clusters) -> Clusters:
-    """The clusters by the blocks of an earlier release: of 32 labels, each counted as so many labels of today."""
+    """The clusters by the blocks of 32 labels that an earlier release has seen; each counts as 32 labels of today."""
     _, _, ratios, count = state.blocks[1]
-    products, mean = LOT * (ratios - count) / (2.0 * FARTHER), state.wrong / max(1, state.labels)
-    return replace(state, blocks=(), products=products, counted=LOT * count, mean=mean)
+    products = LOT * (ratios - count) / (2.0 * FARTHER)
+    return replace(state.move_mean(), blocks=(), products=products, counted=LOT * count)
 
 
 def _fit(state: Dependence, at: float) -> Dependence:
