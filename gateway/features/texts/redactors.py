@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ REDACTED = ("messages", "prompt", "answer", "tool_calls")
 C = TypeVar("C", bound=Conversation)
 
 
+@cache
 def load_redaction(name: str, phone_region: str | None) -> Redact:
     """The function of a task's setting. Raises ImportError and AttributeError where it can't be loaded."""
     if name == "none":
