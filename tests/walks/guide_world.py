@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any
 import yaml
 
 from gateway.callers import new_key
-from tests.walks.test_process import served
+from tests.walks.served import run_program, served
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "your-own-task.md"
 TASK = "returns"
@@ -60,16 +59,10 @@ async def walk_guide(
 
         async def run(command: str, *more: str, code: int = 0) -> str:
             program, *words = (task if word == TASK else word for word in shlex.split(command))
-            running = await asyncio.create_subprocess_exec(
-                *(Path(sys.executable).with_name(program), *words, *more),
-                cwd=folder,
-                env=variables,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            out, err = await running.communicate()
-            assert running.returncode == code, (command, more, err.decode(), process.said[-5:])
-            return out.decode()
+            path = Path(sys.executable).with_name(program)
+            ended, out, err = await run_program(path, *words, *more, folder=folder, variables=variables)
+            assert ended == code, (command, more, err, process.said[-5:])
+            return out
 
         check, reload, adopt, *_ = list_commands()
         assert adopt == ADOPT

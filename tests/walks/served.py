@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,15 @@ class Process:
         """Send a signal and wait for the end."""
         self.process.send_signal(number)
         return await self.process.wait()
+
+
+async def run_program(*words: str | Path, folder: Path, variables: Mapping[str, str]) -> tuple[int | None, str, str]:
+    """Run a program to its end: its code, its output, and its errors."""
+    process = await asyncio.create_subprocess_exec(
+        *words, cwd=folder, env=variables, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -25,7 +24,7 @@ from gateway.callers import new_key
 from tests.fakes.engine import FakeEngine
 from tests.style.source import ROOT
 from tests.waiting import until
-from tests.walks.served import Process, served
+from tests.walks.served import Process, run_program, served
 from tools.example_adapter import AdminApi, place_adapter, sample_prompts
 from tools.local_product import make_local_configuration
 
@@ -105,16 +104,9 @@ async def started() -> AsyncIterator[tuple[Process, dict[str, str]]]:
 
 async def run(command: str, variables: Mapping[str, str], code: int = 0) -> str:
     """The output of a command."""
-    running = await asyncio.create_subprocess_exec(
-        *("bash", "-ec", command),
-        cwd=ROOT,
-        env=variables,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await running.communicate()
-    assert running.returncode == code, (command, out.decode(), err.decode())
-    return out.decode()
+    ended, out, err = await run_program("bash", "-ec", command, folder=ROOT, variables=variables)
+    assert ended == code, (command, out, err)
+    return out
 
 
 @pytest.mark.timeout(300)
