@@ -90,23 +90,23 @@ def make_baseline(kind: str, evaluated: Bools) -> Baseline | None:
 
 
 def flap_on_sea(runs: int, labels: int, seed: int) -> list[dict[str, Any]]:
-    """A row for each baseline: one slip that lasts for so many labels."""
-    found: dict[str, list[Flaps]] = {kind: [] for kind in KINDS if kind != "known"}
+    """A row for each baseline: one slip that lasts for `labels`."""
+    flaps_by_kind: dict[str, list[Flaps]] = {kind: [] for kind in KINDS if kind != "known"}
     for run in range(runs):
         say(f"SEA, a slip that lasts for {labels} labels: run {run + 1} of {runs}")
         rows, evaluated = draw_sea(labels, drawing(seed, "sea", run))
-        for kind, flaps in found.items():
+        for kind, flaps in flaps_by_kind.items():
             flaps.append(count_flaps(rows, make_baseline(kind, evaluated)))
     return [
         {
             "baseline": kind,
             "labels": labels,
             "runs": runs,
-            "changes_for_each": float(np.mean([one.while_slipped for one in flaps])),
-            "changes_most": max(one.while_slipped for one in flaps),
-            "labels_to_recovery": median_of(np.array([one.to_recovery for one in flaps if one.to_recovery])),
+            "changes_for_each": float(np.mean([stream.while_slipped for stream in flaps])),
+            "changes_most": max(stream.while_slipped for stream in flaps),
+            "labels_to_recovery": median_of(np.array([stream.to_recovery for stream in flaps if stream.to_recovery])),
         }
-        for kind, flaps in found.items()
+        for kind, flaps in flaps_by_kind.items()
     ]
 
 
@@ -132,12 +132,12 @@ def flap_on_streams(streams: Mapping[str, LabelRows]) -> list[dict[str, Any]]:
 
 def flap_on_elec2(path: Path, seed: int) -> list[dict[str, Any]]:
     """A row for each order, classifier and baseline. Raises Unmeasurable for another file."""
-    found = []
+    described = []
     for name, wrong in draw_elec2(*read_elec2(path), seed):
         say(f"elec2, {name}")
         rows, evaluated = make_rows(wrong[EVALUATED:], per_day=ELEC2_PER_DAY), wrong[:EVALUATED]
-        found += [_describe(name, kind, rows, count_flaps(rows, make_baseline(kind, evaluated))) for kind in KINDS]
-    return found
+        described += [_describe(name, kind, rows, count_flaps(rows, make_baseline(kind, evaluated))) for kind in KINDS]
+    return described
 
 
 def read_elec2(path: Path) -> tuple[Floats, np.ndarray]:
@@ -205,8 +205,8 @@ def _describe(name: str, kind: str, rows: LabelRows, flaps: Flaps) -> dict[str, 
 def list_figures(flaps: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
     """The most changes of the verdict: for each real one on SEA and in files that tell those, and in all on elec2."""
     figures = {"flaps_sea_for_each": max(row["changes_for_each"] for row in flaps["sea"])}
-    told = [row["changes_for_each"] for row in flaps["streams"] if row["real_changes"]]
-    figures |= {"flaps_streams_for_each": max(told)} if told else {}
+    for_each = [row["changes_for_each"] for row in flaps["streams"] if row["real_changes"]]
+    figures |= {"flaps_streams_for_each": max(for_each)} if for_each else {}
     return figures | ({"flaps_elec2": max(row["changes"] for row in flaps["elec2"])} if flaps["elec2"] else {})
 
 
@@ -221,7 +221,7 @@ def list_goals(streams: Iterable[LabelRows], has_elec2: bool) -> list[Goal]:
 def show_flaps(flaps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The tables."""
     sea, others = flaps["sea"], [*flaps["streams"], *flaps["elec2"]]
-    shown = [
+    tables = [
         table(
             [f"SEA, a slip that lasts {sea[0]['labels']} labels, {sea[0]['runs']} runs", "changes", "most", "back"],
             [
@@ -233,5 +233,5 @@ def show_flaps(flaps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     if others:
         names = ("labels", "wrong", "changes", "real_changes")
         head = ["changes of the verdict", *(name.replace("_", " ") for name in names)]
-        shown += ["", table(head, [[f"{row['stream']}, {row['baseline']}", *map(row.get, names)] for row in others])]
-    return "\n".join(shown)
+        tables += ["", table(head, [[f"{row['stream']}, {row['baseline']}", *map(row.get, names)] for row in others])]
+    return "\n".join(tables)

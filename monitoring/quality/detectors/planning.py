@@ -1,11 +1,11 @@
 """The number of false alarms and the time to a true one, from an operator's units to the detectors' and back.
 
-Operators say how many false alarms the whole fleet may have in a month. Each stream gets an equal part. A stream that
+Operators say how many false alarms the whole fleet may have in a month. Each signal gets an equal part. A signal that
 raises one in `A` labels on average while nothing is wrong, and has `L` labels a month, raises L/A. The detectors of
 `restarts.py` that alarm at a log e-value of log(A), and begin again after each alarm, raise at most M/A false alarms
 in M labels on average, for every M and however the labels depend on each other: their sum less the number of labels
 does not grow on average while nothing is wrong. So the expected false alarms of the fleet are at most what was set, as
-long as no stream has more labels a month than it was planned with.
+long as no signal has more labels a month than it was planned with.
 
 `labels` and `alpha` of a detector mean log(labels/alpha): `labels = between * alpha` gives the threshold log(between).
 """
@@ -19,13 +19,13 @@ from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Side
 
 MONTH_DAYS = 30.0
 BETWEEN_MIN = 200.0
-"""A stream with few labels a month raises an alarm no more often than once in this number of labels."""
+"""A signal with few labels a month raises an alarm no more often than once in this number of labels."""
 
 
 def find_labels_between(
-    false_alarms_per_month: float, streams: int, labels_per_day: float, between_min: float = BETWEEN_MIN
+    false_alarms_per_month: float, signals: int, labels_per_day: float, between_min: float = BETWEEN_MIN
 ) -> float:
-    """The mean number of labels between two false alarms of one of `streams` streams: the e-value at which it alarms.
+    """The mean number of labels between two false alarms of one of `signals` signals: the e-value at which it alarms.
 
     Raises ValueError if no false alarms are allowed for, or if the labels are not a number of at least 0.
     """
@@ -33,7 +33,7 @@ def find_labels_between(
         raise ValueError(f"{false_alarms_per_month} false alarms a month: more than 0, or nothing could ever alarm.")
     if not (labels_per_day >= 0.0 and math.isfinite(labels_per_day)):
         raise ValueError("The labels of a stream a day must be a number of at least 0.")
-    return max(between_min, labels_per_day * MONTH_DAYS * max(1, streams) / false_alarms_per_month)
+    return max(between_min, labels_per_day * MONTH_DAYS * max(1, signals) / false_alarms_per_month)
 
 
 def find_labels_to_detect(
@@ -47,7 +47,7 @@ def find_labels_to_detect(
 ) -> float | None:
     """The mean number of labels until a detector alarms, about, once the rate has changed by `points`.
 
-    `baseline` is what the detector tests against, `rate` what the stream had before, by default the baseline; `points`
+    `baseline` is what the detector tests against, `rate` what the signal had before, by default the baseline; `points`
     is a share, 0.05 for 5 points. `exponent` is that of the bets' factors where labels depend on each other
     (`dependence.py`). The best of the detector's alternatives, which gains g a label, has to come to the threshold; the
     bets that begin at each label are log(1/g) ahead of a single one. None where no alternative gains, so that the
