@@ -36,10 +36,19 @@ LARGE: dict[str, Any] = {
     "prometheus": {"serviceMonitor": True, "rules": True, "dashboards": True, "labels": {"release": "monitoring"}},
     "storage": {"class": "shared"},
 }
+TERM = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+PLACED: dict[str, Any] = {
+    "nodeSelector": {"kind": "cpu"},
+    "tolerations": [{"key": "apprentice", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [TERM]}}},
+    "priorityClassName": "serving",
+    "podAnnotations": {"linkerd.io/inject": "enabled"},
+}
 MIDDLE: dict[str, Any] = {
-    "gateway": {"autoscaling": {"kind": "hpa"}},
+    "gateway": PLACED | {"autoscaling": {"kind": "hpa"}},
     "pools": {"small": SMALL | {"autoscaling": {"kind": "hpa"}}, "general": GENERAL | {"gpu": ""}},
-    "poolDefaults": {"store": "sidecar"},
+    "poolDefaults": PLACED | {"store": "sidecar"},
+    "redis": PLACED,
 }
 CUSTOM = ("ScaledObject", "ServiceMonitor", "PrometheusRule")
 
@@ -162,6 +171,9 @@ def test_alerts_and_dashboards_lead_to_the_addresses_that_are_given() -> None:
         {"gateway": {"processes": 0}},
         {"pools": {}},
         {"gateway": {"autoscaling": {"kind": "vpa"}}},
+        {"gateway": {"tolerations": {"key": "gpu"}}},
+        {"redis": {"priorityClassName": 7}},
+        {"pools": {"small": {"podAnnotations": {"port": 8000}}}},
     ],
 )
 def test_values_that_can_not_be_meant_are_refused(values: dict[str, Any]) -> None:
@@ -220,11 +232,28 @@ def test_gateways_share_what_is_not_in_redis(tmp_path: Path) -> None:
     assert yaml.safe_load(text)["records"]["archive_folder"] == "s3://shop/apprentice"
 
 
+def test_pods_are_placed_as_the_values_say() -> None:
+    placing = {name: value for name, value in PLACED.items() if name != "podAnnotations"}
+    for workload in made(MIDDLE).workloads:
+        template = workload["spec"]["template"]
+        assert placing.items() <= template["spec"].items(), workload["metadata"]["name"]
+        assert template["metadata"]["annotations"] == PLACED["podAnnotations"]
+    assert not {*placing, "annotations"} & pod_keys(made({"pools": {"small": SMALL}}))
+
+
+def pod_keys(cluster: Cluster) -> set[str]:
+    """The keys of all pods and of their metadata."""
+    templates = [workload["spec"]["template"] for workload in cluster.workloads]
+    return {key for template in templates for part in template.values() for key in part}
+
+
 def test_what_an_installation_adds_reaches_the_pods() -> None:
     secret = {"name": "APPRENTICE_CONSOLE__OIDC__CLIENT_SECRET", "value": "given"}
     way = {"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"port": 443, "protocol": "TCP"}]}
     given = {"env": [secret], "files": ["redis-ca.pem"], "egress": [way]}
-    cluster = made(LARGE | {"pullSecrets": ["registry"], "gateway": given})
+    token = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+    cluster = made(LARGE | {"pullSecrets": ["registry"], "gateway": given, "poolDefaults": {"env": [token]}})
+    assert token in cluster.container("engine-general")["env"]
     for workload in cluster.workloads:
         assert workload["spec"]["template"]["spec"]["imagePullSecrets"] == [{"name": "registry"}]
     (container,) = gateway_pod(cluster)["containers"]

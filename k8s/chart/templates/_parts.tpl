@@ -30,6 +30,21 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
+{{/* Where pods run. */}}
+{{- define "placing" -}}
+{{- range $name := list "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
+{{- with get $ $name }}
+{{ dict $name . | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "annotations" -}}
+{{- with .podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "spread" -}}
 topologySpreadConstraints:
   - maxSkew: 1
