@@ -172,6 +172,8 @@ def test_alerts_and_dashboards_lead_to_the_addresses_that_are_given() -> None:
         {"pools": {}},
         {"gateway": {"autoscaling": {"kind": "vpa"}}},
         {"gateway": {"tolerations": {"key": "gpu"}}},
+        {"dns": {"ports": ["dns"]}},
+        {"ingress": {"enabled": True}},
         {"redis": {"priorityClassName": 7}},
         {"pools": {"small": {"podAnnotations": {"port": 8000}}}},
     ],
@@ -245,6 +247,42 @@ def pod_keys(cluster: Cluster) -> set[str]:
     """The keys of all pods and of their metadata."""
     templates = [workload["spec"]["template"] for workload in cluster.workloads]
     return {key for template in templates for part in template.values() for key in part}
+
+
+def test_names_are_asked_where_the_values_say() -> None:
+    openshift = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "openshift-dns"}}}
+    peers = [openshift, {"ipBlock": {"cidr": "169.254.20.10/32"}}]
+    cluster = made(LARGE | {"dns": {"to": peers, "ports": [5353]}})
+    ports = [{"port": 5353, "protocol": protocol} for protocol in ("UDP", "TCP")]
+    for policy in ("gateway", "engines"):
+        assert {"to": peers, "ports": ports} in cluster.named("NetworkPolicy", policy)["spec"]["egress"]
+    assert "kube-dns" not in cluster.text
+
+
+def test_an_ingress_leads_callers_to_the_public_listener_and_holds_no_stream_back(tmp_path: Path) -> None:
+    assert not made(LARGE).of_kind("Ingress")
+    prefix = "nginx.ingress.kubernetes.io/"
+    own = {"a": "b", f"{prefix}proxy-next-upstream": "error"}
+    given = {"enabled": True, "className": "nginx", "host": "llm.shop", "tlsSecret": "llm", "annotations": own}
+    cluster = made(LARGE | {"ingress": given, "config": {"limits": {"body_bytes_max": 8 << 20}}})
+    (ingress,) = cluster.of_kind("Ingress")
+    (rule,) = ingress["spec"]["rules"]
+    assert rule["http"]["paths"] == [
+        {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "gateway", "port": {"name": "http"}}}}
+    ]
+    assert (rule["host"], ingress["spec"]["tls"]) == ("llm.shop", [{"hosts": ["llm.shop"], "secretName": "llm"}])
+    config = tmp_path / "apprentice.yaml"
+    config.write_text(cluster.config("apprentice-config", "apprentice.yaml"))
+    limits = load_settings(config, {}).limits
+    assert limits.address_share_max == 1, "all callers come from the addresses of one proxy"
+    assert ingress["metadata"]["annotations"] == own | {
+        f"{prefix}proxy-buffering": "off",
+        f"{prefix}proxy-body-size": str(limits.body_bytes_max),
+        f"{prefix}proxy-read-timeout": f"{limits.request_timeout_seconds + 10:g}",
+    }
+    path = tmp_path / "ingress.yaml"
+    path.write_text(yaml.safe_dump(ingress))
+    run(tool("kubernetes-validate"), "--strict", path, seconds_max=120)
 
 
 def test_what_an_installation_adds_reaches_the_pods() -> None:
