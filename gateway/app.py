@@ -110,7 +110,7 @@ from serving.engine_client import EngineClient
 from serving.fingerprint import UNKNOWN, BaseFingerprint, digest_chat_template
 from serving.fleet import Fleet
 from serving.object_store import Change, ObjectStore
-from serving.tls import TlsError, Trust, TrustingTransport
+from serving.tls import FreshContext, TlsError, Trust, TrustingTransport
 
 log = logging.getLogger(__name__)
 CRASHED_AFTER_SECONDS = 7200.0
@@ -303,14 +303,13 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         redis, durability = await stack.enter_async_context(_open_state(settings))
         digest_secret = await read_shared_secret(redis)
         meters, fleet = Meters(settings.series_max), Fleet(settings.pool_configs(), siblings.memory)
-        http, engines = await stack.enter_async_context(_open_clients(settings, fleet))
+        http, engines, certificates = await stack.enter_async_context(_open_clients(settings, fleet))
         store, registry, fingerprints = Store(settings.store), Registry(redis), _base_fingerprints(settings, bases)
         taking = {pool: fingerprints[pool] for pool in bases}
         placer = Placer(fleet, redis, store, taking, http, engines, meters.note_adapter_load)
         reconciler = Reconciler(fleet, registry, placer)
         audit, stirred = Audit(redis), asyncio.Event()
-        note = siblings.note_generation
-        recent = RecentBodies(settings.records.recent_bytes_max)
+        note, recent = siblings.note_generation, RecentBodies(settings.records.recent_bytes_max)
         siblings.answers["bodies"] = recent.tell
         take_in = lambda current: note(_take_in(current, fleet, reconciler, meters, stirred))  # noqa: E731
         snapshot = await _snapshot_keeper(settings, redis, audit, take_in, meters, registry)
@@ -348,6 +347,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
             discovery=await stack.enter_async_context(Discovery()),
             engines=engines,
             http=http,
+            certificates=certificates,
             adapters=adapters,
             fingerprints=fingerprints,
             admission=Admission(settings.limits, meters, lambda pool: fleet.has_room(pool, time.monotonic())),
@@ -378,15 +378,17 @@ async def _look_around(services: Services) -> None:
 
 
 @asynccontextmanager
-async def _open_clients(settings: Settings, fleet: Fleet) -> AsyncIterator[tuple[httpx.AsyncClient, EngineClient]]:
-    """The clients towards engines, of the control plane and of requests. Raises TlsError."""
+async def _open_clients(
+    settings: Settings, fleet: Fleet
+) -> AsyncIterator[tuple[httpx.AsyncClient, EngineClient, list[FreshContext]]]:
+    """The clients towards engines, of the control plane and of requests, and their certificates. Raises TlsError."""
     trust = Trust(lambda: [(replica.config.url, replica.config.tls) for replica in fleet.replicas.values()])
     limits = settings.limits
     async with (
         httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http,
         EngineClient(limits.connect_timeout_seconds, limits.answer_bytes_max, trust.context_for) as engines,
     ):
-        yield http, engines
+        yield http, engines, trust.contexts
 
 
 @asynccontextmanager

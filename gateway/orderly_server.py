@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Awaitable, Iterator, Sequence
 from types import FrameType
@@ -95,7 +96,7 @@ class OrderlyServer(uvicorn.Server):
     def __init__(self, settings: Settings, gateway: Gateway, places: Places | None = None) -> None:
         """`places` are bound already; without them it binds by itself."""
         siblings = gateway.siblings
-        settings, tls = siblings.part_of(settings), settings.listen.tls
+        settings = siblings.part_of(settings)
         super().__init__(
             uvicorn.Config(
                 gateway,
@@ -110,8 +111,6 @@ class OrderlyServer(uvicorn.Server):
                 headers=[*SECURITY_HEADERS, *make_headers(settings.listen.cors_origin)],
                 timeout_keep_alive=settings.limits.keep_alive_seconds_max,  # type: ignore[arg-type]
                 timeout_graceful_shutdown=CLOSE_SECONDS_MAX,
-                ssl_certfile=tls.cert_file if tls else None,
-                ssl_keyfile=str(tls.key_file) if tls else None,
             )
         )
         self._gateway = gateway
@@ -150,9 +149,13 @@ class OrderlyServer(uvicorn.Server):
         places: Places = []
         try:
             places = self._places or bind(self._settings.listen)
+            certificate = self._settings.listen.certificate()
+            if certificate is not None:
+                self._gateway.state.services.certificates.append(certificate)
+            tls = certificate.listening() if certificate else None
             for address, bound in places:
                 for place in bound:
-                    await self._listen(address, place)
+                    await self._listen(address, place, tls)
         except (OSError, SettingsError) as error:
             log.error("the gateway can't listen: %s", error)
             close(places)
@@ -173,8 +176,8 @@ class OrderlyServer(uvicorn.Server):
             self._signals = 2
         return b""
 
-    async def _listen(self, address: Address, place: socket.socket) -> None:
-        limits, tls, gateway = self._settings.limits, self.config.ssl, self._gateway
+    async def _listen(self, address: Address, place: socket.socket, tls: ssl.SSLContext | None) -> None:
+        limits, gateway = self._settings.limits, self._gateway
         preflights = self._settings.listen.cors_origin is not None
         bodies = gateway.state.services.admission.bodies
         listener = Listener(address, limits, bodies, self.server_state, gateway, tls is not None, preflights)

@@ -16,6 +16,7 @@ from gateway.services import Services
 PRESENCE_INTERVAL_SECONDS = 0.5
 LAG_INTERVAL_SECONDS = 0.1
 STATE_INTERVAL_SECONDS = 30.0
+CERTIFICATES_INTERVAL_SECONDS = 5.0
 
 
 async def _tell_presence(services: Services) -> None:
@@ -43,6 +44,12 @@ async def _watch_state(services: Services) -> None:
         await services.durability.look()
 
 
+async def _renew_certificates(services: Services) -> None:
+    while True:
+        await asyncio.sleep(CERTIFICATES_INTERVAL_SECONDS)
+        await services.renew_certificates()
+
+
 SERVICE_JOBS: Mapping[str, Callable[[Services], Awaitable[None]]] = MappingProxyType(
     {
         "follow_snapshot": lambda services: services.snapshot.follow(services.settings.snapshot_interval_seconds),
@@ -53,5 +60,6 @@ SERVICE_JOBS: Mapping[str, Callable[[Services], Awaitable[None]]] = MappingProxy
         "flush_records": lambda services: services.flow.run(),
         "watch_lag": _watch_lag,
         "watch_state": _watch_state,
+        "renew_certificates": _renew_certificates,
     }
 )

@@ -51,6 +51,7 @@ from serving.engine_client import EngineClient
 from serving.fingerprint import BaseFingerprint, compute_fingerprint
 from serving.fleet import Fleet
 from serving.object_store import ObjectStore
+from serving.tls import FreshContext
 
 
 def _nothing(*_: Any) -> None:
@@ -142,6 +143,8 @@ class Services:
     discovery: Discovery
     engines: EngineClient
     http: httpx.AsyncClient
+    certificates: list[FreshContext]
+    """Towards engines, and those of our own listeners."""
     adapters: Adapters
     fingerprints: Mapping[str, BaseFingerprint]
     # Limits
@@ -204,6 +207,11 @@ class Services:
     def lease_job(self, job: str, lease_seconds: float = LEASE_SECONDS, place: str = "") -> JobLease:
         """This gateway's lease of a background job; `place` tells those apart that each data folder has."""
         return JobLease(self.redis, self.snapshot, self.passes, job, self.name, lease_seconds, place)
+
+    async def renew_certificates(self) -> None:
+        """Take certificates whose files have changed, for new connections."""
+        for certificate in self.certificates:
+            await asyncio.to_thread(certificate.renew)
 
     def get_fingerprint(self, choice: Choice) -> str:
         """The digest of all that is to answer this choice."""

@@ -1,13 +1,17 @@
-"""TLS towards engines: whom we trust, and who we are. Certificates are read once, at the start."""
+"""TLS: whom we trust, and who we are. Certificates are read at the start, and again once their files have changed."""
 
 from __future__ import annotations
 
+import logging
+import os
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
+
+log = logging.getLogger(__name__)
 
 
 class TlsError(Exception):
@@ -30,12 +34,63 @@ class TlsFiles:
         except OSError as error:
             raise TlsError(f"The CA file {self.ca_file} can't be used: {error}.") from error
         if self.cert_file:
-            try:
-                context.load_cert_chain(self.cert_file, self.key_file, password=lambda: b"")
-            except OSError as error:
-                pair = f"{self.cert_file} with the key {self.key_file or self.cert_file}"
-                raise TlsError(f"The certificate {pair} can't be used: {error}.") from error
+            self._show(context, self.cert_file)
         return context
+
+    def listening(self) -> ssl.SSLContext:
+        """The context of a listener, which shows the certificate. Raises TlsError."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._show(context, self.cert_file or "")
+        return context
+
+    def _show(self, context: ssl.SSLContext, cert_file: str) -> None:
+        try:
+            context.load_cert_chain(cert_file, self.key_file, password=lambda: b"")
+        except OSError as error:
+            pair = f"{cert_file} with the key {self.key_file or cert_file}"
+            raise TlsError(f"The certificate {pair} can't be used: {error}.") from error
+
+
+class FreshContext:
+    """A TLS context made of files, and made again once they have changed. If that fails, the last one stays."""
+
+    def __init__(self, files: TlsFiles, make: Callable[[], ssl.SSLContext]) -> None:
+        """Raises TlsError."""
+        self._paths = [path for path in (files.ca_file, files.cert_file, files.key_file) if path]
+        self._make = make
+        self._stamps = self._read_stamps()  # first: what changes meanwhile is seen the next time
+        self.context = make()
+
+    def renew(self) -> None:
+        """Look at the files, and read them if they have changed. Blocks."""
+        stamps = self._read_stamps()
+        if stamps == self._stamps:
+            return
+        self._stamps = stamps
+        try:
+            self.context = self._make()
+        except TlsError as error:
+            log.error("%s The one of before stays in use.", error)
+        else:
+            log.info("certificates were read again: %s", ", ".join(self._paths))
+
+    def listening(self) -> ssl.SSLContext:
+        """A context for a listener whose newcomers each get the present one."""
+        listening = self.context
+        listening.sni_callback = lambda newcomer, *_: setattr(newcomer, "context", self.context)
+        return listening
+
+    def _read_stamps(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp_of(path) for path in self._paths]
+
+
+def _stamp_of(path: str) -> tuple[int, int, int] | None:
+    """Inode, size and time of a file, by which a changed one is told; None where it can't be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def origin_of(url: str) -> str:
@@ -46,7 +101,7 @@ def origin_of(url: str) -> str:
 
 
 class Trust:
-    """The TLS of each origin, by the present replicas; their files were read at the start."""
+    """The TLS of each origin, by the present replicas. `contexts` are all that there are."""
 
     def __init__(self, addresses: Callable[[], Iterable[tuple[str, TlsFiles | None]]]) -> None:
         """`addresses` gives each present replica's address, and its files (None: the system's trust is enough).
@@ -54,14 +109,16 @@ class Trust:
         Raises TlsError.
         """
         self._addresses = addresses
-        self._contexts = {tls: tls.context() for tls in {tls for _, tls in addresses()} if tls is not None}
+        by_files = {tls: FreshContext(tls, tls.context) for tls in {tls for _, tls in addresses()} if tls is not None}
+        self._contexts = by_files
+        self.contexts = list(by_files.values())
 
     def context_for(self, url: str) -> ssl.SSLContext | None:
         """The context for a connection to this address; None where the system's trust is enough."""
         origin = origin_of(url)
         for address, tls in self._addresses():
             if tls is not None and origin_of(address) == origin:
-                return self._contexts[tls]
+                return self._contexts[tls].context
         return None
 
 

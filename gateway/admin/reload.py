@@ -156,6 +156,7 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
     fixed = tuple(find_restarts(before, settings, changes))
     if dry_run:
         return Reloaded("dry_run", changes, fixed)
+    await services.renew_certificates()
     if fixed:
         raise Problem("restart_required", f"These need a restart, and nothing was changed: {', '.join(fixed)}.")
     if changes:
@@ -178,6 +179,7 @@ def _load(services: Services, config: Path) -> Settings:
     try:
         settings = load_settings(config)
         services.siblings.part_of(settings)
+        settings.listen.certificate()
         return settings
     except SettingsError as error:
         raise Problem("configuration_invalid", str(error)) from error

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import ssl
 import sys
 from pathlib import Path
 
 from gateway.app import build_app
-from gateway.configuration.sections import ListenSettings
 from gateway.configuration.settings import PROCESSES_MAX, load_settings
 from gateway.errors import SettingsError
 from gateway.orderly_server import OrderlyServer, bind
@@ -23,7 +21,7 @@ def serve(config: Path, processes: str | None = None) -> None:
     started."""
     os.umask(UMASK)  # what is made public, such as the adapter store, is made so on purpose
     settings = load_settings(config)
-    _see_that_certificates_fit(settings.listen)
+    settings.listen.certificate()  # before anything is started
     configure(settings.log_level, settings.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     count = processes_of(processes or settings.processes)
@@ -43,18 +41,6 @@ def processes_of(value: str | int) -> int:
     if not 1 <= int(value) <= PROCESSES_MAX:
         raise SettingsError(f"--processes {value}: give 1 to {PROCESSES_MAX}.")
     return int(value)
-
-
-def _see_that_certificates_fit(listen: ListenSettings) -> None:
-    """Before anything is started: raises SettingsError where its certificate can't be used."""
-    if listen.tls is not None:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                listen.tls.cert_file, listen.tls.key_file, password=lambda: b""
-            )
-        except OSError as error:
-            files = f"{listen.tls.cert_file} with the key {listen.tls.key_file}"
-            raise SettingsError(f"listen.tls: the certificate {files} can't be used: {error}.") from error
 
 
 def check(config: Path) -> None:

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
+from gateway.errors import SettingsError
 from gateway.formats.fields import ALLOWABLE
 from monitoring.buckets import BUCKET_ADDRESS
 from router.policy import TokensOver, UnknownFields
 from serving.service_account import ServiceAccount
+from serving.tls import FreshContext, TlsError, TlsFiles
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -125,13 +127,23 @@ class ListenSettings(Section):
     admin: OwnListenSettings | None = Field(None, description="Own listener of admins; unset: that of callers.")
     metrics: OwnListenSettings | None = Field(None, description="Own listener of /metrics; unset: that of callers.")
     tls: ListenTlsSettings | None = Field(
-        None, description="Certificate of all listeners, read at the start; unset: plain HTTP."
+        None, description="Certificate of all listeners, read again once renewed; unset: plain HTTP."
     )
     cors_origin: str | None = Field(
         None,
         pattern=r"^(\*|https?://[^\s/,]+)$",
         description="Origin whose pages may call it, or *.",
     )
+
+    def certificate(self) -> FreshContext | None:
+        """The context that shows the certificate; None: plain HTTP. Raises SettingsError."""
+        if self.tls is None:
+            return None
+        files = TlsFiles(None, str(self.tls.cert_file), str(self.tls.key_file))
+        try:
+            return FreshContext(files, files.listening)
+        except TlsError as error:
+            raise SettingsError(f"listen.tls: {error}") from error
 
 
 class OidcSettings(Section):

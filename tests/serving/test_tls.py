@@ -104,6 +104,22 @@ def test_files_that_can_not_be_used_are_named_at_the_start(authority: Authority,
     assert named in str(raised.value)
 
 
+async def test_renewed_files_are_those_of_the_next_connection(authority: Authority, tmp_path: Path) -> None:
+    stranger, ours = Authority(tmp_path, "another").sign("stranger"), tmp_path / "ours.pem"
+    ours.write_bytes(stranger.cert.read_bytes() + stranger.key.read_bytes())
+    async with FakeEngine(tls=authority.listening(wants_certificate=True)) as engine:
+        config = ReplicaConfig("a", engine.url, "small", tls=TlsFiles(str(authority.ca), str(ours)))
+        trust = Trust(lambda: [(config.url, config.tls)])
+        (certificate,) = trust.contexts
+        async with httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http:
+            with pytest.raises(httpx.TransportError):
+                await http.get(f"{config.base_url}/models")
+            renewed = authority.sign("gateway")
+            ours.write_bytes(renewed.cert.read_bytes() + renewed.key.read_bytes())
+            certificate.renew()
+            assert (await http.get(f"{config.base_url}/models")).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("url", "origin"),
     [

@@ -10,12 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway import service_jobs
+from gateway.callers import new_key
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.serve import serve
 from gateway.errors import SettingsError
 from tests.fakes.certificates import Authority
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.test_reload import plain
 
 ASK: dict[str, Any] = {"model": "general", "messages": [{"role": "user", "content": "How many days has a week?"}]}
 ADMINS, METRICS, CALLERS, PROBE = "/admin/v1/callers", "/metrics", "/v1/models", "/health/live"
@@ -92,6 +95,58 @@ async def test_with_a_certificate_all_listeners_speak_tls_and_nothing_else(
             for other in (port, admin_port):
                 with pytest.raises(httpx.TransportError):
                     await http.get(f"http://{host}:{other}{PROBE}")
+
+
+async def find_shown(gateway: RunningGateway) -> set[str]:
+    """The certificates that the listeners show to newcomers, in PEM."""
+    return {await asyncio.to_thread(ssl.get_server_certificate, address) for address in gateway.addresses}
+
+
+async def test_a_renewed_certificate_is_shown_by_itself_and_a_broken_one_is_not(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service_jobs, "CERTIFICATES_INTERVAL_SECONDS", 0.05)
+    authority = Authority(tmp_path)
+    pair = authority.sign("gateway")
+    first = pair.cert.read_text()
+    listen = {"tls": {"cert_file": pair.cert, "key_file": pair.key}, "admin": {"port": 0}}
+    async with run_gateway(configure(listen=listen)) as gateway:
+        assert await find_shown(gateway) == {first}
+        pair.cert.write_text("broken")
+        async with asyncio.timeout(20):
+            while f"The certificate {pair.cert} with the key {pair.key} can't be used" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert await find_shown(gateway) == {first}
+        authority.sign("gateway")
+        async with asyncio.timeout(20):
+            while await find_shown(gateway) != {pair.cert.read_text()}:
+                await asyncio.sleep(0.01)
+    assert pair.cert.read_text() != first
+
+
+async def test_a_reload_takes_a_renewed_certificate_and_refuses_a_broken_one(
+    configure: Configure, tmp_path: Path
+) -> None:
+    authority, config, key = Authority(tmp_path), tmp_path / "apprentice.yaml", new_key()[0]
+    pair = authority.sign("gateway")
+    listen = {"port": 0, "tls": {"cert_file": pair.cert, "key_file": pair.key}}
+    content = configure(listen=listen)
+    config.write_text(plain(content | {"admin_key": key}))
+    trust, headers = ssl.create_default_context(cafile=authority.ca), {"authorization": f"Bearer {key}"}
+    async with (
+        run_gateway(content, key, config) as gateway,
+        httpx.AsyncClient(headers=headers, verify=trust) as http,
+    ):
+        url = f"https://127.0.0.1:{gateway.addresses[0][1]}/admin/v1/reload"
+        authority.sign("gateway")
+        renewed = pair.cert.read_text()
+        reloaded = await http.post(url)
+        assert (reloaded.status_code, await find_shown(gateway)) == (200, {renewed}), reloaded.text
+        pair.key.write_text("broken")
+        refused = await http.post(url)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "configuration_invalid")
+        assert f"listen.tls: The certificate {pair.cert} with the key {pair.key}" in refused.json()["error"]["message"]
+        assert await find_shown(gateway) == {renewed}
 
 
 @pytest.mark.parametrize(
