@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as Disconnected
@@ -46,6 +46,12 @@ class _Cancellable(AbstractConnection):
     Python 3.11's `asyncio.wait_for`, in which a command is sent, drops a cancellation that comes as the sending ends:
     a job that was cancelled then would go on for ever, and hold its lease.
     """
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        if isinstance(self, SSLConnection):
+            self.ssl_context.context = None  # else one that is opened again would show a certificate of before
+        arguments: Mapping[str, Any] = super()._connection_arguments()  # type: ignore[misc]
+        return arguments
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         task = asyncio.current_task()

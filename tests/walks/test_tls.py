@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from gateway.app import open_gateway
 from gateway.configuration.settings import Settings
+from gateway.state.redis_options import make_client
 from serving.tls import TlsError
 from tests.fakes.certificates import Authority, Pair
 from tests.fakes.engine import FakeEngine
@@ -135,6 +137,20 @@ async def test_redis_is_reached_by_mutual_tls_as_an_acl_user_with_minimal_rights
                 given = {"request_id": request_id, "metric": "correct", "value": True}
                 assert (await http.post("/v1/feedback", json=given)).status_code == 201
                 assert (await http.get("/admin/v1/audit")).status_code == 200
+
+
+async def test_a_renewed_certificate_is_shown_to_redis_by_the_next_connection(
+    valkey_socket: str, authority: Authority, ours: Pair, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path, "another").sign("stranger")
+    async with before(valkey_socket, authority.listening(wants_certificate=True)) as port:
+        query = f"ssl_ca_certs={authority.ca}&ssl_certfile={stranger.cert}&ssl_keyfile={stranger.key}"
+        async with make_client(f"rediss://127.0.0.1:{port}/0?{query}") as client:
+            with pytest.raises(RedisError):
+                await client.ping()
+            ours.cert.replace(stranger.cert)
+            ours.key.replace(stranger.key)
+            assert await client.ping()
 
 
 @pytest.mark.parametrize("broken", ["unknown_authority", "no_certificate", "missing_file"])
