@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import time
 from collections import Counter
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.features.evaluations.baselines import SIGNAL
+from gateway.features.quality import job
 from gateway.features.quality.quality import Quality
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, ArmReport, Summary
@@ -244,6 +246,15 @@ async def test_a_webhook_that_hangs_keeps_no_judgement_waiting(
     assert "did not stop" not in caplog.text
     over.set()
     listening.close()
+
+
+async def test_the_end_of_the_monitors_process_is_not_told_as_an_outage_of_redis(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(job, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    async with run_gateway(configure(**watched())):
+        await until(lambda: "the monitor's process ended with exit code 3: see the log" in caplog.text)
+    assert "Redis can't be reached" not in caplog.text
 
 
 async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(

@@ -46,7 +46,7 @@ MOVED_AT_ONCE = 100
 """Tasks whose quality is set in one step."""
 
 
-class MonitorFailed(ConnectionError):
+class MonitorFailed(OSError):
     """The child did not do its step; nothing is lost, and it is begun again."""
 
 
