@@ -1,13 +1,27 @@
-"""The signature of a message to a webhook, by which its receiver knows who sent it."""
+"""Signatures of messages to webhooks, as Standard Webhooks has them: a receiver knows who sent a message, and when."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 
+from gateway.configuration.sections import ENCODED_KEY
+
 SIGNATURE = "x-apprentice-signature"
+"""The header of earlier releases, which says nothing of the time."""
 
 
-def signature_of(key: str, body: bytes) -> str:
-    """The body's signature: `sha256=` and its HMAC-SHA256 in hexadecimal digits."""
-    return f"sha256={hmac.new(key.encode(), body, hashlib.sha256).hexdigest()}"
+def sign_message(key: str, message_id: str, body: bytes, now_unix: float) -> dict[str, str]:
+    """The headers of a message that is sent now (Unix seconds). `v1` is the HMAC-SHA256 of id, time and body."""
+    secret = key.encode()
+    if key.startswith(ENCODED_KEY):
+        secret = base64.b64decode(key.removeprefix(ENCODED_KEY))
+    timestamp = str(int(now_unix))
+    signed = hmac.digest(secret, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": f"v1,{base64.b64encode(signed).decode()}",
+        SIGNATURE: f"sha256={hmac.new(key.encode(), body, hashlib.sha256).hexdigest()}",
+    }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from gateway.configuration.sections import Name, Seconds, Section
+from gateway.configuration.sections import Name, Seconds, Section, WebhookKey
 from monitoring.evaluation.comparing import ComparisonMetric
 from monitoring.evaluation.forms import AnswerForm
 from monitoring.metric_values import Metric
@@ -30,9 +30,7 @@ class MonitorSettings(Section):
     webhook_url: str | None = Field(
         None, pattern=r"^https?://", max_length=2000, description="Receiver of each action as JSON."
     )
-    webhook_key: SecretStr | None = Field(
-        None, description="Key of its signature (HMAC-SHA256, header x-apprentice-signature)."
-    )
+    webhook_key: WebhookKey | None = Field(None, description="Key of its signature, as Standard Webhooks has it.")
 
 
 class JudgeSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -29,6 +30,20 @@ def _refuse_address(path: Any) -> Any:
 
 FolderPath = Annotated[Path, BeforeValidator(_refuse_address)]
 """A folder of this machine. As a path, an address such as `s3://bucket` would be made in the working folder."""
+
+
+ENCODED_KEY = "whsec_"
+"""A webhook's key that begins so is base64 behind it, as Standard Webhooks has it."""
+
+
+def _see_that_it_decodes(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if text.startswith(ENCODED_KEY):
+        base64.b64decode(text.removeprefix(ENCODED_KEY), validate=True)
+    return key
+
+
+WebhookKey = Annotated[SecretStr, AfterValidator(_see_that_it_decodes)]
 
 
 def _read_place(place: Any) -> Any:

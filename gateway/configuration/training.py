@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from gateway.configuration.sections import AccountSettings, Section
+from gateway.configuration.sections import AccountSettings, Section, WebhookKey
 
 RunnerName = Literal["local", "kubernetes", "ray", "webhook"]
 
@@ -55,5 +55,5 @@ class TrainingSettings(Section):
     kubernetes: KubernetesSettings = KubernetesSettings()
     ray_url: str | None = Field(None, pattern="^https?://", description="Address of Ray's job API.")
     webhook_url: str | None = Field(None, pattern="^https?://", description="Receiver of trainings as JSON.")
-    webhook_key: SecretStr | None = Field(None, description="Key of its signature, as monitor.webhook_key.")
+    webhook_key: WebhookKey | None = Field(None, description="Key of its signature, as monitor.webhook_key.")
     parameters: TrainingParameters = TrainingParameters()

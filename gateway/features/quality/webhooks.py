@@ -9,6 +9,7 @@ and age go by Redis's clock, since those of two gateways need not agree.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from gateway.background.webhook_signature import SIGNATURE, signature_of
+from gateway.background.webhook_signature import sign_message
 from gateway.configuration.monitor import MonitorSettings
 from gateway.state.outbox import Outbox, WaitingEntry, Write
 from gateway.state.redis import read_redis_time
@@ -130,7 +131,7 @@ class Webhooks:
         body = msgspec.json.encode(message.body)
         headers = {"Content-Type": "application/json"}
         if settings.webhook_key is not None:
-            headers[SIGNATURE] = signature_of(settings.webhook_key.get_secret_value(), body)
+            headers |= sign_message(settings.webhook_key.get_secret_value(), message.body["id"], body, time.time())
         try:
             answer = await self._http.post(
                 settings.webhook_url or "", content=body, headers=headers, timeout=TIMEOUT_SECONDS

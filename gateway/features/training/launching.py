@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -15,7 +16,7 @@ import httpx
 import msgspec
 import yaml
 
-from gateway.background.webhook_signature import SIGNATURE, signature_of
+from gateway.background.webhook_signature import sign_message
 from gateway.features.training.ending import TrainingFault
 from gateway.features.training.store import Training
 from gateway.features.training.trainer_keys import key_of
@@ -95,7 +96,7 @@ async def _tell_webhook(trainings: Trainings, training: Training) -> None:
     body = msgspec.json.encode(message)
     headers = {"Content-Type": "application/json"}
     if settings.webhook_key is not None:
-        headers[SIGNATURE] = signature_of(settings.webhook_key.get_secret_value(), body)
+        headers |= sign_message(settings.webhook_key.get_secret_value(), name_of(training), body, time.time())
     answer = await trainings.services.http.post(
         settings.webhook_url or "", content=body, headers=headers, timeout=TIMEOUT_SECONDS
     )

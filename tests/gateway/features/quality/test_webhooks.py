@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,9 +14,10 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from gateway.background.webhook_signature import signature_of
+from examples.verify_webhook import verify
 from gateway.configuration.monitor import MonitorSettings
 from gateway.features.quality import webhooks
 from gateway.features.quality.webhooks import WaitingMessage, Webhooks
@@ -76,17 +80,35 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_an_action_is_told_with_its_evidence_and_a_signature(redis: Redis, http: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("key", ["a secret", f"whsec_{base64.b64encode(b'a secret of bytes').decode()}"])
+async def test_an_action_is_told_with_its_evidence_and_a_signature(
+    redis: Redis, http: httpx.AsyncClient, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     meters = Meters()
     out = Webhooks(redis, http, meters)
     async with receiver() as there:
         await add(out, "returns-1", {"task": "returns", "kind": "shift", "evidence": {"e": 1.5}})
-        await out.deliver(settings(there.port, webhook_key="a secret"))
+        await out.deliver(settings(there.port, webhook_key=key))
     ((headers, body),) = there.got
     assert body == {"id": "returns-1", "task": "returns", "kind": "shift", "evidence": {"e": 1.5}}
-    assert headers["x-apprentice-signature"] == signature_of("a secret", msgspec.json.encode(body))
+    content = msgspec.json.encode(body)
+    assert verify(key, headers, content)
+    assert not verify("another", headers, content)
+    assert not verify(key, headers, content + b" ")
+    assert not verify(key, headers | {"webhook-id": "returns-2"}, content)
+    assert not verify(key, headers | {"webhook-timestamp": str(int(headers["webhook-timestamp"]) + 1)}, content)
+    earlier = hmac.new(key.encode(), content, "sha256").hexdigest()
+    assert headers["x-apprentice-signature"] == f"sha256={earlier}", "receivers of before go on"
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 301)
+    assert not verify(key, headers, content), "it is sent again by somebody else"
     assert await redis.hlen(KEY) == 0
     assert meters.webhooks.cell("sent").value == 1
+
+
+def test_a_key_that_no_receiver_could_decode_is_refused() -> None:
+    with pytest.raises(ValidationError, match="webhook_key"):
+        settings(80, webhook_key="whsec_no base64")
 
 
 async def test_what_is_refused_is_sent_again_when_it_is_due_and_not_before(
