@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.datasets import job
+from gateway.features.datasets import exporting, job
 from gateway.features.datasets.datasets import Build, Datasets
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
@@ -222,3 +223,28 @@ async def test_a_building_that_is_killed_or_has_no_room_fails_with_a_sentence(
             lambda: {path.name for path in folder.iterdir()} <= {".files", ".lock", ".name"}, "no part of it is left"
         )
         assert (await http.get(PATH)).json()["datasets"] == []
+
+
+REMOVED_BY = {
+    "folder": "shutil.rmtree(target.parent)",
+    "file": "target.touch(); target.unlink()",
+    "folder before": "shutil.rmtree(target.parent); told = {'error': 'No such file.'}",
+}
+"""The acts of an erasure on an export that is under way."""
+
+
+@pytest.mark.parametrize("removed", REMOVED_BY)
+async def test_an_export_that_an_erasure_removes_ends_in_an_error_that_says_to_ask_again(
+    configure: Configure, removed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import json, pathlib, shutil; target = pathlib.Path(json.loads(input())['target']); told = {'rows': 1}"
+    monkeypatch.setattr(
+        exporting, "COMMAND", (sys.executable, "-c", f"{code}; {REMOVED_BY[removed]}; print(json.dumps(told))")
+    )
+    async with run_gateway(configure()) as gateway, gateway.http() as http:
+        sent = (await http.post(f"{PATH}/files", content=b'{"text": "a vase", "expected": "yes"}\n')).json()["digest"]
+        build = await ended(http, {"files": [{"digest": sent, "name": "rows.jsonl"}]})
+        answer = await http.get(f"{PATH}/{build['digest']}/export")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overload"), answer.text
+        assert answer.json()["error"]["message"] == "Texts were erased while the file was made: ask again."
+        assert not list(gateway.services.settings.dataset_folder.glob(".files/.partial-*"))

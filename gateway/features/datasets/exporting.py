@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -28,6 +29,10 @@ async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportF
     try:
         job = ExportJob(str(folder / f"{part}.jsonl"), str(target), form)
         result = await run_process(COMMAND, job, ExportResult)
+        try:
+            status = await asyncio.to_thread(os.stat, aside if result.error else target)
+        except FileNotFoundError:
+            raise Problem("overload", "Texts were erased while the file was made: ask again.") from None
         if result.error:
             raise Problem("overload", f"{result.error} Make room for data sets, or try again later.")
         if not result.rows:
@@ -38,4 +43,6 @@ async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportF
         raise
     headers = {"x-rows": str(result.rows)}
     done = BackgroundTask(shutil.rmtree, aside, ignore_errors=True)
-    return FileResponse(target, media_type="application/octet-stream", headers=headers, background=done)
+    return FileResponse(
+        target, media_type="application/octet-stream", headers=headers, background=done, stat_result=status
+    )
