@@ -29,12 +29,10 @@ from gateway.server.listener import CONSOLE
 
 log = logging.getLogger(__name__)
 FLOW_COOKIE = "apprentice_console_flow"
-FLOW = "apprentice:console:flow:"
 FLOW_SECONDS = 600
-FLOWS_COUNT = "apprentice:console:flows"
-FLOWS_MAX = 10_000
-"""Sign-ins that are begun within FLOW_SECONDS, at all gateways: anyone may begin one, and Redis keeps it."""
-TO_CHARACTERS_MAX = 2000
+USED = "apprentice:console:flow:"
+TO_BYTES_MAX = 2000
+"""A cookie has 4,096 bytes."""
 DOCUMENT_SECONDS = 300.0
 PROVIDER_SECONDS_MAX = 10.0
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
@@ -46,8 +44,11 @@ class NotIdentified(Exception):
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
-    """A sign-in under way, kept under the digest of its state until the provider sends the browser back."""
+    """A sign-in under way until `ends_at` (Unix seconds). Anyone may begin one, so that only the browser keeps it: in
+    a sealed cookie."""
 
+    ends_at: float
+    state: str
     nonce: str
     verifier: str
     to: str
@@ -55,38 +56,41 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
 
 async def send_to_provider(console: Console, request: Request) -> Response:
     """Send the browser to the provider."""
-    settings, state = _settings_of(console), secrets.token_urlsafe(32)
-    nonce, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
-    to = validate_path(request.query_params.get("to", "")[:TO_CHARACTERS_MAX])
-    flow = Flow(nonce=nonce, verifier=verifier, to=to)
-    if await _count_flows(console) > FLOWS_MAX:
-        return render_sign_in(console, request, to, 503, "Too many sign-ins are under way. Sign in with a key.")
+    settings = _settings_of(console)
+    flow = Flow(
+        ends_at=time.time() + FLOW_SECONDS,
+        state=secrets.token_urlsafe(32),
+        nonce=secrets.token_urlsafe(32),
+        verifier=secrets.token_urlsafe(48),
+        to=validate_path(request.query_params.get("to", "").encode()[:TO_BYTES_MAX].decode(errors="ignore")),
+    )
     try:
         async with _client(console, settings) as client:
             document = await _read_document(console, client, settings)
             url, _ = client.create_authorization_url(
-                document["authorization_endpoint"], state=state, nonce=flow.nonce, code_verifier=flow.verifier
+                document["authorization_endpoint"], state=flow.state, nonce=flow.nonce, code_verifier=flow.verifier
             )
     except (httpx.HTTPError, ValueError, KeyError) as error:
         return _tell_fault(console, request, flow.to, 502, "The provider can't be reached. Sign in with a key.", error)
-    await console.services.redis.set(_name(state), msgspec.json.encode(flow), ex=FLOW_SECONDS)
     response = RedirectResponse(url, 303)
-    console.keep(response, FLOW_COOKIE, state, FLOW_SECONDS, "lax")  # the way back begins at the provider's site
+    sealed = seal_flow(console.services.digest_secret, flow)
+    console.keep(response, FLOW_COOKIE, sealed, FLOW_SECONDS, "lax")  # the way back begins at the provider's site
     return response
 
 
 async def take_back(console: Console, request: Request) -> Response:
     """Sign in who comes back from the provider."""
-    settings, state = _settings_of(console), request.query_params.get("state", "")
-    raw: Any = await console.services.redis.getdel(_name(state)) if state else None
-    if raw is None or not match_tokens(request.cookies.get(FLOW_COOKIE), state):
+    settings, services = _settings_of(console), console.services
+    flow = open_flow(services.digest_secret, request.cookies.get(FLOW_COOKIE, ""))
+    if flow is None or not match_tokens(request.query_params.get("state"), flow.state):
         text = "This sign-in took too long, or was begun elsewhere. Try again."
         return render_sign_in(console, request, "", 403, text)
-    flow = msgspec.json.decode(raw, type=Flow)
     try:
         async with _client(console, settings) as client:
             claims = await _identify(console, client, settings, flow, str(request.url.query))
-        person = make_person(settings, claims, console.services.digest_secret)
+        if not await services.redis.set(_name(flow.state), 1, ex=FLOW_SECONDS, nx=True):
+            raise NotIdentified("This sign-in was used already. Try again.")
+        person = make_person(settings, claims, services.digest_secret)
         caller = person.caller(settings)
         assert caller is not None, "who has no role is not identified"
     except NotIdentified as refused:
@@ -97,6 +101,25 @@ async def take_back(console: Console, request: Request) -> Response:
     response = await open_session(console, caller, flow.to, person)
     console.keep(response, FLOW_COOKIE, "", None)
     return response
+
+
+def seal_flow(secret: bytes, flow: Flow) -> str:
+    """A sign-in as a cookie, which nobody without the secret can make."""
+    content = base64.urlsafe_b64encode(msgspec.json.encode(flow)).decode().rstrip("=")  # a cookie would quote these
+    return f"{content}.{_seal_of(secret, content)}"
+
+
+def open_flow(secret: bytes, cookie: str) -> Flow | None:
+    """The sign-in in a cookie; None where it is not ours, or took too long."""
+    content, _, seal = cookie.partition(".")
+    if not match_tokens(seal, _seal_of(secret, content)):
+        return None
+    flow = msgspec.json.decode(base64.urlsafe_b64decode(content + "=="), type=Flow)
+    return flow if time.time() < flow.ends_at else None
+
+
+def _seal_of(secret: bytes, content: str) -> str:
+    return hashlib.blake2b(content.encode(), key=secret, digest_size=32, person=b"console_flow").hexdigest()
 
 
 def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes) -> Person:
@@ -121,14 +144,6 @@ def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes
     name = claims.get("name")
     shown = name if isinstance(name, str) and name else owner
     return Person(public=public, name=shown, owner=owner, values=with_role)
-
-
-async def _count_flows(console: Console) -> int:
-    """Count one more sign-in that is begun."""
-    async with console.services.redis.pipeline(transaction=True) as pipe:
-        pipe.set(FLOWS_COUNT, 0, ex=FLOW_SECONDS, nx=True)
-        pipe.incr(FLOWS_COUNT)
-        return int((await pipe.execute())[1])
 
 
 async def _identify(
@@ -202,4 +217,4 @@ def _settings_of(console: Console) -> OidcSettings:
 
 
 def _name(state: str) -> str:
-    return FLOW + hashlib.sha256(state.encode()).hexdigest()
+    return USED + hashlib.sha256(state.encode()).hexdigest()
