@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from redis.exceptions import RedisError
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import StreamingResponse
 
 from gateway.console.admin_api import Declined
 from gateway.console.fleet_pages import load_fleet
@@ -46,15 +46,16 @@ class LiveParts:
         self._loads: dict[tuple[str, str], tuple[float, asyncio.Task[dict[str, Any]]]] = {}
         """The last look at each page, by its address and the role that looked, with its time."""
 
-    async def stream(self, load: Load, template: str, visit: Visit) -> Response:
+    async def stream(self, load: Load, template: str, visit: Visit) -> StreamingResponse:
         """Send a part of a page each time that it has become another."""
-        if self._open >= STREAMS_MAX:
-            return Response(OLD, media_type="text/event-stream")
         return StreamingResponse(self._events(load, template, visit), media_type="text/event-stream")
 
     async def _events(self, load: Load, template: str, visit: Visit) -> AsyncIterator[str]:
         shown, until, tick = "", time.monotonic() + STREAM_SECONDS_MAX, 0
         console = visit.console
+        if self._open >= STREAMS_MAX:
+            yield OLD
+            return
         self._open += 1
         try:
             while time.monotonic() < until and not console.services.admission.draining:

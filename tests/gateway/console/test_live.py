@@ -37,3 +37,15 @@ async def test_streams_of_a_page_share_one_look(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(live, "LOOK_SECONDS", 0.0)
     assert await parts._look(load, visit("/live/overview")) == {"number": 4}
     assert len(parts._loads) == 1, "what nobody looks at is let go"
+
+
+async def test_a_stream_counts_as_it_begins_so_that_no_two_take_the_last_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def load(visit: Visit) -> dict[str, Any]:
+        raise AssertionError("it is one too many")
+
+    parts = live.LiveParts()
+    answer = await parts.stream(load, "fleet_live.html", visit("/live/fleet"))
+    monkeypatch.setattr(live, "STREAMS_MAX", 0)  # others have begun meanwhile
+    assert [part async for part in answer.body_iterator] == [live.OLD]
