@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 from redis import Redis
 
+from monitoring.archive.merging import remove_all_spanned
 from monitoring.archive.run import ArchiveReport, write_all
 from monitoring.archive.storage import open_storage
 from monitoring.buckets import Bucket
@@ -91,6 +92,7 @@ def erase(job: ErasureJob) -> ErasureReport:
     ):
         for each in (storage.scratch, datasets, trainings):
             remove_leftovers(each)
+        remove_all_spanned(storage)
         waiting = {row.request for row in read_waiting(redis) if _is_meant(row, job, requests)}
         delete_texts(redis, waiting, 0)
         write_all(redis, storage, ArchiveReport())

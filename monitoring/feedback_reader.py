@@ -34,22 +34,27 @@ def read_feedback(
         for request, raws in zip(requests, pipe.execute(), strict=True)
         if raws
     }
-    by_request |= _read_archived(connection, storage, [request for request in requests if request not in by_request])
+    missing = [request for request in requests if request not in by_request]
+    if _list_places(storage, missing):
+        with storage.lock(redis, shared=True):
+            by_request |= _read_archived(connection, storage, missing)
     return {request: sorted(entries, key=lambda feedback: feedback.at) for request, entries in by_request.items()}
+
+
+def _list_places(storage: ArchiveStorage, requests: Sequence[str]) -> list[str]:
+    """The files that may have feedback on these requests. What is not archived yet waits for no lock."""
+    since = min((read_time(request) for request in requests if SHAPE.fullmatch(request)), default=None)
+    try:
+        listed = list(list_files(storage, ArchiveQuery("feedback", since))) if requests else []
+    except Nothing:
+        return []
+    return [place for place in listed if since is None or _last_at(place) > since - CLOCK_SECONDS]
 
 
 def _read_archived(
     connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str]
 ) -> dict[str, list[Feedback]]:
-    since = min((read_time(request) for request in requests if SHAPE.fullmatch(request)), default=None)
-    try:
-        listed = list(list_files(storage, ArchiveQuery("feedback", since))) if requests else []
-    except Nothing:
-        listed = []
-    places = [place for place in listed if since is None or _last_at(place) > since - CLOCK_SECONDS]
-    if not places:
-        return {}
-    table = read(storage, "feedback", places)
+    table = read(storage, "feedback", _list_places(storage, requests))
     with connection.cursor() as cursor:
         storage.attach(cursor)
         cursor.execute(f'SELECT * FROM {table} WHERE "request" IN (SELECT unnest(?::VARCHAR[]))', [list(requests)])  # noqa: S608 - our own names

@@ -9,7 +9,8 @@ they ended: of those read so far, one is told once no other that was made after 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal
@@ -110,9 +111,8 @@ class SearchResult(msgspec.Struct, kw_only=True):
 def search(job: SearchJob) -> SearchResult:
     """Raises RedisError, OSError and duckdb.Error."""
     query, rows, last = job.query, list[dict[str, Any]](), None
-    with TextReader(job.source) as reader:
-        candidates = islice(_candidates(reader, query), LOOKED_MAX)
-        looked = 0
+    with TextReader(job.source) as reader, closing(_candidates(reader, query)) as every:
+        candidates, looked = islice(every, LOOKED_MAX), 0
         while batch := list(islice(candidates, AT_ONCE)):
             looked += len(batch)
             for row in _complete(reader, job, batch):
@@ -161,7 +161,7 @@ def _strings_of(value: Any) -> Iterator[str]:
             yield from _strings_of(each)
 
 
-def _candidates(reader: TextReader, query: RequestQuery) -> Iterator[Found]:
+def _candidates(reader: TextReader, query: RequestQuery) -> Generator[Found, None, None]:
     """The requests that are wanted as far as their records tell, the newest first."""
     waiting: list[Found] = []
     done = (reader.redis.hget("apprentice:archive:records", "done") or b"").decode()
@@ -199,25 +199,26 @@ def _pages(redis: Any, done: str) -> Iterator[tuple[list[Found], float]]:
 
 
 def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> Iterator[Found]:
-    try:
-        days = group_by_day(list_files(reader.archive, ArchiveQuery("records", query.since, until)))
-    except Nothing:
-        return
     bounds = [("purpose", "=", "serve"), ("at", ">=", query.since), ("at", "<", until), ("id", "<", query.before)]
     terms = [each for each in (*((name, "=", getattr(query, name)) for name in EQUAL), *bounds) if each[2] is not None]
     where = " AND ".join(f'"{name}" {sign} ?' for name, sign, _ in terms)
     names = ", ".join(f'"{name}"' for name in SHOWN)
-    for day in sorted(days, reverse=True):
-        table = read(reader.archive, "records", days[day])
-        with reader.connection.cursor() as cursor:
-            reader.archive.attach(cursor)
-            cursor.execute(
-                f'SELECT {names} FROM {table} WHERE {where} ORDER BY "id" DESC',  # noqa: S608 - our own names
-                [value for _, _, value in terms],
-            )
-            while batch := cursor.fetchmany(AT_ONCE):
-                for row in batch:
-                    yield Found(**dict(zip(SHOWN, row, strict=True)))
+    with reader.archive.lock(reader.redis, shared=True):
+        try:
+            days = group_by_day(list_files(reader.archive, ArchiveQuery("records", query.since, until)))
+        except Nothing:
+            return
+        for day in sorted(days, reverse=True):
+            table = read(reader.archive, "records", days[day])
+            with reader.connection.cursor() as cursor:
+                reader.archive.attach(cursor)
+                cursor.execute(
+                    f'SELECT {names} FROM {table} WHERE {where} ORDER BY "id" DESC',  # noqa: S608 - our own names
+                    [value for _, _, value in terms],
+                )
+                while batch := cursor.fetchmany(AT_ONCE):
+                    for row in batch:
+                        yield Found(**dict(zip(SHOWN, row, strict=True)))
 
 
 def _once(hits: Iterable[Found]) -> Iterator[Found]:

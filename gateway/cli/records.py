@@ -201,7 +201,8 @@ def _archive(config: Path, folder: Path | None) -> Iterator[ArchiveStorage]:
     except OSError as error:
         _end(f"{error.filename}: {error.strerror}.")
     except duckdb.Error as error:
-        _end(f"The archive can't be read, or the file can't be written: {error}")
+        again = " Files may have been merged meanwhile: run it again." * isinstance(error, duckdb.IOException)
+        _end(f"The archive can't be read, or the file can't be written: {error}{again}")
 
 
 def _end(text: str) -> NoReturn:

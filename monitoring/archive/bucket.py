@@ -80,15 +80,15 @@ class BucketStorage:
             hooks = {} if lock is None else {"lock": lambda *_: lock.see_that_it_is_held()}
             files.put_file(str(file), f"{self.root}/{place}", callback=fsspec.Callback(hooks=hooks))
 
-    def remove(self, place: str) -> None:
+    def remove(self, *places: str) -> None:
         """See ArchiveStorage."""
-        with self._changing():
-            self._files.rm_file(f"{self.root}/{place}")
+        for place in places:
+            with self._changing():
+                self._files.rm_file(f"{self.root}/{place}")
 
     def remove_folder(self, place: str) -> None:
         """See ArchiveStorage."""
-        for name in self.list_names(place):
-            self.remove(f"{place}/{name}")
+        self.remove(*(f"{place}/{name}" for name in self.list_names(place)))
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """See ArchiveStorage."""

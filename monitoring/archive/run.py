@@ -25,6 +25,7 @@ from typing import Any, Literal, assert_never
 import msgspec
 from redis import Redis
 
+from monitoring.archive.merging import merge_parts
 from monitoring.archive.storage import ArchiveStorage, open_storage
 from monitoring.archive.tables import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
 from monitoring.buckets import Bucket
@@ -85,12 +86,14 @@ class ArchiveJob(msgspec.Struct):
 
 
 class ArchiveReport(msgspec.Struct):
-    """The result of a run: entries written, unreadable ones (kept beside them), files and their bytes."""
+    """The result of a run: entries written, unreadable ones (kept beside them), files and their bytes, and
+    files that were merged into others."""
 
     records: int = 0
     feedback: int = 0
     texts: int = 0
     texts_pruned: int = 0
+    merged: int = 0
     unreadable: int = 0
     files: int = 0
     size_bytes: int = 0
@@ -141,6 +144,7 @@ def run(job: ArchiveJob) -> ArchiveReport:
         _sweep(storage, job.retention_days)
         write_all(redis, storage, report, job.part_entries_max)
         report.texts_pruned = delete_due_texts(redis, storage, job.texts, time.time())
+        report.merged = merge_parts(redis, storage, time.time())
     report.seconds = round(time.monotonic() - began, 3)
     return report
 

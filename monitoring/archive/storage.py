@@ -44,8 +44,8 @@ class ArchiveStorage(Protocol):
         """Store a file of `scratch`, in the place of what is there. It is durable once this returns."""
         ...
 
-    def remove(self, place: str) -> None:
-        """Remove a file so that it stays removed."""
+    def remove(self, *places: str) -> None:
+        """Remove files of one folder so that they stay removed."""
         ...
 
     def remove_folder(self, place: str) -> None:
@@ -98,11 +98,12 @@ class FolderStorage:
         for folder in (target.parent, target.parent.parent):
             sync(folder)
 
-    def remove(self, place: str) -> None:
+    def remove(self, *places: str) -> None:
         """See ArchiveStorage."""
-        path = self.scratch / place
-        path.unlink()
-        sync(path.parent)
+        for place in places:
+            (self.scratch / place).unlink()
+        for folder in {(self.scratch / place).parent for place in places}:
+            sync(folder)
 
     def remove_folder(self, place: str) -> None:
         """See ArchiveStorage."""

@@ -8,13 +8,14 @@ process of its own (archive/run.py), reading by the command line.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import duckdb
 import msgspec
@@ -26,6 +27,7 @@ from monitoring.texts import TextRow
 Dataset = Literal["records", "feedback", "texts"]
 THREADS_MAX = 1
 MEMORY = "512MB"
+PART = re.compile(r"part-(reported-)?(\d+)-(\d+)-(\d+)-(\d+)\.parquet")
 SCALARS: Mapping[type, str] = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
 
 
@@ -83,6 +85,14 @@ class Day:
     rows: int
     files: int
     size_bytes: int
+
+
+class Span(NamedTuple):
+    """The entries that a file holds, as its name says: of which stream, from which on and up to which."""
+
+    kind: str
+    first: tuple[int, int]
+    last: tuple[int, int]
 
 
 class Nothing(Exception):
@@ -218,12 +228,33 @@ def list_files(storage: ArchiveStorage, query: ArchiveQuery) -> Iterator[str]:
     for day in storage.list_names(query.dataset):
         if not day.startswith("day=") or not first <= day <= last:
             continue
-        for name in storage.list_names(f"{query.dataset}/{day}"):
+        for name in list_unspanned(storage.list_names(f"{query.dataset}/{day}")):
             if name.startswith("part-") and name.endswith(".parquet"):
                 there = True
                 yield f"{query.dataset}/{day}/{name}"
     if not there:
         raise Nothing(f"There are no {query.dataset} of that time in {storage.root}.")
+
+
+def read_span(name: str) -> Span | None:
+    """The entries of a file, by its name; None where that says none."""
+    part = PART.fullmatch(name)
+    if part is None:
+        return None
+    first_ms, first, last_ms, last = map(int, part.groups()[1:])
+    return Span(part[1] or "", (first_ms, first), (last_ms, last))
+
+
+def list_unspanned(names: Sequence[str]) -> list[str]:
+    """The files of a day without those whose entries went into another one (archive/merging.py), in their order."""
+    spans = {name: span for name in names if (span := read_span(name)) is not None}
+    spanned, wide = set[str](), Span("", (0, 0), (-1, 0))
+    for name, span in sorted(spans.items(), key=lambda item: (*item[1][:2], [-part for part in item[1].last])):
+        if span.kind == wide.kind and span.last <= wide.last:
+            spanned.add(name)
+        else:
+            wide = span
+    return [name for name in names if name not in spanned]
 
 
 def read(storage: ArchiveStorage, dataset: Dataset, places: Sequence[str], named: bool = False) -> str:

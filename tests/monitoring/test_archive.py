@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from monitoring.archive import run as archive_run
 from monitoring.archive import tables as archive
+from monitoring.archive.merging import LOOKED_KEY
 from monitoring.archive.run import ArchiveJob, ArchiveReport
 from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import ArchiveQuery, Day, Nothing
@@ -202,6 +203,7 @@ async def test_a_run_killed_at_a_rename_is_done_again_under_the_same_names(
     assert len(there) == (1 if hook == AFTER_RENAME else 0)
     later = on(0)
     await put(redis, later)
+    await redis.set(LOOKED_KEY, b"")  # nothing is merged
     assert child(job) == 0
     assert sorted(row["id"] for row in rows(parts(job))) == sorted(one.id for one in [*made, later])
     assert len(parts(job)) == 4

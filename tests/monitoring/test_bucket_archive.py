@@ -20,6 +20,7 @@ from monitoring.archive import run as archive_run
 from monitoring.archive import tables as archive
 from monitoring.archive.bucket import BucketStorage, list_days
 from monitoring.archive.lock import ArchiveLock, LockLost
+from monitoring.archive.merging import LOOKED_KEY
 from monitoring.archive.run import ArchiveJob, ArchiveReport
 from monitoring.archive.storage import ArchiveStorage, open_storage
 from monitoring.archive.tables import ArchiveQuery
@@ -34,6 +35,7 @@ from tests.fakes.sources import give_credentials, s3_server
 from tests.monitoring.test_archive import AFTER_RENAME, BEFORE_RENAME, DAY_SECONDS, begun, on, put
 from tests.monitoring.test_erasure import AFTER, BEFORE
 from tests.monitoring.test_erasure import begun as begun_erasure
+from tests.monitoring.test_merging import KILLED_AFTER
 from tests.monitoring.test_records import record
 from tests.monitoring.test_texts import ended, kept, text
 
@@ -162,6 +164,33 @@ async def test_a_killed_erasure_in_a_bucket_is_done_again_and_loses_no_other_tex
     assert (await asyncio.to_thread(erase, erasure)).requests == ["r3"]
     texts = [said for name, said in contents(job, tmp_path) if "/texts/" in name]
     assert [number for number in range(6) if f"vase number {number}" in "".join(texts)] == [0, 1, 2, 4, 5]
+
+
+@pytest.mark.timeout(600)
+async def test_a_killed_merge_in_a_bucket_leaves_each_row_once_and_nothing_erased(
+    redis: Redis, job: ArchiveJob, tmp_path: Path
+) -> None:
+    made = [on(0) for _ in range(3)]
+    for number, each in enumerate(made):
+        await put(redis, each)
+        await kept(redis, [text(number, on(0).at)])
+        await run(job)
+    await redis.delete(LOOKED_KEY)
+    assert await asyncio.to_thread(ended, begun(job, KILLED_AFTER.replace("REMOVED", "1"))) == -9
+    await redis.delete(archive_lock.KEY)
+    assert await asyncio.to_thread(records_in, job) == sorted(one.id for one in made)
+    assert (await run(job)).merged == 3, "the records are merged by now, and the texts not yet"
+    await kept(redis, [text(3, on(0).at)])
+    await run(job)
+    await redis.delete(LOOKED_KEY)
+    assert await asyncio.to_thread(ended, begun(job, KILLED_AFTER.replace("REMOVED", "0"))) == -9
+    await redis.delete(archive_lock.KEY)
+    names = [name for name, said in contents(job, tmp_path) if "/texts/" in name and "vase number 1" in said]
+    assert len(names) == 2, "of before, and of after"
+    assert (await asyncio.to_thread(erase, erasure_of(job, tmp_path, "r1"))).texts == 1
+    texts = "".join(said for name, said in contents(job, tmp_path) if "/texts/" in name)
+    assert [number for number in range(4) if f"vase number {number}" in texts] == [0, 2, 3]
+    assert await asyncio.to_thread(records_in, job) == sorted(one.id for one in made)
 
 
 @pytest.mark.timeout(600)

@@ -130,9 +130,7 @@ async def _is_behind(redis: Any) -> bool:
         done, planned = await redis.hmget(f"apprentice:archive:{source}", "done", "planned")
         if planned or (last and last[0][0] != done):
             return True
-        if source == "texts" and done and not await redis.exists(PRUNED_KEY):
-            return True  # some of what is there may be due
-    return False
+    return not await redis.exists(PRUNED_KEY)  # texts may be due, and files be merged
 
 
 def find_redis_address(settings: Settings) -> str:

@@ -1,0 +1,170 @@
+"""Small files of the archive become large ones: each row stays there once, for readers and erasures, after any kill."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from monitoring.archive import merging
+from monitoring.archive.merging import FOLDERS_KEY, LOOKED_KEY
+from monitoring.archive.run import ArchiveJob, ArchiveReport, run
+from monitoring.archive.storage import FolderStorage
+from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_table, list_unspanned
+from monitoring.erasure_run import erase
+from monitoring.records import Record
+from monitoring.request_search import RequestQuery, SearchJob, search
+from monitoring.texts import TextSource
+from tests.monitoring.test_archive import DAY_SECONDS, begun, parts, put, rows
+from tests.monitoring.test_erasure import erasure_of
+from tests.monitoring.test_records import record
+from tests.monitoring.test_texts import ended, job, kept, reader, text
+
+__all__ = ["job"]
+
+KILLED_BEFORE = """
+from monitoring.archive.storage import FolderStorage
+FolderStorage.write = lambda *told: os.kill(os.getpid(), 9)
+"""
+KILLED_AFTER = """
+from monitoring.archive.storage import BucketStorage, FolderStorage
+def killed_after(whole):
+    def remove(storage, *places):
+        whole(storage, *places[:REMOVED])
+        places and os.kill(os.getpid(), 9)
+    return remove
+for storage in (BucketStorage, FolderStorage):
+    storage.remove = killed_after(storage.remove)
+"""
+
+
+async def archive_each(redis: Redis, job: ArchiveJob, records: list[Record]) -> ArchiveReport:
+    """Archive each record by a run of its own. Returns the last run's report."""
+    for each in records:
+        await put(redis, each)
+        report = await asyncio.to_thread(run, job)
+    return report
+
+
+def read_ids(job: ArchiveJob) -> list[str]:
+    storage = FolderStorage(Path(job.folder))
+    with connect_duckdb() as connection:
+        table = find_table(storage, ArchiveQuery())
+        return [row[0] for row in connection.execute(f"SELECT id FROM {table}").fetchall()]
+
+
+def made_on(day: int, **fields: str) -> Record:
+    made = record(**fields)
+    made.at -= day * DAY_SECONDS
+    moment = f"{int(made.at * 1000):012x}"
+    made.id = f"{moment[:8]}-{moment[8:]}{made.id[13:]}"
+    return made
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.sampled_from(["", "reported-"]), st.data())
+def test_only_what_a_file_spans_counts_no_more(sizes: list[int], kind: str, data: st.DataObject) -> None:
+    ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+    names = [f"part-{kind}{end - size}-7-{end - 1}-8.parquet" for size, end in zip(sizes, ends, strict=True)]
+    low = data.draw(st.integers(0, len(names) - 1))
+    high = data.draw(st.integers(low, len(names) - 1))
+    merged = f"part-{kind}{ends[low] - sizes[low]}-7-{ends[high] - 1}-8.parquet"
+    others = ["part-1-2.parquet", "part-other.txt", f"part-{'' if kind else 'reported-'}3-7-3-8.parquet"]
+    listed = sorted({*names, merged, *others})
+    assert set(list_unspanned(names)) == set(names)
+    assert set(list_unspanned(listed)) == {*names[:low], *names[high + 1 :], merged, *others}
+
+
+async def test_twelve_files_of_today_become_one_with_the_same_rows(redis: Redis, job: ArchiveJob) -> None:
+    made = [record() for _ in range(13)]
+    assert (await archive_each(redis, job, made[:11])).merged == 0
+    single = parts(job)
+    before = rows(single)
+    assert (await archive_each(redis, job, made[11:12])).merged == 12
+    (path,) = parts(job)
+    assert path.name.startswith(single[0].name.rsplit("-", 2)[0]), "it begins as the first one"
+    assert rows([path])[:11] == before
+    assert (await archive_each(redis, job, made[12:])).merged == 0
+    assert read_ids(job) == [each.id for each in made]
+
+
+async def test_files_of_other_days_are_merged_once_a_day_from_two_on(redis: Redis, job: ArchiveJob) -> None:
+    made = [made_on(2), made_on(2, purpose="reported"), made_on(2), made_on(2, purpose="reported"), made_on(5)]
+    assert (await archive_each(redis, job, made)).merged == 0
+    await redis.delete(LOOKED_KEY)
+    assert run(job).merged == 4
+    assert [path.name.count("reported") for path in parts(job)] == [0, 0, 1]
+    assert sorted(read_ids(job)) == sorted(each.id for each in made)
+    assert not await redis.exists(FOLDERS_KEY)
+    assert run(job).merged == 0
+
+
+async def test_a_merged_file_has_a_bound_and_a_run_an_end(
+    redis: Redis, job: ArchiveJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [made_on(2) for _ in range(6)]
+    await archive_each(redis, job, made)
+    size = max(path.stat().st_size for path in parts(job))
+    monkeypatch.setattr(merging, "MERGED_BYTES_MAX", 3 * size)
+    monkeypatch.setattr(merging, "SECONDS_MAX", -1.0)
+    await redis.delete(LOOKED_KEY)
+    assert run(job).merged == 0
+    monkeypatch.setattr(merging, "SECONDS_MAX", 60.0)
+    assert run(job).merged == 6, "the next run goes on"
+    assert len(parts(job)) == 2
+    assert read_ids(job) == [each.id for each in made]
+
+
+@pytest.mark.parametrize("removed", [None, 0, 2])
+async def test_a_killed_merge_leaves_each_row_once_and_is_done_again(
+    redis: Redis, job: ArchiveJob, removed: int | None
+) -> None:
+    made = [made_on(2) for _ in range(5)]
+    await archive_each(redis, job, made)
+    await redis.delete(LOOKED_KEY)
+    hook = KILLED_BEFORE if removed is None else KILLED_AFTER.replace("REMOVED", str(removed))
+    assert ended(begun(job, hook)) == -9
+    assert len(parts(job)) == (5 if removed is None else 6 - removed)
+    assert read_ids(job) == [each.id for each in made]
+    assert run(job).merged == (5 if removed is None else 0)
+    assert len(parts(job)) == 1
+    assert read_ids(job) == [each.id for each in made]
+
+
+async def test_an_erasure_after_a_killed_merge_leaves_no_byte_of_a_text(
+    redis: Redis, job: ArchiveJob, tmp_path: Path
+) -> None:
+    for number in range(4):
+        await kept(redis, [text(number, time.time() - 2 * DAY_SECONDS)])
+        run(job)
+    await redis.delete(LOOKED_KEY)
+    assert ended(begun(job, KILLED_AFTER.replace("REMOVED", "1"))) == -9
+    assert "vase number 3" in str(rows(parts(job, "texts")))
+    assert erase(erasure_of("r3", job, tmp_path)).texts == 1
+    assert "vase number 3" not in str(rows(parts(job, "texts")))
+    with reader(job) as texts:
+        assert [each.request for each in texts.of_task("returns")] == ["r0", "r1", "r2"]
+
+
+async def test_a_search_beside_merges_finds_each_request_once(redis: Redis, job: ArchiveJob) -> None:
+    made = [made_on(2) for _ in range(24)]
+    await archive_each(redis, job, made)
+    asked = SearchJob(source=TextSource(job.redis_url, job.folder), query=RequestQuery(limit=100))
+
+    async def merge() -> None:
+        for _ in range(12):
+            await redis.delete(LOOKED_KEY)
+            await put(redis, made_on(2, purpose="shadow"))
+            await asyncio.to_thread(run, job)
+
+    merging_now, searches = asyncio.create_task(merge()), 0
+    while not merging_now.done() or searches < 3:
+        found = await asyncio.to_thread(search, asked)
+        assert [each["id"] for each in found.requests] == sorted((each.id for each in made), reverse=True)
+        searches += 1
+    await merging_now
+    assert len(parts(job)) == 1
