@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,14 @@ def sweep(folder: Path) -> None:
     """Remove what builds and removals that were killed have left. No build is under way."""
     for leftover in [*folder.glob(f"{PARTIAL}*"), *folder.glob(f"{REMOVED}*")]:
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def forget_requests(folder: Path, before: float, learned: Set[str]) -> None:
+    """Forget the ids of requests of data sets that went before a time (Unix seconds), and that are none of the
+    `learned` ones: an erasure has nothing to say of them any more."""
+    for gone in folder.glob(f"{GONE}*"):
+        if gone.name.removeprefix(GONE) not in learned and gone.stat().st_mtime < before:
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _remove_aside(folder: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -282,3 +284,20 @@ async def test_an_erasure_names_one_request_or_a_subject_or_a_caller(
 ) -> None:
     async with gateway.http() as http:
         assert (await http.post("/admin/v1/erasures", json=given)).status_code == 400
+
+
+async def test_ids_of_a_removed_data_set_go_after_a_quarter_unless_a_version_learned_it(
+    world: tuple[RunningGateway, Path],
+) -> None:
+    gateway, folder = world
+    learned, old, new = (folder / "datasets" / f".gone-{digest}" for digest in (DIGEST, "b" * 64, "c" * 64))
+    for place in (learned, old, new):
+        place.mkdir(parents=True)
+        (place / REQUESTS_FILE).write_text("a-request\n")
+    for place in (learned, old):
+        os.utime(place, (time.time() - 91 * 86_400,) * 2)
+    async with gateway.http() as http:
+        assert (await http.put("/admin/v1/overrides/a", json={"action": "general"})).status_code == 200
+    await until(lambda: not old.exists())
+    assert learned.exists()
+    assert new.exists()

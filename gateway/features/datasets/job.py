@@ -24,13 +24,15 @@ from gateway.features.datasets.datasets import Build, Datasets
 from gateway.features.records.archiving import text_source_of
 from gateway.request_labels import read_rules
 from monitoring.datasets.build_job import DatasetJob, DatasetResult, KeptSource
-from monitoring.datasets.folder import sweep
+from monitoring.datasets.folder import forget_requests, sweep
 from serving.object_store import Stale
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.25
 FILE_SECONDS_MAX = 86_400.0
 """A file that was sent is kept for so long, unless a building has used it up before."""
+REQUESTS_SECONDS_MAX = 90 * 86_400.0
+"""The ids of a removed data set's requests are kept for so long, and for as long as a version names it."""
 ABANDONED_SECONDS = 3600.0
 """A building whose folder no gateway has had for so long has failed: nobody else has its files."""
 ABANDONED_INTERVAL_SECONDS = 60.0
@@ -73,7 +75,15 @@ class BuildingWork:
             await self._end(build, await self._result(build))
         before, used = time.time() - FILE_SECONDS_MAX, await self._datasets.find_used()
         await asyncio.to_thread(forget_files, self._datasets.files, before, used)
+        await self._forget_requests()
         self._looked_at = generation
+
+    async def _forget_requests(self) -> None:
+        snapshot = self._datasets.services.snapshot.current
+        if not snapshot.unreadable:  # else the data sets of some versions are not known
+            learned = {digest for version in snapshot.versions.values() for digest in version.datasets}
+            before = time.time() - REQUESTS_SECONDS_MAX
+            await asyncio.to_thread(forget_requests, self._datasets.folder, before, learned)
 
     async def _end_abandoned(self) -> None:
         builds = [build for build in await self._datasets.builds.all() if build.state == "running"]
