@@ -24,6 +24,8 @@ MERGED_BYTES_MAX = 32 << 20
 """Of one file, so that an erasure writes no large one again."""
 FILES_MIN = 12
 """That many files of today are merged; those of a day that is over from two on."""
+FILES_MAX = 100
+"""At a time: readers wait for one merge. The next look goes on with what came out."""
 LATE_SECONDS = 3600.0
 SECONDS_MAX = 5.0
 """After so long no other merge begins: readers wait meanwhile."""
@@ -73,7 +75,8 @@ def _groups(storage: ArchiveStorage, place: str, names: Sequence[str], files_min
     group, kind, total = list[str](), "", 0
     for span, name in spans:
         size = storage.size(f"{place}/{name}") or 0
-        if group and (span.kind != kind or total + size > MERGED_BYTES_MAX):
+        is_full = total + size > MERGED_BYTES_MAX or len(group) == FILES_MAX
+        if group and (is_full or span.kind != kind):
             if len(group) >= files_min:
                 yield group
             group, total = [], 0

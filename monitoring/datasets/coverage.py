@@ -43,6 +43,7 @@ def measure_coverage(inputs: Sequence[str], texts: Mapping[str, str]) -> dict[st
 
 def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
     """The number of texts that are unlike all inputs; None where there are too few inputs to tell."""
+    inputs = inputs[:TEXTS_MAX]
     if len(inputs) < 1 / FAR_QUANTILE:
         return None
     terms = make_terms()
@@ -50,7 +51,7 @@ def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
         vectors = terms.fit_transform([*inputs, *texts])
     except ValueError:  # no words at all
         return None
-    rows = vectors[: min(len(inputs), TEXTS_MAX)]
+    rows = vectors[: len(inputs)]
     among = measure_nearest(rows[:COMPARED_MAX], rows, apart=False)
     return int((measure_nearest(vectors[len(inputs) :], rows) < np.quantile(among, FAR_QUANTILE)).sum())
 

@@ -6,6 +6,7 @@ NEAR. Candidates share a band of six of 144 hashes: at NEAR one in 100,000 pairs
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,14 +22,16 @@ CANDIDATES_MAX = 2000
 ESTIMATE_MARGIN = 0.12
 """Three standard errors of an estimate from 144 hashes."""
 SHINGLES_AT_ONCE = 1 << 13
+SIGNATURES_MIN = 1 << 10
 Hashes = NDArray[np.uint64]
 
 
 class Sketch(NamedTuple):
-    """A text as an index compares it: its shingles, their least hashes, and the keys of its bands."""
+    """A text as an index compares it: its shingles and their least hashes, a part of each, and the keys of its
+    bands."""
 
-    shingles: Hashes
-    signature: Hashes
+    shingles: NDArray[np.uint32]
+    signature: NDArray[np.uint16]
     keys: list[int]
 
 
@@ -39,9 +42,10 @@ class NearIndex:
         random = np.random.default_rng(0)
         self._multipliers = random.integers(1, 1 << 63, HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
         self._key_multipliers = self._multipliers.reshape(BANDS, HASHES_IN_BAND)
-        self._bands: dict[int, list[int]] = {}
-        self._signatures: list[Hashes] = []
-        self._shingles: list[Hashes] = []
+        self._bands: dict[int, int | array[int]] = {}
+        """The places of texts by key. Most keys have one: a number is far smaller than an array."""
+        self._signatures = np.empty((SIGNATURES_MIN, HASHES), dtype=np.uint16)
+        self._shingles: list[NDArray[np.uint32]] = []
         self._numbers: list[int] = []
 
     def sketch(self, text: str) -> Sketch:
@@ -52,15 +56,21 @@ class NearIndex:
             some = shingles[at : at + SHINGLES_AT_ONCE, None] * self._multipliers
             np.minimum(signature, _mix(some).min(axis=0), out=signature)
         bands = signature.reshape(BANDS, HASHES_IN_BAND)
-        return Sketch(shingles, signature, _mix((bands * self._key_multipliers).sum(axis=1, dtype=np.uint64)).tolist())
+        keys = _mix((bands * self._key_multipliers).sum(axis=1, dtype=np.uint64)).tolist()
+        return Sketch((shingles >> np.uint64(32)).astype(np.uint32), signature.astype(np.uint16), keys)
 
     def near(self, sketch: Sketch) -> Iterator[tuple[int, float]]:
         """The numbers of texts that this one is near to, each with its similarity, the most similar first."""
-        near = sorted({place for key in sketch.keys for place in self._bands.get(key, ())})
-        if not near:
+        bands = [band for key in sketch.keys if (band := self._bands.get(key)) is not None]
+        if not bands:
             return
-        estimates = (np.stack([self._signatures[place] for place in near]) == sketch.signature).mean(axis=1)
-        likely = [place for place, estimate in zip(near, estimates, strict=True) if estimate >= NEAR - ESTIMATE_MARGIN]
+        is_candidate = np.zeros(len(self._numbers), dtype=np.bool_)
+        for band in bands:
+            is_candidate[band if isinstance(band, int) else np.frombuffer(band, dtype=np.int32)] = True
+        candidates = np.flatnonzero(is_candidate)
+        equal = self._signatures.take(candidates, axis=0) == sketch.signature
+        hashes = equal.view(np.uint8).sum(axis=1, dtype=np.uint8)
+        likely = candidates[hashes >= (NEAR - ESTIMATE_MARGIN) * HASHES].tolist()
         similar = sorted((-_similarity(sketch.shingles, self._shingles[place]), place) for place in likely)
         yield from ((self._numbers[place], -value) for value, place in similar if -value >= NEAR)
 
@@ -69,12 +79,17 @@ class NearIndex:
         place = len(self._numbers)
         self._numbers.append(number)
         self._shingles.append(sketch.shingles)
-        self._signatures.append(sketch.signature)
+        if place == len(self._signatures):
+            self._signatures = np.concatenate([self._signatures, np.empty_like(self._signatures)])
+        self._signatures[place] = sketch.signature
         for key in sketch.keys:
-            band = self._bands.setdefault(key, [])
-            band.append(place)
-            if len(band) > CANDIDATES_MAX:
-                del band[0]
+            band = self._bands.setdefault(key, place)
+            if isinstance(band, array):
+                band.append(place)
+                if len(band) > CANDIDATES_MAX:
+                    del band[0]
+            elif band != place:
+                self._bands[key] = array("i", [band, place])
 
 
 def shingles_of(text: str) -> Hashes:
@@ -99,7 +114,7 @@ def _mix(hashes: Hashes) -> Hashes:
     return hashes
 
 
-def _similarity(first: Hashes, second: Hashes) -> float:
+def _similarity(first: NDArray[np.uint32], second: NDArray[np.uint32]) -> float:
     """The Jaccard similarity of two texts' shingles."""
     common = len(np.intersect1d(first, second, assume_unique=True))
     return common / (len(first) + len(second) - common)

@@ -103,13 +103,14 @@ async def test_files_of_other_days_are_merged_once_a_day_from_two_on(redis: Redi
     assert run(job).merged == 0
 
 
-async def test_a_merged_file_has_a_bound_and_a_run_an_end(
-    redis: Redis, job: ArchiveJob, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("bound", ["MERGED_BYTES_MAX", "FILES_MAX"])
+async def test_a_merge_has_bounds_and_a_run_an_end(
+    redis: Redis, job: ArchiveJob, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     made = [made_on(2) for _ in range(6)]
     await archive_each(redis, job, made)
     size = max(path.stat().st_size for path in parts(job))
-    monkeypatch.setattr(merging, "MERGED_BYTES_MAX", 3 * size)
+    monkeypatch.setattr(merging, bound, 3 * size if bound == "MERGED_BYTES_MAX" else 3)
     monkeypatch.setattr(merging, "SECONDS_MAX", -1.0)
     await redis.delete(LOOKED_KEY)
     assert run(job).merged == 0
