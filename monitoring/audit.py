@@ -114,7 +114,7 @@ class Audit:
         generation: int | None = None,
     ) -> AuditEntry:
         """An entry as of now that has no place in the chain yet. A value over VALUE_BYTES_MAX is replaced by its
-        digest. Raises ValueError for what is not JSON."""
+        digest, but for its `reason`. Raises ValueError for what is not JSON."""
         return AuditEntry(
             number=0,
             at=float(self._clock()),
@@ -344,16 +344,17 @@ def _as_read(name: str, value: Any) -> Any:
 
 
 def _shortened(value: Any, text: str) -> Any:
-    """The digest of a value that is too long; of an object, where that is enough, the digests of its long members."""
-    if isinstance(value, dict):
-        members = {name: _json(member) for name, member in value.items()}
-        short = {
-            name: value[name] if len(member) <= MEMBER_BYTES_MAX else digest_of(member)
-            for name, member in members.items()
-        }
-        if len(_json(short)) <= VALUE_BYTES_MAX:
-            return short
-    return digest_of(text)
+    """The digest of a value that is too long; of an object, where that is enough, the digests of its long members. A
+    `reason`, which a person has given, stands whole beside either."""
+    if not isinstance(value, dict):
+        return digest_of(text)
+    reason = {name: value[name] for name in ("reason",) if name in value}
+    members = {name: _json(member) for name, member in value.items()}
+    short = {
+        name: value[name] if len(member) <= MEMBER_BYTES_MAX else digest_of(member) for name, member in members.items()
+    } | reason
+    choices = (short, digest_of(text) | reason)
+    return next((each for each in choices if len(_json(each)) <= VALUE_BYTES_MAX), digest_of(text))
 
 
 def digest_of(text: str) -> dict[str, Any]:

@@ -299,6 +299,14 @@ async def test_too_long_a_value_is_entered_by_its_digest(redis: Redis, value: An
     assert verify([entry]) is None
 
 
+@pytest.mark.parametrize("members", [{"models": ["m" * 256] * 1000}, {str(n): n for n in range(VALUE_BYTES_MAX)}])
+async def test_a_reason_stands_whole_in_an_entry_that_is_too_long(redis: Redis, members: dict[str, Any]) -> None:
+    reason = "因" * 1000  # as long as an endpoint takes, and 6,000 bytes as JSON
+    entry = await Audit(redis).append("ada", "version.pin", "returns@v1", after={"reason": reason, **members})
+    assert entry.after["reason"] == reason
+    assert "sha256" in (entry.after.get("models") or entry.after)
+
+
 async def test_errors_of_redis_are_passed_on(redis: Redis, tmp_path: Any) -> None:
     await redis.set(STREAM, "not a stream")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
