@@ -238,7 +238,12 @@ SMALL = ["--runs", "60", "--goal-runs", "30", "--labels", "400", "--alpha", "0.2
 SMALLER = [*SMALL, "--peers-runs", "0", "--versions", "50", "--months", "1"]
 
 
-def test_same_seed_makes_the_same_report_and_the_tables_show_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_same_seed_makes_the_same_report_and_the_tables_show_all_of_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(degradation, "AFTER", dict.fromkeys(degradation.AFTER, 200))
+    for module in (degradation_fleet, degradation_pairs):
+        monkeypatch.setattr(module, "AFTER", 200)
     told = []
     for seed in ("1", "1"):
         degradation.main(["--json", *SMALLER, "--seed", seed])
