@@ -402,6 +402,7 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
     async with open_state(redis_url, settings.data_folder, lives) as redis:
         durability = Durability(redis, lives, limits.replicas_acked_min, limits.acked_timeout_seconds)
         await durability.begin()
+        await lives.stay_with(redis)
         try:
             yield redis, durability
         finally:

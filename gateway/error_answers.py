@@ -91,9 +91,9 @@ async def _half_a_character(request: Request, _: Exception) -> Response:
 
 
 async def _no_redis(request: Request, _: Exception) -> Response:
-    text = "Redis can't be reached: what was sent may not be stored. Try again later."
+    text = "Redis can't be used: what was sent may not be stored. Try again later."
     if request.method in ("GET", "HEAD") or request.url.path.endswith("/dry-run"):
-        text = "Redis can't be reached, so this can't be read now. Requests go on by what was read last."
+        text = "Redis can't be used, so this can't be read now. Requests go on by what was read last."
     return _answer(request, Problem("storage_unavailable", text))
 
 

@@ -57,7 +57,7 @@ class Outage:
         self._failed_at = time.monotonic()
         if self._began_at is None:
             self._began_at = self._failed_at
-            log.warning("Redis can't be reached: %s. Requests go on; jobs wait for it, such as %s", error, job)
+            log.warning("Redis can't be used: %s. Requests go on; jobs wait for it, such as %s", error, job)
 
     async def watch(self) -> None:
         """Say so when it is over: Redis was read since, and no job has failed for a while."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Connection, Redis
+from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.errors import StateError
@@ -18,8 +19,9 @@ from gateway.state.redis_options import address_of, make_client
 
 INSTALLATION_KEY = "apprentice:installation"
 SECRET_KEY = "apprentice:secret"  # noqa: S105 - the name of a key, not a secret
-
-
+ANOTHER_STATE = (
+    "it has lost the state of this installation, or has another one: give it its data back, or start all gateways again"
+)
 RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 
 
@@ -28,10 +30,12 @@ class Lives:
 
     What was written to one process says nothing of another: it may have been restarted without its last second, or
     be a replica that was promoted. Whoever wrote under one count and waits under another has not been heard.
+    After `stay_with` one that has lost that state, or has another, is as one that is away.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self._installation: str | None = None
         self._run_id = b""
         self._redis: Redis | None = None
 
@@ -40,8 +44,16 @@ class Lives:
         self._redis = make_client(redis_url, redis_connect_func=self._connected)
         return self._redis
 
+    async def stay_with(self, redis: Redis) -> None:
+        """From now on connect to the state that is there alone. Raises RedisError."""
+        self._installation = await read_installation_id(redis)
+
     async def _connected(self, connection: Connection) -> None:
         await connection.on_connect()
+        if self._installation is not None:
+            await connection.send_command("GET", INSTALLATION_KEY)
+            if await connection.read_response(disable_decoding=True) != self._installation.encode():
+                raise Disconnected(ANOTHER_STATE)
         await connection.send_command("INFO", "server")
         try:
             answer = await connection.read_response(disable_decoding=True)

@@ -22,7 +22,7 @@ from gateway.callers import new_key
 from gateway.limits.quotas import number_window
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Fault, Moment, RawEvent, Silent, Status, Tokens
-from tests.fakes.valkey import valkey
+from tests.fakes.valkey import APPENDS, valkey
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -338,7 +338,7 @@ async def test_a_whole_answer_with_a_usage_that_cannot_be_is_delivered_and_refil
 async def test_without_redis_quotas_are_spent_and_then_the_setting_decides(
     configure: Configure, redis_gone: str
 ) -> None:
-    async with valkey() as state:
+    async with valkey(*APPENDS) as state:
         limits = {**PATIENT, "redis_gone": redis_gone, "quota_share": 0.3}
         async with run_gateway(configure(redis_url=state.url, limits=limits)) as gateway:
             services = gateway.services

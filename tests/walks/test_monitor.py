@@ -254,7 +254,7 @@ async def test_the_end_of_the_monitors_process_is_not_told_as_an_outage_of_redis
     monkeypatch.setattr(job, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
     async with run_gateway(configure(**watched())):
         await until(lambda: "the monitor's process ended with exit code 3: see the log" in caplog.text)
-    assert "Redis can't be reached" not in caplog.text
+    assert "Redis can't be used" not in caplog.text
 
 
 async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(

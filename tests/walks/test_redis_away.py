@@ -1,4 +1,4 @@
-"""While Redis is away: admins read what was read last, and the log says it once."""
+"""While Redis is away, or has lost its state: admins read what was read last, and the log says it once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from gateway.background.jobs import WELL_SECONDS
-from tests.fakes.valkey import valkey
+from tests.fakes.valkey import APPENDS, valkey
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 
@@ -21,7 +22,11 @@ async def test_admins_read_the_last_state_and_the_log_has_one_begin_and_end_per_
     def said() -> list[str]:
         return [record.getMessage() for record in caplog.records if record.name == "gateway.background.jobs"]
 
-    async with valkey() as redis, run_gateway(configure(redis_url=redis.url)) as running, running.http() as http:
+    async with (
+        valkey(*APPENDS) as redis,
+        run_gateway(configure(redis_url=redis.url)) as running,
+        running.http() as http,
+    ):
         await running.place(make_adapter(1))
         fresh = (await http.get("/admin/v1/adapters")).json()
         assert (fresh["stale"], fresh["adapters"][0]["generation"] > 0) == (False, True)
@@ -47,5 +52,23 @@ async def test_admins_read_the_last_state_and_the_log_has_one_begin_and_end_per_
                 await asyncio.sleep(0.01)
         assert (await http.get("/admin/v1/replicas")).json()["stale"] is False
     began, ended = said()
-    assert began.startswith("Redis can't be reached: ")
+    assert began.startswith("Redis can't be used: ")
     assert ended.startswith("Redis answers again, after ")
+
+
+async def test_requests_go_on_by_what_was_read_where_redis_comes_back_empty(
+    configure: Configure, make_adapter: MakeAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}]}
+    async with valkey() as redis, run_gateway(configure(redis_url=redis.url)) as running:
+        await running.place(make_adapter(1))
+        async with running.http(await running.key()) as http:
+            answer = await http.post("/v1/chat/completions", json=asked)
+            await redis.end()
+            await redis.start()
+            await until(lambda: "start all gateways again" in caplog.text)
+            judged = {"request_id": answer.headers["x-request-id"], "metric": "correct", "value": True}
+            refused = await http.post("/v1/feedback", json=judged)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
+            answer = await http.post("/v1/chat/completions", json=asked)
+            assert (answer.status_code, answer.headers["x-apprentice-version"]) == (200, "returns@v1")

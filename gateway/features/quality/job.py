@@ -113,6 +113,7 @@ class Monitoring:
         agreed_only = await list_agreed_only(quality.services)
         judged = await _answered(process, step_of(quality, snapshot, now, agreed_only))
         if judged.error:
+            await quality.services.redis.ping()  # where it is Redis, jobs tell of its outage as one
             raise MonitorFailed(f"the monitor's process: {judged.error}")
         await self._tell(judged, snapshot)
         by_task: dict[str, dict[str, Judgement]] = {}

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-from gateway.state.redis import open_state
+from gateway.state.redis import Lives, open_state
 from tests.fakes.valkey import APPENDS, valkey
 
 Write = Callable[[Redis, str], Awaitable[Any]]
@@ -45,6 +46,24 @@ async def test_a_write_goes_to_the_new_primary_though_the_old_one_lives_on_as_a_
             await write(redis, "2")
             assert await redis.get("key") == b"2"
             assert await at.get("key") == b"1"
+
+
+async def test_a_redis_without_the_state_is_as_one_that_is_away_until_it_has_it_again() -> None:
+    lives = Lives()
+    async with valkey(*APPENDS) as ours, valkey() as empty:
+        name = ours.folder / "service.sock"
+        name.symlink_to(ours.socket)
+        async with open_state(f"unix://{name}", Path("unused"), lives) as redis:
+            await lives.stay_with(redis)
+            await ours.end()
+            name.unlink()
+            name.symlink_to(empty.socket)
+            with pytest.raises(RedisError, match="start all gateways again"):
+                await redis.set("key", "1")
+            await ours.start()
+            name.unlink()
+            name.symlink_to(ours.socket)
+            assert await redis.set("key", "1")
 
 
 @pytest.mark.parametrize("turns", range(12))
