@@ -24,6 +24,7 @@ from typing import Any, Literal, assert_never
 
 import msgspec
 from redis import Redis
+from redis.exceptions import RedisError
 
 from monitoring.archive.merging import merge_parts
 from monitoring.archive.storage import ArchiveStorage, open_storage
@@ -31,7 +32,7 @@ from monitoring.archive.tables import ROWS, Dataset, FeedbackRow, RecordRow, col
 from monitoring.buckets import Bucket
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
-from monitoring.helper_process import run_job
+from monitoring.helper_process import JobError, run_job
 from monitoring.records import REPORTED_STREAM_KEY, RecordIndex
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 from monitoring.text_retention import delete_due_texts
@@ -133,18 +134,22 @@ class Staged:
 
 
 def run(job: ArchiveJob) -> ArchiveReport:
-    """Write what has come. Raises RedisError, OSError and JobError; what is done by then stays done."""
+    """Write what has come. Raises OSError and JobError; what is done by then stays done."""
     began = time.monotonic()
     report, storage = ArchiveReport(), open_storage(job.folder, job.bucket)
     storage.scratch.mkdir(parents=True, exist_ok=True)
-    with (
-        Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
-        storage.lock(redis),
-    ):
-        _sweep(storage, job.retention_days)
-        write_all(redis, storage, report, job.part_entries_max)
-        report.texts_pruned = delete_due_texts(redis, storage, job.texts, time.time())
-        report.merged = merge_parts(redis, storage, time.time())
+    try:
+        with (
+            Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
+            storage.lock(redis),
+        ):
+            now = min(time.time(), float(redis.time()[0]))  # what one wrong clock deletes would never come back
+            _sweep(storage, job.retention_days, now)
+            write_all(redis, storage, report, job.part_entries_max)
+            report.texts_pruned = delete_due_texts(redis, storage, job.texts, now)
+            report.merged = merge_parts(redis, storage, now)
+    except RedisError as error:
+        raise JobError(f"Redis can't be used: {error}") from error
     report.seconds = round(time.monotonic() - began, 3)
     return report
 
@@ -278,9 +283,9 @@ def _as_text(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
-def _sweep(storage: ArchiveStorage, retention_days: int) -> None:
+def _sweep(storage: ArchiveStorage, retention_days: int, now: float) -> None:
     """Remove the days that are too old, and what a run that was killed left half done."""
-    oldest = day_of(time.time() - retention_days * DAY_SECONDS)
+    oldest = day_of(now - retention_days * DAY_SECONDS)
     for dataset in ROWS:
         for day in storage.list_names(dataset):
             if day.startswith("day=") and day < oldest:

@@ -43,6 +43,11 @@ def write_part(*told):
     os.kill(os.getpid(), 9)
 archive_run.write_part = write_part
 """
+YEARS_AHEAD = """
+import time
+now = time.time
+time.time = lambda: now() + 10 * 366 * 86_400
+"""
 BEFORE_RENAME = """
 archive_run.write_part = lambda *told: os.kill(os.getpid(), 9)
 """
@@ -226,6 +231,13 @@ async def test_of_two_that_write_at_once_neither_writes_what_the_other_has(redis
     assert sorted(row["id"] for row in rows(parts(job))) == sorted(one.id for one in made)
 
 
+def test_a_run_without_redis_says_so_in_a_line(job: ArchiveJob) -> None:
+    job.redis_url = "unix:///nowhere"
+    with begun(job) as process:
+        assert process.stdout is not None
+        assert process.stdout.read().startswith(b"!Redis can't be used: ")
+
+
 async def test_a_run_ends_with_the_gateway_that_began_it(redis: Redis, job: ArchiveJob) -> None:
     hook = "import threading\narchive_run.run = lambda job: threading.Event().wait()"
     with begun(job, hook) as one:
@@ -319,6 +331,13 @@ async def test_days_that_are_too_old_are_removed_and_what_a_killed_run_left(redi
     archive_run.run(job)
     assert [row["id"] for row in rows(parts(job))] == [made[1].id]
     assert sorted(path.name for path in Path(job.folder).iterdir()) == [".lock", "records"]
+
+
+async def test_a_clock_that_is_years_ahead_removes_nothing(redis: Redis, job: ArchiveJob) -> None:
+    job.retention_days = 366
+    await put(redis, record())
+    assert [child(job), child(job, YEARS_AHEAD)] == [0, 0]
+    assert len(parts(job)) == 1
 
 
 async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:
