@@ -80,12 +80,15 @@ async def _again_and_again(
         began = time.monotonic()
         try:
             await job()
-        except (RedisError, ConnectionError, TimeoutError) as error:
-            outage.failed(name, error)
-        except OSError as error:
-            log.warning("job %s: %s", name, error)
-        except Exception:
-            log.exception("job %s failed", name)
+        except Exception as error:
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]  # it ended the others
+            if isinstance(error, (RedisError, ConnectionError, TimeoutError)):
+                outage.failed(name, error)
+            elif isinstance(error, OSError):
+                log.warning("job %s: %s", name, error)
+            else:
+                log.error("job %s failed", name, exc_info=error)
         lasted = time.monotonic() - began > RETRY_SECONDS_MAX
         wait_seconds = RETRY_SECONDS if lasted else min(2 * wait_seconds, RETRY_SECONDS_MAX)
         await asyncio.sleep(wait_seconds)

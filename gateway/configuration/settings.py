@@ -390,7 +390,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
             raw = read_yaml(path.read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise SettingsError(f"The configuration {path} is not YAML: {error}.") from error
     if not isinstance(raw, dict):
         raise SettingsError(f"The configuration {path} is not a mapping of keys to values.")
