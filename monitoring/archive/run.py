@@ -134,11 +134,11 @@ class Staged:
 
 
 def run(job: ArchiveJob) -> ArchiveReport:
-    """Write what has come. Raises OSError and JobError; what is done by then stays done."""
+    """Write what has come. Raises JobError; what is done by then stays done."""
     began = time.monotonic()
     report, storage = ArchiveReport(), open_storage(job.folder, job.bucket)
-    storage.scratch.mkdir(parents=True, exist_ok=True)
     try:
+        storage.scratch.mkdir(parents=True, exist_ok=True)
         with (
             Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
             storage.lock(redis),
@@ -150,6 +150,8 @@ def run(job: ArchiveJob) -> ArchiveReport:
             report.merged = merge_parts(redis, storage, now)
     except RedisError as error:
         raise JobError(f"Redis can't be used: {error}") from error
+    except OSError as error:
+        raise JobError(str(error)) from error
     report.seconds = round(time.monotonic() - began, 3)
     return report
 

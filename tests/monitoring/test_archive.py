@@ -231,11 +231,17 @@ async def test_of_two_that_write_at_once_neither_writes_what_the_other_has(redis
     assert sorted(row["id"] for row in rows(parts(job))) == sorted(one.id for one in made)
 
 
-def test_a_run_without_redis_says_so_in_a_line(job: ArchiveJob) -> None:
-    job.redis_url = "unix:///nowhere"
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [({"redis_url": "unix:///nowhere"}, b"!Redis can't be used: "), ({"folder": __file__}, b"![Errno ")],
+    ids=["redis", "folder"],
+)
+def test_a_run_without_redis_or_folder_says_so_in_a_line(job: ArchiveJob, changed: dict[str, str], line: bytes) -> None:
+    for name, value in changed.items():
+        setattr(job, name, value)
     with begun(job) as process:
         assert process.stdout is not None
-        assert process.stdout.read().startswith(b"!Redis can't be used: ")
+        assert process.stdout.read().startswith(line)
 
 
 async def test_a_run_ends_with_the_gateway_that_began_it(redis: Redis, job: ArchiveJob) -> None:
