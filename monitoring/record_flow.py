@@ -236,9 +236,10 @@ class RecordFlow:
             try:
                 dropped = await self._in_thread(self._spool.append, payloads, batch[0].at)
             except OSError as error:
-                if str(error) != self._refusal:
+                refusal = error.strerror or str(error)  # without the file's name, which is another one each time
+                if refusal != self._refusal:
                     log.error("%d records can't be spooled, and wait in memory: %s", len(self.buffer), error)
-                self._refusal = str(error)
+                self._refusal = refusal
                 return
             self._refusal = ""
             for record in batch:

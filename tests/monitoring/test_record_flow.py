@@ -320,6 +320,22 @@ async def test_a_full_disk_is_said_once_however_often_it_is_tried(
     assert await flowing.stored() == ids(made)
 
 
+async def test_a_spool_whose_folder_is_gone_is_said_once(
+    flowing: Flowing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with flowing.running():
+        flowing.door.open.clear()
+        (tmp_path / "spool").rename(tmp_path / "away")
+        made = flowing.put(5)
+        asked = flowing.door.asked + 3  # Redis is asked far less often than the disk
+        await until(lambda: flowing.door.asked >= asked)
+        assert caplog.text.count("can't be spooled") == 1
+        flowing.door.open.set()
+        await until(lambda: not flowing.flow.pending)
+        (tmp_path / "away").rename(tmp_path / "spool")
+    assert await flowing.stored() == ids(made)
+
+
 async def test_a_disk_that_refuses_from_the_start_is_not_said_to_be_redis(
     redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
