@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     )
     pulls: PullSettings = PullSettings()
     redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one.")
-    redis_password_file: Path | None = Field(None, description="File with Redis's password, if redis_url has none.")
+    redis_password_file: Path | None = Field(None, description="File with Redis's password, read at each connection.")
     redis_tls: TlsSettings | None = Field(
         None, description="Certificates for a rediss:// redis_url; unset: the system's."
     )
@@ -292,6 +292,14 @@ class Settings(BaseSettings):
         reached, metrics = task.pools_allowed, self.judged_metrics()
         yield from task.monitor.faults(name, pools, metrics, explored_share, reached, self.general_pool)
 
+    def redis_password(self) -> str | None:
+        """The password that is in `redis_password_file` now; None: it is unset. Raises SettingsError."""
+        path = self.redis_password_file
+        try:
+            return None if path is None else path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"redis_password_file: {path} can't be read: {error}.") from None
+
     def redis_address(self) -> str | None:
         """`redis_url` as redis-py reads it, with its password and the files of `redis_tls`.
 
@@ -300,8 +308,8 @@ class Settings(BaseSettings):
         if self.redis_url is None:
             return None
         url = self.redis_url.get_secret_value()
-        if self.redis_password_file is not None:
-            url = _with_password(url, self.redis_password_file)
+        if (password := self.redis_password()) is not None:
+            url = _with_password(url, password)
         if self.redis_tls is None:
             return url
         files = self.redis_tls.files()
@@ -371,12 +379,7 @@ class Settings(BaseSettings):
         return (self.store_folder or self.data_folder / "store").absolute()
 
 
-def _with_password(url: str, path: Path) -> str:
-    """The URL with the password in the file. Raises SettingsError."""
-    try:
-        password = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"redis_password_file: {path} can't be read: {error}.") from None
+def _with_password(url: str, password: str) -> str:
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{user.removesuffix(':')}:{quote(password, safe='')}@{host}").geturl()

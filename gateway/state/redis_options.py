@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ReadOnlyError
+
+from gateway.errors import SettingsError
 
 CONNECTION: Mapping[str, Any] = MappingProxyType(
     {
@@ -32,11 +35,16 @@ def address_of(socket_path: Path) -> str:
     return f"unix://{quote(str(socket_path))}"
 
 
-def make_client(address: str, **options: Any) -> Redis:
-    """A client of the Redis at an address, such as `unix:///run/valkey.sock`. Raises ValueError for a wrong one."""
+def make_client(address: str, password: Callable[[], str | None] = lambda: None, **options: Any) -> Redis:
+    """A client of the Redis at an address, such as `unix:///run/valkey.sock`. Raises ValueError for a wrong one.
+
+    `password` is asked at each connection, since it may be rotated; None: it is that of the address.
+    """
     client = Redis.from_url(address, **CONNECTION, **options)
     pool: Any = client.connection_pool  # not all of it has types
-    pool.connection_class = type("Cancellable", (_Cancellable, pool.connection_class), {})
+    pool.connection_class = type(
+        "Cancellable", (_Cancellable, pool.connection_class), {"read_password": staticmethod(password)}
+    )
     return client
 
 
@@ -46,6 +54,13 @@ class _Cancellable(AbstractConnection):
     Python 3.11's `asyncio.wait_for`, in which a command is sent, drops a cancellation that comes as the sending ends:
     a job that was cancelled then would go on for ever, and hold its lease.
     """
+
+    read_password: Callable[[], str | None]
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        with contextlib.suppress(SettingsError):  # the file is being replaced
+            self.password = self.read_password() or self.password
+        await super().on_connect_check_health(check_health)
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         if isinstance(self, SSLConnection):

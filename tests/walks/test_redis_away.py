@@ -1,11 +1,13 @@
-"""While Redis is away, or has lost its state: admins read what was read last, and the log says it once."""
+"""While Redis is away, or has another password or no state: admins read what was read last; the log says it once."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.background.jobs import WELL_SECONDS
 from tests.fakes.valkey import APPENDS, valkey
@@ -72,3 +74,15 @@ async def test_requests_go_on_by_what_was_read_where_redis_comes_back_empty(
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
             answer = await http.post("/v1/chat/completions", json=asked)
             assert (answer.status_code, answer.headers["x-apprentice-version"]) == (200, "returns@v1")
+
+
+async def test_a_rotated_password_is_read_from_its_file_without_a_restart(configure: Configure, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("one\n")
+    async with valkey() as state, Redis(unix_socket_path=str(state.socket)) as redis:
+        await redis.config_set("requirepass", "one")
+        async with run_gateway(configure(redis_url=state.url, redis_password_file=file)) as running:
+            file.write_text("two\n")
+            await redis.config_set("requirepass", "two")
+            await redis.client_kill_filter(_type="normal")
+            assert await running.key()
