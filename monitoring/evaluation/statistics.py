@@ -1,7 +1,4 @@
-"""The figures of an evaluation: shares with their intervals, paired differences, tests. Pure, and seeded.
-
-It imports scipy.stats: half a second and 60 MB, which the process of an evaluation can spare and a gateway cannot.
-"""
+"""The figures of an evaluation: shares with their intervals, paired differences, tests. Pure, and seeded."""
 
 from __future__ import annotations
 
@@ -13,7 +10,9 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom, binomtest, t
+from scipy.special import gammaln, stdtrit  # scipy.stats takes half a second more to import
+
+from monitoring.quality.detectors.recent_values import FadedSums, find_share_interval
 
 BOOTSTRAP_DRAWS = 10_000
 BISECTIONS = 60
@@ -36,8 +35,7 @@ def share_of(right: int, of: int) -> Share:
     """`right` of `of` rows."""
     if of == 0:
         return Share(right, of, None, None, None)
-    interval = binomtest(right, of).proportion_ci(0.95, method="wilson")
-    return Share(right, of, right / of, float(interval.low), float(interval.high))
+    return Share(right, of, right / of, *(find_share_interval(FadedSums(of, of, right, right)) or (None, None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ class Paired:
         parts = [(count, net - mean * size, size / self.rows) for (size, net), count in self.groups.items()]
         grouped = math.fsum(count * over**2 / (1.0 - part) for count, over, part in parts)
         effective = 1.0 / math.fsum(count * part**2 for count, _, part in parts)
-        wider = float(t.ppf(CONFIDENCE, max(0.1, effective - 1.0))) / SURE
+        wider = float(stdtrit(max(0.1, effective - 1.0), CONFIDENCE)) / SURE
         return min(float(self.rows), max(1.0, grouped / alone * wider**2))
 
 
@@ -197,7 +195,9 @@ def compute_mcnemar(pairs: Paired) -> float:
     for size, count in counts.items():
         if size:
             of_size = np.zeros(2 * size * count + 1)
-            of_size[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+            heads = np.arange(count + 1)
+            ways = gammaln(count + 1) - gammaln(heads + 1) - gammaln(count - heads + 1)
+            of_size[:: 2 * size] = np.exp(ways - count * math.log(2))
             shares = np.convolve(shares, of_size)
     beyond = abs(pairs.first_only - pairs.second_only)
     middle = (len(shares) - 1) // 2

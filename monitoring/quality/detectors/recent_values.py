@@ -78,7 +78,7 @@ def find_share_interval(recent: FadedSums) -> tuple[float, float] | None:
     z2 = Z_95 * Z_95
     middle = (share + z2 / (2 * of)) / (1 + z2 / of)
     half = Z_95 / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, round(middle - half, 12)), min(1.0, round(middle + half, 12))  # a bound of 0 is 0
 
 
 def find_mean_interval(recent: FadedSums) -> tuple[float, float] | None:
