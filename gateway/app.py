@@ -29,7 +29,6 @@ from gateway import audit
 from gateway.admin import fleet, keys, state
 from gateway.admin import reload_endpoints as reload
 from gateway.admin.audit_head_job import keep_audit_head, key_of
-from gateway.background.interpreter import freeze_garbage, share_interpreter
 from gateway.background.jobs import Job, run_jobs
 from gateway.callers import ADDRESSES, Caller, KnownKeys, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
@@ -253,8 +252,6 @@ def build_app(settings: Settings, config: Path | None = None, siblings: Siblings
                 app.state.not_started = str(error)
                 raise
             app.state.services, app.state.features = services, features
-            share_interpreter()
-            freeze_garbage()
             yield
 
     app = Gateway(

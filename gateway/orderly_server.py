@@ -17,6 +17,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from gateway.admin.reload import reload_on_signal
 from gateway.app import Gateway
+from gateway.background.interpreter import freeze_garbage, share_interpreter
 from gateway.configuration.sections import ListenSettings
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
@@ -119,6 +120,7 @@ class OrderlyServer(uvicorn.Server):
         self._settings = settings
         self._listeners: list[Listener] = []
         self._signals = 0
+        self._owns_process = False
         self._alone = False
         """True if it stops while the other processes of its gateway go on."""
 
@@ -140,11 +142,19 @@ class OrderlyServer(uvicorn.Server):
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal, in a process that does nothing else."""
+        self._owns_process = True
+        super().run(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Build the Services, then listen."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
+        if self._owns_process:
+            share_interpreter()
+            freeze_garbage()
         self.servers = []
         places: Places = []
         try:

@@ -127,16 +127,17 @@ class TrustingTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
-        self._plain = httpx.AsyncHTTPTransport(verify=ssl.create_default_context())  # as requests have it
-        self._others: dict[ssl.SSLContext, httpx.AsyncHTTPTransport] = {}
+        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # for http://; the system's certificates take 20 ms to read
+        self._plain = httpx.AsyncHTTPTransport(verify=nobody)
+        self._others: dict[ssl.SSLContext | None, httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send it by the transport of its origin."""
-        context = self._trust.context_for(str(request.url)) if request.url.scheme == "https" else None
-        if context is None:
+        if request.url.scheme != "https":
             return await self._plain.handle_async_request(request)
+        context = self._trust.context_for(str(request.url))
         if context not in self._others:
-            self._others[context] = httpx.AsyncHTTPTransport(verify=context)
+            self._others[context] = httpx.AsyncHTTPTransport(verify=context or ssl.create_default_context())
         return await self._others[context].handle_async_request(request)
 
     async def aclose(self) -> None:

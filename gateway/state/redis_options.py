@@ -23,6 +23,7 @@ CONNECTION: Mapping[str, Any] = MappingProxyType(
     {
         "socket_connect_timeout": 2,
         "socket_timeout": 6,
+        "driver_info": None,  # redis-py would read its own version from disk for each connection, and tell it
         "retry": Retry(ConstantBackoff(0.1), 1, supported_errors=(Disconnected, ReadOnlyError)),
     }
 )
