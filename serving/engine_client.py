@@ -401,7 +401,7 @@ class EngineClient:
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
                 _, connection = await loop.create_connection(
-                    lambda: EngineConnection(loop), origin.host, origin.port, ssl=origin.tls
+                    lambda: EngineConnection(loop), origin.host, origin.port, ssl=origin.tls()
                 )
         except TimeoutError as error:
             raise Unreachable("the engine did not accept a connection in time") from error

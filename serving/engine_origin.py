@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -19,15 +20,17 @@ KEEP_ALIVE_SECONDS = 4.0
 class Origin:
     """One engine's address, and the connections to it that wait for a request. `path` is what all its paths begin with.
 
-    `tls` gives the context of an https:// address.
+    `tls` gives the context of an https:// address, for each new connection the present one.
     """
 
     def __init__(self, engine_url: str, tls: Callable[[str], ssl.SSLContext]) -> None:
         parts = urlsplit(engine_url)
-        self.tls = tls(engine_url) if parts.scheme == "https" else None
+        self.tls: Callable[[], ssl.SSLContext | None] = (
+            partial(tls, engine_url) if parts.scheme == "https" else lambda: None
+        )
         self.path = parts.path.rstrip("/")
         self.host = parts.hostname or ""
-        self.port = parts.port or (443 if self.tls else 80)
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.authority = parts.netloc.rpartition("@")[2]
         self.idle: list[EngineConnection] = []
         """Those used last are at the end."""

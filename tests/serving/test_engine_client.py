@@ -426,7 +426,7 @@ async def test_a_look_without_a_body_waits_for_none_and_gives_up_its_connection(
 
 async def test_engines_that_the_system_trusts_share_one_context() -> None:
     async with EngineClient(5.0, 1 << 20) as client:
-        contexts = {client._origin(f"https://engine-{number}.invalid").tls for number in range(2)}
+        contexts = {client._origin(f"https://engine-{number}.invalid").tls() for number in range(2)}
         assert len(contexts) == 1
         assert None not in contexts
 

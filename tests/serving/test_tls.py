@@ -111,13 +111,21 @@ async def test_renewed_files_are_those_of_the_next_connection(authority: Authori
         config = ReplicaConfig("a", engine.url, "small", tls=TlsFiles(str(authority.ca), str(ours)))
         trust = Trust(lambda: [(config.url, config.tls)])
         (certificate,) = trust.contexts
-        async with httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http:
+        async with (
+            httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http,
+            EngineClient(5.0, 1 << 20, trust.context_for) as client,
+        ):
             with pytest.raises(httpx.TransportError):
                 await http.get(f"{config.base_url}/models")
+            with pytest.raises((Unreachable, Dropped)):
+                await client.post(config.base_url, "/chat/completions", BODY, JSON, 5.0)
             renewed = authority.sign("gateway")
             ours.write_bytes(renewed.cert.read_bytes() + renewed.key.read_bytes())
             certificate.renew()
             assert (await http.get(f"{config.base_url}/models")).status_code == 200
+            answer = await client.post(config.base_url, "/chat/completions", BODY, JSON, 5.0)
+            assert b"says:" in await answer.read()
+            answer.close()
 
 
 @pytest.mark.parametrize(
