@@ -159,10 +159,10 @@ class OrderlyServer(uvicorn.Server):
         places: Places = []
         try:
             places = self._places or bind(self._settings.listen)
-            certificate = self._settings.listen.certificate()
+            certificate = self._settings.listen.load_certificate()
             if certificate is not None:
                 self._gateway.state.services.certificates.append(certificate)
-            tls = certificate.listening() if certificate else None
+            tls = certificate.follow_in_listener() if certificate else None
             for address, bound in places:
                 for place in bound:
                     await self._listen(address, place, tls)

@@ -7,6 +7,8 @@ import os
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
 from urllib.parse import urlsplit
 
 import httpx
@@ -37,7 +39,7 @@ class TlsFiles:
             self._show(context, self.cert_file)
         return context
 
-    def listening(self) -> ssl.SSLContext:
+    def make_listener_context(self) -> ssl.SSLContext:
         """The context of a listener, which shows the certificate. Raises TlsError."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._show(context, self.cert_file or "")
@@ -60,25 +62,29 @@ class FreshContext:
         self._make = make
         self._stamps = self._read_stamps()  # first: what changes meanwhile is seen the next time
         self.context = make()
+        self._fault = ""
+        self._lock = Lock()
 
-    def renew(self) -> None:
-        """Look at the files, and read them if they have changed. Blocks."""
-        stamps = self._read_stamps()
-        if stamps == self._stamps:
-            return
-        self._stamps = stamps
-        try:
-            self.context = self._make()
-        except TlsError as error:
-            log.error("%s The one of before stays in use.", error)
-        else:
-            log.info("certificates were read again: %s", ", ".join(self._paths))
+    def renew(self) -> str:
+        """Read the files again if they have changed. Return why they can't be used, or nothing. Blocks."""
+        with self._lock:  # a job and a reload may come at once
+            stamps, fault = self._read_stamps(), ""
+            if stamps != self._stamps:
+                try:
+                    self.context, self._stamps = self._make(), stamps
+                    log.info("certificates were read again: %s", ", ".join(self._paths))
+                except TlsError as error:
+                    fault = f"{error} The former certificate stays in use."
+            if fault and fault != self._fault:
+                log.error(fault)
+            self._fault = fault
+            return fault
 
-    def listening(self) -> ssl.SSLContext:
-        """A context for a listener whose newcomers each get the present one."""
-        listening = self.context
-        listening.sni_callback = lambda newcomer, *_: setattr(newcomer, "context", self.context)
-        return listening
+    def follow_in_listener(self) -> ssl.SSLContext:
+        """A context for a listener, by which each new connection gets the present one."""
+        first = self.context
+        first.sni_callback = lambda connection, *_: setattr(connection, "context", self.context)
+        return first
 
     def _read_stamps(self) -> list[tuple[int, int, int] | None]:
         return [_stamp_of(path) for path in self._paths]
@@ -115,10 +121,15 @@ class Trust:
 
     def context_for(self, url: str) -> ssl.SSLContext | None:
         """The context for a connection to this address; None where the system's trust is enough."""
+        fresh = self.find(url)
+        return fresh.context if fresh else None
+
+    def find(self, url: str) -> FreshContext | None:
+        """As `context_for`, with what renews it."""
         origin = origin_of(url)
         for address, tls in self._addresses():
             if tls is not None and origin_of(address) == origin:
-                return self._contexts[tls].context
+                return self._contexts[tls]
         return None
 
 
@@ -129,18 +140,29 @@ class TrustingTransport(httpx.AsyncBaseTransport):
         self._trust = trust
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # for http://; the system's certificates take 20 ms to read
         self._plain = httpx.AsyncHTTPTransport(verify=nobody)
-        self._others: dict[ssl.SSLContext | None, httpx.AsyncHTTPTransport] = {}
+        self._others: dict[FreshContext | None, dict[ssl.SSLContext, httpx.AsyncHTTPTransport]] = {}
+        """Of each its last two: by the former one, answers may still be under way."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send it by the transport of its origin."""
         if request.url.scheme != "https":
             return await self._plain.handle_async_request(request)
-        context = self._trust.context_for(str(request.url))
-        if context not in self._others:
-            self._others[context] = httpx.AsyncHTTPTransport(verify=context or ssl.create_default_context())
-        return await self._others[context].handle_async_request(request)
+        fresh = self._trust.find(str(request.url))
+        context, transports = fresh.context if fresh else self._system_tls, self._others.setdefault(fresh, {})
+        transport = transports.get(context)
+        if transport is None:
+            transport = transports[context] = httpx.AsyncHTTPTransport(verify=context)
+            if len(transports) > 2:
+                await transports.pop(next(iter(transports))).aclose()
+        return await transport.handle_async_request(request)
+
+    @cached_property
+    def _system_tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for transport in (self._plain, *self._others.values()):
-            await transport.aclose()
+        await self._plain.aclose()
+        for transports in self._others.values():
+            for transport in transports.values():
+                await transport.aclose()

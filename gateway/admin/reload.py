@@ -179,7 +179,7 @@ def _load(services: Services, config: Path) -> Settings:
     try:
         settings = load_settings(config)
         services.siblings.part_of(settings)
-        settings.listen.certificate()
+        settings.listen.load_certificate()
         return settings
     except SettingsError as error:
         raise Problem("configuration_invalid", str(error)) from error

@@ -21,7 +21,7 @@ def serve(config: Path, processes: str | None = None) -> None:
     started."""
     os.umask(UMASK)  # what is made public, such as the adapter store, is made so on purpose
     settings = load_settings(config)
-    settings.listen.certificate()  # before anything is started
+    settings.listen.load_certificate()  # before anything is started
     configure(settings.log_level, settings.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     count = processes_of(processes or settings.processes)

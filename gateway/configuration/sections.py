@@ -150,13 +150,13 @@ class ListenSettings(Section):
         description="Origin whose pages may call it, or *.",
     )
 
-    def certificate(self) -> FreshContext | None:
+    def load_certificate(self) -> FreshContext | None:
         """The context that shows the certificate; None: plain HTTP. Raises SettingsError."""
         if self.tls is None:
             return None
         files = TlsFiles(None, str(self.tls.cert_file), str(self.tls.key_file))
         try:
-            return FreshContext(files, files.listening)
+            return FreshContext(files, files.make_listener_context)
         except TlsError as error:
             raise SettingsError(f"listen.tls: {error}") from error
 

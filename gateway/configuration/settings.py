@@ -292,7 +292,7 @@ class Settings(BaseSettings):
         reached, metrics = task.pools_allowed, self.judged_metrics()
         yield from task.monitor.faults(name, pools, metrics, explored_share, reached, self.general_pool)
 
-    def redis_password(self) -> str | None:
+    def read_redis_password(self) -> str | None:
         """The password that is in `redis_password_file` now; None: it is unset. Raises SettingsError."""
         path = self.redis_password_file
         try:
@@ -308,7 +308,7 @@ class Settings(BaseSettings):
         if self.redis_url is None:
             return None
         url = self.redis_url.get_secret_value()
-        if (password := self.redis_password()) is not None:
+        if (password := self.read_redis_password()) is not None:
             url = _with_password(url, password)
         if self.redis_tls is None:
             return url

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from serving.engine_client import EngineClient
 from serving.errors import Dropped, Unreachable
 from serving.replica import ReplicaConfig
-from serving.tls import TlsError, TlsFiles, Trust, TrustingTransport, origin_of
+from serving.tls import FreshContext, TlsError, TlsFiles, Trust, TrustingTransport, origin_of
 from tests.fakes.certificates import Authority
 from tests.fakes.engine import FakeEngine
 
@@ -126,6 +128,45 @@ async def test_renewed_files_are_those_of_the_next_connection(authority: Authori
             answer = await client.post(config.base_url, "/chat/completions", BODY, JSON, 5.0)
             assert b"says:" in await answer.read()
             answer.close()
+
+
+def test_files_that_could_not_be_used_are_tried_again_though_they_look_the_same(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair, both = authority.sign("gateway"), tmp_path / "both.pem"
+    content = pair.cert.read_bytes() + pair.key.read_bytes()
+    both.write_bytes(content)
+    files = TlsFiles(str(authority.ca), str(both))
+    certificate = FreshContext(files, files.context)
+    first = certificate.context
+    both.write_bytes(b"x" * len(content))
+    os.utime(both, ns=(1, 1))
+    for _ in range(2):
+        certificate.renew()
+        assert certificate.context is first
+    assert caplog.text.count("can't be used") == 1, "the same fault is told once"
+    both.write_bytes(content)
+    os.utime(both, ns=(1, 1))
+    certificate.renew()
+    assert certificate.context is not first
+
+
+async def test_renewals_keep_few_connections_and_break_off_no_answer(authority: Authority) -> None:
+    async with FakeEngine(tls=authority.listening()) as engine:
+        config = ReplicaConfig("a", engine.url, "small", tls=TlsFiles(str(authority.ca)))
+        trust = Trust(lambda: [(config.url, config.tls)])
+        url = f"{config.base_url}/models"
+        async with httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http:
+            for number in range(5):
+                async with http.stream("GET", url) as answer:
+                    os.utime(authority.ca, ns=(number, number))
+                    trust.contexts[0].renew()
+                    assert (await http.get(url)).status_code == 200
+                    assert b"base-model" in await answer.aread()
+            assert engine.connections_opened >= 5
+            async with asyncio.timeout(20):
+                while engine.connections > 2:
+                    await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
