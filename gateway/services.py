@@ -208,10 +208,10 @@ class Services:
         """This gateway's lease of a background job; `place` tells those apart that each data folder has."""
         return JobLease(self.redis, self.snapshot, self.passes, job, self.name, lease_seconds, place)
 
-    async def renew_certificates(self) -> None:
-        """Take certificates whose files have changed, for new connections."""
-        for certificate in self.certificates:
-            await asyncio.to_thread(certificate.renew)
+    async def renew_certificates(self) -> list[str]:
+        """Take certificates whose files have changed, for new connections. Return the faults of the others."""
+        faults = [await asyncio.to_thread(certificate.renew) for certificate in self.certificates]
+        return [fault for fault in faults if fault]
 
     def get_fingerprint(self, choice: Choice) -> str:
         """The digest of all that is to answer this choice."""

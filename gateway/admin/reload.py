@@ -156,9 +156,10 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
     fixed = tuple(find_restarts(before, settings, changes))
     if dry_run:
         return Reloaded("dry_run", changes, fixed)
-    await services.renew_certificates()
     if fixed:
         raise Problem("restart_required", f"These need a restart, and nothing was changed: {', '.join(fixed)}.")
+    if faults := await services.renew_certificates():
+        raise Problem("configuration_invalid", " ".join(faults))
     if changes:
         parts = parts_of(settings)
         audited_changes = changes[:AUDITED_MAX]

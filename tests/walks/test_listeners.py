@@ -98,7 +98,7 @@ async def test_with_a_certificate_all_listeners_speak_tls_and_nothing_else(
 
 
 async def find_shown(gateway: RunningGateway) -> set[str]:
-    """The certificates that the listeners show to newcomers, in PEM."""
+    """The certificates that the listeners show to new connections, in PEM."""
     return {await asyncio.to_thread(ssl.get_server_certificate, address) for address in gateway.addresses}
 
 
@@ -147,6 +147,27 @@ async def test_a_reload_takes_a_renewed_certificate_and_refuses_a_broken_one(
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "configuration_invalid")
         assert f"listen.tls: The certificate {pair.cert} with the key {pair.key}" in refused.json()["error"]["message"]
         assert await find_shown(gateway) == {renewed}
+
+
+async def test_a_reload_that_needs_a_restart_takes_no_renewed_certificate(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_jobs, "CERTIFICATES_INTERVAL_SECONDS", 3600.0)
+    authority, config, key = Authority(tmp_path), tmp_path / "apprentice.yaml", new_key()[0]
+    pair = authority.sign("gateway")
+    first = pair.cert.read_text()
+    tls = {"cert_file": pair.cert, "key_file": pair.key}
+    content = configure(listen={"port": 0, "tls": tls})
+    config.write_text(plain(content | {"admin_key": key, "listen": {"port": 9, "tls": tls}}))
+    trust, headers = ssl.create_default_context(cafile=authority.ca), {"authorization": f"Bearer {key}"}
+    async with (
+        run_gateway(content, key, config) as gateway,
+        httpx.AsyncClient(headers=headers, verify=trust) as http,
+    ):
+        authority.sign("gateway")
+        refused = await http.post(f"https://127.0.0.1:{gateway.addresses[0][1]}/admin/v1/reload")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "restart_required")
+        assert await find_shown(gateway) == {first}
 
 
 @pytest.mark.parametrize(

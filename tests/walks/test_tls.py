@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.app import open_gateway
+from gateway.callers import new_key
 from gateway.configuration.settings import Settings
 from gateway.state.redis_options import make_client
 from serving.tls import TlsError
@@ -22,6 +23,7 @@ from tests.fakes.certificates import Authority, Pair
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
+from tests.walks.test_reload import plain
 
 ASK: Any = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
 RULES = ["~apprentice:*", "&apprentice:*", "+@all", "-@admin", "-@dangerous", "+info", "+config|get"]
@@ -111,6 +113,27 @@ async def test_an_engine_that_is_not_trusted_gets_nothing_and_the_log_says_why(
             assert (await http.get("/health/ready")).status_code == 503
         assert not engine.calls
     assert "certificate verify failed" in caplog.text
+
+
+async def test_a_reload_tells_which_pair_towards_engines_is_broken_and_takes_nothing(
+    configure: Configure, authority: Authority, ours: Pair, tmp_path: Path
+) -> None:
+    config, key = tmp_path / "apprentice.yaml", new_key()[0]
+    async with FakeEngine("large", tls=authority.listening(wants_certificate=True)) as engine:
+        replicas = [{"name": "general-0", "url": engine.url}]
+        pools = {"general": {"base_model": "large", "replicas": replicas, "tls": files(authority, ours)}}
+        content = configure(pools=pools, tasks={})
+        async with run_gateway(content, key, config) as gateway, gateway.http() as http:
+            changed = {"admin_key": key, "listen": {"port": 0}, "limits": {"in_flight_max": 7}}
+            config.write_text(plain(content | changed))
+            ours.key.write_text("broken")
+            for _ in range(2):
+                refused = await http.post("/admin/v1/reload")
+                assert (refused.status_code, refused.json()["error"]["code"]) == (422, "configuration_invalid")
+                assert str(ours.key) in refused.json()["error"]["message"]
+            assert gateway.services.settings.limits.in_flight_max != 7
+            authority.sign("gateway")
+            assert (await http.post("/admin/v1/reload")).json()["outcome"] == "applied"
 
 
 @pytest.mark.parametrize("by", ["redis_tls", "address"])
