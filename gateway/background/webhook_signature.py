@@ -1,4 +1,4 @@
-"""Signatures of messages to webhooks, as Standard Webhooks has them: a receiver knows who sent a message, and when."""
+"""Signatures of messages to webhooks (Standard Webhooks): a receiver knows who sent a message, and when."""
 
 from __future__ import annotations
 

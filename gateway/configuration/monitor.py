@@ -30,7 +30,7 @@ class MonitorSettings(Section):
     webhook_url: str | None = Field(
         None, pattern=r"^https?://", max_length=2000, description="Receiver of each action as JSON."
     )
-    webhook_key: WebhookKey | None = Field(None, description="Key of its signature, as Standard Webhooks has it.")
+    webhook_key: WebhookKey | None = Field(None, description="Key of its Standard Webhooks signature.")
 
 
 class JudgeSettings(Section):

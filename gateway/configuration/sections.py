@@ -33,13 +33,16 @@ FolderPath = Annotated[Path, BeforeValidator(_refuse_address)]
 
 
 ENCODED_KEY = "whsec_"
-"""A webhook's key that begins so is base64 behind it, as Standard Webhooks has it."""
+"""A webhook's key that begins so is base64 behind it (Standard Webhooks)."""
+ENCODED_BYTES_MIN = 24
 
 
 def _see_that_it_decodes(key: SecretStr) -> SecretStr:
     text = key.get_secret_value()
     if text.startswith(ENCODED_KEY):
-        base64.b64decode(text.removeprefix(ENCODED_KEY), validate=True)
+        decoded = base64.b64decode(text.removeprefix(ENCODED_KEY), validate=True)
+        if len(decoded) < ENCODED_BYTES_MIN:
+            raise ValueError(f"{ENCODED_KEY} needs at least {ENCODED_BYTES_MIN} bytes in base64 behind it")
     return key
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from examples.verify_webhook import verify
+from gateway.background.webhook_signature import sign_message
 from gateway.configuration.monitor import MonitorSettings
 from gateway.features.quality import webhooks
 from gateway.features.quality.webhooks import WaitingMessage, Webhooks
@@ -80,7 +81,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@pytest.mark.parametrize("key", ["a secret", f"whsec_{base64.b64encode(b'a secret of bytes').decode()}"])
+@pytest.mark.parametrize("key", ["a secret", f"whsec_{base64.b64encode(b'a secret of 24 bytes, yes').decode()}"])
 async def test_an_action_is_told_with_its_evidence_and_a_signature(
     redis: Redis, http: httpx.AsyncClient, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,9 +107,26 @@ async def test_an_action_is_told_with_its_evidence_and_a_signature(
     assert meters.webhooks.cell("sent").value == 1
 
 
-def test_a_key_that_no_receiver_could_decode_is_refused() -> None:
+@pytest.mark.parametrize("key", ["whsec_no base64", "whsec_", f"whsec_{base64.b64encode(b'x' * 23).decode()}"])
+def test_an_encoded_key_that_is_none_or_too_short_is_refused(key: str) -> None:
     with pytest.raises(ValidationError, match="webhook_key"):
-        settings(80, webhook_key="whsec_no base64")
+        settings(80, webhook_key=key)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"webhook-signature": "v1,é"},
+        {"webhook-signature": "v1,\ud800"},
+        {"webhook-id": "\ud800"},
+        {"webhook-timestamp": "9" * 400},
+        {"webhook-timestamp": "now"},
+    ],
+)
+def test_headers_of_strangers_are_no_error_for_a_receiver(changed: dict[str, str]) -> None:
+    headers = sign_message("a secret", "returns-1", b"{}", time.time())
+    assert verify("a secret", headers, b"{}")
+    assert not verify("a secret", headers | changed, b"{}")
 
 
 async def test_what_is_refused_is_sent_again_when_it_is_due_and_not_before(
