@@ -114,14 +114,14 @@ class Run:
     waited: list[float] = field(default_factory=list)
     right: dict[str, tuple[bool, bool]] = field(default_factory=dict)
     count: int = 0
-    health: TaskQuality = field(default_factory=TaskQuality)
+    quality: TaskQuality = field(default_factory=TaskQuality)
     monitor: Watches | None = None
 
     def begin(self) -> None:
         """The version is degraded from now on."""
         self.sent, self.answers, self.waited = 0, 0, []
         degraded = VersionQuality(verdict="degraded", since=self.now, alarmed=("feedback",))
-        self.health = TaskQuality(versions={LEADING: degraded})
+        self.quality = TaskQuality(versions={LEADING: degraded})
         self.monitor = Watches("benchmark")
         step = MonitorStep(
             tasks={TASK: WatchedTask(plan=self.plan, previous_version=PREVIOUS)},
@@ -142,8 +142,8 @@ class Run:
         """Judge and respond; whether the first step was taken."""
         assert self.monitor is not None, "it has begun"
         judged = self.monitor.judged([LEADING, PREVIOUS], self.now)
-        self.health, _ = respond(self.health, judged, ROLES, self.plan, self.now)
-        return self.health.versions[LEADING].to is not None
+        self.quality, _ = respond(self.quality, judged, ROLES, self.plan, self.now)
+        return self.quality.versions[LEADING].to is not None
 
     # ---- the engine
 
@@ -188,7 +188,7 @@ class Run:
                 reviewed=self.world.reviewed, demonstration_digests=shown,
             )  # fmt: skip
             self.monitor.hear(given, request, self.now)
-        if self.draw.random() < self.health.shadow_share:
+        if self.draw.random() < self.quality.shadow_share:
             pair = Pair(
                 version=LEADING, caller=request.caller, arm="version", judge="fields",
                 digest="right" if other else "other", served_digest="right" if own else "wrong",

@@ -68,7 +68,7 @@ async def load_task(visit: Visit) -> dict[str, Any]:
         "canary": list(_canary_rows(alias["rollout"])),
         "signals": {name: list(_signal_rows(judgement)) for name, judgement in judged.items()},
         "judgements": judged,
-        "health": quality["quality"]["versions"],
+        "verdicts": quality["quality"]["versions"],
         "actions": quality["quality"]["actions"][::-1],
     }
 

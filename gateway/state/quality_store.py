@@ -48,13 +48,15 @@ class QualityStore:
         quality, generation = await self.object_store.fetch(task, read_quality)
         return quality or TaskQuality(), generation
 
-    async def put(self, task: str, health: TaskQuality, expected_generation: int, beside: Sequence[Change] = ()) -> int:
+    async def put(
+        self, task: str, quality: TaskQuality, expected_generation: int, beside: Sequence[Change] = ()
+    ) -> int:
         """Set it, and in the same step what goes with it; its new generation. Raises Stale where it has moved on."""
-        return await change_together(self._redis, [self.change(task, health, expected_generation), *beside])
+        return await change_together(self._redis, [self.change(task, quality, expected_generation), *beside])
 
-    def change(self, task: str, health: TaskQuality, expected_generation: int) -> Change:
+    def change(self, task: str, quality: TaskQuality, expected_generation: int) -> Change:
         """The change that sets it, for a step of several."""
-        return Change(self.object_store, task, msgspec.to_builtins(health), expected_generation)
+        return Change(self.object_store, task, msgspec.to_builtins(quality), expected_generation)
 
     async def read_last_summary(self) -> Summary | None:
         """The summary of the monitor's last step, without the judgements; None where there was none."""

@@ -51,7 +51,7 @@ class Snapshot:
     placements: Mapping[tuple[str, str], Placement]
     cordons: Mapping[str, str]
     """Replicas that get no requests now, and why."""
-    health: Mapping[str, TaskQuality] = field(default_factory=dict)
+    quality: Mapping[str, TaskQuality] = field(default_factory=dict)
     """The quality of each task, by the monitor."""
     views: Mapping[str, VersionView] = field(default_factory=dict)
     """The versions as the router sees them."""
@@ -117,7 +117,7 @@ class SnapshotKeeper:
         self._overrides = Mirror(object_store_of(redis, "overrides"), read_override, keeps=False)
         self._placements = Mirror(object_store_of(redis, "placements"), read_placement)
         self._cordons = ObjectStore(redis, "cordons")
-        self._health = Mirror(ObjectStore(redis, "health"), lambda _, raw: read_quality(raw))
+        self._quality = Mirror(ObjectStore(redis, "health"), lambda _, raw: read_quality(raw))
         self._retraining = Mirror(ObjectStore(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining))
         self._leading = _Derived(_leading)
         self._by_place = _Derived(_by_place)
@@ -187,15 +187,15 @@ class SnapshotKeeper:
         versions = await self._registry.versions()
         fitted = await self._models.read({name for name, item in versions.items() if item.state in PLACED})
         policy = replace(policy, fitted=fitted, index=await self._models.index(self._leading.of(aliases), fitted))
-        health = await self._health.all()
-        policy = replace(policy, shifts=self._shifts.of(health), watched=self._watched.of(health))
+        quality = await self._quality.all()
+        policy = replace(policy, shifts=self._shifts.of(quality), watched=self._watched.of(quality))
         placements = self._by_place.of(await self._placements.all())
         cordons = {name: _reason(raw) for name, raw in (await self._cordons.written()).items()}
         known_callers = MappingProxyType({**callers, **self._fixed_callers})
         views = await self._made_views(versions)
         retraining = await self._retraining.all()
         return Snapshot(
-            *(generation, known_callers, policy, versions, aliases, placements, cordons, health, views, retraining),
+            *(generation, known_callers, policy, versions, aliases, placements, cordons, quality, views, retraining),
             by_task=self._by_task.of(versions),
             placed=self._by_replica.of(placements),
             unreadable=self._registry.unreadable,
@@ -299,21 +299,21 @@ def _group_by_task(versions: Mapping[str, Version]) -> Mapping[str, tuple[Versio
     return {task: tuple(ours) for task, ours in groups.items()}
 
 
-def _shifts(health: Mapping[str, TaskQuality]) -> Mapping[str, Shift]:
+def _shifts(quality: Mapping[str, TaskQuality]) -> Mapping[str, Shift]:
     """The shares of their requests that versions keep, of those whose requests are shifted."""
     return MappingProxyType(
         {
             name: Shift(item.kept, item.to, item.to_version)
-            for task_quality in health.values()
+            for task_quality in quality.values()
             for name, item in task_quality.versions.items()
             if item.to is not None and item.kept < 1.0
         }
     )
 
 
-def _watched(health: Mapping[str, TaskQuality]) -> Mapping[str, Watched]:
+def _watched(quality: Mapping[str, TaskQuality]) -> Mapping[str, Watched]:
     return MappingProxyType(
-        {task: Watched(item.shadow_share, item.review_share, item.deferral_factor) for task, item in health.items()}
+        {task: Watched(item.shadow_share, item.review_share, item.deferral_factor) for task, item in quality.items()}
     )
 
 

@@ -122,7 +122,7 @@ async def judged_by(
         await running.place(adapter_without_contract(folder / "adapter", task), task)
 
         async def is_watched() -> bool:
-            health = running.services.snapshot.current.health.get(task)
+            health = running.services.snapshot.current.quality.get(task)
             return health is not None and health.shadow_share == 1.0
 
         await until(is_watched)

@@ -54,7 +54,7 @@ async def watch(running: RunningGateway, **health: Any) -> None:
     await store.put("returns", wanted, generation)
 
     async def is_known() -> bool:
-        return running.services.snapshot.current.health.get("returns") == wanted
+        return running.services.snapshot.current.quality.get("returns") == wanted
 
     await until(is_known)
 

@@ -306,8 +306,8 @@ async def test_many_tasks_of_a_new_fleet_get_their_health_in_one_step(configure:
     async with run_gateway(configure(**QUICK | {"tasks": tasks, "monitor": FLEET})) as running:
 
         async def of_all() -> bool:
-            return tasks.keys() <= running.services.snapshot.current.health.keys()
+            return tasks.keys() <= running.services.snapshot.current.quality.keys()
 
         await until(of_all)
-        assert all(health.shadow_share == 1.0 for health in running.services.snapshot.current.health.values())
+        assert all(health.shadow_share == 1.0 for health in running.services.snapshot.current.quality.values())
     assert int(await redis.hget(CHANGES_KEY, STEPS) or 0) < len(tasks)

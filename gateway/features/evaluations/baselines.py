@@ -83,9 +83,9 @@ async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | No
     if version.state in LIVE or has_led or (judged is not None and judged.requests + judged.labels > 0):
         live = f"{evaluation.version} was live by then, and might have been judged by what it got wrong"
         return f"It is no baseline: {live}."
-    health = snapshot.health.get(evaluation.task, TaskQuality()).versions.get(evaluation.version, VersionQuality())
-    if health.verdict != "healthy":
-        return f"It is no baseline: {evaluation.version} is {health.verdict}."
+    quality = snapshot.quality.get(evaluation.task, TaskQuality()).versions.get(evaluation.version, VersionQuality())
+    if quality.verdict != "healthy":
+        return f"It is no baseline: {evaluation.version} is {quality.verdict}."
     return None
 
 

@@ -99,9 +99,9 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
     generation = await quality.services.objects.baselines.generation(version)
     baselines = await quality.services.objects.baselines.get(version) or {}
     judged = quality.monitored.summary.judgements.get(version)
-    health, _generation = await quality.store.of(task)
+    task_quality, _generation = await quality.store.of(task)
     now = await read_redis_time(quality.services.redis)
-    verdict = health.versions.get(version)
+    verdict = task_quality.versions.get(version)
     stale = verdict is not None and verdict.stale_from is not None and verdict.stale_from <= now
     return {
         "task": task,
@@ -155,8 +155,8 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
 
 async def _see_that_it_learns(quality: Quality, task: str, version: str) -> None:
     """Raises Problem (409) where the version is degraded: without a baseline it could never be found to recover."""
-    health, _ = await quality.store.of(task)
-    if (verdict := health.versions.get(version)) is not None and verdict.verdict == "degraded":
+    task_quality, _ = await quality.store.of(task)
+    if (verdict := task_quality.versions.get(version)) is not None and verdict.verdict == "degraded":
         text = f"{version} is degraded, and learns nothing meanwhile: set another baseline, or pin it healthy first."
         raise Problem("state_conflict", text, "remove")
 

@@ -66,7 +66,7 @@ class PinIn(Body):
 
 
 @router.get("/quality")
-async def list_health(request: Request, _: Operator) -> dict[str, Any]:
+async def list_quality(request: Request, _: Operator) -> dict[str, Any]:
     """All tasks with the verdict on the version that leads."""
     quality = feature_of(request, Quality)
     snapshot = await quality.services.snapshot.refresh()
@@ -86,7 +86,7 @@ async def list_health(request: Request, _: Operator) -> dict[str, Any]:
 
 
 @router.get("/tasks/{task}/quality", responses=with_errors("not_found"))
-async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any]:
+async def read_quality(request: Request, task: str, _: Operator) -> dict[str, Any]:
     """All that the monitor knows of a task."""
     quality = feature_of(request, Quality)
     snapshot = await quality.services.snapshot.refresh()
@@ -141,9 +141,9 @@ async def release_version(
     return answer
 
 
-async def _opened_by_pin(quality: Quality, version: str, health: TaskQuality) -> list[tuple[Retraining, int]]:
+async def _opened_by_pin(quality: Quality, version: str, task_quality: TaskQuality) -> list[tuple[Retraining, int]]:
     """Requests to train that the monitor opened since a version was pinned as degraded, with their generations."""
-    verdict = health.versions.get(version)
+    verdict = task_quality.versions.get(version)
     pin = None if verdict is None else verdict.pin
     if pin is None or pin.verdict != "degraded" or pin.instead_of == "degraded":
         return []
@@ -172,8 +172,8 @@ async def undo_action(
     """Undo an action of the monitor. It does not do the same again before the version is healthy."""
     quality = feature_of(request, Quality)
     now = await read_redis_time(quality.services.redis)
-    health, _ = await quality.store.of(require_task(quality.services, task))
-    done = next((candidate for candidate in health.actions if candidate.id == action), None)
+    task_quality, _ = await quality.store.of(require_task(quality.services, task))
+    done = next((candidate for candidate in task_quality.actions if candidate.id == action), None)
     if done is None:
         raise Problem("not_found", f"Among the newest actions of {task} there is no {action[:80]!r}.")
     if done.kind == "changed":
@@ -193,17 +193,17 @@ async def change_quality(
 ) -> dict[str, Any]:
     """Take a step with a task's quality, and in the same step the changes `beside` it; the quality afterwards.
 
-    Both are read again where something has moved meanwhile, unless the health is no longer at the generation expected.
+    Both are read again where something has moved meanwhile, unless the quality is no longer at the generation expected.
     Raises Problem (409) and RedisError.
     """
     with conflicts():
         for left in reversed(range(TRIES_MAX)):
-            health, generation = await quality.store.of(task)
+            task_quality, generation = await quality.store.of(task)
             if expected_generation is not None and generation != expected_generation:
                 raise Stale(task, generation)
-            after, action = _taken(step, health)
+            after, action = _taken(step, task_quality)
             try:
-                await Responding(quality).move(task, after, generation, [action], await beside(health))
+                await Responding(quality).move(task, after, generation, [action], await beside(task_quality))
                 break
             except Stale:
                 if not left:
@@ -212,10 +212,10 @@ async def change_quality(
     return {"action": msgspec.to_builtins(action), **await show_quality(quality, snapshot, task)}
 
 
-def _taken(step: Step, health: TaskQuality) -> tuple[TaskQuality, Action]:
+def _taken(step: Step, task_quality: TaskQuality) -> tuple[TaskQuality, Action]:
     """Raises Problem (409) for what can't be done as the quality is."""
     try:
-        return step(health)
+        return step(task_quality)
     except ResponseError as error:
         raise Problem("state_conflict", str(error)) from error
 
@@ -225,8 +225,8 @@ def _taken(step: Step, health: TaskQuality) -> tuple[TaskQuality, Action]:
 
 async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, Any]:
     """A task's quality as it is told. Raises RedisError."""
-    health, generation = await quality.store.of(task)
-    state = read_situation(quality, snapshot, task, await read_redis_time(quality.services.redis), health)
+    task_quality, generation = await quality.store.of(task)
+    state = read_situation(quality, snapshot, task, await read_redis_time(quality.services.redis), task_quality)
     agreement = await read_agreement(quality.reviews, task)
     notes = [] if agreement is None else list(describe_reviewers(task, agreement))
     for name in filter(None, (state.roles.active, state.roles.canary, state.roles.previous_version)):
@@ -236,7 +236,7 @@ async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[
         "task": task,
         "generation": generation,
         "told": msgspec.to_builtins(make_report(state)),
-        "quality": msgspec.to_builtins(health),
+        "quality": msgspec.to_builtins(task_quality),
         "judgements": {name: msgspec.to_builtins(judgement) for name, judgement in state.judgements.items()},
         "roles": msgspec.to_builtins(state.roles),
         "plan": msgspec.to_builtins(state.plan),
@@ -249,7 +249,7 @@ async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[
 
 
 def read_situation(
-    quality: Quality, snapshot: Snapshot, task: str, now: float, health: TaskQuality | None = None
+    quality: Quality, snapshot: Snapshot, task: str, now: float, task_quality: TaskQuality | None = None
 ) -> Situation:
     """All that there is to tell of a task at a time, by Redis's clock."""
     summary, roles = quality.monitored.summary, roles_of(quality, task, snapshot)
@@ -259,7 +259,7 @@ def read_situation(
     return Situation(
         task=task,
         now=now,
-        quality=health if health is not None else snapshot.health.get(task, TaskQuality()),
+        quality=task_quality if task_quality is not None else snapshot.quality.get(task, TaskQuality()),
         plan=quality.services.settings.plan(task),
         roles=roles,
         around=find_obstacles(

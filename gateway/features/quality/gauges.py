@@ -75,8 +75,8 @@ def _of_versions(quality: Quality, value: Callable[[VersionQuality], float]) -> 
     names = with_a_role(quality.services.snapshot.current.policy)
     return {
         (task, name): value(verdict)
-        for task, health in quality.services.snapshot.current.health.items()
-        for name, verdict in health.versions.items()
+        for task, task_quality in quality.services.snapshot.current.quality.items()
+        for name, verdict in task_quality.versions.items()
         if name in judgements and name in names
     }
 
@@ -99,8 +99,8 @@ def _stale(quality: Quality, now: float) -> Read:
     """Versions with a role, 1 where the organisation's rules have changed since they were trained."""
     gauge: Read = {}
     for version in _placed(quality):
-        health = quality.services.snapshot.current.health.get(version.task, TaskQuality())
-        verdict = health.versions.get(version.name, VersionQuality())
+        task_quality = quality.services.snapshot.current.quality.get(version.task, TaskQuality())
+        verdict = task_quality.versions.get(version.name, VersionQuality())
         gauge[version.task, version.name] = float(verdict.stale_from is not None and verdict.stale_from <= now)
     return gauge
 

@@ -191,26 +191,26 @@ class Monitoring:
     ) -> Sequence[Change]:
         """Do what follows for a task. Where its quality has moved on meanwhile, the next step sees to it.
 
-        Returns the change of its health where no action goes with it.
+        Returns the change of its quality where no action goes with it.
         """
         quality = self._quality
         plan = quality.services.settings.plan(task)
         roles = roles_of(quality, task, snapshot)
         requests = DAYS_A_WEEK * sum(judgement.requests_per_day for judgement in judgements.values())
         shares = compute_review_share(plan, requests, False), compute_review_share(plan, requests, True)
-        before = snapshot.health.get(task, TaskQuality())
+        before = snapshot.quality.get(task, TaskQuality())
         if respond(before, judgements, roles, plan, now, shares)[0] == before:
             return ()
         try:
-            health, generation = await quality.store.of(task)
+            task_quality, generation = await quality.store.of(task)
         except UNREADABLE as error:
             self._pass_over(task, f"the quality of {task} can't be read, and nothing follows for it: {error}")
             return ()
-        moved, actions = respond(health, judgements, add_newer(roles, before, health), plan, now, shares)
+        moved, actions = respond(task_quality, judgements, add_newer(roles, before, task_quality), plan, now, shares)
         changes: Sequence[Change] = ()
-        if not actions and moved != health:
+        if not actions and moved != task_quality:
             changes = (quality.store.change(task, moved, generation),)
-        elif moved != health:
+        elif moved != task_quality:
             try:
                 await self._responding.move(task, moved, generation, actions)
             except Stale as stale:
@@ -244,10 +244,10 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
     )
 
 
-def add_newer(roles: Roles, before: TaskQuality, health: TaskQuality) -> Roles:
+def add_newer(roles: Roles, before: TaskQuality, task_quality: TaskQuality) -> Roles:
     """The roles with the versions whose quality was set since the snapshot was `before`: it may be older than they are,
     and they are not gone."""
-    newer = health.versions.keys() - before.versions.keys()
+    newer = task_quality.versions.keys() - before.versions.keys()
     return replace(roles, there=(*roles.there, *sorted(newer))) if roles.there else roles
 
 
@@ -268,7 +268,7 @@ def step_of(quality: Quality, snapshot: Snapshot, known_at: float, agreed_only: 
             previous[alias.leading] = alias.previous[0]
         if roles.canary is not None:
             previous[roles.canary] = roles.active
-    judged = {name: verdict for health in snapshot.health.values() for name, verdict in health.versions.items()}
+    judged = {name: verdict for each in snapshot.quality.values() for name, verdict in each.versions.items()}
     unjudged = VersionQuality()
     versions = {
         name: WatchedVersion(

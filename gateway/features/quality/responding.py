@@ -34,7 +34,7 @@ class Responding:
     async def move(
         self,
         task: str,
-        health: TaskQuality,
+        task_quality: TaskQuality,
         generation: int,
         actions: Sequence[Action],
         with_it: Sequence[Change] = (),
@@ -56,7 +56,7 @@ class Responding:
                 generation=generation + 1,
             )
             beside += self._quality.outbox.changes(task, action, draft)
-        moved = await self._quality.store.put(task, health, generation, beside)
+        moved = await self._quality.store.put(task, task_quality, generation, beside)
         if actions:
             await self._carry_out(task)
         return moved
@@ -144,11 +144,11 @@ class Responding:
         """Have the task's quality say that the action was not carried out, so that it is asked for again where it is
         still wanted. Raises Stale."""
         try:
-            health, generation = await self._quality.store.of(task)
+            task_quality, generation = await self._quality.store.of(task)
         except UNREADABLE:
             return  # the quality of a task that can't be read is never written over
-        marked = mark_failed(health, action, action.failed or "")
-        if marked != health:
+        marked = mark_failed(task_quality, action, action.failed or "")
+        if marked != task_quality:
             await self._quality.store.put(task, marked, generation)
 
     async def _effect(self, entry: WaitingAction) -> WaitingAction:

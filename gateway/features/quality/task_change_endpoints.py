@@ -108,8 +108,8 @@ async def take_change_back(
     """Withdraw the announcement. Its rule goes, its versions are not stale, its request to train is closed."""
     quality = feature_of(request, Quality)
     now = await read_redis_time(quality.services.redis)
-    health, _ = await quality.store.of(require_task(quality.services, task))
-    word = health.changed
+    task_quality, _ = await quality.store.of(require_task(quality.services, task))
+    word = task_quality.changed
     changes: list[Change] = []
     if word is not None:
         changes += _left_behind(quality, word, None)

@@ -343,8 +343,8 @@ def _shown(releases: Releases, version: Version, generation: int | None, placed:
     replicas = releases.services.fleet.replicas
     alias = releases.services.snapshot.current.policy.aliases.get(version.task)
     placements = _placements(releases, placed)
-    health = releases.services.snapshot.current.health.get(version.task)
-    verdict = health.versions.get(version.name) if health is not None else None
+    quality = releases.services.snapshot.current.quality.get(version.task)
+    verdict = quality.versions.get(version.name) if quality is not None else None
     return {
         "version": version.name,
         "task": version.task,

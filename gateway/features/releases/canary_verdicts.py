@@ -61,7 +61,7 @@ class Rollouts:
         self._meters = meters
         self._find_obstacle = find_obstacle
         self._drafts = Drafts(redis, audit, "verdicts")
-        self._health = QualityStore(redis)
+        self._quality = QualityStore(redis)
 
     async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:
         """A canary's last verdict, its reason, and the evidence."""
@@ -122,7 +122,7 @@ class Rollouts:
 
     async def _is_degraded(self, task: str, version: str) -> bool:
         """Return whether the monitor, or an admin, calls this version degraded."""
-        quality = (await self._health.of(task))[0].versions.get(version)
+        quality = (await self._quality.of(task))[0].versions.get(version)
         return quality is not None and quality.verdict == "degraded"
 
     async def _hold(self, task: str, last: KeptVerdict, noted: Change) -> None:

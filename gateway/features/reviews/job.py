@@ -196,11 +196,11 @@ def budget_of(reviews: Reviews, task: str) -> int:
 def is_raised(reviews: Reviews, task: str) -> bool:
     """Return whether the raised budget is in force."""
     snapshot = reviews.services.snapshot.current
-    health, alias = snapshot.health.get(task), snapshot.aliases.get(task)
-    if health is None or alias is None:
+    quality, alias = snapshot.quality.get(task), snapshot.aliases.get(task)
+    if quality is None or alias is None:
         return False
     canary = [alias.rollout.version] if alias.rollout is not None else []
-    return are_raised(health, [alias.leading, *canary], reviews.services.settings.plan(task))
+    return are_raised(quality, [alias.leading, *canary], reviews.services.settings.plan(task))
 
 
 # ---- what is answered -----------------------------------------------------------------------------------

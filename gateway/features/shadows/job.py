@@ -136,8 +136,8 @@ def _other_arms(shadows: Shadows, policy: Policy, choice: Choice, served: str | 
         yield led_to.name
     elif task.fallback_pool is not None:
         yield None
-    health = shadows.services.snapshot.current.health.get(task.name)
-    verdict = health.versions.get(led_to.name) if health is not None else None
+    quality = shadows.services.snapshot.current.quality.get(task.name)
+    verdict = quality.versions.get(led_to.name) if quality is not None else None
     alias = policy.aliases.get(task.name)
     previous_version = alias.previous_version if alias is not None else None
     if (
@@ -156,10 +156,10 @@ def _first_arms(shadows: Shadows, choice: Choice, names: list[str | None]) -> li
 
     It is the previous version, if that is healthy: the engine that callers fill is its own as well.
     """
-    health = shadows.services.snapshot.current.health.get(choice.task.name) if choice.task is not None else None
-    if health is None or choice.led_to is None or not is_evidence_first(health, choice.led_to.name):
+    quality = shadows.services.snapshot.current.quality.get(choice.task.name) if choice.task is not None else None
+    if quality is None or choice.led_to is None or not is_evidence_first(quality, choice.led_to.name):
         return []
-    return [name for name in names if name is None or is_healthy(health, name)][-1:]
+    return [name for name in names if name is None or is_healthy(quality, name)][-1:]
 
 
 def _drop(shadows: Shadows, choice: Choice, version: str | None) -> None:

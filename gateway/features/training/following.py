@@ -123,8 +123,8 @@ class Following:
         """The time from which on requests go into the data set: when the rules changed, or when the version began to
         slip. Answers that were right before may be wrong now; earlier data are for rehearsal."""
         services, entry = self._trainings.services, self._entry
-        health = services.snapshot.current.health.get(entry.task)
-        changed_at = health.changed.effective_at if health is not None and health.changed is not None else 0.0
+        quality = services.snapshot.current.quality.get(entry.task)
+        changed_at = quality.changed.effective_at if quality is not None and quality.changed is not None else 0.0
         kept_from = entry.opened_at - services.settings.records.retention_seconds
         return max(kept_from, changed_at, entry.slipped_at)
 

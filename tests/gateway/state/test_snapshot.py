@@ -109,14 +109,14 @@ async def test_the_health_that_a_newer_gateway_writes_freezes_nothing(keeper: Sn
     await object_store.put(TASK, {"versions": {V1: version}, "actions": [action]})
     before = await keeper.refresh()
     assert before.policy.shifts == {V1: Shift(0.5, "previous_version", V2)}
-    assert before.health[TASK].actions[0].kind == "of a newer gateway"
+    assert before.quality[TASK].actions[0].kind == "of a newer gateway"
     await object_store.put(TASK, {"versions": {V1: {**version, "verdict": "of a newer gateway"}}})
     await object_store.put("clauses", {"versions": {V2: "damaged"}})
     await ObjectStore(redis, "retraining").put("1", {"id": "1", "state": "of a newer gateway"})
     await Registry(redis).move(V2, "quarantined")
     after = await keeper.refresh()
     assert after.versions[V2].state == "quarantined"
-    assert (after.policy.shifts[V1].kept, set(after.health), dict(after.retraining)) == (0.5, {TASK}, {})
+    assert (after.policy.shifts[V1].kept, set(after.quality), dict(after.retraining)) == (0.5, {TASK}, {})
 
 
 # ---- what a newer release has written ------------------------------------------------------------
