@@ -70,7 +70,7 @@ def _run(wrong: np.ndarray, labels: int, claim: Claim, kind: str) -> tuple[int, 
             return false, float(number - ends + 1)
         false += turn.after == "healthy"
         if kind == "asks_the_same":
-            for one in version.streams.values():
+            for one in version.signals.values():
                 one.track = msgspec.structs.replace(one.track, recoveries=0)
     return false, float("inf")
 

@@ -42,7 +42,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     quantiles afterwards. `above` and `below` are the detectors, None where that side is not looked at or can't be: a
     rate that never happened can't fall. `log_max` is the largest log e-value so far. The others are for its owner to
     say: when the last value of the reference came (`taken_at`), and of the time since the detectors began the most
-    requests a day (`busiest`) and the most streams of all versions (`streams`, `alarm_shares.py`).
+    requests a day (`busiest`) and the most signals of all versions (`signals`, `alarm_shares.py`).
     """
 
     kind: Kind
@@ -57,7 +57,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     log_max: float = LOG_FLOOR
     taken_at: float = 0.0
     busiest: float = 0.0
-    streams: int = 0
+    signals: int = msgspec.field(default=0, name="streams")
 
 
 def start(kind: Kind, sides: Sides = "both") -> Signal:

@@ -32,7 +32,7 @@ def find_labels_between(
     if not (false_alarms_per_month > 0.0 and math.isfinite(false_alarms_per_month)):
         raise ValueError(f"{false_alarms_per_month} false alarms a month: more than 0, or nothing could ever alarm.")
     if not (labels_per_day >= 0.0 and math.isfinite(labels_per_day)):
-        raise ValueError("The labels of a stream a day must be a number of at least 0.")
+        raise ValueError("The labels of a signal a day must be a number of at least 0.")
     return max(between_min, labels_per_day * MONTH_DAYS * max(1, signals) / false_alarms_per_month)
 
 

@@ -50,7 +50,7 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
     points = rows.points()
     ends = [*(point.after for point in points[1:]), len(rows)]
     delays = [_describe_point(rows, point, end, changes) for point, end in zip(points, ends, strict=False)]
-    signals = {name: _describe_signal(signal) for name, signal in version.streams.items()}
+    signals = {name: _describe_signal(signal) for name, signal in version.signals.items()}
     return {
         "labels": len(rows),
         "wrong": sum(rows.wrong),
@@ -59,7 +59,7 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
         "to": format_time(rows.times[-1]),
         "longest_gap_seconds": max((b - a for a, b in pairwise(rows.times)), default=0.0),
         "one_means": rows.one_means,
-        "claim": {**terms.claim._asdict(), "signals": len(version.streams), "like": terms.like},
+        "claim": {**terms.claim._asdict(), "signals": len(version.signals), "like": terms.like},
         "verdict": version.verdict,
         "verdict_changes": [change.describe() for change in changes],
         "signals": signals,

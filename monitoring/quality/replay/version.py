@@ -179,7 +179,7 @@ class VersionReplay:
         self._standings: dict[str | None, Standing] = {}
 
     @property
-    def streams(self) -> Mapping[str, SignalReplay]:
+    def signals(self) -> Mapping[str, SignalReplay]:
         """The signals by their names."""
         return {signal.name: signal for signal in self._signals.values()}
 

@@ -32,29 +32,29 @@ def count_signals(watch: Watch) -> SignalCounts:
     return SignalCounts(sum([signal.is_counted for signal in get_labelled(watch).values()]), len(watch.signals))
 
 
-def keep_most(earlier: Watch | None, moved: Watch, streams: SignalCounts, at: float) -> Watch:
+def keep_most(earlier: Watch | None, moved: Watch, counts: SignalCounts, at: float) -> Watch:
     """A watch that an entry at `at` has moved, with the number of signals of all versions now."""
     before = get_labelled(earlier) if earlier is not None else {}
     more: dict[str, Any] = {
-        name: replace(signal, streams=streams.labelled)
+        name: replace(signal, signals=counts.labelled)
         for name, signal in get_labelled(moved).items()
-        if signal is not before.get(name) and signal.streams < streams.labelled
+        if signal is not before.get(name) and signal.signals < counts.labelled
     }
     moved = replace_labelled(moved, more)
     if earlier is None or moved.signals is not earlier.signals:
-        signals = _of_signals(earlier.signals if earlier is not None else {}, moved, streams.unlabelled, at)
+        signals = _of_signals(earlier.signals if earlier is not None else {}, moved, counts.unlabelled, at)
         if signals:
             return replace(moved, signals={**moved.signals, **signals})
     return moved
 
 
-def _of_signals(before: Mapping[str, Signal], moved: Watch, streams: int, at: float) -> dict[str, Signal]:
+def _of_signals(before: Mapping[str, Signal], moved: Watch, count: int, at: float) -> dict[str, Signal]:
     """Those unlabelled signals that a value was added to while there is more than ever since their detectors began."""
     per_day = recent_values.find_busiest(0.0, moved.request_rate, at)
     return {
-        name: replace(signal, streams=max(signal.streams, streams), busiest=max(signal.busiest, per_day))
+        name: replace(signal, signals=max(signal.signals, count), busiest=max(signal.busiest, per_day))
         for name, signal in moved.signals.items()
-        if (signal.streams < streams or signal.busiest < per_day)
+        if (signal.signals < count or signal.busiest < per_day)
         and signal is not before.get(name)
         and not drift.learns(signal)
     }

@@ -36,7 +36,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the complaints. `last` is when a request or complaint last came (Unix seconds).
 
     `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began.
-    `streams`, `recoveries` and `recovered_at` are as in `BaselinedSignal`. `apart` of the expected complaints were
+    `signals`, `recoveries` and `recovered_at` are as in `BaselinedSignal`. `apart` of the expected complaints were
     expected while there was an earlier reverse test; the present one began when `tested_at` were expected.
     `complained` counts all complaints, those that it learns from too.
     """
@@ -46,7 +46,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     last: float
     rate: Rate | None = None
     busiest: float = 0.0
-    streams: int = 0
+    signals: int = msgspec.field(default=0, name="streams")
     recoveries: int = 0
     recovered_at: float = 0.0
     apart: float = 0.0

@@ -110,8 +110,8 @@ def _of_saving(watch: Watch, at: float) -> SavingReport | None:
 
 def _threshold(signal: LabelledSignal, budget: Budget, at: float) -> float:
     """The e-value at which a labelled signal alarms, by the most signals and labels a day since its detector began."""
-    streams, per_day = max(signal.streams, budget.labelled), recent_values.find_busiest(signal.busiest, signal.rate, at)
-    return planning.find_labels_between(budget.false_alarms_per_month, streams, per_day)
+    signals, per_day = max(signal.signals, budget.labelled), recent_values.find_busiest(signal.busiest, signal.rate, at)
+    return planning.find_labels_between(budget.false_alarms_per_month, signals, per_day)
 
 
 # ---- labelled signals ------------------------------------------------------------------------------
@@ -152,10 +152,10 @@ def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[SignalRepor
     for name in UNLABELLED:
         signal = watch.signals.get(name)
         if signal is not None:
-            streams = max(signal.streams, budget.unlabelled)
+            signals = max(signal.signals, budget.unlabelled)
             per_day = recent_values.find_busiest(signal.busiest, watch.request_rate, at)
             yield _of_signal(
-                name, signal, watch, planning.find_labels_between(budget.false_alarms_per_month, streams, per_day)
+                name, signal, watch, planning.find_labels_between(budget.false_alarms_per_month, signals, per_day)
             )
 
 

@@ -44,7 +44,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     """The shared part of signals that have a baseline and a reverse test. Abstract for mypy: a Struct is no ABC.
 
     `begun` is the number of labels before the detector last began, `busiest` the most labels a day since then, and
-    `streams` the most signals of all versions (`alarm_shares.py`): evidence and threshold are of the same time.
+    `signals` the most signals of all versions (`alarm_shares.py`): evidence and threshold are of the same time.
     `recoveries` counts recoveries in a row that have not held (`recoveries.py`); the last was at `recovered_at`.
     `apart` counts what the detector saw while there was a reverse test: the recovery before it was over by then.
     """
@@ -53,7 +53,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     baseline: Baseline | None = None
     begun: int = 0
     busiest: float = 0.0
-    streams: int = 0
+    signals: int = msgspec.field(default=0, name="streams")
     recoveries: int = 0
     recovered_at: float = 0.0
     apart: int = 0
@@ -219,7 +219,7 @@ AnySignal = TypeVar("AnySignal", bound=BaselinedSignal)
 
 def begin(signal: AnySignal) -> AnySignal:
     """The signal whose detector has just begun."""
-    return replace(signal, begun=signal.count, busiest=0.0, streams=0, recoveries=0, apart=0, reverse=None)
+    return replace(signal, begun=signal.count, busiest=0.0, signals=0, recoveries=0, apart=0, reverse=None)
 
 
 def describe(baseline: Baseline | None, first: float, wanted: int) -> dict[str, Any]:

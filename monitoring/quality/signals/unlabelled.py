@@ -149,4 +149,4 @@ def _restart(signal: Signal) -> Signal:
     above = signal.above and slip.start(signal.above.baseline, signal.above.side)
     below = signal.below and slip.start(signal.below.baseline, signal.below.side)
     fresh = replace(signal, observed=drift.REFERENCE, above=above, below=below, log_max=LOG_FLOOR)
-    return replace(fresh, busiest=0.0, streams=0)
+    return replace(fresh, busiest=0.0, signals=0)

@@ -165,7 +165,7 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
     tracked = {"all": reckoning.watches[V3].feedback} | {
         f"class {name.partition(':')[2]}": one for name, one in reckoning.watches[V3].classes.items()
     }
-    for name, stream in version.streams.items():
+    for name, stream in version.signals.items():
         one = tracked[name]
         assert (stream.track.labels, stream.track.wrong, stream.track.begun) == (one.labels, one.wrong, one.begun)
         assert stream.track.find_evidence(False) == one.find_evidence(False)

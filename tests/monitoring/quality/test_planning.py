@@ -45,7 +45,7 @@ def test_what_can_not_be_is_refused() -> None:
     for budget in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="nothing could ever alarm"):
             planning.find_labels_between(budget, 1, 1.0)
-    with pytest.raises(ValueError, match="labels of a stream"):
+    with pytest.raises(ValueError, match="labels of a signal"):
         planning.find_labels_between(1.0, 1, -1.0)
 
 
