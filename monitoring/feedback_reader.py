@@ -35,26 +35,21 @@ def read_feedback(
         if raws
     }
     missing = [request for request in requests if request not in by_request]
-    if _list_places(storage, missing):
+    since = min((read_time(request) for request in missing if SHAPE.fullmatch(request)), default=0.0) - CLOCK_SECONDS
+    if missing and _archived_until(redis) > since:
         with storage.lock(redis, shared=True):
-            by_request |= _read_archived(connection, storage, missing)
+            by_request |= _read_archived(connection, storage, missing, since)
     return {request: sorted(entries, key=lambda feedback: feedback.at) for request, entries in by_request.items()}
 
 
-def _list_places(storage: ArchiveStorage, requests: Sequence[str]) -> list[str]:
-    """The files that may have feedback on these requests. What is not archived yet waits for no lock."""
-    since = min((read_time(request) for request in requests if SHAPE.fullmatch(request)), default=None)
-    try:
-        listed = list(list_files(storage, ArchiveQuery("feedback", since))) if requests else []
-    except Nothing:
-        return []
-    return [place for place in listed if since is None or _last_at(place) > since - CLOCK_SECONDS]
-
-
 def _read_archived(
-    connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str], since: float
 ) -> dict[str, list[Feedback]]:
-    table = read(storage, "feedback", _list_places(storage, requests))
+    try:
+        listed = list(list_files(storage, ArchiveQuery("feedback", since)))
+    except Nothing:
+        return {}
+    table = read(storage, "feedback", [place for place in listed if _last_at(place) > since])
     with connection.cursor() as cursor:
         storage.attach(cursor)
         cursor.execute(f'SELECT * FROM {table} WHERE "request" IN (SELECT unnest(?::VARCHAR[]))', [list(requests)])  # noqa: S608 - our own names
@@ -64,6 +59,12 @@ def _read_archived(
     for row in rows:
         by_request.setdefault(row["request"], []).append(feedback_of(row))
     return by_request
+
+
+def _archived_until(redis: Any) -> float:
+    """The time (Unix seconds) of the last archived entry: what came later waits for no lock."""
+    done = redis.hget("apprentice:archive:feedback", "done")
+    return float("inf") if done is None else int(done.partition(b"-")[0]) / 1000
 
 
 def _last_at(place: str) -> float:

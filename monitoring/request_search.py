@@ -11,13 +11,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
 
-from monitoring.archive.tables import ArchiveQuery, Nothing, group_by_day, list_files, read
+from monitoring.archive.tables import ArchiveQuery, find_table
 from monitoring.feedback_reader import read_feedback
 from monitoring.helper_process import run_job
 from monitoring.ids import read_time
@@ -27,6 +28,7 @@ from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText, TextSource
 
 AT_ONCE = 200
+DAY_SECONDS = 86_400.0
 LOOKED_MAX = 50_000
 """Requests that one search looks at; the next goes on from there."""
 HOT_SECONDS = 3_600.0
@@ -199,26 +201,31 @@ def _pages(redis: Any, done: str) -> Iterator[tuple[list[Found], float]]:
 
 
 def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> Iterator[Found]:
+    """Those of each day are copied first, so that no search keeps a writer waiting for longer than that takes."""
     bounds = [("purpose", "=", "serve"), ("at", ">=", query.since), ("at", "<", until), ("id", "<", query.before)]
     terms = [each for each in (*((name, "=", getattr(query, name)) for name in EQUAL), *bounds) if each[2] is not None]
     where = " AND ".join(f'"{name}" {sign} ?' for name, sign, _ in terms)
     names = ", ".join(f'"{name}"' for name in SHOWN)
-    with reader.archive.lock(reader.redis, shared=True):
-        try:
-            days = group_by_day(list_files(reader.archive, ArchiveQuery("records", query.since, until)))
-        except Nothing:
-            return
-        for day in sorted(days, reverse=True):
-            table = read(reader.archive, "records", days[day])
+    days = [_read_day(name) for name in reader.archive.list_names("records") if name.startswith("day=")]
+    for day in sorted(days, reverse=True):
+        if (query.since is None or query.since < day + DAY_SECONDS) and (until is None or day < until):
             with reader.connection.cursor() as cursor:
-                reader.archive.attach(cursor)
-                cursor.execute(
-                    f'SELECT {names} FROM {table} WHERE {where} ORDER BY "id" DESC',  # noqa: S608 - our own names
-                    [value for _, _, value in terms],
-                )
+                with reader.archive.lock(reader.redis, shared=True):
+                    reader.archive.attach(cursor)
+                    table = find_table(reader.archive, ArchiveQuery("records", day, day))
+                    cursor.execute(
+                        f"CREATE TEMP TABLE found AS SELECT {names} FROM {table} WHERE {where}",  # noqa: S608 - our own names
+                        [value for _, _, value in terms],
+                    )
+                cursor.execute('SELECT * FROM found ORDER BY "id" DESC')
                 while batch := cursor.fetchmany(AT_ONCE):
                     for row in batch:
                         yield Found(**dict(zip(SHOWN, row, strict=True)))
+
+
+def _read_day(name: str) -> float:
+    """The first moment of a day, by its folder's name."""
+    return datetime.fromisoformat(name.removeprefix("day=")).replace(tzinfo=UTC).timestamp()
 
 
 def _once(hits: Iterable[Found]) -> Iterator[Found]:

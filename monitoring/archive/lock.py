@@ -18,6 +18,10 @@ LOCK_SECONDS = 60.0
 """A killed holder has it for so long."""
 RENEW_SECONDS = 5.0
 WAIT_SECONDS = 0.05
+BAR_SECONDS = 10.0
+"""The time for which a waiting writer holds off new readers: behind one that reads for minutes, all would wait."""
+BAR_LEFT_SECONDS = 1.0
+"""A killed writer holds them off for so long."""
 
 TAKE = """
 local time = redis.call('TIME')
@@ -27,8 +31,13 @@ if ARGV[3] == 'renew' then
   if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
 else
   for _, holder in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-    if ARGV[3] == 'write' or string.sub(holder, 1, 5) == 'write' then return 0 end
+    local kind = string.sub(holder, 1, 4)
+    if ARGV[3] == 'write' and kind ~= 'bars' or ARGV[3] == 'read' and kind ~= 'read' then
+      if ARGV[3] == 'write' then redis.call('ZADD', KEYS[1], now + ARGV[4], 'bars:' .. ARGV[1]) end
+      return 0
+    end
   end
+  redis.call('ZREM', KEYS[1], 'bars:' .. ARGV[1])
 end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -49,6 +58,7 @@ class ArchiveLock:
         self._kind: Literal["read", "write"] = "read" if shared else "write"
         self._name = f"{self._kind}:{os.urandom(8).hex()}"
         self._held_until = 0.0
+        self._bars_until = time.monotonic() + BAR_SECONDS
         self._is_over = threading.Event()
 
     def __enter__(self) -> Self:
@@ -71,7 +81,8 @@ class ArchiveLock:
 
     def _take(self, how: Literal["read", "write", "renew"]) -> bool:
         asked_at = time.monotonic()
-        taken = bool(self._redis.eval(TAKE, 1, KEY, self._name, int(1000 * LOCK_SECONDS), how))
+        bar = int(1000 * BAR_LEFT_SECONDS) if asked_at < self._bars_until else 0
+        taken = bool(self._redis.eval(TAKE, 1, KEY, self._name, int(1000 * LOCK_SECONDS), how, bar))
         self._held_until = asked_at + LOCK_SECONDS if taken else 0.0
         return taken
 

@@ -38,6 +38,7 @@ from tests.monitoring.test_erasure import begun as begun_erasure
 from tests.monitoring.test_merging import KILLED_AFTER
 from tests.monitoring.test_records import record
 from tests.monitoring.test_texts import ended, kept, text
+from tests.waiting import until
 
 ADDRESS = "s3://models/of/the-archive"
 PART_BYTES = 5 << 20
@@ -342,11 +343,22 @@ async def test_an_upload_in_parts_is_not_completed_by_who_has_lost_the_lock_mean
 
 
 async def test_a_bucket_has_one_writer_or_many_readers_and_none_writes_without_the_lock(
-    redis: Redis, valkey_socket: str, tmp_path: Path
+    redis: Redis, valkey_socket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Client(unix_socket_path=valkey_socket) as client:
         with ArchiveLock(client, shared=True), ArchiveLock(client, shared=True):
+            writer = ArchiveLock(client, shared=False)
+            assert not writer._take("write")
+            assert not ArchiveLock(client, shared=True)._take("read"), "who waits to write comes before new readers"
+        assert writer._take("write")
+        await redis.delete(archive_lock.KEY)
+        monkeypatch.setattr(archive_lock, "BAR_SECONDS", 0.0)
+        with ArchiveLock(client, shared=True), ArchiveLock(client, shared=True):
             assert not ArchiveLock(client, shared=False)._take("write")
+            await until(
+                lambda: ArchiveLock(client, shared=True)._take("read"), "a reader that takes long bars no other"
+            )
+        await redis.delete(archive_lock.KEY)
         storage = BucketStorage(Bucket(ADDRESS, "http://127.0.0.1:1"), tmp_path)
         with storage.lock(client):
             assert not ArchiveLock(client, shared=True)._take("read")

@@ -1,0 +1,64 @@
+"""A search keeps no writer from the archive, and finds each request whatever is done there meanwhile."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from redis import Redis as Client
+from redis.asyncio import Redis
+
+from monitoring.archive.merging import LOOKED_KEY
+from monitoring.archive.run import ArchiveJob, run
+from monitoring.archive.storage import FolderStorage
+from monitoring.archive.tables import connect_duckdb
+from monitoring.feedback import FeedbackStore
+from monitoring.feedback_reader import read_feedback
+from monitoring.request_search import RequestQuery, _candidates
+from monitoring.synced_files import lock_folder
+from tests.monitoring.test_archive import put
+from tests.monitoring.test_feedback import judgement
+from tests.monitoring.test_merging import archive_each, made_on
+from tests.monitoring.test_records import record
+from tests.monitoring.test_texts import job, reader
+
+__all__ = ["job"]
+
+
+async def test_the_archive_is_free_while_a_search_gives_what_it_found(redis: Redis, job: ArchiveJob) -> None:
+    made = [made_on(day) for day in (3, 3, 2, 2)]
+    await archive_each(redis, job, made)
+    found = []
+    with reader(job) as texts, closing(_candidates(texts, RequestQuery())) as every:
+        for hit in every:
+            found.append(hit.id)
+            with lock_folder(Path(job.folder), wait=False):
+                await redis.delete(LOOKED_KEY)
+            run(job)  # merges the files of both days
+    assert found == sorted((each.id for each in made), reverse=True)
+
+
+class Watched(FolderStorage):
+    listed: tuple[str, ...] = ()
+
+    def list_names(self, place: str) -> list[str]:
+        self.listed += (place,)
+        return super().list_names(place)
+
+
+async def test_archived_feedback_is_listed_once_and_for_older_requests_alone(
+    redis: Redis, job: ArchiveJob, valkey_socket: str
+) -> None:
+    judged = record()
+    await put(redis, judged)
+    await FeedbackStore(redis, 3600, 1000).give(judged.id, judgement(), judged.caller, young=False)
+    run(job)
+    await redis.delete(f"apprentice:feedback:{judged.id}")
+    storage, newer = Watched(Path(job.folder)), made_on(-1).id
+    with Client(unix_socket_path=valkey_socket) as client, connect_duckdb() as connection:
+        with lock_folder(Path(job.folder)):
+            assert read_feedback(client, connection, storage, [newer]) == {}
+        assert storage.listed == ()
+        (found,) = read_feedback(client, connection, storage, [newer, judged.id])[judged.id]
+    assert found.feedback_id == "f1"
+    assert len(storage.listed) == len(set(storage.listed)) == 2
