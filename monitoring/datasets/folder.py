@@ -15,7 +15,7 @@ import msgspec
 
 from monitoring.datasets.build import BuiltSet
 from monitoring.datasets.card_page import make_card_page
-from monitoring.synced_files import replace_file, sync
+from monitoring.synced_files import lock_folder, replace_file, sync
 
 TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_out.jsonl"
 CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"
@@ -90,10 +90,11 @@ def sweep(folder: Path) -> None:
 
 def forget_requests(folder: Path, before: float, learned: Set[str]) -> None:
     """Forget the ids of requests of data sets that went before a time (Unix seconds), and that are none of the
-    `learned` ones: an erasure has nothing to say of them any more."""
-    for gone in folder.glob(f"{GONE}*"):
-        if gone.name.removeprefix(GONE) not in learned and gone.stat().st_mtime < before:
-            shutil.rmtree(gone, ignore_errors=True)
+    `learned` ones: an erasure has nothing to say of them any more. Beside one that reads them it does nothing."""
+    with contextlib.suppress(BlockingIOError, FileNotFoundError), lock_folder(folder, shared=True, wait=False):
+        for gone in folder.glob(f"{GONE}*"):
+            if gone.name.removeprefix(GONE) not in learned and gone.stat().st_mtime < before:
+                shutil.rmtree(gone, ignore_errors=True)
 
 
 def _remove_aside(folder: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from monitoring.archive.storage import open_storage
 from monitoring.archive.tables import RecordRow, day_of, write_part
 from monitoring.datasets.build import DatasetOptions, build_set
 from monitoring.datasets.card import card_of
-from monitoring.datasets.folder import remove_set, write_set
+from monitoring.datasets.folder import GONE, forget_requests, remove_set, write_set
 from monitoring.datasets.kept_rows import KeptRows
 from monitoring.datasets.rows import DataRow
 from monitoring.erasure import ErasedSet, erase_from_sets
@@ -232,3 +233,13 @@ async def test_an_erasure_waits_for_a_data_set_that_is_built(redis: Redis, job: 
         (built / "train.jsonl").write_text(json.dumps({"id": "r1", "text": "Item 1."}) + "\n")
     assert [(each.digest, each.rows) for each in (await erasing).datasets] == [("a" * 64, 1)]
     assert (built / "train.jsonl").read_text() == ""
+
+
+def test_ids_that_an_erasure_reads_are_forgotten_another_time(tmp_path: Path) -> None:
+    gone = tmp_path / f"{GONE}{'a' * 64}"
+    gone.mkdir()
+    with lock_folder(tmp_path):
+        forget_requests(tmp_path, time.time() + 1, frozenset())
+        assert gone.exists()
+    forget_requests(tmp_path, time.time() + 1, frozenset())
+    assert not gone.exists()
