@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 FLOW_COOKIE = "apprentice_console_flow"
 FLOW_SECONDS = 600
 USED = "apprentice:console:flow:"
-TO_BYTES_MAX = 2000
-"""A cookie has 4,096 bytes."""
+FLOW_BYTES_MAX = 3_800
+"""Browsers drop a cookie of more than 4,096 bytes, name and all."""
 DOCUMENT_SECONDS = 300.0
 PROVIDER_SECONDS_MAX = 10.0
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
@@ -45,7 +45,7 @@ class NotIdentified(Exception):
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
     """A sign-in under way until `ends_at` (Unix seconds). Anyone may begin one, so that only the browser keeps it: in
-    a sealed cookie."""
+    a signed cookie."""
 
     ends_at: float
     state: str
@@ -56,14 +56,16 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
 
 async def send_to_provider(console: Console, request: Request) -> Response:
     """Send the browser to the provider."""
-    settings = _settings_of(console)
+    settings, secret = _settings_of(console), console.services.digest_secret
     flow = Flow(
         ends_at=time.time() + FLOW_SECONDS,
         state=secrets.token_urlsafe(32),
         nonce=secrets.token_urlsafe(32),
         verifier=secrets.token_urlsafe(48),
-        to=validate_path(request.query_params.get("to", "").encode()[:TO_BYTES_MAX].decode(errors="ignore")),
+        to=validate_path(request.query_params.get("to", "")),
     )
+    if len(sign_flow(secret, flow)) > FLOW_BYTES_MAX:
+        flow = msgspec.structs.replace(flow, to=validate_path(""))
     try:
         async with _client(console, settings) as client:
             document = await _read_document(console, client, settings)
@@ -73,23 +75,23 @@ async def send_to_provider(console: Console, request: Request) -> Response:
     except (httpx.HTTPError, ValueError, KeyError) as error:
         return _tell_fault(console, request, flow.to, 502, "The provider can't be reached. Sign in with a key.", error)
     response = RedirectResponse(url, 303)
-    sealed = seal_flow(console.services.digest_secret, flow)
-    console.keep(response, FLOW_COOKIE, sealed, FLOW_SECONDS, "lax")  # the way back begins at the provider's site
+    # the way back begins at the provider's site
+    console.keep(response, FLOW_COOKIE, sign_flow(secret, flow), FLOW_SECONDS, "lax")
     return response
 
 
 async def take_back(console: Console, request: Request) -> Response:
     """Sign in who comes back from the provider."""
     settings, services = _settings_of(console), console.services
-    flow = open_flow(services.digest_secret, request.cookies.get(FLOW_COOKIE, ""))
+    flow = read_flow(services.digest_secret, request.cookies.get(FLOW_COOKIE, ""))
     if flow is None or not match_tokens(request.query_params.get("state"), flow.state):
         text = "This sign-in took too long, or was begun elsewhere. Try again."
         return render_sign_in(console, request, "", 403, text)
     try:
+        if not await services.redis.set(_name(flow.state), 1, ex=FLOW_SECONDS, nx=True):  # it asks the provider once
+            raise NotIdentified("This sign-in was used already. Try again.")
         async with _client(console, settings) as client:
             claims = await _identify(console, client, settings, flow, str(request.url.query))
-        if not await services.redis.set(_name(flow.state), 1, ex=FLOW_SECONDS, nx=True):
-            raise NotIdentified("This sign-in was used already. Try again.")
         person = make_person(settings, claims, services.digest_secret)
         caller = person.caller(settings)
         assert caller is not None, "who has no role is not identified"
@@ -103,22 +105,22 @@ async def take_back(console: Console, request: Request) -> Response:
     return response
 
 
-def seal_flow(secret: bytes, flow: Flow) -> str:
+def sign_flow(secret: bytes, flow: Flow) -> str:
     """A sign-in as a cookie, which nobody without the secret can make."""
     content = base64.urlsafe_b64encode(msgspec.json.encode(flow)).decode().rstrip("=")  # a cookie would quote these
-    return f"{content}.{_seal_of(secret, content)}"
+    return f"{content}.{_signature_of(secret, content)}"
 
 
-def open_flow(secret: bytes, cookie: str) -> Flow | None:
+def read_flow(secret: bytes, cookie: str) -> Flow | None:
     """The sign-in in a cookie; None where it is not ours, or took too long."""
-    content, _, seal = cookie.partition(".")
-    if not match_tokens(seal, _seal_of(secret, content)):
+    content, _, signature = cookie.partition(".")
+    if not match_tokens(signature, _signature_of(secret, content)):
         return None
     flow = msgspec.json.decode(base64.urlsafe_b64decode(content + "=="), type=Flow)
     return flow if time.time() < flow.ends_at else None
 
 
-def _seal_of(secret: bytes, content: str) -> str:
+def _signature_of(secret: bytes, content: str) -> str:
     return hashlib.blake2b(content.encode(), key=secret, digest_size=32, person=b"console_flow").hexdigest()
 
 

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from gateway.callers import Caller
 from gateway.configuration.sections import ConsoleSettings, OidcSettings
 from gateway.console.sessions import Person, Session
-from gateway.console.single_sign_on import FLOW_COOKIE, NotIdentified, make_person, open_flow, seal_flow
+from gateway.console.single_sign_on import FLOW_COOKIE, NotIdentified, make_person, read_flow, sign_flow
 from tests.fakes.applications import run_application
 from tests.fakes.ports import free_port
 from tests.walks.conftest import Configure
@@ -106,6 +106,10 @@ async def test_who_the_provider_knows_acts_with_the_role_of_their_groups(provide
         assert "<small>operator</small>" in (await http.get("/console/")).text
 
 
+def assert_refused(answer: httpx.Response, why: str) -> None:
+    assert (answer.status_code, why in answer.text) == (403, True), answer.text[:1000]
+
+
 @pytest.mark.invariant("A provider's answer counts once, in the browser that asked, and for who has a role.")
 async def test_an_answer_counts_once_in_the_browser_that_asked(
     provided: RunningGateway, caplog: pytest.LogCaptureFixture
@@ -114,25 +118,25 @@ async def test_an_answer_counts_once_in_the_browser_that_asked(
         eve = await http.get(await go_through(http, "eve"))
         assert (eve.status_code, "no role here" in eve.text) == (403, True)
         address = await go_through(other, "ada")
-        sealed = other.cookies[FLOW_COOKIE]
-        assert (await http.get(address)).status_code == 403  # another browser's
+        signed = other.cookies[FLOW_COOKIE]
+        assert_refused(await http.get(address), "took too long, or was begun elsewhere")  # another browser's
         assert (await other.get(address)).status_code == 200
         other.cookies.clear()
-        other.cookies.set(FLOW_COOKIE, sealed, path="/console")
-        assert (await other.get(address)).status_code == 403  # used up
+        other.cookies.set(FLOW_COOKIE, signed, path="/console")
+        assert_refused(await other.get(address), "was used already")
         secret = provided.services.digest_secret
-        other.cookies.clear()
-        address = await go_through(other, "ada")
-        flow = open_flow(secret, other.cookies[FLOW_COOKIE])
-        assert flow is not None
-        for replaced in (
-            seal_flow(secret, msgspec.structs.replace(flow, nonce="another")),  # a token of another sign-in
-            seal_flow(secret, msgspec.structs.replace(flow, ends_at=time.time())),
-            seal_flow(b"another", flow),
+        for own, changes, why in (
+            (secret, {"nonce": "another"}, "The provider did not sign you in"),  # a token of another sign-in
+            (secret, {"ends_at": time.time()}, "took too long"),
+            (b"another", {}, "took too long"),
         ):
             other.cookies.clear()
-            other.cookies.set(FLOW_COOKIE, replaced, path="/console")
-            assert (await other.get(address)).status_code == 403
+            address = await go_through(other, "ada")
+            flow = read_flow(secret, other.cookies[FLOW_COOKIE])
+            assert flow is not None
+            other.cookies.clear()
+            other.cookies.set(FLOW_COOKIE, sign_flow(own, msgspec.structs.replace(flow, **changes)), path="/console")
+            assert_refused(await other.get(address), why)
         assert "a sign-in at the provider failed" in caplog.text
         assert (await other.get("/console/")).status_code == 303
 
@@ -149,10 +153,40 @@ async def test_a_sign_in_that_anyone_begins_is_kept_by_the_browser_alone(configu
     async with run_application(provider) as issuer:
         console = {"public_url": "http://gateway.example", "oidc": settings_with(issuer)}
         async with run_gateway(configure(console=console)) as gateway, browse(gateway) as http:
-            begun = [await http.get(BEGIN, params={"to": f"/console/{letter * 3000}"}) for letter in "xé"]
+            begun = [await http.get(BEGIN, params={"to": f"/console/{letter * 3000}"}) for letter in 'xé"']
+            short = await http.get(BEGIN, params={"to": '/console/"' + 900 * "x"})
+            flow = read_flow(gateway.services.digest_secret, short.cookies[FLOW_COOKIE])
+            assert flow is not None
+            assert flow.to == '/console/"' + 900 * "x"
             assert not await gateway.services.redis.keys("apprentice:console:*")
-    assert ([answer.status_code for answer in begun], len(asked)) == ([303, 303], 1)
+    assert ([answer.status_code for answer in begun], len(asked)) == ([303] * 3, 1)
     assert all(len(answer.headers["set-cookie"]) < 4096 for answer in begun), "browsers drop longer cookies"
+
+
+async def test_a_sign_in_asks_the_provider_for_one_answer(configure: Configure) -> None:
+    asked: list[str] = []
+
+    async def describe(request: Request) -> JSONResponse:
+        own = f"http://{request.headers['host']}"
+        return JSONResponse({"issuer": own, "authorization_endpoint": f"{own}/auth", "token_endpoint": f"{own}/token"})
+
+    async def refuse(request: Request) -> JSONResponse:
+        asked.append(request.url.path)
+        return JSONResponse({"error": "invalid_grant"}, 400)
+
+    routes = [Route("/.well-known/openid-configuration", describe), Route("/token", refuse, methods=["POST"])]
+    async with run_application(Starlette(routes=routes)) as issuer:
+        console = {"public_url": "http://gateway.example", "oidc": settings_with(issuer)}
+        async with run_gateway(configure(console=console)) as gateway, browse(gateway) as http:
+            begun = await http.get(BEGIN)
+            flow = read_flow(gateway.services.digest_secret, begun.cookies[FLOW_COOKIE])
+            assert flow is not None
+            back = {"state": flow.state, "code": "a-code"}
+            first, *others = [await http.get("/console/sign-in/back", params=back) for _ in range(3)]
+    assert_refused(first, "The provider did not sign you in")
+    for answer in others:
+        assert_refused(answer, "was used already")
+    assert asked == ["/token"]
 
 
 @pytest.mark.parametrize(
