@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ROWS, connect_duckdb, day_of, list_unspanned, read, read_span, write_path
+from monitoring.archive.tables import (
+    ROW_GROUP_ROWS,
+    ROWS,
+    Span,
+    connect_duckdb,
+    day_of,
+    list_unspanned,
+    read,
+    read_span,
+    write_path,
+)
 
 FOLDERS_KEY = "apprentice:archive:unmerged"
 """Folders of days that wait to be looked through."""
@@ -22,6 +32,8 @@ LOOKED_KEY = "apprentice:archive:looked"
 LOOK_EVERY_SECONDS = 86_400
 MERGED_BYTES_MAX = 32 << 20
 """Of one file, so that an erasure writes no large one again."""
+RAW_BYTES_MAX = 256 << 20
+"""The same without compression: like texts become small."""
 FILES_MIN = 12
 """That many files of today are merged; those of a day that is over from two on."""
 FILES_MAX = 100
@@ -29,7 +41,32 @@ FILES_MAX = 100
 LATE_SECONDS = 3600.0
 SECONDS_MAX = 5.0
 """After so long no other merge begins: readers wait meanwhile."""
-ROW_GROUP_ROWS = 20_480
+
+
+class Group(NamedTuple):
+    """Files of one kind, the entries from their first to their last one, and their bytes, as they are stored and
+    without compression."""
+
+    span: Span
+    places: list[str]
+    stored_bytes: int
+    raw_bytes: int
+
+    def join(self, after: Group) -> Group:
+        """This one and one that begins later."""
+        span = self.span._replace(last=max(self.span.last, after.span.last))
+        return Group(
+            span,
+            self.places + after.places,
+            self.stored_bytes + after.stored_bytes,
+            self.raw_bytes + after.raw_bytes,
+        )
+
+    def fits(self, after: Group | None = None) -> bool:
+        """Tell whether it may become one file, with the one after it if given."""
+        group = self if after is None else self.join(after)
+        is_small = group.stored_bytes <= MERGED_BYTES_MAX and group.raw_bytes <= RAW_BYTES_MAX
+        return is_small and len(group.places) <= FILES_MAX
 
 
 def merge_parts(redis: Any, storage: ArchiveStorage, now: float) -> int:
@@ -50,7 +87,7 @@ def merge_parts(redis: Any, storage: ArchiveStorage, now: float) -> int:
             if time.monotonic() > ends_at:
                 return merged
             _merge(storage, group)
-            merged += len(group)
+            merged += len(group.places)
         redis.srem(FOLDERS_KEY, place)
     return merged
 
@@ -69,36 +106,48 @@ def remove_spanned(storage: ArchiveStorage, place: str) -> list[str]:
     return rest
 
 
-def _groups(storage: ArchiveStorage, place: str, names: Sequence[str], files_min: int) -> Iterator[list[str]]:
-    """The neighbours of a day that fit into one file, at least so many at a time."""
-    spans = sorted((span, name) for name in names if (span := read_span(name)) is not None)
-    group, kind, total = list[str](), "", 0
-    for span, name in spans:
-        size = storage.size(f"{place}/{name}") or 0
-        is_full = total + size > MERGED_BYTES_MAX or len(group) == FILES_MAX
-        if group and (is_full or span.kind != kind):
-            if len(group) >= files_min:
-                yield group
-            group, total = [], 0
-        group.append(f"{place}/{name}")
-        kind, total = span.kind, total + size
-    if len(group) >= files_min:
-        yield group
+def _groups(storage: ArchiveStorage, place: str, names: Sequence[str], files_min: int) -> list[Group]:
+    """The neighbours of a day that fit into one file, at least so many at a time. None of a group overlaps a file
+    outside of it: its merged file would span that one."""
+    spans = {f"{place}/{name}": span for name in names if (span := read_span(name)) is not None}
+    if len(spans) < files_min:
+        return []
+    listed = ", ".join(write_path(f"{storage.root}/{each}") for each in spans)
+    query = f"SELECT file_name, sum(total_uncompressed_size) FROM parquet_metadata([{listed}]) GROUP BY 1"  # noqa: S608
+    with connect_duckdb(storage) as connection:
+        raw = dict(connection.execute(query).fetchall())
+    single = sorted(
+        Group(span, [each], storage.size(each) or 0, int(raw.get(f"{storage.root}/{each}", 0)))
+        for each, span in spans.items()
+    )
+    overlapping = _join(single, lambda group, after: after.span.first <= group.span.last)
+    return [group for group in _join(overlapping, Group.fits) if len(group.places) >= files_min and group.fits()]
 
 
-def _merge(storage: ArchiveStorage, group: Sequence[str]) -> None:
+def _join(groups: Sequence[Group], belong: Callable[[Group, Group], bool]) -> list[Group]:
+    """Groups of one kind that belong together, as one."""
+    joined = list[Group]()
+    for group in groups:
+        if joined and joined[-1].span.kind == group.span.kind and belong(joined[-1], group):
+            joined[-1] = joined[-1].join(group)
+        else:
+            joined.append(group)
+    return joined
+
+
+def _merge(storage: ArchiveStorage, group: Group) -> None:
     """Write one file of these neighbours' rows in their order, and then remove them."""
-    dataset = next(dataset for dataset in ROWS if group[0].startswith(f"{dataset}/"))
-    folder, _, first = group[0].rpartition("/")
-    name = first.rsplit("-", 2)[0] + "-" + "-".join(group[-1].rsplit("-", 2)[1:])
+    dataset = next(dataset for dataset in ROWS if group.places[0].startswith(f"{dataset}/"))
+    folder, (kind, first, last, _) = group.places[0].rpartition("/")[0], group.span
+    name = f"part-{kind}{first[0]}-{first[1]}-{last[0]}-{last[1]}-merged.parquet"
     with (
         tempfile.TemporaryDirectory(prefix=".partial-", dir=storage.scratch) as scratch,
         connect_duckdb(storage, Path(scratch)) as connection,
     ):
         partial = Path(scratch) / "merged.parquet"
         connection.execute(
-            f"COPY (SELECT * FROM {read(storage, dataset, group)}) TO {write_path(partial)} "  # noqa: S608 - our own names
+            f"COPY (SELECT * FROM {read(storage, dataset, group.places)}) TO {write_path(partial)} "  # noqa: S608 - our own names
             f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
         )
         storage.write(f"{folder}/{name}", partial)
-    storage.remove(*group)
+    storage.remove(*group.places)

@@ -1,6 +1,7 @@
 """The archive: records, feedback and kept texts as Parquet by day, `DATASET/day=YYYY-MM-DD/part-FIRST-LAST.parquet`.
 
 Files of reported records are named `part-reported-FIRST-LAST.parquet`: their entries are of a stream of their own.
+`-merged` behind LAST says that other files went into this one (archive/merging.py).
 
 DuckDB reads and writes them. It takes some 60 ms to import, and no gateway imports this file: writing is done by a
 process of its own (archive/run.py), reading by the command line.
@@ -27,7 +28,9 @@ from monitoring.texts import TextRow
 Dataset = Literal["records", "feedback", "texts"]
 THREADS_MAX = 1
 MEMORY = "512MB"
-PART = re.compile(r"part-(reported-)?(\d+)-(\d+)-(\d+)-(\d+)\.parquet")
+ROW_GROUP_ROWS = 2_048
+"""So few, since DuckDB holds one in memory, and a text may be long."""
+PART = re.compile(r"part-(reported-)?(\d+)-(\d+)-(\d+)-(\d+)(-merged)?\.parquet")
 SCALARS: Mapping[type, str] = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
 
 
@@ -93,6 +96,7 @@ class Span(NamedTuple):
     kind: str
     first: tuple[int, int]
     last: tuple[int, int]
+    is_merged: bool
 
 
 class Nothing(Exception):
@@ -133,10 +137,10 @@ def replace_part(storage: ArchiveStorage, dataset: Dataset, lines: Path, place: 
     in bytes."""
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in columns_of(ROWS[dataset]).items())
     partial = lines.with_suffix(".parquet")
-    with connect_duckdb() as connection:
+    with connect_duckdb(scratch=lines.parent) as connection:
         connection.execute(
             f"COPY (SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})) "  # noqa: S608
-            f"TO {write_path(partial)} (FORMAT parquet, COMPRESSION zstd)",
+            f"TO {write_path(partial)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})",
             [str(lines)],
         )
     size = partial.stat().st_size
@@ -241,18 +245,19 @@ def read_span(name: str) -> Span | None:
     part = PART.fullmatch(name)
     if part is None:
         return None
-    first_ms, first, last_ms, last = map(int, part.groups()[1:])
-    return Span(part[1] or "", (first_ms, first), (last_ms, last))
+    first_ms, first, last_ms, last = map(int, part.groups()[1:5])
+    return Span(part[1] or "", (first_ms, first), (last_ms, last), part[6] is not None)
 
 
 def list_unspanned(names: Sequence[str]) -> list[str]:
-    """The files of a day without those whose entries went into another one (archive/merging.py), in their order."""
-    spans = {name: span for name in names if (span := read_span(name)) is not None}
-    spanned, wide = set[str](), Span("", (0, 0), (-1, 0))
-    for name, span in sorted(spans.items(), key=lambda item: (*item[1][:2], [-part for part in item[1].last])):
+    """The files of a day without those whose entries went into a merged one (archive/merging.py), in their order. Any
+    other file may span entries that it lacks: after a backup of Redis came back, the next one does."""
+    spans = [(span, name) for name in names if (span := read_span(name)) is not None]
+    spanned, wide = set[str](), Span("", (0, 0), (-1, 0), True)
+    for span, name in sorted(spans, key=lambda at: (*at[0][:2], [-part for part in at[0].last], not at[0].is_merged)):
         if span.kind == wide.kind and span.last <= wide.last:
             spanned.add(name)
-        else:
+        elif span.is_merged:
             wide = span
     return [name for name in names if name not in spanned]
 

@@ -6,20 +6,30 @@ import asyncio
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from monitoring.archive import merging
+from monitoring.archive import merging, tables
 from monitoring.archive.merging import FOLDERS_KEY, LOOKED_KEY
 from monitoring.archive.run import ArchiveJob, ArchiveReport, run
 from monitoring.archive.storage import FolderStorage
-from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_table, list_unspanned
+from monitoring.archive.tables import (
+    ArchiveQuery,
+    connect_duckdb,
+    count,
+    day_of,
+    find_table,
+    list_unspanned,
+    write_part,
+)
 from monitoring.erasure_run import erase
-from monitoring.records import Record
+from monitoring.records import STREAM_KEY, Record
 from monitoring.request_search import RequestQuery, SearchJob, search
-from monitoring.texts import TextSource
+from monitoring.text_retention import rewrite_part
+from monitoring.texts import Seals, TextSource
 from tests.monitoring.test_archive import DAY_SECONDS, begun, parts, put, rows
 from tests.monitoring.test_erasure import erasure_of
 from tests.monitoring.test_records import record
@@ -72,10 +82,11 @@ def test_only_what_a_file_spans_counts_no_more(sizes: list[int], kind: str, data
     names = [f"part-{kind}{end - size}-7-{end - 1}-8.parquet" for size, end in zip(sizes, ends, strict=True)]
     low = data.draw(st.integers(0, len(names) - 1))
     high = data.draw(st.integers(low, len(names) - 1))
-    merged = f"part-{kind}{ends[low] - sizes[low]}-7-{ends[high] - 1}-8.parquet"
+    wide = f"part-{kind}{ends[low] - sizes[low]}-7-{ends[high] - 1}-8.parquet"
     others = ["part-1-2.parquet", "part-other.txt", f"part-{'' if kind else 'reported-'}3-7-3-8.parquet"]
-    listed = sorted({*names, merged, *others})
-    assert set(list_unspanned(names)) == set(names)
+    merged = wide.replace(".parquet", "-merged.parquet")
+    listed = sorted({*names, wide, merged, *others})
+    assert set(list_unspanned([*names, wide])) == {*names, wide}, "it says nothing of what is between its ends"
     assert set(list_unspanned(listed)) == {*names[:low], *names[high + 1 :], merged, *others}
 
 
@@ -103,14 +114,38 @@ async def test_files_of_other_days_are_merged_once_a_day_from_two_on(redis: Redi
     assert run(job).merged == 0
 
 
-@pytest.mark.parametrize("bound", ["MERGED_BYTES_MAX", "FILES_MAX"])
+@pytest.mark.parametrize("files_max", [100, 3])
+async def test_an_old_redis_that_comes_back_costs_no_record(
+    redis: Redis, job: ArchiveJob, monkeypatch: pytest.MonkeyPatch, files_max: int
+) -> None:
+    monkeypatch.setattr(merging, "FILES_MAX", files_max)
+    made = [made_on(2) for _ in range(8)]
+    await archive_each(redis, job, made[:7])
+    entries = [entry for entry, _ in await redis.xrange(STREAM_KEY)]
+    await redis.xdel(STREAM_KEY, *entries[2:])
+    await redis.hset("apprentice:archive:records", "done", entries[0])
+    await archive_each(redis, job, made[7:])
+    for merges in (0, 1, 2):
+        assert sorted(set(read_ids(job))) == sorted(each.id for each in made), merges
+        await redis.delete(LOOKED_KEY)
+        assert run(job).merged == (8 if files_max == 100 and merges == 0 else 0)
+
+
+@pytest.mark.parametrize("bound", ["MERGED_BYTES_MAX", "RAW_BYTES_MAX", "FILES_MAX"])
 async def test_a_merge_has_bounds_and_a_run_an_end(
     redis: Redis, job: ArchiveJob, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     made = [made_on(2) for _ in range(6)]
     await archive_each(redis, job, made)
-    size = max(path.stat().st_size for path in parts(job))
-    monkeypatch.setattr(merging, bound, 3 * size if bound == "MERGED_BYTES_MAX" else 3)
+    stored = max(path.stat().st_size for path in parts(job))
+    with connect_duckdb() as connection:
+        listed = [str(path) for path in parts(job)]
+        query = (
+            "SELECT sum(total_uncompressed_size) AS size FROM parquet_metadata(?) GROUP BY file_name ORDER BY 1 DESC"
+        )
+        raw = connection.execute(query, [listed]).fetchall()[0][0]
+    sizes = {"MERGED_BYTES_MAX": stored, "RAW_BYTES_MAX": int(raw), "FILES_MAX": 1}
+    monkeypatch.setattr(merging, bound, 3 * sizes[bound])
     monkeypatch.setattr(merging, "SECONDS_MAX", -1.0)
     await redis.delete(LOOKED_KEY)
     assert run(job).merged == 0
@@ -134,6 +169,25 @@ async def test_a_killed_merge_leaves_each_row_once_and_is_done_again(
     assert run(job).merged == (5 if removed is None else 0)
     assert len(parts(job)) == 1
     assert read_ids(job) == [each.id for each in made]
+
+
+async def test_merged_texts_that_compress_well_can_be_written_again(
+    redis: Redis, job: ArchiveJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MEMORY", "200MB")
+    at, storage = time.time() - 2 * DAY_SECONDS, FolderStorage(Path(job.folder))
+    day, lines = f"texts/{day_of(at)}", storage.scratch / "rows.jsonl"
+    prompt = " ".join(str(number * 7919 % 100_003) for number in range(2500))
+    row = msgspec.structs.asdict(Seals({}, None).close(text(0, at)))
+    storage.scratch.mkdir()
+    for part in range(12):
+        each = (row | {"request": f"r{part}-{n}", "text": f"{prompt} {part} {n}"} for n in range(900))
+        lines.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in each))
+        write_part(storage, "texts", lines, f"{day}/part-{part}0-0-{part}9-0.parquet")
+    assert run(job).merged == 12
+    (name,) = storage.list_names(day)
+    rewrite_part(storage, "texts", f"{day}/{name}", lambda row: None if row["request"] == "r3-3" else row)
+    assert count(storage, ArchiveQuery("texts"))[0].rows == 12 * 900 - 1
 
 
 async def test_an_erasure_after_a_killed_merge_leaves_no_byte_of_a_text(
