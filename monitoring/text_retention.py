@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 import msgspec
 
+from monitoring.archive.merging import remove_spanned
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table, read, replace_part
 from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
@@ -37,6 +38,7 @@ def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetenti
 
     with connect_duckdb(storage) as connection:
         for place, due in _due(connection, storage, retention, now).items():
+            remove_spanned(storage, place.rpartition("/")[0])  # else these would count once the file is gone
             rewrite_part(storage, "texts", place, partial(_without_or_resealed, gone=frozenset(due), seals=seals))
             deleted += len(due)
     if seals.sealing is not None:

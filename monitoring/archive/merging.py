@@ -6,11 +6,14 @@ there twice or missing. They are removed after it; what a killed run has left of
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import duckdb
 
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import (
@@ -25,6 +28,7 @@ from monitoring.archive.tables import (
     write_path,
 )
 
+log = logging.getLogger(__name__)
 FOLDERS_KEY = "apprentice:archive:unmerged"
 """Folders of days that wait to be looked through."""
 LOOKED_KEY = "apprentice:archive:looked"
@@ -36,11 +40,11 @@ RAW_BYTES_MAX = 256 << 20
 """The same without compression: like texts become small."""
 FILES_MIN = 12
 """That many files of today are merged; those of a day that is over from two on."""
-FILES_MAX = 100
+FILES_MAX = 50
 """At a time: readers wait for one merge. The next look goes on with what came out."""
 LATE_SECONDS = 3600.0
 SECONDS_MAX = 5.0
-"""After so long no other merge begins: readers wait meanwhile."""
+"""After so long no other day is looked at: readers wait meanwhile."""
 
 
 class Group(NamedTuple):
@@ -82,12 +86,19 @@ def merge_parts(redis: Any, storage: ArchiveStorage, now: float) -> int:
     open_days = [f"{dataset}/{day}" for dataset in ROWS for day in sorted({today, day_of(now)})]
     over = sorted(raw.decode() for raw in redis.smembers(FOLDERS_KEY))
     for place in [*open_days, *reversed(over)]:
-        names = remove_spanned(storage, place)
-        for group in _groups(storage, place, names, FILES_MIN if place in open_days else 2):
-            if time.monotonic() > ends_at:
-                return merged
-            _merge(storage, group)
-            merged += len(group.places)
+        if time.monotonic() > ends_at:
+            break
+        try:
+            names = remove_spanned(storage, place)
+            for group in _groups(storage, place, names, FILES_MIN if place in open_days else 2):
+                if time.monotonic() > ends_at:
+                    return merged
+                _merge(storage, group)
+                merged += len(group.places)
+        except duckdb.Error as error:
+            if type(error) is duckdb.Error:  # the storage's own
+                raise
+            log.error("files of %s/%s can't be merged: %s", storage.root, place, error)
         redis.srem(FOLDERS_KEY, place)
     return merged
 

@@ -29,7 +29,7 @@ from monitoring.erasure_run import erase
 from monitoring.records import STREAM_KEY, Record
 from monitoring.request_search import RequestQuery, SearchJob, search
 from monitoring.text_retention import rewrite_part
-from monitoring.texts import Seals, TextSource
+from monitoring.texts import PRUNED_KEY, Seals, TextDays, TextRetention, TextSource
 from tests.monitoring.test_archive import DAY_SECONDS, begun, parts, put, rows
 from tests.monitoring.test_erasure import erasure_of
 from tests.monitoring.test_records import record
@@ -40,6 +40,10 @@ __all__ = ["job"]
 KILLED_BEFORE = """
 from monitoring.archive.storage import FolderStorage
 FolderStorage.write = lambda *told: os.kill(os.getpid(), 9)
+"""
+KILLED_BEFORE_MERGES = """
+from monitoring.archive import run
+run.merge_parts = lambda *told: os.kill(os.getpid(), 9)
 """
 KILLED_AFTER = """
 from monitoring.archive.storage import BucketStorage, FolderStorage
@@ -121,7 +125,7 @@ async def test_an_old_redis_that_comes_back_costs_no_record(
     monkeypatch.setattr(merging, "FILES_MAX", files_max)
     made = [made_on(2) for _ in range(8)]
     await archive_each(redis, job, made[:7])
-    entries = [entry for entry, _ in await redis.xrange(STREAM_KEY)]
+    entries = [str(row["entry"]) for row in rows(parts(job))]
     await redis.xdel(STREAM_KEY, *entries[2:])
     await redis.hset("apprentice:archive:records", "done", entries[0])
     await archive_each(redis, job, made[7:])
@@ -153,6 +157,42 @@ async def test_a_merge_has_bounds_and_a_run_an_end(
     assert run(job).merged == 6, "the next run goes on"
     assert len(parts(job)) == 2
     assert read_ids(job) == [each.id for each in made]
+
+
+async def test_a_damaged_file_keeps_no_other_day_from_being_merged(
+    redis: Redis, job: ArchiveJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    await archive_each(redis, job, [made_on(2), made_on(2), made_on(5), made_on(5)])
+    parts(job)[-1].write_bytes(b"PAR1 and no more")
+    await redis.delete(LOOKED_KEY)
+    assert run(job).merged == 2
+    assert f"files of {parts(job)[-1].parent} can't be merged: " in caplog.text
+    assert len(parts(job)) == 3
+
+
+async def test_days_that_no_time_is_left_for_wait_for_the_next_run(
+    redis: Redis, job: ArchiveJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await archive_each(redis, job, [made_on(2), made_on(5)])
+    await redis.delete(LOOKED_KEY)
+    monkeypatch.setattr(merging, "SECONDS_MAX", -1.0)
+    run(job)
+    assert await redis.scard(FOLDERS_KEY) == 2
+    monkeypatch.setattr(merging, "SECONDS_MAX", 60.0)
+    run(job)
+    assert not await redis.exists(FOLDERS_KEY)
+
+
+async def test_a_text_that_is_due_does_not_come_back_after_a_killed_merge(redis: Redis, job: ArchiveJob) -> None:
+    for number in range(3):
+        await kept(redis, [text(number, time.time() - 2 * DAY_SECONDS)])
+        run(job)
+    await redis.delete(LOOKED_KEY)
+    assert ended(begun(job, KILLED_AFTER.replace("REMOVED", "0"))) == -9
+    job.texts = TextRetention({"returns": TextDays(1)})
+    await redis.delete(PRUNED_KEY)
+    assert ended(begun(job, KILLED_BEFORE_MERGES)) == -9
+    assert parts(job, "texts") == []
 
 
 @pytest.mark.parametrize("removed", [None, 0, 2])
