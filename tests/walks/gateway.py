@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from gateway.app import build_app
 from gateway.callers import Caller, new_key
@@ -27,7 +27,7 @@ NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients of an http:// address: each would else read all certificates of the machine."""
 
 
-@dataclass
+@dataclass(repr=False)  # asyncio writes out the result of each task that ends
 class RunningGateway:
     """A gateway that answers at `url`; `services` and `features` are what it is made of."""
 
@@ -40,9 +40,9 @@ class RunningGateway:
 
     def openai(self, key: str | None = None, retries: int = 0) -> AsyncOpenAI:
         """The official SDK, pointed at this gateway."""
-        return AsyncOpenAI(
-            base_url=f"{self.url}/v1", api_key=key or self.admin_key, max_retries=retries, timeout=CLIENT_SECONDS_MAX
-        )
+        http = DefaultAsyncHttpxClient(timeout=CLIENT_SECONDS_MAX, verify=NO_AUTHORITIES)
+        key = key or self.admin_key
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=retries, http_client=http)
 
     def http(self, key: str | None = None) -> httpx.AsyncClient:
         """A plain client with a key; `""` sends none."""

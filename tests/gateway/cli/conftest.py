@@ -8,17 +8,22 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer import testing
+from typer.main import get_command
 
 from gateway.cli.main import app
 from tests.walks.conftest import base_folder, configure, gateway, general, make_adapter, redis_url, small
 from tests.walks.gateway import RunningGateway
 
 __all__ = ["base_folder", "configure", "gateway", "general", "make_adapter", "redis_url", "small"]
+
+
+testing._get_command = cache(get_command)  # type: ignore[attr-defined]  # else all commands are built for each: 60 ms
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ Command = Callable[..., Awaitable[Said]]
 def run(*words: str, **environment: str) -> Said:
     """Run `apprentice …` in this process. It blocks: a gateway of the same event loop could not answer it."""
     variables = {"APPRENTICE_URL": None, "APPRENTICE_KEY": None, "COLUMNS": "200", **environment}
-    ended = CliRunner().invoke(app, list(words), env=variables)
+    ended = testing.CliRunner().invoke(app, list(words), env=variables)
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     return Said(ended.exit_code, ended.stdout, ended.stderr)
