@@ -41,7 +41,7 @@ RAW_BYTES_MAX = 256 << 20
 FILES_MIN = 12
 """That many files of today are merged; those of a day that is over from two on."""
 FILES_MAX = 50
-"""At a time: readers wait for one merge. The next look goes on with what came out."""
+"""At a time: readers wait for one merge. The next run goes on with what came out."""
 LATE_SECONDS = 3600.0
 SECONDS_MAX = 5.0
 """After so long no other day is looked at: readers wait meanwhile."""
@@ -90,7 +90,8 @@ def merge_parts(redis: Any, storage: ArchiveStorage, now: float) -> int:
             break
         try:
             names = remove_spanned(storage, place)
-            for group in _groups(storage, place, names, FILES_MIN if place in open_days else 2):
+            groups = _groups(storage, place, names, FILES_MIN if place in open_days else 2)
+            for group in groups:
                 if time.monotonic() > ends_at:
                     return merged
                 _merge(storage, group)
@@ -99,7 +100,9 @@ def merge_parts(redis: Any, storage: ArchiveStorage, now: float) -> int:
             if type(error) is duckdb.Error:  # the storage's own
                 raise
             log.error("files of %s/%s can't be merged: %s", storage.root, place, error)
-        redis.srem(FOLDERS_KEY, place)
+            groups = []
+        if len(groups) == len({group.span.kind for group in groups}):  # else what came out may fit into one
+            redis.srem(FOLDERS_KEY, place)
     return merged
 
 

@@ -156,6 +156,8 @@ async def test_a_merge_has_bounds_and_a_run_an_end(
     monkeypatch.setattr(merging, "SECONDS_MAX", 60.0)
     assert run(job).merged == 6, "the next run goes on"
     assert len(parts(job)) == 2
+    assert run(job).merged == 2, "what came out is merged by the run after it"
+    assert not await redis.exists(FOLDERS_KEY)
     assert read_ids(job) == [each.id for each in made]
 
 
