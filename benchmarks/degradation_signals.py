@@ -269,7 +269,8 @@ class Signals:
         statistic = explained / self._clusters.variance[places]
         had = self.rhythm[1:, places].any(axis=0)
         mean = x / count
-        there = (statistic > np.where(had, dependence.RHYTHM_ENDS, dependence.RHYTHM_BEGINS)) & (mean > 0.0)
+        least = np.where(had, dependence.RHYTHM_ENDS, dependence.RHYTHM_BEGINS)
+        there = (statistic > least) & (x >= dependence.RHYTHM_WRONG_MIN)
         kept = np.where(there, (statistic - 2.0) / np.where(there, statistic, 1.0), 0.0)
         share = kept / np.where(mean > 0.0, mean, 1.0)
         self.rhythm[:, places] = 1.0 - kept + share * level, share * cosine, share * sine

@@ -60,6 +60,8 @@ DAYS = 14.0
 """The rhythm is that of about so many days."""
 RHYTHM_BEGINS, RHYTHM_ENDS = 12.0, 6.0
 """Test statistics of a rhythm: by chance chi-squared with 2 degrees of freedom, over 12 once in 400 days."""
+RHYTHM_WRONG_MIN = 8.0
+"""A few errors of the same hour are no rhythm."""
 SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
 FLAT = (1.0, 0.0, 0.0)
 """No rhythm."""
@@ -110,7 +112,8 @@ class Dependence(msgspec.Struct, frozen=True, kw_only=True):
     counts labels that were passed over. `began_at` is the time of the first label, `fitted_at` when the rhythm was last
     fitted, by `moments`: sums of 1, cos, sin, cos², cos·sin, badness, badness·cos and badness·sin of the time of day.
     `rhythm` has the level, cosine and sine of the wave, in multiples of the mean label. `had_rhythm`: there is one, or
-    was one before.
+    was one before. `settled` is the dependence as it last was while nothing hinted at a slip; None in states of earlier
+    releases.
     """
 
     whole: Clusters = Clusters()
@@ -121,6 +124,7 @@ class Dependence(msgspec.Struct, frozen=True, kw_only=True):
     moments: tuple[float, float, float, float, float, float, float, float] = (0.0,) * 8
     rhythm: tuple[float, float, float] = FLAT
     had_rhythm: bool = False
+    settled: Dependence | None = None
 
     @property
     def is_first_day(self) -> bool:
@@ -216,10 +220,18 @@ def pass_over(state: Dependence, at: float) -> Dependence:
     return replace(_move_clock(state, at), passed=state.passed + 1)
 
 
+def settle(state: Dependence) -> Dependence:
+    """The dependence of labels among which nothing hints at a slip."""
+    return replace(state, settled=replace(state, settled=None))
+
+
 def forget_slip(state: Dependence) -> Dependence:
-    """The dependence without the mean of the last labels: neither a slip nor a recovery is a cluster."""
-    whole, without = leave_one_out.move_each(state.whole, state.without, Clusters.move_mean, ())
-    return replace(state, whole=whole, without=without)
+    """The dependence from before the slip that has been found: a slip is no cluster."""
+    if state.settled is None:
+        whole, without = leave_one_out.move_each(state.whole, state.without, Clusters.move_mean, ())
+        return replace(state, whole=whole, without=without)
+    passed = state.passed + state.whole.labels - state.settled.whole.labels
+    return replace(state.settled, passed=passed, fitted_at=state.fitted_at, had_rhythm=state.had_rhythm)
 
 
 def forget_rhythm(state: Dependence) -> Dependence:
@@ -282,7 +294,7 @@ def _fit(state: Dependence, at: float) -> Dependence:
     mean = x / count
     statistic = (level * x + cosine * xc + sine * xs - mean * x) / state.whole.variance
     rhythm = FLAT
-    if mean > 0.0 and statistic > (RHYTHM_ENDS if state.has_rhythm else RHYTHM_BEGINS):
+    if x >= RHYTHM_WRONG_MIN and statistic > (RHYTHM_ENDS if state.has_rhythm else RHYTHM_BEGINS):
         kept = (statistic - 2.0) / statistic
         rhythm = (1.0 + kept * (level / mean - 1.0), kept * cosine / mean, kept * sine / mean)
     fading = 1.0 - 1.0 / DAYS

@@ -15,10 +15,11 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import leave_one_out, restarts
+from monitoring.quality.detectors import leave_one_out, recent_values, restarts
 from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.dependence import PLAIN, LabelTerms
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
+from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.detectors.rising_errors import Side, Slip
 
 GROUPS = 8
@@ -80,6 +81,23 @@ def restart(guarded: Guarded, baseline: float, side: Side = "above") -> Guarded:
     """A detector that has seen nothing, and knows its callers and raters as this one does."""
     detectors = leave_one_out.start(slip.start(baseline, side), 2 * GROUPS)
     return replace(guarded, detectors=detectors)
+
+
+def move_baseline(guarded: Guarded, baseline: float) -> Guarded:
+    """The detector with what it has seen, which holds the next labels against another baseline."""
+    detectors = guarded.detectors
+    without = tuple([left and replace(left, baseline=baseline) for left in detectors.without])
+    moved = replace(detectors, whole=replace(detectors.whole, baseline=baseline), without=without)
+    return replace(guarded, detectors=moved)
+
+
+def find_least_error(guarded: Guarded, wrong: float, of: float) -> float:
+    """The least lower bound of the error, whoever is left out, by its labels and by `wrong` of these before."""
+    believed, detectors = _believed(guarded), guarded.detectors
+    seen = [detectors.whole, *[left for place, left in enumerate(detectors.without) if left and place not in believed]]
+    sums = [(wrong + detector.total, of + detector.weight) for detector in seen]
+    intervals = [recent_values.find_share_interval(FadedSums(n, n, bad, bad)) for bad, n in sums]
+    return min([interval[0] if interval else 0.0 for interval in intervals])
 
 
 def start_knowing(baseline: float, salt: str, shares: Shares) -> Guarded:

@@ -1,27 +1,33 @@
 """The evidence that a recovery needs, so that a version does not go back and forth between healthy and degraded.
 
-A reverse test finds a recovery that is none at most once in BETWEEN labels on average, or in a quarter of the labels of
-the slip so far, if these are more: what was bad for long is not well after a few. After one that did not hold it asks
-for four times as many, and so on, so that a long slip has few false recoveries. A recovery has held once it has stood
-for as many labels as the next would be asked for, and for 30 days; then one of them is forgiven. Each signal counts
-those that its own reverse test has shown. That an admin has overruled the verdict is no recovery.
+A reverse test finds a recovery that is none at most once in BETWEEN labels on average, or in ten times the labels that
+tell the rates apart: evidence for rates that lie close together varies more by chance, while the slip lasts. After a
+recovery that did not hold it asks for four times as many, and so on, so that a long slip has few false ones. A recovery
+has held once it has stood for as many labels as the next would be asked for, and for 30 days; then one of them is
+forgiven. Each signal counts those that its own reverse test has shown. That an admin has overruled the verdict is no
+recovery.
 """
 
 from __future__ import annotations
 
 BETWEEN = 200.0
-LASTED_PART = 4.0
-"""The part of a slip's labels between two false recoveries."""
+APART_TIMES = 10.0
+"""Measured (`benchmarks/degradation_flaps.py`), not derived."""
 HOLDS_SECONDS = 30 * 86_400.0
 TIMES = 4.0
 IN_A_ROW_MAX = 6
 """More recoveries in a row that did not hold ask for no more: some 800,000 labels lie between two by chance then."""
 
 
-def count_asked(in_a_row: int, first: float = BETWEEN, lasted: float = 0.0) -> float:
-    """The least mean number of labels between two false recoveries, after `in_a_row` that have not held yet, of a slip
-    that has `lasted` for these labels."""
-    return max(first, lasted / LASTED_PART) * TIMES**in_a_row
+def count_asked(in_a_row: int, first: float = BETWEEN, apart: float = 0.0) -> float:
+    """The least mean number of labels between two false recoveries, after `in_a_row` that have not held yet, where
+    `apart` labels tell the rates apart (`count_apart`)."""
+    return max(first, APART_TIMES * apart) * TIMES**in_a_row
+
+
+def count_apart(variance: float, points: float) -> float:
+    """The labels of this variance whose mean has the standard deviation `points`."""
+    return variance / points**2 if points > 0.0 else 0.0
 
 
 def add_recovery(in_a_row: int) -> int:

@@ -20,6 +20,7 @@ Pure functions over frozen data that go through JSON unchanged.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from msgspec.structs import replace
@@ -59,6 +60,10 @@ FIRST_LABELS = 50
 """A change within this number of labels began with the first ones."""
 RISE_CONFIDENCE = 0.975
 """Of the bounds by which labels since a change have more errors than those before it."""
+SETTLED_LOG = math.log(20.0)
+"""The logarithm of evidence below which nothing hints at a slip, or at a recovery."""
+MOVED_EACH = 25
+"""Labels after which the bound of the reverse test moves."""
 PART_MIN = 0.5
 """Labels that weigh less than this together are none."""
 
@@ -75,7 +80,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     `firsts` and `steadies` have either by groups of callers. `shares` are its raters as long as it has no detector.
     `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters.
     `shows_rise`: labels from before the change had fewer errors, when its evidence was largest; None: not known yet,
-    as in states of earlier releases.
+    as in states of earlier releases. `slipped` counts the wrong labels, and all, from the change to its reverse test;
+    None without one, and in states of earlier releases.
     """
 
     wanted: int
@@ -93,6 +99,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     shares: Shares | None = None
     dependence: Dependence = Dependence()
     shows_rise: bool | None = None
+    slipped: tuple[float, float] | None = None
 
     @property
     def count(self) -> int:
@@ -174,7 +181,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         guard = signal.guard and _observe(signal.guard, label, at, roll, dependence.find_terms(signal.dependence, at))
         reverse = signal.reverse
         if reverse is not None and not is_early:
-            reverse = _observe(reverse, label, at, roll, dependence.find_reverse_terms(signal.dependence, at))
+            settled = dependence.forget_slip(signal.dependence)
+            reverse = _observe(reverse, label, at, roll, dependence.find_reverse_terms(settled, at))
+            reverse = signal._move_half_way(reverse)
         before = signal
         signal = replace(
             signal._with_count(bad, own, at),
@@ -204,15 +213,32 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """Begin the reverse test, since the version is degraded."""
         if self.guard is None or self.baseline is None:
             return self
-        bound = self.guard.detectors.whole.baseline
-        since_then = recent_values.sum_since(self.marks, self.changed_after)
-        error = bound + STEP_UP_MIN
-        if since_then is not None:
-            wrong, of = since_then
-            error = max(error, baselines.find_lower_bound(min(of, max(0.0, wrong)), of))
-        half_way = min(BASELINE_MAX, (bound + error) / 2)
+        slipped = recent_values.sum_since(self.marks, self.changed_after)
+        wrong, of = (0.0, 0.0) if slipped is None else slipped
+        error = baselines.find_lower_bound(min(of, max(0.0, wrong)), of) if of else 0.0
         remaining = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
-        return replace(self, reverse=raters.restart(self.guard, half_way, "below"), recoveries=remaining)
+        reverse = raters.restart(self.guard, self._find_half_way(error), "below")
+        return replace(self, reverse=reverse, slipped=(wrong, of), recoveries=remaining)
+
+    def _find_half_way(self, error: float) -> float:
+        """The bound of the reverse test, of a version with this error."""
+        assert self.guard is not None, "it has a detector"
+        bound = self.guard.detectors.whole.baseline
+        return min(BASELINE_MAX, (bound + max(bound + STEP_UP_MIN, error)) / 2)
+
+    def _move_half_way(self, reverse: Guarded) -> Guarded:
+        """The reverse test, whose bound follows what its labels tell of the error, until they hint at a recovery."""
+        is_due = reverse.detectors.whole.observed % MOVED_EACH == 0 and reverse.detectors.log_now < SETTLED_LOG
+        if self.slipped is None or not is_due:
+            return reverse
+        return raters.move_baseline(reverse, self._find_half_way(raters.find_least_error(reverse, *self.slipped)))
+
+    def count_apart(self) -> float:
+        """The labels that tell its baseline from the bound of the reverse test."""
+        if self.guard is None or self.reverse is None:
+            return 0.0
+        bound = self.reverse.detectors.whole.baseline
+        return recoveries.count_apart(bound * (1.0 - bound), bound - self.guard.detectors.whole.baseline)
 
     def restart(self, at: float = 0.0) -> LabelSignal:
         """Begin the detector again at its baseline, since the version is no longer degraded.
@@ -222,10 +248,19 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if self.guard is None:
             return self
         guard = raters.restart(self.guard, self.guard.detectors.whole.baseline)
-        count, recovered_at = self.recoveries, self.recovered_at
-        if self.has_recovered:
-            count, recovered_at = recoveries.add_recovery(count), at
-        return replace(begin(self), guard=guard, recoveries=count, recovered_at=recovered_at)
+        restarted = replace(begin(self), guard=guard, recoveries=self.recoveries, slipped=None)
+        if not self.has_recovered:
+            return restarted
+        return replace(
+            restarted,
+            recoveries=recoveries.add_recovery(self.recoveries),
+            recovered_at=at,
+            dependence=dependence.forget_slip(self.dependence),
+        )
+
+    def end_reverse_test(self, at: float = 0.0) -> LabelSignal:
+        """End the reverse test; the evidence remains."""
+        return replace(self, reverse=None, slipped=None)
 
     def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:
         """The doubt for which evidence that would alarm does not; None where there is none, or no such evidence."""
@@ -321,10 +356,11 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def _depend(self, label: Label, own: int | None, at: float, is_degraded: bool) -> Dependence:
         if label.weight < 1.0 or is_degraded:
-            passed = dependence.pass_over(self.dependence, at)
-            return dependence.forget_slip(passed) if is_degraded else passed
+            return dependence.pass_over(self.dependence, at)
         places = () if own is None else (own,)
-        return dependence.observe(self.dependence, label.badness, at, places, raters.GROUPS)
+        observed = dependence.observe(self.dependence, label.badness, at, places, raters.GROUPS)
+        is_settled = self.guard is None or self.guard.detectors.log_now < SETTLED_LOG
+        return dependence.settle(observed) if is_settled else observed
 
     def _follow_day(self, before: LabelSignal, at: float, is_degraded: bool) -> LabelSignal:
         """The signal, where the label after `before` has ended its first day, or has shown a rhythm."""

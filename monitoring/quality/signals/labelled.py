@@ -88,6 +88,10 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         """The logarithm of the evidence now. Only with detectors."""
 
     @abstractmethod
+    def count_apart(self) -> float:
+        """The labels that tell its baseline from the bound of the reverse test. Only with a reverse test."""
+
+    @abstractmethod
     def restart(self, at: float = 0.0) -> Self:
         """Begin the detectors again at their baseline, since the version is no longer degraded."""
 
@@ -118,7 +122,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether the reverse test finds that errors came down. Errors that rise again take that back."""
         if self.reverse_detectors is None:
             return False
-        labels = recoveries.count_asked(self.recoveries, lasted=self.reverse_detectors.whole.observed)
+        labels = recoveries.count_asked(self.recoveries, apart=self.count_apart())
         return leave_one_out.stands_between(self.reverse_detectors, labels)
 
     @property

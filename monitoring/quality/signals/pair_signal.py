@@ -217,6 +217,12 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         left = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
         return replace(self, reverse=reverse, recoveries=left)
 
+    def count_apart(self) -> float:
+        """The pairs that tell its margin from that of the reverse test."""
+        if self.guard is None or self.reverse is None:
+            return 0.0
+        return recoveries.count_apart(self._spread(), self.reverse.whole.margin - self.guard.whole.margin)
+
     def restart(self, at: float = 0.0) -> PairSignal:
         """Begin the detectors again at their margins, without the labels that wait from before.
 

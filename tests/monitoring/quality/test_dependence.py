@@ -8,7 +8,7 @@ import random
 import msgspec
 import pytest
 
-from monitoring.quality.detectors import dependence, leave_one_out, raters
+from monitoring.quality.detectors import dependence, leave_one_out, raters, recoveries
 from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.detectors.dependence import Dependence
 from monitoring.quality.signals import label_signal, pair_signal
@@ -130,3 +130,64 @@ def test_pairs_that_are_judged_several_times_raise_few_false_alarms() -> None:
     assert alarms[2] <= 1
     assert alarms[3] <= 2
     assert alarms[5] <= 1
+
+
+def hold_against_known() -> LabelSignal:
+    return label_signal.start(200, V3).hold_against(declare_rate(0.06, 0.0, "admin", "known"))
+
+
+def take_labels(signal: LabelSignal, rate: float, count: int, seed: int, wrong_of_one: int = 0) -> LabelSignal:
+    """The signal after labels of four shops, up to its alarm if it has no reverse test yet; behind each label come
+    `wrong_of_one` wrong ones of one more caller."""
+    draw, roll = random.Random(seed), raters.start_roll(V3)
+    for number in range(count):
+        callers = [f"shop{number % 4}", *["noisy"] * wrong_of_one]
+        for place, caller in enumerate(callers):
+            roll = leave_one_out.add_label(leave_one_out.add_request(roll, caller), caller)
+            badness = 1.0 if place else float(draw.random() < rate)
+            signal = signal.take(Label(badness=badness, caller=caller), 0.0, roll, signal.reverse is not None)
+        if signal.reverse is None and signal.alarms(LABELS_MIN, LABELS, ALPHA):
+            break
+    return signal
+
+
+@pytest.mark.parametrize("seed", [1, 3, 8])
+def test_a_slip_that_was_found_is_no_cluster(seed: int) -> None:
+    """The labels until the verdict come near each other in their errors, as those of a cluster do."""
+    healthy = take_labels(hold_against_known(), 0.05, 1_000, seed)
+    slipped = take_labels(healthy, 0.2, 2_000, seed + 100)
+    found = take_labels(slipped.begin_reverse_test(), 0.02, 500, seed + 200).restart()
+    assert found.recoveries == 1
+    assert healthy.labels < slipped.labels < 3_000
+    assert found.dispersion <= min(slipped.dispersion, healthy.dispersion + 0.1)
+    assert found.dependence.whole.labels + found.dependence.passed == found.labels
+
+
+def _bound_of(signal: LabelSignal) -> float:
+    assert signal.reverse is not None
+    return signal.reverse.detectors.whole.baseline
+
+
+def test_the_bound_of_a_recovery_follows_what_a_slip_shows_and_no_caller_alone() -> None:
+    slipped = take_labels(take_labels(hold_against_known(), 0.05, 400, 1), 0.2, 40, 2).begin_reverse_test()
+    longer, flooded = take_labels(slipped, 0.2, 400, 3), take_labels(slipped, 0.2, 400, 3, wrong_of_one=2)
+    assert _bound_of(longer) > _bound_of(slipped) + 0.01
+    assert _bound_of(flooded) <= _bound_of(longer) + 0.01
+    assert longer.count_apart() < slipped.count_apart(), "the rates are told apart by fewer labels"
+    earlier = take_labels(msgspec.structs.replace(slipped, slipped=None), 0.2, 400, 3)
+    assert _bound_of(earlier) == _bound_of(slipped), "the state of an earlier release"
+
+
+def test_small_slips_ask_for_more_before_a_recovery() -> None:
+    small, large = recoveries.count_apart(0.15, 0.02), recoveries.count_apart(0.15, 0.2)
+    assert recoveries.count_asked(0, apart=large) == recoveries.count_asked(0) == recoveries.BETWEEN
+    assert recoveries.count_asked(1, apart=small) == pytest.approx(4 * 10 * 375.0)
+    assert recoveries.count_apart(0.15, 0.0) == 0.0
+
+
+def test_states_of_an_earlier_release_keep_what_they_know_when_a_slip_is_found() -> None:
+    signal = take_labels(hold_against_known(), 0.05, 400, 1)
+    before = msgspec.structs.replace(signal.dependence, settled=None)
+    after = dependence.forget_slip(before)
+    assert (after.whole.products, after.whole.counted) == (before.whole.products, before.whole.counted)
+    assert after.whole.mean == pytest.approx(before.whole.wrong / before.whole.labels)

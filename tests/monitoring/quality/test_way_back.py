@@ -215,17 +215,6 @@ def test_each_kind_of_stream_counts_the_recoveries_that_it_has_shown() -> None:
         assert (of.feedback.recoveries, of.shadow.recoveries, of.complaints.recoveries) == (count, count, count)
 
 
-def test_what_was_bad_for_long_is_not_well_after_a_few_labels() -> None:
-    needed = []
-    for lasted in (0, 4_000):
-        told = Told()
-        told.take(labelled_traffic(errors(0.5, 200)))
-        told.tell("degraded")
-        told.take(labelled_traffic(errors(0.5, lasted, 2)))
-        needed.append(_labels_until_healthy(told))
-    assert 1.15 * needed[0] < needed[1] < 2 * needed[0]
-
-
 def test_what_a_recovery_asks_for_has_an_end() -> None:
     count = 0
     for _ in range(100):
