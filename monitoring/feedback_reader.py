@@ -14,7 +14,7 @@ from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, list_f
 from monitoring.feedback import Feedback
 from monitoring.ids import SHAPE, read_time
 
-LAST_ENTRY = re.compile(r"-(\d+)-\d+\.parquet$")
+LAST_ENTRY = re.compile(r"-(\d+)-\d+(-merged)?\.parquet$")
 CLOCK_SECONDS = 60.0
 """The clocks of a gateway and of Redis may differ by so much."""
 VALUES = ("value_boolean", "value_float", "value_category")

@@ -214,7 +214,8 @@ def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> I
                     reader.archive.attach(cursor)
                     table = find_table(reader.archive, ArchiveQuery("records", day, day))
                     cursor.execute(
-                        f"CREATE TEMP TABLE found AS SELECT {names} FROM {table} WHERE {where}",  # noqa: S608 - our own names
+                        f"CREATE TEMP TABLE found AS SELECT {names} FROM {table} WHERE {where}"  # noqa: S608 - our own names
+                        f' ORDER BY "id" DESC LIMIT {2 * LOOKED_MAX}',  # a row may be there twice
                         [value for _, _, value in terms],
                     )
                 cursor.execute('SELECT * FROM found ORDER BY "id" DESC')

@@ -92,7 +92,7 @@ def merge_parts(redis: Any, storage: ArchiveStorage, now: float) -> int:
             names = remove_spanned(storage, place)
             groups = _groups(storage, place, names, FILES_MIN if place in open_days else 2)
             for group in groups:
-                if time.monotonic() > ends_at:
+                if merged and time.monotonic() > ends_at:
                     return merged
                 _merge(storage, group)
                 merged += len(group.places)
@@ -126,13 +126,16 @@ def _groups(storage: ArchiveStorage, place: str, names: Sequence[str], files_min
     spans = {f"{place}/{name}": span for name in names if (span := read_span(name)) is not None}
     if len(spans) < files_min:
         return []
-    listed = ", ".join(write_path(f"{storage.root}/{each}") for each in spans)
+    stored = {each: storage.size(each) or 0 for each in spans}
+    small = [each for each in spans if stored[each] <= MERGED_BYTES_MAX]
+    if not small:
+        return []
+    listed = ", ".join(write_path(f"{storage.root}/{each}") for each in small)
     query = f"SELECT file_name, sum(total_uncompressed_size) FROM parquet_metadata([{listed}]) GROUP BY 1"  # noqa: S608
     with connect_duckdb(storage) as connection:
         raw = dict(connection.execute(query).fetchall())
     single = sorted(
-        Group(span, [each], storage.size(each) or 0, int(raw.get(f"{storage.root}/{each}", 0)))
-        for each, span in spans.items()
+        Group(span, [each], stored[each], int(raw.get(f"{storage.root}/{each}", 0))) for each, span in spans.items()
     )
     overlapping = _join(single, lambda group, after: after.span.first <= group.span.last)
     return [group for group in _join(overlapping, Group.fits) if len(group.places) >= files_min and group.fits()]

@@ -236,7 +236,7 @@ def forget_slip(state: Dependence) -> Dependence:
 
 def forget_rhythm(state: Dependence) -> Dependence:
     """The dependence without what it knows of the day: a slip that lasts looks like a rhythm on its first day."""
-    return replace(state, rhythm=FLAT, had_rhythm=False, moments=(0.0,) * 8)
+    return replace(state, rhythm=FLAT, had_rhythm=False, moments=(0.0,) * 8, settled=None)
 
 
 def find_wave(at: float) -> tuple[float, float]:

@@ -91,13 +91,12 @@ def move_baseline(guarded: Guarded, baseline: float) -> Guarded:
     return replace(guarded, detectors=moved)
 
 
-def find_least_error(guarded: Guarded, wrong: float, of: float) -> float:
-    """The least lower bound of the error, whoever is left out, by its labels and by `wrong` of these before."""
+def find_least_error(guarded: Guarded) -> float:
+    """The least lower bound of the error of the labels that it has seen, whoever is left out."""
     believed, detectors = _believed(guarded), guarded.detectors
     seen = [detectors.whole, *[left for place, left in enumerate(detectors.without) if left and place not in believed]]
-    sums = [(wrong + detector.total, of + detector.weight) for detector in seen]
-    intervals = [recent_values.find_share_interval(FadedSums(n, n, bad, bad)) for bad, n in sums]
-    return min([interval[0] if interval else 0.0 for interval in intervals])
+    sums = [FadedSums(each.weight, each.weight, each.total, each.total) for each in seen]
+    return min([interval[0] if (interval := recent_values.find_share_interval(each)) else 0.0 for each in sums])
 
 
 def start_knowing(baseline: float, salt: str, shares: Shares) -> Guarded:

@@ -3,9 +3,9 @@
 A reverse test finds a recovery that is none at most once in BETWEEN labels on average, or in ten times the labels that
 tell the rates apart: evidence for rates that lie close together varies more by chance, while the slip lasts. After a
 recovery that did not hold it asks for four times as many, and so on, so that a long slip has few false ones. A recovery
-has held once it has stood for as many labels as the next would be asked for, and for 30 days; then one of them is
-forgiven. Each signal counts those that its own reverse test has shown. That an admin has overruled the verdict is no
-recovery.
+has held once it has stood for as many labels as the next of a large slip is asked for, and for 30 days; then one of
+them is forgiven. Each signal counts those that its own reverse test has shown. That an admin has overruled the verdict
+is no recovery.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ APART_TIMES = 10.0
 HOLDS_SECONDS = 30 * 86_400.0
 TIMES = 4.0
 IN_A_ROW_MAX = 6
-"""More recoveries in a row that did not hold ask for no more: some 800,000 labels lie between two by chance then."""
+"""More recoveries in a row that did not hold ask for no more: over 800,000 labels lie between two by chance then."""
 
 
 def count_asked(in_a_row: int, first: float = BETWEEN, apart: float = 0.0) -> float:

@@ -62,6 +62,8 @@ RISE_CONFIDENCE = 0.975
 """Of the bounds by which labels since a change have more errors than those before it."""
 SETTLED_LOG = math.log(20.0)
 """The logarithm of evidence below which nothing hints at a slip, or at a recovery."""
+FIRST_CONFIDENCE = 0.995
+"""Of the error with which a reverse test begins: those labels are few, and chosen for their errors."""
 MOVED_EACH = 25
 """Labels after which the bound of the reverse test moves."""
 PART_MIN = 0.5
@@ -80,8 +82,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     `firsts` and `steadies` have either by groups of callers. `shares` are its raters as long as it has no detector.
     `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters.
     `shows_rise`: labels from before the change had fewer errors, when its evidence was largest; None: not known yet,
-    as in states of earlier releases. `slipped` counts the wrong labels, and all, from the change to its reverse test;
-    None without one, and in states of earlier releases.
+    as in states of earlier releases. `reverse_bound` is the bound with which its reverse test last began.
     """
 
     wanted: int
@@ -99,7 +100,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     shares: Shares | None = None
     dependence: Dependence = Dependence()
     shows_rise: bool | None = None
-    slipped: tuple[float, float] | None = None
+    reverse_bound: float = 0.0
 
     @property
     def count(self) -> int:
@@ -213,12 +214,12 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """Begin the reverse test, since the version is degraded."""
         if self.guard is None or self.baseline is None:
             return self
-        slipped = recent_values.sum_since(self.marks, self.changed_after)
-        wrong, of = (0.0, 0.0) if slipped is None else slipped
-        error = baselines.find_lower_bound(min(of, max(0.0, wrong)), of) if of else 0.0
+        wrong, of = recent_values.sum_since(self.marks, self.changed_after) or (0.0, 0)
+        error = baselines.find_lower_bound(min(of, max(0.0, wrong)), of, FIRST_CONFIDENCE) if of else 0.0
         remaining = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
-        reverse = raters.restart(self.guard, self._find_half_way(error), "below")
-        return replace(self, reverse=reverse, slipped=(wrong, of), recoveries=remaining)
+        bound = self._find_half_way(error)
+        reverse = raters.restart(self.guard, bound, "below")
+        return replace(self, reverse=reverse, reverse_bound=bound, recoveries=remaining)
 
     def _find_half_way(self, error: float) -> float:
         """The bound of the reverse test, of a version with this error."""
@@ -227,11 +228,15 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return min(BASELINE_MAX, (bound + max(bound + STEP_UP_MIN, error)) / 2)
 
     def _move_half_way(self, reverse: Guarded) -> Guarded:
-        """The reverse test, whose bound follows what its labels tell of the error, until they hint at a recovery."""
-        is_due = reverse.detectors.whole.observed % MOVED_EACH == 0 and reverse.detectors.log_now < SETTLED_LOG
-        if self.slipped is None or not is_due:
+        """The reverse test, whose bound follows what its labels tell of the error, until they hint at a recovery.
+
+        It stays above the one with which it began: right labels of one caller lower none.
+        """
+        if reverse.detectors.whole.observed % MOVED_EACH or reverse.detectors.log_now >= SETTLED_LOG:
             return reverse
-        return raters.move_baseline(reverse, self._find_half_way(raters.find_least_error(reverse, *self.slipped)))
+        return raters.move_baseline(
+            reverse, max(self.reverse_bound, self._find_half_way(raters.find_least_error(reverse)))
+        )
 
     def count_apart(self) -> float:
         """The labels that tell its baseline from the bound of the reverse test."""
@@ -248,7 +253,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if self.guard is None:
             return self
         guard = raters.restart(self.guard, self.guard.detectors.whole.baseline)
-        restarted = replace(begin(self), guard=guard, recoveries=self.recoveries, slipped=None)
+        restarted = replace(begin(self), guard=guard, recoveries=self.recoveries)
         if not self.has_recovered:
             return restarted
         return replace(
@@ -260,7 +265,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def end_reverse_test(self, at: float = 0.0) -> LabelSignal:
         """End the reverse test; the evidence remains."""
-        return replace(self, reverse=None, slipped=None)
+        return replace(self, reverse=None, reverse_bound=0.0)
 
     def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:
         """The doubt for which evidence that would alarm does not; None where there is none, or no such evidence."""

@@ -219,7 +219,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def count_apart(self) -> float:
         """The pairs that tell its margin from that of the reverse test."""
-        if self.guard is None or self.reverse is None:
+        if self.guard is None or self.reverse is None or not self.recent.weight:
             return 0.0
         return recoveries.count_apart(self._spread(), self.reverse.whole.margin - self.guard.whole.margin)
 

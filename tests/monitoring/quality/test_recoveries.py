@@ -263,7 +263,7 @@ def test_repeated_admin_verdicts_leave_evidence_and_reverse_tests_unchanged() ->
         assert told.reckoning.watches[V3].feedback == before
     told.tell("healthy")
     assert told.stream("feedback").alarming
-    assert told.reckoning.watches[V3].feedback == msgspec.structs.replace(before, reverse=None, slipped=None)
+    assert told.reckoning.watches[V3].feedback == msgspec.structs.replace(before, reverse=None, reverse_bound=0.0)
 
 
 def test_complaints_that_were_being_learned_are_learned_on_after_an_admins_degraded() -> None:
