@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +9,10 @@ import duckdb
 import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, list_files, read
+from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, list_files, read, read_span
 from monitoring.feedback import Feedback
 from monitoring.ids import SHAPE, read_time
 
-LAST_ENTRY = re.compile(r"-(\d+)-\d+(-merged)?\.parquet$")
 CLOCK_SECONDS = 60.0
 """The clocks of a gateway and of Redis may differ by so much."""
 VALUES = ("value_boolean", "value_float", "value_category")
@@ -69,8 +67,8 @@ def _archived_until(redis: Any) -> float:
 
 def _last_at(place: str) -> float:
     """The time (Unix seconds) at which the last entry of a file came into its stream, as its name tells."""
-    last = LAST_ENTRY.search(place)
-    return float("inf") if last is None else int(last[1]) / 1000
+    span = read_span(place.rpartition("/")[2])
+    return float("inf") if span is None else span.last[0] / 1000
 
 
 def feedback_of(row: Mapping[str, Any]) -> Feedback:

@@ -107,7 +107,7 @@ def origin_of(url: str) -> str:
 
 
 class Trust:
-    """The TLS of each origin, by the present replicas. `contexts` are all that there are."""
+    """The TLS of each origin, by the present replicas."""
 
     def __init__(self, addresses: Callable[[], Iterable[tuple[str, TlsFiles | None]]]) -> None:
         """`addresses` gives each present replica's address, and its files (None: the system's trust is enough).
@@ -115,9 +115,13 @@ class Trust:
         Raises TlsError.
         """
         self._addresses = addresses
-        by_files = {tls: FreshContext(tls, tls.context) for tls in {tls for _, tls in addresses()} if tls is not None}
-        self._contexts = by_files
-        self.contexts = list(by_files.values())
+        files = {tls for _, tls in addresses() if tls is not None}
+        self._contexts = {tls: FreshContext(tls, tls.context) for tls in files}
+
+    @property
+    def contexts(self) -> list[FreshContext]:
+        """All that there are."""
+        return list(self._contexts.values())
 
     def context_for(self, url: str) -> ssl.SSLContext | None:
         """The context for a connection to this address; None where the system's trust is enough."""

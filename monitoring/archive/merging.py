@@ -17,7 +17,7 @@ import duckdb
 
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import (
-    ROW_GROUP_ROWS,
+    PART_FORMAT,
     ROWS,
     Span,
     connect_duckdb,
@@ -67,7 +67,7 @@ class Group(NamedTuple):
         )
 
     def fits(self, after: Group | None = None) -> bool:
-        """Tell whether it may become one file, with the one after it if given."""
+        """Return whether it may become one file, with the one after it if given."""
         group = self if after is None else self.join(after)
         is_small = group.stored_bytes <= MERGED_BYTES_MAX and group.raw_bytes <= RAW_BYTES_MAX
         return is_small and len(group.places) <= FILES_MAX
@@ -164,7 +164,7 @@ def _merge(storage: ArchiveStorage, group: Group) -> None:
         partial = Path(scratch) / "merged.parquet"
         connection.execute(
             f"COPY (SELECT * FROM {read(storage, dataset, group.places)}) TO {write_path(partial)} "  # noqa: S608 - our own names
-            f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+            f"({PART_FORMAT})"
         )
         storage.write(f"{folder}/{name}", partial)
     storage.remove(*group.places)

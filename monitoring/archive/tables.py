@@ -30,6 +30,7 @@ THREADS_MAX = 1
 MEMORY = "512MB"
 ROW_GROUP_ROWS = 2_048
 """So few, since DuckDB holds one in memory, and a text may be long."""
+PART_FORMAT = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
 PART = re.compile(r"part-(reported-)?(\d+)-(\d+)-(\d+)-(\d+)(-merged)?\.parquet")
 SCALARS: Mapping[type, str] = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
 
@@ -140,7 +141,7 @@ def replace_part(storage: ArchiveStorage, dataset: Dataset, lines: Path, place: 
     with connect_duckdb(scratch=lines.parent) as connection:
         connection.execute(
             f"COPY (SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})) "  # noqa: S608
-            f"TO {write_path(partial)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})",
+            f"TO {write_path(partial)} ({PART_FORMAT})",
             [str(lines)],
         )
     size = partial.stat().st_size

@@ -223,18 +223,20 @@ def judge(
     Where somebody who was believed for want of others may be left out now, what rested on that belief is void: the
     largest is what stands without it. Nothing rests on who has given nothing.
     """
-    evidence = find_evidence(detectors, log_e, believed)
+    evidence = find_least(detectors, log_e, believed)
     is_void = any(place not in believed and detectors.without[place] is not None for place in detectors.believed)
     log_max = evidence if is_void else max(evidence, detectors.log_max)
     return replace(detectors, log_now=evidence, log_max=log_max, believed=tuple(sorted(believed)))
 
 
-def find_evidence(
-    detectors: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]
+def find_least(
+    detectors: LeaveOneOut[Detector], measure: Callable[[Detector], float], believed: Collection[int]
 ) -> float:
-    """The natural logarithm of the evidence now: the least over all whom one may leave out."""
-    least = [log_e(left) for place, left in enumerate(detectors.without) if left is not None and place not in believed]
-    return min([log_e(detectors.whole), *least])
+    """The least of a figure over all whom one may leave out: of a detector's log e-value, the evidence now."""
+    least = [
+        measure(left) for place, left in enumerate(detectors.without) if left is not None and place not in believed
+    ]
+    return min([measure(detectors.whole), *least])
 
 
 def has_alarmed(detectors: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:

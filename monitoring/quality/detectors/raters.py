@@ -85,18 +85,13 @@ def restart(guarded: Guarded, baseline: float, side: Side = "above") -> Guarded:
 
 def move_baseline(guarded: Guarded, baseline: float) -> Guarded:
     """The detector with what it has seen, which holds the next labels against another baseline."""
-    detectors = guarded.detectors
-    without = tuple([left and replace(left, baseline=baseline) for left in detectors.without])
-    moved = replace(detectors, whole=replace(detectors.whole, baseline=baseline), without=without)
+    moved = leave_one_out.move(guarded.detectors, lambda detector: replace(detector, baseline=baseline))
     return replace(guarded, detectors=moved)
 
 
 def find_least_error(guarded: Guarded) -> float:
     """The least lower bound of the error of the labels that it has seen, whoever is left out."""
-    believed, detectors = _believed(guarded), guarded.detectors
-    seen = [detectors.whole, *[left for place, left in enumerate(detectors.without) if left and place not in believed]]
-    sums = [FadedSums(each.weight, each.weight, each.total, each.total) for each in seen]
-    return min([interval[0] if (interval := recent_values.find_share_interval(each)) else 0.0 for each in sums])
+    return leave_one_out.find_least(guarded.detectors, _find_lower_bound, _believed(guarded))
 
 
 def start_knowing(baseline: float, salt: str, shares: Shares) -> Guarded:
@@ -168,7 +163,7 @@ def observe(
 
 def log_e(guarded: Guarded) -> float:
     """The natural logarithm of the evidence now: what stays whichever caller or rater is left out."""
-    return leave_one_out.find_evidence(guarded.detectors, slip.log_e, _believed(guarded))
+    return leave_one_out.find_least(guarded.detectors, slip.log_e, _believed(guarded))
 
 
 def rests_on_one(guarded: Guarded, labels: float, alpha: float, relief: float = 1.0) -> bool:
@@ -210,6 +205,12 @@ def _seen(guarded: Guarded, badness: float, weight: float, terms: LabelTerms, ow
     )
     detectors = leave_one_out.judge(moved, slip.log_e, _believed(guarded))
     return replace(guarded, detectors=detectors)
+
+
+def _find_lower_bound(detector: Slip) -> float:
+    sums = FadedSums(detector.weight, detector.weight, detector.total, detector.total)
+    interval = recent_values.find_share_interval(sums)
+    return 0.0 if interval is None else interval[0]
 
 
 def _believed(guarded: Guarded) -> set[int]:

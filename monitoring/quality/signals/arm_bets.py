@@ -85,7 +85,7 @@ def describe(bets: ArmBets, roll: GiverRoll) -> ArmEvidence:
     """The evidence now. A caller beside whom no others count is believed."""
     believed = tuple(leave_one_out.find_believed(roll))
     whole = sequential.log_e(bets.bets.whole)
-    without = leave_one_out.find_evidence(bets.bets, sequential.log_e, believed)
+    without = leave_one_out.find_least(bets.bets, sequential.log_e, believed)
     if bets.told and bets.told < TOLD_SHARE_MIN * (bets.pairs - bets.judged + bets.told):
         whole, without = min(whole, 0.0), min(without, 0.0)
     return ArmEvidence(

@@ -387,7 +387,7 @@ def _log_e_of_harm(evidence: Evidence) -> float:
 
 def _log_e_of_no_worse(state: Tally, name: Signal) -> float:
     """The evidence that it is no worse, as it stands now: what is left whoever is left out."""
-    return leave_one_out.find_evidence(
+    return leave_one_out.find_least(
         _of(state, name), lambda evidence: sequential.log_e(evidence.no_worse), _believed(state, name)
     )
 
@@ -433,7 +433,7 @@ def _shown(name: Signal, state: Tally, plan: RolloutPlan, share: float, required
         "harm": {
             "margin": evidence.harm.margin,
             "e_value": sequential.round_e_value(
-                leave_one_out.find_evidence(guarded, _log_e_of_harm, _believed(state, name))
+                leave_one_out.find_least(guarded, _log_e_of_harm, _believed(state, name))
             ),
             "e_value_max": sequential.round_e_value(max(0.0, guarded.log_max)),
             "threshold": None if threshold is None else sequential.round_e_value(threshold),

@@ -61,7 +61,7 @@ def test_the_evidence_is_the_least_and_the_largest_of_it_stays(seen: list[tuple[
         moved = leave_one_out.move(found, lambda counter, by=value: with_more(counter, by), own)  # type: ignore[misc]
         found = leave_one_out.judge(moved, evidence_of, ())
         least = min(one.seen for one in (found.whole, *found.without) if one is not None)
-        assert leave_one_out.find_evidence(found, evidence_of, ()) == least
+        assert leave_one_out.find_least(found, evidence_of, ()) == least
         most = max(most, least)
         assert found.log_max == most
         assert found.log_now == least
@@ -97,8 +97,8 @@ def test_a_state_of_before_is_read_and_nothing_of_it_is_void() -> None:
 
 def test_who_is_believed_is_left_out_by_nobody() -> None:
     found = leave_one_out.move(leave_one_out.start(Counter(), GROUPS), lambda counter: with_more(counter, 5.0), (1,))
-    assert leave_one_out.find_evidence(found, evidence_of, ()) == 0.0
-    assert leave_one_out.find_evidence(found, evidence_of, {1}) == 5.0
+    assert leave_one_out.find_least(found, evidence_of, ()) == 0.0
+    assert leave_one_out.find_least(found, evidence_of, {1}) == 5.0
 
 
 def test_one_beside_whom_others_have_less_than_a_twentieth_may_not_be_left_out() -> None:
