@@ -35,14 +35,17 @@ def write_history(lines: Iterable[str], folder: Path) -> Path:
 
 
 @contextmanager
-def prometheus(configuration: Path, data: Path, history_step_seconds: int | None = None) -> Iterator[httpx.Client]:
-    """A Prometheus with this configuration and this folder of data; a client of its HTTP API.
+def prometheus(
+    configuration: Path, data: Path, history_step_seconds: int | None = None, options: Iterable[str] = ()
+) -> Iterator[httpx.Client]:
+    """A Prometheus with this configuration, this folder of data and more options; a client of its HTTP API.
 
     A written history has no mark where a series ends: with its step, a series without a sample in two is at its end.
     """
     port = free_port()
     command = [program("prometheus"), f"--config.file={configuration}", f"--storage.tsdb.path={data}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--storage.tsdb.retention.time=90d", "--log.level=warn"]
+    command += options
     command += [f"--query.lookback-delta={2 * history_step_seconds}s"] if history_step_seconds else []
     with _running(command, f"http://127.0.0.1:{port}", data.parent / "prometheus.log") as client:
         yield client

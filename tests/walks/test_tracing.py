@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from openai import AsyncOpenAI
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -22,6 +25,8 @@ from tests.fakes.collector import Collector, ReceivedSpan, run_collector
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.fakes.ports import free_port
+from tests.fakes.prometheus import asked, prometheus
+from tests.style.source import ROOT
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -205,6 +210,27 @@ async def test_each_time_has_a_trace_as_exemplar_where_openmetrics_is_asked(trac
     (exemplar,) = [sample.exemplar for sample in family.samples if sample.exemplar]
     assert exemplar.labels == {"trace_id": trace}
     assert 0 < exemplar.value < 60
+
+
+async def test_the_prometheus_of_compose_gives_the_trace_of_a_slow_request(
+    traced: RunningGateway, tmp_path: Path
+) -> None:
+    command = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]["prometheus"]["command"]
+    features = [option for option in command if option.startswith("--enable-feature=")]
+    scrape = {"job_name": "apprentice", "static_configs": [{"targets": [traced.url.removeprefix("http://")]}]}
+    configuration = tmp_path / "prometheus.yaml"
+    configuration.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}))
+    async with traced.openai() as client:
+        trace, _ = await ask(client)
+    with prometheus(configuration, tmp_path / "stored", options=features) as stored:
+        query = {"query": "apprentice_request_duration_seconds_bucket", "start": "0", "end": str(time.time() + 600)}
+
+        async def kept() -> list[dict[str, str]]:
+            series = await asyncio.to_thread(asked, stored, "query_exemplars", **query)
+            return [exemplar["labels"] for one in series for exemplar in one["exemplars"]]
+
+        await until(kept, "an exemplar")
+        assert await kept() == [{"trace_id": trace}]
 
 
 async def test_a_collector_that_is_gone_costs_spans_and_nothing_else(configure: Configure) -> None:
