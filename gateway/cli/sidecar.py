@@ -18,12 +18,16 @@ def sidecar(
     gateway: Annotated[str, typer.Option(help="The gateway's address, such as https://apprentice:8080.")],
     key_file: Annotated[Path, typer.Option(help="A file that holds a sidecar's key.")],
     listen: Annotated[str, typer.Option(help="HOST:PORT that the gateway reaches this at.")] = "127.0.0.1:8090",
+    ca: Annotated[
+        Path | None, typer.Option(help="Authorities (PEM) of an https:// gateway. Unset: the system's.")
+    ] = None,
 ) -> None:
     """Pull adapters for an engine that does not share the gateway's store."""
     from gateway.cli.sidecar_app import build_sidecar, run
     from gateway.configuration.pools import ADDRESS
     from monitoring.logs import configure
     from serving.adapters.store import Store
+    from serving.tls import TlsError, TlsFiles
 
     host, port = _listen(listen)
     if not re.fullmatch(ADDRESS, gateway):
@@ -34,8 +38,12 @@ def sidecar(
         artifacts = Store(store)
     except OSError as error:
         raise SettingsError(f"--store {store} can't be made: {error.strerror}.") from error
+    try:
+        trust = TlsFiles(str(ca)).context() if ca is not None else None
+    except TlsError as error:
+        raise SettingsError(f"--ca: {error}") from error
     configure("INFO", "json")
-    run(build_sidecar(artifacts, gateway, key_file), host, port)
+    run(build_sidecar(artifacts, gateway, key_file, trust), host, port)
 
 
 def _listen(text: str) -> tuple[str, int]:

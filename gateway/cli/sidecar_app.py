@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from ssl import SSLContext
 from types import FrameType
 from typing import Any
 
@@ -18,12 +19,12 @@ from serving.adapters.sidecar import NotThere, Puller, PullError
 from serving.adapters.store import Store
 
 
-def build_sidecar(store: Store, gateway_url: str, key_path: Path) -> FastAPI:
-    """The sidecar's application, for a store of its own."""
+def build_sidecar(store: Store, gateway_url: str, key_path: Path, trust: SSLContext | None = None) -> FastAPI:
+    """The sidecar's application, for a store of its own. `trust` is for an https:// gateway; None: the system's."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=trust or True) as http:
             app.state.puller = Puller(store, gateway_url, key_path, http)
             try:
                 yield

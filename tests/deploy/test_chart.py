@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 SMALL: dict[str, Any] = {"lora": {"loras": 4, "cpuLoras": 16, "rank": 16}}
 GENERAL: dict[str, Any] = {"settings": {"callable": True}}
 LARGE: dict[str, Any] = {
-    "gateway": {"replicas": 4, "autoscaling": {"kind": "keda"}},
+    "gateway": {"replicas": 4, "autoscaling": {"kind": "keda"}, "tlsSecret": "gateway-tls"},
     "pools": {
         "small": SMALL | {"store": "sidecar", "autoscaling": {"kind": "keda", "max": 40}},
         "general": GENERAL
@@ -172,6 +172,7 @@ def test_alerts_and_dashboards_lead_to_the_addresses_that_are_given() -> None:
         {"pools": {}},
         {"gateway": {"autoscaling": {"kind": "vpa"}}},
         {"gateway": {"tolerations": {"key": "gpu"}}},
+        {"gateway": {"tlsSecret": {"name": "gateway-tls"}}},
         {"dns": {"ports": ["dns"]}},
         {"ingress": {"enabled": True}},
         {"redis": {"priorityClassName": 7}},
@@ -264,7 +265,7 @@ def test_an_ingress_leads_callers_to_the_public_listener_and_holds_no_stream_bac
     prefix = "nginx.ingress.kubernetes.io/"
     own = {"a": "b", f"{prefix}proxy-next-upstream": "error"}
     given = {"enabled": True, "className": "nginx", "host": "llm.shop", "tlsSecret": "llm", "annotations": own}
-    cluster = made(LARGE | {"ingress": given, "config": {"limits": {"body_bytes_max": 8 << 20}}})
+    cluster = made(MIDDLE | {"ingress": given, "config": {"limits": {"body_bytes_max": 8 << 20}}})
     (ingress,) = cluster.of_kind("Ingress")
     (rule,) = ingress["spec"]["rules"]
     assert rule["http"]["paths"] == [
@@ -283,6 +284,34 @@ def test_an_ingress_leads_callers_to_the_public_listener_and_holds_no_stream_bac
     path = tmp_path / "ingress.yaml"
     path.write_text(yaml.safe_dump(ingress))
     run(tool("kubernetes-validate"), "--strict", path, seconds_max=120)
+
+
+def test_with_a_certificate_whoever_reaches_a_gateway_does_so_by_tls() -> None:
+    cluster = made(LARGE | {"ingress": {"enabled": True, "host": "llm.shop"}})
+    tls = yaml.safe_load(cluster.config("apprentice-config", "apprentice.yaml"))["listen"]["tls"]
+    engine = cluster.named("StatefulSet", "engine-small")["spec"]["template"]["spec"]
+    mounted = {}
+    for pod in (gateway_pod(cluster), engine):
+        (volume,) = [volume for volume in pod["volumes"] if volume.get("secret", {}).get("secretName") == "gateway-tls"]
+        container = pod["containers"][-1]
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == volume["name"]]
+        mounted[container["name"]] = mount["mountPath"], volume["secret"].get("items")
+    assert mounted["gateway"] == (str(Path(tls["cert_file"]).parent), None)
+    assert (Path(tls["cert_file"]).name, Path(tls["key_file"]).name) == ("tls.crt", "tls.key")
+    authorities = f"{mounted['sidecar'][0]}/ca.crt"
+    assert mounted["sidecar"][1] == [{"key": "ca.crt", "path": "ca.crt"}], "it does not get the gateway's key"
+    arguments = engine["containers"][-1]["args"]
+    assert arguments[arguments.index("--gateway") :][:4] == ["--gateway", "https://gateway-admin", "--ca", authorities]
+    for name in ("gateway", "gateway-admin"):
+        assert [port["port"] for port in cluster.named("Service", name)["spec"]["ports"]] == [443]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert cluster.container("gateway")[probe]["httpGet"]["scheme"] == "HTTPS"
+    (endpoint,) = cluster.named("ServiceMonitor", "apprentice")["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"]["ca"]["secret"] == {"name": "gateway-tls", "key": "ca.crt"}
+    assert endpoint["tlsConfig"]["serverName"] == cluster.named("Service", "gateway-metrics")["metadata"]["name"]
+    (ingress,) = cluster.of_kind("Ingress")
+    assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/backend-protocol"] == "HTTPS"
 
 
 def test_what_an_installation_adds_reaches_the_pods() -> None:

@@ -34,8 +34,10 @@ from serving.adapters.signature import new_key as new_signing_key
 from serving.adapters.signature import sign, write_signature
 from serving.adapters.store import Store
 from serving.adapters.verification import digest_of, verify
+from serving.tls import TlsFiles
 from tests.fakes.adapters import write_adapter
 from tests.fakes.applications import run_application
+from tests.fakes.certificates import Authority
 from tests.fakes.ports import free_port
 from tests.waiting import until, until_answering
 from tests.walks.conftest import Configure, MakeAdapter
@@ -263,6 +265,28 @@ async def test_a_gateway_that_is_away_is_said_and_asked_again_the_next_time(
         assert lying_in(own) == []
 
 
+async def test_a_gateway_with_a_certificate_is_trusted_by_its_authority(
+    http: httpx.AsyncClient, own: Store, configure: Configure, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    pair, key_path = authority.sign("gateway"), tmp_path / "key"
+    source = write_adapter(tmp_path / "adapter", seed=1)
+    async with run_gateway(configure(listen={"tls": {"cert_file": pair.cert, "key_file": pair.key}})) as running:
+        adapters = running.services.adapters
+        artifact = verify(source, adapters.bases["small"])
+        adapters.store.put(source, artifact)
+        key_path.write_text(running.admin_key)
+        (place,) = running.addresses
+        url = f"https://{place[0]}:{place[1]}"
+        async with run_application(build_sidecar(own, url, key_path)) as address:
+            with pytest.raises(PullError, match="CERTIFICATE_VERIFY_FAILED"):
+                await ensure_on(address, artifact.digest, http)
+        trust = TlsFiles(str(authority.ca)).context()
+        async with run_application(build_sidecar(own, url, key_path, trust)) as address:
+            await ensure_on(address, artifact.digest, http)
+    own.verify_copy(artifact.digest)
+
+
 async def test_a_sidecar_that_is_away_is_said(http: httpx.AsyncClient) -> None:
     with pytest.raises(PullError, match="can't be reached"):
         await ensure_on(f"http://127.0.0.1:{free_port()}", UNKNOWN, http)
@@ -433,6 +457,7 @@ async def test_sidecar_killed_while_pulling_holds_nothing_half_and_pulls_again(
         ({"gateway": "http://apprentice:8080/v1"}, "without a path"),
         ({"key_file": Path("not-there")}, "is not there"),
         ({"store": Path("/proc/store")}, "can't be made"),
+        ({"ca": Path("not-there")}, "--ca: The CA file not-there can't be used"),
     ],
 )
 def test_options_that_can_not_be_used_are_said_before_anything_starts(

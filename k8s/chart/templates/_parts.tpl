@@ -116,6 +116,7 @@ spec:
 {{- end }}
 {{- $redis := dict "redis_url" (.Values.redis.url | default "redis://redis:6379/0") "redis_password_file" "/run/secrets/apprentice/redis-password" }}
 {{- $listen := dict "host" "0.0.0.0" "port" 8080 "admin" (dict "host" "0.0.0.0" "port" 8081) "metrics" (dict "host" "0.0.0.0" "port" 9090) }}
+{{- if .Values.gateway.tlsSecret }}{{ $_ := set $listen "tls" (dict "cert_file" "/run/secrets/tls/tls.crt" "key_file" "/run/secrets/tls/tls.key") }}{{ end }}
 {{- $limits := dict "drain_seconds_min" 5 "drain_seconds_max" .Values.gateway.drainSeconds }}
 {{- if .Values.ingress.enabled }}{{ $_ := set $limits "address_share_max" 1 }}{{ end }}
 {{- $state := dict "listen" $listen "data_folder" "/var/lib/apprentice/data" "store_folder" "/adapters" "processes" .Values.gateway.processes "pools" $pools "limits" $limits "datasets" (dict "folder" "/records/datasets") "records" (dict "archive_folder" "/records/archive") }}
