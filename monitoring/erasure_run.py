@@ -16,7 +16,6 @@ from collections.abc import Set
 from pathlib import Path
 
 import msgspec
-from redis import Redis
 
 from monitoring.archive.merging import remove_all_spanned
 from monitoring.archive.run import ArchiveReport, write_all
@@ -43,6 +42,7 @@ from monitoring.evaluation.erasure import (
 )
 from monitoring.feedback_erasure import erase_feedback_words
 from monitoring.helper_process import run_job
+from monitoring.redis_address import open_redis
 from monitoring.synced_files import lock_folder
 from monitoring.text_stream import delete_texts, forgotten_name_of, read_waiting
 from monitoring.texts import TextRow
@@ -87,7 +87,7 @@ def erase(job: ErasureJob) -> ErasureReport:
         each.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (
         lock_folder(datasets),
-        Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
+        open_redis(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
         storage.lock(redis),
     ):
         for each in (storage.scratch, datasets, trainings):

@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-from redis import Redis
 
 from monitoring.archive.storage import open_storage
 from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_table
 from monitoring.helper_process import run_job
 from monitoring.ids import SHAPE, read_time
+from monitoring.redis_address import open_redis
 from monitoring.text_stream import READ_MAX, read_row, read_waiting
 from monitoring.texts import TEXT_KEY, KeptText, TextRow, TextSource, Unsealable
 
@@ -44,7 +44,7 @@ class TextReader:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self.archive.explain_errors())
-            self.redis: Any = stack.enter_context(Redis.from_url(self._source.redis_url, socket_timeout=30))
+            self.redis: Any = stack.enter_context(open_redis(self._source.redis_url, socket_timeout=30))
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             self.connection = stack.enter_context(connect_duckdb(scratch=scratch))
             self._open = stack.pop_all()

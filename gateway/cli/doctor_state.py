@@ -46,6 +46,8 @@ async def check_state(settings: Settings) -> AsyncIterator[DoctorFinding]:
 async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:
     state = await look_at(redis)
     yield _reached(settings, state)
+    if state.clustered:
+        return
     yield _durability(state)
     yield _replicas(settings, state)
     yield _eviction(state)
@@ -59,6 +61,8 @@ async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFindi
 def _reached(settings: Settings, state: Persistence) -> DoctorFinding:
     where = "configured" if settings.redis_url else "embedded"
     product = f"{state.product} {state.version or 'of an unknown version'}, {where}"
+    if (fault := state.cluster_fault()) is not None:
+        return report_problem("redis", product, fault)
     if state.role in ("slave", "replica"):
         return report_problem(
             "redis", f"{product}, a replica", "Point redis_url to the primary: a replica takes no writes."

@@ -193,7 +193,7 @@ class Settings(BaseSettings):
         description="Folders whose adapters and prompts may be imported.",
     )
     pulls: PullSettings = PullSettings()
-    redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one.")
+    redis_url: SecretStr | None = Field(None, description="Redis, Valkey or their Sentinels; unset: an embedded one.")
     redis_password_file: Path | None = Field(None, description="File with Redis's password, read at each connection.")
     redis_tls: TlsSettings | None = Field(
         None, description="Certificates for a rediss:// redis_url; unset: the system's."
@@ -281,8 +281,8 @@ class Settings(BaseSettings):
         url = self.redis_url.get_secret_value() if self.redis_url is not None else ""
         if self.redis.replicas_acked_min and not url:
             yield "redis.replicas_acked_min: the embedded Valkey has no replicas; set redis_url"
-        if self.redis_tls is not None and not url.startswith("rediss://"):
-            yield "redis_tls: it needs a redis_url that begins with rediss://"
+        if self.redis_tls is not None and not url.startswith(("rediss://", "rediss+sentinel://")):
+            yield "redis_tls: it needs a redis_url that begins with rediss"
         if self.redis_password_file is not None and (not url or urlsplit(url).password):
             yield "redis_password_file: it needs a redis_url without a password"
 

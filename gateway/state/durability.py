@@ -61,6 +61,7 @@ class Persistence:
     role: str | None = None
     waits: bool = False
     """True if it has WAITAOF (Redis and Valkey from 7.2 on)."""
+    clustered: bool = False
 
     @property
     def durable(self) -> bool:
@@ -86,6 +87,15 @@ class Persistence:
         else:
             return None
         return f"{self.product} is not durable: {why}. {advice}"
+
+    def cluster_fault(self) -> str | None:
+        """The reason why a Redis Cluster can't be used; None: it is none."""
+        if not self.clustered:
+            return None
+        return (
+            f"{self.product} is a Cluster, which keeps apart what the gateway changes in one step. "
+            "Take one primary with replicas, and Sentinels: redis+sentinel://HOST:PORT,HOST:PORT/PRIMARY."
+        )
 
     def eviction_fault(self) -> str | None:
         """The reason why it can't keep state, or None."""
@@ -118,6 +128,7 @@ async def look_at(redis: Redis) -> Persistence:
         replicas=info.get("connected_slaves"),
         role=info.get("role"),
         waits=await _takes_waitaof(redis),
+        clustered="cluster" in (info.get("server_mode"), info.get("redis_mode")),  # Valkey, Redis
     )
 
 
@@ -177,9 +188,9 @@ class Durability:
         return storage
 
     async def begin(self) -> None:
-        """The look at the start. Raises StateError where Redis may drop state, and RedisError."""
+        """The look at the start. Raises StateError where Redis is a Cluster or may drop state, and RedisError."""
         storage = await self.look()
-        if (fault := storage.eviction_fault()) is not None:
+        if (fault := storage.cluster_fault() or storage.eviction_fault()) is not None:
             raise StateError(fault)
         if storage.eviction is None:
             log.warning("%s does not tell its maxmemory-policy: see that it is noeviction", storage.product)

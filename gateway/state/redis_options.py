@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ReadOnlyError
 
 from gateway.errors import SettingsError
+from monitoring.redis_address import open_async_redis
 
 CONNECTION: Mapping[str, Any] = MappingProxyType(
     {
@@ -41,7 +42,7 @@ def make_client(address: str, password: Callable[[], str | None] = lambda: None,
 
     `password` is asked at each connection, since it may be rotated; None: it is that of the address.
     """
-    client = Redis.from_url(address, **CONNECTION, **options)
+    client = open_async_redis(address, **CONNECTION, **options)
     pool: Any = client.connection_pool  # not all of it has types
     pool.connection_class = type(
         "Cancellable", (_Cancellable, pool.connection_class), {"read_password": staticmethod(password)}

@@ -23,7 +23,6 @@ from types import MappingProxyType
 from typing import Any, Literal, assert_never
 
 import msgspec
-from redis import Redis
 from redis.exceptions import RedisError
 
 from monitoring.archive.merging import merge_parts
@@ -35,6 +34,7 @@ from monitoring.feedback import Feedback
 from monitoring.helper_process import JobError, run_job
 from monitoring.records import REPORTED_STREAM_KEY, RecordIndex
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
+from monitoring.redis_address import open_redis
 from monitoring.text_retention import delete_due_texts
 from monitoring.text_stream import ARCHIVED_MS, delete_texts
 from monitoring.texts import STREAM_KEY as TEXTS_STREAM_KEY
@@ -140,7 +140,7 @@ def run(job: ArchiveJob) -> ArchiveReport:
     try:
         storage.scratch.mkdir(parents=True, exist_ok=True)
         with (
-            Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
+            open_redis(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
             storage.lock(redis),
         ):
             now = min(time.time(), float(redis.time()[0]))  # what one wrong clock deletes would never come back

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import duckdb
-from redis import Redis
 from redis.exceptions import RedisError
 from threadpoolctl import threadpool_limits
 
@@ -25,6 +24,7 @@ from monitoring.datasets.rows import DataRow, LeftOut
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.erasure import find_erased, find_forgotten
 from monitoring.helper_process import run_job, tell_step
+from monitoring.redis_address import open_redis
 from monitoring.synced_files import lock_folder
 from monitoring.texts import FORGOTTEN_KEY
 
@@ -88,7 +88,7 @@ def _drop_forgotten(rows: list[DataRow], job: DatasetJob) -> list[DataRow]:
         return rows
     names = [[name for name in (row.id, row.request, row.parent) if name] for row in rows]
     every, erased = list(dict.fromkeys(name for of_row in names for name in of_row)), set[str]()
-    with Redis.from_url(job.kept.texts.redis_url, socket_timeout=30) as redis:
+    with open_redis(job.kept.texts.redis_url, socket_timeout=30) as redis:
         for at in range(0, len(every), AT_ONCE):
             some = every[at : at + AT_ONCE]
             erased |= find_forgotten(some, redis.mget([FORGOTTEN_KEY + name for name in some]))

@@ -24,6 +24,7 @@ from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.forms import write_demonstration
 from monitoring.feedback import Feedback
 from monitoring.labels.request_label import RequestLabel, find_label
+from monitoring.redis_address import open_redis
 from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText
 
@@ -60,7 +61,7 @@ def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
     first = source.looked_since if source.since is None else min(source.since, source.looked_since)
     with ExitStack() as stack:
         texts = stack.enter_context(TextReader(source.texts))
-        redis = stack.enter_context(Redis.from_url(source.texts.redis_url, socket_timeout=30))
+        redis = stack.enter_context(open_redis(source.texts.redis_url, socket_timeout=30))
         archived = read_judgements(redis, texts.archive, task, first) if source.since is not None else {}
         for some in _in_parts(texts.of_task(task, first, source.until)):
             judged = _judgements_of([text.request for text in some], redis, archived)

@@ -5,11 +5,10 @@ DuckDB reads the archive: this is for a process beside a gateway.
 
 from __future__ import annotations
 
-from redis import Redis
-
 from monitoring.archive.storage import open_storage
 from monitoring.archive.tables import ArchiveQuery, Nothing, connect_duckdb, list_files, read
 from monitoring.readiness.evidence import ArchivedTask, Traffic
+from monitoring.redis_address import open_redis
 
 WINDOW_DAYS = 30.0
 DAY_SECONDS = 86_400.0
@@ -26,7 +25,7 @@ def read_traffic(archived: ArchivedTask) -> Traffic | None:
     """The traffic of the last 30 days; None where the archive has none. Raises duckdb.Error, OSError and JobError."""
     storage, since = open_storage(archived.folder, archived.bucket), archived.now - WINDOW_DAYS * DAY_SECONDS
     with (
-        Redis.from_url(archived.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
+        open_redis(archived.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
         storage.lock(redis, shared=True),
         connect_duckdb(storage) as connection,
     ):

@@ -153,6 +153,19 @@ def test_alerts_and_dashboards_lead_to_the_addresses_that_are_given() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("rediss://apprentice@redis.internal", [6379]),
+        ("redis+sentinel://one:5000,two/state/0", [6379, 5000, 26379]),
+        ("rediss+sentinel://apprentice@one,two:26379/state?sentinel_username=a", [6379, 26379]),
+    ],
+)
+def test_gateways_reach_redis_and_sentinels_at_the_ports_of_their_url(url: str, ports: list[int]) -> None:
+    rules = made(LARGE | {"redis": {"url": url}}).named("NetworkPolicy", "gateway")["spec"]["egress"]
+    assert [{"port": port, "protocol": "TCP"} for port in ports] in [rule["ports"] for rule in rules]
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"gatway": {}},
@@ -166,7 +179,7 @@ def test_alerts_and_dashboards_lead_to_the_addresses_that_are_given() -> None:
         {"pools": {"small": {"discovery": "endpoints"}}},
         {"kubernetesApi": {"cidr": "kubernetes.default"}},
         {"redis": {"url": "redis://:password@redis:6379"}},
-        {"redis": {"url": "redis://apprentice:password@redis:6379"}},
+        {"redis": {"url": "redis+sentinel://apprentice:password@redis:26379/state"}},
         {"redis": {"memory": "plenty"}},
         {"gateway": {"processes": 0}},
         {"pools": {}},

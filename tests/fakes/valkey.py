@@ -24,6 +24,7 @@ class Valkey:
     def __init__(self, *options: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vk"))  # a Unix socket's path may hold 104 bytes on some systems
         self.socket = self.folder / "valkey.sock"
+        self.program = str(get_binary_path())
         self._options = options
         self._process: asyncio.subprocess.Process | None = None
 
@@ -36,7 +37,7 @@ class Valkey:
         """Start it, and wait until it answers."""
         own = ("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", "")
         self._process = await asyncio.create_subprocess_exec(
-            *(str(get_binary_path()), *own, *self._options), stdout=asyncio.subprocess.DEVNULL
+            *(self.program, *own, *self._options), stdout=asyncio.subprocess.DEVNULL
         )
         async with asyncio.timeout(60), Redis(unix_socket_path=str(self.socket)) as redis:
             while True:

@@ -30,6 +30,7 @@ from monitoring.evaluation.production import measure_production
 from monitoring.evaluation.report import compare_held_out, report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import JobError, run_job
+from monitoring.redis_address import open_async_redis
 from router.embedding import EmbeddingError, StaticEmbedding, load_deep
 from router.model_file import MODEL_BYTES_MAX
 from router.scope import ScopeError, ScopeModel
@@ -42,7 +43,7 @@ SUMMARY = ("rows", "groups", "delta", "apgr", "apgr_low", "shown_to_help")
 
 async def close(job: EvaluationJob) -> Closed:
     """Read the results and make the report. Raises RedisError."""
-    async with Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
+    async with open_async_redis(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
         store = EvaluationStore(redis, job.retention_seconds)
         evaluation = await store.get(job.evaluation)
         if evaluation is None:

@@ -23,7 +23,6 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from redis import Redis
 from redis.exceptions import RedisError
 
 from monitoring.helper_process import NICENESS
@@ -55,6 +54,7 @@ from monitoring.quality.signals.saved_watches import UNREADABLE, pack, read_watc
 from monitoring.quality.signals.stream_reader import READ_STREAMS, Batch, read_streams
 from monitoring.quality.signals.version_watch import Watch
 from monitoring.records import streams_of
+from monitoring.redis_address import open_redis
 
 log = logging.getLogger(__name__)
 LOADED_AT_ONCE = 200
@@ -105,7 +105,7 @@ class Monitor:
     """Steps through the streams. Owner of the watches in memory between two steps, and of their cursors."""
 
     def __init__(self, begin: Begin) -> None:
-        self._redis: Any = Redis.from_url(begin.redis_url, socket_timeout=10, socket_connect_timeout=2)
+        self._redis: Any = open_redis(begin.redis_url, socket_timeout=10, socket_connect_timeout=2)
         self._note_seconds = min(KEPT_SECONDS_MAX, begin.retention_seconds)
         self._look_script = self._redis.register_script(READ_STREAMS)
         self._write_script = self._redis.register_script(WRITE)

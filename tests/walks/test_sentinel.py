@@ -1,0 +1,156 @@
+"""Redis behind Sentinels: real ones that promote a replica under load. And a Redis Cluster, which is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.app import open_gateway
+from gateway.cli.doctor_state import check_state
+from gateway.configuration.settings import Settings
+from gateway.errors import StateError
+from gateway.features.records.archiving import archive_once
+from monitoring.feedback import STREAM_KEY
+from monitoring.redis_address import open_async_redis, open_redis
+from tests.fakes.ports import free_port
+from tests.fakes.valkey import Valkey, valkey
+from tests.waiting import until
+from tests.walks.conftest import Configure
+from tests.walks.gateway import RunningGateway, run_gateway
+
+KEEPS = ("--appendonly", "yes", "--appendfsync", "always")
+SENTINEL = """\
+port {port}
+dir {folder}
+requirepass watched
+sentinel monitor state 127.0.0.1 {primary} 1
+sentinel down-after-milliseconds state 500
+sentinel failover-timeout state 5000
+"""
+
+
+@dataclass
+class Watched:
+    """A primary with two replicas, and a Sentinel beside one that is gone."""
+
+    url: str
+    primary: Valkey
+    primary_port: int
+
+
+@asynccontextmanager
+async def watched(folder: Path) -> AsyncIterator[Watched]:
+    async with AsyncExitStack() as stack:
+        primary_port, port = free_port(), free_port()
+        primary = await stack.enter_async_context(valkey(*KEEPS, "--port", str(primary_port)))
+        for _ in range(2):
+            own = ("--port", str(free_port()), "--replicaof", f"127.0.0.1 {primary_port}")
+            await stack.enter_async_context(valkey(*KEEPS, *own))
+        configuration = folder / "sentinel.conf"
+        configuration.write_text(SENTINEL.format(port=port, folder=folder, primary=primary_port))
+        sentinel = await asyncio.create_subprocess_exec(
+            primary.program, configuration, "--sentinel", stdout=asyncio.subprocess.DEVNULL
+        )
+        stack.push_async_callback(sentinel.wait)
+        stack.callback(sentinel.terminate)
+        hosts = f"127.0.0.1:{free_port()},127.0.0.1:{port}"
+        asking = await stack.enter_async_context(Redis(port=port, password="watched"))
+
+        async def sees_replicas() -> bool:
+            with contextlib.suppress(RedisError):
+                return len(await asking.sentinel_slaves("state")) == 2
+            return False
+
+        await until(sees_replicas, "a Sentinel that knows both replicas")
+        yield Watched(f"redis+sentinel://{hosts}/state?sentinel_password=watched", primary, primary_port)
+
+
+async def judge(gateway: RunningGateway, answers: list[int], acknowledged: set[str]) -> None:
+    """Ask and judge, one request after another: none is refused, and feedback either acknowledged or not."""
+    async with gateway.http() as http:
+        while True:
+            body = {"model": "general", "messages": [{"role": "user", "content": "How many days has a week?"}]}
+            answer = await http.post("/v1/chat/completions", json=body)
+            answers.append(answer.status_code)
+            request = answer.headers["x-request-id"]
+            told = await http.post("/v1/feedback", json={"request_id": request, "metric": "correct", "value": True})
+            if told.status_code < 300:
+                acknowledged.add(request)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.invariant("What is acknowledged is on disk.")
+async def test_a_promoted_replica_has_all_that_was_acknowledged_and_the_gateway_goes_on(
+    configure: Configure, tmp_path: Path
+) -> None:
+    answers, acknowledged = list[int](), set[str]()
+    async with watched(tmp_path) as state:
+        redis: dict[str, Any] = {"replicas_acked_min": 1}
+        async with run_gateway(configure(redis_url=state.url, redis=redis)) as gateway:
+            judging = [asyncio.create_task(judge(gateway, answers, acknowledged)) for _ in range(4)]
+            await until(lambda: len(acknowledged) > 20 or any(task.done() for task in judging))
+            await state.primary.end(signal.SIGKILL)
+            before = len(acknowledged)
+            await until(lambda: len(acknowledged) > before + 20 or any(task.done() for task in judging))
+            for task in judging:
+                task.cancel()
+            ends = await asyncio.gather(*judging, return_exceptions=True)
+            assert [type(end) for end in ends] == [asyncio.CancelledError] * 4, ends
+            async with open_async_redis(state.url) as promoted:
+                entries = await promoted.xrange(STREAM_KEY)
+                assert promoted.connection_pool.master_address[1] != state.primary_port
+            archived = await archive_once(gateway.services.settings, gateway.services.meters)
+    assert set(answers) == {200}
+    stored = b" ".join(value for _, fields in entries for value in fields.values())
+    assert not [request for request in acknowledged if request.encode() not in stored]
+    assert archived is not None, "helper processes find the new primary, too"
+
+
+@pytest.mark.parametrize(
+    "address", ["redis+sentinel://h:26379", "redis+sentinel:///state", "redis+sentinel://h,/state"]
+)
+async def test_sentinels_without_a_name_or_host_are_refused(configure: Configure, tmp_path: Path, address: str) -> None:
+    with pytest.raises(StateError, match="HOST:PORT,HOST:PORT/PRIMARY"):
+        async with open_gateway(Settings(**configure(redis_url=address))):
+            pass
+
+
+def test_a_url_of_sentinels_says_how_they_and_redis_are_reached() -> None:
+    url = "rediss+sentinel://u:p%40ss@[::1]:1,two/state/3?ssl_ca_certs=%2Fca.pem&sentinel_password=own"
+    pool: Any = open_redis(url, socket_timeout=30).connection_pool
+    options = pool.connection_kwargs
+    assert (pool.service_name, options["username"], options["password"], options["db"]) == ("state", "u", "p@ss", 3)
+    assert (options["ssl_ca_certs"], options["socket_timeout"]) == ("/ca.pem", 30)
+    assert "sentinel_password" not in options
+    asked = [sentinel.connection_pool for sentinel in pool.sentinel_manager.sentinels]
+    kept = [each.connection_kwargs for each in asked]
+    assert [(each["host"], each["port"], each["password"]) for each in kept] == [
+        ("::1", 1, "own"),
+        ("two", 26379, "own"),
+    ]
+    assert {each["ssl_ca_certs"] for each in kept} == {"/ca.pem"}
+    assert all("SSL" in each.connection_class.__name__ for each in (pool, *asked))
+
+
+async def test_a_redis_cluster_is_refused_at_the_start_with_what_to_take(configure: Configure) -> None:
+    async with valkey(
+        "--port", str(free_port()), "--cluster-enabled", "yes", "--cluster-port", str(free_port())
+    ) as cluster:
+        async with Redis(unix_socket_path=str(cluster.socket)) as redis:
+            await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        settings = Settings(**configure(redis_url=cluster.url))
+        with pytest.raises(StateError, match=r"is a Cluster.*redis\+sentinel://"):
+            async with open_gateway(settings):
+                pass
+        found = [finding async for finding in check_state(settings)]
+    assert [finding.kind for finding in found if finding.check == "redis"] == ["problem"]
