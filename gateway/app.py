@@ -93,7 +93,7 @@ from gateway.state.redis import Lives, open_state, read_shared_secret
 from gateway.state.snapshot import Snapshot, SnapshotKeeper, object_store_of
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
-from monitoring.feedback import Coverage, FeedbackStore
+from monitoring.feedback import Coverage, FeedbackStore, WordSeals
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from router.embedding import EmbeddingError, load_deep
@@ -356,7 +356,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
             observers=Observers(),
             recent=recent,
             flow=flow,
-            feedback=feedback_of(settings, redis),
+            feedback=feedback_of(deployment, redis),
             coverage=Coverage(),
             meters=meters,
         )
@@ -443,10 +443,11 @@ async def _snapshot_keeper(
     return SnapshotKeeper(redis, deployed_of(settings), fixed, changed, damaged, deep, unsuited, registry)
 
 
-def feedback_of(settings: Settings, redis: Redis) -> FeedbackStore:
-    """Where feedback is kept, with its bounds."""
-    keep = settings.records
-    return FeedbackStore(redis, keep.retention_seconds, FEEDBACK_STREAM_MAX, keep.request_feedback_bytes_max)
+def feedback_of(deployment: Deployment, redis: Redis) -> FeedbackStore:
+    """Where feedback is kept, with its bounds, and the keys of its words, which a reload changes."""
+    keep = deployment.settings.records
+    seals = lambda: WordSeals(deployment.settings.texts.make_seals(), deployment.settings.list_class_tags())  # noqa: E731
+    return FeedbackStore(redis, keep.retention_seconds, FEEDBACK_STREAM_MAX, keep.request_feedback_bytes_max, seals)
 
 
 def upload_limits_of(settings: Settings) -> UploadLimits:

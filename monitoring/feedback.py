@@ -1,24 +1,37 @@
-"""Feedback: judgements on records. Acknowledged only once it is stored; stored once, however often it is sent."""
+"""Feedback: judgements on records. Acknowledged only once it is stored; stored once, however often it is sent.
+
+With keys in the settings its words are sealed like kept texts; what was stored before is read on, and sealed by
+`reseal`. Of its tags those that name classes stay plain too: monitors, which have no keys, count by them.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
 from redis.asyncio import Redis
 
 from monitoring.records import REPORTED, read_place
+from monitoring.texts import Sealable, Seals, Unsealable
 
 STREAM_KEY = "apprentice:feedback"
+WORDS: Mapping[str, Any] = MappingProxyType({"comment": None, "demonstration": None, "tags": None})
 STREAM_MAX = 1_000_000
+SEALED_KEY = "apprentice:feedback:sealed_by"
+"""The name of the key under which all feedback in Redis was found to lie, for a day."""
+SEALED_SECONDS = 86_400
+READ_AT_ONCE = 200
 Given = Literal["created", "same", "pending", "conflict", "unknown", "full"]
 FEEDBACK_PER_REQUEST_MAX = 200
 FEEDBACK_BYTES_PER_REQUEST_MAX = 1 << 20
 
 GIVE = """
+local known = {}
+for at = 13, #ARGV do known[ARGV[at]] = true end
 local index = redis.call('GET', KEYS[1])
 local mine = ARGV[4] == '*'
 if index then
@@ -31,7 +44,7 @@ if not mine or (not index and ARGV[5] ~= '1') then return {'unknown', '', 0, ''}
 if ARGV[11] == '0' then
   local last = redis.call('HGET', KEYS[5], ARGV[10])
   local id = last and string.match(last, '^[^\\n]*')
-  if id and string.sub(last, #id + 2) == ARGV[2] then return {'same', index or '', 0, id} end
+  if id and known[string.sub(last, #id + 2)] then return {'same', index or '', 0, id} end
 end
 local have = redis.call('HGET', KEYS[2], ARGV[1])
 if not have then  -- an earlier release kept it under its name alone
@@ -40,7 +53,7 @@ if not have then  -- an earlier release kept it under its name alone
   have = have and string.find(have, '"caller":"' .. caller .. '"', 1, true) and have
 end
 if have then
-  if string.match(have, '^[^\\n]*') == ARGV[2] then return {'same', index or '', 0, ARGV[1]} end
+  if known[string.match(have, '^[^\\n]*')] then return {'same', index or '', 0, ARGV[1]} end
   return {'conflict', index or '', 0, ''}
 end
 local bytes = tonumber(redis.call('HGET', KEYS[5], 'bytes') or '0') + #ARGV[3]
@@ -63,7 +76,20 @@ return {'pending', '', first, ARGV[1]}
 """
 
 
-class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
+RESEAL = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+local had, digest = string.match(ARGV[2], '^[^\\n]*'), string.match(ARGV[3], '^[^\\n]*')
+local latest = redis.call('HGETALL', KEYS[2])
+for at = 1, #latest, 2 do
+  local id = string.match(latest[at + 1], '^[^\\n]*')
+  if latest[at + 1] == id .. '\\n' .. had then redis.call('HSET', KEYS[2], latest[at], id .. '\\n' .. digest) end
+end
+"""
+"""ARGV: a judgement's name, as it was read, and sealed. One that was changed meanwhile stays."""
+
+
+class Feedback(Sealable, kw_only=True, omit_defaults=True):
     """One judgement. `value` is a boolean, a float or a category, as its metric declares; `at` in Unix seconds.
 
     `named` says that its giver named the id: another sending under it is then the same or a conflict. Without a name,
@@ -83,15 +109,43 @@ class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
     comment: str | None = None
     demonstration: Any = None
     tags: dict[str, str] | None = None
-    demonstration_digests: dict[str, str] = {}
+    demonstration_digests: dict[str, str] = msgspec.field(default_factory=dict)
     reviewed: bool = False
     reviewers: int = 1
     resolves: bool = False
 
-    def digest(self) -> str:
-        """The digest of the content: a second sending with the same one is the same feedback."""
+    def content(self) -> bytes:
+        """The content: a second sending with the same one is the same feedback."""
         content = (self.metric, self.value, self.rater, self.comment, self.demonstration, self.tags)
-        return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+        return msgspec.json.encode(content, order="sorted")
+
+
+@dataclass(frozen=True, slots=True)
+class WordSeals:
+    """The present keys, and the tags of feedback that stay plain."""
+
+    seals: Seals
+    class_tags: Set[str] = frozenset()
+
+    def close(self, feedback: Feedback, request: str) -> Feedback:
+        """The judgement with its words sealed under the present key, if there is one."""
+        closed = self.seals.close_words(feedback, _name(feedback, request), WORDS)
+        tags = {name: tag for name, tag in (feedback.tags or {}).items() if name in self.class_tags}
+        return closed if closed.key is None else msgspec.structs.replace(closed, tags=tags or None)
+
+    def read(self, feedback: Feedback, request: str) -> Feedback:
+        """The judgement with its words; where these can't be opened, without."""
+        return self.seals.read_words(feedback, _name(feedback, request), WORDS)
+
+    def reseal(self, feedback: Feedback, request: str) -> Feedback:
+        """The judgement with its words under the present key, itself where they are. Raises Unsealable."""
+        if self.seals.sealing in (None, feedback.key):
+            return feedback
+        return self.close(self.seals.open_words(feedback, _name(feedback, request), WORDS), request)
+
+
+def _name(feedback: Feedback, request: str) -> str:
+    return f"{request}\n{feedback.caller}\n{feedback.feedback_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +172,15 @@ class FeedbackStore:
         retention_seconds: int,
         stream_max: int,
         request_bytes_max: int = FEEDBACK_BYTES_PER_REQUEST_MAX,
+        seals: Callable[[], WordSeals] = lambda: WordSeals(Seals({}, None)),
     ) -> None:
-        """`request_bytes_max` bounds all judgements of one request together, as they are stored."""
+        """`request_bytes_max` bounds all judgements of one request together, as they are stored. `seals` gives the
+        present keys."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = retention_seconds * 1000
         self._request_bytes_max = request_bytes_max
         self._stream_max = stream_max
+        self._seals = seals
         self._give = redis.register_script(GIVE)
 
     async def give(self, request_id: str, feedback: Feedback, giver: str, young: bool) -> Receipt:
@@ -134,6 +191,8 @@ class FeedbackStore:
         may be acknowledged then.
         """
         own = f"{feedback.caller}\t"  # a name is its caller's: else one would be told what another has said
+        words = self._seals()
+        closed, digests = words.close(feedback, request_id), words.seals.make_digests(feedback.content())
         room = 1 + feedback.reviewed  # as much again as callers have: none can prevent that its request is reviewed
         status, index, first, feedback_id = await self._give(
             keys=[
@@ -145,8 +204,8 @@ class FeedbackStore:
             ],
             args=[
                 own + feedback.feedback_id,
-                feedback.digest(),
-                msgspec.json.encode(feedback),
+                digests[closed.key],
+                msgspec.json.encode(closed),
                 giver,
                 int(young),
                 self._retention_ms,
@@ -156,6 +215,7 @@ class FeedbackStore:
                 f"{feedback.metric}\t{feedback.caller}\t{feedback.rater or ''}",  # raters of two keys may share a name
                 int(feedback.named),
                 self._request_bytes_max * room,
+                *digests.values(),
             ],
         )
         _, of = read_place(index)
@@ -171,12 +231,46 @@ class FeedbackStore:
         async with self._redis.pipeline(transaction=False) as pipe:
             for request_id in request_ids:
                 pipe.hgetall(f"apprentice:feedback:{request_id}")
-            return [_read(raw) for raw in await pipe.execute()]
+            entries, words = await pipe.execute(), self._seals()
+        return [
+            sorted(read_entries(of.values(), request, words), key=lambda judgement: judgement.at)
+            for request, of in zip(request_ids, entries, strict=True)
+        ]
+
+    async def reseal(self) -> int:
+        """Seal the words of all feedback under the present key, as far as their own is known. Returns the number of
+        others. Once nothing was left to seal, it is looked for again after a day, or under the next key."""
+        words, unreadable, sealed = self._seals(), 0, 0
+        sealing = words.seals.sealing
+        if sealing is None or await self._redis.get(SEALED_KEY) == sealing.encode():
+            return 0
+        async for key in self._redis.scan_iter(match=f"{STREAM_KEY}:*", count=READ_AT_ONCE, _type="hash"):
+            request = key.decode().removeprefix(f"{STREAM_KEY}:")
+            if request.endswith(":latest"):
+                continue
+            for name, raw in (await self._redis.hgetall(key)).items():
+                try:
+                    _, giver, body = raw.split(b"\n", 2)
+                    feedback = msgspec.json.decode(body, type=Feedback)
+                    after = words.reseal(feedback, request)
+                except (Unsealable, ValueError, msgspec.DecodeError):
+                    unreadable += 1
+                    continue
+                if after is not feedback:
+                    sealed += 1
+                    digests = words.seals.make_digests(words.read(after, request).content())
+                    entry = b"\n".join((digests[after.key].encode(), giver, msgspec.json.encode(after)))
+                    await self._redis.eval(RESEAL, 2, key, f"{STREAM_KEY}:{request}:latest", name, raw, entry)
+        if sealed:
+            await self._redis.delete(SEALED_KEY)
+        else:
+            await self._redis.set(SEALED_KEY, sealing, ex=SEALED_SECONDS)
+        return unreadable
 
 
-def _read(entries: Mapping[bytes, bytes]) -> list[Feedback]:
-    feedback = [msgspec.json.decode(entry.split(b"\n", 2)[2], type=Feedback) for entry in entries.values()]
-    return sorted(feedback, key=lambda judgement: judgement.at)
+def read_entries(entries: Iterable[bytes], request: str, words: WordSeals) -> list[Feedback]:
+    """The judgements of a request as Redis has them."""
+    return [words.read(msgspec.json.decode(entry.split(b"\n", 2)[2], type=Feedback), request) for entry in entries]
 
 
 class Coverage:

@@ -1,4 +1,4 @@
-"""Erasure of comments, demonstrations and tags from feedback in Redis; the judgements stay.
+"""Erasure of comments, demonstrations and tags from feedback in Redis; the judgements stay. Sealing of its stream.
 
 An entry that is deleted from a stream stays in its bytes until all of its neighbours are deleted too. So the stream is
 written again under the same ids, and takes the place of the old one in one step.
@@ -6,17 +6,23 @@ written again under the same ids, and takes the place of the old one in one step
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
 import msgspec
 
-from monitoring.feedback import STREAM_KEY, Feedback
+from monitoring.feedback import SEALED_SECONDS, STREAM_KEY, Feedback, WordSeals
 from monitoring.text_stream import READ_MAX, read_pages
+from monitoring.texts import Unsealable
 
 PARTIAL_KEY = f"{STREAM_KEY}:partial"
-WORDS = ("comment", "demonstration", "demonstration_digests", "tags")
+STREAM_SEALED_KEY = f"{STREAM_KEY}:stream_sealed_by"
+"""The name of the key under which all of the stream was found to lie, for a day."""
+Change = Callable[[str, bytes], bytes | None]
+"""A request's feedback as it is to become; None: as it is."""
+WORDS = ("comment", "demonstration", "demonstration_digests", "tags", "key", "sealed")
 """The fields of feedback, and columns of the archive, that may hold texts."""
 
 TAKE_PLACE = """
@@ -47,17 +53,44 @@ def erase_feedback_words(redis: Any, requests: Set[str]) -> None:
             if (bare := _without_words(body)) is not None:
                 redis.delete(f"{key}:latest")
                 redis.hset(key, name, b"\n".join((b"", giver, bare)))
-    if any(_bare_body(fields, requests) is not None for _, fields in _entries(redis)):
-        _write_stream_again(redis, requests)
+    _change_stream(redis, lambda request, body: _without_words(body) if request in requests else None)
 
 
-def _write_stream_again(redis: Any, requests: Set[str]) -> None:
+def seal_stream(redis: Any, words: WordSeals) -> None:
+    """Seal the words in the stream under the present key, as far as their own is known. Once nothing was left to seal,
+    it is looked for again after a day, or under the next key. The archive is locked by the caller, as in an erasure."""
+
+    def reseal(request: str, body: bytes) -> bytes | None:
+        feedback = msgspec.json.decode(body, type=Feedback)
+        with suppress(Unsealable):  # who has its key can still read it
+            if (after := words.reseal(feedback, request)) is not feedback:
+                return msgspec.json.encode(after)
+        return None
+
+    sealing = words.seals.sealing
+    if sealing is None or redis.get(STREAM_SEALED_KEY) == sealing.encode():
+        return
+    if _change_stream(redis, reseal):
+        redis.delete(STREAM_SEALED_KEY)
+    else:
+        redis.set(STREAM_SEALED_KEY, sealing, ex=SEALED_SECONDS)
+
+
+def _change_stream(redis: Any, change: Change) -> bool:
+    """Write the stream again with the feedback that is to change; whether there was any."""
+    is_meant = any(_changed(fields, change) is not None for _, fields in _entries(redis))
+    if is_meant:
+        _write_stream_again(redis, change)
+    return is_meant
+
+
+def _write_stream_again(redis: Any, change: Change) -> None:
     redis.delete(PARTIAL_KEY)  # what a run that was killed has left
     last = b"0-0"
     pipe = redis.pipeline(transaction=False)
     for entry, fields in _entries(redis):
-        last, bare = entry, _bare_body(fields, requests)
-        pipe.xadd(PARTIAL_KEY, fields if bare is None else fields | {b"feedback": bare}, id=entry)
+        last, body = entry, _changed(fields, change)
+        pipe.xadd(PARTIAL_KEY, fields if body is None else fields | {b"feedback": body}, id=entry)
         if len(pipe) >= READ_MAX:
             pipe.execute()
     pipe.execute()
@@ -68,10 +101,12 @@ def _entries(redis: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
     return chain.from_iterable(read_pages(redis, STREAM_KEY))
 
 
-def _bare_body(fields: dict[bytes, bytes], requests: Set[str]) -> bytes | None:
-    """The entry's feedback without its words; None where it has none, or is of another request."""
-    is_meant = fields.get(b"request", b"").decode() in requests
-    return _without_words(fields[b"feedback"]) if is_meant else None
+def _changed(fields: dict[bytes, bytes], change: Change) -> bytes | None:
+    """The entry's feedback as it is to become; None: as it is, as where it can't be read."""
+    try:
+        return change(fields[b"request"].decode(), fields[b"feedback"])
+    except (KeyError, UnicodeDecodeError, msgspec.DecodeError):
+        return None
 
 
 def _without_words(body: bytes) -> bytes | None:
@@ -79,6 +114,5 @@ def _without_words(body: bytes) -> bytes | None:
     feedback = msgspec.json.decode(body, type=Feedback)
     if not any(getattr(feedback, name) for name in WORDS):
         return None
-    return msgspec.json.encode(
-        msgspec.structs.replace(feedback, comment=None, demonstration=None, demonstration_digests={}, tags=None)
-    )
+    bare = dict.fromkeys(WORDS) | {"demonstration_digests": {}}
+    return msgspec.json.encode(msgspec.structs.replace(feedback, **bare))

@@ -10,8 +10,9 @@ import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, list_files, read, read_span
-from monitoring.feedback import Feedback
+from monitoring.feedback import Feedback, WordSeals, read_entries
 from monitoring.ids import SHAPE, read_time
+from monitoring.texts import Seals
 
 CLOCK_SECONDS = 60.0
 """The clocks of a gateway and of Redis may differ by so much."""
@@ -20,15 +21,16 @@ AS_JSON = ("demonstration", "tags", "demonstration_digests")
 
 
 def read_feedback(
-    redis: Any, connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str]
+    redis: Any, connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str], seals: Seals
 ) -> dict[str, list[Feedback]]:
     """The feedback on these requests, each one's oldest first; those without any are left out. Raises RedisError and
     duckdb.Error."""
     pipe = redis.pipeline(transaction=False)
     for request in requests:
         pipe.hvals(f"apprentice:feedback:{request}")
+    words = WordSeals(seals)
     by_request = {
-        request: [msgspec.json.decode(raw.split(b"\n", 2)[2], type=Feedback) for raw in raws]
+        request: read_entries(raws, request, words)
         for request, raws in zip(requests, pipe.execute(), strict=True)
         if raws
     }
@@ -36,12 +38,16 @@ def read_feedback(
     since = min((read_time(request) for request in missing if SHAPE.fullmatch(request)), default=0.0) - CLOCK_SECONDS
     if missing and _archived_until(redis) > since:
         with storage.lock(redis, shared=True):
-            by_request |= _read_archived(connection, storage, missing, since)
+            by_request |= _read_archived(connection, storage, missing, since, words)
     return {request: sorted(entries, key=lambda feedback: feedback.at) for request, entries in by_request.items()}
 
 
 def _read_archived(
-    connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str], since: float
+    connection: duckdb.DuckDBPyConnection,
+    storage: ArchiveStorage,
+    requests: Sequence[str],
+    since: float,
+    words: WordSeals,
 ) -> dict[str, list[Feedback]]:
     try:
         listed = list(list_files(storage, ArchiveQuery("feedback", since)))
@@ -55,7 +61,7 @@ def _read_archived(
         rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     by_request: dict[str, list[Feedback]] = {}
     for row in rows:
-        by_request.setdefault(row["request"], []).append(feedback_of(row))
+        by_request.setdefault(row["request"], []).append(words.read(feedback_of(row), row["request"]))
     return by_request
 
 
@@ -79,3 +85,8 @@ def feedback_of(row: Mapping[str, Any]) -> Feedback:
     return msgspec.convert(
         {name: each for name, each in fields.items() if each is not None} | {"value": value}, Feedback
     )
+
+
+def write_json(value: Any) -> str | None:
+    """A value as a column of JSON has it; None where there is none."""
+    return None if value is None else msgspec.json.encode(value).decode()

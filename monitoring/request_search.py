@@ -128,7 +128,7 @@ def search(job: SearchJob) -> SearchResult:
 def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterator[dict[str, Any]]:
     """Those of a batch that are wanted also by label and text, with both."""
     ids = [hit.id for hit in batch]
-    feedback = read_feedback(reader.redis, reader.connection, reader.archive, ids)
+    feedback = read_feedback(reader.redis, reader.connection, reader.archive, ids, reader.seals)
     hits = [hit for hit in batch if job.query.label in (None, _label_value(_label_of(hit, feedback, job)))]
     texts = reader.of_requests([hit.id for hit in hits]) if job.query.with_texts or job.query.text else {}
     for hit in hits:

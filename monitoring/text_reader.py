@@ -38,7 +38,7 @@ class TextReader:
         """Texts that were left out: their key is not in the settings, or their bytes are damaged."""
         self._source = source
         self.archive = open_storage(source.folder, source.bucket)
-        self._seals = source.keys.seals()
+        self.seals = source.keys.seals()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -89,7 +89,7 @@ class TextReader:
         for row in rows:
             if row is not None:
                 try:
-                    yield self._seals.open(row)
+                    yield self.seals.open(row)
                 except Unsealable:
                     self.unreadable += 1
 

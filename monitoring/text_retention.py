@@ -1,7 +1,7 @@
 """The time for which kept texts stay in the archive: each task's days, and the days until a text must have a label.
 
 A file is written again without the texts that are due. A text that lies under an old key is sealed under the present
-one on the same way, and so are those that evaluations keep in Redis.
+one on the same way, and so are those that evaluations keep in Redis, and the words of feedback.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from monitoring.archive.merging import remove_spanned
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table, read, replace_part
 from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
+from monitoring.feedback import WORDS, WordSeals
+from monitoring.feedback_erasure import seal_stream
+from monitoring.feedback_reader import feedback_of, write_json
 from monitoring.texts import PRUNED_KEY, Seals, TextRetention, TextRow, Unsealable
 
 PRUNED_EVERY_SECONDS = 3600
@@ -41,9 +44,35 @@ def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetenti
             remove_spanned(storage, place.rpartition("/")[0])  # else these would count once the file is gone
             rewrite_part(storage, "texts", place, partial(_without_or_resealed, gone=frozenset(due), seals=seals))
             deleted += len(due)
-    if seals.sealing is not None:
-        _reseal_evaluations(redis, seals)
+        if seals.sealing is not None:
+            _reseal_evaluations(redis, seals)
+            _reseal_feedback(redis, connection, storage, WordSeals(seals, frozenset(retention.class_tags)))
     return deleted
+
+
+def _reseal_feedback(
+    redis: Any, connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, words: WordSeals
+) -> None:
+    """Seal words of feedback in its stream and in files under the present key, as far as their own is known."""
+    seal_stream(redis, words)
+    plain = " OR ".join(f'"{name}" IS NOT NULL' for name in WORDS)
+    query = (
+        f'SELECT DISTINCT "filename" FROM {find_table(storage, ArchiveQuery("feedback"), named=True)} '  # noqa: S608
+        f'WHERE ("key" IS NULL AND ({plain})) OR ("key" <> ? AND "key" IN (SELECT unnest(?)))'
+    )
+    for (name,) in connection.execute(query, [words.seals.sealing, list(words.seals.names)]).fetchall():
+        place = name.removeprefix(f"{storage.root}/")
+        remove_spanned(storage, place.rpartition("/")[0])
+        rewrite_part(storage, "feedback", place, partial(_resealed, words=words))
+
+
+def _resealed(row: dict[str, Any], words: WordSeals) -> dict[str, Any]:
+    try:
+        after = words.reseal(feedback_of(row), row["request"])
+    except Unsealable:  # who has its key can still read it
+        return row
+    texts = {name: write_json(getattr(after, name)) for name in ("demonstration", "tags")}
+    return row | texts | {name: getattr(after, name) for name in ("comment", "key", "sealed")}
 
 
 def _reseal_evaluations(redis: Any, seals: Seals) -> None:

@@ -2,16 +2,17 @@
 
 A text is redacted before it comes here. With keys in the settings it is sealed by AES-GCM before it leaves the
 gateway's memory: Redis, the spool and the archive hold what only a key can open. The request's id is sealed with it, so
-that no text can be put under another id.
+that no text can be put under another id. Words that people give are sealed likewise, as two fields of what they are in.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -94,10 +95,22 @@ PLAIN = tuple(name for name in TextRow.__struct_fields__ if name not in ("key", 
 SEALED = Conversation.__struct_fields__
 
 
+class Sealable(msgspec.Struct, kw_only=True):
+    """A value with words. Sealed, it has them in `sealed` under that `key`, and not in their fields; with a `key` alone
+    they could not be opened."""
+
+    key: str | None = None
+    sealed: str | None = None
+
+
+S = TypeVar("S", bound=Sealable)
+
+
 class Seals:
     """The keys of kept texts by name. New texts are sealed by the one that is named `sealing`; None: not sealed."""
 
     def __init__(self, keys: Mapping[str, bytes], sealing: str | None) -> None:
+        self._keys = dict(keys)
         self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
         self.names = tuple(keys)
         self.sealing = sealing
@@ -111,7 +124,7 @@ class Seals:
 
     def open(self, row: TextRow) -> KeptText:
         """Make the text of a row. Raises Unsealable."""
-        content = row.text.encode() if row.key is None else self._unseal(row)
+        content = row.text.encode() if row.key is None else self._unseal(row.text, row.key, row.request)
         try:
             conversation = msgspec.json.decode(content, type=Conversation)
         except msgspec.DecodeError as error:
@@ -124,20 +137,51 @@ class Seals:
         """Make the same row under the present key. Raises Unsealable."""
         return row if row.key == self.sealing else self.close(self.open(row))
 
-    def _seal(self, content: bytes, request: str) -> str:
+    def close_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
+        """The same with its words sealed under the present key, if there is one, and any words. `empty` are their
+        fields, each with its value where there are none; `of` names what they are of, and is sealed with them."""
+        words = {name: value for name in empty if (value := getattr(given, name)) != empty[name]}
+        if self.sealing is None or not words:
+            return given
+        sealed = self._seal(msgspec.json.encode(words), f"words\n{of}")
+        return msgspec.structs.replace(given, **empty, key=self.sealing, sealed=sealed)
+
+    def open_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
+        """The same with its words in their fields. Raises Unsealable."""
+        if given.key is None:
+            return given
+        words = msgspec.json.decode(self._unseal(given.sealed or "", given.key, f"words\n{of}"))
+        return msgspec.structs.replace(given, **{**empty, **words}, key=None, sealed=None)
+
+    def read_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
+        """The same with its words in their fields; where they can't be opened, without them."""
+        try:
+            return self.open_words(given, of, empty)
+        except Unsealable:
+            return msgspec.structs.replace(given, sealed=None)
+
+    def make_digests(self, content: bytes) -> dict[str | None, str]:
+        """The digests by which a content is known again, by key. That without a key lets words be guessed: it is for
+        what has none, or is not sealed."""
+        digests: dict[str | None, str] = {None: hashlib.sha256(content).hexdigest()}
+        for name, key in self._keys.items():
+            digests[name] = hashlib.blake2b(content, key=key, person=b"digest", digest_size=32).hexdigest()
+        return digests
+
+    def _seal(self, content: bytes, of: str) -> str:
         nonce = os.urandom(NONCE_BYTES)
-        sealed = self._ciphers[self.sealing or ""].encrypt(nonce, content, request.encode())
+        sealed = self._ciphers[self.sealing or ""].encrypt(nonce, content, of.encode())
         return base64.b64encode(nonce + sealed).decode()
 
-    def _unseal(self, row: TextRow) -> bytes:
-        cipher = self._ciphers.get(row.key or "")
+    def _unseal(self, text: str, key: str, of: str) -> bytes:
+        name, cipher = of.removeprefix("words\n").partition("\n")[0], self._ciphers.get(key)
         if cipher is None:
-            raise Unsealable(f"the text of {row.request} is sealed under the key {row.key!r}, which texts.keys lacks")
+            raise Unsealable(f"the text of {name} is sealed under the key {key!r}, which texts.keys lacks")
         try:
-            sealed = base64.b64decode(row.text, validate=True)
-            return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], row.request.encode())
+            sealed = base64.b64decode(text, validate=True)
+            return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], of.encode())
         except (InvalidTag, ValueError, binascii.Error) as error:
-            raise Unsealable(f"the text of {row.request} is not what the key {row.key!r} has sealed") from error
+            raise Unsealable(f"the text of {name} is not what the key {key!r} has sealed") from error
 
 
 class TextKeys(msgspec.Struct, frozen=True):
@@ -169,8 +213,12 @@ class TextDays(msgspec.Struct, frozen=True):
 
 
 class TextRetention(msgspec.Struct, frozen=True):
-    """The days of each task, and the keys. The texts of a task that is no longer configured stay for `other` days."""
+    """The days of each task, and the keys. The texts of a task that is no longer configured stay for `other` days.
+
+    `class_tags` are the tags of feedback that stay plain.
+    """
 
     tasks: dict[str, TextDays] = {}
     other: int = 366
     keys: TextKeys = TextKeys()
+    class_tags: list[str] = []

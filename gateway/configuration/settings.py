@@ -325,6 +325,10 @@ class Settings(BaseSettings):
         """The declared feedback metrics, as far as it matters to how bad a value is."""
         return {name: declared.metric() for name, declared in self.feedback_metrics.items()}
 
+    def list_class_tags(self) -> frozenset[str]:
+        """The tags of feedback that name classes, of all tasks."""
+        return frozenset(tag for task in self.tasks.values() if (tag := task.monitor.class_tag) is not None)
+
     def plan(self, task: str) -> Plan:
         """The terms on which a task's versions are watched."""
         task_settings = self.tasks[task]

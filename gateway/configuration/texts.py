@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr
 
 from gateway.configuration.sections import Name, Section
-from monitoring.texts import KEY_BYTES
+from monitoring.texts import KEY_BYTES, Seals
 
 KeptTexts = Literal["none", "share", "judged", "all"]
 REDACTIONS_GROUP = "apprentice.redaction"
@@ -52,6 +52,10 @@ class TextSettings(Section):
     def key_bytes(self) -> dict[str, bytes]:
         """The keys as AES-GCM takes them."""
         return {name: base64.b64decode(key.get_secret_value()) for name, key in self.keys.items()}
+
+    def make_seals(self) -> Seals:
+        """The keys as they are used."""
+        return Seals(self.key_bytes(), self.key)
 
 
 class TaskTextSettings(Section):

@@ -31,6 +31,7 @@ from monitoring.archive.tables import ROWS, Dataset, FeedbackRow, RecordRow, col
 from monitoring.buckets import Bucket
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
+from monitoring.feedback_reader import write_json
 from monitoring.helper_process import JobError, run_job
 from monitoring.records import REPORTED_STREAM_KEY, RecordIndex
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
@@ -269,20 +270,17 @@ def _feedback(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
         value_category=value if isinstance(value, str) else None,
         rater=feedback.rater,
         comment=feedback.comment,
-        demonstration=_as_text(feedback.demonstration),
-        tags=_as_text(feedback.tags),
-        demonstration_digests=_as_text(feedback.demonstration_digests or None),
+        demonstration=write_json(feedback.demonstration),
+        tags=write_json(feedback.tags),
+        demonstration_digests=write_json(feedback.demonstration_digests or None),
         reviewed=feedback.reviewed,
         reviewers=feedback.reviewers,
         resolves=feedback.resolves,
+        key=feedback.key,
+        sealed=feedback.sealed,
         entry=entry,
     )
     return feedback.at, msgspec.json.encode(row)
-
-
-def _as_text(value: Any) -> str | None:
-    """A value as JSON; None where there is none."""
-    return None if value is None else msgspec.json.encode(value).decode()
 
 
 def _sweep(storage: ArchiveStorage, retention_days: int, now: float) -> None:

@@ -42,7 +42,7 @@ class RecordRow(Record, kw_only=True, omit_defaults=False):
 
 
 class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """One judgement in the archive, with what is known of its record. Older files lack the last five fields."""
+    """One judgement in the archive, with what is known of its record. Older files lack the last seven fields."""
 
     request: str  # Id of its record.
     at: float  # Unix time when it was given.
@@ -63,6 +63,8 @@ class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
     reviewed: bool | None = None  # Whether a reviewer judged a drawn request.
     reviewers: int | None = None  # Reviewers who are asked of it.
     resolves: bool | None = None  # Whether its giver has seen all their answers.
+    key: str | None = None  # Key that sealed its words.
+    sealed: str | None = None  # Its words, sealed.
     entry: str | None = None  # Its place in the stream.
 
 

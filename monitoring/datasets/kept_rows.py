@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 from redis import Redis
 
 from monitoring.archive.storage import ArchiveStorage
@@ -22,7 +22,8 @@ from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
 from monitoring.datasets.similarity import COMPARED_MAX
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.forms import write_demonstration
-from monitoring.feedback import Feedback
+from monitoring.feedback import Feedback, WordSeals, read_entries
+from monitoring.feedback_reader import feedback_of
 from monitoring.labels.request_label import RequestLabel, find_label
 from monitoring.redis_address import open_redis
 from monitoring.text_reader import TextReader
@@ -62,9 +63,10 @@ def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
     with ExitStack() as stack:
         texts = stack.enter_context(TextReader(source.texts))
         redis = stack.enter_context(open_redis(source.texts.redis_url, socket_timeout=30))
-        archived = read_judgements(redis, texts.archive, task, first) if source.since is not None else {}
+        words = WordSeals(texts.seals)
+        archived = read_judgements(redis, texts.archive, task, first, words) if source.since is not None else {}
         for some in _in_parts(texts.of_task(task, first, source.until)):
-            judged = _judgements_of([text.request for text in some], redis, archived)
+            judged = _judgements_of([text.request for text in some], redis, archived, words)
             for text in some:
                 _take(text, judged.get(text.request, []), source, kept_rows)
             if len(kept_rows.rows) > rows_max:
@@ -96,7 +98,7 @@ def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
     return data_row_of(text.as_asked() | own, 0, SOURCE)
 
 
-def read_judgements(redis: Redis, storage: ArchiveStorage, task: str, since: float) -> Judged:
+def read_judgements(redis: Redis, storage: ArchiveStorage, task: str, since: float, words: WordSeals) -> Judged:
     """The archived judgements of a task's requests from a time on, by request. Raises duckdb.Error and OSError."""
     judgements: Judged = {}
     with (
@@ -113,8 +115,10 @@ def read_judgements(redis: Redis, storage: ArchiveStorage, task: str, since: flo
         cursor = connection.execute(f'SELECT {columns} FROM {table} WHERE "task" = ?', [task])  # noqa: S608 - our names
         while batch := cursor.fetchmany(AT_ONCE):
             for values in batch:
-                row = FeedbackRow(**dict(zip(names, values, strict=True)))
-                judgements.setdefault(row.request, []).append(_feedback_of(row))
+                row = dict(zip(names, values, strict=True))
+                feedback = words.read(feedback_of(row), row["request"])
+                feedback = replace(feedback, comment=None, tags=None)  # they would take most of the memory
+                judgements.setdefault(row["request"], []).append(feedback)
     return judgements
 
 
@@ -137,6 +141,8 @@ def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, kept
         kind = "demonstrated" if row.origin == "demonstrated" else kind
     elif not request:
         kind = "cut"
+    elif any(each.key for each in feedback):  # a right answer lies under a key that is not known here
+        kind = "unreadable"
     kept_rows.counts[kind] += 1
 
 
@@ -156,7 +162,7 @@ def _in_parts(texts: Iterator[KeptText]) -> Iterator[list[KeptText]]:
     yield some
 
 
-def _judgements_of(requests: Sequence[str], redis: Redis, archived: Judged) -> Judged:
+def _judgements_of(requests: Sequence[str], redis: Redis, archived: Judged, words: WordSeals) -> Judged:
     """All judgements of these requests: as Redis has them, and of the archive those that are not there any more."""
     with redis.pipeline(transaction=False) as pipe:
         for request in requests:
@@ -164,24 +170,8 @@ def _judgements_of(requests: Sequence[str], redis: Redis, archived: Judged) -> J
         replies: list[dict[bytes, bytes]] = pipe.execute() if requests else []
     judgements: Judged = {}
     for request, entries in zip(requests, replies, strict=True):
-        here = [msgspec.json.decode(value.split(b"\n", 2)[2], type=Feedback) for value in entries.values()]
+        here = read_entries(entries.values(), request, words)
         ids = {(each.caller, each.feedback_id) for each in here}
         others = [each for each in archived.get(request, []) if (each.caller, each.feedback_id) not in ids]
         judgements[request] = here + others
     return judgements
-
-
-def _feedback_of(row: FeedbackRow) -> Feedback:
-    values = [value for value in (row.value_boolean, row.value_float, row.value_category) if value is not None]
-    return Feedback(
-        feedback_id=row.feedback_id,
-        metric=row.metric,
-        value=values[0] if values else "",
-        at=row.at,
-        caller=row.caller,
-        rater=row.rater,
-        demonstration=None if row.demonstration is None else msgspec.json.decode(row.demonstration),
-        reviewed=bool(row.reviewed),
-        reviewers=row.reviewers or 1,
-        resolves=bool(row.resolves),
-    )

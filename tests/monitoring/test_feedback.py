@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from typing import Any
 
@@ -8,19 +9,25 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring.feedback import (
     FEEDBACK_PER_REQUEST_MAX,
+    SEALED_KEY,
     STREAM_KEY,
     Coverage,
     Feedback,
     FeedbackStore,
     Receipt,
+    WordSeals,
     handle_of,
 )
+from monitoring.feedback_erasure import STREAM_SEALED_KEY, seal_stream
 from monitoring.ids import RequestIds
 from monitoring.records import Record, RecordStream
+from monitoring.texts import Seals
+from tests.walks.review_world import find_in_redis
 
 IDS = RequestIds(b"secret")
 RETENTION_SECONDS = 3600
@@ -175,16 +182,127 @@ async def test_one_of_many_who_send_the_same_at_once_creates_it(store: FeedbackS
     assert sorted(given) == ["created"] + ["same"] * 19
 
 
+NAME = "Vanderbilt"
+WORDED: dict[str, Any] = {
+    "comment": f"{NAME} says no",
+    "demonstration": {"to": NAME},
+    "tags": {"class": "wool", "note": NAME},
+    "demonstration_digests": {"judge": "0badcafe"},
+}
+
+
+class Keys:
+    """A store whose keys change: those that are known, and the one that seals."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.store = FeedbackStore(redis, RETENTION_SECONDS, 1000, seals=lambda: self.words)
+        self.use(None)
+
+    def use(self, sealing: str | None, *others: str) -> None:
+        known = {name: name.encode().ljust(32) for name in (sealing, *others) if name is not None}
+        self.words = WordSeals(Seals(known, sealing), frozenset({"class"}))
+
+    async def give(self, request: str, feedback: Feedback) -> str:
+        return (await self.store.give(request, feedback, "caller1", young=False)).given
+
+
+@pytest.fixture
+def keys(redis: Redis) -> Keys:
+    return Keys(redis)
+
+
+async def test_sealed_words_are_in_no_byte_of_redis_and_known_again(keys: Keys, request_id: str, redis: Redis) -> None:
+    named, unnamed = judgement(**WORDED), judgement("f2", **WORDED, named=False, rater="bob")
+    keys.use("k1")
+    assert [await keys.give(request_id, each) for each in (named, unnamed, named)] == ["created", "created", "same"]
+    assert await keys.give(request_id, judgement("f3", **WORDED, named=False, rater="bob")) == "same"
+    plain = hashlib.sha256(named.content()).hexdigest()
+    assert await find_in_redis(redis, NAME.encode()) == await find_in_redis(redis, plain.encode()) == []
+    assert await keys.store.of(request_id) == [named, unnamed]
+    (_, entry), _ = await redis.xrange(STREAM_KEY)
+    given = msgspec.json.decode(entry[b"feedback"], type=Feedback)
+    assert (given.key, given.tags, given.demonstration_digests) == ("k1", {"class": "wool"}, {"judge": "0badcafe"})
+    assert await keys.give(request_id, judgement(**WORDED | {"comment": "no"})) == "conflict"
+
+
+async def test_words_of_before_or_under_an_old_key_come_under_the_present_one(
+    keys: Keys, request_id: str, redis: Redis
+) -> None:
+    feedback = [judgement(f"f{n}", **WORDED, named=n != 2, rater=f"r{n}") for n in range(3)] + [judgement("bare")]
+    assert [await keys.give(request_id, each) for each in feedback[:2]] == ["created"] * 2
+    keys.use("k1")
+    assert [await keys.give(request_id, each) for each in feedback[:3]] == ["same", "same", "created"]
+    assert await keys.give(request_id, feedback[3]) == "created"
+    assert await redis.get(SEALED_KEY) is None
+    for known in (("k1",), ("k2", "k1"), ("k1", "k2")):
+        keys.use(*known)
+        assert await keys.store.of(request_id) == feedback
+        assert await keys.store.reseal() == 0
+        assert await redis.get(SEALED_KEY) is None, "what gateways were writing meanwhile is looked for once more"
+        assert await keys.store.reseal() == 0
+        assert await redis.get(SEALED_KEY) == known[0].encode()
+        keys.use(known[0])
+        assert await keys.store.of(request_id) == feedback
+        assert [await keys.give(request_id, each) for each in feedback] == ["same"] * 4
+        hashes = [key for key in await find_in_redis(redis, NAME.encode()) if key != STREAM_KEY]
+        digests = await find_in_redis(redis, hashlib.sha256(feedback[0].content()).hexdigest().encode())
+        assert hashes == digests == []
+    keys.use("k1")
+    assert await keys.give(request_id, judgement("f9", **WORDED, named=False, rater="r2")) == "same"
+    assert 0 < await redis.pttl(f"apprentice:feedback:{request_id}") <= RETENTION_SECONDS * 1000
+
+
+async def test_words_under_a_lost_key_stay_and_stop_nothing(keys: Keys, request_id: str, redis: Redis) -> None:
+    keys.use("lost")
+    lost, plain = judgement("lost", **WORDED), judgement("plain", **WORDED, rater="bob")
+    await keys.give(request_id, lost)
+    keys.use(None)
+    await keys.give(request_id, plain)
+    key = f"apprentice:feedback:{request_id}"
+    before = await redis.hgetall(key)
+    keys.use("new")
+    assert await keys.store.reseal() == 1
+    after = await redis.hgetall(key)
+    assert {name for name in after if after[name] != before[name]} == {b"caller1\tplain"}
+    first, second = await keys.store.of(request_id)
+    assert (first.value, first.key, first.comment, first.tags) == (True, "lost", None, {"class": "wool"})
+    assert second == plain
+    keys.use("new", "lost")
+    assert await keys.store.of(request_id) == [lost, plain]
+
+
+async def test_the_stream_is_sealed_under_the_same_ids(
+    keys: Keys, request_id: str, redis: Redis, valkey_socket: str
+) -> None:
+    feedback = [judgement(f"f{n}", **WORDED, rater=f"r{n}") for n in range(2)]
+    await keys.give(request_id, feedback[0])
+    keys.use("k1")
+    await keys.give(request_id, feedback[1])
+    await redis.xadd(STREAM_KEY, {"request": "x"})
+    before = await redis.xrange(STREAM_KEY)
+    with Client(unix_socket_path=valkey_socket) as client:
+        keys.use("k2", "k1")
+        for _ in range(2):
+            seal_stream(client, keys.words)
+        assert client.get(STREAM_SEALED_KEY) == b"k2"
+    after = await redis.xrange(STREAM_KEY)
+    assert [entry for entry, _ in after] == [entry for entry, _ in before]
+    given = [msgspec.json.decode(fields[b"feedback"], type=Feedback) for _, fields in after[:2]]
+    assert [each.key for each in given] == ["k2", "k2"]
+    assert [keys.words.read(each, request_id) for each in given] == feedback
+    assert after[2] == before[2], "what nobody can read stays"
+
+
 @given(st.sampled_from([True, False, 0.0, 1.0, "true", "1"]), st.sampled_from([True, False, 0.0, 1.0, "true", "1"]))
 def test_values_of_different_kinds_are_different_judgements(one: Any, other: Any) -> None:
     same = (type(one), one) == (type(other), other)
-    assert (judgement(value=one).digest() == judgement(value=other).digest()) == same
+    assert (judgement(value=one).content() == judgement(value=other).content()) == same
 
 
 def test_the_order_of_keys_makes_no_other_judgement() -> None:
     one = judgement(tags={"a": "1", "b": "2"}, demonstration={"x": 1, "y": {"p": 1, "q": 2}})
     other = judgement(tags={"b": "2", "a": "1"}, demonstration={"y": {"q": 2, "p": 1}, "x": 1})
-    assert one.digest() == other.digest()
+    assert one.content() == other.content()
 
 
 def test_coverage_is_of_what_was_served() -> None:

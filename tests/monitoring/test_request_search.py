@@ -16,6 +16,7 @@ from monitoring.feedback import FeedbackStore
 from monitoring.feedback_reader import read_feedback
 from monitoring.request_search import RequestQuery, _candidates
 from monitoring.synced_files import lock_folder
+from monitoring.texts import Seals
 from tests.monitoring.test_archive import put
 from tests.monitoring.test_feedback import judgement
 from tests.monitoring.test_merging import archive_each, made_on
@@ -54,11 +55,11 @@ async def test_archived_feedback_is_listed_once_and_for_older_requests_alone(
     await FeedbackStore(redis, 3600, 1000).give(judged.id, judgement(), judged.caller, young=False)
     run(job)
     await redis.delete(f"apprentice:feedback:{judged.id}")
-    storage, newer = Watched(Path(job.folder)), made_on(-1).id
+    seals, storage, newer = Seals({}, None), Watched(Path(job.folder)), made_on(-1).id
     with Client(unix_socket_path=valkey_socket) as client, connect_duckdb() as connection:
         with lock_folder(Path(job.folder)):
-            assert read_feedback(client, connection, storage, [newer]) == {}
+            assert read_feedback(client, connection, storage, [newer], seals) == {}
         assert storage.listed == ()
-        (found,) = read_feedback(client, connection, storage, [newer, judged.id])[judged.id]
+        (found,) = read_feedback(client, connection, storage, [newer, judged.id], seals)[judged.id]
     assert found.feedback_id == "f1"
     assert len(storage.listed) == len(set(storage.listed)) == 2

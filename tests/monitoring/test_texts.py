@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgspec
@@ -19,8 +21,19 @@ from gateway.features.texts.redactors import redact_all
 from gateway.formats.conversation_texts import TEXT_BYTES_MAX
 from monitoring.archive.run import ArchiveJob, run
 from monitoring.archive.storage import FolderStorage
-from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, day_of, list_files, write_part
+from monitoring.archive.tables import (
+    ArchiveQuery,
+    FeedbackRow,
+    Nothing,
+    connect_duckdb,
+    day_of,
+    list_files,
+    write_part,
+)
 from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
+from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.feedback import Feedback, FeedbackStore, WordSeals
+from monitoring.feedback_reader import read_feedback
 from monitoring.redaction import mask_text
 from monitoring.text_reader import TextReader
 from monitoring.text_stream import ARCHIVED_MS, TextStream
@@ -38,7 +51,7 @@ from monitoring.texts import (
     TextSource,
     Unsealable,
 )
-from tests.monitoring.test_archive import AFTER_RENAME, BEFORE_RENAME, begun
+from tests.monitoring.test_archive import AFTER_RENAME, BEFORE_RENAME, begun, rows
 
 DAY_SECONDS = 86_400.0
 NOW = time.time()
@@ -242,6 +255,41 @@ async def test_texts_of_evaluations_under_an_old_key_come_under_the_present_one(
     job.texts = TextRetention({}, 366, keys(None, new=NEW))
     run(job)
     assert client.hgetall(key) == found, "nothing is unsealed where keys are no longer used"
+
+
+async def test_words_of_feedback_in_files_come_under_the_present_key(
+    redis: Redis, client: Client, job: ArchiveJob
+) -> None:
+    words: dict[str, Any] = {"comment": "A vase", "demonstration": {"of": "vase"}, "tags": {"class": "x", "to": "vase"}}
+    sealed, given = {"plain": keys(None), "old": keys("old", old=OLD), "lost": keys("lost", lost=OLD)}, []
+    for number, (name, of) in enumerate(sealed.items()):
+        given.append(Feedback(feedback_id=name, metric="correct", value=True, at=NOW + number, caller="c", **words))
+        seals = partial(WordSeals, of.seals(), frozenset({"class"}))
+        assert (await FeedbackStore(redis, 1000, 1000, seals=seals).give("r1", given[-1], "c", young=True)).given
+    job.texts = TextRetention({}, 366, keys("new", old=OLD, new=NEW), ["class"])
+    for entry in await redis.hvals("apprentice:feedback:r1"):
+        await redis.xadd(FEEDBACK_STREAM_KEY, {"request": "r1", "index": "", "feedback": entry.split(b"\n", 2)[2]})
+    await redis.delete("apprentice:feedback:r1")
+    client.set(PRUNED_KEY, b"")
+    run(job)
+    (path,) = Path(job.folder).rglob("feedback/*/*.parquet")
+    before = {row["feedback_id"]: row for row in rows([path])}
+    assert (before["plain"]["comment"], before["old"]["comment"]) == ("A vase", None)
+    client.delete(PRUNED_KEY)
+    run(job)
+    after = {row["feedback_id"]: row for row in rows([path])}
+    assert [(name, after[name]["key"]) for name in sealed] == [("plain", "new"), ("old", "new"), ("lost", "lost")]
+    assert {row["tags"] for row in after.values()} == {'{"class":"x"}'}
+    assert after["lost"] == before["lost"]
+    assert b"vase" not in path.read_bytes() + repr(client.xrange(FEEDBACK_STREAM_KEY)).encode()
+    stamp = path.stat().st_mtime_ns
+    client.delete(PRUNED_KEY)
+    run(job)
+    assert path.stat().st_mtime_ns == stamp, "what is sealed is left alone"
+    with connect_duckdb() as connection:
+        read = partial(read_feedback, client, connection, FolderStorage(Path(job.folder)), ["r1"])
+        assert read(keys("new", new=NEW).seals())["r1"][:2] == given[:2]
+        assert [each.comment for each in read(keys(None).seals())["r1"]] == [None] * 3
 
 
 def test_a_row_in_redis_is_the_row_of_the_archive() -> None:

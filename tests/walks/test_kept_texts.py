@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.live_folder import find_paths
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.test_erasures import holding
 
 SECRET = "The vase of jo@shop.example is broken"
 ASK = {"model": "returns", "messages": [{"role": "user", "content": SECRET}]}
@@ -75,6 +77,33 @@ async def test_with_a_key_no_word_is_in_redis_or_on_disk(
         await archive_once(gateway.services.settings, gateway.services.meters)
         assert (await kept(gateway, [request]))[request].messages == ASK["messages"]
     assert not [path for path in find_paths(tmp_path / "data") if path.is_file() and b"vase" in path.read_bytes()]
+
+
+async def test_with_a_key_no_word_that_people_give_is_in_redis_or_on_disk(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    word = "Vanderbilt-Oxenstierna"
+    said = {"metric": "correct", "value": False, "comment": word, "demonstration": {"to": word}, "tags": {"who": word}}
+    with tempfile.TemporaryDirectory(prefix="gw") as name:
+        settings = configure(data_folder=Path(name), redis_url=None, texts={"keys": {"k1": KEY}, "key": "k1"})
+        async with run_gateway(settings) as gateway:
+            services = gateway.services
+            await services.redis.config_set("rdbcompression", "no")
+            await gateway.place(make_adapter(1))
+            (request,) = await ask(gateway)
+            await until(lambda: not services.flow.pending)
+            async with gateway.http() as http:
+                answers = [await http.post("/v1/feedback", json={"request_id": request, **said}) for _ in range(2)]
+                assert [answer.status_code for answer in answers] == [201, 200]
+                await archive_once(services.settings, services.meters)
+                await services.redis.save()
+                assert holding(Path(name), word) == []
+                assert "dump.rdb" in holding(Path(name), request)
+                (given,) = (await http.get(f"/v1/requests/{request}")).json()["feedback"]
+                assert said.items() <= given.items()
+                await services.redis.delete(f"apprentice:feedback:{request}")
+                found = (await http.get("/v1/requests", params={"label": "wrong"})).json()["requests"]
+                assert [each["id"] for each in found] == [request]
 
 
 async def test_a_share_is_kept_or_none_by_the_requests_id_alone(

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.records.archiving import archive_once
 from gateway.features.reviews.reviews import Reviews
 from monitoring.audit import STREAM
 from monitoring.feedback import STREAM_KEY, Feedback
@@ -428,11 +429,14 @@ async def test_with_a_key_no_word_of_a_review_is_in_redis_from_its_draw_to_its_e
             assert (await http.post("/v1/feedback", json=told["examples"][1])).status_code == 201
         assert await find_in_redis(gateway.services.redis, b"samovar") == []
         held = await find_in_redis(gateway.services.redis, b'"key":"k1"')
-    assert held == ["apprentice:gold", f"apprentice:review:{second}", f"apprentice:reviewed:{first}"]
+    texts = ["apprentice:gold", f"apprentice:review:{second}", f"apprentice:reviewed:{first}"]
+    assert held == ["apprentice:feedback", f"apprentice:feedback:{first}", *texts]
     config["texts"] = {"keys": {"k1": keys[1], "k2": keys[2]}, "key": "k2"}
     async with run_gateway(config) as gateway, asyncio.timeout(WAIT_SECONDS):
-        while await find_in_redis(gateway.services.redis, b'"key":"k1"'):
+        while await find_in_redis(gateway.services.redis, b'"key":"k1"') not in ([], ["apprentice:feedback"]):
             await asyncio.sleep(0.05)
+        await archive_once(gateway.services.settings, gateway.services.meters)
+        assert await find_in_redis(gateway.services.redis, b'"key":"k1"') == []
     config["texts"] = {"keys": {"k2": keys[2]}, "key": "k2"}
     async with run_gateway(config) as gateway, gateway.http() as http:
         (question,) = (await http.get("/admin/v1/reviews/returns/gold")).json()["questions"]

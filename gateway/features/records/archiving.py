@@ -103,7 +103,8 @@ def text_retention_of(settings: Settings) -> TextRetention:
         )
         for name, task in settings.tasks.items()
     }
-    return TextRetention(tasks, settings.records.archive_retention_days, text_keys_of(settings))
+    days, class_tags = settings.records.archive_retention_days, sorted(settings.list_class_tags())
+    return TextRetention(tasks, days, text_keys_of(settings), class_tags)
 
 
 def text_keys_of(settings: Settings) -> TextKeys:

@@ -77,12 +77,12 @@ async def keep_reviewing(reviews: Reviews) -> None:
 
 
 async def seal_again(reviews: Reviews) -> None:
-    """Seal the texts of all reviews and gold questions under the present key. Raises RedisError."""
-    unreadable = await reviews.gold.reseal()
+    """Seal the texts of all reviews, gold questions and feedback under the present key. Raises RedisError."""
+    unreadable = await reviews.gold.reseal() + await reviews.services.feedback.reseal()
     for task in reviews.services.settings.tasks:
         unreadable += await reviews.store.reseal(task)
     if unreadable:
-        log.warning("the texts of %d reviews and gold questions can't be read: texts.keys lacks theirs", unreadable)
+        log.warning("the texts of %d reviews and judgements can't be read: texts.keys lacks their keys", unreadable)
 
 
 async def _keep_one_by_one(reviews: Reviews) -> None:

@@ -46,5 +46,5 @@ class Texts:
             name: load_redaction(texts.redaction, settings.texts.phone_region) for name, texts in kept_texts.items()
         }
         self.shares = {name: texts.share if texts.keep == "share" else 1.0 for name, texts in kept_texts.items()}
-        self.seals = Seals(settings.texts.key_bytes(), settings.texts.key)
+        self.seals = settings.texts.make_seals()
         self._read_from = settings
