@@ -10,10 +10,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal
 
 import msgspec
+from pydantic import BaseModel
 
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
@@ -168,30 +169,27 @@ class Siblings:
             await asyncio.sleep(LOOK_SECONDS)
 
     def part_of(self, settings: Settings) -> Settings:
-        """The settings with this process's part of the bounds that are the gateway's; all parts add up to each.
+        """The settings with this process's part of the bounds that are the gateway's; all parts add up to each, but
+        one that nobody has set is 1 or more in each process.
 
-        Raises SettingsError where a bound is less than the number of processes.
+        Raises SettingsError where a bound is set to less than the number of processes.
         """
         if self.count == 1:
             return settings
-        limits, records = settings.limits, settings.records
-        return settings.model_copy(
-            update={
-                "limits": limits.model_copy(
-                    update={name: self._part("limits", name, getattr(limits, name)) for name in PARTED_LIMITS}
-                ),
-                "records": records.model_copy(
-                    update={name: self._part("records", name, getattr(records, name)) for name in PARTED_RECORDS}
-                ),
-            }
-        )
+        parts = {"limits": PARTED_LIMITS, "records": PARTED_RECORDS}
+        return settings.model_copy(update={section: self._part(settings, section, parts[section]) for section in parts})
 
-    def _part(self, section: str, name: str, whole: int) -> int:
-        if whole < self.count and name not in MAY_BE_NONE:
-            raise SettingsError(
-                f"{section}.{name} is {whole}, too little for {self.count} processes: raise it, or run fewer."
-            )
-        return whole // self.count + (self.number < whole % self.count)
+    def _part(self, settings: Settings, name: str, parted: Iterable[str]) -> BaseModel:
+        section: BaseModel = getattr(settings, name)
+        parts = {}
+        for key in parted:
+            whole, least = getattr(section, key), 0 if key in MAY_BE_NONE else 1
+            if whole < least * self.count and key in section.model_fields_set:
+                raise SettingsError(
+                    f"{name}.{key} is {whole}, too little for {self.count} processes: raise it, or run fewer."
+                )
+            parts[key] = max(least, whole // self.count + (self.number < whole % self.count))
+        return section.model_copy(update=parts)
 
     async def _listen(self, channel: Channel, parent_ended: Callable[[], None]) -> None:
         while (message := await channel.receive()) is not None:

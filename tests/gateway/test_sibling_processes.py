@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.configuration.settings import Settings
+from gateway.configuration.settings import PROCESSES_MAX, Settings
 from gateway.errors import SettingsError
-from gateway.sibling_processes import PARTED_LIMITS, PARTED_RECORDS, Siblings
+from gateway.sibling_processes import MAY_BE_NONE, PARTED_LIMITS, PARTED_RECORDS, Siblings
 from serving.shared_memory import SharedMemory
 
 POOLS = {"general": {"base_model": "large", "replicas": [{"name": "general-0", "url": "http://127.0.0.1:1"}]}}
@@ -36,6 +36,12 @@ def test_a_bound_less_than_the_processes_is_refused_by_name() -> None:
     settings = Settings(pools=POOLS, limits={"uploads_max": 1}, general_pool="general")
     with pytest.raises(SettingsError, match=r"limits.uploads_max is 1, too little for 2 processes"):
         parts(settings, 2)
+
+
+def test_without_settings_a_gateway_starts_with_as_many_processes_as_it_may() -> None:
+    found = parts(Settings(pools=POOLS, general_pool="general"), PROCESSES_MAX)
+    for name in {*PARTED_LIMITS} - MAY_BE_NONE:
+        assert min(getattr(part.limits, name) for part in found) >= 1
 
 
 async def test_a_process_alone_asks_nobody_and_waits_for_nobody() -> None:
