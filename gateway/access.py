@@ -14,8 +14,9 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from redis.exceptions import RedisError
 
-from gateway.callers import Caller, Role, admit, identify, require
+from gateway.callers import Caller, admit, identify, require
 from gateway.errors import Problem
+from gateway.roles import Role
 from gateway.server.exchange import Exchange
 from gateway.services import Services
 from gateway.state.snapshot import Snapshot

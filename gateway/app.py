@@ -30,7 +30,7 @@ from gateway.admin import fleet, keys, state
 from gateway.admin import reload_endpoints as reload
 from gateway.admin.audit_head_job import keep_audit_head, key_of
 from gateway.background.jobs import Job, run_jobs
-from gateway.callers import ADDRESSES, Caller, KnownKeys, digest_of, identify, new_key, split_key
+from gateway.callers import Caller, KnownKeys, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
 from gateway.console.routes import list_console_routes
 from gateway.current_configuration import Deployment, bounds_of, caps_of, deployed_of
@@ -74,6 +74,7 @@ from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.openapi import complete_document
 from gateway.path.request_path import note_refused, walk
+from gateway.roles import ADDRESSES
 from gateway.server.asgi import answer_with, scope_of
 from gateway.server.cors import make_preflight_routes
 from gateway.server.exchange import Exchange

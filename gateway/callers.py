@@ -9,31 +9,16 @@ import secrets
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
 from gateway.errors import Problem
+from gateway.roles import ADDRESSES, FOR_ROLE, Role
 
 if TYPE_CHECKING:  # the command line loads this module, and no policy
     from router.policy import UnknownFields
 
-Role = Literal["caller", "operator", "admin", "reviewer", "sidecar"]
-ROLES: tuple[Role, ...] = get_args(Role)
-ADDRESSES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
-    {
-        "sidecar": ("/admin/v1/store/",),
-        "reviewer": ("/v1/reviews/", "/v1/feedback", "/v1/evaluations/", "/admin/v1/reviews", "/console"),
-    }
-)
-"""Roles that are let in at addresses which begin so, and nowhere else."""
-FOR_ROLE: Mapping[Role, str] = MappingProxyType(
-    {
-        "sidecar": "A sidecar's key fetches adapters from the store, and nothing else.",
-        "reviewer": "A reviewer judges what /v1/reviews/next or the console gives, and nothing else.",
-    }
-)
 PREFIX = "sk-app-"
 PUBLIC_LENGTH = 12
 ALPHABET = string.ascii_lowercase + string.digits

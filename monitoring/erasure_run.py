@@ -20,7 +20,7 @@ import msgspec
 from monitoring.archive.merging import remove_all_spanned
 from monitoring.archive.run import ArchiveReport, write_all
 from monitoring.archive.storage import open_storage
-from monitoring.buckets import Bucket
+from monitoring.bucket_storage import Bucket
 from monitoring.erasure import (
     ErasedSet,
     erase_from_sets,

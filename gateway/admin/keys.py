@@ -13,7 +13,7 @@ from pydantic import Field
 
 from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, services_of
 from gateway.audit import begin_audited_step
-from gateway.callers import PUBLIC_LENGTH, Caller, CallerLimits, Former, Role, join_key, limits_of, new_key, new_secret
+from gateway.callers import PUBLIC_LENGTH, Caller, CallerLimits, Former, join_key, limits_of, new_key, new_secret
 from gateway.console.sessions import ENDS
 from gateway.errors import Problem
 from gateway.four_eyes import (
@@ -23,6 +23,7 @@ from gateway.four_eyes import (
     see_that_it_may_change,
 )
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
+from gateway.roles import Role
 from gateway.services import Services
 from gateway.state.redis import read_redis_time
 from router.policy import AUTO, UnknownFields

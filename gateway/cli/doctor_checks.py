@@ -85,7 +85,7 @@ async def check_archive(settings: Settings) -> DoctorFinding:
     """Check that the archive's folder can be written, or its bucket be listed and nothing is left in its former folder.
     Nothing is written into the bucket."""
     from monitoring.archive.bucket import list_days
-    from monitoring.buckets import BucketError
+    from monitoring.bucket_storage import BucketError
 
     bucket = settings.archive_bucket
     if bucket is None:

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.callers import Role
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
 from gateway.cli.tables import Row, format_time, tell_warnings
+from gateway.roles import Role
 
 keys = typer.Typer(help="Make, list, change, rotate and revoke API keys.", no_args_is_help=True)
 LIMITS = "Limits"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gateway.errors import SettingsError
 from gateway.formats.fields import ALLOWABLE
-from monitoring.buckets import BUCKET_ADDRESS
+from gateway.roles import Role
+from monitoring.bucket_storage import BUCKET_ADDRESS
 from router.policy import TokensOver, UnknownFields
 from serving.service_account import ServiceAccount
 from serving.tls import FreshContext, TlsError, TlsFiles
@@ -176,6 +178,11 @@ class OidcSettings(Section):
     operators: tuple[str, ...] = Field((), description="Its values of operators.")
     reviewers: tuple[str, ...] = Field((), description="Its values of reviewers.")
     owner_claim: str = Field("email", description="Claim with the owner.")
+
+    @property
+    def by_role(self) -> Mapping[Role, tuple[str, ...]]:
+        """The values of each role."""
+        return {"admin": self.admins, "operator": self.operators, "reviewer": self.reviewers}
 
 
 class ConsoleSettings(Section):

@@ -45,7 +45,7 @@ from gateway.configuration.texts import TextSettings
 from gateway.configuration.tracing import TracingSettings
 from gateway.configuration.training import TrainingSettings
 from gateway.errors import SettingsError
-from monitoring.buckets import Bucket
+from monitoring.bucket_storage import Bucket
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.plan import Plan
 from router.policy import AttemptLimits, CacheIsolation

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from starlette.responses import Response
 
-from gateway.callers import LIMIT_NAMES, ROLES
+from gateway.callers import LIMIT_NAMES
 from gateway.console.admin_api import Declined, fill_address
 from gateway.console.signed_in_request import Visit
+from gateway.roles import ROLES
 from gateway.server.listener import CONSOLE
 
 Kind = Literal["text", "number", "percent", "choice", "list", "moment"]

@@ -5,23 +5,22 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.callers import Caller, Role
+from gateway.callers import Caller
 from gateway.configuration.sections import OidcSettings
+from gateway.roles import RANKS, find_role
 from gateway.state.redis import read_redis_time
 from serving.object_store import ObjectStore
 
 ROOT = "apprentice:console:session:"
 ENDS = "console_ends"
 """The objects that say until when the sessions of a key or a person were ended by an admin."""
-ROLES: tuple[Role, ...] = ("reviewer", "operator", "admin")
-"""The roles whose people may sign in."""
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +34,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
 
     def caller(self, settings: OidcSettings | None) -> Caller | None:
         """The caller as whom the person acts, with the role that the settings give now; None: they give none."""
-        role = None if settings is None else find_role(settings, self.values)
+        role = None if settings is None else find_role(self.values, settings.by_role)
         return None if role is None else Caller(self.public, self.name, role, "", frozenset({"*"}), owner=self.owner)
 
 
@@ -59,7 +58,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         if self.person is not None:
             return self.person.caller(settings)
         caller = callers.get(self.public)
-        if caller is None or caller.role not in ROLES or caller.pending is not None:
+        if caller is None or caller.role not in RANKS or caller.pending is not None:
             return None
         has_expired = caller.expires_at is not None and caller.expires_at <= now_unix
         return None if has_expired or not caller.accepts(self.secret_digest, now_unix) else caller
@@ -114,16 +113,6 @@ class Sessions:
     async def end(self, token: str) -> None:
         """End a session."""
         await self._redis.delete(_name(token))
-
-
-def find_role(settings: OidcSettings, values: Collection[str]) -> Role | None:
-    """The role of who has these values at the provider; None: no role."""
-    ranks: tuple[tuple[Role, tuple[str, ...]], ...] = (
-        ("admin", settings.admins),
-        ("operator", settings.operators),
-        ("reviewer", settings.reviewers),
-    )
-    return next((role for role, named in ranks if not frozenset(named).isdisjoint(values)), None)
 
 
 def match_tokens(token: object, expected: str) -> bool:

@@ -11,9 +11,10 @@ from starlette.responses import RedirectResponse, Response
 from gateway.audit import enter_event
 from gateway.callers import Caller, digest_of, identify, require, split_key
 from gateway.console.admin_api import Declined
-from gateway.console.sessions import ROLES, Person, match_tokens
+from gateway.console.sessions import Person, match_tokens
 from gateway.console.signed_in_request import COOKIE, Console, Visit, read_form, see_that_it_is_ours, validate_path
 from gateway.errors import Problem
+from gateway.roles import RANKS
 from gateway.server.listener import CONSOLE
 
 FORM_COOKIE = "apprentice_console_form"
@@ -38,7 +39,7 @@ async def begin_session(console: Console, request: Request) -> Response:
             raise Declined(403, "csrf", "This page was open for too long. Try again.")
         services = console.services
         key = fields.get("key", "")
-        caller = require(identify(services.snapshot.current.callers, f"Bearer {key}", time.time(), CONSOLE), *ROLES)
+        caller = require(identify(services.snapshot.current.callers, f"Bearer {key}", time.time(), CONSOLE), *RANKS)
         _, secret = split_key(key) or ("", "")
         return await open_session(console, caller, to, digest_of(secret))
     except Declined as refused:

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from monitoring.archive.lock import ArchiveLock
-from monitoring.buckets import Bucket, BucketError, open_bucket, translate_errors
+from monitoring.bucket_storage import Bucket, BucketError, open_bucket, translate_errors
 from monitoring.helper_process import run_job
 
 BLOCK_BYTES = 1 << 20

@@ -28,7 +28,7 @@ from redis.exceptions import RedisError
 from monitoring.archive.merging import merge_parts
 from monitoring.archive.storage import ArchiveStorage, open_storage
 from monitoring.archive.tables import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
-from monitoring.buckets import Bucket
+from monitoring.bucket_storage import Bucket
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
 from monitoring.feedback_reader import write_json

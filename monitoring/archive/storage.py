@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from monitoring.archive.bucket import BucketStorage
-from monitoring.buckets import Bucket
+from monitoring.bucket_storage import Bucket
 from monitoring.synced_files import lock_folder, sync
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.buckets import Bucket
+from monitoring.bucket_storage import Bucket
 
 
 class LabelledText(msgspec.Struct, frozen=True):

@@ -16,7 +16,8 @@ from monitoring.datasets.rows import list_requests, name_requests
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits
 from monitoring.helper_process import run_job
 from monitoring.synced_files import lock_folder
-from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, draw_rows, read_rows, rehearse, split_heldout
+from monitoring.training.rehearsal import rehearse
+from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, draw_rows, read_rows, split_heldout
 
 ROWS_FILE = "rows.jsonl"
 HELDOUT_FILE = "heldout.jsonl"

@@ -1,25 +1,18 @@
-"""The rows of a training: a held-out part that shares no group with the rest, and rehearsal of older rows. Pure."""
+"""The rows of a training: a held-out part that shares no group with the rest. Pure."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from monitoring.datasets.selection import Groups
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, write_canonically
-from monitoring.evaluation.leaks import LeakFinder, get_request
 
 HELDOUT_ROWS_MAX = 400
 """Held-out rows that stop a training early: more would take longer than they tell."""
 PIECE_BYTES = 1 << 20
-REFUTED_ROWS_MIN = 5
-"""Rows that have to reject an answer before it counts as refuted."""
-REFUTED_RATIO_MIN = 4
-"""Rows that reject a refuted answer, for each that expects it."""
 
 
 def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
@@ -31,25 +24,9 @@ def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
     return rows + reader.end()
 
 
-def find_refuted(rows: Sequence[Row]) -> frozenset[str]:
-    """Answers that rows reject far more often than they expect them: what was right before, and is not now.
-
-    None where most rows reject an answer, as where callers report errors alone: then nobody says what is right still.
-    """
-    rejected = Counter(row.rejected for row in rows if row.rejected)
-    if 2 * rejected.total() > len(rows):
-        return frozenset()
-    expected = Counter(row.expected for row in rows)
-    return frozenset(
-        answer
-        for answer, count in rejected.items()
-        if count >= REFUTED_ROWS_MIN and count >= REFUTED_RATIO_MIN * expected[answer]
-    )
-
-
 def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """The rows to train on, and about this share of their groups held out. No group and no request is in both."""
-    joined = Groups([[("group", str(row.group)), ("request", _request_of(row))] for row in rows])
+    joined = Groups([[("group", str(row.group)), ("request", make_request_key(row))] for row in rows])
     of_rows = [joined.first_of(at) for at in range(len(rows))]
     groups = sorted(set(of_rows))
     count = min(round(share * len(groups)), len(groups) - 1)
@@ -66,22 +43,6 @@ def draw_rows(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
     return [rows[at] for at in sorted(places)]
 
 
-def rehearse(rows: Sequence[Row], heldout: Sequence[Row], older: Sequence[Row], share: float, seed: int) -> list[Row]:
-    """Older rows to train on beside `rows`, so that they are this share of all.
-
-    `older` has the newest first, and of one request the newest row counts. A request that is in the new rows, or is in
-    the held-out ones or near one of these, is left out; so is a row with an answer that these refute.
-    """
-    newer = [*rows, *heldout]
-    refuted, requests = find_refuted(newer), {_request_of(row) for row in newer}
-    valid = (row for row in reversed(older) if row.expected not in refuted)
-    unknown = {request: row for row in valid if (request := _request_of(row)) not in requests}
-    pool, finder = list(unknown.values()), LeakFinder(map(get_request, heldout))
-    order = random.Random(seed).sample(range(len(pool)), len(pool))  # noqa: S311 - a repeatable draw, no secret
-    unlike = (at for at in order if finder.find(get_request(pool[at])) is None)
-    return [pool[at] for at in sorted(islice(unlike, round(share / (1 - share) * len(rows))))]
-
-
 def as_line(row: Row, source: str) -> dict[str, Any]:
     """A row as the trainer reads it, with the names by which an erasure finds it. `source` keeps groups of several
     files apart."""
@@ -92,5 +53,6 @@ def as_line(row: Row, source: str) -> dict[str, Any]:
     return {"messages": [*row.messages, {"role": "assistant", "content": row.expected}], **own}
 
 
-def _request_of(row: Row) -> str:
+def make_request_key(row: Row) -> str:
+    """The request of a row: rows that ask the same have the same."""
     return write_canonically([row.messages, row.prompt])

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from gateway import callers
 from gateway.callers import (
-    ROLES,
     Caller,
     CallerLimits,
     Former,
@@ -24,6 +23,7 @@ from gateway.callers import (
     split_key,
 )
 from gateway.errors import Problem
+from gateway.roles import ROLES
 
 NOW = 1_800_000_000.0
 CHAT = "/v1/chat/completions"

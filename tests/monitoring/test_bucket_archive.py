@@ -24,7 +24,7 @@ from monitoring.archive.merging import LOOKED_KEY
 from monitoring.archive.run import ArchiveJob, ArchiveReport
 from monitoring.archive.storage import ArchiveStorage, open_storage
 from monitoring.archive.tables import ArchiveQuery
-from monitoring.buckets import Bucket, BucketError, open_bucket
+from monitoring.bucket_storage import Bucket, BucketError, open_bucket
 from monitoring.erasure_run import ErasureJob, erase
 from monitoring.helper_process import ERROR_MARK
 from monitoring.records import STREAM_KEY

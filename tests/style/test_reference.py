@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from gateway.app import build_app
-from gateway.callers import Role
 from gateway.configuration.settings import load_settings
 from gateway.errors import ERRORS
 from gateway.features.requests.explanation import REASON_WORDS
 from gateway.formats.format_table import FORMATS
 from gateway.formats.hot_schemas import ANSWER_HEADERS
+from gateway.roles import Role
 from monitoring.archive.tables import FeedbackRow
 from monitoring.metric_table import METRICS
 from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecord, Record

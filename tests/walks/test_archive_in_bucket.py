@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.features.records.archiving import archive_once
-from monitoring.buckets import Bucket
+from monitoring.bucket_storage import Bucket
 from monitoring.records import STREAM_KEY
 from tests.fakes.sources import give_credentials, s3_server
 from tests.gateway.cli.conftest import run

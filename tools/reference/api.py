@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gateway.app import build_app
-from gateway.callers import Role
 from gateway.configuration.settings import load_settings
 from gateway.formats.fields import (
     ALLOWABLE,
@@ -18,6 +17,7 @@ from gateway.formats.fields import (
 )
 from gateway.formats.format_table import FORMATS
 from gateway.formats.hot_schemas import ANSWER_HEADERS, HOT_HEADERS
+from gateway.roles import Role
 from tools.reference.markdown import Row, code, codes, page, sentence, table
 from tools.reference.schema import without_null
 

@@ -1,4 +1,4 @@
-"""Buckets: S3 and Google Storage (monitoring/buckets.py)."""
+"""Buckets: S3 and Google Storage (monitoring/bucket_storage.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from monitoring.buckets import Bucket, BucketError, open_bucket, translate_errors
+from monitoring.bucket_storage import Bucket, BucketError, open_bucket, translate_errors
 from serving.adapters.sources.fetch_job import FetchSettings
 from serving.adapters.sources.source import BrokenOff, Listing, RemoteFile, SourceError
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from monitoring.buckets import BUCKET_ADDRESS, PART
+from monitoring.bucket_storage import BUCKET_ADDRESS, PART
 from serving.adapters.errors import quote_name
 from serving.adapters.sources.source import SourceError
 

@@ -14,7 +14,8 @@ from msgspec import structs
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row
 from monitoring.training.loss_plot import draw_losses
 from monitoring.training.preparation import Preparation, PreparationJob, prepare
-from monitoring.training.rows import find_refuted, rehearse, split_heldout
+from monitoring.training.rehearsal import find_refuted, rehearse
+from monitoring.training.rows import split_heldout
 
 
 def rows_of(groups: list[int], answer: str = "yes") -> list[Row]:

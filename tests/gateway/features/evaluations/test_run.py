@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.features.evaluations.run import _compare_with_production
-from monitoring.buckets import Bucket
+from monitoring.bucket_storage import Bucket
 from monitoring.datasets.build_job import KeptSource
 from monitoring.labels.request_label import LabelRules
 from monitoring.texts import TextSource

@@ -1,0 +1,30 @@
+"""Roles: what each may do with its key, and who has which by a provider's groups."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Literal, get_args
+
+Role = Literal["caller", "operator", "admin", "reviewer", "sidecar"]
+ROLES: tuple[Role, ...] = get_args(Role)
+RANKS: tuple[Role, ...] = ("admin", "operator", "reviewer")
+"""Roles of people, the highest first."""
+ADDRESSES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
+    {
+        "sidecar": ("/admin/v1/store/",),
+        "reviewer": ("/v1/reviews/", "/v1/feedback", "/v1/evaluations/", "/admin/v1/reviews", "/console"),
+    }
+)
+"""Roles that are let in at addresses which begin so, and nowhere else."""
+FOR_ROLE: Mapping[Role, str] = MappingProxyType(
+    {
+        "sidecar": "A sidecar's key fetches adapters from the store, and nothing else.",
+        "reviewer": "A reviewer judges what /v1/reviews/next or the console gives, and nothing else.",
+    }
+)
+
+
+def find_role(values: Collection[str], by_role: Mapping[Role, Collection[str]]) -> Role | None:
+    """The role of who has these values at a provider, such as groups: the highest of those that have some of them."""
+    return next((role for role in RANKS if not frozenset(by_role[role]).isdisjoint(values)), None)
