@@ -38,6 +38,6 @@ USER 65532:65532
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/health/live', timeout=2)"]
+    CMD ["python3", "-c", "import ssl, urllib.request as r\ntls = ssl._create_unverified_context()\ntry:\n r.urlopen('http://127.0.0.1:8080/health/live', timeout=1)\nexcept OSError:\n r.urlopen('https://127.0.0.1:8080/health/live', timeout=1, context=tls)"]
 ENTRYPOINT ["apprentice"]
 CMD ["serve", "--config", "/etc/apprentice/apprentice.yaml"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.serve import serve
 from gateway.errors import SettingsError
 from tests.fakes.certificates import Authority
+from tests.style.source import ROOT
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_reload import plain
@@ -95,6 +99,29 @@ async def test_with_a_certificate_all_listeners_speak_tls_and_nothing_else(
             for other in (port, admin_port):
                 with pytest.raises(httpx.TransportError):
                     await http.get(f"http://{host}:{other}{PROBE}")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_the_health_check_of_the_image_sees_a_gateway_with_and_without_tls(
+    configure: Configure, tmp_path: Path, tls: bool
+) -> None:
+    pair = Authority(tmp_path).sign("gateway")
+    listen = {"tls": {"cert_file": pair.cert, "key_file": pair.key}} if tls else {}
+    (line,) = re.findall(
+        r"^    CMD (\[.*/health/live.*\])$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    _, option, code = json.loads(line)
+
+    async def check(port: int) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, option, code.replace(":8080/", f":{port}/"), stderr=asyncio.subprocess.DEVNULL
+        )
+        return await process.wait()
+
+    async with run_gateway(configure(listen=listen)) as gateway:
+        ((_, port),) = gateway.addresses
+        assert await check(port) == 0
+    assert await check(port) == 1
 
 
 async def find_shown(gateway: RunningGateway) -> set[str]:
