@@ -169,7 +169,11 @@ class Monitoring:
         self._quality.services.meters.monitor_unmatched.add(judged.unmatched)
         states = {name: version.state for name, version in snapshot.versions.items()}
         gone = [name for name in self._judgements if states.get(name, "retired") == "retired"]
-        new = {name: judgement for name, judgement in judged.judgements.items() if name not in gone}
+        new = {
+            name: judgement
+            for name, judgement in judged.judgements.items()
+            if name not in gone and judgement.is_news(self._judgements.get(name))
+        }
         self._judgements = {
             name: judgement for name, judgement in {**self._judgements, **new}.items() if name not in gone
         }

@@ -335,6 +335,12 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     signals: int = 1
     """The labelled signals of all versions, which share the accepted false alarms."""
 
+    def is_news(self, last: Judgement | None) -> bool:
+        """Return whether gateways have to read it after the last one. Its moment alone counts once something came."""
+        if last is None or self.requests_since is not None or self.labels_since is not None:
+            return True
+        return msgspec.structs.replace(last, at=self.at) != self
+
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The monitor's summary for all gateways: the judgements by version, and how far it has read.

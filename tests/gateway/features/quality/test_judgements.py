@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from gateway.state.quality_store import QualityStore
@@ -107,3 +108,13 @@ async def test_nothing_is_missed_that_is_too_much_to_name_or_that_redis_has_lost
     await redis.delete(JUDGEMENTS_KEY, SUMMARY_KEY, CHANGES_KEY)
     await tell(store, judged(2))
     assert set(await follower.judgements()) == {"task-2@v1"}
+
+
+def test_a_version_of_which_nothing_came_is_no_news_by_its_moment_alone() -> None:
+    idle = Judgement(task="returns", version="returns@v1", at=1.0)
+    assert idle.is_news(None)
+    assert not replace(idle, at=31.0).is_news(idle)
+    assert replace(idle, at=31.0, shadows=1).is_news(idle)
+    for since in ("requests_since", "labels_since"):
+        used = replace(idle, **{since: 0.5})
+        assert replace(used, at=31.0).is_news(used), "how much comes a day rests on the moment"
