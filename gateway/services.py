@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -39,6 +39,7 @@ from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from monitoring.record_flow import RecordFlow
 from monitoring.records import Record
+from monitoring.texts import Resealing
 from monitoring.trace_context import TraceContext
 from router.decision import Choice, Moment
 from router.policy import Policy, TaskPolicy
@@ -163,6 +164,8 @@ class Services:
     meters: Meters
     accesses: AccessLog = field(default_factory=AccessLog)
     passes: JobPasses = field(default_factory=JobPasses)
+    resealing: list[Callable[[Resealing], Awaitable[None]]] = field(default_factory=list)
+    """Each seals again what a feature keeps under a former key of texts."""
 
     @property
     def settings(self) -> Settings:

@@ -45,12 +45,12 @@ from monitoring.helper_process import run_job
 from monitoring.redis_address import open_redis
 from monitoring.synced_files import lock_folder
 from monitoring.text_stream import delete_texts, forgotten_name_of, read_waiting
-from monitoring.texts import TextRow
+from monitoring.texts import TextKeys, TextRow
 
 
 class ErasureJob(msgspec.Struct):
     """The requests to erase: by id, and by the names of callers and handles, as far as they were made until `until`
-    (Unix seconds)."""
+    (Unix seconds). `keys` open the rows of suites, whose classes are counted again."""
 
     redis_url: str
     folder: str
@@ -61,6 +61,7 @@ class ErasureJob(msgspec.Struct):
     requests: list[str] = []
     names: list[str] = []
     bucket: Bucket | None = None
+    keys: TextKeys = TextKeys()
 
 
 class ErasureReport(msgspec.Struct):
@@ -104,7 +105,7 @@ def erase(job: ErasureJob) -> ErasureReport:
         erase_feedback_words(redis, requests)
         mark_forgotten(redis, requests, job.until)
         erase_from_uploads(redis, requests)
-        report.suites = erase_from_suites(redis, requests)
+        report.suites = erase_from_suites(redis, requests, job.keys.seals())
         report.evaluated = erase_from_evaluations(redis, requests)
         _erase_damaged(Path(job.spool), requests)
         report.trained, report.trainings = erase_from_trainings(trainings, requests, job.until)

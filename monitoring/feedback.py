@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -16,14 +17,11 @@ import msgspec
 from redis.asyncio import Redis
 
 from monitoring.records import REPORTED, read_place
-from monitoring.texts import Sealable, Seals, Unsealable
+from monitoring.texts import Resealing, Sealable, Seals
 
 STREAM_KEY = "apprentice:feedback"
 WORDS: Mapping[str, Any] = MappingProxyType({"comment": None, "demonstration": None, "tags": None})
 STREAM_MAX = 1_000_000
-SEALED_KEY = "apprentice:feedback:sealed_by"
-"""The name of the key under which all feedback in Redis was found to lie, for a day."""
-SEALED_SECONDS = 86_400
 READ_AT_ONCE = 200
 Given = Literal["created", "same", "pending", "conflict", "unknown", "full"]
 FEEDBACK_PER_REQUEST_MAX = 200
@@ -89,7 +87,7 @@ end
 """ARGV: a judgement's name, as it was read, and sealed. One that was changed meanwhile stays."""
 
 
-class Feedback(Sealable, kw_only=True, omit_defaults=True):
+class Feedback(Sealable, frozen=True, kw_only=True, omit_defaults=True):
     """One judgement. `value` is a boolean, a float or a category, as its metric declares; `at` in Unix seconds.
 
     `named` says that its giver named the id: another sending under it is then the same or a conflict. Without a name,
@@ -237,40 +235,30 @@ class FeedbackStore:
             for request, of in zip(request_ids, entries, strict=True)
         ]
 
-    async def reseal(self) -> int:
-        """Seal the words of all feedback under the present key, as far as their own is known. Returns the number of
-        others. Once nothing was left to seal, it is looked for again after a day, or under the next key."""
-        words, unreadable, sealed = self._seals(), 0, 0
-        sealing = words.seals.sealing
-        if sealing is None or await self._redis.get(SEALED_KEY) == sealing.encode():
-            return 0
+    async def reseal(self, resealing: Resealing) -> None:
+        """Seal the words of all feedback under the present key, as far as their own is known."""
+        words = self._seals()
         async for key in self._redis.scan_iter(match=f"{STREAM_KEY}:*", count=READ_AT_ONCE, _type="hash"):
             request = key.decode().removeprefix(f"{STREAM_KEY}:")
             if request.endswith(":latest"):
                 continue
             for name, raw in (await self._redis.hgetall(key)).items():
-                try:
-                    _, giver, body = raw.split(b"\n", 2)
-                    feedback = msgspec.json.decode(body, type=Feedback)
-                    after = words.reseal(feedback, request)
-                except (Unsealable, ValueError, msgspec.DecodeError):
-                    unreadable += 1
-                    continue
-                if after is not feedback:
-                    sealed += 1
-                    digests = words.seals.make_digests(words.read(after, request).content())
-                    entry = b"\n".join((digests[after.key].encode(), giver, msgspec.json.encode(after)))
+                if (entry := resealing.change(raw, partial(_reseal_entry, request=request, words=words))) is not raw:
                     await self._redis.eval(RESEAL, 2, key, f"{STREAM_KEY}:{request}:latest", name, raw, entry)
-        if sealed:
-            await self._redis.delete(SEALED_KEY)
-        else:
-            await self._redis.set(SEALED_KEY, sealing, ex=SEALED_SECONDS)
-        return unreadable
 
 
 def read_entries(entries: Iterable[bytes], request: str, words: WordSeals) -> list[Feedback]:
     """The judgements of a request as Redis has them."""
     return [words.read(msgspec.json.decode(entry.split(b"\n", 2)[2], type=Feedback), request) for entry in entries]
+
+
+def _reseal_entry(raw: bytes, request: str, words: WordSeals) -> bytes:
+    """A judgement as Redis has it, under the present key; itself where it is. Raises Unsealable."""
+    _, giver, body = raw.split(b"\n", 2)
+    feedback = msgspec.json.decode(body, type=Feedback)
+    after = words.reseal(feedback, request)
+    digests = words.seals.make_digests(words.read(after, request).content())
+    return raw if after is feedback else b"\n".join((digests[after.key].encode(), giver, msgspec.json.encode(after)))
 
 
 class Coverage:

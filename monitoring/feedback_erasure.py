@@ -7,15 +7,14 @@ written again under the same ids, and takes the place of the old one in one step
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
-from contextlib import suppress
 from itertools import chain
 from typing import Any
 
 import msgspec
 
-from monitoring.feedback import SEALED_SECONDS, STREAM_KEY, Feedback, WordSeals
+from monitoring.feedback import STREAM_KEY, Feedback, WordSeals
 from monitoring.text_stream import READ_MAX, read_pages
-from monitoring.texts import Unsealable
+from monitoring.texts import SEALED_SECONDS, Resealing
 
 PARTIAL_KEY = f"{STREAM_KEY}:partial"
 STREAM_SEALED_KEY = f"{STREAM_KEY}:stream_sealed_by"
@@ -57,31 +56,28 @@ def erase_feedback_words(redis: Any, requests: Set[str]) -> None:
 
 
 def seal_stream(redis: Any, words: WordSeals) -> None:
-    """Seal the words in the stream under the present key, as far as their own is known. Once nothing was left to seal,
-    it is looked for again after a day, or under the next key. The archive is locked by the caller, as in an erasure."""
+    """Seal the words in the stream under the present key, as far as their own is known. Once nothing was left, it is
+    looked for again after a day, or under the next key. The archive is locked by the caller, as in an erasure."""
+    sealing, resealing = words.seals.sealing, Resealing()
 
     def reseal(request: str, body: bytes) -> bytes | None:
         feedback = msgspec.json.decode(body, type=Feedback)
-        with suppress(Unsealable):  # who has its key can still read it
-            if (after := words.reseal(feedback, request)) is not feedback:
-                return msgspec.json.encode(after)
-        return None
+        after = resealing.change(feedback, lambda each: words.reseal(each, request))
+        return None if after is feedback else msgspec.json.encode(after)
 
-    sealing = words.seals.sealing
     if sealing is None or redis.get(STREAM_SEALED_KEY) == sealing.encode():
         return
-    if _change_stream(redis, reseal):
-        redis.delete(STREAM_SEALED_KEY)
-    else:
+    _change_stream(redis, reseal)
+    if resealing.found_none:
         redis.set(STREAM_SEALED_KEY, sealing, ex=SEALED_SECONDS)
+    else:
+        redis.delete(STREAM_SEALED_KEY)
 
 
-def _change_stream(redis: Any, change: Change) -> bool:
-    """Write the stream again with the feedback that is to change; whether there was any."""
-    is_meant = any(_changed(fields, change) is not None for _, fields in _entries(redis))
-    if is_meant:
+def _change_stream(redis: Any, change: Change) -> None:
+    """Write the stream again with the feedback that is to change, where there is any."""
+    if any(_changed(fields, change) is not None for _, fields in _entries(redis)):
         _write_stream_again(redis, change)
-    return is_meant
 
 
 def _write_stream_again(redis: Any, change: Change) -> None:

@@ -11,15 +11,15 @@ import base64
 import binascii
 import hashlib
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from monitoring.bucket_storage import Bucket
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 STREAM_KEY = "apprentice:texts"
 """The ids of texts that wait for the archive."""
@@ -30,6 +30,8 @@ FORGOTTEN_KEY = "apprentice:forgotten:"
 """By request id, caller or handle: the time (ms) up to which their texts are to be kept no more."""
 PRUNED_KEY = "apprentice:archive:texts:pruned"
 """Set while the archive need not be looked through for texts that are due."""
+SEALED_SECONDS = 86_400
+"""For so long it is known that nothing was left to seal again."""
 KEY_BYTES = 32
 NONCE_BYTES = 12
 
@@ -96,7 +98,7 @@ PLAIN = tuple(name for name in TextRow.__struct_fields__ if name not in ("key", 
 SEALED = Conversation.__struct_fields__
 
 
-class Sealable(msgspec.Struct, kw_only=True):
+class Sealable(msgspec.Struct, frozen=True, kw_only=True):
     """A value with words. Sealed, it has them in `sealed` under that `key`, and not in their fields; with a `key` alone
     they could not be opened."""
 
@@ -105,6 +107,7 @@ class Sealable(msgspec.Struct, kw_only=True):
 
 
 S = TypeVar("S", bound=Sealable)
+T = TypeVar("T")
 
 
 class Seals:
@@ -112,7 +115,7 @@ class Seals:
 
     def __init__(self, keys: Mapping[str, bytes], sealing: str | None) -> None:
         self._keys = dict(keys)
-        self._ciphers = _make_ciphers(keys) if keys else {}
+        self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
         self.names = tuple(keys)
         self.sealing = sealing
 
@@ -161,6 +164,12 @@ class Seals:
         except Unsealable:
             return msgspec.structs.replace(given, sealed=None)
 
+    def reseal_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
+        """The same with its words under the present key, itself where they are. Raises Unsealable."""
+        if self.sealing in (None, given.key):
+            return given
+        return self.close_words(self.open_words(given, of, empty), of, empty)
+
     def make_digests(self, content: bytes) -> dict[str | None, str]:
         """The digests by which a content is known again, by key. That without a key lets words be guessed: it is for
         what has none, or is not sealed."""
@@ -175,8 +184,6 @@ class Seals:
         return base64.b64encode(nonce + sealed).decode()
 
     def _unseal(self, text: str, key: str, of: str) -> bytes:
-        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as below
-
         name, cipher = of.removeprefix("words\n").partition("\n")[0], self._ciphers.get(key)
         if cipher is None:
             raise Unsealable(f"the text of {name} is sealed under the key {key!r}, which texts.keys lacks")
@@ -187,10 +194,28 @@ class Seals:
             raise Unsealable(f"the text of {name} is not what the key {key!r} has sealed") from error
 
 
-def _make_ciphers(keys: Mapping[str, bytes]) -> dict[str, AESGCM]:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - 13 MB, where there is a key
+@dataclass
+class Resealing:
+    """One look for what lies under a former key, or under none: how much of it came under the present one, and how much
+    can't be read."""
 
-    return {name: AESGCM(key) for name, key in keys.items()}
+    sealed: int = 0
+    unreadable: int = 0
+
+    @property
+    def found_none(self) -> bool:
+        """True if all lay under the present key."""
+        return not (self.sealed or self.unreadable)
+
+    def change(self, given: T, reseal: Callable[[T], T]) -> T:
+        """The value as `reseal` makes it; itself where that is the same, or it can't be read."""
+        try:
+            after = reseal(given)
+        except (Unsealable, msgspec.MsgspecError, ValueError):
+            self.unreadable += 1
+            return given
+        self.sealed += after is not given
+        return after
 
 
 class TextKeys(msgspec.Struct, frozen=True):

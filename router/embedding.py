@@ -12,13 +12,11 @@ import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from tokenizers import Tokenizer
 
 Vectors = npt.NDArray[np.float32]
 
@@ -87,8 +85,6 @@ class StaticEmbedding:
 
         Raises EmbeddingError if they are missing or damaged.
         """
-        from tokenizers import Tokenizer  # noqa: PLC0415 - 6 MB, where texts are embedded
-
         folder = folder or _package_folder()
         try:
             tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))

@@ -16,9 +16,12 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
+
+from monitoring.texts import Sealable, Seals
 
 ID_CHARACTERS_MAX = 200
 LABEL_CHARACTERS_MAX = 200
@@ -39,7 +42,7 @@ class DatasetError(Exception):
     """The data can't be used; the message names the line and says what to do."""
 
 
-class Row(msgspec.Struct, frozen=True, omit_defaults=True):
+class Row(Sealable, frozen=True, omit_defaults=True):
     """One request and what is expected of its answer. `label` is the class that the data gives it, if they do.
 
     Rows of one `group` tell as much as one: those that the data say belong together, and equal requests. It is the
@@ -56,14 +59,34 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt: str | None = None
     label: str | None = None
     group: int = -1
-    slices: dict[str, str] = {}
+    slices: dict[str, str] = msgspec.field(default_factory=dict)
     repeat: int = 0
     request: str = ""
     parent: str = ""
     rejected: str = ""
 
 
+ROW_TEXTS = MappingProxyType({"expected": "", "messages": None, "prompt": None, "rejected": ""})
+"""The fields that may be sealed while a row is kept. Its names, classes and slices stay plain."""
 ReadObject = Callable[[bytes, int], dict[str, Any]]
+
+
+def write_row(row: Row, seals: Seals) -> bytes:
+    """The row as it is kept: its texts sealed under the present key, if there is one."""
+    return msgspec.json.encode(seals.close_words(row, row.id, ROW_TEXTS))
+
+
+def read_row(raw: bytes, seals: Seals) -> Row:
+    """The row as it was given. Raises Unsealable."""
+    row = msgspec.json.decode(raw, type=Row)
+    return seals.open_words(row, row.id, ROW_TEXTS)
+
+
+def seal_row_again(raw: bytes, seals: Seals) -> bytes:
+    """A kept row under the present key; itself where it is. Raises Unsealable."""
+    row = msgspec.json.decode(raw, type=Row)
+    after = seals.reseal_words(row, row.id, ROW_TEXTS)
+    return raw if after is row else msgspec.json.encode(after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,17 @@ A row is erased where the data name one of the requests as its `request` or `id`
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from monitoring.evaluation.comparing import ClassFinder
-from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.dataset import ROW_TEXTS, Row
 from monitoring.evaluation.keys import ERASED_ENDING, EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
 from monitoring.evaluation.slices import SliceCounts
-from monitoring.texts import FORGOTTEN_KEY, TextRow
+from monitoring.texts import FORGOTTEN_KEY, Seals, TextRow, Unsealable
 
 PUSHED_AT_ONCE = 500
 MARKED_AT_ONCE = 1000
@@ -31,12 +32,13 @@ class ErasedSuite(msgspec.Struct):
     rows: int
 
 
-def erase_from_suites(redis: Any, requests: Set[str]) -> list[ErasedSuite]:
-    """Erase rows from all suites; a suite with none left goes. Raises RedisError."""
+def erase_from_suites(redis: Any, requests: Set[str], seals: Seals) -> list[ErasedSuite]:
+    """Erase rows from all suites; a suite with none left goes. Where others can't be read, it keeps its counts. Raises
+    RedisError."""
     erased = []
     for name in redis.hkeys(SUITES_KEY):
         task, digest = name.decode().rsplit("/", 1)
-        erase = partial(_erase_rows, name=name, key=get_suite_key(task, digest), requests=requests)
+        erase = partial(_erase_rows, name=name, key=get_suite_key(task, digest), requests=requests, seals=seals)
         rows = redis.transaction(erase, get_suite_key(task, digest), SUITES_KEY, value_from_callable=True)
         if rows:
             erased.append(ErasedSuite(task, digest, rows))
@@ -89,25 +91,26 @@ def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:
     for name in redis.zrange(EVALUATIONS_KEY, 0, -1):
         evaluation = name.decode()
         data, texts = get_evaluation_key(evaluation, "data"), get_evaluation_key(evaluation, "texts")
-        rows = [(raw, msgspec.json.decode(raw, type=Row)) for raw in redis.lrange(data, 0, -1)]
-        gone = _find_gone((row for _, row in rows), requests)
-        waiting = [(raw, row.number) for raw, row in rows if row.id in gone]
+        rows = [msgspec.json.decode(raw, type=Row) for raw in redis.lrange(data, 0, -1)]
+        gone = _find_gone(rows, requests)
+        waiting = [row.number for row in rows if row.id in gone]
         fields = redis.hscan_iter(texts, count=PUSHED_AT_ONCE)
         handles_by_field = {field: msgspec.json.decode(raw, type=TextRow).handles for field, raw in fields}
         named = _close(handles_by_field.values(), requests | gone)
         numbers = {int(field.split(b":")[0]) for field, handles in handles_by_field.items() if named & {*handles}}
-        erased += len(numbers | {number for _, number in waiting})
+        erased += len(numbers.union(waiting))
         if waiting:  # an answer under way is kept by nobody from here on
-            redis.sadd(get_evaluation_key(evaluation, "forgotten"), *(number for _, number in waiting))
+            redis.sadd(get_evaluation_key(evaluation, "forgotten"), *waiting)
             redis.expire(get_evaluation_key(evaluation, "forgotten"), max(1, redis.ttl(data)))
-        for raw, _ in waiting:
-            redis.lrem(data, 1, raw)
+        while left := [raw for raw in redis.lrange(data, 0, -1) if msgspec.json.decode(raw, type=Row).id in gone]:
+            for raw in left:  # one that is sealed again meanwhile is met the next time
+                redis.lrem(data, 1, raw)
         if late := [field for field in redis.hkeys(texts) if int(field.split(b":")[0]) in numbers]:
             redis.hdel(texts, *late)
     return erased
 
 
-def _erase_rows(pipe: Any, name: bytes, key: str, requests: Set[str]) -> int:
+def _erase_rows(pipe: Any, name: bytes, key: str, requests: Set[str], seals: Seals) -> int:
     """The number of rows that are erased from one suite, in one transaction."""
     suite, rows = pipe.hget(SUITES_KEY, name), [msgspec.json.decode(raw, type=Row) for raw in pipe.lrange(key, 0, -1)]
     gone = _find_gone(rows, requests)
@@ -119,22 +122,28 @@ def _erase_rows(pipe: Any, name: bytes, key: str, requests: Set[str]) -> int:
     for at in range(0, len(rest), PUSHED_AT_ONCE):
         pipe.rpush(key, *(msgspec.json.encode(row) for row in rest[at : at + PUSHED_AT_ONCE]))
     if rest:
-        pipe.hset(SUITES_KEY, name, msgspec.json.encode(_described(msgspec.json.decode(suite), rest, len(gone))))
+        pipe.hset(SUITES_KEY, name, msgspec.json.encode(_described(msgspec.json.decode(suite), rest, len(gone), seals)))
     else:
         pipe.hdel(SUITES_KEY, name)
     return len(rows) - len(rest)
 
 
-def _described(suite: dict[str, Any], rows: Sequence[Row], erased: int) -> dict[str, Any]:
+def _described(suite: dict[str, Any], rows: Sequence[Row], erased: int, seals: Seals) -> dict[str, Any]:
     """A suite's description with the rows that it has left."""
-    classes = ClassFinder(suite["class_field"])
+    figures = {"rows": len(rows), "groups": len({row.group for row in rows})}
+    with suppress(Unsealable):
+        figures["counts"] = _count([seals.open_words(row, row.id, ROW_TEXTS) for row in rows], suite["class_field"])
+    return suite | figures | {"erased": suite.get("erased", 0) + erased}
+
+
+def _count(rows: Sequence[Row], class_field: str) -> Any:
+    classes = ClassFinder(class_field)
     for row in rows:
         classes.add(row)
     counts = SliceCounts(classes.found())
     for row in rows:
         counts.add(row)
-    figures = {"rows": len(rows), "groups": len({row.group for row in rows}), "counts": counts.list_all()}
-    return suite | figures | {"erased": suite.get("erased", 0) + erased}
+    return counts.list_all()
 
 
 def _find_gone(rows: Iterable[Row], requests: Set[str]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import duckdb
 import httpx
+import msgspec
 import pytest
 
 from gateway.features.datasets.datasets import Datasets
@@ -124,10 +126,19 @@ async def evaluate_suite(http: httpx.AsyncClient) -> dict[str, Any]:
 @pytest.fixture
 async def world(configure: Configure, make_adapter: MakeAdapter) -> AsyncIterator[tuple[RunningGateway, Path]]:
     """A gateway with a Valkey of its own that keeps all texts as they are, in a folder of its own."""
+    async with running(configure, make_adapter) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def running(
+    configure: Configure, make_adapter: MakeAdapter, **texts: Any
+) -> AsyncIterator[tuple[RunningGateway, Path]]:
     with tempfile.TemporaryDirectory(prefix="gw") as name:
         monitor = {"reviews": {"per_week": 100}, "retraining": "off"}
         tasks = {"returns": {"texts": {"keep": "all", "redaction": "none"}, "monitor": monitor}}
-        async with run_gateway(configure(tasks=tasks, data_folder=Path(name), redis_url=None)) as gateway:
+        settings = configure(tasks=tasks, data_folder=Path(name), redis_url=None, texts=texts)
+        async with run_gateway(settings) as gateway:
             await gateway.services.redis.config_set("rdbcompression", "no")  # a rewritten text is found as it is
             folder = make_adapter(1)
             manifest = folder / "manifest.yaml"
@@ -301,3 +312,39 @@ async def test_ids_of_a_removed_data_set_go_after_a_quarter_unless_a_version_lea
     await until(lambda: not old.exists())
     assert learned.exists()
     assert new.exists()
+
+
+async def test_what_is_sealed_is_forgotten_and_nothing_else(configure: Configure, make_adapter: MakeAdapter) -> None:
+    keys = {"k1": base64.b64encode(bytes(32)).decode()}
+    async with running(configure, make_adapter, keys=keys, key="k1") as (gateway, folder):
+        request, other = await ask(gateway, SECRET), await ask(gateway, OTHER)
+        await judge(gateway, request, f"No: {SECRET}")
+        await judge(gateway, other, f"No: {OTHER}")
+        await settled(gateway)
+        await archive_once(gateway.services.settings, gateway.services.meters)
+        redis = gateway.services.redis
+        async with gateway.http() as http:
+            opened = await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a test"})
+            await add_suite(http, request, other)
+        assert holding(folder, SECRET) == holding(folder, OTHER) == []
+        given = {each[b"request"].decode(): each[b"feedback"] for _, each in await redis.xrange(STREAM_KEY)}
+        gone = msgspec.json.decode(given[request])["sealed"]
+        assert {path.rpartition(".")[2] for path in holding(folder, gone)} >= {"parquet", "aof"}
+
+        erasure = await forget(gateway, "--request", request)
+
+        assert holding(folder, gone) == []
+        assert {name: erasure[name] for name in ("texts", "feedback", "examples")} == dict.fromkeys(
+            ("texts", "feedback", "examples"), 1
+        )
+        assert [(suite["task"], suite["rows"]) for suite in erasure["suites"]] == [("returns", 2)]
+        async with gateway.http() as http:
+            suite = (await http.get("/admin/v1/suites/returns/newest")).json()
+            assert (suite["rows"], suite["counts"]["class"]) == (1, {"deny": 1})
+            assert (await evaluate_suite(http))["rows"] == 1
+            (judged,) = (await http.get(f"/v1/requests/{request}")).json()["feedback"]
+            assert {"comment", "demonstration", "tags", "key", "sealed"}.isdisjoint(judged)
+            (judged,) = (await http.get(f"/v1/requests/{other}")).json()["feedback"]
+            assert judged["comment"] == f"No: {OTHER}"
+            (row,) = (await http.get(f"/admin/v1/retraining/{opened.json()['id']}/examples")).text.splitlines()
+            assert json.loads(row)["comment"] == f"No: {OTHER}"

@@ -95,12 +95,22 @@ async def test_with_a_key_no_word_that_people_give_is_in_redis_or_on_disk(
             async with gateway.http() as http:
                 answers = [await http.post("/v1/feedback", json={"request_id": request, **said}) for _ in range(2)]
                 assert [answer.status_code for answer in answers] == [201, 200]
+                retraining = await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a test"})
+                assert retraining.json()["examples"] == 1
+                line = json.dumps({"id": "r1", "text": word, "expected": word, "label": "deny", "rejected": word})
+                headers = {"content-type": "application/x-ndjson"}
+                suite = {"params": {"task": "returns"}, "content": line, "headers": headers}
+                assert (await http.post("/admin/v1/suites", **suite)).status_code == 201
                 await archive_once(services.settings, services.meters)
                 await services.redis.save()
                 assert holding(Path(name), word) == []
                 assert "dump.rdb" in holding(Path(name), request)
                 (given,) = (await http.get(f"/v1/requests/{request}")).json()["feedback"]
                 assert said.items() <= given.items()
+                rows = await http.get(f"/admin/v1/retraining/{retraining.json()['id']}/examples")
+                assert [(row["comment"], row["expected"]) for row in map(json.loads, rows.text.splitlines())] == [
+                    (word, json.dumps({"to": word}, separators=(",", ":")))
+                ]
                 await services.redis.delete(f"apprentice:feedback:{request}")
                 found = (await http.get("/v1/requests", params={"label": "wrong"})).json()["requests"]
                 assert [each["id"] for each in found] == [request]

@@ -424,13 +424,18 @@ async def test_with_a_key_no_word_of_a_review_is_in_redis_from_its_draw_to_its_e
         async with gateway.http() as http:
             told = (await http.get(NEXT)).json()
             assert (told["review"]["messages"], told["review"]["answer"]) == (asked, "Yes, refund the samovar.")
-            gold = {"request_id": second, "value": False}
+            gold = {"request_id": second, "value": False, "comment": "a samovar"}
             assert (await http.post("/admin/v1/reviews/returns/gold", json=gold)).status_code == 201
-            assert (await http.post("/v1/feedback", json=told["examples"][1])).status_code == 201
+            said = told["examples"][1] | {"comment": "a samovar"}
+            assert (await http.post("/v1/feedback", json=said)).status_code == 201
+            assert (await http.get(NEXT)).json()["review"]["request_id"] == second
+            skipped = await http.post(f"/v1/reviews/{second}/skip", json={"reason": "a samovar"})
+            assert skipped.status_code == 200
         assert await find_in_redis(gateway.services.redis, b"samovar") == []
         held = await find_in_redis(gateway.services.redis, b'"key":"k1"')
     texts = ["apprentice:gold", f"apprentice:review:{second}", f"apprentice:reviewed:{first}"]
-    assert held == ["apprentice:feedback", f"apprentice:feedback:{first}", *texts]
+    feedback = ["apprentice:feedback", f"apprentice:feedback:{first}"]
+    assert held == [*feedback, *texts, "apprentice:reviews:returns:skips"]
     config["texts"] = {"keys": {"k1": keys[1], "k2": keys[2]}, "key": "k2"}
     async with run_gateway(config) as gateway, asyncio.timeout(WAIT_SECONDS):
         while await find_in_redis(gateway.services.redis, b'"key":"k1"') not in ([], ["apprentice:feedback"]):
@@ -440,8 +445,14 @@ async def test_with_a_key_no_word_of_a_review_is_in_redis_from_its_draw_to_its_e
     config["texts"] = {"keys": {"k2": keys[2]}, "key": "k2"}
     async with run_gateway(config) as gateway, gateway.http() as http:
         (question,) = (await http.get("/admin/v1/reviews/returns/gold")).json()["questions"]
-        assert question["review"]["messages"] == asked
-        assert (await http.get(NEXT)).json()["review"]["messages"] == asked
+        assert (question["review"]["messages"], question["comment"]) == (asked, "a samovar")
+        (line,) = (await http.get(LIST)).json()["reviews"]
+        assert [skip["reason"] for skip in line["skips"]] == ["a samovar"]
+        (given,) = (await http.get(f"/v1/requests/{first}")).json()["feedback"]
+        assert given["comment"] == "a samovar"
+        found = await gateway.features[Reviews].store.find_texts(second)
+        assert found is not None
+        assert found.messages == asked
         kept_on = await gateway.features[Reviews].store.kept_on(first)
         assert kept_on is not None
         assert kept_on.messages == asked

@@ -19,7 +19,7 @@ from gateway.errors import Problem
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.features.records.append_file_rewrites import rewrite_now
-from gateway.features.records.archiving import find_redis_address
+from gateway.features.records.archiving import find_redis_address, text_keys_of
 from gateway.features.training.ending import end_training
 from gateway.state.audited_step import AuditedStep
 
@@ -81,6 +81,7 @@ async def _erase_files(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
         "until": erasure.at,
         "requests": erasure.requests,
         "names": erasure.names,
+        "keys": text_keys_of(settings),
     }
     return await run_process(COMMAND, job, dict[str, Any], RUN_SECONDS_MAX)
 

@@ -6,6 +6,7 @@ from gateway.feature import Feature, Features
 from gateway.features.evaluations import endpoints, preference_endpoints, suite_endpoints
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.job import keep_evaluating
+from gateway.features.evaluations.row_batches import seal_rows
 from gateway.features.evaluations.store import DRAFTS_KIND, EvaluationStore
 from gateway.features.evaluations.suites import SuiteStore
 from gateway.features.texts.texts import Texts
@@ -15,10 +16,13 @@ from gateway.state.quality_store import QualityStore
 
 
 def _open(services: Services, features: Features) -> Evaluations:
-    store = EvaluationStore(services.redis, 86_400 * services.settings.evaluation.retention_days)
-    drafts = Drafts(services.redis, services.audit, DRAFTS_KIND)
-    redis = services.redis
-    return Evaluations(services, store, drafts, QualityStore(redis), SuiteStore(redis), features[Texts])
+    redis, texts = services.redis, features[Texts]
+    seals = lambda: texts.seals  # noqa: E731
+    store = EvaluationStore(redis, 86_400 * services.settings.evaluation.retention_days, seals)
+    suites = SuiteStore(redis, seals)
+    services.resealing.append(lambda resealing: seal_rows(redis, texts.seals, resealing))
+    drafts = Drafts(redis, services.audit, DRAFTS_KIND)
+    return Evaluations(services, store, drafts, QualityStore(redis), suites, texts)
 
 
 EVALUATIONS = Feature(

@@ -23,6 +23,7 @@ from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from monitoring.evaluation.erasure import number_again
 from monitoring.evaluation.suites import Suite
+from monitoring.texts import Unsealable
 from router.languages import find_languages
 from router.policy import TaskPolicy
 
@@ -92,6 +93,8 @@ class Intake:
             return await self._count(Data(suite.data_digest, suite.rows, suite.groups, suite.notes))
         except DatasetError as error:
             raise Problem("invalid_value", str(error), "suite") from None
+        except Unsealable as error:
+            raise Problem("state_conflict", f"A row of the suite can't be read: {error}.", "suite") from None
 
     async def _end(self, reader: DatasetReader) -> Data:
         """Take in the last row. Raises what `_take_in` and `_count` do."""

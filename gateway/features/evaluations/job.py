@@ -28,7 +28,7 @@ from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, finish
 from gateway.features.evaluations.texts import keep_texts
-from gateway.features.records.archiving import find_redis_address, text_source_of
+from gateway.features.records.archiving import find_redis_address, text_keys_of, text_source_of
 from gateway.formats.judge_question import JudgeQuestion, make_constraint, make_judge_request, read_verdict
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
@@ -40,6 +40,7 @@ from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.gate import WHOLE, compare_arms
 from monitoring.evaluation.results import RowResult, Said, answer_rows
 from monitoring.records import Record
+from monitoring.texts import Unsealable
 from router.decision import NO_SCORES, OUT_OF_SERVICE, Choice
 from router.policy import TaskPolicy
 from router.replica_choice import pick
@@ -116,6 +117,8 @@ class _Run:
             await self._end(finish(evaluation, "failed", str(error)))
         except (RedisError, OSError):
             raise
+        except Unsealable as error:  # its rows stay until a gateway has the key
+            await self._store.say_waiting(evaluation, f"A row of it can't be read: {error}.")
         except Exception:
             log.exception("the evaluation %s failed", evaluation.id)
             await self._end(finish(evaluation, "failed", "A fault of the gateway, which is in its log."))
@@ -322,7 +325,7 @@ class _Run:
         )
         job.wrong_share_max, job.deferred_share = shares.get("low_confidence"), shares.get("out_of_scope")
         minilm = evaluations.services.settings.fitting.minilm_file
-        job.trained_on = self._trained_on()
+        job.trained_on, job.keys = self._trained_on(), text_keys_of(evaluations.services.settings)
         if self._evaluation.suite in WHOLE and task.texts.keep != "none":
             now = time.time()
             rules = await read_rules(evaluations.services, evaluation.task)

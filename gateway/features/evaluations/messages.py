@@ -12,6 +12,7 @@ from gateway.formats.completions import COMPLETIONS
 from gateway.formats.request_body import RequestBody, read_body
 from monitoring.datasets.build_job import KeptSource
 from monitoring.evaluation.dataset import Row
+from monitoring.texts import TextKeys
 
 
 class EvaluationJob(msgspec.Struct):
@@ -19,7 +20,7 @@ class EvaluationJob(msgspec.Struct):
     `tokens` how many of an answer's first tokens are judged (None: all); `wrong_share_max` is the task's own target,
     where it has the check `low_confidence`, and `deferred_share` that of `out_of_scope`. `minilm` is the path of
     MiniLM's file, and `trained_on` those of the rows that arms' versions were trained on, by arm and data set.
-    `production` is where texts of the task's requests are, if the data are to be like them."""
+    `production` is where texts of the task's requests are, if the data are to be like them. `keys` open the rows."""
 
     redis_url: str
     evaluation: str
@@ -32,6 +33,7 @@ class EvaluationJob(msgspec.Struct):
     minilm: str = ""
     trained_on: dict[str, list[str]] = {}
     production: KeptSource | None = None
+    keys: TextKeys = TextKeys()
 
 
 class Closed(msgspec.Struct):

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
-import msgspec
-
-from monitoring.evaluation.dataset import Row
+from gateway.state.resealing import seal_list
+from monitoring.evaluation.dataset import Row, read_row, seal_row_again
+from monitoring.evaluation.keys import EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
+from monitoring.texts import Resealing, Seals
 
 BATCH = 50
 
 
-async def read_batches(redis: Any, key: str) -> AsyncIterator[list[Row]]:
-    """The rows of a list in Redis, some at a time. None is passed over where others are erased meanwhile. Raises
+async def seal_rows(redis: Any, seals: Seals, resealing: Resealing) -> None:
+    """Seal the rows of all suites and evaluations under the present key, as far as their own is known. Raises
     RedisError."""
+    keys = [get_suite_key(*name.decode().rsplit("/", 1)) for name in await redis.hkeys(SUITES_KEY)]
+    keys += [get_evaluation_key(name.decode(), "data") for name in await redis.zrange(EVALUATIONS_KEY, 0, -1)]
+    for key in keys:
+        await seal_list(redis, key, partial(seal_row_again, seals=seals), resealing)
+
+
+async def read_batches(redis: Any, key: str, seals: Seals) -> AsyncIterator[list[Row]]:
+    """The rows of a list in Redis, some at a time. None is passed over where others are erased meanwhile. Raises
+    RedisError and Unsealable."""
     at, length, ids = 0, 0, set[tuple[str, int]]()
     while True:
         async with redis.pipeline(transaction=True) as both:
@@ -28,7 +39,14 @@ async def read_batches(redis: Any, key: str) -> AsyncIterator[list[Row]]:
         if not raw:
             return
         at += len(raw)
-        rows = [msgspec.json.decode(value, type=Row) for value in raw]
+        rows = [read_row(value, seals) for value in raw]
         if new := [row for row in rows if (row.id, row.repeat) not in ids]:
             ids.update((row.id, row.repeat) for row in new)
             yield new
+
+
+async def read_rows(redis: Any, key: str, seals: Seals) -> AsyncIterator[Row]:
+    """The rows of a list in Redis, one by one, as read_batches has them."""
+    async for rows in read_batches(redis, key, seals):
+        for row in rows:
+            yield row

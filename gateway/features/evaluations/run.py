@@ -44,7 +44,8 @@ SUMMARY = ("rows", "groups", "delta", "apgr", "apgr_low", "shown_to_help")
 async def close(job: EvaluationJob) -> Closed:
     """Read the results and make the report. Raises RedisError."""
     async with open_async_redis(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
-        store = EvaluationStore(redis, job.retention_seconds)
+        seals = job.keys.seals()
+        store = EvaluationStore(redis, job.retention_seconds, lambda: seals)
         evaluation = await store.get(job.evaluation)
         if evaluation is None:
             return Closed(error="There is no such evaluation any more.")

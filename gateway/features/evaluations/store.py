@@ -1,9 +1,8 @@
 """Evaluations as they are kept in Redis: what is asked, how far it is, each row's result, and the report.
 
-Of the data, requests and expected answers are kept from the upload until the evaluation has ended, and no longer. Of
-each row there remain its id, its class, whether each arm was right and what that took, for as long as results are kept;
-the logprobs of answers, which take most room, of the newest evaluations alone. Texts are kept where their task has
-texts kept, sealed like those.
+Of the data, requests and expected answers are kept, sealed as kept texts are, until the evaluation has ended. Of each
+row there remain its id, its class, whether each arm was right and what that took, for as long as results are kept; the
+logprobs of answers, which take most room, of the newest evaluations alone. Texts stay where their task has texts kept.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import time
 from array import array
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.row_batches import read_batches
+from gateway.features.evaluations.row_batches import read_batches, read_rows
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import Kind
 from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
@@ -26,14 +25,14 @@ from gateway.state.outbox import Outbox
 from monitoring.audit import AuditEntry
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
-from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.dataset import Row, write_row
 from monitoring.evaluation.erasure import find_erased, find_forgotten, list_all_names, list_names
 from monitoring.evaluation.gate import Comparison
 from monitoring.evaluation.keys import ERASED_ENDING, EVALUATIONS_KEY
 from monitoring.evaluation.keys import get_evaluation_key as _key
 from monitoring.evaluation.preferences import Preference
 from monitoring.evaluation.results import RowResult
-from monitoring.texts import FORGOTTEN_KEY
+from monitoring.texts import FORGOTTEN_KEY, Seals
 
 Status = Literal["running", "done", "failed", "cancelled"]
 OPEN_KEY = "apprentice:evaluations:open"
@@ -141,8 +140,12 @@ class Models(msgspec.Struct, frozen=True):
 class EvaluationStore:
     """Keeps evaluations in Redis. Every method raises RedisError."""
 
-    def __init__(self, redis: Redis, retention_seconds: int) -> None:
-        """`retention_seconds` is how long an evaluation and its results are kept after their last change."""
+    def __init__(
+        self, redis: Redis, retention_seconds: int, seals: Callable[[], Seals] = lambda: Seals({}, None)
+    ) -> None:
+        """`retention_seconds` is how long an evaluation and its results are kept after their last change. `seals` gives
+        the present keys of texts."""
+        self._seals = seals
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_seconds = retention_seconds
         self.models = Outbox(
@@ -215,7 +218,8 @@ class EvaluationStore:
         comes later finds them. `erased` are the ids of rows that were left out, and comes to hold those of these."""
         if not rows:
             return
-        key, written, names = get_coming_key(coming), [msgspec.json.encode(row) for row in rows], list_all_names(rows)
+        key, names, seals = get_coming_key(coming), list_all_names(rows), self._seals()
+        written = [write_row(row, seals) for row in rows]
         async with self._redis.pipeline(transaction=True) as all_of_it:
             all_of_it.rpush(key, *written)
             all_of_it.expire(key, COMING_SECONDS)
@@ -227,11 +231,9 @@ class EvaluationStore:
             await self._redis.lrem(key, 1, written[place])
             erased.add(rows[place].id)
 
-    async def coming(self, coming: str) -> AsyncIterator[Row]:
+    def coming(self, coming: str) -> AsyncIterator[Row]:
         """The rows of an upload so far."""
-        async for rows in read_batches(self._redis, get_coming_key(coming)):
-            for row in rows:
-                yield row
+        return read_rows(self._redis, get_coming_key(coming), self._seals())
 
     async def count_coming(self, coming: str) -> int:
         """The number of an upload's rows so far, without those that were erased."""
@@ -354,8 +356,8 @@ class EvaluationStore:
         return bool(new)
 
     async def left(self, evaluation: Evaluation) -> AsyncIterator[tuple[str, Row]]:
-        """The rows that arms have not answered yet, row after row."""
-        async for rows in read_batches(self._redis, _key(evaluation.id, "data")):
+        """The rows that arms have not answered yet, row after row. Raises Unsealable."""
+        async for rows in read_batches(self._redis, _key(evaluation.id, "data"), self._seals()):
             pairs = [(arm, row) for row in rows for arm in evaluation.arms]
             async with self._redis.pipeline(transaction=False) as all_of_them:
                 for arm, row in pairs:
@@ -365,11 +367,9 @@ class EvaluationStore:
                 if not is_done:
                     yield arm, row
 
-    async def rows(self, evaluation: Evaluation) -> AsyncIterator[Row]:
-        """The rows of its data, while they are kept."""
-        async for rows in read_batches(self._redis, _key(evaluation.id, "data")):
-            for row in rows:
-                yield row
+    def rows(self, evaluation: Evaluation) -> AsyncIterator[Row]:
+        """The rows of its data, while they are kept. Raises Unsealable."""
+        return read_rows(self._redis, _key(evaluation.id, "data"), self._seals())
 
     async def results(self, evaluation: Evaluation, first: int, count: int) -> dict[str, list[bytes | None]]:
         """The results of `count` rows from `first` on, by arm, as JSON; None where a row is not answered yet."""

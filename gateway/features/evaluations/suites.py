@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from gateway.state.gate_store import read_suites
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.keys import SUITES_KEY, get_suite_key
 from monitoring.evaluation.suites import Suite, kinds_of
+from monitoring.texts import Seals
 
 SUITES_MAX = 50
 DIGEST_START = re.compile(r"[0-9a-f]{6,64}")
@@ -28,7 +29,9 @@ class NoSuite(Exception):
 class SuiteStore:
     """Keeps suites in Redis. Every method raises RedisError."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, seals: Callable[[], Seals] = lambda: Seals({}, None)) -> None:
+        """`seals` gives the present keys of texts."""
+        self._seals = seals
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
 
     async def all(self, task: str | None = None) -> list[Suite]:
@@ -73,5 +76,5 @@ class SuiteStore:
         await step.enter()
 
     def rows(self, suite: Suite) -> AsyncIterator[list[Row]]:
-        """Its rows, some at a time."""
-        return read_batches(self._redis, get_suite_key(suite.task, suite.digest))
+        """Its rows, some at a time. Raises Unsealable."""
+        return read_batches(self._redis, get_suite_key(suite.task, suite.digest), self._seals())

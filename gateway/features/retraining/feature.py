@@ -11,8 +11,10 @@ from gateway.services import Services
 
 
 def _open(services: Services, features: Features) -> RetrainingRequests:
-    store = RetrainingStore(services.redis, services.settings.records.retention_seconds)
-    return RetrainingRequests(services, store, features[Reviews])
+    reviews = features[Reviews]
+    store = RetrainingStore(services.redis, services.settings.records.retention_seconds, lambda: reviews.texts.seals)
+    services.resealing.append(store.reseal)
+    return RetrainingRequests(services, store, reviews)
 
 
 RETRAINING = Feature(RetrainingRequests, _open, (endpoints.router,))

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
 
 from monitoring.ids import SHAPE, read_time
-from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Example, Retraining, close_request
+from monitoring.quality.verdicts.retraining import (
+    EXAMPLE_WORDS,
+    RETRAININGS_MAX,
+    Example,
+    Retraining,
+    close_request,
+)
+from monitoring.texts import Resealing, Seals
 from serving.object_store import Change, LenientReader, ObjectStore, change_together
 
 DAY_SECONDS = 86_400
+REPLACE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+"""
 
 
 def id_of(task: str, action: str, at: float) -> str:
@@ -29,7 +40,11 @@ class RetrainingStore:
     requests of one day stand together, and go together once the oldest of them is so old.
     """
 
-    def __init__(self, redis: Redis, retention_seconds: float) -> None:
+    def __init__(
+        self, redis: Redis, retention_seconds: float, seals: Callable[[], Seals] = lambda: Seals({}, None)
+    ) -> None:
+        """`seals` gives the present keys of texts."""
+        self._seals = seals
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = int(retention_seconds * 1000)
         self.object_store = ObjectStore(redis, "retraining")
@@ -53,13 +68,16 @@ class RetrainingStore:
         keys = [_examples_key(name, day) for day in days]
         for key, raw in zip(keys, await self._redis.mget(keys) if days else (), strict=True):
             examples += self._reader.read(key, raw, list[Example]) or []
-        return sorted(examples, key=lambda example: -example.at)
+        seals = self._seals()
+        opened = [seals.read_words(example, example.request_id, EXAMPLE_WORDS) for example in examples]
+        return sorted(opened, key=lambda example: -example.at)
 
     async def keep(self, name: str, examples: Sequence[Example]) -> None:
         """Keep the examples of a request."""
-        days: dict[int, list[Example]] = {}
+        days, seals = dict[int, list[Example]](), self._seals()
         for example in examples:
-            days.setdefault(int(_asked_at(example) // DAY_SECONDS), []).append(example)
+            closed = seals.close_words(example, example.request_id, EXAMPLE_WORDS)
+            days.setdefault(int(_asked_at(example) // DAY_SECONDS), []).append(closed)
         ends = {day: int(min(map(_asked_at, of_day)) * 1000) + self._retention_ms for day, of_day in days.items()}
         if not days:
             return
@@ -110,16 +128,31 @@ class RetrainingStore:
 
     async def forget_requests(self, requests: Set[str]) -> int:
         """Delete the examples that are one of these requests; their number."""
-        gone = 0
+        return await self._change_each(lambda example: None if example.request_id in requests else example)
+
+    async def reseal(self, resealing: Resealing) -> None:
+        """Seal all examples under the present key, as far as their own is known."""
+        seals = self._seals()
+        reseal = lambda example: seals.reseal_words(example, example.request_id, EXAMPLE_WORDS)  # noqa: E731
+        await self._change_each(lambda example: resealing.change(example, reseal))
+
+    async def _change_each(self, change: Callable[[Example], Example | None]) -> int:
+        """Make each example what `change` makes of it, or delete it (None). Returns the number of those that changed.
+        An example that was changed by others meanwhile is looked at again."""
+        changed = 0
         for retraining in await self.all():
             for day in await self._days(retraining.id):
                 key = _examples_key(retraining.id, day)
-                examples = self._reader.read(key, await self._redis.get(key), list[Example]) or []
-                rest = [example for example in examples if example.request_id not in requests]
-                if len(rest) < len(examples):
-                    await self._redis.set(key, msgspec.json.encode(rest), xx=True, keepttl=True)
-                    gone += len(examples) - len(rest)
-        return gone
+                while True:
+                    raw = await self._redis.get(key)
+                    examples = self._reader.read(key, raw, list[Example]) or []
+                    after = [(example, change(example)) for example in examples]
+                    count = sum(new is not example for example, new in after)
+                    rest = msgspec.json.encode([new for _, new in after if new is not None])
+                    if not count or await self._redis.eval(REPLACE, 1, key, raw, rest):
+                        break
+                changed += count
+        return changed
 
 
 def _asked_at(example: Example) -> float:

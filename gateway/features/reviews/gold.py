@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,10 +16,11 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews.store import ROOT, Review, close_review, is_sealed_by, open_review
 from monitoring.metric_values import Metric, is_bad, measure_badness
-from monitoring.texts import Seals
+from monitoring.texts import Sealable, Seals
 from serving.object_store import Change, LenientReader, ObjectStore, Stale
 
 GOLD_MAX = 200
+COMMENT = MappingProxyType({"comment": None})
 HELD = "apprentice:gold_held:"
 LAST = "apprentice:gold_last:"
 LAST_SECONDS = 3600
@@ -37,8 +39,8 @@ class GoldQuestion(msgspec.Struct, frozen=True, kw_only=True):
     comment: str | None = None
 
 
-class _StoredQuestion(msgspec.Struct, kw_only=True):
-    """A question as it is stored; its review may be sealed."""
+class _StoredQuestion(Sealable, frozen=True, kw_only=True):
+    """A question as it is stored; its review and comment may be sealed."""
 
     review: msgspec.Raw
     value: bool | float | str
@@ -49,8 +51,15 @@ class _StoredQuestion(msgspec.Struct, kw_only=True):
     def open(self, seals: Seals) -> GoldQuestion | None:
         """Make the question; None where its review can't be read."""
         review = open_review(bytes(self.review), seals)
-        fields = msgspec.structs.asdict(self)
-        return None if review is None else GoldQuestion(**fields | {"review": review})
+        if review is None:
+            return None
+        words = seals.read_words(self, review.request_id, COMMENT)
+        return GoldQuestion(review=review, value=self.value, by=self.by, at=self.at, comment=words.comment)
+
+    def needs_seal(self, seals: Seals) -> bool:
+        """Return whether a part of it does not lie under the present key, if there is one."""
+        is_plain = self.comment is not None and seals.sealing is not None
+        return is_plain or not is_sealed_by(bytes(self.review), seals)
 
 
 class GoldScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +98,16 @@ class GoldStore:
         """A question's new value as a part of a greater step; None: it is removed."""
         if question is None:
             return Change(self.questions, request_id, None)
-        review = msgspec.to_builtins(close_review(question.review, self._seals()))
-        return Change(self.questions, request_id, msgspec.to_builtins(question) | {"review": review})
+        seals = self._seals()
+        stored = {**msgspec.structs.asdict(question), "review": msgspec.Raw(b"null")}
+        closed = seals.close_words(_StoredQuestion(**stored), question.review.request_id, COMMENT)
+        review = msgspec.to_builtins(close_review(question.review, seals))
+        words = {name: value for name in ("key", "sealed") if (value := getattr(closed, name)) is not None}
+        return Change(
+            self.questions,
+            request_id,
+            msgspec.to_builtins(question) | {"review": review, "comment": closed.comment} | words,
+        )
 
     async def reseal(self) -> int:
         """Seal all questions under the present key, as far as their own is known. Returns the number of others."""
@@ -98,7 +115,7 @@ class GoldStore:
         for name, generation in (await self.questions.generations()).items():
             raw = (await self.questions.written([name])).get(name)
             stored = self._reader.read(f"the gold question {name}", raw, _StoredQuestion)
-            if stored is None or is_sealed_by(bytes(stored.review), seals):
+            if stored is None or not stored.needs_seal(seals):
                 continue
             if (question := stored.open(seals)) is None:
                 unreadable += 1

@@ -30,6 +30,7 @@ from monitoring.labels.request_label import name_rater
 from monitoring.metric_values import is_bad, measure_badness
 from monitoring.quality.verdicts.reviewing import are_raised, find_weekly_budget
 from monitoring.records import Record
+from monitoring.texts import SEALED_SECONDS, Resealing
 from router.decision import Choice
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ SPENT_SECONDS_MAX = 60.0
 FIELDS_MAX = 64
 RESEALED_SECONDS = 600.0
 """Time between two looks for texts under a former key."""
+SEALED_KEY = "apprentice:reviews:sealed_by"
+"""The name of the key under which all else was found to lie, for a day."""
 
 
 # ---- beside the request ---------------------------------------------------------------------------------
@@ -77,12 +80,30 @@ async def keep_reviewing(reviews: Reviews) -> None:
 
 
 async def seal_again(reviews: Reviews) -> None:
-    """Seal the texts of all reviews, gold questions and feedback under the present key. Raises RedisError."""
-    unreadable = await reviews.gold.reseal() + await reviews.services.feedback.reseal()
+    """Seal the texts of all reviews and gold questions under the present key, and all else that is sealed. Raises
+    RedisError."""
+    unreadable = await reviews.gold.reseal() + await _seal_others_again(reviews)
     for task in reviews.services.settings.tasks:
         unreadable += await reviews.store.reseal(task)
     if unreadable:
-        log.warning("the texts of %d reviews and judgements can't be read: texts.keys lacks their keys", unreadable)
+        log.warning("%d texts of reviews, feedback and suites can't be read: texts.keys lacks their keys", unreadable)
+
+
+async def _seal_others_again(reviews: Reviews) -> int:
+    """Seal what is looked through as a whole. Once nothing was left, it is looked through again after a day, or under
+    the next key. Returns the number of those that can't be read."""
+    redis, sealing, resealing = reviews.services.redis, reviews.texts.seals.sealing, Resealing()
+    if sealing is None or await redis.get(SEALED_KEY) == sealing.encode():
+        return 0
+    for reseal in (reviews.services.feedback.reseal, *reviews.services.resealing):
+        await reseal(resealing)
+    for task in reviews.services.settings.tasks:
+        await reviews.store.reseal_skips(task, resealing)
+    if resealing.found_none:
+        await redis.set(SEALED_KEY, sealing, ex=SEALED_SECONDS)
+    else:  # a gateway may have been writing under the former key meanwhile, and another may have what is not known here
+        await redis.delete(SEALED_KEY)
+    return resealing.unreadable
 
 
 async def _keep_one_by_one(reviews: Reviews) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -17,8 +19,9 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews import scripts
 from gateway.state.audited_step import AuditedStep
+from gateway.state.resealing import seal_list
 from monitoring.text_stream import list_names_of
-from monitoring.texts import Conversation, KeptText, Seals, TextRow, Unsealable
+from monitoring.texts import Conversation, KeptText, Resealing, Sealable, Seals, TextRow, Unsealable
 from serving.object_store import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,8 @@ PLACE_BYTES_MAX = 80
 SHARED_MAX = 2000
 """Requests of a task that several have answered: the newest of which agreement is measured."""
 UNREAD = "Its texts can't be read."
-"""Why a review is skipped for a reviewer that a gateway can't read."""
+"""Why a review is skipped for a reviewer that a gateway can't read; it also stands for a reason that can't be read."""
+REASON = MappingProxyType({"reason": ""})
 
 
 class Review(Conversation, frozen=True, kw_only=True):
@@ -127,7 +131,7 @@ class Deleted(NamedTuple):
     answered: int
 
 
-class Skip(msgspec.Struct, frozen=True, kw_only=True):
+class Skip(Sealable, frozen=True, kw_only=True, omit_defaults=True):
     """A review that was given back: which, by whom, why, and when (Unix seconds)."""
 
     request_id: str
@@ -213,7 +217,8 @@ class ReviewStore:
     async def skip(self, task: str, skip: Skip, retention_seconds: float) -> Literal["skipped", "gone", "other"]:
         """Give a lease back: this reviewer does not get the review again. `gone`: it does not wait; `other`: it is not
         leased to this reviewer."""
-        args = [skip.request_id, skip.by, msgspec.json.encode(skip), _ms(retention_seconds)]
+        closed = self._seals().close_words(skip, skip.request_id, REASON)
+        args = [skip.request_id, skip.by, msgspec.json.encode(closed), _ms(retention_seconds)]
         outcome: bytes = await self._do(self._skip, task, args)
         return outcome.decode()  # type: ignore[return-value]
 
@@ -285,6 +290,11 @@ class ReviewStore:
                         unreadable += not await self._reseal_one(key, seals)
         return unreadable
 
+    async def reseal_skips(self, task: str, resealing: Resealing) -> None:
+        """Seal the reasons of the task's skips under the present key, as far as their own is known."""
+        reseal = partial(_reseal_skip, seals=self._seals())
+        await seal_list(self._redis, f"{ROOT}{task}:skips", reseal, resealing)
+
     async def _reseal_one(self, key: str, seals: Seals) -> bool:
         texts = await self._redis.get(key)
         review = None if texts is None else self._open(texts)
@@ -328,7 +338,8 @@ class ReviewStore:
         async with self._redis.pipeline(transaction=False) as pipe:
             for task, seconds in retention_seconds.items():
                 await self._do(self._count, task, [_ms(seconds)], client=pipe)
-            return dict(zip(retention_seconds, map(_read_counts, await pipe.execute()), strict=True))
+            counts = [_read_counts(raw, self._seals()) for raw in await pipe.execute()]
+            return dict(zip(retention_seconds, counts, strict=True))
 
     def _open(self, texts: bytes) -> Review | None:
         return open_review(texts.partition(b"\n")[2], self._seals())
@@ -338,7 +349,7 @@ class ReviewStore:
         return await script(keys=[f"{ROOT}{task}:", *more_keys], args=[now, *args], client=client)
 
 
-def _read_counts(raw: list[Any]) -> Counts:
+def _read_counts(raw: list[Any], seals: Seals) -> Counts:
     (waiting, leased, oldest, *numbers), skips = raw
     expired_now, drawn, answered, skipped, expired = map(int, numbers)
     return Counts(
@@ -350,7 +361,7 @@ def _read_counts(raw: list[Any]) -> Counts:
         answered=answered,
         skipped=skipped,
         expired=expired,
-        skips=[skip for raw in skips if (skip := _skip(raw)) is not None],
+        skips=[skip for raw in skips if (skip := _skip(raw, seals)) is not None],
     )
 
 
@@ -395,10 +406,20 @@ def is_sealed_by(stored: bytes, seals: Seals) -> bool:
     return seals.sealing is None or stored.startswith(SEALED_START + seals.sealing.encode() + b'"')
 
 
-def _skip(raw: bytes) -> Skip | None:
+def _skip(raw: bytes, seals: Seals) -> Skip | None:
     """The value; None where it can't be read."""
     at, _, written = raw.partition(b"\n")
     try:
-        return msgspec.structs.replace(msgspec.json.decode(written, type=Skip), at=float(at) / 1000)
+        skip = msgspec.json.decode(written, type=Skip)
+        skip = seals.read_words(skip, skip.request_id, REASON)
+        return msgspec.structs.replace(skip, at=float(at) / 1000, reason=UNREAD if skip.key else skip.reason, key=None)
     except (*UNREADABLE, ValueError):
         return None
+
+
+def _reseal_skip(raw: bytes, seals: Seals) -> bytes:
+    """Raises Unsealable, and msgspec's errors."""
+    at, _, written = raw.partition(b"\n")
+    skip = msgspec.json.decode(written, type=Skip)
+    after = seals.reseal_words(skip, skip.request_id, REASON)
+    return raw if after is skip else at + b"\n" + msgspec.json.encode(after)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
+from monitoring.texts import Sealable
+
+EXAMPLE_WORDS = MappingProxyType({"comment": None, "demonstration": None})
 RETRAININGS_MAX = 200
 """The newest requests that are kept."""
 EXAMPLES_MAX = 500
 """Examples of one request to train."""
 
 
-class Example(msgspec.Struct, frozen=True, kw_only=True):
+class Example(Sealable, frozen=True, kw_only=True, omit_defaults=True):
     """A request whose answer was judged bad: by which metric and value, when (Unix seconds), and what was said of it.
 
     `demonstration` is what the answer should have been, where those who decide the label agree on it. `label_words`

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.row_batches import BATCH
+from gateway.features.evaluations.row_batches import BATCH, seal_rows
 from gateway.features.evaluations.store import (
     LOGPROBS_EVALUATIONS,
     Evaluation,
     EvaluationStore,
     Model,
     finish,
+    get_coming_key,
 )
+from gateway.features.evaluations.suites import SuiteStore
 from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Audit
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
-from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.dataset import Row, seal_row_again
 from monitoring.evaluation.erasure import (
     MARKED_AT_ONCE,
+    ErasedSuite,
     erase_from_evaluations,
+    erase_from_suites,
     erase_from_uploads,
     mark_forgotten,
 )
-from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
+from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key, get_suite_key
 from monitoring.evaluation.results import RowResult
-from monitoring.texts import FORGOTTEN_KEY
+from monitoring.evaluation.suites import Suite
+from monitoring.texts import FORGOTTEN_KEY, Resealing, Seals, Unsealable
 
 LOGPROBS = [-0.1234567, -2.5]
 
@@ -200,3 +207,62 @@ def test_what_answers_were_compared_with_is_no_part_of_it_once_it_has_ended() ->
     one = evaluation(classes=Classes("label", "", ("a",), {"0123": "a"}))
     assert msgspec.json.decode(msgspec.json.encode(one), type=Evaluation) == one
     assert finish(one, "cancelled").classes == Classes("label", "", ("a",), None)
+
+
+VASE = {"messages": [{"role": "user", "content": "A vase"}], "rejected": "no vase"}
+
+
+async def test_rows_are_sealed_while_they_are_kept_and_come_under_the_present_key(
+    redis: Redis, valkey_socket: str
+) -> None:
+    seals = Seals({}, None)
+    store, suites = EvaluationStore(redis, 1000, lambda: seals), SuiteStore(redis, lambda: seals)
+    rows = [Row(n, f"r{n}", n + 1, f"vase {n % 2}", group=n, request=f"req{n}", **VASE) for n in range(4)]
+    suite = Suite(task="returns", digest="d", kind="newest", rows=4, groups=4)
+    key = get_suite_key("returns", "d")
+    for number, sealing in enumerate((None, "old", "new", None)):
+        seals = Seals({"old": bytes(32), "new": b"n" * 32}, sealing)
+        await store.take_in("coming", [rows[number]], set())
+        assert (b"vase" in (await redis.lrange(get_coming_key("coming"), -1, -1))[0]) == (sealing is None)
+    await suites.add(suite, "coming", step(store, "suite.add"))
+    seals = Seals({"old": bytes(32), "new": b"n" * 32}, "new")
+    for expected in (Resealing(3, 0), Resealing(0, 0)):
+        resealing = Resealing()
+        await seal_rows(redis, seals, resealing)
+        assert resealing == expected
+    seals = Seals({"new": b"n" * 32}, "new")
+    assert not [raw for raw in await redis.lrange(key, 0, -1) if b"vase" in raw.lower()]
+    assert [batch async for batch in suites.rows(suite)] == [rows]
+    with SyncRedis(unix_socket_path=valkey_socket) as client:
+        assert erase_from_suites(client, {"req0"}, seals) == [ErasedSuite("returns", "d", 1)]
+    left = await suites.find("returns", "newest")
+    assert (left.rows, left.counts["class"]) == (3, {"vase 1": 2, "vase 0": 1})
+    seals, lost, before = Seals({"other": bytes(32)}, "other"), Resealing(), await redis.lrange(key, 0, -1)
+    await seal_rows(redis, seals, lost)
+    assert (lost, await redis.lrange(key, 0, -1)) == (Resealing(0, 3), before), "rows under a lost key stay"
+    with pytest.raises(Unsealable, match=r"which texts\.keys lacks"):
+        [batch async for batch in suites.rows(suite)]
+    with SyncRedis(unix_socket_path=valkey_socket) as client:
+        assert erase_from_suites(client, {"req1"}, seals) == [ErasedSuite("returns", "d", 1)]
+    assert (await suites.find("returns", "newest")).counts == left.counts, "of rows that can't be read"
+
+
+async def test_an_erased_row_that_is_sealed_again_meanwhile_is_erased(redis: Redis, valkey_socket: str) -> None:
+    seals = Seals({"old": bytes(32)}, "old")
+    store = EvaluationStore(redis, 1000, lambda: seals)
+    one = await begun(store, evaluation())
+    seals = Seals({"old": bytes(32), "new": b"n" * 32}, "new")
+    key = get_evaluation_key(one.id, "data")
+
+    class Resealed(SyncRedis):
+        """A client before whose removal of rows the job seals them again."""
+
+        def lrem(self, name: Any, count: int, value: Any) -> Any:
+            rows = super().lrange(key, 0, -1)
+            for place, raw in enumerate(rows if b'"old"' in value else []):
+                self.lset(key, place, seal_row_again(raw, seals))
+            return super().lrem(name, count, value)
+
+    with Resealed(unix_socket_path=valkey_socket) as client:
+        assert erase_from_evaluations(client, {"r1"}) == 1
+    assert await left(store, one) == [0, 2]

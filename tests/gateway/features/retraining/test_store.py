@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from gateway.features.retraining.store import RetrainingStore
-from monitoring.quality.verdicts.retraining import Example
+from monitoring.quality.verdicts.retraining import Example, Retraining
+from monitoring.texts import Resealing, Seals
 from serving.object_store import Unreadable
 
 DAY = 86_400.0
@@ -76,3 +78,31 @@ async def test_a_request_that_can_not_be_read_is_logged_once(redis: Redis, caplo
     with pytest.raises(Unreadable):
         await store.get("a")
     assert await store.get("b") == (None, 1)
+
+
+async def test_words_of_examples_are_sealed_and_come_under_the_present_key(redis: Redis) -> None:
+    seals = Seals({}, None)
+    store = RetrainingStore(redis, RETENTION_SECONDS, lambda: seals)
+    examples = [replace(example(DAY * age), comment="a vase", demonstration={"of": "vase"}) for age in range(4)]
+    for number, sealing in enumerate((None, "old", "lost", "new")):
+        seals = Seals({sealing or "new": (sealing or "new").encode().ljust(32)}, sealing)
+        name = f"of-{number}"
+        await store.keep(name, [examples[number]])
+        await store.open(Retraining(id=name, task="t", version="t@v1", opened_at=1.0, by="ada", because="a test"))
+        assert await store.examples(name) == [examples[number]]
+
+    async def holding(word: bytes) -> list[bytes]:
+        keys = [key async for key in redis.scan_iter("apprentice:retraining:*:examples:*")]
+        return [key for key in keys if word in await redis.get(key)]
+
+    assert len(await holding(b"vase")) == 1
+    seals = Seals({name: name.encode().ljust(32) for name in ("old", "new")}, "new")
+    for expected in (Resealing(2, 1), Resealing(0, 1)):
+        resealing = Resealing()
+        await store.reseal(resealing)
+        assert resealing == expected
+    assert (await holding(b"vase"), len(await holding(b'"key":"new"'))) == ([], 3)
+    assert [await store.examples(f"of-{n}") == [examples[n]] for n in range(4)] == [True, True, False, True]
+    assert [each.key for each in await store.examples("of-2")] == ["lost"]
+    assert await store.forget_requests({each.request_id for each in examples[2:]}) == 2
+    assert [len(await store.examples(f"of-{n}")) for n in range(4)] == [1, 1, 0, 0]

@@ -21,7 +21,7 @@ from gateway.features.reviews.store import (
 )
 from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Audit
-from monitoring.texts import FORGOTTEN_KEY, Seals
+from monitoring.texts import FORGOTTEN_KEY, Resealing, Seals
 
 DAY = 86_400.0
 START = 1_800_000_000.0
@@ -425,3 +425,34 @@ async def test_a_sealed_review_opens_under_no_other_id(keys: Keys, redis: Redis,
     place, _, content = (await redis.get("apprentice:review:r1")).partition(b"\n")
     await redis.set("apprentice:review:r1", place + b"\n" + content.replace(b'"r1"', f'"r{number}"'.encode()))
     assert await keys.store.find_texts("r1") == (review(1) if number == 1 else None)
+
+
+@pytest.mark.invariant("No text of a review is in Redis unsealed where a key is set.")
+async def test_reasons_of_skips_are_sealed_and_come_under_the_present_key(keys: Keys, redis: Redis) -> None:
+    async def skip(number: int) -> None:
+        await keep(keys.store, number)
+        assert await taken(keys.store, "anna") == f"r{number}"
+        said = Skip(request_id=f"r{number}", by="anna", reason=f"a vase {number}")
+        assert await keys.store.skip("returns", said, DAY) == "skipped"
+
+    async def reasons() -> list[str]:
+        return [skip.reason for skip in (await keys.store.counts({"returns": DAY}))["returns"].skips]
+
+    name = "apprentice:reviews:returns:skips"
+    await skip(1)
+    keys.use("old", "old")
+    await skip(2)
+    keys.use("lost", "lost")
+    await skip(3)
+    before = await redis.lrange(name, 0, -1)
+    assert [b"vase" in raw for raw in before] == [False, False, True]
+    keys.use("new", "new", "old")
+    assert await reasons() == [UNREAD, "a vase 2", "a vase 1"]
+    resealing = Resealing()
+    await keys.store.reseal_skips("returns", resealing)
+    after = await redis.lrange(name, 0, -1)
+    assert (resealing, [b"vase" in raw for raw in after]) == (Resealing(2, 1), [False] * 3)
+    assert after[0] == before[0]
+    keys.use("new", "new")
+    assert await reasons() == [UNREAD, "a vase 2", "a vase 1"]
+    assert 0 < await redis.pttl(name) <= DAY * 1000
