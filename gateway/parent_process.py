@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,10 @@ LAST_WORDS_SECONDS_MAX = 1.0
 KILLING_SIGNALS = 3
 CHILD_SECONDS_MAX = ANSWER_SECONDS_MAX / 2
 """Longest wait for one process: who asked for all of them still waits then, and gets what the others say."""
+WATCH_SECONDS = 5.0
+"""Time between two questions whether a process is alive."""
+SILENT_MAX = 3
+"""A process that leaves so many of them unanswered, one after the other, hangs."""
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 ARGUMENTS_AT = 45
 """The place behind the name in /proc/self/stat of where the arguments begin; where they end is the next one."""
@@ -100,7 +104,7 @@ class Parent:
         """True once one of them was ready."""
         self._stops = 0
         self._exit_code = 0
-        self._relays: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self) -> int:
         """Run until all processes have ended after a signal. Returns the exit code."""
@@ -188,13 +192,31 @@ class Parent:
         self._changed.set()
 
     def _reload(self) -> None:
-        """One reads the configuration again, and tells the others."""
+        self._begin(self._reload_by_one())
+
+    async def _reload_by_one(self) -> None:
+        """One reads the configuration again, and tells the others; where it does not answer, the next one does."""
         for child in self._children:
-            if child.ready:
-                child.send(ProcessMessage("reload"))
+            if child.ready and await self._ask(child, "reload") is not None:
                 return
 
+    async def _watch(self, child: ServingProcess) -> None:
+        """End a process that hangs: its callers wait, and probes do not tell, since the others answer them."""
+        silent = 0
+        while silent < SILENT_MAX:
+            await asyncio.sleep(WATCH_SECONDS)
+            silent = silent + 1 if await self._ask(child, "ready") is None else 0
+        log.error("process %d (pid %d) hangs, and is ended", child.number, child.pid)
+        os.kill(child.pid, signal.SIGKILL)
+
+    def _begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     async def _listen(self, child: ServingProcess, channel: Channel) -> None:
+        watching: asyncio.Task[None] | None = None
         while (message := await channel.receive()) is not None:
             if message.topic == "answer":
                 child.questions.answered(message)
@@ -202,6 +224,7 @@ class Parent:
                 child.ready = self._began = True
                 if self._settings_message is not None and child.settings is not self._settings:
                     child.send(self._settings_message)  # they were read again while it started
+                watching = self._begin(self._watch(child))
                 log.info("process %d of %d runs (pid %d)", child.number, len(self._children), child.pid)
                 self._changed.set()
             elif message.topic == "closed":
@@ -210,9 +233,9 @@ class Parent:
             elif message.topic == "metrics" and not message.number:
                 child.measured = message.payload
             else:
-                relay = asyncio.ensure_future(self._relay(child, message))
-                self._relays.add(relay)
-                relay.add_done_callback(self._relays.discard)
+                self._begin(self._relay(child, message))
+        if watching is not None:
+            watching.cancel()
         child.questions.end()
 
     async def _relay(self, asker: ServingProcess, message: ProcessMessage) -> None:
@@ -255,9 +278,10 @@ class Parent:
 
     async def _merged(self, accept: str) -> tuple[bytes, bytes]:
         """The metrics of all processes, those that are no more included, and their content type."""
-        live = [child for child in self._children if child.ready]
-        for child, answer in zip(live, await asyncio.gather(*(self._ask(c, "metrics") for c in live)), strict=True):
-            if answer and child.ready:
+        live = [(child, child.questions) for child in self._children if child.ready]
+        answers = await asyncio.gather(*(self._ask(child, "metrics") for child, _ in live))
+        for (child, questions), answer in zip(live, answers, strict=True):
+            if answer and child.ready and child.questions is questions:  # else one has ended that had answered
                 child.measured = answer
         merged = Meters(self._settings.series_max)
         for child in self._children:

@@ -58,6 +58,8 @@ class Channel:
 
     def send(self, message: ProcessMessage) -> None:
         """Send a message; one to a process that has ended is lost."""
+        if self._writer.is_closing():
+            return
         data = msgspec.msgpack.encode(message)
         self._writer.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
 

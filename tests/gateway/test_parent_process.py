@@ -3,13 +3,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import signal
+import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from gateway import parent_process
 from gateway.configuration.settings import Settings
 from gateway.parent_process import Parent, ServingProcess
-from gateway.sibling_processes import Channel, ProcessMessage
+from gateway.sibling_processes import Channel, ProcessMessage, Questions
+from monitoring.metrics import Meters
 from tests.gateway.test_sibling_processes import POOLS
 
 
@@ -95,3 +100,62 @@ def test_of_two_reloads_at_once_the_same_is_the_last_one_at_each_process() -> No
     parent._loop.close()
     last = [pickle.loads(channel.messages[-1].payload) for channel in channels]
     assert [settings.snapshot_interval_seconds for settings in last] == [6.0, 6.0]
+
+
+@pytest.mark.invariant("A process that hangs is ended and replaced.")
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_process_that_answers_nothing_any_more_is_ended(hangs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent_process, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(parent_process, "CHILD_SECONDS_MAX", 0.1)
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
+    child = parent._children[0]
+    with subprocess.Popen(["sleep", "60"]) as process:
+        child.pid, child.channel = process.pid, Heard() if hangs else Answering(child)
+
+        async def watched() -> None:
+            async with asyncio.timeout(60 if hangs else 1):
+                await parent._watch(child)
+
+        with nullcontext() if hangs else pytest.raises(TimeoutError):
+            parent._loop.run_until_complete(watched())
+        parent._loop.close()
+        if not hangs:
+            assert process.poll() is None
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+
+def test_a_reload_is_asked_of_the_next_process_where_one_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent_process, "CHILD_SECONDS_MAX", 0.1)
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 3, ())
+    _, other, third = parent._children
+    channels = [Heard(), Answering(other), Answering(third)]
+    for child, channel in zip(parent._children, channels, strict=True):
+        child.ready, child.channel = True, channel
+    parent._loop.run_until_complete(parent._reload_by_one())
+    parent._loop.close()
+    assert [[message.topic for message in channel.messages] for channel in channels] == [["reload"], ["reload"], []]
+
+
+def test_what_a_process_told_before_its_end_is_not_taken_for_its_successors() -> None:
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
+    first, second = parent._children
+    meters = Meters(2000)
+    meters.process_restarts.add(1)
+    channels = [Heard(), Heard()]
+    for child, channel in zip(parent._children, channels, strict=True):
+        child.pid, child.ready, child.channel, child.measured = 1, True, channel, meters.measured()
+
+    async def merged() -> bytes:
+        asking = asyncio.ensure_future(parent._merged(""))
+        while not channels[1].messages:
+            await asyncio.sleep(0)
+        first.questions.answered(ProcessMessage("answer", 1, meters.measured()))
+        parent._ended.add(first.measured, with_gauges=False)
+        first.measured, first.questions = b"", Questions()  # buried, and its successor is ready
+        second.questions.answered(ProcessMessage("answer", 1, meters.measured()))
+        return (await asking)[0]
+
+    text = parent._loop.run_until_complete(merged()).decode()
+    parent._loop.close()
+    assert "apprentice_process_restarts_total 2.0" in text

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import pytest
+import uvloop
 
 from gateway.configuration.settings import PROCESSES_MAX, Settings
 from gateway.errors import SettingsError
-from gateway.sibling_processes import MAY_BE_NONE, PARTED_LIMITS, PARTED_RECORDS, Siblings
+from gateway.sibling_processes import MAY_BE_NONE, PARTED_LIMITS, PARTED_RECORDS, Channel, ProcessMessage, Siblings
 from serving.shared_memory import SharedMemory
 
 POOLS = {"general": {"base_model": "large", "replicas": [{"name": "general-0", "url": "http://127.0.0.1:1"}]}}
@@ -42,6 +46,20 @@ def test_without_settings_a_gateway_starts_with_as_many_processes_as_it_may() ->
     found = parts(Settings(pools=POOLS, general_pool="general"), PROCESSES_MAX)
     for name in {*PARTED_LIMITS} - MAY_BE_NONE:
         assert min(getattr(part.limits, name) for part in found) >= 1
+
+
+def test_messages_to_a_process_that_has_ended_are_lost_and_no_fault() -> None:
+    async def tell() -> None:
+        ours, theirs = socket.socketpair()
+        channel = await Channel.over(ours)
+        theirs.close()
+        assert await channel.receive() is None
+        while not channel._writer.is_closing():
+            channel.send(ProcessMessage("looked"))
+            await asyncio.sleep(0)
+        channel.send(ProcessMessage("closed"))
+
+    uvloop.run(tell())
 
 
 async def test_a_process_alone_asks_nobody_and_waits_for_nobody() -> None:
