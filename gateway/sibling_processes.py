@@ -172,7 +172,7 @@ class Siblings:
 
     def part_of(self, settings: Settings) -> Settings:
         """The settings with this process's part of the bounds that are the gateway's; all parts add up to each, but
-        one that nobody has set is 1 or more in each process.
+        the default of one is 1 or more in each process.
 
         Raises SettingsError where a bound is set to less than the number of processes.
         """
@@ -186,7 +186,7 @@ class Siblings:
         parts = {}
         for key in parted:
             whole, least = getattr(section, key), 0 if key in MAY_BE_NONE else 1
-            if whole < least * self.count and key in section.model_fields_set:
+            if whole < least * self.count and whole != type(section).model_fields[key].default:
                 raise SettingsError(
                     f"{name}.{key} is {whole}, too little for {self.count} processes: raise it, or run fewer."
                 )

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+from pathlib import Path
 
 import pytest
 import uvloop
 
-from gateway.configuration.settings import PROCESSES_MAX, Settings
+from gateway.configuration.settings import PROCESSES_MAX, Settings, load_settings
 from gateway.errors import SettingsError
 from gateway.sibling_processes import MAY_BE_NONE, PARTED_LIMITS, PARTED_RECORDS, Channel, ProcessMessage, Siblings
 from serving.shared_memory import SharedMemory
@@ -42,8 +44,11 @@ def test_a_bound_less_than_the_processes_is_refused_by_name() -> None:
         parts(settings, 2)
 
 
-def test_without_settings_a_gateway_starts_with_as_many_processes_as_it_may() -> None:
-    found = parts(Settings(pools=POOLS, general_pool="general"), PROCESSES_MAX)
+@pytest.mark.parametrize("limits", ["{}", "{in_flight_max: 128}"])
+def test_bounds_that_are_not_set_are_enough_for_as_many_processes_as_there_may_be(limits: str, tmp_path: Path) -> None:
+    config = tmp_path / "apprentice.yaml"
+    config.write_text(f"pools: {json.dumps(POOLS)}\nlimits: {limits}\n")
+    found = parts(load_settings(config), PROCESSES_MAX)
     for name in {*PARTED_LIMITS} - MAY_BE_NONE:
         assert min(getattr(part.limits, name) for part in found) >= 1
 
