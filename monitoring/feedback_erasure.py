@@ -14,11 +14,9 @@ import msgspec
 
 from monitoring.feedback import STREAM_KEY, Feedback, WordSeals
 from monitoring.text_stream import READ_MAX, read_pages
-from monitoring.texts import SEALED_SECONDS, Resealing
+from monitoring.texts import Resealing
 
 PARTIAL_KEY = f"{STREAM_KEY}:partial"
-STREAM_SEALED_KEY = f"{STREAM_KEY}:stream_sealed_by"
-"""The name of the key under which all of the stream was found to lie, for a day."""
 Change = Callable[[str, bytes], bytes | None]
 """A request's feedback as it is to become; None: as it is."""
 WORDS = ("comment", "demonstration", "demonstration_digests", "tags", "key", "sealed")
@@ -55,23 +53,16 @@ def erase_feedback_words(redis: Any, requests: Set[str]) -> None:
     _change_stream(redis, lambda request, body: _without_words(body) if request in requests else None)
 
 
-def seal_stream(redis: Any, words: WordSeals) -> None:
-    """Seal the words in the stream under the present key, as far as their own is known. Once nothing was left, it is
-    looked for again after a day, or under the next key. The archive is locked by the caller, as in an erasure."""
-    sealing, resealing = words.seals.sealing, Resealing()
+def seal_stream(redis: Any, words: WordSeals, resealing: Resealing) -> None:
+    """Seal the words in the stream under the present key, as far as their own is known. The archive is locked by the
+    caller, as in an erasure."""
 
     def reseal(request: str, body: bytes) -> bytes | None:
         feedback = msgspec.json.decode(body, type=Feedback)
         after = resealing.change(feedback, lambda each: words.reseal(each, request))
         return None if after is feedback else msgspec.json.encode(after)
 
-    if sealing is None or redis.get(STREAM_SEALED_KEY) == sealing.encode():
-        return
     _change_stream(redis, reseal)
-    if resealing.found_none:
-        redis.set(STREAM_SEALED_KEY, sealing, ex=SEALED_SECONDS)
-    else:
-        redis.delete(STREAM_SEALED_KEY)
 
 
 def _change_stream(redis: Any, change: Change) -> None:

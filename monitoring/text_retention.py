@@ -23,11 +23,13 @@ from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.feedback import WORDS, WordSeals
 from monitoring.feedback_erasure import seal_stream
 from monitoring.feedback_reader import feedback_of, write_json
-from monitoring.texts import PRUNED_KEY, Seals, TextRetention, TextRow, Unsealable
+from monitoring.texts import PRUNED_KEY, SEALED_SECONDS, Resealing, Seals, TextRetention, TextRow, Unsealable
 
 PRUNED_EVERY_SECONDS = 3600
 DAY_SECONDS = 86_400.0
 READ_MAX = 500
+FEEDBACK_SEALED_KEY = "apprentice:archive:feedback_sealed_by"
+"""The name of the key under which all feedback in the archive and its stream was found to lie, for a day."""
 RESEAL = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end"
 """One that is gone meanwhile does not come back."""
 
@@ -53,23 +55,35 @@ def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetenti
 def _reseal_feedback(
     redis: Any, connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, words: WordSeals
 ) -> None:
-    """Seal words of feedback in its stream and in files under the present key, as far as their own is known."""
-    seal_stream(redis, words)
+    """Seal words of feedback in its stream and in files under the present key, as far as their own is known. Once
+    nothing was left, it is looked for again after a day, or under the next key."""
+    seals, resealing = words.seals, Resealing()
+    if redis.get(FEEDBACK_SEALED_KEY) == (seals.sealing or "").encode():
+        return
+    seal_stream(redis, words, resealing)
     plain = " OR ".join(f'"{name}" IS NOT NULL' for name in WORDS)
     query = (
-        f'SELECT DISTINCT "filename" FROM {find_table(storage, ArchiveQuery("feedback"), named=True)} '  # noqa: S608
-        f'WHERE ("key" IS NULL AND ({plain})) OR ("key" <> ? AND "key" IN (SELECT unnest(?)))'
+        'SELECT "filename", bool_or("key" IS NULL OR "key" IN (SELECT unnest(?))) '  # noqa: S608 - our own names
+        f"FROM {find_table(storage, ArchiveQuery('feedback'), named=True)} "
+        f'WHERE ("key" IS NULL AND ({plain})) OR "key" <> ? GROUP BY "filename"'
     )
-    for (name,) in connection.execute(query, [words.seals.sealing, list(words.seals.names)]).fetchall():
+    for name, is_known in connection.execute(query, [list(seals.names), seals.sealing]).fetchall():
         place = name.removeprefix(f"{storage.root}/")
+        if not is_known:
+            resealing.unreadable += 1
+            continue
         remove_spanned(storage, place.rpartition("/")[0])
-        rewrite_part(storage, "feedback", place, partial(_resealed, words=words))
+        rewrite_part(storage, "feedback", place, partial(resealing.change, reseal=partial(_resealed, words=words)))
+    if resealing.found_none:
+        redis.set(FEEDBACK_SEALED_KEY, seals.sealing, ex=SEALED_SECONDS)
+    else:
+        redis.delete(FEEDBACK_SEALED_KEY)
 
 
 def _resealed(row: dict[str, Any], words: WordSeals) -> dict[str, Any]:
-    try:
-        after = words.reseal(feedback_of(row), row["request"])
-    except Unsealable:  # who has its key can still read it
+    """The same row where its words lie under the present key. Raises Unsealable."""
+    before = feedback_of(row)
+    if (after := words.reseal(before, row["request"])) is before:
         return row
     texts = {name: write_json(getattr(after, name)) for name in ("demonstration", "tags")}
     return row | texts | {name: getattr(after, name) for name in ("comment", "key", "sealed")}

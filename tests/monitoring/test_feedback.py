@@ -22,7 +22,7 @@ from monitoring.feedback import (
     WordSeals,
     handle_of,
 )
-from monitoring.feedback_erasure import STREAM_SEALED_KEY, seal_stream
+from monitoring.feedback_erasure import seal_stream
 from monitoring.ids import RequestIds
 from monitoring.records import Record, RecordStream
 from monitoring.texts import Resealing, Seals
@@ -282,9 +282,9 @@ async def test_the_stream_is_sealed_under_the_same_ids(
     before = await redis.xrange(STREAM_KEY)
     with Client(unix_socket_path=valkey_socket) as client:
         keys.use("k2", "k1")
-        for _ in range(2):
-            seal_stream(client, keys.words)
-        assert client.get(STREAM_SEALED_KEY) == b"k2"
+        for is_left in (True, False):
+            seal_stream(client, keys.words, resealing := Resealing())
+            assert resealing.found_none != is_left
     after = await redis.xrange(STREAM_KEY)
     assert [entry for entry, _ in after] == [entry for entry, _ in before]
     given = [msgspec.json.decode(fields[b"feedback"], type=Feedback) for _, fields in after[:2]]

@@ -36,6 +36,7 @@ from monitoring.feedback import Feedback, FeedbackStore, WordSeals
 from monitoring.feedback_reader import read_feedback
 from monitoring.redaction import mask_text
 from monitoring.text_reader import TextReader
+from monitoring.text_retention import FEEDBACK_SEALED_KEY
 from monitoring.text_stream import ARCHIVED_MS, TextStream
 from monitoring.texts import (
     BYTES_KEY,
@@ -286,10 +287,17 @@ async def test_words_of_feedback_in_files_come_under_the_present_key(
     client.delete(PRUNED_KEY)
     run(job)
     assert path.stat().st_mtime_ns == stamp, "what is sealed is left alone"
+    assert not client.exists(FEEDBACK_SEALED_KEY), "another gateway may have the lost key"
     with connect_duckdb() as connection:
         read = partial(read_feedback, client, connection, FolderStorage(Path(job.folder)), ["r1"])
         assert read(keys("new", new=NEW).seals())["r1"][:2] == given[:2]
         assert [each.comment for each in read(keys(None).seals())["r1"]] == [None] * 3
+        job.texts = TextRetention({}, 366, keys("new", lost=OLD, new=NEW), ["class"])
+        for is_done in (False, True):
+            client.delete(PRUNED_KEY)
+            run(job)
+            assert client.exists(FEEDBACK_SEALED_KEY) == is_done
+        assert read(keys("new", new=NEW).seals())["r1"] == given
 
 
 def test_a_row_in_redis_is_the_row_of_the_archive() -> None:

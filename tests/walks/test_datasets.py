@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -68,11 +69,13 @@ async def all_is_stored(gateway: RunningGateway) -> None:
     await until(lambda: not len(texts.queue) and not texts.spool.records and not gateway.services.flow.pending)
 
 
+@pytest.mark.parametrize("sealing", [None, "k1"])
 async def test_requests_go_in_with_the_answer_that_people_confirmed_or_gave(
-    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, sealing: str | None
 ) -> None:
     small.answers["*"] = "deny"
-    async with run_gateway(configure(tasks={"returns": {"texts": {"keep": "all"}}})) as gateway:
+    keys = {"keys": {"k1": base64.b64encode(bytes(32)).decode()}, "key": sealing}
+    async with run_gateway(configure(tasks={"returns": {"texts": {"keep": "all"}}}, texts=keys)) as gateway:
         await gateway.place(make_adapter(1))
         async with gateway.http() as http:
             ids = [await ask(http, "returns", f"May {text} go back after {n} weeks?") for n, text in enumerate(GOODS)]

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.evaluations.store import EvaluationStore
 from gateway.features.records.archiving import archive_once, text_source_of
 from gateway.features.texts.texts import Texts
 from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText
 from tests.fakes.engine import FakeEngine
+from tests.gateway.features.evaluations.test_store import begun, evaluation
 from tests.live_folder import find_paths
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_erasures import holding
+from tests.walks.test_evaluate import ended
 
 SECRET = "The vase of jo@shop.example is broken"
 ASK = {"model": "returns", "messages": [{"role": "user", "content": SECRET}]}
@@ -114,6 +117,39 @@ async def test_with_a_key_no_word_that_people_give_is_in_redis_or_on_disk(
                 await services.redis.delete(f"apprentice:feedback:{request}")
                 found = (await http.get("/v1/requests", params={"label": "wrong"})).json()["requests"]
                 assert [each["id"] for each in found] == [request]
+
+
+async def test_rows_under_a_lost_key_stay_and_wait_for_it(
+    configure: Configure, make_adapter: MakeAdapter, redis: Redis
+) -> None:
+    keys = {name: base64.b64encode(name.encode().ljust(32)).decode() for name in ("k1", "k2")}
+    line = json.dumps({"id": "r1", "text": "A vase", "expected": "yes"})
+    headers = {"content-type": "application/x-ndjson"}
+    config = configure(texts={"keys": {"k1": keys["k1"]}, "key": "k1"})
+    query = {"version": "returns@v1", "suite": "newest", "arms": "adapter"}
+    async with run_gateway(config) as gateway, gateway.http() as http:
+        await gateway.place(make_adapter(1))
+        added = await http.post("/admin/v1/suites", params={"task": "returns"}, content=line, headers=headers)
+        assert added.status_code == 201, added.text
+        seals = gateway.services.settings.texts.make_seals()
+        store, one = EvaluationStore(redis, 1000, lambda: seals), evaluation()
+    config["texts"] = {"keys": {"k2": keys["k2"]}, "key": "k2"}
+    async with run_gateway(config) as gateway, gateway.http() as http:
+        await begun(store, one)
+
+        async def says_why() -> bool:
+            return "which texts.keys lacks" in await store.waiting(one)
+
+        await until(says_why)
+        refused = await http.post("/admin/v1/evaluations", params=query)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "state_conflict")
+        now = await store.get(one.id)
+        assert now is not None
+        assert now.status == "running"
+    config["texts"] = {"keys": keys, "key": "k2"}
+    async with run_gateway(config) as gateway, gateway.http() as http:
+        assert (await ended(http, one.id))["status"] == "done"
+        assert (await http.post("/admin/v1/evaluations", params=query)).status_code == 201
 
 
 async def test_a_share_is_kept_or_none_by_the_requests_id_alone(
