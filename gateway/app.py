@@ -83,7 +83,7 @@ from gateway.server.settled_send import SettledSend
 from gateway.server.uploads import UploadLimits, Uploads, is_upload
 from gateway.server.wire import Message, Receive, Scope, Send, bound_body, forbid_storing
 from gateway.service_jobs import SERVICE_JOBS
-from gateway.services import Adapters, Observers, PolicyObjects, Services
+from gateway.services import Adapters, ControlPlane, Observers, PolicyObjects, Services
 from gateway.sibling_processes import Siblings
 from gateway.state.audited_step import AuditedStep
 from gateway.state.durability import Durability
@@ -204,7 +204,9 @@ class Gateway(FastAPI):
             if scope["method"] == "HEAD" and (scope["path"] in PROBES or scope["path"].startswith(MODELS)):
                 scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
             elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
-                send = SettledSend(services.durability, send, services.meters.refusals, services.siblings.catch_up)
+                send = SettledSend(
+                    services.durability, send, services.meters.refusals, services.control.siblings.catch_up
+                )
         elif scope["type"] == "lifespan":
             send = self._without_trace(send)
         await super().__call__(scope, receive, send)
@@ -314,18 +316,21 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
         flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
-        adapters = Adapters(
-            bases=bases,
-            signers=MappingProxyType({name: read_public_key(key) for name, key in settings.signing.trusted.items()}),
-            store=store,
-            uploads=Uploads(store.folder, upload_limits_of(settings)),
-            reconciler=reconciler,
-            stirred=stirred,
+        control = ControlPlane(
+            siblings=siblings,
+            registry=registry,
+            fitted=FittedStore(redis),
+            adapters=_adapters(settings, bases, store, reconciler, stirred),
+            audit=audit,
+            presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
+            discovery=await stack.enter_async_context(Discovery()),
+            http=http,
+            certificates=certificates,
         )
         yield Services(
+            control=control,
             deployment=deployment,
             name=name,
-            siblings=siblings,
             digest_secret=digest_secret,
             ids=RequestIds(digest_secret),
             redis=redis,
@@ -337,16 +342,8 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
                 cordons=ObjectStore(redis, "cordons"),
                 baselines=ObjectStore(redis, "baselines"),
             ),
-            registry=registry,
-            fitted=FittedStore(redis),
-            audit=audit,
-            presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
             fleet=fleet,
-            discovery=await stack.enter_async_context(Discovery()),
             engines=engines,
-            http=http,
-            certificates=certificates,
-            adapters=adapters,
             fingerprints=fingerprints,
             admission=Admission(settings.limits, meters, lambda pool: fleet.has_room(pool, time.monotonic())),
             limits=limits,
@@ -363,12 +360,20 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         )
 
 
+def _adapters(
+    settings: Settings, bases: Mapping[str, Base], store: Store, reconciler: Reconciler, stirred: asyncio.Event
+) -> Adapters:
+    signers = {name: read_public_key(key) for name, key in settings.signing.trusted.items()}
+    uploads = Uploads(store.folder, upload_limits_of(settings))
+    return Adapters(bases, MappingProxyType(signers), store, uploads, reconciler, stirred)
+
+
 async def _look_around(services: Services) -> None:
     """Read all that a gateway must know before it serves. Raises RedisError, and SettingsError for a key of no use."""
     if services.settings.audit.head_key_file is not None:
         await asyncio.to_thread(key_of, services.settings.audit)
     read_gauges(services)
-    await asyncio.to_thread(services.adapters.store.sweep, CRASHED_AFTER_SECONDS, time.time())
+    await asyncio.to_thread(services.control.adapters.store.sweep, CRASHED_AFTER_SECONDS, time.time())
     await services.snapshot.refresh()
     await services.fallback_caps.begin()
     await find_replicas(services)

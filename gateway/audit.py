@@ -21,12 +21,12 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 async def enter_event(services: Services, actor: Caller, action: str, name: str, evidence: Any) -> None:
     """Enter an event that changes no state: texts that are about to be given out, an adapter that was rejected."""
-    await services.audit.append(actor.public, action, name, evidence=evidence)
+    await services.control.audit.append(actor.public, action, name, evidence=evidence)
 
 
 def begin_audited_step(services: Services, admin: Caller) -> AuditedStep:
     """A change by this admin, in one step with its audit entries. Every change under /admin is made through one."""
-    return AuditedStep(services.redis, services.audit, admin.public)
+    return AuditedStep(services.redis, services.control.audit, admin.public)
 
 
 @asynccontextmanager
@@ -73,6 +73,6 @@ async def read_audit(
     """The audit, oldest first. Hash-chained. `next_after` is the `after` that goes on from there, null at its end; of
     the newest `next_before` the `before`.
     """
-    page = await services_of(request).audit.find(Wanted(action, of, actor, since), after, limit, newest, before)
+    page = await services_of(request).control.audit.find(Wanted(action, of, actor, since), after, limit, newest, before)
     entries = [msgspec.to_builtins(entry) for entry in page.entries]
     return {"entries": entries, "next_after": page.next_after, "next_before": page.next_before}

@@ -23,7 +23,7 @@ NO_REPLICA_SECONDS = 1.0
 
 async def keep_discovering(services: Services) -> None:
     """Take in the replicas that sources name, each time that they are others. Ends with its task."""
-    changed = services.discovery.changed
+    changed = services.control.discovery.changed
     async with asyncio.TaskGroup() as looks:
         while True:
             await changed.wait()
@@ -34,16 +34,16 @@ async def keep_discovering(services: Services) -> None:
 
 async def find_replicas(services: Services) -> None:
     """Follow the sources of all pools, and take in their first answers."""
-    services.discovery.follow(services.fleet.pools.values())
-    await services.discovery.first_answers()
+    services.control.discovery.follow(services.fleet.pools.values())
+    await services.control.discovery.first_answers()
     take_in_pools(services, services.fleet.pools.values())
 
 
 def take_in_pools(services: Services, pools: Iterable[PoolConfig]) -> None:
     """Go by these pools, with the replicas that are discovered, and let go of what there was of others."""
     pools = list(pools)
-    services.discovery.follow(pools)
-    services.fleet.take_in(services.discovery.fill(pools), time.monotonic())
+    services.control.discovery.follow(pools)
+    services.fleet.take_in(services.control.discovery.fill(pools), time.monotonic())
     configs = [replica.config for replica in services.fleet.replicas.values()]
     services.engines.keep({address for config in configs for address in (config.url, config.base_url)})
 
@@ -54,7 +54,7 @@ async def keep_checking_health(services: Services) -> None:
     A look that is slow goes on beside the next ones, which leave that replica alone meanwhile.
     """
     replicas = services.fleet.replicas.values()
-    services.siblings.answers["looked"] = lambda observation: _take_in(services, observation)
+    services.control.siblings.answers["looked"] = lambda observation: _take_in(services, observation)
     looks: dict[Replica, asyncio.Task[None]] = {}
     async with asyncio.TaskGroup() as group:
         while True:
@@ -117,7 +117,7 @@ async def _look_and_adopt(services: Services, replica: Replica) -> None:
     placed = services.snapshot.current.placed.get(replica.name, {})
     is_new_life = any(placement.life != replica.life for placement in placed.values())
     observation = await look(services.fleet, replica, services.engines, anew=is_new_life)
-    services.siblings.tell("looked", msgspec.msgpack.encode(observation))
+    services.control.siblings.tell("looked", msgspec.msgpack.encode(observation))
     await _adopt(services, replica)
 
 
@@ -139,4 +139,4 @@ async def _adopt(services: Services, replica: Replica) -> None:
             snapshot = (
                 await services.snapshot.refresh()
             )  # what is listed newly may be being probed: read where it stands
-    services.adapters.reconciler.adopt(replica, snapshot.versions, snapshot.placements)
+    services.control.adapters.reconciler.adopt(replica, snapshot.versions, snapshot.placements)

@@ -25,7 +25,7 @@ BREAKER_STATES: Mapping[BreakerState, float] = MappingProxyType({"closed": 0.0, 
 def read_gauges(services: Services) -> None:
     """Tell the meters where to read them, and the other processes what was measured."""
     meters, fleet = services.meters, services.fleet
-    services.siblings.answers |= {"metrics": lambda _: _measured(meters), "totals": lambda _: _totals(meters)}
+    services.control.siblings.answers |= {"metrics": lambda _: _measured(meters), "totals": lambda _: _totals(meters)}
     meters.replica_up.read_from(lambda: {(r.config.pool, r.name): float(r.up) for r in fleet.replicas.values()})
     meters.queue_length.read_from(services.admission.waiting_by_priority)
     meters.configuration_loaded_at_seconds.read_from(lambda: services.deployment.loaded_at)
@@ -33,7 +33,7 @@ def read_gauges(services: Services) -> None:
     meters.in_flight.read_from(lambda: {(r.config.pool, r.name): float(r.in_flight) for r in fleet.replicas.values()})
     meters.tasks.read_from(lambda: float(len(asyncio.all_tasks())))
     meters.processes.read_from(lambda: 1.0)
-    meters.background_job_pass_seconds.read_from(services.passes.read_seconds)
+    meters.background_job_pass_seconds.read_from(services.control.passes.read_seconds)
     meters.records_pending.read_from(lambda: services.flow.pending)
     meters.records_oldest_age_seconds.read_from(services.flow.oldest_seconds)
     meters.records_spool_bytes.read_from(lambda: services.flow.spool_bytes)
@@ -56,7 +56,7 @@ def read_gauges(services: Services) -> None:
         lambda: {(r.config.pool, r.name): float(r.cordoned) for r in fleet.replicas.values()}
     )
     meters.discovery_failing.read_from(
-        lambda: {(pool,): float(bool(followed.fault)) for pool, followed in services.discovery.followed.items()}
+        lambda: {(pool,): float(bool(followed.fault)) for pool, followed in services.control.discovery.followed.items()}
     )
     meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
 
@@ -100,9 +100,9 @@ def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
     placed = services.snapshot.current.placed
     return {
         (replica.config.pool, replica.name): float(
-            services.adapters.reconciler.capacity(replica, placed.get(replica.name, {})).loads_left
+            services.control.adapters.reconciler.capacity(replica, placed.get(replica.name, {})).loads_left
         )
-        for pool in services.adapters.bases
+        for pool in services.control.adapters.bases
         for replica in services.fleet.in_pool(pool)
         if replica.up
     }
@@ -117,7 +117,7 @@ def _places_wanted(services: Services) -> dict[tuple[str, ...], float]:
         if placement.state in HELD and name in snapshot.versions
     )
     return {
-        (pool, replica.name): wanted[replica.name] / services.adapters.reconciler.capacity(replica, {}).places
-        for pool in services.adapters.bases
+        (pool, replica.name): wanted[replica.name] / services.control.adapters.reconciler.capacity(replica, {}).places
+        for pool in services.control.adapters.bases
         for replica in services.fleet.in_pool(pool)
     }

@@ -161,7 +161,7 @@ class OrderlyServer(uvicorn.Server):
             places = self._places or bind(self._settings.listen)
             certificate = self._settings.listen.load_certificate()
             if certificate is not None:
-                self._gateway.state.services.certificates.append(certificate)
+                self._gateway.state.services.control.certificates.append(certificate)
             tls = certificate.follow_in_listener() if certificate else None
             for address, bound in places:
                 for place in bound:

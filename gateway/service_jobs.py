@@ -22,11 +22,11 @@ CERTIFICATES_INTERVAL_SECONDS = 5.0
 async def _tell_presence(services: Services) -> None:
     try:
         while True:
-            await services.presence.tell()
+            await services.control.presence.tell()
             await asyncio.sleep(PRESENCE_INTERVAL_SECONDS)
     except asyncio.CancelledError:  # not where Redis failed for a moment: what is under way here still counts
         with contextlib.suppress(RedisError, OSError):  # it is forgotten by itself
-            await services.presence.leave()
+            await services.control.presence.leave()
         raise
 
 

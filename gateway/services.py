@@ -121,13 +121,33 @@ class Adapters:
 
 
 @dataclass(frozen=True)
+class ControlPlane:
+    """All that changes and keeps up what serves: admins' endpoints and background jobs use it, and no request does."""
+
+    siblings: Siblings
+    registry: Registry
+    fitted: FittedStore
+    adapters: Adapters
+    audit: Audit
+    presence: Presence
+    discovery: Discovery
+    http: httpx.AsyncClient
+    certificates: list[FreshContext]
+    """Towards engines, and those of our own listeners."""
+    passes: JobPasses = field(default_factory=JobPasses)
+    resealing: list[Callable[[Resealing], Awaitable[None]]] = field(default_factory=list)
+    """Each seals again what a feature keeps under a former key of texts."""
+
+
+@dataclass(frozen=True)
 class Services:
     """All that requests and features share. Frozen; each part owns its own state. No feature has a field here."""
+
+    control: ControlPlane
 
     # What is configured, and who this gateway is
     deployment: Deployment
     name: str
-    siblings: Siblings
     digest_secret: bytes
     ids: RequestIds
     # State in Redis
@@ -135,18 +155,9 @@ class Services:
     durability: Durability
     snapshot: SnapshotKeeper
     objects: PolicyObjects
-    registry: Registry
-    fitted: FittedStore
-    audit: Audit
-    presence: Presence
-    # Engines and adapters
+    # Engines
     fleet: Fleet
-    discovery: Discovery
     engines: EngineClient
-    http: httpx.AsyncClient
-    certificates: list[FreshContext]
-    """Towards engines, and those of our own listeners."""
-    adapters: Adapters
     fingerprints: Mapping[str, BaseFingerprint]
     # Limits
     admission: Admission
@@ -163,9 +174,6 @@ class Services:
     coverage: Coverage
     meters: Meters
     accesses: AccessLog = field(default_factory=AccessLog)
-    passes: JobPasses = field(default_factory=JobPasses)
-    resealing: list[Callable[[Resealing], Awaitable[None]]] = field(default_factory=list)
-    """Each seals again what a feature keeps under a former key of texts."""
 
     @property
     def settings(self) -> Settings:
@@ -209,11 +217,11 @@ class Services:
 
     def lease_job(self, job: str, lease_seconds: float = LEASE_SECONDS, place: str = "") -> JobLease:
         """This gateway's lease of a background job; `place` tells those apart that each data folder has."""
-        return JobLease(self.redis, self.snapshot, self.passes, job, self.name, lease_seconds, place)
+        return JobLease(self.redis, self.snapshot, self.control.passes, job, self.name, lease_seconds, place)
 
     async def renew_certificates(self) -> list[str]:
         """Take certificates whose files have changed, for new connections. Return the faults of the others."""
-        faults = [await asyncio.to_thread(certificate.renew) for certificate in self.certificates]
+        faults = [await asyncio.to_thread(certificate.renew) for certificate in self.control.certificates]
         return [fault for fault in faults if fault]
 
     def get_fingerprint(self, choice: Choice) -> str:

@@ -47,7 +47,7 @@ class AuditHeads:
 
         Raises RedisError, and SettingsError where the key can't be used.
         """
-        newest = [entry async for entry in self._services.audit.newest(1)]
+        newest = [entry async for entry in self._services.control.audit.newest(1)]
         if not newest or self._filed == self._posted == newest[0].number:
             return
         entry, settings = newest[0], self._settings
@@ -70,7 +70,7 @@ class AuditHeads:
     async def _post(self, url: str, line: bytes) -> bool:
         headers = {"Content-Type": "application/json"}
         try:
-            answer = await self._services.http.post(url, content=line, headers=headers, timeout=TIMEOUT_SECONDS)
+            answer = await self._services.control.http.post(url, content=line, headers=headers, timeout=TIMEOUT_SECONDS)
             answer.raise_for_status()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             log.error("audit.head_webhook_url did not take the audit's head: %s", type(error).__name__)

@@ -43,7 +43,7 @@ async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
         },
         "discovery": [
             {"pool": pool, "source": str(each.source), "found": len(each.endpoints), "fault": each.fault or None}
-            for pool, each in services.discovery.followed.items()
+            for pool, each in services.control.discovery.followed.items()
         ],
         "stale": stale,
     }
@@ -113,9 +113,9 @@ def sort_version(version: str) -> tuple[str, int]:
 
 def _shown(services: Services, replica: Replica) -> dict[str, Any]:
     snapshot = services.snapshot.current
-    takes_adapters = replica.config.pool in services.adapters.bases
+    takes_adapters = replica.config.pool in services.control.adapters.bases
     placed = snapshot.placed.get(replica.name, {})
-    full = services.adapters.reconciler.capacity(replica, placed)
+    full = services.control.adapters.reconciler.capacity(replica, placed)
     capacity = {
         "max_loras": full.max_loras,
         "max_cpu_loras": full.max_cpu_loras,

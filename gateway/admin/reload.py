@@ -163,7 +163,7 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
     if changes:
         parts = parts_of(settings)
         audited_changes = changes[:AUDITED_MAX]
-        await services.audit.append(
+        await services.control.audit.append(
             actor,
             "configuration.reload",
             config.name,
@@ -172,14 +172,14 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
             evidence={"changes": len(changes)},
         )
         go_by(services, settings, parts)
-        await services.siblings.ask("settings", pickle.dumps(settings))
+        await services.control.siblings.ask("settings", pickle.dumps(settings))
     return Reloaded("applied" if changes else "same", changes)
 
 
 def _load(services: Services, config: Path) -> Settings:
     try:
         settings = load_settings(config)
-        services.siblings.part_of(settings)
+        services.control.siblings.part_of(settings)
         settings.listen.load_certificate()
         return settings
     except SettingsError as error:
@@ -290,8 +290,8 @@ def reload_on_signal(services: Services) -> None:
     """
     if services.deployment.config is None:
         return
-    services.siblings.answers["reload"] = lambda _: _reload_and_log(services)
-    services.siblings.answers["settings"] = lambda settings: _go_by_others(services, pickle.loads(settings))  # noqa: S301 - our own process wrote it
+    services.control.siblings.answers["reload"] = lambda _: _reload_and_log(services)
+    services.control.siblings.answers["settings"] = lambda settings: _go_by_others(services, pickle.loads(settings))  # noqa: S301 - our own process wrote it
     tasks: set[asyncio.Task[bytes]] = set()
 
     def begin() -> None:

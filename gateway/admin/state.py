@@ -157,18 +157,18 @@ async def compare_state(request: Request, body: StateIn, admin: Admin, prune: bo
 async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """Verify an uploaded adapter and keep its bytes, for a state."""
     services = services_of(request)
-    async with services.adapters.uploads.receive(request) as upload:
+    async with services.control.adapters.uploads.receive(request) as upload:
         try:
             manifest = await asyncio.to_thread(manifests.read_manifest, upload.manifest)
             pool = upload.fields.get("pool") or ""
-            if pool not in services.adapters.bases:
+            if pool not in services.control.adapters.bases:
                 raise Problem("not_found", f"There is no pool {pool[:80]!r} that takes adapters.", "pool")
             claimed, limits = manifest.base_fingerprint, limits_of(services, pool)
-            base, folder = services.adapters.bases[pool], upload.folder
+            base, folder = services.control.adapters.bases[pool], upload.folder
             artifact = await asyncio.to_thread(verify, folder, base, limits, claimed_fingerprint=claimed)
             event = {"digest": artifact.digest, "pool": pool, "size_bytes": artifact.size_bytes}
             await enter_event(services, admin, "adapter.store", artifact.digest, event)
-            await asyncio.to_thread(services.adapters.store.put, upload.folder, artifact)
+            await asyncio.to_thread(services.control.adapters.store.put, upload.folder, artifact)
         except (ArtifactError, ManifestError) as error:
             raise Problem("adapter_rejected", str(error), "path") from error
     return {"digest": artifact.digest, "size_bytes": artifact.size_bytes}
@@ -310,13 +310,13 @@ async def _place(services: Services, admin: Caller, steps: Steps, wait_seconds: 
     stagings = {step.name: step for step in steps if step.action == "stage"}
     for name in stagings:
         with conflicts():
-            before = (await services.registry.version(name)).state
+            before = (await services.control.registry.version(name)).state
             if before not in PLACED and before != "staging":
                 await _stage(services, admin, name)
     until = time.monotonic() + wait_seconds
     while True:
         await services.snapshot.refresh()
-        states = {name: await services.registry.version(name) for name in stagings}
+        states = {name: await services.control.registry.version(name) for name in stagings}
         failed = [version for version in states.values() if version.state not in PLACED | {"staging"}]
         if failed:
             text = "; ".join(
@@ -354,7 +354,8 @@ async def _switch(
     objects += passed.changes
     noted = _noted(services, admin, moved, {**evidence, "gate": passed.evidence} if passed.evidence else evidence)
     for tries_left in reversed(range(SWITCH_TRIES_MAX)):
-        generations, versions = await services.registry.generations(), await services.registry.versions()
+        registry = services.control.registry
+        generations, versions = await registry.generations(), await registry.versions()
         with conflicts():
             roles = list(_role_changes(services.redis, moved, versions, generations))
             try:
@@ -412,7 +413,7 @@ async def _stage_previous(services: Services, admin: Caller, steps: Steps) -> St
 async def _stage(services: Services, admin: Caller, name: str) -> None:
     """Have a version placed, with its entry in the audit. Raises RegistryError."""
     step = begin_audited_step(services, admin)
-    await services.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
+    await services.control.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
     await step.enter()
 
 
@@ -423,7 +424,7 @@ async def _give_up(services: Services, admin: Caller, steps: Steps, evidence: di
         noted = begin_audited_step(services, admin)
         with conflicts():
             entry = noted.noted("state.apply", step.name, _version_shown, evidence)
-            await services.registry.withdraw(step.name, "draining", noted=entry)
+            await services.control.registry.withdraw(step.name, "draining", noted=entry)
         await noted.enter()
     return retired
 

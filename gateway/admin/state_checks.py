@@ -221,7 +221,7 @@ def _check_against_services(services: Services, admin: Caller, step: Difference)
 
 
 def _check_base(services: Services, version: Version) -> None:
-    base = services.adapters.bases.get(version.pool)
+    base = services.control.adapters.bases.get(version.pool)
     if base is None:
         raise Problem("state_conflict", f"{version.name} is for the pool {version.pool}, which takes no adapters here.")
     if base.fingerprint != version.base_fingerprint:
@@ -247,7 +247,7 @@ def _check_signature(services: Services, version: Version) -> None:
         raise Problem("state_conflict", f"{text}where it comes from, and export the state again; or push it here.")
     try:
         signature = from_text(version.signed_by or "", version.signature)
-        check(signature, version.digest, version.manifest_digest, services.adapters.signers)
+        check(signature, version.digest, version.manifest_digest, services.control.adapters.signers)
     except SignatureError as error:
         raise Problem("state_conflict", f"{version.name}: {error}") from error
 
@@ -262,7 +262,7 @@ async def _check_approver(services: Services, admin: Caller, step: Difference, m
     """Raises Problem where who brings a version in would also release it, and may not."""
     if not services.settings.release.approver_must_differ:
         return
-    versions = await services.registry.versions()
+    versions = await services.control.registry.versions()
     after = step.after or {}
     for name in after["weights"] if step.kind == "aliases" else filter(None, [after.get("version")]):
         if name in made:
@@ -277,7 +277,7 @@ async def pass_gate_together(
 ) -> GatePass:
     """See that the gate lets all versions through that aliases move to, or name as led before, and that rules send to.
     Raises Problem (409)."""
-    here = dict(await services.registry.versions())
+    here = dict(await services.control.registry.versions())
     here |= {
         step.name: msgspec.convert(step.after, Version)
         for step in steps
@@ -300,10 +300,11 @@ async def pass_gate_together(
 async def _check_bytes(services: Services, version: Version) -> None:
     """Return whether the store's bytes are the version's, and fit the pool's base here. Raises Problem (409, 422)."""
     try:
-        if not services.adapters.store.holds(version.digest):
+        if not services.control.adapters.store.holds(version.digest):
             text = f"{version.name}: the store here has no {version.digest}. Upload it: state apply --adapters FOLDER."
             raise Problem("state_conflict", text)
-        folder, base = services.adapters.store.path(version.digest), services.adapters.bases[version.pool]
+        adapters = services.control.adapters
+        folder, base = adapters.store.path(version.digest), adapters.bases[version.pool]
         artifact = await asyncio.to_thread(verify, folder, base, claimed_fingerprint=version.base_fingerprint)
     except ArtifactError as error:
         raise Problem("adapter_rejected", f"{version.name}: {error}") from error
@@ -314,7 +315,7 @@ async def _check_bytes(services: Services, version: Version) -> None:
 def find_missing_bytes(services: Services, step: Difference) -> str | None:
     """The digest of the bytes that a version needs and the store has not."""
     value = step.after or {}
-    if step.kind != "versions" or value["state"] == "retired" or services.adapters.store.holds(value["digest"]):
+    if step.kind != "versions" or value["state"] == "retired" or services.control.adapters.store.holds(value["digest"]):
         return None
     return str(value["digest"])
 

@@ -150,8 +150,8 @@ def _baseline_share(baseline: Mapping[str, Any]) -> float | None:
 async def sum_counters(services: Services) -> dict[str, dict[str, float]] | None:
     """Requests, cost and saving of each task and key since the gateway's start, of all its processes; None where the
     parent does not tell those of the others."""
-    sums, others = services.meters.totals(), await services.siblings.ask("totals")
-    if not others and services.siblings.count > 1:
+    sums, others = services.meters.totals(), await services.control.siblings.ask("totals")
+    if not others and services.control.siblings.count > 1:
         return None
     for raw in others:
         for task, row in msgspec.msgpack.decode(raw, type=dict[str, dict[str, float]]).items():

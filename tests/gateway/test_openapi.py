@@ -78,7 +78,7 @@ class Part:
 class Code:
     """The gateway's code as a graph of names: who uses a name can come to what that raises.
 
-    A method is found by what it is called on: `services.adapters.uploads.receive` is the one of Uploads.
+    A method is found by what it is called on: `services.control.adapters.uploads.receive` is the one of Uploads.
     """
 
     def __init__(self) -> None:

@@ -115,7 +115,7 @@ async def fit(gateway: RunningGateway, version: str, **own: bytes) -> dict[str, 
 
 async def keep(gateway: RunningGateway, version: str) -> None:
     """Have a version judged by a model of its task that was fitted before."""
-    await gateway.services.fitted.put(version, "scope", model_of(version.partition("@")[0]), "", {})
+    await gateway.services.control.fitted.put(version, "scope", model_of(version.partition("@")[0]), "", {})
     await until_used(gateway, version)
 
 

@@ -29,7 +29,7 @@ class Counted(dict[tuple[str, str], Placement]):
 
 async def test_all_adapters_are_listed_without_a_walk_over_all_placements_for_each(gateway: RunningGateway) -> None:
     services = gateway.services
-    first = await services.registry.version("returns@v1")
+    first = await services.control.registry.version("returns@v1")
     copies = [
         msgspec.structs.replace(first, name=f"returns@v{at}", number=at, state="retired") for at in range(2, VERSIONS)
     ]

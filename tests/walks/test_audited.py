@@ -53,7 +53,7 @@ async def open_world(configure: Configure, make_adapter: MakeAdapter, folder: Pa
 
 async def entries(world: World) -> list[AuditEntry]:
     """The audit of what admins did; what jobs do meanwhile is left out."""
-    found = await world.gateway.services.audit.read(limit=1000)
+    found = await world.gateway.services.control.audit.read(limit=1000)
     return [one for one in found if one.actor != "system" and not one.action.startswith(OF_JOBS)]
 
 
@@ -81,7 +81,7 @@ async def test_each_operation_with_its_largest_body_is_refused_or_audited(
             _see_that_it_is_as_expected(case, answer, new)
             if case.expected != "audited":
                 assert await world.dump() == before, case.operation
-        assert verify(await world.gateway.services.audit.read(limit=1000)) is None
+        assert verify(await world.gateway.services.control.audit.read(limit=1000)) is None
 
 
 def _see_that_it_is_as_expected(case: Case, answer: httpx.Response, new: list[AuditEntry]) -> None:
@@ -117,7 +117,7 @@ async def test_unwritable_chain_keeps_a_draft_of_each_change_and_enters_it_later
         drafted = await world.drafts()
         await redis.delete(STREAM)
         await until(lambda: _all_entered(world))
-        every = await world.gateway.services.audit.read(limit=1000)  # jobs draft entries too
+        every = await world.gateway.services.control.audit.read(limit=1000)  # jobs draft entries too
         assert len(every) >= drafted
         assert len({entry.digest for entry in every}) == len(every)
 
@@ -141,9 +141,9 @@ async def test_a_release_has_an_entry_for_each_request_to_train_that_it_closes(g
                 id=name, task="returns", version=V1, opened_at=time.time() + 1, by="x", because="x", action="19d5f0a1-0"
             )
             await change_together(services.redis, [gateway.features[RetrainingRequests].store.change(asked, 0)])
-        known = len(await services.audit.read(limit=1000))
+        known = len(await services.control.audit.read(limit=1000))
         assert (await http.delete(path)).status_code == 200
-    new = (await services.audit.read(limit=1000))[known:]
+    new = (await services.control.audit.read(limit=1000))[known:]
     told = sorted((one.action, one.generation, (one.after or {}).get("id")) for one in new if one.actor != "system")
     closing = [entry for entry in told if entry[0] == "retraining.close"]
     assert closing == [("retraining.close", 2, "one"), ("retraining.close", 2, "two")]
@@ -159,7 +159,7 @@ async def _settled(world: World) -> None:
 
     async def settled() -> bool:
         services = world.gateway.services
-        versions = await services.registry.versions()
+        versions = await services.control.registry.versions()
         placed = {one.state for one in services.snapshot.current.placements.values() if one.version == V2}
         return versions[V2].state not in ("staging", "draining") and placed <= {"ready", "ghost"}
 

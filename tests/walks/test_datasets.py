@@ -161,7 +161,7 @@ async def test_a_building_whose_folder_has_no_gateway_any_more_fails_and_others_
     builds = gateway.features[Datasets].builds
     await redis.set("apprentice:duty:datasets:away", "a gateway that is slow")
     for at, folder in enumerate(("away", "gone")):
-        step = AuditedStep(redis, gateway.services.audit, "ada")
+        step = AuditedStep(redis, gateway.services.control.audit, "ada")
         step.note("building.begin", "returns", None, {"build": folder})
         build = Build(
             id=folder,

@@ -135,7 +135,7 @@ async def test_an_api_that_is_away_or_refuses_takes_no_replica_and_is_told(
         await gateway.place(make_adapter(1))
         assert await fault_of(gateway) is None
         await cluster.stop()
-        await until(lambda: gateway.services.discovery.followed["small"].fault)
+        await until(lambda: gateway.services.control.discovery.followed["small"].fault)
         assert cluster.url in str(await fault_of(gateway))
         assert 'apprentice_discovery_failing{pool="small"} 1' in (await http.get("/metrics")).text
         cluster.forbidden = True

@@ -33,7 +33,7 @@ async def test_a_scope_that_was_fitted_with_minilm_is_part_of_the_calibration(
     small.answers[V1] = right_but_for(10)
     async with run_gateway(configure(fitting={"minilm_file": str(path)})) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
-        await running.services.fitted.put(V1, "scope", model.to_bytes(), "somebody", {})
+        await running.services.control.fitted.put(V1, "scope", model.to_bytes(), "somebody", {})
         begun = await begin(http, data(120), arms="adapter", calibrate=True)
         found = (await ended(http, begun["id"]))["report"]["calibration"]
     assert (found["error"], found["with_scope"]) == (None, True)
@@ -45,7 +45,7 @@ async def test_a_scope_model_that_can_not_be_used_costs_the_calibration_and_not_
     small.answers[V1] = right_but_for(10)
     async with run_gateway(configure()) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
-        await running.services.fitted.put(V1, "scope", b"no model", "somebody", {})
+        await running.services.control.fitted.put(V1, "scope", b"no model", "somebody", {})
         begun = await begin(http, data(120), arms="adapter", calibrate=True)
         told = await ended(http, begun["id"])
         assert await FittedStore(running.services.redis).get(V1, "confidence") is None
@@ -62,14 +62,14 @@ async def test_scope_threshold_comes_from_the_rows_and_the_calibration_stays_usa
     checks = {"out_of_scope": {"mode": "observe", "deferred_share": 0.1}, "low_confidence": {"mode": "observe"}}
     async with run_gateway(configure(tasks={"returns": {"checks": checks}})) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
-        await running.services.fitted.put(V1, "scope", model.to_bytes(), "somebody", {"auroc": 0.9})
+        await running.services.control.fitted.put(V1, "scope", model.to_bytes(), "somebody", {"auroc": 0.9})
         begun = await begin(http, data(150), arms="adapter", calibrate=True)
         told = (await ended(http, begun["id"]))["report"]["calibration"]["thresholds"]
         assert (told["rows"], told["deferred_share"], told["error"]) == (150, 0.1, None)
         assert told["deferred_before"] > 0.9  # none of the rows is like the prompts
         assert told["threshold"] < told["threshold_before"]
         await until_in_force(running)
-        entries = await running.services.fitted.of(V1)
+        entries = await running.services.control.fitted.of(V1)
         assert entries["scope"].summary["auroc"] == 0.9
         assert find_unused(entries, "user_turns") == {}
         await running.services.snapshot.refresh()
@@ -89,13 +89,13 @@ async def test_what_was_calibrated_otherwise_since_is_calibrated_again_by_the_sa
         await ended(http, begun["id"])
         await until_in_force(running)
         asked = len(small.requests)
-        kept = await running.services.fitted.get(V1, "confidence")
+        kept = await running.services.control.fitted.get(V1, "confidence")
         assert kept is not None
         await begin(http, data(120), status=200, arms="adapter", calibrate=True)
         assert (await running.features[Evaluations].store.get(begun["id"])).status == "done"  # it is in force
-        await running.services.fitted.put(V1, "confidence", kept, "somebody", {"evaluation": "another"})
+        await running.services.control.fitted.put(V1, "confidence", kept, "somebody", {"evaluation": "another"})
         await begin(http, data(120), status=200, arms="adapter", calibrate=True)
         assert (await ended(http, begun["id"]))["status"] == "done"
         await until_in_force(running)
-        assert (await running.services.fitted.of(V1))["confidence"].summary["evaluation"] == begun["id"]
+        assert (await running.services.control.fitted.of(V1))["confidence"].summary["evaluation"] == begun["id"]
         assert len(small.requests) == asked  # no engine is asked again

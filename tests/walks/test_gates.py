@@ -153,7 +153,7 @@ async def test_the_gate_of_a_gateway_that_was_killed_at_its_end_is_taken_by_the_
     await services.objects.baselines.delete(V2)
     kept = await ready.features[Evaluations].store.get(one["id"])
     assert kept is not None
-    entry = services.audit.draft("system", "evaluation.end", V2)
+    entry = services.control.audit.draft("system", "evaluation.end", V2)
     assert await ready.features[Evaluations].store.move(kept, kept, entry, None)
     assert (await until(lambda: is_held(ready)))["of"] == 100.0
 

@@ -280,8 +280,13 @@ async def test_a_baseline_is_set_with_its_evidence_and_its_reason(gateway: Runni
 
 async def test_what_a_killed_gateway_has_done_and_not_audited_is_entered(gateway: RunningGateway) -> None:
     services = gateway.services
-    draft = services.audit.draft("ada", "monitor.baseline", "returns@v1", after={"signal": "feedback"}, generation=1)
-    step = [Change(services.objects.baselines, "returns@v1", {}), Drafts(services.redis, services.audit).change(draft)]
+    draft = services.control.audit.draft(
+        "ada", "monitor.baseline", "returns@v1", after={"signal": "feedback"}, generation=1
+    )
+    step = [
+        Change(services.objects.baselines, "returns@v1", {}),
+        Drafts(services.redis, services.control.audit).change(draft),
+    ]
     await change_together(services.redis, step)
     await services.redis.delete("apprentice:duty:monitor")  # it is this gateway's job from now on
     async with gateway.http() as http:

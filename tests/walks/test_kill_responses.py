@@ -102,11 +102,11 @@ class Two:
     async def decide(self, **more: Any) -> None:
         """Write the roll back that is to be done, as a gateway that is killed right after that."""
         services = self.gateway.services
-        draft = services.audit.draft("system", "monitor.roll_back", V2, after={"id": ROLL_BACK.id})
+        draft = services.control.audit.draft("system", "monitor.roll_back", V2, after={"id": ROLL_BACK.id})
         await self.write(*self.gateway.features[Quality].outbox.changes("returns", ROLL_BACK, draft), **more)
 
     async def leading(self) -> tuple[str, int]:
-        alias, generation = await self.gateway.services.registry.alias("returns")
+        alias, generation = await self.gateway.services.control.registry.alias("returns")
         assert alias is not None
         return alias.leading, generation
 
@@ -120,7 +120,7 @@ class Two:
         await until(self.is_over)
         await asyncio.gather(*(self.gateway.features[Quality].outbox.enter_strays() for _ in range(2)))
         [entry] = await audit_of(self.http, f"monitor.{kind}")
-        assert verify(await self.gateway.services.audit.read(limit=1000)) is None
+        assert verify(await self.gateway.services.control.audit.read(limit=1000)) is None
         assert ("not_carried_out" in entry["after"]) == more.get("failed", False)
         sent = [body["id"] for _, body in self.receiver.got if body["kind"] == kind]
         assert sent == [entry["after"]["id"]]
@@ -207,7 +207,7 @@ async def test_written_actions_of_a_killed_gateway_are_done_once_despite_a_secon
 async def test_what_failed_is_told_once_and_asked_for_again_wherever_the_gateway_is_killed(
     two: Two, point: str, when: When
 ) -> None:
-    registry = two.gateway.services.registry
+    registry = two.gateway.services.control.registry
     await registry._versions.put(V1, {**(await registry._versions.get(V1) or {}), "state": "verified"})
     before = await two.leading()
     value = POINTS[point]
@@ -243,7 +243,7 @@ async def test_a_canary_is_not_paused_again_where_it_was_given_a_share_since(two
     two.gate.stop_at_bytes(POINTS["effect"].replace(b"%b", V1.encode()).replace(b":1", rb":0\.0,"), "after")
     services = two.gateway.services
     pause = msgspec.structs.replace(ROLL_BACK, kind="pause_canary", version=V1, before={"share": 0.25}, after={})
-    draft = services.audit.draft("system", "monitor.pause_canary", V1, after={"id": pause.id})
+    draft = services.control.audit.draft("system", "monitor.pause_canary", V1, after={"id": pause.id})
     await two.write(*two.gateway.features[Quality].outbox.changes("returns", pause, draft))
     async with asyncio.timeout(60):
         await two.gate.stopped.wait()
@@ -257,7 +257,7 @@ async def test_a_canary_is_not_paused_again_where_it_was_given_a_share_since(two
 
 
 async def has_the_share(two: Two, share: float) -> bool:
-    alias, _ = await two.gateway.services.registry.alias("returns")
+    alias, _ = await two.gateway.services.control.registry.alias("returns")
     return alias is not None and alias.weights[V1] == share
 
 

@@ -456,8 +456,8 @@ async def test_a_dry_run_asks_on_where_a_process_starts_again_and_not_where_one_
         for _ in range(3):
             assert (await chat(http)).status_code == 200
         await stored(gateway, 3)
-        monkeypatch.setattr(gateway.services.siblings, "count", 8)
-        monkeypatch.setattr(gateway.services.siblings, "ask", answer_of_six)
+        monkeypatch.setattr(gateway.services.control.siblings, "count", 8)
+        monkeypatch.setattr(gateway.services.control.siblings, "ask", answer_of_six)
         assert (await dry_run(http, action="general", task="returns", contains="vase"))["looked_at"] == 3
     assert topics == ["bodies"] * asked
 

@@ -26,7 +26,7 @@ async def test_ready_says_whether_state_is_durable(gateway: RunningGateway) -> N
 
 
 async def test_metrics_are_a_503_where_the_other_processes_can_not_be_asked(gateway: RunningGateway) -> None:
-    gateway.services.siblings.count = 2  # the parent of the two does not answer
+    gateway.services.control.siblings.count = 2  # the parent of the two does not answer
     async with gateway.http("") as http:
         answer = await http.get("/metrics")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overload"), "no counter may go down"

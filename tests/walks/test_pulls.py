@@ -50,12 +50,12 @@ async def pulled(gateway: RunningGateway, address: str, **body: Any) -> dict[str
 
 def left(gateway: RunningGateway) -> list[str]:
     """The folders that pulls have left in the store."""
-    return [path.name for path in gateway.services.adapters.store.folder.glob(".incoming-*")]
+    return [path.name for path in gateway.services.control.adapters.store.folder.glob(".incoming-*")]
 
 
 async def ends_with(gateway: RunningGateway, actions: list[str]) -> bool:
     """True where these are the audit's newest actions."""
-    return [entry.action for entry in await gateway.services.audit.read(limit=100)][-len(actions) :] == actions
+    return [entry.action for entry in await gateway.services.control.audit.read(limit=100)][-len(actions) :] == actions
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ async def test_a_pull_that_is_cancelled_at_its_end_leaves_no_version(
         running = msgspec.structs.replace(pull, address="hf://shop/returns@main", state="running", error="")
         result = await PullingWork(gateway.features[Pulls])._pull(running)  # as it was read before it was cancelled
         assert (result.state, result.version) == ("failed", "")
-        assert await gateway.services.registry.versions() == {}
+        assert await gateway.services.control.registry.versions() == {}
 
 
 async def test_a_pull_that_meets_a_fault_of_ours_fails_and_keeps_no_other_waiting(
@@ -232,7 +232,7 @@ async def test_a_pull_that_meets_a_fault_of_ours_fails_and_keeps_no_other_waitin
         hugging_face.cuts = [100, 0, 0, 0, 0]
         await pulled(gateway, "hf://shop/returns@main")
         [folder] = left(gateway)
-        (gateway.services.adapters.store.folder / folder / "given.yaml").mkdir()  # a disk that refuses a write
+        (gateway.services.control.adapters.store.folder / folder / "given.yaml").mkdir()  # a disk that refuses a write
         told = await pulled(gateway, "hf://shop/returns@main", manifest=given)
         assert told["state"] == "failed"
         assert "IsADirectoryError" in told["error"]

@@ -169,7 +169,7 @@ async def test_a_gateway_that_takes_the_job_over_looks_before_it_does_anything(
 
             await until(has_done_the_job)
             capacities = [
-                two.services.adapters.reconciler.capacity(r, two.services.snapshot.current.placements)
+                two.services.control.adapters.reconciler.capacity(r, two.services.snapshot.current.placements)
                 for r in pool(two)
             ]
     assert [full.ghosts for full in capacities] == [1, 1]
@@ -227,7 +227,9 @@ async def test_load_refused_because_the_name_is_taken_counts_if_the_bytes_are_ou
     async with two.http() as http:
         staging = asyncio.create_task(http.post(f"/admin/v1/adapters/{version}/stage"))
         await held.met.wait()
-        small.load(version, two.services.adapters.store.path(two.services.snapshot.current.versions[version].digest))
+        small.load(
+            version, two.services.control.adapters.store.path(two.services.snapshot.current.versions[version].digest)
+        )
         held.let_go.set()
         assert (await staging).status_code == 200
     await until_ready(two, version)

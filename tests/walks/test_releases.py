@@ -46,7 +46,7 @@ async def test_a_release_of_a_version_that_the_checks_can_not_judge_says_so(
 ) -> None:
     tasks = {"returns": {"commit": "complete", "checks": JUDGED}}
     async with two_versions(configure, make_adapter, tasks=tasks) as (gateway, http):
-        store = gateway.services.fitted
+        store = gateway.services.control.fitted
         for kind in ("scope", "confidence"):
             await store.put(V1, kind, b"any", "test", {})
         if name == "move":
@@ -75,7 +75,7 @@ async def test_release_of_a_version_unknown_to_auto_says_so_where_it_knew_the_on
 ) -> None:
     async with two_versions(configure, make_adapter) as (gateway, http):
         assert (await step(http, "promote", version=V2))["warnings"] == []
-        await gateway.services.fitted.put(V2, "scope", b"any", "test", {})
+        await gateway.services.control.fitted.put(V2, "scope", b"any", "test", {})
         (warned,) = (await step(http, "promote", version=V1))["warnings"]
         assert warned.startswith(f"{V1} has no scope model: auto does not find its task any more. Run ")
 
@@ -340,22 +340,22 @@ async def test_a_canary_that_no_replica_has_now_is_promoted_by_itself_only_once_
 ) -> None:
     canary = await gateway.place(make_adapter(2), alias=False)
     services, promote = gateway.services, Verdict(action="promote", because="It is no worse.", evidence={})
-    await services.registry.canary("returns", canary, 0.5, "ada", msgspec.to_builtins(RolloutPlan()))
+    await services.control.registry.canary("returns", canary, 0.5, "ada", msgspec.to_builtins(RolloutPlan()))
     replica = services.fleet.replicas["small-0"]
     await small.kill()
     await until(lambda: not replica.up)
-    alias, _ = await services.registry.alias("returns")
+    alias, _ = await services.control.registry.alias("returns")
     assert alias is not None
     assert alias.rollout is not None
     await gateway.features[Releases].rollouts.carry_out("returns", alias.rollout, promote)
-    assert (await services.registry.alias("returns"))[0] == alias
+    assert (await services.control.registry.alias("returns"))[0] == alias
     await small.restart()
     await until(lambda: canary in replica.loaded)
     held = Verdict(action="hold", because="Its time is over.", evidence={})
     await gateway.features[Releases].rollouts.carry_out("returns", alias.rollout, held)
-    holds = [entry for entry in await services.audit.read(limit=1000) if entry.action == "alias.hold"]
+    holds = [entry for entry in await services.control.audit.read(limit=1000) if entry.action == "alias.hold"]
     assert [entry.after["because"] for entry in holds] == ["Its time is over."], "the wait was no hold"
     await gateway.features[Releases].rollouts.carry_out("returns", alias.rollout, promote)
-    promoted, _ = await services.registry.alias("returns")
+    promoted, _ = await services.control.registry.alias("returns")
     assert promoted is not None
     assert promoted.weights == {canary: 1.0}

@@ -154,7 +154,7 @@ async def test_a_dry_run_tells_the_difference_and_changes_nothing(configure: Con
 async def test_settings_in_force_that_come_back_are_not_taken_in_again(configure: Configure, tmp_path: Path) -> None:
     async with reloadable(configure(), tmp_path) as world:
         loaded_at, deployment = world.services.deployment.loaded_at, world.services.deployment
-        answer = world.services.siblings.answers["settings"]
+        answer = world.services.control.siblings.answers["settings"]
         await answer(pickle.dumps(deployment.whole))
         assert deployment.loaded_at == loaded_at
         await answer(pickle.dumps(deployment.whole.model_copy(update={"snapshot_interval_seconds": 5.5})))

@@ -126,7 +126,7 @@ async def test_an_answers_logprobs_are_judged_by_its_versions_calibration(
 
         assert (await finding(version="returns@v1", logprobs=[-0.1]))["note"] == "no calibration"
         model = ConfidenceModel((0.5, 0.3, 0.8, -0.2, 1.5, -2.0), 0.4, 0.6, CALIBRATION)
-        await gateway.services.fitted.put("returns@v1", "confidence", model.to_json(), "", {})
+        await gateway.services.control.fitted.put("returns@v1", "confidence", model.to_json(), "", {})
         async with asyncio.timeout(60):
             while gateway.services.snapshot.current.policy.fitted.get("returns@v1") is None:
                 await asyncio.sleep(0.01)

@@ -51,7 +51,7 @@ async def test_a_roll_back_is_carried_out_once_by_two_who_race_and_audited_once(
         done = action("roll_back", V2, before={"leading": V2}, after={"leading": V1})
         await asyncio.gather(one.move("returns", TaskQuality(actions=[done]), 0, [done]), two.carry_out())
         await until(lambda: audited(http, 1))
-        alias, _ = await running.services.registry.alias("returns")
+        alias, _ = await running.services.control.registry.alias("returns")
         assert alias is not None
         assert alias.leading == V1
         left = running.features[Quality].outbox.actions
@@ -70,7 +70,7 @@ async def test_action_of_a_missing_task_is_audited_as_undone_and_the_next_one_ru
         left, out = running.features[Quality].outbox, Responding(running.features[Quality])
         lost = PendingAction(task="nothing", action=action("retrain"))
         await left.actions.put("nothing:0-0", msgspec.to_builtins(lost))
-        draft = running.services.audit.draft("system", "monitor.retrain", V1, after={"id": "0-0"})
+        draft = running.services.control.audit.draft("system", "monitor.retrain", V1, after={"id": "0-0"})
         await left.drafts.put("nothing:0-0", msgspec.to_builtins(draft))
         good = action("verdict", number=1, after={"verdict": "suspect"})
         await out.move("returns", TaskQuality(actions=[good]), 0, [good])
@@ -128,7 +128,7 @@ async def test_what_a_newer_release_has_decided_is_left_to_it_and_audited_all_th
             PendingAction(task="returns", action=action("undo", evidence={"undone": "translate", "action": "0-0"}))
         )
         for name, one in told.items():
-            draft = running.services.audit.draft("system", "monitor.translate", V1, after={"id": name})
+            draft = running.services.control.audit.draft("system", "monitor.translate", V1, after={"id": name})
             await left.drafts.put(f"returns:{name}", msgspec.to_builtins(draft))
             await left.actions.put(f"returns:{name}", one)
         for _ in range(2):
@@ -146,8 +146,8 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         services, out = running.services, Responding(running.features[Quality])
         await step(http, "promote", version=V2)
         await services.redis.set(LEASE_KEY, HELD["value"])  # or else it is brought back at once
-        previous_version = await services.registry._versions.get(V1) or {}
-        await services.registry._versions.put(V1, {**previous_version, "state": "staging"})
+        previous_version = await services.control.registry._versions.get(V1) or {}
+        await services.control.registry._versions.put(V1, {**previous_version, "state": "staging"})
         now, actions = await read_redis_time(services.redis), list[Action]()
 
         async def respond_at(seconds: float) -> None:
@@ -163,9 +163,9 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
             shown = (await http.get("/admin/v1/tasks/returns/quality")).json()
             said = shown["told"]["done"][0]  # "tried again" is not said: no settings and no judgement let it be
             assert said.endswith("It was not carried out: returns@v1 is staging: stage it first.")
-        await services.registry._versions.put(V1, previous_version)
+        await services.control.registry._versions.put(V1, previous_version)
         await respond_at(3 * AGAIN_SECONDS)
-        alias, _ = await services.registry.alias("returns")
+        alias, _ = await services.control.registry.alias("returns")
         assert alias is not None
         assert alias.leading == V1
         first, last = await audit_of(http, "monitor.roll_back")
@@ -213,7 +213,7 @@ async def test_who_comes_too_late_with_an_action_tells_nothing_of_it(
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         services, left = running.services, running.features[Quality].outbox
-        draft = services.audit.draft("system", "monitor.verdict", V1)
+        draft = services.control.audit.draft("system", "monitor.verdict", V1)
         for change in left.changes("returns", action("verdict"), draft):
             await change.object_store.put(change.name, change.value or {})
         [one] = await left.waiting()
@@ -237,14 +237,14 @@ async def test_a_pause_is_taken_back_with_the_share_that_the_canary_had(
         out = Responding(running.features[Quality])
         pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
         await out.move("returns", TaskQuality(actions=[pause]), 0, [pause])
-        alias, _ = await running.services.registry.alias("returns")
+        alias, _ = await running.services.control.registry.alias("returns")
         assert alias is not None
         assert alias.weights[V2] == 0.0
         undone = action(
             "undo", V2, 1, before={"share": 0.0}, after={"share": 0.25}, evidence={"undone": "pause_canary"}
         )
         await out.move("returns", TaskQuality(actions=[undone]), 1, [undone])
-        alias, _ = await running.services.registry.alias("returns")
+        alias, _ = await running.services.control.registry.alias("returns")
         assert alias is not None
         assert alias.weights[V2] == 0.25
 
@@ -259,7 +259,7 @@ async def test_a_canary_that_recovers_is_led_to_as_before_its_pause(
         await out.move("returns", TaskQuality(actions=[pause]), 0, [pause])
         back = action("recover", V2, 1, before={"share": 0.0}, after={"share": 0.25})
         await out.move("returns", TaskQuality(actions=[pause, back]), 1, [back])
-        alias, _ = await running.services.registry.alias("returns")
+        alias, _ = await running.services.control.registry.alias("returns")
         assert alias is not None
         assert alias.weights == {V2: 0.25, V1: 0.75}
         [entry] = await audit_of(http, "monitor.recover")

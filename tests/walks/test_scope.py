@@ -378,7 +378,7 @@ async def test_a_retired_versions_models_are_let_go(enforcing: RunningGateway, m
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "state_conflict")
 
     async def is_gone() -> bool:
-        return await enforcing.services.fitted.versions() == {"returns@v1"}
+        return await enforcing.services.control.fitted.versions() == {"returns@v1"}
 
     await until(is_gone, "nothing is kept of it")
     await until(lambda: set(enforcing.services.snapshot.current.policy.fitted) == {"returns@v1"})
@@ -394,22 +394,22 @@ async def test_up_gives_its_sample_to_versions_without_a_model_and_keeps_an_admi
         await gateway.place(folder)
         admin, services = AdminApi(http, http.headers["authorization"].removeprefix("Bearer ")), gateway.services
         for state in ("waiting", "fitting"):
-            await services.fitted.say(version, "scope", FittingStatus(state=state, by="an admin"))
+            await services.control.fitted.say(version, "scope", FittingStatus(state=state, by="an admin"))
             await place_adapter(admin, "returns", folder, lambda _: None, sample)
             assert (await fitted_by(services, version)) == "an admin"
         await keep(gateway, version)
-        entry = await services.fitted.of(version)
+        entry = await services.control.fitted.of(version)
         await place_adapter(admin, "returns", folder, lambda _: None, sample)
         assert await gateway.features[Fitting].samples.digest_of(version) is None
-        assert await services.fitted.of(version) == entry
-        await services.fitted.delete(version)
+        assert await services.control.fitted.of(version) == entry
+        await services.control.fitted.delete(version)
         await place_adapter(admin, "returns", folder, lambda _: None, sample)
         assert (await fitted_by(services, version)) not in (None, "", "an admin")
 
 
 async def fitted_by(services: Services, version: str) -> str | None:
     """The key of who asked for the version's scope to be fitted; None where nobody did."""
-    state = (await services.fitted.states(version)).get("scope")
+    state = (await services.control.fitted.states(version)).get("scope")
     return None if state is None else state.by
 
 

@@ -60,7 +60,7 @@ class Giving:
 
     @property
     def store(self) -> Store:
-        return self.services.adapters.store
+        return self.services.control.adapters.store
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ async def gateway(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Asyn
 def digest(gateway: Giving, tmp_path: Path) -> str:
     """The digest of an adapter that the gateway's store holds."""
     source = write_adapter(tmp_path / "adapter", seed=1)
-    artifact = verify(source, gateway.services.adapters.bases["small"])
+    artifact = verify(source, gateway.services.control.adapters.bases["small"])
     gateway.store.put(source, artifact)
     return artifact.digest
 
@@ -243,7 +243,7 @@ async def test_a_sidecars_key_opens_the_store_of_a_served_gateway_and_nothing_el
 ) -> None:
     source = write_adapter(tmp_path / "adapter", seed=1)
     async with run_gateway(configure()) as gateway:
-        adapters = gateway.services.adapters
+        adapters = gateway.services.control.adapters
         artifact = verify(source, adapters.bases["small"])
         adapters.store.put(source, artifact)
         async with gateway.http(await gateway.key(role="sidecar")) as http:
@@ -272,7 +272,7 @@ async def test_a_gateway_with_a_certificate_is_trusted_by_its_authority(
     pair, key_path = authority.sign("gateway"), tmp_path / "key"
     source = write_adapter(tmp_path / "adapter", seed=1)
     async with run_gateway(configure(listen={"tls": {"cert_file": pair.cert, "key_file": pair.key}})) as running:
-        adapters = running.services.adapters
+        adapters = running.services.control.adapters
         artifact = verify(source, adapters.bases["small"])
         adapters.store.put(source, artifact)
         key_path.write_text(running.admin_key)

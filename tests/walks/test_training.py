@@ -127,7 +127,7 @@ async def test_a_building_leaves_the_file_that_a_training_waits_for(gateway: Run
             since=None,
             until=1.0,
         )
-        step = AuditedStep(redis, gateway.services.audit, "system")
+        step = AuditedStep(redis, gateway.services.control.audit, "system")
         step.note("dataset.build", "returns")
         await datasets.builds.begin(build, step)
         await gateway.services.snapshot.refresh()

@@ -131,7 +131,7 @@ async def test_a_canary_that_can_not_be_judged_keeps_no_other_waiting(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     async with two_versions(configure, make_adapter, tasks={"alarms": {}, "returns": {}}) as (running, http):
-        await running.services.registry.canary("returns", V2, 0.5, "a newer release", {"its": "plan"})
+        await running.services.control.registry.canary("returns", V2, 0.5, "a newer release", {"its": "plan"})
         for number in (3, 4):
             await running.place(of_task("alarms", make_adapter(number)), task="alarms", alias=number == 3)
         small.faults.add(Status(500), model="alarms@v2")

@@ -73,15 +73,15 @@ async def test_a_failed_staging_is_in_the_audit_though_redis_goes_away_right_beh
         added = (await http.post("/admin/v1/adapters", json={"task": "returns", "path": str(make_adapter(2))})).json()
 
         async def is_over() -> bool:
-            return (await services.registry.version(added["version"])).state == "verified"
+            return (await services.control.registry.version(added["version"])).state == "verified"
 
         async def is_entered() -> list[dict[str, object]]:
             return await audit_of(http, "adapter.stage_failed")
 
         with monkeypatch.context() as patch:
             for name in ("append", "enter"):
-                patch.setattr(services.audit, name, is_gone)
-            await services.registry.move(added["version"], "staging")
+                patch.setattr(services.control.audit, name, is_gone)
+            await services.control.registry.move(added["version"], "staging")
             await until(is_over)
         [entry] = await until(is_entered)
     assert (entry["object"], entry["actor"]) == (added["version"], "system")

@@ -12,7 +12,7 @@ from gateway.state.work_store import WorkStore
 
 
 def _open(services: Services, _: Features) -> Datasets:
-    drafts = Drafts(services.redis, services.audit, "datasets:audit")
+    drafts = Drafts(services.redis, services.control.audit, "datasets:audit")
     return Datasets(services, WorkStore(services.redis, "dataset_builds", Build, "the building"), drafts)
 
 

@@ -140,7 +140,7 @@ class BuildingWork:
             faults=result.faults,
         )
         after = {"build": build.id, "digest": result.digest, "error": result.error}
-        draft = self._datasets.services.audit.draft(
+        draft = self._datasets.services.control.audit.draft(
             build.by, f"building.{ended.state}", build.task, before=None, after=after
         )
         try:

@@ -64,7 +64,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         elsewhere=await _find_elsewhere(erasures),
     )
     shown = {name: value for name, value in msgspec.to_builtins(done).items() if name not in ("requests", "names")}
-    await erasures.services.audit.append(erasure.by, "texts.erased", erasure.id, evidence=shown)
+    await erasures.services.control.audit.append(erasure.by, "texts.erased", erasure.id, evidence=shown)
     await erasures.store.note(done)
 
 
@@ -110,7 +110,7 @@ async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequen
     await store.forget_skips(services.settings.tasks)
     for at in range(0, len(requests), AT_ONCE):
         for request, task in (await store.find_tasks(requests[at : at + AT_ONCE])).items():
-            step = AuditedStep(services.redis, services.audit, erasure.by)
+            step = AuditedStep(services.redis, services.control.audit, erasure.by)
             deleted += sum(await store.delete(task, request, step))
     return deleted + await erasures.reviews.gold.forget(requests)
 

@@ -185,7 +185,7 @@ async def _begun(
 async def _goes_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
     """Return whether the models in force were calibrated by this evaluation, or can't be, as the task is judged now."""
     task = evaluations.services.settings.tasks.get(evaluation.task)
-    entries = await evaluations.services.fitted.of(evaluation.version)
+    entries = await evaluations.services.control.fitted.of(evaluation.version)
     confidence = entries.get("confidence")
     if confidence is None or task is None:
         return bool(((evaluation.report or {}).get("calibration") or {}).get("error"))
@@ -275,7 +275,7 @@ async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dic
     if ending.status == "running":
         after = finish(ending, "cancelled", f"It was stopped by {admin.public}.")
         before = {"evaluation": ending.id}
-        entry = evaluations.services.audit.draft(
+        entry = evaluations.services.control.audit.draft(
             admin.public, "evaluation.cancel", ending.version, before=None, after=before
         )
         if not await evaluations.store.move(ending, after, entry, None):

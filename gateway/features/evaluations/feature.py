@@ -20,8 +20,8 @@ def _open(services: Services, features: Features) -> Evaluations:
     seals = lambda: texts.seals  # noqa: E731
     store = EvaluationStore(redis, 86_400 * services.settings.evaluation.retention_days, seals)
     suites = SuiteStore(redis, seals)
-    services.resealing.append(lambda resealing: seal_rows(redis, texts.seals, resealing))
-    drafts = Drafts(redis, services.audit, DRAFTS_KIND)
+    services.control.resealing.append(lambda resealing: seal_rows(redis, texts.seals, resealing))
+    drafts = Drafts(redis, services.control.audit, DRAFTS_KIND)
     return Evaluations(services, store, drafts, QualityStore(redis), suites, texts)
 
 

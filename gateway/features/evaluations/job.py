@@ -298,7 +298,7 @@ class _Run:
         fields |= {"data": after.data_digest, "fitted": [model.kind for model in models]}
         fields |= {"gate": after.gate.because} if after.gate is not None else {}
         short = summarize_evaluation(after) if after.status == "done" else None
-        entry = self._evaluations.services.audit.draft(
+        entry = self._evaluations.services.control.audit.draft(
             "system", "evaluation.end", after.version, after=fields, evidence=short
         )
         arms, report = after.arms, after.report or {"paired": ()}
@@ -363,7 +363,9 @@ async def put_models(evaluations: Evaluations) -> None:
     for entry in await evaluations.store.models.waiting():
         fitted = entry.value
         for model in fitted.models:
-            await evaluations.services.fitted.put(fitted.version, model.kind, model.data, fitted.by, model.summary)
+            await evaluations.services.control.fitted.put(
+                fitted.version, model.kind, model.data, fitted.by, model.summary
+            )
         await evaluations.store.models.finish(entry)
 
 

@@ -40,9 +40,11 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 async def give_prompts(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Fit the version's scope model from a sample of its training prompts. GET /adapters/{name} shows how far it is."""
     fitting = feature_of(request, Fitting)
-    async with fitting.services.adapters.uploads.receive(request, (PROMPTS_FILE,), (BACKGROUND_FILE,)) as upload:
+    async with fitting.services.control.adapters.uploads.receive(
+        request, (PROMPTS_FILE,), (BACKGROUND_FILE,)
+    ) as upload:
         try:
-            version = await fitting.services.registry.version(name)
+            version = await fitting.services.control.registry.version(name)
         except KeyError:
             raise Problem("not_found", f"There is no version {name[:80]!r}.") from None
         if version.state in GIVEN_UP:
@@ -73,8 +75,8 @@ async def sample_of(fitting: Fitting, task: str, prompts: Path | None, backgroun
 async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample: Sample) -> dict[str, Any]:
     """Have a version's scope fitted from the sample, unless it is, or waits to be, already."""
     name = version.name
-    entry = (await fitting.services.fitted.of(name)).get("scope")
-    state = (await fitting.services.fitted.states(name)).get("scope")
+    entry = (await fitting.services.control.fitted.of(name)).get("scope")
+    state = (await fitting.services.control.fitted.states(name)).get("scope")
     is_fitted = entry is not None and entry.summary.get("sample") == sample.digest
     failed = state is not None and state.state == "failed"
     if (not is_fitted or failed) and await fitting.samples.digest_of(name) != sample.digest:
@@ -84,10 +86,10 @@ async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample:
             version=name, digest=sample.digest, packed=sample.packed, by=admin.public, counts=sample.counts()
         )
         await fitting.samples.put(waiting, step)
-        await fitting.services.fitted.say(
+        await fitting.services.control.fitted.say(
             name, "scope", FittingStatus(state="waiting", stage="waiting", by=admin.public)
         )
-    shown = await fitting.services.fitted.shown(name, selector_of(fitting, version.task))
+    shown = await fitting.services.control.fitted.shown(name, selector_of(fitting, version.task))
     return {"prompts": sample.counts(), "fitted": shown}
 
 

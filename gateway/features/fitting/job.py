@@ -53,7 +53,7 @@ class FittingWork:
         """Fit all that wait now, and forget what retired versions had. Raises RedisError."""
         for version in await self._fitting.samples.expired():
             text = f"Its prompts waited for {WAIT_SECONDS_MAX // 86_400} days and were deleted: send them again."
-            await self._fitting.services.fitted.say(version, KIND, FittingStatus(state="failed", error=text))
+            await self._fitting.services.control.fitted.say(version, KIND, FittingStatus(state="failed", error=text))
         while (sample := await self._fitting.samples.first()) is not None:
             await self._fit(sample)
         await self._forget_retired()
@@ -74,7 +74,7 @@ class FittingWork:
                 "embedding": fitted_result.embedding,
                 "seconds": round(seconds, 1),
             }
-            entry = await fitting.services.fitted.put(version, KIND, fitted_result.model, sample.by, summary)
+            entry = await fitting.services.control.fitted.put(version, KIND, fitted_result.model, sample.by, summary)
             after: dict[str, Any] = {"digest": entry.digest, "bytes": entry.bytes, **summary}
             outcome = "ready"
         except (FittingFailure, FittedError) as failure:
@@ -90,7 +90,7 @@ class FittingWork:
                 return
             text = f"A fault of the gateway's, {FAILED_MAX} times ({type(fault).__name__}): see its log."
             after, outcome = await self._failed(sample, text), "failed"
-        await fitting.services.audit.append(sample.by, f"fitting.{outcome}", version, before=None, after=after)
+        await fitting.services.control.audit.append(sample.by, f"fitting.{outcome}", version, before=None, after=after)
         await fitting.samples.drop(version, sample.digest)
         fitting.services.meters.fitting.add(1, outcome)
         fitting.services.meters.fitting_seconds.observe(time.monotonic() - began)
@@ -121,7 +121,9 @@ class FittingWork:
         return result
 
     async def _say(self, sample: WaitingSample, status: FittingStatus) -> None:
-        await self._fitting.services.fitted.say(sample.version, KIND, msgspec.structs.replace(status, by=sample.by))
+        await self._fitting.services.control.fitted.say(
+            sample.version, KIND, msgspec.structs.replace(status, by=sample.by)
+        )
 
     async def _forget_retired(self) -> None:
         """Models of versions that were retired are let go."""
@@ -129,6 +131,6 @@ class FittingWork:
         if snapshot.generation == self._looked_at:
             return
         retired = {name for name, version in snapshot.versions.items() if version.state == "retired"}
-        for name in retired and retired & await self._fitting.services.fitted.versions():
-            await self._fitting.services.fitted.delete(name)
+        for name in retired and retired & await self._fitting.services.control.fitted.versions():
+            await self._fitting.services.control.fitted.delete(name)
         self._looked_at = snapshot.generation

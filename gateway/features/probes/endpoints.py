@@ -54,8 +54,8 @@ async def health(request: Request) -> Response:
 async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
     """All metrics, for Prometheus."""
     services = services_of(request)
-    merged = await services.siblings.ask("metrics", accept.encode("latin-1", "replace"))
-    if services.siblings.count > 1 and not merged:  # those of one process are less than what was told before
+    merged = await services.control.siblings.ask("metrics", accept.encode("latin-1", "replace"))
+    if services.control.siblings.count > 1 and not merged:  # those of one process are less than what was told before
         raise Problem(
             "overload", "The gateway's processes did not answer in time, so that not all can be told. Try again later."
         )

@@ -81,7 +81,7 @@ class PullingWork:
 
     async def _pull(self, pull: Pull) -> Pull:
         """The pull at its end."""
-        store = self._pulls.services.adapters.store
+        store = self._pulls.services.control.adapters.store
         await asyncio.to_thread(store.sweep, KEPT_SECONDS, time.time(), pulled=True)
         wanted = f"{pull.address} {pull.digest}"
         folder = store.folder / f"{PULLED}{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
@@ -137,7 +137,9 @@ class PullingWork:
         """Note the end of a pull, with its entry in the audit."""
         ended = msgspec.structs.replace(pull, ended_at=time.time())
         after = {"pull": pull.id, "source": pull.source, "version": pull.version, "error": pull.error}
-        draft = self._pulls.services.audit.draft(pull.by, f"pull.{pull.state}", pull.task, before=None, after=after)
+        draft = self._pulls.services.control.audit.draft(
+            pull.by, f"pull.{pull.state}", pull.task, before=None, after=after
+        )
         try:
             await self._pulls.store.end(ended, self._pulls.drafts.change(draft))
         except Stale:

@@ -46,7 +46,7 @@ class Responding:
         beside: list[Change] = [*with_it]
         for action in actions:
             again = {"again": action.again} if action.again else {}
-            draft = self._quality.services.audit.draft(
+            draft = self._quality.services.control.audit.draft(
                 action.by,
                 f"monitor.{action.kind}",
                 action.version or task,
@@ -187,7 +187,7 @@ class Responding:
 
         That is noted in the same step: the share is not set again where an admin has set another one since.
         """
-        registry, task = self._quality.services.registry, entry.value.task
+        registry, task = self._quality.services.control.registry, entry.value.task
         alias, generation = await registry.alias(task)
         begun = alias.rollout if alias is not None else None
         if begun is None or begun.version != version:
@@ -198,11 +198,11 @@ class Responding:
 
     async def _roll_back(self, entry: WaitingAction, leading: str, to: Any) -> WaitingAction:
         """Have another version lead the task, once; nothing where another one leads it by now."""
-        alias, generation = await self._quality.services.registry.alias(entry.value.task)
+        alias, generation = await self._quality.services.control.registry.alias(entry.value.task)
         if alias is None or alias.leading != leading or not isinstance(to, str) or to == leading:
             return entry
         noted, effected = await self._quality.outbox.note_effect(entry)
-        await self._quality.services.registry.roll_back(entry.value.task, to, generation, beside=noted)
+        await self._quality.services.control.registry.roll_back(entry.value.task, to, generation, beside=noted)
         return effected
 
 

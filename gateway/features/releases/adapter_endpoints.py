@@ -86,7 +86,7 @@ async def list_adapters(
     """
     releases = feature_of(request, Releases)
     snapshot, stale = await see_state(releases.services)
-    generations = {} if stale else await releases.services.registry.generations()
+    generations = {} if stale else await releases.services.control.registry.generations()
     ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
     versions = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
     see_that_list_has_task(releases.services, task, versions)
@@ -107,7 +107,7 @@ async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, An
     """One version with its manifest, last evaluation and fitted models."""
     releases = feature_of(request, Releases)
     version = await version_of(releases, name)
-    fitted = await releases.services.fitted.shown(name, selector_of(releases.fitting, version.task))
+    fitted = await releases.services.control.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
     details = {"manifest": version.manifest, "evaluation": evaluation, "fitted": fitted}
     return {**await _describe(releases, version), **details}
@@ -128,7 +128,9 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """
     releases = feature_of(request, Releases)
     if is_upload(request.scope):
-        async with releases.services.adapters.uploads.receive(request, optional=(*OPTIONAL, *SAMPLES)) as upload:
+        async with releases.services.control.adapters.uploads.receive(
+            request, optional=(*OPTIONAL, *SAMPLES)
+        ) as upload:
             return await _add(releases, admin, upload, upload.fields.get("task", ""), upload.fields.get("pool"))
     try:
         body = AdapterIn.model_validate_json(await request.body())
@@ -170,13 +172,13 @@ async def stage_adapter(
     """
     releases = feature_of(request, Releases)
     version = await version_of(releases, name)
-    if not releases.services.adapters.reconciler.fits(version):
+    if not releases.services.control.adapters.reconciler.fits(version):
         text = f"{name} was trained on another base model than the pool {version.pool} serves."
         raise Problem("state_conflict", text)
     if version.state not in PLACED:
         async with take_step(releases.services, admin) as step:
             noted = step.noted("adapter.stage", name, state_of)
-            version = await releases.services.registry.move(name, "staging", noted=noted)
+            version = await releases.services.control.registry.move(name, "staging", noted=noted)
         version = await _until(releases, name, wait_seconds, lambda current: current.state != "staging")
     if version.state == "staging":
         response.status_code = 202
@@ -215,7 +217,7 @@ async def _take_off(
     if not (state == "draining" and before.state == "retired"):
         action = "adapter.retire" if state == "draining" else "adapter.unload"
         async with take_step(releases.services, admin) as step:
-            await releases.services.registry.withdraw(name, state, noted=step.noted(action, name, state_of))
+            await releases.services.control.registry.withdraw(name, state, noted=step.noted(action, name, state_of))
     version = await _until(
         releases, name, wait_seconds, lambda current: current.state != "draining" and not _is_placed(releases, current)
     )
@@ -246,7 +248,7 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     alias = snapshot.aliases.get(version.task)
     begun = alias.rollout if alias is not None else None
     rollout = await show_rollout(releases, version.task, begun) if begun and begun.version == name else None
-    fitted = await releases.services.fitted.shown(name, selector_of(releases.fitting, version.task))
+    fitted = await releases.services.control.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
     forced = await GateStore(releases.services.redis).forced(name)
     is_off = releases.services.settings.release.gate == "off"
@@ -288,7 +290,7 @@ def _beside(folders: Sequence[Path], folder: Path, name: str) -> Path | None:
 async def version_of(releases: Releases, name: str) -> Version:
     """A version. Raises Problem (404)."""
     try:
-        return await releases.services.registry.version(name)
+        return await releases.services.control.registry.version(name)
     except KeyError:
         raise Problem("not_found", f"There is no version {name[:80]!r}.") from None
 
@@ -335,7 +337,7 @@ def _placements(releases: Releases, placements: Iterable[Placement]) -> list[dic
 
 async def _describe(releases: Releases, version: Version) -> dict[str, Any]:
     await releases.services.snapshot.refresh()
-    generation = await releases.services.registry.generation(version.name)
+    generation = await releases.services.control.registry.generation(version.name)
     return _shown(releases, version, generation, _find_placements(releases, version))
 
 
@@ -394,7 +396,7 @@ def _words(releases: Releases, version: Version, rollout: dict[str, Any] | None)
 async def _audit_of(releases: Releases, version: Version) -> list[dict[str, Any]]:
     """The newest entries of the audit that speak of the version, oldest first."""
     entries: list[dict[str, Any]] = []
-    async for entry in releases.services.audit.naming(version.name, AUDIT_SEARCHED_MAX):
+    async for entry in releases.services.control.audit.naming(version.name, AUDIT_SEARCHED_MAX):
         if entry.object in (version.name, version.task):
             entries.append(msgspec.to_builtins(entry))
         if len(entries) == AUDIT_SHOWN_MAX:

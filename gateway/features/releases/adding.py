@@ -56,16 +56,16 @@ async def add_version(
         pool = _pool_for(releases, pool, manifest.base_fingerprint)
         claimed, limits = manifest.base_fingerprint, limits_of(services, pool)
         artifact = await asyncio.to_thread(
-            verify, folder, services.adapters.bases[pool], limits, claimed_fingerprint=claimed
+            verify, folder, services.control.adapters.bases[pool], limits, claimed_fingerprint=claimed
         )
         signer, proof = _signer(releases, upload.signature, artifact, manifest)
-        await asyncio.to_thread(services.adapters.store.put, folder, artifact)
+        await asyncio.to_thread(services.control.adapters.store.put, folder, artifact)
     except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
-        await services.audit.append(pusher.public, "adapter.reject", task, evidence=str(error)[:2000])
+        await services.control.audit.append(pusher.public, "adapter.reject", task, evidence=str(error)[:2000])
         raise Problem("adapter_rejected", str(error), "path") from error
     except OSError as error:
         raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
-    step = AuditedStep(services.redis, services.audit, pusher.public)
+    step = AuditedStep(services.redis, services.control.audit, pusher.public)
     created = False
 
     def added(before: Version | None, after: Version, generation: int) -> list[Change | Unchanged]:
@@ -74,7 +74,7 @@ async def add_version(
         return [*_added(step, before, after, generation), *while_unchanged]
 
     with conflicts():
-        version = await services.registry.register(
+        version = await services.control.registry.register(
             task, pool, artifact, manifest, pusher.public, signer, proof, added, pusher.owner
         )
     await step.enter()
@@ -101,7 +101,7 @@ def _signer(
             raise SignatureError("The adapter is not signed: push it with a signature of a trusted signer.")
         return None, None
     proof = read_signature(signature)
-    return check(proof, artifact.digest, manifest.digest(), releases.services.adapters.signers), as_text(proof)
+    return check(proof, artifact.digest, manifest.digest(), releases.services.control.adapters.signers), as_text(proof)
 
 
 def limits_of(services: Services, pool: str) -> ArtifactLimits:
@@ -119,10 +119,11 @@ def _check_bounds(releases: Releases, task: str, manifest: Manifest) -> None:
 
 def _pool_for(releases: Releases, named: str | None, fingerprint: str | None) -> str:
     """The pool whose base model the adapter was trained on. Raises Problem (404, 422)."""
-    if named is not None and named not in releases.services.adapters.bases:
+    if named is not None and named not in releases.services.control.adapters.bases:
         raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")
-    candidates = [named] if named else list(releases.services.adapters.bases)
-    fitting = [pool for pool in candidates if fingerprint in (None, releases.services.adapters.bases[pool].fingerprint)]
+    bases = releases.services.control.adapters.bases
+    candidates = [named] if named else list(bases)
+    fitting = [pool for pool in candidates if fingerprint in (None, bases[pool].fingerprint)]
     if not fitting:
         raise Problem("adapter_rejected", f"No pool serves the adapter's base model ({fingerprint}).", "path")
     return fitting[0]

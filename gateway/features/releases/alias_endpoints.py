@@ -124,7 +124,7 @@ async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -
         admin,
         task,
         "alias.move",
-        lambda noted: releases.services.registry.point(task, weights, body.expected_generation, noted),
+        lambda noted: releases.services.control.registry.point(task, weights, body.expected_generation, noted),
         passed,
     )
 
@@ -139,7 +139,7 @@ async def remove_alias(
     keep = await keep_leaders(releases.services, task)
 
     async def remove(noted: Noted) -> int:
-        return await releases.services.registry.remove_alias(
+        return await releases.services.control.registry.remove_alias(
             task, expected_generation, lambda before, *then: [*noted(before, *then), keep(before)]
         )
 
@@ -159,7 +159,7 @@ async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> d
         admin,
         task,
         "alias.shadow",
-        lambda noted: releases.services.registry.shadow(task, body.version, body.share, expected, noted),
+        lambda noted: releases.services.control.registry.shadow(task, body.version, body.share, expected, noted),
     )
 
 
@@ -176,7 +176,7 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
         admin,
         task,
         "alias.canary",
-        lambda noted: releases.services.registry.canary(
+        lambda noted: releases.services.control.registry.canary(
             task, body.version, body.share, admin.public, plan, expected, keeps_plan=keeps_plan, noted=noted
         ),
         passed,
@@ -196,7 +196,7 @@ async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) ->
         admin,
         task,
         "alias.promote",
-        lambda noted: releases.services.registry.promote(task, body.version, expected, noted=noted),
+        lambda noted: releases.services.control.registry.promote(task, body.version, expected, noted=noted),
         passed,
     )
 
@@ -207,7 +207,7 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
     releases = feature_of(request, Releases)
     require_task(releases.services, task, param=None)
     wanted = body or RollbackIn()
-    alias, _ = await releases.services.registry.alias(task)
+    alias, _ = await releases.services.control.registry.alias(task)
     passed = GatePass()
     if wanted.version is not None and (alias is None or wanted.version not in alias.previous):
         # it has not led: no way back
@@ -217,7 +217,7 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
         admin,
         task,
         "alias.rollback",
-        lambda noted: releases.services.registry.roll_back(
+        lambda noted: releases.services.control.registry.roll_back(
             task, wanted.version, wanted.expected_generation, canary_only=wanted.canary_only, noted=noted
         ),
         passed,
@@ -244,7 +244,7 @@ async def _change_alias(
     where it was so already; `warnings` say what the gate said, which checks have nothing to judge its versions by, and
     what keeps requests from them."""
     passed = passed or GatePass()
-    before, was_at = await releases.services.registry.alias(task)
+    before, was_at = await releases.services.control.registry.alias(task)
     evidence = {name: value for name, value in (("gate", passed.evidence), ("reason", reason)) if value}
     async with take_step(releases.services, admin) as step:
         noted = step.noted(action, task, evidence=evidence or None)
@@ -255,7 +255,7 @@ async def _change_alias(
             return [*noted(was, now, generation), *passed.changes]
 
         generation = await change(note)
-    after, _ = await releases.services.registry.alias(task)
+    after, _ = await releases.services.control.registry.alias(task)
     await releases.services.snapshot.refresh()
     warnings = [] if after is None else await _warnings(releases, task, before, after)
     return {
@@ -274,10 +274,11 @@ async def _warnings(releases: Releases, task: str, before: AliasEntry | None, af
     checks, missing = settings.checks.used(), []
     for version in list_answering_versions(after):
         leads = version == after.leading
-        entries = await releases.services.fitted.of(version)
+        entries = await releases.services.control.fitted.of(version)
         missing += [(lack.missing, lack.advice) for lack in lacks(version, entries, checks, settings.selector, leads)]
         compared = before.leading if before is not None and leads and "out_of_scope" not in checks else version
-        if "scope" not in entries and compared != version and "scope" in await releases.services.fitted.of(compared):
+        fitted = releases.services.control.fitted
+        if "scope" not in entries and compared != version and "scope" in await fitted.of(compared):
             lack = f"{version} has no scope model: auto does not find its task any more"
             missing.append((lack, f"Run {COMMAND_OF['scope'].format(version=version)}."))
     now = await read_redis_time(releases.services.redis)
@@ -291,7 +292,7 @@ async def _see_that_they_may_serve(
 ) -> GatePass:
     """Raises Problem for a version that is not ready on a quorum of its replicas now, that its pusher may not release,
     or that the gate does not let through without a `reason` (`admin`; None: nobody will see its answers)."""
-    alias, _ = await releases.services.registry.alias(task)
+    alias, _ = await releases.services.control.registry.alias(task)
     snapshot = await releases.services.snapshot.refresh()
     released = []
     for name in weights:
@@ -324,7 +325,7 @@ def _plan(releases: Releases, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _alias_shown(releases: Releases, task: str) -> dict[str, Any]:
-    alias, generation = await releases.services.registry.alias(task)
+    alias, generation = await releases.services.control.registry.alias(task)
     return {
         "task": task,
         "weights": alias.weights if alias else {},

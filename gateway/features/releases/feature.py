@@ -19,7 +19,11 @@ from monitoring.quality.verdicts.rollout import Action
 
 def _open(services: Services, features: Features) -> Releases:
     rollouts = Rollouts(
-        services.redis, services.registry, services.audit, services.meters, partial(_find_obstacle, services)
+        services.redis,
+        services.control.registry,
+        services.control.audit,
+        services.meters,
+        partial(_find_obstacle, services),
     )
     return Releases(services, rollouts, features[Fitting], features[Evaluations])
 

@@ -28,7 +28,7 @@ async def keep_reconciling(releases: Releases) -> None:
             await check_health(releases.services)  # what was last seen may be from before the other's last step
         await reconcile_once(releases)
 
-    adapters = releases.services.adapters
+    adapters = releases.services.control.adapters
     await lease.repeat(
         pass_over_fleet, RECONCILE_INTERVAL_SECONDS, wake=adapters.stirred, stop=adapters.reconciler.stop
     )
@@ -37,19 +37,19 @@ async def keep_reconciling(releases: Releases) -> None:
 async def reconcile_once(releases: Releases) -> None:
     """One pass of the reconciler over what the gateways want and have under way. Raises RedisError."""
     snapshot = await releases.services.snapshot.refresh()
-    await releases.services.presence.tell()
-    roll = await releases.services.presence.present()
+    await releases.services.control.presence.tell()
+    roll = await releases.services.control.presence.present()
     world = World(
         idle=lambda replica, version: roll.idle(replica, version, snapshot.generation),
         in_flight=roll.in_flight,
     )
-    step = AuditedStep(releases.services.redis, releases.services.audit, "system")
+    step = AuditedStep(releases.services.redis, releases.services.control.audit, "system")
 
     def note_failure(before: Version, after: Version, generation: int) -> list[Change]:
         was, now = {"state": before.state}, {"state": after.state, "note": after.note[:NOTE_CHARACTERS_MAX]}
         return step.note("adapter.stage_failed", after.name, was, now, generation=generation)
 
-    reconciler = releases.services.adapters.reconciler
+    reconciler = releases.services.control.adapters.reconciler
     await reconciler.step(snapshot.versions, world, snapshot.unreadable, note_failure)
     await step.enter()
     await recycle_some(releases)
@@ -69,9 +69,9 @@ async def _keep_few_previous_versions(releases: Releases, snapshot: Snapshot) ->
             note = f"{settings.previous_versions_kept} newer previous versions stay loaded"
             # an alias has taken it up meanwhile, or a newer release has moved it
             with contextlib.suppress(RegistryError, Unreadable):
-                step = AuditedStep(releases.services.redis, releases.services.audit, "system")
+                step = AuditedStep(releases.services.redis, releases.services.control.audit, "system")
                 noted = step.noted(
                     "adapter.unload", version.name, lambda moved: {"state": moved.state, "note": moved.note}
                 )
-                await releases.services.registry.withdraw(version.name, note=note, noted=noted)
+                await releases.services.control.registry.withdraw(version.name, note=note, noted=noted)
                 await step.enter()

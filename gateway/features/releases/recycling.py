@@ -67,7 +67,7 @@ async def recycle_some(releases: Releases) -> None:
         if cordon.recycle and not cordon.stuck:
             with contextlib.suppress(Stale):  # an admin has changed it meanwhile
                 await _go_on(releases, generation, replicas[name], cordon, generations.get(name, 0))
-    for pool in releases.services.adapters.bases:
+    for pool in releases.services.control.adapters.bases:
         in_pool = releases.services.fleet.in_pool(pool)
         if not any(replica.name in cordons for replica in in_pool):
             full = _fullest(releases, in_pool)
@@ -90,7 +90,7 @@ async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> N
         Change(store, replica.name, msgspec.to_builtins(cordon), generations.get(replica.name, 0)),
         *(Unchanged(store, name, generations.get(name, 0)) for name in others),
     ]
-    step = AuditedStep(releases.services.redis, releases.services.audit, by)
+    step = AuditedStep(releases.services.redis, releases.services.control.audit, by)
     step.note("replica.recycle", replica.name, after={"reason": reason})
     try:
         await step.take(changes)
@@ -112,7 +112,7 @@ def _fullest(releases: Releases, replicas: list[Replica]) -> Replica | None:
     """A replica that takes no more loads because of ghosts, if the others of its pool serve all that it does."""
     placed = releases.services.snapshot.current.placed
     for replica in replicas:
-        full = releases.services.adapters.reconciler.capacity(replica, placed.get(replica.name, {}))
+        full = releases.services.control.adapters.reconciler.capacity(replica, placed.get(replica.name, {}))
         if not replica.up or replica.config.recycle_url is None or full.loads_left or not full.ghosts:
             continue
         others = [other for other in replicas if other is not replica and other.up]
@@ -127,8 +127,8 @@ async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: 
     unheard = replica.up and replica.life == cordon.life and now - cordon.restarted_at > UNHEARD_SECONDS
     if not cordon.restarted_at or (unheard and cordon.tries < TRIES_MAX):
         overdue = now - cordon.at > releases.services.fleet.pools[replica.config.pool].drain_seconds_max
-        await releases.services.presence.tell()
-        roll = await releases.services.presence.present()
+        await releases.services.control.presence.tell()
+        roll = await releases.services.control.presence.present()
         if roll.idle(replica.name, None, generation) or overdue:
             restarted = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now, tries=cordon.tries + 1)
             revision = await _note(releases, replica.name, restarted, revision)
@@ -138,7 +138,7 @@ async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: 
         replica.up and replica.life != cordon.life and _is_whole(releases.services.snapshot.current.placements, replica)
     ):
         was = msgspec.to_builtins(Cordon(reason=cordon.was, by=cordon.by, at=now)) if cordon.was else None
-        step = AuditedStep(releases.services.redis, releases.services.audit, "system")
+        step = AuditedStep(releases.services.redis, releases.services.control.audit, "system")
         step.note("replica.recycled", replica.name, after={"seconds": round(now - cordon.at, 1)})
         await step.take([Change(releases.services.objects.cordons, replica.name, was, revision)])
     elif now - cordon.restarted_at > BACK_SECONDS_MAX:
@@ -160,7 +160,9 @@ def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica)
 async def _restart(releases: Releases, replica: Replica) -> str:
     """The reason why the call failed; empty where it did not, also if the answer is slow to come."""
     try:
-        answer = await releases.services.http.post(replica.config.recycle_url or "", timeout=RESTART_TIMEOUT_SECONDS)
+        answer = await releases.services.control.http.post(
+            replica.config.recycle_url or "", timeout=RESTART_TIMEOUT_SECONDS
+        )
         answer.raise_for_status()
     except httpx.ReadTimeout:
         return ""

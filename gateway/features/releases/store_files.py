@@ -39,7 +39,7 @@ class StoreFile(FileResponse):
 )
 def read_store_file(request: Request, digest: str, file: StoreFileName, _: Sidecar) -> StoreFile:
     """One file of an adapter by its digest. The bytes never change."""
-    store = services_of(request).adapters.store
+    store = services_of(request).control.adapters.store
     try:
         path = store.path(digest) / file
     except ArtifactError as error:

@@ -13,7 +13,7 @@ from gateway.services import Services
 def _open(services: Services, features: Features) -> RetrainingRequests:
     reviews = features[Reviews]
     store = RetrainingStore(services.redis, services.settings.records.retention_seconds, lambda: reviews.texts.seals)
-    services.resealing.append(store.reseal)
+    services.control.resealing.append(store.reseal)
     return RetrainingRequests(services, store, reviews)
 
 

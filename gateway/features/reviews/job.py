@@ -95,7 +95,7 @@ async def _seal_others_again(reviews: Reviews) -> int:
     redis, sealing, resealing = reviews.services.redis, reviews.texts.seals.sealing, Resealing()
     if sealing is None or await redis.get(SEALED_KEY) == sealing.encode():
         return 0
-    for reseal in (reviews.services.feedback.reseal, *reviews.services.resealing):
+    for reseal in (reviews.services.feedback.reseal, *reviews.services.control.resealing):
         await reseal(resealing)
     for task in reviews.services.settings.tasks:
         await reviews.store.reseal_skips(task, resealing)

@@ -76,7 +76,7 @@ async def try_rule(services: Services, rule: Override) -> Tried:
     bare = replace(rule, mode="enforce", starts_at=None, expires_at=None)
     policy = services.snapshot.current.policy
     place: str | None = None
-    others = services.siblings.count - 1
+    others = services.control.siblings.count - 1
     for _ in range(READ_MAX // AT_ONCE):
         records, place = await services.flow.stream.newest(AT_ONCE, place)
         part = [record for record in records if record.purpose == "serve" and record.task is not None]
@@ -85,7 +85,7 @@ async def try_rule(services: Services, rule: Override) -> Tried:
         away = [name for name, body in bodies.items() if body is None] if others and _reads_body(bare) else []
         if away:
             began = time.monotonic()
-            answers = await services.siblings.ask("bodies", msgspec.msgpack.encode(away))
+            answers = await services.control.siblings.ask("bodies", msgspec.msgpack.encode(away))
             bodies |= services.recent.read(answers)
             if len(answers) < others and time.monotonic() - began > WAITED_SECONDS_MAX:
                 others = 0  # one hangs: each time would take as long; one that starts again is not waited for

@@ -45,7 +45,7 @@ async def draft_training(trainings: Trainings, wanted: Mapping[str, Any], pusher
         text = f"The pool {pool} takes adapters of rank {rank_max} at most (max_lora_rank)."
         raise Problem("invalid_value", text, "parameters.rank")
     parameters["rank"] = rank
-    base = services.adapters.bases[pool].fingerprint
+    base = services.control.adapters.bases[pool].fingerprint
     manifest = _manifest(trainings, task, wanted["manifest"], base)
     now = await read_redis_time(services.redis)
     return Training(
@@ -78,7 +78,7 @@ async def begin_run(trainings: Trainings, training: Training, again: bool = Fals
         training = msgspec.structs.replace(training, created_at=before.created_at)
     else:
         await trainings.store.forget_progress(training.id)
-    step = AuditedStep(trainings.services.redis, trainings.services.audit, training.by)
+    step = AuditedStep(trainings.services.redis, trainings.services.control.audit, training.by)
     audited: dict[str, Any] = {name: getattr(training, name) for name in TOLD}
     step.note("training.begin", training.task, None, audited | {"again": again}, generation=generation + 1)
     await step.take([trainings.store.change(training, generation)])
@@ -111,7 +111,7 @@ def _version_to_begin(versions: Mapping[str, Version], task: str, name: str | No
 
 
 def _pool(trainings: Trainings, named: str | None) -> str:
-    bases = trainings.services.adapters.bases
+    bases = trainings.services.control.adapters.bases
     if named is not None and named not in bases:
         raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")
     if not bases:

@@ -96,7 +96,7 @@ async def end_training(
         after = msgspec.structs.replace(
             now, status=status, note=note, result=result or {}, version=version, ended_at=ended_at
         )
-        step = AuditedStep(trainings.services.redis, trainings.services.audit, actor)
+        step = AuditedStep(trainings.services.redis, trainings.services.control.audit, actor)
         audited = {"training": now.id, "status": status, "note": note, "version": version}
         step.note("training.end", now.task, {"training": now.id, "status": now.status}, audited)
         with contextlib.suppress(Stale):

@@ -97,7 +97,7 @@ async def _tell_webhook(trainings: Trainings, training: Training) -> None:
     headers = {"Content-Type": "application/json"}
     if settings.webhook_key is not None:
         headers |= sign_message(settings.webhook_key.get_secret_value(), name_of(training), body, time.time())
-    answer = await trainings.services.http.post(
+    answer = await trainings.services.control.http.post(
         settings.webhook_url or "", content=body, headers=headers, timeout=TIMEOUT_SECONDS
     )
     _see_that_it_was_taken(training, answer)
@@ -113,14 +113,14 @@ async def _submit_to_ray(trainings: Trainings, training: Training) -> None:
         "metadata": {"training": training.id},
     }
     url = f"{trainings.services.settings.training.ray_url}/api/jobs/"
-    answer = await trainings.services.http.post(url, json=job, timeout=TIMEOUT_SECONDS)
+    answer = await trainings.services.control.http.post(url, json=job, timeout=TIMEOUT_SECONDS)
     if not (answer.is_error and "already" in answer.text):
         _see_that_it_was_taken(training, answer)
 
 
 async def _ray_end(trainings: Trainings, training: Training) -> str | None:
     url = f"{trainings.services.settings.training.ray_url}/api/jobs/{name_of(training)}"
-    answer = await trainings.services.http.get(url, timeout=TIMEOUT_SECONDS)
+    answer = await trainings.services.control.http.get(url, timeout=TIMEOUT_SECONDS)
     job: dict[str, Any] = answer.json() if answer.is_success else {}
     is_over = job.get("status") in ("FAILED", "STOPPED", "SUCCEEDED")
     return f"Ray's job {job['status'].lower()}: {job.get('message')}" if is_over else None

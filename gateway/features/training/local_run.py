@@ -76,7 +76,7 @@ class LocalRun(TrainingRun):
         settings, begin = services.settings.training, services.snapshot.current.versions.get(self._training.begin or "")
         own: dict[str, Any] = {"threads": settings.threads, "nice": settings.niceness}
         if begin is not None:
-            own["begin"] = str(services.adapters.store.path(begin.digest))
+            own["begin"] = str(services.control.adapters.store.path(begin.digest))
         return self.shared_job() | own
 
     async def _train(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ async def take_message(request: Request, message: TrainerMessage, training: Trai
 async def take_result(request: Request, training: Trained, caller: Identified) -> dict[str, Any]:
     """Take the trained adapter, verify it and register it as a push would."""
     trainings = feature_of(request, Trainings)
-    uploads = trainings.services.adapters.uploads
+    uploads = trainings.services.control.adapters.uploads
     async with uploads.receive(request, (CONFIG_FILE, WEIGHTS_FILE), ()) as upload:
         await training_of(request, training.id, caller)  # it may have ended while the adapter came
         ended = (await trainings.store.progress(training.id))["ended"] or {}
@@ -125,4 +125,4 @@ def _path(trainings: Trainings, training: Training, name: FileName) -> Path:
     begin = trainings.services.snapshot.current.versions.get(training.begin or "")
     if begin is None:
         raise Problem("state_conflict", "The training begins with a fresh adapter: it has no such file.")
-    return trainings.services.adapters.store.path(begin.digest) / name
+    return trainings.services.control.adapters.store.path(begin.digest) / name

@@ -25,9 +25,9 @@ GATE_ARMS = frozenset({"adapter", "leading", "best"})
 async def stage_version(evaluations: Evaluations, version: Version) -> bool:
     """Have a version loaded; whether it is. Raises RegistryError and RedisError."""
     if version.state == "verified":
-        step = AuditedStep(evaluations.services.redis, evaluations.services.audit, "system")
+        step = AuditedStep(evaluations.services.redis, evaluations.services.control.audit, "system")
         noted = step.noted("adapter.stage", version.name, lambda each: {"state": each.state})
-        await evaluations.services.registry.move(version.name, "staging", noted=noted)
+        await evaluations.services.control.registry.move(version.name, "staging", noted=noted)
         await step.enter()
         await evaluations.services.snapshot.refresh()
     return version.state in PLACED
@@ -51,7 +51,7 @@ async def evaluate_version(evaluations: Evaluations, version: str, rows: Path, c
         if await evaluations.store.get(name) is not None:
             return name
         evaluation = wanted.evaluation(intake, data, "system", name)
-        step = AuditedStep(evaluations.services.redis, evaluations.services.audit, "system")
+        step = AuditedStep(evaluations.services.redis, evaluations.services.control.audit, "system")
         step.note(
             "evaluation.begin", version, None, {each: msgspec.to_builtins(getattr(evaluation, each)) for each in TOLD}
         )

@@ -37,7 +37,7 @@ async def test_a_new_version_is_pushed_staged_promoted_and_rolled_back(
     staged = await ok(apprentice, "adapters", "stage", "returns@v2")
     assert staged.out == "returns@v2 is ready, on 1 of 1 replicas.\n"
     assert await served_by(gateway) == "returns@v1"
-    await gateway.services.fitted.put("returns@v1", "scope", b"any", "test", {})
+    await gateway.services.control.fitted.put("returns@v1", "scope", b"any", "test", {})
     promoted = await ok(apprentice, "adapters", "promote", "returns@v2", "--expected-generation", "1")
     assert promoted.out == "returns is served by returns@v2 100 % (generation 2).\n"
     assert "Warning: returns@v2 has no scope model: auto does not find its task any more." in promoted.err

@@ -49,7 +49,7 @@ class World:
         async with self.running.http() as http:
             answer = await http.put(f"/admin/v1/overrides/{name}", json={"action": "general"})
             assert answer.status_code == 200, answer.text
-        return (await self.running.services.audit.read(limit=1000))[-1].number
+        return (await self.running.services.control.audit.read(limit=1000))[-1].number
 
     async def filed(self, number: int) -> None:
         """Wait for the head of this entry in the file."""
@@ -101,10 +101,10 @@ async def _cut_off(world: World, redis: Redis) -> str:
 
 
 async def _replace(world: World, redis: Redis) -> str:
-    count = (await world.running.services.audit.read(limit=1000))[-1].number
+    count = (await world.running.services.control.audit.read(limit=1000))[-1].number
     await redis.delete(STREAM)
     for _ in range(count):
-        await world.running.services.audit.append("ada", "override.set", "a")
+        await world.running.services.control.audit.append("ada", "override.set", "a")
     return "the audit was replaced"
 
 

@@ -123,9 +123,9 @@ async def test_what_was_fitted_is_shown_with_its_rows_and_its_target(
     gateway: RunningGateway, apprentice: Command
 ) -> None:
     summary = {"rows": 800, "tokens": 8, "least_certified": 0.03, "scope": None}
-    await gateway.services.fitted.put("returns@v1", "confidence", b"{}", "", summary)
+    await gateway.services.control.fitted.put("returns@v1", "confidence", b"{}", "", summary)
     summary = {"rows": 900, "shown_to_help": False, "apgr": 0.61, "apgr_low": 0.48}
-    await gateway.services.fitted.put("returns@v1", "gain", b"{}", "", summary)
+    await gateway.services.control.fitted.put("returns@v1", "gain", b"{}", "", summary)
     shown = (await apprentice("adapters", "show", "returns@v1")).out
     assert re.search(
         r"calibration +on 800 rows, the first 8 tokens; certified for a wrong share of 0\.03 and up", shown

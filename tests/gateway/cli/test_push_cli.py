@@ -126,7 +126,7 @@ async def test_a_store_that_has_lost_its_bytes_says_to_push_again_and_that_mends
     folder = str(make_adapter(2))
     assert (await apprentice("adapters", "push", folder)).exit_code == 0
     digest = (await apprentice("adapters", "show", "returns@v2", "--json")).json["digest"]
-    await asyncio.to_thread(remove, gateway.services.adapters.store.path(digest))
+    await asyncio.to_thread(remove, gateway.services.control.adapters.store.path(digest))
     staged = await apprentice("adapters", "stage", "returns@v2")
     assert staged.exit_code == 1
     assert staged.err.count("push its adapter again, then stage it") == 1

@@ -209,7 +209,7 @@ async def test_a_share_raised_in_a_file_keeps_when_its_canary_began_and_its_sess
     await gateway.place(make_adapter(2), alias=False)
     path = tmp_path / "state.json"
     await ok(apprentice, "adapters", "canary", "returns@v2", "--share", "0.25", "--auto")
-    began, _ = await gateway.services.registry.alias("returns")
+    began, _ = await gateway.services.control.registry.alias("returns")
     await exported(apprentice, path)
 
     def raised(state: Any) -> None:
@@ -218,7 +218,7 @@ async def test_a_share_raised_in_a_file_keeps_when_its_canary_began_and_its_sess
         entry["rollout"]["share"] = 0.5
 
     await ok(apprentice, "state", "apply", edit(path, raised))
-    now, _ = await gateway.services.registry.alias("returns")
+    now, _ = await gateway.services.control.registry.alias("returns")
     assert began is not None
     assert now is not None
     assert began.rollout is not None

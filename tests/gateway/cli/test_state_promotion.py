@@ -160,7 +160,7 @@ async def test_an_alias_gets_a_salt_and_names_no_version_that_there_is_not(
     said = await refused(apprentice, "state", "apply", str(path), code="state_conflict")
     assert "returns@v9: the alias returns of the file has it among `previous`, and there is no such version" in said
     await ok(apprentice, "state", "apply", edit(path, lambda s: value_of(s, "aliases", "returns").update(previous=[])))
-    alias, _ = await gateway.services.registry.alias("returns")
+    alias, _ = await gateway.services.control.registry.alias("returns")
     assert alias is not None
     assert alias.salt
 
