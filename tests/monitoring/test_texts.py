@@ -276,8 +276,14 @@ async def test_words_of_feedback_in_files_come_under_the_present_key(
     (path,) = Path(job.folder).rglob("feedback/*/*.parquet")
     before = {row["feedback_id"]: row for row in rows([path])}
     assert (before["plain"]["comment"], before["old"]["comment"]) == ("A vase", None)
+    earlier = Path(job.folder, "feedback/day=2020-01-01/part-1-0-1-0.parquet")  # as an earlier release wrote it
+    earlier.parent.mkdir()
+    columns = "* EXCLUDE (key, sealed) REPLACE ('r0' AS request)"
+    plain = f"SELECT {columns} FROM read_parquet('{path}') WHERE feedback_id = 'plain'"
+    duckdb.execute(f"COPY ({plain}) TO '{earlier}'")
     client.delete(PRUNED_KEY)
     run(job)
+    assert [(row["request"], row["key"], row["comment"]) for row in rows([earlier])] == [("r0", "new", None)]
     after = {row["feedback_id"]: row for row in rows([path])}
     assert [(name, after[name]["key"]) for name in sealed] == [("plain", "new"), ("old", "new"), ("lost", "lost")]
     assert {row["tags"] for row in after.values()} == {'{"class":"x"}'}
