@@ -13,13 +13,14 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from monitoring.bucket_storage import Bucket
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 STREAM_KEY = "apprentice:texts"
 """The ids of texts that wait for the archive."""
@@ -115,7 +116,7 @@ class Seals:
 
     def __init__(self, keys: Mapping[str, bytes], sealing: str | None) -> None:
         self._keys = dict(keys)
-        self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
+        self._ciphers = _make_ciphers(keys) if keys else {}
         self.names = tuple(keys)
         self.sealing = sealing
 
@@ -184,6 +185,8 @@ class Seals:
         return base64.b64encode(nonce + sealed).decode()
 
     def _unseal(self, text: str, key: str, of: str) -> bytes:
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as below
+
         name, cipher = of.removeprefix("words\n").partition("\n")[0], self._ciphers.get(key)
         if cipher is None:
             raise Unsealable(f"the text of {name} is sealed under the key {key!r}, which texts.keys lacks")
@@ -192,6 +195,12 @@ class Seals:
             return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], of.encode())
         except (InvalidTag, ValueError, binascii.Error) as error:
             raise Unsealable(f"the text of {name} is not what the key {key!r} has sealed") from error
+
+
+def _make_ciphers(keys: Mapping[str, bytes]) -> dict[str, AESGCM]:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - 13 MB, where there is a key
+
+    return {name: AESGCM(key) for name, key in keys.items()}
 
 
 @dataclass

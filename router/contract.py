@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema_rs
 import msgspec
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 ANSWER_LENGTH_MAX = 1 << 16
 """Characters of an answer that are checked; a longer one is broken."""
@@ -84,9 +86,11 @@ def _broken_by(schema: jsonschema_rs.Validator, encoded: bytes, cut: bool) -> st
         value = msgspec.json.decode(encoded)
     except (msgspec.DecodeError, RecursionError):
         return "The answer is no JSON that can be read."
+    from jsonschema_rs import ValidationError  # noqa: PLC0415
+
     try:
         schema.validate(value)
-    except jsonschema_rs.ValidationError as error:
+    except ValidationError as error:
         # Neither its message nor its instance_path: they quote the answer.
         place = "/".join(map(str, error.schema_path))[:MESSAGE_LENGTH_MAX]
         return f"The answer's JSON breaks the schema at {place or 'its root'}."
@@ -138,8 +142,10 @@ def _length(length: Any) -> tuple[int, int]:
 
 def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
     """Raises ValueError where the schema is not valid, or refers to anything outside of it."""
-    linear = jsonschema_rs.RegexOptions(size_limit=PATTERN_BYTES_MAX, dfa_size_limit=PATTERN_BYTES_MAX)
-    return jsonschema_rs.validator_for(schema, pattern_options=linear, offline=True)
+    from jsonschema_rs import RegexOptions, validator_for  # noqa: PLC0415 - 8 MB, where there is a contract
+
+    linear = RegexOptions(size_limit=PATTERN_BYTES_MAX, dfa_size_limit=PATTERN_BYTES_MAX)
+    return validator_for(schema, pattern_options=linear, offline=True)
 
 
 def _first_line(error: Exception) -> str:

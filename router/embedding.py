@@ -12,11 +12,13 @@ import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Vectors = npt.NDArray[np.float32]
 
@@ -85,6 +87,8 @@ class StaticEmbedding:
 
         Raises EmbeddingError if they are missing or damaged.
         """
+        from tokenizers import Tokenizer  # noqa: PLC0415 - 6 MB, where texts are embedded
+
         folder = folder or _package_folder()
         try:
             tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))

@@ -27,6 +27,7 @@ from gateway.cli.listing import (
     tell_why,
 )
 from gateway.cli.prompts import describe_fitted, make_fitted_cells, send_prompts, sources_of, until_fitted
+from gateway.cli.pulls import list_pulls, pull_adapter
 from gateway.cli.tables import format_size, format_time, share, tell_warnings
 from gateway.cli.watch import (
     WatchFailed,
@@ -416,3 +417,7 @@ def _quoted(version: str) -> str:
     if not (task and at and number):
         raise Unusable(f"{version!r} is no version: write task@number, such as returns@v3.")
     return f"{quote(task, safe='')}@{quote(number, safe='')}"
+
+
+add_command(adapters, "pull")(pull_adapter)
+add_command(adapters, "pulls")(list_pulls)

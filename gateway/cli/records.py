@@ -15,6 +15,7 @@ import typer
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Force, OfTask, see_that_it_can_be_written
+from gateway.cli.forget import forget
 from gateway.cli.tables import Printer, format_size
 from gateway.errors import SettingsError
 
@@ -208,3 +209,6 @@ def _archive(config: Path, folder: Path | None) -> Iterator[ArchiveStorage]:
 def _end(text: str) -> NoReturn:
     typer.echo(f"apprentice: {' '.join(text.split())}", err=True)
     raise typer.Exit(2)
+
+
+records.command()(forget)

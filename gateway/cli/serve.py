@@ -6,6 +6,9 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from gateway.app import build_app
 from gateway.configuration.settings import PROCESSES_MAX, load_settings
@@ -15,10 +18,16 @@ from gateway.parent_process import Parent, count_cores
 from gateway.state.private_files import UMASK
 from monitoring.logs import configure
 
+Config = Annotated[Path, typer.Option(help="The configuration.")]
 
-def serve(config: Path, processes: str | None = None) -> None:
-    """Run the gateway, in this many processes (None: as the settings say). Raises SettingsError before anything is
-    started."""
+
+def serve(
+    config: Config = Path("apprentice.yaml"),
+    processes: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Processes; auto: one for each core. Unset: as configured.")
+    ] = None,
+) -> None:
+    """Run the gateway until SIGTERM; it drains first."""
     os.umask(UMASK)  # what is made public, such as the adapter store, is made so on purpose
     settings = load_settings(config)
     settings.listen.load_certificate()  # before anything is started
@@ -43,8 +52,8 @@ def processes_of(value: str | int) -> int:
     return int(value)
 
 
-def check(config: Path) -> None:
-    """Print what the configuration holds. Raises SettingsError if it can't be used."""
+def check(config: Config = Path("apprentice.yaml")) -> None:
+    """Validate a configuration; nothing is started."""
     settings = load_settings(config)
     replicas = sum(len(pool.replicas) for pool in settings.pools.values())
     counts = (len(settings.pools), "pool"), (replicas, "replica"), (len(settings.tasks), "task")

@@ -16,21 +16,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from typing import TYPE_CHECKING, Any
 
 from serving.adapters import canonical
 from serving.adapters.adapter_folder import read_small
 from serving.adapters.errors import quote_name
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ALGORITHM = "ed25519"
 MESSAGE = "apprentice-adapter-v1\n{adapter_digest}\n{manifest_digest}\n"
@@ -69,6 +62,9 @@ def sign_message(key_pem: bytes, message: bytes) -> bytes:
 
 def verify_message(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """True if the signature is that of the message by a public key of KEY_BYTES bytes."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):
@@ -126,11 +122,16 @@ def from_text(signer: str, text: str) -> Signature:
 
 def new_key() -> bytes:
     """A new private key in PEM, as `sign` takes it."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def derive_public_key(key_pem: bytes) -> str:
     """The public key of a private key in PEM: in base64, as signing.trusted takes it. Raises SignatureError."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     raw = _private_key(key_pem).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return base64.b64encode(raw).decode()
 
@@ -150,6 +151,10 @@ def read_public_key(text: str) -> bytes:
 
 
 def _private_key(key_pem: bytes) -> Ed25519PrivateKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
         key = load_pem_private_key(key_pem, password=None)
     except TypeError:

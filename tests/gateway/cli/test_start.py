@@ -39,6 +39,32 @@ def test_a_command_that_asks_a_gateway_loads_no_server() -> None:
     assert ended.stdout.strip() == "[]", "import it where the command needs it, not at the top of its file"
 
 
+LOADED_WHERE_USED = (
+    "rich.console",
+    "pygments",
+    "cryptography.hazmat.bindings",
+    "jsonschema_rs",
+    "tokenizers",
+    "gateway.cli.adapters",
+)
+CHECKS = f"""
+import sys
+from gateway.cli.entry import main
+sys.argv = ["apprentice", "check", "--config", sys.argv[1]]
+try:
+    main()
+finally:
+    print([name for name in {("gateway.app", *LOADED_WHERE_USED)!r} if name in sys.modules])
+"""
+
+
+def test_a_gateway_loads_no_client_and_no_library_that_it_has_no_use_for(tmp_path: Path) -> None:
+    config = tmp_path / "apprentice.yaml"
+    config.write_text("pools: {general: {base_model: base, replicas: [{name: g0, url: 'http://127.0.0.1:1'}]}}\n")
+    ended = subprocess.run([sys.executable, "-c", CHECKS, str(config)], capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines()[-1] == "['gateway.app']", (ended.stdout, ended.stderr)
+
+
 def test_version_option_prints_the_installed_version() -> None:
     said = run("--version")
     assert (said.exit_code, bool(re.fullmatch(r"apprentice \d+\.\d+\.\d+\S*\n", said.out))) == (0, True), said.out
