@@ -31,6 +31,8 @@ OF_ADMINS = (ADMIN, CONSOLE, OPENAPI, PROBES)
 LOOK_SECONDS = 0.05
 END_SECONDS_MAX = 2.0
 CLOSE_SECONDS_MAX = 5
+ALONE_SECONDS_MIN = 1.0
+"""Time in which a process that stops alone still answers on the connections that it has."""
 SECURITY_HEADERS = (("x-content-type-options", "nosniff"),)
 
 
@@ -217,8 +219,12 @@ class OrderlyServer(uvicorn.Server):
         admission.leaving = not self._alone
         for listener in self._listeners:
             listener.leaving = True
-        if not self._alone:
-            await self._wait(asyncio.sleep(limits.drain_seconds_min), limits.drain_seconds_min)
+        seconds = limits.drain_seconds_min
+        if self._alone:  # the others take all newcomers
+            seconds = max(seconds, ALONE_SECONDS_MIN)
+            for server in self.servers:
+                server.close()
+        await self._wait(asyncio.sleep(seconds), seconds)
         for server in self.servers:
             server.close()
         self._siblings.tell("closed")

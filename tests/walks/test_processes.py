@@ -29,6 +29,8 @@ from tests.walks.test_console import sign_in
 __all__ = ["config"]
 SHORT = ASK | {"max_tokens": 2}
 CALLERS = 8
+OPEN, LISTENING = "01", "0A"
+"""States of a socket, as /proc/net/tcp has them."""
 
 
 @asynccontextmanager
@@ -66,11 +68,11 @@ def children(process: Process) -> dict[int, int]:
     return found
 
 
-def connections(process: Process) -> Counter[int]:
-    """Connections of callers, by the number of their process."""
+def connections(process: Process, state: str = OPEN) -> Counter[int]:
+    """Connections of callers, or listening sockets, by the number of their process."""
     port = int(process.url.rpartition(":")[2])
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    inodes = {line[9] for line in lines if int(line[1].rpartition(":")[2], 16) == port and line[3] == "01"}
+    inodes = {line[9] for line in lines if int(line[1].rpartition(":")[2], 16) == port and line[3] == state}
     counts: Counter[int] = Counter()
     for number, pid in children(process).items():
         for file in Path(f"/proc/{pid}/fd").iterdir():
@@ -252,6 +254,18 @@ async def test_a_process_that_is_stopped_alone_finishes_what_it_has_begun_and_is
         assert all([await stream for stream in streams])
         await until(lambda: sum("of 2 runs" in line for line in process.said) == 3)
         assert {(await caller.get("/health/ready")).status_code for caller in callers} == {200}
+
+
+async def test_a_process_that_is_stopped_alone_still_answers_on_its_connections(config: Path) -> None:
+    configured(config, limits={"drain_seconds_min": 60})
+    async with pair(config, new_key()[0]) as (process, callers):
+        own = connections(process)[0]
+        os.kill(children(process)[0], signal.SIGTERM)
+        await until(lambda: not connections(process, LISTENING)[0])
+        answers = [await caller.post("/v1/chat/completions", json=SHORT) for caller in callers]
+        assert {answer.status_code for answer in answers} == {200}
+        assert sum(answer.headers.get("connection") == "close" for answer in answers) == own > 0
+        await process.stop(signal.SIGKILL)
 
 
 async def test_processes_without_their_parent_end(config: Path) -> None:
