@@ -20,6 +20,10 @@ from monitoring.records import REPORTED, read_place
 from monitoring.texts import Resealing, Sealable, Seals
 
 STREAM_KEY = "apprentice:feedback"
+REDIS_SEALED_KEY = "apprentice:reviews:sealed_by"
+"""The mark (WordSeals.mark) by which all but reviews was found to lie under the present key in Redis, for a day."""
+FEEDBACK_SEALED_KEY = "apprentice:archive:feedback_sealed_by"
+"""The same of all feedback in the archive and its stream."""
 WORDS: Mapping[str, Any] = MappingProxyType({"comment": None, "demonstration": None, "tags": None})
 STREAM_MAX = 1_000_000
 READ_AT_ONCE = 200
@@ -125,21 +129,32 @@ class WordSeals:
     seals: Seals
     class_tags: Set[str] = frozenset()
 
+    @property
+    def mark(self) -> str:
+        """The digest of what a look for words to seal goes by: the present key, all that are known, class tags."""
+        terms = (self.seals.sealing, sorted(self.seals.names), sorted(self.class_tags))
+        return hashlib.sha256(msgspec.json.encode(terms)).hexdigest()
+
     def close(self, feedback: Feedback, request: str) -> Feedback:
         """The judgement with its words sealed under the present key, if there is one."""
         closed = self.seals.close_words(feedback, _name(feedback, request), WORDS)
-        tags = {name: tag for name, tag in (feedback.tags or {}).items() if name in self.class_tags}
-        return closed if closed.key is None else msgspec.structs.replace(closed, tags=tags or None)
+        return closed if closed.key is None else msgspec.structs.replace(closed, tags=self._plain_tags(feedback))
+
+    def _plain_tags(self, feedback: Feedback) -> dict[str, str] | None:
+        return {name: tag for name, tag in (feedback.tags or {}).items() if name in self.class_tags} or None
 
     def read(self, feedback: Feedback, request: str) -> Feedback:
         """The judgement with its words; where these can't be opened, without."""
         return self.seals.read_words(feedback, _name(feedback, request), WORDS)
 
     def reseal(self, feedback: Feedback, request: str) -> Feedback:
-        """The judgement with its words under the present key, itself where they are. Raises Unsealable."""
-        if self.seals.sealing in (None, feedback.key):
+        """The judgement with its words under the present key and class tags plain, itself where they are. Raises
+        Unsealable."""
+        if self.seals.sealing is None:
             return feedback
-        return self.close(self.seals.open_words(feedback, _name(feedback, request), WORDS), request)
+        opened = self.seals.open_words(feedback, _name(feedback, request), WORDS)
+        is_same = feedback.key == self.seals.sealing and feedback.tags == self._plain_tags(opened)
+        return feedback if is_same else self.close(opened, request)
 
 
 def _name(feedback: Feedback, request: str) -> str:
@@ -178,7 +193,7 @@ class FeedbackStore:
         self._retention_ms = retention_seconds * 1000
         self._request_bytes_max = request_bytes_max
         self._stream_max = stream_max
-        self._seals = seals
+        self.words = seals
         self._give = redis.register_script(GIVE)
 
     async def give(self, request_id: str, feedback: Feedback, giver: str, young: bool) -> Receipt:
@@ -189,7 +204,7 @@ class FeedbackStore:
         may be acknowledged then.
         """
         own = f"{feedback.caller}\t"  # a name is its caller's: else one would be told what another has said
-        words = self._seals()
+        words = self.words()
         closed, digests = words.close(feedback, request_id), words.seals.make_digests(feedback.content())
         room = 1 + feedback.reviewed  # as much again as callers have: none can prevent that its request is reviewed
         status, index, first, feedback_id = await self._give(
@@ -229,7 +244,7 @@ class FeedbackStore:
         async with self._redis.pipeline(transaction=False) as pipe:
             for request_id in request_ids:
                 pipe.hgetall(f"apprentice:feedback:{request_id}")
-            entries, words = await pipe.execute(), self._seals()
+            entries, words = await pipe.execute(), self.words()
         return [
             sorted(read_entries(of.values(), request, words), key=lambda judgement: judgement.at)
             for request, of in zip(request_ids, entries, strict=True)
@@ -237,7 +252,7 @@ class FeedbackStore:
 
     async def reseal(self, resealing: Resealing) -> None:
         """Seal the words of all feedback under the present key, as far as their own is known."""
-        words = self._seals()
+        words = self.words()
         async for key in self._redis.scan_iter(match=f"{STREAM_KEY}:*", count=READ_AT_ONCE, _type="hash"):
             request = key.decode().removeprefix(f"{STREAM_KEY}:")
             if request.endswith(":latest"):
@@ -256,9 +271,10 @@ def _reseal_entry(raw: bytes, request: str, words: WordSeals) -> bytes:
     """A judgement as Redis has it, under the present key; itself where it is. Raises Unsealable."""
     _, giver, body = raw.split(b"\n", 2)
     feedback = msgspec.json.decode(body, type=Feedback)
-    after = words.reseal(feedback, request)
+    if (after := words.reseal(feedback, request)) is feedback:
+        return raw
     digests = words.seals.make_digests(words.read(after, request).content())
-    return raw if after is feedback else b"\n".join((digests[after.key].encode(), giver, msgspec.json.encode(after)))
+    return b"\n".join((digests[after.key].encode(), giver, msgspec.json.encode(after)))
 
 
 class Coverage:

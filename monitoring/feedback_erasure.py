@@ -6,6 +6,7 @@ written again under the same ids, and takes the place of the old one in one step
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Set
 from itertools import chain
 from typing import Any
@@ -16,6 +17,7 @@ from monitoring.feedback import STREAM_KEY, Feedback, WordSeals
 from monitoring.text_stream import READ_MAX, read_pages
 from monitoring.texts import Resealing
 
+log = logging.getLogger(__name__)
 PARTIAL_KEY = f"{STREAM_KEY}:partial"
 Change = Callable[[str, bytes], bytes | None]
 """A request's feedback as it is to become; None: as it is."""
@@ -54,34 +56,52 @@ def erase_feedback_words(redis: Any, requests: Set[str]) -> None:
 
 
 def seal_stream(redis: Any, words: WordSeals, resealing: Resealing) -> None:
-    """Seal the words in the stream under the present key, as far as their own is known. The archive is locked by the
-    caller, as in an erasure."""
+    """Seal the words in the stream under the present key, as far as their own is known. Where Redis has no room for
+    that, it is left to the next time. The archive is locked by the caller, as in an erasure."""
 
     def reseal(request: str, body: bytes) -> bytes | None:
         feedback = msgspec.json.decode(body, type=Feedback)
         after = resealing.change(feedback, lambda each: words.reseal(each, request))
         return None if after is feedback else msgspec.json.encode(after)
 
-    _change_stream(redis, reseal)
+    if _is_changed(redis, reseal) and _has_room(redis):
+        _write_stream_again(redis, reseal)
 
 
 def _change_stream(redis: Any, change: Change) -> None:
     """Write the stream again with the feedback that is to change, where there is any."""
-    if any(_changed(fields, change) is not None for _, fields in _entries(redis)):
+    if _is_changed(redis, change):
         _write_stream_again(redis, change)
+
+
+def _is_changed(redis: Any, change: Change) -> bool:
+    return any(_changed(fields, change) is not None for _, fields in _entries(redis))
+
+
+def _has_room(redis: Any) -> bool:
+    """Return whether the stream has room beside itself, sealed: it may be twice as large."""
+    memory = redis.info("memory")
+    free_bytes = memory.get("maxmemory", 0) - memory["used_memory"]
+    if not memory.get("maxmemory") or 2 * (redis.memory_usage(STREAM_KEY, samples=50) or 0) < free_bytes:
+        return True
+    log.warning("words of feedback in its stream are not sealed: give Redis more memory")
+    return False
 
 
 def _write_stream_again(redis: Any, change: Change) -> None:
     redis.delete(PARTIAL_KEY)  # what a run that was killed has left
     last = b"0-0"
     pipe = redis.pipeline(transaction=False)
-    for entry, fields in _entries(redis):
-        last, body = entry, _changed(fields, change)
-        pipe.xadd(PARTIAL_KEY, fields if body is None else fields | {b"feedback": body}, id=entry)
-        if len(pipe) >= READ_MAX:
-            pipe.execute()
-    pipe.execute()
-    redis.eval(TAKE_PLACE, 2, STREAM_KEY, PARTIAL_KEY, last)
+    try:
+        for entry, fields in _entries(redis):
+            last, body = entry, _changed(fields, change)
+            pipe.xadd(PARTIAL_KEY, fields if body is None else fields | {b"feedback": body}, id=entry)
+            if len(pipe) >= READ_MAX:
+                pipe.execute()
+        pipe.execute()
+        redis.eval(TAKE_PLACE, 2, STREAM_KEY, PARTIAL_KEY, last)
+    finally:
+        redis.delete(PARTIAL_KEY)  # where Redis has no room for it, nor has it for anything else
 
 
 def _entries(redis: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:

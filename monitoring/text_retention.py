@@ -20,7 +20,7 @@ from monitoring.archive.merging import remove_spanned
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table, read, replace_part
 from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
-from monitoring.feedback import WORDS, WordSeals
+from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, WordSeals
 from monitoring.feedback_erasure import seal_stream
 from monitoring.feedback_reader import feedback_of, write_json
 from monitoring.texts import PRUNED_KEY, SEALED_SECONDS, Resealing, Seals, TextRetention, TextRow, Unsealable
@@ -28,8 +28,6 @@ from monitoring.texts import PRUNED_KEY, SEALED_SECONDS, Resealing, Seals, TextR
 PRUNED_EVERY_SECONDS = 3600
 DAY_SECONDS = 86_400.0
 READ_MAX = 500
-FEEDBACK_SEALED_KEY = "apprentice:archive:feedback_sealed_by"
-"""The name of the key under which all feedback in the archive and its stream was found to lie, for a day."""
 RESEAL = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end"
 """One that is gone meanwhile does not come back."""
 
@@ -56,9 +54,9 @@ def _reseal_feedback(
     redis: Any, connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, words: WordSeals
 ) -> None:
     """Seal words of feedback in its stream and in files under the present key, as far as their own is known. Once
-    nothing was left, it is looked for again after a day, or under the next key."""
+    nothing was left that can be, it is looked for again after a day, or under the next key."""
     seals, resealing = words.seals, Resealing()
-    if redis.get(FEEDBACK_SEALED_KEY) == (seals.sealing or "").encode():
+    if redis.get(FEEDBACK_SEALED_KEY) == words.mark.encode():
         return
     seal_stream(redis, words, resealing)
     plain = " OR ".join(f'"{name}" IS NOT NULL' for name in WORDS)
@@ -74,8 +72,8 @@ def _reseal_feedback(
             continue
         remove_spanned(storage, place.rpartition("/")[0])
         rewrite_part(storage, "feedback", place, partial(resealing.change, reseal=partial(_resealed, words=words)))
-    if resealing.found_none:
-        redis.set(FEEDBACK_SEALED_KEY, seals.sealing, ex=SEALED_SECONDS)
+    if not resealing.sealed:
+        redis.set(FEEDBACK_SEALED_KEY, words.mark, ex=SEALED_SECONDS)
     else:
         redis.delete(FEEDBACK_SEALED_KEY)
 

@@ -152,10 +152,16 @@ class Seals:
         return msgspec.structs.replace(given, **empty, key=self.sealing, sealed=sealed)
 
     def open_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
-        """The same with its words in their fields. Raises Unsealable."""
+        """The same with its words in their fields. Raises Unsealable, too where they have words of a newer release."""
         if given.key is None:
             return given
-        words = msgspec.json.decode(self._unseal(given.sealed or "", given.key, f"words\n{of}"))
+        content = self._unseal(given.sealed or "", given.key, f"words\n{of}")
+        try:
+            words = msgspec.json.decode(content, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise Unsealable(f"the words of {of!r} are damaged: {error}") from error
+        if unknown := words.keys() - empty.keys():
+            raise Unsealable(f"the words of {of!r} are of a newer release: {', '.join(sorted(unknown))}")
         return msgspec.structs.replace(given, **{**empty, **words}, key=None, sealed=None)
 
     def read_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
@@ -210,11 +216,6 @@ class Resealing:
 
     sealed: int = 0
     unreadable: int = 0
-
-    @property
-    def found_none(self) -> bool:
-        """True if all lay under the present key."""
-        return not (self.sealed or self.unreadable)
 
     def change(self, given: T, reseal: Callable[[T], T]) -> T:
         """The value as `reseal` makes it; itself where that is the same, or it can't be read."""

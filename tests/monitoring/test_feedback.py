@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis as Client
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from monitoring.feedback import (
     FEEDBACK_PER_REQUEST_MAX,
@@ -22,7 +23,7 @@ from monitoring.feedback import (
     WordSeals,
     handle_of,
 )
-from monitoring.feedback_erasure import seal_stream
+from monitoring.feedback_erasure import PARTIAL_KEY, erase_feedback_words, seal_stream
 from monitoring.ids import RequestIds
 from monitoring.records import Record, RecordStream
 from monitoring.texts import Resealing, Seals
@@ -284,13 +285,50 @@ async def test_the_stream_is_sealed_under_the_same_ids(
         keys.use("k2", "k1")
         for is_left in (True, False):
             seal_stream(client, keys.words, resealing := Resealing())
-            assert resealing.found_none != is_left
+            assert bool(resealing.sealed) == is_left
     after = await redis.xrange(STREAM_KEY)
     assert [entry for entry, _ in after] == [entry for entry, _ in before]
     given = [msgspec.json.decode(fields[b"feedback"], type=Feedback) for _, fields in after[:2]]
     assert [each.key for each in given] == ["k2", "k2"]
     assert [keys.words.read(each, request_id) for each in given] == feedback
     assert after[2] == before[2], "what nobody can read stays"
+
+
+async def test_a_stream_without_room_beside_it_stays_and_leaves_nothing(redis: Redis, valkey_socket: str) -> None:
+    body = msgspec.json.encode(judgement(comment="x" * 1000))
+    async with redis.pipeline() as pipe:
+        for number in range(2000):
+            pipe.xadd(STREAM_KEY, {"request": f"r{number}", "feedback": body})
+        await pipe.execute()
+    words, resealing = WordSeals(Seals({"k1": bytes(32)}, "k1")), Resealing()
+    with Client(unix_socket_path=valkey_socket) as client:
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 1_000_000)
+        try:
+            with pytest.raises(RedisError, match="maxmemory"):
+                erase_feedback_words(client, {"r1999"})
+            assert not client.exists(PARTIAL_KEY)
+            seal_stream(client, words, resealing)
+            assert (resealing.sealed > 0, client.exists(PARTIAL_KEY)) == (True, 0), "it is looked at again"
+        finally:
+            client.config_set("maxmemory", 0)
+        ((_, entry),) = client.xrange(STREAM_KEY, count=1)
+        assert entry[b"feedback"] == body
+        seal_stream(client, words, resealing)
+        ((_, entry),) = client.xrange(STREAM_KEY, count=1)
+    assert msgspec.json.decode(entry[b"feedback"], type=Feedback).key == "k1"
+
+
+async def test_a_class_tag_that_is_named_later_gets_plain(keys: Keys, request_id: str, redis: Redis) -> None:
+    keys.use("k1")
+    given = judgement(**WORDED | {"tags": {"class": "wool", "colour": "red"}})
+    await keys.give(request_id, given)
+    mark, keys.words = keys.words.mark, WordSeals(keys.words.seals, frozenset({"class", "colour"}))
+    assert keys.words.mark != mark
+    assert [await keys.reseal() for _ in range(2)] == [Resealing(1, 0), Resealing(0, 0)]
+    (raw,) = await redis.hvals(f"apprentice:feedback:{request_id}")
+    stored = msgspec.json.decode(raw.split(b"\n", 2)[2], type=Feedback)
+    assert (stored.key, stored.tags, stored.comment) == ("k1", given.tags, None)
+    assert await keys.store.of(request_id) == [given]
 
 
 @given(st.sampled_from([True, False, 0.0, 1.0, "true", "1"]), st.sampled_from([True, False, 0.0, 1.0, "true", "1"]))

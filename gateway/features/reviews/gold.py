@@ -58,8 +58,8 @@ class _StoredQuestion(Sealable, frozen=True, kw_only=True):
 
     def needs_seal(self, seals: Seals) -> bool:
         """Return whether a part of it does not lie under the present key, if there is one."""
-        is_plain = self.comment is not None and seals.sealing is not None
-        return is_plain or not is_sealed_by(bytes(self.review), seals)
+        is_elsewhere = self.comment is not None or (self.sealed is not None and self.key != seals.sealing)
+        return (is_elsewhere and seals.sealing is not None) or not is_sealed_by(bytes(self.review), seals)
 
 
 class GoldScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +117,8 @@ class GoldStore:
             stored = self._reader.read(f"the gold question {name}", raw, _StoredQuestion)
             if stored is None or not stored.needs_seal(seals):
                 continue
-            if (question := stored.open(seals)) is None:
+            question = stored.open(seals)
+            if question is None or (stored.sealed is not None and question.comment is None):
                 unreadable += 1
                 continue
             with suppress(Stale):  # it was changed or removed meanwhile

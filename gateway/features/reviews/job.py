@@ -25,7 +25,7 @@ from gateway.features.texts.redactors import redact_all, redact_conversation
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.request_labels import read_label
-from monitoring.feedback import Feedback, Receipt
+from monitoring.feedback import REDIS_SEALED_KEY, Feedback, Receipt
 from monitoring.labels.request_label import name_rater
 from monitoring.metric_values import is_bad, measure_badness
 from monitoring.quality.verdicts.reviewing import are_raised, find_weekly_budget
@@ -40,8 +40,6 @@ SPENT_SECONDS_MAX = 60.0
 FIELDS_MAX = 64
 RESEALED_SECONDS = 600.0
 """Time between two looks for texts under a former key."""
-SEALED_KEY = "apprentice:reviews:sealed_by"
-"""The name of the key under which all else was found to lie, for a day."""
 
 
 # ---- beside the request ---------------------------------------------------------------------------------
@@ -90,19 +88,19 @@ async def seal_again(reviews: Reviews) -> None:
 
 
 async def _seal_others_again(reviews: Reviews) -> int:
-    """Seal what is looked through as a whole. Once nothing was left, it is looked through again after a day, or under
-    the next key. Returns the number of those that can't be read."""
-    redis, sealing, resealing = reviews.services.redis, reviews.texts.seals.sealing, Resealing()
-    if sealing is None or await redis.get(SEALED_KEY) == sealing.encode():
+    """Seal what is looked through as a whole. Once nothing was left that can be, it is looked through again after a
+    day, or under the next key. Returns the number of those that can't be read."""
+    redis, words, resealing = reviews.services.redis, reviews.services.feedback.words(), Resealing()
+    if words.seals.sealing is None or await redis.get(REDIS_SEALED_KEY) == words.mark.encode():
         return 0
     for reseal in (reviews.services.feedback.reseal, *reviews.services.control.resealing):
         await reseal(resealing)
     for task in reviews.services.settings.tasks:
         await reviews.store.reseal_skips(task, resealing)
-    if resealing.found_none:
-        await redis.set(SEALED_KEY, sealing, ex=SEALED_SECONDS)
-    else:  # a gateway may have been writing under the former key meanwhile, and another may have what is not known here
-        await redis.delete(SEALED_KEY)
+    if not resealing.sealed:
+        await redis.set(REDIS_SEALED_KEY, words.mark, ex=SEALED_SECONDS)
+    else:  # a gateway may have been writing under the former key meanwhile
+        await redis.delete(REDIS_SEALED_KEY)
     return resealing.unreadable
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -64,6 +65,23 @@ async def test_gold_questions_are_sealed_and_come_under_the_present_key(redis: R
     generations = await gold.questions.generations()
     assert await gold.reseal() == 1
     assert await gold.questions.generations() == generations, "what lies under the present key is left alone"
+
+
+async def test_a_comment_that_can_not_be_opened_is_left_where_it_is(redis: Redis) -> None:
+    seals = Seals({"lost": b"l" * 32}, "lost")
+    gold = GoldStore(redis, lambda: seals)
+    question = GoldQuestion(review=review(1), value=True, by="admin", at=START, comment="a samovar")
+    await gold.questions.put("r1", gold.change(question, "r1").value or {})
+    ((name, raw),) = (await gold.questions.written()).items()
+    plain = {**msgspec.json.decode(raw), "review": msgspec.to_builtins(review(1))}
+    await gold.questions.put(name, plain, 1)
+    seals = Seals({"new": bytes(32)}, "new")
+    assert await gold.reseal() == 1
+    seals = Seals({"new": bytes(32), "lost": b"l" * 32}, "new")
+    assert await gold.list_questions("returns") == [question]
+    assert await gold.reseal() == 0
+    seals = Seals({"new": bytes(32)}, "new")
+    assert await gold.list_questions("returns") == [question]
 
 
 class NotingSeals(Seals):
