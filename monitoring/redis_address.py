@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,12 +16,19 @@ from redis import Redis, Sentinel, SentinelConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import Sentinel as AsyncSentinel
 from redis.asyncio import SentinelConnectionPool as AsyncSentinelConnectionPool
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
+from redis.backoff import ConstantBackoff, NoBackoff
 from redis.connection import parse_url
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError
 
 SCHEMES: Mapping[str, str] = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 SENTINEL_PORT = 26379
 SENTINEL_SECONDS_MAX = 1.0
 """The longest wait for one Sentinel, before the next is asked."""
+FAILOVER = ConstantBackoff(0.5), 8
+"""The wait, and the number of waits, where no Sentinel knows a primary. A client may have its own `retry` for it."""
 FORM = "Sentinels are given as redis+sentinel://HOST:PORT,HOST:PORT/PRIMARY"
 
 
@@ -38,7 +46,9 @@ def open_redis(url: str, **options: Any) -> Redis:
     """A blocking client of the Redis at a URL. Raises ValueError for a wrong one."""
     if (found := _read(url)) is None:
         return Redis.from_url(url, **options)
-    manager = Sentinel(found.addresses, sentinel_kwargs=found.own_options)  # type: ignore[no-untyped-call]
+    own = found.own_options | {"retry": Retry(NoBackoff(), 0)}
+    manager = Sentinel(found.addresses, sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+    options = {"retry": Retry(*FAILOVER, (MasterNotFoundError,))} | options
     pool = SentinelConnectionPool(found.primary, manager, **found.options | options)  # type: ignore[no-untyped-call]
     return Redis.from_pool(pool)
 
@@ -47,9 +57,22 @@ def open_async_redis(url: str, **options: Any) -> AsyncRedis:
     """A client of the Redis at a URL. Raises ValueError for a wrong one."""
     if (found := _read(url)) is None:
         return AsyncRedis.from_url(url, **options)
-    manager = AsyncSentinel(found.addresses, sentinel_kwargs=found.own_options)  # type: ignore[no-untyped-call]
+    own = found.own_options | {"retry": AsyncRetry(NoBackoff(), 0)}
+    manager = _AsyncSentinel(found.addresses, sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+    options = {"retry": AsyncRetry(*FAILOVER, (AsyncMasterNotFoundError,))} | options
     pool = _Pool(found.primary, manager, **found.options | options)  # type: ignore[no-untyped-call]
     return AsyncRedis.from_pool(pool)
+
+
+class _AsyncSentinel(AsyncSentinel):
+    """Sentinels that several connections ask at once."""
+
+    async def discover_master(self, service_name: str) -> Any:
+        own = copy(self)  # redis-py reorders its list after an await: on a shared one an entry would be lost
+        own.sentinels = [*self.sentinels]
+        address = await AsyncSentinel.discover_master(own, service_name)
+        self.sentinels = own.sentinels
+        return address
 
 
 class _Pool(AsyncSentinelConnectionPool):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -114,6 +115,19 @@ async def test_a_promoted_replica_has_all_that_was_acknowledged_and_the_gateway_
     stored = b" ".join(value for _, fields in entries for value in fields.values())
     assert not [request for request in acknowledged if request.encode() not in stored]
     assert archived is not None, "helper processes find the new primary, too"
+
+
+async def test_one_dead_sentinel_costs_no_retries_and_none_is_lost_from_the_list(tmp_path: Path) -> None:
+    async with watched(tmp_path) as state:
+        began = time.monotonic()
+        with open_redis(state.url) as redis:
+            assert redis.ping()
+        async with open_async_redis(state.url) as one:
+            manager: Any = one.connection_pool.sentinel_manager
+            named = set(manager.sentinels)
+            await asyncio.gather(*(one.ping() for _ in range(4)))
+            assert set(manager.sentinels) == named
+        assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize(
