@@ -36,6 +36,8 @@ LONG_LIFE_SECONDS = 60.0
 WAIT_SECONDS = 0.5
 WAIT_SECONDS_MAX = 30.0
 LAST_WORDS_SECONDS_MAX = 1.0
+RELOAD_SECONDS_MAX = 60.0
+"""A hung process among those that it waits for is ended before."""
 KILLING_SIGNALS = 3
 CHILD_SECONDS_MAX = ANSWER_SECONDS_MAX / 2
 """Longest wait for one process: who asked for all of them still waits then, and gets what the others say."""
@@ -67,6 +69,7 @@ class ServingProcess:
     end: socket.socket | None = None
     channel: Channel | None = None
     listening: asyncio.Task[None] | None = None
+    watching: asyncio.Task[None] | None = None
     questions: Questions = field(default_factory=Questions)
     ready: bool = False
     settings: Settings | None = None
@@ -154,8 +157,12 @@ class Parent:
 
     async def _bury(self, child: ServingProcess, code: int) -> None:
         """Take in what a process leaves, and say when the next one is started in its place."""
+        if child.watching is not None:
+            child.watching.cancel()  # before anything is waited for: its pid is nobody's now
         if child.listening is not None:
             await asyncio.wait([child.listening], timeout=LAST_WORDS_SECONDS_MAX)
+            child.listening.cancel()
+            await asyncio.wait([child.listening])
         if child.channel is not None:
             child.channel.close()
         self._memory.forget(child.number)
@@ -216,27 +223,28 @@ class Parent:
         return task
 
     async def _listen(self, child: ServingProcess, channel: Channel) -> None:
-        watching: asyncio.Task[None] | None = None
-        while (message := await channel.receive()) is not None:
-            if message.topic == "answer":
-                child.questions.answered(message)
-            elif message.topic == "ready":
-                child.ready = self._began = True
-                if self._settings_message is not None and child.settings is not self._settings:
-                    child.send(self._settings_message)  # they were read again while it started
-                watching = self._begin(self._watch(child))
-                log.info("process %d of %d runs (pid %d)", child.number, len(self._children), child.pid)
-                self._changed.set()
-            elif message.topic == "closed":
-                if self._stops:  # else connections would wait here until the end
-                    close(self._places)
-            elif message.topic == "metrics" and not message.number:
-                child.measured = message.payload
-            else:
-                self._begin(self._relay(child, message))
-        if watching is not None:
-            watching.cancel()
-        child.questions.end()
+        try:
+            while (message := await channel.receive()) is not None:
+                if message.topic == "answer":
+                    child.questions.answered(message)
+                elif message.topic == "ready":
+                    child.ready = self._began = True
+                    if self._settings_message is not None and child.settings is not self._settings:
+                        child.send(self._settings_message)  # they were read again while it started
+                    child.watching = self._begin(self._watch(child))
+                    log.info("process %d of %d runs (pid %d)", child.number, len(self._children), child.pid)
+                    self._changed.set()
+                elif message.topic == "closed":
+                    if self._stops:  # else connections would wait here until the end
+                        close(self._places)
+                elif message.topic == "metrics" and not message.number:
+                    child.measured = message.payload
+                else:
+                    self._begin(self._relay(child, message))
+        finally:
+            if child.watching is not None:
+                child.watching.cancel()
+            child.questions.end()
 
     async def _relay(self, asker: ServingProcess, message: ProcessMessage) -> None:
         if message.topic == "settings":
@@ -268,10 +276,11 @@ class Parent:
         child.send(message)
 
     async def _ask(self, child: ServingProcess, topic: Topic, payload: bytes = b"") -> bytes | None:
+        seconds_max = RELOAD_SECONDS_MAX if topic == "reload" else CHILD_SECONDS_MAX
         try:
-            return await child.questions.ask(child.send, topic, payload, CHILD_SECONDS_MAX)
+            return await child.questions.ask(child.send, topic, payload, seconds_max)
         except TimeoutError:
-            log.warning("process %d did not answer in %g s (%s)", child.number, CHILD_SECONDS_MAX, topic)
+            log.warning("process %d did not answer in %g s (%s)", child.number, seconds_max, topic)
             return None
         except ConnectionError:
             return None

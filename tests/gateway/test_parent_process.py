@@ -125,8 +125,58 @@ def test_a_process_that_answers_nothing_any_more_is_ended(hangs: bool, monkeypat
         assert process.wait() == -signal.SIGKILL
 
 
+class Lingering(Heard):
+    """A channel whose process said that it is ready; its end is held open by another one."""
+
+    async def receive(self) -> ProcessMessage | None:
+        if self.messages:
+            await asyncio.Event().wait()
+        self.send(ready := ProcessMessage("ready"))
+        return ready
+
+    def close(self) -> None:
+        """Nothing is left to close."""
+
+
+def test_a_process_that_has_ended_is_watched_and_heard_no_more() -> None:
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
+    child, channel = parent._children[0], Lingering()
+
+    async def buried() -> None:
+        child.listening = asyncio.ensure_future(parent._listen(child, channel))
+        while not parent._tasks:
+            await asyncio.sleep(0)
+        await parent._bury(child, 1)
+
+    parent._loop.run_until_complete(buried())
+    left = asyncio.all_tasks(parent._loop)
+    for task in left:
+        task.cancel()
+    parent._loop.run_until_complete(asyncio.sleep(0))
+    parent._loop.close()
+    assert not left
+
+
+def test_a_slow_reload_is_waited_for_longer_than_other_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent_process, "CHILD_SECONDS_MAX", 0.0)
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
+    channels = [Heard(), Heard()]
+    for child, channel in zip(parent._children, channels, strict=True):
+        child.ready, child.channel = True, channel
+
+    async def reloaded() -> None:
+        reloading = asyncio.ensure_future(parent._reload_by_one())
+        assert await parent._ask(parent._children[1], "ready") is None, "others are not waited for"
+        parent._children[0].questions.answered(ProcessMessage("answer", 1))
+        await reloading
+
+    parent._loop.run_until_complete(reloaded())
+    parent._loop.close()
+    assert [[message.topic for message in channel.messages] for channel in channels] == [["reload"], ["ready"]]
+
+
 def test_a_reload_is_asked_of_the_next_process_where_one_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parent_process, "CHILD_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(parent_process, "RELOAD_SECONDS_MAX", 0.1)
     parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 3, ())
     _, other, third = parent._children
     channels = [Heard(), Answering(other), Answering(third)]
