@@ -27,7 +27,7 @@ def sidecar(
     from gateway.configuration.pools import ADDRESS
     from monitoring.logs import configure
     from serving.adapters.store import Store
-    from serving.tls import TlsError, TlsFiles
+    from serving.tls import TlsError, TlsFiles, Trust
 
     host, port = _listen(listen)
     if not re.fullmatch(ADDRESS, gateway):
@@ -39,7 +39,7 @@ def sidecar(
     except OSError as error:
         raise SettingsError(f"--store {store} can't be made: {error.strerror}.") from error
     try:
-        trust = TlsFiles(str(ca)).context() if ca is not None else None
+        trust = Trust(lambda: [(gateway, TlsFiles(str(ca)) if ca is not None else None)])
     except TlsError as error:
         raise SettingsError(f"--ca: {error}") from error
     configure("INFO", "json")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from ssl import SSLContext
 from types import FrameType
 from typing import Any
 
@@ -17,14 +17,21 @@ from fastapi.responses import JSONResponse
 from serving.adapters.errors import ArtifactError
 from serving.adapters.sidecar import NotThere, Puller, PullError
 from serving.adapters.store import Store
+from serving.tls import Trust, TrustingTransport
 
 
-def build_sidecar(store: Store, gateway_url: str, key_path: Path, trust: SSLContext | None = None) -> FastAPI:
+def build_sidecar(store: Store, gateway_url: str, key_path: Path, trust: Trust | None = None) -> FastAPI:
     """The sidecar's application, for a store of its own. `trust` is for an https:// gateway; None: the system's."""
+    trusted = trust or Trust(lambda: ())
+
+    async def renew(request: httpx.Request) -> None:
+        for context in trusted.contexts:
+            await asyncio.to_thread(context.renew)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with httpx.AsyncClient(trust_env=False, verify=trust or True) as http:
+        transport, hooks = TrustingTransport(trusted), {"request": [renew]}
+        async with httpx.AsyncClient(trust_env=False, transport=transport, event_hooks=hooks) as http:
             app.state.puller = Puller(store, gateway_url, key_path, http)
             try:
                 yield

@@ -34,7 +34,7 @@ from serving.adapters.signature import new_key as new_signing_key
 from serving.adapters.signature import sign, write_signature
 from serving.adapters.store import Store
 from serving.adapters.verification import digest_of, verify
-from serving.tls import TlsFiles
+from serving.tls import TlsFiles, Trust
 from tests.fakes.adapters import write_adapter
 from tests.fakes.applications import run_application
 from tests.fakes.certificates import Authority
@@ -265,7 +265,7 @@ async def test_a_gateway_that_is_away_is_said_and_asked_again_the_next_time(
         assert lying_in(own) == []
 
 
-async def test_a_gateway_with_a_certificate_is_trusted_by_its_authority(
+async def test_a_gateway_with_a_certificate_is_trusted_by_its_present_authority(
     http: httpx.AsyncClient, own: Store, configure: Configure, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
@@ -281,8 +281,14 @@ async def test_a_gateway_with_a_certificate_is_trusted_by_its_authority(
         async with run_application(build_sidecar(own, url, key_path)) as address:
             with pytest.raises(PullError, match="CERTIFICATE_VERIFY_FAILED"):
                 await ensure_on(address, artifact.digest, http)
-        trust = TlsFiles(str(authority.ca)).context()
+        others = tmp_path / "others"
+        others.mkdir()
+        ca = Authority(others).ca
+        trust = Trust(lambda: [(url, TlsFiles(str(ca)))])
         async with run_application(build_sidecar(own, url, key_path, trust)) as address:
+            with pytest.raises(PullError, match="CERTIFICATE_VERIFY_FAILED"):
+                await ensure_on(address, artifact.digest, http)
+            authority.ca.replace(ca)
             await ensure_on(address, artifact.digest, http)
     own.verify_copy(artifact.digest)
 
