@@ -94,7 +94,7 @@ from gateway.state.redis import Lives, open_state, read_shared_secret
 from gateway.state.snapshot import Snapshot, SnapshotKeeper, object_store_of
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
-from monitoring.feedback import Coverage, FeedbackStore, WordSeals
+from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from router.embedding import EmbeddingError, load_deep
@@ -452,8 +452,8 @@ async def _snapshot_keeper(
 def feedback_of(deployment: Deployment, redis: Redis) -> FeedbackStore:
     """Where feedback is kept, with its bounds, and the keys of its words, which a reload changes."""
     keep = deployment.settings.records
-    seals = lambda: WordSeals(deployment.settings.texts.make_seals(), deployment.settings.list_class_tags())  # noqa: E731
-    return FeedbackStore(redis, keep.retention_seconds, FEEDBACK_STREAM_MAX, keep.request_feedback_bytes_max, seals)
+    words = lambda: deployment.words  # noqa: E731
+    return FeedbackStore(redis, keep.retention_seconds, FEEDBACK_STREAM_MAX, keep.request_feedback_bytes_max, words)
 
 
 def upload_limits_of(settings: Settings) -> UploadLimits:

@@ -15,6 +15,7 @@ from gateway.limits.limits import Bound, bound_of
 from gateway.state.snapshot import Deployed
 from monitoring.cost import Price
 from monitoring.evaluation.forms import NORMAL, AnswerForm
+from monitoring.feedback import WordSeals
 from router.policy import AUTO, TaskPolicy
 
 JUDGE_FORMS_MAX = 32
@@ -34,7 +35,7 @@ class Deployment:
 
     __slots__ = (
         *("_part_of", "body_bytes_max", "config", "judge_forms", "loaded_at", "pool_limits", "prices", "settings"),
-        *("turn", "whole"),
+        *("turn", "whole", "words"),
     )
 
     def __init__(self, settings: Settings, part_of: Callable[[Settings], Settings], config: Path | None = None) -> None:
@@ -58,6 +59,7 @@ class Deployment:
         }
         self.body_bytes_max = settings.limits.body_bytes_max
         self.judge_forms = judge_forms_of(settings)
+        self.words = WordSeals(settings.texts.make_seals(), settings.list_class_tags())
         self.loaded_at = time.time()
         """Unix seconds."""
 

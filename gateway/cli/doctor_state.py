@@ -16,6 +16,7 @@ from gateway.configuration.settings import Settings
 from gateway.errors import StateError
 from gateway.state.durability import Persistence, look_at
 from gateway.state.redis import open_state, read_redis_time
+from monitoring.feedback import FEEDBACK_SEALED_KEY, REDIS_SEALED_KEY, WordSeals
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY
 
 CLOCK_SECONDS_WARNED = 1.0
@@ -52,6 +53,8 @@ async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFindi
     yield _replicas(settings, state)
     yield _eviction(state)
     yield await _memory(settings, redis, state)
+    if settings.texts.key is not None and len(settings.texts.keys) > 1:
+        yield await _former_keys(settings, redis)
     yield await _clock(redis)
     for check in (check_scope, check_confidence):
         async for finding in check(settings, redis):
@@ -133,6 +136,16 @@ async def _records(redis: Any) -> tuple[int, int]:
     except RedisError:
         return 0, 0
     return count, size_bytes
+
+
+async def _former_keys(settings: Settings, redis: Any) -> DoctorFinding:
+    """Check whether all was found to lie under the present key, as far as its own is known."""
+    mark = WordSeals(settings.texts.make_seals(), settings.list_class_tags()).mark.encode()
+    looks = [REDIS_SEALED_KEY, *([FEEDBACK_SEALED_KEY] if settings.records.archive else [])]
+    if await redis.mget(looks) == [mark] * len(looks):
+        return report_ok("keys of texts", f"all lies under {settings.texts.key}: others can be dropped")
+    found = f"texts may lie under others than {settings.texts.key}"
+    return report_warning("keys of texts", found, "Keep all keys until this is ok: mostly two hours.")
 
 
 async def _clock(redis: Redis) -> DoctorFinding:

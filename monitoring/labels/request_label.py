@@ -36,7 +36,7 @@ class RaterJudgement(msgspec.Struct, frozen=True, kw_only=True):
     """One judgement of an answer: its rater, and its badness from 0 (right) to 1 (wrong); None: only a demonstration.
 
     `reviewers` were asked of the request. `resolves`: its giver has seen all other answers. `form` is what
-    demonstrations are compared by.
+    demonstrations are compared by. `is_unread`: it may have one among words that could not be opened.
     """
 
     rater: str
@@ -46,6 +46,7 @@ class RaterJudgement(msgspec.Struct, frozen=True, kw_only=True):
     reviewers: int = 1
     demonstration: Any = None
     form: bytes | None = None
+    is_unread: bool = False
 
 
 class RequestLabel(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +114,7 @@ def read_judgement(feedback: Feedback, metric: str, rules: LabelRules) -> RaterJ
         reviewers=feedback.reviewers,
         demonstration=shown,
         form=None if shown is None else normalize(write_demonstration(shown)),
+        is_unread=feedback.key is not None,
     )
 
 
@@ -180,10 +182,11 @@ def _keep_trusted(judgements: Sequence[RaterJudgement]) -> Sequence[RaterJudgeme
 
 
 def _find_demonstration(judgements: Sequence[RaterJudgement], least: int) -> Any:
-    """The demonstration that more than half of its givers gave, and at least `least` of them; None without one."""
+    """The demonstration that more than half of its givers gave, and at least `least` of them; None without one, or
+    where others may have given one."""
     by_rater = {judgement.rater: judgement for judgement in judgements if judgement.form is not None}
     forms = Counter(judgement.form for judgement in by_rater.values())
-    if not forms:
+    if not forms or any(judgement.is_unread for judgement in judgements):
         return None
     form, count = forms.most_common(1)[0]
     if count < least or 2 * count <= len(by_rater):

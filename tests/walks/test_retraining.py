@@ -263,6 +263,21 @@ async def test_of_a_request_that_could_not_be_opened_no_example_is_left(gateway:
         assert len(await rows(http, name)) == 1
 
 
+async def test_a_request_whose_words_can_not_be_opened_here_is_no_example_yet(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        request_id = await asked(http, "A vase.")
+        await judged(http, request_id, False)
+        await stored(gateway, 1)
+        key = f"apprentice:feedback:{request_id}"
+        ((name, raw),) = (await gateway.services.redis.hgetall(key)).items()
+        digest, giver, body = raw.split(b"\n", 2)
+        sealed = msgspec.json.encode(msgspec.json.decode(body) | {"key": "of-another-gateway", "sealed": "x"})
+        await gateway.services.redis.hset(key, name, b"\n".join((digest, giver, sealed)))
+        assert await rows(http, (await opened(http))["id"]) == []
+        await gateway.services.redis.hset(key, name, raw)
+        assert len(await rows(http, (await opened(http))["id"])) == 1
+
+
 @pytest.mark.invariant("A lone dissenter's demonstration is never exported as the right answer.")
 async def test_a_lone_dissenters_demonstration_is_never_exported(gateway: RunningGateway) -> None:
     keys = [await gateway.key(role="operator") for _ in range(3)]

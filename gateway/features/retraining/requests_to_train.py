@@ -96,8 +96,8 @@ async def collect_examples(
     since: float | None = None,
     examples_max: int = EXAMPLES_MAX,
 ) -> list[Example]:
-    """The version's requests whose label is wrong (monitoring/labels/request_label.py), the newest first. Raises
-    RedisError."""
+    """The version's requests whose label is wrong (monitoring/labels/request_label.py), the newest first, of
+    which all words can be opened. Raises RedisError."""
     judged = _Judgements(retraining, task, version, await read_rules(retraining.services, task))
     redis: Any = retraining.services.redis  # replies are bytes; redis-py's types say bytes or str
     first, last = "-" if since is None else str(int(since * 1000)), "+"
@@ -146,7 +146,8 @@ class _Judgements:
         for request in self._undecided:
             feedback = await self._feedback.of(request)
             label = find_label(feedback, self._rules)
-            if label is not None and label.value == "wrong":
+            is_read = all(each.key is None for each in feedback)  # else it would lack its right answer for good
+            if label is not None and label.value == "wrong" and is_read:
                 self.bad[request] = self._example(request, feedback, label)
         self._undecided.clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -15,7 +16,9 @@ import yaml
 from redis.asyncio import Redis
 
 from gateway.state.fitted_store import FittedStore
+from monitoring.feedback import FEEDBACK_SEALED_KEY, REDIS_SEALED_KEY, WordSeals
 from monitoring.quality.explanations.phrases import NOBODY_WOKEN
+from monitoring.texts import Seals
 from router.confidence import Calibration, ConfidenceModel
 from serving.adapters.entries import AliasEntry
 from serving.gpu import has_nvidia_gpu
@@ -69,6 +72,17 @@ async def test_it_is_told_whether_verdicts_wake_anybody(doctor: Doctor) -> None:
     assert by_check(await doctor("--json"))["webhook"] == ("warning", NOBODY_WOKEN, "Set it, or use monitoring/alerts.")
     told = by_check(await doctor("--json", monitor={"webhook_url": "http://127.0.0.1:9/"}))
     assert told["webhook"][0] == "ok"
+
+
+async def test_it_is_told_when_a_former_key_of_texts_can_be_dropped(doctor: Doctor, redis: Redis) -> None:
+    one = {"k1": base64.b64encode(bytes(32)).decode()}
+    two = one | {"k2": base64.b64encode(b"2" * 32).decode()}
+    url = f"unix://{redis.connection_pool.connection_kwargs['path']}"
+    assert "keys of texts" not in by_check(await doctor("--json", redis_url=url, texts={"keys": one, "key": "k1"}))
+    for name, kind in ((REDIS_SEALED_KEY, "warning"), (FEEDBACK_SEALED_KEY, "ok")):
+        await redis.set(name, WordSeals(Seals({"k1": bytes(32), "k2": b"2" * 32}, "k2")).mark)
+        found = by_check(await doctor("--json", redis_url=url, texts={"keys": two, "key": "k2"}))["keys of texts"]
+        assert found[0] == kind, found
 
 
 async def test_people_get_a_table_with_what_to_do(doctor: Doctor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,8 +60,7 @@ def test_majority_of_latest_values_decides_once_all_asked_have_answered(
 def test_a_resolution_decides_and_tells_what_reviewers_said() -> None:
     disputed = said(("a", True), ("b", False, "x"), reviewers=2)
     assert label_of(disputed).is_disputed
-    resolution = said(("admin", False, "y"), reviewers=2, resolves=True)[0]
-    resolution.at = 9.0
+    resolution = msgspec.structs.replace(said(("admin", False, "y"), reviewers=2, resolves=True)[0], at=9.0)
     label = label_of([*disputed, resolution])
     assert (label.value, label.demonstration, label.words) == ("wrong", "y", "resolved as wrong; 1 of 2 said wrong")
     assert not label.is_disputed
@@ -78,6 +78,15 @@ def test_only_labels_of_two_who_agree_count_where_raters_agree_too_little() -> N
     assert label_of(said(("a", False, "x"), ("b", False, "y")), STRICT).demonstration is None
     agreed = label_of(said(("a", False, {"b": 1, "a": 2}), ("b", False, '{"a": 2, "b": 1}')), STRICT)
     assert (agreed.value, agreed.demonstration) == ("wrong", {"b": 1, "a": 2})
+
+
+def test_where_words_can_not_be_opened_nobody_knows_what_most_have_shown() -> None:
+    feedback = said(("a", False, "x"), ("b", False))
+    unopened = [feedback[0], msgspec.structs.replace(feedback[1], key="lost")]
+    assert (label_of(feedback).demonstration, label_of(unopened).demonstration) == ("x", None)
+    assert label_of(unopened).value == "wrong"
+    other_side = [*said(("a", False, "x"), ("b", False)), msgspec.structs.replace(said(("c", True))[0], key="lost")]
+    assert label_of(other_side).demonstration == "x"
 
 
 def test_a_request_without_a_value_of_the_metric_has_no_label() -> None:
