@@ -21,7 +21,7 @@ from monitoring.texts import Resealing, Sealable, Seals
 
 STREAM_KEY = "apprentice:feedback"
 REDIS_SEALED_KEY = "apprentice:reviews:sealed_by"
-"""The mark (WordSeals.mark) by which all but reviews was found to lie under the present key in Redis, for a day."""
+"""The mark (WordSeals.mark) by which all was found to lie under the present key in Redis, for a day."""
 FEEDBACK_SEALED_KEY = "apprentice:archive:feedback_sealed_by"
 """The same of all feedback in the archive and its stream."""
 WORDS: Mapping[str, Any] = MappingProxyType({"comment": None, "demonstration": None, "tags": None})
@@ -193,7 +193,7 @@ class FeedbackStore:
         self._retention_ms = retention_seconds * 1000
         self._request_bytes_max = request_bytes_max
         self._stream_max = stream_max
-        self.words = seals
+        self._seals = seals
         self._give = redis.register_script(GIVE)
 
     async def give(self, request_id: str, feedback: Feedback, giver: str, young: bool) -> Receipt:
@@ -204,7 +204,7 @@ class FeedbackStore:
         may be acknowledged then.
         """
         own = f"{feedback.caller}\t"  # a name is its caller's: else one would be told what another has said
-        words = self.words()
+        words = self._seals()
         closed, digests = words.close(feedback, request_id), words.seals.make_digests(feedback.content())
         room = 1 + feedback.reviewed  # as much again as callers have: none can prevent that its request is reviewed
         status, index, first, feedback_id = await self._give(
@@ -244,7 +244,7 @@ class FeedbackStore:
         async with self._redis.pipeline(transaction=False) as pipe:
             for request_id in request_ids:
                 pipe.hgetall(f"apprentice:feedback:{request_id}")
-            entries, words = await pipe.execute(), self.words()
+            entries, words = await pipe.execute(), self._seals()
         return [
             sorted(read_entries(of.values(), request, words), key=lambda judgement: judgement.at)
             for request, of in zip(request_ids, entries, strict=True)
@@ -252,7 +252,7 @@ class FeedbackStore:
 
     async def reseal(self, resealing: Resealing) -> None:
         """Seal the words of all feedback under the present key, as far as their own is known."""
-        words = self.words()
+        words = self._seals()
         async for key in self._redis.scan_iter(match=f"{STREAM_KEY}:*", count=READ_AT_ONCE, _type="hash"):
             request = key.decode().removeprefix(f"{STREAM_KEY}:")
             if request.endswith(":latest"):

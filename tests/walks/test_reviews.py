@@ -13,8 +13,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.features.records.archiving import archive_once
-from gateway.features.reviews.job import seal_again
 from gateway.features.reviews.reviews import Reviews
+from gateway.features.texts.sealing_job import seal_again
+from gateway.features.texts.texts import Texts
 from monitoring.audit import STREAM
 from monitoring.feedback import REDIS_SEALED_KEY, STREAM_KEY, Feedback
 from tests.fakes.engine import FakeEngine
@@ -462,14 +463,14 @@ async def test_with_a_key_no_word_of_a_review_is_in_redis_from_its_draw_to_its_e
 async def test_what_can_not_be_read_does_not_have_all_be_looked_through_again(configure: Configure) -> None:
     key = base64.b64encode(bytes(32)).decode()
     async with run_gateway(configure(texts={"keys": {"k1": key}, "key": "k1"})) as gateway:
-        reviews, redis = gateway.features[Reviews], gateway.services.redis
+        redis = gateway.services.redis
         lost = Feedback(
             feedback_id="f", metric="correct", value=True, at=time.time(), caller="c", key="lost", sealed=""
         )
         await redis.hset("apprentice:feedback:r1", "c\tf", b"\n\n" + msgspec.json.encode(lost))
         await redis.delete(REDIS_SEALED_KEY)
-        await seal_again(reviews)
-        assert await redis.get(REDIS_SEALED_KEY) == gateway.services.feedback.words().mark.encode()
+        await seal_again(gateway.features[Texts])
+        assert await redis.get(REDIS_SEALED_KEY) == gateway.services.deployment.words.mark.encode()
 
 
 @pytest.mark.parametrize("redaction", ["mask", "none"])

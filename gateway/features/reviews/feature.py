@@ -16,7 +16,9 @@ from gateway.services import Services
 def _open(services: Services, features: Features) -> Reviews:
     texts = features[Texts]
     store = ReviewStore(services.redis, seals=lambda: texts.seals)
-    return Reviews(services, texts, store, ReviewQueue(), GoldStore(services.redis, lambda: texts.seals))
+    reviews = Reviews(services, texts, store, ReviewQueue(), GoldStore(services.redis, lambda: texts.seals))
+    services.control.resealing.append(reviews.reseal)
+    return reviews
 
 
 def _read_gauges(reviews: Reviews) -> None:

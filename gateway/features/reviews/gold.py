@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews.store import ROOT, Review, close_review, is_sealed_by, open_review
 from monitoring.metric_values import Metric, is_bad, measure_badness
-from monitoring.texts import Sealable, Seals
+from monitoring.texts import Resealing, Sealable, Seals
 from serving.object_store import Change, LenientReader, ObjectStore, Stale
 
 GOLD_MAX = 200
@@ -109,9 +109,9 @@ class GoldStore:
             msgspec.to_builtins(question) | {"review": review, "comment": closed.comment} | words,
         )
 
-    async def reseal(self) -> int:
-        """Seal all questions under the present key, as far as their own is known. Returns the number of others."""
-        seals, unreadable = self._seals(), 0
+    async def reseal(self, resealing: Resealing) -> None:
+        """Seal all questions under the present key, as far as their own is known."""
+        seals = self._seals()
         for name, generation in (await self.questions.generations()).items():
             raw = (await self.questions.written([name])).get(name)
             stored = self._reader.read(f"the gold question {name}", raw, _StoredQuestion)
@@ -119,11 +119,11 @@ class GoldStore:
                 continue
             question = stored.open(seals)
             if question is None or (stored.sealed is not None and question.comment is None):
-                unreadable += 1
+                resealing.unreadable += 1
                 continue
+            resealing.sealed += 1
             with suppress(Stale):  # it was changed or removed meanwhile
                 await self.questions.put(name, self.change(question, name).value or {}, generation)
-        return unreadable
 
     async def forget(self, requests: Sequence[str]) -> int:
         """Remove the questions that are made of these requests; their number."""

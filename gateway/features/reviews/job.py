@@ -25,12 +25,11 @@ from gateway.features.texts.redactors import redact_all, redact_conversation
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.request_labels import read_label
-from monitoring.feedback import REDIS_SEALED_KEY, Feedback, Receipt
+from monitoring.feedback import Feedback, Receipt
 from monitoring.labels.request_label import name_rater
 from monitoring.metric_values import is_bad, measure_badness
 from monitoring.quality.verdicts.reviewing import are_raised, find_weekly_budget
 from monitoring.records import Record
-from monitoring.texts import SEALED_SECONDS, Resealing
 from router.decision import Choice
 
 log = logging.getLogger(__name__)
@@ -38,8 +37,6 @@ COUNT_INTERVAL_SECONDS = 5.0
 SPENT_SECONDS_MAX = 60.0
 """Time for which a spent budget counts before a gateway asks again: it may have been raised."""
 FIELDS_MAX = 64
-RESEALED_SECONDS = 600.0
-"""Time between two looks for texts under a former key."""
 
 
 # ---- beside the request ---------------------------------------------------------------------------------
@@ -69,39 +66,10 @@ def _fields(choice: Choice) -> tuple[str, ...]:
 async def keep_reviewing(reviews: Reviews) -> None:
     """Keep what was drawn, and count what waits. Runs until cancelled."""
     lease = reviews.services.lease_job("agreement", 2 * MEASURED_SECONDS)
-    sealing = reviews.services.lease_job("review_seals")
     async with asyncio.TaskGroup() as group:
         group.create_task(_keep_one_by_one(reviews))
         group.create_task(lease.repeat(lambda: keep_agreement(reviews), MEASURED_SECONDS))
-        group.create_task(sealing.repeat(lambda: seal_again(reviews), RESEALED_SECONDS))
         group.create_task(_count(reviews))
-
-
-async def seal_again(reviews: Reviews) -> None:
-    """Seal the texts of all reviews and gold questions under the present key, and all else that is sealed. Raises
-    RedisError."""
-    unreadable = await reviews.gold.reseal() + await _seal_others_again(reviews)
-    for task in reviews.services.settings.tasks:
-        unreadable += await reviews.store.reseal(task)
-    if unreadable:
-        log.warning("%d texts of reviews, feedback and suites can't be read: texts.keys lacks their keys", unreadable)
-
-
-async def _seal_others_again(reviews: Reviews) -> int:
-    """Seal what is looked through as a whole. Once nothing was left that can be, it is looked through again after a
-    day, or under the next key. Returns the number of those that can't be read."""
-    redis, words, resealing = reviews.services.redis, reviews.services.feedback.words(), Resealing()
-    if words.seals.sealing is None or await redis.get(REDIS_SEALED_KEY) == words.mark.encode():
-        return 0
-    for reseal in (reviews.services.feedback.reseal, *reviews.services.control.resealing):
-        await reseal(resealing)
-    for task in reviews.services.settings.tasks:
-        await reviews.store.reseal_skips(task, resealing)
-    if not resealing.sealed:
-        await redis.set(REDIS_SEALED_KEY, words.mark, ex=SEALED_SECONDS)
-    else:  # a gateway may have been writing under the former key meanwhile
-        await redis.delete(REDIS_SEALED_KEY)
-    return resealing.unreadable
 
 
 async def _keep_one_by_one(reviews: Reviews) -> None:

@@ -9,6 +9,7 @@ from gateway.features.reviews.queue import ReviewQueue
 from gateway.features.reviews.store import ReviewStore
 from gateway.features.texts.texts import Texts
 from gateway.services import Services
+from monitoring.texts import Resealing
 
 
 @dataclass(frozen=True)
@@ -21,3 +22,10 @@ class Reviews:
     store: ReviewStore
     queue: ReviewQueue
     gold: GoldStore
+
+    async def reseal(self, resealing: Resealing) -> None:
+        """Seal reviews, gold questions and reasons of skips under the present key, as far as their own is known. Raises
+        RedisError."""
+        await self.gold.reseal(resealing)
+        for task in self.services.settings.tasks:
+            await self.store.reseal(task, resealing)

@@ -272,11 +272,12 @@ class ReviewStore:
                 return self._open(texts)
         return None
 
-    async def reseal(self, task: str) -> int:
-        """Seal the task's texts under the present key, as far as their own is known. Returns the number of others."""
-        seals, unreadable = self._seals(), 0
+    async def reseal(self, task: str, resealing: Resealing) -> None:
+        """Seal the task's texts and reasons of skips under the present key, as far as their own is known."""
+        seals = self._seals()
         if seals.sealing is None:
-            return 0
+            return
+        await seal_list(self._redis, f"{ROOT}{task}:skips", partial(_reseal_skip, seals=seals), resealing)
         for kind, root in (("waiting", TEXTS), ("kept_on", KEPT_ON)):  # on their way from one to the other they are met
             names = await self._redis.zrange(f"{ROOT}{task}:{kind}", 0, -1)
             for at in range(0, len(names), LOOKED_AT_ONCE):
@@ -287,22 +288,17 @@ class ReviewStore:
                     starts = await pipe.execute()
                 for key, start in zip(keys, starts, strict=True):
                     if start and not is_sealed_by(start.partition(b"\n")[2], seals):
-                        unreadable += not await self._reseal_one(key, seals)
-        return unreadable
+                        await self._reseal_one(key, seals, resealing)
 
-    async def reseal_skips(self, task: str, resealing: Resealing) -> None:
-        """Seal the reasons of the task's skips under the present key, as far as their own is known."""
-        reseal = partial(_reseal_skip, seals=self._seals())
-        await seal_list(self._redis, f"{ROOT}{task}:skips", reseal, resealing)
-
-    async def _reseal_one(self, key: str, seals: Seals) -> bool:
-        texts = await self._redis.get(key)
-        review = None if texts is None else self._open(texts)
-        if review is None:
-            return texts is None
+    async def _reseal_one(self, key: str, seals: Seals, resealing: Resealing) -> None:
+        if (texts := await self._redis.get(key)) is None:
+            return
+        if (review := self._open(texts)) is None:
+            resealing.unreadable += 1
+            return
+        resealing.sealed += 1
         sealed = place_of(review) + b"\n" + msgspec.json.encode(close_review(review, seals))
         await self._redis.eval(scripts.RESEAL, 1, key, texts, sealed)
-        return True
 
     async def delete(self, task: str, request_id: str | None, step: AuditedStep, always: bool = False) -> Deleted:
         """Delete the texts of a request, or of all of the task's: of what waits, and of what was judged wrong. Each

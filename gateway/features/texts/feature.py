@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.feature import Feature, Features
 from gateway.features.texts.job import keep_texts
 from gateway.features.texts.queue import TextQueue, is_drawn
+from gateway.features.texts.sealing_job import keep_sealed
 from gateway.features.texts.texts import Texts
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
@@ -45,4 +46,4 @@ def _open(services: Services, _: Features) -> Texts:
     return texts
 
 
-TEXTS = Feature(Texts, _open, jobs={"keep_texts": keep_texts})
+TEXTS = Feature(Texts, _open, jobs={"keep_texts": keep_texts, "seal_texts": keep_sealed})

@@ -27,8 +27,12 @@ class Texts:
     """The share of its requests that each task keeps; those that keep none are not here."""
     redactions: Mapping[str, Redact] = field(default_factory=dict)
     """The redaction of each task's texts."""
-    seals: Seals = field(default_factory=lambda: Seals({}, None))
     _read_from: Settings | None = None
+
+    @property
+    def seals(self) -> Seals:
+        """The present keys."""
+        return self.services.deployment.words.seals
 
     def find_redaction(self, task: str) -> Redact:
         """The redaction of a task's texts, whether it keeps them or they are reviewed; of one that is no longer
@@ -46,5 +50,4 @@ class Texts:
             name: load_redaction(texts.redaction, settings.texts.phone_region) for name, texts in kept_texts.items()
         }
         self.shares = {name: texts.share if texts.keep == "share" else 1.0 for name, texts in kept_texts.items()}
-        self.seals = settings.texts.make_seals()
         self._read_from = settings

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews.gold import GoldQuestion, GoldStore, HeldQuestion
 from monitoring.metric_values import Metric
-from monitoring.texts import KeptText, Seals, TextRow
+from monitoring.texts import KeptText, Resealing, Seals, TextRow
 from tests.gateway.features.reviews.test_store import START, review
 
 
@@ -38,6 +38,12 @@ async def test_a_wrong_answer_is_wrong_by_every_kind_of_metric(
     assert (score.answered, score.right) == (1, right)
 
 
+async def reseal(gold: GoldStore) -> Resealing:
+    resealing = Resealing()
+    await gold.reseal(resealing)
+    return resealing
+
+
 async def test_gold_questions_are_sealed_and_come_under_the_present_key(redis: Redis) -> None:
     seals = Seals({}, None)
     gold = GoldStore(redis, lambda: seals)
@@ -58,12 +64,12 @@ async def test_gold_questions_are_sealed_and_come_under_the_present_key(redis: R
     assert not words.search(await add(2))
     seals = Seals({"old": bytes(32), "new": b"n" * 32}, "new")
     assert await gold.list_questions("returns") == questions[:2]
-    assert await gold.reseal() == 1
+    assert await reseal(gold) == Resealing(2, 1)
     assert not any(words.search(raw) for raw in (await gold.questions.written()).values())
     seals = Seals({"new": b"n" * 32}, "new")
     assert await gold.list_questions("returns") == questions[:2]
     generations = await gold.questions.generations()
-    assert await gold.reseal() == 1
+    assert await reseal(gold) == Resealing(0, 1)
     assert await gold.questions.generations() == generations, "what lies under the present key is left alone"
 
 
@@ -76,10 +82,10 @@ async def test_a_comment_that_can_not_be_opened_is_left_where_it_is(redis: Redis
     plain = {**msgspec.json.decode(raw), "review": msgspec.to_builtins(review(1))}
     await gold.questions.put(name, plain, 1)
     seals = Seals({"new": bytes(32)}, "new")
-    assert await gold.reseal() == 1
+    assert await reseal(gold) == Resealing(0, 1)
     seals = Seals({"new": bytes(32), "lost": b"l" * 32}, "new")
     assert await gold.list_questions("returns") == [question]
-    assert await gold.reseal() == 0
+    assert await reseal(gold) == Resealing(1, 0)
     seals = Seals({"new": bytes(32)}, "new")
     assert await gold.list_questions("returns") == [question]
 
@@ -112,6 +118,6 @@ async def test_a_comment_that_an_earlier_release_left_plain_is_sealed(redis: Red
     stored = {name: value for name, value in (gold.change(question, "r1").value or {}).items() if name != "sealed"}
     await gold.questions.put("r1", stored | {"key": None, "comment": "a samovar"})
     assert await gold.list_questions("returns") == [question]
-    assert await gold.reseal() == 0
+    assert await reseal(gold) == Resealing(1, 0)
     assert b"samovar" not in (await gold.questions.written())["r1"]
     assert await gold.list_questions("returns") == [question]

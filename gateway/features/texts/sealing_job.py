@@ -1,0 +1,39 @@
+"""All words and texts that are sealed in Redis come under the present key: those that are plain, or under a former one.
+
+Kept texts that wait for the archive, its files and the stream of feedback are sealed by its own job.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from gateway.features.texts.texts import Texts
+from monitoring.feedback import REDIS_SEALED_KEY
+from monitoring.texts import SEALED_SECONDS, Resealing
+
+log = logging.getLogger(__name__)
+RESEALED_SECONDS = 600.0
+"""Time between two looks for texts under a former key."""
+
+
+async def keep_sealed(texts: Texts) -> None:
+    """Seal what lies under a former key, now and then. Runs until cancelled."""
+    await texts.services.lease_job("seals").repeat(lambda: seal_again(texts), RESEALED_SECONDS)
+
+
+async def seal_again(texts: Texts) -> None:
+    """Seal all that features keep, and feedback, under the present key. Once nothing was left that can be, it is looked
+    through again after a day, or under the next key. Raises RedisError."""
+    services, resealing = texts.services, Resealing()
+    words = services.deployment.words
+    if words.seals.sealing is None or await services.redis.get(REDIS_SEALED_KEY) == words.mark.encode():
+        return
+    for reseal in (services.feedback.reseal, *services.control.resealing):
+        await reseal(resealing)
+    if not resealing.sealed:
+        await services.redis.set(REDIS_SEALED_KEY, words.mark, ex=SEALED_SECONDS)
+    else:  # a gateway may have been writing under the former key meanwhile
+        await services.redis.delete(REDIS_SEALED_KEY)
+    if resealing.unreadable:
+        text = "%d texts of reviews, feedback and suites can't be read: texts.keys lacks their keys"
+        log.warning(text, resealing.unreadable)
