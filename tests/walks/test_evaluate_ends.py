@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.evaluations.store import Model
+from gateway.features.evaluations.store import EvaluationStore, Model
 from gateway.state.fitted_store import FittedStore
+from monitoring.evaluation.dataset import Row
+from monitoring.texts import Seals
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Moment, Status
+from tests.gateway.features.evaluations.test_store import evaluation, step
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -125,3 +128,15 @@ async def test_models_of_a_gateway_killed_at_the_end_are_put_into_force_by_the_n
 
         await until(is_put)
         await until_in_force(ready)
+
+
+async def test_one_under_a_lost_key_waits_and_others_are_run(ready: RunningGateway) -> None:
+    redis, lost = ready.services.redis, Seals({"lost": bytes(32)}, "lost")
+    store, one = EvaluationStore(redis, 1000, lambda: lost), evaluation()
+    await store.take_in("coming", [Row(0, "r0", 1, "yes", None, "Once", group=0)], set())
+    await store.begin(one, "coming", False, step(store, "evaluation.begin"))
+    async with ready.http() as http:
+        begun = await begin(http, data(8), arms="adapter")
+        assert (await ended(http, begun["id"]))["status"] == "done"
+        waiting = (await http.get(f"{PATH}/{one.id}")).json()
+    assert (waiting["status"], "which texts.keys lacks" in waiting["waits_for"]) == ("running", True)

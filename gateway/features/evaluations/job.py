@@ -26,7 +26,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.judging import describe_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
-from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, finish
+from gateway.features.evaluations.store import LOGPROBS_MAX, WAITING_SECONDS, Evaluation, Model, finish
 from gateway.features.evaluations.texts import keep_texts
 from gateway.features.records.archiving import find_redis_address, text_keys_of, text_source_of
 from gateway.formats.judge_question import JudgeQuestion, make_constraint, make_judge_request, read_verdict
@@ -77,6 +77,7 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
     """Run whatever is to be evaluated, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = evaluations.services.lease_job("evaluations")
     store = evaluations.store
+    unreadable_until = dict[str, float]()
 
     async def run_next() -> None:
         if not await store.is_wanted():
@@ -85,9 +86,14 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
         for name in await evaluations.drafts.written():
             await take_gate(evaluations, name)
             await evaluations.drafts.enter_left([name])
-        evaluation = await store.next()
+        now = time.monotonic()
+        evaluation = await store.next({name for name, until in unreadable_until.items() if until > now})
         if evaluation is not None:
-            await _Run(evaluations, evaluation).to_its_end()
+            try:
+                await _Run(evaluations, evaluation).to_its_end()
+            except Unsealable as error:  # its rows stay until a gateway has the key
+                await store.say_waiting(evaluation, f"A row of it can't be read: {error}.")
+                unreadable_until[evaluation.id] = time.monotonic() + WAITING_SECONDS
 
     await lease.repeat(run_next, LOOK_INTERVAL_SECONDS)
 
@@ -104,7 +110,7 @@ class _Run:
 
     async def to_its_end(self) -> None:
         """Answer the rows that are left, then make the report. Returns early where somebody ends it. Raises
-        RedisError."""
+        RedisError, and Unsealable where a key is missing."""
         evaluation = self._evaluation
         tasks = working, stopped = asyncio.ensure_future(self._work()), asyncio.ensure_future(self._until_stopped())
         try:
@@ -115,10 +121,8 @@ class _Run:
             await self._done(working.result())
         except Impossible as error:
             await self._end(finish(evaluation, "failed", str(error)))
-        except (RedisError, OSError):
+        except (RedisError, OSError, Unsealable):
             raise
-        except Unsealable as error:  # its rows stay until a gateway has the key
-            await self._store.say_waiting(evaluation, f"A row of it can't be read: {error}.")
         except Exception:
             log.exception("the evaluation %s failed", evaluation.id)
             await self._end(finish(evaluation, "failed", "A fault of the gateway, which is in its log."))
@@ -309,7 +313,8 @@ class _Run:
             await self._evaluations.drafts.enter(after.id)
 
     async def _closed(self) -> Closed:
-        """The result of the helper process, which is killed where this is cancelled. Raises Impossible."""
+        """The result of the helper process, which is killed where this is cancelled. Raises Impossible and
+        Unsealable."""
         evaluations, evaluation = self._evaluations, self._evaluation
         task = evaluations.services.settings.tasks.get(evaluation.task)
         if task is None:
@@ -337,9 +342,12 @@ class _Run:
             )
         job.minilm = "" if minilm is None else str(minilm.absolute())
         try:
-            return await run_process(COMMAND, job, Closed, CLOSE_SECONDS_MAX, advice="give fewer rows")
+            closed = await run_process(COMMAND, job, Closed, CLOSE_SECONDS_MAX, advice="give fewer rows")
         except Problem as problem:
             raise Impossible(f"Its report can't be made. {problem.message}") from None
+        if closed.unsealable:  # its keys were those of its start, and rows have come under a newer one
+            raise Unsealable(closed.unsealable)
+        return closed
 
     def _trained_on(self) -> dict[str, list[str]]:
         """The files of the rows that arms' versions were trained on: a data set of their own, and what was rehearsed.

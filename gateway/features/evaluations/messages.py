@@ -37,11 +37,12 @@ class EvaluationJob(msgspec.Struct):
 
 
 class Closed(msgspec.Struct):
-    """The result: the report as JSON has it, and the models that were fitted."""
+    """The result: the report as JSON has it, and the models that were fitted; or why rows can't be read."""
 
     report: dict[str, Any] = {}
     models: list[Model] = []
     error: str = ""
+    unsealable: str = ""
 
 
 def body_of(row: Row, version: str, logprobs: bool = False) -> RequestBody:

@@ -31,6 +31,7 @@ from monitoring.evaluation.report import compare_held_out, report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import JobError, run_job
 from monitoring.redis_address import open_async_redis
+from monitoring.texts import Unsealable
 from router.embedding import EmbeddingError, StaticEmbedding, load_deep
 from router.model_file import MODEL_BYTES_MAX
 from router.scope import ScopeError, ScopeModel
@@ -43,6 +44,13 @@ SUMMARY = ("rows", "groups", "delta", "apgr", "apgr_low", "shown_to_help")
 
 async def close(job: EvaluationJob) -> Closed:
     """Read the results and make the report. Raises RedisError."""
+    try:
+        return await _close(job)
+    except Unsealable as error:
+        return Closed(unsealable=str(error))
+
+
+async def _close(job: EvaluationJob) -> Closed:
     async with open_async_redis(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
         seals = job.keys.seals()
         store = EvaluationStore(redis, job.retention_seconds, lambda: seals)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from array import array
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -179,9 +179,9 @@ class EvaluationStore:
         """Return whether there is anything to do."""
         return bool(await self._redis.exists(OPEN_KEY, DRAFTS_KEY, self.models.values))
 
-    async def next(self) -> Evaluation | None:
-        """The oldest that is to be run; None where none is."""
-        for name in await self._redis.zrange(OPEN_KEY, 0, -1):
+    async def next(self, passed_over: Container[str] = ()) -> Evaluation | None:
+        """The oldest that is to be run and is not passed over; None where none is."""
+        for name in [one for one in await self._redis.zrange(OPEN_KEY, 0, -1) if one.decode() not in passed_over]:
             raw = await self._redis.get(_key(name.decode()))
             evaluation = None if raw is None else _read(raw)
             if evaluation is not None and evaluation.status == "running":
