@@ -401,7 +401,7 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
     if settings.redis_tls is not None:
         settings.redis_tls.files().context()  # says which file is at fault, where redis-py does not
     make_private_folder(settings.data_folder)
-    lives, limits = Lives(settings.read_redis_password), settings.redis
+    lives, limits = Lives(settings.read_redis_password, settings.read_sentinel_password), settings.redis
     async with open_state(redis_url, settings.data_folder, lives) as redis:
         durability = Durability(redis, lives, limits.replicas_acked_min, limits.acked_timeout_seconds)
         await durability.begin()

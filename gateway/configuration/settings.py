@@ -195,6 +195,7 @@ class Settings(BaseSettings):
     pulls: PullSettings = PullSettings()
     redis_url: SecretStr | None = Field(None, description="Redis, Valkey or their Sentinels; unset: an embedded one.")
     redis_password_file: Path | None = Field(None, description="File with Redis's password, read at each connection.")
+    redis_sentinel_password_file: Path | None = Field(None, description="File with the Sentinels' password.")
     redis_tls: TlsSettings | None = Field(
         None, description="Certificates for a rediss:// redis_url; unset: the system's."
     )
@@ -285,6 +286,8 @@ class Settings(BaseSettings):
             yield "redis_tls: it needs a redis_url that begins with rediss"
         if self.redis_password_file is not None and (not url or urlsplit(url).password):
             yield "redis_password_file: it needs a redis_url without a password"
+        if self.redis_sentinel_password_file and ("+sentinel:" not in url or "sentinel_password=" in url):
+            yield "redis_sentinel_password_file: it needs a redis_url of Sentinels without sentinel_password"
 
     def _faults_of_monitor(self, name: str, task: TaskSettings) -> Iterator[str]:
         """Of how a task is watched, as `faults` tells them."""
@@ -294,27 +297,28 @@ class Settings(BaseSettings):
 
     def read_redis_password(self) -> str | None:
         """The password that is in `redis_password_file` now; None: it is unset. Raises SettingsError."""
-        path = self.redis_password_file
-        try:
-            return None if path is None else path.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"redis_password_file: {path} can't be read: {error}.") from None
+        return _read_password("redis_password_file", self.redis_password_file)
+
+    def read_sentinel_password(self) -> str | None:
+        """As read_redis_password, of `redis_sentinel_password_file`. Raises SettingsError."""
+        return _read_password("redis_sentinel_password_file", self.redis_sentinel_password_file)
 
     def redis_address(self) -> str | None:
-        """`redis_url` as redis-py reads it, with its password and the files of `redis_tls`.
+        """`redis_url` as redis-py reads it, with its passwords and the files of `redis_tls`.
 
-        Raises SettingsError where `redis_password_file` can't be read.
+        Raises SettingsError where the file of a password can't be read.
         """
         if self.redis_url is None:
             return None
         url = self.redis_url.get_secret_value()
         if (password := self.read_redis_password()) is not None:
             url = _with_password(url, password)
-        if self.redis_tls is None:
-            return url
-        files = self.redis_tls.files()
-        options = {"ssl_ca_certs": files.ca_file, "ssl_certfile": files.cert_file, "ssl_keyfile": files.key_file}
-        return f"{url}{'&' if '?' in url else '?'}{urlencode({key: value for key, value in options.items() if value})}"
+        options = {"sentinel_password": self.read_sentinel_password()}
+        if self.redis_tls is not None:
+            files = self.redis_tls.files()
+            options |= {"ssl_ca_certs": files.ca_file, "ssl_certfile": files.cert_file, "ssl_keyfile": files.key_file}
+        query = urlencode({key: value for key, value in options.items() if value})
+        return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
     def pool_configs(self) -> list[PoolConfig]:
         """As serving keeps them."""
@@ -381,6 +385,13 @@ class Settings(BaseSettings):
     def store(self) -> Path:
         """Where the adapter store is."""
         return (self.store_folder or self.data_folder / "store").absolute()
+
+
+def _read_password(key: str, path: Path | None) -> str | None:
+    try:
+        return None if path is None else path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{key}: {path} can't be read: {error}.") from None
 
 
 def _with_password(url: str, password: str) -> str:

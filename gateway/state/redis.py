@@ -33,17 +33,17 @@ class Lives:
     After `stay_with` one that has lost that state, or has another, is as one that is away.
     """
 
-    def __init__(self, password: Callable[[], str | None] = lambda: None) -> None:
-        """`password` reads that of Redis, which may be another one meanwhile; None: it is in the address."""
+    def __init__(self, *passwords: Callable[[], str | None]) -> None:
+        """`passwords` read that of Redis and that of its Sentinels, as make_client takes them."""
         self.count = 0
-        self._password = password
+        self._passwords = passwords
         self._installation: str | None = None
         self._run_id = b""
         self._redis: Redis | None = None
 
     def client_at(self, redis_url: str) -> Redis:
         """A client whose connections tell of the process that they lead to. Raises ValueError for such an address."""
-        self._redis = make_client(redis_url, self._password, redis_connect_func=self._connected)
+        self._redis = make_client(redis_url, *self._passwords, redis_connect_func=self._connected)
         return self._redis
 
     async def stay_with(self, redis: Redis) -> None:

@@ -37,16 +37,24 @@ def address_of(socket_path: Path) -> str:
     return f"unix://{quote(str(socket_path))}"
 
 
-def make_client(address: str, password: Callable[[], str | None] = lambda: None, **options: Any) -> Redis:
+def make_client(
+    address: str,
+    password: Callable[[], str | None] = lambda: None,
+    sentinel_password: Callable[[], str | None] = lambda: None,
+    **options: Any,
+) -> Redis:
     """A client of the Redis at an address, such as `unix:///run/valkey.sock`. Raises ValueError for a wrong one.
 
-    `password` is asked at each connection, since it may be rotated; None: it is that of the address.
+    `password`, and that of its Sentinels, is asked at each connection, since it may be rotated; None: it is that of the
+    address.
     """
     client = open_async_redis(address, **CONNECTION, **options)
     pool: Any = client.connection_pool  # not all of it has types
-    pool.connection_class = type(
-        "Cancellable", (_Cancellable, pool.connection_class), {"read_password": staticmethod(password)}
-    )
+    sentinels = pool.sentinel_manager.sentinels if hasattr(pool, "sentinel_manager") else ()
+    for each, read in ((pool, password), *((one.connection_pool, sentinel_password) for one in sentinels)):
+        each.connection_class = type(
+            "Cancellable", (_Cancellable, each.connection_class), {"read_password": staticmethod(read)}
+        )
     return client
 
 

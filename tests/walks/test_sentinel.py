@@ -21,6 +21,7 @@ from gateway.cli.doctor_state import check_state
 from gateway.configuration.settings import Settings
 from gateway.errors import StateError
 from gateway.features.records.archiving import archive_once
+from gateway.state.redis_options import make_client
 from monitoring.feedback import STREAM_KEY
 from monitoring.redis_address import open_async_redis, open_redis
 from tests.fakes.ports import free_port
@@ -128,6 +129,17 @@ async def test_one_dead_sentinel_costs_no_retries_and_none_is_lost_from_the_list
             await asyncio.gather(*(one.ping() for _ in range(4)))
             assert set(manager.sentinels) == named
         assert time.monotonic() - began < 2
+
+
+async def test_the_password_of_sentinels_is_read_at_each_connection(tmp_path: Path) -> None:
+    password = ["wrong"]
+    async with watched(tmp_path) as state:
+        url = state.url.partition("?")[0]
+        async with make_client(url, sentinel_password=lambda: password[0]) as redis:
+            with pytest.raises(RedisError, match="No master found"):
+                await redis.ping()
+            password[0] = "watched"
+            assert await redis.ping()
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,16 @@ def test_password_of_redis_comes_from_its_file(tmp_path: Path, url: str, address
         settings.redis_address()
 
 
+def test_password_of_sentinels_comes_from_its_file_and_needs_them(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("p&w\n")
+    given = {**LEAST, "redis_sentinel_password_file": str(path)}
+    settings = loaded(tmp_path, {**given, "redis_url": "redis+sentinel://h/state"})
+    assert settings.redis_address() == "redis+sentinel://h/state?sentinel_password=p%26w"
+    for url in ("redis://h", "redis+sentinel://h/state?sentinel_password=p"):
+        assert "redis_sentinel_password_file: it needs" in said(tmp_path, {**given, "redis_url": url})
+
+
 @pytest.mark.parametrize("url", ["redis://:p@h:6379", None])
 def test_password_file_without_a_url_that_lacks_one_is_refused(tmp_path: Path, url: str | None) -> None:
     content = {**LEAST, "redis_password_file": "/password"} | ({"redis_url": url} if url else {})
