@@ -7,9 +7,9 @@ sea    synthetic: x1, x2 and x3 are even from 0 to 10, the class is whether x1 +
        8 again. Counted is what changes until then: one real change
 file   `--stream`: labels as `apprentice replay` reads them, of which `change_point` may tell the real changes
 elec2  `--elec2`: whether the price of electricity rises, each half-hour, in a CSV with a head, the class last. It is
-       `elec.csv` in what `pip download --no-deps --no-binary :all: scikit-multiflow==0.4.1` brings. Classifiers learn
-       the first 4,312 rows and are evaluated on 1,000; labels are those of the 40,000 after these, 48 a day. As it was
-       recorded, backwards, and with its weeks in a drawn order. Nobody knows its real changes
+       `elec.csv` in the sdist of scikit-multiflow 0.4.1, on PyPI. Classifiers learn the first 4,312 rows and are
+       evaluated on 1,000; labels are those of the 40,000 after these, 48 a day. As it was recorded, backwards, and with
+       its weeks in a drawn order. Nobody knows its real changes
 
 Baselines are `evaluation`, the upper bound of 1,000 rows; `known`, their share as a rate that is set; and `own`, the
 first labels.

@@ -16,13 +16,13 @@ from tests.style.source import Function, files, shown, tree
 PRODUCT = ("gateway", "router", "serving", "monitoring")
 FOLDER = Path(__file__).parent
 VERBS = frozenset((FOLDER / "verbs.txt").read_text(encoding="utf-8").split())
-COMMANDS = {
+COMMANDS = {  # of gateway/cli: registered in another file than their own
     "doctor",
     "keygen",
     "requests",
     "sidecar",
     "why",
-}  # of gateway/cli: registered in another file than their own
+}
 REGISTERED = re.compile(r"@(\w+\.(command|callback|get|post|put|patch|delete)|add_command)\(")
 DERIVED = re.compile(r"\w+_of|(new|next|from|to|as|with)_\w+|main")
 
