@@ -182,6 +182,7 @@ class OrderlyServer(uvicorn.Server):
     async def _stop_with_others(self, _: bytes) -> bytes:
         """The whole gateway stops; the second time at once."""
         if self._alone or not self.should_exit:
+            self._gateway.state.services.admission.leaving = self.should_exit  # it may have begun to stop alone
             self.should_exit = True
             self._alone = False
         else:
@@ -224,6 +225,7 @@ class OrderlyServer(uvicorn.Server):
             seconds = max(seconds, ALONE_SECONDS_MIN)
             for server in self.servers:
                 server.close()
+            self._siblings.tell("closed")  # the parent may be stopping, too: nobody may wait for it in vain
         await self._wait(asyncio.sleep(seconds), seconds)
         for server in self.servers:
             server.close()

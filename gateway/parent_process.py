@@ -211,8 +211,10 @@ class Parent:
         """End a process that hangs: its callers wait, and probes do not tell, since the others answer them."""
         silent = 0
         while silent < SILENT_MAX:
+            answers = child.questions.answers
             await asyncio.sleep(WATCH_SECONDS)
-            silent = silent + 1 if await self._ask(child, "ready") is None else 0
+            await self._ask(child, "ready")
+            silent = silent + 1 if child.questions.answers == answers else 0  # one that is slow to answer lives
         log.error("process %d (pid %d) hangs, and is ended", child.number, child.pid)
         os.kill(child.pid, signal.SIGKILL)
 

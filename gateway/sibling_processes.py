@@ -84,6 +84,8 @@ class Questions:
     """Questions that were sent, until each is answered."""
 
     def __init__(self) -> None:
+        self.answers = 0
+        """Answers that have come, late ones too."""
         self._open: dict[int, asyncio.Future[bytes]] = {}
         self._number = 0
 
@@ -107,6 +109,7 @@ class Questions:
 
     def answered(self, message: ProcessMessage) -> None:
         """An answer has come, perhaps too late."""
+        self.answers += 1
         waiting = self._open.get(message.number)
         if waiting is not None and not waiting.done():
             waiting.set_result(message.payload)

@@ -55,6 +55,19 @@ class Answering(Heard):
             self._child.questions.answered(ProcessMessage("answer", message.number))
 
 
+class Late(Heard):
+    """A channel whose process answers each question after the asker has given it up."""
+
+    def __init__(self, child: ServingProcess) -> None:
+        super().__init__()
+        self._child = child
+
+    def send(self, message: ProcessMessage) -> None:
+        super().send(message)
+        answer = ProcessMessage("answer", message.number)
+        asyncio.get_running_loop().call_later(0.12, lambda: self._child.questions.answered(answer))
+
+
 def test_settings_that_come_back_to_their_reader_are_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
     asker, other = parent._children
@@ -103,14 +116,17 @@ def test_of_two_reloads_at_once_the_same_is_the_last_one_at_each_process() -> No
 
 
 @pytest.mark.invariant("A process that hangs is ended and replaced.")
-@pytest.mark.parametrize("hangs", [True, False])
-def test_a_process_that_answers_nothing_any_more_is_ended(hangs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parent_process, "WATCH_SECONDS", 0.01)
+@pytest.mark.parametrize("answers", [None, Answering, Late])
+def test_a_process_that_answers_nothing_any_more_is_ended(
+    answers: type[Answering | Late] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = answers is None
+    monkeypatch.setattr(parent_process, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(parent_process, "CHILD_SECONDS_MAX", 0.1)
     parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
     child = parent._children[0]
     with subprocess.Popen(["sleep", "60"]) as process:
-        child.pid, child.channel = process.pid, Heard() if hangs else Answering(child)
+        child.pid, child.channel = process.pid, Heard() if answers is None else answers(child)
 
         async def watched() -> None:
             async with asyncio.timeout(60 if hangs else 1):

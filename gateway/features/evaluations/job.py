@@ -26,7 +26,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.judging import describe_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
-from gateway.features.evaluations.store import LOGPROBS_MAX, WAITING_SECONDS, Evaluation, Model, finish
+from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, finish
 from gateway.features.evaluations.texts import keep_texts
 from gateway.features.records.archiving import find_redis_address, text_keys_of, text_source_of
 from gateway.formats.judge_question import JudgeQuestion, make_constraint, make_judge_request, read_verdict
@@ -50,6 +50,8 @@ from serving.fleet_view import FleetView, VersionView
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
+UNREADABLE_SECONDS = 60
+"""Pause of an evaluation whose rows can't be read: each try may ask engines in vain."""
 STOP_INTERVAL_SECONDS = 0.5
 ROOM_SECONDS = (0.05, 1.0)
 """First and longest wait for room on a replica."""
@@ -92,8 +94,8 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
             try:
                 await _Run(evaluations, evaluation).to_its_end()
             except Unsealable as error:  # its rows stay until a gateway has the key
-                await store.say_waiting(evaluation, f"A row of it can't be read: {error}.")
-                unreadable_until[evaluation.id] = time.monotonic() + WAITING_SECONDS
+                await store.say_waiting(evaluation, f"A row of it can't be read: {error}.", 2 * UNREADABLE_SECONDS)
+                unreadable_until[evaluation.id] = time.monotonic() + UNREADABLE_SECONDS
 
     await lease.repeat(run_next, LOOK_INTERVAL_SECONDS)
 

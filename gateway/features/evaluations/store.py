@@ -191,9 +191,9 @@ class EvaluationStore:
             await self._redis.zrem(OPEN_KEY, name)  # it has expired
         return None
 
-    async def say_waiting(self, evaluation: Evaluation, reason: str) -> None:
+    async def say_waiting(self, evaluation: Evaluation, reason: str, seconds: int = WAITING_SECONDS) -> None:
         """Tell people what it waits for; it is forgotten by itself."""
-        await self._redis.set(_key(evaluation.id, "waiting"), reason, ex=WAITING_SECONDS)
+        await self._redis.set(_key(evaluation.id, "waiting"), reason, ex=seconds)
 
     async def waiting(self, evaluation: Evaluation) -> str:
         """The reason why an evaluation waits; empty where it does not."""
