@@ -17,11 +17,11 @@ import msgspec
 from redis.asyncio import Redis
 
 from monitoring.records import REPORTED, read_place
-from monitoring.texts import Resealing, Sealable, Seals
+from monitoring.texts import SEALED_SECONDS, Resealing, Sealable, Seals
 
 STREAM_KEY = "apprentice:feedback"
 REDIS_SEALED_KEY = "apprentice:reviews:sealed_by"
-"""The mark (WordSeals.mark) by which all was found to lie under the present key in Redis, for a day."""
+"""The last look in Redis that found nothing to seal under the present key (SealingLook)."""
 FEEDBACK_SEALED_KEY = "apprentice:archive:feedback_sealed_by"
 """The same of all feedback in the archive and its stream."""
 WORDS: Mapping[str, Any] = MappingProxyType({"comment": None, "demonstration": None, "tags": None})
@@ -122,6 +122,24 @@ class Feedback(Sealable, frozen=True, kw_only=True, omit_defaults=True):
         return msgspec.json.encode(content, order="sorted")
 
 
+class SealingLook(msgspec.Struct, frozen=True):
+    """A look `at` some time that found nothing to seal, nor did any before it `since` then. It went by a `mark`
+    (WordSeals.mark). Of what it could not read so much may have been `held` by former keys."""
+
+    mark: str
+    at: float
+    since: float
+    held: int = 0
+
+    def is_recent(self, now: float) -> bool:
+        """Return whether the next look is not due yet."""
+        return now < self.at + SEALED_SECONDS
+
+    def frees_keys(self) -> bool:
+        """Return whether former keys can be dropped: nothing came under them for a day, from other gateways neither."""
+        return not self.held and self.at >= self.since + SEALED_SECONDS
+
+
 @dataclass(frozen=True, slots=True)
 class WordSeals:
     """The present keys, and the tags of feedback that stay plain."""
@@ -134,6 +152,19 @@ class WordSeals:
         """The digest of what a look for words to seal goes by: the present key, all that are known, class tags."""
         terms = (self.seals.sealing, sorted(self.seals.names), sorted(self.class_tags))
         return hashlib.sha256(msgspec.json.encode(terms)).hexdigest()
+
+    def read_look(self, raw: Any) -> SealingLook | None:
+        """The last look, as Redis has it; None: it sealed something, or went by other terms."""
+        try:
+            look = msgspec.json.decode(raw or b"", type=SealingLook)
+        except msgspec.DecodeError:
+            return None
+        return look if look.mark == self.mark else None
+
+    def write_look(self, last: SealingLook | None, resealing: Resealing, now: float) -> bytes:
+        """A look that found nothing to seal, after the last one."""
+        since = now if last is None or last.held else last.since
+        return msgspec.json.encode(SealingLook(self.mark, now, since, resealing.held))
 
     def close(self, feedback: Feedback, request: str) -> Feedback:
         """The judgement with its words sealed under the present key, if there is one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Set
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -59,10 +60,14 @@ def seal_stream(redis: Any, words: WordSeals, resealing: Resealing) -> None:
     """Seal the words in the stream under the present key, as far as their own is known. Where Redis has no room for
     that, it is left to the next time. The archive is locked by the caller, as in an erasure."""
 
-    def reseal(request: str, body: bytes) -> bytes | None:
+    def reseal_one(body: bytes, request: str) -> bytes:
         feedback = msgspec.json.decode(body, type=Feedback)
-        after = resealing.change(feedback, lambda each: words.reseal(each, request))
-        return None if after is feedback else msgspec.json.encode(after)
+        after = words.reseal(feedback, request)
+        return body if after is feedback else msgspec.json.encode(after)
+
+    def reseal(request: str, body: bytes) -> bytes | None:
+        after = resealing.change(body, partial(reseal_one, request=request))
+        return None if after is body else after
 
     if _is_changed(redis, reseal) and _has_room(redis):
         _write_stream_again(redis, reseal)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, WordSeals
 from monitoring.feedback_erasure import seal_stream
 from monitoring.feedback_reader import feedback_of, write_json
-from monitoring.texts import PRUNED_KEY, SEALED_SECONDS, Resealing, Seals, TextRetention, TextRow, Unsealable
+from monitoring.texts import PRUNED_KEY, SEALED_SECONDS, Resealing, Seals, TextRetention, TextRow
 
 PRUNED_EVERY_SECONDS = 3600
 DAY_SECONDS = 86_400.0
@@ -36,27 +35,34 @@ def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetenti
     """Delete the texts that are due, once an hour. Returns their number. The storage is locked by the caller."""
     if not redis.set(PRUNED_KEY, b"", nx=True, ex=PRUNED_EVERY_SECONDS):
         return 0
-    seals = retention.keys.seals()
+    seals, resealing = retention.keys.seals(), Resealing()
+    rewrite = partial(_without_or_resealed, seals=seals, resealing=resealing)
     deleted = 0
 
     with connect_duckdb(storage) as connection:
         for place, due in _due(connection, storage, retention, now).items():
             remove_spanned(storage, place.rpartition("/")[0])  # else these would count once the file is gone
-            rewrite_part(storage, "texts", place, partial(_without_or_resealed, gone=frozenset(due), seals=seals))
+            rewrite_part(storage, "texts", place, partial(rewrite, gone=frozenset(due)))
             deleted += len(due)
         if seals.sealing is not None:
-            _reseal_evaluations(redis, seals)
-            _reseal_feedback(redis, connection, storage, WordSeals(seals, frozenset(retention.class_tags)))
+            _reseal_evaluations(redis, seals, resealing)
+            words = WordSeals(seals, frozenset(retention.class_tags))
+            _reseal_feedback(redis, connection, storage, words, resealing, now)
     return deleted
 
 
 def _reseal_feedback(
-    redis: Any, connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, words: WordSeals
+    redis: Any,
+    connection: duckdb.DuckDBPyConnection,
+    storage: ArchiveStorage,
+    words: WordSeals,
+    resealing: Resealing,
+    now: float,
 ) -> None:
     """Seal words of feedback in its stream and in files under the present key, as far as their own is known. Once
-    nothing was left that can be, it is looked for again after a day, or under the next key."""
-    seals, resealing = words.seals, Resealing()
-    if redis.get(FEEDBACK_SEALED_KEY) == words.mark.encode():
+    nothing was left that can be, nor any text, it is looked for again after a day, or under the next key."""
+    seals, last = words.seals, words.read_look(redis.get(FEEDBACK_SEALED_KEY))
+    if last is not None and last.is_recent(now) and not resealing.sealed:
         return
     seal_stream(redis, words, resealing)
     plain = " OR ".join(f'"{name}" IS NOT NULL' for name in WORDS)
@@ -72,10 +78,10 @@ def _reseal_feedback(
             continue
         remove_spanned(storage, place.rpartition("/")[0])
         rewrite_part(storage, "feedback", place, partial(resealing.change, reseal=partial(_resealed, words=words)))
-    if not resealing.sealed:
-        redis.set(FEEDBACK_SEALED_KEY, words.mark, ex=SEALED_SECONDS)
-    else:
+    if resealing.sealed:
         redis.delete(FEEDBACK_SEALED_KEY)
+    else:
+        redis.set(FEEDBACK_SEALED_KEY, words.write_look(last, resealing, now), ex=2 * SEALED_SECONDS)
 
 
 def _resealed(row: dict[str, Any], words: WordSeals) -> dict[str, Any]:
@@ -87,24 +93,29 @@ def _resealed(row: dict[str, Any], words: WordSeals) -> dict[str, Any]:
     return row | texts | {name: getattr(after, name) for name in ("comment", "key", "sealed")}
 
 
-def _reseal_evaluations(redis: Any, seals: Seals) -> None:
+def _reseal_evaluations(redis: Any, seals: Seals, resealing: Resealing) -> None:
     """Seal texts of evaluations under the present key, as far as their own is known."""
     for name in redis.zrange(EVALUATIONS_KEY, 0, -1):
         key = get_evaluation_key(name.decode(), "texts")
         for field, raw in redis.hscan_iter(key, count=READ_MAX):
-            with suppress(msgspec.DecodeError, UnicodeDecodeError, Unsealable):  # who can read it still does
-                row = msgspec.json.decode(raw, type=TextRow)
-                if row.key != seals.sealing:
-                    redis.eval(RESEAL, 1, key, field, raw, msgspec.json.encode(seals.reseal(row)))
+            if (after := resealing.change(raw, partial(_reseal_raw, seals=seals))) is not raw:
+                redis.eval(RESEAL, 1, key, field, raw, after)
 
 
-def _without_or_resealed(row: dict[str, Any], gone: frozenset[str], seals: Seals) -> dict[str, Any] | None:
-    if row["request"] in gone:
-        return None
-    try:
-        return msgspec.structs.asdict(seals.reseal(msgspec.convert(row, TextRow)))
-    except Unsealable:  # who has its key can still read it
-        return row
+def _reseal_raw(raw: bytes, seals: Seals) -> bytes:
+    before = msgspec.json.decode(raw, type=TextRow)
+    return raw if (after := seals.reseal(before)) is before else msgspec.json.encode(after)
+
+
+def _without_or_resealed(
+    row: dict[str, Any], gone: frozenset[str], seals: Seals, resealing: Resealing
+) -> dict[str, Any] | None:
+    return None if row["request"] in gone else resealing.change(row, partial(_reseal_text, seals=seals))
+
+
+def _reseal_text(row: dict[str, Any], seals: Seals) -> dict[str, Any]:
+    before = msgspec.convert(row, TextRow)
+    return row if (after := seals.reseal(before)) is before else msgspec.structs.asdict(after)
 
 
 def _due(

@@ -32,13 +32,18 @@ FORGOTTEN_KEY = "apprentice:forgotten:"
 PRUNED_KEY = "apprentice:archive:texts:pruned"
 """Set while the archive need not be looked through for texts that are due."""
 SEALED_SECONDS = 86_400
-"""For so long it is known that nothing was left to seal again."""
+"""Time between two looks for what is left to seal, once there was nothing."""
 KEY_BYTES = 32
 NONCE_BYTES = 12
 
 
 class Unsealable(Exception):
-    """A text that can't be opened: its key is not in the settings, or its bytes are damaged."""
+    """A text that can't be opened: its key is not in the settings, or its bytes are damaged. `is_held` says that it
+    lies under a former key, which is in the settings."""
+
+    def __init__(self, text: str, is_held: bool = False) -> None:
+        super().__init__(text)
+        self.is_held = is_held
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,7 +138,7 @@ class Seals:
         try:
             conversation = msgspec.json.decode(content, type=Conversation)
         except msgspec.DecodeError as error:
-            raise Unsealable(f"the text of {row.request} is damaged: {error}") from error
+            raise Unsealable(f"the text of {row.request} is damaged: {error}", self._is_former(row.key)) from error
         return KeptText(
             **{name: getattr(row, name) for name in PLAIN}, **{name: getattr(conversation, name) for name in SEALED}
         )
@@ -159,9 +164,10 @@ class Seals:
         try:
             words = msgspec.json.decode(content, type=dict[str, Any])
         except msgspec.DecodeError as error:
-            raise Unsealable(f"the words of {of!r} are damaged: {error}") from error
+            raise Unsealable(f"the words of {of!r} are damaged: {error}", self._is_former(given.key)) from error
         if unknown := words.keys() - empty.keys():
-            raise Unsealable(f"the words of {of!r} are of a newer release: {', '.join(sorted(unknown))}")
+            text = f"the words of {of!r} are of a newer release: {', '.join(sorted(unknown))}"
+            raise Unsealable(text, self._is_former(given.key))
         return msgspec.structs.replace(given, **{**empty, **words}, key=None, sealed=None)
 
     def read_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
@@ -185,6 +191,9 @@ class Seals:
             digests[name] = hashlib.blake2b(content, key=key, person=b"digest", digest_size=32).hexdigest()
         return digests
 
+    def _is_former(self, key: str | None) -> bool:
+        return key in self._ciphers and key != self.sealing
+
     def _seal(self, content: bytes, of: str) -> str:
         nonce = os.urandom(NONCE_BYTES)
         sealed = self._ciphers[self.sealing or ""].encrypt(nonce, content, of.encode())
@@ -200,7 +209,8 @@ class Seals:
             sealed = base64.b64decode(text, validate=True)
             return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], of.encode())
         except (InvalidTag, ValueError, binascii.Error) as error:
-            raise Unsealable(f"the text of {name} is not what the key {key!r} has sealed") from error
+            text = f"the text of {name} is not what the key {key!r} has sealed"
+            raise Unsealable(text, self._is_former(key)) from error
 
 
 def _make_ciphers(keys: Mapping[str, bytes]) -> dict[str, AESGCM]:
@@ -211,21 +221,27 @@ def _make_ciphers(keys: Mapping[str, bytes]) -> dict[str, AESGCM]:
 
 @dataclass
 class Resealing:
-    """One look for what lies under a former key, or under none: how much of it came under the present one, and how much
-    can't be read."""
+    """One look for what lies under a former key, or under none: how much of it came under the present one, how much
+    can't be read, and for how much of that a former key has to be kept: all whose own is not known to be lost."""
 
     sealed: int = 0
     unreadable: int = 0
+    held: int = 0
 
     def change(self, given: T, reseal: Callable[[T], T]) -> T:
         """The value as `reseal` makes it; itself where that is the same, or it can't be read."""
         try:
             after = reseal(given)
-        except (Unsealable, msgspec.MsgspecError, ValueError):
-            self.unreadable += 1
+        except (Unsealable, msgspec.MsgspecError, ValueError) as error:
+            self.leave(error)
             return given
         self.sealed += after is not given
         return after
+
+    def leave(self, error: Exception) -> None:
+        """Count what can't be read."""
+        self.unreadable += 1
+        self.held += error.is_held if isinstance(error, Unsealable) else True
 
 
 class TextKeys(msgspec.Struct, frozen=True):

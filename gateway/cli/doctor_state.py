@@ -11,13 +11,14 @@ from redis.exceptions import RedisError
 
 from gateway.cli.doctor_checks import DoctorFinding, report_ok, report_problem, report_warning
 from gateway.cli.doctor_unjudged import check_confidence, check_scope
-from gateway.cli.tables import format_size
+from gateway.cli.tables import format_size, format_time
 from gateway.configuration.settings import Settings
 from gateway.errors import StateError
 from gateway.state.durability import Persistence, look_at
 from gateway.state.redis import open_state, read_redis_time
 from monitoring.feedback import FEEDBACK_SEALED_KEY, REDIS_SEALED_KEY, WordSeals
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY
+from monitoring.texts import SEALED_SECONDS
 
 CLOCK_SECONDS_WARNED = 1.0
 CLOCK_SECONDS_MAX = 30.0
@@ -139,13 +140,22 @@ async def _records(redis: Any) -> tuple[int, int]:
 
 
 async def _former_keys(settings: Settings, redis: Any) -> DoctorFinding:
-    """Check whether all was found to lie under the present key, as far as its own is known."""
-    mark = WordSeals(settings.texts.make_seals(), settings.list_class_tags()).mark.encode()
-    looks = [REDIS_SEALED_KEY, *([FEEDBACK_SEALED_KEY] if settings.records.archive else [])]
-    if await redis.mget(looks) == [mark] * len(looks):
+    """Check whether all was found to lie under the present key for a day, as far as its own is known."""
+    if not settings.records.archive:
+        found = "older entries of the stream of feedback are not looked through without an archive"
+        return report_warning("keys of texts", found, "Keep all keys.")
+    words = WordSeals(settings.texts.make_seals(), settings.list_class_tags())
+    looks = [words.read_look(raw) for raw in await redis.mget(REDIS_SEALED_KEY, FEEDBACK_SEALED_KEY)]
+    found, had = f"texts may lie under others than {settings.texts.key}", [look for look in looks if look]
+    if len(had) < len(looks):
+        return report_warning("keys of texts", found, "Keep all keys until this is ok: mostly a day and two hours.")
+    if all(look.frees_keys() for look in had):
         return report_ok("keys of texts", f"all lies under {settings.texts.key}: others can be dropped")
-    found = f"texts may lie under others than {settings.texts.key}"
-    return report_warning("keys of texts", found, "Keep all keys until this is ok: mostly two hours.")
+    if held := sum(look.held for look in had):
+        found = f"{held} texts are damaged, or of a newer release: {found}"
+        return report_warning("keys of texts", found, "Keep all keys; a newer release may read them.")
+    at = format_time(max(look.since for look in had) + SEALED_SECONDS)
+    return report_warning("keys of texts", found, f"Keep all keys. This can be ok an hour after {at}.")
 
 
 async def _clock(redis: Redis) -> DoctorFinding:

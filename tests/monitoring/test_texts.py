@@ -31,11 +31,12 @@ from monitoring.archive.tables import (
     write_part,
 )
 from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
-from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, Feedback, FeedbackStore, WordSeals
+from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, Feedback, FeedbackStore, SealingLook, WordSeals
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback_reader import read_feedback
 from monitoring.redaction import mask_text
 from monitoring.text_reader import TextReader
+from monitoring.text_retention import delete_due_texts
 from monitoring.text_stream import ARCHIVED_MS, TextStream
 from monitoring.texts import (
     BYTES_KEY,
@@ -134,7 +135,10 @@ def test_words_that_this_release_can_not_read_are_not_lost_by_it(words: bytes) -
     read = seals.read_words(given, "r1", WORDS)
     assert (read.key, read.comment) == ("old", None)
     assert resealing.change(given, lambda each: seals.reseal_words(each, "r1", WORDS)) is given
-    assert resealing == Resealing(0, 1)
+    assert resealing == Resealing(0, 1, held=1), "its former key has to stay"
+    present, resealing = keys("old", old=OLD).seals(), Resealing()
+    assert resealing.change(given, lambda each: present.open_words(each, "r1", WORDS)) is given
+    assert resealing == Resealing(0, 1), "no former key holds it"
 
 
 @pytest.mark.parametrize(
@@ -316,6 +320,40 @@ async def test_words_of_feedback_in_files_come_under_the_present_key(
             run(job)
             assert client.exists(FEEDBACK_SEALED_KEY) == is_done
         assert read(keys("new", new=NEW).seals())["r1"] == given
+
+
+async def test_a_text_that_comes_late_under_a_former_key_is_waited_for(
+    redis: Redis, client: Client, job: ArchiveJob
+) -> None:
+    job.texts = TextRetention({}, 366, present := keys("new", old=OLD, new=NEW))
+    words, days = WordSeals(present.seals()), list[float]()
+
+    def look(at: float) -> SealingLook:
+        client.delete(PRUNED_KEY)
+        delete_due_texts(client, FolderStorage(Path(job.folder)), job.texts, at)
+        found = words.read_look(client.get(FEEDBACK_SEALED_KEY))
+        return found or SealingLook("", 0.0, 0.0)
+
+    for day in (0.0, 0.5, 1.0):
+        found = look(NOW + day * 86_400)
+        days.append(found.at)
+        assert (found.since, found.frees_keys()) == (NOW, day == 1.0)
+    assert days == [NOW, NOW, NOW + 86_400], "the next look is a day later"
+    await kept(redis, [text(1)], keys("old", old=OLD).seals())
+    run(job)
+    assert look(NOW + 90_000).mark == "", "it sealed one"
+    found = look(NOW + 90_001)
+    assert (found.since, found.frees_keys()) == (NOW + 90_001, False)
+    seals = keys("old", old=OLD).seals()
+    given = Feedback(feedback_id="f", metric="correct", value=True, at=NOW, caller="c", key="old")
+    given = msgspec.structs.replace(given, sealed=seals._seal(b'{"newer": 1}', "words\nr1\nc\nf"))
+    client.xadd(FEEDBACK_STREAM_KEY, {"request": "r1", "feedback": msgspec.json.encode(given)})
+    client.xadd(FEEDBACK_STREAM_KEY, {"request": "r1", "feedback": b"{"})
+    found = look(NOW + 200_000)
+    assert (found.held, found.frees_keys()) == (2, False)
+    client.delete(FEEDBACK_STREAM_KEY)
+    found = look(NOW + 300_000)
+    assert (found.held, found.since) == (0, NOW + 300_000)
 
 
 def test_a_row_in_redis_is_the_row_of_the_archive() -> None:

@@ -17,7 +17,8 @@ from gateway.features.reviews.reviews import Reviews
 from gateway.features.texts.sealing_job import seal_again
 from gateway.features.texts.texts import Texts
 from monitoring.audit import STREAM
-from monitoring.feedback import REDIS_SEALED_KEY, STREAM_KEY, Feedback
+from monitoring.feedback import REDIS_SEALED_KEY, STREAM_KEY, Feedback, SealingLook
+from monitoring.texts import SEALED_SECONDS
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -469,8 +470,17 @@ async def test_what_can_not_be_read_does_not_have_all_be_looked_through_again(co
         )
         await redis.hset("apprentice:feedback:r1", "c\tf", b"\n\n" + msgspec.json.encode(lost))
         await redis.delete(REDIS_SEALED_KEY)
+        words, looks = gateway.services.deployment.words, list[bytes]()
+        for _ in range(2):
+            await seal_again(gateway.features[Texts])
+            looks.append(await redis.get(REDIS_SEALED_KEY))
+        look = msgspec.json.decode(looks[0], type=SealingLook)
+        assert (looks[0], look.mark, look.frees_keys()) == (looks[1], words.mark, False)
+        day_ago = SealingLook(words.mark, look.at - SEALED_SECONDS, look.since - SEALED_SECONDS)
+        await redis.set(REDIS_SEALED_KEY, msgspec.json.encode(day_ago))
         await seal_again(gateway.features[Texts])
-        assert await redis.get(REDIS_SEALED_KEY) == gateway.services.deployment.words.mark.encode()
+        look = msgspec.json.decode(await redis.get(REDIS_SEALED_KEY), type=SealingLook)
+        assert (look.frees_keys(), look.since) == (True, day_ago.since)
 
 
 @pytest.mark.parametrize("redaction", ["mask", "none"])

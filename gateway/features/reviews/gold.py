@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.features.reviews.store import ROOT, Review, close_review, is_sealed_by, open_review
+from gateway.features.reviews.store import ROOT, Review, close_review, is_sealed_by, open_review, read_review
 from monitoring.metric_values import Metric, is_bad, measure_badness
-from monitoring.texts import Resealing, Sealable, Seals
-from serving.object_store import Change, LenientReader, ObjectStore, Stale
+from monitoring.texts import Resealing, Sealable, Seals, Unsealable
+from serving.object_store import UNREADABLE, Change, LenientReader, ObjectStore, Stale
 
 GOLD_MAX = 200
 COMMENT = MappingProxyType({"comment": None})
@@ -53,7 +53,10 @@ class _StoredQuestion(Sealable, frozen=True, kw_only=True):
         review = open_review(bytes(self.review), seals)
         if review is None:
             return None
-        words = seals.read_words(self, review.request_id, COMMENT)
+        return self.make(review, seals.read_words(self, review.request_id, COMMENT))
+
+    def make(self, review: Review, words: _StoredQuestion) -> GoldQuestion:
+        """Make the question of its review and itself with its words."""
         return GoldQuestion(review=review, value=self.value, by=self.by, at=self.at, comment=words.comment)
 
     def needs_seal(self, seals: Seals) -> bool:
@@ -117,9 +120,11 @@ class GoldStore:
             stored = self._reader.read(f"the gold question {name}", raw, _StoredQuestion)
             if stored is None or not stored.needs_seal(seals):
                 continue
-            question = stored.open(seals)
-            if question is None or (stored.sealed is not None and question.comment is None):
-                resealing.unreadable += 1
+            try:
+                review = read_review(bytes(stored.review), seals)
+                question = stored.make(review, seals.open_words(stored, review.request_id, COMMENT))
+            except (*UNREADABLE, Unsealable) as error:
+                resealing.leave(error)
                 continue
             resealing.sealed += 1
             with suppress(Stale):  # it was changed or removed meanwhile

@@ -293,8 +293,10 @@ class ReviewStore:
     async def _reseal_one(self, key: str, seals: Seals, resealing: Resealing) -> None:
         if (texts := await self._redis.get(key)) is None:
             return
-        if (review := self._open(texts)) is None:
-            resealing.unreadable += 1
+        try:
+            review = read_review(texts.partition(b"\n")[2], self._seals())
+        except (*UNREADABLE, Unsealable) as error:
+            resealing.leave(error)
             return
         resealing.sealed += 1
         sealed = place_of(review) + b"\n" + msgspec.json.encode(close_review(review, seals))
@@ -387,12 +389,17 @@ def close_review(review: Review, seals: Seals) -> Review | SealedReview:
 def open_review(stored: bytes, seals: Seals) -> Review | None:
     """Make the review of what is stored, sealed or not; None where it can't be read."""
     try:
-        if not stored.startswith(SEALED_START):
-            return msgspec.json.decode(stored, type=Review)
-        sealed = msgspec.json.decode(stored, type=SealedReview)
-        text = seals.open(sealed.sealed)
+        return read_review(stored, seals)
     except (*UNREADABLE, Unsealable):
         return None
+
+
+def read_review(stored: bytes, seals: Seals) -> Review:
+    """The same. Raises UNREADABLE and Unsealable."""
+    if not stored.startswith(SEALED_START):
+        return msgspec.json.decode(stored, type=Review)
+    sealed = msgspec.json.decode(stored, type=SealedReview)
+    text = seals.open(sealed.sealed)
     beside = {name: getattr(sealed, name) for name in BESIDE}
     return Review(request_id=text.request, **{name: getattr(text, name) for name in IN_BOTH}, **beside)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from gateway.features.texts.texts import Texts
+from gateway.state.redis import read_redis_time
 from monitoring.feedback import REDIS_SEALED_KEY
 from monitoring.texts import SEALED_SECONDS, Resealing
 
@@ -25,15 +26,18 @@ async def seal_again(texts: Texts) -> None:
     """Seal all that features keep, and feedback, under the present key. Once nothing was left that can be, it is looked
     through again after a day, or under the next key. Raises RedisError."""
     services, resealing = texts.services, Resealing()
-    words = services.deployment.words
-    if words.seals.sealing is None or await services.redis.get(REDIS_SEALED_KEY) == words.mark.encode():
+    words, now = services.deployment.words, await read_redis_time(services.redis)
+    last = words.read_look(await services.redis.get(REDIS_SEALED_KEY))
+    if words.seals.sealing is None or (last is not None and last.is_recent(now)):
         return
     for reseal in (services.feedback.reseal, *services.control.resealing):
         await reseal(resealing)
     if not resealing.sealed:
-        await services.redis.set(REDIS_SEALED_KEY, words.mark, ex=SEALED_SECONDS)
+        look = words.write_look(last, resealing, now)
+        await services.redis.set(REDIS_SEALED_KEY, look, ex=2 * SEALED_SECONDS)
     else:  # a gateway may have been writing under the former key meanwhile
         await services.redis.delete(REDIS_SEALED_KEY)
     if resealing.unreadable:
-        text = "%d texts of reviews, feedback and suites can't be read: texts.keys lacks their keys"
-        log.warning(text, resealing.unreadable)
+        lost, held = resealing.unreadable - resealing.held, resealing.held
+        text = "texts of reviews, feedback and suites can't be read: of %d the key is lost, %d are damaged or newer"
+        log.warning(text, lost, held)

@@ -16,7 +16,7 @@ import yaml
 from redis.asyncio import Redis
 
 from gateway.state.fitted_store import FittedStore
-from monitoring.feedback import FEEDBACK_SEALED_KEY, REDIS_SEALED_KEY, WordSeals
+from monitoring.feedback import FEEDBACK_SEALED_KEY, REDIS_SEALED_KEY, SealingLook, WordSeals
 from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from monitoring.texts import Seals
 from router.confidence import Calibration, ConfidenceModel
@@ -79,10 +79,20 @@ async def test_it_is_told_when_a_former_key_of_texts_can_be_dropped(doctor: Doct
     two = one | {"k2": base64.b64encode(b"2" * 32).decode()}
     url = f"unix://{redis.connection_pool.connection_kwargs['path']}"
     assert "keys of texts" not in by_check(await doctor("--json", redis_url=url, texts={"keys": one, "key": "k1"}))
-    for name, kind in ((REDIS_SEALED_KEY, "warning"), (FEEDBACK_SEALED_KEY, "ok")):
-        await redis.set(name, WordSeals(Seals({"k1": bytes(32), "k2": b"2" * 32}, "k2")).mark)
-        found = by_check(await doctor("--json", redis_url=url, texts={"keys": two, "key": "k2"}))["keys of texts"]
-        assert found[0] == kind, found
+    mark = WordSeals(Seals({"k1": bytes(32), "k2": b"2" * 32}, "k2")).mark
+
+    async def found(name: str, days: float, held: int = 0, of: str = mark, **sections: Any) -> tuple[str, str, str]:
+        await redis.set(name, msgspec.json.encode(SealingLook(of, 86_400 * (1 + days), 86_400, held)))
+        said = await doctor("--json", redis_url=url, texts={"keys": two, "key": "k2"}, **sections)
+        return by_check(said)["keys of texts"]
+
+    assert "until this is ok" in (await found(REDIS_SEALED_KEY, 1))[2]
+    assert "1970-01-03 00:00:00Z" in (await found(FEEDBACK_SEALED_KEY, 0.5))[2], "a day after the first clean look"
+    assert "3 texts are damaged" in (await found(FEEDBACK_SEALED_KEY, 1, held=3))[1]
+    assert (await found(FEEDBACK_SEALED_KEY, 1, of="other"))[0] == "warning"
+    assert (await found(FEEDBACK_SEALED_KEY, 1))[0] == "ok"
+    kind, without, _ = await found(FEEDBACK_SEALED_KEY, 1, records={"archive": False})
+    assert (kind, "not looked through without an archive" in without) == ("warning", True)
 
 
 async def test_people_get_a_table_with_what_to_do(doctor: Doctor) -> None:
