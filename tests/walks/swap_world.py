@@ -144,9 +144,9 @@ class Gateway:
     siblings: Siblings = field(default_factory=Siblings)
 
     @property
-    def adapters(self) -> SimpleNamespace:
-        """The health check's part of the services' adapters."""
-        return SimpleNamespace(reconciler=self.reconciler)
+    def control(self) -> SimpleNamespace:
+        """The health check's part of the services' control plane."""
+        return SimpleNamespace(siblings=self.siblings, adapters=SimpleNamespace(reconciler=self.reconciler))
 
     async def look(self) -> None:
         """The health check's round; of the Services it needs no more than this gateway has."""

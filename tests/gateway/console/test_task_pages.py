@@ -12,7 +12,7 @@ from serving.shared_memory import SharedMemory
 
 
 async def test_totals_of_all_processes_are_unknown_where_nobody_tells_those_of_the_others() -> None:
-    services: Any = SimpleNamespace(meters=Meters(), siblings=Siblings())
+    services: Any = SimpleNamespace(meters=Meters(), control=SimpleNamespace(siblings=Siblings()))
     assert await sum_counters(services) == {}
     services.control.siblings = Siblings(SharedMemory(2))
     assert await sum_counters(services) is None
