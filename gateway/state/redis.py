@@ -22,6 +22,10 @@ SECRET_KEY = "apprentice:secret"  # noqa: S105 - the name of a key, not a secret
 ANOTHER_STATE = (
     "it has lost the state of this installation, or has another one: give it its data back, or start all gateways again"
 )
+REPLACE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+"""
 RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 
 
@@ -108,6 +112,13 @@ async def read_installation_id(redis: Redis) -> str:
     identifier = await redis.get(INSTALLATION_KEY)
     assert isinstance(identifier, bytes)
     return identifier.decode()
+
+
+async def replace_value(redis: Redis, key: str, before: bytes, after: bytes) -> bool:
+    """Write a value that is still as it was read, and keep its end; return whether it was. What is gone does not come
+    back. Raises RedisError."""
+    caller: Any = redis  # redis-py's types do not tell the reply of a script
+    return bool(await caller.eval(REPLACE, 1, key, before, after))
 
 
 async def read_redis_time(redis: Redis) -> float:

@@ -106,18 +106,20 @@ class EngineFiles:
     venv: EngineVenv
     model: Path
 
-    def engine(self, name: str, **options: Any) -> EngineProcess:
-        """An engine, not yet started."""
-        chosen = EngineOptions(
+    def options(self, **chosen: Any) -> EngineOptions:
+        """The options of an engine on a free port."""
+        return EngineOptions(
             python=self.venv.python,
             model=self.model,
             served_model_names=(BASE_MODEL,),
             port=free_port(),
             on_gpu=self.venv.kind == "gpu",
-            threads=count_threads(2),
-            **options,
+            **chosen,
         )
-        return make_engine(name, chosen, log_of(name), _say)
+
+    def engine(self, name: str, **options: Any) -> EngineProcess:
+        """An engine, not yet started."""
+        return make_engine(name, self.options(threads=count_threads(2), **options), log_of(name), _say)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

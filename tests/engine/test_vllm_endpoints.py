@@ -23,9 +23,8 @@ from openai import AsyncOpenAI
 
 from tests.engine.conftest import BASE_MODEL, START_TIMEOUT_SECONDS, EngineFiles, RealEngines
 from tests.engine.words import LIMITS, SLOW_SECONDS_MAX, log_of
-from tests.fakes.ports import free_port
 from tests.walks.gateway import RunningGateway, run_gateway
-from tools.engines.engine_command import EngineOptions, build_command, build_environment
+from tools.engines.engine_command import build_command, build_environment
 from tools.engines.process import EngineProcess
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -290,15 +289,7 @@ async def test_a_tool_is_called_in_a_message(sides: Sides, stream: bool) -> None
 @pytest_asyncio.fixture(loop_scope="session")
 async def embedding_sides(engine_files: EngineFiles, tmp_path: Path) -> AsyncIterator[Sides]:
     """An engine that makes vectors of the demo model, and a gateway in front of it."""
-    options = EngineOptions(
-        python=engine_files.venv.python,
-        model=engine_files.model,
-        served_model_names=(BASE_MODEL,),
-        port=free_port(),
-        on_gpu=engine_files.venv.kind == "gpu",
-        max_model_len=512,
-        memory_share=0.3,
-    )
+    options = engine_files.options(max_model_len=512, memory_share=0.3)
     command = [*build_command(options), "--runner", "pooling", "--convert", "embed"]
     own: Any = {"environment": build_environment(options), "log_path": log_of("embeddings"), "say": print}
     engine = EngineProcess(name="embeddings", url=options.url, command=command, **own)

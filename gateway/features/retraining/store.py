@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.state.redis import replace_value
 from monitoring.ids import SHAPE, read_time
 from monitoring.quality.verdicts.retraining import (
     EXAMPLE_WORDS,
@@ -21,10 +22,6 @@ from monitoring.texts import Resealing, Seals
 from serving.object_store import Change, LenientReader, ObjectStore, change_together
 
 DAY_SECONDS = 86_400
-REPLACE = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
-"""
 
 
 def id_of(task: str, action: str, at: float) -> str:
@@ -149,7 +146,7 @@ class RetrainingStore:
                     after = [(example, change(example)) for example in examples]
                     count = sum(new is not example for example, new in after)
                     rest = msgspec.json.encode([new for _, new in after if new is not None])
-                    if not count or await self._redis.eval(REPLACE, 1, key, raw, rest):
+                    if not count or await replace_value(self._redis, key, raw, rest):
                         break
                 changed += count
         return changed

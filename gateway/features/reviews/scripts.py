@@ -222,9 +222,6 @@ the draft, in which "@waiting" and "@answered" become these numbers, and 1 where
 deleted. How many waited, how many were judged
 wrong, and how many were looked at."""
 
-RESEAL = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') end"
-"""KEYS[1]: the texts of a review. ARGV: as they were read, and sealed. Those that are gone do not come back."""
-
 COUNT = (
     _BEGIN
     + """

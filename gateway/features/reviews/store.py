@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews import scripts
 from gateway.state.audited_step import AuditedStep
+from gateway.state.redis import replace_value
 from gateway.state.resealing import seal_list
 from monitoring.text_stream import list_names_of
 from monitoring.texts import Conversation, KeptText, Resealing, Sealable, Seals, TextRow, Unsealable
@@ -300,7 +301,7 @@ class ReviewStore:
             return
         resealing.sealed += 1
         sealed = place_of(review) + b"\n" + msgspec.json.encode(close_review(review, seals))
-        await self._redis.eval(scripts.RESEAL, 1, key, texts, sealed)
+        await replace_value(self._redis, key, texts, sealed)
 
     async def delete(self, task: str, request_id: str | None, step: AuditedStep, always: bool = False) -> Deleted:
         """Delete the texts of a request, or of all of the task's: of what waits, and of what was judged wrong. Each
