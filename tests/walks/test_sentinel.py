@@ -32,8 +32,10 @@ from tests.walks.gateway import RunningGateway, run_gateway
 
 KEEPS = ("--appendonly", "yes", "--appendfsync", "always")
 SENTINEL = """\
+bind 127.0.0.1
 port {port}
 dir {folder}
+logfile sentinel.log
 requirepass watched
 sentinel monitor state 127.0.0.1 {primary} 1
 sentinel down-after-milliseconds state 500
@@ -60,15 +62,14 @@ async def watched(folder: Path) -> AsyncIterator[Watched]:
             await stack.enter_async_context(valkey(*KEEPS, *own))
         configuration = folder / "sentinel.conf"
         configuration.write_text(SENTINEL.format(port=port, folder=folder, primary=primary_port))
-        sentinel = await asyncio.create_subprocess_exec(
-            primary.program, configuration, "--sentinel", stdout=asyncio.subprocess.DEVNULL
-        )
+        sentinel = await asyncio.create_subprocess_exec(primary.program, configuration, "--sentinel")
         stack.push_async_callback(sentinel.wait)
-        stack.callback(sentinel.terminate)
+        stack.callback(lambda: sentinel.returncode is not None or sentinel.terminate())
         hosts = f"127.0.0.1:{free_port()},127.0.0.1:{port}"
         asking = await stack.enter_async_context(Redis(port=port, password="watched"))
 
         async def sees_replicas() -> bool:
+            assert sentinel.returncode is None, (folder / "sentinel.log").read_text()
             with contextlib.suppress(RedisError):
                 return len(await asking.sentinel_slaves("state")) == 2
             return False
