@@ -60,7 +60,7 @@ from benchmarks.scores import (
     there,
 )
 from router.candidates import TaskIndex
-from router.embedding import Embedding, EmbeddingError, StaticEmbedding, WordEmbedding
+from router.embedding import Embedding, EmbeddingError, StaticEmbedding
 from router.fitting.background import read_stand_in
 from router.fitting.clusters import compute_centroids
 from router.fitting.errors import FittingError
@@ -143,7 +143,7 @@ def whole_case(data: DataSet) -> Case:
 # ---- a case measured ----------------------------------------------------------------------------------
 
 
-def fitted(case: Case, embedding: WordEmbedding, deep: Embedding | None, seed: int) -> ScopeModel:
+def fitted(case: Case, embedding: StaticEmbedding, deep: Embedding | None, seed: int) -> ScopeModel:
     """The case's model. Raises Unmeasurable if there is too little of it."""
     prompts = [
         TrainingPrompt(str(number), one.text, one.label if case.labels else None)
@@ -157,7 +157,7 @@ def fitted(case: Case, embedding: WordEmbedding, deep: Embedding | None, seed: i
 
 
 def row_of(
-    case: Case, embedding: WordEmbedding, deep: Embedding | None, seed: int, mail: Mail | None = None
+    case: Case, embedding: StaticEmbedding, deep: Embedding | None, seed: int, mail: Mail | None = None
 ) -> tuple[dict[str, Any], ScopeModel]:
     """All figures of a case; with a mail's parts those of other wordings too."""
     if not case.inside or not case.outside:
@@ -391,7 +391,7 @@ def world_figures(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, flo
     return found
 
 
-def open_sets(data: DataSet, embedding: WordEmbedding, deep: Embedding | None, seed: int) -> list[dict[str, float]]:
+def open_sets(data: DataSet, embedding: StaticEmbedding, deep: Embedding | None, seed: int) -> list[dict[str, float]]:
     """Open-set accuracy by the share of classes that is known, with MiniLM where it is given."""
     found = []
     for share in (0.25, 0.5, 0.75):

@@ -8,7 +8,7 @@ from typing import assert_never
 from router.check_loop import judge_request
 from router.checks import CheckedRequest
 from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RoutingRequest, Scores
-from router.fallbacks import Routing, choose_fallback, refuse_for_lack
+from router.fallbacks import Routing, choose_fallback, place, refuse_for_lack
 from router.findings import Finding
 from router.overrides import NO_RULE, Override, Ruled, Subject, apply_rules
 from router.policy import AUTO, Alias, Policy, TaskPolicy
@@ -181,29 +181,14 @@ def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) ->
         if reason == "pinned":
             return Refusal("version_not_loaded", "The version's pool is not there. Ask an admin for it.")
         return choose_fallback(replace(routing, reason="no_replica"), policy, view, moment)
-    key = routing.key or version.name
-    on_trial = reason == "canary"
     instead: Choice | Refusal | None = None
     for spare_open in (True, False) if reason != "pinned" else (False,):
-        replica = pick(
-            pool, version.name, view.in_flight, moment.now, moment.draw, frozenset(), key, spare_open, on_trial
-        )
-        if not isinstance(replica, str):
-            return Choice(
-                task=task,
-                version=version,
-                pool=pool,
-                replica=replica,
-                reason=reason,
-                probability=routing.probability,
-                override_id=routing.override_id,
-                key=key,
-                findings=routing.findings,
-                led_to=routing.led_to,
-            )
+        placed = place(routing, pool, version, view, moment, frozenset(), spare_open)
+        if isinstance(placed, Choice):
+            return placed
         if reason == "pinned":
-            return _lacking_pinned(replica, version, pool)
-        instead = choose_fallback(replace(routing, reason=replica), policy, view, moment, frozenset(), spare_open)
+            return _lacking_pinned(placed, version, pool)
+        instead = choose_fallback(replace(routing, reason=placed), policy, view, moment, frozenset(), spare_open)
         if isinstance(instead, Choice):
             return instead
     assert instead is not None

@@ -53,18 +53,10 @@ class Embedding(Protocol):
         """One row a text, of unit length; all zeros for a text in which there is nothing."""
 
 
-class WordEmbedding(Embedding, Protocol):
-    """An embedding whose vector of a text is the sum of its words' vectors, at unit length."""
-
-    def look_up(self, words: Sequence[str]) -> Vectors:
-        """One row a word, not scaled."""
-
-    def is_word(self, word: str) -> bool:
-        """True for common words, in folded letters; hardly ever for typing errors."""
-
-
 class StaticEmbedding:
     """The mean of a text's token vectors, its letters folded. Of a long text its first and last 256 tokens count."""
+
+    name = NAME
 
     def __init__(self, weights: npt.NDArray[np.float16], tokenizer: Tokenizer) -> None:
         tokenizer.no_padding()
@@ -95,11 +87,6 @@ class StaticEmbedding:
         except Exception as error:  # what the library raises has no type of its own
             raise EmbeddingError(f"The tokenizer in {TOKENIZER} can not be read: install {PACKAGE} again.") from error
         return cls(_weights_of(folder / WEIGHTS, tokenizer.get_vocab_size()), tokenizer)
-
-    @property
-    def name(self) -> str:
-        """The name with its version."""
-        return NAME
 
     @property
     def dimensions(self) -> int:

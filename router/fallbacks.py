@@ -71,7 +71,7 @@ def choose_fallback(
         if version is None and task.name in moment.fallbacks_closed:
             capped = True
             continue
-        choice_or_lack = _at(routing, pool, version, view, moment, avoid, spare_open or stands_in, capped)
+        choice_or_lack = place(routing, pool, version, view, moment, avoid, spare_open or stands_in, capped)
         if isinstance(choice_or_lack, Choice):
             return choice_or_lack
         lack = choice_or_lack if lack is None or choice_or_lack == "overload" else lack
@@ -170,7 +170,7 @@ def _is_longer(pool: PoolView, context_above: float | None) -> bool:
     return context_above is None or (pool.context_tokens_max or -math.inf) > context_above
 
 
-def _at(
+def place(
     routing: Routing,
     pool: PoolView,
     version: VersionView | None,
@@ -178,17 +178,18 @@ def _at(
     moment: Moment,
     avoid: frozenset[str],
     spare_open: bool,
-    capped: bool,
+    capped: bool = False,
 ) -> Choice | Lack:
-    """The choice of a fallback: its version, or the pool's base with the general prompt of the version that it stands
-    in for.
+    """The choice of a replica for this version, or for the pool's base with the general prompt of the version that it
+    stands in for.
 
     `capped` says that a fallback before it was closed.
     """
     instead_of = routing.version
     key = routing.key or (instead_of.name if instead_of else None)
     name = version.name if version else None
-    replica = pick(pool, name, view.in_flight, moment.now, moment.draw, avoid, key, spare_open)
+    on_trial = routing.reason == "canary"
+    replica = pick(pool, name, view.in_flight, moment.now, moment.draw, avoid, key, spare_open, on_trial)
     if isinstance(replica, str):
         return replica
     return Choice(
@@ -213,7 +214,7 @@ def _adapter(routing: Routing, view: FleetView, moment: Moment, avoid: frozenset
     pool = view.pools.get(version.pool) if version is not None else None
     if version is None or pool is None or version.state in OUT_OF_SERVICE or not routing.task.reaches(pool.name):
         return None
-    choice = _at(routing, pool, version, view, moment, avoid, False, capped)
+    choice = place(routing, pool, version, view, moment, avoid, False, capped)
     return choice if isinstance(choice, Choice) else None
 
 

@@ -105,10 +105,13 @@ def import_optional(name: str) -> ModuleType:
 class MiniLM:
     """all-MiniLM-L6-v2 by onnxruntime, on the calling thread alone."""
 
+    dimensions = DIMENSIONS
+
     def __init__(self, name: str, session: Any, tokenizer: Tokenizer) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self._name = name
+        self.name = name
+        """The name, with the form and the version of the graph."""
         self._session = session
         self._tokenizer = tokenizer
 
@@ -129,16 +132,6 @@ class MiniLM:
         except Exception as error:  # what the libraries raise has no type of its own
             raise EmbeddingError(f"MiniLM in {path.name} can not be loaded: {WRITE} again.") from error
         return cls(seal.name, session, tokenizer)
-
-    @property
-    def name(self) -> str:
-        """The name, with the form and the version of the graph."""
-        return self._name
-
-    @property
-    def dimensions(self) -> int:
-        """Numbers in a vector."""
-        return DIMENSIONS
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """One row a text, of unit length; all zeros for a text in which there is nothing.

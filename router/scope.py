@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import Embedding, Vectors, WordEmbedding, clip_text
+from router.embedding import Embedding, StaticEmbedding, Vectors, clip_text
 from router.languages import find_other_language
 from router.model_file import PackedForm, list_fields
 from router.ngrams import BUCKETS
@@ -186,7 +186,7 @@ class ScopeModel:
     them, evenly): training prompts, or real ones.
     """
 
-    embedding: WordEmbedding
+    embedding: StaticEmbedding
     deep: Embedding | None
     mix: Mix
     with_background: bool
@@ -273,7 +273,7 @@ class ScopeModel:
         return _FORM.pack(self, embedding=self.embedding.name, deep=deep, ids=list(self.ids))
 
     @classmethod
-    def from_bytes(cls, data: bytes, embedding: WordEmbedding, deep: Embedding | None = None) -> ScopeModel:
+    def from_bytes(cls, data: bytes, embedding: StaticEmbedding, deep: Embedding | None = None) -> ScopeModel:
         """Read a model. Raises ScopeError if the bytes are not one, or one for other embeddings."""
         form = next((form for form in (_FORM_3, _FORM_2) if data.startswith(form.magic)), _FORM)
         header, arrays = form.unpack(data)

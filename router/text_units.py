@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import Vectors, WordEmbedding
+from router.embedding import StaticEmbedding, Vectors
 from router.ngrams import find_buckets
 
 END_CHARACTERS = 1_100
@@ -56,7 +56,7 @@ class Passage(NamedTuple):
     extracts_from: int
 
 
-def read_passage(text: str, embedding: WordEmbedding, limits: WordLimits | None) -> Passage:
+def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits | None) -> Passage:
     """Read a text, at most its first and last 1,100 characters; without limits as a single unit."""
     clipped = clip_passage(clip_passage(text).casefold())
     pieces = [clipped] if limits is None else split_pieces(clipped)
@@ -99,7 +99,7 @@ def read_passage(text: str, embedding: WordEmbedding, limits: WordLimits | None)
 
 
 def _read_units(
-    words: Sequence[str], firsts: Sequence[int], embedding: WordEmbedding, is_lean: bool
+    words: Sequence[str], firsts: Sequence[int], embedding: StaticEmbedding, is_lean: bool
 ) -> tuple[Integers, Integers, Vectors]:
     """The n-grams of the words, the unit of each, and the sums of word vectors by unit. Units begin at `firsts`."""
     buckets, places = find_buckets(f" {' '.join(words)} ", is_lean)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,6 @@ CENTRES_MAX = 400
 WIDTH = 0.7
 SMOOTHING = 20.0
 
-Tell = Callable[[str, float], None]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
 
@@ -80,12 +79,8 @@ class Rows:
         return Rows(self.counts[at], self.shapes[at], self.right[at], self.groups[at])
 
 
-def _tell_nobody(_step: str, _share: float) -> None:
-    """For who needs no progress."""
-
-
-def fit_gain(rows: Sequence[GainRow], seed: int, tell: Tell = _tell_nobody) -> GainModel:
-    """Fit a model, and measure it. The same rows and seed give the same bytes. `tell` hears of each step and its share.
+def fit_gain(rows: Sequence[GainRow], seed: int) -> GainModel:
+    """Fit a model, and measure it. The same rows and seed give the same bytes.
 
     At most 10,000 rows are used, drawn by the seed. Raises FittingError where there is nothing to learn from.
     """
@@ -94,23 +89,19 @@ def fit_gain(rows: Sequence[GainRow], seed: int, tell: Tell = _tell_nobody) -> G
     if len(rows) > ROWS_MAX:
         rows = [rows[at] for at in np.sort(draw.permutation(len(rows))[:ROWS_MAX])]
     with threadpool_limits(1):  # sums in another order would give other bytes
-        tell("reading", 0.0)
         table = read(rows)
         folds = _folds(table.groups, draw)
         scores, ranks = np.zeros(len(rows)), np.zeros(len(rows))
-        for number, fold in enumerate(folds):
-            tell("measuring", 0.1 + 0.7 * number / FOLDS)
+        for fold in folds:
             model = fit_unmeasured(table.of(np.setdiff1d(np.arange(len(rows)), fold)), seed)
             scores[fold] = predict_gains(model, table.of(fold))
             ranks[fold] = rank_scores(scores[fold])
         measured = _measured(ranks, table.right, table.groups, draw)
-        tell("fitting", 0.8)
         model = fit_unmeasured(table, seed)
         constant = None if measured.lift > 0.0 else float(table.gain.mean())
         if constant is not None:
             scores[:] = constant
     quantiles = np.quantile(scores, np.linspace(0.0, 1.0, QUANTILES)).astype(np.float32)
-    tell("fitted", 1.0)
     return dataclasses.replace(model, constant=constant, measured=measured, quantiles=quantiles)
 
 

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from router.embedding import Embedding, Vectors, WordEmbedding, clip_text
+from router.embedding import Embedding, StaticEmbedding, Vectors, clip_text
 from router.fitting.clusters import compute_centroids, number_classes
 from router.fitting.errors import FittingError
 from router.fitting.frames import add_typos, list_frames, put_in_frame, read_frames, split_frames
@@ -130,7 +130,7 @@ class _Rows:
 def fit_scope(
     prompts: Sequence[TrainingPrompt],
     background: Sequence[str],
-    embedding: WordEmbedding,
+    embedding: StaticEmbedding,
     seed: int,
     tell: Tell,
     deep: Embedding | None = None,
@@ -284,7 +284,7 @@ def _counted(texts: Sequence[str]) -> Any:
 class _Fitter:
     """Fits models of some rows, chooses the mix and scales the result."""
 
-    def __init__(self, embedding: WordEmbedding, deep: Embedding | None, seed: int, is_known: bool) -> None:
+    def __init__(self, embedding: StaticEmbedding, deep: Embedding | None, seed: int, is_known: bool) -> None:
         self._embedding = embedding
         self._deep = deep
         self._seed = seed
