@@ -20,6 +20,7 @@ from gateway.roles import Role
 from gateway.server.exchange import Exchange
 from gateway.services import Services
 from gateway.state.snapshot import Snapshot
+from router.policy import TaskPolicy
 from serving.adapters.registry import RegistryError
 from serving.object_store import Stale
 
@@ -176,6 +177,11 @@ def require_task(services: Services, task: str, *, param: str | None = "task", o
     there = ", ".join(names[:TASKS_TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
     text = f"The configuration has no task {task[:80]!r}. It has {there or 'none'}."
     raise Problem("not_found", text if of is None else f"{of}: {text}", param)
+
+
+def find_task(services: Services, task: str, *, param: str = "task") -> TaskPolicy:
+    """The policy of the task. Raises Problem (404) as `require_task` does."""
+    return services.snapshot.current.policy.tasks[require_task(services, task, param=param)]
 
 
 def see_that_list_has_task(services: Services, task: str | None, rows: Collection[Any]) -> None:

@@ -58,6 +58,14 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: list[Any] = []
     cut: list[str] = []
 
+    def as_asked(self) -> dict[str, Any]:
+        """The `messages` or the `prompt`, as a row of a data set has them; empty where a part of them is cut."""
+        if self.cut:
+            return {}
+        if self.messages:
+            return {"messages": self.messages}
+        return {"prompt": self.prompt} if isinstance(self.prompt, str) else {}
+
 
 class KeptText(Conversation, frozen=True, kw_only=True):
     """A request as it was sent and answered. `at` is Unix seconds, `caller` the key's public part.
@@ -74,14 +82,6 @@ class KeptText(Conversation, frozen=True, kw_only=True):
     caller: str = ""
     endpoint: str = ""
     handles: list[str] = []
-
-    def as_asked(self) -> dict[str, Any]:
-        """The `messages` or the `prompt`, as a row of a data set has them; empty where a part of them is cut."""
-        if self.cut:
-            return {}
-        if self.messages:
-            return {"messages": self.messages}
-        return {"prompt": self.prompt} if isinstance(self.prompt, str) else {}
 
 
 class TextRow(msgspec.Struct, kw_only=True, omit_defaults=False):

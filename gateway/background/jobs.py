@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
 from gateway.state.snapshot import SnapshotKeeper
 
+T = TypeVar("T")
 Job = Callable[[], Awaitable[None]]
 log = logging.getLogger(__name__)
 OUTAGE_INTERVAL_SECONDS = 0.5
@@ -44,6 +46,33 @@ async def run_jobs(jobs: Mapping[str, Job], snapshot: SnapshotKeeper) -> AsyncIt
             log.error("job %s did not stop", task.get_name())
 
 
+async def run_until(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, None]) -> T | None:
+    """The result of the work; None where `stop` has come to its end. The other one is cancelled then, and waited for.
+    Raises what either raises."""
+    tasks = working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return stopping.result() if stopping.done() else working.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def skip_unchanged(snapshot: SnapshotKeeper, work: Job) -> Job:
+    """The work as a job that does nothing while the state is as it was when the work last began and came to its end."""
+    looked_at = -1
+
+    async def look() -> None:
+        nonlocal looked_at
+        generation = snapshot.current.generation
+        if generation != looked_at:
+            await work()
+            looked_at = generation
+
+    return look
+
+
 class Outage:
     """An outage of Redis, as jobs meet it. The log has its beginning and its end, and not each try between them."""
 
@@ -69,12 +98,7 @@ class Outage:
                 self._began_at = None
 
 
-async def _again_and_again(
-    name: str,
-    job: Job,
-    stopping: asyncio.Event,
-    outage: Outage,
-) -> None:
+async def _again_and_again(name: str, job: Job, stopping: asyncio.Event, outage: Outage) -> None:
     wait_seconds = RETRY_SECONDS
     while not stopping.is_set():
         began = time.monotonic()

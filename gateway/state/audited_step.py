@@ -30,6 +30,10 @@ class Drafts(Outbox[AuditEntry]):
         self._failed: set[str] = set()
         """The drafts of which it was logged that they can't be entered."""
 
+    def draft(self, actor: str, action: str, name: str, **entry: Any) -> Change:
+        """The draft of an entry, as a part of a greater step; `entry` is what the audit's `draft` takes besides."""
+        return self.change(self._audit.draft(actor, action, name, **entry))
+
     async def enter(self, name: str) -> None:
         """Enter a draft into the audit, once, however many try. Raises AuditConflict."""
         await self._audit.enter(self.values, name)
@@ -56,7 +60,6 @@ class AuditedStep:
     def __init__(self, redis: Redis, audit: Audit, actor: str) -> None:
         """`actor` is a caller's public id, or `system`."""
         self._redis = redis
-        self._audit = audit
         self._drafts = Drafts(redis, audit)
         self._actor = actor
         self._noted: list[Change] = []
@@ -74,10 +77,8 @@ class AuditedStep:
 
         Raises ValueError for what is not JSON.
         """
-        draft = self._audit.draft(
-            self._actor, action, name, before=before, after=after, evidence=evidence, generation=generation
-        )
-        noted = self._drafts.change(draft)
+        entry = {"before": before, "after": after, "evidence": evidence, "generation": generation}
+        noted = self._drafts.draft(self._actor, action, name, **entry)
         self._noted.append(noted)
         return [noted]
 

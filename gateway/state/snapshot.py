@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from gateway.callers import Caller
 from gateway.state.fitted_models import FittedModels
 from gateway.state.fitted_store import Kind
-from monitoring.quality.verdicts.quality import TaskQuality, read_quality
+from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality, read_quality
 from monitoring.quality.verdicts.retraining import Retraining
 from router.embedding import Embedding
 from router.overrides import Override, needs_text
@@ -63,6 +63,10 @@ class Snapshot:
     """The placements, those of each replica by themselves."""
     unreadable: frozenset[str] = frozenset()
     """Versions that this release can't read: as they were last read, or not among the versions at all."""
+
+    def get_quality(self, task: str, version: str) -> VersionQuality:
+        """The version's quality; that of a new version where nothing was judged."""
+        return self.quality.get(task, TaskQuality()).versions.get(version, VersionQuality())
 
 
 @dataclass(frozen=True, slots=True)

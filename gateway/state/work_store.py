@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.state.audited_step import AuditedStep
+from gateway.state.audited_step import AuditedStep, Drafts
 from monitoring.helper_process import ProgressStep
-from serving.object_store import Change, LenientReader, ObjectStore, Unchanged, change_together
+from serving.object_store import Change, LenientReader, ObjectStore, Stale, Unchanged, change_together
 
+log = logging.getLogger(__name__)
 KEPT_MAX = 100
 PROGRESS_SECONDS = 60
 WORK_ID = re.compile(r"[A-Za-z0-9.-]{1,100}")
@@ -35,12 +37,14 @@ W = TypeVar("W", bound=Work)
 class WorkStore(Generic[W]):
     """Keeps work of one kind. Every method raises RedisError."""
 
-    def __init__(self, redis: Redis, name: str, kind: type[W], words: str) -> None:
-        """`name` is that of its objects in Redis, `words` what logs call one of them."""
+    def __init__(self, redis: Redis, name: str, kind: type[W], words: str, drafts: Drafts) -> None:
+        """`name` is that of its objects in Redis, `words` what logs call one of them; `drafts` keeps the audit entries
+        of those that have ended."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._object_store = ObjectStore(redis, name)
         self._reader = LenientReader()
         self._name, self._kind, self._words = name, kind, words
+        self.drafts = drafts
 
     async def all(self) -> list[W]:
         """All that are kept and can be read, the newest first."""
@@ -62,9 +66,15 @@ class WorkStore(Generic[W]):
         await step.take([Change(self._object_store, work.id, msgspec.to_builtins(work), 0)])
         await self._object_store.forget([old.id for old in (await self.all())[KEPT_MAX:] if old.state != "running"])
 
-    async def end(self, work: W, entry: Change) -> None:
-        """Note the end of one that runs together with its entry. Raises Stale where it has ended before."""
-        await change_together(self._redis, [Change(self._object_store, work.id, msgspec.to_builtins(work), 1), entry])
+    async def end(self, work: W, action: str, after: dict[str, Any]) -> None:
+        """Note the end of one that runs together with its entry, of this action; nothing where it has ended before."""
+        entry = self.drafts.draft(work.by, action, work.task, after=after)
+        ended = Change(self._object_store, work.id, msgspec.to_builtins(work), 1)
+        try:
+            await change_together(self._redis, [ended, entry])
+        except Stale:
+            log.warning("another gateway has ended %s %s", self._words, work.id)
+        await self.drafts.enter_left()
 
     def running(self, work: W) -> Unchanged:
         """The condition, for another step, that it runs."""

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from gateway.services import Services
-from gateway.state.audited_step import Drafts
 from gateway.state.private_files import name_shared_folder
 from gateway.state.work_store import Work, WorkStore
 from monitoring.datasets.build import DatasetOptions
@@ -40,14 +39,10 @@ class Build(Work, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Datasets:
-    """`builds` keeps the buildings in Redis, `drafts` the audit entries of those that have ended.
-
-    Data sets are folders, each named by its digest. Methods block.
-    """
+    """`builds` keeps the buildings in Redis. Data sets are folders, each named by its digest. Methods block."""
 
     services: Services
     builds: WorkStore[Build]
-    drafts: Drafts
     users: list[Callable[[], Awaitable[set[str]]]] = field(default_factory=list)
     """Functions of others that wait for files that were sent: each returns their paths."""
 

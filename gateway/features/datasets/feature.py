@@ -13,7 +13,7 @@ from gateway.state.work_store import WorkStore
 
 def _open(services: Services, _: Features) -> Datasets:
     drafts = Drafts(services.redis, services.control.audit, "datasets:audit")
-    return Datasets(services, WorkStore(services.redis, "dataset_builds", Build, "the building"), drafts)
+    return Datasets(services, WorkStore(services.redis, "dataset_builds", Build, "the building", drafts))
 
 
 DATASETS = Feature(Datasets, _open, (endpoints.router,), {"build_datasets": keep_building})

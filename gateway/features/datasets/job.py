@@ -7,7 +7,6 @@ again. Only a whole set appears in the folder, under the digest of its rows, so 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import shutil
 import time
@@ -18,16 +17,14 @@ from pathlib import Path
 import msgspec
 
 from gateway.background.job_process import make_command, run_process
+from gateway.background.jobs import skip_unchanged
 from gateway.background.lease import FOLDER_JOB, list_holders
 from gateway.errors import Problem
 from gateway.features.datasets.datasets import Build, Datasets
-from gateway.features.records.archiving import text_source_of
-from gateway.request_labels import read_rules
-from monitoring.datasets.build_job import DatasetJob, DatasetResult, KeptSource
+from gateway.features.records.archiving import find_kept_source
+from monitoring.datasets.build_job import DatasetJob, DatasetResult
 from monitoring.datasets.folder import forget_requests, sweep
-from serving.object_store import Stale
 
-log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.25
 FILE_SECONDS_MAX = 86_400.0
 """A file that was sent is kept for so long, unless a building has used it up before."""
@@ -55,8 +52,7 @@ class BuildingWork:
     def __init__(self, datasets: Datasets, folder: str) -> None:
         self._datasets = datasets
         self._folder = folder
-        self._looked_at = -1
-        """The generation of the state at which buildings were last looked for."""
+        self._build_new = skip_unchanged(datasets.services.snapshot, self._build_all)
         self._looked_around_at = -math.inf
         self._gone_since: dict[str, float] = {}
         """The folders of buildings that no gateway has now, and since when, by time.monotonic."""
@@ -66,17 +62,16 @@ class BuildingWork:
         if time.monotonic() - self._looked_around_at >= ABANDONED_INTERVAL_SECONDS:
             await self._end_abandoned()
             self._looked_around_at = time.monotonic()
-        generation = self._datasets.services.snapshot.current.generation
-        if generation == self._looked_at:
-            return
-        await self._datasets.drafts.enter_left()
+        await self._build_new()
+
+    async def _build_all(self) -> None:
+        await self._datasets.builds.drafts.enter_left()
         await asyncio.to_thread(sweep, self._datasets.folder)
         while (build := await self._next()) is not None:
             await self._end(build, await self._result(build))
         before, used = time.time() - FILE_SECONDS_MAX, await self._datasets.find_used()
         await asyncio.to_thread(forget_files, self._datasets.files, before, used)
         await self._forget_requests()
-        self._looked_at = generation
 
     async def _forget_requests(self) -> None:
         snapshot = self._datasets.services.snapshot.current
@@ -108,7 +103,9 @@ class BuildingWork:
             task=build.task,
             folder=str(self._datasets.folder),
             files=build.files,
-            kept=await self._kept_source(build),
+            kept=await find_kept_source(
+                self._datasets.services, build.task, build.since, build.until - LOOKED_AT_SECONDS, build.until
+            ),
             options=build.options,
             rows_max=settings.rows_max,
         )
@@ -118,16 +115,6 @@ class BuildingWork:
             return await run_process(COMMAND, job, DatasetResult, longest, advice=advice, note=note)
         except Problem as problem:
             return DatasetResult(error=problem.message)
-
-    async def _kept_source(self, build: Build) -> KeptSource:
-        services = self._datasets.services
-        return KeptSource(
-            texts=text_source_of(services.settings),
-            rules=await read_rules(services, build.task),
-            since=build.since,
-            looked_since=build.until - LOOKED_AT_SECONDS,
-            until=build.until,
-        )
 
     async def _end(self, build: Build, result: DatasetResult) -> None:
         """Note the end of a building, with its entry in the audit, and let go of its files."""
@@ -140,14 +127,7 @@ class BuildingWork:
             faults=result.faults,
         )
         after = {"build": build.id, "digest": result.digest, "error": result.error}
-        draft = self._datasets.services.control.audit.draft(
-            build.by, f"building.{ended.state}", build.task, before=None, after=after
-        )
-        try:
-            await self._datasets.builds.end(ended, self._datasets.drafts.change(draft))
-        except Stale:
-            log.warning("another gateway has ended the building %s", build.id)
-        await self._datasets.drafts.enter_left()
+        await self._datasets.builds.end(ended, f"building.{ended.state}", after)
         used = await self._datasets.find_used()
         for file in build.files if build.folder in ("", self._folder) else ():
             if file.path not in used:

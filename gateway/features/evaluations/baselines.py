@@ -18,7 +18,6 @@ from gateway.features.evaluations.store import Evaluation, Gate
 from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import read_redis_time
 from monitoring.quality.detectors.baselines import Baseline, measure_counts
-from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from serving.adapters.entries import VersionState
 from serving.object_store import UNREADABLE, Change, Stale
 
@@ -83,10 +82,8 @@ async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | No
     if version.state in LIVE or has_led or (judged is not None and judged.requests + judged.labels > 0):
         live = f"{evaluation.version} was live by then, and might have been judged by what it got wrong"
         return f"It is no baseline: {live}."
-    quality = snapshot.quality.get(evaluation.task, TaskQuality()).versions.get(evaluation.version, VersionQuality())
-    if quality.verdict != "healthy":
-        return f"It is no baseline: {evaluation.version} is {quality.verdict}."
-    return None
+    verdict = snapshot.get_quality(evaluation.task, evaluation.version).verdict
+    return None if verdict == "healthy" else f"It is no baseline: {evaluation.version} is {verdict}."
 
 
 async def take_gate(evaluations: Evaluations, evaluation: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Admin, Operator, require_task
+from gateway.access import Admin, Operator, find_task
 from gateway.audit import begin_audited_step, enter_event
 from gateway.callers import Caller
 from gateway.errors import Problem
@@ -41,7 +41,6 @@ ROWS_AT_ONCE_MAX = 100
 REPEATS_MAX = 10
 PROMPT_CHARACTERS_MAX = 8000
 TOLD = ("id", "data_digest", "suite", "rows", "repeats", "arms", "metric", "calibrate", "fit_gain")
-"""The fields of a begun evaluation that go into the audit."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
@@ -84,9 +83,9 @@ class WantedEvaluation:
 @router.get("/evaluations")
 async def list_evaluations(request: Request, _: Operator) -> dict[str, Any]:
     """The newest 100 evaluations, the newest first."""
-    store = feature_of(request, Evaluations).store
-    listed = await store.all(with_reports=False)
-    return {"evaluations": [await _shown(request, evaluation, whole=False) for evaluation in listed]}
+    evaluations = feature_of(request, Evaluations)
+    listed = await evaluations.store.all(with_reports=False)
+    return {"evaluations": [await _shown(evaluations, evaluation, whole=False) for evaluation in listed]}
 
 
 @router.post(
@@ -152,14 +151,14 @@ async def begin_evaluation(
         name = id_of(version, data.digest, wanted.arms, metric, class_field, repeats)
         evaluation = wanted.evaluation(intake, data, admin.public, name)
         evaluation = msgspec.structs.replace(evaluation, calibrate=calibrate, fit_gain=fit_gain)
-        return await _begun(request, response, admin, evaluation, intake.coming, again)
+        return await _begun(evaluations, response, admin, evaluation, intake.coming, again)
 
 
 async def _begun(
-    request: Request, response: Response, admin: Caller, wanted: Evaluation, coming: str, again: bool
+    evaluations: Evaluations, response: Response, admin: Caller, wanted: Evaluation, coming: str, again: bool
 ) -> dict[str, Any]:
     """Have it run, unless it does already, or has been done; what was asked for before is kept to."""
-    store = feature_of(request, Evaluations).store
+    store = evaluations.store
     before = None if again else await store.get(wanted.id)
     if before is not None:
         response.status_code = 200
@@ -168,18 +167,18 @@ async def _begun(
         )
         same = (wanted.calibrate, wanted.fit_gain) == (before.calibrate, before.fit_gain)
         failed = before.status == "done" and await store.has_engine_faults(before)
-        stale = (
-            before.status == "done"
-            and wanted.calibrate
-            and not await _goes_by(feature_of(request, Evaluations), before)
-        )
+        stale = before.status == "done" and wanted.calibrate and not await _goes_by(evaluations, before)
         if same and before.status in ("running", "done") and not failed and not stale:
-            return await _shown(request, before)
-    audited_fields = {name: msgspec.to_builtins(getattr(wanted, name)) for name in TOLD}
-    step = begin_audited_step(feature_of(request, Evaluations).services, admin)
-    step.note("evaluation.begin", wanted.version, None, audited_fields | {"again": again})
+            return await _shown(evaluations, before)
+    step = begin_audited_step(evaluations.services, admin)
+    step.note("evaluation.begin", wanted.version, None, list_told(wanted) | {"again": again})
     await store.begin(wanted, coming, before is None, step)
-    return await _shown(request, wanted)
+    return await _shown(evaluations, wanted)
+
+
+def list_told(evaluation: Evaluation) -> dict[str, Any]:
+    """The fields of a begun evaluation that go into the audit."""
+    return {name: msgspec.to_builtins(getattr(evaluation, name)) for name in TOLD}
 
 
 async def _goes_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
@@ -197,7 +196,8 @@ async def _goes_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
 @router.get("/evaluations/{evaluation}", responses=with_errors("not_found"))
 async def read_evaluation(request: Request, evaluation: str, _: Operator) -> dict[str, Any]:
     """One evaluation: its progress, or its report."""
-    return await _shown(request, await find_evaluation(feature_of(request, Evaluations), evaluation))
+    evaluations = feature_of(request, Evaluations)
+    return await _shown(evaluations, await find_evaluation(evaluations, evaluation))
 
 
 @router.get("/evaluations/{evaluation}/rows", responses=with_errors("not_found"))
@@ -274,14 +274,12 @@ async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dic
     ending = await find_evaluation(evaluations, evaluation)
     if ending.status == "running":
         after = finish(ending, "cancelled", f"It was stopped by {admin.public}.")
-        before = {"evaluation": ending.id}
-        entry = evaluations.services.control.audit.draft(
-            admin.public, "evaluation.cancel", ending.version, before=None, after=before
-        )
+        audit = evaluations.services.control.audit
+        entry = audit.draft(admin.public, "evaluation.cancel", ending.version, after={"evaluation": ending.id})
         if not await evaluations.store.move(ending, after, entry, None):
             raise Problem("state_conflict", "The evaluation has changed at this moment: look at it, then try again.")
         await evaluations.drafts.enter(ending.id)
-        return await _shown(request, after)
+        return await _shown(evaluations, after)
     step = begin_audited_step(evaluations.services, admin)
     step.note("evaluation.forget", ending.version, {"evaluation": ending.id}, None)
     await evaluations.store.forget(ending, step)
@@ -314,9 +312,7 @@ async def resolve_wanted(
 ) -> WantedEvaluation:
     """The subject of an evaluation, resolved. Raises Problem (400, 404, 409)."""
     if "@" not in name:
-        task = evaluations.services.snapshot.current.policy.tasks[
-            require_task(evaluations.services, name, param="version")
-        ]
+        task = find_task(evaluations.services, name, param="version")
         if not prompt or against is not None:
             raise Problem("missing_field", f"{name} is a task: give a prompt to evaluate, or name a version.", "prompt")
         wanted_arms = resolve_prompt_arms(evaluations, task, None, arms, prompt)
@@ -326,9 +322,7 @@ async def resolve_wanted(
     other = await _version(evaluations, against) if against is not None else None
     if other is not None and (other.task != version.task or other.name == version.name):
         raise Problem("invalid_value", f"{other.name} is no other version of {version.task}.", "against")
-    task = evaluations.services.snapshot.current.policy.tasks[
-        require_task(evaluations.services, version.task, param="version")
-    ]
+    task = find_task(evaluations.services, version.task, param="version")
     with_prompt = [arm for arm in (arms or ",".join(PROMPT_ARMS)).split(",") if prompt and arm in PROMPT_ARMS]
     others = ",".join(arm for arm in arms.split(",") if arm not in with_prompt) if arms is not None else None
     wanted_arms, notes = ({}, []) if others == "" else await resolve_arms(evaluations, task, version, others, other)
@@ -341,15 +335,8 @@ async def resolve_wanted(
 def make_intake(evaluations: Evaluations, wanted: WantedEvaluation, metric: str, class_field: str) -> Intake:
     """The intake of its rows. Raises Problem (400)."""
     contract = wanted.version.view().contract if wanted.version is not None else None
-    return Intake(
-        evaluations,
-        wanted.task,
-        wanted.name,
-        ClassFinder(class_field),
-        find_metric(metric),
-        partial(choose_metric, contract),
-        wanted.repeats,
-    )
+    finder, choose = ClassFinder(class_field), partial(choose_metric, contract)
+    return Intake(evaluations, wanted.task, wanted.name, finder, find_metric(metric), choose, wanted.repeats)
 
 
 async def _version(evaluations: Evaluations, name: str) -> Version:
@@ -361,16 +348,12 @@ async def _version(evaluations: Evaluations, name: str) -> Version:
     return version
 
 
-async def _shown(request: Request, evaluation: Evaluation, whole: bool = True) -> dict[str, Any]:
+async def _shown(evaluations: Evaluations, evaluation: Evaluation, whole: bool = True) -> dict[str, Any]:
     """An evaluation as it is told: without what only its run needs."""
-    store = feature_of(request, Evaluations).store
+    store, classes = evaluations.store, evaluation.classes
     fields: dict[str, Any] = msgspec.to_builtins(evaluation)
     fields["arms"], fields["asked"] = list(evaluation.arms), fields["arms"]
-    fields["classes"] = {
-        "source": evaluation.classes.source,
-        "field": evaluation.classes.field,
-        "count": len(evaluation.classes.names),
-    }
+    fields["classes"] = {"source": classes.source, "field": classes.field, "count": len(classes.names)}
     if whole:
         fields["preferences"] = count_preferences(await store.preferences(evaluation))
     else:

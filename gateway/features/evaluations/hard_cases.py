@@ -12,10 +12,9 @@ from pathlib import Path
 from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.records.archiving import text_source_of
-from gateway.request_labels import read_rules
+from gateway.features.records.archiving import find_kept_source
 from gateway.state.private_files import make_private_folder
-from monitoring.datasets.build_job import HardCasesJob, HardCasesResult, KeptSource
+from monitoring.datasets.build_job import HardCasesJob, HardCasesResult
 from monitoring.datasets.folder import FILES_FOLDER, PARTIAL
 from monitoring.synced_files import lock_folder
 
@@ -53,13 +52,7 @@ async def find_hard_cases(evaluations: Evaluations, task: str, since: float) -> 
     make_private_folder(files)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=files) as folder:
         path = Path(folder) / "rows.jsonl"
-        source = KeptSource(
-            texts=text_source_of(settings),
-            rules=await read_rules(evaluations.services, task),
-            since=since,
-            looked_since=since,
-            until=now,
-        )
+        source = await find_kept_source(evaluations.services, task, since, since, now)
         job = HardCasesJob(task, source, str(path), settings.evaluation.rows_max)
         result = await run_process(COMMAND, job, HardCasesResult, RUN_SECONDS_MAX, advice="name a later `since`")
         if result.error:

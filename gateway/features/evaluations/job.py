@@ -19,6 +19,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.background.job_process import make_command, run_process
+from gateway.background.jobs import run_until
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
 from gateway.features.evaluations.baselines import count_leaked, gate_of, take_gate
@@ -28,12 +29,10 @@ from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, finish
 from gateway.features.evaluations.texts import keep_texts
-from gateway.features.records.archiving import find_redis_address, text_keys_of, text_source_of
+from gateway.features.records.archiving import find_kept_source, find_redis_address, text_keys_of
 from gateway.formats.judge_question import JudgeQuestion, make_constraint, make_judge_request, read_verdict
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
-from gateway.request_labels import read_rules
-from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.folder import TRAIN_FILE
 from monitoring.evaluation.comparing import metric_of
 from monitoring.evaluation.dataset import Row
@@ -105,6 +104,7 @@ class _Run:
 
     def __init__(self, evaluations: Evaluations, evaluation: Evaluation) -> None:
         self._evaluations = evaluations
+        self._services = evaluations.services
         self._evaluation = evaluation
         self._store = evaluations.store
         self._told_at = 0.0
@@ -114,13 +114,10 @@ class _Run:
         """Answer the rows that are left, then make the report. Returns early where somebody ends it. Raises
         RedisError, and Unsealable where a key is missing."""
         evaluation = self._evaluation
-        tasks = working, stopped = asyncio.ensure_future(self._work()), asyncio.ensure_future(self._until_stopped())
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if stopped.done():
-                stopped.result()
-                return
-            await self._done(working.result())
+            closed = await run_until(self._work(), self._until_stopped())
+            if closed is not None:
+                await self._done(closed)
         except Impossible as error:
             await self._end(finish(evaluation, "failed", str(error)))
         except (RedisError, OSError, Unsealable):
@@ -128,16 +125,11 @@ class _Run:
         except Exception:
             log.exception("the evaluation %s failed", evaluation.id)
             await self._end(finish(evaluation, "failed", "A fault of the gateway, which is in its log."))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _work(self) -> Closed:
         """The evaluation's result; nothing of it is in force yet."""
-        evaluation, at_once = self._evaluation, self._evaluations.services.settings.evaluation.concurrency
-        left, metric = self._store.left(evaluation), metric_of(evaluation.metric)
-        secret = self._evaluations.services.digest_secret
+        evaluation, at_once = self._evaluation, self._services.settings.evaluation.concurrency
+        left, metric, secret = self._store.left(evaluation), metric_of(evaluation.metric), self._services.digest_secret
         await answer_rows(left, self._answer, self._keep, metric, evaluation.classes, at_once, secret)
         return await self._closed()
 
@@ -149,11 +141,11 @@ class _Run:
             now = await self._store.get(self._evaluation.id)
 
     async def _keep(self, arm: str, result: RowResult, logprobs: Sequence[float]) -> None:
-        task = self._evaluations.services.settings.tasks.get(self._evaluation.task)
+        task = self._services.settings.tasks.get(self._evaluation.task)
         first = max(LOGPROBS_MAX, 0 if task is None else tokens_of(task) or 0)
         again = result.fault is not None and result.fault not in OF_THE_ROW
         if await self._store.keep(self._evaluation, arm, result, logprobs[:first], again):
-            self._evaluations.services.meters.evaluation_rows.add(1, _counted(result))
+            self._services.meters.evaluation_rows.add(1, _counted(result))
 
     async def _answer(self, arm: str, row: Row) -> Said:
         answer = await self._ask(arm, row)
@@ -176,7 +168,7 @@ class _Run:
         failed."""
         if answer.text is None or answer.refused or metric_of("judge").right(row.expected, answer.text):
             return
-        services, spec = self._evaluations.services, self._evaluation.arms[arm]
+        services, spec = self._services, self._evaluation.arms[arm]
         judge, pool = get_judge(services.settings, self._evaluation.task)
         version = services.fleet.view().versions.get(spec.version or self._evaluation.version)
         rules = spec.prompt or (version.general_prompt.system if version is not None else "")
@@ -192,11 +184,10 @@ class _Run:
 
     def _judge_choice(self, pool: str) -> Choice | str:
         """The place for a question to the model that judges, or the reason why it waits. Raises Impossible."""
-        view = self._evaluations.services.fleet.view()
-        task = self._evaluations.services.snapshot.current.policy.tasks.get(self._evaluation.task)
+        task = self._services.snapshot.current.policy.tasks.get(self._evaluation.task)
         if task is None:
             raise Impossible(f"The configuration has no task {self._evaluation.task!r} any more.")
-        return self._placed(task, None, pool, None, view)
+        return self._placed(task, None, pool, None, self._services.fleet.view())
 
     async def _until_answered(
         self,
@@ -232,7 +223,7 @@ class _Run:
 
     def _choice(self, arm: str) -> Choice | str:
         """The place for a row, or the reason why it waits. Raises Impossible where waiting is of no use."""
-        services, evaluation = self._evaluations.services, self._evaluation
+        services, evaluation = self._services, self._evaluation
         view, task = services.fleet.view(), services.snapshot.current.policy.tasks.get(evaluation.task)
         spec = evaluation.arms[arm]
         name = spec.version or evaluation.version
@@ -260,23 +251,23 @@ class _Run:
         view: FleetView,
     ) -> Choice | str:
         """A replica with room to spare, or what is missing."""
-        evaluations, now = self._evaluations, time.monotonic()
+        services, now = self._services, time.monotonic()
         pool = view.pools.get(pool_name)
         if pool is None or not task.reaches(pool.name):
             raise Impossible(
                 f"The task {task.name!r} may not reach the pool {pool_name!r}: see fallback_pool, pools_allowed."
             )
-        if evaluations.services.admission.waiting:
+        if services.admission.waiting:
             return "callers wait for a place, and go first"
-        if evaluations.services.admission.leaving:
+        if services.admission.leaving:
             return "the gateway is shutting down"
         name = version.name if version else None
-        replica = pick(pool, name, view.in_flight, now, evaluations.services.moment(now).draw, spare_open=True)
+        replica = pick(pool, name, view.in_flight, now, services.moment(now).draw, spare_open=True)
         if replica == "no_replica":
             return f"no replica of the pool {pool.name!r} can answer" + (f" with {name}" if name else "")
         if isinstance(replica, str):
             return f"every replica of the pool {pool.name!r} is full"
-        load_max = evaluations.services.settings.evaluation.load_share_max * replica.in_flight_max
+        load_max = services.settings.evaluation.load_share_max * replica.in_flight_max
         if view.in_flight.get(replica.name, 0) + 1 > max(1.0, load_max):
             return f"the pool {pool.name!r} has no room beside its callers"
         return Choice(task, version, pool, replica, "pinned", general_prompt_of)
@@ -304,9 +295,8 @@ class _Run:
         fields |= {"data": after.data_digest, "fitted": [model.kind for model in models]}
         fields |= {"gate": after.gate.because} if after.gate is not None else {}
         short = summarize_evaluation(after) if after.status == "done" else None
-        entry = self._evaluations.services.control.audit.draft(
-            "system", "evaluation.end", after.version, after=fields, evidence=short
-        )
+        audit = self._services.control.audit
+        entry = audit.draft("system", "evaluation.end", after.version, after=fields, evidence=short)
         arms, report = after.arms, after.report or {"paired": ()}
         compared = compare_arms(report, arms, after.id, after.ended_at or 0.0, after.data_digest, after.suite)
         if await self._store.move(self._evaluation, after, entry, short, models, compared):
@@ -317,32 +307,29 @@ class _Run:
     async def _closed(self) -> Closed:
         """The result of the helper process, which is killed where this is cancelled. Raises Impossible and
         Unsealable."""
-        evaluations, evaluation = self._evaluations, self._evaluation
-        task = evaluations.services.settings.tasks.get(evaluation.task)
+        settings, evaluation = self._services.settings, self._evaluation
+        task = settings.tasks.get(evaluation.task)
         if task is None:
             raise Impossible(f"The configuration has no task {evaluation.task!r} any more.")
         shares = {name: check.share for name, check in task.checks.used().items()}
-        retention_seconds = 86_400 * evaluations.services.settings.evaluation.retention_days
+        retention_seconds, minilm = 86_400 * settings.evaluation.retention_days, settings.fitting.minilm_file
         job = EvaluationJob(
-            find_redis_address(evaluations.services.settings),
+            find_redis_address(settings),
             evaluation.id,
             retention_seconds,
             task.selector,
             tokens_of(task),
+            shares.get("low_confidence"),
+            shares.get("out_of_scope"),
+            minilm="" if minilm is None else str(minilm.absolute()),
+            trained_on=self._trained_on(),
+            keys=text_keys_of(settings),
         )
-        job.wrong_share_max, job.deferred_share = shares.get("low_confidence"), shares.get("out_of_scope")
-        minilm = evaluations.services.settings.fitting.minilm_file
-        job.trained_on, job.keys = self._trained_on(), text_keys_of(evaluations.services.settings)
-        if self._evaluation.suite in WHOLE and task.texts.keep != "none":
+        if evaluation.suite in WHOLE and task.texts.keep != "none":
             now = time.time()
-            rules = await read_rules(evaluations.services, evaluation.task)
-            job.production = KeptSource(
-                texts=text_source_of(evaluations.services.settings),
-                rules=rules,
-                looked_since=now - PRODUCTION_SECONDS,
-                until=now,
+            job.production = await find_kept_source(
+                self._services, evaluation.task, None, now - PRODUCTION_SECONDS, now
             )
-        job.minilm = "" if minilm is None else str(minilm.absolute())
         try:
             closed = await run_process(COMMAND, job, Closed, CLOSE_SECONDS_MAX, advice="give fewer rows")
         except Problem as problem:
@@ -355,8 +342,7 @@ class _Run:
         """The files of the rows that arms' versions were trained on: a data set of their own, and what was rehearsed.
 
         Where its provenance names no data set of its own, the first is a file that is nowhere."""
-        services = self._evaluations.services
-        versions, folder = services.snapshot.current.versions, services.settings.dataset_folder
+        versions, folder = self._services.snapshot.current.versions, self._services.settings.dataset_folder
         by_arm = {arm: versions.get(spec.version or "") for arm, spec in self._evaluation.arms.items()}
         return {
             arm: [str(folder / digest / TRAIN_FILE) for digest in dict.fromkeys((version.dataset, *version.datasets))]
@@ -371,11 +357,9 @@ async def put_models(evaluations: Evaluations) -> None:
     Raises RedisError: then whoever runs evaluations next does it.
     """
     for entry in await evaluations.store.models.waiting():
-        fitted = entry.value
-        for model in fitted.models:
-            await evaluations.services.control.fitted.put(
-                fitted.version, model.kind, model.data, fitted.by, model.summary
-            )
+        ended, fitted = entry.value, evaluations.services.control.fitted
+        for model in ended.models:
+            await fitted.put(ended.version, model.kind, model.data, ended.by, model.summary)
         await evaluations.store.models.finish(entry)
 
 
@@ -414,24 +398,24 @@ async def answer_once(
     """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others.
     `constrain` gives fields that keep an engine to certain answers.
     """
-    version = choice.version or choice.general_prompt_of
+    services, version = evaluations.services, choice.version or choice.general_prompt_of
+    policy = services.snapshot.current.policy
     record = Record(
-        id=evaluations.services.ids.make(""),
+        id=services.ids.make(""),
         at=time.time(),
         endpoint=body.wire_format.name,
         caller="",
         requested_model=version.name if version is not None else choice.task.name if choice.task is not None else "",
         purpose="evaluation",
-        policy_generation=evaluations.services.snapshot.current.policy.generation,
+        policy_generation=policy.generation,
     )
-    policy = evaluations.services.snapshot.current.policy
-    demands = evaluations.services.judging.demands(policy, body, choice, NO_SCORES)
-    body.cache_salt = evaluations.services.cache_salt("evaluation", choice.task)
+    demands = services.judging.demands(policy, body, choice, NO_SCORES)
+    body.cache_salt = services.cache_salt("evaluation", choice.task)
     fields = dict(demands.fields or {}) if demands is not None else {}
     fields |= constrain(choice.pool.engine) if constrain is not None else {}
     sent = body.for_engine(choice, fields if version is not None else {"temperature": 0, **fields})
-    ledger, answer, fault = await ask_beside(evaluations.services, choice, body, sent, record, policy.limits)
-    contract = evaluations.services.judging.contract_of(version) if version is not None else None
+    ledger, answer, fault = await ask_beside(services, choice, body, sent, record, policy.limits)
+    contract = services.judging.contract_of(version) if version is not None else None
     row_answer = Said(text=None, fault=fault) if fault is not None else read_answer(answer.body, contract)
     _settle(evaluations, record, row_answer, ledger.engine_seconds)
     return row_answer

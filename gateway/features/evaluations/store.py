@@ -294,21 +294,12 @@ class EvaluationStore:
         all_comparisons = {**await self._gates.comparisons(after.version), **comparisons} if comparisons else None
         done = await self._move(
             keys=[
-                _key(after.id),
-                OPEN_KEY,
-                _key(after.id, "data"),
-                DRAFTS_KEY,
-                LATEST_KEY,
-                self.models.values,
-                COMPARISONS_KEY,
+                *(_key(after.id), OPEN_KEY, _key(after.id, "data"), DRAFTS_KEY),
+                *(LATEST_KEY, self.models.values, COMPARISONS_KEY),
             ],
             args=[
-                msgspec.json.encode(before),
-                msgspec.json.encode(after),
-                self._retention_seconds,
-                after.status,
-                after.created_at,
-                after.id,
+                *(msgspec.json.encode(before), msgspec.json.encode(after), self._retention_seconds),
+                *(after.status, after.created_at, after.id),
                 b"" if entry is None else msgspec.json.encode(entry),
                 b"" if latest is None else msgspec.json.encode(latest),
                 after.version,
@@ -374,17 +365,11 @@ class EvaluationStore:
     async def results(self, evaluation: Evaluation, first: int, count: int) -> dict[str, list[bytes | None]]:
         """The results of `count` rows from `first` on, by arm, as JSON; None where a row is not answered yet."""
         numbers = range(first, min(first + count, evaluation.rows))
-        results_by_arm: dict[str, list[bytes | None]] = {}
-        for arm in evaluation.arms:
-            fields = [_field(arm, number) for number in numbers]
-            results_by_arm[arm] = await self._redis.hmget(_key(evaluation.id, "results"), fields) if fields else []
-        return results_by_arm
+        return {arm: await self.results_of(evaluation, arm, numbers) for arm in evaluation.arms}
 
     async def results_of(self, evaluation: Evaluation, arm: str, numbers: Sequence[int]) -> list[bytes | None]:
         """An arm's results of these rows, as JSON; None where a row is not answered yet."""
-        fields = [_field(arm, number) for number in numbers]
-        results: list[bytes | None] = await self._redis.hmget(_key(evaluation.id, "results"), fields)
-        return results
+        return await self._read_fields(_key(evaluation.id, "results"), [_field(arm, number) for number in numbers])
 
     async def has_texts(self, evaluation: Evaluation) -> bool:
         """True if texts of any row are kept."""
@@ -419,7 +404,7 @@ class EvaluationStore:
     async def logprobs(self, evaluation: Evaluation, arm: str, first: int, count: int) -> list[list[float]]:
         """The first logprobs of an arm's answers, to seven digits, as far as they are kept."""
         fields = [_field(arm, number) for number in range(first, min(first + count, evaluation.rows))]
-        raw = await self._redis.hmget(_key(evaluation.id, "logprobs"), fields) if fields else []
+        raw = await self._read_fields(_key(evaluation.id, "logprobs"), fields)
         return [[] if packed is None else [float(f"{value:.7g}") for value in array("f", packed)] for packed in raw]
 
     async def keep_texts(self, evaluation: Evaluation, number: int, fields: Mapping[str, bytes], seconds: int) -> None:
@@ -435,10 +420,7 @@ class EvaluationStore:
 
     async def texts(self, evaluation: Evaluation, number: int, arms: Sequence[str]) -> list[bytes | None]:
         """The sealed texts of a row by arm, and those of the row itself by an empty name; None where none is kept."""
-        texts: list[bytes | None] = await self._redis.hmget(
-            _key(evaluation.id, "texts"), [_field(arm, number) for arm in arms]
-        )
-        return texts
+        return await self._read_fields(_key(evaluation.id, "texts"), [_field(arm, number) for arm in arms])
 
     async def keep_scope(self, evaluation: Evaluation, scores: Sequence[float | None]) -> None:
         """Store how much each row was in the scope of the version."""
@@ -454,6 +436,10 @@ class EvaluationStore:
         """The version's last finished evaluation in short, or None; it may have expired since."""
         raw = await self._redis.hget(LATEST_KEY, version)
         return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
+
+    async def _read_fields(self, key: str, fields: Sequence[str]) -> list[bytes | None]:
+        values: list[bytes | None] = await self._redis.hmget(key, fields) if fields else []
+        return values
 
 
 def id_of(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Admin, Operator, When, require_task, see_that_list_has_task
+from gateway.access import Admin, Operator, When, find_task, see_that_list_has_task
 from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -71,7 +71,7 @@ async def add_suite(
     if since is not None and kind != "hard":
         raise Problem("invalid_value", "What production found are hard cases: the kind is hard.", "kind")
     evaluations = feature_of(request, Evaluations)
-    policy = evaluations.services.snapshot.current.policy.tasks[require_task(evaluations.services, task)]
+    policy = find_task(evaluations.services, task)
     intake = Intake(evaluations, policy, task, ClassFinder(class_field), find_metric(metric))
     async with nullcontext() if since is None else hold_off_erasures(evaluations), open_rows(intake):
         data = await (intake.from_request(request) if since is None else _from_production(intake, since))

@@ -14,7 +14,7 @@ from gateway.state.work_store import WorkStore
 
 def _open(services: Services, features: Features) -> Pulls:
     drafts = Drafts(services.redis, services.control.audit, "pulls:audit")
-    return Pulls(services, features[Releases], WorkStore(services.redis, "pulls", Pull, "the pull"), drafts)
+    return Pulls(services, features[Releases], WorkStore(services.redis, "pulls", Pull, "the pull", drafts))
 
 
 PULLS = Feature(Pulls, _open, (endpoints.router,), {"pull_adapters": keep_pulling})

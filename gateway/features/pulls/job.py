@@ -20,6 +20,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.background.job_process import make_command, run_process
+from gateway.background.jobs import run_until, skip_unchanged
 from gateway.errors import Problem
 from gateway.features.pulls.pulls import Pull, Pulls
 from gateway.features.releases.adding import Pusher, add_version
@@ -28,7 +29,6 @@ from monitoring.helper_process import ProgressStep
 from serving.adapters.adapter_folder import MANIFEST_FILE, SIGNATURE_FILE
 from serving.adapters.sources.fetch_job import FetchJob, FetchResult
 from serving.adapters.store import FREE_BYTES_MIN, PULLED
-from serving.object_store import Stale
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.25
@@ -40,7 +40,7 @@ COMMAND = make_command("serving.adapters.sources.fetching")
 async def keep_pulling(pulls: Pulls) -> None:
     """Pull whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = pulls.services.lease_job("pulls")
-    await lease.repeat(PullingWork(pulls).step, LOOK_INTERVAL_SECONDS)
+    await lease.repeat(skip_unchanged(pulls.services.snapshot, PullingWork(pulls).step), LOOK_INTERVAL_SECONDS)
 
 
 class PullingWork:
@@ -48,36 +48,27 @@ class PullingWork:
 
     def __init__(self, pulls: Pulls) -> None:
         self._pulls = pulls
-        self._looked_at = -1
-        """The generation of the state at which pulls were last looked for."""
 
     async def step(self) -> None:
         """Pull all that wait now. Raises RedisError."""
-        generation = self._pulls.services.snapshot.current.generation
-        if generation == self._looked_at:
-            return
-        await self._pulls.drafts.enter_left()
-        while (pull := await self._pulls.store.next()) is not None:
-            ended = await self._pull_unless_cancelled(pull)
+        store = self._pulls.store
+        await store.drafts.enter_left()
+        while (pull := await store.next()) is not None:
+            ended = await run_until(self._pull(pull), self._until_cancelled(pull))
             if ended is not None:
-                await self._end(ended)
-        self._looked_at = generation
+                after = {"pull": ended.id, "source": ended.source, "version": ended.version, "error": ended.error}
+                await store.end(msgspec.structs.replace(ended, ended_at=time.time()), f"pull.{ended.state}", after)
 
-    async def _pull_unless_cancelled(self, pull: Pull) -> Pull | None:
-        """The pull at its end; None where an admin has ended it before."""
-        snapshot, working = self._pulls.services.snapshot, asyncio.ensure_future(self._pull(pull))
-        try:
-            looked_at = snapshot.current.generation
-            while not (await asyncio.wait((working,), timeout=LOOK_INTERVAL_SECONDS))[0]:
-                if snapshot.current.generation != looked_at:
-                    looked_at = snapshot.current.generation
-                    record = await self._pulls.store.get(pull.id)
-                    if record is None or record.state != "running":
-                        return None
-            return working.result()
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+    async def _until_cancelled(self, pull: Pull) -> None:
+        """Returns once an admin has ended the pull."""
+        snapshot, looked_at = self._pulls.services.snapshot, -1
+        while True:
+            if snapshot.current.generation != looked_at:
+                looked_at = snapshot.current.generation
+                record = await self._pulls.store.get(pull.id)
+                if record is None or record.state != "running":
+                    return
+            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
 
     async def _pull(self, pull: Pull) -> Pull:
         """The pull at its end."""
@@ -132,19 +123,6 @@ class PullingWork:
         with contextlib.suppress(FileNotFoundError):
             os.utime(folder)
         await self._pulls.store.tell(pull.id, progress)
-
-    async def _end(self, pull: Pull) -> None:
-        """Note the end of a pull, with its entry in the audit."""
-        ended = msgspec.structs.replace(pull, ended_at=time.time())
-        after = {"pull": pull.id, "source": pull.source, "version": pull.version, "error": pull.error}
-        draft = self._pulls.services.control.audit.draft(
-            pull.by, f"pull.{pull.state}", pull.task, before=None, after=after
-        )
-        try:
-            await self._pulls.store.end(ended, self._pulls.drafts.change(draft))
-        except Stale:
-            log.warning("another gateway has ended the pull %s", pull.id)
-        await self._pulls.drafts.enter_left()
 
 
 def _upload_of(pull: Pull, folder: Path) -> Upload:

@@ -7,7 +7,6 @@ from typing import Any
 
 from gateway.features.releases.releases import Releases
 from gateway.services import Services
-from gateway.state.audited_step import Drafts
 from gateway.state.work_store import Work, WorkStore
 
 
@@ -28,9 +27,8 @@ class Pull(Work, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Pulls:
-    """`store` keeps the pulls in Redis, `drafts` the audit entries of those that have ended."""
+    """`store` keeps the pulls in Redis."""
 
     services: Services
     releases: Releases
     store: WorkStore[Pull]
-    drafts: Drafts

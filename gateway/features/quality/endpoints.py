@@ -46,12 +46,8 @@ Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the
 Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's quality has moved on since.")]
 Because = Annotated[Reason | None, Query(description="Why, for the audit and for who looks.")]
 Step = Callable[[TaskQuality], tuple[TaskQuality, Action]]
-Beside = Callable[[TaskQuality], Awaitable[Sequence[Change]]]
-"""Makes the changes that go with a task's quality in one step, by the quality as it was read."""
-
-
-async def _nothing(_: TaskQuality) -> Sequence[Change]:
-    return ()
+Beside = Sequence[Change] | Callable[[TaskQuality], Awaitable[Sequence[Change]]]
+"""The changes that go with a task's quality in one step, or what makes them by the quality as it was read."""
 
 
 class PinIn(Body):
@@ -189,7 +185,7 @@ async def change_quality(
     task: str,
     step: Step,
     expected_generation: int | None,
-    beside: Beside = _nothing,
+    beside: Beside = (),
 ) -> dict[str, Any]:
     """Take a step with a task's quality, and in the same step the changes `beside` it; the quality afterwards.
 
@@ -201,23 +197,18 @@ async def change_quality(
             task_quality, generation = await quality.store.of(task)
             if expected_generation is not None and generation != expected_generation:
                 raise Stale(task, generation)
-            after, action = _taken(step, task_quality)
             try:
-                await Responding(quality).move(task, after, generation, [action], await beside(task_quality))
+                after, action = step(task_quality)
+                changes = await beside(task_quality) if callable(beside) else beside
+                await Responding(quality).move(task, after, generation, [action], changes)
                 break
+            except ResponseError as error:
+                raise Problem("state_conflict", str(error)) from error
             except Stale:
                 if not left:
                     raise
     snapshot = await quality.services.snapshot.refresh()
     return {"action": msgspec.to_builtins(action), **await show_quality(quality, snapshot, task)}
-
-
-def _taken(step: Step, task_quality: TaskQuality) -> tuple[TaskQuality, Action]:
-    """Raises Problem (409) for what can't be done as the quality is."""
-    try:
-        return step(task_quality)
-    except ResponseError as error:
-        raise Problem("state_conflict", str(error)) from error
 
 
 # ---- what is told ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from gateway.features.quality.quality import Quality
 from monitoring.quality.detectors.sequential import E_VALUE_MAX
 from monitoring.quality.phases import VERDICTS
-from monitoring.quality.verdicts.quality import Judgement, TaskQuality, VersionQuality
+from monitoring.quality.verdicts.quality import Judgement, VersionQuality
 from router.policy import Policy
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.manifest import read_review_due
@@ -97,12 +97,10 @@ def _placed(quality: Quality) -> list[Version]:
 
 def _stale(quality: Quality, now: float) -> Read:
     """Versions with a role, 1 where the organisation's rules have changed since they were trained."""
-    gauge: Read = {}
-    for version in _placed(quality):
-        task_quality = quality.services.snapshot.current.quality.get(version.task, TaskQuality())
-        verdict = task_quality.versions.get(version.name, VersionQuality())
-        gauge[version.task, version.name] = float(verdict.stale_from is not None and verdict.stale_from <= now)
-    return gauge
+    snapshot = quality.services.snapshot.current
+    places = [(version.task, version.name) for version in _placed(quality)]
+    stale_from = {place: snapshot.get_quality(*place).stale_from for place in places}
+    return {place: float(at is not None and at <= now) for place, at in stale_from.items()}
 
 
 def _review_by(quality: Quality) -> Read:

@@ -88,11 +88,8 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
             raise Problem("state_conflict", f"Somebody else has said at this moment that {task} changes: look again.")
         return changing.announce(current, live, word)
 
-    async def together(_: TaskQuality) -> list[Change]:
-        return changes
-
     try:
-        answer = await change_quality(quality, task, step, body.expected_generation, together)
+        answer = await change_quality(quality, task, step, body.expected_generation, changes)
     except Problem:
         if opening is not None and opening.expected_generation == 0:
             await quality.retraining.store.forget_examples(opening.name)  # nobody else knows of them
@@ -123,10 +120,7 @@ async def take_change_back(
         after, _, action = changing.take_back(current, admin.public, now)
         return after, action
 
-    async def together(_: TaskQuality) -> list[Change]:
-        return changes
-
-    return await change_quality(quality, task, step, expected_generation, together)
+    return await change_quality(quality, task, step, expected_generation, changes)
 
 
 def _see_that_it_can_be(effective_at: float, now: float) -> None:

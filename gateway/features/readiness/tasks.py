@@ -28,11 +28,8 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
     alias, leading = snapshot.aliases.get(task), None
     version = snapshot.versions.get(alias.leading) if alias is not None else None
     if version is not None:
-        task_quality = snapshot.quality.get(task)
-        quality = task_quality.versions.get(version.name) if task_quality is not None else None
-        leading = LiveVersion(name=version.name)
-        if quality is not None:
-            leading = LiveVersion(name=version.name, verdict=quality.verdict, because=quality.because)
+        quality = snapshot.get_quality(task, version.name)
+        leading = LiveVersion(name=version.name, verdict=quality.verdict, because=quality.because)
     return msgspec.structs.replace(
         job,
         selector=settings.tasks[task].selector,

@@ -16,7 +16,9 @@ import msgspec
 from gateway.background.job_process import make_command, run_process
 from gateway.configuration.settings import Settings
 from gateway.errors import Problem
+from gateway.request_labels import read_rules
 from gateway.services import Services
+from monitoring.datasets.build_job import KeptSource
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.metrics import Meters
 from monitoring.records import REPORTED_STREAM_KEY
@@ -118,6 +120,14 @@ def text_source_of(settings: Settings) -> TextSource:
     return TextSource(
         find_redis_address(settings), str(settings.archive), text_keys_of(settings), settings.archive_bucket
     )
+
+
+async def find_kept_source(
+    services: Services, task: str, since: float | None, looked_since: float, until: float
+) -> KeptSource:
+    """Where a task's kept texts are, and what its labels go by. Raises RedisError."""
+    texts, rules = text_source_of(services.settings), await read_rules(services, task)
+    return KeptSource(texts=texts, rules=rules, since=since, looked_since=looked_since, until=until)
 
 
 def name_archive(settings: Settings) -> str:

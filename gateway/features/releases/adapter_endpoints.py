@@ -345,8 +345,6 @@ def _shown(releases: Releases, version: Version, generation: int | None, placed:
     replicas = releases.services.fleet.replicas
     alias = releases.services.snapshot.current.policy.aliases.get(version.task)
     placements = _placements(releases, placed)
-    quality = releases.services.snapshot.current.quality.get(version.task)
-    verdict = quality.versions.get(version.name) if quality is not None else None
     return {
         "version": version.name,
         "task": version.task,
@@ -363,7 +361,7 @@ def _shown(releases: Releases, version: Version, generation: int | None, placed:
         "signed_by": version.signed_by,
         "review_by": version.manifest.get("review_by"),
         "review_due": read_review_due(version.manifest),
-        "stale_from": verdict.stale_from if verdict is not None else None,
+        "stale_from": releases.services.snapshot.current.get_quality(version.task, version.name).stale_from,
         "note": version.note,
         "generation": generation,
         "placements": placements,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -116,17 +117,10 @@ async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -
     """Send the task's new requests to these versions. Requests under way keep theirs."""
     releases = feature_of(request, Releases)
     weights = body.weights or {body.version or "": 1.0}
-    passed = await _see_that_they_may_serve(
-        releases, require_task(releases.services, task, param=None), admin, weights, body.past_gate
-    )
-    return await _change_alias(
-        releases,
-        admin,
-        task,
-        "alias.move",
-        lambda noted: releases.services.control.registry.point(task, weights, body.expected_generation, noted),
-        passed,
-    )
+    require_task(releases.services, task, param=None)
+    passed = await _see_that_they_may_serve(releases, task, admin, weights, body.past_gate)
+    change = partial(releases.services.control.registry.point, task, weights, body.expected_generation)
+    return await _change_alias(releases, admin, task, "alias.move", change, passed)
 
 
 @router.delete("/aliases/{task}", responses=with_errors(*CHANGE_ERRORS))
@@ -153,14 +147,9 @@ async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> d
     require_task(releases.services, task, param=None)
     if body.share:
         await _see_that_they_may_serve(releases, task, None, {body.version: body.share})
-    expected = body.expected_generation
-    return await _change_alias(
-        releases,
-        admin,
-        task,
-        "alias.shadow",
-        lambda noted: releases.services.control.registry.shadow(task, body.version, body.share, expected, noted),
-    )
+    share, expected = body.share, body.expected_generation
+    change = partial(releases.services.control.registry.shadow, task, body.version, share, expected)
+    return await _change_alias(releases, admin, task, "alias.shadow", change)
 
 
 @router.post("/aliases/{task}/canary", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
@@ -171,34 +160,19 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
     plan = None if body.plan is None else _plan(releases, body.plan)
     passed = await _see_that_they_may_serve(releases, task, admin, {body.version: body.share}, body.past_gate)
     expected, keeps_plan = body.expected_generation, "plan" not in body.model_fields_set
-    return await _change_alias(
-        releases,
-        admin,
-        task,
-        "alias.canary",
-        lambda noted: releases.services.control.registry.canary(
-            task, body.version, body.share, admin.public, plan, expected, keeps_plan=keeps_plan, noted=noted
-        ),
-        passed,
-    )
+    canary_of = partial(releases.services.control.registry.canary, task, body.version, body.share, admin.public)
+    change = partial(canary_of, plan, expected, keeps_plan=keeps_plan)
+    return await _change_alias(releases, admin, task, "alias.canary", change, passed)
 
 
 @router.post("/aliases/{task}/promote", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
 async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) -> dict[str, Any]:
     """Send all of the task's requests to a version. The one that led is then the previous version, and stays loaded."""
     releases = feature_of(request, Releases)
-    passed = await _see_that_they_may_serve(
-        releases, require_task(releases.services, task, param=None), admin, {body.version: 1.0}, body.past_gate
-    )
-    expected = body.expected_generation
-    return await _change_alias(
-        releases,
-        admin,
-        task,
-        "alias.promote",
-        lambda noted: releases.services.control.registry.promote(task, body.version, expected, noted=noted),
-        passed,
-    )
+    require_task(releases.services, task, param=None)
+    passed = await _see_that_they_may_serve(releases, task, admin, {body.version: 1.0}, body.past_gate)
+    change = partial(releases.services.control.registry.promote, task, body.version, body.expected_generation)
+    return await _change_alias(releases, admin, task, "alias.promote", change, passed)
 
 
 @router.post("/aliases/{task}/rollback", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
@@ -212,17 +186,9 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
     if wanted.version is not None and (alias is None or wanted.version not in alias.previous):
         # it has not led: no way back
         passed = await _see_that_they_may_serve(releases, task, admin, {wanted.version: 1.0})
-    return await _change_alias(
-        releases,
-        admin,
-        task,
-        "alias.rollback",
-        lambda noted: releases.services.control.registry.roll_back(
-            task, wanted.version, wanted.expected_generation, canary_only=wanted.canary_only, noted=noted
-        ),
-        passed,
-        wanted.reason,
-    )
+    back = partial(releases.services.control.registry.roll_back, task, wanted.version, wanted.expected_generation)
+    change = partial(back, canary_only=wanted.canary_only)
+    return await _change_alias(releases, admin, task, "alias.rollback", change, passed, wanted.reason)
 
 
 async def _known_alias(releases: Releases, task: str) -> str:
@@ -236,7 +202,7 @@ async def _change_alias(
     admin: Caller,
     task: str,
     action: str,
-    change: Callable[[Noted], Awaitable[int]],
+    change: Callable[..., Awaitable[int]],
     passed: GatePass | None = None,
     reason: str | None = None,
 ) -> dict[str, Any]:
@@ -254,7 +220,7 @@ async def _change_alias(
                 raise Stale(task, generation - 1)
             return [*noted(was, now, generation), *passed.changes]
 
-        generation = await change(note)
+        generation = await change(noted=note)
     after, _ = await releases.services.control.registry.alias(task)
     await releases.services.snapshot.refresh()
     warnings = [] if after is None else await _warnings(releases, task, before, after)

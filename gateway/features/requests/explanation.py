@@ -115,12 +115,10 @@ def describe_finding(finding: FindingRecord, in_full: bool) -> dict[str, Any]:
         "mode": finding.mode,
         "fired": finding.fired,
         "words": _words(finding),
+        "version": finding.version,
     }
-    fields["version"] = finding.version
-    if in_full:
-        fields |= {"score": finding.score, "threshold": finding.threshold, "neighbours": finding.neighbours}
-        fields["note"] = finding.note
-    return fields
+    names = ("score", "threshold", "neighbours", "note") if in_full else ()
+    return fields | {name: getattr(finding, name) for name in names}
 
 
 def _whose(finding: FindingRecord) -> str:

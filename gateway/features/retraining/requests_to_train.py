@@ -190,8 +190,4 @@ async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> 
     texts = await read_kept_texts(retraining.services.settings, others)
     for example in examples:
         text = reviews[example.request_id] or texts.get(example.request_id)
-        prompt: dict[str, Any] | None = None
-        if text is not None and not text.cut:
-            prompt = {"messages": text.messages} if text.messages else None
-            prompt = {"prompt": text.prompt} if isinstance(text.prompt, str) else prompt
-        yield row_of(example, prompt, None if text is None else text.answer)
+        yield row_of(example, None if text is None else text.as_asked(), None if text is None else text.answer)

@@ -95,15 +95,13 @@ class RetrainingStore:
         await self.tidy()
         return generation
 
-    async def close(self, name: str, by: str, at: float, expected_generation: int | None = None) -> Retraining:
+    async def close(self, name: str, by: str, at: float) -> Retraining:
         """Close a request. Raises KeyError where there is none, and Stale where it has moved on."""
         retraining, generation = await self.get(name)
         if retraining is None:
             raise KeyError(name)
         after = close_request(retraining, by, at)
-        await change_together(
-            self._redis, [self.change(after, generation if expected_generation is None else expected_generation)]
-        )
+        await change_together(self._redis, [self.change(after, generation)])
         return after
 
     def change(self, retraining: Retraining, expected_generation: int | None = None) -> Change:

@@ -136,16 +136,10 @@ def _other_arms(shadows: Shadows, policy: Policy, choice: Choice, served: str | 
         yield led_to.name
     elif task.fallback_pool is not None:
         yield None
-    quality = shadows.services.snapshot.current.quality.get(task.name)
-    verdict = quality.versions.get(led_to.name) if quality is not None else None
+    verdict = shadows.services.snapshot.current.get_quality(task.name, led_to.name).verdict
     alias = policy.aliases.get(task.name)
     previous_version = alias.previous_version if alias is not None else None
-    if (
-        previous_version is None
-        or previous_version in (served, led_to.name)
-        or verdict is None
-        or verdict.verdict not in LOOKED_INTO
-    ):
+    if previous_version in (None, served, led_to.name) or verdict not in LOOKED_INTO:
         return
     if any(previous_version in replica.loaded for replica in shadows.services.fleet.replicas.values()):
         yield previous_version

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gateway.background.child_process import ChildProcess, run_child
+from gateway.background.jobs import skip_unchanged
 from gateway.features.training.ending import TrainingFault, enter_result
 from gateway.features.training.store import Training
 from gateway.features.training.training_run import LOOK_INTERVAL_SECONDS, TrainingRun
@@ -29,13 +30,8 @@ FAILED_KEPT_SECONDS = 7 * 86_400.0
 async def keep_training(trainings: Trainings) -> None:
     """Run the trainings of this data folder, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = trainings.services.lease_job("training", place=f"-{trainings.place}")
-    looked_at = -1
 
     async def run_next() -> None:
-        nonlocal looked_at
-        generation = trainings.services.snapshot.current.generation
-        if generation == looked_at:
-            return
         folders = await asyncio.to_thread(trainings.list_folders)  # before trainings: one that begins now keeps its own
         all_of_them = await trainings.store.all()
         since = time.time() - FAILED_KEPT_SECONDS
@@ -46,9 +42,8 @@ async def keep_training(trainings: Trainings) -> None:
         ours = [each for each in all_of_them if trainings.runs_here(each)]
         for training in reversed(ours):
             await LocalRun(trainings, training).run_to_end()
-        looked_at = generation
 
-    await lease.repeat(run_next, LOOK_INTERVAL_SECONDS)
+    await lease.repeat(skip_unchanged(trainings.services.snapshot, run_next), LOOK_INTERVAL_SECONDS)
 
 
 def _is_kept(training: Training, since: float) -> bool:

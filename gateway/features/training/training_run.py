@@ -11,6 +11,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.background.job_process import make_command, run_process
+from gateway.background.jobs import run_until
 from gateway.errors import Problem
 from gateway.features.training.ending import TrainingFault, end_training, is_running
 from gateway.features.training.store import Training
@@ -37,13 +38,8 @@ class TrainingRun(ABC):
 
     async def run_to_end(self) -> None:
         """Train and register, or note why not. Returns early where somebody ends it. Raises RedisError."""
-        tasks = working, stopped = asyncio.ensure_future(self._work()), asyncio.ensure_future(self._until_stopped())
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if stopped.done():
-                stopped.result()
-                return
-            working.result()
+            await run_until(self._work(), self._until_stopped())
         except TrainingFault as fault:
             await self._fail(str(fault))
         except RedisError:
@@ -53,10 +49,6 @@ class TrainingRun(ABC):
         except Exception:
             log.exception("the training %s failed", self._training.id)
             await self._fail("A fault of the gateway, which is in its log.")
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fail(self, note: str) -> None:
         log.error("the training %s of %s failed: %s", self._training.id, self._training.task, note)

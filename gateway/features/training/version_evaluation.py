@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
-from gateway.features.evaluations.endpoints import TOLD, make_intake, resolve_wanted
+from gateway.features.evaluations.endpoints import list_told, make_intake, resolve_wanted
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.intake import open_rows
 from gateway.features.evaluations.store import id_of
@@ -52,8 +50,6 @@ async def evaluate_version(evaluations: Evaluations, version: str, rows: Path, c
             return name
         evaluation = wanted.evaluation(intake, data, "system", name)
         step = AuditedStep(evaluations.services.redis, evaluations.services.control.audit, "system")
-        step.note(
-            "evaluation.begin", version, None, {each: msgspec.to_builtins(getattr(evaluation, each)) for each in TOLD}
-        )
+        step.note("evaluation.begin", version, None, list_told(evaluation))
         await evaluations.store.begin(evaluation, intake.coming, True, step)
     return name
