@@ -29,13 +29,7 @@ from gateway.cli.listing import (
 from gateway.cli.prompts import describe_fitted, make_fitted_cells, send_prompts, sources_of, until_fitted
 from gateway.cli.pulls import list_pulls, pull_adapter
 from gateway.cli.tables import format_size, format_time, share, tell_warnings
-from gateway.cli.watch import (
-    WatchFailed,
-    explain_interrupt,
-    see_that_it_is_placed,
-    until_judged,
-    until_placed,
-)
+from gateway.cli.watch import WatchFailed, explain_interrupt, see_that_it_is_placed, until_judged, until_placed
 
 PLAN_PANEL = "Plan of an automatic verdict (with --auto)"
 
@@ -221,8 +215,7 @@ def list_versions(
 
 @add_command(adapters)
 def show(
-    api: Api,
-    name: Annotated[str, typer.Argument(metavar="VERSION|TASK", help="A version, or a task for its alias.")],
+    api: Api, name: Annotated[str, typer.Argument(metavar="VERSION|TASK", help="A version, or a task for its alias.")]
 ) -> None:
     """Show a version, or a task's alias."""
     if "@" not in name:

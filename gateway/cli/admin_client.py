@@ -56,24 +56,24 @@ class Refused(CommandError):
 
     exit_code = 1
 
-    def __init__(self, status: int, code: str, message: str, error: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, status: int, error: Mapping[str, Any]) -> None:
         """`error` is the gateway's error object."""
-        more = WHAT_TO_DO.get(code)
-        super().__init__(" ".join([message, f"({code})", *([more] if more else [])]))
         self.status = status
-        self.code = code
+        self.code = str(error["code"])
         self._error = error
+        message = str(error["message"])[:ERROR_TEXT_MAX]
+        super().__init__(" ".join([message, f"({self.code})", *filter(None, [WHAT_TO_DO.get(self.code)])]))
 
     def in_options(self, options: Mapping[str, str]) -> str:
         """Its text, where the body was at fault in the options of the command that made it."""
         if self.status != httpx.codes.BAD_REQUEST:
             return str(self)
-        param = (self._error or {}).get("param")
+        param = self._error.get("param")
         return name_options(str(self), None if param is None else str(param), options)
 
     def content(self) -> dict[str, Any]:
         """The gateway's own error object."""
-        return dict(self._error) if self._error else {**super().content(), "code": self.code}
+        return dict(self._error)
 
 
 class Unusable(CommandError):
@@ -203,19 +203,18 @@ def _text_of(error: Exception) -> str:
 def _refusal(answer: httpx.Response) -> CommandError:
     """The gateway's error as an exception; Unusable where something else answered."""
     try:
-        error = answer.json()["error"]
-        return Refused(answer.status_code, str(error["code"]), str(error["message"])[:ERROR_TEXT_MAX], error)
+        return Refused(answer.status_code, answer.json()["error"])
     except (ValueError, KeyError, TypeError):
         text = f"{unquote(str(answer.url))} answered {answer.status_code}, not as a gateway does: is the address right?"
         return Unusable(text)
 
 
-def find_gateway(url: str | None, local: Path = LOCAL_KEPT) -> str:
+def find_gateway(url: str | None) -> str:
     """The gateway's address without a path: `url`, else that of `make up` here, else DEFAULT_URL.
 
     Raises Unusable for what is no address.
     """
-    url = (url or _local_url(local) or DEFAULT_URL).rstrip("/").removesuffix("/v1")
+    url = (url or _local_url() or DEFAULT_URL).rstrip("/").removesuffix("/v1")
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL:
@@ -225,18 +224,18 @@ def find_gateway(url: str | None, local: Path = LOCAL_KEPT) -> str:
     return url
 
 
-def find_key(url: str, key: str | None, key_file: Path | None, local: Path = LOCAL_KEPT) -> str:
+def find_key(url: str, key: str | None, key_file: Path | None) -> str:
     """The admin key: of the file, else `key`, else the one that `make up` keeps here, for this machine alone.
 
     Raises Unusable where there is none.
     """
+    local = LOCAL_KEPT / "admin-key"
+    if key_file is None and key is None and _is_here(url) and local.exists():
+        key_file = local
     if key_file is not None:
-        key = _read_key(key_file)
-    elif key is None and _is_here(url) and (local / "admin-key").exists():
-        key = _read_key(local / "admin-key")
+        key = read_text(key_file, "The key file ")
     if key is None:
-        text = f"There is no admin key for {url}: give one with --key-file, or in {KEY_VARIABLE}."
-        raise Unusable(text)
+        raise Unusable(f"There is no admin key for {url}: give one with --key-file, or in {KEY_VARIABLE}.")
     if split_key(key.strip()) is None:
         raise Unusable("The key has not the form sk-app-…: take the one in the gateway's data folder, admin-key.")
     return key.strip()
@@ -250,14 +249,10 @@ def _trust(ca_file: Path) -> ssl.SSLContext:
         raise Unusable(f"The file of --ca, {ca_file}, can't be used: {fault}.") from error
 
 
-def _read_key(path: Path) -> str:
-    return read_text(path, "The key file ").strip()
-
-
-def _local_url(local: Path) -> str | None:
+def _local_url() -> str | None:
     """Where the gateway of `make up` listens; None where none was ever started here."""
     try:
-        listen = (read_yaml((local / "apprentice.yaml").read_text(encoding="utf-8")) or {}).get("listen") or {}
+        listen = (read_yaml((LOCAL_KEPT / "apprentice.yaml").read_text(encoding="utf-8")) or {}).get("listen") or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
         return None
     host = str(listen.get("host", "127.0.0.1"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gateway.cli.admin_client import Unusable
+from monitoring.quality.replay.rows import LabelFileError, read_fields
 
 COLUMNS = ("gate", "reviewer")
 JUDGEMENTS: Mapping[str, bool] = {"1": True, "true": True, "right": True, "0": False, "false": False, "wrong": False}
@@ -16,8 +17,6 @@ def count_differences(path: Path) -> dict[str, int]:
 
     Raises Unusable with the line that can't be read.
     """
-    from monitoring.quality.replay.rows import LabelFileError, read_fields
-
     counts = {"rows": 0, "stricter": 0, "milder": 0}
     try:
         for line, fields in read_fields(path, _check_columns):
@@ -34,8 +33,6 @@ def count_differences(path: Path) -> dict[str, int]:
 
 def _check_columns(line: int, names: Sequence[str]) -> None:
     """Raises LabelFileError where a column is missing."""
-    from monitoring.quality.replay.rows import LabelFileError
-
     missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise LabelFileError(f"line {line}: no column {' and no column '.join(missing)}.")

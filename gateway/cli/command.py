@@ -27,7 +27,7 @@ from gateway.cli.admin_client import (
 from gateway.cli.option_names import find_empty_argument, options_of
 from gateway.cli.tables import Printer
 
-PANEL = "Gateway and output"
+_option = functools.partial(typer.Option, rich_help_panel="Gateway and output")
 
 
 @dataclass(frozen=True)
@@ -36,45 +36,26 @@ class ConnectionOptions:
 
     gateway: Annotated[
         str | None,
-        typer.Option(
+        _option(
             envvar=URL_VARIABLE,
             metavar="URL",
-            rich_help_panel=PANEL,
             help=f"The gateway's address. Unset: that of `make up`, else {DEFAULT_URL}.",
         ),
     ] = None
     key_file: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=PANEL,
-            help="A file with an admin's key. Unset: the environment's, else that of `make up`.",
-        ),
+        Path | None, _option(help="A file with an admin's key. Unset: the environment's, else that of `make up`.")
     ] = None
     key: Annotated[
         str | None,
-        typer.Option(
-            envvar=KEY_VARIABLE,
-            rich_help_panel=PANEL,
-            help="The key itself. Others on this machine see options: better use the environment.",
+        _option(
+            envvar=KEY_VARIABLE, help="The key itself. Others on this machine see options: better use the environment."
         ),
     ] = None
     ca_file: Annotated[
         Path | None,
-        typer.Option(
-            "--ca",
-            metavar="FILE",
-            rich_help_panel=PANEL,
-            help="Authorities (PEM) of an https:// gateway. Unset: the system's.",
-        ),
+        _option("--ca", metavar="FILE", help="Authorities (PEM) of an https:// gateway. Unset: the system's."),
     ] = None
-    json_only: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            rich_help_panel=PANEL,
-            help="Print only the admin API's answer, as JSON, to stdout.",
-        ),
-    ] = False
+    json_only: Annotated[bool, _option("--json", help="Print only the admin API's answer, as JSON, to stdout.")] = False
 
 
 class Api(AdminClient):

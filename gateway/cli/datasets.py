@@ -75,16 +75,8 @@ def build(
         {"digest": send_data(api, f"{PATH}/files", path, {}, ANY_KIND)["digest"], "name": path.name, "columns": columns}
         for path in files or ()
     ]
-    body = as_body(
-        task=task,
-        files=sent,
-        since=first,
-        until=last,
-        heldout_share=heldout_share,
-        class_ratio_max=class_ratio_max,
-        class_field=class_field,
-        leave_out_faults=leave_out_faults,
-    )
+    body = as_body(task=task, files=sent, since=first, until=last, class_field=class_field)
+    body |= as_body(heldout_share=heldout_share, class_ratio_max=class_ratio_max, leave_out_faults=leave_out_faults)
     answer = follow_work(api, api.post(PATH, body), f"{PATH}/builds", "Building")
     if answer["state"] == "failed":
         for fault in answer["faults"]:
@@ -171,23 +163,17 @@ def _tell(out: Printer, card: dict[str, Any]) -> None:
             ("built", format_time(card["built_at"])),
         ]
     )
-    for sentence in (*card["coverage"]["words"], *card["synthetic"]["words"]):
-        out.say(sentence)
-    names = [
-        *card["classes"]["train"],
-        *(each for each in card["classes"]["heldout"] if each not in card["classes"]["train"]),
-    ]
+    out.say(*card["coverage"]["words"], *card["synthetic"]["words"])
+    train, heldout = card["classes"]["train"], card["classes"]["heldout"]
+    names = [*(train | heldout)]
     if names != [""]:
         out.say("")
-        out.table(("class", "train", "held out"), (_class_row(card, name) for name in names))
+        cells = ((name or "-", train.get(name, 0), heldout.get(name, 0)) for name in names)
+        out.table(("class", "train", "held out"), cells)
 
 
 def _plain(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _class_row(card: dict[str, Any], name: str) -> Row:
-    return name or "-", card["classes"]["train"].get(name, 0), card["classes"]["heldout"].get(name, 0)
 
 
 def _row(card: dict[str, Any]) -> Row:

@@ -34,8 +34,7 @@ def diagnose(
 def tell_diagnosis(api: Api, answer: dict[str, Any]) -> None:
     """The likely fault, the evidence of each, and what it rests on."""
     result, case = answer["diagnosis"], answer["case"]
-    api.out.say(f"Likely fault: {result['likely']}. {result['because']}")
-    api.out.say("")
+    api.out.say(f"Likely fault: {result['likely']}. {result['because']}", "")
     pairs = ("request", "task", "version", "label")
     api.out.pairs([*((name, answer[name]) for name in pairs), *((name, case[name]) for name in ("answer", "expected"))])
     api.out.say("")

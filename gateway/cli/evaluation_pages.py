@@ -23,9 +23,9 @@ class _Markdown:
     def __init__(self) -> None:
         self.parts: list[str] = []
 
-    def say(self, text: str) -> None:
-        """A line of its own."""
-        self.parts.append(make_readable(text) + "\n")
+    def say(self, *texts: str) -> None:
+        """Lines of their own."""
+        self.parts += [make_readable(text) + "\n" for text in texts]
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
         """A table."""
@@ -46,10 +46,9 @@ class _Html:
     def __init__(self) -> None:
         self.parts: list[str] = []
 
-    def say(self, text: str) -> None:
-        """A paragraph."""
-        if text:
-            self.parts.append(f"<p>{escape(make_readable(text))}</p>")
+    def say(self, *texts: str) -> None:
+        """Paragraphs."""
+        self.parts += [f"<p>{escape(make_readable(text))}</p>" for text in texts if text]
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
         """A table."""

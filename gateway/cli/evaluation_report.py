@@ -19,8 +19,8 @@ ARM_COLUMNS = (
 class Output(Protocol):
     """Where a report goes: a terminal, or a page."""
 
-    def say(self, text: str) -> None:
-        """A line."""
+    def say(self, *texts: str) -> None:
+        """Lines."""
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
         """A table."""
@@ -30,8 +30,7 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
     """All of it: arms, differences, classes, calibration, and what it can't see."""
     report = answer["report"]
     measured = f"{answer['version']} on {answer['rows']} rows, by {answer['metric']}"
-    out.say(f"{answer['id']}: {measured}, {format_time(answer['ended_at'])}.")
-    out.say("")
+    out.say(f"{answer['id']}: {measured}, {format_time(answer['ended_at'])}.", "")
     names = {arm: spec["version"] for arm, spec in answer["asked"].items() if arm != "adapter" and "version" in spec}
     arms = {f"{arm} ({names[arm]})" if arm in names else arm: figures for arm, figures in report["arms"].items()}
     trust = describe_trust(report.get("judge"))
@@ -49,22 +48,15 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
             tell(out, report[name])
     if (leaks := report.get("leaks")) and leaks["same"] + leaks["near"]:
         shares = ", ".join(f"{arm} {_percent(share)}" for arm, share in leaks["right_without"].items())
-        out.say("")
-        out.say(f"Right{trust} without the {leaks['same'] + leaks['near']} rows of the training set: {shares}.")
+        out.say("", f"Right{trust} without the {leaks['same'] + leaks['near']} rows of the training set: {shares}.")
     if production := report.get("production"):
-        out.say("")
-        out.say(production["words"])
+        out.say("", production["words"])
     for compared in answer.get("preferences") or ():
-        out.say("")
-        out.say(_describe_preferences(compared))
+        out.say("", _describe_preferences(compared))
     if answer.get("gate") is not None:
-        out.say("")
-        out.say(answer["gate"]["because"])
+        out.say("", answer["gate"]["because"])
     if report["cannot_see"]:
-        out.say("")
-        out.say("What it can't see:")
-        for sentence in report["cannot_see"]:
-            out.say(f"- {sentence}")
+        out.say("", "What it can't see:", *(f"- {sentence}" for sentence in report["cannot_see"]))
 
 
 def tell_suites(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:
@@ -218,8 +210,7 @@ def _tell_calibration(out: Output, model: dict[str, Any]) -> None:
     out.table(("wrong at most", "certified", "kept", "kept and wrong", "threshold"), rows)
     points = [point for at, point in enumerate(model["routed"]) if at % 2 == 0]
     if points and points[0]["wrong_share"] is not None:
-        out.say("")
-        out.say("The least sure answers go to general:")
+        out.say("", "The least sure answers go to general:")
         columns = ("general_share", "wrong_share", "adapter_wrong_share")
         rows = [tuple(_percent(point[name]) for name in columns) for point in points]
         out.table(("to general", "wrong in all", "wrong by the adapter"), rows)

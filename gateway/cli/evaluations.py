@@ -8,29 +8,24 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import click
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from gateway.cli.admin_client import AdminClient, Unusable, read_text
+from gateway.cli.admin_client import Unusable, read_text
 from gateway.cli.command import Api, ClassField, Force, add_command, see_that_it_can_be_written, with_api
 from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.prompts import as_lines
 from gateway.cli.reviews import list_pair_lines
 from gateway.cli.tables import Row, format_time, make_readable
-from gateway.cli.watch import PIPE_SECONDS, WatchFailed, explain_leaving, make_sending_columns, wait
+from gateway.cli.watch import WatchFailed, explain_leaving, make_sending_columns, until_ended
 
-POLL_SECONDS = 0.5
 PIECE_BYTES = 1 << 16
 WRONG_ROWS_MAX = 200
 """More rows that were answered wrong are not shown in a page."""
@@ -46,8 +41,7 @@ EvaluationId = Annotated[
     str, typer.Argument(metavar="ID", help="An evaluation's id, as `evaluate` and `list` tell it.")
 ]
 Out = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="FILE", help="Write the report to this file: .html, .md, else JSON."),
+    Path | None, typer.Option("--out", metavar="FILE", help="Write the report to this file: .html, .md, else JSON.")
 ]
 RowsOut = Annotated[
     Path | None,
@@ -90,8 +84,7 @@ class EvaluationOptions:
         ),
     ] = None
     repeats: Annotated[
-        int | None,
-        typer.Option(min=1, help="How often each row is asked, to see answers that flip. Unset: once."),
+        int | None, typer.Option(min=1, help="How often each row is asked, to see answers that flip. Unset: once.")
     ] = None
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the version's confidence model from the rows, and keep it.")
@@ -209,7 +202,7 @@ def show(
     see_that_it_can_be_written(force, report_to, rows_out)
     answer = api.get(f"{PATH}/{quote(evaluation, safe='')}")
     if answer["status"] == "running":
-        api.out.tell(answer, f"{answer['id']} of {answer['version']} runs: {_so_far(answer)}.")
+        api.out.tell(answer, f"{answer['id']} of {answer['version']} runs: {_so_far(answer)}")
         return
     _tell(api, answer, report_to, rows_out)
 
@@ -227,8 +220,7 @@ def compare(
         pair = api.get(path, first=first, second=second)
         if api.out.answer(pair):
             return
-        for line in list_pair_lines(pair):
-            api.out.say(line)
+        api.out.say(*list_pair_lines(pair))
         word = typer.prompt("Better: a, b, s (same) or q (quit)", type=click.Choice(["a", "b", "s", "q"]), err=True)
         if word == "q":
             return
@@ -268,32 +260,24 @@ def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[right]}"),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[hint]}"),
     )  # fmt: skip
-    began, told_at = time.monotonic(), time.monotonic()
+    began = time.monotonic()
     first = {arm: counts["done"] for arm, counts in answer["progress"].items()}
     with explain_leaving(api.out, "evaluation", answer["id"]), api.out.progress(*columns) as progress:
         bars = {
             arm: progress.add_task(arm, total=answer["rows"], completed=first[arm], right="", rate="", hint="")
             for arm in answer["arms"]
         }
-        while answer["status"] == "running":
+
+        def show(now: dict[str, Any]) -> None:
             seconds = max(0.001, time.monotonic() - began)
-            for arm, counts in answer["progress"].items():
-                rate = (counts["done"] - first.get(arm, 0)) / seconds
-                hint = f"waits: {answer['waits_for']}" if answer["waits_for"] else ""
-                hint = "the report is being made" if _done(answer) == answer["rows"] * len(answer["arms"]) else hint
-                progress.update(
-                    bars[arm],
-                    completed=counts["done"],
-                    right=_right(counts),
-                    rate=f"{rate:.1f}/s",
-                    hint=make_readable(hint).replace("[", "("),
-                )
-            if time.monotonic() - told_at >= PIPE_SECONDS and not api.out.stderr.is_terminal:
-                told_at = time.monotonic()
-                api.out.note(f"{answer['id']}: {_so_far(answer)}.")
-            wait(POLL_SECONDS)
-            answer = api.get(f"{PATH}/{answer['id']}")
-    return answer
+            hint = f"waits: {now['waits_for']}" if now["waits_for"] else ""
+            hint = "the report is being made" if _done(now) == now["rows"] * len(now["arms"]) else hint
+            for arm, counts in now["progress"].items():
+                rate = f"{(counts['done'] - first.get(arm, 0)) / seconds:.1f}/s"
+                text = make_readable(hint).replace("[", "(")
+                progress.update(bars[arm], completed=counts["done"], right=_right(counts), rate=rate, hint=text)
+
+        return until_ended(api, answer, PATH, show, _so_far)
 
 
 def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Path | None) -> None:
@@ -327,33 +311,33 @@ def _write(api: Api, path: Path, answer: dict[str, Any], answers: Sequence[dict[
 
 def _wrong_rows(api: Api, evaluation: str) -> list[dict[str, Any]]:
     """The first rows that an arm got wrong, as far as their texts are kept. Raises CommandError."""
-    rows: list[dict[str, Any]] = []
-    first: int | None = 0
-    while first is not None and len(rows) < WRONG_ROWS_MAX:
-        page = api.get(f"{PATH}/{evaluation}/texts", first=str(first), wrong="true")
-        rows, first = rows + page["rows"], page["next_first"]
-    return rows[:WRONG_ROWS_MAX]
+    return list(islice(_read_pages(api, f"{PATH}/{evaluation}/texts", wrong="true"), WRONG_ROWS_MAX))
 
 
-def _rows(client: AdminClient, answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The adapter's rows as the benchmark of confidence reads them, those that failed left out."""
+def _read_pages(api: Api, path: str, **query: str) -> Iterator[dict[str, Any]]:
+    """All rows at a path, a page after the other. Raises CommandError."""
     first: int | None = 0
     while first is not None:
-        page = client.get(f"{PATH}/{answer['id']}/rows", first=str(first))
-        for row in page["rows"]:
-            adapter, general = row["arms"].get("adapter"), row["arms"].get("general")
-            if adapter is None or adapter["outcome"] == "failed":
-                continue
-            exported = {
-                "id": row["id"],
-                "logprobs": adapter.get("logprobs", []),
-                "group": str(adapter["group"]),
-                "scope": row["scope"],
-                "right": adapter["right"],
-                **{name: adapter.get(name) for name in ("sureness", "contract_kept")},
-            }
-            yield exported | ({"general_right": general["right"]} if general is not None else {})
+        page = api.get(path, first=str(first), **query)
+        yield from page["rows"]
         first = page["next_first"]
+
+
+def _rows(api: Api, answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The adapter's rows as the benchmark of confidence reads them, those that failed left out."""
+    for row in _read_pages(api, f"{PATH}/{answer['id']}/rows"):
+        adapter, general = row["arms"].get("adapter"), row["arms"].get("general")
+        if adapter is None or adapter["outcome"] == "failed":
+            continue
+        exported = {
+            "id": row["id"],
+            "logprobs": adapter.get("logprobs", []),
+            "group": str(adapter["group"]),
+            "scope": row["scope"],
+            "right": adapter["right"],
+            **{name: adapter.get(name) for name in ("sureness", "contract_kept")},
+        }
+        yield exported | ({"general_right": general["right"]} if general is not None else {})
 
 
 def _done(answer: dict[str, Any]) -> int:
@@ -373,4 +357,4 @@ def _so_far(answer: dict[str, Any]) -> str:
         f"{arm} {counts['done']} of {answer['rows']}" + (f" ({_right(counts)})" if counts["done"] else "")
         for arm, counts in answer["progress"].items()
     ]
-    return ", ".join(parts) + (f"; it waits: {answer['waits_for']}" if answer["waits_for"] else "")
+    return ", ".join(parts) + (f"; it waits: {answer['waits_for']}." if answer["waits_for"] else ".")

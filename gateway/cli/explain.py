@@ -28,8 +28,7 @@ def explain(
     if record["findings"]:
         columns = ("check", "version", "mode", "verdict", "score", "threshold", "nearest", "note")
         api.out.table(columns, map(_row, record["findings"]))
-    for sentence in answer["explanation"]:
-        api.out.say(sentence)
+    api.out.say(*answer["explanation"])
 
 
 def _row(finding: dict[str, Any]) -> Row:

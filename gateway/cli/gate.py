@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -16,16 +15,11 @@ from gateway.cli.key_names import KeyNames
 from gateway.cli.tables import Printer, format_time
 from gateway.cli.watch import WatchFailed
 
-VERDICT_WORDS: Mapping[str, str] = MappingProxyType(
-    {"passed": "passed", "failed": "failed", "cannot_tell": "cannot tell", "not_judged": "not judged"}
-)
-MODE_WORDS: Mapping[str, str] = MappingProxyType(
-    {
-        "off": "The setting release.gate is off: the verdict holds nothing up.",
-        "warn": "The setting release.gate is warn: the verdict holds nothing up.",
-        "enforce": "The setting release.gate is enforce: no request goes to it without it.",
-    }
-)
+MODE_WORDS: Mapping[str, str] = {
+    "off": "The setting release.gate is off: the verdict holds nothing up.",
+    "warn": "The setting release.gate is warn: the verdict holds nothing up.",
+    "enforce": "The setting release.gate is enforce: no request goes to it without it.",
+}
 
 
 @dataclass(frozen=True)
@@ -62,16 +56,16 @@ def show_gate(
     if not api.out.answer(answer):
         _tell(api.out, answer, KeyNames(api))
     if answer["verdict"] != "passed":
-        raise WatchFailed(f"{name}: {VERDICT_WORDS[answer['verdict']]}. {answer['because']}")
+        raise WatchFailed(f"{name}: {answer['verdict'].replace('_', ' ')}. {answer['because']}")
 
 
 def _tell(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
-    out.say(f"{answer['version']}: {VERDICT_WORDS[answer['verdict']]}. {answer['because']}")
+    out.say(f"{answer['version']}: {answer['verdict'].replace('_', ' ')}. {answer['because']}")
     if answer["lines"]:
         out.say("")
         for line in answer["lines"]:
             needs = f" It needs {line['needs']}." if line["needs"] else ""
-            out.say(f"{VERDICT_WORDS[line['verdict']]:<11}  {line['subject']:<8}  {line['text']}{needs}")
+            out.say(f"{line['verdict'].replace('_', ' '):<11}  {line['subject']:<8}  {line['text']}{needs}")
         out.say("")
     if references := answer.get("held_against"):
         out.say(f"Held against: {', '.join(f'{name} ({role})' for role, name in references.items())}.")

@@ -127,8 +127,7 @@ def show_alias(out: Printer, alias: dict[str, Any], names: KeyNames) -> None:
 
 def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
     """Why a version is in its state, and what the audit has of it."""
-    for sentence in answer["words"]:
-        out.say(names.within(sentence))
+    out.say(*(names.within(sentence) for sentence in answer["words"]))
     if answer["audit"]:
         out.say("")
         out.table(

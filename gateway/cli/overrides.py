@@ -40,8 +40,7 @@ class RuleOptions:
     """A rule as options."""
 
     action: Annotated[
-        OverrideAction | None,
-        typer.Option(help="To general, to a version, refuse, or add a message to the system's."),
+        OverrideAction | None, typer.Option(help="To general, to a version, refuse, or add a message to the system's.")
     ] = None
     task: Annotated[str | None, _about("Of this task. Unset: of all tasks.", "TASK")] = None
     contains: Annotated[str | None, _about("The conversation has this text, in whatever case.")] = None

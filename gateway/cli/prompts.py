@@ -27,9 +27,7 @@ Sources = list[tuple[str, Path]]
 OwnColumns = Annotated[
     list[str] | None,
     typer.Option(
-        "--column",
-        metavar="OURS=THEIRS",
-        help="A table's column, as in text=body or expected=reply. May be repeated.",
+        "--column", metavar="OURS=THEIRS", help="A table's column, as in text=body or expected=reply. May be repeated."
     ),
 ]
 BETWEEN_ROWS = re.compile(r"[\s,]*")

@@ -75,12 +75,5 @@ def read_manifest_file(path: Path) -> dict[str, Any]:
 def _row(pull: dict[str, Any]) -> Row:
     progress = pull["progress"] or {}
     state = f"{progress['stage']} {progress['share']:.0%}" if progress else pull["state"]
-    return (
-        pull["id"],
-        format_age(pull["created_at"]),
-        pull["task"],
-        pull["address"],
-        state,
-        pull["version"],
-        pull["error"],
-    )
+    begun = format_age(pull["created_at"])
+    return pull["id"], begun, pull["task"], pull["address"], state, pull["version"], pull["error"]

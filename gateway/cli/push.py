@@ -79,11 +79,7 @@ def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer
 
 
 def upload(
-    api: Api,
-    path: str,
-    package: Package,
-    pool: str | None = None,
-    beside: Sequence[tuple[str, Path]] = (),
+    api: Api, path: str, package: Package, pool: str | None = None, beside: Sequence[tuple[str, Path]] = ()
 ) -> dict[str, Any]:
     """Send a package to `path`, and files `beside` it, with a bar of the bytes; what the gateway answers.
 

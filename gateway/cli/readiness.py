@@ -81,33 +81,26 @@ def answer_readiness(
     if not is_file and task is not None:
         raise Unusable(f"There is no file {task_or_file}.")
     query |= {"task": task} if is_file and task else {} if is_file else {"task": task_or_file}
-    try:
-        with ExitStack() as stack, api.out.progress(*make_waiting_columns()) as progress:
-            lines = as_lines(stack, Path(task_or_file), COLUMNS, own_names) if is_file else Path(os.devnull)
-            progress.add_task("Training a cheap model on parts of the rows" if is_file else "Reading the archive")
-            file = stack.enter_context(lines.open("rb"))
-            size_bytes = os.fstat(file.fileno()).st_size
-            pieces = iter(lambda: file.read(1 << 16), b"")
-            answer = api.send("/readiness", pieces, "application/x-ndjson", size_bytes, **query)
-        if html is not None:
-            html.write_text(make_page(Path(task_or_file).name, answer), encoding="utf-8")
-    except OSError as error:
-        raise Unusable(f"{error.filename} can't be read or written: {error.strerror}.") from error
+    with ExitStack() as stack, api.out.progress(*make_waiting_columns()) as progress:
+        lines = as_lines(stack, Path(task_or_file), COLUMNS, own_names) if is_file else Path(os.devnull)
+        progress.add_task("Training a cheap model on parts of the rows" if is_file else "Reading the archive")
+        file = stack.enter_context(lines.open("rb"))
+        size_bytes = os.fstat(file.fileno()).st_size
+        pieces = iter(lambda: file.read(1 << 16), b"")
+        answer = api.send("/readiness", pieces, "application/x-ndjson", size_bytes, **query)
+    if html is not None:
+        html.write_text(make_page(Path(task_or_file).name, answer), encoding="utf-8")
     if not api.out.answer(answer):
         tell_readiness(api, answer)
 
 
 def tell_readiness(api: Api, answer: dict[str, Any]) -> None:
     """The answer, and a table of the rules."""
-    api.out.say(f"{ANSWERS[answer['answer']]}. {answer['because']}")
-    api.out.say("")
+    api.out.say(f"{ANSWERS[answer['answer']]}. {answer['because']}", "")
     api.out.table(
         ("rule", "answer", "evidence"),
         [(rule["question"], STATES[rule["state"]], rule["evidence"]) for rule in answer["rules"]],
     )
     steps = [rule["next"] for rule in answer["rules"] if rule["next"]]
     if steps:
-        api.out.say("")
-        api.out.say("What to do next:")
-        for step in steps:
-            api.out.say(f"- {step}")
+        api.out.say("", "What to do next:", *(f"- {step}" for step in steps))

@@ -6,10 +6,10 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -30,19 +30,14 @@ AGO = re.compile(r"(\d{1,6})(h|d)")
 HOUR_SECONDS = 3600
 
 
-class Kind(StrEnum):
-    """The datasets of an archive."""
-
-    RECORDS = "records"
-    FEEDBACK = "feedback"
-
-
+Dataset = Literal["records", "feedback"]
+"""The datasets of an archive."""
 Since = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="From when on: 2026-03-01, 2026-03-01T12:00 (UTC), or so long ago: 36h, 7d."),
 ]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before when; as --since.")]
-Which = Annotated[Kind, typer.Option(help="Records, or the feedback on them.")]
+Which = Annotated[Dataset, typer.Option(help="Records, or the feedback on them.")]
 Config = Annotated[Path, typer.Option(help="The configuration, which names the archive's folder.")]
 Folder = Annotated[
     Path | None, typer.Option(metavar="DIR", help="The archive's folder, if not that of the configuration.")
@@ -55,7 +50,7 @@ def export(
     since: Since = None,
     until: Until = None,
     task: OfTask = None,
-    dataset: Which = Kind.RECORDS,
+    dataset: Which = "records",
     config: Config = Path("apprentice.yaml"),
     folder: Folder = None,
     force: Force = False,
@@ -78,7 +73,7 @@ def count(
     since: Since = None,
     until: Until = None,
     task: OfTask = None,
-    dataset: Which = Kind.RECORDS,
+    dataset: Which = "records",
     config: Config = Path("apprentice.yaml"),
     folder: Folder = None,
     json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
@@ -89,14 +84,12 @@ def count(
     with _archive(config, folder) as storage:
         days = archive.count(storage, _make_query(since, until, task, dataset))
     out = Printer(json_only)
-    rows: list[dict[str, Any]] = [
-        {"day": day.day, "rows": day.rows, "files": day.files, "size_bytes": day.size_bytes} for day in days
-    ]
-    if not out.answer({"dataset": dataset.value, "rows": sum(day.rows for day in days), "days": rows}):
+    rows = [asdict(day) for day in days]
+    if not out.answer({"dataset": dataset, "rows": sum(day.rows for day in days), "days": rows}):
         cells = [(day.day, day.rows, day.files, format_size(day.size_bytes)) for day in days]
         total = ("all", *(sum(getattr(day, name) for day in days) for name in ("rows", "files")))
         cells.append((*total, format_size(sum(day.size_bytes for day in days))))
-        out.table(("day", dataset.value, "files", "size of files"), cells)
+        out.table(("day", dataset, "files", "size of files"), cells)
 
 
 @records.command()
@@ -125,7 +118,7 @@ def replay(
     from gateway.configuration.settings import load_settings
 
     with _archive(config, folder) as storage:
-        settings, query = load_settings(config), _make_query(since, until, None, Kind.RECORDS)
+        settings, query = load_settings(config), _make_query(since, until, None, "records")
         records_replay.run(
             Printer(json_only),
             settings,
@@ -160,29 +153,24 @@ def moments_of(*texts: str | None) -> list[float | None]:
         raise Unusable(str(error)) from error
 
 
-def _make_query(since: str | None, until: str | None, task: str | None, dataset: Kind) -> ArchiveQuery:
+def _make_query(since: str | None, until: str | None, task: str | None, dataset: Dataset) -> ArchiveQuery:
     from monitoring.archive.tables import ArchiveQuery
 
-    now = time.time()
-    first, last = (moment_of(text, now) if text is not None else None for text in (since, until))
-    return ArchiveQuery("feedback" if dataset is Kind.FEEDBACK else "records", first, last, task)
+    first, last = moments_of(since, until)
+    return ArchiveQuery(dataset, first, last, task)
 
 
 def _storage(config: Path, folder: Path | None) -> ArchiveStorage:
+    """Raises SettingsError where there is no such folder; that of a configuration is made with the first file."""
     from gateway.configuration.settings import load_settings
     from monitoring.archive.storage import open_storage
 
+    if folder is not None and not folder.is_dir():
+        raise SettingsError(f"{folder}: there is no such folder.")
     if folder is not None:
-        return open_storage(str(_there(folder)))
+        return open_storage(str(folder))
     settings = load_settings(config)
     return open_storage(str(settings.archive), settings.archive_bucket)
-
-
-def _there(folder: Path) -> Path:
-    """The folder. Raises SettingsError where there is none; that of a configuration is made with the first file."""
-    if not folder.is_dir():
-        raise SettingsError(f"{folder}: there is no such folder.")
-    return folder
 
 
 @contextmanager

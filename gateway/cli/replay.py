@@ -184,13 +184,10 @@ def _show(out: Printer, report: Mapping[str, Any]) -> None:
     out.say(f"Longest time between two labels: {_format_span(report['longest_gap_seconds'])}")
     for name, each in report["signals"].items():
         out.say(f"{name}: {each['labels']} labels, {_describe_baseline(each['baseline'])}{_describe_time(each)}")
-    for sentence in _describe_claim(claim):
-        out.say(sentence)
-    out.say("")
+    out.say(*_describe_claim(claim), "")
     for line in draw_course(report["course"], _find_level(report)):
         out.stdout.print(line, soft_wrap=True)
-    out.say(f"        {report['from']} to {report['to']}; ─ healthy  ? suspect  ! degraded  ╌ baseline")
-    out.say("")
+    out.say(f"        {report['from']} to {report['to']}; ─ healthy  ? suspect  ! degraded  ╌ baseline", "")
     if report["verdict_changes"]:
         head = ("verdict, by", "label", "line", "time", "labels before", "since label", "wrong since", "log_e")
         out.table(head, _list_changes(report["verdict_changes"][:ROWS_SHOWN_MAX]))
@@ -205,9 +202,7 @@ def _show(out: Printer, report: Mapping[str, Any]) -> None:
         out.table(change_head, _list_known(report["changes"][:ROWS_SHOWN_MAX]))
         _say_more(out, len(report["changes"]))
         out.say(f"False alarms: {figures['false_alarms']}; false recoveries: {figures['false_recoveries']}")
-    out.say(f"At the end: {report['verdict']}")
-    for note in report["notes"]:
-        out.say(f"Note: {note}")
+    out.say(f"At the end: {report['verdict']}", *(f"Note: {note}" for note in report["notes"]))
 
 
 def _list_changes(changes: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Any]]:

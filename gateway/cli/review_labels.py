@@ -12,13 +12,10 @@ import typer
 
 from gateway.cli.admin_client import Unusable, read_text
 from gateway.cli.command import Api, add_command, as_body
-from gateway.cli.reviews import RequestId, lines_of, reviews, value_of
+from gateway.cli.reviews import JudgedValue, RequestId, Right, lines_of, read_metric, reviews, value_of
 from gateway.cli.tables import tell_warnings
 
 Task = Annotated[str, typer.Argument(metavar="TASK", help="Whose reviews.")]
-JudgedValue = Annotated[
-    str, typer.Argument(metavar="VALUE", help="yes or no, a number or a category, as the metric is.")
-]
 __all__ = ["reviews"]
 RATERS_TOLD_MAX = 20
 
@@ -67,10 +64,8 @@ def show_disputed(api: Api, task: Task) -> None:
         if dispute["review"] is None:
             api.out.say(f"{dispute['request_id']}  its texts are no longer kept")
         else:
-            for line in lines_of(dispute["review"]):
-                api.out.say(line)
-        for line in _answers(dispute):
-            api.out.say(line)
+            api.out.say(*lines_of(dispute["review"]))
+        api.out.say(*_answers(dispute))
     api.out.note(f"{answer['count']} to resolve: apprentice reviews resolve {task} ID VALUE --comment TEXT")
 
 
@@ -81,12 +76,10 @@ def resolve(
     request_id: RequestId,
     value: JudgedValue,
     comment: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the reviewers and the audit.")],
-    right: Annotated[
-        str | None, typer.Option("--right", metavar="TEXT", help="What the answer should have been.")
-    ] = None,
+    right: Right = None,
 ) -> None:
     """Decide a review on which reviewers disagree."""
-    body = {"value": _read_value(api, task, value), "comment": comment, **as_body(demonstration=right)}
+    body = {"value": value_of(read_metric(api, task), value), "comment": comment, **as_body(demonstration=right)}
     answer = api.post(f"/reviews/{quote(task, safe='')}/disputed/{quote(request_id, safe='')}/resolve", body)
     api.out.tell(answer, f"{request_id} is {answer['label']['value']}: {answer['label']['words']}.")
 
@@ -112,7 +105,7 @@ def add_gold(
     comment: Annotated[str | None, typer.Option(metavar="TEXT", help="Why this is right.")] = None,
 ) -> None:
     """Make a kept request a gold question."""
-    body = {"request_id": request_id, "value": _read_value(api, task, value), **as_body(comment=comment)}
+    body = as_body(request_id=request_id, value=value_of(read_metric(api, task), value), comment=comment)
     answer = api.post(f"/reviews/{quote(task, safe='')}/gold", body)
     api.out.tell(answer, f"{request_id} is a gold question.")
     tell_warnings(api.out, answer)
@@ -123,13 +116,6 @@ def remove_gold(api: Api, task: Task, request_id: RequestId) -> None:
     """Remove a gold question with its texts."""
     answer = api.delete(f"/reviews/{quote(task, safe='')}/gold/{quote(request_id, safe='')}")
     api.out.tell(answer, f"{request_id} is no gold question any more.")
-
-
-def _read_value(api: Api, task: str, text: str) -> bool | float | str:
-    (of_task,) = api.get("/reviews", task=task)["reviews"]
-    if of_task["say"] is None:
-        raise Unusable("The configuration declares no feedback_metrics: there is nothing to say of an answer.")
-    return value_of(of_task["say"], text)
 
 
 def _tell_report(api: Api, report: dict[str, Any]) -> None:
@@ -150,8 +136,7 @@ def _tell_report(api: Api, report: dict[str, Any]) -> None:
         ]
         api.out.table(("vote", *names, "right on gold"), table)
         api.out.say(f"They differ on {votes['different']} items. Take {votes['recommended']}: {votes['because']}.")
-    for sentence in report["words"]:
-        api.out.say(sentence)
+    api.out.say(*report["words"])
 
 
 def _figures(agreement: dict[str, Any]) -> tuple[Any, ...]:

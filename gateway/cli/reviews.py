@@ -18,6 +18,10 @@ reviews = typer.Typer(
     no_args_is_help=True,
 )
 RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id, as `next` shows it.")]
+JudgedValue = Annotated[
+    str, typer.Argument(metavar="VALUE", help="yes or no, a number or a category, as the metric is.")
+]
+Right = Annotated[str | None, typer.Option("--right", metavar="TEXT", help="What the answer should have been.")]
 YES = frozenset({"true", "yes", "right", "1"})
 NO = frozenset({"false", "no", "wrong", "0"})
 
@@ -34,8 +38,7 @@ def show_next(
     if api.out.answer(answer):
         return
     review = answer["review"]
-    for line in lines_of(review):
-        api.out.say(line)
+    api.out.say(*lines_of(review))
     metric = answer["say"]
     name, values = (metric["metric"], _values(metric)) if metric else ("-", "-")
     api.out.note(f"Yours until {format_time(answer['leased_until'])}; {answer['waiting']} wait. {name} is {values}:")
@@ -46,11 +49,9 @@ def show_next(
 def answer(
     api: Api,
     request_id: RequestId,
-    value: Annotated[str, typer.Argument(metavar="VALUE", help="yes or no, a number or a category, as the metric is.")],
+    value: JudgedValue,
     comment: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, in words.")] = None,
-    right: Annotated[
-        str | None, typer.Option("--right", metavar="TEXT", help="What the answer should have been.")
-    ] = None,
+    right: Right = None,
     rater: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who judges, where several people share the key.")
     ] = None,
@@ -79,8 +80,7 @@ def skip(
 
 @add_command(reviews, "list")
 def list_reviews(
-    api: Api,
-    task: Annotated[str | None, typer.Option(metavar="TASK", help="Only of this task.")] = None,
+    api: Api, task: Annotated[str | None, typer.Option(metavar="TASK", help="Only of this task.")] = None
 ) -> None:
     """List each task's reviews and its budget."""
     answer = api.get("/reviews", task=task)
@@ -169,12 +169,18 @@ def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], di
     task = request["record"]["task"]
     if task is None:
         raise Unusable(f"{request_id[:80]} was of no task.")
-    (reviews_of_task,) = client.get("/reviews", task=task)["reviews"]
-    metric: dict[str, Any] | None = reviews_of_task["say"]
-    if metric is None:
-        raise Unusable("The configuration declares no feedback_metrics: there is nothing to say of an answer.")
+    metric = read_metric(client, task)
     answers = (each for each in request["feedback"] if each.get("reviewed") and each["metric"] == metric["metric"])
     return metric, next((each for each in answers if each.get("reviewers", 1) == 1), None)
+
+
+def read_metric(client: AdminClient, task: str) -> dict[str, Any]:
+    """The metric by which a task has its reviews judged. Raises Unusable where there is none."""
+    (of_task,) = client.get("/reviews", task=task)["reviews"]
+    metric: dict[str, Any] | None = of_task["say"]
+    if metric is None:
+        raise Unusable("The configuration declares no feedback_metrics: there is nothing to say of an answer.")
+    return metric
 
 
 def _beside(client: AdminClient, request_id: str, first: dict[str, Any]) -> str:

@@ -24,8 +24,7 @@ state = typer.Typer(
 )
 StateFile = Annotated[Path, typer.Argument(metavar="FILE", help="A state, as `state export` wrote it.")]
 Adapters = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Folder with the adapters' bytes, each under its digest."),
+    Path | None, typer.Option(metavar="DIR", help="Folder with the adapters' bytes, each under its digest.")
 ]
 Prune = Annotated[bool, typer.Option("--prune", help="Remove aliases, rules and keys that are not in the file, too.")]
 ROUND_SECONDS = 60.0
@@ -58,8 +57,7 @@ def export(
         typer.Option(metavar="DIR", help="Fetch the bytes of all versions that are not retired into this folder, too."),
     ] = None,
     only: Annotated[
-        list[Objects] | None,
-        typer.Option(help="Export this kind of objects alone; may be given several times."),
+        list[Objects] | None, typer.Option(help="Export this kind of objects alone; may be given several times.")
     ] = None,
 ) -> None:
     """Write all that admins set as one JSON file. The same state is the same file, so that it can lie in git.
@@ -159,8 +157,7 @@ def apply_file(
     ] = None,
     yes: Yes = False,
     wait: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0.0, max=86_400.0, help="How long versions may take to be placed."),
+        float, typer.Option(metavar="SECONDS", min=0.0, max=86_400.0, help="How long versions may take to be placed.")
     ] = 600.0,
 ) -> None:
     """Apply a state file.

@@ -31,8 +31,7 @@ def add(
     api: Api,
     task: TaskName,
     data: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="JSON lines with requests and expected answers; or .csv, .json."),
+        Path | None, typer.Option(metavar="FILE", help="JSON lines with requests and expected answers; or .csv, .json.")
     ] = None,
     from_production: Annotated[
         bool,
@@ -92,8 +91,7 @@ def show(api: Api, task: TaskName, suite: Suite) -> None:
     added = f"{format_time(answer['created_at'])} by {answer['by']}"
     shown = [(name, answer[name]) for name in SHOWN]
     api.out.pairs([*shown, ("added", added)])
-    for note in answer["notes"]:
-        api.out.say(note)
+    api.out.say(*answer["notes"])
     rows = [(name, value, count) for name, counts in answer["counts"].items() for value, count in counts.items()]
     api.out.say("")
     api.out.table(("slice", "value", "rows"), rows)

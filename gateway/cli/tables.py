@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from serving.adapters.canonical import DIGEST
+
 Row = Sequence[Any]
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 YEAR_10000 = 253_402_300_800
 CELL_WIDTH_MIN = 9
 """Room that each column beside the first needs within a frame."""
@@ -55,8 +55,7 @@ class Printer:
     def tell(self, answer: Mapping[str, Any], *sentences: str) -> None:
         """Print what the API told with --json, else the sentences."""
         if not self.answer(answer):
-            for sentence in sentences:
-                self.say(sentence)
+            self.say(*sentences)
 
     def tell_list(
         self,
@@ -73,9 +72,10 @@ class Printer:
         if not answer[name]:
             self.note(empty)
 
-    def say(self, text: str) -> None:
-        """A line of the answer."""
-        self.stdout.print(Text(make_readable(text)), soft_wrap=True)
+    def say(self, *texts: str) -> None:
+        """Lines of the answer."""
+        for text in texts:
+            self.stdout.print(Text(make_readable(text)), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line beside the answer: what was done, or goes on."""

@@ -10,7 +10,6 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable
-from gateway.cli.calibration import count_differences
 from gateway.cli.command import Api, Because, TaskName, add_command, as_body
 from gateway.cli.tables import Row, format_age, format_time, share, tell_warnings
 from monitoring.quality.phases import Verdict
@@ -145,17 +144,11 @@ def baseline(
     of_class: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Of this class alone.")] = None,
 ) -> None:
     """Set the baseline of a version's signal, or remove it."""
-    body = as_body(
-        signal=signal,
-        reason=reason,
-        accept=accept,
-        remove=remove or None,
-        wrong=wrong,
-        of=of,
-        evaluation=evaluation,
-        calibration=None if calibrate is None else count_differences(calibrate),
-        of_class=of_class,
-    )
+    from gateway.cli.calibration import count_differences
+
+    calibration = None if calibrate is None else count_differences(calibrate)
+    body = as_body(signal=signal, reason=reason, accept=accept, remove=remove or None, wrong=wrong, of=of)
+    body |= as_body(evaluation=evaluation, calibration=calibration, of_class=of_class)
     answer = api.post(_path(task, version, "baseline"), body)
     if api.out.answer(answer):
         return

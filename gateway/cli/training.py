@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,9 +16,8 @@ from gateway.cli.command import Api, Force, OfTask, TaskName, add_command, as_bo
 from gateway.cli.evaluations import send_data
 from gateway.cli.pulls import read_manifest_file
 from gateway.cli.tables import Row, format_time, make_readable
-from gateway.cli.watch import PIPE_SECONDS, WatchFailed, explain_leaving, wait
+from gateway.cli.watch import WatchFailed, explain_leaving, until_ended
 
-POLL_SECONDS = 0.5
 PATH = "/trainings"
 EMPTY = "No training is listed. Begin one: apprentice train TASK --data DIGEST"
 DIGEST = re.compile(r"[0-9a-f]{8,64}")
@@ -43,8 +41,7 @@ class ParameterOptions:
     tokens_max: Annotated[int | None, typer.Option(help="Longer rows are left out.")] = None
     heldout_share: Annotated[float | None, typer.Option(help="Share held out, where the data holds out none.")] = None
     rehearsal_share: Annotated[
-        float | None,
-        typer.Option("--rehearsal", help="Share of rows from the task's earlier data."),
+        float | None, typer.Option("--rehearsal", help="Share of rows from the task's earlier data.")
     ] = None
     seed: Annotated[int | None, typer.Option(help="Seed of order and draws.")] = None
 
@@ -138,18 +135,14 @@ def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[hint]}"),
         TimeRemainingColumn(),
     )  # fmt: skip
-    told_at = time.monotonic()
     with api.out.progress(*columns) as progress:
         bar = progress.add_task("Training", total=answer["parameters"]["steps"], hint="")
-        while answer["status"] == "running":
-            hint = make_readable(_so_far(answer)).replace("[", "(")
-            progress.update(bar, completed=answer["progress"]["step"], hint=hint)
-            if time.monotonic() - told_at >= PIPE_SECONDS and not api.out.stderr.is_terminal:
-                told_at = time.monotonic()
-                api.out.note(f"{answer['id']}: {_so_far(answer)}")
-            wait(POLL_SECONDS)
-            answer = api.get(f"{PATH}/{answer['id']}")
-    return answer
+
+        def show(now: dict[str, Any]) -> None:
+            hint = make_readable(_so_far(now)).replace("[", "(")
+            progress.update(bar, completed=now["progress"]["step"], hint=hint)
+
+        return until_ended(api, answer, PATH, show, _so_far)
 
 
 def _so_far(answer: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import quote
@@ -83,6 +83,22 @@ def follow_work(api: Api, answer: dict[str, Any], path: str, title: str) -> dict
             progress.update(bar, completed=answer["progress"]["share"], description=answer["progress"]["stage"])
             wait(POLL_SECONDS)
             answer = api.get(f"{path}/{answer['id']}")
+    return answer
+
+
+def until_ended(
+    api: Api, answer: dict[str, Any], path: str, show: Callable[[dict[str, Any]], None], so_far: Callable[..., str]
+) -> dict[str, Any]:
+    """An evaluation or a training once it has ended. Meanwhile `show` draws it, and where there is no terminal a line
+    tells how far it is, in the words of `so_far`. `path` leads to all of its kind. Raises CommandError."""
+    told_at = time.monotonic()
+    while answer["status"] == "running":
+        show(answer)
+        if time.monotonic() - told_at >= PIPE_SECONDS and not api.out.stderr.is_terminal:
+            told_at = time.monotonic()
+            api.out.note(f"{answer['id']}: {so_far(answer)}")
+        wait(POLL_SECONDS)
+        answer = api.get(f"{path}/{answer['id']}")
     return answer
 
 

@@ -37,8 +37,7 @@ def why(
         bool, typer.Option("--plan", help="Show what wakes you, how often for nothing, and how soon a slip is found.")
     ] = False,
     labels_per_day: Annotated[
-        float | None,
-        typer.Option(min=0.01, max=1e9, help="The plan, at this number of labels a day. Unset: as now."),
+        float | None, typer.Option(min=0.01, max=1e9, help="The plan, at this number of labels a day. Unset: as now.")
     ] = None,
 ) -> None:
     """Explain the state of a task's versions, and what to do next."""
@@ -54,10 +53,7 @@ def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
     out.say(answer["told"]["line"])
     for name, title in PARTS:
         if answer["told"][name]:
-            out.say("")
-            out.say(f"{title}:")
-            for sentence in answer["told"][name]:
-                out.say(f"  {names.within(sentence)}")
+            out.say("", f"{title}:", *(f"  {names.within(sentence)}" for sentence in answer["told"][name]))
 
 
 def tell_plan(out: Printer, answer: dict[str, Any], labels_per_day: float | None) -> None:
@@ -79,11 +75,9 @@ def tell_plan(out: Printer, answer: dict[str, Any], labels_per_day: float | None
         out.say(f"{outlook.version}, {outlook.pace}, too short for a rate (--labels-per-day N plans with one):")
     else:
         out.say(f"{outlook.version} at about {format_digits(rate)} labels a day:")
-    for sentence in outlook.sentences:
-        out.say(f"  {sentence}")
+    out.say(*(f"  {sentence}" for sentence in outlook.sentences))
     if outlook.signals:
-        out.say("")
-        out.say("Labels until a slip is found, on average, and their time:")
+        out.say("", "Labels until a slip is found, on average, and their time:")
         head = ("signal", "a day", "baseline", *(f"+{points} points" for points in outlook.days))
         out.table(head, (_row(signal) for signal in outlook.signals))
     if rate is not None:
@@ -98,8 +92,7 @@ def _row(signal: SignalOutlook) -> Row:
 
 def _draw_days(out: Printer, outlook: Outlook) -> None:
     """A plot of the time until a slip is found."""
-    out.say("")
-    out.say("Time until a slip is found, on average:")
+    out.say("", "Time until a slip is found, on average:")
     never = "never" if outlook.labels_per_day else "no labels come"
     for points, days in outlook.days.items():
         bar = "" if days is None else draw_bar(_place(days))
