@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
+import msgspec
 from pydantic import Field
 
-from gateway.configuration.sections import Name, Seconds, Section, WebhookKey
+from gateway.configuration.sections import Name, Seconds, Section, Share, Usd, WebhookKey
 from monitoring.evaluation.comparing import ComparisonMetric
 from monitoring.evaluation.forms import AnswerForm
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.plan import Plan, ResponseName
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 JudgeKind = Literal["exact", "normal", "fields", "model"]
 RetrainingMode = Literal["off", "ask", "auto"]
 DAY_SECONDS = 86_400
@@ -88,10 +87,7 @@ class ReviewSettings(Section):
     several_share: Share = Field(0.0, description="Share of reviews that several reviewers judge.")
     reviewers: int = Field(2, ge=2, le=9, description="Reviewers of each of those.")
     agreement_min: float = Field(
-        0.667,
-        ge=0,
-        le=1,
-        description="Krippendorff's alpha below which only labels of two who agree count; 0: never.",
+        0.667, ge=0, le=1, description="Krippendorff's alpha below which only labels of two who agree count; 0: never."
     )
     gold_share: Share = Field(0.05, description="Share of gold questions among given reviews.")
 
@@ -120,8 +116,7 @@ class TaskMonitorSettings(Section):
     labels_min: int = Field(30, ge=1, le=100_000, description="Labels before a signal can alarm; not for complaints.")
     class_tag: str | None = Field(None, max_length=64, description="Tag of feedback that names a class.")
     trusted_callers: frozenset[str] = Field(
-        frozenset(),
-        description="Public parts of keys whose labels count like a reviewer's.",
+        frozenset(), description="Public parts of keys whose labels count like a reviewer's."
     )
     responses: frozenset[ResponseName] = Field(
         frozenset({"shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"}),
@@ -145,9 +140,7 @@ class TaskMonitorSettings(Section):
         2.0, ge=1, le=20, description="Factor of deferred_share while a version is suspect."
     )
     kept_steps: tuple[Share, ...] = Field(
-        (0.5, 0.2),
-        max_length=10,
-        description="Shares that a degraded version keeps, before explored_share.",
+        (0.5, 0.2), max_length=10, description="Shares that a degraded version keeps, before explored_share."
     )
     step_seconds: float = Field(60.0, ge=0, le=86_400, description="Least time between steps.")
     suspect_clears_seconds: float = Field(
@@ -217,26 +210,16 @@ class TaskMonitorSettings(Section):
     ) -> Plan:
         """As the monitor goes by it. `explored_share` and `enforced` are those of the task's check `degraded`;
         `judges_itself` says that the fallback's model is the judge. `general_pool` judges where no pool is named."""
-        metric = self.feedback_metric or ("correct" if "correct" in metrics else None)
-        return Plan(
-            feedback_metric=metric,
-            complaint_metric=self.complaint_metric,
-            labels_min=self.labels_min,
-            class_tag=self.class_tag,
+        as_set = {name: getattr(self, name) for name in Plan.__struct_fields__ if name in type(self).model_fields}
+        return msgspec.structs.replace(
+            Plan(**as_set),
+            feedback_metric=self.feedback_metric or ("correct" if "correct" in metrics else None),
             trusted_callers=sorted(self.trusted_callers),
             responses=sorted(self.responses - ({"retrain"} if self.retraining == "off" else set())),
             enforced=enforced,
-            shadow_share=self.shadow_share,
             shadow_share_suspect=max(self.shadow_share, self.shadow_share_suspect),
-            shadow_room_share=self.shadow_room_share,
-            shadow_usd_per_ticket=self.shadow_usd_per_ticket,
-            shadow_pairs_per_ticket=self.shadow_pairs_per_ticket,
-            shadow_saving_share_max=self.shadow_saving_share_max,
-            deferral_factor_suspect=self.deferral_factor_suspect,
             kept_steps=tuple(step for step in self.kept_steps if step > explored_share),
             explored_share=explored_share,
-            step_seconds=self.step_seconds,
-            suspect_clears_seconds=self.suspect_clears_seconds,
             reviews_per_week=self.reviews.per_week,
             reviews_per_week_suspect=max(self.reviews.per_week, self.reviews.per_week_suspect),
             false_alarms_per_month=fleet.false_alarms_per_month,

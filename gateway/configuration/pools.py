@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from gateway.configuration.sections import AccountSettings, BodySection, Name, Seconds, Section
+from gateway.configuration.sections import AccountSettings, BodySection, Name, Seconds, Section, Usd
 from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from monitoring.cost import Price
 from router.policy import AUTO, CacheIsolation, TaskPolicy
@@ -23,7 +23,6 @@ from serving.tls import TlsFiles, origin_of
 ADDRESS = r"^https?://(\[[0-9a-fA-F:]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?$"
 LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
 ENGINE_ADDRESS = ADDRESS[:-1] + r"(/[A-Za-z0-9._~%-]+)*/?$"
-Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 FOR_ADAPTERS = ("base_folder", "base_fingerprint")
 FOR_ADAPTERS_ON_A_REPLICA = ("store_folder", "sidecar_url", "recycle_url")
 
@@ -141,9 +140,7 @@ class PoolSettings(BodySection):
     )
     base_folder: Path | None = Field(None, description="Folder with its config.json; unset: no adapters here.")
     base_fingerprint: str | None = Field(
-        None,
-        pattern=r"^sha256:[0-9a-f]{64}$",
-        description="Fingerprint of the base; unset: computed in base_folder.",
+        None, pattern=r"^sha256:[0-9a-f]{64}$", description="Fingerprint of the base; unset: computed in base_folder."
     )
     price: PriceSettings | None = Field(None, description="Price of its answers; unset: unknown.")
     callable: bool = Field(False, description="Whether callers may put it into `model`.")

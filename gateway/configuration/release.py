@@ -17,13 +17,9 @@ def _mode_of(raw: Any) -> Any:
 class ReleaseSettings(Section):
     """The rules of a release: the people who may do it, and the evidence that a version needs first."""
 
-    approver_must_differ: bool = Field(
-        False,
-        description="Whether releases and admin keys need a second person.",
-    )
+    approver_must_differ: bool = Field(False, description="Whether releases and admin keys need a second person.")
     gate: Annotated[Literal["off", "warn", "enforce"], BeforeValidator(_mode_of)] = Field(
-        "off",
-        description="Whether a version needs an evaluation that shows it no worse.",
+        "off", description="Whether a version needs an evaluation that shows it no worse."
     )
     margin: float = Field(
         0.02, gt=0, le=0.5, description="Difference of right answers or kept contracts that is no worse."

@@ -20,6 +20,8 @@ from serving.tls import FreshContext, TlsError, TlsFiles
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 RedisGone = Literal["open", "closed"]
 """The behaviour of limits while Redis is gone: `open` lets requests through."""
 
@@ -85,13 +87,9 @@ class BodySection(Section):
     )
     n_max: int = Field(1, ge=1, le=128, description="Most alternatives of a request.")
     unknown_fields: UnknownFields = Field(
-        "refuse",
-        description="Unknown or forbidden fields are an error, or left out.",
+        "refuse", description="Unknown or forbidden fields are an error, or left out."
     )
-    max_tokens_over: TokensOver = Field(
-        "refuse",
-        description="Too many requested tokens are an error, or bounded.",
-    )
+    max_tokens_over: TokensOver = Field("refuse", description="Too many requested tokens are an error, or bounded.")
 
 
 class AccountSettings(Section):
@@ -150,9 +148,7 @@ class ListenSettings(Section):
         None, description="Certificate of all listeners, read again once renewed; unset: plain HTTP."
     )
     cors_origin: str | None = Field(
-        None,
-        pattern=r"^(\*|https?://[^\s/,]+)$",
-        description="Origin whose pages may call it, or *.",
+        None, pattern=r"^(\*|https?://[^\s/,]+)$", description="Origin whose pages may call it, or *."
     )
 
     def load_certificate(self) -> FreshContext | None:
@@ -191,9 +187,7 @@ class ConsoleSettings(Section):
     enabled: bool = Field(True, description="Pages at /console.")
     session_seconds: int = Field(28_800, ge=60, le=30 * 86_400, description="Time until people sign in again.")
     public_url: str | None = Field(
-        None,
-        pattern=r"^https?://[^\s/?#]+$",
-        description="Its address in browsers, behind a proxy.",
+        None, pattern=r"^https?://[^\s/?#]+$", description="Its address in browsers, behind a proxy."
     )
     oidc: OidcSettings | None = Field(None, description="Provider of sign-ins.")
 
@@ -218,12 +212,7 @@ class DoorLimits(Section):
     headers_max: int = Field(100, ge=8, le=10_000, description="Most headers of a request.")
     head_seconds_max: Seconds = Field(10.0, description="Longest wait for the head, after the TLS handshake.")
     body_seconds_max: Seconds = Field(60.0, description="Longest wait for the body; not for uploads.")
-    bodies_bytes_max: int = Field(
-        256 << 20,
-        ge=1 << 20,
-        le=1 << 40,
-        description="Bytes of all bodies in progress.",
-    )
+    bodies_bytes_max: int = Field(256 << 20, ge=1 << 20, le=1 << 40, description="Bytes of all bodies in progress.")
     unread_seconds_max: Seconds = Field(60.0, description="Longest time without a read.")
     keep_alive_seconds_max: Seconds = Field(75.0, description="Longest idle time of a connection.")
 
@@ -234,10 +223,7 @@ class QueueLimits(Section):
     queue_max: int = Field(1000, ge=0, le=100_000, description="Requests that may wait for a place; 0: none.")
     queue_seconds_max: Seconds = Field(5.0, description="Longest wait for a place.")
     caller_share_max: float = Field(
-        0.5,
-        gt=0,
-        le=1,
-        description="Share of queue, places and bodies_bytes_max for one key.",
+        0.5, gt=0, le=1, description="Share of queue, places and bodies_bytes_max for one key."
     )
     batch_share_min: float = Field(0.05, ge=0, le=0.5, description="Share of free places for batch while others wait.")
     drain_seconds_min: float = Field(0.0, ge=0, le=3600, description="Time in which a stopping gateway takes requests.")

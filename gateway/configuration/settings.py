@@ -188,10 +188,7 @@ class Settings(BaseSettings):
     listen: ListenSettings = ListenSettings()
     data_folder: FolderPath = Field(Path("var/data"), description="Folder for what must survive a restart.")
     store_folder: FolderPath | None = Field(None, description="Adapter store; unset: `store` in the data folder.")
-    import_folders: tuple[Path, ...] = Field(
-        (),
-        description="Folders whose adapters and prompts may be imported.",
-    )
+    import_folders: tuple[Path, ...] = Field((), description="Folders whose adapters and prompts may be imported.")
     pulls: PullSettings = PullSettings()
     redis_url: SecretStr | None = Field(None, description="Redis, Valkey or their Sentinels; unset: an embedded one.")
     redis_password_file: Path | None = Field(None, description="File with Redis's password, read at each connection.")
@@ -201,8 +198,7 @@ class Settings(BaseSettings):
     )
     redis: RedisSettings = RedisSettings()
     admin_key: SecretStr | None = Field(
-        None,
-        description="An admin key that always works; unset: the first start writes one.",
+        None, description="An admin key that always works; unset: the first start writes one."
     )
     pools: dict[Name, PoolSettings] = Field(min_length=1, description="Pools by name.")
     general_pool: Name = Field("general", description="Pool whose price is the reference for savings.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator, Field
 
 from gateway.configuration.monitor import TaskMonitorSettings
-from gateway.configuration.sections import BodySection, Name, Seconds, Section
+from gateway.configuration.sections import BodySection, Name, Seconds, Section, Share
 from gateway.configuration.texts import TaskTextSettings
 from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from router.checks import CHECKS, AnswerCheck
@@ -45,7 +45,6 @@ def _fallbacks_of(raw: Any) -> Any:
     return raw
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
 CheckMode = Annotated[Mode, BeforeValidator(_mode_of)]
 Fallbacks = Annotated[tuple[FallbackName, ...], Field(min_length=1, max_length=3), BeforeValidator(_fallbacks_of)]
 SELECTORS = r"^(last_user|user_turns|dialogue|field:[^\s]{1,200})$"
@@ -132,34 +131,24 @@ class TaskSettings(BodySection):
     description: str = Field("", max_length=500, description="Description for people.")
     fallback_pool: Name | None = Field("general", description="Pool that answers where the adapter can't; null: none.")
     commit: str = Field(
-        "first_token",
-        pattern=COMMIT_POLICIES,
-        description="Commit of a stream: first_token, tokens:N or complete.",
+        "first_token", pattern=COMMIT_POLICIES, description="Commit of a stream: first_token, tokens:N or complete."
     )
     hold_seconds_max: Seconds | None = Field(
-        None,
-        description="Longest hold of a stream; unset: limits.answer_timeout_seconds.",
+        None, description="Longest hold of a stream; unset: limits.answer_timeout_seconds."
     )
     max_tokens_max: int = Field(4096, ge=1, le=1_000_000, description="Most completion tokens of a request.")
     previous_versions_kept: int = Field(2, ge=1, le=1000, description="Previous versions that stay loaded.")
     cache_isolation: CacheIsolation | None = Field(None, description="As the gateway's, for this task.")
     general_share_max: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Largest share for the fallback pool, without shadows; unset: all.",
+        None, ge=0, le=1, description="Largest share for the fallback pool, without shadows; unset: all."
     )
     general_usd_per_day: float | None = Field(
-        None,
-        gt=0,
-        le=1_000_000,
-        description="Most for the fallback pool in a UTC day, without shadows; unset: no cap.",
+        None, gt=0, le=1_000_000, description="Most for the fallback pool in a UTC day, without shadows; unset: no cap."
     )
 
     checks: CheckSettings = CheckSettings()
     fallbacks: dict[Annotated[Reason, BeforeValidator(_reason_of)], Fallbacks] = Field(
-        default_factory=dict,
-        description="[Fallbacks](reasons.md#fallbacks) in order, by reason.",
+        default_factory=dict, description="[Fallbacks](reasons.md#fallbacks) in order, by reason."
     )
     pools_allowed: frozenset[Name] | None = Field(None, description="Pools that may get the task's texts; unset: all.")
     selector: str = Field(
