@@ -105,29 +105,19 @@ Reason = Annotated[
 ]
 
 
-def identified_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+def identified_of(request: Request, caller: ClientIdentified) -> Caller:
     """The caller. Raises Problem (401; 400 for an address that says what is not known)."""
     return _asked_rightly(request, caller)
 
 
-def admin_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
-    """The caller, if it is an admin. Raises Problem (401, 403; 400 for an address that says what is not known)."""
-    return _asked_rightly(request, require(caller, "admin"))
+def _let_in(*roles: Role) -> Callable[[Request, Caller], Caller]:
+    """The dependency that gives the caller, if it has one of these roles. It raises Problem (401, 403; 400 for an
+    address that says what is not known)."""
 
+    def caller_with_role(request: Request, caller: ClientIdentified) -> Caller:
+        return _asked_rightly(request, require(caller, *roles))
 
-def operator_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
-    """The caller, if it is an operator or an admin. Raises Problem as `admin_of` does."""
-    return _asked_rightly(request, require(caller, "operator", "admin"))
-
-
-def reviewer_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
-    """The caller, if it is a reviewer, an operator or an admin. Raises Problem as `admin_of` does."""
-    return _asked_rightly(request, require(caller, "reviewer", "operator", "admin"))
-
-
-def sidecar_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
-    """The caller, if it is a sidecar, an operator or an admin. Raises Problem as `admin_of` does."""
-    return _asked_rightly(request, require(caller, "sidecar", "operator", "admin"))
+    return caller_with_role
 
 
 def _asked_rightly(request: Request, caller: Caller) -> Caller:
@@ -145,20 +135,20 @@ def _asked_rightly(request: Request, caller: Caller) -> Caller:
     return caller
 
 
+LEVELS: tuple[tuple[Role, ...], ...] = (
+    ("admin",),
+    ("operator", "admin"),
+    ("reviewer", "operator", "admin"),
+    ("sidecar", "operator", "admin"),
+)
+ROLES_OF: Mapping[Callable[..., Caller], tuple[Role, ...]] = MappingProxyType({_let_in(*each): each for each in LEVELS})
+"""Roles that may call, by the dependency of an endpoint; for the document."""
+admin_of, operator_of, reviewer_of, sidecar_of = ROLES_OF
 Identified = Annotated[Caller, Depends(identified_of)]
 Admin = Annotated[Caller, Depends(admin_of)]
 Operator = Annotated[Caller, Depends(operator_of)]
 Reviewer = Annotated[Caller, Depends(reviewer_of)]
 Sidecar = Annotated[Caller, Depends(sidecar_of)]
-ROLES_OF: Mapping[Callable[..., Caller], tuple[Role, ...]] = MappingProxyType(
-    {
-        admin_of: ("admin",),
-        operator_of: ("operator", "admin"),
-        reviewer_of: ("reviewer", "operator", "admin"),
-        sidecar_of: ("sidecar", "operator", "admin"),
-    }
-)
-"""Roles that may call, by the dependency of an endpoint; for the document."""
 
 
 class Body(BaseModel):

@@ -135,19 +135,7 @@ class Caller:
         does not know may not be taken for another one, or for none.
         """
         stored = msgspec.convert(raw, _Kept)
-        return Caller(
-            public,
-            stored.name,
-            stored.role,
-            stored.secret_digest,
-            frozenset(stored.models),
-            stored.expires_at,
-            limits_of(stored.limits),
-            stored.former,
-            stored.unknown_fields,
-            stored.owner,
-            stored.pending,
-        )
+        return Caller(public, **msgspec.structs.asdict(stored) | {"limits": limits_of(stored.limits)})
 
 
 UNKNOWN_CALLER = Caller("", "", "caller", "", frozenset())
@@ -160,7 +148,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     name: str
     role: Role
     secret_digest: str
-    models: list[str]
+    models: frozenset[str]
     expires_at: float | None = None
     limits: dict[LimitName, int | float | None] | None = None
     former: Former | None = None

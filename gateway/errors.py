@@ -92,16 +92,8 @@ ERRORS: Mapping[str, ErrorSpec] = {
 
 FINAL = frozenset(
     {code for code, spec in ERRORS.items() if spec.status == 409}
-    | {
-        "feedback_full",
-        "budget_exceeded",
-        "fallback_capped",
-        "needs_human",
-        "no_task_fits",
-        "engine_error",
-        "timeout",
-        "not_implemented",
-    }
+    | {"feedback_full", "budget_exceeded", "fallback_capped", "needs_human", "no_task_fits"}
+    | {"engine_error", "timeout", "not_implemented"}
 )
 """Codes after which a request is of no use again: it would meet the same, or all attempts at engines have been made.
 OpenAI's clients send what has a 409, a 429 or a 5xx twice more, unless they are told not to."""

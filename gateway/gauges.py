@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version as installed_version
 from types import MappingProxyType
 
@@ -15,6 +15,7 @@ from gateway.services import Services
 from monitoring.metrics import Meters
 from serving.adapters.placement import HELD
 from serving.breaker import BreakerState
+from serving.replica import Replica
 
 WRITE_SECONDS_MAX = 5.0
 """Records that are not taken for longer say that Redis takes no writes, even where it can be read."""
@@ -24,13 +25,14 @@ BREAKER_STATES: Mapping[BreakerState, float] = MappingProxyType({"closed": 0.0, 
 
 def read_gauges(services: Services) -> None:
     """Tell the meters where to read them, and the other processes what was measured."""
-    meters, fleet = services.meters, services.fleet
+    meters = services.meters
     services.control.siblings.answers |= {"metrics": lambda _: _measured(meters), "totals": lambda _: _totals(meters)}
-    meters.replica_up.read_from(lambda: {(r.config.pool, r.name): float(r.up) for r in fleet.replicas.values()})
+    meters.replica_up.read_from(lambda: _by_replica(services, lambda replica: replica.up))
     meters.queue_length.read_from(services.admission.waiting_by_priority)
     meters.configuration_loaded_at_seconds.read_from(lambda: services.deployment.loaded_at)
-    meters.breaker_state.read_from(lambda: _breaker_states(services))
-    meters.in_flight.read_from(lambda: {(r.config.pool, r.name): float(r.in_flight) for r in fleet.replicas.values()})
+    breaker = lambda replica: BREAKER_STATES[replica.breaker_state(time.monotonic())]  # noqa: E731
+    meters.breaker_state.read_from(lambda: _by_replica(services, breaker))
+    meters.in_flight.read_from(lambda: _by_replica(services, lambda replica: replica.in_flight))
     meters.tasks.read_from(lambda: float(len(asyncio.all_tasks())))
     meters.processes.read_from(lambda: 1.0)
     meters.background_job_pass_seconds.read_from(services.control.passes.read_seconds)
@@ -52,9 +54,7 @@ def read_gauges(services: Services) -> None:
     meters.adapter_placements.read_from(lambda: _placements(services))
     meters.adapter_loads_left.read_from(lambda: _loads_left(services))
     meters.adapter_working_set_ratio.read_from(lambda: _places_wanted(services))
-    meters.replica_cordoned.read_from(
-        lambda: {(r.config.pool, r.name): float(r.cordoned) for r in fleet.replicas.values()}
-    )
+    meters.replica_cordoned.read_from(lambda: _by_replica(services, lambda replica: replica.cordoned))
     meters.discovery_failing.read_from(
         lambda: {(pool,): float(bool(followed.fault)) for pool, followed in services.control.discovery.followed.items()}
     )
@@ -69,10 +69,8 @@ async def _totals(meters: Meters) -> bytes:
     return msgspec.msgpack.encode(meters.totals())
 
 
-def _breaker_states(services: Services) -> dict[tuple[str, ...], float]:
-    now = time.monotonic()
-    replicas = services.fleet.replicas.values()
-    return {(r.config.pool, r.name): BREAKER_STATES[r.breaker_state(now)] for r in replicas}
+def _by_replica(services: Services, value: Callable[[Replica], float]) -> dict[tuple[str, ...], float]:
+    return {(r.config.pool, r.name): float(value(r)) for r in services.fleet.replicas.values()}
 
 
 def _adapter_info(services: Services) -> dict[tuple[str, ...], float]:

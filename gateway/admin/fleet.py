@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -115,14 +116,7 @@ def _shown(services: Services, replica: Replica) -> dict[str, Any]:
     snapshot = services.snapshot.current
     takes_adapters = replica.config.pool in services.control.adapters.bases
     placed = snapshot.placed.get(replica.name, {})
-    full = services.control.adapters.reconciler.capacity(replica, placed)
-    capacity = {
-        "max_loras": full.max_loras,
-        "max_cpu_loras": full.max_cpu_loras,
-        "registered": full.registered,
-        "ghosts": full.ghosts,
-        "loads_left": full.loads_left,
-    }
+    capacity = services.control.adapters.reconciler.capacity(replica, placed)
     return {
         "name": replica.name,
         "pool": replica.config.pool,
@@ -133,7 +127,7 @@ def _shown(services: Services, replica: Replica) -> dict[str, Any]:
         "in_flight": replica.load,
         "resting_seconds": max(0.0, replica.resting_until - time.monotonic()),
         "loaded": sorted(replica.loaded, key=sort_version),
-        "capacity": capacity if takes_adapters else None,
+        "capacity": {**asdict(capacity), "loads_left": capacity.loads_left} if takes_adapters else None,
         "placements": [
             {"version": p.version, "state": p.state, "since": p.since, "note": p.note}
             for p in sorted(placed.values(), key=lambda placement: sort_version(placement.version))

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from pydantic import Field
 
-from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, services_of
-from gateway.audit import begin_audited_step
+from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, services_of
+from gateway.audit import begin_audited_step, change_objects
 from gateway.callers import PUBLIC_LENGTH, Caller, CallerLimits, Former, join_key, limits_of, new_key, new_secret
 from gateway.console.sessions import ENDS
 from gateway.errors import Problem
@@ -48,8 +48,7 @@ class LimitsIn(Body):
 
 
 Owner = Annotated[
-    str | None,
-    Field(min_length=1, max_length=100, pattern=r"\S", description="The person who answers for it."),
+    str | None, Field(min_length=1, max_length=100, pattern=r"\S", description="The person who answers for it.")
 ]
 
 
@@ -148,9 +147,8 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
     if changed.expires_at != before.expires_at:
         _see_that_it_is_to_come(changed.expires_at)
     see_that_it_may_change(services, admin, before, changed)
-    await _put(services, admin, "caller.change", before, changed, generation)
-    await services.snapshot.refresh()
-    return {**_caller_shown(changed), "warnings": _unknown_models(services, body.models or [])}
+    shown = await _put(services, admin, "caller.change", before, changed, generation)
+    return {**shown, "warnings": _unknown_models(services, body.models or [])}
 
 
 @router.post("/callers/{public}/rotate", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
@@ -164,9 +162,8 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
     former = Former(before.secret_digest, until) if overlap_seconds else None
     changed = replace(before, secret_digest=digest, former=former)
     see_that_it_may_change(services, admin, before, changed)
-    await _put(services, admin, "caller.rotate", before, changed, generation)
-    await services.snapshot.refresh()
-    return {**_caller_shown(changed), "key": join_key(public, secret)}
+    shown = await _put(services, admin, "caller.rotate", before, changed, generation)
+    return {**shown, "key": join_key(public, secret)}
 
 
 @router.post("/callers/{public}/approve", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
@@ -177,10 +174,7 @@ async def approve_caller(request: Request, public: str, admin: Admin) -> dict[st
     if before.pending is None:
         raise Problem("state_conflict", f"{public} waits for no approval.")
     see_that_it_may_be_approved(services, admin, before)
-    changed = replace(before, pending=None)
-    await _put(services, admin, "caller.approve", before, changed, generation)
-    await services.snapshot.refresh()
-    return _caller_shown(changed)
+    return await _put(services, admin, "caller.approve", before, replace(before, pending=None), generation)
 
 
 @router.delete("/callers/{public}", responses=with_errors("not_found"))
@@ -228,11 +222,14 @@ async def _fetch_key(services: Services, public: str) -> tuple[Caller, int]:
     return caller, generation
 
 
-async def _put(services: Services, admin: Caller, action: str, before: Caller, after: Caller, generation: int) -> None:
-    step = begin_audited_step(services, admin)
-    step.note(action, after.public, _caller_shown(before), _caller_shown(after))
-    with conflicts():
-        await step.take([Change(services.objects.callers, after.public, after.to_json(), generation)])
+async def _put(
+    services: Services, admin: Caller, action: str, before: Caller, after: Caller, generation: int
+) -> dict[str, Any]:
+    """Change a key; how it is shown then. Raises Problem (409)."""
+    change = Change(services.objects.callers, after.public, after.to_json(), generation)
+    former, shown = _caller_shown(before), _caller_shown(after)
+    await change_objects(services, admin, action, after.public, [change], before=former, after=shown)
+    return shown
 
 
 def _limits_changed(before: Caller, body: CallerChange) -> CallerLimits | None:

@@ -39,64 +39,22 @@ WITH_USER = re.compile(r"[a-z][a-z0-9+.-]*://.*@.*", re.IGNORECASE | re.DOTALL)
 """An address that bears one."""
 AUDITED_MAX = 500
 CHANGEABLE = (
-    "tasks.*",
-    "feedback_metrics.*",
-    "release.*",
-    "import_folders",
-    "pulls.*",
-    "fitting.fitting_seconds_max",
-    "datasets.rows_max",
-    "datasets.file_bytes_max",
-    "datasets.building_seconds_max",
-    "training.*",
-    "evaluation.concurrency",
-    "evaluation.load_share_max",
-    "evaluation.rows_max",
-    "evaluation.bytes_max",
+    *("tasks.*", "feedback_metrics.*", "release.*", "import_folders", "pulls.*", "fitting.fitting_seconds_max"),
+    *("training.*", "general_pool", "cache_isolation", "log_level", "records.recent_bytes_max", "monitor.*"),
+    *("datasets.rows_max", "datasets.file_bytes_max", "datasets.building_seconds_max"),
+    *("evaluation.concurrency", "evaluation.load_share_max", "evaluation.rows_max", "evaluation.bytes_max"),
     "evaluation.row_bytes_max",
-    "general_pool",
-    "cache_isolation",
-    "log_level",
-    "pools.*.replicas.*",
-    "pools.*.discover.*",
-    "pools.*.api_key",
-    "pools.*.price.*",
-    "pools.*.callable",
-    "pools.*.parameters_allowed",
-    "pools.*.n_max",
-    "pools.*.unknown_fields",
-    "pools.*.max_tokens_over",
-    "pools.*.replicas_min",
-    "pools.*.in_flight_target",
-    "pools.*.health_interval_seconds",
-    "pools.*.continues",
+    *("pools.*.replicas.*", "pools.*.discover.*", "pools.*.api_key", "pools.*.price.*", "pools.*.callable"),
+    *("pools.*.parameters_allowed", "pools.*.n_max", "pools.*.unknown_fields", "pools.*.max_tokens_over"),
+    *("pools.*.replicas_min", "pools.*.in_flight_target", "pools.*.health_interval_seconds", "pools.*.continues"),
     "pools.*.context_tokens_max",
-    "records.recent_bytes_max",
-    "texts.keys.*",
-    "texts.key",
-    "texts.phone_region",
-    "monitor.*",
-    "limits.request_timeout_seconds",
-    "limits.answer_timeout_seconds",
-    "limits.first_token_timeout_seconds",
-    "limits.inter_token_timeout_seconds",
-    "limits.retries_max",
-    "limits.backoff_seconds",
-    "limits.retry_after_seconds_max",
-    "limits.body_bytes_max",
-    "limits.feedback_body_bytes_max",
-    "limits.feedback_bytes_per_day",
-    "limits.in_flight_max",
-    "limits.queue_max",
-    "limits.queue_seconds_max",
-    "limits.caller_share_max",
-    "limits.batch_share_min",
-    "limits.drain_seconds_min",
-    "limits.drain_seconds_max",
-    "limits.pool_max_tokens_max",
-    "limits.redis_gone",
-    "limits.quota_share",
-    "limits.lease_timeout_seconds",
+    *("texts.keys.*", "texts.key", "texts.phone_region"),
+    *("limits.request_timeout_seconds", "limits.answer_timeout_seconds", "limits.first_token_timeout_seconds"),
+    *("limits.inter_token_timeout_seconds", "limits.retries_max", "limits.backoff_seconds"),
+    *("limits.retry_after_seconds_max", "limits.body_bytes_max", "limits.feedback_body_bytes_max"),
+    *("limits.feedback_bytes_per_day", "limits.in_flight_max", "limits.queue_max", "limits.queue_seconds_max"),
+    *("limits.caller_share_max", "limits.batch_share_min", "limits.drain_seconds_min", "limits.drain_seconds_max"),
+    *("limits.pool_max_tokens_max", "limits.redis_gone", "limits.quota_share", "limits.lease_timeout_seconds"),
     "limits.general_share_window_seconds",
 )
 """The keys that a reload changes: `*` stands for one name, and at the end for all that is below, too."""
@@ -224,7 +182,8 @@ def find_differences(before: Settings, after: Settings) -> Iterator[SettingChang
 
 def find_restarts(before: Settings, after: Settings, changes: tuple[SettingChange, ...]) -> Iterator[str]:
     """The keys among the changes that need a restart."""
-    yield from (change.path for change in changes if not _is_changeable(change.path))
+    changeable = re.compile("|".join(map(_pattern, CHANGEABLE)))
+    yield from (change.path for change in changes if not changeable.fullmatch(change.path))
     pool_of = {replica.name: name for name, pool in before.pools.items() for replica in pool.replicas}
     for name, pool in after.pools.items():
         urls = {replica.url for old in (before.pools.get(name),) if old is not None for replica in old.replicas}
@@ -232,10 +191,6 @@ def find_restarts(before: Settings, after: Settings, changes: tuple[SettingChang
             moved = pool_of.get(replica.name, name) != name
             if moved or (pool.tls is not None and replica.url not in urls):  # its certificates were opened at the start
                 yield f"pools.{name}.replicas.{replica.name}"
-
-
-def _is_changeable(path: str) -> bool:
-    return any(re.fullmatch(_pattern(pattern), path) for pattern in CHANGEABLE)
 
 
 def _pattern(changeable: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -23,8 +24,6 @@ async def reload_configuration(
     return {
         "file": str(services.deployment.config),
         "outcome": reloaded.outcome,
-        "changes": [
-            {"path": change.path, "before": change.before, "after": change.after} for change in reloaded.changes
-        ],
+        "changes": [asdict(change) for change in reloaded.changes],
         "restart_required": list(reloaded.restart_required),
     }

@@ -37,7 +37,6 @@ from gateway.admin.state_file import (
     Kind,
     Objects,
     compare_objects,
-    digest_of,
     find_kept,
     find_retired,
     predict_generations,
@@ -58,6 +57,7 @@ from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import read_installation_id
 from gateway.state.snapshot import READERS, object_store_of
+from serving.adapters import canonical
 from serving.adapters import manifest as manifests
 from serving.adapters.entries import PLACED, AliasEntry, Rollout, Version
 from serving.adapters.errors import ArtifactError
@@ -97,12 +97,12 @@ class StateIn(Body):
 
     def objects(self) -> Objects:
         """The same, as the pure part reads it."""
-        objects: dict[Kind, dict[str, FileObject]] = {}
-        for kind in KINDS:
-            section: dict[str, HeldIn] | None = getattr(self, kind)
-            if section is not None:
-                objects[kind] = {name: FileObject(entry.generation, entry.value) for name, entry in section.items()}
-        return objects
+        sections: dict[Kind, dict[str, HeldIn] | None] = {kind: getattr(self, kind) for kind in KINDS}
+        return {
+            kind: {name: FileObject(entry.generation, entry.value) for name, entry in section.items()}
+            for kind, section in sections.items()
+            if section is not None
+        }
 
 
 class ApplyIn(Body):
@@ -184,9 +184,9 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
     Answers 202 where versions are not placed within `wait_seconds`; the same call again goes on from there.
     """
     services = services_of(request)
-    evidence = {"state": digest_of(body.state.model_dump(exclude_none=True))}
     present = await _present(services.redis)
     file = await _read(services, admin, body.state, present)
+    evidence = {"state": canonical.digest(body.state.model_dump(exclude_none=True))}
     steps = _steps(services, present, file, body.prune)
     from_here = await _is_from_here(services, body.state)
     await see_that_it_can_be_done(

@@ -23,6 +23,7 @@ from gateway.services import Services
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests
+from serving.adapters.canonical import DIGEST
 from serving.adapters.entries import GIVEN_UP, AliasEntry, Rollout, Version
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError
@@ -30,7 +31,6 @@ from serving.adapters.signature import SignatureError, check, from_text
 from serving.adapters.verification import verify
 
 HASH = re.compile(r"[0-9a-f]{64}")
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 RULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
 

@@ -13,7 +13,6 @@ value of null removes one. Versions are never removed: their names stand for the
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -111,12 +110,6 @@ def write_file(objects: Objects, installation: str) -> dict[str, Any]:
         if kind in objects
     }
     return {"format": FORMAT, "installation": installation, **kinds}
-
-
-def digest_of(state: Mapping[str, Any]) -> str:
-    """`sha256:<hex>` of a file's content, whatever its layout."""
-    text = json.dumps(state, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def rebase_file(file: Objects, present: Objects, left_at: Mapping[tuple[str, str], int]) -> Objects:

@@ -19,15 +19,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from gateway.console import (
-    actions,
-    fleet_pages,
-    record_pages,
-    request_pages,
-    review_pages,
-    rule_pages,
-    task_pages,
-)
+from gateway.console import actions, fleet_pages, record_pages, request_pages, review_pages, rule_pages, task_pages
 from gateway.console.admin_api import Declined
 from gateway.console.live import LIVE, LiveParts
 from gateway.console.sign_in import begin_session, end_session, show_sign_in

@@ -64,7 +64,6 @@ async def load_task(visit: Visit) -> dict[str, Any]:
         "alias": alias,
         "split_of": _split(alias, roles["active"], quality["quality"]["versions"].get(roles["active"])),
         "versions": versions,
-        "roles": roles,
         "canary": list(_canary_rows(alias["rollout"])),
         "signals": {name: list(_signal_rows(judgement)) for name, judgement in judged.items()},
         "judgements": judged,
@@ -113,15 +112,11 @@ def _canary_rows(rollout: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
         if not signal["pairs"] and not signal["required"]:
             continue
         harm, no_worse = signal["harm"], signal["no_worse"]
+        worse = {"name": name, "value": harm["e_value_max"], "threshold": harm["threshold"] or 0.0}
+        fine = {"name": name, "value": no_worse["e_value"], "threshold": no_worse["threshold"]}
         yield {
-            "name": name,
-            "pairs": signal["pairs"],
-            "difference": signal["mean_difference"],
-            "required": signal["required"],
-            "harm": {"name": name, "value": harm["e_value_max"], "threshold": harm["threshold"] or 0.0}
-            | {"tone": "bad" if harm["shown"] else "warn"},
-            "no_worse": {"name": name, "value": no_worse["e_value"]}
-            | {"threshold": no_worse["threshold"], "tone": "good" if no_worse["shown"] else "plain"},
+            "harm": {**worse, "tone": "bad" if harm["shown"] else "warn"},
+            "no_worse": {**fine, "tone": "good" if no_worse["shown"] else "plain"},
         }
 
 

@@ -17,12 +17,12 @@ from gateway.admin.state_file import (
     Kind,
     Objects,
     compare_objects,
-    digest_of,
     find_kept,
     predict_generations,
     rebase_file,
     write_file,
 )
+from serving.adapters.canonical import digest
 
 NAMES = ("returns@v1", "returns@v2", "returns@v3")
 
@@ -93,7 +93,7 @@ def test_a_state_is_no_different_from_what_was_written_of_it(state: Objects) -> 
     }
     assert content["format"] == FORMAT
     assert compare_objects(state, read, prune=True) == []
-    assert digest_of(content) == digest_of(dict(reversed(content.items())))
+    assert digest(content) == digest(dict(reversed(content.items())))
 
 
 @given(present=states, file=states)
