@@ -104,7 +104,7 @@ def _rewrite_rows(
         changed += after != row
         return after
 
-    for place in list_parts_of(storage, dataset, "request", [*requests]):
+    for place in list_parts_of(storage, dataset, requests):
         rewrite_part(storage, dataset, place, rewrite)
     return changed
 

@@ -58,7 +58,8 @@ def tell_step(stage: str, share: float) -> None:
 
 
 def _work_to_the_end(work: Callable[[], object]) -> NoReturn:
-    _live_with_input()
+    threading.Thread(target=_end_with_the_input, daemon=True).start()
+    os.nice(NICENESS)
     try:
         _print(work())
     except JobError as error:
@@ -76,12 +77,7 @@ def _print(message: object) -> None:
     sys.stdout.buffer.flush()
 
 
-def _live_with_input() -> None:
-    """From now on this process ends at once, with code 1, when its input is closed: it never outlives who began it."""
-    threading.Thread(target=_end_with_the_input, daemon=True).start()
-    os.nice(NICENESS)
-
-
 def _end_with_the_input() -> None:
+    """End this process at once when its input is closed: it never outlives who began it."""
     sys.stdin.buffer.read()
     os._exit(1)

@@ -7,7 +7,7 @@ one on the same way, and so are those that evaluations keep in Redis, and the wo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,10 +171,10 @@ def rewrite_part(
             storage.remove(place)
 
 
-def list_parts_of(storage: ArchiveStorage, dataset: Dataset, column: str, values: Sequence[str]) -> list[str]:
-    """The files with a row whose column has one of these values."""
+def list_parts_of(storage: ArchiveStorage, dataset: Dataset, requests: Collection[str]) -> list[str]:
+    """The files with a row of one of these requests."""
     table = find_table(storage, ArchiveQuery(dataset), named=True)
-    query = f'SELECT DISTINCT "filename" FROM {table} WHERE "{column}" IN (SELECT unnest(?::VARCHAR[]))'  # noqa: S608
+    query = f'SELECT DISTINCT "filename" FROM {table} WHERE "request" IN (SELECT unnest(?::VARCHAR[]))'  # noqa: S608
     with connect_duckdb(storage) as connection:
-        rows = connection.execute(query, [list(values)]).fetchall()
+        rows = connection.execute(query, [list(requests)]).fetchall()
     return [name.removeprefix(f"{storage.root}/") for (name,) in rows]

@@ -25,7 +25,7 @@ CAUSE = re.compile(r"^\w+: .+$", re.MULTILINE)
 
 
 class BucketStorage:
-    """See ArchiveStorage. Each method raises BucketError.
+    """See FolderStorage. Each method raises BucketError.
 
     On S3 a reader gets the very object that it has opened, or an error: s3fs names the object's tag with each read.
     gcsfs names no generation: on Google Storage the lock alone keeps a reader from a mix of old and new bytes.
@@ -47,7 +47,7 @@ class BucketStorage:
         return files
 
     def list_names(self, place: str) -> list[str]:
-        """See ArchiveStorage."""
+        """See FolderStorage."""
         with self._translate_errors():
             try:
                 listed = self._files.ls(f"{self.root}/{place}", detail=False, refresh=True)
@@ -58,7 +58,7 @@ class BucketStorage:
         return sorted(name.rstrip("/").rpartition("/")[2] for name in listed)
 
     def size(self, place: str) -> int | None:
-        """See ArchiveStorage."""
+        """See FolderStorage."""
         with self._translate_errors():
             try:
                 return int(self._files.info(f"{self.root}/{place}")["size"])
@@ -66,12 +66,12 @@ class BucketStorage:
                 return None
 
     def read(self, place: str) -> bytes:
-        """See ArchiveStorage."""
+        """See FolderStorage."""
         with self._translate_errors():
             return bytes(self._files.cat_file(f"{self.root}/{place}"))
 
     def write(self, place: str, file: Path) -> None:
-        """See ArchiveStorage. The lock is looked at after each piece, too: the upload of a large file is not completed
+        """See FolderStorage. The lock is looked at after each piece, too: the upload of a large file is not completed
         without it."""
         with self._changing():
             files, lock = self._files, self._lock
@@ -81,23 +81,23 @@ class BucketStorage:
             files.put_file(str(file), f"{self.root}/{place}", callback=fsspec.Callback(hooks=hooks))
 
     def remove(self, *places: str) -> None:
-        """See ArchiveStorage."""
+        """See FolderStorage."""
         for place in places:
             with self._changing():
                 self._files.rm_file(f"{self.root}/{place}")
 
     def remove_folder(self, place: str) -> None:
-        """See ArchiveStorage."""
+        """See FolderStorage."""
         self.remove(*(f"{place}/{name}" for name in self.list_names(place)))
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """See ArchiveStorage."""
+        """See FolderStorage."""
         if self._bucket.scheme not in connection.list_filesystems():
             connection.register_filesystem(self._files)
 
     @contextmanager
     def lock(self, redis: Any, shared: bool = False) -> Iterator[None]:
-        """See ArchiveStorage. It lies in Redis."""
+        """See FolderStorage. It lies in Redis."""
         with self.explain_errors(), ArchiveLock(redis, shared) as lock:
             if shared:
                 yield
@@ -110,7 +110,7 @@ class BucketStorage:
 
     @contextmanager
     def explain_errors(self) -> Iterator[None]:
-        """See ArchiveStorage."""
+        """See FolderStorage."""
         try:
             yield
         except duckdb.Error as error:

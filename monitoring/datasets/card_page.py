@@ -85,10 +85,6 @@ def _list(sentences: Sequence[str]) -> str:
 
 
 def _table(figures: Mapping[str, Any]) -> str:
-    cells = (
-        f"<tr><td>{escape(str(name))}</td><td>{value:,}</td></tr>"
-        if isinstance(value, int)
-        else f"<tr><td>{escape(str(name))}</td><td>{escape(str(value))}</td></tr>"
-        for name, value in figures.items()
-    )
+    texts = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in figures.items()}
+    cells = (f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in texts.items())
     return wrap_wide(f"<table>{''.join(cells)}</table>")

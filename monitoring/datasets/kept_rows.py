@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -65,7 +66,8 @@ def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
         redis = stack.enter_context(open_redis(source.texts.redis_url, socket_timeout=30))
         words = WordSeals(texts.seals)
         archived = read_judgements(redis, texts.archive, task, first, words) if source.since is not None else {}
-        for some in _in_parts(texts.of_task(task, first, source.until)):
+        kept = texts.of_task(task, first, source.until)
+        while some := list(islice(kept, AT_ONCE)):
             judged = _judgements_of([text.request for text in some], redis, archived, words)
             for text in some:
                 _take(text, judged.get(text.request, []), source, kept_rows)
@@ -150,16 +152,6 @@ def _input_of(request: dict[str, Any]) -> str:
     """The input of a row, as inputs are compared."""
     messages = request.get("messages") or [{"role": "user", "content": request["prompt"]}]
     return fold_text(input_of(DataRow(messages=[*messages, {"role": "assistant", "content": ""}], id="")))
-
-
-def _in_parts(texts: Iterator[KeptText]) -> Iterator[list[KeptText]]:
-    some: list[KeptText] = []
-    for text in texts:
-        some.append(text)
-        if len(some) == AT_ONCE:
-            yield some
-            some = []
-    yield some
 
 
 def _judgements_of(requests: Sequence[str], redis: Redis, archived: Judged, words: WordSeals) -> Judged:

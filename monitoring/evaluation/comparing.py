@@ -87,11 +87,7 @@ class ComparisonMetric:
 
 
 PLAIN_METRICS: Mapping[str, ComparisonMetric] = MappingProxyType(
-    {
-        "exact": ComparisonMetric("exact"),
-        "normal": ComparisonMetric("normal"),
-        "judge": ComparisonMetric("judge"),
-    }
+    {"exact": ComparisonMetric("exact"), "normal": ComparisonMetric("normal"), "judge": ComparisonMetric("judge")}
 )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.consistency import measure_flips
@@ -43,7 +43,6 @@ NO_ROWS: Mapping[str, Any] = MappingProxyType(
     }
 )
 """The figures of a class that has no row left: nothing is known of it."""
-T = TypeVar("T")
 Results = Mapping[str, Sequence[RowResult]]
 """Of each arm its rows' results, in the order of the rows."""
 
@@ -135,22 +134,15 @@ def _confusion(results: Sequence[RowResult], classes: Classes) -> dict[str, dict
 
 def _slices(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
     """By slice and its value the share of right rows; of many values those with the most rows."""
-    return {
-        name: {value: share(sum(result.right for result in of), len(of)) for value, of in values.items()}
-        for name, values in _by_slice(results, lambda result: result.slices).items()
-    }
-
-
-def _by_slice(items: Sequence[T], slices_of: Callable[[T], Mapping[str, str]]) -> dict[str, dict[str, list[T]]]:
-    """The items by slice and its value, the values with the most of them first."""
-    slices: dict[str, dict[str, list[T]]] = {}
-    for item in items:
-        for name, value in slices_of(item).items():
-            slices.setdefault(name, {}).setdefault(value, []).append(item)
-    return {
-        name: dict(sorted(values.items(), key=lambda pair: (-len(pair[1]), pair[0]))[:SLICE_VALUES_MAX])
+    slices: dict[str, dict[str, list[bool]]] = {}
+    for result in results:
+        for name, value in result.slices.items():
+            slices.setdefault(name, {}).setdefault(value, []).append(result.right)
+    first = {
+        name: sorted(values.items(), key=lambda pair: (-len(pair[1]), pair[0]))[:SLICE_VALUES_MAX]
         for name, values in sorted(slices.items())
     }
+    return {name: {value: share(sum(right), len(right)) for value, right in values} for name, values in first.items()}
 
 
 def _flips(results: Sequence[RowResult]) -> dict[str, Any]:
@@ -260,18 +252,17 @@ def _class_tests(pairs: Sequence[tuple[RowResult, RowResult]], classes: Classes)
     return tests
 
 
-def _cannot_see(rows: int, results: Results, classes: Classes) -> list[str]:
+def _cannot_see(rows: int, results: Results, classes: Classes) -> Iterator[str]:
     """In words, what figures of so few rows leave open."""
-    sentences = []
     if rows < ROWS_MIN:
         half = 100 * 1.96 * math.sqrt(0.25 / rows) if rows else 100.0
-        sentences.append(
+        yield (
             f"There are {rows} rows, fewer than {ROWS_MIN:,}: a share may be off by up to {half:.1f} points either "
             "way, and a difference of a few points between arms can't be told from chance."
         )
     groups = max((len({result.group for result in of}) for of in results.values()), default=0)
     if groups < rows:
-        sentences.append(
+        yield (
             f"The {rows} rows are of {groups} groups, each of equal requests or of one parent: differences allow for "
             "that, but intervals of shares take all rows as independent, and are surer than they should be."
         )
@@ -280,29 +271,22 @@ def _cannot_see(rows: int, results: Results, classes: Classes) -> list[str]:
     if few:
         named = ", ".join(f"{name} ({count})" for count, name in few[:NAMED_MAX])
         more = f" and {len(few) - NAMED_MAX} more" if len(few) > NAMED_MAX else ""
-        sentences.append(
+        yield (
             f"Fewer than {CLASS_ROWS_MIN} rows are of the classes {named}{more}: that one of them has become much "
             "worse may go unseen."
         )
     if classes.source == "none":
-        sentences.append("There are no classes: that one kind of request has become worse is seen in the whole alone.")
+        yield "There are no classes: that one kind of request has become worse is seen in the whole alone."
     elif len([name for name, count in counts.items() if count]) == 1:
-        sentences.append(
-            "All rows are of one class: nothing is known of the others, and F1 says what the accuracy says."
-        )
+        yield "All rows are of one class: nothing is known of the others, and F1 says what the accuracy says."
     elif classes.source == "label" and classes.by_digest is None:
-        sentences.append(
-            "The labels can't be read off the answers: there is the share of right rows by class, and no F1."
-        )
+        yield "The labels can't be read off the answers: there is the share of right rows by class, and no F1."
     for arm, of in results.items():
         stacks = {result.stack for result in of if result.stack}
         if len(stacks) > 1:
-            sentences.append(
-                f"{arm} answered on {len(stacks)} different stacks: an engine or a manifest changed meanwhile."
-            )
+            yield f"{arm} answered on {len(stacks)} different stacks: an engine or a manifest changed meanwhile."
     failed = {arm: sum(result.outcome == "failed" for result in of) for arm, of in results.items()}
-    sentences += [f"{count} rows of {arm} failed, and count as wrong." for arm, count in failed.items() if count]
-    return sentences
+    yield from (f"{count} rows of {arm} failed, and count as wrong." for arm, count in failed.items() if count)
 
 
 def _count(results: Sequence[RowResult], name: str) -> int:

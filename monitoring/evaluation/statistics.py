@@ -141,21 +141,20 @@ class LowerBounds(NamedTuple):
         return None if self.bootstrap is None or self.score is None else min(self.bootstrap, self.score)
 
 
-def lower_bounds(pairs: Paired, seed: int, confidence: float = CONFIDENCE) -> LowerBounds:
+def lower_bounds(pairs: Paired, seed: int) -> LowerBounds:
     """The lower bounds of the difference, by the bootstrap and by the score test."""
-    return LowerBounds(bound_by_bootstrap(pairs, seed, confidence), score_bound(pairs, confidence))
+    return LowerBounds(bound_by_bootstrap(pairs, seed), score_bound(pairs))
 
 
-def score_bound(pairs: Paired, confidence: float = CONFIDENCE) -> float | None:
+def score_bound(pairs: Paired) -> float | None:
     """The one-sided lower bound by the score test (Tango 1998): the least difference that it does not reject."""
     if pairs.difference is None:
         return None
-    z = NormalDist().inv_cdf(confidence)
     rows, first, second = (count / pairs.spread for count in (pairs.rows, pairs.first_only, pairs.second_only))
     low, high = -1.0, pairs.difference
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _score(rows, first, second, middle) > z else (low, middle)
+        low, high = (middle, high) if _score(rows, first, second, middle) > SURE else (low, middle)
     return low
 
 
@@ -169,7 +168,7 @@ def _score(rows: float, first: float, second: float, difference: float) -> float
     return over / math.sqrt(variance) if variance > 0.0 else math.copysign(math.inf, over)
 
 
-def bound_by_bootstrap(pairs: Paired, seed: int, confidence: float = CONFIDENCE) -> float | None:
+def bound_by_bootstrap(pairs: Paired, seed: int) -> float | None:
     """The one-sided lower bound of the difference, by the paired bootstrap: its quantile over resampled groups.
 
     Only the counts matter, so a multinomial draw is a resample: scipy's bootstrap would draw each group.
@@ -180,7 +179,7 @@ def bound_by_bootstrap(pairs: Paired, seed: int, confidence: float = CONFIDENCE)
     counts = np.array([pairs.groups[kind] for kind in kinds])
     sample = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=BOOTSTRAP_DRAWS)
     sizes, nets = (np.array(column) for column in zip(*kinds, strict=True))
-    return float(np.quantile(sample @ nets / (sample @ sizes), 1.0 - confidence, method="lower"))
+    return float(np.quantile(sample @ nets / (sample @ sizes), 1.0 - CONFIDENCE, method="lower"))
 
 
 def compute_mcnemar(pairs: Paired) -> float:

@@ -48,7 +48,7 @@ def measure_agreement(ratings: Ratings, seed: int = 0) -> Agreement:
     return msgspec.structs.replace(observed, alpha=float(alpha), low=low, high=high)
 
 
-def measure_raters(ratings: Ratings, seed: int = 0) -> dict[str, Agreement]:
+def measure_raters(ratings: Ratings) -> dict[str, Agreement]:
     """The agreement of each rater with the others, over the items that both have rated."""
     counts = ratings.count_values()
     sizes = counts.sum(axis=1)

@@ -29,7 +29,7 @@ def report_ratings(ratings: Ratings, agreement_min: float = AGREEMENT_MIN, seed:
         agreement_min=agreement_min,
         agreed_only=is_too_low(agreement, agreement_min),
         classes=classes,
-        raters=_report_raters(ratings, seed),
+        raters=_report_raters(ratings),
         votes=_report_votes(ratings, take_votes(ratings)) if ratings.items else None,
         words=list(_tell(agreement, classes, agreement_min)),
     )
@@ -52,9 +52,9 @@ def _report_classes(ratings: Ratings, agreement_min: float, seed: int) -> list[C
     return reports
 
 
-def _report_raters(ratings: Ratings, seed: int) -> list[RaterReport]:
+def _report_raters(ratings: Ratings) -> list[RaterReport]:
     """The raters with most labels, those who agree least first."""
-    measured = measure_raters(ratings, seed)
+    measured = measure_raters(ratings)
     labels, gold, right = (dict.fromkeys(ratings.raters, 0) for _ in range(3))
     for item, rater, value in zip(ratings.item, ratings.rater, ratings.value, strict=True):
         name, gold_value = ratings.raters[rater], ratings.gold.get(ratings.items[item])
@@ -69,10 +69,8 @@ def _report_raters(ratings: Ratings, seed: int) -> list[RaterReport]:
 
 
 def _report_votes(ratings: Ratings, votes: Votes) -> VoteReport:
-    both: dict[VoteName, list[str | None]] = {
-        "majority": find_values(votes.majority, ratings),
-        "dawid_skene": find_values(votes.dawid_skene, ratings),
-    }
+    beliefs: dict[VoteName, Numbers] = {"majority": votes.majority, "dawid_skene": votes.dawid_skene}
+    both = {name: find_values(belief, ratings) for name, belief in beliefs.items()}
     pairs = zip(ratings.items, both["majority"], both["dawid_skene"], strict=True)
     different = [item for item, majority, weighed in pairs if majority != weighed]
     return VoteReport(
@@ -80,10 +78,7 @@ def _report_votes(ratings: Ratings, votes: Votes) -> VoteReport:
         because=votes.because,
         values={name: {value: chosen.count(value) for value in ratings.values} for name, chosen in both.items()},
         ties=both["majority"].count(None),
-        accuracy={
-            "majority": _find_accuracy(votes.majority, ratings),
-            "dawid_skene": _find_accuracy(votes.dawid_skene, ratings),
-        },
+        accuracy={name: _find_accuracy(belief, ratings) for name, belief in beliefs.items()},
         different=len(different),
         different_items=different[:DIFFERENT_TOLD_MAX],
     )

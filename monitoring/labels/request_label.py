@@ -27,6 +27,7 @@ from monitoring.evaluation.comparing import normalize
 from monitoring.evaluation.forms import write_demonstration
 from monitoring.feedback import Feedback
 from monitoring.metric_values import Metric, is_bad, measure_badness
+from monitoring.quality.detectors.raters import name_rater
 from monitoring.quality.verdicts.plan import Plan
 
 LabelValue = Literal["right", "wrong", "unresolved"]
@@ -118,11 +119,6 @@ def read_judgement(feedback: Feedback, metric: str, rules: LabelRules) -> RaterJ
     )
 
 
-def name_rater(caller: str, rater: str | None) -> str:
-    """The name of a rater among those of all callers; a caller who names none is its own rater."""
-    return caller if rater is None else f"{caller}\n{rater}"
-
-
 def decide_label(judgements: Sequence[RaterJudgement], agreed_only: bool = False) -> RequestLabel | None:
     """The label that follows from judgements, the earliest first; None where none has a value."""
     counted = _keep_trusted(judgements)
@@ -137,7 +133,7 @@ def decide_label(judgements: Sequence[RaterJudgement], agreed_only: bool = False
     if not values:
         return None
     if len(values) < reviewers:
-        words = f"{len(values)} of {reviewers} reviewers {_have(len(values))} answered"
+        words = f"{len(values)} of {reviewers} reviewers {'has' if len(values) == 1 else 'have'} answered"
         return msgspec.structs.replace(label, words=words, is_waiting=True)
     if right == wrong:
         return msgspec.structs.replace(label, words=f"{_count(wrong, len(values), 'wrong')}: unresolved")
@@ -197,7 +193,3 @@ def _find_demonstration(judgements: Sequence[RaterJudgement], least: int) -> Any
 def _count(some: int, all_of_them: int, value: str, past: bool = False) -> str:
     say = "said" if past else "says" if some == 1 else "say"
     return f"{some} of {all_of_them} {say} {value}"
-
-
-def _have(count: int) -> str:
-    return "has" if count == 1 else "have"

@@ -365,7 +365,7 @@ async def test_rows_of_one_parent_stay_in_a_group_and_another_selector_samples_a
     kept = {row["text"]: row for row in map(json.loads, gzip.decompress(sample.packed).splitlines())}
     assert [kept[text]["group"] for text in prompts("returns")[:4]] == ["0", "0", "1", "1"]
     assert (kept["one more"], "group" in kept["alone"]) == ({"text": "one more", "id": "last", "group": "g"}, False)
-    assert sample.counts()["selector"] == "user_turns"
+    assert sample.counts["selector"] == "user_turns"
     assert (await read_sample(path, None, "last_user")).digest != sample.digest
 
 

@@ -40,7 +40,7 @@ from gateway.services import Services
 from gateway.state.durability import NotSettled, explain_not_settled
 from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import read_time
-from monitoring.labels.request_label import name_rater
+from monitoring.quality.detectors.raters import name_rater
 
 FEEDBACK_BATCH_MAX = 1000
 DEMONSTRATION_BYTES_MAX = 65_536

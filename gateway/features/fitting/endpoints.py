@@ -81,16 +81,16 @@ async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample:
     failed = state is not None and state.state == "failed"
     if (not is_fitted or failed) and await fitting.samples.digest_of(name) != sample.digest:
         step = begin_audited_step(fitting.services, admin)
-        step.note("adapter.prompts", name, None, sample.counts())
+        step.note("adapter.prompts", name, None, sample.counts)
         waiting = WaitingSample(
-            version=name, digest=sample.digest, packed=sample.packed, by=admin.public, counts=sample.counts()
+            version=name, digest=sample.digest, packed=sample.packed, by=admin.public, counts=sample.counts
         )
         await fitting.samples.put(waiting, step)
         await fitting.services.control.fitted.say(
             name, "scope", FittingStatus(state="waiting", stage="waiting", by=admin.public)
         )
     shown = await fitting.services.control.fitted.shown(name, selector_of(fitting, version.task))
-    return {"prompts": sample.counts(), "fitted": shown}
+    return {"prompts": sample.counts, "fitted": shown}
 
 
 def selector_of(fitting: Fitting, task: str) -> str | None:

@@ -8,10 +8,9 @@ import asyncio
 import gzip
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -57,34 +56,16 @@ class PromptRow(msgspec.Struct, forbid_unknown_fields=False):
 ROWS = msgspec.json.Decoder(PromptRow)
 
 
-@dataclass
-class Sample:
-    """A checked sample. `rows` lines were given, `empty` of them had no text and `duplicates` said what another said;
-    `same_id` of the rest have the id of another. `digest` names the sample as the `selector` read it, and `packed` is
-    what a fitting reads."""
+class Sample(NamedTuple):
+    """A checked sample. `digest` names it as the task's selector read it, and `packed` is what a fitting reads.
 
-    rows: int = 0
-    empty: int = 0
-    duplicates: int = 0
-    same_id: int = 0
-    used: int = 0
-    digest: str = ""
-    selector: str = ""
-    packed: bytes = b""
-    background_kept: int = 0
+    `counts` are for people, and for the record of the fitting: of `rows` lines, `empty` had no text and `duplicates`
+    said what another said; `same_id` of the rest have the id of another.
+    """
 
-    def counts(self) -> dict[str, int | str]:
-        """For people, and for the record of the fitting."""
-        return {
-            "rows": self.rows,
-            "used": self.used,
-            "empty": self.empty,
-            "duplicates": self.duplicates,
-            "same_id": self.same_id,
-            "background": self.background_kept,
-            "selector": self.selector,
-            "sample": self.digest,
-        }
+    digest: str
+    packed: bytes
+    counts: dict[str, int | str]
 
 
 @dataclass
@@ -112,14 +93,9 @@ class _Pile:
         if line.id:
             self.ids[_digest(line.id)] += 1
 
-    def same_id(self) -> int:
-        """The number of rows that have the id of another."""
-        return sum(count for count in self.ids.values() if count > 1)
-
-    def drawn(self, count_max: int) -> Iterator[bytes]:
+    def draw(self, count_max: int) -> list[bytes]:
         """At most `count_max`, by their own digests: the same sample gives the same rows, whatever their order."""
-        for name in sorted(self.texts)[:count_max]:
-            yield self.texts[name]
+        return [self.texts[name] for name in sorted(self.texts)[:count_max]]
 
 
 async def read_sample(prompts: Path, background: Path | None, selector: str) -> Sample:
@@ -210,16 +186,17 @@ def _digest(text: str) -> bytes:
 
 
 def _packed(own: _Pile, others: _Pile, selector: str) -> Sample:
-    lines, background = list(own.drawn(PROMPTS_MAX)), list(others.drawn(BACKGROUND_MAX))
+    lines, background = own.draw(PROMPTS_MAX), others.draw(BACKGROUND_MAX)
     whole = b"\n".join(lines + background)
-    return Sample(
-        own.rows,
-        own.empty,
-        own.duplicates,
-        own.same_id(),
-        len(lines),
-        hashlib.sha256(selector.encode() + b"\n" + whole).hexdigest()[:16],
-        selector,
-        gzip.compress(whole, 6, mtime=0),
-        len(background),
-    )
+    digest = hashlib.sha256(selector.encode() + b"\n" + whole).hexdigest()[:16]
+    counts: dict[str, int | str] = {
+        "rows": own.rows,
+        "used": len(lines),
+        "empty": own.empty,
+        "duplicates": own.duplicates,
+        "same_id": sum(count for count in own.ids.values() if count > 1),
+        "background": len(background),
+        "selector": selector,
+        "sample": digest,
+    }
+    return Sample(digest, gzip.compress(whole, 6, mtime=0), counts)

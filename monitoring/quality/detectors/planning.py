@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Side
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 
 MONTH_DAYS = 30.0
 BETWEEN_MIN = 200.0
@@ -42,10 +42,9 @@ def find_labels_to_detect(
     labels: float,
     alpha: float,
     rate: float | None = None,
-    side: Side = "above",
     exponent: float = 1.0,
 ) -> float | None:
-    """The mean number of labels until a detector alarms, about, once the rate has changed by `points`.
+    """The mean number of labels until a detector alarms, about, once the rate has risen by `points`.
 
     `baseline` is what the detector tests against, `rate` what the signal had before, by default the baseline; `points`
     is a share, 0.05 for 5 points. `exponent` is that of the bets' factors where labels depend on each other
@@ -53,10 +52,9 @@ def find_labels_to_detect(
     bets that begin at each label are log(1/g) ahead of a single one. None where no alternative gains, so that the
     change is not found at all. Raises ValueError as `start` and `threshold` of rising_errors.py do.
     """
-    slip.start(baseline, side)
-    before = baseline if rate is None else rate
-    true = min(1.0, before + points) if side == "above" else max(0.0, before - points)
-    gain = max(_growth(true, baseline, p1) for p1 in slip.list_alternatives(baseline, side))
+    slip.start(baseline)
+    true = min(1.0, (baseline if rate is None else rate) + points)
+    gain = max(_growth(true, baseline, p1) for p1 in slip.list_alternatives(baseline, "above"))
     gain *= exponent
     if gain <= 0.0:
         return None

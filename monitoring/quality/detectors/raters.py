@@ -115,7 +115,7 @@ def add_label(
     at: float = 0.0,
 ) -> tuple[Shares, float]:
     """The shares after a label of somebody who is not trusted, given at `at` (Unix seconds), and what it may weigh."""
-    name = get_name(caller, rater)
+    name = name_rater(caller, rater)
     by_rater = leave_one_out.make_digest(shares.raters, name)
     fading, labels = _faded(shares.heavy), FADING * shares.labels + 1.0
     counted = min(weight, _allowed(fading, labels, by_rater, share_max))
@@ -157,7 +157,7 @@ def observe(
         labels=shares.labels,
         heavy=shares.heavy,
     )
-    by_rater = GROUPS + leave_one_out.get_group(guarded.raters, get_name(caller, rater))
+    by_rater = GROUPS + leave_one_out.get_group(guarded.raters, name_rater(caller, rater))
     return _seen(guarded, badness, counted, terms, (leave_one_out.get_group(guarded.callers, caller), by_rater))
 
 
@@ -221,7 +221,7 @@ def _believed(guarded: Guarded) -> set[int]:
     }
 
 
-def get_name(caller: str, rater: str | None) -> str:
+def name_rater(caller: str, rater: str | None) -> str:
     """The name of a rater among those of all callers; a caller who names none is its own rater."""
     return caller if rater is None else f"{caller}\n{rater}"
 

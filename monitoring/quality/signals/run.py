@@ -338,9 +338,12 @@ class Monitor:
 
     def _write(self, reckoning: Watches, step: MonitorStep) -> None:
         """Write what has moved, and the cursors with it, unless somebody else has written. Raises Raced, RedisError."""
-        retired = {name for name, version in step.versions.items() if version.state == RETIRED} & self._new_retired(
-            step
-        )
+        before = self._step.versions if self._step is not None else {}
+        retired = {
+            name
+            for name, version in step.versions.items()
+            if version.state == RETIRED and (name not in before or before[name].state != RETIRED)
+        }
         watches = [name for name in reckoning.moved if name in reckoning.watches]
         moved = self._cursors.read != self._written.read
         if moved or watches or reckoning.noted or retired:
@@ -358,11 +361,6 @@ class Monitor:
         reckoning.moved.clear()
         reckoning.noted.clear()
         reckoning.notes.clear()
-
-    def _new_retired(self, step: MonitorStep) -> set[str]:
-        """The versions that were not retired when they were last heard of."""
-        before: Mapping[str, Any] = self._step.versions if self._step is not None else {}
-        return {name for name in step.versions if name not in before or before[name].state != RETIRED}
 
 
 def _until(batch: Batch, end_ms: int) -> Batch:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
+from monitoring.evaluation.forms import write_demonstration
 from monitoring.texts import Sealable
 
 EXAMPLE_WORDS = MappingProxyType({"comment": None, "demonstration": None})
@@ -74,15 +75,6 @@ def close_request(request: Retraining, by: str, at: float) -> Retraining:
     return replace(request, state="closed", closed_at=at, closed_by=by)
 
 
-def expected_of(example: Example) -> str | None:
-    """The expected answer as text; None where nobody gave one."""
-    if example.demonstration is None:
-        return None
-    if isinstance(example.demonstration, str):
-        return example.demonstration
-    return msgspec.json.encode(example.demonstration).decode()
-
-
 def row_of(example: Example, prompt: dict[str, Any] | None, answer: str | None) -> dict[str, Any]:
     """An example as a row of a data set (monitoring/evaluation/dataset.py), as far as it is known.
 
@@ -90,7 +82,7 @@ def row_of(example: Example, prompt: dict[str, Any] | None, answer: str | None) 
     """
     row: dict[str, Any] = {"id": example.request_id, **(prompt or {})}
     optional = {
-        "expected": expected_of(example),
+        "expected": None if example.demonstration is None else write_demonstration(example.demonstration),
         "class": example.class_name,
         "answer": answer,
         "comment": example.comment,

@@ -284,7 +284,7 @@ def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float,
     own: tuple[int, ...] = ()
     callers, rater_roll = state.callers, state.raters
     if not outcome.trusted:
-        name = raters.get_name(outcome.caller, outcome.rater)
+        name = raters.name_rater(outcome.caller, outcome.rater)
         callers, rater_roll = (
             leave_one_out.add_label(callers, outcome.caller, at=at),
             leave_one_out.add_label(rater_roll, name, at=at),

@@ -85,11 +85,3 @@ def test_a_change_within_the_bound_is_not_found() -> None:
     assert within is not None
     assert known is not None
     assert within > known
-
-
-def test_a_recovery_is_reckoned_the_other_way_round() -> None:
-    slow = planning.find_labels_to_detect(0.2, 0.05, 1_000, 0.05, side="below")
-    fast = planning.find_labels_to_detect(0.2, 0.15, 1_000, 0.05, side="below")
-    assert slow is not None
-    assert fast is not None
-    assert fast < slow
