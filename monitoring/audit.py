@@ -309,20 +309,11 @@ def _entry(stream_id: bytes | str, stored: Mapping[bytes | str, bytes | str]) ->
     """The entry as stored. What someone altered so that it can't be read is kept as text: then its digest
     fails."""
     fields = {_text(name): _text(value) for name, value in stored.items()}
-    at = _parsed(fields.get("at", ""))
-    return AuditEntry(
-        number=int(_text(stream_id).partition("-")[0]),
-        at=at if isinstance(at, float) else float("nan"),
-        actor=fields.get("actor", ""),
-        action=fields.get("action", ""),
-        object=fields.get("object", ""),
-        before=_parsed(fields.get("before", "")),
-        after=_parsed(fields.get("after", "")),
-        evidence=_parsed(fields.get("evidence", "")),
-        generation=_parsed(fields.get("generation", "")),
-        previous=fields.get("previous", ""),
-        digest=fields.get("digest", ""),
-    )
+    texts: dict[str, Any] = {name: fields.get(name, "") for name in ("actor", "action", "object", "previous", "digest")}
+    values = {name: _parsed(fields.get(name, "")) for name in ("at", "before", "after", "evidence", "generation")}
+    if not isinstance(values["at"], float):
+        values["at"] = float("nan")
+    return AuditEntry(number=int(_text(stream_id).partition("-")[0]), **texts, **values)
 
 
 def _names(stored: Mapping[bytes | str, bytes | str], name: str) -> bool:

@@ -9,7 +9,7 @@ import duckdb
 import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, list_files, read, read_span
+from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, fetch_rows, list_files, read, read_span
 from monitoring.feedback import Feedback, WordSeals, read_entries
 from monitoring.ids import SHAPE, read_time
 from monitoring.texts import Seals
@@ -53,15 +53,13 @@ def _read_archived(
         listed = list(list_files(storage, ArchiveQuery("feedback", since)))
     except Nothing:
         return {}
+    by_request: dict[str, list[Feedback]] = {}
     table = read(storage, "feedback", [place for place in listed if _last_at(place) > since])
     with connection.cursor() as cursor:
         storage.attach(cursor)
         cursor.execute(f'SELECT * FROM {table} WHERE "request" IN (SELECT unnest(?::VARCHAR[]))', [list(requests)])  # noqa: S608 - our own names
-        names = [column[0] for column in cursor.description or ()]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-    by_request: dict[str, list[Feedback]] = {}
-    for row in rows:
-        by_request.setdefault(row["request"], []).append(words.read(feedback_of(row), row["request"]))
+        for row in fetch_rows(cursor):
+            by_request.setdefault(row["request"], []).append(words.read(feedback_of(row), row["request"]))
     return by_request
 
 

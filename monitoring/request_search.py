@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.archive.tables import ArchiveQuery, find_table
+from monitoring.archive.tables import ArchiveQuery, fetch_rows, find_table
 from monitoring.feedback_reader import read_feedback
 from monitoring.helper_process import run_job
 from monitoring.ids import read_time
@@ -129,12 +129,14 @@ def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterato
     """Those of a batch that are wanted also by label and text, with both."""
     ids = [hit.id for hit in batch]
     feedback = read_feedback(reader.redis, reader.connection, reader.archive, ids, reader.seals)
-    hits = [hit for hit in batch if job.query.label in (None, _label_value(_label_of(hit, feedback, job)))]
+    labels = {hit.id: _label_of(hit, feedback, job) for hit in batch}
+    values = {request: "none" if label is None else label.value for request, label in labels.items()}
+    hits = [hit for hit in batch if job.query.label in (None, values[hit.id])]
     texts = reader.of_requests([hit.id for hit in hits]) if job.query.with_texts or job.query.text else {}
     for hit in hits:
         text = texts.get(hit.id)
         if job.query.text is None or (text is not None and has_text(text, job.query.text)):
-            label = _label_of(hit, feedback, job)
+            label = labels[hit.id]
             label_fields = None if label is None else {"value": label.value, "words": label.words}
             more = {"text": msgspec.to_builtins(text)} if job.query.with_texts else {}
             yield {name: getattr(hit, name) for name in SHOWN} | {"label": label_fields} | more
@@ -143,10 +145,6 @@ def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterato
 def _label_of(hit: Found, feedback: Mapping[str, Any], job: SearchJob) -> RequestLabel | None:
     rules = job.rules.get(hit.task or "")
     return find_label(feedback.get(hit.id, []), rules) if rules is not None else None
-
-
-def _label_value(label: RequestLabel | None) -> LabelFilter:
-    return "none" if label is None else label.value
 
 
 def has_text(text: KeptText, part: str) -> bool:
@@ -219,9 +217,7 @@ def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> I
                         [value for _, _, value in terms],
                     )
                 cursor.execute('SELECT * FROM found ORDER BY "id" DESC')
-                while batch := cursor.fetchmany(AT_ONCE):
-                    for row in batch:
-                        yield Found(**dict(zip(SHOWN, row, strict=True)))
+                yield from (Found(**row) for row in fetch_rows(cursor))
 
 
 def _read_day(name: str) -> float:

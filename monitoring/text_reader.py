@@ -16,7 +16,7 @@ from typing import Any, Self
 import msgspec
 
 from monitoring.archive.storage import open_storage
-from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_table
+from monitoring.archive.tables import ArchiveQuery, connect_duckdb, fetch_rows, find_table
 from monitoring.helper_process import run_job
 from monitoring.ids import SHAPE, read_time
 from monitoring.redis_address import open_redis
@@ -99,9 +99,7 @@ class TextReader:
             table = find_table(self.archive, query)
             names = ", ".join(f'"{name}"' for name in TextRow.__struct_fields__)
             cursor.execute(f'SELECT {names} FROM {table} WHERE {where} ORDER BY "at"', values)  # noqa: S608 - our names
-            while batch := cursor.fetchmany(READ_MAX):
-                for row in batch:
-                    yield TextRow(**dict(zip(TextRow.__struct_fields__, row, strict=True)))
+            yield from (TextRow(**row) for row in fetch_rows(cursor))
 
 
 class TextReadJob(msgspec.Struct):

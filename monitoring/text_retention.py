@@ -17,7 +17,7 @@ import msgspec
 
 from monitoring.archive.merging import remove_spanned
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table, read, replace_part
+from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, fetch_rows, find_table, read, replace_part
 from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, WordSeals
 from monitoring.feedback_erasure import seal_stream
@@ -157,14 +157,10 @@ def rewrite_part(
     ):
         lines, rows = Path(scratch) / "rows.jsonl", 0
         cursor = connection.execute(f"SELECT * FROM {read(storage, dataset, [place])}")  # noqa: S608 - our own names
-        names = [column[0] for column in cursor.description or ()]
         with lines.open("wb") as file:
-            while batch := cursor.fetchmany(READ_MAX):
-                for values in batch:
-                    row = rewrite(dict(zip(names, values, strict=True)))
-                    if row is not None:
-                        file.write(msgspec.json.encode(row) + b"\n")
-                        rows += 1
+            for row in filter(None, map(rewrite, fetch_rows(cursor))):
+                file.write(msgspec.json.encode(row) + b"\n")
+                rows += 1
         if rows:
             replace_part(storage, dataset, lines, place)
         else:

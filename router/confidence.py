@@ -297,11 +297,9 @@ def _see_that_it_is_sound(model: ConfidenceModel) -> None:
         and 0.0 < calibration.delta <= 0.5
         and 1 <= calibration.rows <= ROWS_MAX
         and same
-        and all(value < other for value, other in zip(calibration.wrong, calibration.wrong[1:], strict=False))
-        and all(
-            value >= other for value, other in zip(calibration.thresholds, calibration.thresholds[1:], strict=False)
-        )
-        and all(value <= other for value, other in zip(calibration.kept, calibration.kept[1:], strict=False))
+        and list(calibration.wrong) == sorted(set(calibration.wrong))
+        and list(calibration.thresholds) == sorted(calibration.thresholds, reverse=True)
+        and list(calibration.kept) == sorted(calibration.kept)
         and all(0 <= wrong <= calibration.rows for wrong in calibration.wrong)
         and all(0 <= count <= calibration.rows for count in calibration.kept)
         and calibration.thresholds[-1] <= 0.0

@@ -292,8 +292,9 @@ class ScopeModel:
         _check(header, arrays, embedding.dimensions, deep.dimensions if deep else 0)
         fields: dict[str, Any] = {name: getattr(header, name) for name in list_fields(_Header)}
         fields |= {"embedding": embedding, "deep": deep, "ids": tuple(header.ids)}
-        fields |= {name: _reckoned_with(array) for name, array in arrays.items()}
-        return cls(**fields)
+        # Halves are slow to reckon with.
+        halves = {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype == np.float16}
+        return cls(**fields | arrays | halves)
 
     def margins(self, text: str) -> Vectors:
         """The margin of each class for the whole text, by label or cluster."""
@@ -409,11 +410,6 @@ def _members(starts: npt.NDArray[np.uint32], classes: Integers) -> Integers:
 def _of_unit_length(rows: npt.NDArray[Any]) -> Vectors:
     scaled: Vectors = rows / np.maximum(np.sqrt(np.einsum("ij,ij->i", rows, rows)), np.float32(1e-6))[:, None]
     return scaled
-
-
-def _reckoned_with(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Halves are slow to reckon with."""
-    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int, deep: int) -> None:

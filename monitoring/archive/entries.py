@@ -17,12 +17,11 @@ import duckdb
 import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, Nothing, connect_duckdb, list_files, read
+from monitoring.archive.tables import ArchiveQuery, Nothing, connect_duckdb, fetch_rows, list_files, read
 from monitoring.quality.replay.recorded import Placed
 from monitoring.quality.signals.all_watches import FEEDBACK, RECORDS, REPORTED
 from monitoring.quality.signals.entries import Given, Seen, is_reported
 
-FETCHED = 2_000
 SEEN = tuple(field.name for field in msgspec.structs.fields(Seen) if field.name != "placed_at")
 GIVEN = ("request", "metric", "caller", "rater", "reviewed")
 VALUES = ("value_boolean", "value_float", "value_category")
@@ -118,11 +117,7 @@ def _feedback(
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
     with connection.cursor() as cursor:
-        cursor.execute(query, list(tasks))
-        names = [column[0] for column in cursor.description or ()]
-        while batch := cursor.fetchmany(FETCHED):
-            for row in batch:
-                yield dict(zip(names, row, strict=True))
+        yield from fetch_rows(cursor.execute(query, list(tasks)))
 
 
 def _seen(row: Mapping[str, Any], placed_ms: int) -> Seen:

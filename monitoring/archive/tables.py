@@ -27,6 +27,7 @@ from monitoring.texts import TextRow
 
 Dataset = Literal["records", "feedback", "texts"]
 THREADS_MAX = 1
+FETCHED_MAX = 500
 MEMORY = "512MB"
 ROW_GROUP_ROWS = 2_048
 """So few, since DuckDB holds one in memory, and a text may be long."""
@@ -278,6 +279,14 @@ def read(storage: ArchiveStorage, dataset: Dataset, places: Sequence[str], named
         f"filename={str(named).lower()}) "
         f"UNION ALL BY NAME SELECT {nulls} WHERE false)"
     )
+
+
+def fetch_rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
+    """The rows of a query that was executed, by column; some are in memory at a time."""
+    names = [column[0] for column in cursor.description or ()]
+    while batch := cursor.fetchmany(FETCHED_MAX):
+        for values in batch:
+            yield dict(zip(names, values, strict=True))
 
 
 def find_table(storage: ArchiveStorage, query: ArchiveQuery, named: bool = False) -> str:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from redis import Redis
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, connect_duckdb, list_files, read
+from monitoring.archive.tables import ArchiveQuery, connect_duckdb, fetch_rows, find_table
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.reading import data_row_of
 from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
@@ -108,19 +108,11 @@ def read_judgements(redis: Redis, storage: ArchiveStorage, task: str, since: flo
         TemporaryDirectory() as scratch,
         connect_duckdb(storage, Path(scratch)) as connection,
     ):
-        try:
-            table = read(storage, "feedback", list(list_files(storage, ArchiveQuery("feedback", since))))
-        except Nothing:
-            return judgements
-        names = FeedbackRow.__struct_fields__
-        columns = ", ".join(f'"{name}"' for name in names)
-        cursor = connection.execute(f'SELECT {columns} FROM {table} WHERE "task" = ?', [task])  # noqa: S608 - our names
-        while batch := cursor.fetchmany(AT_ONCE):
-            for values in batch:
-                row = dict(zip(names, values, strict=True))
-                feedback = words.read(feedback_of(row), row["request"])
-                feedback = replace(feedback, comment=None, tags=None)  # they would take most of the memory
-                judgements.setdefault(row["request"], []).append(feedback)
+        table = find_table(storage, ArchiveQuery("feedback", since))
+        for row in fetch_rows(connection.execute(f'SELECT * FROM {table} WHERE "task" = ?', [task])):  # noqa: S608
+            feedback = words.read(feedback_of(row), row["request"])
+            feedback = replace(feedback, comment=None, tags=None)  # they would take most of the memory
+            judgements.setdefault(row["request"], []).append(feedback)
     return judgements
 
 

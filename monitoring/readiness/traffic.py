@@ -6,7 +6,7 @@ DuckDB reads the archive: this is for a process beside a gateway.
 from __future__ import annotations
 
 from monitoring.archive.storage import open_storage
-from monitoring.archive.tables import ArchiveQuery, Nothing, connect_duckdb, list_files, read
+from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_table
 from monitoring.readiness.evidence import ArchivedTask, Traffic
 from monitoring.redis_address import open_redis
 
@@ -29,10 +29,7 @@ def read_traffic(archived: ArchivedTask) -> Traffic | None:
         storage.lock(redis, shared=True),
         connect_duckdb(storage) as connection,
     ):
-        try:
-            table = read(storage, "records", list(list_files(storage, ArchiveQuery("records", since))))
-        except Nothing:
-            return None
+        table = find_table(storage, ArchiveQuery("records", since))
         row = connection.execute(QUERY.format(table=table), [archived.task, since]).fetchone()
     if row is None or row[0] == 0:
         return None

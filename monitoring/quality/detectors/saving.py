@@ -28,22 +28,19 @@ def add_request(saving: Saving | None, at: float, usd: float | None) -> Saving |
     None: that is not known. Before the first of which it is there are no sums.
     """
     if usd is None:
-        return None if saving is None else _moved(saving, at, 0.0, 0.0, 0.0, 1.0)
-    return Saving(at, at, usd, 0.0, 1.0) if saving is None else _moved(saving, at, usd, 0.0, 1.0, 0.0)
+        return None if saving is None else fade(saving, at, unknown=1.0)
+    return Saving(at, at, usd, 0.0, 1.0) if saving is None else fade(saving, at, usd, requests=1.0)
 
 
 def add_shadow(saving: Saving | None, at: float, usd: float) -> Saving:
     """The sums after a shadow that has cost so much, its judge's cost with it."""
-    return Saving(at, at, 0.0, usd) if saving is None else _moved(saving, at, 0.0, usd, 0.0, 0.0)
+    return Saving(at, at, 0.0, usd) if saving is None else fade(saving, at, shadow=usd)
 
 
-def fade(saving: Saving, at: float) -> Saving:
-    """The sums as they are at a later time."""
-    return _moved(saving, at, 0.0, 0.0, 0.0, 0.0)
-
-
-def _moved(saving: Saving, at: float, saved: float, shadow: float, requests: float, unknown: float) -> Saving:
-    """The sums with so much more at a time; one before the last counts as that."""
+def fade(
+    saving: Saving, at: float, saved: float = 0.0, shadow: float = 0.0, requests: float = 0.0, unknown: float = 0.0
+) -> Saving:
+    """The sums as they are at a later time, with so much more; a time before the last one counts as that."""
     elapsed = at - saving.at
     if elapsed <= 0.0:
         left, at = 1.0, saving.at

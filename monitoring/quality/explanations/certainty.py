@@ -18,6 +18,7 @@ from monitoring.quality.explanations.phrases import (
     join_words,
 )
 from monitoring.quality.signal_table import LABELLED, get_measure
+from monitoring.quality.signals.detection import list_label_signals
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import OTHER_CLASS, Judgement, SignalReport
 
@@ -76,8 +77,7 @@ def describe_detection(judged: Judgement) -> Iterator[str]:
 def _why_never(judged: Judgement) -> str:
     if judged.labels_per_day <= 0.0:
         return "no labels come"
-    of_all = [report for report in judged.reports if get_measure(report.signal) == "share" and report.of_class is None]
-    if all(report.baseline.get("upper") is None for report in of_all):
+    if all(report.baseline.get("upper") is None for report in list_label_signals(judged.reports)):
         return "labels are held against nothing yet"
     return (
         "so much is hardly more than what labels are held against, however many come. A baseline of more labels is "

@@ -25,7 +25,6 @@ import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -214,34 +213,28 @@ def read_fields(path: Path, check: Check) -> Iterator[tuple[int, Fields]]:
 
     `check` takes a line and its columns, and raises LabelFileError. Raises LabelFileError for what can't be read.
     """
-    with (
-        _translated(path),
-        path.open("rb") as opened,
-        TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
-    ):
-        beginning = opened.peek(TEXT_LOOKED_AT_BYTES)
-        fault = find_text_fault(beginning) if beginning else "are missing: the file is empty."
-        if fault:
-            raise LabelFileError(f"The labels in {path} {fault}")
-        lines = _decode(file)
-        first = next(lines, "")
-        if first.lstrip().startswith("["):
-            raise LabelFileError("line 1: it is a list in JSON. Write an object in each line, without brackets.")
-        read = _read_objects if first.lstrip().startswith("{") else _read_csv
-        yield from read(chain([first], lines), check)
+    try:
+        with (
+            path.open("rb") as opened,
+            TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+        ):
+            beginning = opened.peek(TEXT_LOOKED_AT_BYTES)
+            fault = find_text_fault(beginning) if beginning else "are missing: the file is empty."
+            if fault:
+                raise LabelFileError(f"The labels in {path} {fault}")
+            lines = _decode(file)
+            first = next(lines, "")
+            if first.lstrip().startswith("["):
+                raise LabelFileError("line 1: it is a list in JSON. Write an object in each line, without brackets.")
+            read = _read_objects if first.lstrip().startswith("{") else _read_csv
+            yield from read(chain([first], lines), check)
+    except OSError as error:
+        raise LabelFileError(f"{path} can't be read: {error.strerror or error}.") from error
 
 
 def format_time(at: float) -> str:
     """A time for people: ISO 8601, UTC."""
     return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LabelFileError(f"{path} can't be read: {error.strerror or error}.") from error
 
 
 def _decode(lines: Iterable[str]) -> Iterator[str]:

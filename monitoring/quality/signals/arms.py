@@ -25,6 +25,7 @@ Pure functions over frozen data that go through JSON unchanged.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial, reduce
 from operator import add, sub
@@ -154,8 +155,8 @@ def add_label(
     `givers` are the callers on whose word it rests; without any it is a reviewer's, or a trusted caller's. A pair of a
     block that is forgotten is passed over.
     """
-    place = _place(arm.blocks, begins)
-    if place is None:
+    place = bisect_right(arm.blocks, begins, key=lambda block: block.begins) - 1
+    if place < 0:
         return arm
     block, first_givers = arm.blocks[place], arm.givers
     if givers:
@@ -406,13 +407,3 @@ def _joined(older: Block, newer: Block) -> Block:
         outright=_all_words((older.outright, newer.outright)),
         agreements=older.agreements + newer.agreements,
     )
-
-
-def _place(blocks: Sequence[Block], at: float) -> int | None:
-    """The index of the block that has the pairs of this time."""
-    place = None
-    for index, block in enumerate(blocks):
-        if block.begins > at:
-            break
-        place = index
-    return place

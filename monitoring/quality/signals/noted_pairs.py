@@ -68,13 +68,11 @@ def judge_by_demonstration(noted: NotedPair, version: str, demonstration: str | 
 
 def get_guesses(noted: NotedPair, version: str) -> tuple[float, float] | None:
     """The judge's opinion on the version's and on the other's answer, from 0 to 1; None unless it has both."""
-    shadow = noted.score if noted.score is not None else None if noted.right is None else float(noted.right)
-    served = noted.served_score
-    if served is None:
-        served = None if noted.served_right is None else float(noted.served_right)
+    opinions = ((noted.score, noted.right), (noted.served_score, noted.served_right))
+    shadow, served = (right if score is None else score for score, right in opinions)
     if shadow is None or served is None:
         return None
-    shadow, served = min(1.0, max(0.0, shadow)), min(1.0, max(0.0, served))
+    shadow, served = min(1.0, max(0.0, float(shadow))), min(1.0, max(0.0, float(served)))
     return (served, shadow) if noted.served == version else (shadow, served)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from operator import sub
 from typing import Any, Literal
 
 import msgspec
@@ -213,8 +214,8 @@ def observe(state: Tally, plan: RolloutPlan, outcome: Outcome, at: float = 0.0) 
         callers=callers,
         canary_requests=state.canary_requests + canary,
         active_requests=state.active_requests + (not canary),
-        error=paired(state.error, outcome.error, _difference),
-        contract=paired(state.contract, outcome.contract_broken, _difference),
+        error=paired(state.error, outcome.error, sub),
+        contract=paired(state.contract, outcome.contract_broken, sub),
         latency=paired(state.latency, outcome.latency_seconds, lambda c, a: 1.0 if c > ratio * a else -1.0),
     )
 
@@ -292,7 +293,7 @@ def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float,
         own = (leave_one_out.get_group(callers, outcome.caller), GROUPS + leave_one_out.get_group(rater_roll, name))
     state = replace(state, callers=callers, raters=rater_roll)
     believed = _believed(state, "feedback")
-    feedback = _moved(state.feedback, lambda evidence: _paired(evidence, canary, badness, _difference), own, believed)
+    feedback = _moved(state.feedback, lambda evidence: _paired(evidence, canary, badness, sub), own, believed)
     return replace(state, feedback=feedback)
 
 
@@ -332,10 +333,6 @@ def _paired(evidence: Evidence, canary: bool, value: float, compare: Callable[[f
         active=() if canary else waiting[dropped:],
         unpaired=evidence.unpaired + dropped,
     )
-
-
-def _difference(canary: float, active: float) -> float:
-    return canary - active
 
 
 def _seen(evidence: Evidence, difference: float) -> Evidence:
