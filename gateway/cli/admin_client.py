@@ -269,26 +269,34 @@ def _is_here(url: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
+@contextmanager
+def explain_os_error(text: str) -> Iterator[None]:
+    """Raises Unusable with this text and the reason where a file can't be read or written."""
+    try:
+        yield
+    except OSError as error:
+        raise Unusable(f"{text}: {error.strerror}.") from error
+
+
 def read_text(path: Path, kind: str = "") -> str:
     """A file's text: UTF-8, or what its byte order mark says, as of Excel and PowerShell. Raises Unusable.
 
     `kind` goes before its name in the error.
     """
-    try:
+    with explain_os_error(f"{kind}{path} can't be read"):
         data = path.read_bytes()
+    try:
         return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
-    except OSError as error:
-        raise Unusable(f"{kind}{path} can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise Unusable(f"{kind}{path} is no text in UTF-8: save it as such.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises Unusable."""
+    with explain_os_error(f"{path} can't be read"):
+        data = path.read_bytes()
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise Unusable(f"{path} can't be read: {error.strerror}.") from error
+        value = json.loads(data)
     except ValueError as error:
         raise Unusable(f"{path} is not JSON: {error}.") from error
     if not isinstance(value, dict):

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from gateway.cli.admin_client import Refused, Unusable
+from gateway.cli.admin_client import Refused, Unusable, explain_os_error
 from gateway.cli.command import Api, ClassField, with_api
 from gateway.cli.manifest_draft import draft_manifest, read_row
 from gateway.cli.prompts import OwnColumns, read_columns
@@ -308,11 +308,8 @@ def _take_steps(adoption: Adoption, state: dict[str, Any]) -> None:
 
 def _read_state(adoption: Adoption) -> dict[str, Any]:
     """Where this adoption stood; a new beginning for another file, or by other options. Raises Unusable."""
-    try:
-        with adoption.file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise Unusable(f"{adoption.file} can't be read: {error.strerror}.") from error
+    with explain_os_error(f"{adoption.file} can't be read"), adoption.file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     manifest = None if adoption.manifest is None else str(adoption.manifest)
     options = [adoption.class_field, *adoption.columns, manifest, *adoption.parameters]
     fresh: dict[str, Any] = {"task": adoption.task, "file": digest, "options": options, "done": {}}

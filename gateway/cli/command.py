@@ -21,6 +21,7 @@ from gateway.cli.admin_client import (
     CommandError,
     Refused,
     Unusable,
+    explain_os_error,
     find_gateway,
     find_key,
 )
@@ -69,10 +70,8 @@ class Api(AdminClient):
 
     def save(self, path: str, target: Path) -> None:
         """Write the bytes at `path` to `target`. Raises CommandError."""
-        try:
+        with explain_os_error(f"{target} can't be written"):
             self.download(path, target)
-        except OSError as error:
-            raise Unusable(f"{target} can't be written: {error.strerror}.") from error
 
 
 class UnaskedApi(NamedTuple):

@@ -17,7 +17,7 @@ import click
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from gateway.cli.admin_client import Unusable, read_text
+from gateway.cli.admin_client import Unusable, explain_os_error, read_text
 from gateway.cli.command import Api, ClassField, Force, add_command, see_that_it_can_be_written, with_api
 from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
@@ -239,19 +239,20 @@ def send_data(
     api: Api, path: str, data: Path, query: Mapping[str, str | None], kind: str = "application/x-ndjson"
 ) -> dict[str, Any]:
     """Send a file of this media type, with a bar of its bytes; what the gateway answers. Raises CommandError."""
-    try:
-        with data.open("rb") as file, api.out.progress(*make_sending_columns()) as progress:
-            size_bytes = os.fstat(file.fileno()).st_size
-            bar = progress.add_task("Sending", total=size_bytes)
+    with (
+        explain_os_error(f"The data {data} can't be read"),
+        data.open("rb") as file,
+        api.out.progress(*make_sending_columns()) as progress,
+    ):
+        size_bytes = os.fstat(file.fileno()).st_size
+        bar = progress.add_task("Sending", total=size_bytes)
 
-            def pieces() -> Iterator[bytes]:
-                while piece := file.read(PIECE_BYTES):
-                    yield piece
-                    progress.update(bar, advance=len(piece))
+        def pieces() -> Iterator[bytes]:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+                progress.update(bar, advance=len(piece))
 
-            return api.send(path, pieces(), kind, size_bytes, **query)
-    except OSError as error:
-        raise Unusable(f"The data {data} can't be read: {error.strerror}.") from error
+        return api.send(path, pieces(), kind, size_bytes, **query)
 
 
 def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
@@ -287,12 +288,9 @@ def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Pa
         raise WatchFailed(text.strip())
     if report_to is not None:
         _write(api, report_to, answer, [answer])
-    try:
-        if rows_out is not None:
-            with rows_out.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in _rows(api, answer))
-    except OSError as error:
-        raise Unusable(f"{error.filename} can't be written: {error.strerror}.") from error
+    if rows_out is not None:
+        with explain_os_error(f"{rows_out} can't be written"), rows_out.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in _rows(api, answer))
     if not api.out.answer(answer):
         tell_report(api.out, answer)
 
@@ -303,10 +301,8 @@ def _write(api: Api, path: Path, answer: dict[str, Any], answers: Sequence[dict[
     if path.suffix in (".html", ".md"):
         texts = {each["id"]: _wrong_rows(api, each["id"]) for each in answers}
         text = (make_html if path.suffix == ".html" else make_markdown)(answers, texts)
-    try:
+    with explain_os_error(f"{path} can't be written"):
         path.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise Unusable(f"{path} can't be written: {error.strerror}.") from error
 
 
 def _wrong_rows(api: Api, evaluation: str) -> list[dict[str, Any]]:

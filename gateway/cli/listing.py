@@ -21,17 +21,8 @@ NOTE_MAX = 60
 def make_version_row(version: dict[str, Any]) -> Row:
     """A version as the admin API tells it."""
     placed = f"{len(version['ready'])}/{len(version['wanted'])}" if version["wanted"] or version["ready"] else "-"
-    return (
-        version["version"],
-        version["state"],
-        share(version["share"]),
-        version["pool"],
-        placed,
-        version["rank"],
-        format_size(version["size_bytes"]),
-        format_age(version["created_at"]),
-        _in_short(_note(version)),
-    )
+    first = version["version"], version["state"], share(version["share"]), version["pool"], placed, version["rank"]
+    return *first, format_size(version["size_bytes"]), format_age(version["created_at"]), _in_short(_note(version))
 
 
 def make_care_cells(version: dict[str, Any]) -> list[tuple[str, str]]:
@@ -62,21 +53,13 @@ def _in_short(note: str) -> str:
 
 def make_replica_row(replica: dict[str, Any]) -> Row:
     """A replica as the admin API tells it."""
-    capacity = replica.get("capacity") or {}
+    capacity = replica.get("capacity") if replica["up"] else None  # what its engine held is gone, or not known
     state = "cordoned" if replica.get("cordoned") else "up" if replica["up"] else "down"
-    if not replica["up"]:
-        capacity = {}  # what its engine held is gone, or not known
-    loaded = f"{capacity.get('registered', 0)} of {capacity.get('max_cpu_loras', '-')}"
-    return (
-        replica["name"],
-        replica["pool"],
-        state,
-        replica["in_flight"],
-        loaded if capacity else "-",
-        capacity.get("ghosts") if capacity else None,
-        capacity.get("loads_left") if capacity else None,
-        ", ".join(_placed(replica)) or "-",
-    )
+    cells: list[Any] = ["-", None, None]
+    if capacity:
+        loaded = f"{capacity.get('registered', 0)} of {capacity.get('max_cpu_loras', '-')}"
+        cells = [loaded, capacity.get("ghosts"), capacity.get("loads_left")]
+    return replica["name"], replica["pool"], state, replica["in_flight"], *cells, ", ".join(_placed(replica)) or "-"
 
 
 def _placed(replica: dict[str, Any]) -> Iterator[str]:
@@ -90,11 +73,12 @@ def show_placements(out: Printer, answer: dict[str, Any]) -> None:
     """Where a version is, and where it is to be."""
     placements = {item["replica"]: item for item in answer["placements"]}
     missing = [{"replica": name, "state": "absent"} for name in answer["wanted"] if name not in placements]
+    wanted = answer["wanted"]
     rows = [
         (
             item["replica"],
             item["state"],
-            "yes" if item["replica"] in answer["wanted"] else "no",
+            item["replica"] in wanted,
             format_age(item.get("since")),
             item.get("note") or "",
         )

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import typer
 from rich.progress import TextColumn
 
-from gateway.cli.admin_client import AdminClient, Unusable, read_text
+from gateway.cli.admin_client import AdminClient, Unusable, explain_os_error, read_text
 from gateway.cli.command import Api
 from gateway.cli.tables import make_readable
 from gateway.cli.watch import POLL_SECONDS, WatchFailed, explain_interrupt, make_columns, wait
@@ -62,10 +62,8 @@ def sources_of(stack: ExitStack, prompts: Path | None, background: Path | None) 
 def send_prompts(client: AdminClient, version: str, sources: Sources) -> dict[str, Any]:
     """Give a version its training prompts; what the gateway answers. Raises CommandError."""
     with ExitStack() as stack:
-        try:
+        with explain_os_error("The prompts can't be read"):
             files = [(name, stack.enter_context(path.open("rb"))) for name, path in sources]
-        except OSError as error:
-            raise Unusable(f"The prompts can't be read: {error.strerror}.") from error
         return client.upload(f"/adapters/{quote(version, safe='@')}/prompts", {}, list(files), "PUT")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.cli.admin_client import Unusable
+from gateway.cli.admin_client import Unusable, explain_os_error
 from gateway.cli.command import Api
 from gateway.cli.watch import make_sending_columns
 from serving.adapters.adapter_folder import (
@@ -71,10 +71,8 @@ def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer
     path = folder / SIGNATURE_FILE
     if sign_key is None:
         return write_signature(read_signature(path)) if path.is_file() else None
-    try:
+    with explain_os_error(f"The signing key {sign_key} can't be read"):
         key = sign_key.read_bytes()
-    except OSError as error:
-        raise Unusable(f"The signing key {sign_key} can't be read: {error.strerror}.") from error
     return write_signature(sign(key, signer, digest_of(folder), manifest_digest))
 
 
@@ -96,15 +94,13 @@ def upload(
     fields = {"task": package.task} | ({"pool": pool} if pool else {})
     bytes_max = api.get("/adapters", task=package.task).get("upload_bytes_max")
     with ExitStack() as stack, api.out.progress(*make_sending_columns()) as progress:
-        try:
+        with explain_os_error(f"{package.folder} can't be read"):
             total = sum(source.stat().st_size for _, source in sources)
             if bytes_max is not None and total > bytes_max:
                 text = f"{package.folder} has {total} bytes, and the gateway takes at most {bytes_max}"
                 raise Unusable(f"{text} (limits.adapter_bytes_max): nothing was sent.")
             bar = progress.add_task("Sending", total=total)
             opened = [(name, stack.enter_context(Sent(source, bar, progress))) for name, source in sources]
-        except OSError as error:
-            raise Unusable(f"{package.folder} can't be read: {error.strerror}.") from error
         files: list[tuple[str, Any]] = list(opened)
         if package.signature is not None:
             files.insert(1, (SIGNATURE_FILE, package.signature))

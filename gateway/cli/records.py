@@ -118,16 +118,10 @@ def replay(
     from gateway.configuration.settings import load_settings
 
     with _archive(config, folder) as storage:
-        settings, query = load_settings(config), _make_query(since, until, None, "records")
-        records_replay.run(
-            Printer(json_only),
-            settings,
-            storage,
-            task or list(settings.tasks),
-            records_replay.ReplayedVersion(version, baseline, gate_rows, previous),
-            (query.since, query.until),
-            look_seconds,
-        )
+        settings, (first, last) = load_settings(config), moments_of(since, until)
+        replayed = records_replay.ReplayedVersion(version, baseline, gate_rows, previous)
+        out, tasks = Printer(json_only), task or list(settings.tasks)
+        records_replay.run(out, settings, storage, tasks, replayed, (first, last), look_seconds)
 
 
 def moment_of(text: str, now: float) -> float:

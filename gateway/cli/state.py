@@ -13,7 +13,7 @@ import typer
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-from gateway.cli.admin_client import AdminClient, Unusable, read_json
+from gateway.cli.admin_client import AdminClient, Unusable, explain_os_error, read_json
 from gateway.cli.command import Api, Yes, add_command, make_sure
 from gateway.cli.tables import Printer, Row, shorten_digest, tell_warnings
 from gateway.cli.watch import WatchFailed, list_evidence
@@ -71,14 +71,12 @@ def export(
     if output is None:
         api.out.stdout.out(text, end="", highlight=False)
         return
-    try:
+    with explain_os_error(f"{output} can't be written"):
         partial = output.with_name(f".{output.name}.partial")
         partial.unlink(missing_ok=True)
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)  # it holds digests of keys' secrets: its writer's alone
         partial.replace(output)
-    except OSError as error:
-        raise Unusable(f"{output} can't be written: {error.strerror}.") from error
     if not api.out.answer(answer):
         counts = ", ".join(_counted(kind, answer[kind]) for kind in Objects if kind in answer)
         api.out.say(f"Wrote {output}: {counts}.")
@@ -95,7 +93,7 @@ def _fetch(api: Api, answer: dict[str, Any], folder: Path) -> None:
     with api.out.progress(*columns) as progress:
         for digest, version in progress.track(sorted(wanted.items()), description="Fetching adapters"):
             target = folder / digest.removeprefix("sha256:")
-            try:
+            with explain_os_error(f"{target} can't be written"):
                 target.mkdir(parents=True, exist_ok=True)
                 if not _is_whole(target, digest):
                     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -103,8 +101,6 @@ def _fetch(api: Api, answer: dict[str, Any], folder: Path) -> None:
                     if not _is_whole(target, digest):
                         raise Unusable(f"The bytes fetched into {target} are not {digest}: see the gateway's log.")
                 (target / MANIFEST_FILE).write_text(yaml.safe_dump(version["manifest"], sort_keys=False))
-            except OSError as error:
-                raise Unusable(f"{target} can't be written: {error.strerror}.") from error
 
 
 def _living(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
