@@ -34,8 +34,8 @@ class Deployment:
     """The configuration in force. Its only mover is `take_in`; what else depends on it is moved beside it."""
 
     __slots__ = (
-        *("_part_of", "body_bytes_max", "config", "judge_forms", "loaded_at", "pool_limits", "prices", "settings"),
-        *("turn", "whole", "words"),
+        *("_part_of", "config", "judge_forms", "loaded_at", "pool_limits", "prices", "settings", "turn"),
+        *("whole", "words"),
     )
 
     def __init__(self, settings: Settings, part_of: Callable[[Settings], Settings], config: Path | None = None) -> None:
@@ -57,7 +57,6 @@ class Deployment:
         self.pool_limits: Mapping[str, TaskPolicy] = {
             name: pool.limits(most, isolation) for name, pool in settings.pools.items()
         }
-        self.body_bytes_max = settings.limits.body_bytes_max
         self.judge_forms = judge_forms_of(settings)
         self.words = WordSeals(settings.texts.make_seals(), settings.list_class_tags())
         self.loaded_at = time.time()

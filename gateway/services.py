@@ -185,20 +185,11 @@ class Services:
         """The prices of the pools."""
         return self.deployment.prices
 
-    @property
-    def pool_limits(self) -> Mapping[str, TaskPolicy]:
-        """The limits of requests that name a pool as the model."""
-        return self.deployment.pool_limits
-
-    @property
-    def body_bytes_max(self) -> int:
-        """Longest body of a request."""
-        return self.deployment.body_bytes_max
-
     def body_bytes_max_at(self, path: str) -> int:
         """Longest body of a request to this address."""
-        least = self.body_bytes_max
-        return min(least, self.settings.limits.feedback_body_bytes_max) if path == "/v1/feedback" else least
+        limits = self.settings.limits
+        is_feedback = path == "/v1/feedback"
+        return min(limits.body_bytes_max, limits.feedback_body_bytes_max) if is_feedback else limits.body_bytes_max
 
     def moment(self, now: float) -> Moment:
         """The time and the chance of one decision."""
@@ -208,7 +199,7 @@ class Services:
     def fit(self, body: RequestBody, choice: Choice, caller: Caller) -> None:
         """See that the choice allows what the caller asks, and fit the body to it. Raises Problem (400)."""
         salt = self.cache_salt(caller.public, choice.task)
-        body.fit(choice, self.pool_limits[choice.pool.name], salt, caller.unknown_fields)
+        body.fit(choice, self.deployment.pool_limits[choice.pool.name], salt, caller.unknown_fields)
 
     def cache_salt(self, caller: str, task: TaskPolicy | None) -> str | None:
         """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""

@@ -100,18 +100,9 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     _see_that_it_is_to_come(body.expires_at)
     key, public, digest = new_key()
     models, limits = frozenset(body.models), body.limits.limits()
-    caller = Caller(
-        public,
-        body.name,
-        body.role,
-        digest,
-        models,
-        body.expires_at,
-        limits,
-        unknown_fields=body.unknown_fields,
-        owner=body.owner or admin.person,
-        pending=find_approver_left_out(services, admin, body.role),
-    )
+    caller = Caller(public, body.name, body.role, digest, models, body.expires_at, limits)
+    pending = find_approver_left_out(services, admin, body.role)
+    caller = replace(caller, unknown_fields=body.unknown_fields, owner=body.owner or admin.person, pending=pending)
     step = begin_audited_step(services, admin)
     step.note("caller.make", public, None, _caller_shown(caller))
     await step.take([Change(services.objects.callers, public, caller.to_json(), 0)])

@@ -6,14 +6,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from gateway.configuration.sections import Section
+from gateway.configuration.sections import Bytes, Section
 
 
 class FittingSettings(Section):
     """Models that are fitted for versions, such as of their scope."""
 
-    prompts_bytes_max: int = Field(
-        64 << 20, ge=1024, le=1 << 30, description="Largest file of training prompts or other traffic."
-    )
+    prompts_bytes_max: Bytes = Field(64 << 20, description="Largest file of training prompts or other traffic.")
     fitting_seconds_max: float = Field(900.0, gt=0, le=86_400, description="Longest fitting.")
     minilm_file: Path | None = Field(None, description="MiniLM from `python -m router.minilm`; unset: word vectors.")

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from pydantic import Field
 
-from gateway.configuration.sections import Name, Seconds, Section, Share, Usd, WebhookKey
+from gateway.configuration.sections import Name, Seconds, Section, Share, Url, Usd, WebhookKey
 from monitoring.evaluation.comparing import ComparisonMetric
 from monitoring.evaluation.forms import AnswerForm
 from monitoring.metric_values import Metric
@@ -26,9 +26,7 @@ class MonitorSettings(Section):
     false_alarms_per_month: float = Field(
         1.0, gt=0, le=1000, description="Accepted false alarms over all tasks and versions."
     )
-    webhook_url: str | None = Field(
-        None, pattern=r"^https?://", max_length=2000, description="Receiver of each action as JSON."
-    )
+    webhook_url: Url | None = Field(None, description="Receiver of each action as JSON.")
     webhook_key: WebhookKey | None = Field(None, description="Key of its Standard Webhooks signature.")
 
 
@@ -86,8 +84,8 @@ class ReviewSettings(Section):
     usd_each: Usd = Field(0.0, description="Cost of a review, for the net saving.")
     several_share: Share = Field(0.0, description="Share of reviews that several reviewers judge.")
     reviewers: int = Field(2, ge=2, le=9, description="Reviewers of each of those.")
-    agreement_min: float = Field(
-        0.667, ge=0, le=1, description="Krippendorff's alpha below which only labels of two who agree count; 0: never."
+    agreement_min: Share = Field(
+        0.667, description="Krippendorff's alpha below which only labels of two who agree count; 0: never."
     )
     gold_share: Share = Field(0.05, description="Share of gold questions among given reviews.")
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from gateway.configuration.sections import AccountSettings, BodySection, Name, Seconds, Section, Usd
+from gateway.configuration.sections import AccountSettings, BodySection, Name, Seconds, Section, Url, Usd
 from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from monitoring.cost import Price
 from router.policy import AUTO, CacheIsolation, TaskPolicy
@@ -79,9 +79,7 @@ class ReplicaSettings(Section):
     )
     in_flight_max: int = Field(256, ge=1, le=100_000, description="Most requests at a time.")
     sidecar_url: str | None = Field(None, pattern=ADDRESS, description="Sidecar that fills its store; unset: shared.")
-    recycle_url: str | None = Field(
-        None, pattern=r"^https?://", max_length=2000, description="A POST to it restarts the engine."
-    )
+    recycle_url: Url | None = Field(None, description="A POST to it restarts the engine.")
 
 
 class ServiceSettings(AccountSettings):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gateway.configuration.sections import Section
+from gateway.configuration.sections import Section, ShareAboveZero
 
 
 def _mode_of(raw: Any) -> Any:
@@ -24,8 +24,6 @@ class ReleaseSettings(Section):
     margin: float = Field(
         0.02, gt=0, le=0.5, description="Difference of right answers or kept contracts that is no worse."
     )
-    class_loss_max: float = Field(
-        0.3, gt=0, le=1, description="Difference of one class's right answers to be excluded."
-    )
+    class_loss_max: ShareAboveZero = Field(0.3, description="Difference of one class's right answers to be excluded.")
     latency_ratio_max: float = Field(1.5, ge=1, le=100, description="Longest median time of an answer, in times.")
     cost_ratio_max: float = Field(1.5, ge=1, le=100, description="Highest cost of an answer, in times.")

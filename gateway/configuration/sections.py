@@ -20,7 +20,11 @@ from serving.tls import FreshContext, TlsError, TlsFiles
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+Bytes = Annotated[int, Field(ge=1024, le=1 << 30)]
+SpoolBytes = Annotated[int, Field(ge=1 << 16, le=1 << 40)]
 Share = Annotated[float, Field(ge=0, le=1)]
+ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
+Url = Annotated[str, Field(pattern=r"^https?://", max_length=2000)]
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 RedisGone = Literal["open", "closed"]
 """The behaviour of limits while Redis is gone: `open` lets requests through."""
@@ -204,9 +208,7 @@ class DoorLimits(Section):
     """Bounds of one connection."""
 
     connections_max: int = Field(10_000, ge=1, le=1_000_000, description="Open connections of one listener.")
-    address_share_max: float = Field(
-        0.5, gt=0, le=1, description="Share of these for one IP address; 1 behind one proxy."
-    )
+    address_share_max: ShareAboveZero = Field(0.5, description="Share of these for one IP address; 1 behind one proxy.")
     connections_reserved: int = Field(16, ge=0, le=1000, description="Further ones for probes, operators and admins.")
     head_bytes_max: int = Field(32_768, ge=1024, le=1 << 20, description="Longest head of a request.")
     headers_max: int = Field(100, ge=8, le=10_000, description="Most headers of a request.")
@@ -222,8 +224,8 @@ class QueueLimits(Section):
 
     queue_max: int = Field(1000, ge=0, le=100_000, description="Requests that may wait for a place; 0: none.")
     queue_seconds_max: Seconds = Field(5.0, description="Longest wait for a place.")
-    caller_share_max: float = Field(
-        0.5, gt=0, le=1, description="Share of queue, places and bodies_bytes_max for one key."
+    caller_share_max: ShareAboveZero = Field(
+        0.5, description="Share of queue, places and bodies_bytes_max for one key."
     )
     batch_share_min: float = Field(0.05, ge=0, le=0.5, description="Share of free places for batch while others wait.")
     drain_seconds_min: float = Field(0.0, ge=0, le=3600, description="Time in which a stopping gateway takes requests.")

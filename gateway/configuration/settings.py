@@ -29,6 +29,7 @@ from gateway.configuration.pulls import PullSettings
 from gateway.configuration.release import ReleaseSettings
 from gateway.configuration.sections import (
     AuditSettings,
+    Bytes,
     ConsoleSettings,
     DoorLimits,
     FolderOrBucket,
@@ -39,6 +40,8 @@ from gateway.configuration.sections import (
     RedisGone,
     Seconds,
     Section,
+    ShareAboveZero,
+    SpoolBytes,
 )
 from gateway.configuration.tasks import TaskSettings
 from gateway.configuration.texts import TextSettings
@@ -70,17 +73,11 @@ class LimitSettings(DoorLimits, QueueLimits):
     retries_max: int = Field(2, ge=0, le=10, description="Attempts in one pool after the first.")
     backoff_seconds: Seconds = Field(0.2, description="First wait before the same replica again; then doubled.")
     retry_after_seconds_max: Seconds = Field(5.0, description="Longest Retry-After that is observed.")
-    body_bytes_max: int = Field(4 << 20, ge=1024, le=1 << 30, description="Longest body of a request.")
-    feedback_body_bytes_max: int = Field(
-        1 << 20, ge=1024, le=1 << 30, description="Longest body of `POST /v1/feedback`."
-    )
-    feedback_bytes_per_day: int = Field(
-        32 << 20, ge=1 << 16, le=1 << 40, description="Bytes of feedback for each key in a UTC day."
-    )
-    answer_bytes_max: int = Field(32 << 20, ge=1024, le=1 << 30, description="Longest answer of an engine.")
-    event_bytes_max: int | None = Field(
-        None, ge=1024, le=1 << 30, description="Longest event of a stream; unset: answer_bytes_max."
-    )
+    body_bytes_max: Bytes = Field(4 << 20, description="Longest body of a request.")
+    feedback_body_bytes_max: Bytes = Field(1 << 20, description="Longest body of `POST /v1/feedback`.")
+    feedback_bytes_per_day: SpoolBytes = Field(32 << 20, description="Bytes of feedback for each key in a UTC day.")
+    answer_bytes_max: Bytes = Field(32 << 20, description="Longest answer of an engine.")
+    event_bytes_max: Bytes | None = Field(None, description="Longest event of a stream; unset: answer_bytes_max.")
     in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests in progress in this gateway.")
     drain_seconds_max: Seconds = Field(60.0, description="Longest wait of a stopping gateway for its requests.")
     adapter_bytes_max: int = Field(2 << 30, ge=1024, le=2 << 30, description="Largest uploaded adapter.")
@@ -91,7 +88,7 @@ class LimitSettings(DoorLimits, QueueLimits):
     redis_gone: RedisGone = Field(
         "open", description="Keys' limits without Redis, after their quotas: open lets all through."
     )
-    quota_share: float = Field(0.02, gt=0, le=1, description="Share of a key's limit that one gateway leases at once.")
+    quota_share: ShareAboveZero = Field(0.02, description="Share of a key's limit that one gateway leases at once.")
     lease_timeout_seconds: float = Field(0.5, gt=0, le=60, description="Longest wait for such a quota.")
     general_share_window_seconds: Seconds = Field(600.0, description="Window of general_share_max.")
 
@@ -121,9 +118,7 @@ class RecordSettings(Section):
     )
     flush_interval_seconds: Seconds = Field(0.02, description="Longest wait of a record in memory.")
     spool_after_seconds: Seconds = Field(0.2, description="Wait for Redis before records are spooled.")
-    spool_bytes_max: int = Field(
-        1 << 30, ge=1 << 16, le=1 << 40, description="Largest spool; beyond it the oldest are dropped."
-    )
+    spool_bytes_max: SpoolBytes = Field(1 << 30, description="Largest spool; beyond it the oldest are dropped.")
     spool_sync_interval_seconds: Seconds = Field(1.0, description="Time between syncs of the spool.")
     archive: bool = Field(True, description="Whether records and feedback become Parquet files.")
     archive_folder: FolderOrBucket | None = Field(
@@ -331,16 +326,9 @@ class Settings(BaseSettings):
 
     def plan(self, task: str) -> Plan:
         """The terms on which a task's versions are watched."""
-        task_settings = self.tasks[task]
-        check = task_settings.checks.degraded
-        return task_settings.monitor.plan(
-            check.explored_share,
-            check.mode == "enforce",
-            frozenset(self.feedback_metrics),
-            self.monitor,
-            self._judges_itself(task),
-            self.general_pool,
-        )
+        watch, check = self.tasks[task].monitor, self.tasks[task].checks.degraded
+        enforced, metrics, itself = check.mode == "enforce", frozenset(self.feedback_metrics), self._judges_itself(task)
+        return watch.plan(check.explored_share, enforced, metrics, self.monitor, itself, self.general_pool)
 
     def _judges_itself(self, task: str) -> bool:
         """True if the model that judges the task's pairs is that of its fallback."""

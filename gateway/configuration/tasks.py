@@ -139,8 +139,8 @@ class TaskSettings(BodySection):
     max_tokens_max: int = Field(4096, ge=1, le=1_000_000, description="Most completion tokens of a request.")
     previous_versions_kept: int = Field(2, ge=1, le=1000, description="Previous versions that stay loaded.")
     cache_isolation: CacheIsolation | None = Field(None, description="As the gateway's, for this task.")
-    general_share_max: float | None = Field(
-        None, ge=0, le=1, description="Largest share for the fallback pool, without shadows; unset: all."
+    general_share_max: Share | None = Field(
+        None, description="Largest share for the fallback pool, without shadows; unset: all."
     )
     general_usd_per_day: float | None = Field(
         None, gt=0, le=1_000_000, description="Most for the fallback pool in a UTC day, without shadows; unset: no cap."

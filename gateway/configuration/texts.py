@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from gateway.configuration.sections import Name, Section
+from gateway.configuration.sections import Name, Section, Share, SpoolBytes
 from monitoring.texts import KEY_BYTES, Seals
 
 KeptTexts = Literal["none", "share", "judged", "all"]
@@ -42,7 +42,7 @@ class TextSettings(Section):
     unarchived_bytes_max: int = Field(
         256 << 20, ge=1 << 20, le=1 << 40, description="Bytes of texts that wait for the archive."
     )
-    spool_bytes_max: int = Field(1 << 30, ge=1 << 16, le=1 << 40, description="Largest spool of texts.")
+    spool_bytes_max: SpoolBytes = Field(1 << 30, description="Largest spool of texts.")
 
     def faults(self) -> Iterator[str]:
         """Sentences on what can't be used, each beginning with its key; none if all is well."""
@@ -62,7 +62,7 @@ class TaskTextSettings(Section):
     """The task's requests that are kept with their texts."""
 
     keep: KeptTexts = Field("none", description="Kept: none, a random share, judged ones, or all.")
-    share: float = Field(0.1, ge=0, le=1, description="Share for `share`.")
+    share: Share = Field(0.1, description="Share for `share`.")
     retention_days: int = Field(30, ge=1, le=36_600, description="Days of a text.")
     judged_within_days: int = Field(14, ge=1, le=366, description="Days of a text without a label, for `judged`.")
     redaction: str = Field(

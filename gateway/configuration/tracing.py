@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from gateway.configuration.sections import Section
+from gateway.configuration.sections import Section, Share
 
 
 class TracingSettings(Section):
@@ -15,6 +15,4 @@ class TracingSettings(Section):
         pattern="^https?://",
         description="OTLP address of traces, such as http://HOST:4318/v1/traces; unset: off.",
     )
-    sampled_share: float = Field(
-        1.0, ge=0, le=1, description="Share of requests with spans, where no `traceparent` decides."
-    )
+    sampled_share: Share = Field(1.0, description="Share of requests with spans, where no `traceparent` decides.")

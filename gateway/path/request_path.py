@@ -37,7 +37,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
         snapshot = services.snapshot.current
         with Deadline(snapshot.policy.limits.request_timeout_seconds):
             caller = exchange.identify()
-            raw = await exchange.body(services.body_bytes_max)
+            raw = await exchange.body(services.settings.limits.body_bytes_max)
             policy = services.snapshot.current.policy  # a slow body may have outlasted the one that it began under
             ledger = _begin(services, exchange, wire_format, now)
             body = (

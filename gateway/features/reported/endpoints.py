@@ -55,7 +55,7 @@ async def report_records(request: Request, caller: Identified) -> Response:
 
 async def _reported(services: Services, exchange: Exchange, caller: Caller) -> Response:
     try:
-        raw = await exchange.body(services.body_bytes_max)
+        raw = await exchange.body(services.settings.limits.body_bytes_max)
         entries = batch_of(raw)
     except Problem:
         async with services.limits.spending(caller):

@@ -77,7 +77,7 @@ async def answer_beside(request: Request, caller: Caller, read: Read, tell: Tell
 
 
 async def _answer(services: Services, exchange: Exchange, caller: Caller, read: Read, tell: Tell) -> Response:
-    raw = await exchange.body(services.body_bytes_max)
+    raw = await exchange.body(services.settings.limits.body_bytes_max)
     async with services.limits.spending(caller) as headers:
         long = len(raw) > LONG_BODY_BYTES
         body = await services.threads.run(caller.public, len(raw), read, raw) if long else read(raw)
@@ -120,7 +120,7 @@ async def _decided(services: Services, caller: Caller, body: RequestBody, sessio
             problem.extra_headers.append((b"x-apprentice-reason", decision.reason.encode()))
         raise problem
     pool = decision.pool
-    body.check(decision.task, services.pool_limits[pool.name], pool.engine, caller.unknown_fields)
+    body.check(decision.task, services.deployment.pool_limits[pool.name], pool.engine, caller.unknown_fields)
     return decision
 
 
