@@ -333,13 +333,18 @@ async def test_a_key_that_apprentice_up_keeps_here_is_found_and_told_to_this_mac
         find_key("https://gateway.example", None, None)
 
 
-def test_addresses_are_taken_with_and_without_what_openais_clients_need(tmp_path: Path) -> None:
-    assert find_gateway("https://gateway.example/v1/", tmp_path) == "https://gateway.example"
-    assert find_gateway(None, tmp_path) == DEFAULT_URL
-    (tmp_path / "apprentice.yaml").write_text("listen: {host: '::1', port: 99}")
-    assert find_gateway(None, tmp_path) == "http://[::1]:99"
-    (tmp_path / "apprentice.yaml").write_text("- not a mapping")
-    assert find_gateway(None, tmp_path) == DEFAULT_URL
+def test_addresses_are_taken_with_and_without_what_openais_clients_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_gateway("https://gateway.example/v1/") == "https://gateway.example"
+    assert find_gateway(None) == DEFAULT_URL
+    kept = tmp_path / "var" / "up"
+    kept.mkdir(parents=True)
+    (kept / "apprentice.yaml").write_text("listen: {host: '::1', port: 99}")
+    assert find_gateway(None) == "http://[::1]:99"
+    (kept / "apprentice.yaml").write_text("- not a mapping")
+    assert find_gateway(None) == DEFAULT_URL
 
 
 def on_a_terminal(*words: str, **environment: str) -> tuple[int, str]:
