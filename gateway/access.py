@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
 from fastapi.routing import APIRoute
@@ -24,6 +24,7 @@ from router.policy import TaskPolicy
 from serving.adapters.registry import RegistryError
 from serving.object_store import Stale
 
+T = TypeVar("T")
 OBJECTS_MAX = 1000
 TASKS_TOLD_MAX = 10
 """Tasks that are named to who asks for one that is not there; the others are counted."""
@@ -172,6 +173,13 @@ def require_task(services: Services, task: str, *, param: str | None = "task", o
 def find_task(services: Services, task: str, *, param: str = "task") -> TaskPolicy:
     """The policy of the task. Raises Problem (404) as `require_task` does."""
     return services.snapshot.current.policy.tasks[require_task(services, task, param=param)]
+
+
+def require_found(record: T | None, kind: str, name: str) -> T:
+    """The record of this kind. Raises Problem (404) where there is none of this name."""
+    if record is None:
+        raise Problem("not_found", f"There is no {kind} {name[:80]!r}, or no more.")
+    return record
 
 
 def see_that_list_has_task(services: Services, task: str | None, rows: Collection[Any]) -> None:

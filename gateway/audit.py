@@ -24,15 +24,10 @@ async def enter_event(services: Services, actor: Caller, action: str, name: str,
     await services.control.audit.append(actor.public, action, name, evidence=evidence)
 
 
-def begin_audited_step(services: Services, admin: Caller) -> AuditedStep:
-    """A change by this admin, in one step with its audit entries. Every change under /admin is made through one."""
-    return AuditedStep(services.redis, services.control.audit, admin.public)
-
-
 @asynccontextmanager
 async def take_step(services: Services, admin: Caller) -> AsyncIterator[AuditedStep]:
     """A step of the registry by this admin, whose entries are appended after the block. Raises Problem (409)."""
-    step = begin_audited_step(services, admin)
+    step = services.begin_step(admin.public)
     with conflicts():
         yield step
     await step.enter()
@@ -45,7 +40,7 @@ async def change_objects(
 
     `entry` is what `note` takes besides. Raises Problem (409) and RedisError.
     """
-    step = begin_audited_step(services, admin)
+    step = services.begin_step(admin.public)
     step.note(action, name, **entry)
     with conflicts():
         generation = await step.take(changes)

@@ -29,6 +29,7 @@ from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.server.uploads import Uploads
 from gateway.sibling_processes import Siblings
+from gateway.state.audited_step import AuditedStep
 from gateway.state.durability import Durability
 from gateway.state.fitted_store import FittedStore
 from gateway.state.presence import Presence
@@ -209,6 +210,11 @@ class Services:
     def lease_job(self, job: str, lease_seconds: float = LEASE_SECONDS, place: str = "") -> JobLease:
         """This gateway's lease of a background job; `place` tells those apart that each data folder has."""
         return JobLease(self.redis, self.snapshot, self.control.passes, job, self.name, lease_seconds, place)
+
+    def begin_step(self, actor: str = "system") -> AuditedStep:
+        """A change by this actor (a caller's public id), in one step with its audit entries. All under /admin are
+        made through one."""
+        return AuditedStep(self.redis, self.control.audit, actor)
 
     async def renew_certificates(self) -> list[str]:
         """Take certificates whose files have changed, for new connections. Return the faults of the others."""

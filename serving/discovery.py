@@ -13,7 +13,6 @@ import time
 from collections.abc import Collection, Iterable
 from contextlib import aclosing
 from dataclasses import replace
-from types import TracebackType
 from typing import Self
 
 from serving.fleet import DiscoveredPool, PoolConfig
@@ -95,9 +94,7 @@ class Discovery:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         tasks = [followed.task for followed in self.followed.values()]
         self.follow(())
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,7 +6,6 @@ import asyncio
 import ssl
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
-from types import TracebackType
 from typing import Self, cast
 
 import httptools
@@ -309,9 +308,7 @@ class EngineClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for origin in self._origins.values():
             origin.close()
 

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from gateway.access import Admin, Body, Operator, conflicts, see_state, services_of
-from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.recycling import Busy, begin
@@ -57,7 +56,7 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
     replica = _replica(services, name)
     reason = (body.reason if body else "") or "an admin cordoned it"
     value = {"reason": reason, "by": admin.public, "at": time.time()}
-    step = begin_audited_step(services, admin)
+    step = services.begin_step(admin.public)
     step.note("replica.cordon", name, None, {"reason": reason})
     await step.take([Change(services.objects.cordons, name, value)])
     await services.snapshot.refresh()
@@ -71,7 +70,7 @@ async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     written = (await services.objects.cordons.written([name])).get(name)
     if written is not None:
         before = LenientReader().read(f"the cordon of {name}", written, dict)
-        step = begin_audited_step(services, admin)
+        step = services.begin_step(admin.public)
         step.note("replica.uncordon", name, before, None)
         await step.take([Change(services.objects.cordons, name, None)])
         await services.snapshot.refresh()

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import Field
 
 from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, services_of
-from gateway.audit import begin_audited_step, change_objects
+from gateway.audit import change_objects
 from gateway.callers import PUBLIC_LENGTH, Caller, CallerLimits, Former, join_key, limits_of, new_key, new_secret
 from gateway.console.sessions import ENDS
 from gateway.errors import Problem
@@ -103,7 +103,7 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     caller = Caller(public, body.name, body.role, digest, models, body.expires_at, limits)
     pending = find_approver_left_out(services, admin, body.role)
     caller = replace(caller, unknown_fields=body.unknown_fields, owner=body.owner or admin.person, pending=pending)
-    step = begin_audited_step(services, admin)
+    step = services.begin_step(admin.public)
     step.note("caller.make", public, None, _caller_shown(caller))
     await step.take([Change(services.objects.callers, public, caller.to_json(), 0)])
     await services.snapshot.refresh()
@@ -175,7 +175,7 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
     before = await services.objects.callers.get(public)
     if before is None:
         raise _no_key(public)
-    step = begin_audited_step(services, admin)
+    step = services.begin_step(admin.public)
     step.note("caller.delete", public, {name: before.get(name) for name in ("name", "role", "owner")}, None)
     removal = Change(ObjectStore(services.redis, "callers"), public, None)  # whatever it says
     await step.take([removal, *remember_owner(services, public, before)])
@@ -188,7 +188,7 @@ async def end_sessions(request: Request, public: Public, admin: Admin) -> dict[s
     """End all console sessions of a key or a person, as the audit names them. They may sign in again."""
     services = services_of(request)
     now = await read_redis_time(services.redis)
-    step = begin_audited_step(services, admin)
+    step = services.begin_step(admin.public)
     step.note("console.end", public, None, {"ended_at": now})
     await step.take([Change(ObjectStore(services.redis, ENDS), public, {"at": now})])
     return {"public": public, "ended_at": now}

@@ -44,7 +44,7 @@ from gateway.admin.state_file import (
     show_object,
     write_file,
 )
-from gateway.audit import begin_audited_step, enter_event
+from gateway.audit import enter_event
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.features.releases.adapter_endpoints import state_of
@@ -412,7 +412,7 @@ async def _stage_previous(services: Services, admin: Caller, steps: Steps) -> St
 
 async def _stage(services: Services, admin: Caller, name: str) -> None:
     """Have a version placed, with its entry in the audit. Raises RegistryError."""
-    step = begin_audited_step(services, admin)
+    step = services.begin_step(admin.public)
     await services.control.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
     await step.enter()
 
@@ -421,7 +421,7 @@ async def _give_up(services: Services, admin: Caller, steps: Steps, evidence: di
     """Retire what the file says is retired; the reconciler unloads it."""
     retired = [step for step in steps if step.action == "retire"]
     for step in retired:
-        noted = begin_audited_step(services, admin)
+        noted = services.begin_step(admin.public)
         with conflicts():
             entry = noted.noted("state.apply", step.name, _version_shown, evidence)
             await services.control.registry.withdraw(step.name, "draining", noted=entry)
@@ -435,7 +435,7 @@ def _version_shown(version: Version) -> Any:
 
 def _noted(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> AuditedStep:
     """One change of several objects, with an entry in the audit for each of them."""
-    noted = begin_audited_step(services, admin)
+    noted = services.begin_step(admin.public)
     for step in steps:
         before, after = show_object(step.kind, step.before), show_object(step.kind, step.after)
         step_evidence = {**evidence, "changed": step.changed} if step.changed else evidence

@@ -43,7 +43,13 @@ async def run_child(command: Sequence[str]) -> AsyncIterator[ChildProcess]:
     """
     thread = ThreadPoolExecutor(1, "child")
     try:
-        beginning = thread.submit(_begun, command)
+        beginning: Future[subprocess.Popen[bytes]] = thread.submit(
+            subprocess.Popen,
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the gateway, with which it ends
+        )
         try:
             process = await asyncio.shield(asyncio.wrap_future(beginning))
         except asyncio.CancelledError:
@@ -64,15 +70,6 @@ async def run_child(command: Sequence[str]) -> AsyncIterator[ChildProcess]:
 def _run_in(thread: ThreadPoolExecutor, call: Callable[[], T]) -> asyncio.Future[T]:
     """The result to come. The thread has the call at once, whatever is cancelled then."""
     return asyncio.get_running_loop().run_in_executor(thread, call)
-
-
-def _begun(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        list(command),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for the gateway, with which it ends
-    )
 
 
 def _end(beginning: Future[subprocess.Popen[bytes]]) -> None:

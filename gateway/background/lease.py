@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from gateway.state.snapshot import SnapshotKeeper
 from serving.object_store import CHANGED_CHANNEL
+from serving.wakeable import wait_for_event
 
 LEASE_SECONDS = 10.0
 KEY = "apprentice:duty:"
@@ -28,17 +29,17 @@ return {owner, tonumber(ARGV[2])}
 RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) redis.call('PUBLISH', ARGV[2], KEYS[1]) end
 """
-FOLDER_JOB = "datasets:"
-"""With the name of a folder, the place of the job `datasets`: building its data sets."""
+FOLDER_KEY = f"{KEY}datasets:"
+"""Before the name of a folder: the key of the job that builds its data sets."""
 Work = Callable[[], Awaitable[None]]
 
 
-async def list_holders(redis: Any, beginning: str) -> dict[str, str]:
-    """The jobs whose names begin so, of which a gateway has the lease now, each with its owner. Raises RedisError."""
-    keys = [key async for key in redis.scan_iter(match=f"{KEY}{beginning}*", count=SCANNED_AT_ONCE)]
+async def list_folder_holders(redis: Any) -> dict[str, str]:
+    """The folders whose data sets a gateway builds now, each with that gateway's name. Raises RedisError."""
+    keys = [key async for key in redis.scan_iter(match=f"{FOLDER_KEY}*", count=SCANNED_AT_ONCE)]
     owners = await redis.mget(keys) if keys else []
     return {
-        key.decode().removeprefix(KEY): owner.decode()
+        key.decode().removeprefix(FOLDER_KEY): owner.decode()
         for key, owner in zip(keys, owners, strict=True)
         if owner is not None  # else it has run out since
     }
@@ -114,9 +115,7 @@ class JobLease:
                         await stop()
                     wait_seconds = max(interval_seconds, self._ask_at - time.monotonic())
                 self._passes.end(self._job)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait_seconds):
-                        await wake.wait()
+                await wait_for_event(wake, wait_seconds)
         finally:
             if stop is not None:
                 await stop()

@@ -169,13 +169,6 @@ class Reading:
             self.unreadable = self.unreadable or payload != b"[DONE]"
             return []  # whoever relays it has seen that it is good enough
 
-    def _alternative(self, place: int) -> _Alternative:
-        """The alternative at this place, as far as it has come."""
-        alternative = self._alternatives.get(place)
-        if alternative is None:
-            alternative = self._alternatives[place] = _Alternative()
-        return alternative
-
     def text(self) -> str | None:
         """The text of the only alternative; None where it calls tools, or has no text at all."""
         alternative = next(iter(self._alternatives.values()), None)
@@ -184,7 +177,9 @@ class Reading:
     def _note(self, choice: _Choice) -> bytes | None:
         """Note what a choice says; its logprobs as they stand there, None where there are none."""
         place = choice.index if isinstance(choice.index, int) else 0
-        alternative = self._alternative(place)
+        alternative = self._alternatives.get(place)
+        if alternative is None:
+            alternative = self._alternatives[place] = _Alternative()
         _note(choice, alternative)
         raw = bytes(choice.logprobs)
         if raw == b"null":

@@ -12,15 +12,7 @@ from msgspec import Raw
 from gateway.errors import Problem
 from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.bounds import LONG_BODY_BYTES, check_fields, check_strings
-from gateway.formats.fields import (
-    GOES_ON,
-    KEPT_HERE,
-    NULL,
-    RAW_FIELDS,
-    SHAPES_THE_ANSWER,
-    Fields,
-    StreamOptions,
-)
+from gateway.formats.fields import GOES_ON, KEPT_HERE, NULL, RAW_FIELDS, SHAPES_THE_ANSWER, Fields, StreamOptions
 from gateway.formats.permissions import check_messages, is_neutral, refusal_of, shorten_name
 from gateway.formats.structured_outputs import check_forms
 from gateway.formats.surrogates import HALF, HALVES

@@ -159,10 +159,7 @@ class ResponsesFormat(TranslatedFormat):
         request: ResponsesRequest = read
         _refuse_untaken(request)
         fields = self.rest(raw_fields, "temperature", "top_p", "metadata", "user")
-        fields |= {
-            "model": request.model,
-            "messages": put_instructions(request.instructions, _messages(request.input)),
-        }
+        fields |= {"model": request.model, "messages": put_instructions(request.instructions, _messages(request.input))}
         if request.max_output_tokens is not None:
             fields["max_completion_tokens"] = request.max_output_tokens
         if request.reasoning is not None and request.reasoning.effort is not None:

@@ -152,6 +152,4 @@ def _walk(param: str, value: Any, everywhere: bool) -> Iterator[Construct]:
                 yield Construct("grammar", param)
 
 
-@lru_cache(maxsize=256)
-def _compiled(pattern: str) -> tuple[int, str | None]:
-    return compute_pattern_cost(pattern)
+_compiled = lru_cache(maxsize=256)(compute_pattern_cost)

@@ -66,8 +66,6 @@ class WireFormat(ABC):
     logprobs_alone: ClassVar[bool | int | None] = None
     """The value of `logprobs` for those of the answer's tokens and no others; None: they can't be requested."""
     # The answer.
-    progress: ClassVar[type[Progress]] = Progress
-    reading: ClassVar[type[Reading]] = Reading
     answer_field: ClassVar[str] = "text"
     """The field of a choice that holds a whole answer."""
     event_object: ClassVar[str] = ""
@@ -161,7 +159,7 @@ class WireFormat(ABC):
 
     def read_answer(self, parts: Sequence[bytes], stream: bool) -> Reading:
         """Read an answer that was sent, from its bytes. What can't be read is left out."""
-        reading, whole = self.reading(strips=False), b"".join(parts)
+        reading, whole = Reading(strips=False), b"".join(parts)
         if stream:
             reading.take([whole])
         else:

@@ -60,17 +60,15 @@ class ShareWindow:
         return self._fallbacks + 1 <= self._share_max * max(self._requests, REQUESTS_MIN)
 
 
+@dataclass(eq=False, slots=True)
 class Leave:
     """One request's leave to go to its task's fallback. It is settled once."""
 
-    __slots__ = ("estimate", "reserved", "taken", "wasted_before")
-
-    def __init__(self, wasted_before: float) -> None:
-        self.taken: Quota | None = None
-        self.reserved = 0
-        self.estimate = (0, 0)
-        """Tokens of the prompt, and of the answers at most."""
-        self.wasted_before = wasted_before
+    wasted_before: float
+    taken: Quota | None = None
+    reserved: int = 0
+    estimate: tuple[int, int] = (0, 0)
+    """Tokens of the prompt, and of the answers at most."""
 
 
 class FallbackCaps:

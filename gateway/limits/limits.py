@@ -85,20 +85,13 @@ UNKNOWN = Bound(1)
 
 def bound_of(completion_tokens: int, prices: list[Price | None]) -> Bound:
     """The bound of a model that any of these may answer: the dearest counts; what is not known does not."""
-    known_prices = [price for price in prices if price is not None]
+    known = [price for price in prices if price is not None]
+    hourly = max((price.replica_usd_per_hour or 0.0 for price in known), default=0.0)
     return Bound(
         completion_tokens,
-        max([0.0, *(1000 * (price.prompt_usd_per_million_tokens or 0.0) for price in known_prices)]),
-        max([0.0, *(1000 * (price.completion_usd_per_million_tokens or 0.0) for price in known_prices)]),
-        max(
-            [
-                0.0,
-                *(
-                    NANOS * HOUR_PRICED_SECONDS * (p.replica_usd_per_hour or 0.0) / SECONDS_PER_HOUR
-                    for p in known_prices
-                ),
-            ]
-        ),
+        max((1000 * (price.prompt_usd_per_million_tokens or 0.0) for price in known), default=0.0),
+        max((1000 * (price.completion_usd_per_million_tokens or 0.0) for price in known), default=0.0),
+        NANOS * HOUR_PRICED_SECONDS * hourly / SECONDS_PER_HOUR,
     )
 
 
@@ -173,16 +166,14 @@ Taken = tuple[Quota, int, int]
 """Of which quota, how much, and of which kind."""
 
 
+@dataclass(eq=False, slots=True)
 class Hold:
     """The part of its key's allowances that one request has taken. It is settled once."""
 
-    __slots__ = ("_estimate", "_taken", "purse")
-
-    def __init__(self, purse: Purse, taken: list[Taken], estimate: tuple[int, int]) -> None:
-        """`estimate` are the tokens of the prompt, and those of the answers at most."""
-        self.purse = purse
-        self._taken: list[Taken] | None = taken
-        self._estimate = estimate
+    purse: Purse
+    _taken: list[Taken] | None
+    _estimate: tuple[int, int]
+    """Tokens of the prompt, and those of the answers at most."""
 
     def settle(self, record: Record, price: Price | None = None) -> None:
         """Give back what was reserved, and take what was really spent. Raises RuntimeError the second time.
@@ -220,12 +211,7 @@ class Limits:
     """Takes and refuses by keys' limits. Owner of their purses; the quotas in them are fetched by a job."""
 
     def __init__(
-        self,
-        redis: Redis,
-        gateway: str,
-        bounds: Mapping[str, Bound],
-        meters: Meters,
-        settings: LimitSettings,
+        self, redis: Redis, gateway: str, bounds: Mapping[str, Bound], meters: Meters, settings: LimitSettings
     ) -> None:
         """`gateway` is this gateway's name, which no other has, and it had in no other life."""
         self._redis = redis

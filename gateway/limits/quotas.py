@@ -13,13 +13,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+from serving.wakeable import wait_for_event
 
 Span = Literal["minute", "day", "month"]
 SPAN_SECONDS: Mapping[Span, int] = MappingProxyType({"minute": 60, "day": 86_400, "month": 31 * 86_400})
@@ -89,6 +91,7 @@ return told
 """
 
 
+@dataclass(eq=False, slots=True)
 class Quota:
     """This gateway's part of one window. Amounts are whole units; `ends_at` is in monotonic seconds.
 
@@ -96,32 +99,17 @@ class Quota:
     gateways hold together, as Redis last said; `dry` says that the limit has no room for more.
     """
 
-    __slots__ = (
-        "begins_at",
-        "dry",
-        "ends_at",
-        "held",
-        "reserved",
-        "told_at",
-        "told_held",
-        "told_used",
-        "total",
-        "used",
-        "window",
-    )
-
-    def __init__(self, window: int, begins_at: float, ends_at: float, used: int = 0) -> None:
-        self.window = window
-        self.begins_at = begins_at
-        self.ends_at = ends_at
-        self.used = used
-        self.held = 0
-        self.reserved = 0
-        self.total = 0
-        self.dry = False
-        self.told_held = 0
-        self.told_used = used
-        self.told_at = 0.0
+    window: int
+    begins_at: float
+    ends_at: float
+    used: int = 0
+    held: int = 0
+    reserved: int = 0
+    total: int = 0
+    dry: bool = False
+    told_held: int = 0
+    told_used: int = 0
+    told_at: float = 0.0
 
     @property
     def free(self) -> int:
@@ -129,6 +117,7 @@ class Quota:
         return self.held - self.used - self.reserved
 
 
+@dataclass(eq=False, slots=True)
 class Allowance:
     """One limit of one subject, such as a key's tokens a minute, as this gateway has it: its quotas and its wants.
 
@@ -137,36 +126,20 @@ class Allowance:
     was spent, unless `is_kept`.
     """
 
-    __slots__ = (
-        "ahead",
-        "forgotten",
-        "is_kept",
-        "is_known",
-        "key",
-        "limit",
-        "need",
-        "now",
-        "span",
-        "step",
-        "target",
-        "touched_at",
-        "units_asked",
-    )
-
-    def __init__(self, subject: str, kind: str, span: Span, limit: int, step: int) -> None:
-        self.key = f"{PREFIX}{subject}:{kind}"
-        self.span = span
-        self.limit = limit
-        self.step = self.target = step
-        self.is_kept = False
-        self.forgotten = False
-        self.is_known = False
-        """True if Redis has told of it yet."""
-        self.now: Quota | None = None
-        self.ahead: Quota | None = None
-        self.units_asked = 0
-        self.need = 0
-        self.touched_at = time.monotonic()
+    key: str
+    span: Span
+    limit: int
+    step: int
+    target: int
+    is_kept: bool = False
+    forgotten: bool = False
+    is_known: bool = False
+    """True if Redis has told of it yet."""
+    now: Quota | None = None
+    ahead: Quota | None = None
+    units_asked: int = 0
+    need: int = 0
+    touched_at: float = field(default_factory=time.monotonic)
 
     def quota_at(self, now: float) -> Quota | None:
         """The present window's quota, if there is one. It turns over to the one that was leased ahead."""
@@ -233,7 +206,7 @@ class Quotas:
     def allowance(self, subject: str, kind: str, span: Span, limit: int) -> Allowance:
         """The allowance for this limit, begun if there is none; changed, if it had another limit."""
         step = max(1, int(limit * self.share))
-        new = Allowance(subject, kind, span, limit, step)
+        new = Allowance(f"{PREFIX}{subject}:{kind}", span, limit, step, step)
         allowance = self._allowances.setdefault(new.key, new)
         if allowance.limit != limit:
             allowance.change(limit, step)
@@ -246,11 +219,7 @@ class Quotas:
 
     async def round_over(self, seconds: float) -> None:
         """Wait until Redis was asked, or could not be, but no longer than `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._round_over.wait()
-        except TimeoutError:
-            return
+        await wait_for_event(self._round_over, seconds)
 
     async def keep(self, looked: Callable[[], object]) -> None:
         """Fetch, tell and give back quotas, with a call to `looked` after each time. Runs until cancelled.
@@ -259,11 +228,7 @@ class Quotas:
         """
         try:
             while True:
-                try:
-                    async with asyncio.timeout(INTERVAL_SECONDS):
-                        await self._wanted.wait()
-                except TimeoutError:
-                    pass
+                await wait_for_event(self._wanted, INTERVAL_SECONDS)
                 await self.round(time.monotonic() - self._looked_at >= INTERVAL_SECONDS)
                 looked()
                 if self.gone:

@@ -59,7 +59,7 @@ class Answer:
         self.reading = reading
         self.scores = scores
         self.failures = failures
-        self.progress = wire_format.progress()
+        self.progress = Progress()
         self.held_events: list[bytes] = list(begun.held_events) if begun else []
         self.body = b""
         self.parts: list[bytes] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from gateway.formats.answer_reading import Reading
 from gateway.formats.answer_terms import is_foreign
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
@@ -98,7 +99,7 @@ async def attempt(
     replica = services.fleet.replicas[choice.replica.name]
     reading = begun.reading if begun is not None else None
     if demands is not None and demands.terms.checks and reading is None:
-        reading = body.wire_format.reading(demands.strips, body.choices)
+        reading = Reading(demands.strips, body.choices)
     lease = replica.lease(began_at, choice.engine_model)
     answer = Answer(body.wire_format, choice, lease, begun, demands, reading, scores, failures)
     ledger.leave = services.fallback_caps.went(choice, ledger.leave, body, ledger.record)

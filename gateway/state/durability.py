@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,29 +133,27 @@ async def look_at(redis: Redis) -> Persistence:
     )
 
 
-async def _info(redis: Redis, section: str) -> dict[str, Any]:
+async def _ask_if_allowed(reply: Awaitable[Any], otherwise: Any) -> Any:
+    """The reply of a Redis; `otherwise` where its provider forbids to ask. Raises RedisError."""
     try:
-        content: dict[str, Any] = await redis.info(section)
+        return await reply
     except ResponseError:
-        return {}
+        return otherwise
+
+
+async def _info(redis: Redis, section: str) -> dict[str, Any]:
+    content: dict[str, Any] = await _ask_if_allowed(redis.info(section), {})
     return content
 
 
 async def _configured(redis: Redis, name: str) -> str | None:
-    try:
-        settings: Any = await redis.config_get(name)
-    except ResponseError:
-        return None
-    texts = {_text(key): _text(value) for key, value in settings.items()}
-    return texts.get(name)
+    settings = await _ask_if_allowed(redis.config_get(name), {})
+    return {_text(key): _text(value) for key, value in settings.items()}.get(name)
 
 
 async def _takes_waitaof(redis: Redis) -> bool:
-    try:
-        await redis.execute_command("WAITAOF", 0, 0, 1)  # type: ignore[no-untyped-call]
-    except ResponseError:
-        return False
-    return True
+    command = redis.execute_command("WAITAOF", 0, 0, 1)  # type: ignore[no-untyped-call]
+    return await _ask_if_allowed(command, None) is not None
 
 
 def _text(raw: bytes | str) -> str:

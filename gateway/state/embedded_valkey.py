@@ -53,7 +53,7 @@ async def run_embedded_valkey(folder: Path) -> AsyncIterator[Path]:
             watching.cancel()
             await asyncio.wait([watching])
             async with _locked(starting):
-                if _last_user(using):
+                if _try_lock(using):  # else another gateway uses it
                     await _stop(socket_path)
 
 
@@ -88,15 +88,12 @@ async def _see_that_it_runs(folder: Path, socket_path: Path) -> bool:
     until = asyncio.get_running_loop().time() + START_SECONDS_MAX
     while not await _answers(socket_path):
         with (folder / "valkey.lock").open("w") as alive:
-            try:
-                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if asyncio.get_running_loop().time() > until:
-                    text = f"The embedded Valkey in {folder} does not answer in {START_SECONDS_MAX:g} s, and runs on."
-                    raise StateError(f"{text} Look at its log, and end it.") from None
-            else:
+            if _try_lock(alive):
                 await _start(folder, socket_path, alive)
                 return True
+            if asyncio.get_running_loop().time() > until:
+                text = f"The embedded Valkey in {folder} does not answer in {START_SECONDS_MAX:g} s, and runs on."
+                raise StateError(f"{text} Look at its log, and end it.")
         await asyncio.sleep(0.05)
     return False
 
@@ -105,21 +102,20 @@ async def _see_that_it_runs(folder: Path, socket_path: Path) -> bool:
 async def _locked(file: IO[str]) -> AsyncIterator[None]:
     """Have the lock while the block runs. Raises TimeoutError."""
     async with asyncio.timeout(START_SECONDS_MAX):
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(0.05)
+        is_locked = _try_lock(file)
+        while not is_locked:
+            await asyncio.sleep(0.05)
+            is_locked = _try_lock(file)
     try:
         yield
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _last_user(using: IO[str]) -> bool:
+def _try_lock(file: IO[str]) -> bool:
+    """Have the lock, unless another process has one."""
     try:
-        fcntl.flock(using, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -94,7 +94,8 @@ class FittedStore:
         key = _model_key(version, kind)
         before = await self.object_store.get(name_of(version, kind))
         await self._redis.hset(key, digest, data)
-        await self.object_store.put(name_of(version, kind), _stored(entry))
+        stored = msgspec.to_builtins(entry) | {"kind": STORED_KINDS[kind]}
+        await self.object_store.put(name_of(version, kind), stored)
         if before is not None and before["digest"] != digest:
             await self._redis.hdel(key, before["digest"])
         await self.say(version, kind, FittingStatus(state="ready", progress=1.0, by=by))
@@ -123,12 +124,9 @@ class FittedStore:
 
     async def of(self, version: str) -> dict[Kind, FittedEntry]:
         """The entries of a version, by kind."""
-        entries: dict[Kind, FittedEntry] = {}
-        for kind in KINDS:
-            raw = await self.object_store.get(name_of(version, kind))
-            if raw is not None:
-                entries[kind] = entry_of(name_of(version, kind), raw)
-        return entries
+        written = await self.object_store.written([name_of(version, kind) for kind in KINDS])
+        entries = (entry_of(name, msgspec.json.decode(raw)) for name, raw in written.items())
+        return {entry.kind: entry for entry in entries}
 
     async def versions(self) -> frozenset[str]:
         """The versions that have a model, or a fitting that someone asked for."""
@@ -211,10 +209,6 @@ def entry_of(_: str, raw: Mapping[str, Any]) -> FittedEntry:
     """An entry of the object store."""
     kind = next((kind for kind, stored in STORED_KINDS.items() if stored == raw.get("kind")), None)
     return msgspec.convert({**raw, "kind": kind}, FittedEntry)
-
-
-def _stored(entry: FittedEntry) -> dict[str, Any]:
-    return {**msgspec.to_builtins(entry), "kind": STORED_KINDS[entry.kind]}
 
 
 def _model_key(version: str, kind: Kind) -> str:

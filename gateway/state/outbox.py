@@ -65,11 +65,7 @@ class Outbox(ObjectStore, Generic[T]):
     """One kind of entries that wait. Every method but `change` raises RedisError."""
 
     def __init__(
-        self,
-        redis: Redis,
-        kind: str,
-        read: Callable[[bytes], T],
-        encode: Callable[[T], bytes] = msgspec.json.encode,
+        self, redis: Redis, kind: str, read: Callable[[bytes], T], encode: Callable[[T], bytes] = msgspec.json.encode
     ) -> None:
         """`read` makes an entry's value of its bytes, and raises what UNREADABLE names; `encode` does the reverse."""
         super().__init__(redis, kind)

@@ -7,7 +7,6 @@ a version, an alias or a placement stays as it was last read, or is absent.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -31,6 +30,7 @@ from serving.adapters.placement import Placement, group_by_replica, map_by_place
 from serving.adapters.registry import Registry
 from serving.fleet_view import VersionView
 from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore
+from serving.wakeable import wait_for_event
 
 OVERRIDE_FIELDS = frozenset(item.name for item in fields(Override) if item.init)
 S = TypeVar("S")
@@ -231,9 +231,7 @@ class SnapshotKeeper:
 
     async def next(self, seconds: float) -> None:
         """Wait for a new snapshot, but no longer than `seconds`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._next.wait()
+        await wait_for_event(self._next, seconds)
 
     async def follow(self, interval_seconds: float) -> None:
         """Refresh at every change that is told, and every so often in case one was missed. Runs until cancelled."""
@@ -253,12 +251,7 @@ class SnapshotKeeper:
         """The age of the last reading of the state, in seconds."""
         return time.monotonic() - self.fresh_at
 
-    def _policy(
-        self,
-        generation: int,
-        aliases: Mapping[str, Alias],
-        overrides: Mapping[str, Override],
-    ) -> Policy:
+    def _policy(self, generation: int, aliases: Mapping[str, Alias], overrides: Mapping[str, Override]) -> Policy:
         rules = tuple(rule for _, rule in sorted(overrides.items()))
         return Policy(
             generation,

@@ -109,8 +109,7 @@ def open_file(folder_fd: int, name: str, size_bytes_max: int) -> Iterator[tuple[
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes > size_bytes_max:
             raise ArtifactError(
-                "too_large",
-                f"{name} has {size_bytes} bytes, and at most {size_bytes_max} are allowed for it.",
+                "too_large", f"{name} has {size_bytes} bytes, and at most {size_bytes_max} are allowed for it."
             )
         try:
             yield file, size_bytes

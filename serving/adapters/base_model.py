@@ -155,8 +155,7 @@ def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> in
         value = default
     if type(value) is not int or not 1 <= value <= DIMENSION_MAX:
         raise ArtifactError(
-            "bad_base",
-            f"The base model's config.json has no valid {key} (found {quote_name(repr(value))}): add it.",
+            "bad_base", f"The base model's config.json has no valid {key} (found {quote_name(repr(value))}): add it."
         )
     return value
 
@@ -205,15 +204,8 @@ def _drop_tied_head(edges: dict[str, list[Any]], config: Mapping[str, Any]) -> b
 
 
 def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
-    keys = (
-        "model_type",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "vocab_size",
-    )
-    described = {key: config.get(key) for key in keys}
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    described = {key: config.get(key) for key in ("model_type", *sizes)}
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     described["num_key_value_heads"] = config.get("num_key_value_heads") or heads
     by_heads = hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads else None
@@ -232,19 +224,12 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
         parameters = parameters["full_attention"]
     if not isinstance(parameters, dict):
         scaling = config.get("rope_scaling")
-        parameters = {
-            "rope_theta": config.get("rope_theta"),
-            **(scaling if isinstance(scaling, dict) else {}),
-        }
+        parameters = {"rope_theta": config.get("rope_theta"), **(scaling if isinstance(scaling, dict) else {})}
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     rope = {key: value for key, value in parameters.items() if key not in ("rope_type", "type")}
     rope |= {"local_theta": local, "rope_type": None if kind == "default" else kind}
-    settings = {key: _as_float(value) for key, value in rope.items() if value is not None}
+    settings = {key: float(item) if type(item) is int else item for key, item in rope.items() if item is not None}
     return {"rope": settings} if settings else {}
-
-
-def _as_float(value: Any) -> Any:
-    return float(value) if type(value) is int else value
 
 
 def _read_json(folder: Path, name: str, size_bytes_max: int) -> dict[str, Any]:

@@ -45,7 +45,8 @@ FAILED_RETRY_SECONDS = 15.0
 UNKNOWN_RETRY_SECONDS = 1.0
 WAIT_SECONDS = 1.0
 ENGINE_TEXT_MAX = 160
-WAS_LOADED: frozenset[PlacementState] = frozenset({"probing", "ready", "closing", "drained", "unloading"})
+LEAVING: frozenset[PlacementState] = frozenset({"closing", "drained", "unloading"})
+WAS_LOADED: frozenset[PlacementState] = LEAVING | {"probing", "ready"}
 """States in which the engine has its weights: where it lists the name no more, they are there as a ghost."""
 
 
@@ -159,14 +160,14 @@ class Placer:
                 note = f"{replica.name} serves other bytes under the name {name}: restart that engine."
                 await self._fail(replica, version, now, note)
             return False
-        state: dict[str, PlacementState] = {
+        states: dict[Step, PlacementState] = {
             "reopen": "ready",
             "close": "closing",
             "drain": "drained",
             "ghost": "ghost",
         }
         ghosts = (placement.ghosts if placement else 0) + (step == "ghost")
-        await self._write(replica, version, now, state[step], ghosts=ghosts)
+        await self._write(replica, version, now, states[step], ghosts=ghosts)
         return step == "drain"
 
     async def _forget(self, replica: Replica, name: str, placement: Placement | None, now: Pass, *, lost: bool) -> None:
@@ -294,8 +295,11 @@ class Placer:
             full = self.capacity(target, now.on(target.name))
             if full.registered < full.places or version.name in target.seen:
                 continue
-            if leaving := [name for name in sorted(target.seen) if self._is_leaving(target, name, now)]:
-                note = f"it waits until {leaving[0]} is unloaded from {target.name}"
+            leaving = [
+                name for (_, name), p in now.on(target.name).items() if name in target.seen and p.state in LEAVING
+            ]
+            if leaving:
+                note = f"it waits until {min(leaving)} is unloaded from {target.name}"
                 await self._write(replica, version, now, "unknown", retry_at=time.time() + WAIT_SECONDS, note=note)
             else:
                 await self._fail(replica, version, now, self.no_room(version.pool, now))
@@ -315,10 +319,6 @@ class Placer:
             f"no room in the pool {pool}: {names} can take no more adapters. "
             "Unload or retire versions, or recycle a replica that holds ghosts, then stage it again."
         )
-
-    def _is_leaving(self, replica: Replica, name: str, now: Pass) -> bool:
-        placement = now.placements.get((replica.name, name))
-        return placement is not None and placement.state in ("closing", "drained", "unloading")
 
     async def _write_off_oldest_ghost(self, replica: Replica, now: Pass) -> None:
         """The engine has thrown out what was used the longest ago, for the load."""
@@ -367,14 +367,8 @@ class Placer:
         if before is None or before.state != "failed":
             before = await self._write(replica, version, now, "unloading")
         if not await self._forget_name(replica, version):
-            await self._put_off(
-                replica,
-                version,
-                now,
-                "unloading",
-                UNKNOWN_RETRY_SECONDS,
-                f"{replica.name} did not unload {version.name}.",
-            )
+            note = f"{replica.name} did not unload {version.name}."
+            await self._put_off(replica, version, now, "unloading", UNKNOWN_RETRY_SECONDS, note)
             return False
         await self._write(replica, version, now, "ghost", ghosts=before.ghosts + 1)
         return True
@@ -392,10 +386,7 @@ class Placer:
     async def _post(self, replica: Replica, path: str, body: dict[str, Any]) -> httpx.Response | None:
         try:
             return await self._http.post(
-                replica.config.url + path,
-                json=body,
-                headers=make_engine_headers(replica),
-                timeout=LOAD_TIMEOUT_SECONDS,
+                replica.config.url + path, json=body, headers=make_engine_headers(replica), timeout=LOAD_TIMEOUT_SECONDS
             )
         except httpx.HTTPError:
             return None

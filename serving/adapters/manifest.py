@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -103,7 +104,9 @@ def from_json(value: Any) -> Manifest:
     fields = _Fields("", value)
     manifest = Manifest(
         task=fields.take("task", _task),
-        base_fingerprint=fields.take_or("base_fingerprint", _fingerprint, None),
+        base_fingerprint=fields.take_or(
+            "base_fingerprint", partial(_sha256, source="from the base model's folder"), None
+        ),
         contract=fields.take_or("contract", _contract, None),
         general_prompt=fields.take("general_prompt", _general_prompt),
         sampling=fields.take_or("sampling", _sampling, {}),
@@ -202,10 +205,6 @@ def _task(place: str, value: Any) -> str:
     return value
 
 
-def _fingerprint(place: str, value: Any) -> str:
-    return _sha256(place, value, "from the base model's folder")
-
-
 def _sha256(place: str, value: Any, source: str) -> str:
     if not isinstance(value, str) or not canonical.DIGEST.fullmatch(value):
         raise ManifestError(f"{place} must be sha256: and 64 hex digits: take it {source}.")
@@ -266,7 +265,7 @@ def _characters(place: str, value: Any) -> int | None:
 def _general_prompt(place: str, value: Any) -> GeneralPromptView:
     fields = _Fields(place, value)
     general_prompt = GeneralPromptView(
-        system=fields.take("system", lambda at, text: _text(at, text, SYSTEM_LENGTH_MAX)),
+        system=fields.take("system", partial(_text, length_max=SYSTEM_LENGTH_MAX)),
         response_format=fields.take_or("response_format", _response_format, None),
         sampling=fields.take_or("sampling", _sampling, {}),
     )
@@ -324,11 +323,8 @@ def _golden(place: str, value: Any) -> tuple[Golden, ...]:
 
 
 def _golden_one(place: str, value: Any) -> Golden:
-    fields = _Fields(place, value)
-    golden = Golden(
-        prompt=fields.take("prompt", lambda at, text: _text(at, text, PROMPT_LENGTH_MAX)),
-        expected=fields.take_or("expected", lambda at, text: _text(at, text, PROMPT_LENGTH_MAX), None),
-    )
+    fields, text = _Fields(place, value), partial(_text, length_max=PROMPT_LENGTH_MAX)
+    golden = Golden(prompt=fields.take("prompt", text), expected=fields.take_or("expected", text, None))
     fields.finish()
     return golden
 
@@ -357,10 +353,6 @@ def _review_by(place: str, value: Any) -> str:
     except ValueError:
         raise ManifestError(f"{place} must be before the year 10000.") from None
     return text
-
-
-def _digest(place: str, value: Any) -> str:
-    return _sha256(place, value, "of the data set's file")
 
 
 def _source(place: str, value: Any) -> dict[str, str]:
@@ -395,10 +387,6 @@ def _tags(place: str, value: Any) -> dict[str, str]:
     for name, text in tags.items():
         _line(quote_name(f"{place}.{name}"), text)
     return tags
-
-
-def _notes(place: str, value: Any) -> str:
-    return _text(place, value, NOTES_LENGTH_MAX)
 
 
 def _line(place: str, value: Any) -> str:
@@ -444,10 +432,10 @@ PROVENANCE: Mapping[str, Callable[[str, Any], object]] = {
     "trained_by": _line,
     "trained_at": _moment,
     "dataset": _line,
-    "dataset_digest": _digest,
+    "dataset_digest": partial(_sha256, source="of the data set's file"),
     "base_model": _line,
     "framework": _line,
-    "command": _notes,
+    "command": partial(_text, length_max=NOTES_LENGTH_MAX),
     "source": _source,
     "run": _line,
     "seed": _seed,
@@ -455,7 +443,7 @@ PROVENANCE: Mapping[str, Callable[[str, Any], object]] = {
     "metrics": _metrics,
     "evaluations": _evaluations,
     "license": _line,
-    "notes": _notes,
+    "notes": partial(_text, length_max=NOTES_LENGTH_MAX),
     "tags": _tags,
 }
 """The keys of a provenance that have a kind: what model cards and trackers of training runs ask for."""

@@ -40,14 +40,8 @@ PASS_SECONDS_MAX = 5.0
 FORGOTTEN_AT_ONCE = 200
 OVER_SECONDS_MAX = 60.0
 """Seconds for which the generation of a removed placement is kept: several times a lease."""
-PRIORITY: Mapping[VersionState, int] = {
-    "staging": 0,
-    "ready": 1,
-    "previous_version": 2,
-    "shadow": 3,
-    "canary": 4,
-    "active": 5,
-}
+BY_PRIORITY: tuple[VersionState, ...] = ("staging", "ready", "previous_version", "shadow", "canary", "active")
+PRIORITY: Mapping[VersionState, int] = {state: at for at, state in enumerate(BY_PRIORITY)}
 """Priority where there is not room for all: the highest is placed first, and gives way last."""
 
 

@@ -224,12 +224,7 @@ class Registry:
         )
 
     async def shadow(
-        self,
-        task: str,
-        name: str,
-        share: float,
-        expected_generation: int | None = None,
-        noted: Noted = note_nothing,
+        self, task: str, name: str, share: float, expected_generation: int | None = None, noted: Noted = note_nothing
     ) -> int:
         """Copy a share of the task's requests to a version, whose answers nobody sees; 0 ends it.
 
@@ -325,7 +320,8 @@ class Registry:
                 raise RegistryError(f"{task} has no canary: {entry.leading} leads it, and nothing was changed.")
             if to is not None and _leads_alone(entry, to):
                 return entry
-            target = to or next((name for name in entry.previous if _placed(versions, name)), None)
+            placed = (name for name in entry.previous if name in versions and versions[name].state in PLACED)
+            target = to or next(placed, None)
             if target is None:
                 raise RegistryError(_no_way_back(task, entry, versions))
             at = entry.previous.index(target) + 1 if target in entry.previous else 0
@@ -450,10 +446,6 @@ def _parts(name: str) -> tuple[str, int]:
     """A version's task and number."""
     task, _, number = name.rpartition("@v")
     return task, int(number) if number.isdecimal() else 0
-
-
-def _placed(versions: Mapping[str, Version], name: str) -> bool:
-    return name in versions and versions[name].state in PLACED
 
 
 def new_salt(task: str) -> str:

@@ -18,7 +18,7 @@ from monitoring.synced_files import sync
 from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, ArtifactLimits
 from serving.adapters.errors import ArtifactError, quote_name
 from serving.adapters.incoming import append, make_incoming_folder, to_its_end
-from serving.adapters.store import FILE_MODE, FOLDER_MODE, FREE_BYTES_MIN, Store
+from serving.adapters.store import FILE_MODE, FOLDER_MODE, FREE_BYTES_MIN, Store, move_in
 from serving.adapters.verification import digest_of
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
@@ -78,10 +78,7 @@ class Puller:
         self._gateway_url = gateway_url.rstrip("/")
         self._key_path = key_path
         self._http = http
-        self._sizes_max: Mapping[str, int] = {
-            CONFIG_FILE: limits.config_bytes_max,
-            WEIGHTS_FILE: limits.size_bytes_max,
-        }
+        self._sizes_max: Mapping[str, int] = {CONFIG_FILE: limits.config_bytes_max, WEIGHTS_FILE: limits.size_bytes_max}
         self._limits = limits
         self._free_bytes_min = free_bytes_min
         self._at_once = asyncio.Semaphore(AT_ONCE_MAX)
@@ -174,11 +171,7 @@ class Puller:
             sync(folder / name)
         folder.chmod(FOLDER_MODE)
         sync(folder)
-        try:
-            folder.rename(self._store.path(digest))
-        except OSError:
-            if not self._store.holds(digest):  # else another sidecar on this volume was faster
-                raise
+        move_in(folder, self._store.path(digest))  # another sidecar on this volume may be faster
         sync(self._store.folder)
 
     def _key(self) -> str:

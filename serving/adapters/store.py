@@ -74,7 +74,7 @@ class Store:
         incoming = Path(tempfile.mkdtemp(prefix=INCOMING, dir=self.folder))
         try:
             self._copy(source, incoming, artifact)
-            _move(incoming, target)
+            move_in(incoming, target)
         finally:
             if incoming.exists():
                 _remove(incoming)
@@ -169,7 +169,7 @@ def _copy_file(source: BinaryIO, target: Path, size_bytes: int) -> None:
         os.fsync(copy.fileno())
 
 
-def _move(incoming: Path, target: Path) -> None:
+def move_in(incoming: Path, target: Path) -> None:
     """One atomic step; where another gateway was faster with the same bytes, its copy stays."""
     try:
         incoming.rename(target)

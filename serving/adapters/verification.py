@@ -65,11 +65,7 @@ Pairs = dict[tuple[int, str], dict[str, Tensor]]
 
 
 def verify(
-    folder: Path,
-    base: Base,
-    limits: ArtifactLimits = DEFAULT_LIMITS,
-    *,
-    claimed_fingerprint: str | None = None,
+    folder: Path, base: Base, limits: ArtifactLimits = DEFAULT_LIMITS, *, claimed_fingerprint: str | None = None
 ) -> Artifact:
     """Verify the adapter in `folder` against `base`; `claimed_fingerprint` is the manifest's, if it has one.
 

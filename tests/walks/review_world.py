@@ -68,8 +68,9 @@ async def until_settled(gateway: RunningGateway, drawn: int) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while services.admission.in_flight:  # a stream's draw is counted after its end
             await asyncio.sleep(0.005)
-        while outcomes(gateway).get("drawn", 0) < drawn or gateway.features[Reviews].queue.busy:
+        while outcomes(gateway).get("drawn", 0) < drawn:
             await asyncio.sleep(0.005)
+        await gateway.features[Reviews].queue.join()
         while services.flow.pending:
             await asyncio.sleep(0.005)
 

@@ -14,8 +14,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import Field
 
-from gateway.access import Admin, Body, OfTask, Operator, When, require_task, see_that_list_has_task
-from gateway.audit import begin_audited_step, enter_event
+from gateway.access import Admin, Body, OfTask, Operator, When, require_found, require_task, see_that_list_has_task
+from gateway.audit import enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.datasets.datasets import DIGEST, Build, Datasets, read_card
@@ -95,7 +95,7 @@ async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict
         created_at=now,
         folder=await asyncio.to_thread(datasets.name_folder),
     )
-    step = begin_audited_step(datasets.services, admin)
+    step = datasets.services.begin_step(admin.public)
     step.note("building.begin", body.task, None, _audited(build))
     await datasets.builds.begin(build, step)
     await datasets.services.snapshot.refresh()
@@ -109,20 +109,14 @@ async def list_datasets(request: Request, _: Operator, task: OfTask = None) -> d
     cards = [card for card in await asyncio.to_thread(datasets.cards) if task in (None, card["task"])]
     builds = [build for build in await datasets.builds.all() if task in (None, build.task)]
     see_that_list_has_task(datasets.services, task, [*cards, *builds])
-    return {
-        "datasets": cards,
-        "builds": [await _shown(datasets, build) for build in builds],
-    }
+    return {"datasets": cards, "builds": [await _shown(datasets, build) for build in builds]}
 
 
 @router.get("/datasets/builds/{build}", responses=with_errors("not_found"))
 async def read_build(request: Request, build: str, _: Operator) -> dict[str, Any]:
     """One building: its progress, digest, or failure."""
     datasets = feature_of(request, Datasets)
-    record = await datasets.builds.get(build)
-    if record is None:
-        raise Problem("not_found", f"There is no building {build[:80]!r}, or no more.")
-    return await _shown(datasets, record)
+    return await _shown(datasets, require_found(await datasets.builds.get(build), "building", build))
 
 
 @router.get("/datasets/{digest}", responses=with_errors("not_found"))

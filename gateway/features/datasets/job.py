@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.background.job_process import make_command, run_process
 from gateway.background.jobs import skip_unchanged
-from gateway.background.lease import FOLDER_JOB, list_holders
+from gateway.background.lease import list_folder_holders
 from gateway.errors import Problem
 from gateway.features.datasets.datasets import Build, Datasets
 from gateway.features.records.archiving import find_kept_source
@@ -83,9 +83,8 @@ class BuildingWork:
     async def _end_abandoned(self) -> None:
         builds = [build for build in await self._datasets.builds.all() if build.state == "running"]
         folders, now = {build.folder for build in builds} - {"", self._folder}, time.monotonic()
-        holders = await list_holders(self._datasets.services.redis, FOLDER_JOB) if folders else {}
-        gone = [folder for folder in folders if FOLDER_JOB + folder not in holders]
-        self._gone_since = {folder: self._gone_since.get(folder, now) for folder in gone}
+        holders = await list_folder_holders(self._datasets.services.redis) if folders else {}
+        self._gone_since = {folder: self._gone_since.get(folder, now) for folder in folders - holders.keys()}
         for build in builds:
             if now - self._gone_since.get(build.folder, math.inf) >= ABANDONED_SECONDS:
                 error = "No gateway has run in an hour that has its files: build it again, at a gateway that runs."
@@ -99,13 +98,12 @@ class BuildingWork:
     async def _result(self, build: Build) -> DatasetResult:
         """The result of a process that builds it."""
         settings = self._datasets.services.settings.datasets
+        services, looked_since = self._datasets.services, build.until - LOOKED_AT_SECONDS
         job = DatasetJob(
             task=build.task,
             folder=str(self._datasets.folder),
             files=build.files,
-            kept=await find_kept_source(
-                self._datasets.services, build.task, build.since, build.until - LOOKED_AT_SECONDS, build.until
-            ),
+            kept=await find_kept_source(services, build.task, build.since, looked_since, build.until),
             options=build.options,
             rows_max=settings.rows_max,
         )

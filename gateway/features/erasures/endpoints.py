@@ -8,9 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.access import Admin, Body, Operator
-from gateway.audit import begin_audited_step
-from gateway.errors import Problem
+from gateway.access import Admin, Body, Operator, require_found
 from gateway.feature import feature_of
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
@@ -50,7 +48,7 @@ async def erase_texts(request: Request, body: ErasureIn, admin: Admin) -> dict[s
         requests=[strip_id(body.request)] if body.request else [],
         names=await _names(erasures, body),
     )
-    step = begin_audited_step(erasures.services, admin)
+    step = erasures.services.begin_step(admin.public)
     step.note("texts.erase", erasure.id, after=_shown(erasure))
     await erasures.store.open(erasure, step)
     erasures.wake.set()
@@ -66,10 +64,7 @@ async def list_erasures(request: Request, _: Operator) -> dict[str, Any]:
 @router.get("/erasures/{erasure}", responses=with_errors("not_found"))
 async def read_erasure(request: Request, erasure: str, _: Operator) -> dict[str, Any]:
     """One erasure, with data sets and versions that had the texts."""
-    record = await feature_of(request, Erasures).store.get(erasure)
-    if record is None:
-        raise Problem("not_found", f"There is no erasure {erasure[:80]!r}, or no more.")
-    return _shown(record)
+    return _shown(require_found(await feature_of(request, Erasures).store.get(erasure), "erasure", erasure))
 
 
 async def _names(erasures: Erasures, body: ErasureIn) -> list[str]:

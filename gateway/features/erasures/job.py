@@ -14,14 +14,13 @@ from typing import Any
 import msgspec
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import FOLDER_JOB, list_holders
+from gateway.background.lease import list_folder_holders
 from gateway.errors import Problem
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.features.records.append_file_rewrites import rewrite_now
 from gateway.features.records.archiving import find_redis_address, text_keys_of
 from gateway.features.training.ending import end_training
-from gateway.state.audited_step import AuditedStep
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 5.0
@@ -110,7 +109,7 @@ async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequen
     await store.forget_skips(services.settings.tasks)
     for at in range(0, len(requests), AT_ONCE):
         for request, task in (await store.find_tasks(requests[at : at + AT_ONCE])).items():
-            step = AuditedStep(services.redis, services.control.audit, erasure.by)
+            step = services.begin_step(erasure.by)
             deleted += sum(await store.delete(task, request, step))
     return deleted + await erasures.reviews.gold.forget(requests)
 
@@ -118,8 +117,8 @@ async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequen
 async def _find_elsewhere(erasures: Erasures) -> list[str]:
     """The gateways that run now with a folder of data sets of their own. Raises RedisError."""
     folder = await asyncio.to_thread(erasures.trainings.datasets.name_folder)
-    holders = await list_holders(erasures.services.redis, FOLDER_JOB)
-    return sorted(owner for job, owner in holders.items() if job != FOLDER_JOB + folder)
+    holders = await list_folder_holders(erasures.services.redis)
+    return sorted(owner for other, owner in holders.items() if other != folder)
 
 
 def list_versions_of(erasures: Erasures, digests: Set[str]) -> list[str]:

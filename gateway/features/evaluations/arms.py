@@ -61,14 +61,13 @@ def resolve_prompt_arms(
 
 def _base_pool(evaluations: Evaluations, task: TaskPolicy) -> str | None:
     """The pool of a task's adapters: that of the version that leads, else the only one that may have them."""
-    snapshot = evaluations.services.snapshot.current
+    services = evaluations.services
+    snapshot = services.snapshot.current
     alias = snapshot.aliases.get(task.name)
     if alias is not None and alias.leading in snapshot.versions:
         return snapshot.versions[alias.leading].pool
     pools = [
-        name
-        for name, pool in evaluations.services.settings.pools.items()
-        if pool.base_folder is not None and task.reaches(name)
+        name for name, pool in services.settings.pools.items() if pool.base_folder is not None and task.reaches(name)
     ]
     return pools[0] if len(pools) == 1 else None
 

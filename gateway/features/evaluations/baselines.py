@@ -15,7 +15,6 @@ import msgspec
 
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import Evaluation, Gate
-from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import read_redis_time
 from monitoring.quality.detectors.baselines import Baseline, measure_counts
 from serving.adapters.entries import VersionState
@@ -105,7 +104,7 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
         )
         after = msgspec.to_builtins({**baselines, SIGNAL: baseline})
         audited_fields = {"signal": SIGNAL, **after[SIGNAL]}
-        step = AuditedStep(evaluations.services.redis, evaluations.services.control.audit, "system")
+        step = evaluations.services.begin_step()
         step.note("monitor.baseline", ended.version, after=audited_fields, generation=generation + 1)
         with contextlib.suppress(Stale):  # an admin has set one at this moment: it is looked at again
             await step.take([Change(evaluations.services.objects.baselines, ended.version, after, generation)])

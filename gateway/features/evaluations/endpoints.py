@@ -13,7 +13,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.access import Admin, Operator, find_task
-from gateway.audit import begin_audited_step, enter_event
+from gateway.audit import enter_event
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -118,8 +118,7 @@ async def begin_evaluation(
         Query(max_length=80, description="In place of a body: a suite of the task, by kind or start of digest."),
     ] = None,
     prompt: Annotated[
-        str,
-        Query(max_length=PROMPT_CHARACTERS_MAX, description="A system message for the arms base and general."),
+        str, Query(max_length=PROMPT_CHARACTERS_MAX, description="A system message for the arms base and general.")
     ] = "",
     repeats: Annotated[
         int, Query(ge=1, le=REPEATS_MAX, description="How often each row is asked, to see whether its answer flips.")
@@ -170,7 +169,7 @@ async def _begun(
         stale = before.status == "done" and wanted.calibrate and not await _goes_by(evaluations, before)
         if same and before.status in ("running", "done") and not failed and not stale:
             return await _shown(evaluations, before)
-    step = begin_audited_step(evaluations.services, admin)
+    step = evaluations.services.begin_step(admin.public)
     step.note("evaluation.begin", wanted.version, None, list_told(wanted) | {"again": again})
     await store.begin(wanted, coming, before is None, step)
     return await _shown(evaluations, wanted)
@@ -280,7 +279,7 @@ async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dic
             raise Problem("state_conflict", "The evaluation has changed at this moment: look at it, then try again.")
         await evaluations.drafts.enter(ending.id)
         return await _shown(evaluations, after)
-    step = begin_audited_step(evaluations.services, admin)
+    step = evaluations.services.begin_step(admin.public)
     step.note("evaluation.forget", ending.version, {"evaluation": ending.id}, None)
     await evaluations.store.forget(ending, step)
     return {"id": ending.id, "status": "forgotten"}

@@ -10,7 +10,6 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.access import Admin, Operator, When, find_task, see_that_list_has_task
-from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.evaluations import Evaluations
@@ -95,7 +94,7 @@ async def add_suite(
             erased=data.erased,
             **await _describe_rows(evaluations, intake),
         )
-        step = begin_audited_step(evaluations.services, admin)
+        step = evaluations.services.begin_step(admin.public)
         step.note("suite.add", task, None if same is None else _audited(same), _audited(suite))
         await evaluations.suites.add(suite, intake.coming, step)
     return _shown(suite, [suite, *(other for other in others if other is not same)])
@@ -114,7 +113,7 @@ async def remove_suite(request: Request, task: str, suite: str, admin: Admin) ->
     evaluations = feature_of(request, Evaluations)
     removed = await find_suite(evaluations, task, suite)
     shown = _shown(removed, await evaluations.suites.all(task))
-    step = begin_audited_step(evaluations.services, admin)
+    step = evaluations.services.begin_step(admin.public)
     step.note("suite.remove", task, _audited(removed), None)
     await evaluations.suites.remove(removed, step)
     return shown

@@ -12,7 +12,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from gateway.access import Admin
-from gateway.audit import begin_audited_step
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -80,7 +79,7 @@ async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample:
     is_fitted = entry is not None and entry.summary.get("sample") == sample.digest
     failed = state is not None and state.state == "failed"
     if (not is_fitted or failed) and await fitting.samples.digest_of(name) != sample.digest:
-        step = begin_audited_step(fitting.services, admin)
+        step = fitting.services.begin_step(admin.public)
         step.note("adapter.prompts", name, None, sample.counts)
         waiting = WaitingSample(
             version=name, digest=sample.digest, packed=sample.packed, by=admin.public, counts=sample.counts

@@ -9,8 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.access import Admin, Body, OfTask, Operator, conflicts, require_task, see_that_list_has_task
-from gateway.audit import begin_audited_step
+from gateway.access import Admin, Body, OfTask, Operator, conflicts, require_found, require_task, see_that_list_has_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.pulls.pulls import Pull, Pulls
@@ -62,7 +61,7 @@ async def pull_adapter(request: Request, body: PullIn, admin: Admin) -> dict[str
         owner=find_owner_to_keep(pulls.services, admin),
         created_at=now,
     )
-    step = begin_audited_step(pulls.services, admin)
+    step = pulls.services.begin_step(admin.public)
     step.note("pull.begin", body.task, None, _audited(pull))
     await pulls.store.begin(pull, step)
     await pulls.services.snapshot.refresh()
@@ -82,32 +81,24 @@ async def list_pulls(request: Request, _: Operator, task: OfTask = None) -> dict
 async def read_pull(request: Request, pull: str, _: Operator) -> dict[str, Any]:
     """One pull: how far it is, its version, or why it failed."""
     pulls = feature_of(request, Pulls)
-    return await _shown(pulls, await _find(pulls, pull))
+    return await _shown(pulls, require_found(await pulls.store.get(pull), "pull", pull))
 
 
 @router.delete("/pulls/{pull}", responses=with_errors("not_found", "state_conflict", "stale_generation"))
 async def cancel_pull(request: Request, pull: str, admin: Admin) -> dict[str, Any]:
     """End a pull that waits or is under way: it has failed then. What has come is kept for a day."""
     pulls = feature_of(request, Pulls)
-    record = await _find(pulls, pull)
+    record = require_found(await pulls.store.get(pull), "pull", pull)
     if record.state != "running":
         raise Problem("state_conflict", f"The pull {record.id} has ended ({record.state}): there is nothing to cancel.")
     error = f"It was cancelled by {admin.public}. What came is kept: pull it again to go on."
     ended = msgspec.structs.replace(record, state="failed", error=error, ended_at=time.time())
-    step = begin_audited_step(pulls.services, admin)
+    step = pulls.services.begin_step(admin.public)
     step.note("pull.cancel", record.task, _audited(record), _audited(ended))
     with conflicts():
         await pulls.store.cancel(ended, step)
     await pulls.services.snapshot.refresh()
     return await _shown(pulls, ended)
-
-
-async def _find(pulls: Pulls, pull: str) -> Pull:
-    """Raises Problem (404)."""
-    record = await pulls.store.get(pull)
-    if record is None:
-        raise Problem("not_found", f"There is no pull {pull[:80]!r}, or no more.")
-    return record
 
 
 def _audited(pull: Pull) -> dict[str, Any]:

@@ -95,12 +95,7 @@ class PullingWork:
             return msgspec.structs.replace(pull, state="failed", error=error)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         return msgspec.structs.replace(
-            pull,
-            state="done",
-            source=fetched.address,
-            version=version.name,
-            created=created,
-            left_out=fetched.left_out,
+            pull, state="done", source=fetched.address, version=version.name, created=created, left_out=fetched.left_out
         )
 
     async def _fetch(self, pull: Pull, folder: Path) -> FetchResult:

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
 from gateway.access import Admin, Body, Operator, Reason, conflicts, require_version
-from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.baselines import counts_of
@@ -140,7 +139,7 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
         if baseline is not None:
             after[name] = msgspec.to_builtins(baseline)
         expected = generation if body.expected_generation is None else body.expected_generation
-        step = begin_audited_step(quality.services, admin)
+        step = quality.services.begin_step(admin.public)
         step.note(
             "monitor.baseline",
             version,

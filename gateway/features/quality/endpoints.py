@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from gateway.access import Admin, Body, Operator, Reason, When, conflicts, require_task, require_version
-from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.quality.job import roles_of
@@ -65,14 +64,13 @@ class PinIn(Body):
 async def list_quality(request: Request, _: Operator) -> dict[str, Any]:
     """All tasks with the verdict on the version that leads."""
     quality = feature_of(request, Quality)
-    snapshot = await quality.services.snapshot.refresh()
+    services = quality.services
+    snapshot = await services.snapshot.refresh()
     generations = await quality.store.object_store.generations()
     summary = quality.monitored.summary
-    now = await read_redis_time(quality.services.redis)
-    rows = [
-        _row(quality, snapshot, task, generations.get(task, 0), now) for task in sorted(quality.services.settings.tasks)
-    ]
-    caveats = [NOBODY_WOKEN] if quality.services.settings.monitor.webhook_url is None else []
+    now = await read_redis_time(services.redis)
+    rows = [_row(quality, snapshot, task, generations.get(task, 0), now) for task in sorted(services.settings.tasks)]
+    caveats = [NOBODY_WOKEN] if services.settings.monitor.webhook_url is None else []
     return {
         "tasks": rows,
         "caveats": caveats,
@@ -115,7 +113,7 @@ async def release_version(
     """Let the monitor judge a version again. A request to train that a pin as degraded opened is closed with it."""
     quality = feature_of(request, Quality)
     now = await read_redis_time(quality.services.redis)
-    by, step = admin.public, begin_audited_step(quality.services, admin)
+    by, step = admin.public, quality.services.begin_step(admin.public)
 
     async def closing(current: TaskQuality) -> list[Change]:
         changes: list[Change] = []
@@ -158,12 +156,7 @@ async def _opened_by_pin(quality: Quality, version: str, task_quality: TaskQuali
 
 @router.post("/tasks/{task}/quality/actions/{action}/undo", responses=with_errors(*CHANGE_ERRORS))
 async def undo_action(
-    request: Request,
-    task: str,
-    action: str,
-    admin: Admin,
-    expected_generation: Expected = None,
-    reason: Because = None,
+    request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None, reason: Because = None
 ) -> dict[str, Any]:
     """Undo an action of the monitor. It does not do the same again before the version is healthy."""
     quality = feature_of(request, Quality)
@@ -181,11 +174,7 @@ async def undo_action(
 
 
 async def change_quality(
-    quality: Quality,
-    task: str,
-    step: Step,
-    expected_generation: int | None,
-    beside: Beside = (),
+    quality: Quality, task: str, step: Step, expected_generation: int | None, beside: Beside = ()
 ) -> dict[str, Any]:
     """Take a step with a task's quality, and in the same step the changes `beside` it; the quality afterwards.
 

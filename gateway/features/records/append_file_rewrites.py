@@ -54,9 +54,9 @@ async def rewrite(redis: Redis, interval_seconds: float) -> None:
             log.info("Redis does not rewrite its append-only file now: %s", error)  # it is at it, by itself
 
 
-async def rewrite_now(redis: Redis, seconds_max: float = REWRITE_SECONDS_MAX) -> FileState:
+async def rewrite_now(redis: Redis) -> FileState:
     """Have Redis rewrite its append-only file, and wait for that. Raises RedisError."""
-    is_begun, until = False, time.monotonic() + seconds_max
+    is_begun, until = False, time.monotonic() + REWRITE_SECONDS_MAX
     while time.monotonic() < until:
         persistence: dict[str, Any] = await redis.info("persistence")
         if not persistence.get("aof_enabled"):

@@ -76,10 +76,7 @@ CONTENT: Mapping[str, Any] = {
 
 @router.get("/adapters", responses=with_errors("not_found"))
 async def list_adapters(
-    request: Request,
-    _: Operator,
-    task: OfTask = None,
-    state: Annotated[VersionState | None, Query()] = None,
+    request: Request, _: Operator, task: OfTask = None, state: Annotated[VersionState | None, Query()] = None
 ) -> dict[str, Any]:
     """All versions with state, placement and share. `stale` where Redis can't be reached: then as they were last
     read, without generations.
@@ -127,16 +124,15 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     version, and not `created`.
     """
     releases = feature_of(request, Releases)
+    services = releases.services
     if is_upload(request.scope):
-        async with releases.services.control.adapters.uploads.receive(
-            request, optional=(*OPTIONAL, *SAMPLES)
-        ) as upload:
+        async with services.control.adapters.uploads.receive(request, optional=(*OPTIONAL, *SAMPLES)) as upload:
             return await _add(releases, admin, upload, upload.fields.get("task", ""), upload.fields.get("pool"))
     try:
         body = AdapterIn.model_validate_json(await request.body())
     except ValidationError as error:
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
-    imported = await asyncio.to_thread(_imported, releases.services.settings.import_folders, body)
+    imported = await asyncio.to_thread(_imported, services.settings.import_folders, body)
     return await _add(releases, admin, imported, body.task, body.pool)
 
 

@@ -65,7 +65,7 @@ async def add_version(
         raise Problem("adapter_rejected", str(error), "path") from error
     except OSError as error:
         raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
-    step = AuditedStep(services.redis, services.control.audit, pusher.public)
+    step = services.begin_step(pusher.public)
     created = False
 
     def added(before: Version | None, after: Version, generation: int) -> list[Change | Unchanged]:

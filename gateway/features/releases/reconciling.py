@@ -7,7 +7,6 @@ import contextlib
 from gateway.features.releases.recycling import recycle_some
 from gateway.features.releases.releases import Releases
 from gateway.fleet_health import check_health
-from gateway.state.audited_step import AuditedStep
 from gateway.state.snapshot import Snapshot
 from serving.adapters.entries import Version
 from serving.adapters.loader import World
@@ -40,10 +39,9 @@ async def reconcile_once(releases: Releases) -> None:
     await releases.services.control.presence.tell()
     roll = await releases.services.control.presence.present()
     world = World(
-        idle=lambda replica, version: roll.idle(replica, version, snapshot.generation),
-        in_flight=roll.in_flight,
+        idle=lambda replica, version: roll.idle(replica, version, snapshot.generation), in_flight=roll.in_flight
     )
-    step = AuditedStep(releases.services.redis, releases.services.control.audit, "system")
+    step = releases.services.begin_step()
 
     def note_failure(before: Version, after: Version, generation: int) -> list[Change]:
         was, now = {"state": before.state}, {"state": after.state, "note": after.note[:NOTE_CHARACTERS_MAX]}
@@ -69,7 +67,7 @@ async def _keep_few_previous_versions(releases: Releases, snapshot: Snapshot) ->
             note = f"{settings.previous_versions_kept} newer previous versions stay loaded"
             # an alias has taken it up meanwhile, or a newer release has moved it
             with contextlib.suppress(RegistryError, Unreadable):
-                step = AuditedStep(releases.services.redis, releases.services.control.audit, "system")
+                step = releases.services.begin_step()
                 noted = step.noted(
                     "adapter.unload", version.name, lambda moved: {"state": moved.state, "note": moved.note}
                 )

@@ -17,7 +17,6 @@ import httpx
 import msgspec
 
 from gateway.features.releases.releases import Releases
-from gateway.state.audited_step import AuditedStep
 from serving.adapters.placement import HELD, Placement
 from serving.object_store import UNREADABLE, Change, Stale, Unchanged
 from serving.replica import Replica
@@ -90,7 +89,7 @@ async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> N
         Change(store, replica.name, msgspec.to_builtins(cordon), generations.get(replica.name, 0)),
         *(Unchanged(store, name, generations.get(name, 0)) for name in others),
     ]
-    step = AuditedStep(releases.services.redis, releases.services.control.audit, by)
+    step = releases.services.begin_step(by)
     step.note("replica.recycle", replica.name, after={"reason": reason})
     try:
         await step.take(changes)
@@ -123,24 +122,23 @@ def _fullest(releases: Releases, replicas: list[Replica]) -> Replica | None:
 
 async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: Cordon, revision: int) -> None:
     """Restart it once nobody has anything under way there; give it requests again once all of it is back."""
+    services = releases.services
     now = time.time()
     unheard = replica.up and replica.life == cordon.life and now - cordon.restarted_at > UNHEARD_SECONDS
     if not cordon.restarted_at or (unheard and cordon.tries < TRIES_MAX):
-        overdue = now - cordon.at > releases.services.fleet.pools[replica.config.pool].drain_seconds_max
-        await releases.services.control.presence.tell()
-        roll = await releases.services.control.presence.present()
+        overdue = now - cordon.at > services.fleet.pools[replica.config.pool].drain_seconds_max
+        await services.control.presence.tell()
+        roll = await services.control.presence.present()
         if roll.idle(replica.name, None, generation) or overdue:
             restarted = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now, tries=cordon.tries + 1)
             revision = await _note(releases, replica.name, restarted, revision)
             if why := await _restart(releases, replica):
                 await _give_up(releases, replica, restarted, revision, f"the call to its recycle_url failed ({why})")
-    elif (
-        replica.up and replica.life != cordon.life and _is_whole(releases.services.snapshot.current.placements, replica)
-    ):
+    elif replica.up and replica.life != cordon.life and _is_whole(services.snapshot.current.placements, replica):
         was = msgspec.to_builtins(Cordon(reason=cordon.was, by=cordon.by, at=now)) if cordon.was else None
-        step = AuditedStep(releases.services.redis, releases.services.control.audit, "system")
+        step = services.begin_step()
         step.note("replica.recycled", replica.name, after={"seconds": round(now - cordon.at, 1)})
-        await step.take([Change(releases.services.objects.cordons, replica.name, was, revision)])
+        await step.take([Change(services.objects.cordons, replica.name, was, revision)])
     elif now - cordon.restarted_at > BACK_SECONDS_MAX:
         await _give_up(releases, replica, cordon, revision, "it did not come back from being recycled")
 

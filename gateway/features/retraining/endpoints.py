@@ -10,8 +10,19 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, Reason, When, require_task, require_version, see_that_list_has_task
-from gateway.audit import begin_audited_step, change_objects, enter_event
+from gateway.access import (
+    Admin,
+    Body,
+    OfTask,
+    Operator,
+    Reason,
+    When,
+    require_found,
+    require_task,
+    require_version,
+    see_that_list_has_task,
+)
+from gateway.audit import change_objects, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.retraining.requests_to_train import draft_retraining, read_rows
@@ -37,10 +48,7 @@ class RetrainingIn(Body):
 
 @router.get("/retraining", responses=with_errors("not_found"))
 async def list_retraining(
-    request: Request,
-    _: Operator,
-    task: Annotated[str | None, Query(max_length=63)] = None,
-    state: Annotated[State | None, Query()] = None,
+    request: Request, _: Operator, task: OfTask = None, state: Annotated[State | None, Query()] = None
 ) -> dict[str, Any]:
     """All requests to train, the newest first."""
     requests = feature_of(request, RetrainingRequests)
@@ -109,7 +117,7 @@ async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> 
     opened, examples = await draft_retraining(requests, body.task, version, body.reason, {}, admin.public, body.since)
     await requests.store.keep(opened.id, examples)
     fields: dict[str, Any] = msgspec.to_builtins(opened)
-    step = begin_audited_step(requests.services, admin)
+    step = requests.services.begin_step(admin.public)
     step.note("retraining.open", version, after=fields)
     try:
         await step.take([requests.store.change(opened, 0)])
@@ -145,6 +153,4 @@ async def close_retraining(
 async def _find(retraining: RetrainingRequests, name: str) -> tuple[Retraining, int]:
     """Raises Problem (404)."""
     opened, generation = await retraining.store.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
-    if opened is None:
-        raise Problem("not_found", f"There is no request to train {name[:80]!r}, or no more.")
-    return opened, generation
+    return require_found(opened, "request to train", name), generation

@@ -11,13 +11,7 @@ from redis.asyncio import Redis
 
 from gateway.state.redis import replace_value
 from monitoring.ids import SHAPE, read_time
-from monitoring.quality.verdicts.retraining import (
-    EXAMPLE_WORDS,
-    RETRAININGS_MAX,
-    Example,
-    Retraining,
-    close_request,
-)
+from monitoring.quality.verdicts.retraining import EXAMPLE_WORDS, RETRAININGS_MAX, Example, Retraining, close_request
 from monitoring.texts import Resealing, Seals
 from serving.object_store import Change, LenientReader, ObjectStore, change_together
 

@@ -212,17 +212,16 @@ async def note_answered(
 ) -> None:
     """A review was judged, and that is stored: it no longer waits for this rater. Raises RedisError; sent again, it is
     noted then."""
+    services = reviews.services
     if receipt.given not in ("created", "same", "pending"):
         return
     task = drawn.task
-    wrong = is_bad(
-        measure_badness(reviews.services.settings.feedback_metrics[feedback.metric].metric(), feedback.value)
-    )
+    wrong = is_bad(measure_badness(services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))
     if drawn.reviewers > 1:
-        label = await read_label(reviews.services, task, request_id)
+        label = await read_label(services, task, request_id)
         wrong = label is not None and (label.value == "wrong" or label.is_disputed)
-    known_seconds = reviews.services.settings.records.retention_seconds
+    known_seconds = services.settings.records.retention_seconds
     rater = Rater(name_rater(feedback.caller, feedback.rater), feedback.caller)
     if await reviews.store.answer(task, request_id, wrong, find_retention(reviews, task), known_seconds, rater):
-        reviews.services.meters.reviews.add(1, task, "answered")
-        reviews.services.meters.review_cost_usd.add(settings_of(reviews, task).usd_each, task)
+        services.meters.reviews.add(1, task, "answered")
+        services.meters.review_cost_usd.add(settings_of(reviews, task).usd_each, task)

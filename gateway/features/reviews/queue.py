@@ -29,7 +29,6 @@ class ReviewQueue:
     def __init__(self) -> None:
         self._drawn: asyncio.Queue[Drawn] = asyncio.Queue(QUEUE_MAX)
         self._bytes = 0
-        self._unwritten = 0
         self._spent_until: dict[str, float] = {}
         self.waiting: dict[str, int] = {}
         """Reviews that wait in Redis, by task, as last counted."""
@@ -43,7 +42,6 @@ class ReviewQueue:
         except asyncio.QueueFull:
             return False
         self._bytes += drawn.sent.size
-        self._unwritten += 1
         return True
 
     async def next(self) -> Drawn:
@@ -54,12 +52,11 @@ class ReviewQueue:
 
     def done(self) -> None:
         """One that `next` gave is in Redis, or dropped."""
-        self._unwritten -= 1
+        self._drawn.task_done()
 
-    @property
-    def busy(self) -> bool:
-        """Return whether any is neither in Redis nor dropped."""
-        return self._unwritten > 0
+    async def join(self) -> None:
+        """Wait until each is in Redis, or dropped."""
+        await self._drawn.join()
 
     def spent(self, task: str, seconds: float) -> None:
         """The task's budget is spent, and stays so for `seconds`."""

@@ -160,10 +160,7 @@ class ReviewStore:
     """The reviews in Redis. Every method raises RedisError; retentions and leases are in seconds."""
 
     def __init__(
-        self,
-        redis: Redis,
-        now: Callable[[], float] | None = None,
-        seals: Callable[[], Seals] = lambda: Seals({}, None),
+        self, redis: Redis, now: Callable[[], float] | None = None, seals: Callable[[], Seals] = lambda: Seals({}, None)
     ) -> None:
         """`now` gives the Unix time in seconds; None: Redis tells it. `seals` gives the present keys."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str

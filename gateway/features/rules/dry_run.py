@@ -96,11 +96,7 @@ async def try_rule(services: Services, rule: Override) -> Tried:
 
 
 def _try_on(
-    tried: Tried,
-    rule: Override,
-    records: Sequence[Record],
-    bodies: Sequence[RequestBody | None],
-    policy: Policy,
+    tried: Tried, rule: Override, records: Sequence[Record], bodies: Sequence[RequestBody | None], policy: Policy
 ) -> None:
     for record, body in zip(records, bodies, strict=True):
         tried.looked_at += 1

@@ -7,6 +7,7 @@ import zlib
 from collections import deque
 
 from gateway.formats.conversation_texts import AnsweredRequest
+from serving.wakeable import wait_for_event
 
 QUEUE_MAX = 5_000
 BYTES_MAX = 64 << 20
@@ -36,11 +37,7 @@ class TextQueue:
         """Wait until there is a request, but no longer than that."""
         self._some.clear()
         if not self._sent:
-            try:
-                async with asyncio.timeout(seconds_max):
-                    await self._some.wait()
-            except TimeoutError:
-                return
+            await wait_for_event(self._some, seconds_max)
 
     def first(self, count: int) -> list[AnsweredRequest]:
         """The oldest, which stay here until `forget` is told that they are stored."""

@@ -14,7 +14,6 @@ from gateway.errors import Problem
 from gateway.features.releases.adding import Pusher
 from gateway.features.training.store import Training, id_of
 from gateway.features.training.trainings import Trainings
-from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import read_redis_time
 from monitoring.datasets.folder import CARD_FILE
 from serving.adapters.entries import Version
@@ -78,7 +77,7 @@ async def begin_run(trainings: Trainings, training: Training, again: bool = Fals
         training = msgspec.structs.replace(training, created_at=before.created_at)
     else:
         await trainings.store.forget_progress(training.id)
-    step = AuditedStep(trainings.services.redis, trainings.services.control.audit, training.by)
+    step = trainings.services.begin_step(training.by)
     audited: dict[str, Any] = {name: getattr(training, name) for name in TOLD}
     step.note("training.begin", training.task, None, audited | {"again": again}, generation=generation + 1)
     await step.take([trainings.store.change(training, generation)])

@@ -15,7 +15,6 @@ from gateway.features.releases.adding import Pusher, add_version
 from gateway.features.training.store import Status, Training
 from gateway.features.training.trainings import Trainings
 from gateway.server.uploads import Upload
-from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import read_redis_time
 from serving.adapters.adapter_folder import MANIFEST_FILE
 from serving.object_store import Stale, Unchanged
@@ -96,7 +95,7 @@ async def end_training(
         after = msgspec.structs.replace(
             now, status=status, note=note, result=result or {}, version=version, ended_at=ended_at
         )
-        step = AuditedStep(trainings.services.redis, trainings.services.control.audit, actor)
+        step = trainings.services.begin_step(actor)
         audited = {"training": now.id, "status": status, "note": note, "version": version}
         step.note("training.end", now.task, {"training": now.id, "status": now.status}, audited)
         with contextlib.suppress(Stale):

@@ -10,8 +10,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from gateway.access import Admin, Body, OfTask, Operator, conflicts, require_task, see_that_list_has_task
-from gateway.audit import begin_audited_step
+from gateway.access import Admin, Body, OfTask, Operator, conflicts, require_found, require_task, see_that_list_has_task
 from gateway.configuration.training import RunnerName, TrainingParameters
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -111,7 +110,7 @@ async def stop_training(request: Request, training: str, admin: Admin) -> dict[s
             raise Problem("state_conflict", "The training has ended at this moment: look at it, then try again.")
         await trainings.services.snapshot.refresh()
         return await _shown(trainings, after)
-    step = begin_audited_step(trainings.services, admin)
+    step = trainings.services.begin_step(admin.public)
     step.note("training.forget", record.task, {"training": record.id}, None, generation=generation + 1)
     with conflicts():
         await step.take([trainings.store.forgetting(record.id, generation)])
@@ -123,9 +122,7 @@ async def stop_training(request: Request, training: str, admin: Admin) -> dict[s
 async def find_training(trainings: Trainings, name: str) -> tuple[Training, int]:
     """A training and its generation. Raises Problem (404)."""
     record, generation = await trainings.store.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
-    if record is None:
-        raise Problem("not_found", f"There is no training {name[:80]!r}, or no more.")
-    return record, generation
+    return require_found(record, "training", name), generation
 
 
 async def _shown(trainings: Trainings, training: Training) -> dict[str, Any]:

@@ -30,9 +30,5 @@ TRAINING = Feature(
     Trainings,
     _open,
     (endpoints.router, trainer_endpoints.router),
-    {
-        "train": keep_training,
-        "follow_remote_trainings": keep_following_remote,
-        "follow_retraining": keep_following,
-    },
+    {"train": keep_training, "follow_remote_trainings": keep_following_remote, "follow_retraining": keep_following},
 )

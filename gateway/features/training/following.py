@@ -25,7 +25,6 @@ from gateway.features.training.beginning import begin_run, draft_training
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
 from gateway.features.training.version_evaluation import evaluate_version, stage_version
-from gateway.state.audited_step import AuditedStep
 from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.reading import SourceFile
@@ -149,7 +148,7 @@ class Following:
             created_at=now,
             folder=await asyncio.to_thread(datasets.name_folder),
         )
-        step = AuditedStep(services.redis, services.control.audit, "system")
+        step = services.begin_step()
         step.note("dataset.build", self._entry.task, None, {"build": build.id, "rows": len(rows), "since": build.since})
         await datasets.builds.begin(build, step)
 
@@ -219,7 +218,7 @@ class Following:
         if now is None or now.state != "open":
             raise Stale(self._entry.id, generation)
         after = msgspec.structs.replace(now, **fields)
-        step = AuditedStep(services.redis, services.control.audit, "system")
+        step = services.begin_step()
         step.note(action, after.version, None, {"id": after.id, **fields}, generation=generation + 1)
         await step.take([store.change(after, generation)])
         self._entry = after

@@ -15,7 +15,6 @@ import msgspec
 from gateway.background.child_process import ChildProcess, run_child
 from gateway.background.jobs import skip_unchanged
 from gateway.features.training.ending import TrainingFault, enter_result
-from gateway.features.training.store import Training
 from gateway.features.training.training_run import LOOK_INTERVAL_SECONDS, TrainingRun
 from gateway.features.training.trainings import Trainings, remove_folders
 from serving.training.trainer import build_command, explain_exit
@@ -35,7 +34,9 @@ async def keep_training(trainings: Trainings) -> None:
         folders = await asyncio.to_thread(trainings.list_folders)  # before trainings: one that begins now keeps its own
         all_of_them = await trainings.store.all()
         since = time.time() - FAILED_KEPT_SECONDS
-        used = {trainings.folder_of(each) for each in all_of_them if each.status == "running" or _is_kept(each, since)}
+        kept = [each for each in all_of_them if each.status == "failed" and (each.ended_at or 0.0) > since]
+        kept += [each for each in all_of_them if each.status == "running"]
+        used = set(map(trainings.folder_of, kept))
         unread = await trainings.store.names() - {each.id for each in all_of_them}
         gone = [path for path in folders if path not in used and path.name.rpartition("-")[0] not in unread]
         await asyncio.to_thread(remove_folders, gone)
@@ -44,10 +45,6 @@ async def keep_training(trainings: Trainings) -> None:
             await LocalRun(trainings, training).run_to_end()
 
     await lease.repeat(skip_unchanged(trainings.services.snapshot, run_next), LOOK_INTERVAL_SECONDS)
-
-
-def _is_kept(training: Training, since: float) -> bool:
-    return training.status == "failed" and (training.ended_at or 0.0) > since
 
 
 class LocalRun(TrainingRun):

@@ -8,7 +8,6 @@ import hmac
 from gateway.callers import PUBLIC_LENGTH, Caller, digest_of, join_key
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
-from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import read_redis_time
 from serving.object_store import Change
 
@@ -36,7 +35,7 @@ async def admit_trainer(trainings: Trainings, training: Training) -> None:
         return
     expires_at = await read_redis_time(services.redis) + KEPT_SECONDS
     caller = Caller(public, f"training {training.id}", "caller", digest_of(secret), frozenset(), expires_at)
-    step = AuditedStep(services.redis, services.control.audit, "system")
+    step = services.begin_step()
     step.note("caller.make", public, after={"name": caller.name, "role": caller.role, "models": []})
     await step.take([Change(callers, public, caller.to_json(), await callers.generation(public))])
     await services.snapshot.refresh()
@@ -47,7 +46,7 @@ async def dismiss_trainer(trainings: Trainings, training: Training) -> None:
     services, (public, _) = trainings.services, parts_of(trainings, training)
     if await services.objects.callers.get(public) is None:
         return
-    step = AuditedStep(services.redis, services.control.audit, "system")
+    step = services.begin_step()
     step.note("caller.delete", public, before={"name": f"training {training.id}"})
     await step.take([Change(services.objects.callers, public, None)])
     await services.snapshot.refresh()

@@ -12,7 +12,6 @@ from gateway.features.evaluations.endpoints import list_told, make_intake, resol
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.intake import open_rows
 from gateway.features.evaluations.store import id_of
-from gateway.state.audited_step import AuditedStep
 from monitoring.evaluation.suites import kinds_of
 from serving.adapters.entries import PLACED, Version
 
@@ -23,7 +22,7 @@ GATE_ARMS = frozenset({"adapter", "leading", "best"})
 async def stage_version(evaluations: Evaluations, version: Version) -> bool:
     """Have a version loaded; whether it is. Raises RegistryError and RedisError."""
     if version.state == "verified":
-        step = AuditedStep(evaluations.services.redis, evaluations.services.control.audit, "system")
+        step = evaluations.services.begin_step()
         noted = step.noted("adapter.stage", version.name, lambda each: {"state": each.state})
         await evaluations.services.control.registry.move(version.name, "staging", noted=noted)
         await step.enter()
@@ -49,7 +48,7 @@ async def evaluate_version(evaluations: Evaluations, version: str, rows: Path, c
         if await evaluations.store.get(name) is not None:
             return name
         evaluation = wanted.evaluation(intake, data, "system", name)
-        step = AuditedStep(evaluations.services.redis, evaluations.services.control.audit, "system")
+        step = evaluations.services.begin_step()
         step.note("evaluation.begin", version, None, list_told(evaluation))
         await evaluations.store.begin(evaluation, intake.coming, True, step)
     return name
