@@ -136,7 +136,6 @@ async def _adopt(services: Services, replica: Replica) -> None:
     snapshot = services.snapshot.current
     if replica.up and (replica.seen.keys() & snapshot.versions.keys()) - replica.loaded:
         with contextlib.suppress(RedisError, OSError):  # without Redis by what was last read
-            snapshot = (
-                await services.snapshot.refresh()
-            )  # what is listed newly may be being probed: read where it stands
+            # what is listed newly may be being probed: read where it stands
+            snapshot = await services.snapshot.refresh()
     services.control.adapters.reconciler.adopt(replica, snapshot.versions, snapshot.placements)

@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import ExitStack
 from types import FrameType
 from typing import cast
 
@@ -52,13 +53,9 @@ Places = Sequence[tuple[Address, Sequence[socket.socket]]]
 
 def bind(listen: ListenSettings) -> Places:
     """Sockets at all addresses, which nobody listens on yet. Raises SettingsError."""
-    places: list[tuple[Address, Sequence[socket.socket]]] = []
-    try:
-        for address in addresses_of(listen):
-            places.append((address, _bound(address)))  # noqa: PERF401 - what is bound is closed where the next is not
-    except SettingsError:
-        close(places)
-        raise
+    with ExitStack() as bound:  # what is bound is closed where the next is not
+        places = [(address, _bind(address, bound)) for address in addresses_of(listen)]
+        bound.pop_all()
     return places
 
 
@@ -69,19 +66,17 @@ def close(places: Places) -> None:
             place.close()
 
 
-def _bound(address: Address) -> list[socket.socket]:
+def _bind(address: Address, bound: ExitStack) -> list[socket.socket]:
     sockets = []
     try:
         places = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, place in dict.fromkeys(places):
-            sockets.append(socket.socket(family, kind, protocol))
+            sockets.append(bound.enter_context(socket.socket(family, kind, protocol)))
             sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sockets[-1].bind(place)
     except OSError as error:
-        for opened in sockets:
-            opened.close()
         where = f"{address.host}:{address.port}"
         raise SettingsError(f"The gateway can't listen on {where}: {error.strerror}.") from error
     return sockets

@@ -110,7 +110,7 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
         raise Problem("state_conflict", "This gateway was not started from a file: there is nothing to read again.")
     settings = await asyncio.to_thread(_load, services, config)
     before = services.deployment.whole
-    changes = tuple(find_differences(before, settings))
+    changes = tuple(_differences("", before.model_dump(), settings.model_dump()))
     fixed = tuple(find_restarts(before, settings, changes))
     if dry_run:
         return Reloaded("dry_run", changes, fixed)
@@ -175,11 +175,6 @@ def go_by(services: Services, settings: Settings, parts: ReloadedParts) -> None:
         logging.getLogger().setLevel(settings.log_level)
 
 
-def find_differences(before: Settings, after: Settings) -> Iterator[SettingChange]:
-    """The differences, key by key, in the order of the document; secrets are compared, and never shown."""
-    yield from _differences("", before.model_dump(), after.model_dump())
-
-
 def find_restarts(before: Settings, after: Settings, changes: tuple[SettingChange, ...]) -> Iterator[str]:
     """The keys among the changes that need a restart."""
     changeable = re.compile("|".join(map(_pattern, CHANGEABLE)))
@@ -200,6 +195,7 @@ def _pattern(changeable: str) -> str:
 
 
 def _differences(path: str, before: Any, after: Any) -> Iterator[SettingChange]:
+    """The differences, key by key, in the order of the document; secrets are compared, and never shown."""
     before, after = _by_name(before), _by_name(after)
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in [*before, *(name for name in after if name not in before)]:

@@ -183,15 +183,10 @@ def _stale(step: Difference, from_here: bool) -> str:
     if from_here:
         text = f"{at}, and the file has {step.expected}: it was changed since."
         return f"{text} Export the state again, or apply with force."
-    if not step.expected:
-        return (
-            f"{at} here, and no file of the installation that this one is from has made it. "
-            "Compare them (`state diff`), then apply with force."
-        )
-    return (
-        f"{at} here, and the last file of that installation left it at {step.expected}: it was changed here since. "
-        "Compare them (`state diff`), then apply with force."
-    )
+    since = "no file of the installation that this one is from has made it"
+    if step.expected:
+        since = f"the last file of that installation left it at {step.expected}: it was changed here since"
+    return f"{at} here, and {since}. Compare them (`state diff`), then apply with force."
 
 
 def _check_against_services(services: Services, admin: Caller, step: Difference) -> None:

@@ -165,9 +165,7 @@ def push(
         if answer["state"] == "verified":
             api.out.note(f"Next: apprentice adapters stage {answer['version']}")
     if sample:
-        sentence = describe_fitted(answer["version"], answer["fitted"], answer["prompts"])
-        if not api.out.json_only:
-            api.out.say(sentence)
+        api.out.say(describe_fitted(answer["version"], answer["fitted"], answer["prompts"]))
 
 
 @add_command(adapters)
@@ -188,9 +186,7 @@ def fit(
     if wait:
         answer["fitted"] = until_fitted(api, version, wait)
     api.out.answer(answer)
-    sentence = describe_fitted(version, answer["fitted"], answer["prompts"])
-    if not api.out.json_only:
-        api.out.say(sentence)
+    api.out.say(describe_fitted(version, answer["fitted"], answer["prompts"]))
 
 
 @add_command(adapters, "list")
@@ -228,9 +224,7 @@ def show(
         return
     api.out.pairs(
         [
-            ("version", answer["version"]),
-            ("state", answer["state"]),
-            ("note", answer["note"]),
+            *((name, answer[name]) for name in ("version", "state", "note")),
             *make_care_cells(answer),
             ("share", share(answer["share"])),
             ("pool", answer["pool"]),
@@ -264,9 +258,7 @@ def stage(
         began = api.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0)
         answer = until_placed(api, began, wait)
     api.out.answer(answer)
-    sentence = see_that_it_is_placed(answer, wait)
-    if not api.out.json_only:
-        api.out.say(sentence)
+    api.out.say(see_that_it_is_placed(answer, wait))
 
 
 @add_command(adapters)

@@ -31,6 +31,8 @@ LOCAL_KEPT = Path("var/up")
 """Where `make up` keeps its configuration and its admin key."""
 CONNECT_TIMEOUT_SECONDS = 5.0
 ANSWER_TIMEOUT_SECONDS = 60.0
+SENDING_TIMEOUT = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
+"""The gateway reads all of an adapter when the upload is over, before it answers."""
 ERROR_TEXT_MAX = 2000
 
 WHAT_TO_DO: Mapping[str, str] = {
@@ -125,18 +127,16 @@ class AdminClient:
         self, path: str, fields: Mapping[str, str], files: list[tuple[str, Any]], method: str = "POST"
     ) -> dict[str, Any]:
         """Post a form. `files` are file names and open files, which are read as they are sent."""
-        # The gateway reads all of an adapter when the upload is over, before it answers.
-        timeout = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
         parts = [(name, (name, file, "application/octet-stream")) for name, file in files]
-        return self._ask(method, path, data=dict(fields), files=parts, timeout=timeout)
+        return self._ask(method, path, data=dict(fields), files=parts, timeout=SENDING_TIMEOUT)
 
     def send(
         self, path: str, content: Iterator[bytes], media_type: str, size_bytes: int, **query: str | None
     ) -> dict[str, Any]:
         """Post bytes of this media type, as they are read. A query's value that is None is left out."""
         headers = {"content-type": media_type, "content-length": str(size_bytes)}
-        timeout = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
-        return self._ask("POST", path, content=content, params=_without_none(query), headers=headers, timeout=timeout)
+        params = _without_none(query)
+        return self._ask("POST", path, content=content, params=params, headers=headers, timeout=SENDING_TIMEOUT)
 
     def download(self, path: str, target: Path) -> None:
         """Write the bytes at `path` to `target`, which appears whole or not at all."""

@@ -73,8 +73,8 @@ class Printer:
             self.note(empty)
 
     def say(self, *texts: str) -> None:
-        """Lines of the answer."""
-        for text in texts:
+        """Lines of the answer; none with --json."""
+        for text in () if self.json_only else texts:
             self.stdout.print(Text(make_readable(text)), soft_wrap=True)
 
     def note(self, text: str) -> None:

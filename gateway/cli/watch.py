@@ -107,11 +107,8 @@ def until_placed(api: Api, answer: dict[str, Any], wait_seconds: float) -> dict[
     name = str(answer["version"])
     deadline = time.monotonic() + wait_seconds
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:g} of {task.total:g} replicas"),
-        TimeElapsedColumn(),
+        *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn()),
+        *(TextColumn("{task.completed:g} of {task.total:g} replicas"), TimeElapsedColumn()),
         TextColumn("[dim]{task.fields[hint]}"),
     )
     with api.out.progress(*columns) as progress:
