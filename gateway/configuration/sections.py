@@ -93,7 +93,9 @@ class BodySection(Section):
     unknown_fields: UnknownFields = Field(
         "refuse", description="Unknown or forbidden fields are an error, or left out."
     )
-    max_tokens_over: TokensOver = Field("refuse", description="Too many requested tokens are an error, or bounded.")
+    max_tokens_over: TokensOver = Field(
+        "refuse", description="Too many requested tokens are an error, or bounded; in messages always bounded."
+    )
 
 
 class AccountSettings(Section):

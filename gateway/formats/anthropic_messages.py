@@ -173,6 +173,7 @@ class MessagesFormat(TranslatedFormat):
     id_header = b"request-id"
     request_type: ClassVar[type[CountedMessages]] = MessagesRequest
     required = "messages"
+    token_limit_required = True
     conversation_fields = frozenset({"messages", "system"})
     field_names = MappingProxyType(
         {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "user": "metadata.user_id",

@@ -56,6 +56,8 @@ class RequestBody:
         """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""
         self.raw = b""
         """The bytes that it was read from, in the engine's format."""
+        self.token_limit_required = False
+        """True if the caller's format requires a limit of tokens, which is then bounded where it is too high."""
         self.writer: AnswerWriter | None = None
         """The writer of its answer in the caller's format; None where that is the engine's."""
         self._fields = fields
@@ -183,7 +185,7 @@ class RequestBody:
         for name in self.wire_format.token_limits:
             if (getattr(self.read, name) or 0) <= most:
                 continue
-            if limits.max_tokens_over == "refuse":
+            if limits.max_tokens_over == "refuse" and not self.token_limit_required:
                 raise Problem("invalid_value", f"{name} is at most {most}.", name)
             self._fields[name] = Raw(b"%d" % most)
             setattr(self.read, name, most)
@@ -371,7 +373,7 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         is_long = len(body) > LONG_BODY_BYTES
         if is_long:
             check_strings(body)
-        writer = wire_format.writer(body)
+        writer, token_limit_required = wire_format.writer(body), wire_format.token_limit_required
         body, wire_format = wire_format.translate(body)
         fields = RAW_FIELDS.decode(body)
         check_fields(fields, len(body))
@@ -397,6 +399,7 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         fields.pop("logprobs", None)  # in a completion vLLM takes false for 0, which asks for them
     request_body = RequestBody(wire_format, fields, read)
     request_body.raw = body
+    request_body.token_limit_required = token_limit_required
     request_body.writer = writer
     return request_body
 

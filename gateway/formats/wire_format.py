@@ -53,6 +53,8 @@ class WireFormat(ABC):
     """Values of fields that ask for what happens anyway."""
     token_limits: ClassVar[tuple[str, ...]] = ("max_tokens", "max_completion_tokens", "min_tokens")
     """Fields that hold numbers of tokens of an answer."""
+    token_limit_required: ClassVar[bool] = False
+    """True if a request has to name one: clients then send a number of their own, so one over the bound is bounded."""
     has_tools: ClassVar[bool] = False
     """True if an answer may call tools."""
     has_template: ClassVar[bool] = False

@@ -81,7 +81,7 @@ applies where the caller sets none.
 - [Engines other than vLLM](../guides/engines.md) get OpenAI's fields only.
 - guidellm and `vllm bench serve` need `parameters_allowed: [ignore_eos]`; lm-eval needs `tokenized_requests=False`
   and an `n_max` of its batch size, for likelihoods `parameters_allowed: [echo]` of a pool without adapters.
-- Codex and Claude Code need `unknown_fields: drop` and `max_tokens_over: clamp`; many Anthropic clients the second.
+- Codex and Claude Code need `unknown_fields: drop`.
 """
 ADMIN_CALLS = """
 `/openapi.json` has what each does, with bodies and queries; the [command line](cli.md) calls most of them. A `GET`

@@ -327,6 +327,14 @@ def test_more_tokens_than_the_bound_are_clamped_where_the_task_says_so(name: str
     assert not within.clamped
 
 
+def test_where_a_request_has_to_name_a_limit_it_is_always_bounded() -> None:
+    fields = {"model": "returns", "max_tokens": 4096, "messages": [{"role": "user", "content": "Hello."}]}
+    body = read_body(ANTHROPIC_MESSAGES, json.dumps(fields).encode())
+    body.check(TASK, DEFAULTS)
+    assert body.clamped == "max_tokens=512"
+    assert body.answer_tokens == 512
+
+
 def test_both_bounds_are_clamped_and_the_least_of_tokens_with_them() -> None:
     body = read(max_tokens=900, min_tokens=800)
     body.check(CLAMPS, DEFAULTS)
