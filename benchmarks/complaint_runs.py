@@ -18,7 +18,6 @@ from monitoring.quality.detectors import complaints, delays
 from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.delays import (
     AGES,
-    DAY_SECONDS,
     HORIZON_TICKS,
     HOUR_TICKS,
     TICK_SECONDS,
@@ -26,6 +25,7 @@ from monitoring.quality.detectors.delays import (
     Delays,
     Reference,
 )
+from monitoring.quality.detectors.recent_values import DAY_SECONDS, Z_95
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 
 Numbers = npt.NDArray[np.float64]
@@ -273,7 +273,7 @@ def through(many: Many, events: Events) -> Iterator[int]:
 def widening(counts: Numbers) -> Numbers:
     """`delays.widening` of many."""
     more = counts + 1.0
-    found: Numbers = more * (1.0 - 1.0 / (9.0 * more) + delays.Z_UPPER / (3.0 * np.sqrt(more))) ** 3 / counts
+    found: Numbers = more * (1.0 - 1.0 / (9.0 * more) + Z_95 / (3.0 * np.sqrt(more))) ** 3 / counts
     return found
 
 

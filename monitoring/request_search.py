@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.archive.tables import ArchiveQuery, fetch_rows, find_table
+from monitoring.archive.tables import DAY_SECONDS, ArchiveQuery, fetch_rows, find_table
 from monitoring.feedback_reader import read_feedback
 from monitoring.helper_process import run_job
 from monitoring.ids import read_time
@@ -28,7 +28,6 @@ from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText, TextSource
 
 AT_ONCE = 200
-DAY_SECONDS = 86_400.0
 LOOKED_MAX = 50_000
 """Requests that one search looks at; the next goes on from there."""
 HOT_SECONDS = 3_600.0

@@ -140,6 +140,11 @@ def clip_text(text: str) -> str:
     return f"{text[:CLIP_CHARACTERS]} {text[-CLIP_CHARACTERS:]}"
 
 
+def fold_text(text: str) -> str:
+    """The part of a text that is judged, alike for texts that differ in letter case and spacing alone."""
+    return " ".join(clip_text(text).casefold().split())
+
+
 def _package_folder() -> Path:
     """The folder where the package is installed, found without importing it."""
     spec = importlib.util.find_spec(PACKAGE)

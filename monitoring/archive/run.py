@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 
 from monitoring.archive.merging import merge_parts
 from monitoring.archive.storage import ArchiveStorage, open_storage
-from monitoring.archive.tables import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
+from monitoring.archive.tables import DAY_SECONDS, ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
 from monitoring.bucket_storage import Bucket
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
@@ -57,7 +57,6 @@ PART_ENTRIES_MAX = 50_000
 READ_MAX = 500
 PARTIAL = ".partial-"
 PARTIAL_SECONDS_MAX = 3600.0
-DAY_SECONDS = 86_400.0
 INTEGERS = tuple(name for name, kind in columns_of(RecordRow).items() if kind == "BIGINT")
 BIGINT_MAX = (1 << 63) - 1
 

@@ -28,6 +28,7 @@ from monitoring.texts import TextRow
 Dataset = Literal["records", "feedback", "texts"]
 THREADS_MAX = 1
 FETCHED_MAX = 500
+DAY_SECONDS = 86_400.0
 MEMORY = "512MB"
 ROW_GROUP_ROWS = 2_048
 """So few, since DuckDB holds one in memory, and a text may be long."""

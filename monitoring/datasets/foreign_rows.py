@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.evaluation.dataset import DatasetError, object_of, see_that_it_is_text, write_canonically
+from monitoring.evaluation.dataset import DatasetError, object_of, see_that_it_is_text, write_as_text, write_canonically
 
 ROLES: Mapping[str, str] = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
@@ -55,7 +55,9 @@ def _from_instruction(entry: dict[str, Any], at: int) -> dict[str, Any]:
         if not isinstance(turn, list) or len(turn) != len(TURN_ROLES):
             raise DatasetError(f"Line {at}: a turn of its history is no pair of a question and an answer.")
         messages += [{"role": role, "content": text} for role, text in zip(TURN_ROLES, turn, strict=True)]
-    question = "\n\n".join(_as_text(entry[name]) for name in ("instruction", "input", "context") if entry.get(name))
+    question = "\n\n".join(
+        write_as_text(entry[name]) for name in ("instruction", "input", "context") if entry.get(name)
+    )
     messages.append({"role": "user", "content": question})
     own = {name: value for name, value in entry.items() if name not in ALPACA_FIELDS}
     return own | {"messages": messages, "expected": next((entry[name] for name in ANSWERS if name in entry), None)}
@@ -94,7 +96,7 @@ def _from_inference(entry: dict[str, Any], at: int) -> dict[str, Any]:
         named = {name: value for name, value in entry.items() if name not in ("input", "output")}
         return named | {"text": request, "expected": output}
     system = request.get("system")
-    messages: list[dict[str, Any]] = [{"role": "system", "content": _as_text(system)}] if system else []
+    messages: list[dict[str, Any]] = [{"role": "system", "content": write_as_text(system)}] if system else []
     for message in request["messages"] if isinstance(request["messages"], list) else []:
         if not isinstance(message, dict):
             raise DatasetError(f"Line {at}: a message of its input is no object with role and content.")
@@ -132,12 +134,8 @@ def _text_in(content: Any, at: int) -> str:
         if value is None or block.get("type") not in ("text", "raw_text", "template", None):
             kind = block.get("type") if isinstance(block, dict) else type(block).__name__
             raise DatasetError(f"Line {at}: it has a block of the type {str(kind)[:40]!r}: only texts can be taken.")
-        texts.append(_as_text(value))
+        texts.append(write_as_text(value))
     return "\n".join(texts)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else write_canonically(value)
 
 
 def _decoded(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Literal, assert_never
 
 import msgspec
 
-from monitoring.evaluation.dataset import DatasetError, Row, write_canonically
+from monitoring.evaluation.dataset import DatasetError, Row, write_as_text, write_canonically
 from monitoring.evaluation.overlap import measure_overlap
 
 NORMAL_LENGTH_MAX = 1 << 16
@@ -210,7 +210,7 @@ def _field_of(text: str, name: str) -> str | None:
     value = (read_object(text) or {}).get(name)
     if value is None or isinstance(value, dict | list):
         return None
-    return (value if isinstance(value, str) else write_canonically(value))[:CLASS_CHARACTERS_MAX]
+    return write_as_text(value)[:CLASS_CHARACTERS_MAX]
 
 
 def _digest(text: bytes) -> str:

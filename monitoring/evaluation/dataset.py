@@ -209,6 +209,11 @@ def write_canonically(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
+def write_as_text(value: Any) -> str:
+    """A text as it is; any other value canonically."""
+    return value if isinstance(value, str) else write_canonically(value)
+
+
 def object_of(line: bytes, at: int) -> dict[str, Any]:
     """The JSON object on line `at`. Raises DatasetError."""
     try:

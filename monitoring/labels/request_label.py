@@ -65,7 +65,6 @@ class RequestLabel(msgspec.Struct, frozen=True, kw_only=True):
     wrong: int = 0
     reviewers: int = 1
     is_waiting: bool = False
-    is_resolved: bool = False
 
     @property
     def is_disputed(self) -> bool:
@@ -166,7 +165,6 @@ def _resolved(label: RequestLabel, resolution: RaterJudgement) -> RequestLabel:
         words=f"resolved as {value}{before}",
         badness=resolution.badness,
         demonstration=resolution.demonstration,
-        is_resolved=True,
     )
 
 

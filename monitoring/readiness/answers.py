@@ -7,10 +7,9 @@ the fields of a JSON answer that have few values, together. Answers in free word
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from monitoring.evaluation.comparing import CLASSES_MAX, normalize, read_object
-from monitoring.evaluation.dataset import write_canonically
+from monitoring.evaluation.dataset import write_as_text
 from monitoring.readiness.evidence import LabelledText
 
 REPEATED_MIN = 2.0
@@ -20,7 +19,7 @@ REPEATED_MIN = 2.0
 def find_classes(rows: Sequence[LabelledText], class_field: str = "") -> tuple[str, list[str]] | None:
     """The name of what is the class, and the class of each row; None where answers are free texts."""
     if class_field:
-        return class_field, [_text((read_object(row.expected) or {}).get(class_field)) for row in rows]
+        return class_field, [write_as_text((read_object(row.expected) or {}).get(class_field)) for row in rows]
     if all(row.label is not None for row in rows):
         labels = [row.label or "" for row in rows]
         if _are_classes(labels):
@@ -35,16 +34,12 @@ def find_classes(rows: Sequence[LabelledText], class_field: str = "") -> tuple[s
         name
         for name in objects[0] or {}
         if all(name in (each or {}) for each in objects)
-        and _are_classes([_text((each or {})[name]) for each in objects])
+        and _are_classes([write_as_text((each or {})[name]) for each in objects])
     ]
-    together = [" / ".join(_text((each or {})[name]) for name in names) for each in objects]
+    together = [" / ".join(write_as_text((each or {})[name]) for name in names) for each in objects]
     return (" / ".join(names), together) if names and _are_classes(together) else None
 
 
 def _are_classes(values: Sequence[str]) -> bool:
     different = len(set(values))
     return different <= CLASSES_MAX and different * REPEATED_MIN <= len(values)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else write_canonically(value)

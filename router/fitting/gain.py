@@ -21,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from router.embedding import Vectors, clip_text
+from router.embedding import Vectors, clip_text, fold_text
 from router.fitting.errors import FittingError
 from router.gain import SHAPE_CLIP, GainModel, MeasuredGain
 from router.ngrams import BUCKETS, count_buckets
@@ -139,10 +139,6 @@ def _see_that_there_is_something_to_learn(rows: Sequence[GainRow]) -> None:
         raise FittingError("The rows have almost all the same text: check that the text is what the caller asked.")
 
 
-def _folded(text: str) -> str:
-    return " ".join(clip_text(text).casefold().split())
-
-
 def read(rows: Sequence[GainRow]) -> Rows:
     """The requests as features."""
     texts = [clip_text(row.text) for row in rows]
@@ -165,7 +161,7 @@ def read(rows: Sequence[GainRow]) -> Rows:
 
 def _groups(rows: Sequence[GainRow], texts: Sequence[str]) -> Integers:
     """Each row's group: what has a text or a group in common is one."""
-    by_text = np.unique([_folded(text) for text in texts], return_inverse=True)[1]
+    by_text = np.unique([fold_text(text) for text in texts], return_inverse=True)[1]
     named = [f"{at}" if row.group is None else f"group {row.group}" for at, row in enumerate(rows)]
     by_name = np.unique(named, return_inverse=True)[1] + int(by_text.max()) + 1
     count = int(by_name.max()) + 1

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from router.embedding import Embedding, StaticEmbedding, Vectors, clip_text
+from router.embedding import Embedding, StaticEmbedding, Vectors, clip_text, fold_text
 from router.fitting.clusters import compute_centroids, number_classes
 from router.fitting.errors import FittingError
 from router.fitting.frames import add_typos, list_frames, put_in_frame, read_frames, split_frames
@@ -148,10 +148,10 @@ def fit_scope(
         sample = _different(prompts)
         length = sum(len(prompt.text) for prompt in sample) / len(sample)
         sample = _sample(sample, min(PROMPTS_MAX, int(CHARACTERS_MAX / length)), draw)
-        texts = {_folded(prompt.text) for prompt in sample}
-        traffic = [text for text in _different_texts(background) if _folded(text) not in texts]
+        texts = {fold_text(prompt.text) for prompt in sample}
+        traffic = [text for text in _different_texts(background) if fold_text(text) not in texts]
         is_known = len(traffic) >= KNOWN_MIN
-        stands = [text for text in _different_texts(stand_in) if _folded(text) not in texts]
+        stands = [text for text in _different_texts(stand_in) if fold_text(text) not in texts]
         others = traffic if is_known else [*traffic, *_unlike([prompt.text for prompt in sample], stands, embedding)]
         rows = _features(sample, _sample(others, BACKGROUND_MAX, draw), embedding, deep, draw)
         fitter = _Fitter(embedding, deep, seed, is_known)
@@ -165,10 +165,6 @@ def fit_scope(
 # ---- what is read ----------------------------------------------------------------------------------
 
 
-def _folded(text: str) -> str:
-    return " ".join(clip_text(text).casefold().split())
-
-
 def _different(prompts: Sequence[TrainingPrompt]) -> list[TrainingPrompt]:
     """Each text once, clipped, without the empty ones. Raises FittingError if too few are left."""
     if not prompts:
@@ -177,7 +173,7 @@ def _different(prompts: Sequence[TrainingPrompt]) -> list[TrainingPrompt]:
     for prompt in prompts:
         if len(prompt.id) > ID_CHARACTERS_MAX:
             raise FittingError(f"An id of a training prompt has over {ID_CHARACTERS_MAX} characters: shorten it.")
-        folded = _folded(prompt.text)
+        folded = fold_text(prompt.text)
         if folded and folded not in prompt_by_text:
             prompt_by_text[folded] = TrainingPrompt(prompt.id, clip_text(prompt.text), prompt.label, prompt.group)
     if len(prompt_by_text) < PROMPTS_MIN:
@@ -189,7 +185,7 @@ def _different(prompts: Sequence[TrainingPrompt]) -> list[TrainingPrompt]:
 
 
 def _different_texts(texts: Sequence[str]) -> list[str]:
-    return list({_folded(text): clip_text(text) for text in texts if text.strip()}.values())
+    return list({fold_text(text): clip_text(text) for text in texts if text.strip()}.values())
 
 
 def _sample(values: list[T], count_max: int, draw: np.random.Generator) -> list[T]:

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
+from monitoring.quality.detectors.recent_values import DAY_SECONDS, Z_95
 
 TICK_SECONDS = 300.0
 HORIZON_TICKS = 8640
@@ -55,8 +55,6 @@ HOURS_MAX = 180 * DAY_HOURS
 ROUNDS = 7
 SHARE_MAX = 0.95
 """Of the requests that come to an age, the largest share with a complaint at it."""
-Z_UPPER = 1.959963984540054
-"""Of the bound that holds with 97.5% confidence."""
 RHYTHM_SHARE = 0.25
 """The part of the doubt about an hour that is left over the several hours that a verdict takes."""
 DAY_VARIANCE = 0.0144
@@ -428,7 +426,7 @@ def find_expected(
 def find_widening(complaints: float) -> float:
     """By which factor the 97.5% upper bound of a Poisson mean is above the count that was seen."""
     more = complaints + 1.0
-    return more * (1.0 - 1.0 / (9.0 * more) + Z_UPPER / (3.0 * math.sqrt(more))) ** 3 / complaints
+    return more * (1.0 - 1.0 / (9.0 * more) + Z_95 / (3.0 * math.sqrt(more))) ** 3 / complaints
 
 
 def get_complaint_rate(delays: Delays) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, assert_never
 
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.explanations.phrases import (
-    DAY_SECONDS,
     format_count,
     format_day,
     format_digits,
