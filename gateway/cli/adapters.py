@@ -255,8 +255,7 @@ def stage(
     Ends with exit code 1 where it could not be placed, or not in time.
     """
     with explain_interrupt(api.out, f"{version} goes on being placed", f"show {version}"):
-        began = api.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0)
-        answer = until_placed(api, began, wait)
+        answer = until_placed(api, api.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0), wait)
     api.out.answer(answer)
     api.out.say(see_that_it_is_placed(answer, wait))
 
@@ -267,9 +266,8 @@ def shadow(api: Api, version: VersionName, share: Share, expected: Expected = Ex
 
     --share 0 ends it.
     """
-    task = _task_of(version)
-    answer = api.post(f"/aliases/{task}/shadow", as_body(expected, version=version, share=share))
-    tell_alias(api.out, answer)
+    body = as_body(expected, version=version, share=share)
+    tell_alias(api.out, api.post(f"/aliases/{_task_of(version)}/shadow", body))
 
 
 @add_command(adapters)

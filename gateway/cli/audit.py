@@ -11,7 +11,7 @@ from gateway.cli.audit_check import verify_entries
 from gateway.cli.command import Api, with_api
 from gateway.cli.key_names import KeyNames
 from gateway.cli.records import moments_of
-from gateway.cli.tables import Printer, Row, format_time, share, shorten_digest
+from gateway.cli.tables import Row, format_time, share, shorten_digest
 from gateway.cli.watch import list_evidence
 
 
@@ -42,8 +42,10 @@ def audit(
     With --verify: whether the chain is whole, and whether it continues the heads; else the exit code is 1.
     """
     if verify or heads is not None or public_key is not None:
-        _verify(api.out, verify_entries(api, heads, public_key))
-        return
+        chain = verify_entries(api, heads, public_key)
+        whole = f"{chain['entries']} entries: the chain is whole. {chain['heads']} heads fit."
+        api.out.tell(chain, chain["fault"] or whole)
+        raise typer.Exit(1 if chain["fault"] else 0)
     (begin,) = moments_of(since)
     query = {"action": action, "object": of, "actor": actor, "since": None if begin is None else str(begin)}
     answer = api.get("/audit", newest="true", limit=str(limit), **query)
@@ -55,14 +57,6 @@ def audit(
     columns = ("number", "when", "who", "action", "object", "became")
     names = KeyNames(api)
     api.out.table(columns, (_row(entry, names) for entry in reversed(answer["entries"])), cuts=True)
-
-
-def _verify(out: Printer, answer: dict[str, Any]) -> None:
-    if not out.answer(answer):
-        whole = f"{answer['entries']} entries: the chain is whole. {answer['heads']} heads fit."
-        out.say(answer["fault"] or whole)
-    if answer["fault"]:
-        raise typer.Exit(1)
 
 
 def _row(entry: dict[str, Any], names: KeyNames) -> Row:

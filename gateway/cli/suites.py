@@ -89,8 +89,7 @@ def show(api: Api, task: TaskName, suite: Suite) -> None:
     if api.out.answer(answer):
         return
     added = f"{format_time(answer['created_at'])} by {answer['by']}"
-    shown = [(name, answer[name]) for name in SHOWN]
-    api.out.pairs([*shown, ("added", added)])
+    api.out.pairs([*((name, answer[name]) for name in SHOWN), ("added", added)])
     api.out.say(*answer["notes"])
     rows = [(name, value, count) for name, counts in answer["counts"].items() for value, count in counts.items()]
     api.out.say("")

@@ -51,10 +51,6 @@ class PersonalApi:
 
     async def send(self, method: str, path: str, body: Any = None, query: dict[str, Any] | None = None) -> Any:
         """The JSON of an answer. Raises Declined."""
-        answer = await self._ask(method, path, body, query)
-        return answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
-
-    async def _ask(self, method: str, path: str, body: Any, query: dict[str, Any] | None) -> httpx.Response:
         try:  # the transport knows no time limit of its own
             async with (
                 asyncio.timeout(ASKED_SECONDS_MAX),
@@ -69,7 +65,7 @@ class PersonalApi:
                 raise Declined(answer.status_code, str(error["code"]), str(error["message"]))
             except (ValueError, KeyError, TypeError):
                 raise Declined(answer.status_code, "", "The gateway gave no reason.") from None
-        return answer
+        return answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
 
 
 def fill_address(template: str, /, **names: str) -> str:

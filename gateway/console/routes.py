@@ -20,8 +20,7 @@ def list_console_routes(gateway: Any, settings: ConsoleSettings) -> list[BaseRou
     """The routes of the console of this application; none where it is off."""
     if not settings.enabled:
         return []
-    beginning = Route(CONSOLE, _lead_to_beginning, include_in_schema=False)
-    return [beginning, Mount(CONSOLE, app=ConsoleDoor(gateway))]
+    return [Route(CONSOLE, _lead_to_beginning, include_in_schema=False), Mount(CONSOLE, app=ConsoleDoor(gateway))]
 
 
 async def _lead_to_beginning(_: Request) -> Response:

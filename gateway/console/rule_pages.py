@@ -21,8 +21,7 @@ METADATA = "metadata"
 
 async def show_rules(visit: Visit) -> Response:
     """All rules, in the order in which they are tried."""
-    rules = (await visit.api.get("/admin/v1/overrides"))["overrides"]
-    return await visit.render("rules.html", rules=rules)
+    return await visit.render("rules.html", rules=(await visit.api.get("/admin/v1/overrides"))["overrides"])
 
 
 async def show_rule_form(visit: Visit) -> Response:
