@@ -174,7 +174,8 @@ class RequestBody:
             raise Problem("invalid_value", f"min_tokens is at most max_tokens, and at most {tokens_max}.", "min_tokens")
         if max(read.n or 1, read.best_of or 1) > limits.n_max:
             name = "n" if (read.n or 1) > limits.n_max else "best_of"
-            raise Problem("invalid_value", f"{name} is at most {limits.n_max}.", name)
+            text = f"{name} is at most {limits.n_max}: ask again for each answer. An operator can raise n_max."
+            raise Problem("invalid_value", text, name)
         if self.choices > limits.n_max and not self.wire_format.for_pools_alone:  # vectors have a bound of their own
             text = f"The prompts, times n, are at most {limits.n_max}: send them one by one."
             raise Problem("invalid_value", text, self.wire_format.required)

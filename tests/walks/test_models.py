@@ -85,6 +85,7 @@ ADDRESSES_NOT_OFFERED = [
     ("POST", "/chat/completions", "Did you mean /v1/chat/completions?"),
     ("POST", "/completions", "Did you mean /v1/completions?"),
     ("GET", "/models", "Did you mean /v1/models?"),
+    ("GET", "/", "pages for people at /console"),
     ("POST", "/v1/v1/chat/completions", "is there twice"),
     ("POST", "/v1/chat/completions/", "the slash at its end"),
     ("POST", "/v1/nothing", "There is nothing at this address."),
