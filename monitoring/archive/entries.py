@@ -23,7 +23,7 @@ from monitoring.quality.signals.all_watches import FEEDBACK, RECORDS, REPORTED
 from monitoring.quality.signals.entries import Given, Seen, is_reported
 
 SEEN = tuple(field.name for field in msgspec.structs.fields(Seen) if field.name != "placed_at")
-GIVEN = ("request", "metric", "caller", "rater", "reviewed")
+GIVEN = ("request", "metric", "caller", "rater", "reviewed", "reviewers", "resolves")
 VALUES = ("value_boolean", "value_float", "value_category")
 AS_JSON = ("tags", "demonstration_digests")
 PLACE = """

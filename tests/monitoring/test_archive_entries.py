@@ -40,7 +40,10 @@ STEP = MonitorStep(
     versions={V3: WatchedVersion(task="returns", state="active")},
     metrics=METRICS,
 )
-NEWER = {"feedback": ("reviewed", "demonstration_digests", "entry"), "records": ("entry",)}
+NEWER = {
+    "feedback": ("reviewed", "reviewers", "resolves", "demonstration_digests", "entry"),
+    "records": ("entry",),
+}
 NEWER_OF_PAIR = ("judge_digest", "judge_answered", "served_stack", "caller")
 
 
@@ -78,6 +81,17 @@ async def all_that_counts(redis: Redis, count: int, wrong: float, seed: int) -> 
                 await store.give(one.id, feedback(metric="complaint", name="c"), one.caller, young=False)
 
 
+async def reviewed_by_several(redis: Redis) -> None:
+    """A request that three reviewers decide, and one on which two disagree, which is resolved."""
+    for answers, decision in (((False, True, True), None), ((False, True), False)):
+        made, several = record(), {"metric": "correct", "reviewed": True, "reviewers": len(answers)}
+        await stream_of(redis).append([made])
+        told = [feedback(right, f"r{number}", caller=f"ada{number}", **several) for number, right in enumerate(answers)]
+        told += [feedback(decision, "admin", caller="admin", resolves=True, **several)] if decision is not None else []
+        for one in told:
+            await store_of(redis).give(made.id, one, "*", young=False)
+
+
 def _shadow(one: Record) -> Record:
     pair: dict[str, Any] = {"version": V3, "arm": "general", "judge": "normal", "judge_digest": "sha256:a"}
     pair |= {"digest": "right", "served_digest": "wrong", "judge_answered": True}
@@ -90,6 +104,7 @@ async def test_the_watch_of_a_replay_is_the_live_one_to_the_last_bit(
 ) -> None:
     """Every stream and e-value, both arms and all counts: from the files alone."""
     await all_that_counts(redis, 400, 0.2, 1)
+    await reviewed_by_several(redis)
     seen = to_the_end(Monitor(begin), STEP)[V3]
     assert {one.signal for one in seen.reports if one.labelled} == {"feedback", "reviewed", "shadow", "complaints"}
     assert None not in (seen.saving, seen.judge)
@@ -99,9 +114,14 @@ async def test_the_watch_of_a_replay_is_the_live_one_to_the_last_bit(
         replaying.take(one)
     judged = replaying.judged(seen.at)[V3]
     assert judged == seen
-    assert (replaying.records, replaying.unmatched) == (500, 0)
+    assert (replaying.records, replaying.unmatched) == (502, 0)
     again = msgspec.structs.replace(replaying.reckoning.watches[V3], epoch="", complaints=None)
     assert msgspec.json.encode(again) == msgspec.json.encode(live_watch(client))
+
+
+def test_all_that_the_monitor_reads_of_feedback_is_read_from_the_archive() -> None:
+    read_back = {*archive_entries.GIVEN, *archive_entries.AS_JSON, "value"}
+    assert read_back == {field.name for field in msgspec.structs.fields(Given)}
 
 
 async def test_a_replay_takes_reported_records_in_the_order_of_the_live_monitor(
