@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) -> None:
     """One request: identify → read → admit → score → choose → open → relay → settle."""
-    now = time.monotonic()
+    began_at = time.monotonic()
     ledger: Ledger | None = None
     try:
         snapshot = services.snapshot.current
@@ -39,7 +39,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
             caller = exchange.identify()
             raw = await exchange.body(services.settings.limits.body_bytes_max)
             policy = services.snapshot.current.policy  # a slow body may have outlasted the one that it began under
-            ledger = _begin(services, exchange, wire_format, now)
+            ledger = _begin(services, exchange, wire_format, began_at)
             body = (
                 read_body(wire_format, raw)
                 if len(raw) <= LONG_BODY_BYTES
@@ -53,7 +53,8 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
                 if not place.is_taken:
                     await wait_for_place(place, ledger)
                 request = make_routing_request(body, caller.public, caller.models, session, policy)
-                moment, ledger.score_began_at = services.moment(now), time.monotonic()
+                # The present and not the request's begin, since it may have waited for its body and its place.
+                moment, ledger.score_began_at = services.moment(now := time.monotonic()), now
                 scores, ledger.scored_at = await score_request(services, request, policy, moment), time.monotonic()
                 decision = choose(request, scores, policy, services.fleet.view(), moment)
                 if decision.__class__ is Refusal:
@@ -67,7 +68,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
                         observer.answered(policy, body, answer, ledger)
     except Problem as problem:
         # Of a body that is not taken (413, 415) no ledger has begun: its refusal is recorded as others are.
-        await _tell(services, exchange, problem, ledger := ledger or _begin(services, exchange, wire_format, now))
+        await _tell(services, exchange, problem, ledger := ledger or _begin(services, exchange, wire_format, began_at))
     except TimeoutError:
         await _tell(services, exchange, explain_time_limit(ledger.record if ledger is not None else None), ledger)
     except (HungUp, asyncio.CancelledError) as gone:
@@ -129,10 +130,10 @@ def _accepted(
     return decision
 
 
-def _begin(services: Services, exchange: Exchange, wire_format: WireFormat, now: float) -> Ledger:
+def _begin(services: Services, exchange: Exchange, wire_format: WireFormat, began_at: float) -> Ledger:
     caller = exchange.identify().public
     request_id, at = services.ids.make(caller), time.time()
     record = Record(id=request_id, at=at, endpoint=wire_format.name, caller=caller, requested_model="")
-    ledger = Ledger(record, now, *exchange.trace(), services.observers.tracing)
+    ledger = Ledger(record, began_at, *exchange.trace(), services.observers.tracing)
     ledger.paused_seconds = exchange.waited_seconds
     return ledger

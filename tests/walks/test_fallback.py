@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from serving.replica import OUTAGE_SECONDS_UNKNOWN
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, ErrorEvent, Fault, HugeEvent, Reset, Silent, Status, Tokens
+from tests.waiting import until
 from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -39,6 +41,31 @@ async def test_pause_before_another_attempt_is_no_overhead_of_the_gateway(
     seconds = time.monotonic() - began_at
     assert answer.headers["x-apprentice-attempts"] == "2"
     assert float(answer.headers["x-apprentice-overhead-ms"]) / 1000 < seconds - 0.5
+
+
+async def test_a_rest_that_ends_before_the_body_is_there_turns_nobody_away(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    body = json.dumps({"model": "returns", **ASK}).encode()
+    async with run_gateway(configure(limits=SHORT_LIMITS)) as gateway, gateway.openai() as client:
+        await gateway.place(make_adapter(1))
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {gateway.admin_key}\r\n"
+            f"content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        reader, writer = await asyncio.open_connection(*gateway.addresses[0])
+        writer.write(head.encode())
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n"), "the request has begun"
+        small.faults.add(Status(500), model="returns@*")
+        replica = gateway.services.fleet.replicas["small-0"]
+        while replica.breaker_state(time.monotonic()) == "closed":
+            await client.chat.completions.create(model="returns", **ASK)
+        small.faults.clear()
+        await until(lambda: replica.breaker_state(time.monotonic()) == "half_open")
+        writer.write(body)
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode()
+        writer.close()
+    assert "x-apprentice-reason: adapter\r\n" in answer
 
 
 @pytest.mark.invariant("Every fallback is labelled.")
