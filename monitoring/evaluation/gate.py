@@ -210,6 +210,15 @@ def _lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
         of = f"{comparison.left_out:,} of {comparison.left_out + pair['rows']:,} rows are left out"
         text = f"{of}: {comparison.version.version} or {name} was trained on them, or on rows nearly the same."
         yield GateLine(subject="rows", reference=name, verdict="not_judged", text=text)
+    yield from _judge_answers(comparison, bounds)
+    yield _contract(comparison, bounds.margin)
+    yield _latency(comparison, bounds.latency_ratio_max)
+    yield _cost(comparison, bounds.cost_ratio_max)
+
+
+def _judge_answers(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
+    """The findings on right answers, and on what forbids to tell of them."""
+    pair, name = comparison.pair, str(comparison.reference.version)
     if pair["unanswered"]:
         text = f"{pair['unanswered']} rows were not answered by {name} alone: run the same evaluation again."
         yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
@@ -221,19 +230,13 @@ def _lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
         yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
     yield _no_worse("accuracy", f"Right answers{describe_trust(comparison.judge)}", name, pair, bounds.margin)
     yield _classes(name, pair, bounds.class_loss_max)
-    yield _contract(comparison, bounds.margin)
-    yield _latency(comparison, bounds.latency_ratio_max)
-    yield _cost(comparison, bounds.cost_ratio_max)
 
 
 def _suite_lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
     """The findings on older requests, other skills and hard cases: they may not be worse, but may be few."""
-    pair, name = comparison.pair, str(comparison.reference.version)
-    for line in (
-        _no_worse("accuracy", f"Right answers{describe_trust(comparison.judge)}", name, pair, bounds.margin),
-        _classes(name, pair, bounds.class_loss_max),
-    ):
-        verdict: LineVerdict = "not_judged" if line.verdict == "cannot_tell" else line.verdict
+    for line in _judge_answers(comparison, bounds):
+        is_few = line.verdict == "cannot_tell" and line.subject != "report"
+        verdict: LineVerdict = "not_judged" if is_few else line.verdict
         text = f"Suite {comparison.suite}: {line.text}"
         yield msgspec.structs.replace(line, verdict=verdict, text=text, rows_more=0, needs="")
 

@@ -184,6 +184,9 @@ def test_rows_that_the_reference_alone_failed_at_prove_nothing() -> None:
     rows = answers(1000, 0.02, 1)
     failed = [msgspec.structs.replace(rows[0], outcome="failed", right=False), *rows[1:]]
     assert "1 rows were not answered by returns@v2" in decided(rows, failed).because
+    suite = compared(rows, rows) | compared(rows, failed, suite="older")
+    told = decide_gate(CANDIDATE, [GateReference("leading", LEADING)], suite, BOUNDS)
+    assert (told.verdict, told.because[:13]) == ("cannot_tell", "Suite older: ")
 
 
 def test_without_classes_the_whole_alone_is_judged() -> None:
