@@ -222,14 +222,18 @@ def _judge_answers(comparison: Comparison, bounds: GateBounds) -> Iterator[GateL
     if pair["unanswered"]:
         text = f"{pair['unanswered']} rows were not answered by {name} alone: run the same evaluation again."
         yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
-    if comparison.judge is not None and (comparison.judge["agreement_low"] or 0.0) < AGREEMENT_MIN:
+    is_trusted = comparison.judge is None or (comparison.judge["agreement_low"] or 0.0) >= AGREEMENT_MIN
+    if not is_trusted:
         text = (
             f"A model judged the answers, and is not shown to agree with people on {AGREEMENT_MIN:.0%} of them: have "
             "requests with judged shadow pairs reviewed, or evaluate by another metric."
         )
         yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
-    yield _no_worse("accuracy", f"Right answers{describe_trust(comparison.judge)}", name, pair, bounds.margin)
-    yield _classes(name, pair, bounds.class_loss_max)
+    for line in (
+        _no_worse("accuracy", f"Right answers{describe_trust(comparison.judge)}", name, pair, bounds.margin),
+        _classes(name, pair, bounds.class_loss_max),
+    ):
+        yield line if is_trusted else msgspec.structs.replace(line, verdict="not_judged", rows_more=0, needs="")
 
 
 def _suite_lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:

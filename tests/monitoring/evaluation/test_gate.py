@@ -102,16 +102,23 @@ def test_each_fault_is_found_in_its_own_line(
     assert found.verdict == ("passed" if verdict == "not_judged" else verdict)
 
 
-@pytest.mark.parametrize(("low", "verdict"), [(None, "cannot_tell"), (0.7, "cannot_tell"), (0.85, "passed")])
-def test_a_judge_decides_only_where_it_is_shown_to_agree_with_people(low: float | None, verdict: GateVerdict) -> None:
-    alike = {
+@pytest.mark.parametrize("suite", ["", "older"])
+@pytest.mark.parametrize(("wrong", "verdict"), [(0.05, "passed"), (0.5, "failed")])
+@pytest.mark.parametrize(("low", "decides"), [(None, False), (0.7, False), (0.85, True)])
+def test_a_judge_decides_only_where_it_is_shown_to_agree_with_people(
+    suite: str, wrong: float, verdict: GateVerdict, low: float | None, decides: bool
+) -> None:
+    by_people = answers(1000, 0.05, 1)
+    judged = {
         name: msgspec.structs.replace(one, judge={"pool": "general", "agreement": 0.9, "agreement_low": low})
-        for name, one in compared(answers(1000, 0.05, 1), answers(1000, 0.05, 1)).items()
+        for name, one in compared(answers(1000, wrong, 1), by_people, suite=suite).items()
     }
-    found = decide_gate(CANDIDATE, [GateReference("leading", LEADING)], alike, BOUNDS)
-    assert found.verdict == verdict
-    assert ("agree with people on 80%" in found.because) == (verdict == "cannot_tell")
-    assert any(line.text.startswith("Right answers (a judge: agrees with people in 90.0 %): ") for line in found.lines)
+    all_of_it = (compared(by_people, by_people) if suite else {}) | judged
+    found = decide_gate(CANDIDATE, [GateReference("leading", LEADING)], all_of_it, BOUNDS)
+    assert found.verdict == (verdict if decides else "cannot_tell")
+    assert ("agree with people on 80%" in found.because) == (not decides)
+    by_judge = [line for line in found.lines if "Right answers (a judge: agrees with people in 90.0 %): " in line.text]
+    assert [line.verdict for line in by_judge] == [verdict if decides else "not_judged"]
 
 
 def test_a_lost_class_is_found_at_a_mean_within_the_margin() -> None:
