@@ -13,11 +13,14 @@ import socket
 from collections import deque
 from typing import Literal, cast
 
+from starlette.requests import ClientDisconnect
+
 from gateway.errors import Problem
 from gateway.server.exchange import End, Exchange, write_head
 from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Place, network_of, refuse_connection
 from gateway.server.reader import RequestReader
 from gateway.server.shared_room import SharedRoom
+from gateway.server.wire import HungUp
 from serving.wakeable import Wakeable
 
 log = logging.getLogger(__name__)
@@ -260,10 +263,12 @@ class Connection(Wakeable, asyncio.Protocol):
                 raise RuntimeError("a request was left without the end of its answer")
         except Problem as problem:
             exchange.refuse(problem)
+        except (HungUp, ClientDisconnect):
+            pass  # it failed for want of a caller
         except Exception:
-            if not exchange.hung_up:  # what fails for want of a caller is no fault
-                log.exception("an address failed", extra={"path": exchange.path.decode("latin-1")[:200]})
-                exchange.refuse(Problem("internal_error", "A fault of the gateway. It is logged."))
+            level = logging.INFO if exchange.hung_up else logging.ERROR  # it may have failed for want of a caller
+            log.log(level, "an address failed", extra={"path": exchange.path.decode("latin-1")[:200]}, exc_info=True)
+            exchange.refuse(Problem("internal_error", "A fault of the gateway. It is logged."))
         finally:
             exchange.release()
             if not exchange.ended:  # half an answer is followed by nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -13,8 +14,10 @@ from gateway.configuration.sections import DoorLimits
 from gateway.server.exchange import Exchange
 from gateway.server.listener import network_of
 from gateway.server.shared_room import SharedRoom
+from gateway.server.wire import HungUp
 from tests.gateway.server.listening import ADMIN_KEY, KEY, Answers, Listening, listening
 from tests.gateway.server.raw_requests import AUTHORIZATION, NEXT, POST, ask
+from tests.waiting import until
 
 
 async def test_places_are_kept_for_probes_and_admins() -> None:
@@ -205,3 +208,25 @@ async def test_requests_without_a_key_hold_nobody_up() -> None:
         assert (await ask(port, probe)).statuses == [200]
         assert len(app.refusals) <= 100
         writer.close()
+
+
+@pytest.mark.parametrize(("raised", "is_told"), [(HungUp(), False), (KeyError("a fault of ours"), True)])
+async def test_a_hang_up_hides_no_fault_of_the_gateway(
+    caplog: pytest.LogCaptureFixture, raised: Exception, is_told: bool
+) -> None:
+    async def fail(exchange: Exchange) -> None:
+        with suppress(HungUp):
+            await exchange.body(10)
+        assert exchange.hung_up
+        raise raised
+
+    app = Listening(fail, key_for_all=True)
+    with caplog.at_level(logging.INFO):
+        async with listening(app) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            writer.transport.abort()
+            await until(lambda: app.connections == 0 and app.listener and not app.listener.tasks)
+    told = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert told == ([raised] if is_told else [])
