@@ -67,6 +67,26 @@ async def test_a_kept_text_is_what_was_asked_and_answered_and_masked(
         assert await kept(gateway, [request]) == {request: before}
 
 
+async def test_a_redaction_that_fails_is_in_the_log_whatever_it_raises(
+    configure: Configure,
+    make_adapter: MakeAdapter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "lossy.py").write_text("def redact(text):\n    return {}[text]\n")
+    (tmp_path / "lossy-1.dist-info").mkdir()
+    (tmp_path / "lossy-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lossy\nVersion: 1\n")
+    (tmp_path / "lossy-1.dist-info" / "entry_points.txt").write_text("[apprentice.redaction]\nlossy = lossy:redact\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    async with run_gateway(configure(tasks=keeping(redaction="lossy"))) as gateway:
+        await gateway.place(make_adapter(1))
+        (request,) = await ask(gateway)
+        assert not await kept(gateway, [request])
+    (told,) = [record for record in caplog.records if record.getMessage() == "a text was not kept"]
+    assert (told.exc_info is not None and told.exc_info[0], getattr(told, "request_id", "")) == (KeyError, request)
+
+
 async def test_with_a_key_no_word_is_in_redis_or_on_disk(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis, tmp_path: Path
 ) -> None:

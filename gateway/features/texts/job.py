@@ -149,12 +149,13 @@ class _Keeper:
         made = _Made([], [])
         for sent in batch:
             task = sent.record.task or ""
+            redact = self._texts.redactions.get(task)
+            if redact is None:  # the task keeps no texts any more
+                made.dropped.append(task)
+                continue
             try:
-                redact = self._texts.redactions[task]
                 text = KeptText(request=sent.record.id, handles=sent.record.handles, **sent.fields())
                 made.rows.append(self._texts.seals.close(redact_conversation(text, redact)))
-            except KeyError:  # the task keeps no texts any more
-                made.dropped.append(task)
             except Exception:  # a redaction of somebody's own may raise anything
                 log.exception("a text was not kept", extra={"request_id": sent.record.id})
                 made.dropped.append(task)
