@@ -191,7 +191,7 @@ def resume(state: Complaints, now: float) -> Complaints:
 
 
 def log_e(state: Complaints) -> float:
-    """The natural logarithm of the e-value as it stands: of the mean over the ratios of all that is bet on each."""
+    """The logarithm of the mean over the ratios of all that is bet on each (told as an e-value: `rising_errors`)."""
     return max(LOG_FLOOR, _log_of_sum(_of_all(state)) - log(len(RATIOS)))
 
 

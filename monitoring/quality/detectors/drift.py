@@ -96,7 +96,7 @@ def shorten(value: float) -> float:
 
 
 def log_e(signal: Signal) -> float:
-    """The natural logarithm of the e-value as it stands now: -700 while it learns."""
+    """The logarithm of the mean of both sides' sums (told as an e-value: see `rising_errors`): -700 while it learns."""
     there = [slip.log_e(detector) for detector in (signal.above, signal.below) if detector is not None]
     if not there:
         return LOG_FLOOR

@@ -66,7 +66,10 @@ def observe(slip: PairedSlip, difference: float, exponent: float = 1.0) -> Paire
 
 
 def log_e(slip: PairedSlip) -> float:
-    """The natural logarithm of the e-value as it stands now: -700 before the first pair, never infinite."""
+    """The logarithm of the sum of all bets: -700 before the first pair, never infinite.
+
+    What is told as an e-value is no such thing: its mean while nothing is wrong is up to the number of pairs.
+    """
     return restarts.log_of_mean(slip.logs, WEIGHTS)
 
 

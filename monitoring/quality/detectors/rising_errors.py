@@ -138,7 +138,10 @@ def _kept(sums: tuple[float, ...], rises: tuple[float, ...], now: float) -> tupl
 
 
 def log_e(slip: Slip) -> float:
-    """The natural logarithm of the e-value as it stands now: -700 before the first label, never infinite."""
+    """The logarithm of the sum of all bets: -700 before the first label, never infinite.
+
+    What is told as an e-value is no such thing: its mean while nothing is wrong is up to the number of labels.
+    """
     return restarts.log_of_mean(slip.logs, WEIGHTS)
 
 

@@ -34,7 +34,8 @@ DISPERSION_TOLD = 1.2
 
 
 E_VALUES = (
-    "An e-value says how much likelier all this is if answers got worse than if not (docs/explanation/judging.md)."
+    "An e-value counts beside its alarm alone: while nothing is wrong, it reaches N at most once in N labels, values "
+    "or complaints on average. Far below its alarm it says nothing (docs/explanation/judging.md)."
 )
 """The meaning of the numbers of its evidence."""
 

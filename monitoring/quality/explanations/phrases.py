@@ -80,7 +80,7 @@ def format_part(share: float) -> str:
 
 
 def format_evidence(value: float) -> str:
-    """An e-value or a threshold: how many times likelier something is, to three digits."""
+    """An e-value or a threshold, to three digits."""
     if not math.isfinite(value):
         return "infinite" if value > 0 else "0"
     if value >= 1e7:
