@@ -244,6 +244,9 @@ class Durability:
                 group.set_result(await self._ask())
         except (RedisError, OSError, TimeoutError) as error:
             group.set_result(f"Redis: {type(error).__name__}")
+        except Exception as error:
+            log.exception("a wait for what is written to be durable failed")
+            group.set_result(f"a fault of the gateway: {type(error).__name__}")
         except BaseException:
             group.cancel()
             raise

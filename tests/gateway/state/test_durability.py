@@ -141,6 +141,14 @@ async def test_a_redis_that_is_away_settles_nothing() -> None:
             await durability.settle(durability.mark())
 
 
+async def test_a_fault_of_the_wait_settles_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    odd = ("--rename-command", "WAITAOF", "WAITAOF-ITSELF", "--rename-command", "MGET", "WAITAOF")  # its reply: nulls
+    async with valkey(*APPENDS, *odd) as at, durable(at) as (_, durability):
+        with pytest.raises(NotSettled, match="TypeError"):
+            await durability.settle(durability.mark())
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [TypeError]
+
+
 async def test_a_redis_that_may_drop_state_is_refused_and_one_that_may_not_is_not() -> None:
     async with valkey("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as at:
         with pytest.raises(StateError, match=r"maxmemory-policy is allkeys-lru\. Set maxmemory-policy noeviction"):
