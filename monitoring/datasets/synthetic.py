@@ -25,7 +25,8 @@ def measure_synthetic(built: BuiltSet) -> dict[str, Any]:
     figures: dict[str, Any] = {"share": round(share, 4), "distance": None, "ablation": None}
     words = [f"{100 * share:.1f}% of the training rows are synthetic."]
     if synthetic and min(len(synthetic), len(others)) < ROWS_MIN:
-        words.append(f"Fewer than {ROWS_MIN} are not: their distance and their use are unknown.")
+        few = f"Those are fewer than {ROWS_MIN}" if len(synthetic) < ROWS_MIN else f"Fewer than {ROWS_MIN} are not"
+        words.append(f"{few}: their distance and their use are unknown.")
     elif synthetic and not any(re.search(WORDS, text) for text in _texts(others)):
         words.append("The others have no words: their distance and their use are unknown.")
     elif synthetic:
@@ -35,7 +36,7 @@ def measure_synthetic(built: BuiltSet) -> dict[str, Any]:
             f"real row {distance['real']:.2f}. A linear model tells them apart with an AUROC of "
             f"{distance['auroc']:.2f} (0.5: not at all)."
         )
-        figures["ablation"] = ablation = _ablate(built.train, others, built.heldout)
+        figures["ablation"] = ablation = _ablate(built.train[:TEXTS_MAX], built.heldout)
         words.append(_words_of_ablation(ablation))
     return figures | {"words": words}
 
@@ -63,13 +64,14 @@ def _measure_distance(synthetic: list[str], others: list[str]) -> dict[str, floa
     }
 
 
-def _ablate(train: Sequence[DataRow], others: Sequence[DataRow], heldout: Sequence[DataRow]) -> dict[str, Any] | None:
+def _ablate(train: Sequence[DataRow], heldout: Sequence[DataRow]) -> dict[str, Any] | None:
     """The right answers of a TF-IDF and linear model on held-out rows, with synthetic rows and without; None where that
     can't be known."""
+    others = [row for row in train if row.origin != "synthetic"]
     judged = [row for row in heldout if row.label is not None and row.origin != "synthetic"]
     if len(judged) < ROWS_MIN or len({row.label for row in others}) < 2:
         return None
-    right = {name: _right(rows[:TEXTS_MAX], judged) for name, rows in (("with", train), ("without", others))}
+    right = {name: _right(rows, judged) for name, rows in (("with", train), ("without", others))}
     gained = right["with"].astype(int) - right["without"]
     difference = float(gained.mean())
     half = 1.96 * math.sqrt(max(0.0, float((gained**2).mean()) - difference**2) / len(judged))

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import duckdb
 import msgspec
+import pytest
 
+from monitoring.datasets import synthetic
 from monitoring.datasets.build import BuiltSet, DatasetOptions
 from monitoring.datasets.build_job import ExportJob
 from monitoring.datasets.card import card_of
@@ -87,7 +89,26 @@ def test_synthetic_rows_are_measured_by_distance_and_by_leaving_them_out() -> No
     assert harmful["ablation"]["high"] < 0
     assert "with them on" in harmful["words"][2]
     assert measure_synthetic(built(made(30), heldout))["words"] == ["0.0% of the training rows are synthetic."]
-    assert "unknown" in measure_synthetic(built(made(30, "synthetic"), heldout))["words"][1]
+    few_real = measure_synthetic(built(made(30, "synthetic"), heldout))["words"][1]
+    assert few_real.startswith("Fewer than 20 are not")
+    few_made = measure_synthetic(built([*made(300), *made(5, "synthetic")], heldout))["words"][1]
+    assert few_made == "Those are fewer than 20: their distance and their use are unknown."
+
+
+def test_leaving_synthetic_rows_out_leaves_the_same_real_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more rows than are compared the first ones alone count: synthetic ones displace none of the real ones."""
+    monkeypatch.setattr(synthetic, "TEXTS_MAX", 100)
+    draw = random.Random(3)
+    right = [row(f"used {asked(draw)}", "no") for _ in range(25)] + [
+        row(f"new {asked(draw)}", "yes") for _ in range(25)
+    ]
+    wrong = [row(f"used {asked(draw)}", "yes") for _ in range(500)] + [
+        row(f"new {asked(draw)}", "no") for _ in range(9)
+    ]
+    told_of_first = [*right, *(row(asked(draw), "yes", "synthetic") for _ in range(50))]
+    heldout = [row(f"used {asked(draw)}", "no") for _ in range(30)]
+    cut = measure_synthetic(built(told_of_first, heldout))["ablation"]
+    assert measure_synthetic(built([*told_of_first, *wrong], heldout))["ablation"] == cut
 
 
 def test_the_page_has_every_figure_and_escapes_what_others_wrote() -> None:
