@@ -1,4 +1,4 @@
-"""Background jobs: each runs beside the requests, and is begun again when it fails."""
+"""Background jobs: each runs beside the requests, and is begun again when it fails or returns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as TimedOut
 
 from gateway.state.snapshot import SnapshotKeeper
 
@@ -26,7 +28,7 @@ STOP_SECONDS_MAX = 5.0
 
 @asynccontextmanager
 async def run_jobs(jobs: Mapping[str, Job], snapshot: SnapshotKeeper) -> AsyncIterator[None]:
-    """All jobs run while the block does. One that fails is logged and begun again; it takes nothing else down."""
+    """All jobs run while the block does. One that fails is logged, and takes nothing else down."""
     stopping, outage = asyncio.Event(), Outage(snapshot)
     jobs = {**jobs, "watch_outage": outage.watch}
     tasks = [
@@ -80,13 +82,18 @@ class Outage:
         self._snapshot = snapshot
         self._began_at: float | None = None
         self._failed_at = 0.0
+        self._met: set[tuple[str, type[RedisError]]] = set()
+        """Jobs, and the kinds of their faults in this outage."""
 
-    def failed(self, job: str, error: Exception) -> None:
+    def failed(self, job: str, error: RedisError) -> None:
         """A job has failed, and is tried again."""
         self._failed_at = time.monotonic()
         if self._began_at is None:
             self._began_at = self._failed_at
             log.warning("Redis can't be used: %s. Requests go on; jobs wait for it, such as %s", error, job)
+        elif not isinstance(error, (Disconnected, TimedOut)) and (job, type(error)) not in self._met:
+            log.warning("job %s: %s", job, error)
+        self._met.add((job, type(error)))
 
     async def watch(self) -> None:
         """Say so when it is over: Redis was read since, and no job has failed for a while."""
@@ -96,6 +103,7 @@ class Outage:
             if self._began_at is not None and quiet and self._snapshot.fresh_at > self._failed_at:
                 log.warning("Redis answers again, after %.0f s", self._failed_at - self._began_at)
                 self._began_at = None
+                self._met.clear()
 
 
 async def _again_and_again(name: str, job: Job, stopping: asyncio.Event, outage: Outage) -> None:
@@ -105,14 +113,19 @@ async def _again_and_again(name: str, job: Job, stopping: asyncio.Event, outage:
         try:
             await job()
         except Exception as error:
-            while isinstance(error, ExceptionGroup):
-                error = error.exceptions[0]  # it ended the others
-            if isinstance(error, (RedisError, ConnectionError, TimeoutError)):
-                outage.failed(name, error)
-            elif isinstance(error, OSError):
-                log.warning("job %s: %s", name, error)
-            else:
-                log.error("job %s failed", name, exc_info=error)
+            _tell(name, error, outage)
         lasted = time.monotonic() - began > RETRY_SECONDS_MAX
         wait_seconds = RETRY_SECONDS if lasted else min(2 * wait_seconds, RETRY_SECONDS_MAX)
         await asyncio.sleep(wait_seconds)
+
+
+def _tell(name: str, error: Exception, outage: Outage) -> None:
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions:
+            _tell(name, each, outage)
+    elif isinstance(error, RedisError):
+        outage.failed(name, error)
+    elif isinstance(error, OSError):
+        log.warning("job %s: %s", name, str(error) or type(error).__name__)
+    else:
+        log.error("job %s failed", name, exc_info=error)

@@ -69,7 +69,7 @@ class Monitoring:
         self._told_at = 0.0
 
     async def run(self) -> None:
-        """Judge and respond, step after step, until cancelled. Raises RedisError and MonitorFailed."""
+        """Judge and respond, step after step, until cancelled. Raises an ExceptionGroup."""
         quality = self._quality
         await asyncio.sleep(quality.services.settings.monitor.interval_seconds)  # the first requests have the cores
         summary = await quality.store.summary()
@@ -80,16 +80,13 @@ class Monitoring:
             redis_url=find_redis_address(quality.services.settings),
             retention_seconds=quality.services.settings.records.retention_seconds,
         )
-        try:
-            async with run_child(COMMAND) as process, asyncio.TaskGroup() as group:
-                group.create_task(self._keep_delivering())
-                group.create_task(self._keep_telling_budgets())
-                await process.give(msgspec.json.encode(begin) + b"\n")
-                while True:
-                    if not await self.step(process):
-                        await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        async with run_child(COMMAND) as process, asyncio.TaskGroup() as group:
+            group.create_task(self._keep_delivering())
+            group.create_task(self._keep_telling_budgets())
+            await process.give(msgspec.json.encode(begin) + b"\n")
+            while True:
+                if not await self.step(process):
+                    await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
 
     async def _keep_delivering(self) -> None:
         """Deliver what waits for the webhook, beside the steps: one that hangs keeps no judgement waiting."""
