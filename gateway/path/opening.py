@@ -41,7 +41,11 @@ async def open_answer(
         answer, failed = await attempt(services, policy, body, choice, ledger, begun, failures, scores)
         if failed is None:
             ledger.record.continued = int(begun is not None)
-            instead = _turned_down(services, policy, body, answer, ledger)
+            try:
+                instead = _turned_down(services, policy, body, answer, ledger)
+            except BaseException:
+                answer.close()
+                raise
             if instead is None:
                 return answer
             choice, failures, begun = instead, (), None
@@ -100,9 +104,9 @@ async def attempt(
     reading = begun.reading if begun is not None else None
     if demands is not None and demands.terms.checks and reading is None:
         reading = Reading(demands.strips, body.choices)
+    ledger.leave = services.fallback_caps.went(choice, ledger.leave, body, ledger.record)
     lease = replica.lease(began_at, choice.engine_model)
     answer = Answer(body.wire_format, choice, lease, begun, demands, reading, scores, failures)
-    ledger.leave = services.fallback_caps.went(choice, ledger.leave, body, ledger.record)
     try:
         await answer.begin(services, body, sent, headers, policy.limits)
     except EngineError as error:
@@ -163,11 +167,7 @@ def _turned_down(
     One that may not is closed, and neither its replica nor its version is at fault. Raises Problem where nobody else
     may or can answer.
     """
-    try:
-        check = judge_now(services, body, answer, ledger)
-    except BaseException:
-        answer.close()
-        raise
+    check = judge_now(services, body, answer, ledger)
     if check is None:
         if is_foreign(answer.choice) and ledger.record.contract_kept is False:
             ledger.label_broken_contract()

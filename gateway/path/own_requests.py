@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
@@ -37,29 +38,37 @@ def has_room(services: Services, view: FleetView, replica: ReplicaView) -> bool:
     return view.in_flight.get(replica.name, 0) + 1 <= LOAD_SHARE_MAX * replica.in_flight_max
 
 
-async def take_room(services: Services, choice: Choice, own_places: Counter[str], share: float) -> Lease | None:
+@asynccontextmanager
+async def take_room(
+    services: Services, choice: Choice, own_places: Counter[str], share: float
+) -> AsyncIterator[Lease | None]:
     """Take a place on the choice's replica before callers that wait; None where none is free in time.
 
-    `own_places` counts by replica the places that are taken so: at most this `share` of a replica. Whoever gets a
-    place counts it out again. It counts as under way at once, so that no caller gets the next one that is free. Where
-    callers would wait too long, they come first.
+    `own_places` counts by replica the places that are taken so while their blocks run: at most this `share` of a
+    replica. It counts as under way at once, so that no caller gets the next one that is free. Where callers would wait
+    too long, they come first. The block's user gives the lease back.
     """
     replica, places = services.fleet.replicas[choice.replica.name], choice.replica.in_flight_max
     held_max, until = max(1, int(share * places)), time.monotonic() + ROOM_SECONDS_MAX
     if not await _wait(
         lambda: own_places[replica.name] < held_max and services.admission.waiting <= WAITING_MAX * places, until
     ):
-        return None
+        yield None
+        return
     lease = replica.lease(time.monotonic(), choice.engine_model, probes=False)
     own_places[replica.name] += 1
     is_free = False
     try:
-        is_free = await _wait(lambda: replica.load <= places, until)
+        try:
+            is_free = await _wait(lambda: replica.load <= places, until)
+        finally:
+            if not is_free:
+                lease.give_back(time.monotonic())
+        yield lease if is_free else None
     finally:
-        if not is_free:
-            lease.give_back(time.monotonic())
-            own_places[replica.name] -= 1
-    return lease if is_free else None
+        own_places[replica.name] -= 1
+        if services.admission.waiting:
+            services.admission.call_next()
 
 
 async def _wait(is_so: Callable[[], bool], until: float) -> bool:
@@ -85,14 +94,13 @@ async def ask_beside(
     was taken for it (None: it takes one).
     """
     now = time.monotonic()
-    ledger = Ledger(record, now)
-    ledger.note_choice(choice, services.get_fingerprint(choice))
-    headers = {"Content-Type": "application/json", "X-Request-Id": record.id, "traceparent": ledger.traceparent}
     if lease is None:
         lease = services.fleet.replicas[choice.replica.name].lease(now, choice.engine_model, probes=False)
-    answer = Answer(body.wire_format, choice, lease)
     fault: str | None = None
-    with answer:
+    with Answer(body.wire_format, choice, lease) as answer:
+        ledger = Ledger(record, now)
+        ledger.note_choice(choice, services.get_fingerprint(choice))
+        headers = {"Content-Type": "application/json", "X-Request-Id": record.id, "traceparent": ledger.traceparent}
         try:
             with Deadline(limits.answer_timeout_seconds):
                 await answer.begin(services, body, sent, headers, limits)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from gateway.limits.fallback_caps import FallbackCaps
+from gateway.path import opening
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Stalls, Status, Tokens
 from tests.walks.acceptance_world import (
@@ -39,6 +41,30 @@ async def explained(gateway: RunningGateway, told: Any) -> str:
     async with gateway.http() as http:
         found = (await http.get(f"/v1/requests/{told.headers['x-request-id']}")).json()
     return "\n".join(found["explanation"])
+
+
+@both
+@pytest.mark.parametrize("where", ["before it is sent", "once it is rejected"])
+async def test_a_fault_of_the_gateway_leaves_no_place_at_a_replica_taken(
+    configure: Configure,
+    make_adapter: MakeAdapter,
+    small: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: bool,
+    where: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("a fault of ours")
+
+    async with judging(configure, make_adapter, CONTRACT_ENFORCED) as gateway:
+        small.answers[V1] = BROKEN
+        if where == "before it is sent":
+            monkeypatch.setattr(FallbackCaps, FallbackCaps.went.__name__, fail)
+        else:
+            monkeypatch.setattr(opening, "choose_after_rejection", fail)
+        told = await ask(gateway, stream)
+        assert (told.status, told.code) == (500, "internal_error")
+        assert {replica.in_flight for replica in gateway.services.fleet.replicas.values()} == {0}
 
 
 @both

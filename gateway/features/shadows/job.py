@@ -233,15 +233,8 @@ async def _ask(
     if not job.comes_first:
         return await ask_beside(services, choice, body, sent, record, limits)
     held_by_replica, share = shadows.trials.first_held, services.settings.tasks[job.task.name].monitor.shadow_room_share
-    lease = await take_room(services, choice, held_by_replica, share)
-    if lease is None:
-        return None
-    try:
-        return await ask_beside(services, choice, body, sent, record, limits, lease)
-    finally:
-        held_by_replica[choice.replica.name] -= 1
-        if services.admission.waiting:
-            services.admission.call_next()
+    async with take_room(services, choice, held_by_replica, share) as lease:
+        return await ask_beside(services, choice, body, sent, record, limits, lease) if lease is not None else None
 
 
 def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None) -> Choice | None:
