@@ -19,8 +19,8 @@ BANDS, HASHES_IN_BAND = 24, 6
 HASHES = BANDS * HASHES_IN_BAND
 CANDIDATES_MAX = 2000
 """Of one band: texts of one template fill it, and each is compared with the latest of them alone."""
-ESTIMATE_MARGIN = 0.12
-"""Three standard errors of an estimate from 144 hashes."""
+ESTIMATE_MARGIN = 0.15
+"""Five standard errors of an estimate from 144 hashes."""
 SHINGLES_AT_ONCE = 1 << 13
 SIGNATURES_MIN = 1 << 10
 Hashes = NDArray[np.uint64]

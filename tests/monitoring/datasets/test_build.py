@@ -196,6 +196,13 @@ def test_near_texts_are_found_among_many_and_no_others() -> None:
         assert number not in near or near[number] == pytest.approx(expected)
 
 
+def test_near_text_whose_hashes_are_unlike_by_chance_is_found() -> None:
+    """Of 144 hashes of these 105 are the same, where 122 are to be expected: about one pair in 8,000 has so few."""
+    index = NearIndex()
+    index.add(1, index.sketch("phpjf jzzvpitrpbrviaq"))
+    assert list(index.near(index.sketch("phpjf jzzvpitrpbrviaqobz"))) == [(1, 0.85)]
+
+
 def test_a_set_is_named_by_its_rows_and_written_once(tmp_path: Path) -> None:
     found = built(many(40))
     card = {"task": "returns"} | card_of(found, DatasetOptions(), KeptRows())
