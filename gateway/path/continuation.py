@@ -27,27 +27,44 @@ async def go_on(
     """
     answer.close()
     note_fault(services, answer.choice, failed, answer.failures, begun=True)
-    last = answer
+    since = len(ledger.parts)
+    try:
+        successor = await _find_successor(services, policy, body, answer, ledger, failed)
+    except BaseException:
+        del ledger.parts[since : since + 1]  # its own part was sent: it is the answer
+        ledger.drop_parts(services.prices, since)
+        raise
+    answer.take_over(successor)
+    ledger.record.continued += 1
+    ledger.note_choice(answer.choice, services.get_fingerprint(answer.choice))
+
+
+async def _find_successor(
+    services: Services, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger, failed: EngineError
+) -> Answer:
+    """Another engine's answer that goes on with this one, which broke. Each engine's part is noted as its own."""
+    broken = answer
     while True:
-        answer.failures = (*answer.failures, failure_of(last, failed))
-        step, begun = next_step(services, policy, body, last, failed, answer.failures, ledger)
+        answer.failures = (*answer.failures, failure_of(broken, failed))
+        step, begun = next_step(services, policy, body, broken, failed, answer.failures, ledger)
+        made, spent = begun.tokens - broken.tokens_before if begun else 0, broken.share(time.monotonic())
+        if made or broken is answer:
+            ledger.note_part(broken.choice.pool.name, made, spent)
+        else:
+            ledger.note_waste(services.prices, broken.choice.pool.name, spent)
         if isinstance(step, GiveUp) or begun is None:
             raise _broken(failed) from failed
-        if step.wait_seconds:
+        if step.wait_seconds:  # no part of the overhead, which ended with the commit
             await asyncio.sleep(step.wait_seconds)
-        other, fault = await attempt(services, policy, body, step.choice, ledger, begun, answer.failures, answer.scores)
-        if fault is None:
-            ledger.note_part(
-                answer.choice.pool.name, begun.tokens - answer.tokens_before, answer.share(time.monotonic())
-            )
-            ledger.record.continued += 1
-            ledger.note_choice(step.choice, services.get_fingerprint(step.choice))
-            answer.take_over(other)
-            return
-        ledger.note_waste(services.prices, other.choice.pool.name, other.share(time.monotonic()))
-        if isinstance(fault, RefusedByEngine):
-            raise _broken(failed) from fault
-        last, failed = other, fault
+        successor, error = await attempt(
+            services, policy, body, step.choice, ledger, begun, answer.failures, answer.scores
+        )
+        if error is None:
+            return successor
+        if isinstance(error, RefusedByEngine):
+            ledger.note_waste(services.prices, successor.choice.pool.name, successor.share(time.monotonic()))
+            raise _broken(failed) from error
+        broken, failed = successor, error
 
 
 def _broken(failed: EngineError) -> Problem:

@@ -236,11 +236,11 @@ class Ledger:
         """Note a part of the answer that another engine goes on with."""
         self.parts.append((pool, tokens, shared_seconds))
 
-    def drop_parts(self, prices: Prices) -> None:
-        """Nobody goes on with the parts that there are."""
-        for pool, _, shared_seconds in self.parts:
+    def drop_parts(self, prices: Prices, since: int = 0) -> None:
+        """Nobody goes on with the parts that there are, from that index on."""
+        for pool, _, shared_seconds in self.parts[since:]:
             self.note_waste(prices, pool, shared_seconds)
-        self.parts.clear()
+        del self.parts[since:]
 
     def note_commit(self, now: float) -> None:
         """The answer belongs to the caller from now on."""

@@ -116,6 +116,22 @@ async def test_a_stream_that_breaks_again_is_gone_on_with_again(world: World, sm
     assert [len(body["messages"][-1]["content"].split()) for body in prefilled(small)] == [20, 40]
 
 
+async def test_a_part_of_an_engine_that_went_on_and_failed_is_its_own(world: World, small: FakeEngine) -> None:
+    more = {"index": 0, "delta": {"content": " more"}, "finish_reason": None}
+    events = ({"id": "x", "model": "m", "choices": [more]}, {"error": {"message": "It broke.", "code": 500}})
+    data = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    async with world(**BOTH) as gateway:
+        small.faults.add(Tokens(60), Dies(20), model="returns@*", times=1)
+        small.faults.add(RawEvent(0, data), Dies(0), model="returns@*", times=1)
+        told = await ask(gateway, max_tokens=100)
+        record = await record_of(gateway, told.headers["x-request-id"])
+    assert (told.whole, told.words, len(record["attempts"])) == (True, 60, 3)
+    assert [len(body["messages"][-1]["content"].split()) for body in prefilled(small)] == [20, 21]
+    assert told.usage is not None
+    cost = told.usage["prompt_tokens"] * 3 + 20 + 21 + 2 * 60  # all three read the prompt and what there was before
+    assert record["cost_usd"] == pytest.approx(cost / 1e6)
+
+
 async def test_unreadable_event_is_told_where_another_engine_goes_on(world: World, small: FakeEngine) -> None:
     async with world(**BOTH) as gateway:
         small.faults.add(Tokens(60), RawEvent(20), Dies(40), model="returns@*", times=1)
