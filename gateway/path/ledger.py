@@ -340,7 +340,10 @@ def problem_of(services: Services, decision: Refusal, request: RoutingRequest, s
 
 
 def settle(services: Services, ledger: Ledger, now: float) -> None:
-    """Close the record and count it: the last step of every walk that found its caller, whatever became of it."""
+    """Close the record and count it: the last step of every walk that has a ledger, whatever became of it.
+
+    Where the caller hangs up within its body there is none.
+    """
     record = ledger.record
     record.duration_seconds = now - ledger.started_at
     if not record.stream:
