@@ -66,7 +66,8 @@ class RequestObserver:
 
     `draw` draws the request for what the feature does, once it is chosen where that goes. `watches` tells whether the
     text of the answer is needed once it has been sent. `answered` gets an answer that was sent, `rejected` one that was
-    rejected before; the last two arguments of both are the answer and its ledger.
+    rejected before; the last two arguments of both are the answer and its ledger. `draw` and `answered` may write their
+    own fields of the record; it is closed after them. One that raises before commit fails the request.
     """
 
     watches: Callable[[Policy, Choice, Record], bool]
