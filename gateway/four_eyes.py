@@ -20,7 +20,10 @@ FORMER_OWNERS = "former_owners"
 
 
 async def see_that_another_pushed(services: Services, admin: Caller, version: Version, step: str) -> None:
-    """Raises Problem (403) where the version was pushed with a key of this admin's; `what` is left to another one."""
+    """Raises Problem (403) where the version was pushed with a key of this admin's.
+
+    `step` is what another admin has to do.
+    """
     if services.settings.release.approver_must_differ and await _is_of(services, admin, version):
         text = f"{version.name} was pushed with a key of {admin.person}: another admin has to {step}."
         raise Problem("approver_must_differ", text)

@@ -25,7 +25,7 @@ class Failure:
     """An attempt that came to nothing before commit, `at` (monotonic seconds).
 
     `retry_after_seconds` is the engine's own word, if it gave it. `fragile`: the request has a pattern or a grammar of
-    its caller's, of which an engine may end. `status` is the HTTP status of the failure, None where there was none.
+    its caller's, which may crash an engine. `status` is the HTTP status of the failure, None where there was none.
     """
 
     kind: FaultKind

@@ -17,6 +17,7 @@ from serving.wakeable import wait_for_event
 
 LEASE_SECONDS = 10.0
 KEY = "apprentice:duty:"
+"""Its former name, which stays in Redis."""
 SCANNED_AT_ONCE = 1000
 
 TAKE = """

@@ -51,7 +51,7 @@ class RequestBody:
         self.clamped = ""
         """The bounds that took the place of what the caller asked for, as `name=tokens`."""
         self.fragile = False
-        """True if its engine has to compile a caller's pattern or grammar for it, of which an engine may end."""
+        """True if its engine has to compile a caller's pattern or grammar for it, which may crash an engine."""
         self.cache_salt: str | None = None
         """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""
         self.raw = b""

@@ -71,7 +71,7 @@ class Answer:
         self._splitter = EventSplitter(0)
         self._event_bytes_max = 0
         self.fragile = False
-        """True if what is asked may be what an engine ends of."""
+        """True if the request may crash its engine: it has a caller's own pattern or grammar."""
         self._choices = 1
         self._first = b""
         self._committed = begun is not None and begun.committed

@@ -22,6 +22,9 @@ from monitoring.quality.verdicts.quality import (
 )
 from serving.object_store import Change, LenientReader, Mirror, ObjectStore, change_together
 
+QUALITY_KIND = "health"
+"""Its former name, which stays in Redis."""
+
 
 class Monitored:
     """The latest judgements, as this gateway has read them. Its only mover is the job `follow_judgements`."""
@@ -31,14 +34,14 @@ class Monitored:
 
 
 class QualityStore:
-    """The object store `health`, and what was judged. Every method raises RedisError.
+    """The objects of QUALITY_KIND, and what was judged. Every method raises RedisError.
 
     A quality that can't be read is never written over: `of` raises Unreadable then.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
-        self.object_store = ObjectStore(redis, "health")
+        self.object_store = ObjectStore(redis, QUALITY_KIND)
         self._judged = ObjectStore(redis, JUDGEMENTS_KEY.removeprefix("apprentice:"))
         self._judgements = Mirror(self._judged, lambda _, raw: msgspec.convert(raw, Judgement), keeps=False)
         self._reader = LenientReader()

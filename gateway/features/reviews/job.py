@@ -78,7 +78,7 @@ async def _keep_one_by_one(reviews: Reviews) -> None:
         is_kept = False
         try:
             is_kept = await _keep(reviews, drawn)
-        except (RedisError, OSError):  # the snapshot's job tells of that
+        except (RedisError, OSError):  # an outage: the job `tell_presence` fails as well, and the log has it
             pass
         except Exception:
             log.exception("a review was not kept", extra={"request_id": drawn.sent.record.id})
