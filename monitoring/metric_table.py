@@ -184,8 +184,9 @@ class MetricFamilies:
         "actions", "Actions of the monitor, undone ones too.", ("task", "kind"), "T*15 + 16",
     )
     monitor_unmatched: Counter = declare("feedback", "Feedback read after its record was gone.")
-    monitor_judged_at_seconds: Gauge = declare("Unix seconds", "Unix time of the last judgement of all versions.")
+    monitor_judged_at_seconds: Gauge = declare("Unix seconds", "Unix time of the last judgement.")
     monitor_behind_seconds: Gauge = declare("seconds", "Age of the oldest unread evidence.")
+    monitor_unjudged: Gauge = declare("versions", "Versions that can't be judged.")
     shadow_queue_length: Gauge = declare("requests", "Requests that wait for a shadow.", merged="sum")
     shadow_queue_max: Gauge = declare("requests", "Most requests that may wait for a shadow.", merged="sum")
     shadow_share_ratio: Gauge = declare(

@@ -144,6 +144,7 @@ def fill_what_no_task_has(meters: Meters, replicas_count: int) -> None:
     for gauge in ("monitor_judged_at_seconds", "monitor_behind_seconds", "shadow_queue_length", "shadow_queue_max"):
         getattr(meters, gauge).set(1)
     meters.webhooks.add(1, "sent")
+    meters.monitor_unjudged.set(1)
     meters.monitor_unmatched.add(1)
     meters.requests_shed.add(1, "queue_full")
     meters.queue_length.set(1, "batch")

@@ -25,6 +25,7 @@ from monitoring.quality.signals.child_messages import (
 from monitoring.quality.signals.run import Monitor
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
 from tests.monitoring.monitor_child import (
+    METRICS,
     PLAN,
     STEP,
     V3,
@@ -276,6 +277,25 @@ async def test_a_baseline_on_the_object_store_is_taken_when_the_state_has_moved(
     judged = monitor.step(STEP)
     assert judged.unreadable == 1
     assert feedback_of(judged.judgements[V3]).baseline == {**held, "wrong": 5.0, "of": 100.0, "rate": 0.05}
+
+
+async def test_a_version_that_can_not_be_judged_is_named_at_each_step(redis: Redis, begin: Begin) -> None:
+    await some_traffic(redis, 10)
+    monitor = Monitor(begin)
+    assert V3 in to_the_end(monitor)
+    assert monitor._reckoning is not None
+    whole = monitor._reckoning.watches[V3]
+    assert whole.complaints is not None
+    damaged = msgspec.structs.replace(whole.complaints.detectors.whole, cohorts=())
+    detectors = msgspec.structs.replace(whole.complaints.detectors, whole=damaged)
+    complaints = msgspec.structs.replace(whole.complaints, detectors=detectors)
+    monitor._reckoning.watches[V3] = msgspec.structs.replace(whole, complaints=complaints)
+    other = msgspec.structs.replace(STEP, metrics={**METRICS, "more": METRICS["correct"]})
+    for step in (other, STEP, STEP):
+        judged = monitor.step(step)
+        assert (judged.unjudged, list(judged.judgements)) == ([V3], [])
+    monitor._reckoning.watches[V3] = whole
+    assert monitor.step(other).unjudged == []
 
 
 async def test_only_what_is_new_is_judged(redis: Redis, begin: Begin) -> None:

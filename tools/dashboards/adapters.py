@@ -70,8 +70,11 @@ def _versions(board: Board) -> None:
         steps = ((None, "text"), (1, colour))
         description = f"Versions that served within the hour and are {name}, by the monitor or an admin's word."
         count = Query(f"count({found}) or vector(0)")
-        board.add(make_figure(f"How many {name}?", description, "none", count, steps=steps), 4, 4)
+        board.add(make_figure(f"How many {name}?", description, "none", count, steps=steps), 3, 4)
     board.add(make_figure(
+        "How many unjudged?", "Versions that can't be judged: their verdicts stand still. The gateways' logs say why.",
+        "none", Query(take_max("apprentice_monitor_unjudged")), steps=((None, "text"), (1, "red")),
+    ), 3, 4).add(make_figure(
         "When were they judged?",
         "Time since the monitor last judged all versions. Verdicts stand still meanwhile.",
         "s", Query(f"time() - {take_max('apprentice_monitor_judged_at_seconds')}"),

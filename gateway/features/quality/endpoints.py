@@ -253,6 +253,7 @@ def read_situation(
         judgements={name: judged for name, judged in judgements.items() if judged.task == task and name in placed},
         judged_at=summary.at or None,
         behind_seconds=summary.behind_seconds,
+        unjudged=[name for name in summary.unjudged if name in placed],
         review_by={
             name: due for name, version in placed.items() if (due := read_review_due(version.manifest)) is not None
         },

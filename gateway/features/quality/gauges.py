@@ -55,6 +55,7 @@ def read_monitor_gauges(quality: Quality) -> None:
     meters.judge_agreement_ratio.read_from(lambda: _judge_agreement(quality))
     meters.monitor_judged_at_seconds.read_from(lambda: quality.monitored.summary.at)
     meters.monitor_behind_seconds.read_from(lambda: quality.monitored.summary.behind_seconds)
+    meters.monitor_unjudged.read_from(lambda: len(quality.monitored.summary.unjudged))
 
 
 def with_a_role(policy: Policy) -> frozenset[str]:

@@ -184,6 +184,7 @@ class Monitoring:
             writing=writing,
             unreadable=self._unreadable,
             unmatched=self._unmatched,
+            unjudged=judged.unjudged,
         )
         await self._quality.store.tell(self._summary, new, gone)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from monitoring.quality.explanations import savings
@@ -62,6 +62,15 @@ def list_caveats(
                 "The task's check degraded is not enforced: the monitor tells, and shifts no share by itself."
             )
     return caveats
+
+
+def list_unjudged(names: Iterable[str], judgements: Mapping[str, Judgement]) -> Iterator[str]:
+    """A sentence on each version that can't be judged."""
+    for name in names:
+        last = (
+            f"its last judgement is of {format_moment(judgements[name].at)}" if name in judgements else "it never was"
+        )
+        yield f"{name} can't be judged: {last}. The gateways' logs say why at `the state of {name}`."
 
 
 def has_stopped(judged_at: float | None, now: float) -> bool:

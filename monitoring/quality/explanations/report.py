@@ -41,10 +41,9 @@ ARMS: Mapping[str, str] = {
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
     """All that there is to tell of. Times are Unix seconds.
 
-    `judged_at` is when the monitor last judged (None: never), and `behind_seconds` the age of what it has not read.
-    `review_by` says of versions when their owner has to look at them, `retraining` names the task's open requests to
-    train. `around` is what stands between the versions and their callers, `notes` what others say of those who
-    label, and of steps past the gate.
+    `judged_at` is when the monitor last judged (or None), `behind_seconds` the age of what it has not read. It can't
+    judge the versions `unjudged`. `review_by` says when a version's owner has to look at it, `retraining` names open
+    requests to train. `around` stands between versions and callers; `notes` are on labellers and steps past the gate.
     """
 
     task: str
@@ -55,6 +54,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     judgements: dict[str, Judgement] = {}
     judged_at: float | None = None
     behind_seconds: float = 0.0
+    unjudged: list[str] = []
     review_by: dict[str, float] = {}
     retraining: list[str] = []
     around: Obstacles = Obstacles()
@@ -94,6 +94,7 @@ def make_report(of: Situation) -> TaskReport:
         done=list(_done(of)),
         next=list(dict.fromkeys(_next(of, name, quality, judged))) or ["Nothing: it is watched."],
         caveats=[
+            *caveats.list_unjudged(of.unjudged, of.judgements),
             *caveats.list_caveats(
                 of.quality, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
             ),

@@ -80,7 +80,8 @@ class Watches:
     """The watches of all versions, and the notes of requests, as far as they are needed. Owner of both in memory.
 
     `moved` and `noted` name those that were changed since they were last cleared, `unreadable` counts entries that no
-    watch could take and watches that can't be moved or judged, `unmatched` feedback whose record is gone.
+    watch could take and watches that can't be moved or judged, `unmatched` feedback whose record is gone. `unjudged`
+    names the versions that could not be judged when it was last tried.
     """
 
     def __init__(self, epoch: str) -> None:
@@ -91,6 +92,7 @@ class Watches:
         self.noted: set[str] = set()
         self.unreadable = 0
         self.unmatched = 0
+        self.unjudged: set[str] = set()
         self._failing: set[str] = set()
         self._streams: dict[str, SignalCounts] = {}
         self._all_streams = SignalCounts()
@@ -103,6 +105,7 @@ class Watches:
         for name, version in step.versions.items():
             if version.state == RETIRED:
                 self.watches.pop(name, None)
+                self.unjudged.discard(name)
                 continue
             if version.task not in step.tasks:
                 continue
@@ -196,6 +199,11 @@ class Watches:
                 judgements[name] = judging.judge(state, task.plan, budget, at, task.previous_version)
             except Exception:
                 self._fails(name)
+                self.unjudged.add(name)
+                continue
+            if name in self.unjudged:  # if it fails again, that is told again
+                self.unjudged.remove(name)
+                self._failing.discard(name)
         return judgements
 
     def canaries(self, at: float) -> dict[str, rollout.Verdict]:

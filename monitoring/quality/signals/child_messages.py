@@ -84,7 +84,7 @@ class JudgedStep(msgspec.Struct, kw_only=True):
     judged by a plan, but for one that can't be judged. `at` is Redis's clock. `read` counts entries,
     `more` says that there are more, or that not all time has passed for all versions, `behind_seconds` is the age of
     the oldest that is not read. `unreadable` counts entries and states that could not be read, `unmatched` feedback
-    whose record is gone.
+    whose record is gone. `unjudged` names the versions that can't be judged: their last judgement stands.
     """
 
     judgements: dict[str, Judgement] = {}
@@ -95,4 +95,5 @@ class JudgedStep(msgspec.Struct, kw_only=True):
     behind_seconds: float = 0.0
     unreadable: int = 0
     unmatched: int = 0
+    unjudged: list[str] = []
     error: str = ""

@@ -158,6 +158,7 @@ class Monitor:
             behind_seconds=max(0.0, (batch.now_ms - batch.left_ms) / 1000) if batch.more else 0.0,
             unreadable=reckoning.unreadable + self._unreadable,
             unmatched=reckoning.unmatched,
+            unjudged=sorted(reckoning.unjudged),
         )
 
     def _to_judge(self, reckoning: Watches, step: MonitorStep, moved: set[str], at: float) -> list[str]:

@@ -347,7 +347,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     `at` is when it last judged, in Unix seconds; `behind_seconds` the age of the oldest entry that it has not read;
     `writing` counts the writings of judgements, `unreadable` what could not be read, and `unmatched` feedback that no
-    record was there for any more: so it counts for no version.
+    record was there for any more: so it counts for no version. The versions `unjudged` can't be judged.
     """
 
     at: float
@@ -355,6 +355,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     writing: int = 0
     unreadable: int = 0
     unmatched: int = 0
+    unjudged: list[str] = []
     judgements: dict[str, Judgement] = {}
 
 

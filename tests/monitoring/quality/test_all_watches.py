@@ -167,6 +167,12 @@ def test_a_state_that_can_not_be_reckoned_with_stops_none_of_the_others(
         reckoning.begin(both_versions(), BASELINES)
         assert reckoning.judged([V2, V3], MORNING + 2e5).keys() == {V3}
     assert reckoning.unreadable == len(caplog.records) == 1
+    broken = reckoning.watches[V2]
+    assert reckoning.unjudged == {V2}
+    for count, (state, unjudged) in enumerate(((known, set()), (broken, {V2})), start=1):
+        reckoning.watches[V2] = state
+        reckoning.judged([V2, V3], MORNING + 2e5)
+        assert (reckoning.unjudged, len(caplog.records)) == (unjudged, count)
 
 
 def test_the_order_in_which_entries_are_given_does_not_matter(whole: tuple[Traffic, dict[str, bytes]]) -> None:

@@ -194,6 +194,11 @@ def test_a_monitor_that_is_behind_is_told() -> None:
     assert caveat.startswith("The monitor is 2 hours behind")
 
 
+def test_a_version_that_can_not_be_judged_is_told_with_when_it_last_was() -> None:
+    caveat = make_report(of(single(HEALTHY), JUDGED, unjudged=["returns@v3"])).caveats[0]
+    assert caveat.startswith("returns@v3 can't be judged: its last judgement is of 2026-11-26 ")
+
+
 def test_the_step_to_take_back_is_the_last_move_of_that_version() -> None:
     others = [
         Action(id="a-1", at=NOW, kind="pause_canary", version="returns@v4", because=""),

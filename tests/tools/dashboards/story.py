@@ -289,6 +289,7 @@ def _stand(gateway: Gateway, busy: float, at: float, passed: float) -> None:
     meters.redis_up.set(1)
     meters.build_info.set(1, "0.1.0")
     meters.monitor_judged_at_seconds.set(at - draw.random())
+    meters.monitor_unjudged.set(0)
     meters.monitor_behind_seconds.set(2 * draw.random())
     meters.shadow_queue_length.set(draw.randrange(20))
     meters.shadow_queue_max.set(256)
