@@ -136,15 +136,19 @@ def _asked_rightly(request: Request, caller: Caller) -> Caller:
     return caller
 
 
-LEVELS: tuple[tuple[Role, ...], ...] = (
-    ("admin",),
-    ("operator", "admin"),
-    ("reviewer", "operator", "admin"),
-    ("sidecar", "operator", "admin"),
+admin_of = _let_in("admin")
+operator_of = _let_in("operator", "admin")
+reviewer_of = _let_in("reviewer", "operator", "admin")
+sidecar_of = _let_in("sidecar", "operator", "admin")
+ROLES_OF: Mapping[Callable[..., Caller], tuple[Role, ...]] = MappingProxyType(
+    {
+        admin_of: ("admin",),
+        operator_of: ("operator", "admin"),
+        reviewer_of: ("reviewer", "operator", "admin"),
+        sidecar_of: ("sidecar", "operator", "admin"),
+    }
 )
-ROLES_OF: Mapping[Callable[..., Caller], tuple[Role, ...]] = MappingProxyType({_let_in(*each): each for each in LEVELS})
 """Roles that may call, by the dependency of an endpoint; for the document."""
-admin_of, operator_of, reviewer_of, sidecar_of = ROLES_OF
 Identified = Annotated[Caller, Depends(identified_of)]
 Admin = Annotated[Caller, Depends(admin_of)]
 Operator = Annotated[Caller, Depends(operator_of)]

@@ -30,8 +30,7 @@ def read_gauges(services: Services) -> None:
     meters.replica_up.read_from(lambda: _by_replica(services, lambda replica: replica.up))
     meters.queue_length.read_from(services.admission.waiting_by_priority)
     meters.configuration_loaded_at_seconds.read_from(lambda: services.deployment.loaded_at)
-    breaker = lambda replica: BREAKER_STATES[replica.breaker_state(time.monotonic())]  # noqa: E731
-    meters.breaker_state.read_from(lambda: _by_replica(services, breaker))
+    meters.breaker_state.read_from(lambda: _by_replica(services, _measure_breaker))
     meters.in_flight.read_from(lambda: _by_replica(services, lambda replica: replica.in_flight))
     meters.tasks.read_from(lambda: float(len(asyncio.all_tasks())))
     meters.processes.read_from(lambda: 1.0)
@@ -67,6 +66,10 @@ async def _measured(meters: Meters) -> bytes:
 
 async def _totals(meters: Meters) -> bytes:
     return msgspec.msgpack.encode(meters.totals())
+
+
+def _measure_breaker(replica: Replica) -> float:
+    return BREAKER_STATES[replica.breaker_state(time.monotonic())]
 
 
 def _by_replica(services: Services, value: Callable[[Replica], float]) -> dict[tuple[str, ...], float]:

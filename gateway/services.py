@@ -212,9 +212,9 @@ class Services:
         """This gateway's lease of a background job; `place` tells those apart that each data folder has."""
         return JobLease(self.redis, self.snapshot, self.control.passes, job, self.name, lease_seconds, place)
 
-    def begin_step(self, actor: str = "system") -> AuditedStep:
-        """A change by this actor (a caller's public id), in one step with its audit entries. All under /admin are
-        made through one."""
+    def begin_step(self, actor: str) -> AuditedStep:
+        """A change by this actor (a caller's public id, or `system`), in one step with its audit entries. All under
+        /admin are made through one."""
         return AuditedStep(self.redis, self.control.audit, actor)
 
     async def renew_certificates(self) -> list[str]:

@@ -1,4 +1,5 @@
-"""Names that prove themselves: request ids, and the keyed digests of texts. Beside them ids that sort by their time.
+"""Names that prove themselves: request ids, and the keyed digests of texts. Beside them ids that sort by their time,
+and raters' names.
 
 A request id is a UUIDv7 (RFC 9562) with a short MAC, so that any gateway can tell a genuine id it has never seen. Half
 of the MAC tells that the id is ours, half whose request it names.
@@ -75,3 +76,8 @@ def strip_id(text: str) -> str:
 def digest(secret: bytes, data: bytes) -> str:
     """The keyed digest that stands on records: it proves a text to whoever has it, and tells nobody else of it."""
     return hashlib.blake2b(data, key=secret, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def name_rater(caller: str, rater: str | None) -> str:
+    """The name of a rater among those of all callers; a caller who names none is its own rater."""
+    return caller if rater is None else f"{caller}\n{rater}"

@@ -144,9 +144,11 @@ def baseline(
     of_class: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Of this class alone.")] = None,
 ) -> None:
     """Set the baseline of a version's signal, or remove it."""
-    from gateway.cli.calibration import count_differences
+    calibration = None
+    if calibrate is not None:
+        from gateway.cli.calibration import count_differences
 
-    calibration = None if calibrate is None else count_differences(calibrate)
+        calibration = count_differences(calibrate)
     body = as_body(signal=signal, reason=reason, accept=accept, remove=remove or None, wrong=wrong, of=of)
     body |= as_body(evaluation=evaluation, calibration=calibration, of_class=of_class)
     answer = api.post(_path(task, version, "baseline"), body)

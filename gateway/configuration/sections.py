@@ -94,7 +94,7 @@ class BodySection(Section):
         "refuse", description="Unknown or forbidden fields are an error, or left out."
     )
     max_tokens_over: TokensOver = Field(
-        "refuse", description="Too many requested tokens are an error, or bounded; in messages always bounded."
+        "refuse", description="Too many requested tokens are an error, or bounded, always at /v1/messages."
     )
 
 

@@ -19,10 +19,24 @@ GATEWAY_ALONE = frozenset({"priority", "request_id", "cache_salt"})
 """Fields that engines take and only the gateway may set."""
 ON_REQUEST = frozenset(
     {
-        *("kv_transfer_params", "vllm_xargs", "chat_template", "chat_template_kwargs", "mm_processor_kwargs"),
-        *("documents", "add_generation_prompt", "continue_final_message", "ignore_eos", "prompt_logprobs", "echo"),
-        *("allowed_token_ids", "logprob_token_ids", "bad_words", "return_token_ids", "truncate_prompt_tokens"),
-        *("include_reasoning", "thinking_token_budget"),
+        "kv_transfer_params",
+        "vllm_xargs",
+        "chat_template",
+        "chat_template_kwargs",
+        "mm_processor_kwargs",
+        "documents",
+        "add_generation_prompt",
+        "continue_final_message",
+        "ignore_eos",
+        "prompt_logprobs",
+        "echo",
+        "allowed_token_ids",
+        "logprob_token_ids",
+        "bad_words",
+        "return_token_ids",
+        "truncate_prompt_tokens",
+        "include_reasoning",
+        "thinking_token_budget",
     }
 )
 """Fields that a task, or a pool that is named as the model, must allow by name."""
@@ -36,13 +50,26 @@ NEVER_WITH_ADAPTERS = frozenset({"prompt_logprobs"})
 """Fields that end a vLLM process which has adapters loaded. So does `echo` with `logprobs`."""
 OPENAI_SAMPLING = frozenset(
     {
-        *("max_tokens", "n", "temperature", "top_p", "frequency_penalty", "presence_penalty"),
-        *("seed", "stop", "logit_bias"),
+        "max_tokens",
+        "n",
+        "temperature",
+        "top_p",
+        "frequency_penalty",
+        "presence_penalty",
+        "seed",
+        "stop",
+        "logit_bias",
     }
 )
 SAMPLING = OPENAI_SAMPLING | {
-    *("max_completion_tokens", "top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens"),
-    *("include_stop_str_in_output", "skip_special_tokens"),
+    "max_completion_tokens",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "stop_token_ids",
+    "min_tokens",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
 }
 _MODEL_AND_FORM = frozenset({"model", "stream", "stream_options", "logprobs", "response_format", "structured_outputs"})
 KNOWN_ANYWHERE = SAMPLING | KEPT_HERE | HINTS | _MODEL_AND_FORM
@@ -50,27 +77,58 @@ KNOWN_ANYWHERE = SAMPLING | KEPT_HERE | HINTS | _MODEL_AND_FORM
 OPENAI_ANYWHERE = OPENAI_SAMPLING | {"model", "stream", "stream_options", "logprobs"}
 """Fields of all formats in OpenAI's own API."""
 GOES_ON = KEPT_HERE | {
-    *("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens"),
-    *("temperature", "top_p", "top_k", "min_p", "seed", "n", "logit_bias", "skip_special_tokens", "cache_salt"),
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "n",
+    "logit_bias",
+    "skip_special_tokens",
+    "cache_salt",
 }
 """Fields whose meaning holds for the rest of an answer too, when another engine goes on with it."""
 SHAPES_THE_ANSWER = frozenset({"response_format", "structured_outputs"})
 """Fields without which an answer would have another form than its caller reads."""
 NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
-        **dict.fromkeys(("include_stop_str_in_output", "ignore_eos", "continue_final_message", "echo"), (False,)),
-        **dict.fromkeys(("prompt_logprobs", "return_token_ids", "return_tokens_as_token_ids"), (False,)),
-        **dict.fromkeys(("use_beam_search", "early_stopping"), (False,)),
-        **dict.fromkeys(("skip_special_tokens", "add_generation_prompt", "include_reasoning"), (True,)),
-        "spaces_between_special_tokens": (True,),
-        **dict.fromkeys(("min_p", "min_tokens", "priority"), (0,)),
-        **dict.fromkeys(("repetition_penalty", "length_penalty"), (1,)),
-        **dict.fromkeys(("stop_token_ids", "documents", "bad_words", "functions"), ([],)),
-        **dict.fromkeys(("chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs"), ({},)),
-        **dict.fromkeys(("vllm_xargs", "kv_transfer_params"), ({},)),
         "top_k": (0, -1),
-        "thinking_token_budget": (-1,),
+        "min_p": (0,),
+        "repetition_penalty": (1,),
+        "min_tokens": (0,),
+        "stop_token_ids": ([],),
+        "include_stop_str_in_output": (False,),
+        "skip_special_tokens": (True,),
+        "ignore_eos": (False,),
+        "add_generation_prompt": (True,),
+        "continue_final_message": (False,),
         "response_format": ({"type": "text"},),
+        "echo": (False,),
+        "prompt_logprobs": (False,),
+        "priority": (0,),
+        "chat_template_kwargs": ({},),
+        "mm_processor_kwargs": ({},),
+        "media_io_kwargs": ({},),
+        "vllm_xargs": ({},),
+        "kv_transfer_params": ({},),
+        "documents": ([],),
+        "bad_words": ([],),
+        "return_token_ids": (False,),
+        "return_tokens_as_token_ids": (False,),
+        "include_reasoning": (True,),
+        "thinking_token_budget": (-1,),
+        "spaces_between_special_tokens": (True,),
+        "use_beam_search": (False,),
+        "early_stopping": (False,),
+        "length_penalty": (1,),
+        "functions": ([],),
         "function_call": ("none",),
         "modalities": (["text"],),
         "verbosity": ("medium",),
@@ -179,6 +237,7 @@ class ToolFunction(msgspec.Struct):
     """A function that a tool stands for; its parameters go to the engine as they came."""
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
+    strict: bool | None = None
 
 
 class Tool(msgspec.Struct):

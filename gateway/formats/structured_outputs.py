@@ -102,8 +102,15 @@ def _constructs(fields: Mapping[str, Raw], read: Fields) -> Iterator[Construct]:
         if read.response_format.type == "structural_tag":
             yield Construct("structural_tag", "response_format")
         yield from _inside("response_format", fields["response_format"])
-    if read.tools and (read.tool_choice == "required" or isinstance(read.tool_choice, ToolChoice)):
-        yield from _inside("tools", fields["tools"])  # else an engine compiles nothing of them
+    if read.tools and _compiles_tools(read):
+        yield from _inside("tools", fields["tools"])
+
+
+def _compiles_tools(read: Fields) -> bool:
+    """True if an engine compiles the schemas of the tools: for a call that has to come, and of strict ones always."""
+    if read.tool_choice == "required" or isinstance(read.tool_choice, ToolChoice):
+        return True
+    return any(tool.function is not None and tool.function.strict for tool in read.tools or ())
 
 
 def _inside(param: str, raw: Raw | bytes) -> Iterator[Construct]:

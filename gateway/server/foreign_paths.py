@@ -18,7 +18,7 @@ WITHOUT_PREFIX = ("/chat/completions", "/completions", "/models", "/responses", 
 def explain_path(path: str) -> str:
     """The message for an address that is not offered."""
     if path == "/":
-        return f"{NOWHERE} The API begins at /v1, pages for people at /console."
+        return f"{NOWHERE} The API begins at /v1; pages for people, where they are on, at /console."
     if path.startswith("/v1/v1/"):
         return f"{NOWHERE} `/v1` is there twice: OpenAI's clients want it in the base URL, Anthropic's add it."
     for address in WITHOUT_PREFIX:

@@ -121,7 +121,7 @@ class Listener:
         try:
             exchange.caller = self.application.identify(exchange)
         except Problem as problem:
-            if place == "open" and (path == CONSOLE_PATH or path.startswith(CONSOLE_PATH + b"/")):
+            if place == "open" and (path in (b"/", CONSOLE_PATH) or path.startswith(CONSOLE_PATH + b"/")):
                 return None  # its people have a session
             return problem
         if place != "open" and exchange.caller.role not in ("operator", "admin"):

@@ -26,8 +26,8 @@ import msgspec
 from monitoring.evaluation.comparing import normalize
 from monitoring.evaluation.forms import write_demonstration
 from monitoring.feedback import Feedback
+from monitoring.ids import name_rater
 from monitoring.metric_values import Metric, is_bad, measure_badness
-from monitoring.quality.detectors.raters import name_rater
 from monitoring.quality.verdicts.plan import Plan
 
 LabelValue = Literal["right", "wrong", "unresolved"]
@@ -65,6 +65,7 @@ class RequestLabel(msgspec.Struct, frozen=True, kw_only=True):
     wrong: int = 0
     reviewers: int = 1
     is_waiting: bool = False
+    is_resolved: bool = False
 
     @property
     def is_disputed(self) -> bool:
@@ -165,6 +166,7 @@ def _resolved(label: RequestLabel, resolution: RaterJudgement) -> RequestLabel:
         words=f"resolved as {value}{before}",
         badness=resolution.badness,
         demonstration=resolution.demonstration,
+        is_resolved=True,
     )
 
 

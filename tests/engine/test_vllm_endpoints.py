@@ -48,7 +48,7 @@ EVENT = {
     "additionalProperties": False,
 }
 WEATHER = {"type": "object", "properties": {"city": {"enum": ["Berlin", "Vienna"]}}, "required": ["city"]}
-TOOL = {"name": "get_weather", "description": "The weather in a city."}
+TOOL = {"name": "get_weather", "description": "The weather in a city.", "strict": True}
 HISTORIES: dict[str, list[dict[str, Any]]] = {
     "chat": [
         {"role": "system", "content": "Finish the answer with QED."},

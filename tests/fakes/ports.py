@@ -10,7 +10,8 @@ import socket
 PORTS = range(20_000, 32_000)
 """Below those that the system gives to whoever asks for any: it gives none of them away before it is bound."""
 WORKERS = 16
-_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % WORKERS
+_run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))  # runs beside each other start elsewhere
+_worker = (sum(_run.encode()) + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])) % WORKERS
 _not_given = random.SystemRandom().sample(PORTS[_worker::WORKERS], len(PORTS) // WORKERS)
 
 

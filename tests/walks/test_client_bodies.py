@@ -19,7 +19,7 @@ from tests.walks.gateway import RunningGateway, run_gateway
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 SETTINGS: dict[str, Any] = {"parameters_allowed": ["ignore_eos"], "n_max": 4, "max_tokens_max": 512}
-SETTINGS |= {"unknown_fields": "drop", "max_tokens_over": "clamp"}
+SETTINGS |= {"unknown_fields": "drop"}
 TEXT = "Is a sealed toaster refunded after 3 days?"
 GUIDELLM: dict[str, Any] = {
     "model": "returns",
@@ -298,10 +298,14 @@ async def test_a_batch_of_lm_eval_is_taken_up_to_the_bound(measured: RunningGate
     assert (beyond.status_code, beyond.json()["error"]["param"]) == (400, "prompt")
 
 
-async def test_arguments_of_tasks_of_lm_eval_are_dropped_or_clamped_and_told(measured: RunningGateway) -> None:
+async def test_arguments_of_tasks_of_lm_eval_are_dropped_or_clamped_and_told(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
     body = LM_EVAL | {"messages": PARTS, "max_tokens": 32_768, "num_beams": 1, "max_new_tokens": 512}
-    async with measured.http() as http:
-        answer = await http.post(CHAT, json=body)
+    async with run_gateway(configure(tasks={"returns": SETTINGS | {"max_tokens_over": "clamp"}})) as running:
+        await running.place(make_adapter(1))
+        async with running.http() as http:
+            answer = await http.post(CHAT, json=body)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-apprentice-dropped"] == "max_new_tokens,num_beams"
     assert answer.headers["x-apprentice-clamped"] == "max_tokens=512"

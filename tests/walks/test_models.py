@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import httpx
 import openai
 import pytest
 from anthropic import AsyncAnthropic
@@ -85,11 +86,19 @@ ADDRESSES_NOT_OFFERED = [
     ("POST", "/chat/completions", "Did you mean /v1/chat/completions?"),
     ("POST", "/completions", "Did you mean /v1/completions?"),
     ("GET", "/models", "Did you mean /v1/models?"),
-    ("GET", "/", "pages for people at /console"),
     ("POST", "/v1/v1/chat/completions", "is there twice"),
     ("POST", "/v1/chat/completions/", "the slash at its end"),
     ("POST", "/v1/nothing", "There is nothing at this address."),
 ]
+
+
+async def test_the_root_says_where_the_api_and_the_pages_are_without_a_key(gateway: RunningGateway) -> None:
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        answer = await http.get("/")
+    assert answer.status_code == 404
+    assert (
+        "The API begins at /v1; pages for people, where they are on, at /console." in answer.json()["error"]["message"]
+    )
 
 
 async def test_an_address_that_is_not_offered_says_what_to_use(

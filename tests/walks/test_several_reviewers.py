@@ -77,6 +77,7 @@ async def test_two_reviewers_judge_unseen_and_a_dispute_is_resolved(several: Run
         decision = {"value": False, "comment": "Opened by jo@shop.example.", "demonstration": "refuse"}
         resolved = await admin.post(path, json=decision)
         assert resolved.json()["label"]["words"] == "resolved as wrong; 1 of 2 said wrong"
+        assert resolved.json()["label"]["is_resolved"] is True
         assert await find_in_redis(several.services.redis, b"jo@shop.example") == []
         assert (await admin.post(path, json={"value": True, "comment": "x"})).json()["error"]["code"] == "no_review"
         assert (await third.get(DISPUTED)).json()["count"] == 0

@@ -58,7 +58,6 @@ def build_command(options: EngineOptions) -> list[str]:
     command += ["--max-model-len", str(options.max_model_len)]
     command += ["--shutdown-timeout", str(options.shutdown_timeout_seconds)]
     command += ["--enable-auto-tool-choice", "--tool-call-parser", options.tool_call_parser]
-    command += ["--tool-strict-level", "parameter"]  # without it a call that a client asks for may have any arguments
     command += ["--disable-uvicorn-access-log"]
     if options.on_gpu:
         return [*command, "--gpu-memory-utilization", f"{options.memory_share:.2f}"]

@@ -104,7 +104,7 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
         )
         after = msgspec.to_builtins({**baselines, SIGNAL: baseline})
         audited_fields = {"signal": SIGNAL, **after[SIGNAL]}
-        step = evaluations.services.begin_step()
+        step = evaluations.services.begin_step("system")
         step.note("monitor.baseline", ended.version, after=audited_fields, generation=generation + 1)
         with contextlib.suppress(Stale):  # an admin has set one at this moment: it is looked at again
             await step.take([Change(evaluations.services.objects.baselines, ended.version, after, generation)])

@@ -294,12 +294,21 @@ class EvaluationStore:
         all_comparisons = {**await self._gates.comparisons(after.version), **comparisons} if comparisons else None
         done = await self._move(
             keys=[
-                *(_key(after.id), OPEN_KEY, _key(after.id, "data"), DRAFTS_KEY),
-                *(LATEST_KEY, self.models.values, COMPARISONS_KEY),
+                _key(after.id),
+                OPEN_KEY,
+                _key(after.id, "data"),
+                DRAFTS_KEY,
+                LATEST_KEY,
+                self.models.values,
+                COMPARISONS_KEY,
             ],
             args=[
-                *(msgspec.json.encode(before), msgspec.json.encode(after), self._retention_seconds),
-                *(after.status, after.created_at, after.id),
+                msgspec.json.encode(before),
+                msgspec.json.encode(after),
+                self._retention_seconds,
+                after.status,
+                after.created_at,
+                after.id,
                 b"" if entry is None else msgspec.json.encode(entry),
                 b"" if latest is None else msgspec.json.encode(latest),
                 after.version,

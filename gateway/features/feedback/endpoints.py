@@ -39,8 +39,7 @@ from gateway.request_labels import Demonstration, check_value, digest_demonstrat
 from gateway.services import Services
 from gateway.state.durability import NotSettled, explain_not_settled
 from monitoring.feedback import Feedback, Receipt, handle_of
-from monitoring.ids import read_time
-from monitoring.quality.detectors.raters import name_rater
+from monitoring.ids import name_rater, read_time
 
 FEEDBACK_BATCH_MAX = 1000
 DEMONSTRATION_BYTES_MAX = 65_536

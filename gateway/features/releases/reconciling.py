@@ -41,7 +41,7 @@ async def reconcile_once(releases: Releases) -> None:
     world = World(
         idle=lambda replica, version: roll.idle(replica, version, snapshot.generation), in_flight=roll.in_flight
     )
-    step = releases.services.begin_step()
+    step = releases.services.begin_step("system")
 
     def note_failure(before: Version, after: Version, generation: int) -> list[Change]:
         was, now = {"state": before.state}, {"state": after.state, "note": after.note[:NOTE_CHARACTERS_MAX]}
@@ -67,7 +67,7 @@ async def _keep_few_previous_versions(releases: Releases, snapshot: Snapshot) ->
             note = f"{settings.previous_versions_kept} newer previous versions stay loaded"
             # an alias has taken it up meanwhile, or a newer release has moved it
             with contextlib.suppress(RegistryError, Unreadable):
-                step = releases.services.begin_step()
+                step = releases.services.begin_step("system")
                 noted = step.noted(
                     "adapter.unload", version.name, lambda moved: {"state": moved.state, "note": moved.note}
                 )

@@ -136,7 +136,7 @@ async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: 
                 await _give_up(releases, replica, restarted, revision, f"the call to its recycle_url failed ({why})")
     elif replica.up and replica.life != cordon.life and _is_whole(services.snapshot.current.placements, replica):
         was = msgspec.to_builtins(Cordon(reason=cordon.was, by=cordon.by, at=now)) if cordon.was else None
-        step = services.begin_step()
+        step = services.begin_step("system")
         step.note("replica.recycled", replica.name, after={"seconds": round(now - cordon.at, 1)})
         await step.take([Change(services.objects.cordons, replica.name, was, revision)])
     elif now - cordon.restarted_at > BACK_SECONDS_MAX:

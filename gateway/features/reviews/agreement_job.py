@@ -12,11 +12,11 @@ from gateway.background.job_process import make_command, run_process
 from gateway.features.reviews.reviews import Reviews
 from gateway.request_labels import AGREEMENT_KEY, read_rules
 from monitoring.feedback import Feedback
+from monitoring.ids import name_rater
 from monitoring.labels.messages import RatingsFault, RatingsJob, RatingsReport
 from monitoring.labels.ratings import Rating
 from monitoring.labels.request_label import RequestLabel, find_label
 from monitoring.metric_values import is_bad, measure_badness
-from monitoring.quality.detectors.raters import name_rater
 
 MEASURED_SECONDS = 60.0
 REPORT_SECONDS_MAX = 120.0

@@ -26,8 +26,8 @@ from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.request_labels import read_label
 from monitoring.feedback import Feedback, Receipt
+from monitoring.ids import name_rater
 from monitoring.metric_values import is_bad, measure_badness
-from monitoring.quality.detectors.raters import name_rater
 from monitoring.quality.verdicts.reviewing import are_raised, find_weekly_budget
 from monitoring.records import Record
 from router.decision import Choice

@@ -148,7 +148,7 @@ class Following:
             created_at=now,
             folder=await asyncio.to_thread(datasets.name_folder),
         )
-        step = services.begin_step()
+        step = services.begin_step("system")
         step.note("dataset.build", self._entry.task, None, {"build": build.id, "rows": len(rows), "since": build.since})
         await datasets.builds.begin(build, step)
 
@@ -218,7 +218,7 @@ class Following:
         if now is None or now.state != "open":
             raise Stale(self._entry.id, generation)
         after = msgspec.structs.replace(now, **fields)
-        step = services.begin_step()
+        step = services.begin_step("system")
         step.note(action, after.version, None, {"id": after.id, **fields}, generation=generation + 1)
         await step.take([store.change(after, generation)])
         self._entry = after

@@ -35,7 +35,7 @@ async def admit_trainer(trainings: Trainings, training: Training) -> None:
         return
     expires_at = await read_redis_time(services.redis) + KEPT_SECONDS
     caller = Caller(public, f"training {training.id}", "caller", digest_of(secret), frozenset(), expires_at)
-    step = services.begin_step()
+    step = services.begin_step("system")
     step.note("caller.make", public, after={"name": caller.name, "role": caller.role, "models": []})
     await step.take([Change(callers, public, caller.to_json(), await callers.generation(public))])
     await services.snapshot.refresh()
@@ -46,7 +46,7 @@ async def dismiss_trainer(trainings: Trainings, training: Training) -> None:
     services, (public, _) = trainings.services, parts_of(trainings, training)
     if await services.objects.callers.get(public) is None:
         return
-    step = services.begin_step()
+    step = services.begin_step("system")
     step.note("caller.delete", public, before={"name": f"training {training.id}"})
     await step.take([Change(services.objects.callers, public, None)])
     await services.snapshot.refresh()

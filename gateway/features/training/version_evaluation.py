@@ -22,7 +22,7 @@ GATE_ARMS = frozenset({"adapter", "leading", "best"})
 async def stage_version(evaluations: Evaluations, version: Version) -> bool:
     """Have a version loaded; whether it is. Raises RegistryError and RedisError."""
     if version.state == "verified":
-        step = evaluations.services.begin_step()
+        step = evaluations.services.begin_step("system")
         noted = step.noted("adapter.stage", version.name, lambda each: {"state": each.state})
         await evaluations.services.control.registry.move(version.name, "staging", noted=noted)
         await step.enter()
@@ -48,7 +48,7 @@ async def evaluate_version(evaluations: Evaluations, version: str, rows: Path, c
         if await evaluations.store.get(name) is not None:
             return name
         evaluation = wanted.evaluation(intake, data, "system", name)
-        step = evaluations.services.begin_step()
+        step = evaluations.services.begin_step("system")
         step.note("evaluation.begin", version, None, list_told(evaluation))
         await evaluations.store.begin(evaluation, intake.coming, True, step)
     return name

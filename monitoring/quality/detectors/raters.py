@@ -15,6 +15,7 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
+from monitoring.ids import name_rater
 from monitoring.quality.detectors import leave_one_out, recent_values, restarts
 from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.dependence import PLAIN, LabelTerms
@@ -219,11 +220,6 @@ def _believed(guarded: Guarded) -> set[int]:
         *leave_one_out.find_believed(guarded.callers),
         *[GROUPS + place for place in leave_one_out.find_believed(guarded.raters)],
     }
-
-
-def name_rater(caller: str, rater: str | None) -> str:
-    """The name of a rater among those of all callers; a caller who names none is its own rater."""
-    return caller if rater is None else f"{caller}\n{rater}"
 
 
 def _faded(heavy: tuple[Heavy, ...]) -> tuple[Heavy, ...]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
+from monitoring.ids import name_rater
 from monitoring.labels.request_label import RaterJudgement, decide_label
-from monitoring.quality.detectors.raters import name_rater
 from monitoring.quality.signals.entries import Given, Label
 from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.verdicts.plan import Plan

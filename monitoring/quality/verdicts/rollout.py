@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
+from monitoring.ids import name_rater
 from monitoring.quality.detectors import leave_one_out, raters, sequential
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import GROUPS
@@ -285,7 +286,7 @@ def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float,
     own: tuple[int, ...] = ()
     callers, rater_roll = state.callers, state.raters
     if not outcome.trusted:
-        name = raters.name_rater(outcome.caller, outcome.rater)
+        name = name_rater(outcome.caller, outcome.rater)
         callers, rater_roll = (
             leave_one_out.add_label(callers, outcome.caller, at=at),
             leave_one_out.add_label(rater_roll, name, at=at),
