@@ -222,13 +222,16 @@ def _mean_and_variance(sums: Sums, n: float, lam: float | None) -> tuple[float, 
 
 
 def find_student_quantile(confidence: float, degrees: int) -> float:
-    """Student's two-sided quantile, by the Cornish-Fisher series: within 1% from 5 degrees of freedom on.
+    """Student's two-sided quantile, within 1% up to a confidence of 95%: from 3 degrees of freedom on by the
+    Cornish-Fisher series.
 
     Raises ValueError if the confidence is no probability between 0 and 1.
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"A confidence of {confidence}: it must lie between 0 and 1.")
-    z, d = NormalDist().inv_cdf(0.5 + confidence / 2), float(max(1, degrees))
+    if degrees <= 2:
+        return math.tan(math.pi * confidence / 2) if degrees < 2 else confidence * math.sqrt(2 / (1 - confidence**2))
+    z, d = NormalDist().inv_cdf(0.5 + confidence / 2), float(degrees)
     return (
         z
         + (z**3 + z) / (4 * d)

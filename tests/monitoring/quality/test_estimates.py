@@ -120,11 +120,12 @@ def test_values_out_of_range_are_refused() -> None:
         estimates.find_student_quantile(1.0, 10)
 
 
-@pytest.mark.parametrize("degrees", [5, 20, 59, 239, 5_000])
-@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 20, 59, 239, 5_000])
+@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95, 0.99])
 def test_students_quantiles_are_close(degrees: int, confidence: float) -> None:
     exact = float(stats.t.ppf(0.5 + confidence / 2, degrees))
-    assert estimates.find_student_quantile(confidence, degrees) == pytest.approx(exact, rel=0.015)
+    rel = 0.034 if confidence == 0.99 and degrees < 5 else 0.01
+    assert estimates.find_student_quantile(confidence, degrees) == pytest.approx(exact, rel=rel)
 
 
 def test_json_gives_back_the_same() -> None:
