@@ -79,6 +79,28 @@ def test_a_slip_is_found_where_all_callers_send_one_input() -> None:
     assert told.stream("feedback").alarming
 
 
+def test_wrong_answers_that_are_asked_for_again_and_again_are_no_slip() -> None:
+    asked = [(number, bad) for number, bad in enumerate(errors(0.04, 1_000)) for _ in range(5 if bad else 1)]
+    traffic = labelled_traffic(bad for _, bad in asked)
+    for (number, _), (_, seen) in zip(asked, traffic[0], strict=True):
+        seen.request_digest, seen.handles = f"{number:08d}", [f"s{number:07d}"]
+    told = Told(HELD)
+    told.take(traffic)
+    report = told.stream("feedback")
+    assert (report.alarming, report.doubt) == (False, None)
+    assert report.wrong > 0.15 * report.observed, "each wrong one was judged five times"
+
+
+def test_a_slip_is_found_where_one_session_sends_one_input() -> None:
+    told = Told(HELD)
+    for rate, count in ((0.04, 300), (0.9, 200)):
+        traffic = with_one_input(labelled_traffic(errors(rate, count)), 1_000)
+        for _, seen in traffic[0]:
+            seen.handles = ["the-session"]
+        told.take(traffic)
+    assert told.stream("feedback").alarming
+
+
 def test_repeats_weigh_as_little_in_a_baseline_of_first_labels_as_in_evidence() -> None:
     draw, signal, latest = random.Random(1), label_signal.start(200, V3), ()
     for number in range(3_000):
