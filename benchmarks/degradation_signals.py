@@ -24,7 +24,7 @@ WEIGHTS = np.array(slip.WEIGHTS)
 ALTERNATIVES = len(slip.WEIGHTS)
 SUM_MAX = 1e200
 DOUBTED = 200.0
-"""Evidence that doubts a version, as in `LabelSignal.is_doubted`."""
+"""Evidence that is strong, as in `LabelSignal.has_strong_evidence`."""
 
 
 @dataclass(frozen=True, slots=True)

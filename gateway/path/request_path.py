@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 
 async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) -> None:
-    """One request: identify → read → admit → score → choose → open → relay → settle."""
+    """One request: identify (the listener did) → read → admit → score → choose → open → relay → settle."""
     began_at = time.monotonic()
     ledger: Ledger | None = None
     try:
         snapshot = services.snapshot.current
         with Deadline(snapshot.policy.limits.request_timeout_seconds):
-            caller = exchange.identify()
+            caller = exchange.require_caller()
             raw = await exchange.body(services.settings.limits.body_bytes_max)
             policy = services.snapshot.current.policy  # a slow body may have outlasted the one that it began under
             ledger = _begin(services, exchange, wire_format, began_at)
@@ -131,7 +131,7 @@ def _accepted(
 
 
 def _begin(services: Services, exchange: Exchange, wire_format: WireFormat, began_at: float) -> Ledger:
-    caller = exchange.identify().public
+    caller = exchange.require_caller().public
     request_id, at = services.ids.make(caller), time.time()
     record = Record(id=request_id, at=at, endpoint=wire_format.name, caller=caller, requested_model="")
     ledger = Ledger(record, began_at, *exchange.trace(), services.observers.tracing)

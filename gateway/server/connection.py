@@ -229,7 +229,7 @@ class Connection(Wakeable, asyncio.Protocol):
             return
         if problem is not None or listener.leaving or self._place != "open":
             exchange.keep_alive = False  # after a faulty head nobody knows where the next request begins
-        problem = problem or listener.fault_of(exchange, self._place)
+        problem = problem or listener.check_head(exchange, self._place)
         if problem is not None:
             exchange.fault = problem  # its body is dropped as it comes
             self._refusals += 1

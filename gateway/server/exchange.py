@@ -178,8 +178,8 @@ class Exchange(Wakeable):
         """The same as text."""
         return text_of(self.key())
 
-    def identify(self) -> Caller:
-        """The caller, by the key in its head; only where its address needs one."""
+    def require_caller(self) -> Caller:
+        """The caller that the listener found by the key in the head; only where the address needs one."""
         assert self.caller is not None, "the listener lets nobody in without a key"
         return self.caller
 

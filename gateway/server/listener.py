@@ -111,8 +111,11 @@ class Listener:
         if place != "none":
             self._places[place].give_back(host)
 
-    def fault_of(self, exchange: Exchange, place: Place) -> Problem | None:
-        """The problem of a request's head; None where it is let in, and its caller is noted."""
+    def check_head(self, exchange: Exchange, place: Place) -> Problem | None:
+        """Let a request in by its head: its address, its key, its connection's place. Sets `exchange.caller`.
+
+        Returns the problem where it is refused.
+        """
         path = exchange.path
         if not self.address.shows(decode_path(path)):
             return Problem("not_found", "There is nothing at this address.")

@@ -127,11 +127,11 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether a request came while the version was degraded."""
         return self.is_degraded and placed_at >= self.since
 
-    def is_late(self, placed_at: float) -> bool:
+    def predates_restart(self, placed_at: float) -> bool:
         """Return whether a request came before detectors last began again: its label is counted, and is no evidence."""
         return placed_at < self.restarted_at
 
-    def is_early(self, placed_at: float) -> bool:
+    def predates_test(self, placed_at: float) -> bool:
         """Return whether a request came too early to show a recovery."""
         return placed_at < self.tested_from
 

@@ -50,7 +50,7 @@ def test_the_walk_names_its_steps_in_their_order() -> None:
         for node in ast.walk(walk)
         if isinstance(node, ast.Call)
     )
-    steps = ["identify", "read_body", "admit", "choose", "open_answer", "relay", "settle"]
+    steps = ["require_caller", "read_body", "admit", "choose", "open_answer", "relay", "settle"]
     assert [name for _, name in calls if name in steps] == steps
 
 

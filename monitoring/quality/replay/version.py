@@ -106,16 +106,18 @@ class SignalReplay:
         self._tested = array("L")
 
     def observe(
-        self, label: int, row: LabelRow, roll: GiverRoll, is_degraded: bool, is_late: bool, is_early: bool
+        self, label: int, row: LabelRow, roll: GiverRoll, is_degraded: bool, predates_restart: bool, predates_test: bool
     ) -> None:
         """Take a label."""
-        if is_degraded and not is_early:
+        if is_degraded and not predates_test:
             self._tested.append(len(self._places))
         self._places.append(label)
         self._wrong.append(self._wrong[-1] + row.wrong)
         is_anonymous = row.caller is None and row.rater is None  # so nobody can be left out
         row_label = Label(badness=float(row.wrong), caller=row.caller or CALLER, rater=row.rater, trusted=is_anonymous)
-        self.track = self.track.take(row_label, row.at, roll, is_degraded, is_late, is_early=is_early)
+        self.track = self.track.take(
+            row_label, row.at, roll, is_degraded, predates_restart=predates_restart, predates_test=predates_test
+        )
 
     def turn(self, is_degraded: bool, at: float) -> None:
         """The version is degraded from now on, or no longer."""
@@ -198,10 +200,10 @@ class VersionReplay:
                 self._roll = leave_one_out.add_request(self._roll, caller, row.at)
         self._roll = leave_one_out.add_request(self._roll, caller, row.at)
         self._roll = leave_one_out.add_label(self._roll, caller, at=row.at)
-        is_late, is_early = row.asked < self._restored_at, row.asked < self._degraded_since
+        predates_restart, predates_test = row.asked < self._restored_at, row.asked < self._degraded_since
         for name in (None, *self._class_of(row)):
             signal = self._signals[name]
-            signal.observe(label, row, self._roll, is_degraded, is_late, is_early)
+            signal.observe(label, row, self._roll, is_degraded, predates_restart, predates_test)
             standing = signal.find_standing()
             has_moved = has_moved or self._standings.get(name, Standing()) != standing
             self._standings[name] = standing

@@ -74,8 +74,8 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         return self.detectors.whole.back is not None
 
     @property
-    def is_doubted(self) -> bool:
-        """Return whether its evidence now would be an alarm of the signal that may alarm most often.
+    def has_strong_evidence(self) -> bool:
+        """Return whether its evidence now reaches `BETWEEN_MIN`, the lowest threshold that any signal may have.
 
         Time without a complaint takes evidence away too.
         """

@@ -193,7 +193,7 @@ def _slips_since(watch: Watch, reports: Sequence[SignalReport]) -> float | None:
     """
     signals = get_labelled(watch)
     slipping = [report for report in reports if report.labelled and report.alarming and not report.recovered]
-    times = [report.since for report in slipping if signals[name_of(report)].is_doubted]
+    times = [report.since for report in slipping if signals[name_of(report)].has_strong_evidence]
     return min([at for at in times if at is not None], default=None)
 
 

@@ -162,26 +162,27 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         at: float,
         roll: GiverRoll,
         is_degraded: bool,
-        is_late: bool = False,
-        is_doubted: bool = False,
-        is_early: bool = False,
+        *,
+        predates_restart: bool = False,
+        has_strong_evidence: bool = False,
+        predates_test: bool = False,
     ) -> LabelSignal:
         """The signal after a label at `at` (Unix seconds). `roll` knows which callers use the version.
 
-        `is_late`: its request came before the version recovered. It counts, and no detector sees it. `is_early`: its
-        request came before the version was degraded. It shows no recovery. `is_doubted`: the version is doubted now.
+        `predates_restart`: its request came before detectors last began again. It counts, and no detector sees it.
+        `predates_test`: its request came too early to show a recovery. `has_strong_evidence`: the version has it now.
         No other version is held against the label.
         """
         own = None if label.trusted else leave_one_out.get_group(roll, label.caller)
-        if is_late:
+        if predates_restart:
             late = self._with_count(label.badness, own, at)
             return replace(late, dependence=dependence.pass_over(self.dependence, at))
         signal = self.begin_reverse_test(at) if is_degraded and self.reverse is None else self
         bad, counts = label.badness, may_teach(label, roll) and not is_degraded
-        taught = label.weight if counts and not is_doubted else 0.0
+        taught = label.weight if counts and not has_strong_evidence else 0.0
         guard = signal.guard and _observe(signal.guard, label, at, roll, dependence.find_terms(signal.dependence, at))
         reverse = signal.reverse
-        if reverse is not None and not is_early:
+        if reverse is not None and not predates_test:
             settled = dependence.forget_slip(signal.dependence)
             reverse = _observe(reverse, label, at, roll, dependence.find_reverse_terms(settled, at))
             reverse = signal._move_half_way(reverse)
@@ -332,7 +333,11 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def _find_rise(self) -> bool | None:
         """Return whether a rise is shown by the labels up to the largest evidence, by which it alarms."""
-        if self.guard is None or self.guard.detectors.log_now < self.guard.detectors.log_max or not self.is_doubted:
+        if (
+            self.guard is None
+            or self.guard.detectors.log_now < self.guard.detectors.log_max
+            or not self.has_strong_evidence
+        ):
             return self.shows_rise
         if self.changed_after <= FIRST_LABELS:
             return False
@@ -380,7 +385,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
                     return replace(signal, dependence=dependence.forget_rhythm(self.dependence))
                 return signal.hold_against(signal._measure_first(at))
         # Evidence of a slip that lasts is not given up for a rhythm that the slip itself may have made.
-        restarts = is_new and not is_degraded and self.reverse is None and (ends or not signal.is_doubted)
+        restarts = is_new and not is_degraded and self.reverse is None and (ends or not signal.has_strong_evidence)
         return signal.restart(at) if restarts else signal
 
     def _with_count(self, bad: float, own: int | None, at: float) -> LabelSignal:

@@ -113,8 +113,8 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         return self.detectors.whole.observed if self.detectors is not None else 0
 
     @property
-    def is_doubted(self) -> bool:
-        """Return whether its evidence now would be an alarm of the signal that may alarm most often."""
+    def has_strong_evidence(self) -> bool:
+        """Return whether its evidence now reaches `BETWEEN_MIN`, the lowest threshold that any signal may have."""
         return self.detectors is not None and leave_one_out.stands_between(self.detectors, BETWEEN_MIN)
 
     @property
@@ -153,7 +153,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     def find_recent(self, alarming: bool) -> FadedSums:
         """Its values lately; of the time since its evidence began where that is an alarm, and still is one now."""
         since = None
-        if alarming and self.is_doubted:
+        if alarming and self.has_strong_evidence:
             since = recent_values.sum_since(self.marks, self.changed_after)
         return self.recent if since is None else self.sums_since(*since)
 

@@ -139,12 +139,13 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         givers: tuple[str, ...],
         at: float,
         alone: str | None,
+        *,
         is_degraded: bool = False,
-        is_early: bool = False,
+        predates_test: bool = False,
     ) -> PairSignal:
         """The signal after a pair. `givers` are the callers who judged it, `alone` is as in `leave_one_out.py`.
 
-        `is_early`: its request came before the version was degraded. The reverse test does not see it.
+        `predates_test`: its request came too early to show a recovery. The reverse test does not see it.
         """
         signal = self.begin_reverse_test(at) if is_degraded and self.reverse is None else self
         difference, count = wrong - other_wrong, signal.pairs + 1
@@ -155,7 +156,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         exponent = dependence.find_exponent_of(signal.dispersion, dependence.CAUTION_OF_PAIRS)
         guard = signal.guard and _observe(signal.guard, difference, exponent, own, believed)
         reverse = signal.reverse
-        if reverse is not None and not is_early:
+        if reverse is not None and not predates_test:
             reverse = _observe(reverse, difference, exponent, own, believed)
         learned = signal.dependence
         if not is_degraded:
@@ -185,6 +186,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         giver: str,
         at: float,
         alone: str | None,
+        *,
         is_degraded: bool = False,
         placed_at: float = 0.0,
         tested_from: float = 0.0,
@@ -198,8 +200,16 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             (other, other_giver), other_placed_at = others[0], self._placed(not own)[0]
             signal = self._with_waiting(not own, others[1:], self._placed(not own)[1:])
             wrong, other_wrong = (bad, other) if own else (other, bad)
-            is_early = min(placed_at, other_placed_at) < tested_from
-            return signal.take_pair(wrong, other_wrong, (giver, other_giver), at, alone, is_degraded, is_early)
+            predates_test = min(placed_at, other_placed_at) < tested_from
+            return signal.take_pair(
+                wrong,
+                other_wrong,
+                (giver, other_giver),
+                at,
+                alone,
+                is_degraded=is_degraded,
+                predates_test=predates_test,
+            )
         waiting = (*(self.waiting if own else self.other_waiting), (bad, giver))
         placed = (*self._placed(own), placed_at)
         return self._with_waiting(own, waiting[-WAITING_MAX:], placed[-WAITING_MAX:])

@@ -229,10 +229,10 @@ def take_pair(
     watch = _with_judge(watch, shadow.pair)
     if whose[0] == GENERAL:
         watch = _with_stack(watch, shadow.stack, at, is_shadow=True)
-    place = next((at for at, pair in enumerate(note.pairs) if (pair.shadow, pair.served) == whose), None)
-    noted = note.pairs[place] if place is not None else None
+    index = next((n for n, pair in enumerate(note.pairs) if (pair.shadow, pair.served) == whose), None)
+    noted = note.pairs[index] if index is not None else None
     arm = _arm(watch, noted, previous_version) if noted is not None else None
-    if place is None or noted is None or arm is None or watch.version in noted.counted:
+    if index is None or noted is None or arm is None or watch.version in noted.counted:
         return watch, note
     if not fingerprints.is_compared_with(watch.stack, noted.stack):
         return watch, note
@@ -242,40 +242,41 @@ def take_pair(
     watch = _with_arm(watch, arm)
     if watch.course.came_degraded(shadow.placed_at):
         watch = _with_bets(watch, arm.other, arm_bets.add_pair)
-    return _judged(watch, note, place, noted, at, shadow.placed_at)
+    return _use_opinions(watch, note, index, noted, at, shadow.placed_at)
 
 
-def _judged(watch: Watch, note: Note, place: int, noted: NotedPair, at: float, asked_at: float) -> tuple[Watch, Note]:
+def _use_opinions(
+    watch: Watch, note: Note, index: int, noted: NotedPair, at: float, asked_at: float
+) -> tuple[Watch, Note]:
     """Watch and note with what is known of a pair: a person's word goes into its sums, either one into the test.
 
     The test sees only pairs of which both answers are judged: by a label of one alone, differences follow who answered.
     """
     version = watch.version
     arm, other = _arm(watch, noted, None), noted.shadow if noted.served == version else noted.served
-    demonstrated = note.right.get(noted.judge) if noted.judge is not None else None
-    right = noted_pairs.judge_by_labels(noted, version, None if noted.on_trial else note.bad, demonstrated)
+    right_digest = note.right.get(noted.judge) if noted.judge is not None else None
+    right = noted_pairs.judge_by_labels(noted, version, None if noted.on_trial else note.bad, right_digest)
     guessed = noted_pairs.get_guesses(noted, version)
     begins = noted.counted.get(version)
-    versions = noted.labelled if not note.givers else (*noted.labelled, *noted.told)
-    if right is not None and arm is not None and begins is not None and version not in versions:
+    counted_versions = noted.labelled if not note.givers else (*noted.labelled, *noted.told)
+    if right is not None and arm is not None and begins is not None and version not in counted_versions:
         watch = _with_arm(watch, arms.add_label(arm, begins, right, guessed, note.givers))
         if version not in noted.told and right[0] is not None:
             watch = _with_agreement(watch, noted, right[0])
         field = "told" if note.givers else "labelled"
         noted = replace(noted, **{field: (*getattr(noted, field), version)})
-    both = noted_pairs.judge_by_demonstration(noted, version, demonstrated)
-    sure = both if both is not None else noted_pairs.get_outright(noted, version)
-    is_late, is_early = watch.course.is_late(asked_at), watch.course.is_early(asked_at)
-    if sure is not None and other == GENERAL and version not in noted.tested and not is_late:
-        givers = note.givers if both is not None else ()
-        alone, is_degraded = leave_one_out.find_alone(watch.roll), watch.course.is_degraded
-        wrong, other_wrong = 1.0 - sure[0], 1.0 - sure[1]
-        track = watch.shadow.take_pair(wrong, other_wrong, givers, at, alone, is_degraded, is_early)
-        watch = replace(watch, shadow=track)
+    by_demonstration = noted_pairs.judge_by_demonstration(noted, version, right_digest)
+    judged_both = by_demonstration if by_demonstration is not None else noted_pairs.get_outright(noted, version)
+    is_new = version not in noted.tested and not watch.course.predates_restart(asked_at)
+    if is_new and judged_both is not None and other == GENERAL:
+        givers = note.givers if by_demonstration is not None else ()
+        flags = {"is_degraded": watch.course.is_degraded, "predates_test": watch.course.predates_test(asked_at)}
+        alone = leave_one_out.find_alone(watch.roll)
+        wrong, other_wrong = 1.0 - judged_both[0], 1.0 - judged_both[1]
+        watch = replace(watch, shadow=watch.shadow.take_pair(wrong, other_wrong, givers, at, alone, **flags))
         noted = replace(noted, tested=(*noted.tested, version))
     watch, noted = _bet(watch, noted, other, right, note.givers, asked_at)
-    pairs = (*note.pairs[:place], noted, *note.pairs[place + 1 :])
-    return watch, replace(note, pairs=pairs)
+    return watch, replace(note, pairs=(*note.pairs[:index], noted, *note.pairs[index + 1 :]))
 
 
 def _bet(
@@ -384,9 +385,9 @@ def take_feedback(
             judged=recent_values.add_event(watch.judged, at),
             delays=recent_values.add_delay(watch.delays, max(0.0, at - record.placed_at)),
         )
-    for place, noted in enumerate(note.pairs):
+    for index, noted in enumerate(note.pairs):
         if watch.version in noted.counted and fingerprints.is_compared_with(watch.stack, noted.stack):
-            watch, note = _judged(watch, note, place, noted, at, record.placed_at)
+            watch, note = _use_opinions(watch, note, index, noted, at, record.placed_at)
     return watch, note
 
 
@@ -404,32 +405,35 @@ def _with_label(
     """The watch after the first label of a request in a signal."""
     roll = watch.roll if label.trusted else leave_one_out.add_label(watch.roll, label.caller, label.reported, at)
     alone, moved = leave_one_out.find_alone(roll), dict[str, Any](roll=roll)
-    is_degraded, is_late = watch.course.is_degraded, watch.course.is_late(record.placed_at)
+    is_degraded, predates_restart = watch.course.is_degraded, watch.course.predates_restart(record.placed_at)
     is_compared = fingerprints.is_compared_with(watch.stack, record.stack)
     held_out = get_held_out_version(record) == watch.version and is_compared
     at_the_time = (own and not label.reported) or held_out
-    if signal == "feedback" and not is_late and at_the_time:
+    if signal == "feedback" and not predates_restart and at_the_time:
+        times = {"placed_at": record.placed_at, "tested_from": watch.course.tested_from}
         moved["holdout"] = watch.holdout.take_label(
-            own, label.badness, label.caller, at, alone, is_degraded, record.placed_at, watch.course.tested_from
+            own, label.badness, label.caller, at, alone, is_degraded=is_degraded, **times
         )
     if own:
         label, moved["latest"] = repeats.weigh(watch.latest, signal, label, record)
         track: LabelSignal = getattr(watch, signal)
         if signal == "feedback" and track.guard is None:
             track = _with_previous(track, previous, plan, at)
-        is_early = watch.course.is_early(record.placed_at)
-        moved[signal] = track.take(label, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
+        flags = {"predates_restart": predates_restart, "predates_test": watch.course.predates_test(record.placed_at)}
+        is_strong = _has_strong_evidence(watch)
+        moved[signal] = track.take(label, at, roll, is_degraded, has_strong_evidence=is_strong, **flags)
         moved["labels"] = watch.labels + 1
         moved["label_rate"] = recent_values.add_event(watch.label_rate, at)
         of_class = get_class(feedback, plan.class_tag)
         if of_class is not None:
-            moved["classes"] = _with_class(watch, signal, of_class, label, at, roll, is_late, is_early)
+            moved["classes"] = _with_class(watch, signal, of_class, label, at, roll, flags)
     return replace(watch, **moved)
 
 
-def _is_doubted(watch: Watch) -> bool:
+def _has_strong_evidence(watch: Watch) -> bool:
     """Return whether the evidence of labels or pairs would make it degraded, whatever an admin's verdict is."""
-    return any(getattr(watch, name).is_doubted for name, row in LABELLED.items() if row.measure != "complaints")
+    names = [name for name, row in LABELLED.items() if row.measure != "complaints"]
+    return any(getattr(watch, name).has_strong_evidence for name in names)
 
 
 def _with_previous(track: LabelSignal, previous: Watch | None, plan: Plan, at: float) -> LabelSignal:
@@ -441,21 +445,18 @@ def _with_previous(track: LabelSignal, previous: Watch | None, plan: Plan, at: f
 
 
 def _with_class(
-    watch: Watch, signal: str, of_class: str, label: Label, at: float, roll: GiverRoll, is_late: bool, is_early: bool
+    watch: Watch, signal: str, of_class: str, label: Label, at: float, roll: GiverRoll, flags: dict[str, bool]
 ) -> dict[str, LabelSignal]:
     """The signals of classes after a label: the first twenty by themselves, all others together. A report beside what
     is served here begins none."""
     name = f"{signal}:{of_class}"
-    if name not in watch.classes and not label_signal.may_teach(label, roll):
+    is_new = name not in watch.classes
+    if is_new and not label_signal.may_teach(label, roll):
         return watch.classes
-    if (
-        name not in watch.classes
-        and sum(class_name.startswith(f"{signal}:") for class_name in watch.classes) >= CLASSES_MAX
-    ):
+    if is_new and sum(class_name.startswith(f"{signal}:") for class_name in watch.classes) >= CLASSES_MAX:
         name = f"{signal}:{OTHER_CLASS}"
     track = watch.classes.get(name) or label_signal.start(FIRST_OF_CLASS, watch.version)
-    is_degraded = watch.course.is_degraded
-    moved = track.take(label, at, roll, is_degraded, is_late, is_early=is_early)
+    moved = track.take(label, at, roll, watch.course.is_degraded, **flags)
     return {**watch.classes, name: moved}
 
 

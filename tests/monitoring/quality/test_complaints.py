@@ -195,11 +195,11 @@ def test_more_complaints_alarm_and_it_is_told_since_when() -> None:
 def test_its_evidence_stands_no_more_once_complaints_are_as_few_as_they_were() -> None:
     track = heard(tracked(), traffic(random.Random(2), 48, 100, 0.05))
     worse = heard(track, traffic(random.Random(3), 24, 100, 0.12, begins=track.last))
-    assert (track.is_doubted, worse.is_doubted) == (False, True)
+    assert (track.has_strong_evidence, worse.has_strong_evidence) == (False, True)
     silent = [(worse.last + number * 36.0, None) for number in range(1, 4_800)]
     later = heard(worse, iter(silent))
     assert later.alarms(3_600, 0.01)
-    assert not later.is_doubted
+    assert not later.has_strong_evidence
 
 
 def test_what_an_outage_of_the_feedback_held_back_is_no_alarm() -> None:

@@ -146,17 +146,17 @@ class Versions(RuleBasedStateMachine):
     def label(self, name: str, age: float) -> None:
         self.now += 1.0
         placed_at = self.now - age
-        if self.course.is_late(placed_at):
+        if self.course.predates_restart(placed_at):
             return
         self.evidence[name].append(placed_at)
-        if self.is_tested and not self.course.is_early(placed_at):
+        if self.is_tested and not self.course.predates_test(placed_at):
             self.recovered.add(name)
 
     @rule()
     def step_share(self) -> None:
         self.now += 1.0
         self.course = phases.follow_step(self.course, self.now)
-        assert not self.course.is_degraded or self.course.is_early(self.now - 1.0)
+        assert not self.course.is_degraded or self.course.predates_test(self.now - 1.0)
 
     @rule(verdict=verdicts)
     def hear_of_an_older_phase(self, verdict: phases.Verdict) -> None:

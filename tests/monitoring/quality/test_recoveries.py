@@ -112,7 +112,7 @@ def test_pairs_about_requests_from_before_the_verdict_are_no_recovery() -> None:
         track = track.begin_reverse_test()
         for number in range(60, 260):
             shop = f"shop{number % 3}"
-            track = track.take_pair(0.0, 0.0, (shop,), float(number), None, True, early)
+            track = track.take_pair(0.0, 0.0, (shop,), float(number), None, is_degraded=True, predates_test=early)
         assert track.guard is not None
         assert track.guard.whole.observed == 260
         assert track.has_recovered is recovered
@@ -120,13 +120,13 @@ def test_pairs_about_requests_from_before_the_verdict_are_no_recovery() -> None:
 
 def test_a_pair_of_two_labels_is_as_old_as_its_older_request() -> None:
     track = pair_signal.start("v").hold_against(declare_rate(0.05, 1.0, "admin", "word"))
-    track = track.take_label(True, 0.0, "a", 1.0, None, False, 1.0)
+    track = track.take_label(True, 0.0, "a", 1.0, None, placed_at=1.0)
     track = track.begin_reverse_test()
-    track = track.take_label(False, 0.0, "b", 20.0, None, True, 15.0, 10.0)
+    track = track.take_label(False, 0.0, "b", 20.0, None, is_degraded=True, placed_at=15.0, tested_from=10.0)
     assert track.reverse is not None
     assert (track.pairs, track.reverse.whole.observed) == (1, 0)
-    track = track.take_label(True, 0.0, "a", 21.0, None, True, 16.0, 10.0)
-    track = track.take_label(False, 0.0, "b", 22.0, None, True, 17.0, 10.0)
+    track = track.take_label(True, 0.0, "a", 21.0, None, is_degraded=True, placed_at=16.0, tested_from=10.0)
+    track = track.take_label(False, 0.0, "b", 22.0, None, is_degraded=True, placed_at=17.0, tested_from=10.0)
     assert track.reverse is not None
     assert (track.pairs, track.reverse.whole.observed) == (2, 1)
     assert (track.waiting, track.other_waiting, track.placed, track.other_placed) == ((), (), (), ())
@@ -135,7 +135,7 @@ def test_a_pair_of_two_labels_is_as_old_as_its_older_request() -> None:
 def test_labels_that_wait_are_dropped_with_a_recovery() -> None:
     track = pair_signal.start("v").hold_against(declare_rate(0.05, 1.0, "admin", "word"))
     for _ in range(6):
-        track = track.take_label(True, 1.0, "a", 1.0, None, True)
+        track = track.take_label(True, 1.0, "a", 1.0, None, is_degraded=True)
     assert len(track.waiting) == pair_signal.WAITING_MAX
     assert track.restart().waiting == ()
     assert pair_signal.start("v").take_label(False, 1.0, "a", 1.0, None).restart().other_waiting == ()
@@ -322,7 +322,7 @@ def test_pairs_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() ->
     for count, of_these, is_degraded in ((1, 100, False), (1, 1000, True), (1, 600, False), (0, 100, False)):
         track = track.end_reverse_test()
         for number in range(of_these):
-            track = track.take_pair(1.0, 0.0, ("shop",), float(number), None, is_degraded)
+            track = track.take_pair(1.0, 0.0, ("shop",), float(number), None, is_degraded=is_degraded)
         track = track.begin_reverse_test(recoveries.HOLDS_SECONDS)
         assert track.recoveries == count
 
