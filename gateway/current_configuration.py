@@ -12,7 +12,7 @@ from types import MappingProxyType
 from gateway.configuration.settings import Settings
 from gateway.limits.fallback_caps import Cap
 from gateway.limits.limits import Bound, bound_of
-from gateway.state.snapshot import Deployed
+from gateway.state.snapshot import ConfiguredPolicy
 from monitoring.cost import Price
 from monitoring.evaluation.forms import NORMAL, AnswerForm
 from monitoring.feedback import WordSeals
@@ -30,7 +30,7 @@ class Prices:
     general: Price | None
 
 
-class Deployment:
+class CurrentConfiguration:
     """The configuration in force. Its only mover is `take_in`; what else depends on it is moved beside it."""
 
     __slots__ = (
@@ -63,12 +63,12 @@ class Deployment:
         """Unix seconds."""
 
 
-def deployed_of(settings: Settings) -> Deployed:
+def configured_policy_of(settings: Settings) -> ConfiguredPolicy:
     """The part of the settings that goes into the policy."""
     tasks = {name: task.policy(name, settings.cache_isolation) for name, task in settings.tasks.items()}
     pools = frozenset(name for name, pool in settings.pools.items() if pool.callable)
     auto_pool = settings.general_pool if settings.general_pool in pools else None
-    return Deployed(MappingProxyType(tasks), pools, settings.limits.attempts(), auto_pool)
+    return ConfiguredPolicy(MappingProxyType(tasks), pools, settings.limits.attempts(), auto_pool)
 
 
 def judge_forms_of(settings: Settings) -> tuple[AnswerForm, ...]:

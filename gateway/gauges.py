@@ -29,7 +29,7 @@ def read_gauges(services: Services) -> None:
     services.control.siblings.answers |= {"metrics": lambda _: _measured(meters), "totals": lambda _: _totals(meters)}
     meters.replica_up.read_from(lambda: _by_replica(services, lambda replica: replica.up))
     meters.queue_length.read_from(services.admission.waiting_by_priority)
-    meters.configuration_loaded_at_seconds.read_from(lambda: services.deployment.loaded_at)
+    meters.configuration_loaded_at_seconds.read_from(lambda: services.configuration.loaded_at)
     meters.breaker_state.read_from(lambda: _by_replica(services, _measure_breaker))
     meters.in_flight.read_from(lambda: _by_replica(services, lambda replica: replica.in_flight))
     meters.tasks.read_from(lambda: float(len(asyncio.all_tasks())))
@@ -98,7 +98,7 @@ def _placements(services: Services) -> dict[tuple[str, ...], float]:
 
 
 def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
-    placed = services.snapshot.current.placed
+    placed = services.snapshot.current.placements_by_replica
     return {
         (replica.config.pool, replica.name): float(
             services.control.adapters.reconciler.capacity(replica, placed.get(replica.name, {})).loads_left

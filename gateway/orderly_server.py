@@ -47,52 +47,52 @@ def addresses_of(listen: ListenSettings) -> Iterator[Address]:
         yield Address("metrics", listen.metrics.host, listen.metrics.port, (METRICS, PROBES))
 
 
-Places = Sequence[tuple[Address, Sequence[socket.socket]]]
+BoundSockets = Sequence[tuple[Address, Sequence[socket.socket]]]
 """The sockets of each address; one of a name may have more than one."""
 
 
-def bind(listen: ListenSettings) -> Places:
+def bind(listen: ListenSettings) -> BoundSockets:
     """Sockets at all addresses, which nobody listens on yet. Raises SettingsError."""
     with ExitStack() as bound:  # what is bound is closed where the next is not
-        places = [(address, _bind(address, bound)) for address in addresses_of(listen)]
+        sockets = [(address, _bind(address, bound)) for address in addresses_of(listen)]
         bound.pop_all()
-    return places
+    return sockets
 
 
-def close(places: Places) -> None:
-    """Close all sockets of these places."""
-    for _, sockets in places:
-        for place in sockets:
-            place.close()
+def close(sockets: BoundSockets) -> None:
+    """Close all sockets of all addresses."""
+    for _, bound in sockets:
+        for each in bound:
+            each.close()
 
 
 def _bind(address: Address, bound: ExitStack) -> list[socket.socket]:
     sockets = []
     try:
-        places = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, place in dict.fromkeys(places):
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, where in dict.fromkeys(found):
             sockets.append(bound.enter_context(socket.socket(family, kind, protocol)))
             sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sockets[-1].bind(place)
+            sockets[-1].bind(where)
     except OSError as error:
-        where = f"{address.host}:{address.port}"
-        raise SettingsError(f"The gateway can't listen on {where}: {error.strerror}.") from error
+        there = f"{address.host}:{address.port}"
+        raise SettingsError(f"The gateway can't listen on {there}: {error.strerror}.") from error
     return sockets
 
 
-def url_of(place: socket.socket, tls: bool) -> str:
+def url_of(bound: socket.socket, tls: bool) -> str:
     """The URL of a bound socket."""
-    host, port = place.getsockname()[:2]
+    host, port = bound.getsockname()[:2]
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class OrderlyServer(uvicorn.Server):
     """uvicorn on all listeners, with one lifespan. It drains before it closes; a second signal skips the waiting."""
 
-    def __init__(self, settings: Settings, gateway: Gateway, places: Places | None = None) -> None:
-        """`places` are bound already; without them it binds by itself."""
+    def __init__(self, settings: Settings, gateway: Gateway, sockets: BoundSockets | None = None) -> None:
+        """`sockets` are bound already; without them it binds by itself."""
         siblings = gateway.siblings
         settings = siblings.part_of(settings)
         super().__init__(
@@ -113,7 +113,7 @@ class OrderlyServer(uvicorn.Server):
         )
         self._gateway = gateway
         self._siblings = siblings
-        self._places = places
+        self._sockets = sockets
         self._settings = settings
         self._listeners: list[Listener] = []
         self._signals = 0
@@ -153,19 +153,19 @@ class OrderlyServer(uvicorn.Server):
             share_interpreter()
             freeze_garbage()
         self.servers = []
-        places: Places = []
+        all_sockets: BoundSockets = []
         try:
-            places = self._places or bind(self._settings.listen)
+            all_sockets = self._sockets or bind(self._settings.listen)
             certificate = self._settings.listen.load_certificate()
             if certificate is not None:
                 self._gateway.state.services.control.certificates.append(certificate)
             tls = certificate.follow_in_listener() if certificate else None
-            for address, bound in places:
-                for place in bound:
-                    await self._listen(address, place, tls)
+            for address, bound in all_sockets:
+                for each in bound:
+                    await self._listen(address, each, tls)
         except (OSError, SettingsError) as error:
             log.error("the gateway can't listen: %s", error)
-            close(places)
+            close(all_sockets)
             await self.lifespan.shutdown()
             sys.exit(STARTUP_FAILURE)
         reload_on_signal(self._gateway.state.services)

@@ -24,7 +24,7 @@ import msgspec
 from gateway.app import build_app
 from gateway.background.interpreter import freeze_garbage
 from gateway.configuration.settings import Settings
-from gateway.orderly_server import OrderlyServer, Places, close
+from gateway.orderly_server import BoundSockets, OrderlyServer, close
 from gateway.sibling_processes import ANSWER_SECONDS_MAX, Channel, ProcessMessage, Questions, Siblings, Topic
 from monitoring.metrics import Meters
 from serving.shared_memory import SharedMemory
@@ -89,13 +89,13 @@ class ServingProcess:
 class Parent:
     """Owner of the processes, the sockets and the shared memory."""
 
-    def __init__(self, settings: Settings, config: Path, processes: int, places: Places) -> None:
+    def __init__(self, settings: Settings, config: Path, processes: int, sockets: BoundSockets) -> None:
         """Raises SettingsError where a bound is too small for this many processes."""
         self._settings = settings
         self._settings_message: ProcessMessage | None = None
         """The latest settings, once they were read again."""
         self._config = config
-        self._places = places
+        self._sockets = sockets
         self._memory = SharedMemory(processes)
         Siblings(self._memory).part_of(settings)
         self._children = [ServingProcess(number) for number in range(processes)]
@@ -238,7 +238,7 @@ class Parent:
                     self._changed.set()
                 elif message.topic == "closed":
                     if self._stops:  # else connections would wait here until the end
-                        close(self._places)
+                        close(self._sockets)
                 elif message.topic == "metrics" and not message.number:
                     child.measured = message.payload
                 else:
@@ -331,7 +331,7 @@ class Parent:
             logging.getLogger().handlers[0].addFilter(partial(_note_number, number))
             self._memory.process = number
             siblings = Siblings(self._memory, end)
-            OrderlyServer(self._settings, build_app(self._settings, self._config, siblings), self._places).run()
+            OrderlyServer(self._settings, build_app(self._settings, self._config, siblings), self._sockets).run()
             return 0
         except SystemExit as stopped:
             return stopped.code if isinstance(stopped.code, int) else 1

@@ -106,5 +106,5 @@ def digest_demonstration(services: Services, demonstration: Any) -> dict[str, st
     if demonstration is None:
         return {}
     text = write_demonstration(demonstration)
-    digests = {form.name: form.digest(services.digest_secret, text) for form in services.deployment.judge_forms}
+    digests = {form.name: form.digest(services.digest_secret, text) for form in services.configuration.judge_forms}
     return {judge: form_digest for judge, form_digest in digests.items() if form_digest is not None}

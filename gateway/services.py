@@ -18,7 +18,7 @@ from gateway.access_log import AccessLog
 from gateway.background.lease import LEASE_SECONDS, JobLease, JobPasses
 from gateway.callers import Caller
 from gateway.configuration.settings import Settings
-from gateway.current_configuration import Deployment, Prices
+from gateway.current_configuration import CurrentConfiguration, Prices
 from gateway.formats.answer_terms import Judging
 from gateway.formats.recent_bodies import RecentBodies
 from gateway.formats.request_body import RequestBody
@@ -148,7 +148,7 @@ class Services:
     control: ControlPlane
 
     # What is configured, and who this gateway is
-    deployment: Deployment
+    configuration: CurrentConfiguration
     name: str
     digest_secret: bytes
     ids: RequestIds
@@ -180,12 +180,12 @@ class Services:
     @property
     def settings(self) -> Settings:
         """The settings in force; a reload changes them."""
-        return self.deployment.settings
+        return self.configuration.settings
 
     @property
     def prices(self) -> Prices:
         """The prices of the pools."""
-        return self.deployment.prices
+        return self.configuration.prices
 
     def body_bytes_max_at(self, path: str) -> int:
         """Longest body of a request to this address."""
@@ -201,16 +201,16 @@ class Services:
     def fit(self, body: RequestBody, choice: Choice, caller: Caller) -> None:
         """See that the choice allows what the caller asks, and fit the body to it. Raises Problem (400)."""
         salt = self.cache_salt(caller.public, choice.task)
-        body.fit(choice, self.deployment.pool_limits[choice.pool.name], salt, caller.unknown_fields)
+        body.fit(choice, self.configuration.pool_limits[choice.pool.name], salt, caller.unknown_fields)
 
     def cache_salt(self, caller: str, task: TaskPolicy | None) -> str | None:
         """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""
         isolation = task.cache_isolation if task is not None else self.settings.cache_isolation
         return salt_of(self.digest_secret, caller) if isolation == "caller" else None
 
-    def lease_job(self, job: str, lease_seconds: float = LEASE_SECONDS, place: str = "") -> JobLease:
-        """This gateway's lease of a background job; `place` tells those apart that each data folder has."""
-        return JobLease(self.redis, self.snapshot, self.control.passes, job, self.name, lease_seconds, place)
+    def lease_job(self, job: str, lease_seconds: float = LEASE_SECONDS, key_suffix: str = "") -> JobLease:
+        """This gateway's lease of a background job; `key_suffix` tells those apart that each data folder has."""
+        return JobLease(self.redis, self.snapshot, self.control.passes, job, self.name, lease_seconds, key_suffix)
 
     def begin_step(self, actor: str) -> AuditedStep:
         """A change by this actor (a caller's public id, or `system`), in one step with its audit entries. All under

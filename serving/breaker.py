@@ -45,16 +45,16 @@ class Breaker:
         self.prober: object | None = None
         """Whose request of this process was let through, while it is under way."""
 
-    def failed(self, now: float, jitter: float, rest_seconds: float | None = None, begun: bool = False) -> None:
+    def failed(self, now: float, jitter: float, rest_seconds: float | None = None, had_answered: bool = False) -> None:
         """A fault, at `now` (monotonic seconds). `jitter` in [0, 1) spreads the gateways' probes.
 
-        `rest_seconds` is what the engine asked for itself; `begun` says that its answer had been counted as good.
+        `rest_seconds` is what the engine asked for itself; `had_answered` says that its answer had counted as good.
         """
         with self._locked():
             self._turn(now)
             row = self._row
             row[FAILED] += 1
-            row[ANSWERED] -= begun
+            row[ANSWERED] -= had_answered
             row[IN_A_ROW] += 1
             if self.open:
                 if self.resting_until <= now:  # it was let through to see; one sent before it opened changes nothing

@@ -197,7 +197,7 @@ class Replica:
         kind: FaultKind,
         jitter: float,
         rest_seconds: float | None = None,
-        begun: bool = False,
+        had_answered: bool = False,
     ) -> None:
         """Count a fault against the replica, or against the model that was asked; see Breaker.failed.
 
@@ -207,7 +207,7 @@ class Replica:
         if name is None:
             return
         breaker = self._breakers.get(name) or self._begin(name)
-        breaker.failed(now, jitter, rest_seconds, begun)
+        breaker.failed(now, jitter, rest_seconds, had_answered)
         self._changed()
 
     def answered(self, now: float, model: str) -> None:
@@ -242,7 +242,7 @@ class Replica:
         self.looked_at = float("-inf")
 
     def may_look(self, now: float, interval_seconds: float) -> bool:
-        """Take the turn to look at it, or leave it to another process that has begun to: it will tell."""
+        """Take the turn to look at it, or leave it to another process that has had_answered to: it will tell."""
         self.looked_at = now
         if self._looks is None or self._memory is None:
             return True

@@ -114,7 +114,7 @@ def sort_version(version: str) -> tuple[str, int]:
 def _shown(services: Services, replica: Replica) -> dict[str, Any]:
     snapshot = services.snapshot.current
     takes_adapters = replica.config.pool in services.control.adapters.bases
-    placed = snapshot.placed.get(replica.name, {})
+    placed = snapshot.placements_by_replica.get(replica.name, {})
     capacity = services.control.adapters.reconciler.capacity(replica, placed)
     return {
         "name": replica.name,

@@ -20,13 +20,13 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from gateway.configuration.settings import Settings, load_settings
-from gateway.current_configuration import bounds_of, caps_of, deployed_of
+from gateway.current_configuration import bounds_of, caps_of, configured_policy_of
 from gateway.errors import Problem, SettingsError
 from gateway.fleet_health import check_health, take_in_pools
 from gateway.limits.fallback_caps import Cap
 from gateway.limits.limits import Bound
 from gateway.services import Services
-from gateway.state.snapshot import Deployed
+from gateway.state.snapshot import ConfiguredPolicy
 from monitoring.audit import AuditConflict
 from serving.fleet import PoolConfig
 
@@ -125,7 +125,7 @@ async def reload(services: Services, actor: str, dry_run: bool = False) -> Reloa
 
     Raises Problem where it can't be used, or needs a restart, and the errors of the audit: then nothing has changed.
     """
-    async with services.deployment.turn:
+    async with services.configuration.turn:
         try:
             reloaded = await _read_again(services, actor, dry_run)
         except Problem as problem:
@@ -147,11 +147,11 @@ async def reload(services: Services, actor: str, dry_run: bool = False) -> Reloa
 
 
 async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded:
-    config = services.deployment.config
+    config = services.configuration.config
     if config is None:
         raise Problem("state_conflict", "This gateway was not started from a file: there is nothing to read again.")
     settings = await asyncio.to_thread(_load, services, config)
-    before = services.deployment.whole
+    before = services.configuration.whole
     changes = tuple(_differences("", before.model_dump(), settings.model_dump()))
     fixed = tuple(find_restarts(before, settings, changes))
     if dry_run:
@@ -192,19 +192,21 @@ class ReloadedParts:
 
     bounds: Mapping[str, Bound]
     caps: Mapping[str, Cap]
-    deployed: Deployed
+    configured: ConfiguredPolicy
     pools: list[PoolConfig]
 
 
 def parts_of(settings: Settings) -> ReloadedParts:
     """The parts for `go_by`."""
-    return ReloadedParts(bounds_of(settings), caps_of(settings), deployed_of(settings), settings.pool_configs())
+    return ReloadedParts(
+        bounds_of(settings), caps_of(settings), configured_policy_of(settings), settings.pool_configs()
+    )
 
 
 def go_by(services: Services, settings: Settings, parts: ReloadedParts) -> None:
     """Go by these settings from now on, all at once."""
     before = services.settings
-    services.deployment.take_in(settings)
+    services.configuration.take_in(settings)
     settings = services.settings  # this process's part of them
     services.admission.take_in(settings.limits)
     services.limits.take_in(parts.bounds, settings.limits)
@@ -212,7 +214,7 @@ def go_by(services: Services, settings: Settings, parts: ReloadedParts) -> None:
     services.fallback_caps.take_in(parts.caps, settings.limits.general_share_window_seconds)
     services.fallback_caps.look()
     take_in_pools(services, parts.pools)
-    services.snapshot.deploy(parts.deployed)
+    services.snapshot.apply_configuration(parts.configured)
     if before.log_level != settings.log_level:
         logging.getLogger().setLevel(settings.log_level)
 
@@ -281,7 +283,7 @@ def reload_on_signal(services: Services) -> None:
 
     Of several processes one reads it; the others go by the same settings.
     """
-    if services.deployment.config is None:
+    if services.configuration.config is None:
         return
     services.control.siblings.answers["reload"] = lambda _: _reload_and_log(services)
     services.control.siblings.answers["settings"] = lambda settings: _go_by_others(services, pickle.loads(settings))  # noqa: S301 - our own process wrote it
@@ -297,7 +299,7 @@ def reload_on_signal(services: Services) -> None:
 
 
 async def _go_by_others(services: Services, settings: Settings) -> bytes:
-    if settings != services.deployment.whole:  # else they are its own, which come back
+    if settings != services.configuration.whole:  # else they are its own, which come back
         go_by(services, settings, parts_of(settings))
         await check_health(services)
     return b""

@@ -22,7 +22,7 @@ async def reload_configuration(
     services = services_of(request)
     reloaded = await reload(services, admin.public, dry_run)
     return {
-        "file": str(services.deployment.config),
+        "file": str(services.configuration.config),
         "outcome": reloaded.outcome,
         "changes": [asdict(change) for change in reloaded.changes],
         "restart_required": list(reloaded.restart_required),

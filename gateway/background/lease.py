@@ -78,14 +78,14 @@ class JobLease:
         job: str,
         owner: str,
         lease_seconds: float = LEASE_SECONDS,
-        place: str = "",
+        key_suffix: str = "",
     ) -> None:
         """`owner` is this gateway's name; a gateway that is killed loses the lease after `lease_seconds`. `snapshot`
-        hears when another one gives it back. `place` is the end of the key where each data folder has such a job."""
+        hears when another one gives it back. `key_suffix` ends the key where each data folder has such a job."""
         self._snapshot, self._passes, self._job = snapshot, passes, job
         self._take_script = redis.register_script(TAKE)
         self._release = redis.register_script(RELEASE)
-        self._key = KEY + job + place  # an earlier release sees it, where `job` has the same name there
+        self._key = KEY + job + key_suffix  # an earlier release sees it, where `job` has the same name there
         self._owner = owner
         self._lease_seconds = lease_seconds
         self._held_at = -1

@@ -34,11 +34,11 @@ def serve(
     configure(settings.log_level, settings.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     count = processes_of(processes or settings.processes)
-    places = bind(settings.listen)
+    sockets = bind(settings.listen)
     if count == 1:
-        OrderlyServer(settings, build_app(settings, config), places).run()
+        OrderlyServer(settings, build_app(settings, config), sockets).run()
     else:
-        sys.exit(Parent(settings, config, count, places).run())
+        sys.exit(Parent(settings, config, count, sockets).run())
 
 
 def processes_of(value: str | int) -> int:

@@ -18,7 +18,7 @@ from gateway.roles import ROLES
 from gateway.server.listener import CONSOLE
 
 Kind = Literal["text", "number", "percent", "choice", "list", "moment"]
-Place = Literal["body", "query", "none"]
+GenerationField = Literal["body", "query", "none"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Click:
     body: Mapping[str, Any] = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
     names_in_body: tuple[str, ...] = ()
-    generation: Place = "none"
+    generation: GenerationField = "none"
     is_dangerous: bool = False
     shows_gate: bool = False
     shows_key: bool = False

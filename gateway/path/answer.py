@@ -14,7 +14,7 @@ from gateway.formats.conversation_texts import AnsweredRequest
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import BOM, EventSplitter, Progress
 from gateway.formats.wire_format import WireFormat
-from gateway.path.partial_answer import Begun, head_of
+from gateway.path.partial_answer import PartialAnswer, head_of
 from gateway.server.wire import Deadline
 from gateway.services import Services
 from monitoring.records import Record
@@ -35,7 +35,7 @@ class Answer:
     """An engine's answer that has begun, and the lease under which it was got. Its holder closes it once.
 
     A streamed one holds its first events back in `held_events` until there are enough to commit; one that is not
-    streamed is there as a whole in `body`. One that goes on with an answer that had `begun` elsewhere holds that too.
+    streamed is there as a whole in `body`. One that goes on with a `partial` answer of another engine holds that too.
     `demands` are what it is held against (None: nothing), `reading` is what it says, read on the way (None: nobody
     judges it), `failures` are the attempts before this one.
     """
@@ -45,7 +45,7 @@ class Answer:
         wire_format: WireFormat,
         choice: Choice,
         lease: Lease,
-        begun: Begun | None = None,
+        partial: PartialAnswer | None = None,
         demands: Demands | None = None,
         reading: Reading | None = None,
         scores: Scores = NO_SCORES,
@@ -54,13 +54,13 @@ class Answer:
         self.wire_format = wire_format
         self.choice = choice
         self.lease = lease
-        self.begun = begun
+        self.partial = partial
         self.demands = demands
         self.reading = reading
         self.scores = scores
         self.failures = failures
         self.progress = Progress()
-        self.held_events: list[bytes] = list(begun.held_events) if begun else []
+        self.held_events: list[bytes] = list(partial.held_events) if partial else []
         self.body = b""
         self.parts: list[bytes] | None = None
         """The parts that were sent, for readers afterwards; None where there is no reader."""
@@ -74,7 +74,7 @@ class Answer:
         """True if the request may crash its engine: it has a caller's own pattern or grammar."""
         self._choices = 1
         self._first = b""
-        self._committed = begun is not None and begun.committed
+        self._committed = partial is not None and partial.committed
         self._share: float | None = None
         self._fault: EngineError | None = None
         """The fault of what comes next."""
@@ -192,7 +192,7 @@ class Answer:
     @property
     def mixed(self) -> bool:
         """True if a part of it is another model's than the one that goes on with it."""
-        return self.begun is not None and self.begun.versions != {self._version}
+        return self.partial is not None and self.partial.versions != {self._version}
 
     @property
     def _version(self) -> str | None:
@@ -201,7 +201,7 @@ class Answer:
     @property
     def tokens_before(self) -> int:
         """Tokens that were there before this engine went on."""
-        return self.begun.tokens if self.begun else 0
+        return self.partial.tokens if self.partial else 0
 
     def pass_to(self, take: Callable[[list[bytes]], int] | None) -> None:
         """Offer the engine's parts to `take` as they come, while `next_events` is awaited; None ends that."""
@@ -215,7 +215,7 @@ class Answer:
         that is read on the way or goes on with another one.
         """
         progress = self.progress
-        if self._splitter.holds or self.reading is not None or self.begun is not None or progress.ended:
+        if self._splitter.holds or self.reading is not None or self.partial is not None or progress.ended:
             return 0
         taken, tokens = 0, progress.chunks
         for part in parts:
@@ -231,34 +231,36 @@ class Answer:
         events, self.held_events = self.held_events, []
         return events
 
-    def so_far(self) -> Begun | None:
+    def so_far(self) -> PartialAnswer | None:
         """The part of the answer that another engine can go on with; None where there is none, or none may."""
-        progress, begun = self.progress, self.begun
+        progress, partial = self.progress, self.partial
         if progress.texts is None or progress.finish_reason is not None:
             return None
         if progress.skipped and not self._committed:  # a part of it may be missing: it begins again
             return None
         if not progress.texts:
-            return begun
-        text = (begun.text if begun else "") + "".join(progress.texts)
-        head = begun.head if begun else head_of(self._first or self.held_events[0])
+            return partial
+        text = (partial.text if partial else "") + "".join(progress.texts)
+        head = partial.head if partial else head_of(self._first or self.held_events[0])
         tokens = self.tokens_before + progress.chunks
-        versions = (begun.versions if begun else frozenset()) | {self._version}
-        skipped = (begun.skipped if begun else 0) + progress.skipped
-        return Begun(text, tokens, head, tuple(self.held_events), self._committed, self.reading, versions, skipped)
+        versions = (partial.versions if partial else frozenset()) | {self._version}
+        skipped = (partial.skipped if partial else 0) + progress.skipped
+        return PartialAnswer(
+            text, tokens, head, tuple(self.held_events), self._committed, self.reading, versions, skipped
+        )
 
     def take_over(self, other: Answer) -> None:
         """Become the answer that goes on in this one's place, which is closed."""
         if other.choice.version != self.choice.version:
             self.parts = None  # it is neither's own
-        self.choice, self.lease, self.begun = other.choice, other.lease, other.begun
+        self.choice, self.lease, self.partial = other.choice, other.lease, other.partial
         self.progress, self.held_events = other.progress, other.held_events
         self._engine, self._splitter, self._share = other._engine, other._splitter, None
         self._fault = other._fault
 
     def total(self) -> Progress:
         """The progress of the whole answer, with the part that another engine had begun."""
-        return self.progress if self.begun is None else self.begun.total(self.progress)
+        return self.progress if self.partial is None else self.partial.total(self.progress)
 
     async def next_events(self) -> list[bytes] | None:
         """The events for the caller that have come since; None at the end. Raises an EngineError if it broke."""
@@ -283,7 +285,7 @@ class Answer:
         if plain and plain == len(chunk):
             if progress.chunks != tokens or len(progress.ended) != ends:
                 self._engine.heard()
-            return [chunk] if self.begun is None and self.reading is None else self._passed_on([chunk])
+            return [chunk] if self.partial is None and self.reading is None else self._passed_on([chunk])
         passed = [chunk[:plain]] if plain else []
         rest = b"" if chunk else self._splitter.rest()
         try:
@@ -317,7 +319,7 @@ class Answer:
         """Events as they go to the caller."""
         if self.reading is not None:
             events = self.reading.take(events)
-        return events if self.begun is None else self.begun.spliced(events)
+        return events if self.partial is None else self.partial.spliced(events)
 
     def _until_broken(self, events: list[bytes]) -> Iterator[bytes]:
         """Those for the caller, up to the stream's end or an error that the engine reports inside the answer."""

@@ -26,7 +26,7 @@ async def go_on(
     for the whole of it, since a part has been sent.
     """
     answer.close()
-    note_fault(services, answer.choice, failed, answer.failures, begun=True)
+    note_fault(services, answer.choice, failed, answer.failures, had_answered=True)
     since = len(ledger.parts)
     try:
         successor = await _find_successor(services, policy, body, answer, ledger, failed)
@@ -46,18 +46,18 @@ async def _find_successor(
     broken = answer
     while True:
         answer.failures = (*answer.failures, failure_of(broken, failed))
-        step, begun = next_step(services, policy, body, broken, failed, answer.failures, ledger)
-        made, spent = begun.tokens - broken.tokens_before if begun else 0, broken.share(time.monotonic())
+        step, partial = next_step(services, policy, body, broken, failed, answer.failures, ledger)
+        made, spent = partial.tokens - broken.tokens_before if partial else 0, broken.share(time.monotonic())
         if made or broken is answer:
             ledger.note_part(broken.choice.pool.name, made, spent)
         else:
             ledger.note_waste(services.prices, broken.choice.pool.name, spent)
-        if isinstance(step, GiveUp) or begun is None:
+        if isinstance(step, GiveUp) or partial is None:
             raise _broken(failed) from failed
         if step.wait_seconds:  # no part of the overhead, which ended with the commit
             await asyncio.sleep(step.wait_seconds)
         successor, error = await attempt(
-            services, policy, body, step.choice, ledger, begun, answer.failures, answer.scores
+            services, policy, body, step.choice, ledger, partial, answer.failures, answer.scores
         )
         if error is None:
             return successor

@@ -11,7 +11,7 @@ from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.answer_checks import judge_now
 from gateway.path.ledger import Ledger
-from gateway.path.partial_answer import Begun
+from gateway.path.partial_answer import PartialAnswer
 from gateway.path.problems import explain_failures, explain_rejected_answer
 from gateway.path.scoring import score_for_version
 from gateway.services import Services
@@ -34,13 +34,13 @@ async def open_answer(
     Raises Problem when the attempts are over: the engine's own refusal in its words, or 502, 503, 504.
     """
     failures: tuple[Failure, ...] = ()
-    begun: Begun | None = None
+    partial: PartialAnswer | None = None
     while True:
         ledger.note_choice(choice, services.get_fingerprint(choice))
         scores = await score_for_version(services, body, choice, policy, scores)
-        answer, failed = await attempt(services, policy, body, choice, ledger, begun, failures, scores)
+        answer, failed = await attempt(services, policy, body, choice, ledger, partial, failures, scores)
         if failed is None:
-            ledger.record.continued = int(begun is not None)
+            ledger.record.continued = int(partial is not None)
             try:
                 instead = _turned_down(services, policy, body, answer, ledger)
             except BaseException:
@@ -48,17 +48,17 @@ async def open_answer(
                 raise
             if instead is None:
                 return answer
-            choice, failures, begun = instead, (), None
+            choice, failures, partial = instead, (), None
             continue
         failures = (*failures, failure_of(answer, failed))
-        step, begun = next_step(services, policy, body, answer, failed, failures, ledger)
+        step, partial = next_step(services, policy, body, answer, failed, failures, ledger)
         spent = answer.share(time.monotonic())
-        made = begun.tokens - answer.tokens_before if begun else 0
+        made = partial.tokens - answer.tokens_before if partial else 0
         if made:
             ledger.note_part(choice.pool.name, made, spent)
         else:
             ledger.note_waste(services.prices, choice.pool.name, spent)
-        if begun is None:
+        if partial is None:
             ledger.drop_parts(services.prices)
         if isinstance(step, GiveUp):
             ledger.record.reason = step.reason or ledger.record.reason
@@ -77,19 +77,19 @@ async def attempt(
     body: RequestBody,
     choice: Choice,
     ledger: Ledger,
-    begun: Begun | None,
+    partial: PartialAnswer | None,
     failures: tuple[Failure, ...],
     scores: Scores,
 ) -> tuple[Answer, EngineError | None]:
     """Try one engine once: an answer that may be committed, or one that is closed, with what went wrong.
 
-    With `begun` it is asked to go on with that; `failures` are those before. Whatever comes of it is noted in the
+    With `partial` it is asked to go on with that; `failures` are those before. Whatever comes of it is noted in the
     ledger and at the replica.
     """
     ledger.record.dropped = body.dropped_by(choice.pool.engine)
     demands = services.judging.demands(policy, body, choice, scores)
     added = demands.fields if demands is not None else None
-    sent = begun and begun.body(body, choice, added)
+    sent = partial and partial.body(body, choice, added)
     sent = sent or body.for_engine(choice, added)
     number = len(ledger.record.attempts) + 1
     headers = {
@@ -101,12 +101,12 @@ async def attempt(
         headers["tracestate"] = ledger.tracestate
     began_at = time.monotonic()
     replica = services.fleet.replicas[choice.replica.name]
-    reading = begun.reading if begun is not None else None
+    reading = partial.reading if partial is not None else None
     if demands is not None and demands.terms.checks and reading is None:
         reading = Reading(demands.strips, body.choices)
     ledger.leave = services.fallback_caps.went(choice, ledger.leave, body, ledger.record)
     lease = replica.lease(began_at, choice.engine_model)
-    answer = Answer(body.wire_format, choice, lease, begun, demands, reading, scores, failures)
+    answer = Answer(body.wire_format, choice, lease, partial, demands, reading, scores, failures)
     try:
         await answer.begin(services, body, sent, headers, policy.limits)
     except EngineError as error:
@@ -131,7 +131,7 @@ async def attempt(
 def failure_of(answer: Answer, failed: EngineError) -> Failure:
     """An attempt's failure as the router sees it. A refusal to go on with a part of an answer is not the caller's."""
     choice = answer.choice
-    kind = "truncated" if answer.begun is not None and isinstance(failed, RefusedByEngine) else failed.kind
+    kind = "truncated" if answer.partial is not None and isinstance(failed, RefusedByEngine) else failed.kind
     name, wait, now = choice.replica.name, failed.retry_after_seconds, time.monotonic()
     return Failure(kind, name, choice.pool.name, wait, now, answer.fragile, failed.status)
 
@@ -144,18 +144,18 @@ def next_step(
     failed: EngineError,
     failures: tuple[Failure, ...],
     ledger: Ledger,
-) -> tuple[NextAttempt | GiveUp, Begun | None]:
+) -> tuple[NextAttempt | GiveUp, PartialAnswer | None]:
     """The router's step after a failed attempt, and the part of the answer to go on with (None: begin again)."""
     now = time.monotonic()
     left = ledger.started_at + policy.limits.request_timeout_seconds - now
     view, moment = services.fleet.view(), services.moment(now)
-    begun = None if isinstance(failed, RefusedByEngine) else answer.so_far()
-    if begun is not None:
+    partial = None if isinstance(failed, RefusedByEngine) else answer.so_far()
+    if partial is not None:
         step = choose_next_attempt(answer.choice, failures, policy, view, moment, left, going_on=True)
         if isinstance(step, NextAttempt):
             demands = services.judging.demands(policy, body, step.choice, answer.scores)
-            if begun.body(body, step.choice, demands.fields if demands is not None else None) is not None:
-                return step, begun
+            if partial.body(body, step.choice, demands.fields if demands is not None else None) is not None:
+                return step, partial
     return choose_next_attempt(answer.choice, failures, policy, view, moment, left), None
 
 
@@ -193,12 +193,12 @@ def _turned_down(
 
 
 def note_fault(
-    services: Services, choice: Choice, error: EngineError, failures: tuple[Failure, ...], begun: bool = False
+    services: Services, choice: Choice, error: EngineError, failures: tuple[Failure, ...], had_answered: bool = False
 ) -> None:
     """Count a fault against its replica or version; a replica that does not know a version routed to it has lost it.
 
     `failures` are the request's before: what it asks for may be why its attempts fail, so that it counts once at each
-    replica. `begun` says that the answer had begun well.
+    replica. `had_answered` says that the answer had begun well.
     """
     name = choice.replica.name
     if error.kind in OF_REQUEST and any(each.replica == name and each.kind in OF_REQUEST for each in failures):
@@ -210,4 +210,4 @@ def note_fault(
         return
     now = time.monotonic()
     jitter = services.moment(now).draw
-    replica.failed(now, choice.engine_model, error.kind, jitter, error.retry_after_seconds, begun)
+    replica.failed(now, choice.engine_model, error.kind, jitter, error.retry_after_seconds, had_answered)

@@ -22,7 +22,7 @@ LOGPROBS = frozenset({"logprobs"})
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class PartialAnswer:
     """The begun part of an answer: its text, of this many events with `tokens`, and the events that were not sent yet.
 
     `head` is what its stream began with; what another engine adds is told under the same id and model.

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from gateway.errors import Problem
 from gateway.server.exchange import End, Exchange, write_head
-from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Place, network_of, refuse_connection
+from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Standing, network_of, refuse_connection
 from gateway.server.reader import RequestReader
 from gateway.server.shared_room import SharedRoom
 from gateway.server.wire import HungUp
@@ -50,7 +50,7 @@ class Connection(Wakeable, asyncio.Protocol):
         # the connection
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._host = ""
-        self._place: Place = "none"
+        self._standing: Standing = "none"
         self._closing = False
         """True if nothing more is read or answered."""
         self._half_closed = False
@@ -87,10 +87,10 @@ class Connection(Wakeable, asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self._host = network_of(peer[0]) if isinstance(peer, tuple) else ""
-        self._place = self._listener.enter(self, self._host)
-        if self._place == "none":
+        self._standing = self._listener.enter(self, self._host)
+        if self._standing == "none":
             self._end(refuse_connection())
-        elif self._place == "reserved":
+        elif self._standing == "reserved":
             self._wait_for("reserved", RESERVED_SECONDS_MAX)
         else:
             self._wait_for("head", self._listener.limits.head_seconds_max)
@@ -98,7 +98,7 @@ class Connection(Wakeable, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over: nobody reads an answer any more."""
         self._closing = True
-        self._listener.leave(self, self._host, self._place)
+        self._listener.leave(self, self._host, self._standing)
         for timer in (self._timer, self._unread_timer):
             if timer is not None:
                 timer.cancel()
@@ -227,9 +227,9 @@ class Connection(Wakeable, asyncio.Protocol):
         if self._closing:  # it comes behind the last request that is answered
             exchange.ended = True
             return
-        if problem is not None or listener.leaving or self._place != "open":
+        if problem is not None or listener.leaving or self._standing != "open":
             exchange.keep_alive = False  # after a faulty head nobody knows where the next request begins
-        problem = problem or listener.check_head(exchange, self._place)
+        problem = problem or listener.check_head(exchange, self._standing)
         if problem is not None:
             exchange.fault = problem  # its body is dropped as it comes
             self._refusals += 1

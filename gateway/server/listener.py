@@ -31,7 +31,7 @@ KEYLESS = frozenset({b"/health", b"/health/live", b"/health/ready", b"/metrics",
 RESERVED_SECONDS_MAX = 1.0
 """Longest time of a connection over the bound until its first head."""
 
-Place = Literal["open", "reserved", "none"]
+Standing = Literal["open", "reserved", "none"]
 Answers = Callable[[Exchange], Awaitable[None]]
 
 
@@ -89,7 +89,7 @@ class Listener:
         self.leaving = False
         """True if each answer is the last of its connection: the gateway is about to stop."""
         self.tasks: set[asyncio.Task[None]] = state.tasks
-        self._places: dict[Place, SharedRoom] = {
+        self._rooms: dict[Standing, SharedRoom] = {
             "open": SharedRoom(limits.connections_max, limits.address_share_max),
             "reserved": SharedRoom(limits.connections_reserved, limits.address_share_max),
         }
@@ -97,22 +97,22 @@ class Listener:
         self._common: list[tuple[bytes, bytes]] = []
         self._common_lines = b""
 
-    def enter(self, connection: object, host: str) -> Place:
-        """A place for a new connection from this host."""
+    def enter(self, connection: object, host: str) -> Standing:
+        """The standing of a new connection from this host: in the open room, in the reserved one, or in none."""
         self._state.connections.add(cast("HttpToolsProtocol", connection))  # it calls `shutdown` alone
-        for place, places in self._places.items():
-            if places.take(host):
-                return place
+        for standing, room in self._rooms.items():
+            if room.take(host):
+                return standing
         return "none"  # it is closed at once, and takes no place until then
 
-    def leave(self, connection: object, host: str, place: Place) -> None:
+    def leave(self, connection: object, host: str, standing: Standing) -> None:
         """A connection is over."""
         self._state.connections.discard(cast("HttpToolsProtocol", connection))
-        if place != "none":
-            self._places[place].give_back(host)
+        if standing != "none":
+            self._rooms[standing].give_back(host)
 
-    def check_head(self, exchange: Exchange, place: Place) -> Problem | None:
-        """Let a request in by its head: its address, its key, its connection's place. Sets `exchange.caller`.
+    def check_head(self, exchange: Exchange, standing: Standing) -> Problem | None:
+        """Let a request in by its head: its address, its key, its connection's standing. Sets `exchange.caller`.
 
         Returns the problem where it is refused.
         """
@@ -124,17 +124,17 @@ class Listener:
         try:
             exchange.caller = self.application.identify(exchange)
         except Problem as problem:
-            if place == "open" and (path in (b"/", CONSOLE_PATH) or path.startswith(CONSOLE_PATH + b"/")):
+            if standing == "open" and (path in (b"/", CONSOLE_PATH) or path.startswith(CONSOLE_PATH + b"/")):
                 return None  # its people have a session
             return problem
-        if place != "open" and exchange.caller.role not in ("operator", "admin"):
+        if standing != "open" and exchange.caller.role not in ("operator", "admin"):
             return refuse_connection()
         return None
 
     @property
     def connections(self) -> int:
         """Connections that have a place."""
-        return sum(places.taken for places in self._places.values())
+        return sum(room.taken for room in self._rooms.values())
 
     def server_headers(self) -> bytes:
         """The lines of the headers that every answer has."""

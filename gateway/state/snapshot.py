@@ -58,9 +58,9 @@ class Snapshot:
     """The versions as the router sees them."""
     retraining: Mapping[str, Retraining] = field(default_factory=dict)
     """The requests to retrain adapters."""
-    by_task: Mapping[str, tuple[Version, ...]] = field(default_factory=dict)
+    versions_by_task: Mapping[str, tuple[Version, ...]] = field(default_factory=dict)
     """The versions, those of each task by themselves."""
-    placed: Mapping[str, Mapping[tuple[str, str], Placement]] = field(default_factory=dict)
+    placements_by_replica: Mapping[str, Mapping[tuple[str, str], Placement]] = field(default_factory=dict)
     """The placements, those of each replica by themselves."""
     unreadable: frozenset[str] = frozenset()
     """Versions that this release can't read: as they were last read, or not among the versions at all."""
@@ -71,7 +71,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
+class ConfiguredPolicy:
     """The configured part of the policy: tasks, the pools that may be named as a model, and the limits of attempts.
 
     `auto_pool` answers what asks for `auto` and fits no task; None: nothing does.
@@ -102,7 +102,7 @@ class SnapshotKeeper:
     def __init__(
         self,
         redis: Redis,
-        deployed: Deployed,
+        configured: ConfiguredPolicy,
         fixed_callers: Mapping[str, Caller],
         changed: Callable[[Snapshot], None],
         damaged: Callable[[Kind], None] = lambda _: None,
@@ -114,7 +114,7 @@ class SnapshotKeeper:
         task's selector or with its scope model; `deep` is the neural embedding, if any. `registry` is
         the gateway's own, so that versions are read and kept once."""
         self._redis = redis
-        self._deployed = deployed
+        self._configured = configured
         self._fixed_callers = fixed_callers
         self._changed = changed
         self._registry = registry or Registry(redis)
@@ -152,25 +152,25 @@ class SnapshotKeeper:
                 newer = await self._read(generation)
                 generation = await self._generation()
                 if generation == newer.generation:
-                    self.current = self._as_deployed(newer)
+                    self.current = self._as_configured(newer)
                     self.fresh_at = began
-                    self._models.look(self._deployed.tasks)
+                    self._models.look(self._configured.tasks)
                     self._changed(self.current)
                     self._next.set()
                     self._next = asyncio.Event()
             self.fresh_at = began
             return self.current
 
-    def deploy(self, deployed: Deployed) -> None:
+    def apply_configuration(self, configured: ConfiguredPolicy) -> None:
         """Go by another file from now on; what admins have set stays as it is."""
-        self._deployed = deployed
-        self._models.look(deployed.tasks)
-        self.current = self._as_deployed(self.current)
+        self._configured = configured
+        self._models.look(configured.tasks)
+        self.current = self._as_configured(self.current)
         self._changed(self.current)
 
-    def _as_deployed(self, read_state: Snapshot) -> Snapshot:
+    def _as_configured(self, read_state: Snapshot) -> Snapshot:
         """A snapshot by the file as it is now: it may have been read again while the state was."""
-        file = self._deployed
+        file = self._configured
         policy = replace(
             read_state.policy,
             tasks=file.tasks,
@@ -201,8 +201,8 @@ class SnapshotKeeper:
         retraining = await self._retraining.all()
         return Snapshot(
             *(generation, known_callers, policy, versions, aliases, placements, cordons, quality, views, retraining),
-            by_task=self._by_task.of(versions),
-            placed=self._by_replica.of(placements),
+            versions_by_task=self._by_task.of(versions),
+            placements_by_replica=self._by_replica.of(placements),
             unreadable=self._registry.unreadable,
         )
 
@@ -256,13 +256,13 @@ class SnapshotKeeper:
         rules = tuple(rule for _, rule in sorted(overrides.items()))
         return Policy(
             generation,
-            self._deployed.tasks,
+            self._configured.tasks,
             MappingProxyType(dict(aliases)),
-            self._deployed.callable_pools,
+            self._configured.callable_pools,
             rules,
-            self._deployed.limits,
+            self._configured.limits,
             needs_text(rules),
-            auto_pool=self._deployed.auto_pool,
+            auto_pool=self._configured.auto_pool,
         )
 
 

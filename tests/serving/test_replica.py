@@ -129,7 +129,7 @@ def test_answers_that_begin_well_and_all_break_open_it() -> None:
     there = replica()
     for number in range(5):
         there.answered(100.0 + number, "returns@v1")
-        fail(there, 100.5 + number, "truncated", "returns@v1", begun=True)
+        fail(there, 100.5 + number, "truncated", "returns@v1", had_answered=True)
     assert there.breaker_state(104.5) == "open"
 
 

@@ -20,7 +20,7 @@ from gateway.services import Services
 from gateway.sibling_processes import Siblings
 from gateway.state.presence import KEY as PRESENCE_KEY
 from gateway.state.presence import Presence
-from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
+from gateway.state.snapshot import ConfiguredPolicy, Snapshot, SnapshotKeeper
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.base_model import Base
 from serving.adapters.loader import Placer, World
@@ -239,7 +239,7 @@ def open_gateway(
         for replica in fleet.replicas.values():
             reconciler.adopt(replica, snapshot.versions, snapshot.placements)
 
-    deployed = Deployed({TASK: TaskPolicy(TASK, None)}, frozenset(), AttemptLimits())
-    snapshot = SnapshotKeeper(redis, deployed, {}, take_in)
+    configured = ConfiguredPolicy({TASK: TaskPolicy(TASK, None)}, frozenset(), AttemptLimits())
+    snapshot = SnapshotKeeper(redis, configured, {}, take_in)
     presence = Presence(redis, name, fleet, lambda: snapshot.current.generation, clock=_no_time)
     return Gateway(name, fleet, http, engines, notes, reconciler, snapshot, presence)

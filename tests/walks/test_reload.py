@@ -98,7 +98,7 @@ async def test_tasks_limits_and_prices_are_those_of_the_new_file_at_once(configu
 
     async with reloadable(configure(), tmp_path) as world:
         assert (await world.ask(model="clauses")).status_code == 404
-        loaded_at = world.services.deployment.loaded_at
+        loaded_at = world.services.configuration.loaded_at
         told = (await world.reload(change)).json()
         assert told["outcome"] == "applied"
         assert {change["path"] for change in told["changes"]} == {
@@ -121,10 +121,10 @@ async def test_tasks_limits_and_prices_are_those_of_the_new_file_at_once(configu
         price = world.services.prices.by_pool["general"]
         assert price is not None
         assert price.completion_usd_per_million_tokens == 40
-        assert world.services.deployment.loaded_at > loaded_at
+        assert world.services.configuration.loaded_at > loaded_at
         metrics = (await world.http.get("/metrics")).text
         assert 'apprentice_configuration_reloads_total{outcome="applied"} 1' in metrics
-        assert f"apprentice_configuration_loaded_at_seconds {world.services.deployment.loaded_at!r}" in metrics
+        assert f"apprentice_configuration_loaded_at_seconds {world.services.configuration.loaded_at!r}" in metrics
         entry = (await world.http.get("/admin/v1/audit")).json()["entries"][-1]
         assert (entry["action"], entry["before"]["limits.in_flight_max"]) == ("configuration.reload", 4096)
         assert entry["after"]["limits.in_flight_max"] == 7
@@ -153,12 +153,12 @@ async def test_a_dry_run_tells_the_difference_and_changes_nothing(configure: Con
 @pytest.mark.invariant("A configuration is taken whole or not at all.")
 async def test_settings_in_force_that_come_back_are_not_taken_in_again(configure: Configure, tmp_path: Path) -> None:
     async with reloadable(configure(), tmp_path) as world:
-        loaded_at, deployment = world.services.deployment.loaded_at, world.services.deployment
+        loaded_at, configuration = world.services.configuration.loaded_at, world.services.configuration
         answer = world.services.control.siblings.answers["settings"]
-        await answer(pickle.dumps(deployment.whole))
-        assert deployment.loaded_at == loaded_at
-        await answer(pickle.dumps(deployment.whole.model_copy(update={"snapshot_interval_seconds": 5.5})))
-        assert deployment.whole.snapshot_interval_seconds == 5.5
+        await answer(pickle.dumps(configuration.whole))
+        assert configuration.loaded_at == loaded_at
+        await answer(pickle.dumps(configuration.whole.model_copy(update={"snapshot_interval_seconds": 5.5})))
+        assert configuration.whole.snapshot_interval_seconds == 5.5
 
 
 @pytest.mark.parametrize(

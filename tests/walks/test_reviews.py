@@ -470,7 +470,7 @@ async def test_what_can_not_be_read_does_not_have_all_be_looked_through_again(co
         )
         await redis.hset("apprentice:feedback:r1", "c\tf", b"\n\n" + msgspec.json.encode(lost))
         await redis.delete(REDIS_SEALED_KEY)
-        words, looks = gateway.services.deployment.words, list[bytes]()
+        words, looks = gateway.services.configuration.words, list[bytes]()
         for _ in range(2):
             await seal_again(gateway.features[Texts])
             looks.append(await redis.get(REDIS_SEALED_KEY))

@@ -42,7 +42,7 @@ async def keep_building(datasets: Datasets) -> None:
     """Build whatever waits, unless another gateway with the same folder does. Runs until cancelled. Raises
     RedisError."""
     folder = await asyncio.to_thread(datasets.name_folder)
-    lease = datasets.services.lease_job("datasets", place=f":{folder}")
+    lease = datasets.services.lease_job("datasets", key_suffix=f":{folder}")
     await lease.repeat(BuildingWork(datasets, folder).step, LOOK_INTERVAL_SECONDS)
 
 

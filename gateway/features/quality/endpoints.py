@@ -233,7 +233,7 @@ def read_situation(
 ) -> Situation:
     """All that there is to tell of a task at a time, by Redis's clock."""
     summary, roles = quality.monitored.summary, roles_of(quality, task, snapshot)
-    placed = {version.name: version for version in snapshot.by_task.get(task, ()) if version.state in PLACED}
+    placed = {version.name: version for version in snapshot.versions_by_task.get(task, ()) if version.state in PLACED}
     opened = [entry for entry in snapshot.retraining.values() if entry.task == task and entry.state == "open"]
     judgements: Mapping[str, Judgement] = summary.judgements
     return Situation(

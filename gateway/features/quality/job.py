@@ -47,7 +47,7 @@ MOVED_AT_ONCE = 100
 
 
 class MonitorFailed(OSError):
-    """The child did not do its step; nothing is lost, and it is begun again."""
+    """The child did not do its step; nothing is lost, and it is rollout again."""
 
 
 async def keep_monitoring(quality: Quality) -> None:
@@ -144,14 +144,14 @@ class Monitoring:
     async def _carry_out_canary(self, task: str, snapshot: Snapshot, judged: JudgedStep) -> None:
         """Do as the verdict on a task's canary says, if it is judged by a plan."""
         alias = snapshot.aliases.get(task)
-        begun = alias.rollout if alias is not None else None
-        if begun is None or begun.plan is None:
+        rollout = alias.rollout if alias is not None else None
+        if rollout is None or rollout.plan is None:
             return
         verdict = judged.canaries.get(task)
         if verdict is None:
-            self._pass_over(task, f"the canary {begun.version} can't be judged: see its plan, and the log")
+            self._pass_over(task, f"the canary {rollout.version} can't be judged: see its plan, and the log")
             return
-        await self._quality.releases.rollouts.carry_out(task, begun, verdict)
+        await self._quality.releases.rollouts.carry_out(task, rollout, verdict)
 
     def _pass_over(self, task: str, why: str, exc_info: bool = False) -> None:
         """Nothing follows for a task at the moment: that is logged once, and holds up no other task."""
@@ -227,20 +227,20 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
     """The present roles of the task's versions."""
     alias = snapshot.aliases.get(task)
     general = quality.services.settings.tasks[task].fallback_pool is not None
-    there = tuple(version.name for version in snapshot.by_task.get(task, ()) if version.state != "retired")
+    there = tuple(version.name for version in snapshot.versions_by_task.get(task, ()) if version.state != "retired")
     unknown = (name for name in snapshot.unreadable if name not in snapshot.versions)
     there += tuple(name for name in unknown if name.partition("@")[0] == task)
     if alias is None:
         return Roles(general=general, there=there)
-    begun = alias.rollout
+    rollout = alias.rollout
     placed = [
         name for name in alias.previous[:1] if name in snapshot.versions and snapshot.versions[name].state in PLACED
     ]
     return Roles(
         active=alias.leading,
         previous_version=placed[0] if placed else None,
-        canary=begun.version if begun is not None else None,
-        canary_share=alias.weights.get(begun.version, 0.0) if begun is not None else 0.0,
+        canary=rollout.version if rollout is not None else None,
+        canary_share=alias.weights.get(rollout.version, 0.0) if rollout is not None else 0.0,
         general=general,
         there=there,
     )
@@ -289,14 +289,14 @@ def step_of(quality: Quality, snapshot: Snapshot, known_at: float, agreed_only: 
 
 def _canary_of(alias: AliasEntry) -> Canary | None:
     """The alias's canary where it is judged by a plan that can be read."""
-    begun = alias.rollout
-    if begun is None or begun.plan is None:
+    rollout = alias.rollout
+    if rollout is None or rollout.plan is None:
         return None
     try:
-        plan = msgspec.convert(begun.plan, RolloutPlan)
+        plan = msgspec.convert(rollout.plan, RolloutPlan)
     except msgspec.ValidationError:
         return None
-    return Canary(version=begun.version, active=alias.leading, started_at=begun.started_at, plan=plan)
+    return Canary(version=rollout.version, active=alias.leading, started_at=rollout.started_at, plan=plan)
 
 
 async def _answered(process: ChildProcess, step: MonitorStep) -> JudgedStep:

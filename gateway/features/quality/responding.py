@@ -189,11 +189,11 @@ class Responding:
         """
         registry, task = self._quality.services.control.registry, entry.value.task
         alias, generation = await registry.alias(task)
-        begun = alias.rollout if alias is not None else None
-        if begun is None or begun.version != version:
+        rollout = alias.rollout if alias is not None else None
+        if rollout is None or rollout.version != version:
             return entry
         noted, effected = await self._quality.outbox.note_effect(entry)
-        await registry.canary(task, version, share, begun.by, begun.plan, generation, noted)
+        await registry.canary(task, version, share, rollout.by, rollout.plan, generation, noted)
         return effected
 
     async def _roll_back(self, entry: WaitingAction, leading: str, to: Any) -> WaitingAction:

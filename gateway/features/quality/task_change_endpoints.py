@@ -67,7 +67,7 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
     require_task(quality.services, task)
     _see_that_it_can_be(body.effective_at, now)
     snapshot = await quality.services.snapshot.refresh()
-    versions = [version.name for version in snapshot.by_task.get(task, ())]
+    versions = [version.name for version in snapshot.versions_by_task.get(task, ())]
     live = [name for name in versions if snapshot.versions[name].state in PLACED]
     before, _ = await quality.store.of(task)
     rule = await _rule(quality, task, body, before.changed, now)

@@ -242,14 +242,14 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     version = await version_of(releases, name)
     snapshot = await releases.services.snapshot.refresh()
     alias = snapshot.aliases.get(version.task)
-    begun = alias.rollout if alias is not None else None
-    rollout = await show_rollout(releases, version.task, begun) if begun and begun.version == name else None
+    rollout = alias.rollout if alias is not None else None
+    shown = await show_rollout(releases, version.task, rollout) if rollout and rollout.version == name else None
     fitted = await releases.services.control.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
     forced = await GateStore(releases.services.redis).forced(name)
     is_off = releases.services.settings.release.gate == "off"
     gate = [] if is_off else describe_references(await judge_release(releases.services, version))
-    first, *others = _words(releases, version, rollout)
+    first, *others = _words(releases, version, shown)
     words = [first, *gate, *others, *describe_last_evaluation(evaluation), *describe_forced(name, forced)]
     return {
         "version": name,
@@ -366,9 +366,9 @@ def _shown(releases: Releases, version: Version, generation: int | None, placed:
     }
 
 
-async def show_rollout(releases: Releases, task: str, begun: Rollout) -> dict[str, Any]:
+async def show_rollout(releases: Releases, task: str, rollout: Rollout) -> dict[str, Any]:
     """A canary under way, with what its verdict rests on so far."""
-    return {**msgspec.to_builtins(begun), **await releases.rollouts.shown(task, begun)}
+    return {**msgspec.to_builtins(rollout), **await releases.rollouts.shown(task, rollout)}
 
 
 def _words(releases: Releases, version: Version, rollout: dict[str, Any] | None) -> list[str]:

@@ -63,42 +63,42 @@ class Rollouts:
         self._drafts = Drafts(redis, audit, "verdicts")
         self._quality = QualityStore(redis)
 
-    async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:
+    async def shown(self, task: str, rollout: Rollout) -> dict[str, Any]:
         """A canary's last verdict, its reason, and the evidence."""
-        last = await self._read_last(task, begun)
+        last = await self._read_last(task, rollout)
         return {"verdict": last.action, "because": last.because, "evidence": last.evidence}
 
     async def enter_left(self) -> None:
         """Enter into the audit the verdicts that a killed gateway has carried out. Raises RedisError."""
         await self._drafts.enter_left()
 
-    async def carry_out(self, task: str, begun: Rollout, verdict: Verdict) -> None:
+    async def carry_out(self, task: str, rollout: Rollout, verdict: Verdict) -> None:
         """Keep the verdict on a canary, and do as it says, once. Raises RedisError.
 
         The entry's draft is written in the same step as what is done: whoever comes next enters it if this gateway is
         killed in between.
         """
-        last = await self._read_last(task, begun)
+        last = await self._read_last(task, rollout)
         if last.records_read is not None:
             last.records_read = None
-            log.warning("the evidence on the canary %s starts again: an earlier release kept it", begun.version)
-        if verdict.action == "promote" and (obstacle := await self._find_obstacle(begun.version)) is not None:
+            log.warning("the evidence on the canary %s starts again: an earlier release kept it", rollout.version)
+        if verdict.action == "promote" and (obstacle := await self._find_obstacle(rollout.version)) is not None:
             verdict = Verdict(action=obstacle[0], because=obstacle[1], evidence=verdict.evidence)
         last.action, last.because, last.evidence = verdict.action, verdict.because, verdict.evidence
         await self._redis.set(_key(task), msgspec.json.encode(last), ex=KEPT_SECONDS)
         if verdict.action == "continue" or (verdict.action == "hold" and last.held):
             return
-        if verdict.action == "promote" and await self._is_degraded(task, begun.version):
+        if verdict.action == "promote" and await self._is_degraded(task, rollout.version):
             return  # the monitor has paused it, and recovery is the monitor's to find
         alias, generation = await self._registry.alias(task)
-        if alias is None or alias.rollout != begun:
+        if alias is None or alias.rollout != rollout:
             return
         draft = self._audit.draft(
             "system",
             AUDITED_AS[verdict.action],
             task,
             before=alias.weights,
-            after={"version": begun.version, "action": verdict.action, "because": verdict.because},
+            after={"version": rollout.version, "action": verdict.action, "because": verdict.because},
             evidence=verdict.evidence,
             generation=generation if verdict.action == "hold" else generation + 1,
         )
@@ -106,7 +106,7 @@ class Rollouts:
         try:
             match verdict.action:
                 case "promote":
-                    await self._registry.promote(task, begun.version, generation, noted)
+                    await self._registry.promote(task, rollout.version, generation, noted)
                 case "roll_back":
                     await self._registry.roll_back(task, None, generation, verdict.because, noted)
                 case "hold":
@@ -114,10 +114,10 @@ class Rollouts:
                 case _:
                     assert_never(verdict.action)
         except (Stale, RegistryError) as error:
-            log.warning("the verdict on %s was not carried out: %s", begun.version, error)
+            log.warning("the verdict on %s was not carried out: %s", rollout.version, error)
             return
         self._meters.rollout_verdicts.add(1, task, verdict.action)
-        log.warning("canary %s: %s. %s", begun.version, verdict.action, verdict.because)
+        log.warning("canary %s: %s. %s", rollout.version, verdict.action, verdict.because)
         await self._drafts.enter(task)
 
     async def _is_degraded(self, task: str, version: str) -> bool:
@@ -132,9 +132,9 @@ class Rollouts:
             both.hset(self._drafts.values, task, msgspec.json.encode(noted.value))
             await both.execute()
 
-    async def _read_last(self, task: str, begun: Rollout) -> KeptVerdict:
+    async def _read_last(self, task: str, rollout: Rollout) -> KeptVerdict:
         """The last verdict on a canary; one that has just begun has none, and neither has one that can't be read."""
-        name = f"{begun.version} {begun.started_at}"
+        name = f"{rollout.version} {rollout.started_at}"
         raw, of_earlier_release = await self._redis.mget(_key(task), f"apprentice:rollout:{task}")
         try:
             verdict = msgspec.json.decode(raw or of_earlier_release or b"{}", type=KeptVerdict)

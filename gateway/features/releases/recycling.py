@@ -109,7 +109,7 @@ def _read(cordon: bytes) -> Cordon:
 
 def _fullest(releases: Releases, replicas: list[Replica]) -> Replica | None:
     """A replica that takes no more loads because of ghosts, if the others of its pool serve all that it does."""
-    placed = releases.services.snapshot.current.placed
+    placed = releases.services.snapshot.current.placements_by_replica
     for replica in replicas:
         full = releases.services.control.adapters.reconciler.capacity(replica, placed.get(replica.name, {}))
         if not replica.up or replica.config.recycle_url is None or full.loads_left or not full.ghosts:

@@ -120,7 +120,7 @@ async def _decided(services: Services, caller: Caller, body: RequestBody, sessio
             problem.extra_headers.append((b"x-apprentice-reason", decision.reason.encode()))
         raise problem
     pool = decision.pool
-    body.check(decision.task, services.deployment.pool_limits[pool.name], pool.engine, caller.unknown_fields)
+    body.check(decision.task, services.configuration.pool_limits[pool.name], pool.engine, caller.unknown_fields)
     return decision
 
 

@@ -26,7 +26,7 @@ async def seal_again(texts: Texts) -> None:
     """Seal all that features keep, and feedback, under the present key. Once nothing was left that can be, it is looked
     through again after a day, or under the next key. Raises RedisError."""
     services, resealing = texts.services, Resealing()
-    words, now = services.deployment.words, await read_redis_time(services.redis)
+    words, now = services.configuration.words, await read_redis_time(services.redis)
     last = words.read_look(await services.redis.get(REDIS_SEALED_KEY))
     if words.seals.sealing is None or (last is not None and last.is_recent(now)):
         return

@@ -32,7 +32,7 @@ class Texts:
     @property
     def seals(self) -> Seals:
         """The present keys."""
-        return self.services.deployment.words.seals
+        return self.services.configuration.words.seals
 
     def find_redaction(self, task: str) -> Redact:
         """The redaction of a task's texts, whether it keeps them or they are reviewed; of one that is no longer

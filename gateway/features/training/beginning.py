@@ -158,5 +158,5 @@ def _latest_manifest(trainings: Trainings, task: str) -> Mapping[str, Any] | Non
     alias = snapshot.aliases.get(task)
     if alias is not None and alias.leading in snapshot.versions:
         return snapshot.versions[alias.leading].manifest
-    ours = [each for each in snapshot.by_task.get(task, ()) if each.state != "retired"]
+    ours = [each for each in snapshot.versions_by_task.get(task, ()) if each.state != "retired"]
     return max(ours, key=lambda version: version.number).manifest if ours else None

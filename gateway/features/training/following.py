@@ -50,7 +50,7 @@ class Halt(Exception):
 
 async def keep_following(trainings: Trainings) -> None:
     """Carry requests to train on, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = trainings.services.lease_job("retraining", place=f"-{trainings.place}")
+    lease = trainings.services.lease_job("retraining", key_suffix=f"-{trainings.place}")
     looked = (-1, 0.0)
 
     async def look() -> None:

@@ -28,7 +28,7 @@ FAILED_KEPT_SECONDS = 7 * 86_400.0
 
 async def keep_training(trainings: Trainings) -> None:
     """Run the trainings of this data folder, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = trainings.services.lease_job("training", place=f"-{trainings.place}")
+    lease = trainings.services.lease_job("training", key_suffix=f"-{trainings.place}")
 
     async def run_next() -> None:
         folders = await asyncio.to_thread(trainings.list_folders)  # before trainings: one that begins now keeps its own

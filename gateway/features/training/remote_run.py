@@ -21,7 +21,7 @@ GRACE_SECONDS = 30.0
 
 async def keep_following_remote(trainings: Trainings) -> None:
     """Launch and follow the trainings elsewhere whose files are here, if no other gateway does. Raises RedisError."""
-    lease = trainings.services.lease_job("training-remote", place=f"-{trainings.place}")
+    lease = trainings.services.lease_job("training-remote", key_suffix=f"-{trainings.place}")
     looked_at = -1
 
     async def run_all() -> None:

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.background.lease import JobLease, JobPasses
-from gateway.state.snapshot import Deployed, SnapshotKeeper
+from gateway.state.snapshot import ConfiguredPolicy, SnapshotKeeper
 from router.policy import AttemptLimits
 from serving.object_store import CHANGED_CHANNEL, ObjectStore
 from tests.waiting import until
@@ -21,7 +21,7 @@ SECONDS_MAX = 60.0
 
 
 def lease_of(redis: Redis, owner: str, lease_seconds: float = LEASE_SECONDS) -> JobLease:
-    keeper = SnapshotKeeper(redis, Deployed({}, frozenset(), AttemptLimits()), {}, lambda _: None)
+    keeper = SnapshotKeeper(redis, ConfiguredPolicy({}, frozenset(), AttemptLimits()), {}, lambda _: None)
     return JobLease(redis, keeper, JobPasses(), "test", owner, lease_seconds)
 
 

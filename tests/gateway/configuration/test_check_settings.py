@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.current_configuration import deployed_of
+from gateway.current_configuration import configured_policy_of
 from router.findings import CheckPolicy
 from tests.gateway.configuration.test_settings import POOL, loaded, said
 
@@ -18,7 +18,7 @@ def with_task(name: str = "returns", **task: Any) -> dict[str, Any]:
 
 
 def test_a_task_without_checks_has_none_and_everything_goes_to_general(tmp_path: Path) -> None:
-    task = deployed_of(loaded(tmp_path, with_task())).tasks["returns"]
+    task = configured_policy_of(loaded(tmp_path, with_task())).tasks["returns"]
     assert (dict(task.checks), dict(task.fallbacks), task.pools_allowed) == ({}, {}, None)
     assert task.fallbacks_for("out_of_scope") == ("general",)
     assert task.reaches("general")
@@ -31,7 +31,7 @@ def test_checks_that_are_not_off_reach_the_router_in_their_order_with_their_shar
         "degraded": {"mode": "off", "explored_share": 0.3},
         "predicted_gain": {"mode": "observe"},
     }
-    task = deployed_of(loaded(tmp_path, with_task(checks=checks))).tasks["returns"]
+    task = configured_policy_of(loaded(tmp_path, with_task(checks=checks))).tasks["returns"]
     assert list(task.checks.items()) == [
         ("out_of_scope", CheckPolicy("enforce", 0.02)),
         ("holdout", CheckPolicy("observe", 0.1)),
@@ -41,7 +41,9 @@ def test_checks_that_are_not_off_reach_the_router_in_their_order_with_their_shar
 
 def test_fallbacks_reach_the_router_by_their_reason_in_their_order(tmp_path: Path) -> None:
     fallbacks = {"out_of_scope": ["previous_version", "general", "needs_human"], "overload": ["previous_version"]}
-    task = deployed_of(loaded(tmp_path, with_task(fallbacks=fallbacks, pools_allowed=["general"]))).tasks["returns"]
+    task = configured_policy_of(loaded(tmp_path, with_task(fallbacks=fallbacks, pools_allowed=["general"]))).tasks[
+        "returns"
+    ]
     assert task.fallbacks_for("out_of_scope") == ("previous_version", "general", "needs_human")
     assert (task.fallbacks_for("overload"), task.fallbacks_for("timeout")) == (("previous_version",), ("general",))
     assert (task.reaches("general"), task.reaches("small")) == (True, False)

@@ -16,7 +16,7 @@ from gateway.errors import Problem
 from gateway.formats.chat import CHAT
 from gateway.formats.fields import GATEWAY_ALONE, KEPT_HERE, ON_REQUEST
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
-from gateway.path.partial_answer import Begun
+from gateway.path.partial_answer import PartialAnswer
 from router.choice import choose
 from router.decision import NO_SCORES, Choice
 from router.policy import TaskPolicy
@@ -116,9 +116,9 @@ def test_continuation_on_another_engine_is_well_formed_or_not_attempted(
         body.check(TASK, DEFAULTS)
     except Problem:
         return
-    begun = Begun("It may be", tokens, {}, (), committed=True)
+    partial = PartialAnswer("It may be", tokens, {}, (), committed=True)
     for choice in CHOICES:
-        sent = begun.body(body, choice)
+        sent = partial.body(body, choice)
         if sent is not None:
             told = json.loads(sent)
             assert told["messages"][-1] == {"role": "assistant", "content": "It may be"}

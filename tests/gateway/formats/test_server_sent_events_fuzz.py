@@ -11,11 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.formats.server_sent_events import EventSplitter, Progress, extend_usage_event, payload_of
-from gateway.path.partial_answer import Begun, head_of
+from gateway.path.partial_answer import PartialAnswer, head_of
 
 EVENT_BYTES_MAX = 1 << 16
 HEAD = {"id": "chatcmpl-1", "model": "returns@v1", "created": 7}
-BEGUN = Begun("It may be", 3, HEAD, (), committed=True)
+PARTIAL = PartialAnswer("It may be", 3, HEAD, (), committed=True)
 
 
 def token(text: str) -> bytes:
@@ -63,10 +63,10 @@ def holds(data: bytes, places: list[int]) -> None:
         assert payload is None or isinstance(json.loads(payload.decode()), dict)
     if for_caller:
         head_of(for_caller[0])
-    for event in b"".join(BEGUN.spliced(for_caller)).split(b"\n\n"):
+    for event in b"".join(PARTIAL.spliced(for_caller)).split(b"\n\n"):
         told = json.loads(event.removeprefix(b"data: ")) if event else HEAD
         assert {name: told[name] for name in HEAD} == HEAD
-    total = BEGUN.total(progress)
+    total = PARTIAL.total(progress)
     for payload in (progress.usage_payload, total.usage_payload):
         if payload is not None:
             assert "apprentice" in json.loads(extend_usage_event(payload, {"cost_usd": None})[6:])

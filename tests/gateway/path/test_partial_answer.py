@@ -10,7 +10,7 @@ import pytest
 from gateway.formats.chat import CHAT
 from gateway.formats.request_body import read_body
 from gateway.formats.server_sent_events import Progress, Usage
-from gateway.path.partial_answer import Begun, head_of
+from gateway.path.partial_answer import PartialAnswer, head_of
 from router.choice import choose
 from router.decision import NO_SCORES, Choice
 from tests.router.situations import asked, moment, policy, usual_fleet
@@ -18,8 +18,8 @@ from tests.router.situations import asked, moment, policy, usual_fleet
 HEAD = {"id": "chatcmpl-1", "model": "returns@v1", "created": 7}
 
 
-def begun(tokens: int = 40) -> Begun:
-    return Begun("It may be", tokens, HEAD, (), committed=True)
+def partial(tokens: int = 40) -> PartialAnswer:
+    return PartialAnswer("It may be", tokens, HEAD, (), committed=True)
 
 
 def event(**choice: Any) -> bytes:
@@ -35,7 +35,7 @@ def choice() -> Choice:
 
 def sent(tokens: int = 40, **more: Any) -> dict[str, Any] | None:
     raw = {"model": "returns", "stream": True, "messages": [{"role": "user", "content": "A toaster."}], **more}
-    body = begun(tokens).body(read_body(CHAT, json.dumps(raw).encode()), choice())
+    body = partial(tokens).body(read_body(CHAT, json.dumps(raw).encode()), choice())
     return None if body is None else dict(json.loads(body))
 
 
@@ -56,7 +56,7 @@ def test_another_engines_events_go_on_under_the_same_name_without_a_second_openi
     opening = event(delta={"role": "assistant", "content": ""}, finish_reason=None)
     token = event(delta={"role": "assistant", "content": " kept"}, finish_reason=None)
     last = event(delta={}, finish_reason="stop")
-    told = [json.loads(one[6:]) for one in begun().spliced([opening + token, last])]
+    told = [json.loads(one[6:]) for one in partial().spliced([opening + token, last])]
     assert [one["choices"][0]["delta"] for one in told] == [{"content": " kept"}, {}]
     assert all({name: one[name] for name in HEAD} == HEAD for one in told)
     assert head_of(opening + token) == {"id": "chatcmpl-2", "model": "large", "created": 9}
@@ -67,7 +67,7 @@ def test_the_prompt_counts_once_and_the_completion_is_that_of_both() -> None:
     rest.usage = Usage(112, 20)
     rest.usage_payload = b'{"id":"x","model":"large","choices":[],"usage":{"prompt_tokens":112}}'
     rest.chunks = 20
-    total = begun().total(rest)
+    total = partial().total(rest)
     assert total.usage is not None
     assert (total.usage.prompt_tokens, total.usage.completion_tokens, total.chunks) == (72, 60, 60)
     told = json.loads(total.usage_payload or b"")
@@ -78,4 +78,4 @@ def test_the_prompt_counts_once_and_the_completion_is_that_of_both() -> None:
 def test_without_usage_the_events_with_a_token_are_what_is_known() -> None:
     rest = Progress()
     rest.chunks = 5
-    assert (begun().total(rest).chunks, begun().total(rest).usage) == (45, None)
+    assert (partial().total(rest).chunks, partial().total(rest).usage) == (45, None)

@@ -40,11 +40,11 @@ async def test_refused_connections_take_no_place_while_they_are_closed() -> None
         many = [
             (connection, app.listener.enter(connection, "10.0.0.1")) for connection in (object() for _ in range(20))
         ]
-        assert [place for _, place in many].count("open") == 4
+        assert [standing for _, standing in many].count("open") == 4
         other = object()
         assert app.listener.enter(other, "10.0.0.2") == "open"
-        for connection, place in many:
-            app.listener.leave(connection, "10.0.0.1", place)
+        for connection, standing in many:
+            app.listener.leave(connection, "10.0.0.1", standing)
         app.listener.leave(other, "10.0.0.2", "open")
         assert app.connections == 0
 

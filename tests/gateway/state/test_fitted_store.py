@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from gateway.features.fitting.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, WaitingSample
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import FittedError, FittedStore, FittingStatus, is_calibrated_apart
-from gateway.state.snapshot import Deployed, SnapshotKeeper
+from gateway.state.snapshot import ConfiguredPolicy, SnapshotKeeper
 from monitoring.audit import Audit
 from router.confidence import NAMES, Calibration, ConfidenceModel
 from router.model_file import MODEL_BYTES_MAX
@@ -34,10 +34,10 @@ def store(redis: Redis) -> FittedStore:
     return FittedStore(redis)
 
 
-def deployed(selector: str = "user_turns") -> Deployed:
+def configured(selector: str = "user_turns") -> ConfiguredPolicy:
     """A file with the task `returns`."""
     task = TaskPolicy("returns", None, selector=selector)
-    return Deployed({"returns": task}, frozenset({"general"}), AttemptLimits(), "general")
+    return ConfiguredPolicy({"returns": task}, frozenset({"general"}), AttemptLimits(), "general")
 
 
 async def keeper_of(
@@ -63,7 +63,7 @@ async def keeper_of(
     )
     await ObjectStore(redis, "versions").put(V1, msgspec.to_builtins(version))
     await Registry(redis).promote("returns", V1)
-    return SnapshotKeeper(redis, deployed(), {}, lambda _: None, damaged, None, unsuited)
+    return SnapshotKeeper(redis, configured(), {}, lambda _: None, damaged, None, unsuited)
 
 
 async def test_models_and_entries_of_older_releases_are_read_under_their_stored_names(store: FittedStore) -> None:
@@ -218,8 +218,8 @@ async def test_model_of_another_selector_is_logged_once_and_again_when_the_file_
     why = (await store.shown(V1, "user_turns"))["scope"]["unused"]
     assert why == "It was fitted with another selector (dialogue; the task has user_turns): fit it again."
     assert (await store.shown(V1, "dialogue"))["scope"]["unused"] is None
-    keeper.deploy(deployed("dialogue"))
-    keeper.deploy(deployed("last_user"))
+    keeper.apply_configuration(configured("dialogue"))
+    keeper.apply_configuration(configured("last_user"))
     assert told == ["scope", "scope"]
 
 

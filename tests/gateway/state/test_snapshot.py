@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import Caller
-from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper, object_store_of
+from gateway.state.snapshot import ConfiguredPolicy, Snapshot, SnapshotKeeper, object_store_of
 from router.policy import AttemptLimits, Shift, TaskPolicy
 from serving.adapters.entries import AliasEntry, Rollout, Version
 from serving.adapters.placement import Placement
@@ -50,8 +50,8 @@ async def keeper(redis: Redis) -> SnapshotKeeper:
         await ObjectStore(redis, "callers").put(caller.public, caller.to_json())
         await ObjectStore(redis, "overrides").put(f"rule {number}", {"action": "general", "contains": f"Word {number}"})
     await Registry(redis).promote(TASK, V1)
-    deployed = Deployed({TASK: TaskPolicy(TASK, None)}, frozenset(), AttemptLimits())
-    return SnapshotKeeper(redis, deployed, {}, lambda _: None)
+    configured = ConfiguredPolicy({TASK: TaskPolicy(TASK, None)}, frozenset(), AttemptLimits())
+    return SnapshotKeeper(redis, configured, {}, lambda _: None)
 
 
 def shared(before: Snapshot, after: Snapshot) -> set[object]:
