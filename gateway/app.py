@@ -63,7 +63,7 @@ from gateway.features.texts.feature import TEXTS
 from gateway.features.tracing.feature import TRACING
 from gateway.features.training.feature import TRAINING
 from gateway.fleet_health import check_health, find_replicas
-from gateway.formats.answer_terms import Judging
+from gateway.formats.answer_terms import TermsMaker
 from gateway.formats.format_table import FORMATS
 from gateway.formats.recent_bodies import RecentBodies
 from gateway.gauges import read_gauges
@@ -80,7 +80,7 @@ from gateway.server.cors import make_preflight_routes
 from gateway.server.exchange import Exchange
 from gateway.server.listener import Answers
 from gateway.server.settled_send import SettledSend
-from gateway.server.uploads import UploadLimits, Uploads, is_upload
+from gateway.server.uploads import UploadLimits, Uploads, has_own_body_limits
 from gateway.server.wire import Message, Receive, Scope, Send, bound_body, forbid_storing
 from gateway.service_jobs import SERVICE_JOBS
 from gateway.services import Adapters, ControlPlane, Observers, PolicyObjects, Services
@@ -100,7 +100,7 @@ from monitoring.metrics import Meters
 from router.embedding import EmbeddingError, load_deep
 from serving.adapters.base_model import Base, read_base
 from serving.adapters.errors import ArtifactError
-from serving.adapters.loader import Placer
+from serving.adapters.placer import Placer
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.signature import read_public_key
@@ -184,7 +184,7 @@ class Gateway(FastAPI):
 
     def may_be_slow(self, exchange: Exchange) -> bool:
         """True if the endpoint bounds the time that a request's body takes: an upload's does."""
-        return is_upload(scope_of(exchange))
+        return has_own_body_limits(scope_of(exchange))
 
     def refused(self, exchange: Exchange, problem: Problem) -> None:
         """Note a request that its head alone has refused."""
@@ -193,13 +193,13 @@ class Gateway(FastAPI):
         note_refused(services, exchange, problem)
 
     async def _answer_cold(self, exchange: Exchange) -> None:
-        await answer_with(self, exchange, is_upload)
+        await answer_with(self, exchange, has_own_body_limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             services: Services = self.state.services
             send = forbid_storing(send)
-            if not is_upload(scope):  # an upload has limits of its own
+            if not has_own_body_limits(scope):  # an upload has limits of its own
                 receive = bound_body(scope, receive, services.body_bytes_max_at(scope["path"]))
             if scope["method"] == "HEAD" and (scope["path"] in PROBES or scope["path"].startswith(MODELS)):
                 scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
@@ -350,7 +350,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
             fallback_caps=FallbackCaps(caps_of(settings), settings.limits.general_share_window_seconds, limits),
             gain_budgets=LiveGainBudgets(),
             threads=stack.enter_context(Threads()),
-            judging=Judging(),
+            terms=TermsMaker(),
             observers=Observers(),
             recent=recent,
             flow=flow,

@@ -19,7 +19,7 @@ from gateway.background.lease import LEASE_SECONDS, JobLease, JobPasses
 from gateway.callers import Caller
 from gateway.configuration.settings import Settings
 from gateway.current_configuration import CurrentConfiguration, Prices
-from gateway.formats.answer_terms import Judging
+from gateway.formats.answer_terms import TermsMaker
 from gateway.formats.recent_bodies import RecentBodies
 from gateway.formats.request_body import RequestBody
 from gateway.limits.admission import Admission
@@ -168,7 +168,7 @@ class Services:
     gain_budgets: LiveGainBudgets
     threads: Threads
     # Answers, and what is kept of them
-    judging: Judging
+    terms: TermsMaker
     observers: Observers
     recent: RecentBodies
     flow: RecordFlow
@@ -198,10 +198,10 @@ class Services:
         draw = random.random()  # noqa: S311 - a tie-break, not a secret
         return Moment(now, time.time(), draw, self.fallback_caps.closed, self.gain_budgets.by_version)
 
-    def fit(self, body: RequestBody, choice: Choice, caller: Caller) -> None:
-        """See that the choice allows what the caller asks, and fit the body to it. Raises Problem (400)."""
+    def hold_to_choice(self, body: RequestBody, choice: Choice, caller: Caller) -> None:
+        """Check the body against what the choice allows, and set its cache salt. Raises Problem (400)."""
         salt = self.cache_salt(caller.public, choice.task)
-        body.fit(choice, self.configuration.pool_limits[choice.pool.name], salt, caller.unknown_fields)
+        body.hold_to(choice, self.configuration.pool_limits[choice.pool.name], salt, caller.unknown_fields)
 
     def cache_salt(self, caller: str, task: TaskPolicy | None) -> str | None:
         """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""

@@ -73,7 +73,7 @@ class Demands:
         return model.tokens if self.terms.enforces("low_confidence") else 0
 
 
-class Judging:
+class TermsMaker:
     """Owner of what is costly to make and the same for many answers: compiled contracts, and thresholds."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Judging:
         version = choice.version or choice.general_prompt_of
         return NOTHING if choice.task is None or version is None else _form(choice.task, body, choice, version)
 
-    def demands(self, policy: Policy, body: RequestBody, choice: Choice, scores: Scores) -> Demands | None:
+    def make_demands(self, policy: Policy, body: RequestBody, choice: Choice, scores: Scores) -> Demands | None:
         """Make the terms of this choice's answer; None where there are none, and its engine is sent nothing more.
 
         An adapter's answer has all checks to pass, a fallback's the contract alone, where that is enforced. What is out

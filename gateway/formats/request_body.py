@@ -104,10 +104,10 @@ class RequestBody:
         """The part of the conversation that a task's selector names, for the fitted models."""
         return self.wire_format.selected(self.read, selector)
 
-    def fit(
+    def hold_to(
         self, choice: Choice, defaults: TaskPolicy, cache_salt: str | None, unknown: UnknownFields | None = None
     ) -> None:
-        """See that the choice allows what is asked, and keep the caller's prompts apart. Raises Problem (400).
+        """Check the body against what the choice allows, and set its cache salt. Raises Problem (400).
 
         `unknown` is the key's own setting of unknown fields.
         """

@@ -61,8 +61,8 @@ class ShareWindow:
 
 
 @dataclass(eq=False, slots=True)
-class Leave:
-    """One request's leave to go to its task's fallback. It is settled once."""
+class FallbackHold:
+    """A request's hold on the cap of its task's fallback. It is settled once."""
 
     wasted_before: float
     taken: Quota | None = None
@@ -112,47 +112,49 @@ class FallbackCaps:
         now = time.monotonic()
         self.closed = frozenset(task for task in self._tasks if not self._is_open(task, now))
 
-    def went(self, choice: Choice, leave: Leave | None, body: RequestBody, record: Record) -> Leave | None:
-        """A request is sent to this choice; if that is a capped fallback, it takes leave for it, unless it has it."""
+    def hold_for(
+        self, choice: Choice, hold: FallbackHold | None, body: RequestBody, record: Record
+    ) -> FallbackHold | None:
+        """A request is sent to this choice; if that is a capped fallback, it gets a hold there, unless it has one."""
         task = choice.task.name if choice.task is not None and choice.version is None else ""
-        if leave is not None or task not in self._tasks:
-            return leave
+        if hold is not None or task not in self._tasks:
+            return hold
         now = time.monotonic()
         if task in self._shares:
             self._shares[task].count(now, 0, 1)
-        leave = Leave(record.wasted_usd or 0.0)
+        hold = FallbackHold(record.wasted_usd or 0.0)
         if task in self._money:
-            self._reserve(self._money[task], leave, self._limits.bound(choice.pool.name), body, now)
+            self._reserve(self._money[task], hold, self._limits.bound(choice.pool.name), body, now)
         self._look_at(task, now)
-        return leave
+        return hold
 
-    def _reserve(self, allowance: Allowance, leave: Leave, bound: Bound, body: RequestBody, now: float) -> None:
+    def _reserve(self, allowance: Allowance, hold: FallbackHold, bound: Bound, body: RequestBody, now: float) -> None:
         quota = allowance.quota_at(now)
         if quota is None or quota.free <= 0:
             self._limits.let_through()
         if quota is None:
             return
-        leave.estimate = bound.tokens(body, body.size)
-        leave.taken, leave.reserved = quota, bound.nanos(*leave.estimate)
-        quota.reserved += leave.reserved
-        allowance.expect(max(allowance.need, min(leave.reserved, allowance.limit)))
+        hold.estimate = bound.tokens(body, body.size)
+        hold.taken, hold.reserved = quota, bound.nanos(*hold.estimate)
+        quota.reserved += hold.reserved
+        allowance.expect(max(allowance.need, min(hold.reserved, allowance.limit)))
         if 2 * quota.free < allowance.target and not quota.dry:
             self._limits.quotas.feed(allowance)
 
-    def settle(self, record: Record, leave: Leave | None, price: Price | None = None) -> None:
+    def settle(self, record: Record, hold: FallbackHold | None, price: Price | None = None) -> None:
         """A request is over: count it, and what it cost at the fallback, failed attempts there included.
 
         Of one that was cut off what it is thought to have cost counts, at this `price`: that of its pool. What a
         version cost that answered after all, as its fallback failed, does not.
         """
         there = record.version is None
-        if leave is not None and leave.taken is not None:  # also where its task has no cap any more
-            spent = (record.wasted_usd or 0.0) - leave.wasted_before + ((record.cost_usd or 0.0) if there else 0.0)
-            leave.taken.reserved -= leave.reserved
-            leave.taken.used += round(spent * NANOS)
+        if hold is not None and hold.taken is not None:  # also where its task has no cap any more
+            spent = (record.wasted_usd or 0.0) - hold.wasted_before + ((record.cost_usd or 0.0) if there else 0.0)
+            hold.taken.reserved -= hold.reserved
+            hold.taken.used += round(spent * NANOS)
             if there and cut_off(record):
-                leave.taken.used += estimate_cut_off_nanos(record, leave.estimate, price)
-            leave.taken = None
+                hold.taken.used += estimate_cut_off_nanos(record, hold.estimate, price)
+            hold.taken = None
         if record.task not in self._tasks:
             return
         now = time.monotonic()
@@ -171,9 +173,9 @@ class FallbackCaps:
         if allowance is None:
             return True
         quota = allowance.quota_at(now)
-        if quota is None and not allowance.is_known and not self._limits.quotas.gone:
+        if quota is None and not allowance.is_known and not self._limits.quotas.redis_gone:
             return True  # a cap that is new: Redis will tell in a moment
         if quota is not None and quota.free >= max(1, allowance.need):
             return True
         reached = quota is not None and quota.dry
-        return not reached and self._limits.quotas.gone and self._limits.open_without_redis
+        return not reached and self._limits.quotas.redis_gone and self._limits.open_without_redis

@@ -363,7 +363,7 @@ class Limits:
             lacking = list(_lacking(purse, needs, now))
             if not lacking:
                 return
-            over = self.quotas.gone or now >= until
+            over = self.quotas.redis_gone or now >= until
             told_since = -math.inf if over else began_at - INTERVAL_SECONDS
             dry = [
                 allowance

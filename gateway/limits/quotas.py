@@ -200,7 +200,7 @@ class Quotas:
         self._round_over = asyncio.Event()
         self._looked_at = 0.0
         self._sequence = 0
-        self.gone = False
+        self.redis_gone = False
         """True if Redis did not answer when it was last asked."""
 
     def allowance(self, subject: str, kind: str, span: Span, limit: int) -> Allowance:
@@ -231,7 +231,7 @@ class Quotas:
                 await wait_for_event(self._wanted, INTERVAL_SECONDS)
                 await self.round(time.monotonic() - self._looked_at >= INTERVAL_SECONDS)
                 looked()
-                if self.gone:
+                if self.redis_gone:
                     await asyncio.sleep(INTERVAL_SECONDS)
         except asyncio.CancelledError:
             leaving = asyncio.ensure_future(self.round(leaving=True))
@@ -256,14 +256,14 @@ class Quotas:
             orders = [order for allowance in self._hungry if (order := self._top_up(allowance, now)) is not None]
         self._hungry.clear()
         try:
-            for first in range(0, len(orders) or int(self.gone), ORDERS_MAX):
+            for first in range(0, len(orders) or int(self.redis_gone), ORDERS_MAX):
                 await self._ask(orders[first : first + ORDERS_MAX])
-                self.gone = False
+                self.redis_gone = False
             for order in orders:
                 if order.last:
                     self._forget(order.allowance, time.monotonic())
         except (RedisError, OSError, TimeoutError):
-            self.gone = True
+            self.redis_gone = True
         finally:
             self._round_over.set()
             self._round_over = asyncio.Event()
@@ -288,7 +288,7 @@ class Quotas:
     def _all_orders(self, now: float) -> Iterator[Order]:
         for allowance in list(self._allowances.values()):
             quota = allowance.quota_at(now)
-            if not self.gone and _is_idle(allowance, quota, now):
+            if not self.redis_gone and _is_idle(allowance, quota, now):
                 if not self._forget(allowance, now):
                     yield from _given_back(allowance)
                 continue

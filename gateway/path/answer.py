@@ -97,7 +97,7 @@ class Answer:
             self._engine.close()
         self.lease.give_back(now)
 
-    def sent(self, record: Record, body: RequestBody) -> AnsweredRequest | None:
+    def make_answered_request(self, record: Record, body: RequestBody) -> AnsweredRequest | None:
         """The request with what was sent, the same for each reader; None where it was not kept."""
         if self._sent is None and self.parts is not None:
             self._sent = AnsweredRequest(record, body, tuple(self.parts))
@@ -108,7 +108,7 @@ class Answer:
         return self.lease.share(now) if self._share is None else self._share
 
     async def begin(
-        self, services: Services, body: RequestBody, sent: bytes, headers: dict[str, str], limits: AttemptLimits
+        self, services: Services, body: RequestBody, engine_body: bytes, headers: dict[str, str], limits: AttemptLimits
     ) -> None:
         """Send the request, and read as much of the answer as has to be seen before it may be committed.
 
@@ -122,7 +122,7 @@ class Answer:
         url, path = self.lease.replica.config.base_url, self.wire_format.engine_path
         if not body.stream:
             self._engine = await services.engines.post(
-                url, path, sent, headers, limits.answer_timeout_seconds, fresh=body.fragile
+                url, path, engine_body, headers, limits.answer_timeout_seconds, fresh=body.fragile
             )
             await self._take_whole(await self._engine.read())
             return
@@ -132,7 +132,7 @@ class Answer:
         silence = limits.first_token_timeout_seconds
         try:
             with Deadline(silence):
-                self._engine = await services.engines.post(url, path, sent, headers, silence, fresh=body.fragile)
+                self._engine = await services.engines.post(url, path, engine_body, headers, silence, fresh=body.fragile)
                 await self._hold(1)
         except TimeoutError as error:
             raise Silent("no token within the limit") from error
@@ -226,7 +226,7 @@ class Answer:
             self._engine.heard()
         return taken
 
-    def unsent(self) -> list[bytes]:
+    def take_held_events(self) -> list[bytes]:
         """The events that were held back, to be sent now."""
         events, self.held_events = self.held_events, []
         return events

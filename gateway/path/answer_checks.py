@@ -40,7 +40,7 @@ def _judge(
     if "refusal" in terms.checks and body.wire_format.has_tools:
         called = frozenset(call.name for each in answered.alternatives for call in each.calls)
         if called or body.read.tool_choice not in (None, "auto", "none"):
-            offered = services.judging.offered(body, called)
+            offered = services.terms.offered(body, called)
     judgement = judge_answer(answered, terms, offered, answer.judged_by)
     ledger.note_findings(judgement.findings)
     answer.judged_by |= frozenset(finding.check for finding in judgement.findings)

@@ -11,7 +11,7 @@ from gateway.current_configuration import Prices
 from gateway.errors import Problem
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import Progress
-from gateway.limits.fallback_caps import Leave
+from gateway.limits.fallback_caps import FallbackHold
 from gateway.limits.limits import Hold
 from gateway.services import RequestTracing, Services
 from monitoring.cost import compute_cost, compute_saving
@@ -59,11 +59,11 @@ class Ledger:
         "committed_at",
         "engine_seconds",
         "fallback_from",
+        "fallback_hold",
         "first_reason",
         "hold",
         "labels",
         "last_chunk_at",
-        "leave",
         "made",
         "parts",
         "paused_seconds",
@@ -111,8 +111,8 @@ class Ledger:
         self.fallback_from: str | None = None
         self.hold: Hold | None = None
         """The part of its key's limits that it has taken."""
-        self.leave: Leave | None = None
-        """Its leave to go to its task's fallback, where that is capped."""
+        self.fallback_hold: FallbackHold | None = None
+        """Its hold on the cap of its task's fallback, where that has one."""
         self.made = 0
         """Tokens that had come from an engine whose attempt was cancelled."""
         self.labels: tuple[tuple[bytes, bytes], ...] = ()
@@ -356,7 +356,7 @@ def settle(services: Services, ledger: Ledger, now: float) -> None:
         record.cost_usd = record.saving_usd = None
     if ledger.hold is not None:
         ledger.hold.settle(record, price)
-    services.fallback_caps.settle(record, ledger.leave, price)
+    services.fallback_caps.settle(record, ledger.fallback_hold, price)
     if record.outcome == "ok":
         services.coverage.served(record.task or "")
     if services.snapshot.current.policy.watched:

@@ -87,10 +87,10 @@ async def attempt(
     ledger and at the replica.
     """
     ledger.record.dropped = body.dropped_by(choice.pool.engine)
-    demands = services.judging.demands(policy, body, choice, scores)
+    demands = services.terms.make_demands(policy, body, choice, scores)
     added = demands.fields if demands is not None else None
-    sent = partial and partial.body(body, choice, added)
-    sent = sent or body.for_engine(choice, added)
+    engine_body = partial and partial.body(body, choice, added)
+    engine_body = engine_body or body.for_engine(choice, added)
     number = len(ledger.record.attempts) + 1
     headers = {
         "Content-Type": "application/json",
@@ -104,11 +104,11 @@ async def attempt(
     reading = partial.reading if partial is not None else None
     if demands is not None and demands.terms.checks and reading is None:
         reading = Reading(demands.strips, body.choices)
-    ledger.leave = services.fallback_caps.went(choice, ledger.leave, body, ledger.record)
+    ledger.fallback_hold = services.fallback_caps.hold_for(choice, ledger.fallback_hold, body, ledger.record)
     lease = replica.lease(began_at, choice.engine_model)
     answer = Answer(body.wire_format, choice, lease, partial, demands, reading, scores, failures)
     try:
-        await answer.begin(services, body, sent, headers, policy.limits)
+        await answer.begin(services, body, engine_body, headers, policy.limits)
     except EngineError as error:
         answer.close()
         note_fault(services, choice, error, failures)
@@ -123,7 +123,7 @@ async def attempt(
         raise
     now = time.monotonic()
     ledger.note_attempt(choice, None, began_at, now)
-    ledger.note_sent(sent, body.cache_salt, services.digest_secret)
+    ledger.note_sent(engine_body, body.cache_salt, services.digest_secret)
     replica.answered(now, choice.engine_model)
     return answer, None
 
@@ -153,7 +153,7 @@ def next_step(
     if partial is not None:
         step = choose_next_attempt(answer.choice, failures, policy, view, moment, left, going_on=True)
         if isinstance(step, NextAttempt):
-            demands = services.judging.demands(policy, body, step.choice, answer.scores)
+            demands = services.terms.make_demands(policy, body, step.choice, answer.scores)
             if partial.body(body, step.choice, demands.fields if demands is not None else None) is not None:
                 return step, partial
     return choose_next_attempt(answer.choice, failures, policy, view, moment, left), None

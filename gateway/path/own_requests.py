@@ -84,14 +84,14 @@ async def ask_beside(
     services: Services,
     choice: Choice,
     body: RequestBody,
-    sent: bytes,
+    engine_body: bytes,
     record: Record,
     limits: AttemptLimits,
     lease: Lease | None = None,
 ) -> tuple[Ledger, Answer, str | None]:
     """Ask this choice's engine once, for a whole answer: its ledger, the answer, closed, and what went wrong (None:
-    nothing). `sent` is `body` as the engine gets it. It is no probe of a replica that rests. `lease` is the place that
-    was taken for it (None: it takes one).
+    nothing). `engine_body` is `body` as the engine gets it. It is no probe of a replica that rests. `lease` is
+    the place that was taken for it (None: it takes one).
     """
     now = time.monotonic()
     if lease is None:
@@ -103,7 +103,7 @@ async def ask_beside(
         headers = {"Content-Type": "application/json", "X-Request-Id": record.id, "traceparent": ledger.traceparent}
         try:
             with Deadline(limits.answer_timeout_seconds):
-                await answer.begin(services, body, sent, headers, limits)
+                await answer.begin(services, body, engine_body, headers, limits)
         except (EngineError, TimeoutError) as error:
             fault = error.kind if isinstance(error, EngineError) else "silent"
         ledger.note_attempt(choice, fault, now, time.monotonic())

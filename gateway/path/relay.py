@@ -69,7 +69,7 @@ async def _relay_stream(
         await exchange.begin(200, [*STREAM_HEADERS, *make_choice_headers(ledger, get_format(exchange.path))])
         if writer is None:
             answer.pass_to(flow.take)
-        events: list[bytes] | None = answer.unsent()
+        events: list[bytes] | None = answer.take_held_events()
         while events is not None:
             if part := end.ready(events):
                 flow.note(part)
@@ -78,7 +78,7 @@ async def _relay_stream(
                 events = await end.next_events()
             except EngineError as error:
                 await go_on(services, policy, body, answer, ledger, error)
-                events = answer.unsent()
+                events = answer.take_held_events()
         if last := end.release():
             flow.note(last)
         ledger.record.outcome = "ok"

@@ -60,7 +60,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
                 if decision.__class__ is Refusal:
                     decision = await wait_for_room(services, place, request, scores, policy, decision, moment, ledger)
                 choice = _accepted(services, policy, decision, request, scores, ledger)
-                services.fit(body, choice, caller)
+                services.hold_to_choice(body, choice, caller)
                 with await open_answer(services, policy, body, choice, ledger, scores) as answer:
                     answer.parts = [] if services.observers.watch(policy, answer.choice, ledger.record) else None
                     await relay(services, exchange, policy, body, answer, ledger)

@@ -72,9 +72,8 @@ PROMPTS_PATH = re.compile(r"/admin/v1/adapters/[^/]+/prompts")
 BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
 
-def is_upload(scope: Scope) -> bool:
-    """True if a request's body is read as it comes by what holds it to limits of its own: Uploads, or a data
-    set's."""
+def has_own_body_limits(scope: Scope) -> bool:
+    """True if the endpoint reads the body as it comes, under limits of its own."""
     if scope["type"] != "http":
         return False
     if scope["method"] == "POST" and scope["path"] in DATA_PATHS:

@@ -58,7 +58,7 @@ class References:
     def __init__(self, redis: Redis) -> None:
         self._object_store = ObjectStore(redis, "references")
 
-    async def known(self, model: str, fingerprint: str) -> ProbeReading | None:
+    async def fetch(self, model: str, fingerprint: str) -> ProbeReading | None:
         """The reference for this model and fingerprint, if there is one yet. Raises RedisError."""
         entry = (await self._object_store.get(model) or {}).get(fingerprint)
         return None if entry is None else msgspec.convert(entry, ProbeReading)
@@ -68,8 +68,8 @@ class References:
         if await self._object_store.get(version) is not None:
             await self._object_store.delete(version)
 
-    async def of(self, version: str, fingerprint: str, reading: ProbeReading) -> ProbeReading:
-        """The reference for this version and fingerprint: `reading` itself, if it is the first. Raises RedisError."""
+    async def fetch_or_store(self, version: str, fingerprint: str, reading: ProbeReading) -> ProbeReading:
+        """Store this reading as the reference if there is none yet; return the reference. Raises RedisError."""
         while True:
             generation = await self._object_store.generation(version)
             readings = await self._object_store.get(version) or {}
@@ -119,7 +119,7 @@ async def probe(
     key = golden["prompt"] + (f"\n{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
     if _same(reading, await _base_reading(replica, base_model, question, key, references, http)):
         raise ProbeError(f"{version.name} answers as the base model does: the engine does not apply it.", wrong=True)
-    difference = differs(await references.of(version.name, fingerprint, reading), reading)
+    difference = differs(await references.fetch_or_store(version.name, fingerprint, reading), reading)
     if difference:
         fault = f"{version.name} answers otherwise on {replica.name} than where it was first: {difference}."
         raise ProbeError(fault, wrong=True)
@@ -139,12 +139,12 @@ async def _base_reading(
     with adapters', so one that was read beside them is used this once only.
     """
     name = "base/" + hashlib.sha256(f"{base.name}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
-    reference = await references.known(name, base.fingerprint)
+    reference = await references.fetch(name, base.fingerprint)
     if reference is not None:
         return reference
     idle = base.idle()
     reading = await _ask(replica, base.name, question, http)
-    return await references.of(name, base.fingerprint, reading) if idle and base.idle() else reading
+    return await references.fetch_or_store(name, base.fingerprint, reading) if idle and base.idle() else reading
 
 
 def differs(reference: ProbeReading, reading: ProbeReading) -> str:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 from serving.adapters.entries import PLACED, WANTED, Version, VersionState
-from serving.adapters.loader import Pass, Placer, World, join_notes
 from serving.adapters.placement import (
     HELD,
     Capacity,
@@ -26,6 +25,7 @@ from serving.adapters.placement import (
     next_step,
 )
 from serving.adapters.placement_plan import Demand, Room, spread
+from serving.adapters.placer import Pass, Placer, World, join_notes
 from serving.adapters.registry import Noted, Registry, RegistryError, note_nothing
 from serving.fleet import LEAVING_SECONDS_MAX, Fleet
 from serving.object_store import Stale, Unreadable

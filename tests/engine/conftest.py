@@ -18,8 +18,7 @@ import pytest_asyncio
 
 from gateway.callers import new_key
 from serving import health
-from serving.adapters import loader as placer
-from serving.adapters import probe
+from serving.adapters import placer, probe
 from tests.engine.words import LIMITS, LOGS, SLOW_SECONDS_MAX, STAGE_SECONDS_MAX, TASK, Desk, adapter, loads_of, log_of
 from tests.fakes.ports import free_port
 from tests.walks import gateway as walks

@@ -23,8 +23,8 @@ from gateway.state.presence import Presence
 from gateway.state.snapshot import ConfiguredPolicy, Snapshot, SnapshotKeeper
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.base_model import Base
-from serving.adapters.loader import Placer, World
 from serving.adapters.manifest import Manifest, read_manifest
+from serving.adapters.placer import Placer, World
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store

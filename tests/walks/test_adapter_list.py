@@ -57,7 +57,7 @@ async def test_all_replicas_are_listed_without_a_walk_over_all_placements_for_ea
         snapshot = await gateway.services.snapshot.refresh()
         placements = Counted({("general-1", "returns@v1"): placement})
         placed = group_by_replica(placements)
-        gateway.services.snapshot.current = replace(snapshot, placements=placements, placed=placed)
+        gateway.services.snapshot.current = replace(snapshot, placements=placements, placements_by_replica=placed)
         rows = (await http.get("/admin/v1/replicas")).json()["replicas"]
     assert len(rows) == REPLICAS + 1
     assert placements.times < REPLICAS / 3

@@ -362,7 +362,7 @@ async def test_without_redis_quotas_are_spent_and_then_the_setting_decides(
                     assert (got[-1].status_code, got[-1].code) == (503, "storage_unavailable")
                 assert not isinstance(await ask(other), Exception)
                 await state.start()
-                await until(lambda: not services.limits.quotas.gone)
+                await until(lambda: not services.limits.quotas.redis_gone)
 
 
 async def test_what_was_let_through_without_redis_counts_once_it_is_back(configure: Configure) -> None:
@@ -383,7 +383,7 @@ async def test_what_was_let_through_without_redis_counts_once_it_is_back(configu
                 assert not await is_refused()
             assert gateway.services.meters.limits_unenforced.cell().value > 0
             await state.start()
-            await until(lambda: not gateway.services.limits.quotas.gone)
+            await until(lambda: not gateway.services.limits.quotas.redis_gone)
             await until(is_refused, "the budget is spent")
 
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from serving.adapters import loader as placer
-from serving.adapters import reconcile, registry
+from serving.adapters import placer, reconcile, registry
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.placement import Placement, map_by_place, read_placement
 from serving.adapters.registry import Registry, RegistryError

@@ -18,7 +18,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import finish as ended_evaluation
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
-from gateway.features.training import following
+from gateway.features.training import retraining_steps
 from gateway.features.training.trainings import Trainings
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build import DatasetOptions
@@ -394,7 +394,7 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
         async def read_request() -> dict[str, Any]:
             return dict((await http.get(f"/admin/v1/retraining/{request}")).json())
 
-        monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0.2)
+        monkeypatch.setattr(retraining_steps, "LOOK_AGAIN_SECONDS", 0.2)
         await until(lambda: _note_has(read_request, "returns@v2 was evaluated"))
         store = running.features[Evaluations].store
         done = await store.get(evaluation["id"])
@@ -410,7 +410,7 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
 async def test_a_full_disk_halts_a_request_to_train_and_no_other(
     configuration: dict[str, Any], make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(retraining_steps, "LOOK_AGAIN_SECONDS", 0.2)
     configuration["tasks"] = {"returns": {"monitor": {"retraining": "ask"}, "fallback_pool": "general"}}
     async with run_gateway(configuration) as running, running.http() as http:
         await running.place(make_adapter(1))
@@ -451,8 +451,8 @@ async def test_a_version_that_can_not_be_loaded_is_staged_again_but_not_at_once(
 
         await until(lambda: _note_has(read_request, "no room in the pool small"))
         assert await count_stagings() == 1
-        monkeypatch.setattr(following, "RESTAGE_SECONDS", 0.0)
-        monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0.2)
+        monkeypatch.setattr(retraining_steps, "RESTAGE_SECONDS", 0.0)
+        monkeypatch.setattr(retraining_steps, "LOOK_AGAIN_SECONDS", 0.2)
 
         async def is_staged_again() -> bool:
             return await count_stagings() > 1
@@ -463,8 +463,8 @@ async def test_a_version_that_can_not_be_loaded_is_staged_again_but_not_at_once(
 async def test_auto_waits_until_there_are_rows_enough_and_builds_the_data_set_again(
     configuration: dict[str, Any], make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "REBUILD_SECONDS", 0.2)
-    monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(retraining_steps, "REBUILD_SECONDS", 0.2)
+    monkeypatch.setattr(retraining_steps, "LOOK_AGAIN_SECONDS", 0.2)
     task = {"monitor": {"retraining": "auto"}, "fallback_pool": "general", "texts": {"keep": "all"}}
     configuration["tasks"] = {"returns": task}
     configuration["training"]["rows_min"] = 12

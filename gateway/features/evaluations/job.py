@@ -409,13 +409,13 @@ async def answer_once(
         purpose="evaluation",
         policy_generation=policy.generation,
     )
-    demands = services.judging.demands(policy, body, choice, NO_SCORES)
+    demands = services.terms.make_demands(policy, body, choice, NO_SCORES)
     body.cache_salt = services.cache_salt("evaluation", choice.task)
     fields = dict(demands.fields or {}) if demands is not None else {}
     fields |= constrain(choice.pool.engine) if constrain is not None else {}
-    sent = body.for_engine(choice, fields if version is not None else {"temperature": 0, **fields})
-    ledger, answer, fault = await ask_beside(services, choice, body, sent, record, policy.limits)
-    contract = services.judging.contract_of(version) if version is not None else None
+    engine_body = body.for_engine(choice, fields if version is not None else {"temperature": 0, **fields})
+    ledger, answer, fault = await ask_beside(services, choice, body, engine_body, record, policy.limits)
+    contract = services.terms.contract_of(version) if version is not None else None
     row_answer = Said(text=None, fault=fault) if fault is not None else read_answer(answer.body, contract)
     _settle(evaluations, record, row_answer, ledger.engine_seconds)
     return row_answer

@@ -31,7 +31,7 @@ from gateway.features.rules.endpoints import list_rules_to
 from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.release_gate import describe_forced, describe_references, judge_release, to_json
-from gateway.server.uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, is_upload
+from gateway.server.uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, has_own_body_limits
 from gateway.state.gate_store import GateStore
 from serving.adapters.entries import PLACED, Rollout, Version, VersionState
 from serving.adapters.manifest import read_review_due
@@ -125,7 +125,7 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """
     releases = feature_of(request, Releases)
     services = releases.services
-    if is_upload(request.scope):
+    if has_own_body_limits(request.scope):
         async with services.control.adapters.uploads.receive(request, optional=(*OPTIONAL, *SAMPLES)) as upload:
             return await _add(releases, admin, upload, upload.fields.get("task", ""), upload.fields.get("pool"))
     try:

@@ -104,8 +104,8 @@ def _terms(
     unjudged = OTHER_SCOPE if model is None and fitted.confidence is not None else NO_CALIBRATION
     threshold = None
     if model is not None:
-        threshold = services.judging.threshold(version.name, model, checks["low_confidence"].share)
-    contract = services.judging.contract_of(version)
+        threshold = services.terms.threshold(version.name, model, checks["low_confidence"].share)
+    contract = services.terms.contract_of(version)
     has_logprobs = report.logprobs is not None
     return Terms(checks, contract, model, threshold, logprobs_asked=has_logprobs, unjudged=unjudged)
 

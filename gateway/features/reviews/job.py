@@ -46,7 +46,7 @@ def offer_review(reviews: Reviews, body: RequestBody, answer: Answer, record: Re
     """Have a drawn request wait for a reviewer, once its answer has been sent. Nothing is waited for."""
     task = record.task or ""
     reviews.services.meters.reviews.add(1, task, "drawn")
-    sent = answer.sent(record, body)
+    sent = answer.make_answered_request(record, body)
     if sent is not None and reviews.queue.offer(Drawn(sent, _fields(answer.choice))):
         return
     reviews.services.meters.reviews.add(1, task, "dropped")

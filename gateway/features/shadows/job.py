@@ -56,7 +56,7 @@ def offer_copies(shadows: Shadows, policy: Policy, body: RequestBody, answer: An
         return
     if record.contract_kept is None and not is_foreign(choice):
         version = choice.version or choice.general_prompt_of
-        record.contract_kept = shadows.services.judging.contract_kept(version, text) if version is not None else None
+        record.contract_kept = shadows.services.terms.contract_kept(version, text) if version is not None else None
     record.text_digest = digest(shadows.services.digest_secret, normalize(text))
     if shadows.trials.on_trial(policy, choice):
         offer_to_shadows(shadows, policy, body, choice, record, text)
@@ -211,10 +211,10 @@ async def _fetch(
         return None
     body = job.body.whole()
     try:
-        sent = body.for_engine(choice, shadows.services.judging.form(body, choice))
+        engine_body = body.for_engine(choice, shadows.services.terms.form(body, choice))
     except Problem:  # its engine can't give the answer the form that was asked for
         return None
-    exchange = await _ask(shadows, job, choice, body, sent)
+    exchange = await _ask(shadows, job, choice, body, engine_body)
     if exchange is None:
         return None
     ledger, answer, fault = exchange
@@ -226,15 +226,17 @@ async def _fetch(
 
 
 async def _ask(
-    shadows: Shadows, job: ShadowJob, choice: Choice, body: RequestBody, sent: bytes
+    shadows: Shadows, job: ShadowJob, choice: Choice, body: RequestBody, engine_body: bytes
 ) -> tuple[Ledger, Answer, str | None] | None:
     """Ask the choice's engine, at a place that is taken before callers if the job comes first; None without one."""
     services, record, limits = shadows.services, _record(shadows, job), job.policy.limits
     if not job.comes_first:
-        return await ask_beside(services, choice, body, sent, record, limits)
+        return await ask_beside(services, choice, body, engine_body, record, limits)
     held_by_replica, share = shadows.trials.first_held, services.settings.tasks[job.task.name].monitor.shadow_room_share
     async with take_room(services, choice, held_by_replica, share) as lease:
-        return await ask_beside(services, choice, body, sent, record, limits, lease) if lease is not None else None
+        return (
+            await ask_beside(services, choice, body, engine_body, record, limits, lease) if lease is not None else None
+        )
 
 
 def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None) -> Choice | None:
@@ -284,7 +286,7 @@ def _record(shadows: Shadows, job: ShadowJob) -> Record:
 def _compare(shadows: Shadows, job: ShadowJob, version: VersionView | None, text: str, record: Record) -> str:
     of_contract = version or job.choice.led_to
     if of_contract is not None and not is_foreign(job.choice):
-        record.contract_kept = shadows.services.judging.contract_kept(of_contract, text)
+        record.contract_kept = shadows.services.terms.contract_kept(of_contract, text)
     record.text_digest = digest(shadows.services.digest_secret, normalize(text))
     record.agrees = normalize(text) == normalize(job.text)
     return "agreed" if record.agrees else "differed"

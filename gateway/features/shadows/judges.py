@@ -145,8 +145,8 @@ class Judges:
         record = Record(
             id=request_id, at=time.time(), endpoint=CHAT.name, caller="", requested_model="", purpose="shadow"
         )
-        sent = body.for_engine(choice, make_constraint(choice.pool.engine))
-        ledger, answer, fault = await ask_beside(shadows.services, choice, body, sent, record, job.policy.limits)
+        engine_body = body.for_engine(choice, make_constraint(choice.pool.engine))
+        ledger, answer, fault = await ask_beside(shadows.services, choice, body, engine_body, record, job.policy.limits)
         cost = ledger.record.cost_usd
         if cost is not None:
             shadows.services.meters.cost_usd.add(cost, job.task.name, "", choice.pool.name, "shadow")

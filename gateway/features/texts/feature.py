@@ -23,7 +23,7 @@ def _watches(texts: Texts, record: Record) -> bool:
 
 def _offer(texts: Texts, body: RequestBody, answer: Answer, record: Record) -> None:
     """Offer an answer that was sent."""
-    sent = answer.sent(record, body) if _watches(texts, record) else None
+    sent = answer.make_answered_request(record, body) if _watches(texts, record) else None
     if sent is not None and not texts.queue.offer(sent):
         texts.services.meters.texts.add(1, record.task or "", "dropped")
 

@@ -7,9 +7,9 @@ from gateway.features.datasets.datasets import Datasets
 from gateway.features.releases.releases import Releases
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.training import endpoints, trainer_endpoints
-from gateway.features.training.following import keep_following
 from gateway.features.training.local_run import keep_training
-from gateway.features.training.remote_run import keep_following_remote
+from gateway.features.training.remote_run import keep_remote_trainings
+from gateway.features.training.retraining_steps import keep_retraining
 from gateway.features.training.store import TrainingStore
 from gateway.features.training.trainings import PLACE_FILE, Trainings
 from gateway.services import Services
@@ -30,5 +30,5 @@ TRAINING = Feature(
     Trainings,
     _open,
     (endpoints.router, trainer_endpoints.router),
-    {"train": keep_training, "follow_remote_trainings": keep_following_remote, "follow_retraining": keep_following},
+    {"train": keep_training, "follow_remote_trainings": keep_remote_trainings, "follow_retraining": keep_retraining},
 )

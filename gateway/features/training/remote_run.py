@@ -19,7 +19,7 @@ GRACE_SECONDS = 30.0
 """So long after its job's end a trainer's last message may still come."""
 
 
-async def keep_following_remote(trainings: Trainings) -> None:
+async def keep_remote_trainings(trainings: Trainings) -> None:
     """Launch and follow the trainings elsewhere whose files are here, if no other gateway does. Raises RedisError."""
     lease = trainings.services.lease_job("training-remote", key_suffix=f"-{trainings.place}")
     looked_at = -1

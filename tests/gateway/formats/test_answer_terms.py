@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.formats.answer_terms import Judging
+from gateway.formats.answer_terms import TermsMaker
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
 from gateway.formats.request_body import RequestBody, read_body
@@ -49,15 +49,15 @@ def body(wire_format: WireFormat = CHAT, **more: Any) -> RequestBody:
 
 
 def sent(choice: Choice, asking: RequestBody, rules: Policy = CALIBRATED) -> dict[str, Any]:
-    demands = Judging().demands(rules, asking, choice, NO_SCORES)
+    demands = TermsMaker().make_demands(rules, asking, choice, NO_SCORES)
     found: dict[str, Any] = json.loads(asking.for_engine(choice, demands.fields if demands is not None else None))
     return found
 
 
 def test_a_task_without_such_checks_demands_nothing() -> None:
-    assert Judging().demands(policy(), body(), chosen(), NO_SCORES) is None
+    assert TermsMaker().make_demands(policy(), body(), chosen(), NO_SCORES) is None
     before = chosen(checks={"out_of_scope": CheckPolicy("enforce", 0.05)})
-    assert Judging().demands(policy(), body(), before, NO_SCORES) is None
+    assert TermsMaker().make_demands(policy(), body(), before, NO_SCORES) is None
 
 
 @pytest.mark.parametrize("engine", ["vllm", "openai"])
@@ -79,7 +79,7 @@ def test_logprobs_are_asked_for_where_the_caller_does_not(
     asking: RequestBody, logprobs: Any, strips: bool, judged: bool, engine: EngineKind
 ) -> None:
     choice = chosen(engine, checks=UNSURE)
-    demands = Judging().demands(CALIBRATED, asking, choice, NO_SCORES)
+    demands = TermsMaker().make_demands(CALIBRATED, asking, choice, NO_SCORES)
     assert demands is not None
     assert (demands.strips, demands.terms.logprobs_asked) == (strips, judged)
     assert sent(choice, asking).get("logprobs") == logprobs
@@ -88,12 +88,12 @@ def test_logprobs_are_asked_for_where_the_caller_does_not(
 def test_fallback_is_sent_no_logprobs_and_judged_by_an_enforced_contract_alone() -> None:
     checks = {**UNSURE, "contract": CheckPolicy("enforce"), "refusal": CheckPolicy("enforce")}
     choice = chosen(contract={"json_schema": SCHEMA}, general=True, checks=checks)
-    demands = Judging().demands(CALIBRATED, body(), choice, NO_SCORES)
+    demands = TermsMaker().make_demands(CALIBRATED, body(), choice, NO_SCORES)
     assert demands is not None
     assert list(demands.terms.checks) == ["contract"]
     assert "logprobs" not in sent(choice, body())
     observed = chosen(contract={"json_schema": SCHEMA}, general=True, checks={"contract": CheckPolicy("observe")})
-    assert Judging().demands(CALIBRATED, body(), observed, NO_SCORES) is None
+    assert TermsMaker().make_demands(CALIBRATED, body(), observed, NO_SCORES) is None
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_a_pool_that_stands_in_keeps_its_general_prompts_form() -> None:
 
 
 def test_contracts_are_compiled_once_and_one_that_can_not_be_is_none(caplog: pytest.LogCaptureFixture) -> None:
-    judging = Judging()
+    terms = TermsMaker()
     good, bad = chosen(contract={"json_schema": SCHEMA}).version, chosen(contract={"regex": "(?=a)"}).version
     assert good is not None
     assert bad is not None
-    first = judging.contract_of(good)
+    first = terms.contract_of(good)
     assert isinstance(first, Contract)
-    assert judging.contract_of(good) is first
-    assert judging.contract_of(replace(bad, manifest_digest="sha256:other")) is None
+    assert terms.contract_of(good) is first
+    assert terms.contract_of(replace(bad, manifest_digest="sha256:other")) is None
     assert "a contract can't be checked" in caplog.text
 
 
@@ -149,17 +149,17 @@ def test_a_scope_score_counts_only_for_the_version_that_it_is_of() -> None:
 
     for version, expected in (("returns@v1", 0.7), ("returns@v2", None)):
         scores = Scores(version, Score())  # type: ignore[arg-type]
-        demands = Judging().demands(CALIBRATED, body(), chosen(checks=UNSURE), scores)
+        demands = TermsMaker().make_demands(CALIBRATED, body(), chosen(checks=UNSURE), scores)
         assert demands is not None
         assert (demands.terms.scope, demands.terms.threshold) == (expected, 0.9)
 
 
 def test_another_model_of_a_version_has_a_threshold_of_its_own() -> None:
-    judging = Judging()
+    terms = TermsMaker()
     other = replace(MODEL, calibration=replace(MODEL.calibration, thresholds=(0.8, 0.0)))
     for model, threshold in ((MODEL, 0.9), (other, 0.8)):
         rules = policy(fitted={"returns@v1": Fitted(confidence=model)})
-        demands = judging.demands(rules, body(), chosen(checks=UNSURE), NO_SCORES)
+        demands = terms.make_demands(rules, body(), chosen(checks=UNSURE), NO_SCORES)
         assert demands is not None
         assert demands.terms.threshold == threshold
 
@@ -175,7 +175,7 @@ def test_of_the_tools_only_those_that_were_called_are_looked_at() -> None:
     wanted = {"type": "object", "required": ["a"]}
     tools = [tool("a", wanted), tool("b", wanted), tool("broken", {"type": "nothing"}), tool("none", None)]
     asking = body(tools=[*tools, {"type": "function", "function": {"name": "bare"}}, *CUSTOM])
-    offered = Judging().offered(asking, frozenset({"a", "broken", "none", "bare", "text"}))
+    offered = TermsMaker().offered(asking, frozenset({"a", "broken", "none", "bare", "text"}))
     assert offered.tools.keys() == {"a", "b", "broken", "none", "bare", "text"}
     assert (offered.tools["b"], offered.tools["text"]) == (None, None)
     assert offered.tools["broken"] == offered.tools["none"] == offered.tools["bare"] == ANY_OBJECT
@@ -194,5 +194,5 @@ def test_of_the_tools_only_those_that_were_called_are_looked_at() -> None:
     ],
 )
 def test_what_the_caller_wants_called(choice: Any, may: bool, must: bool, which: str | None) -> None:
-    offered = Judging().offered(body(tools=[tool("a", SCHEMA)], tool_choice=choice), frozenset())
+    offered = TermsMaker().offered(body(tools=[tool("a", SCHEMA)], tool_choice=choice), frozenset())
     assert (offered.may_call, offered.must_call, offered.must_call_tool) == (may, must, which)

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from gateway.configuration.settings import LimitSettings
 from gateway.formats.chat import CHAT
 from gateway.formats.request_body import read_body
-from gateway.limits.fallback_caps import REQUESTS_MIN, Cap, FallbackCaps, Leave, ShareWindow
+from gateway.limits.fallback_caps import REQUESTS_MIN, Cap, FallbackCaps, FallbackHold, ShareWindow
 from gateway.limits.limits import NANOS, Bound, Limits
 from gateway.limits.quotas import Allowance
 from monitoring.cost import Price
@@ -60,11 +60,11 @@ def record(**fields: Any) -> Record:
     return Record(id="x", at=0.0, endpoint="chat", caller="c", requested_model="returns", task="returns", **fields)
 
 
-def went(fallback_caps: FallbackCaps) -> tuple[Leave, Allowance]:
+def went(fallback_caps: FallbackCaps) -> tuple[FallbackHold, Allowance]:
     asked = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}], "max_tokens": 100}
-    leave = fallback_caps.went(TO_THE_EXIT, None, read_body(CHAT, msgspec.json.encode(asked)), record())
-    assert leave is not None
-    return leave, fallback_caps._money["returns"]
+    hold = fallback_caps.hold_for(TO_THE_EXIT, None, read_body(CHAT, msgspec.json.encode(asked)), record())
+    assert hold is not None
+    return hold, fallback_caps._money["returns"]
 
 
 def fallbacks_of(redis: Redis, caps: dict[str, Cap]) -> tuple[FallbackCaps, Limits]:
@@ -75,12 +75,12 @@ def fallbacks_of(redis: Redis, caps: dict[str, Cap]) -> tuple[FallbackCaps, Limi
 async def test_what_is_under_way_while_a_reload_takes_its_cap_away_is_settled_all_the_same(redis: Redis) -> None:
     fallbacks, _ = fallbacks_of(redis, CAPPED)
     await fallbacks.begin()
-    leave, allowance = went(fallbacks)
+    hold, allowance = went(fallbacks)
     held = allowance.quota_at(time.monotonic())
     assert held is not None
     assert held.reserved > 0
     fallbacks.take_in({}, 60.0)
-    fallbacks.settle(record(cost_usd=0.1), leave)
+    fallbacks.settle(record(cost_usd=0.1), hold)
     fallbacks.take_in(CAPPED, 60.0)
     assert (held.reserved, held.used) == (0, NANOS // 10)
 
@@ -100,19 +100,19 @@ async def test_a_cap_that_a_reload_adds_does_not_close_its_fallback_until_redis_
 async def test_who_hangs_up_on_a_fallback_has_spent_what_it_is_thought_to_have_cost(redis: Redis) -> None:
     fallbacks, _ = fallbacks_of(redis, CAPPED)
     await fallbacks.begin()
-    leave, allowance = went(fallbacks)
+    hold, allowance = went(fallbacks)
     held = allowance.quota_at(time.monotonic())
     assert held is not None
     cut = record(outcome="cancelled", attempts=[AttemptRecord("general", "general-0", None, "cancelled", 1.0)])
-    fallbacks.settle(cut, leave, Price(1.0, 1000.0))
-    prompt, completion = leave.estimate
+    fallbacks.settle(cut, hold, Price(1.0, 1000.0))
+    prompt, completion = hold.estimate
     assert (held.reserved, held.used) == (0, prompt * 1000 + completion * 1_000_000)
 
 
 async def test_a_version_that_answered_as_its_fallback_failed_costs_the_fallback_nothing(redis: Redis) -> None:
     fallbacks, _ = fallbacks_of(redis, CAPPED)
     await fallbacks.begin()
-    leave, allowance = went(fallbacks)
-    fallbacks.settle(record(version="returns@v1", cost_usd=0.1, wasted_usd=0.02), leave)
+    hold, allowance = went(fallbacks)
+    fallbacks.settle(record(version="returns@v1", cost_usd=0.1, wasted_usd=0.02), hold)
     assert allowance.now is not None
     assert (allowance.now.reserved, allowance.now.used) == (0, round(0.02 * NANOS))

@@ -228,7 +228,7 @@ async def test_what_an_idle_gateway_spent_while_redis_was_away_counts_when_it_is
         one.allowance.touched_at -= IDLE_SECONDS + 1
         for _ in range(3):
             await one.quotas.round()
-            assert one.quotas.gone
+            assert one.quotas.redis_gone
         assert one.quotas.allowance("key:x", "tokens", "month", LIMIT) is one.allowance
         await server.start()
         for _ in range(3):

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.server.uploads import FIELDS, FILES, UploadLimits, Uploads, is_upload
+from gateway.server.uploads import FIELDS, FILES, UploadLimits, Uploads, has_own_body_limits
 from gateway.server.wire import Message
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter
@@ -348,7 +348,7 @@ async def test_text_fields_may_be_left_out(uploads: Uploads) -> None:
 )
 def test_only_uploads_have_a_limit_of_their_own(method: str, path: str, kind: bytes, whether: bool) -> None:
     scope = {"type": "http", "method": method, "path": path, "headers": [(b"content-type", kind)]}
-    assert is_upload(scope) == whether
+    assert has_own_body_limits(scope) == whether
 
 
 def test_every_name_is_a_plain_file_name() -> None:

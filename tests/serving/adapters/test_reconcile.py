@@ -8,8 +8,8 @@ from typing import Any, cast
 import msgspec
 
 from serving.adapters.entries import Version, VersionState
-from serving.adapters.loader import Pass, Placer, World
 from serving.adapters.placement import Placement, group_by_replica
+from serving.adapters.placer import Pass, Placer, World
 from serving.adapters.reconcile import Reconciler
 from serving.fleet import Fleet, PoolConfig
 from serving.replica import ReplicaConfig

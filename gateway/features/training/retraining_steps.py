@@ -48,7 +48,7 @@ class Halt(Exception):
     """A request does not go on; the message says why and what to do."""
 
 
-async def keep_following(trainings: Trainings) -> None:
+async def keep_retraining(trainings: Trainings) -> None:
     """Carry requests to train on, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = trainings.services.lease_job("retraining", key_suffix=f"-{trainings.place}")
     looked = (-1, 0.0)
@@ -62,13 +62,13 @@ async def keep_following(trainings: Trainings) -> None:
             task = trainings.services.settings.tasks.get(retraining.task)
             if retraining.state == "open" and task is not None and task.monitor.retraining != "off":
                 with contextlib.suppress(Stale):  # somebody has moved it: the next look sees how
-                    await Following(trainings, retraining, task.monitor.retraining == "auto").advance()
+                    await RetrainingSteps(trainings, retraining, task.monitor.retraining == "auto").advance()
         looked = generation, now
 
     await lease.repeat(look, LOOK_INTERVAL_SECONDS)
 
 
-class Following:
+class RetrainingSteps:
     """One open request to train, and what it has led to."""
 
     def __init__(self, trainings: Trainings, retraining: Retraining, is_auto: bool) -> None:

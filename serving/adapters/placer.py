@@ -256,7 +256,7 @@ class Placer:
             except PullError as error:
                 await self._fail(replica, version, now, str(error))
                 return False
-        full = not self.capacity(replica, now.on(replica.name)).loads_left
+        evicts_ghost = not self.capacity(replica, now.on(replica.name)).loads_left
         if not await self._has_room(replica, version, now):
             return False
         adapter_api = _adapter_api_of(replica)
@@ -264,7 +264,7 @@ class Placer:
         await look(self._fleet, replica, self._engines)
         there = replica.seen.get(version.name)
         if there == path:
-            if full:
+            if evicts_ghost:
                 await self._write_off_oldest_ghost(replica, now)
             self._loaded(version.pool, time.monotonic() - began)
             return True
@@ -292,8 +292,8 @@ class Placer:
         """
         targets = now.plan.get(version.name, ()) if version.state == "staging" else (replica.name,)
         for target in map(self._fleet.replicas.__getitem__, targets):
-            full = self.capacity(target, now.on(target.name))
-            if full.registered < full.places or version.name in target.seen:
+            capacity = self.capacity(target, now.on(target.name))
+            if capacity.registered < capacity.places or version.name in target.seen:
                 continue
             leaving = [
                 name for (_, name), p in now.on(target.name).items() if name in target.seen and p.state in LEAVING
@@ -304,8 +304,8 @@ class Placer:
             else:
                 await self._fail(replica, version, now, self.no_room(version.pool, now))
             return False
-        full = self.capacity(replica, now.on(replica.name))
-        if full.loads_left or (full.ghosts and await self._keep_warm(replica)):
+        capacity = self.capacity(replica, now.on(replica.name))
+        if capacity.loads_left or (capacity.ghosts and await self._keep_warm(replica)):
             return True
         await self._fail(replica, version, now, self.no_room(version.pool, now))
         return False
@@ -313,8 +313,8 @@ class Placer:
     def no_room(self, pool: str, now: Pass) -> str:
         """The sentence that a pool's engines have no place for one more version, and what to do."""
         up = [replica for replica in self._fleet.in_pool(pool) if replica.up]
-        full = [replica.name for replica in up if not self.capacity(replica, now.on(replica.name)).loads_left]
-        names = ", ".join(full or (replica.name for replica in up))
+        full_names = [replica.name for replica in up if not self.capacity(replica, now.on(replica.name)).loads_left]
+        names = ", ".join(full_names or (replica.name for replica in up))
         return (
             f"no room in the pool {pool}: {names} can take no more adapters. "
             "Unload or retire versions, or recycle a replica that holds ghosts, then stage it again."
