@@ -59,7 +59,7 @@ async def test_a_fault_of_the_gateway_leaves_no_place_at_a_replica_taken(
     async with judging(configure, make_adapter, CONTRACT_ENFORCED) as gateway:
         small.answers[V1] = BROKEN
         if where == "before it is sent":
-            monkeypatch.setattr(FallbackCaps, FallbackCaps.went.__name__, fail)
+            monkeypatch.setattr(FallbackCaps, FallbackCaps.hold_for.__name__, fail)
         else:
             monkeypatch.setattr(opening, "choose_after_rejection", fail)
         told = await ask(gateway, stream)
