@@ -10,7 +10,7 @@ Nor does anybody make the reference alone. One giver can move a difference both 
 a slip, and one that is too low makes a slip of others' healthy pairs. So the detector that leaves somebody out is held
 against the reference without that one's pairs, and each of these references is the least whoever else is left out.
 The bound of a reference without somebody is that of 90%. A false alarm comes more often only if all of them are under
-the truth, and that is at most as rare as with one reference at 95%.
+the truth, and that happens no more often than with one reference at 95%, about 5%.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
