@@ -90,13 +90,12 @@ NO_SCORES = Scores()
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The destination of a request. `version` is None where a pool's base answers; `general_prompt_of` is then the
-    version
-    whose general prompt it needs (None: the caller asked for the base itself). `led_to` is the version that it was led
-    to, which may be another than the one that answers, or None: by the alias, a pin or an admin's rule. `probability`
-    is that of the draws which led here: the version's share of the alias, times what the checks drew. `key` is what
-    requests share that are best answered by one replica: the session, else the version. `findings` are what the checks
-    said before it; `fallback_capped` says that a fallback before this one was closed; `system` is a message that an
-    admin's rule adds to the system's."""
+    version whose general prompt it needs (None: the caller asked for the base itself). `led_to` is the version that it
+    was led to, which may be another than the one that answers, or None: by the alias, a pin or an admin's rule.
+    `probability` is that of the draws which led here: the version's share of the alias, times what the checks drew.
+    `key` is what requests share that are best answered by one replica: the session, else the version. `findings` are
+    what the checks said before it; `fallback_capped` says that a fallback before this one was closed; `system` is a
+    message that an admin's rule adds to the system's."""
 
     task: TaskPolicy | None
     version: VersionView | None

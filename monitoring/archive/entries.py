@@ -53,7 +53,7 @@ def read_entries(
 
 
 def count_without_place(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> int:
-    """The number of these entries in files without their places. Raises Nothing as `entries` does."""
+    """The number of these entries in files without their places. Raises Nothing as `read_entries` does."""
     total = 0
     for dataset in ("records", "feedback"):
         try:
@@ -70,7 +70,7 @@ def count_without_place(storage: ArchiveStorage, tasks: Sequence[str], since: fl
 
 
 def read_versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
-    """The versions that records of these tasks were led to or answered by. Raises Nothing as `entries` does."""
+    """The versions that records of these tasks were led to or answered by. Raises Nothing as `read_entries` does."""
     table = _table(storage, ArchiveQuery("records", since, until), '"at"')
     names = f'SELECT unnest(["led_to", "version"]) AS name FROM {table} WHERE "task" IN {_marks(tasks)}'  # noqa: S608
     query = f"SELECT DISTINCT name FROM ({names}) WHERE name IS NOT NULL ORDER BY name"  # noqa: S608

@@ -168,7 +168,7 @@ class Registry:
     async def move(self, name: str, state: VersionState, note: str = "", noted: Noted = note_nothing) -> Version:
         """Bring a version into another state, with what is `noted` where it was in another one. Raises RegistryError
         where that is no step from its present one."""
-        return await self._move(name, state, note, noted, of_no_alias=False)
+        return await self._move(name, state, note, noted, must_be_unaliased=False)
 
     async def withdraw(
         self,
@@ -183,13 +183,13 @@ class Registry:
         Raises RegistryError while its task's alias sends requests to it, also if that begins at this very moment, and
         Unreadable where it can't be told.
         """
-        return await self._move(name, state, note, noted, of_no_alias=True)
+        return await self._move(name, state, note, noted, must_be_unaliased=True)
 
-    async def _move(self, name: str, state: VersionState, note: str, noted: Noted, of_no_alias: bool) -> Version:
+    async def _move(self, name: str, state: VersionState, note: str, noted: Noted, must_be_unaliased: bool) -> Version:
         while True:
             version = await self.version(name)
             beside: list[Unchanged] = []
-            if of_no_alias:
+            if must_be_unaliased:
                 alias_generation = await self._aliases.generation(version.task)
                 alias = (await self.aliases()).get(version.task)
                 if alias is not None and alias.role(name) is not None:
@@ -247,7 +247,7 @@ class Registry:
         share: float,
         by: str,
         plan: dict[str, Any] | None,
-        expected: int | None = None,
+        expected_generation: int | None = None,
         beside: Change | None = None,
         keeps_plan: bool = False,
         noted: Noted = note_nothing,
@@ -278,7 +278,7 @@ class Registry:
                 rollout=rollout,
             )
 
-        return await self._realias(task, expected, split, beside=beside, noted=noted)
+        return await self._realias(task, expected_generation, split, beside=beside, noted=noted)
 
     async def promote(
         self,

@@ -263,7 +263,7 @@ def rests_on(
     return missed if of_callers <= 1 and len(missed) - of_callers <= 1 else []
 
 
-def stands_between(detectors: LeaveOneOut[Detector], labels: float) -> bool:
+def reaches_now(detectors: LeaveOneOut[Detector], labels: float) -> bool:
     """Return whether the evidence now reaches the threshold that is reached by chance once in `labels` labels on
-    average, at most. The first time that it does is the first time that `alarms` says so."""
+    average, at most. The first time that it does is the first time that `has_alarmed` says so."""
     return detectors.log_now >= math.log(labels)

@@ -50,7 +50,7 @@ def find_labels_to_detect(
     is a share, 0.05 for 5 points. `exponent` is that of the bets' factors where labels depend on each other
     (`dependence.py`). The best of the detector's alternatives, which gains g a label, has to come to the threshold; the
     bets that begin at each label are log(1/g) ahead of a single one. None where no alternative gains, so that the
-    change is not found at all. Raises ValueError as `start` and `threshold` of rising_errors.py do.
+    change is not found at all. Raises ValueError as `start` and `find_threshold` of rising_errors.py do.
     """
     slip.start(baseline)
     true = min(1.0, (baseline if rate is None else rate) + points)

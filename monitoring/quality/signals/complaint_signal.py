@@ -80,7 +80,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         Time without a complaint takes evidence away too.
         """
         now = min(self.detectors.log_now, complaints.log_e(self.detectors.whole))
-        return leave_one_out.stands_between(replace(self.detectors, log_now=now), BETWEEN_MIN)
+        return leave_one_out.reaches_now(replace(self.detectors, log_now=now), BETWEEN_MIN)
 
     @property
     def has_recovered(self) -> bool:

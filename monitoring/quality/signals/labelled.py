@@ -115,7 +115,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_strong_evidence(self) -> bool:
         """Return whether its evidence now reaches `BETWEEN_MIN`, the lowest threshold that any signal may have."""
-        return self.detectors is not None and leave_one_out.stands_between(self.detectors, BETWEEN_MIN)
+        return self.detectors is not None and leave_one_out.reaches_now(self.detectors, BETWEEN_MIN)
 
     @property
     def has_recovered(self) -> bool:
@@ -123,7 +123,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         if self.reverse_detectors is None:
             return False
         labels = recoveries.count_asked(self.recoveries, apart=self.count_apart())
-        return leave_one_out.stands_between(self.reverse_detectors, labels)
+        return leave_one_out.reaches_now(self.reverse_detectors, labels)
 
     @property
     def evidence_since(self) -> float | None:

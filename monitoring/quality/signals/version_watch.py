@@ -4,8 +4,8 @@ Everything has a fixed size, and goes through JSON unchanged. The same entries i
 to the last bit, however they are cut into batches and whoever moves it. Times are those at which entries came into
 their streams, by Redis's clock.
 
-A request's `Note` (`notes.py`) is kept beside the watches, for as long as it may be judged. What baselines and verdicts
-make of a watch is in `signal_changes.py`.
+A request's `Note` (`request_notes.py`) is kept beside the watches, for as long as it may be judged. What baselines and
+verdicts make of a watch is in `signal_changes.py`.
 """
 
 from __future__ import annotations

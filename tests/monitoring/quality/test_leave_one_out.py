@@ -65,7 +65,7 @@ def test_the_evidence_is_the_least_and_the_largest_of_it_stays(seen: list[tuple[
         most = max(most, least)
         assert found.log_max == most
         assert found.log_now == least
-        assert leave_one_out.stands_between(found, 100) == (least >= math.log(100))
+        assert leave_one_out.reaches_now(found, 100) == (least >= math.log(100))
 
 
 def _judged(
