@@ -14,8 +14,7 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
-from monitoring.quality.detectors import complaints, delays
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import complaints, delays, rising_errors
 from monitoring.quality.detectors.delays import (
     AGES,
     HORIZON_TICKS,
@@ -292,10 +291,10 @@ def in_order_of_arrival(bad: list[Numbers], baselines: Numbers, thresholds: Numb
     labels = np.full((longest, len(bad)), np.nan)
     for column, one in enumerate(bad):
         labels[: len(one), column] = one
-    p1 = np.array([slip.list_alternatives(float(m), "above") for m in baselines]).T
+    p1 = np.array([rising_errors.list_alternatives(float(m), "above") for m in baselines]).T
     if_bad, if_good = p1 / baselines, (1 - p1) / (1 - baselines)
     sums, found = np.zeros_like(p1), np.full(len(bad), math.inf)
-    weights = np.array(slip.WEIGHTS)
+    weights = np.array(rising_errors.WEIGHTS)
     for at, row in enumerate(labels):
         factor = np.where(row > 0, if_bad, if_good)
         sums = np.where(np.isnan(row), sums, np.minimum((sums + 1) * factor, MASS_MAX))

@@ -53,7 +53,7 @@ from benchmarks.degradation_signals import find_alarms, hold, join
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, Floats, Labels, World, drawing, labels_of
 from benchmarks.harness import PEERS, Goal, conclude, options, say, table
 from benchmarks.subjects import install_peer
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import rising_errors
 from monitoring.quality.replay.rows import LabelFileError, read_rows
 
 BASELINES = (0.01, 0.05, 0.15, 0.30)
@@ -67,7 +67,7 @@ DELAY_GOALS = {"known_5": 455.0, "known_10": 150.0, "known_20": 56.0, "gate_1000
 DESIGNS: Mapping[str, Design | None] = {
     "as it is: 2, 5, 11, 24, 45 points": None,
     "2, 5, 10, 20, 35 points, equal weights": Design((0.02, 0.05, 0.10, 0.20, 0.35), (0.2, 0.2, 0.2, 0.2, 0.2)),
-    "the same, its weights": Design((0.02, 0.05, 0.10, 0.20, 0.35), slip.WEIGHTS),
+    "the same, its weights": Design((0.02, 0.05, 0.10, 0.20, 0.35), rising_errors.WEIGHTS),
     "2, 5, 10, 23, 40, weighted for 5 points": Design((0.02, 0.05, 0.10, 0.23, 0.40), (0.1, 0.3, 0.2, 0.35, 0.05)),
     "5, 10, 20 points, equal weights": Design((0.05, 0.10, 0.20), (1 / 3, 1 / 3, 1 / 3)),
     "20 points alone": Design((0.20,), (1.0,)),

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.degradation_worlds import GIVERS, Bools, Floats, Givers
-from monitoring.quality.detectors import dependence, raters
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import dependence, raters, rising_errors
 
-WEIGHTS = np.array(slip.WEIGHTS)
+WEIGHTS = np.array(rising_errors.WEIGHTS)
 WINDOW = 200
 WINDOW_POINTS = 0.05
 CLEAR_EVERY = 32
@@ -35,7 +34,7 @@ class Design:
 def factors(baselines: Floats, design: Design | None = None) -> tuple[Floats, Floats]:
     """What a bad label and a good one multiply the sums by: alternatives by runs."""
     if design is None:
-        rates = np.array([slip.list_alternatives(float(one), "above") for one in baselines]).T
+        rates = np.array([rising_errors.list_alternatives(float(one), "above") for one in baselines]).T
     else:
         rates = baselines + np.array(design.points)[:, None]
     return rates / baselines, (1.0 - rates) / (1.0 - baselines)

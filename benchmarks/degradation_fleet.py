@@ -22,8 +22,7 @@ from benchmarks.degradation_detectors import WEIGHTS, factors, first_alarms, fir
 from benchmarks.degradation_figures import CONFIDENCE, delays, median_of
 from benchmarks.degradation_worlds import BEFORE, Floats, Labels, drawing, poisoned, uneven
 from benchmarks.harness import say, table
-from monitoring.quality.detectors import dependence, planning
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import dependence, planning, rising_errors
 from monitoring.quality.signals import label_signal
 
 LABELS_MEDIAN = 300.0
@@ -86,7 +85,9 @@ def own_bounds(first: int, rates: Floats, draw: np.random.Generator) -> Floats:
     only caller."""
     wrong = draw.binomial(first, rates)
     wrong, of = wrong / dependence.PRIOR, first / dependence.PRIOR
-    bounds: Floats = np.minimum(1.0 - slip.BASELINE_MIN, beta.ppf(label_signal.CONFIDENCE, wrong + 1, of - wrong))
+    bounds: Floats = np.minimum(
+        1.0 - rising_errors.BASELINE_MIN, beta.ppf(label_signal.CONFIDENCE, wrong + 1, of - wrong)
+    )
     return bounds
 
 

@@ -14,14 +14,13 @@ import numpy as np
 from scipy.stats import beta
 
 from benchmarks.degradation_worlds import Bools, Floats
-from monitoring.quality.detectors import dependence, recent_values
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import dependence, recent_values, rising_errors
 from monitoring.quality.signals import label_signal
 from monitoring.quality.signals.version_watch import FIRST_FEEDBACK
 
 Kind = Literal["known", "gate", "own"]
-WEIGHTS = np.array(slip.WEIGHTS)
-ALTERNATIVES = len(slip.WEIGHTS)
+WEIGHTS = np.array(rising_errors.WEIGHTS)
+ALTERNATIVES = len(rising_errors.WEIGHTS)
 SUM_MAX = 1e200
 DOUBTED = 200.0
 """Evidence that is strong, as in `LabelSignal.has_strong_evidence`."""
@@ -298,13 +297,15 @@ class Signals:
     def _set_logs(self, these: Bools, times: Floats) -> None:
         if not these.any():
             return
-        held = np.minimum(1.0 - slip.BASELINE_MIN, self.held[these] * times[these])
-        rates = held + np.minimum(np.array(slip.POINTS)[:, None], (1.0 - held) * np.array(slip.WAYS)[:, None])
+        held = np.minimum(1.0 - rising_errors.BASELINE_MIN, self.held[these] * times[these])
+        rates = held + np.minimum(
+            np.array(rising_errors.POINTS)[:, None], (1.0 - held) * np.array(rising_errors.WAYS)[:, None]
+        )
         self._logs[0][:, these] = np.log((1.0 - rates) / (1.0 - held))
         self._logs[1][:, these] = np.log(rates / held)
 
     def _bounded(self, rates: Floats) -> Floats:
-        return np.clip(rates, slip.BASELINE_MIN, 1.0 - slip.BASELINE_MIN)
+        return np.clip(rates, rising_errors.BASELINE_MIN, 1.0 - rising_errors.BASELINE_MIN)
 
 
 def find_alarms(bad: Bools, times: Floats, held: Held, bar: float) -> Alarms:

@@ -58,8 +58,7 @@ from benchmarks.complaint_worlds import (
     read_worlds,
 )
 from benchmarks.harness import Goal, conclude, options, say, table
-from monitoring.quality.detectors import baselines, complaints, delays
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import baselines, complaints, delays, rising_errors
 from monitoring.quality.detectors.delays import Delays
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
@@ -105,7 +104,7 @@ def run(rows: Sequence[Row], versions: int, alpha: float) -> None:
     """Take all through the complaints detector, side by side."""
     say(f"{versions} versions of each: {'; '.join(row.name for row in rows)}")
     many = Many(FIRST_TICK, [row.known for row in rows for _ in range(versions)])
-    bars = np.repeat([slip.find_threshold(row.labels, alpha) for row in rows], versions)
+    bars = np.repeat([rising_errors.find_threshold(row.labels, alpha) for row in rows], versions)
     alarmed = first_alarms(many, join([row.events for row in rows]), bars)
     for row, alarms, learned in zip(
         rows, np.split(alarmed, len(rows)), np.split(many.learned_at - FIRST_TICK, len(rows)), strict=True
@@ -153,7 +152,7 @@ def by_arrival(
     rows, comes = np.split(is_bad[order], cuts), np.split(when[order], cuts)
     month = MONTH_DAYS * TICKS_PER_DAY / (ticks[1] - ticks[0])
     labels = max(1.0, float(np.median([len(row) for row in rows])) * month)
-    found = in_order_of_arrival(rows, bounds, np.full(versions, slip.find_threshold(labels, alpha)))
+    found = in_order_of_arrival(rows, bounds, np.full(versions, rising_errors.find_threshold(labels, alpha)))
     at = [times[int(n) - 1] if n < math.inf else math.inf for n, times in zip(found, comes, strict=True)]
     return np.array(at, float), labels
 

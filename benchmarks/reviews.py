@@ -21,8 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import Goal, conclude, median, options, table
-from monitoring.quality.detectors import baselines, planning
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import baselines, planning, rising_errors
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.reviewing import compute_review_share
 
@@ -60,9 +59,9 @@ def between(per_week: int, streams: int) -> float:
 
 def labels_until_found(baseline: float, error: float, labels: float, chance: random.Random) -> int:
     """Labels from the change on until one version's detector alarms; LABELS_MAX where it does not."""
-    state, threshold = slip.start(baseline), slip.find_threshold(labels, ALPHA)
-    while slip.log_e(state) < threshold and state.observed < LABELS_MAX:
-        state = slip.observe(state, float(chance.random() < error))
+    state, threshold = rising_errors.start(baseline), rising_errors.find_threshold(labels, ALPHA)
+    while rising_errors.log_e(state) < threshold and state.observed < LABELS_MAX:
+        state = rising_errors.observe(state, float(chance.random() < error))
     return state.observed
 
 

@@ -41,8 +41,8 @@ from monitoring.text_stream import ARCHIVED_MS, delete_texts
 from monitoring.texts import STREAM_KEY as TEXTS_STREAM_KEY
 from monitoring.texts import TEXT_KEY, TextRetention, TextRow
 
-Source = Literal["records", "feedback", "reported", "texts"]
-STREAMS: Mapping[Source, str] = MappingProxyType(
+ArchivedStream = Literal["records", "feedback", "reported", "texts"]
+STREAMS: Mapping[ArchivedStream, str] = MappingProxyType(
     {
         "records": RECORDS_STREAM_KEY,
         "feedback": FEEDBACK_STREAM_KEY,
@@ -50,7 +50,7 @@ STREAMS: Mapping[Source, str] = MappingProxyType(
         "texts": TEXTS_STREAM_KEY,
     }
 )
-DATASETS: Mapping[Source, Dataset] = MappingProxyType(
+DATASETS: Mapping[ArchivedStream, Dataset] = MappingProxyType(
     {"records": "records", "feedback": "feedback", "reported": "records", "texts": "texts"}
 )
 PART_ENTRIES_MAX = 50_000
@@ -163,7 +163,9 @@ def write_all(redis: Any, storage: ArchiveStorage, report: ArchiveReport, entrie
             pass
 
 
-def _write_range(redis: Any, source: Source, storage: ArchiveStorage, entries_max: int, report: ArchiveReport) -> bool:
+def _write_range(
+    redis: Any, source: ArchivedStream, storage: ArchiveStorage, entries_max: int, report: ArchiveReport
+) -> bool:
     """Write one range of entries; whether there may be more."""
     key = f"apprentice:archive:{source}"
     dataset = DATASETS[source]
@@ -200,7 +202,7 @@ def _write_range(redis: Any, source: Source, storage: ArchiveStorage, entries_ma
 
 
 def _rows(
-    redis: Any, source: Source, low: str, high: str, entries_max: int | None, staged: Staged
+    redis: Any, source: ArchivedStream, low: str, high: str, entries_max: int | None, staged: Staged
 ) -> Iterator[tuple[str, str, bytes]]:
     """Entries of a stream as (id, day, JSON in the dataset's columns)."""
     rest = entries_max
@@ -221,7 +223,9 @@ def _rows(
         rest = None if rest is None else rest - len(batch)
 
 
-def _read(redis: Any, source: Source, entry: str, fields: Mapping[bytes, bytes], staged: Staged) -> tuple[float, bytes]:
+def _read(
+    redis: Any, source: ArchivedStream, entry: str, fields: Mapping[bytes, bytes], staged: Staged
+) -> tuple[float, bytes]:
     match source:
         case "texts":
             return _text(redis, fields, staged)

@@ -14,7 +14,7 @@ import msgspec
 
 from monitoring.evaluation.gate import NEWEST, OLDER, Comparison
 
-Kind = Literal["newest", "general", "hard"]
+SuiteKind = Literal["newest", "general", "hard"]
 KindNow = Literal["newest", "older", "general", "hard"]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from monitoring.quality.detectors.drift import Kind, Sides
+from monitoring.quality.detectors.drift import Sides, ValueKind
 
 LabelledName = Literal["reviewed", "feedback", "holdout", "shadow", "complaints"]
 UnlabelledName = Literal[
@@ -42,7 +42,7 @@ class LabelledRow(NamedTuple):
 class UnlabelledRow(NamedTuple):
     """An unlabelled signal: the kind of its values, and the side on which a change counts."""
 
-    kind: Kind
+    kind: ValueKind
     sides: Sides
 
 

@@ -30,8 +30,7 @@ from benchmarks.degradation_figures import delays, median_of
 from benchmarks.degradation_signals import Signals, find_alarms, hold
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawing, labels_of, poisoned, uneven
 from benchmarks.harness import Unmeasurable
-from monitoring.quality.detectors import leave_one_out, raters
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import leave_one_out, raters, rising_errors
 from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.detectors.restarts import LOG_FLOOR
@@ -45,10 +44,10 @@ from monitoring.quality.verdicts.plan import Plan
 def test_the_detector_in_numpy_is_the_monitors_to_the_last_digits(baseline: float, seed: int) -> None:
     bad = np.random.default_rng(seed).random((4, 400)) < min(0.9, 1.6 * baseline)
     for run, found in enumerate(np.array(list(evidence(bad, np.full(4, baseline)))).T):
-        detector = slip.start(baseline)
+        detector = rising_errors.start(baseline)
         for label, e in zip(bad[run], found, strict=True):
-            detector = slip.observe(detector, float(label))
-            assert math.log(e) == pytest.approx(slip.log_e(detector), abs=1e-9)
+            detector = rising_errors.observe(detector, float(label))
+            assert math.log(e) == pytest.approx(rising_errors.log_e(detector), abs=1e-9)
 
 
 def served(guard: Guarded, caller: str) -> Guarded:
@@ -82,14 +81,14 @@ def test_the_first_alarm_is_the_monitors_in_each_run_whatever_ended_before_it() 
     baselines, bars = np.full(12, 0.05), np.full(12, 2_000.0)
     plain, guarded = first_alarms(bad, baselines, bars), first_alarms_guarded(bad, givers, baselines, bars)
     for run in range(12):
-        detector, guard = slip.start(0.05), raters.start(0.05, "returns@v3")
+        detector, guard = rising_errors.start(0.05), raters.start(0.05, "returns@v3")
         at: dict[str, float] = {}
         for caller in range(8):
             guard = served(guard, f"caller-{caller}")
         for n in range(900):
-            detector = slip.observe(detector, float(bad[run, n]))
+            detector = rising_errors.observe(detector, float(bad[run, n]))
             guard = raters.observe(guard, float(bad[run, n]), f"caller-{givers[run, n]}")
-            if slip.log_e(detector) >= slip.find_threshold(100, 0.05):
+            if rising_errors.log_e(detector) >= rising_errors.find_threshold(100, 0.05):
                 at.setdefault("plain", n + 1)
             if leave_one_out.has_alarmed(guard.detectors, 100, 0.05):
                 at.setdefault("guarded", n + 1)
@@ -164,13 +163,13 @@ def test_false_verdicts_of_a_fleet_restart_the_monitors_detector_after_each() ->
     baselines = np.array([0.15, 0.15, 0.3])
     found = degradation_fleet.false_verdicts(labels, rate, baselines, bar, drawing(7, "fleet"))
     draw, wanted = drawing(7, "fleet"), 0
-    detectors = [slip.start(float(one)) for one in baselines]
+    detectors = [rising_errors.start(float(one)) for one in baselines]
     for n in range(400):
         active = int((labels > n).sum())
         for version, place in enumerate(draw.random(active)):
-            detectors[version] = slip.observe(detectors[version], float(place < rate[version]))
-            if slip.log_e(detectors[version]) >= math.log(bar[version]):
-                wanted, detectors[version] = wanted + 1, slip.start(float(baselines[version]))
+            detectors[version] = rising_errors.observe(detectors[version], float(place < rate[version]))
+            if rising_errors.log_e(detectors[version]) >= math.log(bar[version]):
+                wanted, detectors[version] = wanted + 1, rising_errors.start(float(baselines[version]))
     assert found == wanted > 0
 
 
@@ -274,7 +273,7 @@ def test_another_design_with_the_monitors_alternatives_is_the_monitors_detector(
     draw = np.random.default_rng(9)
     bad = draw.random((20, 600)) < 0.15
     baselines, bars = np.full(20, 0.05), np.full(20, 5_000.0)
-    same = degradation_detectors.Design(slip.POINTS, slip.WEIGHTS)
+    same = degradation_detectors.Design(rising_errors.POINTS, rising_errors.WEIGHTS)
     assert first_alarms(bad, baselines, bars, same).tolist() == first_alarms(bad, baselines, bars).tolist()
     rows = degradation.tried(argparse.Namespace(seed=1, goal_runs=40))
     assert [row["design"] for row in rows] == list(degradation.DESIGNS)

@@ -12,8 +12,7 @@ import pytest
 from benchmarks import complaint_worlds, late_feedback
 from benchmarks.complaint_runs import Events, Many, in_order_of_arrival, through
 from benchmarks.complaint_worlds import FIRST_TICK, TICKS_PER_DAY, Drawn, World, drawn
-from monitoring.quality.detectors import complaints, delays
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import complaints, delays, rising_errors
 from monitoring.quality.detectors.delays import TICK_SECONDS
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
@@ -55,12 +54,12 @@ def test_many_versions_at_once_are_the_detector_of_each(shape: str, monkeypatch:
 def test_labels_in_order_of_arrival_are_those_of_slip() -> None:
     draw = np.random.default_rng(2)
     bad = [(draw.random(300) < rate).astype(float) for rate in (0.1, 0.3, 0.5)]
-    found = in_order_of_arrival(bad, np.array([0.1, 0.15, 0.2]), np.full(3, slip.find_threshold(100, 0.1)))
+    found = in_order_of_arrival(bad, np.array([0.1, 0.15, 0.2]), np.full(3, rising_errors.find_threshold(100, 0.1)))
     for labels, baseline, at in zip(bad, (0.1, 0.15, 0.2), found, strict=True):
-        one, wanted = slip.start(baseline), math.inf
+        one, wanted = rising_errors.start(baseline), math.inf
         for number, label in enumerate(labels):
-            one = slip.observe(one, float(label))
-            if slip.log_e(one) >= slip.find_threshold(100, 0.1):
+            one = rising_errors.observe(one, float(label))
+            if rising_errors.log_e(one) >= rising_errors.find_threshold(100, 0.1):
                 wanted = number + 1
                 break
         assert at == wanted

@@ -18,12 +18,12 @@ from monitoring.quality.verdicts import rollout
 from monitoring.quality.verdicts.rollout import (
     SIGNALS,
     WAITING_MAX,
-    Arm,
     Outcome,
+    RolloutArm,
     RolloutPlan,
+    RolloutVerdict,
     ShadowPair,
     Tally,
-    Verdict,
 )
 
 PLAN = RolloutPlan()
@@ -43,7 +43,7 @@ outcomes = st.builds(
 pairs = st.builds(ShadowPair, canary_wrong=st.booleans(), active_wrong=st.booleans())
 
 
-def good(arm: Arm, **more: Any) -> Outcome:
+def good(arm: RolloutArm, **more: Any) -> Outcome:
     return Outcome(**{"arm": arm, "error": False, "latency_seconds": 0.2, **more})
 
 
@@ -63,7 +63,7 @@ def both(count: int, canary: Outcome | None = None, active: Outcome | None = Non
         yield canary or good("canary")
 
 
-def judged(plan: RolloutPlan, *happened: Outcome | ShadowPair, seconds: float = 60.0) -> Verdict:
+def judged(plan: RolloutPlan, *happened: Outcome | ShadowPair, seconds: float = 60.0) -> RolloutVerdict:
     return rollout.judge_rollout(seen(plan, *happened), plan, seconds)
 
 
@@ -178,7 +178,7 @@ def test_an_outage_of_both_arms_is_nobody_s_harm() -> None:
     state, worst = rollout.start(PLAN), 0.0
     for n in range(4_000):
         out = (n // 100) % 4 == 3
-        arm: Arm = "canary" if draw.random() < 0.3 else "active"
+        arm: RolloutArm = "canary" if draw.random() < 0.3 else "active"
         state = seen(PLAN, good(arm, error=out or draw.random() < 0.02), state=state)
         worst = max(worst, state.error.whole.harm.log_e_max)
     assert math.exp(worst) < 1 / (PLAN.alpha * rollout.split_alpha(PLAN)["error"])
@@ -383,7 +383,7 @@ def test_a_gateway_that_goes_on_from_the_saved_state_says_the_same(
 def test_every_verdict_is_json_without_nan_and_says_why(happened: list[Outcome | ShadowPair], seconds: float) -> None:
     found = judged(PLAN, *happened, seconds=seconds)
     json.dumps(found.evidence, allow_nan=False)
-    assert msgspec.json.decode(msgspec.json.encode(found), type=Verdict) == found
+    assert msgspec.json.decode(msgspec.json.encode(found), type=RolloutVerdict) == found
     assert found.because.endswith(".")
     assert set(found.evidence["signals"]) == set(SIGNALS)
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors import sequential
-from monitoring.quality.detectors.sequential import STAKES, WEIGHTS, Bets, Side, start
+from monitoring.quality.detectors.rising_errors import Side
+from monitoring.quality.detectors.sequential import STAKES, WEIGHTS, Bets, start
 
 sides = st.sampled_from(["above", "below"])
 margins = st.floats(min_value=-0.9, max_value=0.9)

@@ -249,6 +249,16 @@ def test_class_name_stands_for_one_class() -> None:
     assert not {name: where for name, where in places.items() if len(where) > 1}
 
 
+def test_name_of_an_alias_in_monitoring_stands_for_one_literal() -> None:
+    places: dict[str, list[str]] = {}
+    for path in files("monitoring"):
+        for node in tree(path).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal["):
+                places.setdefault(ast.unparse(node.targets[0]), []).append(shown(path, node.lineno))
+    assert places
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
 TEST_NAME_CHARACTERS_MAX = 80
 
 

@@ -20,7 +20,7 @@ from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, wi
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, metric_of
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.slices import SliceCounts
-from monitoring.evaluation.suites import Kind, Suite, kinds_of
+from monitoring.evaluation.suites import Suite, SuiteKind, kinds_of
 
 MetricName = Annotated[
     str, Query(max_length=1000, description="exact, normal, fields:a,b, overlap:0.5 or judge; unset: by the contract.")
@@ -55,7 +55,7 @@ async def add_suite(
     admin: Admin,
     task: Annotated[str, Query(max_length=63, description="The task whose versions are evaluated on it.")],
     kind: Annotated[
-        Kind, Query(description="newest: the task itself, as it is now; general: other skills; hard: hard cases.")
+        SuiteKind, Query(description="newest: the task itself, as it is now; general: other skills; hard: hard cases.")
     ] = "newest",
     metric: MetricName = "",
     class_field: ClassField = "",

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["gate", "previous", "own", "admin"]
+BaselineKind = Literal["gate", "previous", "own", "admin"]
 CONFIDENCE = 0.95
 OF_MIN = 20
 """Of fewer judged requests the upper bound is so high that hardly anything could ever be above it."""
@@ -37,7 +37,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     admin. `at` is when it was set, in Unix seconds, `by` who did it, `source` the evaluation or version it rests on.
     """
 
-    kind: Kind
+    kind: BaselineKind
     wrong: float
     of: float
     upper: float
@@ -47,7 +47,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(
-    kind: Kind,
+    kind: BaselineKind,
     wrong: float,
     of: float,
     at: float,
@@ -64,7 +64,7 @@ def measure(
     return Baseline(kind=kind, wrong=float(wrong), of=float(of), upper=upper, at=at, by=by, source=source)
 
 
-def measure_counts(kind: Kind, wrong: float, of: float, at: float, by: str, source: str) -> Baseline:
+def measure_counts(kind: BaselineKind, wrong: float, of: float, at: float, by: str, source: str) -> Baseline:
     """Measure what was counted elsewhere: by an evaluation, or by an admin.
 
     Raises ValueError, whose message is a sentence, where it is no evidence that a signal could be held against.

@@ -22,12 +22,11 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import baselines, restarts
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import baselines, restarts, rising_errors
 from monitoring.quality.detectors.restarts import LOG_FLOOR
-from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Slip
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN, RateDetector
 
-Kind = Literal["rate", "value"]
+ValueKind = Literal["rate", "value"]
 Sides = Literal["both", "above", "below"]
 
 REFERENCE = 500
@@ -45,22 +44,22 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     requests a day (`busiest`) and the most signals of all versions (`signals`, `alarm_shares.py`).
     """
 
-    kind: Kind
+    kind: ValueKind
     sides: Sides
     observed: int = 0
     happened: float = 0.0
     sorted_values: tuple[float, ...] = ()
     low: float | None = None
     high: float | None = None
-    above: Slip | None = None
-    below: Slip | None = None
+    above: RateDetector | None = None
+    below: RateDetector | None = None
     log_max: float = LOG_FLOOR
     taken_at: float = 0.0
     busiest: float = 0.0
     signals: int = msgspec.field(default=0, name="streams")
 
 
-def start(kind: Kind, sides: Sides = "both") -> Signal:
+def start(kind: ValueKind, sides: Sides = "both") -> Signal:
     """A signal that learns its reference first."""
     return Signal(kind=kind, sides=sides)
 
@@ -79,13 +78,13 @@ def observe(signal: Signal, value: float | bool) -> Signal:
         return _learned(signal, value)
     above, below = signal.above, signal.below
     if signal.kind == "rate":
-        above, below = above and slip.observe(above, value), below and slip.observe(below, value)
+        above, below = above and rising_errors.observe(above, value), below and rising_errors.observe(below, value)
     else:
         assert signal.low is not None
         assert signal.high is not None
         value = shorten(value)
-        above = above and slip.observe(above, float(value > signal.high))
-        below = below and slip.observe(below, float(value < signal.low))
+        above = above and rising_errors.observe(above, float(value > signal.high))
+        below = below and rising_errors.observe(below, float(value < signal.low))
     signal = replace(signal, observed=signal.observed + 1, above=above, below=below)
     return replace(signal, log_max=max(signal.log_max, log_e(signal)))
 
@@ -97,7 +96,7 @@ def shorten(value: float) -> float:
 
 def log_e(signal: Signal) -> float:
     """The logarithm of the mean of both sides' sums (told as an e-value: see `rising_errors`): -700 while it learns."""
-    there = [slip.log_e(detector) for detector in (signal.above, signal.below) if detector is not None]
+    there = [rising_errors.log_e(detector) for detector in (signal.above, signal.below) if detector is not None]
     if not there:
         return LOG_FLOOR
     largest = max(there)
@@ -112,14 +111,14 @@ def has_alarmed(signal: Signal, labels: float, alpha: float) -> bool:
 def find_change(signal: Signal) -> int | None:
     """The number of values, with the reference's, after which the change likeliest began; None while it learns."""
     there = [detector for detector in (signal.above, signal.below) if detector is not None]
-    return REFERENCE + slip.find_change(max(there, key=slip.log_e)) if there else None
+    return REFERENCE + rising_errors.find_change(max(there, key=rising_errors.log_e)) if there else None
 
 
 def find_direction(signal: Signal) -> Literal["above", "below"] | None:
     """On which side there is more evidence; None while it learns."""
     if signal.above is None or signal.below is None:
         return "above" if signal.above is not None else "below" if signal.below is not None else None
-    return "above" if slip.log_e(signal.above) >= slip.log_e(signal.below) else "below"
+    return "above" if rising_errors.log_e(signal.above) >= rising_errors.log_e(signal.below) else "below"
 
 
 def describe_reference(signal: Signal) -> dict[str, float | int | str | None]:
@@ -136,8 +135,8 @@ def describe_reference(signal: Signal) -> dict[str, float | int | str | None]:
         "rate": signal.happened / REFERENCE if signal.kind == "rate" and not learns(signal) else None,
         "above_at_most": above.baseline if above is not None else None,
         "below_at_most" if signal.kind == "value" else "at_least": below.baseline if below is not None else None,
-        "seen_above": slip.find_mean(above) if above is not None else None,
-        "seen_below": slip.find_mean(below) if below is not None else None,
+        "seen_above": rising_errors.find_mean(above) if above is not None else None,
+        "seen_below": rising_errors.find_mean(below) if below is not None else None,
     }
 
 
@@ -164,8 +163,8 @@ def _of_rate(signal: Signal) -> Signal:
     lower = baselines.find_lower_bound(signal.happened, REFERENCE)
     return replace(
         signal,
-        above=slip.start(upper) if signal.sides != "below" and upper <= 1.0 - BASELINE_MIN else None,
-        below=slip.start(lower, "below") if signal.sides != "above" and lower >= BASELINE_MIN else None,
+        above=rising_errors.start(upper) if signal.sides != "below" and upper <= 1.0 - BASELINE_MIN else None,
+        below=rising_errors.start(lower, "below") if signal.sides != "above" and lower >= BASELINE_MIN else None,
     )
 
 
@@ -178,6 +177,6 @@ def _of_values(signal: Signal) -> Signal:
         sorted_values=(),
         low=signal.sorted_values[outside],
         high=signal.sorted_values[-1 - outside],
-        above=slip.start(bound) if signal.sides != "below" else None,
-        below=slip.start(bound) if signal.sides != "above" else None,
+        above=rising_errors.start(bound) if signal.sides != "below" else None,
+        below=rising_errors.start(bound) if signal.sides != "above" else None,
     )

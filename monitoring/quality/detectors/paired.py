@@ -24,7 +24,7 @@ MARGIN_MAX = 0.9
 NOTHING = (0.0, 0.0, 0.0, 0.0)
 
 
-class PairedSlip(msgspec.Struct, frozen=True, kw_only=True):
+class PairedDetector(msgspec.Struct, frozen=True, kw_only=True):
     """A detector over pairs and how it stands. JSON gives back the same, to the last bit.
 
     `side` is what its evidence is for: the mean difference lies above the margin, or below it. `observed` counts pairs,
@@ -39,40 +39,40 @@ class PairedSlip(msgspec.Struct, frozen=True, kw_only=True):
     begun: tuple[int, ...] = (0, 0, 0, 0)
 
 
-def start(margin: float, side: Side = "above") -> PairedSlip:
+def start(margin: float, side: Side = "above") -> PairedDetector:
     """A detector of a mean difference that rises over the margin (`above`), or that has come down under it (`below`).
 
     Raises ValueError if the margin is not within -0.9 and 0.9.
     """
     if not -MARGIN_MAX <= margin <= MARGIN_MAX:
         raise ValueError(f"The margin is {margin}: it must lie within -{MARGIN_MAX} and {MARGIN_MAX}.")
-    return PairedSlip(margin=float(margin), side=side)
+    return PairedDetector(margin=float(margin), side=side)
 
 
-def observe(slip: PairedSlip, difference: float, exponent: float = 1.0) -> PairedSlip:
+def observe(detector: PairedDetector, difference: float, exponent: float = 1.0) -> PairedDetector:
     """The detector after a pair, whose factors have this exponent (`dependence.py`).
 
     Raises ValueError if the difference is not within -1 and 1.
     """
     if not -1.0 <= difference <= 1.0:
         raise ValueError(f"A difference of {difference}: it must lie within -1 and 1.")
-    margin = slip.margin
-    won = (difference - margin) / (1 + margin) if slip.side == "above" else (margin - difference) / (1 - margin)
+    margin = detector.margin
+    won = (difference - margin) / (1 + margin) if detector.side == "above" else (margin - difference) / (1 - margin)
     gained = tuple([exponent * log1p(stake * won) for stake in STAKES])
-    logs = restarts.grow(slip.logs, gained)
-    observed = slip.observed + 1
-    rises, begun = restarts.find_runs(slip.rises, slip.begun, gained, observed)
-    return PairedSlip(margin=margin, side=slip.side, observed=observed, logs=logs, rises=rises, begun=begun)
+    logs = restarts.grow(detector.logs, gained)
+    observed = detector.observed + 1
+    rises, begun = restarts.find_runs(detector.rises, detector.begun, gained, observed)
+    return PairedDetector(margin=margin, side=detector.side, observed=observed, logs=logs, rises=rises, begun=begun)
 
 
-def log_e(slip: PairedSlip) -> float:
+def log_e(detector: PairedDetector) -> float:
     """The logarithm of the sum of all bets: -700 before the first pair, never infinite.
 
     What is told as an e-value is no such thing: its mean while nothing is wrong is up to the number of pairs.
     """
-    return restarts.log_of_mean(slip.logs, WEIGHTS)
+    return restarts.log_of_mean(detector.logs, WEIGHTS)
 
 
-def find_change(slip: PairedSlip) -> int:
+def find_change(detector: PairedDetector) -> int:
     """The number of pairs after which the change likeliest began, by the stake that leads."""
-    return restarts.find_change(slip.logs, slip.begun, WEIGHTS)
+    return restarts.find_change(detector.logs, detector.begun, WEIGHTS)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import rising_errors
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 
 MONTH_DAYS = 30.0
@@ -52,13 +52,13 @@ def find_labels_to_detect(
     bets that begin at each label are log(1/g) ahead of a single one. None where no alternative gains, so that the
     change is not found at all. Raises ValueError as `start` and `find_threshold` of rising_errors.py do.
     """
-    slip.start(baseline)
+    rising_errors.start(baseline)
     true = min(1.0, (baseline if rate is None else rate) + points)
-    gain = max(_growth(true, baseline, p1) for p1 in slip.list_alternatives(baseline, "above"))
+    gain = max(_growth(true, baseline, p1) for p1 in rising_errors.list_alternatives(baseline, "above"))
     gain *= exponent
     if gain <= 0.0:
         return None
-    return max(1.0, max(1.0, slip.find_threshold(labels, alpha) - math.log(max(1.0, 1.0 / gain))) / gain)
+    return max(1.0, max(1.0, rising_errors.find_threshold(labels, alpha) - math.log(max(1.0, 1.0 / gain))) / gain)
 
 
 def _growth(true: float, baseline: float, p1: float) -> float:

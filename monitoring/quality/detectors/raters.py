@@ -16,12 +16,11 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring.ids import name_rater
-from monitoring.quality.detectors import leave_one_out, recent_values, restarts
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import leave_one_out, recent_values, restarts, rising_errors
 from monitoring.quality.detectors.dependence import PLAIN, LabelTerms
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.recent_values import FadedSums
-from monitoring.quality.detectors.rising_errors import Side, Slip
+from monitoring.quality.detectors.rising_errors import RateDetector, Side
 
 GROUPS = 8
 RATER_SHARE_MAX = 0.2
@@ -54,7 +53,7 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     labels, `heavy` the faded weights of the heaviest raters.
     """
 
-    detectors: LeaveOneOut[Slip]
+    detectors: LeaveOneOut[RateDetector]
     callers: GiverRoll
     raters: GiverRoll
     labels: float = 0.0
@@ -70,17 +69,17 @@ def start_roll(salt: str) -> GiverRoll:
 def start(baseline: float, salt: str, side: Side = "above", rater_share_max: float = RATER_SHARE_MAX) -> Guarded:
     """A guarded detector; `salt` is the version.
 
-    Raises ValueError as `slip.start` does, or if the largest share of a rater is not above 0 and at most 1.
+    Raises ValueError as `rising_errors.start` does, or if the largest share of a rater is not above 0 and at most 1.
     """
     if not 0.0 < rater_share_max <= 1.0:
         raise ValueError(f"A rater's largest share is {rater_share_max}: above 0, and at most 1.")
-    detectors = leave_one_out.start(slip.start(baseline, side), 2 * GROUPS)
+    detectors = leave_one_out.start(rising_errors.start(baseline, side), 2 * GROUPS)
     return Guarded(detectors=detectors, callers=start_roll(salt), raters=start_roll(salt), share_max=rater_share_max)
 
 
 def restart(guarded: Guarded, baseline: float, side: Side = "above") -> Guarded:
     """A detector that has seen nothing, and knows its callers and raters as this one does."""
-    detectors = leave_one_out.start(slip.start(baseline, side), 2 * GROUPS)
+    detectors = leave_one_out.start(rising_errors.start(baseline, side), 2 * GROUPS)
     return replace(guarded, detectors=detectors)
 
 
@@ -145,7 +144,7 @@ def observe(
     """The detector after a label, given at `at` (Unix seconds). `rater` is who gave it, if the caller told; else the
     caller is its rater. `reported`: the label is of a request that was not served here.
 
-    A trusted giver's label is not weighed down, and left out by nobody. Raises ValueError as `slip.observe` does.
+    A trusted giver's label is not weighed down, and left out by nobody. Raises ValueError as `find_gains` does.
     """
     if trusted:
         return _seen(guarded, badness, weight, terms, ())
@@ -164,7 +163,7 @@ def observe(
 
 def log_e(guarded: Guarded) -> float:
     """The natural logarithm of the evidence now: what stays whichever caller or rater is left out."""
-    return leave_one_out.find_least(guarded.detectors, slip.log_e, _believed(guarded))
+    return leave_one_out.find_least(guarded.detectors, rising_errors.log_e, _believed(guarded))
 
 
 def rests_on_one(guarded: Guarded, labels: float, alpha: float, relief: float = 1.0) -> bool:
@@ -187,28 +186,30 @@ def rests_on_most(guarded: Guarded, labels: float, alpha: float, relief: float =
 def _rests_on(guarded: Guarded, labels: float, alpha: float, relief: float) -> list[int]:
     """The places of the one caller and the one rater without whom it is not enough."""
     enough, whole = restarts.find_threshold(labels, alpha), guarded.detectors.whole
-    if relief * slip.log_e(whole) < enough:
+    if relief * rising_errors.log_e(whole) < enough:
         return []
-    return leave_one_out.rests_on(guarded.detectors, slip.log_e, enough, _believed(guarded), GROUPS)
+    return leave_one_out.rests_on(guarded.detectors, rising_errors.log_e, enough, _believed(guarded), GROUPS)
 
 
 def find_change(guarded: Guarded) -> int:
     """The number of labels after which the change likeliest began."""
-    return slip.find_change(guarded.detectors.whole)
+    return rising_errors.find_change(guarded.detectors.whole)
 
 
 def _seen(guarded: Guarded, badness: float, weight: float, terms: LabelTerms, own: tuple[int, ...]) -> Guarded:
     """The detector after a label that those of these places have given."""
     whole = guarded.detectors.whole
-    gains = slip.find_gains(whole.baseline, whole.side, badness, weight, terms)  # the same for whoever is left out
+    gains = rising_errors.find_gains(
+        whole.baseline, whole.side, badness, weight, terms
+    )  # the same for whoever is left out
     moved = leave_one_out.move(
-        guarded.detectors, lambda detector: slip.advance(detector, badness, weight, gains, crowds=True), own
+        guarded.detectors, lambda detector: rising_errors.advance(detector, badness, weight, gains, crowds=True), own
     )
-    detectors = leave_one_out.judge(moved, slip.log_e, _believed(guarded))
+    detectors = leave_one_out.judge(moved, rising_errors.log_e, _believed(guarded))
     return replace(guarded, detectors=detectors)
 
 
-def _find_lower_bound(detector: Slip) -> float:
+def _find_lower_bound(detector: RateDetector) -> float:
     sums = FadedSums(detector.weight, detector.weight, detector.total, detector.total)
     interval = recent_values.find_share_interval(sums)
     return 0.0 if interval is None else interval[0]

@@ -26,8 +26,8 @@ from monitoring.quality.detectors.dependence import PLAIN, LabelTerms, add_near,
 from monitoring.quality.detectors.restarts import find_threshold
 
 __all__ = [
+    "RateDetector",
     "Side",
-    "Slip",
     "find_change",
     "find_mean",
     "find_threshold",
@@ -48,7 +48,7 @@ BASELINE_MIN = 1e-4
 NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-class Slip(msgspec.Struct, frozen=True, kw_only=True):
+class RateDetector(msgspec.Struct, frozen=True, kw_only=True):
     """A detector and how it stands. JSON gives back the same, to the last bit.
 
     `side` is what an alarm shows: the rate lies above the baseline, or below it. `observed` counts labels, `weight` is
@@ -70,14 +70,14 @@ class Slip(msgspec.Struct, frozen=True, kw_only=True):
     near: float = 0.0
 
 
-def start(baseline: float, side: Side = "above") -> Slip:
+def start(baseline: float, side: Side = "above") -> RateDetector:
     """A detector of a rate that rises over the baseline (`above`), or that has come down under it (`below`).
 
     Raises ValueError if the baseline is not within 0.0001 and 0.9999.
     """
     if not BASELINE_MIN <= baseline <= 1.0 - BASELINE_MIN:
         raise ValueError(f"The baseline is {baseline}: it must lie within {BASELINE_MIN} and {1 - BASELINE_MIN}.")
-    return Slip(baseline=float(baseline), side=side)
+    return RateDetector(baseline=float(baseline), side=side)
 
 
 def list_alternatives(baseline: float, side: Side) -> tuple[float, ...]:
@@ -103,32 +103,34 @@ def find_gains(
     return tuple([exponent * log(1.0 + weight * (bad * p + good * (1.0 - p) - 1.0)) for p in rates])
 
 
-def observe(slip: Slip, badness: float, weight: float = 1.0, terms: LabelTerms = PLAIN) -> Slip:
+def observe(detector: RateDetector, badness: float, weight: float = 1.0, terms: LabelTerms = PLAIN) -> RateDetector:
     """The detector after a label. Raises ValueError as `find_gains` does."""
-    return advance(slip, badness, weight, find_gains(slip.baseline, slip.side, badness, weight, terms))
+    return advance(detector, badness, weight, find_gains(detector.baseline, detector.side, badness, weight, terms))
 
 
-def advance(slip: Slip, badness: float, weight: float, gains: tuple[float, ...], crowds: bool = False) -> Slip:
+def advance(
+    detector: RateDetector, badness: float, weight: float, gains: tuple[float, ...], crowds: bool = False
+) -> RateDetector:
     """The detector after a label with these gains (`find_gains`). If it `crowds`, they count less where errors do."""
-    near = slip.near
-    if crowds and slip.side == "above":
-        crowding = find_crowding(near, slip.baseline)
+    near = detector.near
+    if crowds and detector.side == "above":
+        crowding = find_crowding(near, detector.baseline)
         gains = gains if crowding == 1.0 else tuple([crowding * gain for gain in gains])
         near = add_near(near, weight * badness)
-    logs = restarts.grow(slip.logs, gains)
-    observed, weighed, total = slip.observed + 1, slip.weight + weight, slip.total + weight * badness
-    rises, begun = restarts.find_runs(slip.rises, slip.begun, gains, observed)
-    return Slip(
-        baseline=slip.baseline,
-        side=slip.side,
+    logs = restarts.grow(detector.logs, gains)
+    observed, weighed, total = detector.observed + 1, detector.weight + weight, detector.total + weight * badness
+    rises, begun = restarts.find_runs(detector.rises, detector.begun, gains, observed)
+    return RateDetector(
+        baseline=detector.baseline,
+        side=detector.side,
         observed=observed,
         weight=weighed,
         total=total,
         logs=logs,
         rises=rises,
         begun=begun,
-        weights=_kept(slip.weights, rises, weighed),
-        totals=_kept(slip.totals, rises, total),
+        weights=_kept(detector.weights, rises, weighed),
+        totals=_kept(detector.totals, rises, total),
         near=near,
     )
 
@@ -137,25 +139,25 @@ def _kept(sums: tuple[float, ...], rises: tuple[float, ...], now: float) -> tupl
     return tuple([value if rise > 0.0 else now for value, rise in zip(sums, rises, strict=True)])
 
 
-def log_e(slip: Slip) -> float:
+def log_e(detector: RateDetector) -> float:
     """The logarithm of the sum of all bets: -700 before the first label, never infinite.
 
     What is told as an e-value is no such thing: its mean while nothing is wrong is up to the number of labels.
     """
-    return restarts.log_of_mean(slip.logs, WEIGHTS)
+    return restarts.log_of_mean(detector.logs, WEIGHTS)
 
 
-def find_change(slip: Slip) -> int:
+def find_change(detector: RateDetector) -> int:
     """The number of labels after which the change likeliest began, by the alternative that leads."""
-    return restarts.find_change(slip.logs, slip.begun, WEIGHTS)
+    return restarts.find_change(detector.logs, detector.begun, WEIGHTS)
 
 
-def sum_since_change(slip: Slip) -> tuple[float, float]:
+def sum_since_change(detector: RateDetector) -> tuple[float, float]:
     """The badness of the labels since the change likeliest began, and their weight."""
-    leads = restarts.find_leader(slip.logs, WEIGHTS)
-    return max(0.0, slip.total - slip.totals[leads]), slip.weight - slip.weights[leads]
+    leads = restarts.find_leader(detector.logs, WEIGHTS)
+    return max(0.0, detector.total - detector.totals[leads]), detector.weight - detector.weights[leads]
 
 
-def find_mean(slip: Slip) -> float | None:
+def find_mean(detector: RateDetector) -> float | None:
     """The weighted mean of the badness so far; None before the first label."""
-    return slip.total / slip.weight if slip.weight else None
+    return detector.total / detector.weight if detector.weight else None

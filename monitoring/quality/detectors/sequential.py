@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import math
 from math import log1p
-from typing import Literal
 
 import msgspec
 
-Side = Literal["above", "below"]
+from monitoring.quality.detectors.rising_errors import Side
 
 # Shares of the largest stake that could lose all, and what part of the capital is staked by each. Small stakes find
 # small shifts in noisy differences, large ones large shifts in quiet ones. What they find: docs/measurements.md.

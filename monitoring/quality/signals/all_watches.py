@@ -206,7 +206,7 @@ class Watches:
                 self._failing.discard(name)
         return judgements
 
-    def canaries(self, at: float) -> dict[str, rollout.Verdict]:
+    def canaries(self, at: float) -> dict[str, rollout.RolloutVerdict]:
         """The verdict on each task's canary, from what came before `at`; without those that can't be judged."""
         verdicts = {}
         for name, task in self._step.tasks.items():

@@ -15,7 +15,7 @@ from monitoring.quality.signals.entries import Label, Seen, get_asked_version, g
 from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.verdicts import rollout
-from monitoring.quality.verdicts.rollout import Arm, Outcome, ShadowPair, Tally
+from monitoring.quality.verdicts.rollout import Outcome, RolloutArm, ShadowPair, Tally
 
 
 class Canary(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     plan: rollout.RolloutPlan
 
-    def arm(self, version: str | None) -> Arm | None:
+    def arm(self, version: str | None) -> RolloutArm | None:
         """The arm that a version is; None where it is neither."""
         return "canary" if version == self.version else "active" if version == self.active else None
 

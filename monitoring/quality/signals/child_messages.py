@@ -13,7 +13,7 @@ from monitoring.quality.phases import Phase
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement
-from monitoring.quality.verdicts.rollout import Verdict as CanaryVerdict
+from monitoring.quality.verdicts.rollout import RolloutVerdict
 
 CURSORS_KEY = "apprentice:monitor:cursors"
 """A hash: `records` and `feedback` are the last entries that are reckoned with, `step` counts the writings."""
@@ -88,7 +88,7 @@ class JudgedStep(msgspec.Struct, kw_only=True):
     """
 
     judgements: dict[str, Judgement] = {}
-    canaries: dict[str, CanaryVerdict] = {}
+    canaries: dict[str, RolloutVerdict] = {}
     at: float = 0.0
     read: int = 0
     more: bool = False

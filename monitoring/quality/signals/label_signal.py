@@ -34,12 +34,12 @@ from monitoring.quality.detectors import (
     recoveries,
     rising_errors,
 )
-from monitoring.quality.detectors.baselines import Baseline, Kind
+from monitoring.quality.detectors.baselines import Baseline, BaselineKind
 from monitoring.quality.detectors.dependence import Dependence, LabelTerms
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.recent_values import FadedSums
-from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Slip
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN, RateDetector
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
 from monitoring.quality.verdicts.quality import Doubt
@@ -118,12 +118,12 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return self.dependence.has_rhythm
 
     @property
-    def detectors(self) -> LeaveOneOut[Slip] | None:
+    def detectors(self) -> LeaveOneOut[RateDetector] | None:
         """Its detectors; None as long as it has no baseline."""
         return self.guard.detectors if self.guard is not None else None
 
     @property
-    def reverse_detectors(self) -> LeaveOneOut[Slip] | None:
+    def reverse_detectors(self) -> LeaveOneOut[RateDetector] | None:
         """Those of its reverse test; None without one."""
         return self.reverse.detectors if self.reverse is not None else None
 
@@ -425,7 +425,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def _measure_first(self, at: float) -> Baseline:
         return self._measure("own", self.first_wrong, self.first, self.firsts, at, "monitor", "its first labels")
 
-    def _measure(self, kind: Kind, wrong: float, of: float, parts: Parts, at: float, by: str, source: str) -> Baseline:
+    def _measure(
+        self, kind: BaselineKind, wrong: float, of: float, parts: Parts, at: float, by: str, source: str
+    ) -> Baseline:
         """The baseline that follows from these labels: the least one, whichever caller is left out.
 
         So nobody raises it. The least of several bounds is under the truth more often than each of them. Half of the

@@ -29,7 +29,7 @@ from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.dependence import Dependence
 from monitoring.quality.detectors.estimates import Sums
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
-from monitoring.quality.detectors.paired import PairedSlip
+from monitoring.quality.detectors.paired import PairedDetector
 from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.signals.labelled import STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
 
@@ -72,8 +72,8 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     other_wrong: float = 0.0
     first: Sums = Sums()
     firsts: tuple[First, ...] = ()
-    guard: LeaveOneOut[PairedSlip] | None = None
-    reverse: LeaveOneOut[PairedSlip] | None = None
+    guard: LeaveOneOut[PairedDetector] | None = None
+    reverse: LeaveOneOut[PairedDetector] | None = None
     waiting: tuple[tuple[float, str], ...] = ()
     other_waiting: tuple[tuple[float, str], ...] = ()
     placed: tuple[float, ...] = ()
@@ -91,12 +91,12 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         return self.pairs
 
     @property
-    def detectors(self) -> LeaveOneOut[PairedSlip] | None:
+    def detectors(self) -> LeaveOneOut[PairedDetector] | None:
         """Its detectors; None as long as it has no reference."""
         return self.guard
 
     @property
-    def reverse_detectors(self) -> LeaveOneOut[PairedSlip] | None:
+    def reverse_detectors(self) -> LeaveOneOut[PairedDetector] | None:
         """Those of its reverse test; None without one."""
         return self.reverse
 
@@ -346,9 +346,13 @@ def _meet(roll: GiverRoll, givers: tuple[str, ...]) -> GiverRoll:
 
 
 def _observe(
-    guard: LeaveOneOut[PairedSlip], difference: float, exponent: float, own: tuple[int, ...], believed: tuple[int, ...]
-) -> LeaveOneOut[PairedSlip]:
-    moved = leave_one_out.move(guard, lambda slip: paired.observe(slip, difference, exponent), own)
+    guard: LeaveOneOut[PairedDetector],
+    difference: float,
+    exponent: float,
+    own: tuple[int, ...],
+    believed: tuple[int, ...],
+) -> LeaveOneOut[PairedDetector]:
+    moved = leave_one_out.move(guard, lambda detector: paired.observe(detector, difference, exponent), own)
     return leave_one_out.judge(moved, paired.log_e, believed)
 
 

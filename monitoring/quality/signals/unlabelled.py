@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import drift, planning
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import drift, planning, rising_errors
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.signal_table import UNLABELLED, UnlabelledName
@@ -146,7 +145,7 @@ def add_value(signals: Mapping[str, Signal], name: UnlabelledName, value: float,
 
 def _restart(signal: Signal) -> Signal:
     """Bets that begin again, against the same reference."""
-    above = signal.above and slip.start(signal.above.baseline, signal.above.side)
-    below = signal.below and slip.start(signal.below.baseline, signal.below.side)
+    above = signal.above and rising_errors.start(signal.above.baseline, signal.above.side)
+    below = signal.below and rising_errors.start(signal.below.baseline, signal.below.side)
     fresh = replace(signal, observed=drift.REFERENCE, above=above, below=below, log_max=LOG_FLOOR)
     return replace(fresh, busiest=0.0, signals=0)

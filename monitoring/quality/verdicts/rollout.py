@@ -23,16 +23,16 @@ from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import GROUPS
 from monitoring.quality.detectors.sequential import Bets
 
-Signal = Literal["error", "contract", "latency", "feedback", "shadow"]
-Arm = Literal["canary", "active"]
-Action = Literal["promote", "roll_back", "hold", "continue"]
+RolloutSignal = Literal["error", "contract", "latency", "feedback", "shadow"]
+RolloutArm = Literal["canary", "active"]
+RolloutAction = Literal["promote", "roll_back", "hold", "continue"]
 
-SIGNALS: tuple[Signal, ...] = ("error", "contract", "latency", "feedback", "shadow")
+SIGNALS: tuple[RolloutSignal, ...] = ("error", "contract", "latency", "feedback", "shadow")
 SHADOW_SHARE = 0.5
 # So few that an outage of both arms, paired with what waits from before it, takes an e-value from 1 to 7 at most.
 WAITING_MAX = 4
 SECONDS_MAX = 90 * 86_400
-WORSE: Mapping[Signal, str] = {
+WORSE: Mapping[RolloutSignal, str] = {
     "error": "errors are more than {points} points more frequent than with the active version",
     "contract": "broken contracts are more than {points} points more frequent than with the active version",
     "latency": "more than half of its answers take over {ratio:g} times as long as the active version's",
@@ -96,7 +96,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     trusted: the feedback is by an operator, a reviewer or a trusted caller: it is never left out.
     """
 
-    arm: Arm
+    arm: RolloutArm
     error: bool | None = None
     contract_broken: bool | None = None
     latency_seconds: float | None = None
@@ -158,10 +158,10 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     shadow: LeaveOneOut[Evidence]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class RolloutVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """The action, its reason in a sentence, and the evidence of every signal, ready for JSON."""
 
-    action: Action
+    action: RolloutAction
     because: str
     evidence: dict[str, Any]
 
@@ -233,7 +233,7 @@ def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
     return replace(state, callers=callers, shadow=shadow)
 
 
-def judge_rollout(state: Tally, plan: RolloutPlan, seconds_running: float) -> Verdict:
+def judge_rollout(state: Tally, plan: RolloutPlan, seconds_running: float) -> RolloutVerdict:
     """The verdict after `seconds_running`. Raises ValueError if the plan's bounds moved.
 
     Harm that was shown at any time rolls back, whatever came later. Promotion asks for the evidence as it stands now.
@@ -251,27 +251,27 @@ def judge_rollout(state: Tally, plan: RolloutPlan, seconds_running: float) -> Ve
     harmful = [name for name in SIGNALS if _harm_excess(state, plan, shares, name) >= 0]
     if harmful:
         worst = max(harmful, key=lambda name: _harm_excess(state, plan, shares, name))
-        return Verdict(action="roll_back", because=_harm_words(worst, state, plan, shares), evidence=evidence)
+        return RolloutVerdict(action="roll_back", because=_harm_words(worst, state, plan, shares), evidence=evidence)
     missing = _missing(state, plan, required, seconds_running)
     if not missing:
         because = f"After {state.canary_requests} requests it is shown to be no worse: {', '.join(required)}."
-        return Verdict(action="promote", because=because, evidence=evidence)
+        return RolloutVerdict(action="promote", because=because, evidence=evidence)
     alone = [name for name in SIGNALS if _rests_on_one(state, plan, shares[name], name)]
     if alone:
         missing.append(f"one caller or rater alone shows it to be worse, which is not enough: {', '.join(alone)}")
     waits = "; ".join(missing)
     if seconds_running >= plan.seconds_max:
         because = f"No verdict after {plan.seconds_max:g} s ({waits}): the plan says {plan.on_timeout}."
-        return Verdict(action=plan.on_timeout, because=because, evidence=evidence)
-    return Verdict(action="continue", because=f"No harm is shown, and it waits: {waits}.", evidence=evidence)
+        return RolloutVerdict(action=plan.on_timeout, because=because, evidence=evidence)
+    return RolloutVerdict(action="continue", because=f"No harm is shown, and it waits: {waits}.", evidence=evidence)
 
 
-def split_alpha(plan: RolloutPlan) -> dict[Signal, float]:
+def split_alpha(plan: RolloutPlan) -> dict[RolloutSignal, float]:
     """The split of alpha over the signals that can roll back: half for shadow pairs, the other half in equal parts.
 
     Feedback has a part only where the plan names its metric; without it its share is 0.
     """
-    others: list[Signal] = ["error", "contract", "latency"]
+    others: list[RolloutSignal] = ["error", "contract", "latency"]
     if plan.feedback_metric is not None:
         others.append("feedback")
     part = (1 - SHADOW_SHARE) / len(others)
@@ -298,7 +298,7 @@ def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float,
     return replace(state, feedback=feedback)
 
 
-def _believed(state: Tally, name: Signal) -> set[int]:
+def _believed(state: Tally, name: RolloutSignal) -> set[int]:
     """The groups that may not be left out of a signal's evidence."""
     groups = set(leave_one_out.find_believed(state.callers))
     if name == "feedback":
@@ -349,10 +349,10 @@ def _evidence(harm_margin: float, margin: float, groups: int) -> LeaveOneOut[Evi
 # ---- what is shown, and what is missing -----------------------------------------------------------
 
 
-def _required(state: Tally, plan: RolloutPlan) -> list[Signal]:
+def _required(state: Tally, plan: RolloutPlan) -> list[RolloutSignal]:
     """The signals that must show "no worse" before a promotion."""
     contract = state.contract.whole
-    required: Mapping[Signal, bool] = {
+    required: Mapping[RolloutSignal, bool] = {
         "error": True,
         "contract": bool(contract.harm.observed or contract.canary or contract.active),
         "latency": True,
@@ -362,7 +362,7 @@ def _required(state: Tally, plan: RolloutPlan) -> list[Signal]:
     return [name for name in SIGNALS if required[name]]
 
 
-def _missing(state: Tally, plan: RolloutPlan, required: list[Signal], seconds_running: float) -> list[str]:
+def _missing(state: Tally, plan: RolloutPlan, required: list[RolloutSignal], seconds_running: float) -> list[str]:
     reasons = []
     if state.canary_requests < plan.requests_min:
         reasons.append(f"{state.canary_requests} of {plan.requests_min} canary requests were seen")
@@ -374,7 +374,7 @@ def _missing(state: Tally, plan: RolloutPlan, required: list[Signal], seconds_ru
     return reasons
 
 
-def _of(state: Tally, name: Signal) -> LeaveOneOut[Evidence]:
+def _of(state: Tally, name: RolloutSignal) -> LeaveOneOut[Evidence]:
     evidence: LeaveOneOut[Evidence] = getattr(state, name)
     return evidence
 
@@ -383,20 +383,20 @@ def _log_e_of_harm(evidence: Evidence) -> float:
     return sequential.log_e(evidence.harm)
 
 
-def _log_e_of_no_worse(state: Tally, name: Signal) -> float:
+def _log_e_of_no_worse(state: Tally, name: RolloutSignal) -> float:
     """The evidence that it is no worse, as it stands now: what is left whoever is left out."""
     return leave_one_out.find_least(
         _of(state, name), lambda evidence: sequential.log_e(evidence.no_worse), _believed(state, name)
     )
 
 
-def _harm_excess(state: Tally, plan: RolloutPlan, shares: Mapping[Signal, float], name: Signal) -> float:
+def _harm_excess(state: Tally, plan: RolloutPlan, shares: Mapping[RolloutSignal, float], name: RolloutSignal) -> float:
     """The logarithm of how far the evidence of harm went over its threshold; negative if it never reached it."""
     share = shares[name]
     return _of(state, name).log_max + math.log(share * plan.alpha) if share else -math.inf
 
 
-def _rests_on_one(state: Tally, plan: RolloutPlan, share: float, name: Signal) -> bool:
+def _rests_on_one(state: Tally, plan: RolloutPlan, share: float, name: RolloutSignal) -> bool:
     """Return whether all evidence shows harm, but not without one caller or rater alone: somebody should look."""
     if not share:
         return False
@@ -404,7 +404,7 @@ def _rests_on_one(state: Tally, plan: RolloutPlan, share: float, name: Signal) -
     return bool(leave_one_out.rests_on(_of(state, name), _log_e_of_harm, enough, believed, GROUPS))
 
 
-def _harm_words(name: Signal, state: Tally, plan: RolloutPlan, shares: Mapping[Signal, float]) -> str:
+def _harm_words(name: RolloutSignal, state: Tally, plan: RolloutPlan, shares: Mapping[RolloutSignal, float]) -> str:
     harm = _of(state, name).whole.harm
     fault = WORSE[name].format(points=f"{100 * harm.margin:g}", ratio=plan.latency_ratio_max)
     if name == "latency":
@@ -417,7 +417,7 @@ def _harm_words(name: Signal, state: Tally, plan: RolloutPlan, shares: Mapping[S
     return f"It is shown that {fault} ({amount}; e-value {e_value:g}, threshold {threshold:g})."
 
 
-def _shown(name: Signal, state: Tally, plan: RolloutPlan, share: float, required: bool) -> dict[str, Any]:
+def _shown(name: RolloutSignal, state: Tally, plan: RolloutPlan, share: float, required: bool) -> dict[str, Any]:
     """One signal's evidence for JSON. A threshold of None: the signal can't roll back under this plan."""
     guarded = _of(state, name)
     evidence, no_worse = guarded.whole, _log_e_of_no_worse(state, name)

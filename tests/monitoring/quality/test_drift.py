@@ -14,7 +14,7 @@ from monitoring.quality.detectors import drift
 from monitoring.quality.detectors.drift import REFERENCE, Signal
 
 
-def learned(kind: drift.Kind, draw: random.Random, sides: drift.Sides = "both", rate: float = 0.1) -> Signal:
+def learned(kind: drift.ValueKind, draw: random.Random, sides: drift.Sides = "both", rate: float = 0.1) -> Signal:
     signal = drift.start(kind, sides)
     for _ in range(REFERENCE):
         signal = drift.observe(signal, draw.random() < rate if kind == "rate" else draw.lognormvariate(3.0, 0.5))
@@ -48,7 +48,7 @@ def test_while_it_learns_it_says_nothing_and_afterwards_keeps_two_quantiles() ->
 
 
 @pytest.mark.parametrize("kind", ["rate", "value"])
-def test_what_does_not_change_alarms_as_rarely_as_stated(kind: drift.Kind) -> None:
+def test_what_does_not_change_alarms_as_rarely_as_stated(kind: drift.ValueKind) -> None:
     alarmed = 0
     for seed in range(25):
         draw = random.Random(seed)
@@ -125,7 +125,7 @@ def test_values_that_are_none_are_refused(value: float) -> None:
 
 
 @given(st.integers(0, 700), st.sampled_from(["rate", "value"]), st.sampled_from(["both", "above", "below"]))
-def test_json_gives_back_the_same(count: int, kind: drift.Kind, sides: drift.Sides) -> None:
+def test_json_gives_back_the_same(count: int, kind: drift.ValueKind, sides: drift.Sides) -> None:
     draw, signal = random.Random(count), drift.start(kind, sides)
     for _ in range(count):
         signal = drift.observe(signal, draw.random())

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors import paired, restarts
-from monitoring.quality.detectors.paired import PairedSlip
+from monitoring.quality.detectors.paired import PairedDetector
 from monitoring.quality.detectors.rising_errors import Side
 
 sides = st.sampled_from(["above", "below"])
@@ -20,13 +20,13 @@ margins = st.floats(min_value=-0.9, max_value=0.9)
 differences = st.floats(min_value=-1, max_value=1)
 
 
-def after(detector: PairedSlip, seen: list[float]) -> PairedSlip:
+def after(detector: PairedDetector, seen: list[float]) -> PairedDetector:
     for difference in seen:
         detector = paired.observe(detector, difference)
     return detector
 
 
-def alarmed(detector: PairedSlip, worse: float, better: float, pairs: int, seed: str) -> bool:
+def alarmed(detector: PairedDetector, worse: float, better: float, pairs: int, seed: str) -> bool:
     draw, bar = random.Random(seed), restarts.find_threshold(pairs, 0.05)
     for _ in range(pairs):
         place = draw.random()
@@ -71,7 +71,7 @@ def test_a_worse_pair_is_never_less_evidence(
 @given(sides, margins, st.lists(differences, max_size=40))
 def test_json_gives_back_the_same_detector_to_the_last_bit(side: Side, margin: float, seen: list[float]) -> None:
     detector = after(paired.start(margin, side), seen)
-    assert msgspec.json.decode(msgspec.json.encode(detector), type=PairedSlip, strict=True) == detector
+    assert msgspec.json.decode(msgspec.json.encode(detector), type=PairedDetector, strict=True) == detector
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_harm_is_found_and_since_when_and_its_end_the_other_way_round() -> None:
 def test_thousands_of_the_same_overflow_nothing(side: Side, margin: float, difference: float) -> None:
     detector = after(paired.start(margin, side), [difference] * 5_000)
     assert all(math.isfinite(one) for one in (*detector.logs, paired.log_e(detector)))
-    assert msgspec.json.decode(msgspec.json.encode(detector), type=PairedSlip) == detector
+    assert msgspec.json.decode(msgspec.json.encode(detector), type=PairedDetector) == detector
 
 
 def test_what_is_no_difference_or_margin_is_refused() -> None:

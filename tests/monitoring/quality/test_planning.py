@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import planning
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import planning, rising_errors
 from monitoring.quality.detectors.dependence import CAUTION_OF_MANY, find_exponent_of
 
 
@@ -51,12 +50,12 @@ def test_what_can_not_be_is_refused() -> None:
 
 def alarm_after(p: float, baseline: float, bar: float, draw: random.Random, most: int) -> int:
     """The detector by its definition, for speed: the factors are the same for every label."""
-    p1 = slip.list_alternatives(baseline, "above")
+    p1 = rising_errors.list_alternatives(baseline, "above")
     bad, good = [one / baseline for one in p1], [(1 - one) / (1 - baseline) for one in p1]
     sums = [0.0] * len(p1)
     for at in range(1, most + 1):
         sums = [(s + 1) * factor for s, factor in zip(sums, bad if draw.random() < p else good, strict=True)]
-        if sum(w * s for w, s in zip(slip.WEIGHTS, sums, strict=True)) >= bar:
+        if sum(w * s for w, s in zip(rising_errors.WEIGHTS, sums, strict=True)) >= bar:
             return at
     return most
 

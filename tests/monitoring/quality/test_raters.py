@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import leave_one_out, raters
-from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors import leave_one_out, raters, rising_errors
 from monitoring.quality.detectors.baselines import declare_rate, measure
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.signals import label_signal, pair_signal
@@ -40,7 +39,7 @@ def alarms(found: Guarded) -> bool:
 
 def slips(found: Guarded) -> bool:
     """Return whether all labels are evidence enough now, whoever gave them."""
-    return slip.log_e(found.detectors.whole) >= slip.find_threshold(LABELS, ALPHA)
+    return rising_errors.log_e(found.detectors.whole) >= rising_errors.find_threshold(LABELS, ALPHA)
 
 
 def poisoned(share: float, seed: str, field: str = "caller", trusted: bool = False, count: int = 600) -> Guarded:
@@ -122,7 +121,7 @@ def test_of_a_caller_who_alone_uses_the_version_the_word_counts() -> None:
     for _ in range(80):
         found = raters.observe(found, 1.0, "only")
     assert alarms(found)
-    assert raters.log_e(found) == slip.log_e(found.detectors.whole)
+    assert raters.log_e(found) == rising_errors.log_e(found.detectors.whole)
 
 
 def test_it_counts_no_longer_alone_once_another_caller_is_served() -> None:
@@ -206,11 +205,13 @@ def test_a_detector_without_a_group_is_the_detector_over_the_labels_of_all_other
     for caller, bad, trusted in seen:
         found = raters.observe(found, bad, caller, trusted=trusted)
     for at, without in enumerate(found.detectors.without[: raters.GROUPS]):
-        plain = slip.start(0.05)
+        plain = rising_errors.start(0.05)
         for caller, bad, trusted in seen:
             group = leave_one_out.get_group(found.callers, caller)
             if trusted or group != at:
-                plain = slip.advance(plain, bad, 1.0, slip.find_gains(0.05, "above", bad), crowds=True)
+                plain = rising_errors.advance(
+                    plain, bad, 1.0, rising_errors.find_gains(0.05, "above", bad), crowds=True
+                )
         assert without is None or without == plain
 
 
