@@ -288,7 +288,7 @@ async def open_gateway(
         jobs: dict[str, Job] = {name: partial(job, services) for name, job in SERVICE_JOBS.items()}
         for feature in FEATURES:
             jobs |= feature.start(services, features)
-        await _look_around(services)
+        await _prepare_to_serve(services)
         async with run_jobs(jobs, services.snapshot):
             yield services, features
 
@@ -308,10 +308,10 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         taking = {pool: fingerprints[pool] for pool in bases}
         placer = Placer(fleet, redis, store, taking, http, engines, meters.note_adapter_load)
         reconciler = Reconciler(fleet, registry, placer)
-        audit, stirred = Audit(redis), asyncio.Event()
+        audit, snapshot_changed = Audit(redis), asyncio.Event()
         note, recent = siblings.note_generation, RecentBodies(settings.records.recent_bytes_max)
         siblings.answers["bodies"] = recent.tell
-        take_in = lambda current: note(_take_in(current, fleet, reconciler, meters, stirred))  # noqa: E731
+        take_in = lambda current: note(_take_in(current, fleet, reconciler, meters, snapshot_changed))  # noqa: E731
         snapshot = await _snapshot_keeper(settings, redis, audit, take_in, meters, registry)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
@@ -320,7 +320,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
             siblings=siblings,
             registry=registry,
             fitted=FittedStore(redis),
-            adapters=_adapters(settings, bases, store, reconciler, stirred),
+            adapters=_adapters(settings, bases, store, reconciler, snapshot_changed),
             audit=audit,
             presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
             discovery=await stack.enter_async_context(Discovery()),
@@ -361,15 +361,15 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
 
 
 def _adapters(
-    settings: Settings, bases: Mapping[str, Base], store: Store, reconciler: Reconciler, stirred: asyncio.Event
+    settings: Settings, bases: Mapping[str, Base], store: Store, reconciler: Reconciler, snapshot_changed: asyncio.Event
 ) -> Adapters:
     signers = {name: read_public_key(key) for name, key in settings.signing.trusted.items()}
     uploads = Uploads(store.folder, upload_limits_of(settings))
-    return Adapters(bases, MappingProxyType(signers), store, uploads, reconciler, stirred)
+    return Adapters(bases, MappingProxyType(signers), store, uploads, reconciler, snapshot_changed)
 
 
-async def _look_around(services: Services) -> None:
-    """Read all that a gateway must know before it serves. Raises RedisError, and SettingsError for a key of no use."""
+async def _prepare_to_serve(services: Services) -> None:
+    """Sweep what a crash left, and read all that must be known before serving. Raises RedisError and SettingsError."""
     if services.settings.audit.head_key_file is not None:
         await asyncio.to_thread(key_of, services.settings.audit)
     read_gauges(services)
@@ -486,12 +486,14 @@ def _base_fingerprints(settings: Settings, bases: Mapping[str, Base]) -> Mapping
     )
 
 
-def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, stirred: asyncio.Event) -> int:
+def _take_in(
+    snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, snapshot_changed: asyncio.Event
+) -> int:
     """Have all parts use a new snapshot. Returns its generation."""
     fleet.know(snapshot.views, snapshot.cordons)
     for replica in fleet.replicas.values():
         reconciler.adopt(replica, snapshot.versions, snapshot.placements)
-    stirred.set()
+    snapshot_changed.set()
     meters.expect(snapshot.policy.tasks)
     retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]
     if retired:

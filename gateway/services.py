@@ -118,7 +118,7 @@ class Adapters:
     store: Store
     uploads: Uploads
     reconciler: Reconciler
-    stirred: asyncio.Event
+    snapshot_changed: asyncio.Event
     """Set by each new snapshot: the reconciling job looks at once."""
 
 

@@ -8,7 +8,7 @@ from typing import assert_never
 from router.check_loop import judge_request
 from router.checks import CheckedRequest
 from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RoutingRequest, Scores
-from router.fallbacks import Routing, choose_fallback, place, refuse_for_lack
+from router.fallbacks import Routing, choose_fallback, choose_replica, refuse_for_lack
 from router.findings import Finding
 from router.overrides import NO_RULE, Override, Ruled, Subject, apply_rules
 from router.policy import AUTO, Alias, Policy, TaskPolicy
@@ -183,7 +183,7 @@ def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) ->
         return choose_fallback(replace(routing, reason="no_replica"), policy, view, moment)
     instead: Choice | Refusal | None = None
     for spare_open in (True, False) if reason != "pinned" else (False,):
-        placed = place(routing, pool, version, view, moment, frozenset(), spare_open)
+        placed = choose_replica(routing, pool, version, view, moment, frozenset(), spare_open)
         if isinstance(placed, Choice):
             return placed
         if reason == "pinned":

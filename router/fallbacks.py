@@ -71,7 +71,7 @@ def choose_fallback(
         if version is None and task.name in moment.fallbacks_closed:
             capped = True
             continue
-        choice_or_lack = place(routing, pool, version, view, moment, avoid, spare_open or stands_in, capped)
+        choice_or_lack = choose_replica(routing, pool, version, view, moment, avoid, spare_open or stands_in, capped)
         if isinstance(choice_or_lack, Choice):
             return choice_or_lack
         lack = choice_or_lack if lack is None or choice_or_lack == "overload" else lack
@@ -154,7 +154,7 @@ def _fallbacks(routing: Routing, policy: Policy) -> tuple[FallbackName, ...]:
         alias = policy.aliases.get(routing.task.name)
         if alias is None or alias.previous_version != shift.to_version:
             return fallbacks
-    return (shift.to, *(pool_name for pool_name in fallbacks if pool_name != shift.to))
+    return (shift.to, *(name for name in fallbacks if name != shift.to))
 
 
 def _previous_version(routing: Routing, policy: Policy, view: FleetView) -> VersionView | None:
@@ -170,7 +170,7 @@ def _is_longer(pool: PoolView, context_above: float | None) -> bool:
     return context_above is None or (pool.context_tokens_max or -math.inf) > context_above
 
 
-def place(
+def choose_replica(
     routing: Routing,
     pool: PoolView,
     version: VersionView | None,
@@ -214,7 +214,7 @@ def _adapter(routing: Routing, view: FleetView, moment: Moment, avoid: frozenset
     pool = view.pools.get(version.pool) if version is not None else None
     if version is None or pool is None or version.state in OUT_OF_SERVICE or not routing.task.reaches(pool.name):
         return None
-    choice = place(routing, pool, version, view, moment, avoid, False, capped)
+    choice = choose_replica(routing, pool, version, view, moment, avoid, False, capped)
     return choice if isinstance(choice, Choice) else None
 
 

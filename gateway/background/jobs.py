@@ -63,14 +63,14 @@ async def run_until(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, None
 
 def skip_unchanged(snapshot: SnapshotKeeper, work: Job) -> Job:
     """The work as a job that does nothing while the state is as it was when the work last began and came to its end."""
-    looked_at = -1
+    seen_generation = -1
 
     async def look() -> None:
-        nonlocal looked_at
+        nonlocal seen_generation
         generation = snapshot.current.generation
-        if generation != looked_at:
+        if generation != seen_generation:
             await work()
-            looked_at = generation
+            seen_generation = generation
 
     return look
 

@@ -88,7 +88,7 @@ class JobLease:
         self._key = KEY + job + key_suffix  # an earlier release sees it, where `job` has the same name there
         self._owner = owner
         self._lease_seconds = lease_seconds
-        self._held_at = -1
+        self._held_generation = -1
         """The generation of the state at which this gateway last took or kept the lease; -1: another one has it."""
         self._ask_at = 0.0
         """When a third of the time is over for which this gateway has the lease, or all of it for which another one
@@ -129,7 +129,7 @@ class JobLease:
         The work is cancelled once another gateway has the lease. Returns whether the work came to its end. Raises what
         `work` raises, and RedisError.
         """
-        is_sure = self._held_at == self._snapshot.current.generation and time.monotonic() < self._ask_at
+        is_sure = self._held_generation == self._snapshot.current.generation and time.monotonic() < self._ask_at
         if not is_sure and not await self._take():
             return False
         tasks = working, _ = asyncio.ensure_future(work()), asyncio.ensure_future(self._keep())
@@ -150,7 +150,8 @@ class JobLease:
         before, left_ms = await self._take_script(keys=[self._key], args=[self._owner, int(1000 * self._lease_seconds)])
         self.is_new = self.is_new or before is None
         is_owner = before in (None, self._owner.encode())
-        self._held_at, self._ask_at = generation if is_owner else -1, now + left_ms / (3000 if is_owner else 1000)
+        self._held_generation = generation if is_owner else -1
+        self._ask_at = now + left_ms / (3000 if is_owner else 1000)
         return is_owner
 
     async def _keep(self) -> None:

@@ -75,7 +75,7 @@ async def test_shadows_of_a_degraded_version_get_room_on_an_engine_that_callers_
 
         async def are_given_back() -> bool:
             places = [replica.in_flight for replica in running.services.fleet.replicas.values()]
-            return not any((*places, *running.features[Shadows].trials.first_held.values()))
+            return not any((*places, *running.features[Shadows].draws.first_held.values()))
 
         await until(are_given_back)
 

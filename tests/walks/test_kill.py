@@ -330,7 +330,7 @@ async def test_canary_verdict_is_entered_once_with_evidence_wherever_its_gateway
 
         await until(is_entered, "entered")
         for _ in range(2):
-            await pair.gateway.features[Releases].rollouts.enter_left()
+            await pair.gateway.features[Releases].canary_verdicts.enter_left()
         [entry] = await audit_of(http, action)
         alias = (await http.get("/admin/v1/aliases/returns")).json()
     assert (entry["object"], entry["after"]["version"]) == ("returns", version)

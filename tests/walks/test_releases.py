@@ -347,15 +347,15 @@ async def test_a_canary_that_no_replica_has_now_is_promoted_by_itself_only_once_
     alias, _ = await services.control.registry.alias("returns")
     assert alias is not None
     assert alias.rollout is not None
-    await gateway.features[Releases].rollouts.carry_out("returns", alias.rollout, promote)
+    await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.rollout, promote)
     assert (await services.control.registry.alias("returns"))[0] == alias
     await small.restart()
     await until(lambda: canary in replica.loaded)
     held = RolloutVerdict(action="hold", because="Its time is over.", evidence={})
-    await gateway.features[Releases].rollouts.carry_out("returns", alias.rollout, held)
+    await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.rollout, held)
     holds = [entry for entry in await services.control.audit.read(limit=1000) if entry.action == "alias.hold"]
     assert [entry.after["because"] for entry in holds] == ["Its time is over."], "the wait was no hold"
-    await gateway.features[Releases].rollouts.carry_out("returns", alias.rollout, promote)
+    await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.rollout, promote)
     promoted, _ = await services.control.registry.alias("returns")
     assert promoted is not None
     assert promoted.weights == {canary: 1.0}

@@ -272,5 +272,5 @@ async def test_a_canary_that_the_monitor_finds_degraded_is_not_promoted(
     async with run_gateway(configure()) as running:
         health = msgspec.convert({"versions": {V2: {"verdict": "degraded"}}}, TaskQuality)
         await running.features[Quality].store.put("returns", health, 0)
-        assert await running.features[Releases].rollouts._is_degraded("returns", V2)
-        assert not await running.features[Releases].rollouts._is_degraded("returns", V1)
+        assert await running.features[Releases].canary_verdicts._is_degraded("returns", V2)
+        assert not await running.features[Releases].canary_verdicts._is_degraded("returns", V1)

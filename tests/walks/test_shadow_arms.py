@@ -178,7 +178,7 @@ async def test_arms_that_hang_keep_no_caller_waiting_and_what_can_not_be_held_is
         for _ in range(QUEUE_MAX):
             await ask(http)
         assert await metric(http, *DROPPED) == 0
-        assert running.features[Shadows].trials.waiting == QUEUE_MAX
+        assert running.features[Shadows].draws.waiting == QUEUE_MAX
         waiting = (await http.get("/metrics")).text
         assert f"apprentice_shadow_queue_length {QUEUE_MAX}" in waiting
         assert f"apprentice_shadow_queue_max {QUEUE_MAX}" in waiting

@@ -61,10 +61,10 @@ class PullingWork:
 
     async def _until_cancelled(self, pull: Pull) -> None:
         """Returns once an admin has ended the pull."""
-        snapshot, looked_at = self._pulls.services.snapshot, -1
+        snapshot, seen_generation = self._pulls.services.snapshot, -1
         while True:
-            if snapshot.current.generation != looked_at:
-                looked_at = snapshot.current.generation
+            if snapshot.current.generation != seen_generation:
+                seen_generation = snapshot.current.generation
                 record = await self._pulls.store.get(pull.id)
                 if record is None or record.state != "running":
                     return

@@ -104,7 +104,7 @@ class Monitoring:
         """One step: judge what has come, and do what follows. Whether more has come already."""
         quality = self._quality
         await self._responding.carry_out()
-        await quality.releases.rollouts.enter_left()
+        await quality.releases.canary_verdicts.enter_left()
         now = await read_redis_time(quality.services.redis)
         snapshot = await quality.services.snapshot.refresh()
         agreed_only = await list_agreed_only(quality.services)
@@ -151,7 +151,7 @@ class Monitoring:
         if verdict is None:
             self._pass_over(task, f"the canary {rollout.version} can't be judged: see its plan, and the log")
             return
-        await self._quality.releases.rollouts.carry_out(task, rollout, verdict)
+        await self._quality.releases.canary_verdicts.carry_out(task, rollout, verdict)
 
     def _pass_over(self, task: str, why: str, exc_info: bool = False) -> None:
         """Nothing follows for a task at the moment: that is logged once, and holds up no other task."""

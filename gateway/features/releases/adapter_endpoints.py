@@ -368,7 +368,7 @@ def _shown(releases: Releases, version: Version, generation: int | None, placed:
 
 async def show_rollout(releases: Releases, task: str, rollout: Rollout) -> dict[str, Any]:
     """A canary under way, with what its verdict rests on so far."""
-    return {**msgspec.to_builtins(rollout), **await releases.rollouts.shown(task, rollout)}
+    return {**msgspec.to_builtins(rollout), **await releases.canary_verdicts.shown(task, rollout)}
 
 
 def _words(releases: Releases, version: Version, rollout: dict[str, Any] | None) -> list[str]:

@@ -42,7 +42,7 @@ class KeptVerdict(msgspec.Struct, kw_only=True):
     records_read: str | None = None
 
 
-class Rollouts:
+class CanaryVerdicts:
     """Carries out verdicts on canaries: one gateway at a time, the one that has the monitor's job."""
 
     def __init__(

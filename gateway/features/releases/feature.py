@@ -9,7 +9,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.fitting.fitting import Fitting
 from gateway.features.releases import adapter_endpoints, alias_endpoints, store_files
 from gateway.features.releases.availability import explain_unready
-from gateway.features.releases.canary_verdicts import Rollouts
+from gateway.features.releases.canary_verdicts import CanaryVerdicts
 from gateway.features.releases.reconciling import keep_reconciling
 from gateway.features.releases.releases import Releases
 from gateway.release_gate import find_obstacle
@@ -18,14 +18,14 @@ from monitoring.quality.verdicts.rollout import RolloutAction
 
 
 def _open(services: Services, features: Features) -> Releases:
-    rollouts = Rollouts(
+    canary_verdicts = CanaryVerdicts(
         services.redis,
         services.control.registry,
         services.control.audit,
         services.meters,
         partial(_find_obstacle, services),
     )
-    return Releases(services, rollouts, features[Fitting], features[Evaluations])
+    return Releases(services, canary_verdicts, features[Fitting], features[Evaluations])
 
 
 async def _find_obstacle(services: Services, name: str) -> tuple[RolloutAction, str] | None:

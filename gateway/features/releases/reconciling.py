@@ -29,7 +29,7 @@ async def keep_reconciling(releases: Releases) -> None:
 
     adapters = releases.services.control.adapters
     await lease.repeat(
-        pass_over_fleet, RECONCILE_INTERVAL_SECONDS, wake=adapters.stirred, stop=adapters.reconciler.stop
+        pass_over_fleet, RECONCILE_INTERVAL_SECONDS, wake=adapters.snapshot_changed, stop=adapters.reconciler.stop
     )
 
 

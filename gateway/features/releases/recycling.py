@@ -143,10 +143,10 @@ async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: 
         await _give_up(releases, replica, cordon, revision, "it did not come back from being recycled")
 
 
-async def _give_up(releases: Releases, replica: Replica, cordon: Cordon, generation: int, why: str) -> None:
+async def _give_up(releases: Releases, replica: Replica, cordon: Cordon, revision: int, why: str) -> None:
     reason = f"{why}: look at its engine, then uncordon it"
     log.error("replica %s: %s", replica.name, reason)
-    await _note(releases, replica.name, msgspec.structs.replace(cordon, reason=reason, stuck=True), generation)
+    await _note(releases, replica.name, msgspec.structs.replace(cordon, reason=reason, stuck=True), revision)
 
 
 def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica) -> bool:
@@ -169,6 +169,6 @@ async def _restart(releases: Releases, replica: Replica) -> str:
     return ""
 
 
-async def _note(releases: Releases, name: str, cordon: Cordon, generation: int) -> int:
+async def _note(releases: Releases, name: str, cordon: Cordon, revision: int) -> int:
     fields: dict[str, Any] = msgspec.to_builtins(cordon)
-    return await releases.services.objects.cordons.put(name, fields, generation)
+    return await releases.services.objects.cordons.put(name, fields, revision)

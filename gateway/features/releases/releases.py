@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.fitting.fitting import Fitting
-from gateway.features.releases.canary_verdicts import Rollouts
+from gateway.features.releases.canary_verdicts import CanaryVerdicts
 from gateway.services import Services
 
 
 @dataclass(frozen=True)
 class Releases:
-    """`rollouts` carries out verdicts on canaries. The registry of versions is in the services."""
+    """`canary_verdicts` carries out verdicts on canaries. The registry of versions is in the services."""
 
     services: Services
-    rollouts: Rollouts
+    canary_verdicts: CanaryVerdicts
     fitting: Fitting
     evaluations: Evaluations

@@ -56,7 +56,7 @@ class ShadowJob:
         return self.body.size + len(self.text) + len(self.known_answer or "")
 
 
-class Trials:
+class ShadowDraws:
     """The choice of answers for a second look. Owner of the queue of shadow requests."""
 
     def __init__(self, secret: bytes, reviews: ReviewQueue) -> None:
@@ -94,9 +94,9 @@ class Trials:
 
     def watches(self, policy: Policy, choice: Choice, record: Record) -> bool:
         """Return whether the text of this answer is needed once it has been sent."""
-        return record.shadowed or record.reviewed or self.on_trial(policy, choice)
+        return record.shadowed or record.reviewed or self.has_trial(policy, choice)
 
-    def on_trial(self, policy: Policy, choice: Choice) -> bool:
+    def has_trial(self, policy: Policy, choice: Choice) -> bool:
         """Return whether the answer is of a version whose task has a canary or a shadow."""
         if choice.task is None or choice.version is None or choice.reason not in LIVE:
             return False

@@ -45,7 +45,7 @@ def offer_copies(shadows: Shadows, policy: Policy, body: RequestBody, answer: An
     choice, record = answer.choice, ledger.record
     if record.reviewed:
         offer_review(shadows.reviews, body, answer, record)
-    if not shadows.trials.watches(policy, choice, record):  # it is kept for another reader
+    if not shadows.draws.watches(policy, choice, record):  # it is kept for another reader
         return
     text = None
     if answer.parts is not None and body.choices == 1:
@@ -58,7 +58,7 @@ def offer_copies(shadows: Shadows, policy: Policy, body: RequestBody, answer: An
         version = choice.version or choice.general_prompt_of
         record.contract_kept = shadows.services.terms.contract_kept(version, text) if version is not None else None
     record.text_digest = digest(shadows.services.digest_secret, normalize(text))
-    if shadows.trials.on_trial(policy, choice):
+    if shadows.draws.has_trial(policy, choice):
         offer_to_shadows(shadows, policy, body, choice, record, text)
     if record.shadowed and not answer.mixed:
         _offer_to_other_arms(shadows, policy, body, choice, ledger, text)
@@ -68,8 +68,8 @@ def offer_to_shadows(
     shadows: Shadows, policy: Policy, body: RequestBody, choice: Choice, record: Record, text: str
 ) -> None:
     """Have the task's shadows answer a request too that this choice's version has answered with `text`."""
-    assert choice.task is not None, "that is what on_trial() looks for"
-    assert choice.version is not None, "that is what on_trial() looks for"
+    assert choice.task is not None, "that is what has_trial() looks for"
+    assert choice.version is not None, "that is what has_trial() looks for"
     text_digest = digest(shadows.services.digest_secret, normalize(text))
     pair = PairRecord(
         choice.version.name,
@@ -81,7 +81,7 @@ def offer_to_shadows(
     for name, share in policy.aliases[choice.task.name].shadow.items():
         if name == choice.version.name or shadows.services.moment(0.0).draw >= share:
             continue
-        if not shadows.trials.offer(ShadowJob(name, share, policy, body, choice, record, text, pair)):
+        if not shadows.draws.offer(ShadowJob(name, share, policy, body, choice, record, text, pair)):
             _drop(shadows, choice, name)
 
 
@@ -91,14 +91,14 @@ def offer_rejected(shadows: Shadows, policy: Policy, body: RequestBody, answer: 
     Only for one that was there as a whole, and is a text. Where both arms are to answer, it is that of its version.
     """
     choice, record = answer.choice, ledger.record
-    if body.choices != 1 or not answer.judged_whole or not shadows.trials.watches(policy, choice, record):
+    if body.choices != 1 or not answer.judged_whole or not shadows.draws.watches(policy, choice, record):
         return
     alternatives = answer.reading.answered(True).alternatives if answer.reading is not None else ()
     if not alternatives or alternatives[0].calls:
         return
     if record.shadowed and choice.version is not None and not answer.mixed:
         ledger.turned_down = (choice.version.name, alternatives[0].text)
-    if shadows.trials.on_trial(policy, choice):
+    if shadows.draws.has_trial(policy, choice):
         offer_to_shadows(shadows, policy, body, choice, record, alternatives[0].text)
 
 
@@ -119,7 +119,7 @@ def _offer_to_other_arms(
         known_answer = turned_down[1] if turned_down is not None and turned_down[0] == name else None
         probability = record.shadow_probability or 0.0
         job = ShadowJob(name, probability, policy, body, choice, record, text, pair, known_answer, name in first)
-        if not shadows.trials.offer(job):
+        if not shadows.draws.offer(job):
             _drop(shadows, choice, name)
 
 
@@ -170,7 +170,7 @@ async def run_shadows(shadows: Shadows) -> None:
 
 async def _run_one_by_one(shadows: Shadows, judges: Judges, comes_first: bool) -> None:
     while True:
-        job = await shadows.trials.next(comes_first)
+        job = await shadows.draws.next(comes_first)
         try:
             await _run(shadows, judges, job)
         except Exception:
@@ -232,7 +232,7 @@ async def _ask(
     services, record, limits = shadows.services, _record(shadows, job), job.policy.limits
     if not job.comes_first:
         return await ask_beside(services, choice, body, engine_body, record, limits)
-    held_by_replica, share = shadows.trials.first_held, services.settings.tasks[job.task.name].monitor.shadow_room_share
+    held_by_replica, share = shadows.draws.first_held, services.settings.tasks[job.task.name].monitor.shadow_room_share
     async with take_room(services, choice, held_by_replica, share) as lease:
         return (
             await ask_beside(services, choice, body, engine_body, record, limits, lease) if lease is not None else None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.features.reviews.reviews import Reviews
-from gateway.features.shadows.draws import Trials
+from gateway.features.shadows.draws import ShadowDraws
 from gateway.services import Services
 
 
 @dataclass(frozen=True)
 class Shadows:
-    """`trials` draws requests and holds those that wait for a shadow; drawn reviews go to `reviews`."""
+    """`draws` draws requests and holds those that wait for a shadow; drawn reviews go to `reviews`."""
 
     services: Services
-    trials: Trials
+    draws: ShadowDraws
     reviews: Reviews

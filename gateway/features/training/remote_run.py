@@ -22,16 +22,16 @@ GRACE_SECONDS = 30.0
 async def keep_remote_trainings(trainings: Trainings) -> None:
     """Launch and follow the trainings elsewhere whose files are here, if no other gateway does. Raises RedisError."""
     lease = trainings.services.lease_job("training-remote", key_suffix=f"-{trainings.place}")
-    looked_at = -1
+    seen_generation = -1
 
     async def run_all() -> None:
-        nonlocal looked_at
+        nonlocal seen_generation
         under_way: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
                 generation = trainings.services.snapshot.current.generation
-                if generation != looked_at:
-                    looked_at = generation
+                if generation != seen_generation:
+                    seen_generation = generation
                     for training in await trainings.store.all():
                         name = f"{training.id} {training.begun_at}"
                         if trainings.runs_elsewhere(training) and name not in under_way:
@@ -40,7 +40,7 @@ async def keep_remote_trainings(trainings: Trainings) -> None:
                     under_way.pop(name).result()
                 await asyncio.sleep(LOOK_INTERVAL_SECONDS)
         finally:
-            looked_at = -1
+            seen_generation = -1
             for task in under_way.values():
                 task.cancel()
             await asyncio.gather(*under_way.values(), return_exceptions=True)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.releases.canary_verdicts import Rollouts
+from gateway.features.releases.canary_verdicts import CanaryVerdicts
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
 from monitoring.quality.verdicts.rollout import RolloutAction, RolloutVerdict
@@ -24,8 +24,8 @@ async def no_obstacle(_: str) -> None:
     return None
 
 
-def carrying_out(redis: Redis) -> Rollouts:
-    return Rollouts(redis, Registry(redis), Audit(redis), Meters(), no_obstacle)
+def carrying_out(redis: Redis) -> CanaryVerdicts:
+    return CanaryVerdicts(redis, Registry(redis), Audit(redis), Meters(), no_obstacle)
 
 
 async def test_pending_verdict_is_entered_also_where_its_task_has_lost_its_alias(redis: Redis) -> None:
@@ -52,38 +52,42 @@ async def test_canary_under_way_at_an_upgrade_restarts_its_evidence_and_is_logge
     earlier = {"id": "returns@v2 5.0", "state": {"bounds": [0, 1, 0]}, "records_read": "1-0", "feedback_read": "1-0"}
     told = {"action": "hold", "because": "No verdict.", "evidence": {"canary_requests": 9}, "held": True}
     await redis.set("apprentice:rollout:returns", msgspec.json.encode(earlier | told))
-    rollouts = carrying_out(redis)
-    assert (await rollouts.shown("returns", BEGUN))["because"] == "No verdict."
+    verdicts = carrying_out(redis)
+    assert (await verdicts.shown("returns", BEGUN))["because"] == "No verdict."
     held = RolloutVerdict(action="hold", because="No verdict.", evidence={})
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            await rollouts.carry_out("returns", BEGUN, held)
+            await verdicts.carry_out("returns", BEGUN, held)
     assert [one.getMessage() for one in caplog.records] == [
         "the evidence on the canary returns@v2 starts again: an earlier release kept it"
     ]
-    assert await rollouts.shown("returns", BEGUN) == {"verdict": "hold", "because": "No verdict.", "evidence": {}}
+    assert await verdicts.shown("returns", BEGUN) == {
+        "verdict": "hold",
+        "because": "No verdict.",
+        "evidence": {},
+    }
 
 
 async def test_what_is_kept_of_a_canary_is_nothing_of_another_one_and_may_be_damaged(redis: Redis) -> None:
-    rollouts = carrying_out(redis)
-    await rollouts.carry_out("returns", BEGUN, WAITS)
-    shown = await rollouts.shown("returns", BEGUN)
+    verdicts = carrying_out(redis)
+    await verdicts.carry_out("returns", BEGUN, WAITS)
+    shown = await verdicts.shown("returns", BEGUN)
     assert shown == {"verdict": "continue", "because": "It waits.", "evidence": {"canary_requests": 1}}
     nothing = {"verdict": "continue", "because": "", "evidence": {}}
-    assert await rollouts.shown("returns", msgspec.structs.replace(BEGUN, started_at=6.0)) == nothing
+    assert await verdicts.shown("returns", msgspec.structs.replace(BEGUN, started_at=6.0)) == nothing
     await redis.set("apprentice:canary:returns", "no verdict")
-    assert await rollouts.shown("returns", BEGUN) == nothing
-    await rollouts.carry_out("returns", BEGUN, WAITS)
-    assert await rollouts.shown("returns", BEGUN) == shown
+    assert await verdicts.shown("returns", BEGUN) == nothing
+    await verdicts.carry_out("returns", BEGUN, WAITS)
+    assert await verdicts.shown("returns", BEGUN) == shown
 
 
 async def test_a_promotion_that_the_gate_does_not_allow_is_a_hold_that_says_why(redis: Redis) -> None:
     async def obstacle(name: str) -> tuple[RolloutAction, str]:
         return "hold", f"The gate holds {name} up."
 
-    rollouts = Rollouts(redis, Registry(redis), Audit(redis), Meters(), obstacle)
-    await rollouts.carry_out("returns", BEGUN, RolloutVerdict(action="promote", because="No worse.", evidence={}))
-    shown = await rollouts.shown("returns", BEGUN)
+    verdicts = CanaryVerdicts(redis, Registry(redis), Audit(redis), Meters(), obstacle)
+    await verdicts.carry_out("returns", BEGUN, RolloutVerdict(action="promote", because="No worse.", evidence={}))
+    shown = await verdicts.shown("returns", BEGUN)
     assert (shown["verdict"], shown["because"]) == ("hold", "The gate holds returns@v2 up.")
-    await rollouts.carry_out("returns", BEGUN, RolloutVerdict(action="roll_back", because="Worse.", evidence={}))
-    assert (await rollouts.shown("returns", BEGUN))["verdict"] == "roll_back"
+    await verdicts.carry_out("returns", BEGUN, RolloutVerdict(action="roll_back", because="Worse.", evidence={}))
+    assert (await verdicts.shown("returns", BEGUN))["verdict"] == "roll_back"
