@@ -1,6 +1,6 @@
 """Baselines: the error rate of a version while it was healthy, with its kind and its evidence.
 
-Each kind of stream has a baseline of its own kind: reviewed labels are held against the gate's rows, user feedback
+Each kind of signal has a baseline of its own kind: reviewed labels are held against the gate's rows, user feedback
 against the previous version or the version's own first labels, and an admin may set either. A detector's false alarms
 are bounded only if its baseline is not under the true rate, so it gets the upper end of an exact one-sided interval (C.
 Clopper, E. Pearson, 1934).

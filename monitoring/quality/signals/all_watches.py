@@ -94,8 +94,8 @@ class Watches:
         self.unmatched = 0
         self.unjudged: set[str] = set()
         self._failing: set[str] = set()
-        self._streams: dict[str, SignalCounts] = {}
-        self._all_streams = SignalCounts()
+        self._signal_counts: dict[str, SignalCounts] = {}
+        self._all_signal_counts = SignalCounts()
         self._step = MonitorStep(tasks={}, versions={}, metrics={})
         self._baselines: Mapping[str, Mapping[str, Baseline]] = {}
 
@@ -117,7 +117,7 @@ class Watches:
                 self._put(self._with_canary(signal_changes.follow_step(moved, version.stepped_at)))
             except Exception:
                 self._fails(name)
-        self._streams, self._all_streams = {}, SignalCounts()
+        self._signal_counts, self._all_signal_counts = {}, SignalCounts()
         for state in self.watches.values():
             self._count(state)
 
@@ -281,17 +281,17 @@ class Watches:
         before = self.watches.get(moved.version)
         if moved is not before:
             self._count(moved)
-            self._put(alarm_shares.keep_most(before, moved, self._all_streams, at))
+            self._put(alarm_shares.keep_most(before, moved, self._all_signal_counts, at))
 
     def _count(self, state: Watch) -> None:
         """Count its signals among those of all versions that are told of, so that whoever reads counts the same."""
         if state.version not in self._step.versions or state.task not in self._step.tasks:
             return
-        before, now = self._streams.get(state.version, SignalCounts()), alarm_shares.count_signals(state)
+        before, now = self._signal_counts.get(state.version, SignalCounts()), alarm_shares.count_signals(state)
         if now != before:
-            self._streams[state.version] = now
-            labelled, unlabelled = self._all_streams
-            self._all_streams = SignalCounts(
+            self._signal_counts[state.version] = now
+            labelled, unlabelled = self._all_signal_counts
+            self._all_signal_counts = SignalCounts(
                 labelled + now.labelled - before.labelled, unlabelled + now.unlabelled - before.unlabelled
             )
 

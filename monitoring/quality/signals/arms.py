@@ -76,7 +76,7 @@ class Sides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     difference: Ends = Ends()
 
 
-class Words(msgspec.Struct, frozen=True, array_like=True):
+class JudgeSums(msgspec.Struct, frozen=True, array_like=True):
     """The judge's opinions on both answers of `pairs` pairs, and their difference: sums, and sums of squares."""
 
     pairs: int
@@ -102,7 +102,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sure: Sides = Sides()
     told: Sides = Sides()
     by_group: tuple[Ends, ...] = (Ends(),) * GROUPS
-    outright: Words | None = None
+    outright: JudgeSums | None = None
     agreements: int = 0
 
 
@@ -140,7 +140,7 @@ def add_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_righ
             block,
             sure=_judged(block.sure, guessed),
             told=_judged(block.told, guessed),
-            outright=_all_words((block.outright, _words(*guessed))) if says_right else block.outright,
+            outright=_add_judge_sums((block.outright, _judge_sums(*guessed))) if says_right else block.outright,
             agreements=block.agreements + (not says_right),
         )
     block = replace(block, pairs=block.pairs + 1)
@@ -244,13 +244,13 @@ def _is_complete(sides: Sides) -> bool:
 def _outright(blocks: Sequence[Block]) -> Sides | None:
     """The word of a judge that says whether both answers are right, as if it were labels; None where there is no such
     judge, or where it has judged too few. A contract that both break says so too, of a few pairs by themselves."""
-    words = _all_words(block.outright for block in blocks)
-    if words is None or words.pairs < max(LABELS_MIN, sum(block.agreements for block in blocks)):
+    sums = _add_judge_sums(block.outright for block in blocks)
+    if sums is None or sums.pairs < max(LABELS_MIN, sum(block.agreements for block in blocks)):
         return None
-    apart = Sums(labelled=words.pairs, y=words.difference, yy=words.difference_squares)
+    apart = Sums(labelled=sums.pairs, y=sums.difference, yy=sums.difference_squares)
     return Sides(
-        version=Sums(labelled=words.pairs, y=words.version, yy=words.version_squares),
-        other=Sums(labelled=words.pairs, y=words.other, yy=words.other_squares),
+        version=Sums(labelled=sums.pairs, y=sums.version, yy=sums.version_squares),
+        other=Sums(labelled=sums.pairs, y=sums.other, yy=sums.other_squares),
         difference=Ends(apart, apart),
     )
 
@@ -290,9 +290,9 @@ def _judged(sides: Sides, guessed: tuple[float, float]) -> Sides:
     )
 
 
-def _words(own: float, other: float) -> Words:
+def _judge_sums(own: float, other: float) -> JudgeSums:
     apart = other - own
-    return Words(1, own, other, apart, own * own, other * other, apart * apart)
+    return JudgeSums(1, own, other, apart, own * own, other * other, apart * apart)
 
 
 def _labelled(sides: Sides, right: Right, guessed: tuple[float, float] | None) -> Sides:
@@ -332,9 +332,9 @@ def _whole(sides: Sequence[Sides]) -> Sides:
     )
 
 
-def _all_words(some: Iterable[Words | None]) -> Words | None:
-    rows = [astuple(words) for words in some if words is not None]
-    return Words(*[sum(values) for values in zip(*rows, strict=True)]) if rows else None
+def _add_judge_sums(some: Iterable[JudgeSums | None]) -> JudgeSums | None:
+    rows = [astuple(each) for each in some if each is not None]
+    return JudgeSums(*[sum(values) for values in zip(*rows, strict=True)]) if rows else None
 
 
 def _all_ends(some: Iterable[Ends]) -> Ends:
@@ -404,6 +404,6 @@ def _joined(older: Block, newer: Block) -> Block:
         sure=_whole((older.sure, newer.sure)),
         told=_whole((older.told, newer.told)),
         by_group=tuple(_all_ends(both) for both in zip(older.by_group, newer.by_group, strict=True)),
-        outright=_all_words((older.outright, newer.outright)),
+        outright=_add_judge_sums((older.outright, newer.outright)),
         agreements=older.agreements + newer.agreements,
     )

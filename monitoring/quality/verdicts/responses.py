@@ -85,21 +85,21 @@ def respond(
     return add_actions(after, noting.actions), noting.actions
 
 
-def pin(task: TaskQuality, version: str, word: Pin, now: float) -> tuple[TaskQuality, Action]:
+def pin(task: TaskQuality, version: str, new_pin: Pin, now: float) -> tuple[TaskQuality, Action]:
     """The task's quality once an admin has pinned a version's verdict, or held it. Raises ResponseError."""
     quality = _quality_of(task, version)
-    if word.until is not None and word.until <= now:
+    if new_pin.until is not None and new_pin.until <= now:
         raise ResponseError("The pin would be over already: give a time to come.")
     noting = Noting(now)
-    if word.verdict is None:
-        after = replace(_unpinned(quality, now), pin=word)
+    if new_pin.verdict is None:
+        after = replace(_unpinned(quality, now), pin=new_pin)
     else:
-        after = _pinned(quality, word, next_phase(quality.phase, Pinned(word.verdict)), now)
-    if word.verdict == "healthy":
+        after = _pinned(quality, new_pin, next_phase(quality.phase, Pinned(new_pin.verdict)), now)
+    if new_pin.verdict == "healthy":
         after = replace(after, undone=())
-    if word.verdict in ("healthy", "suspect"):
+    if new_pin.verdict in ("healthy", "suspect"):
         after = replace(after, kept=1.0, to=None, to_version=None, stepped_at=now)
-    noting.note("pin", version, word.reason, _describe(quality), _describe(after), by=word.by)
+    noting.note("pin", version, new_pin.reason, _describe(quality), _describe(after), by=new_pin.by)
     return _with(task, version, after, noting), noting.actions[0]
 
 
@@ -394,14 +394,14 @@ def _released(noting: Noting, name: str, quality: VersionQuality) -> VersionQual
     return after
 
 
-def _pinned(quality: VersionQuality, word: Pin, phase: Phase, now: float) -> VersionQuality:
+def _pinned(quality: VersionQuality, new_pin: Pin, phase: Phase, now: float) -> VersionQuality:
     """The version in the phase that an admin's verdict leads to."""
-    word = replace(word, instead_of=phase.own, alarmed=_own_alarms(quality))
-    after = replace(quality, pin=word, quiet_since=None)  # nothing moves it while it is pinned
+    new_pin = replace(new_pin, instead_of=phase.own, alarmed=_own_alarms(quality))
+    after = replace(quality, pin=new_pin, quiet_since=None)  # nothing moves it while it is pinned
     if phase.verdict == quality.verdict:
         return after
-    after = _with_holding(after, phase.verdict, now, f"{word.by} says so: {word.reason}")
-    return replace(after, alarmed=word.alarmed) if phase.own == phase.verdict == "degraded" else after
+    after = _with_holding(after, phase.verdict, now, f"{new_pin.by} says so: {new_pin.reason}")
+    return replace(after, alarmed=new_pin.alarmed) if phase.own == phase.verdict == "degraded" else after
 
 
 def _unpinned(quality: VersionQuality, now: float) -> VersionQuality:

@@ -16,7 +16,7 @@ from monitoring.quality.verdicts.quality import Action, Changed, TaskQuality, Ve
 from monitoring.quality.verdicts.responses import ResponseError
 
 
-def announce(task: TaskQuality, versions: Sequence[str], word: Changed) -> tuple[TaskQuality, Action]:
+def announce(task: TaskQuality, versions: Sequence[str], change: Changed) -> tuple[TaskQuality, Action]:
     """The quality once the organisation has said that the task changes: these versions are stale from then on.
 
     A version that was stale from an earlier time stays so. A word that was given before is replaced, as if it had never
@@ -25,32 +25,32 @@ def announce(task: TaskQuality, versions: Sequence[str], word: Changed) -> tuple
     moved = _unmarked(task)
     before: dict[str, float | None] = {}
     for name in versions:
-        quality = moved.get(name, VersionQuality(since=word.at))
+        quality = moved.get(name, VersionQuality(since=change.at))
         before[name] = quality.stale_from
-        first = word.effective_at if quality.stale_from is None else min(quality.stale_from, word.effective_at)
+        first = change.effective_at if quality.stale_from is None else min(quality.stale_from, change.effective_at)
         moved[name] = replace(quality, stale_from=first)
-    word = replace(word, stale_before=before)
+    change = replace(change, stale_before=before)
     action = Action(
-        id=_id(word.at),
-        at=word.at,
+        id=_id(change.at),
+        at=change.at,
         kind="changed",
         version="",
-        because=word.note or "The task's rules change.",
+        because=change.note or "The task's rules change.",
         before={"stale_from": _marks(task.versions, versions), "changed": msgspec.to_builtins(task.changed)},
-        after={"stale_from": _marks(moved, versions), "changed": msgspec.to_builtins(word)},
-        by=word.by,
+        after={"stale_from": _marks(moved, versions), "changed": msgspec.to_builtins(change)},
+        by=change.by,
     )
-    return add_actions(replace(task, versions=moved, changed=word), [action]), action
+    return add_actions(replace(task, versions=moved, changed=change), [action]), action
 
 
 def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Changed, Action]:
-    """The quality as if nobody had said that the task changes, the word that was taken back, and the action.
+    """The quality as if nobody had said that the task changes, the change that was taken back, and the action.
 
     Raises ResponseError where nobody has said so.
     """
     if task.changed is None:
         raise ResponseError("Nobody has said that the task changes: there is nothing to take back.")
-    word = task.changed
+    change = task.changed
     announced = [entry.id for entry in task.actions if entry.kind == "changed" and entry.undone_at is None]
     marked = [replace(entry, undone_at=now, undone_by=by) if entry.id in announced else entry for entry in task.actions]
     action = Action(
@@ -60,22 +60,22 @@ def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Chan
         version="",
         because=f"{by} takes back that the task changes.",
         evidence={"undone": "changed", "action": announced[-1] if announced else None},
-        before={"changed": msgspec.to_builtins(word)},
+        before={"changed": msgspec.to_builtins(change)},
         after={"changed": None},
         by=by,
     )
     after = replace(task, versions=_unmarked(task), changed=None, actions=marked)
-    return add_actions(after, [action]), word, action
+    return add_actions(after, [action]), change, action
 
 
 def _unmarked(task: TaskQuality) -> dict[str, VersionQuality]:
     """The versions as they were before anybody said that the task changes."""
-    word = task.changed
-    if word is None:
+    change = task.changed
+    if change is None:
         return dict(task.versions)
     return {
-        name: replace(quality, stale_from=word.stale_before.get(name))
-        if name in word.stale_before or quality.stale_from == word.effective_at
+        name: replace(quality, stale_from=change.stale_before.get(name))
+        if name in change.stale_before or quality.stale_from == change.effective_at
         else quality
         for name, quality in task.versions.items()
     }
