@@ -486,14 +486,12 @@ def _base_fingerprints(settings: Settings, bases: Mapping[str, Base]) -> Mapping
     )
 
 
-def _take_in(
-    snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, snapshot_changed: asyncio.Event
-) -> int:
+def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, changed: asyncio.Event) -> int:
     """Have all parts use a new snapshot. Returns its generation."""
     fleet.know(snapshot.views, snapshot.cordons)
     for replica in fleet.replicas.values():
         reconciler.adopt(replica, snapshot.versions, snapshot.placements)
-    snapshot_changed.set()
+    changed.set()
     meters.expect(snapshot.policy.tasks)
     retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]
     if retired:
