@@ -76,24 +76,28 @@ def skip_unchanged(snapshot: SnapshotKeeper, work: Job) -> Job:
 
 
 class Outage:
-    """An outage of Redis, as jobs meet it. The log has its beginning and its end, and not each try between them."""
+    """The faults of jobs, without a line for each try. Of an outage of Redis the log has the beginning and the end, of
+    other faults the first of their kind."""
 
     def __init__(self, snapshot: SnapshotKeeper) -> None:
         self._snapshot = snapshot
         self._began_at: float | None = None
         self._failed_at = 0.0
-        self._met: set[tuple[str, type[RedisError]]] = set()
-        """Jobs, and the kinds of their faults in this outage."""
+        self._others: dict[tuple[str, type[Exception]], float] = {}
+        """The other faults of jobs by their kind, and when each was last met."""
 
-    def failed(self, job: str, error: RedisError) -> None:
+    def failed(self, job: str, error: RedisError | OSError) -> None:
         """A job has failed, and is tried again."""
-        self._failed_at = time.monotonic()
+        now = time.monotonic()
+        if not isinstance(error, (Disconnected, TimedOut)):
+            if (job, type(error)) not in self._others:
+                log.warning("job %s: %s", job, str(error) or type(error).__name__)
+            self._others[job, type(error)] = now
+            return
+        self._failed_at = now
         if self._began_at is None:
-            self._began_at = self._failed_at
+            self._began_at = now
             log.warning("Redis can't be used: %s. Requests go on; jobs wait for it, such as %s", error, job)
-        elif not isinstance(error, (Disconnected, TimedOut)) and (job, type(error)) not in self._met:
-            log.warning("job %s: %s", job, error)
-        self._met.add((job, type(error)))
 
     async def watch(self) -> None:
         """Say so when it is over: Redis was read since, and no job has failed for a while."""
@@ -103,7 +107,8 @@ class Outage:
             if self._began_at is not None and quiet and self._snapshot.fresh_at > self._failed_at:
                 log.warning("Redis answers again, after %.0f s", self._failed_at - self._began_at)
                 self._began_at = None
-                self._met.clear()
+            recent = time.monotonic() - WELL_SECONDS
+            self._others = {kind: at for kind, at in self._others.items() if at > recent}
 
 
 async def _again_and_again(name: str, job: Job, stopping: asyncio.Event, outage: Outage) -> None:
@@ -123,9 +128,7 @@ def _tell(name: str, error: Exception, outage: Outage) -> None:
     if isinstance(error, ExceptionGroup):
         for each in error.exceptions:
             _tell(name, each, outage)
-    elif isinstance(error, RedisError):
+    elif isinstance(error, (RedisError, OSError)):
         outage.failed(name, error)
-    elif isinstance(error, OSError):
-        log.warning("job %s: %s", name, str(error) or type(error).__name__)
     else:
         log.error("job %s failed", name, exc_info=error)

@@ -20,8 +20,6 @@ from gateway.formats.fields import (
     SHAPES_THE_ANSWER,
     Fields,
     StreamOptions,
-    Tool,
-    ToolChoice,
 )
 from gateway.formats.permissions import check_messages, is_neutral, refusal_of, shorten_name
 from gateway.formats.structured_outputs import check_forms
@@ -327,23 +325,7 @@ class RequestBody:
             return self._in_openais_words(fields, choice, traits.own_fields)
         if self.cache_salt is not None:
             fields["cache_salt"] = self.cache_salt
-        if self.read.tools and isinstance(self.read.tool_choice, ToolChoice):
-            fields["tools"] = self._with_strict_choice(self.read.tools, self.read.tool_choice)
         return fields
-
-    def _with_strict_choice(self, tools: list[Tool], choice: ToolChoice) -> list[Raw]:
-        """The tools, of which the one that has to be called is strict, unless the caller says otherwise.
-
-        vLLM keeps the arguments of a call to its schema for strict tools alone; else any JSON may be the arguments.
-        """
-        made: list[Raw] = decode_list(self._fields["tools"])
-        wanted = choice.function.name if choice.function is not None else None
-        for number, tool in enumerate(tools):
-            if tool.function is not None and tool.function.name == wanted and tool.function.strict is None:
-                parts = RAW_FIELDS.decode(made[number])
-                function = RAW_FIELDS.decode(parts["function"]) | {"strict": Raw(b"true")}
-                made[number] = Raw(msgspec.json.encode(parts | {"function": function}))
-        return made
 
     def _in_openais_words(self, fields: dict[str, Any], choice: Choice, own_fields: frozenset[str]) -> dict[str, Any]:
         """Of the fields, those of OpenAI's API and the engine's own: it refuses others, or ignores them."""

@@ -1,7 +1,7 @@
 """Near duplicates of texts in linear time: MinHash finds candidates, and their shingles decide.
 
 Two texts are near duplicates where the Jaccard similarity of their shingles (five characters in a row) is at least
-NEAR. Candidates share a band of six of 144 hashes: at NEAR one in 100,000 pairs is missed.
+NEAR. Candidates share a band of six of 144 hashes: at NEAR one in 70,000 pairs is missed.
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ def _ablate(train: Sequence[DataRow], heldout: Sequence[DataRow]) -> dict[str, A
     can't be known."""
     others = [row for row in train if row.origin != "synthetic"]
     judged = [row for row in heldout if row.label is not None and row.origin != "synthetic"]
-    if len(judged) < ROWS_MIN or len({row.label for row in others}) < 2:
+    few = min(len(others), len(train) - len(others)) < ROWS_MIN
+    if few or len(judged) < ROWS_MIN or len({row.label for row in others}) < 2:
         return None
     right = {name: _right(rows, judged) for name, rows in (("with", train), ("without", others))}
     gained = right["with"].astype(int) - right["without"]

@@ -76,7 +76,7 @@ def _versions(board: Board) -> None:
         "none", Query(take_max("apprentice_monitor_unjudged")), steps=((None, "text"), (1, "red")),
     ), 3, 4).add(make_figure(
         "When were they judged?",
-        "Time since the monitor last judged all versions. Verdicts stand still meanwhile.",
+        "Time since the monitor last judged. Verdicts stand still meanwhile.",
         "s", Query(f"time() - {take_max('apprentice_monitor_judged_at_seconds')}"),
         steps=((None, "green"), (60, "orange"), (300, "red")),
     ), 4, 4).add(make_figure(

@@ -47,11 +47,11 @@ MOVED_AT_ONCE = 100
 
 
 class MonitorFailed(OSError):
-    """The child did not do its step; nothing is lost, and it is rollout again."""
+    """The child did not do its step; nothing is lost, and it is begun again."""
 
 
 async def keep_monitoring(quality: Quality) -> None:
-    """Judge for as long as no other gateway does. Runs until cancelled. Raises RedisError and MonitorFailed."""
+    """Judge for as long as no other gateway does. Runs until cancelled. Raises what `run` does."""
     lease = quality.services.lease_job("monitor")
     await lease.repeat(lambda: Monitoring(quality).run(), quality.services.settings.monitor.interval_seconds)
 

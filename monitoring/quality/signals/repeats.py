@@ -19,8 +19,8 @@ KEY_CHARACTERS = 8
 INPUT_WEIGHT_MIN, SESSION_WEIGHT_MIN = 0.2, 0.5
 """Where all callers send one input, or name one session, a slip must still be found."""
 RETRY_WEIGHT = 0.01
-"""Whoever sends an input again in its session does so since the answer was wrong: that is no second draw. Where half
-of the latest labels are such, it is the traffic."""
+"""Whoever sends an input again in its session does so since the answer was wrong: that is no second draw. Where the
+latest labels are of few inputs, it is the traffic."""
 
 Latest = tuple[tuple[str, ...], ...]
 """The keys of the latest labels, oldest first: of their input, and of their session and subject."""
@@ -35,7 +35,7 @@ def find_weight(latest: Latest, keys: tuple[str, ...]) -> float:
     """The weight of a label with these keys, above 0 and at most 1: equal parts for all that have one in common."""
     of_input = [bool(keys[0]) and earlier[:1] == keys[:1] for earlier in latest]
     of_session = [not set(keys[1:]).isdisjoint(earlier[1:]) for earlier in latest]
-    if 0 < sum(map(min, of_input, of_session)) < LATEST / 2:
+    if any(map(min, of_input, of_session)) and 2 * len({earlier[:1] for earlier in latest}) > len(latest):
         return RETRY_WEIGHT
     inputs, others = sum(of_input), sum(of_session)
     by_input, by_session = max(INPUT_WEIGHT_MIN, 1.0 / (1.0 + inputs)), max(SESSION_WEIGHT_MIN, 1.0 / (1.0 + others))

@@ -113,7 +113,7 @@ def test_every_bound_holds_for_tasks_and_for_pools_and_the_field_is_named(
         {"top_k": -1, "min_p": 0.1, "repetition_penalty": 1.1, "seed": -(1 << 63)},
         {"stop": ["x"] * 16, "stop_token_ids": [0, (1 << 31) - 1], "logit_bias": {"50256": -100}},
         {"min_tokens": 5, "max_tokens": 5},
-        {"tools": [{"type": "function", "function": {"name": "f", "strict": False}}], "tool_choice": FUNCTION},
+        {"tools": [FUNCTION], "tool_choice": FUNCTION},
         {"tools": [FUNCTION], "tool_choice": "required", "parallel_tool_calls": False},
         {"structured_outputs": {"json": {"type": "object"}}},
         {"structured_outputs": {"json": '{"type": "object"}', "disable_any_whitespace": True}},

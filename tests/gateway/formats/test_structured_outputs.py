@@ -11,7 +11,7 @@ import pytest
 
 from gateway.formats.fields import OF_FORMS
 from gateway.formats.structured_outputs import PATTERN_CHARACTERS_MAX, PATTERNS_MAX
-from tests.gateway.formats.test_request_body import DEFAULTS, TASK, by_adapter, problem, read, sent
+from tests.gateway.formats.test_request_body import DEFAULTS, TASK, problem, read
 
 ALLOWED = replace(TASK, parameters_allowed=OF_FORMS)
 DATE = {"type": "object", "properties": {"date": {"type": "string", "pattern": r"^\d{4}-\d\d$"}}}
@@ -168,23 +168,3 @@ def test_grammar_inside_a_structural_tag_needs_the_permission_of_grammars() -> N
     found = problem(body, task=replace(TASK, parameters_allowed=frozenset({"structural_tag"})))
     assert found.code == "parameter_not_allowed"
     assert "grammar" in found.message
-
-
-@pytest.mark.parametrize(
-    ("said", "choice", "wanted"),
-    [
-        ({}, {"type": "function", "function": {"name": "f"}}, [True, None]),
-        ({"strict": None}, {"type": "function", "function": {"name": "f"}}, [True, None]),
-        ({"strict": False}, {"type": "function", "function": {"name": "f"}}, [False, None]),
-        ({}, "auto", [None, None]),
-        ({}, "required", [None, None]),
-    ],
-)
-def test_a_tool_that_is_named_is_strict_unless_its_caller_says_otherwise(
-    said: dict[str, Any], choice: Any, wanted: list[bool | None]
-) -> None:
-    other = {"type": "function", "function": {"name": "g", "parameters": {"maximum": 10**400}}}
-    body = read(tools=[*tools({}, **said)["tools"], other], tool_choice=choice)
-    made = sent(body, by_adapter())["tools"]
-    assert [tool["function"].get("strict") for tool in made] == wanted
-    assert made[1] == other

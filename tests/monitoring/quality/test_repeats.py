@@ -101,6 +101,16 @@ def test_a_slip_is_found_where_one_session_sends_one_input() -> None:
     assert told.stream("feedback").alarming
 
 
+def test_a_slip_is_found_where_one_session_sends_ten_inputs_in_turn() -> None:
+    told = Told(HELD)
+    told.take(labelled_traffic(errors(0.04, 300)))
+    traffic = labelled_traffic(errors(0.3, 100))
+    for number, (_, seen) in enumerate(traffic[0]):
+        seen.request_digest, seen.handles = f"{number % 10:08d}", ["the-session"]
+    told.take(traffic)
+    assert told.stream("feedback").alarming
+
+
 def test_repeats_weigh_as_little_in_a_baseline_of_first_labels_as_in_evidence() -> None:
     draw, signal, latest = random.Random(1), label_signal.start(200, V3), ()
     for number in range(3_000):
