@@ -20,6 +20,7 @@ from monitoring.audit import STREAM
 from monitoring.feedback import REDIS_SEALED_KEY, STREAM_KEY, Feedback, SealingLook
 from monitoring.texts import SEALED_SECONDS
 from tests.fakes.engine import FakeEngine
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.review_world import (
@@ -465,6 +466,7 @@ async def test_what_can_not_be_read_does_not_have_all_be_looked_through_again(co
     key = base64.b64encode(bytes(32)).decode()
     async with run_gateway(configure(texts={"keys": {"k1": key}, "key": "k1"})) as gateway:
         redis = gateway.services.redis
+        await until(lambda: redis.exists(REDIS_SEALED_KEY), "the first look of the gateway's own job")
         lost = Feedback(
             feedback_id="f", metric="correct", value=True, at=time.time(), caller="c", key="lost", sealed=""
         )

@@ -260,7 +260,7 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
         "fitted": fitted,
         "audit": await _audit_of(releases, version),
         "placements": _placed(releases, version),
-        "rollout": rollout,
+        "rollout": shown,
     }
 
 
