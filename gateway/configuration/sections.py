@@ -21,7 +21,7 @@ from serving.tls import FreshContext, TlsError, TlsFiles
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Bytes = Annotated[int, Field(ge=1024, le=1 << 30)]
-SpoolBytes = Annotated[int, Field(ge=1 << 16, le=1 << 40)]
+StoredBytes = Annotated[int, Field(ge=1 << 16, le=1 << 40)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
 Url = Annotated[str, Field(pattern=r"^https?://", max_length=2000)]

@@ -41,7 +41,7 @@ from gateway.configuration.sections import (
     Seconds,
     Section,
     ShareAboveZero,
-    SpoolBytes,
+    StoredBytes,
 )
 from gateway.configuration.tasks import TaskSettings
 from gateway.configuration.texts import TextSettings
@@ -75,7 +75,7 @@ class LimitSettings(DoorLimits, QueueLimits):
     retry_after_seconds_max: Seconds = Field(5.0, description="Longest Retry-After that is observed.")
     body_bytes_max: Bytes = Field(4 << 20, description="Longest body of a request.")
     feedback_body_bytes_max: Bytes = Field(1 << 20, description="Longest body of `POST /v1/feedback`.")
-    feedback_bytes_per_day: SpoolBytes = Field(32 << 20, description="Bytes of feedback for each key in a UTC day.")
+    feedback_bytes_per_day: StoredBytes = Field(32 << 20, description="Bytes of feedback for each key in a UTC day.")
     answer_bytes_max: Bytes = Field(32 << 20, description="Longest answer of an engine.")
     event_bytes_max: Bytes | None = Field(None, description="Longest event of a stream; unset: answer_bytes_max.")
     in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests in progress in this gateway.")
@@ -118,7 +118,7 @@ class RecordSettings(Section):
     )
     flush_interval_seconds: Seconds = Field(0.02, description="Longest wait of a record in memory.")
     spool_after_seconds: Seconds = Field(0.2, description="Wait for Redis before records are spooled.")
-    spool_bytes_max: SpoolBytes = Field(1 << 30, description="Largest spool; beyond it the oldest are dropped.")
+    spool_bytes_max: StoredBytes = Field(1 << 30, description="Largest spool; beyond it the oldest are dropped.")
     spool_sync_interval_seconds: Seconds = Field(1.0, description="Time between syncs of the spool.")
     archive: bool = Field(True, description="Whether records and feedback become Parquet files.")
     archive_folder: FolderOrBucket | None = Field(

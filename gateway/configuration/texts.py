@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from gateway.configuration.sections import Name, Section, Share, SpoolBytes
+from gateway.configuration.sections import Name, Section, Share, StoredBytes
 from monitoring.texts import KEY_BYTES, Seals
 
 KeptTexts = Literal["none", "share", "judged", "all"]
@@ -42,7 +42,7 @@ class TextSettings(Section):
     unarchived_bytes_max: int = Field(
         256 << 20, ge=1 << 20, le=1 << 40, description="Bytes of texts that wait for the archive."
     )
-    spool_bytes_max: SpoolBytes = Field(1 << 30, description="Largest spool of texts.")
+    spool_bytes_max: StoredBytes = Field(1 << 30, description="Largest spool of texts.")
 
     def faults(self) -> Iterator[str]:
         """Sentences on what can't be used, each beginning with its key; none if all is well."""

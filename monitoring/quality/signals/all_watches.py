@@ -102,12 +102,12 @@ class Watches:
     def begin(self, step: MonitorStep, baselines: Mapping[str, Mapping[str, Baseline]]) -> None:
         """Go by this step from now on: hold watches against the baselines that are set, and tell them the verdicts."""
         self._step, self._baselines = step, baselines
-        judged = {name for name, version in step.versions.items() if version.task in step.tasks}
-        self.unjudged &= judged
+        self.unjudged &= {
+            name for name, version in step.versions.items() if version.state != RETIRED and version.task in step.tasks
+        }
         for name, version in step.versions.items():
             if version.state == RETIRED:
                 self.watches.pop(name, None)
-                self.unjudged.discard(name)
                 continue
             if version.task not in step.tasks:
                 continue
