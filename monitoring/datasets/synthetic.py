@@ -96,7 +96,7 @@ def _right(rows: Sequence[DataRow], judged: Sequence[DataRow]) -> Any:
 
 def _words_of_ablation(ablation: dict[str, Any] | None) -> str:
     if ablation is None:
-        return "What leaving them out changes is unknown: there are too few held-out rows with a class."
+        return "What leaving them out changes is unknown: there are too few rows to compare."
     interval = f"{100 * ablation['low']:+.1f} to {100 * ablation['high']:+.1f} points"
     without, right = f"{100 * ablation['without']:.1f}%", f"{100 * ablation['with']:.1f}%"
     rows = f"{ablation['rows']:,} held-out rows"
