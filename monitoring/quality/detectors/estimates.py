@@ -46,7 +46,8 @@ class Sums(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """The sums over rows that an estimate needs. JSON gives back the same, to the last bit.
 
     Of the labelled rows: their number, the sums of the labels y, of the judge's word f, of their product and their
-    squares. Of the other rows, which only the judge has seen: their number, the sum of f and of its squares.
+    squares. Of the other rows, which only the judge has seen: their number, the sum of f and of its squares. Of the
+    labelled rows without the judge's word: their number, and the sum of y.
     """
 
     labelled: int = 0
@@ -58,6 +59,8 @@ class Sums(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     unlabelled: int = 0
     other_f: float = 0.0
     other_ff: float = 0.0
+    silent: int = 0
+    silent_y: float = 0.0
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,10 +75,9 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def add_label(sums: Sums, y: float, f: float | None = None) -> Sums:
-    """The sums after a row that a person has judged, and the judge too. Both lie in [-1, 1].
+    """The sums after a row that a person has judged, and the judge too (None: it said nothing). Both lie in [-1, 1].
 
-    Where the judge said nothing its word counts as 0, as it must then in `judged` too. Raises ValueError if a value
-    lies outside.
+    Raises ValueError if a value lies outside.
     """
     guess = 0.0 if f is None else f
     _see_that_it_is_bounded(y, guess)
@@ -87,6 +89,8 @@ def add_label(sums: Sums, y: float, f: float | None = None) -> Sums:
         yf=sums.yf + y * guess,
         yy=sums.yy + y * y,
         ff=sums.ff + guess * guess,
+        silent=sums.silent + (f is None),
+        silent_y=sums.silent_y + (y if f is None else 0.0),
     )
 
 
@@ -204,20 +208,21 @@ def _widened(sums: Sums, cells: tuple[tuple[float, float], ...], added: float) -
 
 def _mean_and_variance(sums: Sums, n: float, lam: float | None) -> tuple[float, float, float]:
     """The estimate, its variance and the judge's weight, which is chosen where none is given."""
-    y, f, others = sums.y / n, sums.f / n, sums.unlabelled
-    scale = n / (n - 1.0)
-    y_variance = scale * max(0.0, sums.yy / n - y * y)
-    f_variance = scale * max(0.0, sums.ff / n - f * f)
-    both = scale * (sums.yf / n - y * f)
-    if others == 0:
+    y, others, heard = sums.y / n, sums.unlabelled, n - sums.silent
+    y_variance = n / (n - 1.0) * max(0.0, sums.yy / n - y * y)
+    if others == 0 or heard <= 1.0:
         return y, y_variance / n, 0.0
+    # The judge is measured where it said something, among labelled rows as among the others.
+    f, scale = sums.f / heard, heard / (heard - 1.0)
+    f_variance = scale * max(0.0, sums.ff / heard - f * f)
+    both = scale * (sums.yf / heard - (sums.y - sums.silent_y) / heard * f)
     other_f = sums.other_f / others
-    whole_f = (sums.f + sums.other_f) / (n + others)
-    whole_variance = max(0.0, (sums.ff + sums.other_ff) / (n + others) - whole_f * whole_f)
+    whole_f = (sums.f + sums.other_f) / (heard + others)
+    whole_variance = max(0.0, (sums.ff + sums.other_ff) / (heard + others) - whole_f * whole_f)
     if lam is None:
-        least = both / ((1.0 + n / others) * whole_variance) if whole_variance > 0.0 else 0.0
+        least = both / ((n / heard + n / others) * whole_variance) if whole_variance > 0.0 else 0.0
         lam = min(1.0, max(0.0, least))
-    residual = max(0.0, y_variance - 2.0 * lam * both + lam * lam * f_variance)
+    residual = max(0.0, y_variance - 2.0 * lam * both + lam * lam * f_variance * (n / heard))
     return y + lam * (other_f - f), residual / n + lam * lam * whole_variance / others, lam
 
 

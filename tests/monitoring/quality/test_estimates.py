@@ -99,6 +99,29 @@ def test_intervals_hold_the_truth_as_often_as_they_say(labels: int, rate: float,
     assert held / runs >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / runs)
 
 
+@pytest.mark.parametrize("silent", [0.0, 0.3, 0.7])
+def test_a_judge_that_says_nothing_of_some_rows_biases_no_estimate(silent: float) -> None:
+    draw, held, shown, runs = random.Random(f"silent {silent}"), 0, 0, 300
+    for _ in range(runs):
+        quality, advantage = Sums(), Sums()
+        for at in range(600):
+            own, other = (float(draw.random() < 0.7) for _ in range(2))
+            too_well = 1.0 if draw.random() < 0.7 else other  # the judge thinks too well of the other arm
+            words = None if draw.random() < silent else (own, too_well - own)
+            if at % 5 == 0:
+                quality = estimates.add_label(quality, own, words and words[0])
+                advantage = estimates.add_label(advantage, other - own, words and words[1])
+            elif words is not None:
+                quality = estimates.add_guess(quality, words[0])
+                advantage = estimates.add_guess(advantage, words[1])
+        one, bounds = found(quality), estimates.bound_always(advantage, 0.025)
+        assert bounds is not None
+        held += one.low <= 0.7 <= one.high
+        shown += bounds[0] > 0.0 or bounds[1] < 0.0
+    assert held / runs >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / runs)
+    assert shown / runs <= 0.05
+
+
 def test_where_all_labels_agree_the_interval_still_has_a_width() -> None:
     one = found(summed([(1.0, 1.0)] * 60, [1.0] * 1_000))
     assert one.mean == 1.0
