@@ -64,7 +64,7 @@ def get_request(row: Row) -> str:
 
 
 def tell_leaks(leaks: Leaks, results: Mapping[str, Sequence[RowResult]]) -> dict[str, object]:
-    """The leaks as a part of the report, with each arm's share of right rows without them."""
+    """The leaks as a part of the report, with each arm's share of right rows, and its failed rows, without them."""
     leaked = leaks.rows
     named = sorted({result.id for of in results.values() for result in of if result.number in leaked})
     return {
@@ -73,6 +73,10 @@ def tell_leaks(leaks: Leaks, results: Mapping[str, Sequence[RowResult]]) -> dict
         "near": len(leaks.near),
         "first": named[:NAMED_MAX],
         "right_without": {arm: _right_without(of, leaked) for arm, of in results.items()},
+        "failed_without": {
+            arm: sum(one.outcome == "failed" and one.number not in leaked for one in of if not one.repeat)
+            for arm, of in results.items()
+        },
     }
 
 

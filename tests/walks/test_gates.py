@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -22,6 +23,7 @@ from tests.walks.monitor_world import found
 from tests.walks.releases import QUICK, V1, V2, ask, audit_of, states, step
 from tests.walks.test_evaluate import begin, data, ended, right_but_for, with_schema
 from tests.walks.test_health import BASELINE, sent, told
+from tests.walks.test_suites import add
 
 HELD = "/admin/v1/tasks/returns/quality/{}/baselines"
 
@@ -124,6 +126,28 @@ async def test_while_a_version_is_not_healthy_an_evaluation_is_no_gate(ready: Ru
     one = await evaluated(ready, 100)
     assert (one["gate"]["taken"], await held(ready)) == (False, {})
     assert one["gate"]["because"].startswith(f"It is no baseline: {V2} is degraded. ")
+
+
+@pytest.mark.parametrize("kind", ["hard", "general"])
+async def test_a_suite_that_is_no_sample_of_production_is_no_gate(ready: RunningGateway, kind: str) -> None:
+    async with ready.http() as http:
+        await add(http, data(40), kind=kind)
+        one = await ended(http, (await begin(http, b"", version=V2, arms="adapter", suite=kind))["id"])
+    because = f"It is no baseline: its suite is {kind}, and no sample of what the version is asked now. "
+    assert one["gate"]["because"].startswith(because)
+    assert await held(ready) == {}
+    assert (await evaluated(ready, 100))["gate"]["taken"] is True, "nothing is in the way of the right one"
+
+
+async def test_rows_that_were_not_answered_are_in_no_baseline(ready: RunningGateway, small: FakeEngine) -> None:
+    small.max_model_len = 200
+    long = {"id": "long", "text": "Item 1 " + "and so on " * 200, "expected": {"decision": "deny"}}
+    rows = data(100) + b"".join(json.dumps(long | {"id": f"long {n}"}).encode() + b"\n" for n in range(50))
+    async with ready.http() as http:
+        one = await ended(http, (await begin(http, rows, version=V2, arms="adapter"))["id"])
+    assert one["report"]["arms"]["adapter"]["failed"] == 50
+    gate = await until(lambda: is_held(ready))
+    assert (gate["wrong"], gate["of"]) == (10.0, 100.0)
 
 
 async def test_a_version_that_has_a_gate_keeps_it(ready: RunningGateway) -> None:

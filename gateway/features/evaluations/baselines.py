@@ -16,6 +16,7 @@ import msgspec
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import Evaluation, Gate
 from gateway.state.redis import read_redis_time
+from monitoring.evaluation.gate import WHOLE
 from monitoring.quality.detectors.baselines import Baseline, measure_counts
 from serving.adapters.entries import VersionState
 from serving.object_store import UNREADABLE, Change, Stale
@@ -33,17 +34,21 @@ def count_leaked(report: Mapping[str, Any]) -> int:
 
 
 def counts_of(evaluation: Evaluation) -> tuple[int, int] | None:
-    """The rows that the version got wrong, and all of them, without those that it was trained on; None before its end,
-    or where it was not asked."""
+    """The rows that the version answered wrong, and all that it answered, without those that it was trained on; None
+    before its end, or where it was not asked."""
     report = evaluation.report or {}
-    accuracy: dict[str, Any] = report.get("arms", {}).get("adapter", {}).get("accuracy") or {}
+    figures: dict[str, Any] = report.get("arms", {}).get("adapter", {})
+    accuracy = figures.get("accuracy") or {}
     right, of = accuracy.get("right"), accuracy.get("of")
     if not isinstance(right, int) or not isinstance(of, int) or evaluation.status != "done":
         return None
+    failed = figures.get("failed", 0)
     if leaked := count_leaked(report):
+        leaks = report["leaks"]
         of -= leaked
-        right = round((report["leaks"]["right_without"]["adapter"] or 0.0) * of)
-    return of - right, of
+        right = round((leaks["right_without"]["adapter"] or 0.0) * of)
+        failed = leaks.get("failed_without", {}).get("adapter", 0)
+    return of - failed - right, of - failed
 
 
 async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | None:
@@ -74,6 +79,8 @@ async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | No
     baselines = await _read_baselines(evaluations, evaluation.version)
     if version is None or baselines is None:
         return f"It is no baseline: {evaluation.version}, or what is set for it, can't be read."
+    if evaluation.suite not in WHOLE:
+        return f"It is no baseline: its suite is {evaluation.suite}, and no sample of what the version is asked now."
     if SIGNAL in baselines:
         return f"It is no baseline: {evaluation.version} has one already ({baselines[SIGNAL].source})."
     judged = (await evaluations.quality_store.judgements()).get(evaluation.version)

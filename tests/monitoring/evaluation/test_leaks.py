@@ -23,9 +23,11 @@ def test_same_and_near_rows_are_found_and_their_share_taken_out() -> None:
     ]
     leaks = find_leaks([toaster, "Something else altogether"], ((each.number, get_request(each)) for each in rows))
     assert (leaks.trained_on, leaks.same, leaks.near) == (2, (0,), (1,))
-    results = [RowResult(number=n, id=f"r{n}", group=n, right=n < 3, outcome="answered") for n in range(4)]
+    outcomes = ["failed", "answered", "answered", "failed"]
+    results = [RowResult(number=n, id=f"r{n}", group=n, right=n < 3, outcome=outcomes[n]) for n in range(4)]
     told = tell_leaks(leaks, {"adapter": results})
     assert (told["first"], told["right_without"]) == (["r0", "r1"], {"adapter": 0.5})
+    assert told["failed_without"] == {"adapter": 1}
     assert "2 of 4 rows are in the training set, 1 of them nearly" in describe_leaks(leaks, 4)[0]
 
 
