@@ -17,7 +17,6 @@ import duckdb
 
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import (
-    PART_FORMAT,
     ROWS,
     Span,
     connect_duckdb,
@@ -25,6 +24,7 @@ from monitoring.archive.tables import (
     list_unspanned,
     read,
     read_span,
+    write_parquet,
     write_path,
 )
 
@@ -162,9 +162,6 @@ def _merge(storage: ArchiveStorage, group: Group) -> None:
         connect_duckdb(storage, Path(scratch)) as connection,
     ):
         partial = Path(scratch) / "merged.parquet"
-        connection.execute(
-            f"COPY (SELECT * FROM {read(storage, dataset, group.places)}) TO {write_path(partial)} "  # noqa: S608 - our own names
-            f"({PART_FORMAT})"
-        )
+        write_parquet(connection, read(storage, dataset, group.places), partial)
         storage.write(f"{folder}/{name}", partial)
     storage.remove(*group.places)

@@ -27,8 +27,11 @@ from monitoring.archive.tables import (
     Nothing,
     connect_duckdb,
     day_of,
+    find_table,
     list_files,
+    write_parquet,
     write_part,
+    write_path,
 )
 from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, Feedback, FeedbackStore, SealingLook, WordSeals
@@ -170,6 +173,25 @@ def test_a_phone_number_is_masked_behind_any_amount_of_numbers_that_are_none(pie
     masked = mask_text(piece * (TEXT_BYTES_MAX // len(piece)) + " x +49 30 901820", "DE")
     assert masked.endswith(" x [phone]")
     assert time.process_time() - began < 30, "some 0.5 s: the time grows with the text alone"
+
+
+async def test_long_texts_of_a_task_need_no_more_memory_than_a_helper_has(redis: Redis, job: ArchiveJob) -> None:
+    rows, scratch = 600, Path(job.folder) / ".partial-long"  # 315 MB: DuckDB has 512, and holds a row group four times
+    scratch.mkdir(parents=True)
+    lines = scratch / "rows.jsonl"
+    with lines.open("wb") as file:
+        for number in range(rows):
+            row = Seals({}, None).close(msgspec.structs.replace(text(number), prompt="x" * (1 << 19), messages=[]))
+            file.write(msgspec.json.encode(row) + b"\n")
+    storage = FolderStorage(Path(job.folder))
+    assert write_part(storage, "texts", lines, f"texts/{day_of(NOW)}/part-1-0-2-0.parquet")
+    merged = scratch / "merged.parquet"
+    with connect_duckdb(scratch=scratch) as connection:
+        write_parquet(connection, find_table(storage, ArchiveQuery("texts")), merged)
+        sizes = f"SELECT sum(total_uncompressed_size) FROM parquet_metadata({write_path(merged)}) GROUP BY row_group_id"
+        assert max(size for (size,) in connection.execute(sizes).fetchall()) < 64 << 20
+    with reader(job) as texts:
+        assert [each.request for each in texts.of_task("returns")] == [f"r{number}" for number in range(rows)]
 
 
 async def test_texts_are_read_by_request_and_by_task_and_time_wherever_they_are(redis: Redis, job: ArchiveJob) -> None:
