@@ -9,7 +9,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from monitoring.evaluation.best import DataAccuracy, LeaderEvidence
-from monitoring.evaluation.gate import Comparison
+from monitoring.evaluation.gate import Comparison, is_judge_trusted
 from monitoring.evaluation.keys import SUITES_KEY
 from monitoring.evaluation.suites import Suite, name_kinds
 from serving.object_store import Change, LenientReader, ObjectStore
@@ -52,7 +52,7 @@ class GateStore:
     async def evidence(self, versions: Sequence[str]) -> LeaderEvidence:
         """The figures that rank versions: their comparisons, and the last accuracy of those that have one."""
         return LeaderEvidence(
-            {name: await self.comparisons(name) for name in versions}, await self._accuracies(versions)
+            {name: await self.comparisons_now(name) for name in versions}, await self._accuracies(versions)
         )
 
     async def _accuracies(self, versions: Sequence[str]) -> dict[str, DataAccuracy]:
@@ -62,8 +62,10 @@ class GateStore:
             last: Mapping[str, Any] = {} if value is None else msgspec.json.decode(value)
             share = ((last.get("accuracy") or {}).get("adapter") or {}).get("share")
             digest = last.get("data_digest")  # an earlier release kept none
-            if share is not None and digest is not None and not last.get("leaked"):
-                shares[name] = DataAccuracy(str(digest), float(share))
+            failed = (last.get("failed") or {}).get("adapter")
+            is_sound = is_judge_trusted(last.get("judge")) and not last.get("leaked") and not failed
+            if share is not None and digest is not None and is_sound:
+                shares[name] = DataAccuracy(f"{digest} {last.get('metric')}", float(share))
         return shares
 
     async def forced(self, version: str) -> Forced | None:

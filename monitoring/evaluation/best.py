@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from monitoring.evaluation.arms import EvaluationArm
-from monitoring.evaluation.gate import NEWEST, WHOLE, Comparison
+from monitoring.evaluation.gate import NEWEST, WHOLE, Comparison, is_judge_trusted
 
 
 class DataAccuracy(NamedTuple):
-    """The share of rows that a version got right in its last evaluation, and the digest of the data."""
+    """The share of rows that a version got right in its last evaluation, and what says that another's is of the same:
+    the digest of the data, and the metric."""
 
-    data_digest: str
+    measured_on: str
     share: float
 
 
@@ -63,12 +64,24 @@ def _difference(first: EvaluationArm, second: EvaluationArm, evidence: LeaderEvi
     """The first one's share of right rows less the second one's, on the same rows; None where none has both."""
     paired: list[tuple[bool, float, float]] = []
     for arm, other, sign in ((first, second, 1), (second, first, -1)):
-        for comparison in evidence.comparisons.get(str(arm.version), {}).values():
-            difference, is_whole = comparison.pair["difference"], comparison.suite in WHOLE
-            if is_whole and difference is not None and (comparison.version, comparison.reference) == (arm, other):
-                paired.append((comparison.suite == NEWEST, comparison.ended_at, sign * difference))
+        paired += [
+            (comparison.suite == NEWEST, comparison.ended_at, sign * comparison.pair["difference"])
+            for comparison in evidence.comparisons.get(str(arm.version), {}).values()
+            if (comparison.version, comparison.reference) == (arm, other) and _ranks(comparison)
+        ]
     if paired:
         return max(paired)[2]
     own, others = (evidence.accuracies.get(str(arm.version)) for arm in (first, second))
-    same_data = own is not None and others is not None and own.data_digest == others.data_digest
-    return own.share - others.share if same_data and own is not None and others is not None else None
+    same = own is not None and others is not None and own.measured_on == others.measured_on
+    return own.share - others.share if same and own is not None and others is not None else None
+
+
+def _ranks(comparison: Comparison) -> bool:
+    """Return whether it says which of both is better, whatever would have become of rows that one alone answered."""
+    pair, rows = comparison.pair, comparison.pair["rows"]
+    if comparison.suite not in WHOLE or not rows or not is_judge_trusted(comparison.judge):
+        return False
+    second_failed = pair["unanswered"]
+    first_failed = comparison.figures["failed"] - comparison.reference_figures["failed"] + second_failed
+    gap = round(rows * pair["difference"])
+    return bool(first_failed == second_failed == 0 or gap > second_failed or -gap > first_failed)

@@ -185,6 +185,11 @@ def decide_gate(
     )
 
 
+def is_judge_trusted(judge: Mapping[str, Any] | None) -> bool:
+    """Return whether right answers decide anything: no model judged them, or one that is shown to agree with people."""
+    return judge is None or (judge["agreement_low"] or 0.0) >= AGREEMENT_MIN
+
+
 def _missing(version: EvaluationArm, reference: GateReference, other: Comparison | None) -> GateLine:
     name = str(reference.asked.version)
     fault, data = "no evaluation compares it", "--data FILE"
@@ -222,7 +227,7 @@ def _judge_answers(comparison: Comparison, bounds: GateBounds) -> Iterator[GateL
     if pair["unanswered"]:
         text = f"{pair['unanswered']} rows were not answered by {name} alone: run the same evaluation again."
         yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
-    is_trusted = comparison.judge is None or (comparison.judge["agreement_low"] or 0.0) >= AGREEMENT_MIN
+    is_trusted = is_judge_trusted(comparison.judge)
     if not is_trusted:
         text = (
             f"A model judged the answers, and is not shown to agree with people on {AGREEMENT_MIN:.0%} of them: have "

@@ -382,6 +382,7 @@ def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "metric": evaluation.metric,
         "judge": report.get("judge"),
         "accuracy": {arm: figures["accuracy"] for arm, figures in arms.items()},
+        "failed": {arm: figures["failed"] for arm, figures in arms.items()},
         "paired": [
             {name: pair[name] for name in ("first", "second", "difference", "lower_bound")}
             for pair in report.get("paired", ())

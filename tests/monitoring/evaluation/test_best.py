@@ -14,8 +14,16 @@ LEADERS = [V3, V2, V1]
 
 
 def pair(
-    first: EvaluationArm, second: EvaluationArm, difference: float, at: float = 1.0, suite: str = ""
+    first: EvaluationArm,
+    second: EvaluationArm,
+    difference: float,
+    at: float = 1.0,
+    suite: str = "",
+    rows: int = 100,
+    failed: tuple[int, int] = (0, 0),
+    agreement_low: float | None = None,
 ) -> Comparison:
+    """One of 100 rows; each arm alone `failed` at so many, and a model judged if people agree with it in so many."""
     return Comparison(
         evaluation="e",
         ended_at=at,
@@ -23,9 +31,10 @@ def pair(
         suite=suite,
         version=first,
         reference=second,
-        pair={"difference": difference},
-        figures={},
-        reference_figures={},
+        pair={"difference": difference, "rows": rows, "unanswered": failed[1]},
+        figures={"failed": failed[0] + 3},
+        reference_figures={"failed": failed[1] + 3},
+        judge=None if agreement_low is None else {"agreement_low": agreement_low},
     )
 
 
@@ -71,6 +80,22 @@ CASES: dict[str, tuple[LeaderEvidence, Ranking]] = {
     "each is beaten": (
         evidence(pair(V3, V2, -0.1), pair(V2, V1, -0.1), pair(V1, V3, -0.1)),
         Ranking("returns@v3", []),
+    ),
+    "rows that one alone did not answer": (
+        evidence(pair(V3, V2, -0.1, failed=(10, 0)), pair(V2, V1, 0.1, failed=(0, 10))),
+        Ranking("returns@v3", ["returns@v2", "returns@v1"]),
+    ),
+    "rows not answered, and worse all the same": (
+        evidence(pair(V3, V2, -0.1, failed=(9, 50)), pair(V2, V1, 0.1, failed=(50, 9))),
+        Ranking("returns@v2", []),
+    ),
+    "all rows are left out": (
+        evidence(pair(V3, V2, 0.0, rows=0)),
+        Ranking("returns@v3", ["returns@v2", "returns@v1"]),
+    ),
+    "a judge that people do not agree with": (
+        evidence(pair(V3, V2, -0.1, agreement_low=0.5), pair(V3, V1, 0.1, agreement_low=0.9)),
+        Ranking("returns@v3", ["returns@v2"]),
     ),
 }  # fmt: skip
 
