@@ -51,7 +51,7 @@ def collect_facts(rows: Sequence[LabelledText], class_field: str = "", seed: int
         facts = msgspec.structs.replace(facts, curve=_curve(texts, labels, [row.group for row in rows], seed))
     except CurveError as error:
         facts = msgspec.structs.replace(facts, no_curve=str(error))
-    drop, reason = _drop(texts, labels, [row.at for row in rows], seed)
+    drop, reason = _drop(texts, labels, [row.group for row in rows], [row.at for row in rows], seed)
     return msgspec.structs.replace(facts, drop=drop, no_drop=reason)
 
 
@@ -98,12 +98,13 @@ def _agreement(rows: Sequence[LabelledText], seed: int) -> Interval | None:
 
 
 def _drop(
-    texts: Sequence[str], labels: Sequence[str], times: Sequence[float | None], seed: int
+    texts: Sequence[str], labels: Sequence[str], groups: Sequence[int], times: Sequence[float | None], seed: int
 ) -> tuple[Interval | None, str]:
-    """The loss on the late rows by what was learned before them; else why that is unknown."""
-    dated = [at for at, time in enumerate(times) if time is not None]
+    """The loss on the late rows by what was learned before them; else why that is unknown. One row of each group: what
+    was learned from another of its group is no measure of what changed."""
+    dated = list({groups[at]: at for at, time in enumerate(times) if time is not None}.values())
     if len(dated) < DATED_MIN or len({times[at] for at in dated}) < 10:
-        return None, f"{len(dated)} rows have a time (`at`), and it takes {DATED_MIN} of different times"
+        return None, f"{len(dated)} different rows have a time (`at`), and it takes {DATED_MIN} of different times"
     order = np.array(sorted(dated, key=lambda at: times[at] or 0.0))
     first_late = int((1 - LATE_SHARE) * len(order))
     early, late = order[:first_late], order[first_late:]

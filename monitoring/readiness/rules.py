@@ -59,11 +59,13 @@ class RuleEvidence(NamedTuple):
 
 
 class Prompted(msgspec.Struct, frozen=True, kw_only=True):
-    """The accuracy of a prompt without tuning, measured by an evaluation: the best of its prompted arms."""
+    """The accuracy of a prompt without tuning, measured by an evaluation: the best of its prompted arms. `tuned` is
+    that of the `version` on the same rows, if it was asked."""
 
     evaluation: str
     arm: str
     right: Interval
+    version: str
     tuned: Interval | None = None
 
 
@@ -106,20 +108,23 @@ def answer_readiness(
         Rule(name=name, question=QUESTIONS[name], state=said.state, evidence=said.text, next=said.next)
         for name, said in evidence.items()
     )
-    answer, because = _retirement(evidence, live) or _answer(rules)
+    answer, because = _retirement(evidence, prompted, live) or _answer(rules)
     return ReadinessReport(
         answer=answer, because=because, rules=rules, facts=facts, costs=costs, break_even=break_even, live=live
     )
 
 
-def _retirement(evidence: Mapping[str, RuleEvidence], live: Live | None) -> tuple[AnswerName, str] | None:
+def _retirement(
+    evidence: Mapping[str, RuleEvidence], prompted: Prompted | None, live: Live | None
+) -> tuple[AnswerName, str] | None:
     """Why a version that leads should go; None where it should not, or none leads."""
     if live is None or live.version is None or live.traffic is None:
         return None
     volume, prompting = evidence["volume"], evidence["prompting"]
     if volume.state in ("against", "never"):
         return "retire", f"{live.version.name} costs more than it saves. {volume.text}"
-    if prompting.state == "against" and volume.state != "for":
+    is_measured = prompted is not None and prompted.tuned is not None and prompted.version == live.version.name
+    if is_measured and prompting.state == "against" and volume.state != "for":
         return "retire", f"A prompt does as well as {live.version.name}. {prompting.text}"
     return None
 
@@ -239,7 +244,7 @@ def _prompting(facts: Facts, prompted: Prompted | None) -> RuleEvidence:
     text = f"In {prompted.evaluation} the arm {prompted.arm} was right on {_told(prompted.right)}."
     tuned = prompted.tuned
     if tuned is not None:
-        text += f" The adapter was on {_told(tuned)}."
+        text += f" {prompted.version} was on {_told(tuned)}."
     elif facts.curve is not None:
         now = facts.curve.extrapolated[0]
         tuned = Interval(now.right, now.low or 0.0, now.high or 1.0, facts.rows)

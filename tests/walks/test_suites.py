@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.readiness.tasks import find_prompted
 from gateway.features.texts.texts import Texts
 from monitoring.evaluation.suites import Suite
 from monitoring.synced_files import lock_folder
@@ -163,6 +164,18 @@ async def test_texts_of_wrong_rows_are_read_back_where_the_task_keeps_texts(
         assert b"Item" not in raw, "texts are sealed"
         async with running.http(await running.key(role="operator")) as operator:
             assert (await operator.get(path)).status_code == 403
+
+
+async def test_a_suite_of_hard_cases_does_not_say_how_well_a_prompt_does(ready: RunningGateway) -> None:
+    evaluations = ready.features[Evaluations]
+    async with ready.http() as http:
+        whole = (await ended(http, (await begin(http, data(20)))["id"]))["id"]
+        await add(http, data(10), kind="hard")
+        hard = await ended(http, (await begin(http, b"", suite="hard"))["id"])
+    assert hard["suite"] == "hard"
+    prompted = await find_prompted(evaluations, "returns")
+    assert prompted is not None
+    assert (prompted.evaluation, prompted.arm, prompted.version) == (whole, "general", V1)
 
 
 async def test_rows_of_the_training_set_are_told_with_the_figures_without_them(

@@ -13,6 +13,7 @@ from gateway.features.readiness.messages import ReadinessJob
 from gateway.features.records.archiving import find_redis_address
 from gateway.services import Services
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
+from monitoring.evaluation.gate import WHOLE, is_judge_trusted
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import ArchivedTask, Interval, LiveVersion
 from monitoring.readiness.rules import Prompted
@@ -53,12 +54,15 @@ def read_newest_set(datasets: Datasets, task: str, rows_max: int) -> bytes:
 
 
 async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:
-    """The best prompted arm of the task's last evaluation that has one, beside the version's. Raises RedisError."""
+    """The best prompted arm of the task's last evaluation that has one, beside the version's; none on rows or by a
+    judge that decide nothing. Raises RedisError."""
     for listed in await evaluations.store.all(with_reports=False):
-        if listed.task != task or all(arm.version is not None for arm in listed.arms.values()):
+        is_of_all = listed.task == task and listed.suite in WHOLE
+        if not is_of_all or all(arm.version is not None for arm in listed.arms.values()):
             continue
         evaluation = await evaluations.store.get(listed.id) or listed
-        arms = (evaluation.report or {}).get("arms", {})
+        report = evaluation.report or {}
+        arms = report.get("arms", {}) if is_judge_trusted(report.get("judge")) else {}
         prompted = {
             name: accuracy
             for name, arm in evaluation.arms.items()
@@ -67,7 +71,9 @@ async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:
         if prompted:
             best = max(prompted, key=lambda name: prompted[name].value)
             tuned = _accuracy(arms.get("adapter"))
-            return Prompted(evaluation=evaluation.id, arm=best, right=prompted[best], tuned=tuned)
+            return Prompted(
+                evaluation=evaluation.id, arm=best, right=prompted[best], version=evaluation.version, tuned=tuned
+            )
     return None
 
 

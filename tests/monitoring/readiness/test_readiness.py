@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.readiness.break_even import Costs, find_break_even
-from monitoring.readiness.evidence import Interval, LabelledText
+from monitoring.readiness.evidence import Interval, LabelledText, LiveVersion, Traffic
 from monitoring.readiness.extrapolation import Curve, extrapolate
 from monitoring.readiness.facts import collect_facts
-from monitoring.readiness.rules import Prompted, ReadinessReport, answer_readiness
+from monitoring.readiness.rules import Live, Prompted, ReadinessReport, answer_readiness
 
 ITEMS = {"toaster": "household", "kettle": "household", "jacket": "clothes", "boots": "clothes", "melon": "food"}
 WORDS = ("please", "today", "yesterday", "sealed", "open", "twice", "receipt", "gift", "blue", "late", "from", "shop")
@@ -56,9 +56,12 @@ def states(report: ReadinessReport) -> dict[str, str]:
 
 
 def test_good_rows_say_fine_tune_unless_a_prompt_does_as_well() -> None:
+    def right(value: float) -> Interval:
+        return Interval(value, value - 0.03, value + 0.02, 400)
+
     facts = collect_facts(Rows().make(300))
     worse, as_good = (
-        Prompted(evaluation="e1", arm="general", right=Interval(value, value - 0.03, value + 0.02, 400), tuned=tuned)
+        Prompted(evaluation="e1", arm="general", right=right(value), version="returns@v1", tuned=tuned)
         for value, tuned in ((0.7, Interval(0.97, 0.95, 0.98, 400)), (0.97, Interval(0.9, 0.88, 0.92, 400)))
     )
     report = answer_readiness(facts, PAYS, None, worse)
@@ -66,6 +69,29 @@ def test_good_rows_say_fine_tune_unless_a_prompt_does_as_well() -> None:
     report = answer_readiness(facts, PAYS, None, as_good)
     assert (report.answer, report.because) == ("not_yet", "Use the prompt: tuning can win on price alone.")
     assert answer_readiness(facts, PAYS).because.startswith("Not enough is known.")
+
+
+@pytest.mark.parametrize(
+    ("version", "tuned", "answer"),
+    [
+        ("returns@v2", Interval(0.9, 0.88, 0.92, 400), "retire"),
+        ("returns@v1", Interval(0.9, 0.88, 0.92, 400), "not_yet"),
+        ("returns@v2", None, "not_yet"),
+    ],
+)
+def test_a_prompt_that_does_as_well_as_another_version_retires_none(
+    version: str, tuned: Interval | None, answer: str
+) -> None:
+    right = Interval(1.0, 0.999, 1.0, 4000)
+    prompted = Prompted(evaluation="e1", arm="general", right=right, version=version, tuned=tuned)
+    leading = LiveVersion(name="returns@v2", verdict="healthy", because="")
+    unknown = {"deferred": None, "small_usd": None, "general_usd": None}
+    traffic = Traffic(requests=100, days=10.0, requests_per_month=300.0, **unknown)
+    live = Live(task="returns", traffic=traffic, version=leading)
+    noisy = [msgspec.structs.replace(row, expected=random.Random(row.text).choice("ab")) for row in Rows().make(200)]
+    report = answer_readiness(collect_facts(noisy), Costs(), None, prompted, live)
+    assert states(report)["prompting"] == "against"
+    assert report.answer == answer
 
 
 def test_what_is_not_known_is_unknown_and_not_a_guess() -> None:
@@ -106,6 +132,17 @@ def test_a_job_that_changed_and_labels_that_disagree_speak_against_it() -> None:
     again = [msgspec.structs.replace(row, expected="clothes") for row in rows[:60]]
     assert states(told([*rows, *again]))["agreement"] == "against"
     assert states(told([*rows, *rows[:60]]))["agreement"] == "for"
+
+
+def test_rows_that_belong_together_are_no_change_of_the_job() -> None:
+    draw, rows = random.Random(2), list[LabelledText]()
+    for case in range(300):  # sessions of four, whose words alone tell what is right
+        words, expected = draw.sample([f"w{n}" for n in range(400)], 6), draw.choice("abcd")
+        rows += (LabelledText(" ".join(draw.sample(words, 5)), expected, None, case, 1e9 + case) for _ in range(4))
+    drop = collect_facts(rows).drop
+    assert drop is not None
+    assert (drop.of, drop.low < 0.0 < drop.high) == (90, True)
+    assert "150 different rows have a time" in collect_facts(rows[:600]).no_drop
 
 
 def test_fields_of_an_answer_with_few_values_are_its_class() -> None:
