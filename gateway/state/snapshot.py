@@ -38,6 +38,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 MADE_AT_ONCE = 200
 """Aliases, or views, that are made before others have the event loop."""
+READINGS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +144,15 @@ class SnapshotKeeper:
     async def refresh(self) -> Snapshot:
         """Read the state again if it has changed. Raises RedisError; the last snapshot then stays.
 
-        One reading at a time, and again where something changed meanwhile, so that a snapshot is of one generation.
+        One reading at a time, and again where something changed meanwhile, so that a snapshot is of one generation. The
+        last of READINGS_MAX is taken with what has come since, or one who writes on and on would hide a rollback.
         """
         async with self._reading:
-            began = time.monotonic()
+            began, readings = time.monotonic(), 0
             generation = await self._generation()
             while generation != self.current.generation or not self.fresh_at:
-                newer = await self._read(generation)
-                generation = await self._generation()
+                newer, readings = await self._read(generation), readings + 1
+                generation = await self._generation() if readings < READINGS_MAX else newer.generation
                 if generation == newer.generation:
                     self.current = self._as_configured(newer)
                     self.fresh_at = began

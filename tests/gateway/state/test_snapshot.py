@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 from redis.asyncio import Redis
@@ -88,6 +90,16 @@ async def test_a_refresh_after_a_change_of_one_rule_converts_that_rule_only(
     after = await keeper.refresh()
     assert shared(before, after) == ALL - {"rule 2"}
     assert [rule.action for rule in after.policy.overrides] == ["general", "refuse"]
+
+
+async def test_a_change_is_read_while_another_admin_writes_on_and_on(keeper: SnapshotKeeper, redis: Redis) -> None:
+    await ObjectStore(redis, "callers").delete("caller1")
+    refreshing, writes = asyncio.ensure_future(keeper.refresh()), 0
+    while not refreshing.done() and writes < 1000:
+        writes += 1
+        await ObjectStore(redis, "overrides").put("rule 3", {"action": "general", "contains": "Word 3"})
+    assert "caller1" not in (await refreshing).callers
+    assert writes < 1000
 
 
 async def test_what_is_deleted_is_in_no_later_snapshot(keeper: SnapshotKeeper, redis: Redis) -> None:
