@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,7 +39,7 @@ class ChildProcess:
 
 @asynccontextmanager
 async def run_child(command: Sequence[str]) -> AsyncIterator[ChildProcess]:
-    """A process for as long as the block is entered. What is left of it then is killed, and waited for.
+    """A process for as long as the block is entered. What is left of it and of its own is killed then, and waited for.
 
     It is begun in a thread, since uvloop forks for it and so holds the loop for 4 ms and more; this does not.
     """
@@ -61,7 +63,7 @@ async def run_child(command: Sequence[str]) -> AsyncIterator[ChildProcess]:
         try:
             yield ChildProcess(process, thread)
         finally:
-            process.kill()  # where it still runs: the thread that reads from it ends then, too
+            _kill(process)  # where it still runs: the thread that reads from it ends then, too
             await asyncio.shield(_run_in(thread, lambda: _let_go(process)))
     finally:
         thread.shutdown(wait=False)
@@ -72,10 +74,18 @@ def _run_in(thread: ThreadPoolExecutor, call: Callable[[], T]) -> asyncio.Future
     return asyncio.get_running_loop().run_in_executor(thread, call)
 
 
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill it with what it has begun itself, which would hold its pipes. Its number is its group's until it is waited
+    for."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def _end(beginning: Future[subprocess.Popen[bytes]]) -> None:
     with contextlib.suppress(OSError):  # it did not begin at all
         process = beginning.result()
-        process.kill()
+        _kill(process)
         _let_go(process)
 
 

@@ -54,3 +54,17 @@ async def test_a_process_whose_beginning_is_cancelled_is_ended_all_the_same(time
     with pytest.raises(asyncio.CancelledError):
         await beginning
     assert not running(seconds)
+
+
+async def test_what_a_process_has_begun_itself_ends_with_it() -> None:
+    """Such as the interpreter behind a script that stands for it."""
+    seconds = f"60.{uuid.uuid4().int}"
+    async with run_child(("sh", "-c", f"sleep {seconds}; true")) as process:
+        waiting = asyncio.create_task(process.read_line())
+        async with asyncio.timeout(30):
+            while not running(f"sleep\0{seconds}"):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        ends_at = asyncio.get_running_loop().time() + 30
+    assert await waiting == b""
+    assert asyncio.get_running_loop().time() < ends_at
+    assert not running(seconds)
