@@ -81,8 +81,8 @@ class ErasureStore:
 
     async def get(self, name: str) -> Erasure | None:
         """One erasure; None where there is none, or it can't be read."""
-        raw = await self._object_store.get(name)
-        return None if raw is None else msgspec.convert(raw, Erasure)
+        raw = (await self._object_store.written([name])).get(name)
+        return self._reader.read(f"the erasure {name[:80]}", raw, Erasure)
 
     async def all(self) -> list[Erasure]:
         """All that can be read, the newest first."""
