@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 from msgspec.structs import replace
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from serving.adapters.entries import Version
 from serving.adapters.placement import (
@@ -36,7 +37,7 @@ from serving.engine_traits import AdapterApi
 from serving.fingerprint import BaseFingerprint, compute_fingerprint
 from serving.fleet import Fleet
 from serving.health import look, make_engine_headers
-from serving.object_store import Mirror, ObjectStore
+from serving.object_store import Mirror, ObjectStore, Stale, Unreadable
 from serving.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,21 @@ class Placer:
         return frozenset(name for name, path in replica.seen.items() if path == root) | {base_model}
 
     async def take(self, step: Step, replica: Replica, name: str, version: Version | None, now: Pass) -> bool:
-        """Take one step; whether another may follow in this pass."""
+        """Take one step; whether another may follow in this pass. A fault that nobody has foreseen is one of this
+        version on this replica, and holds up no other. Raises RedisError, Stale and Unreadable."""
+        try:
+            return await self._take(step, replica, name, version, now)
+        except (RedisError, Stale, Unreadable):
+            raise
+        except Exception as fault:
+            if version is None:
+                raise
+            log.exception("reconcile: the step %r of %s on %s failed", step, name, replica.name)
+            why = f"A fault of the gateway's at {name} on {replica.name} ({type(fault).__name__}): see its log."
+            await self._fail(replica, version, now, why)
+            return False
+
+    async def _take(self, step: Step, replica: Replica, name: str, version: Version | None, now: Pass) -> bool:
         placement = now.placements.get((replica.name, name))
         if version is None or step in ("lost", "forget"):
             await self._forget(replica, name, placement, now, lost=step == "lost")

@@ -192,8 +192,9 @@ async def _ask(replica: Replica, model: str, question: Mapping[str, Any], http: 
         answer.raise_for_status()
         choice = answer.json()["choices"][0]
         tokens = (choice.get("logprobs") or {}).get("content") or []
-        return ProbeReading(str(choice["message"]["content"]), [_token(each) for each in tokens])
-    except (httpx.HTTPError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        reading = ProbeReading(str(choice["message"]["content"]), [_token(each) for each in tokens])
+        return msgspec.json.decode(msgspec.json.encode(reading), type=ProbeReading)  # NaN could not be read again
+    except (httpx.HTTPError, msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError) as error:
         fault = f"{replica.name} did not answer the golden prompt: {type(error).__name__}."
         raise ProbeError(fault, wrong=False) from error
 

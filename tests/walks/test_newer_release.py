@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 
@@ -117,6 +118,25 @@ async def test_a_replica_is_left_alone_while_one_of_its_placements_can_not_be_re
         await change(redis, "placements", "small-0/returns@v1", state="ready")
         staged = await http.post("/admin/v1/adapters/returns@v2/stage", params={"wait_seconds": 60})
         assert staged.status_code == 200, staged.text
+
+
+async def test_a_version_that_can_not_be_probed_keeps_no_other_from_being_loaded(
+    gateway: RunningGateway, make_adapter: MakeAdapter, redis: Redis
+) -> None:
+    async with gateway.http() as http:
+        told = {"task": "returns", "path": str(make_adapter(2))}
+        assert (await http.post("/admin/v1/adapters", json=told)).status_code == 201
+        manifest = (await http.get("/admin/v1/adapters/returns@v2")).json()["manifest"]
+        await change(redis, "versions", "returns@v2", manifest=manifest | {"golden": [{"messages": []}]})
+        assert (await http.post("/admin/v1/adapters/returns@v2/stage?wait_seconds=0")).status_code == 202
+        assert await gateway.place(make_adapter(3), alias=False) == "returns@v3"
+        shown = await until(lambda: _verified(http, "returns@v2"))
+        assert "A fault of the gateway's at returns@v2 on small-0 (KeyError): see its log." in shown["note"]
+
+
+async def _verified(http: httpx.AsyncClient, version: str) -> dict[str, Any]:
+    shown: dict[str, Any] = (await http.get(f"/admin/v1/adapters/{version}")).json()
+    return shown if shown["state"] == "verified" else {}
 
 
 @pytest.mark.parametrize(

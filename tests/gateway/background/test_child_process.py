@@ -62,7 +62,7 @@ async def test_what_a_process_has_begun_itself_ends_with_it() -> None:
     async with run_child(("sh", "-c", f"sleep {seconds}; true")) as process:
         waiting = asyncio.create_task(process.read_line())
         async with asyncio.timeout(30):
-            while not running(f"sleep\0{seconds}"):  # noqa: ASYNC110 - nobody tells
+            while not running(f"sleep\0{seconds}"):
                 await asyncio.sleep(0.01)
         ends_at = asyncio.get_running_loop().time() + 30
     assert await waiting == b""
