@@ -30,6 +30,8 @@ from monitoring.texts import KeptText, TextSource
 AT_ONCE = 200
 LOOKED_MAX = 50_000
 """Requests that one search looks at; the next goes on from there."""
+PAGE_BYTES_MAX = 2 << 20
+"""A page ends early where it is as long: a gateway holds its event loop to read 30 MB of it for half a second."""
 HOT_SECONDS = 3_600.0
 """A request that was made so long before the last archived one has ended, and is archived too."""
 LabelFilter = Literal["right", "wrong", "unresolved", "none"]
@@ -111,14 +113,15 @@ class SearchResult(msgspec.Struct, kw_only=True):
 
 def search(job: SearchJob) -> SearchResult:
     """Raises RedisError, OSError and duckdb.Error."""
-    query, rows, last = job.query, list[dict[str, Any]](), None
+    query, rows, last, size_bytes = job.query, list[dict[str, Any]](), None, 0
     with TextReader(job.source) as reader, closing(_candidates(reader, query)) as every:
         candidates, looked = islice(every, LOOKED_MAX), 0
         while batch := list(islice(candidates, AT_ONCE)):
             looked += len(batch)
             for row in _complete(reader, job, batch):
                 rows.append(row)
-                if len(rows) == query.limit:
+                size_bytes += len(msgspec.json.encode(row))
+                if len(rows) == query.limit or size_bytes >= PAGE_BYTES_MAX:
                     return SearchResult(requests=rows, next_before=row["id"], unreadable=reader.unreadable)
             last = batch[-1].id
     return SearchResult(requests=rows, next_before=last if looked >= LOOKED_MAX else None, unreadable=reader.unreadable)

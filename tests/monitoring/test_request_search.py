@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 from redis import Redis as Client
 from redis.asyncio import Redis
 
@@ -14,14 +15,15 @@ from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import connect_duckdb
 from monitoring.feedback import FeedbackStore
 from monitoring.feedback_reader import read_feedback
-from monitoring.request_search import RequestQuery, _candidates
+from monitoring.request_search import PAGE_BYTES_MAX, RequestQuery, SearchJob, _candidates, search
 from monitoring.synced_files import lock_folder
-from monitoring.texts import Seals
+from monitoring.text_stream import TextStream
+from monitoring.texts import Seals, TextSource
 from tests.monitoring.test_archive import put
 from tests.monitoring.test_feedback import judgement
 from tests.monitoring.test_merging import archive_each, made_on
 from tests.monitoring.test_records import record
-from tests.monitoring.test_texts import job, reader
+from tests.monitoring.test_texts import job, reader, text
 
 __all__ = ["job"]
 
@@ -63,3 +65,17 @@ async def test_archived_feedback_is_listed_once_and_for_older_requests_alone(
         (found,) = read_feedback(client, connection, storage, [newer, judged.id], seals)[judged.id]
     assert found.feedback_id == "f1"
     assert len(storage.listed) == len(set(storage.listed)) == 2
+
+
+async def test_a_page_of_long_texts_ends_early_and_the_next_goes_on_from_there(redis: Redis, job: ArchiveJob) -> None:
+    made = sorted((made_on(0) for _ in range(5)), key=lambda each: each.id, reverse=True)
+    await put(redis, *made)
+    row = Seals({}, None).close(msgspec.structs.replace(text(1), prompt="x" * (PAGE_BYTES_MAX // 2), messages=[]))
+    rows = [msgspec.structs.replace(row, request=each.id) for each in made]
+    assert await TextStream(redis, 1 << 30).keep(rows) == ["kept"] * 5
+    pages, before, source = [], None, TextSource(job.redis_url, job.folder)
+    while before is not None or not pages:
+        page = search(SearchJob(source=source, query=RequestQuery(with_texts=True, before=before)))
+        pages.append([each["id"] for each in page.requests])
+        before = page.next_before
+    assert pages == [[each.id for each in made[at : at + 2]] for at in (0, 2, 4)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -33,6 +33,19 @@ COMMAND = make_command("monitoring.request_search")
 Name = Annotated[str | None, Query(max_length=100)]
 Moment = Annotated[float | None, Query(ge=0, lt=253_402_300_800, description="Unix seconds.")]
 router = APIRouter(tags=["callers"])
+
+
+class _FoundRequest(msgspec.Struct):
+    id: str
+
+
+class _Page(msgspec.Struct):
+    """The part of a page that the gateway reads: texts are long."""
+
+    requests: list[_FoundRequest]
+
+
+_PAGE = msgspec.json.Decoder(_Page)
 
 
 class SearchTurns:
@@ -72,13 +85,13 @@ async def list_requests(
     of: Annotated[str | None, Query(alias="caller", max_length=63, description="A key's public part.")] = None,
     since: Moment = None,
     until: Moment = None,
-    text: Annotated[str | None, Query(min_length=2, max_length=200, description="A part of a kept text.")] = None,
-    texts: Annotated[bool, Query(description="With the texts that are kept.")] = False,
+    text: Annotated[str | None, Query(min_length=2, max_length=200, description="Part of a kept text.")] = None,
+    texts: Annotated[bool, Query(description="With kept texts.")] = False,
     before: Annotated[str | None, Query(pattern=r"^[0-9a-f-]{53}$", description="Only older than this id.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
-    """Requests with their labels, the newest first; of callers, their own. `next_before` is the `before` that goes on
-    from there, null at the end. Who was given texts of others is in the audit.
+    """Requests with their labels, the newest first; of callers, their own. `next_before` is the `before` that goes on,
+    null at the end: a page of long texts ends early. Who was given texts of others is in the audit.
     """
     searches = feature_of(request, Searches)
     for name, value, there in (("outcome", outcome, OUTCOMES), ("reason", reason, REASONS)):
@@ -100,10 +113,11 @@ async def list_requests(
     }
     async with searches.services.limits.spending(caller) as headers:
         page = await _search(searches, caller, query)
-    if task is not None and not msgspec.json.decode(page)["requests"]:  # a task that was removed has its requests
+    ids = [found.id for found in _PAGE.decode(page).requests]
+    if task is not None and not ids:  # a task that was removed has its requests
         _see_that_task_is_known(searches.services, caller, task)
     if caller.judges == "*" and (texts or text is not None):
-        await _enter(searches, caller, query, page)
+        await _enter(searches, caller, query, ids)
     return Response(page, headers=headers, media_type="application/json")
 
 
@@ -126,9 +140,8 @@ async def _search(searches: Searches, caller: Caller, query: dict[str, Any]) -> 
     return bytes(await run_process(COMMAND, job, msgspec.Raw, SEARCH_SECONDS_MAX, advice=advice, turn=turn))
 
 
-async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], page: bytes) -> None:
+async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], ids: Sequence[str]) -> None:
     """Enter into the audit whose texts are given out; what was searched for is none of it."""
-    ids = [each["id"] for each in msgspec.json.decode(page)["requests"]]
     filters = {name: value for name, value in query.items() if value is not None and name != "text"}
     await enter_event(searches.services, caller, "texts.give", query["task"] or "*", filters | {"requests": ids})
 
