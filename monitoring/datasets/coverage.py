@@ -43,7 +43,7 @@ def measure_coverage(inputs: Sequence[str], texts: Mapping[str, str]) -> dict[st
 
 def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
     """The number of texts that are unlike all inputs; None where there are too few inputs to tell."""
-    inputs = inputs[:TEXTS_MAX]
+    inputs = list(dict.fromkeys(inputs))[:TEXTS_MAX]  # a row that stands twice is no row like others
     if len(inputs) < 1 / FAR_QUANTILE:
         return None
     terms = make_terms()

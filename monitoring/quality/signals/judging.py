@@ -54,7 +54,11 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
     `previous_version` is the task's previous version now: pairs with one that was it before are not spoken of.
     """
     label_rate = recent_values.count_per_day(watch.label_rate, at)
-    request_rate = recent_values.count_per_day(watch.request_rate, at)
+    request_rate, coverage = recent_values.count_per_day(watch.request_rate, at), None
+    if watch.request_rate is not None:
+        # Both since the first request: a first label is no more than one.
+        judged = watch.judged and replace(watch.judged, since=watch.request_rate.since)
+        coverage = min(1.0, recent_values.count_per_day(judged, at) / request_rate) if request_rate else None
     reports = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
     track = watch.complaints
     complained = track.detectors.whole if track is not None and not track.learns else None
@@ -68,7 +72,7 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
         labels=watch.labels,
         labels_per_day=label_rate,
         labels_since=watch.label_rate.since if watch.label_rate is not None else None,
-        label_coverage=min(1.0, recent_values.count_per_day(watch.judged, at) / request_rate) if request_rate else None,
+        label_coverage=coverage,
         feedback_delay_seconds=recent_values.find_median(watch.delays),
         complaints_expected=complained.expected if complained is not None else None,
         complaints_seen=float(complained.seen) if complained is not None else None,

@@ -40,6 +40,13 @@ def built(train: list[DataRow], heldout: list[DataRow]) -> BuiltSet:
     return BuiltSet(train, heldout, [], [])
 
 
+def test_rows_that_stand_twice_make_no_request_unlike_them() -> None:
+    draw = random.Random(1)
+    inputs, production = ([asked(draw) for _ in range(300)] for _ in range(2))
+    texts = {f"r{n}": text for n, text in enumerate(production)}
+    assert measure_coverage(inputs * 2, texts)["far"] == measure_coverage(inputs, texts)["far"]
+
+
 def test_words_of_production_that_no_row_has_are_told_with_their_share() -> None:
     draw = random.Random(1)
     inputs = [asked(draw) for _ in range(300)]

@@ -456,6 +456,13 @@ def test_each_unlabelled_stream_is_seen(name: str, then: dict[str, Any]) -> None
     assert found.labels == 0
 
 
+def test_a_first_label_after_days_covers_one_request() -> None:
+    records, feedback = labelled_traffic(errors(0.03, 100), every_seconds=3600)
+    found = judged((records, feedback[-1:]), days=100 / 24)
+    assert (found.requests, found.labels) == (100, 1)
+    assert found.label_coverage == pytest.approx(1 / 72, rel=0.5), "of three days, which is what counts as lately"
+
+
 def test_rates_coverage_delay_and_the_time_to_detect_are_told() -> None:
     records, feedback = labelled_traffic(errors(0.03, 1000), every_seconds=360)
     half = [one for place, one in enumerate(feedback) if place % 2]
