@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -496,6 +497,26 @@ async def test_auto_waits_until_there_are_rows_enough_and_builds_the_data_set_ag
         assert len(builds) > 1
         for build in builds:
             assert (await http.get(f"/admin/v1/datasets/builds/{build.id}")).status_code == 200, build.id
+
+
+async def test_an_announced_change_keeps_a_request_that_a_slip_opens_from_no_rows(
+    configuration: dict[str, Any], make_adapter: MakeAdapter
+) -> None:
+    configuration["tasks"] = {"returns": {"monitor": {"retraining": "ask"}, "fallback_pool": "general"}}
+    async with run_gateway(configuration) as running, running.http() as http:
+        await running.place(make_adapter(1))
+        path, effective = "/admin/v1/tasks/returns/changed", time.time() + 86_400
+        answer = await http.post(path, json={"effective_at": effective, "override": None})
+        assert answer.status_code == 200, answer.text
+        slip = (await opened(http))["id"]
+
+        async def find_builds() -> dict[str, float | None] | None:
+            builds = {build.id: build.since for build in await running.features[Datasets].builds.all()}
+            return builds if len(builds) == 2 else None
+
+        found = dict(await until(find_builds))
+    assert found.pop(slip) < time.time()
+    assert list(found.values()) == [effective], "what is trained for the new rules waits for them"
 
 
 async def _note_has(read_request: Callable[[], Awaitable[dict[str, Any]]], text: str) -> bool:

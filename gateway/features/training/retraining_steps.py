@@ -120,12 +120,14 @@ class RetrainingSteps:
 
     def _find_beginning(self) -> float:
         """The time from which on requests go into the data set: when the rules changed, or when the version began to
-        slip. Answers that were right before may be wrong now; earlier data are for rehearsal."""
+        slip. Answers that were right before may be wrong now; earlier data are for rehearsal. A change to come
+        holds up only the request that it has opened itself."""
         services, entry = self._trainings.services, self._entry
         quality = services.snapshot.current.quality.get(entry.task)
-        changed_at = quality.changed.effective_at if quality is not None and quality.changed is not None else 0.0
+        word = quality.changed if quality is not None else None
+        is_due = word is not None and (word.effective_at <= time.time() or word.retraining == entry.id)
         kept_from = entry.opened_at - services.settings.records.retention_seconds
-        return max(kept_from, changed_at, entry.slipped_at)
+        return max(kept_from, word.effective_at if word is not None and is_due else 0.0, entry.slipped_at)
 
     async def _build(self, name: str) -> None:
         """Begin the building: of the examples that have texts and a demonstration, and of kept texts."""
