@@ -369,7 +369,9 @@ def _take_in(order: Order, window: int, units_held: int, used: int, total: int, 
         else:
             allowance.now = quota
     quota.begins_at, quota.ends_at = begins, ends
-    quota.held = quota.told_held = units_held
+    quota.told_held = units_held
+    # What requests under way reserved beyond the limit is not free once they have spent less.
+    quota.held = max(used, units_held - max(0, total - allowance.limit))
     quota.told_used = used
     quota.told_at = time.monotonic()
     quota.total = total

@@ -116,3 +116,18 @@ async def test_a_version_that_answered_as_its_fallback_failed_costs_the_fallback
     fallbacks.settle(record(version="returns@v1", cost_usd=0.1, wasted_usd=0.02), hold)
     assert allowance.now is not None
     assert (allowance.now.reserved, allowance.now.used) == (0, round(0.02 * NANOS))
+
+
+async def test_cap_below_the_estimate_of_a_request_stays_closed_once_it_is_spent(redis: Redis) -> None:
+    fallbacks, limits = fallbacks_of(redis, {"returns": Cap(None, 0.05)})
+    await fallbacks.begin()
+    sent = 0
+    for _ in range(300):
+        await limits.quotas.round()
+        fallbacks.look()
+        if not fallbacks.closed:
+            hold, _ = went(fallbacks)
+            await limits.quotas.round()
+            fallbacks.settle(record(cost_usd=0.01), hold)
+            sent += 1
+    assert sent == 5
