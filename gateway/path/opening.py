@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from gateway.formats.answer_reading import Reading
@@ -14,6 +13,7 @@ from gateway.path.ledger import Ledger
 from gateway.path.partial_answer import PartialAnswer
 from gateway.path.problems import explain_failures, explain_rejected_answer
 from gateway.path.scoring import score_for_version
+from gateway.path.waiting import wait_before_attempt
 from gateway.services import Services
 from router.attempts import Failure, GiveUp, NextAttempt, SendAnyway, choose_after_rejection, choose_next_attempt
 from router.decision import Choice, Scores
@@ -66,8 +66,7 @@ async def open_answer(
             seconds = None if body.stream else policy.limits.answer_timeout_seconds
             raise explain_failures(step, failed, failures, body.wire_format.required, seconds)
         if step.wait_seconds:
-            await asyncio.sleep(step.wait_seconds)
-            ledger.paused_seconds += step.wait_seconds
+            await wait_before_attempt(step.wait_seconds, ledger)
         choice = step.choice
 
 

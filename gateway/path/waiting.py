@@ -1,7 +1,8 @@
-"""Waiting of a request: its class, and its wait for a replica where all that could answer are full."""
+"""Waiting of a request: its class, its pauses, and its wait for a replica where all that could answer are full."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -24,6 +25,13 @@ def priority_of(header: str | None, body: RequestBody) -> Priority:
     if header is not None and header not in ("interactive", "batch"):
         raise Problem("invalid_value", "The header x-apprentice-priority is `interactive` or `batch`.")
     return "batch" if header == "batch" or body.read.service_tier == "flex" else "interactive"
+
+
+async def wait_before_attempt(seconds: float, ledger: Ledger) -> None:
+    """Wait before another attempt. uvloop ends a wait up to a millisecond early: its real length is noted."""
+    began_at = time.monotonic()
+    await asyncio.sleep(seconds)
+    ledger.paused_seconds += time.monotonic() - began_at
 
 
 async def wait_for_place(place: Place, ledger: Ledger) -> None:
