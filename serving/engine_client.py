@@ -193,7 +193,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         if not self._busy or self.whole:
             self.abort()
             return
-        if not self._by_tokens:
+        if self.headed and not self._by_tokens:
             self._heard_at = self._loop.time()
         taker = self.taker
         if self._parts or self._fault is not None or not self._is_awaited:
@@ -269,6 +269,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         if status >= 200:
             self.status = status
             self.headed = True
+            self._heard_at = self._loop.time()
             self._wake()
 
     def on_body(self, body: bytes) -> None:

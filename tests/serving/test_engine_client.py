@@ -56,6 +56,9 @@ class Scripted:
                     if isinstance(step, asyncio.Event):
                         await step.wait()
                         continue
+                    if isinstance(step, float):
+                        await asyncio.sleep(step)
+                        continue
                     writer.write(step)
                     await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -286,6 +289,13 @@ async def test_silence_is_told_from_a_broken_connection(begun: bytes) -> None:
         with pytest.raises(Silent):
             await read(engine, client, silence_seconds=0.05)
         never.set()
+
+
+@pytest.mark.parametrize("drop", [b"HTTP/1.1 100 Continue\r\n\r\n", b"\r\n"])
+async def test_head_that_drips_is_a_silence_as_long_as_it_is_not_whole(drop: bytes) -> None:
+    async with talking([*[drop, 0.02] * 30, WHOLE]) as (engine, client):
+        with pytest.raises(Silent, match="no answer within"):
+            await ask(engine, client, silence_seconds=0.2)
 
 
 async def test_a_slow_reader_stops_the_engine_and_is_no_silence_of_it() -> None:
