@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ReadOnlyError
+from redis.exceptions import TimeoutError as Silence
 
 from gateway.errors import SettingsError
 from monitoring.redis_address import open_async_redis
@@ -66,6 +67,13 @@ class _Cancellable(AbstractConnection):
     """
 
     read_password: Callable[[], str | None]
+
+    async def _connect(self) -> None:
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call, safe-super]
+        except Silence as error:  # of the handshake over a Unix socket: redis-py takes it for a lost connection
+            await self.disconnect(nowait=True)
+            raise TimeoutError from error
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         with contextlib.suppress(SettingsError):  # the file is being replaced

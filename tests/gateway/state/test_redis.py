@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from gateway.state import redis_options
 from gateway.state.redis import Lives, open_state
 from tests.fakes.valkey import APPENDS, valkey
 
@@ -64,6 +65,23 @@ async def test_a_redis_without_the_state_is_as_one_that_is_away_until_it_has_it_
             name.unlink()
             name.symlink_to(ours.socket)
             assert await redis.set("key", "1")
+
+
+async def test_silent_redis_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_options, "CONNECTION", {**redis_options.CONNECTION, "socket_timeout": 0.1})
+    asked = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.read(1))
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_unix_server(listen, tmp_path / "s"):
+        client = redis_options.make_client(redis_options.address_of(tmp_path / "s"))
+        with pytest.raises(RedisError, match="Timeout"):
+            await client.get("key")
+        await client.aclose()
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("turns", range(12))
