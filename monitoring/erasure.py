@@ -37,6 +37,13 @@ COMPARED_CHARACTERS = 40
 """A part of a card that holds so much of the beginning of an erased text is erased too."""
 
 
+class _RowNames(msgspec.Struct):
+    """The names of a row: all that is read of one, since a file is large."""
+
+    id: Any = None
+    parent: Any = None
+
+
 class ErasedSet(msgspec.Struct):
     """A data set that texts went into: its digest, how many of the requests, and how many rows are erased now."""
 
@@ -172,20 +179,20 @@ def _without_lines(content: bytes, names_one: Callable[[bytes], bool]) -> bytes 
     gone = {at for at, line in enumerate(lines) if names_one(line)}
     if not gone:
         return None
-    rows = {at: _read_row(line) for at, line in enumerate(lines) if at in gone or b'"parent"' in line}
+    names = {at: _read_names(line) for at, line in enumerate(lines) if at in gone or b'"parent"' in line}
     count = 0
     while count != len(gone):  # until no row is left that was derived from an erased one
-        count, ids = len(gone), {str(rows[at]["id"]) for at in gone if rows[at].get("id") is not None}
-        gone |= {at for at, row in rows.items() if str(row.get("parent", "")) in ids}
+        count, ids = len(gone), {str(names[at].id) for at in gone if names[at].id is not None}
+        gone |= {at for at, row in names.items() if row.parent is not None and str(row.parent) in ids}
     return b"".join(line for at, line in enumerate(lines) if at not in gone)
 
 
-def _read_row(line: bytes) -> dict[str, Any]:
-    """The object on a line; an empty one where there is none."""
+def _read_names(line: bytes) -> _RowNames:
+    """The names of the object on a line; none where there is none."""
     try:
-        return msgspec.json.decode(line, type=dict[str, Any])
+        return msgspec.json.decode(line, type=_RowNames)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
+        return _RowNames()
 
 
 def _erase_rows(

@@ -27,6 +27,7 @@ from monitoring.archive.tables import (
     Nothing,
     connect_duckdb,
     day_of,
+    export,
     find_table,
     list_files,
     write_parquet,
@@ -181,7 +182,9 @@ async def test_long_texts_of_a_task_need_no_more_memory_than_a_helper_has(redis:
     lines = scratch / "rows.jsonl"
     with lines.open("wb") as file:
         for number in range(rows):
-            row = Seals({}, None).close(msgspec.structs.replace(text(number), prompt="x" * (1 << 19), messages=[]))
+            row = Seals({}, None).close(
+                msgspec.structs.replace(text(number), prompt=f"{number:03} " * (1 << 17), messages=[])
+            )
             file.write(msgspec.json.encode(row) + b"\n")
     storage = FolderStorage(Path(job.folder))
     assert write_part(storage, "texts", lines, f"texts/{day_of(NOW)}/part-1-0-2-0.parquet")
@@ -190,6 +193,7 @@ async def test_long_texts_of_a_task_need_no_more_memory_than_a_helper_has(redis:
         write_parquet(connection, find_table(storage, ArchiveQuery("texts")), merged)
         sizes = f"SELECT sum(total_uncompressed_size) FROM parquet_metadata({write_path(merged)}) GROUP BY row_group_id"
         assert max(size for (size,) in connection.execute(sizes).fetchall()) < 64 << 20
+    assert export(storage, ArchiveQuery("texts"), scratch / "exported.parquet") == rows
     with reader(job) as texts:
         assert [each.request for each in texts.of_task("returns")] == [f"r{number}" for number in range(rows)]
 

@@ -147,3 +147,13 @@ def test_a_set_goes_out_in_the_forms_of_openai_and_of_hugging_face(tmp_path: Pat
     assert found == [(tuning[0]["messages"], "yes", None), (tuning[1]["messages"], "no", 5.0)]
     source.write_bytes(b"")
     assert run(ExportJob(str(source), str(target), "parquet")) == 0
+
+
+def test_long_rows_are_exported_in_row_groups_that_memory_holds(tmp_path: Path) -> None:
+    source, target = tmp_path / "train.jsonl", tmp_path / "train.parquet"
+    texts = [f"{number:03} " * (1 << 17) for number in range(128)]
+    rows = [{"id": text[:3], "messages": [{"role": "user", "content": text}]} for text in texts]
+    source.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in rows))
+    assert run(ExportJob(str(source), str(target), "parquet")) == 128
+    groups = "SELECT sum(total_uncompressed_size) FROM parquet_metadata(?) GROUP BY row_group_id"
+    assert max(size for (size,) in duckdb.execute(groups, [str(target)]).fetchall()) < 48 << 20
