@@ -217,10 +217,12 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return self
         wrong, of = recent_values.sum_since(self.marks, self.changed_after) or (0.0, 0)
         error = baselines.find_lower_bound(min(of, max(0.0, wrong)), of, FIRST_CONFIDENCE) if of else 0.0
-        remaining = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
+        left = self.recoveries
+        if self.reverse is None:
+            left = recoveries.count_left(left, self.observed - self.apart, since - self.recovered_at)
         bound = self._find_half_way(error)
         reverse = raters.restart(self.guard, bound, "below")
-        return replace(self, reverse=reverse, reverse_bound=bound, recoveries=remaining)
+        return replace(self, reverse=reverse, reverse_bound=bound, recoveries=left)
 
     def _find_half_way(self, error: float) -> float:
         """The bound of the reverse test, of a version with this error."""

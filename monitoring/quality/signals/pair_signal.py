@@ -224,7 +224,9 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             total, of = since_then
             error = max(error, total / of - recent_values.Z_95 * math.sqrt(self._spread() / of))
         reverse = leave_one_out.start(paired.start(_bound((margin + error) / 2), "below"), GROUPS)
-        left = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
+        left = self.recoveries
+        if self.reverse is None:
+            left = recoveries.count_left(left, self.observed - self.apart, since - self.recovered_at)
         return replace(self, reverse=reverse, recoveries=left)
 
     def count_apart(self) -> float:

@@ -327,6 +327,16 @@ def test_pairs_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() ->
         assert track.recoveries == count
 
 
+def test_a_reverse_test_that_begins_again_forgives_no_second_recovery() -> None:
+    told = Told({V3: {"feedback": GATE}})
+    told.take(together(labelled_traffic(errors(0.1, 300)), shadowed(0.1)))
+    watch = told.reckoning.watches[V3]
+    for track in (watch.feedback, watch.shadow):
+        stood = msgspec.structs.replace(track, recoveries=2, apart=-10_000)  # it has held for long
+        first = stood.begin_reverse_test(recoveries.HOLDS_SECONDS)
+        assert (first.recoveries, first.begin_reverse_test(recoveries.HOLDS_SECONDS).recoveries) == (1, 1)
+
+
 def test_complaints_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() -> None:
     told = Told({V3: {}}, step(PLAN))
     for _ in range(8):
