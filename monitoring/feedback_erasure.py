@@ -13,8 +13,10 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+from redis.exceptions import OutOfMemoryError
 
 from monitoring.feedback import STREAM_KEY, Feedback, WordSeals
+from monitoring.helper_process import JobError
 from monitoring.text_stream import READ_MAX, read_pages
 from monitoring.texts import Resealing
 
@@ -45,7 +47,7 @@ redis.call('RENAME', KEYS[2], KEYS[1])
 
 
 def erase_feedback_words(redis: Any, requests: Set[str]) -> None:
-    """Erase the words of these requests' feedback. Raises RedisError; done again, it comes to its end."""
+    """Erase the words of these requests' feedback. Raises RedisError and JobError; done again, it comes to its end."""
     for request in requests:
         key = f"apprentice:feedback:{request}"
         for name, raw in redis.hgetall(key).items():
@@ -74,9 +76,13 @@ def seal_stream(redis: Any, words: WordSeals, resealing: Resealing) -> None:
 
 
 def _change_stream(redis: Any, change: Change) -> None:
-    """Write the stream again with the feedback that is to change, where there is any."""
+    """Write the stream again with the feedback that is to change, where there is any. Raises JobError without room."""
     if _is_changed(redis, change):
-        _write_stream_again(redis, change)
+        try:
+            _write_stream_again(redis, change)
+        except OutOfMemoryError as error:
+            text = "Redis has no room to write the stream of feedback again without the words: raise its maxmemory."
+            raise JobError(text) from error
 
 
 def _is_changed(redis: Any, change: Change) -> bool:

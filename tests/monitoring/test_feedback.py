@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis as Client
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from monitoring.feedback import (
     FEEDBACK_PER_REQUEST_MAX,
@@ -24,6 +23,7 @@ from monitoring.feedback import (
     handle_of,
 )
 from monitoring.feedback_erasure import PARTIAL_KEY, erase_feedback_words, seal_stream
+from monitoring.helper_process import JobError
 from monitoring.ids import RequestIds
 from monitoring.records import Record, RecordStream
 from monitoring.texts import Resealing, Seals
@@ -304,7 +304,7 @@ async def test_a_stream_without_room_beside_it_stays_and_leaves_nothing(redis: R
     with Client(unix_socket_path=valkey_socket) as client:
         client.config_set("maxmemory", client.info("memory")["used_memory"] + 1_000_000)
         try:
-            with pytest.raises(RedisError, match="maxmemory"):
+            with pytest.raises(JobError, match="raise its maxmemory"):
                 erase_feedback_words(client, {"r1999"})
             assert not client.exists(PARTIAL_KEY)
             seal_stream(client, words, resealing)
