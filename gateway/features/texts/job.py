@@ -44,6 +44,7 @@ async def keep_texts(texts: Texts) -> None:
             while True:
                 await keeper.turn()
         finally:
+            thread.shutdown()  # what a cancelled turn began ends first: one thread at a time has the spool
             keeper.stop()
 
 
