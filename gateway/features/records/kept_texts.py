@@ -5,24 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import msgspec
+
 from gateway.background.job_process import make_command, run_process
 from gateway.configuration.settings import Settings
 from gateway.errors import Problem
 from gateway.features.records.archiving import text_source_of
-from monitoring.texts import KeptText
 
 log = logging.getLogger(__name__)
 READ_SECONDS_MAX = 60.0
 COMMAND = make_command("monitoring.text_reader")
 
 
-async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[str, KeptText]:
-    """The kept texts of these requests; none where no task keeps any, or they can't be read, which is logged."""
+async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[str, msgspec.Raw]:
+    """The kept texts of these requests, each as the JSON of a KeptText: to decode them all at once would hold the event
+    loop. None where no task keeps any, or they can't be read, which is logged."""
     if not requests or all(task.texts.keep == "none" for task in settings.tasks.values()):
         return {}
     job = {"source": text_source_of(settings), "requests": list(requests)}
     try:
-        return await run_process(COMMAND, job, dict[str, KeptText], READ_SECONDS_MAX)
+        return await run_process(COMMAND, job, dict[str, msgspec.Raw], READ_SECONDS_MAX)
     except Problem as problem:
         log.error("the texts of %d requests can't be read: %s", len(requests), problem.message)
         return {}

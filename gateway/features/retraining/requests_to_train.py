@@ -23,6 +23,7 @@ from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action
 from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining, row_of
 from monitoring.records import REPORTED, RecordIndex
+from monitoring.texts import Conversation, KeptText
 from serving.object_store import UNREADABLE, Stale
 
 log = logging.getLogger(__name__)
@@ -189,5 +190,8 @@ async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> 
     others = [request for request, review in reviews.items() if review is None]
     texts = await read_kept_texts(retraining.services.settings, others)
     for example in examples:
-        text = reviews[example.request_id] or texts.get(example.request_id)
+        await asyncio.sleep(0)  # a text may be long
+        text: Conversation | None = reviews[example.request_id]
+        if text is None and (kept := texts.get(example.request_id)) is not None:
+            text = msgspec.json.decode(kept, type=KeptText)
         yield row_of(example, None if text is None else text.as_asked(), None if text is None else text.answer)
