@@ -44,9 +44,8 @@ class ChatMessage(msgspec.Struct, gc=False):
 
 
 class ChatChoice(msgspec.Struct, gc=False):
-    """The first alternative: other APIs have no more."""
+    """The first alternative: other APIs have no more. `delta` is its next part."""
 
-    message: ChatMessage | None = None
     delta: ChatMessage | None = None
     finish_reason: str | None = None
     stop_reason: Any = None
@@ -82,7 +81,7 @@ class ChatUsage(Usage, gc=False):
 
 
 class ChatAnswer(msgspec.Struct, gc=False):
-    """A chat completion, or an event of one. What the request path lets pass is read here too."""
+    """An event of a chat completion. What the request path lets pass is read here too."""
 
     id: str | None = None
     created: Any = None
@@ -92,7 +91,20 @@ class ChatAnswer(msgspec.Struct, gc=False):
     apprentice: Any = None
 
 
-_ANSWER = msgspec.json.Decoder(ChatAnswer)
+class CompletionChoice(ChatChoice, gc=False):
+    """That of an answer that is not streamed."""
+
+    delta: ChatMessage | None = msgspec.field(default=None, name="message")
+
+
+class WholeAnswer(ChatAnswer, gc=False):
+    """A whole chat completion."""
+
+    choices: list[CompletionChoice] | None = None  # type: ignore[assignment]
+
+
+_EVENT = msgspec.json.Decoder(ChatAnswer)
+_WHOLE = msgspec.json.Decoder(WholeAnswer)
 _LOGPROBS: msgspec.json.Decoder[ChatLogprobs | None] = msgspec.json.Decoder(ChatLogprobs | None)
 _USAGE: msgspec.json.Decoder[ChatUsage | None] = msgspec.json.Decoder(ChatUsage | None)
 
@@ -181,9 +193,8 @@ class AnswerWriter(ABC):
 
     def write_whole(self, body: bytes) -> bytes:
         """A whole answer, from the chat completion in `body`."""
-        read = self._read(body)
-        choice = (read.choices or [ChatChoice()])[0]
-        for _ in (*self._take_choice(choice, choice.message or ChatMessage()), *self._take_nothing()):
+        read = self._read(_WHOLE.decode(body))
+        for _ in (*self._take_choice((read.choices or [ChatChoice()])[0]), *self._take_nothing()):
             pass
         return msgspec.json.encode(self.final())
 
@@ -207,15 +218,14 @@ class AnswerWriter(ABC):
             payload = payload_of(event + b"\n\n")
             if not payload or payload == b"[DONE]":
                 continue
-            read = self._read(payload)
+            read = self._read(_EVENT.decode(payload))
             if not self._begun and (self.answer.id or read.choices):  # some engines' first event has neither
                 self._begun = True
                 yield from self.begin()
             for choice in (read.choices or ())[:1]:
-                yield from self._take_choice(choice, choice.delta or ChatMessage())
+                yield from self._take_choice(choice)
 
-    def _read(self, payload: bytes) -> ChatAnswer:
-        read = _ANSWER.decode(payload)
+    def _read(self, read: ChatAnswer) -> ChatAnswer:
         self.answer.id = self.answer.id or read.id
         self.answer.created = self.answer.created or read.created
         self.answer.model = self.answer.model or read.model
@@ -224,7 +234,8 @@ class AnswerWriter(ABC):
         self.details = read.apprentice or self.details
         return read
 
-    def _take_choice(self, choice: ChatChoice, message: ChatMessage) -> Iterator[dict[str, Any]]:
+    def _take_choice(self, choice: ChatChoice) -> Iterator[dict[str, Any]]:
+        message = choice.delta or ChatMessage()
         yield from self._take_text("reasoning", message.reasoning or message.reasoning_content)
         yield from self._take_text("text", message.content, self._logprobs_of(choice, message))
         yield from self._take_text("refusal", message.refusal)

@@ -33,6 +33,14 @@ def read(written: bytes) -> list[dict[str, Any]]:
     return [json.loads(event.partition(b"data: ")[2]) for event in written.split(b"\n\n") if event]
 
 
+def test_what_only_the_other_kind_of_answer_has_may_be_anything() -> None:
+    event = {"id": "chatcmpl-1", "choices": [{"delta": {"content": "yes"}, "message": "?", "finish_reason": "stop"}]}
+    whole = {"id": "chatcmpl-1", "choices": [{"message": {"content": "yes"}, "delta": [], "finish_reason": "stop"}]}
+    for make_writer in (MessageWriter, lambda: ResponseWriter(ASK)):
+        assert b'"yes"' in make_writer().write_end(b"data: " + json.dumps(event).encode() + b"\n\n")
+        assert b'"yes"' in make_writer().write_whole(json.dumps(whole).encode())
+
+
 def test_calls_without_a_number_stay_apart() -> None:
     told = read(MessageWriter().write_end(events(call("a", '{"x":1}'), call("b", {"y": 2}))))
     starts = [event["content_block"]["id"] for event in told if event["type"] == "content_block_start"]
