@@ -26,7 +26,7 @@ class ErrorSpec(NamedTuple):
 
 ERRORS: Mapping[str, ErrorSpec] = {
     "invalid_http": ErrorSpec(400, "invalid_request_error", "The bytes are not an HTTP request."),
-    "invalid_json": ErrorSpec(400, "invalid_request_error", "The body is not a JSON object in UTF-8."),
+    "invalid_json": ErrorSpec(400, "invalid_request_error", "The body is not JSON in UTF-8."),
     "invalid_value": ErrorSpec(400, "invalid_request_error", "A field has a wrong type or is out of its bounds."),
     "missing_field": ErrorSpec(400, "invalid_request_error", "A required field is missing."),
     "unknown_parameter": ErrorSpec(400, "invalid_request_error", "The gateway does not know this field."),
