@@ -68,15 +68,18 @@ def report(results: Results, classes: Classes, notes: Sequence[str], seed: int) 
 
 
 def compute_arm_figures(results: Sequence[RowResult], classes: Classes) -> dict[str, Any]:
-    """One arm's figures. Rows that failed count as wrong; times and tokens are those of rows that did not."""
+    """One arm's figures. Rows that failed count as wrong; times and tokens are those of rows that did not. So many
+    of those as `spread` says tell as much of right answers as one independent row."""
     count = len(results)
     there = [result for result in results if result.outcome != "failed"]
+    pairs = pair_rows([result.right for result in there], [False] * len(there), [result.group for result in there])
     checked = [result for result in there if result.contract_kept is not None]
     seconds = [result.seconds for result in there]
     costs = [result.cost_usd for result in there]
     return {
         "rows": count,
         "accuracy": share(sum(result.right for result in results), count),
+        "spread": _rounded(pairs.spread),
         "overlap": _mean([result.overlap for result in results if result.overlap is not None]),
         "f1": _f1(results, classes),
         "confusion": _confusion(results, classes),

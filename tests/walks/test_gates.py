@@ -21,7 +21,7 @@ from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.monitor_world import found
 from tests.walks.releases import QUICK, V1, V2, ask, audit_of, states, step
-from tests.walks.test_evaluate import begin, data, ended, right_but_for, with_schema
+from tests.walks.test_evaluate import begin, data, decided, ended, right_but_for, with_schema
 from tests.walks.test_health import BASELINE, sent, told
 from tests.walks.test_suites import add
 
@@ -148,6 +148,20 @@ async def test_rows_that_were_not_answered_are_in_no_baseline(ready: RunningGate
     assert one["report"]["arms"]["adapter"]["failed"] == 50
     gate = await until(lambda: is_held(ready))
     assert (gate["wrong"], gate["of"]) == (10.0, 100.0)
+
+
+async def test_rows_of_one_parent_that_err_together_are_one_in_a_baseline(ready: RunningGateway) -> None:
+    rows = (
+        {"text": f"Again {at}: Item {n}", "expected": {"decision": decided(n)}} for n in range(60) for at in "abcde"
+    )
+    grouped = (row | {"group": row["text"].rsplit(" ", 1)[1]} for row in rows)
+    sent_rows = b"".join(json.dumps(row).encode() + b"\n" for row in grouped)
+    async with ready.http() as http:
+        one = await ended(http, (await begin(http, sent_rows, version=V2, arms="adapter"))["id"])
+    assert one["report"]["groups"] == 60
+    gate = await until(lambda: is_held(ready))
+    assert 50 < gate["of"] < 62
+    assert gate["wrong"] / gate["of"] == pytest.approx(0.1)
 
 
 async def test_a_version_that_has_a_gate_keeps_it(ready: RunningGateway) -> None:

@@ -33,9 +33,9 @@ def count_leaked(report: Mapping[str, Any]) -> int:
     return 0 if leaks is None else int(leaks["same"] + leaks["near"])
 
 
-def counts_of(evaluation: Evaluation) -> tuple[int, int] | None:
-    """The rows that the version answered wrong, and all that it answered, without those that it was trained on; None
-    before its end, or where it was not asked."""
+def counts_of(evaluation: Evaluation) -> tuple[float, float] | None:
+    """The rows that the version answered wrong, and all that it answered, without those that it was trained on; of rows
+    that belong together as many as they tell. None before its end, or where it was not asked."""
     report = evaluation.report or {}
     figures: dict[str, Any] = report.get("arms", {}).get("adapter", {})
     accuracy = figures.get("accuracy") or {}
@@ -48,7 +48,8 @@ def counts_of(evaluation: Evaluation) -> tuple[int, int] | None:
         of -= leaked
         right = round((leaks["right_without"]["adapter"] or 0.0) * of)
         failed = leaks.get("failed_without", {}).get("adapter", 0)
-    return of - failed - right, of - failed
+    spread = figures.get("spread") or 1.0
+    return (of - failed - right) / spread, (of - failed) / spread
 
 
 async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | None:

@@ -166,7 +166,7 @@ async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, no
     if body.evaluation is None:
         assert body.wrong is not None, "the body has seen to it"
         assert body.of is not None, "the body has seen to it"
-        wrong, of, source, param = body.wrong, body.of, body.reason, "wrong"
+        wrong, of, source, param = float(body.wrong), float(body.of), body.reason, "wrong"
     else:
         wrong, of = await _evaluated(quality, version, body.evaluation)
         source, param = f"evaluation {body.evaluation}: {body.reason}", "evaluation"
@@ -193,7 +193,7 @@ def _calibrated(before: Any, rows: CalibrationIn, body: BaselineIn, by: str, now
         raise Problem("invalid_value", str(error), "calibration") from None
 
 
-async def _evaluated(quality: Quality, version: str, name: str) -> tuple[int, int]:
+async def _evaluated(quality: Quality, version: str, name: str) -> tuple[float, float]:
     """The rows that the version got wrong, and all of them. Raises Problem (404, 409)."""
     evaluation = await quality.evaluations.store.get(name) if name.isalnum() else None
     if evaluation is None or evaluation.version != version:
