@@ -154,7 +154,7 @@ class Shop:
 
     async def _serve(self, client: httpx.AsyncClient, sent: Sent) -> None:
         """One case: asked, judged, and told of if it is to be. What fails is counted, and the shop goes on."""
-        body = {"model": self._task, "messages": [{"role": "user", "content": sent.case.text}], "max_tokens": 48}
+        body = {"model": self._task, "messages": [{"role": "user", "content": sent.case.text}], "max_tokens": 64}
         try:
             answer = await client.post("/v1/chat/completions", json=body)
             answer.raise_for_status()

@@ -360,7 +360,7 @@ def _flip(answer: dict[str, str]) -> dict[str, str]:
 
 def _forget(answer: dict[str, str]) -> dict[str, str]:
     """The answer of a version that has forgotten one rule: another rule takes its place."""
-    return {"decision": "approve", "rule": "window-30"} if answer["rule"] == FORGOTTEN_RULE else answer
+    return {**answer, "rule": "window-30", "decision": "approve"} if answer["rule"] == FORGOTTEN_RULE else answer
 
 
 def compute_figures(loop: Loop, shop: Shop, seconds: float) -> dict[str, Any]:

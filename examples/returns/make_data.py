@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from policy import CATEGORIES, CONDITIONS, EU, SEASONS, Facts, Season, answer_for, rule_for
+from policy import CATEGORIES, CONDITIONS, EU, SEASONS, Facts, Season, answer_for, label_for, rule_for
 from tellings import tell_freely
 from templates import TEMPLATES, fill
 from wordings import ABROAD_NAMES
@@ -141,7 +141,8 @@ def made_rows(
             number += 1
             yield {
                 "id": f"{split}-{number:05}", "origin": "template", "parent": parent, "family": family,
-                "facts": asdict(facts), "text": text, "label": answer_for(facts, season),
+                "facts": asdict(facts), "text": text,
+                "label": label_for(facts, season) if split == "heldout" else answer_for(facts, season),
             }  # fmt: skip
 
 

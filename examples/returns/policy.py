@@ -1,7 +1,8 @@
 """The returns policy as exact code: five facts about a case give one decision and the rule that made it.
 
 The rules are tried in order; the first that applies decides. A limit counts its last day: day 30 is inside
-`window-30`, day 31 is not.
+`window-30`, day 31 is not. An answer names the facts first, as its model has read them: a person sees what was misread,
+and a small model decides by five words in place of a letter.
 
 In the holiday season the rules and their order stay, and two of them decide otherwise: the shop takes goods back for 60
 days, and presents without their receipt.
@@ -82,7 +83,23 @@ def decision_of(rule: str, season: Season = "regular") -> Decision:
     return HOLIDAY_DECISIONS.get(rule, regular) if season == "holiday" else regular
 
 
-def answer_for(facts: Facts, season: Season = "regular") -> str:
-    """The answer in its one fixed form: compact JSON, decision before rule."""
+def describe_facts(facts: Facts) -> str:
+    """The facts as far as the rules ask for them, such as `clothing, unopened, receipt, 31-60 days, EU`."""
+    receipt = "receipt" if facts.receipt else "no receipt"
+    days = "0-30 days" if facts.days <= 30 else "31-60 days" if facts.days <= 60 else "over 60 days"
+    return (
+        f"{facts.category}, {facts.condition}, {receipt}, {days}, {'EU' if facts.country in EU else 'outside the EU'}"
+    )
+
+
+def label_for(facts: Facts, season: Season = "regular") -> str:
+    """The part of an answer that is judged: its decision and its rule, as compact JSON."""
     rule = rule_for(facts)
     return json.dumps({"decision": decision_of(rule, season), "rule": rule}, separators=(",", ":"))
+
+
+def answer_for(facts: Facts, season: Season = "regular") -> str:
+    """The answer that an adapter learns: the facts, then their rule, then its decision, as compact JSON."""
+    rule = rule_for(facts)
+    answer = {"facts": describe_facts(facts), "rule": rule, "decision": decision_of(rule, season)}
+    return json.dumps(answer, separators=(",", ":"))

@@ -8,7 +8,18 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from fresh import (
+    MORE_ASIDES,
+    MORE_DELIVERIES,
+    MORE_HABITS,
+    MORE_NOTES,
+    MORE_PURCHASES,
+    MORE_RECEIPTS,
+    MORE_STATES,
+    MORE_TIMES,
+)
 from habits import HABITS, HABITUAL_RECEIPTS, PLACE_FRAGMENTS, THING_AND_PLACE, THING_CLAUSES, TIME_CLAUSES
 from phrases import (
     ADJECTIVES,
@@ -93,7 +104,7 @@ def tell_span(days: int, draw: random.Random) -> str:
 
 def tell_time(days: int, draw: random.Random) -> str:
     """The time of the purchase, seen from today."""
-    named = [phrase for low, high, phrase in LOOSE_TIMES if low <= days <= high]
+    named = [phrase for low, high, phrase in LOOSE_TIMES + MORE_TIMES if low <= days <= high]
     if days == 0 or (named and draw.random() < 0.4):
         return expand(draw.choice(named), draw)
     if days <= 25 and draw.random() < 0.08:
@@ -122,8 +133,11 @@ def name_country(facts: Facts, draw: random.Random) -> str:
 
 
 def pick_state(facts: Facts, split: str, draw: random.Random) -> str:
-    if draw.random() < 0.6:
-        return draw.choice(list(part_of(HABITS[facts.category][facts.condition], split)))
+    chance, (kind, condition) = draw.random(), (facts.category, facts.condition)
+    if chance < 0.5:
+        return draw.choice(list(part_of(HABITS[kind][condition] + MORE_HABITS[kind][condition], split)))
+    if chance < 0.7:
+        return draw.choice(list(part_of(MORE_STATES[condition], split)))
     bank = STATES[facts.condition]
     own = bank.get(facts.category, ())
     chosen = own if own and draw.random() < 0.35 else part_of(bank["any"], split)
@@ -182,9 +196,9 @@ def begin_story(split: str, draw: Draw) -> list[str]:
 
     chance = draw("kind of story").random()
     if chance < 0.35:
-        return pick(PURCHASES, DELIVERIES)
+        return pick(PURCHASES + MORE_PURCHASES, DELIVERIES + MORE_DELIVERIES)
     if chance < 0.50:
-        return pick(PURCHASES, PLACE_FRAGMENTS)
+        return pick(PURCHASES + MORE_PURCHASES, PLACE_FRAGMENTS)
     if chance < 0.70:
         return pick(THING_AND_PLACE, TIME_CLAUSES)
     return pick(THING_CLAUSES, TIME_CLAUSES, PLACE_FRAGMENTS)
@@ -194,7 +208,7 @@ def tell_story(facts: Facts, split: str, draw: Draw) -> str:
     """A case in sentences."""
     words = make_words(facts, draw)
     order = draw("order")
-    papers = (RECEIPTS if draw("kind of receipt").random() < 0.5 else HABITUAL_RECEIPTS)[facts.receipt]
+    papers = draw("kind of receipt").choice((RECEIPTS, HABITUAL_RECEIPTS, MORE_RECEIPTS))[facts.receipt]
     clauses = [
         *begin_story(split, draw), draw("receipt").choice(list(part_of(papers, split))), pick_state(facts, split,
         draw("state")),
@@ -202,7 +216,7 @@ def tell_story(facts: Facts, split: str, draw: Draw) -> str:
     if order.random() < 0.7:
         order.shuffle(clauses)
     asides = order.choices((0, 1, 2, 3), (60, 27, 10, 3))[0]
-    for aside in order.sample(list(part_of(ASIDES, split)), asides):
+    for aside in order.sample(list(part_of(ASIDES + MORE_ASIDES, split)), asides):
         clauses.insert(order.randint(0, len(clauses)), aside)
     filled = [expand(clause, draw(f"words {clause}")).format(**words) for clause in clauses]
     opening, closing = (draw(name).choice(list(part_of(bank, split))) for name, bank in
@@ -216,6 +230,29 @@ def tell_story(facts: Facts, split: str, draw: Draw) -> str:
     text = expand(opening, draw("opening words")) + body + ends + expand(closing, draw("closing words"))
     text = re.sub(r"\bi(?=[' ])", "I", text.format(**words) if "{" in text else text)
     return upper(text.strip())
+
+
+def read_messages() -> dict[tuple[str, str], tuple[str, ...]]:
+    """The whole messages of `messages.txt`, by product category and condition."""
+    messages: dict[tuple[str, str], tuple[str, ...]] = {}
+    for line in (Path(__file__).parent / "messages.txt").read_text(encoding="utf-8").splitlines():
+        category, condition, message = line.split("|")
+        messages[category, condition] = (*messages.get((category, condition), ()), message)
+    return messages
+
+
+MESSAGES = read_messages()
+
+
+def tell_message(facts: Facts, split: str, draw: Draw) -> str:
+    """A case in a message that was written as a whole, but for its time, place and receipt."""
+    words = make_words(facts, draw) | PERSONS[0][1]
+    papers = draw("kind of receipt").choice((RECEIPTS, HABITUAL_RECEIPTS, MORE_RECEIPTS))[facts.receipt]
+    receipt = expand(draw("receipt").choice(list(part_of(papers, split))), draw("words of receipt")).format(**words)
+    message = draw("message").choice(list(part_of(MESSAGES[facts.category, facts.condition], split)))
+    return message.format(
+        ago=words["ago"], span=words["span"], place=words["country"], receipt=receipt, Receipt=upper(receipt)
+    )
 
 
 def tell_note(facts: Facts, split: str, draw: Draw) -> str:
@@ -233,7 +270,7 @@ def tell_note(facts: Facts, split: str, draw: Draw) -> str:
         age_name: str(facts.days) if age_name == "days" else draw("age").choice((words["ago"],
         f"{words['span']} ago")),
         "receipt": draw("yes").choice(yes if facts.receipt else no),
-        "state": draw("note").choice(list(part_of(STATE_NOTES[facts.condition], split))),
+        "state": draw("note").choice(list(part_of(STATE_NOTES[facts.condition] + MORE_NOTES[facts.condition], split))),
         "country": country,
     }  # fmt: skip
     if not named:
@@ -265,6 +302,10 @@ def tell_note(facts: Facts, split: str, draw: Draw) -> str:
         ("", "", "", "Return: ", "return? ", "RMA: ", "Case: ", "New return\n", "refund? ", "for decision: ")
     )
     return opening + between.join(fields) + look.choice(("", "", ".", " ?", "", " - return ok?"))
+
+
+FORMS = {"note": (0.2, tell_note), "message": (0.4, tell_message), "story": (0.4, tell_story)}
+"""The forms, each with its share and how it is told."""
 
 
 def roughen(text: str, draw: random.Random) -> str:
@@ -303,7 +344,7 @@ def slip(word: str, rate: float, draw: random.Random) -> str:
 
 
 def tell_freely(facts: Facts, split: str, seed: str) -> tuple[str, str]:
-    """The text of a case and the form it is told in: story or note.
+    """The text of a case and the form it is told in.
 
     Each part draws from a source of its own, so with the same `seed` two cases that differ in one fact are told alike.
     """
@@ -311,6 +352,5 @@ def tell_freely(facts: Facts, split: str, seed: str) -> tuple[str, str]:
     def draw(part: str) -> random.Random:
         return random.Random(f"{seed}-{part}")
 
-    form = "note" if draw("form").random() < 0.2 else "story"
-    text = tell_note(facts, split, draw) if form == "note" else tell_story(facts, split, draw)
-    return roughen(text, draw("rough")), form
+    form = draw("form").choices(tuple(FORMS), [share for share, _ in FORMS.values()])[0]
+    return roughen(FORMS[form][1](facts, split, draw), draw("rough")), form

@@ -53,7 +53,7 @@ async def test_make_up_starts_all_of_it_and_its_three_lines_work_when_pasted() -
     adapters = json.loads(errors)
     general, feedback = (json.loads(line) for line in output.decode().split("\n") if line.strip())
     assert adapters["model"].startswith("returns@v")
-    assert set(json.loads(adapters["choices"][0]["message"]["content"])) == {"decision", "rule"}
+    assert set(json.loads(adapters["choices"][0]["message"]["content"])) == {"facts", "rule", "decision"}
     assert general["model"] == "smollm2-135m-instruct"
     assert general["choices"][0]["message"]["content"]
     assert feedback["metric"] == "correct"

@@ -34,7 +34,7 @@ async def test_a_task_request_is_answered_by_the_adapter(gateway: RunningGateway
             model="returns", messages=user(sample[0]["text"]), max_tokens=48
         )
     read = answer.parse()
-    assert set(json.loads(read.choices[0].message.content)) == {"decision", "rule"}
+    assert set(json.loads(read.choices[0].message.content)) == {"facts", "rule", "decision"}
     assert read.model == "returns@v1"
     assert answer.headers["x-apprentice-version"] == "returns@v1"
     assert answer.headers["x-apprentice-pool"] == "small"

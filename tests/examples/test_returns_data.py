@@ -7,7 +7,9 @@ import importlib.util
 import json
 import re
 import sys
+from itertools import product
 from pathlib import Path
+from string import Formatter
 from types import ModuleType
 from typing import Any
 
@@ -37,7 +39,7 @@ def policy() -> Any:
 
 @pytest.fixture(scope="module")
 def making(policy: Any) -> Any:
-    for name in ("wordings", "templates", "phrases", "states", "habits", "tellings"):
+    for name in ("wordings", "templates", "phrases", "states", "habits", "fresh", "tellings"):
         load(name)
     return load("make_data")
 
@@ -62,8 +64,20 @@ def digest(path: Path) -> str:
 
 def test_every_label_is_what_the_policy_says_of_the_facts(rows: dict[str, list[dict[str, Any]]], policy: Any) -> None:
     for split in SPLITS:
+        wanted = policy.label_for if split.startswith("heldout") else policy.answer_for
         for row in rows[split]:
-            assert row["label"] == policy.answer_for(policy.Facts(**row["facts"])), row["id"]
+            assert row["label"] == wanted(policy.Facts(**row["facts"])), row["id"]
+
+
+def test_an_answer_names_the_facts_that_the_rules_ask_for(policy: Any) -> None:
+    told = [
+        policy.describe_facts(policy.Facts("gift card", days, receipt, "used", country))
+        for days, receipt, country in ((30, True, "Malta"), (31, False, "Malta"), (61, True, "Norway"))
+    ]
+    assert told == [
+        "gift card, used, receipt, 0-30 days, EU", "gift card, used, no receipt, 31-60 days, EU",
+        "gift card, used, receipt, over 60 days, outside the EU",
+    ]  # fmt: skip
 
 
 def test_a_limit_counts_its_last_day_and_rules_keep_their_order(policy: Any) -> None:
@@ -143,16 +157,26 @@ def test_rows_told_freely_share_no_clause_with_held_out_words(making: Any) -> No
     ]
     told = [
         making.normal(str(row["text"])) for row in making.made_rows("train", 300, 3, set(), freely=True)
-        if str(row["parent"]) in ("train-story", "train-note")
+        if str(row["parent"]) in ("train-story", "train-note", "train-message")
     ]  # fmt: skip
     assert len(told) > 100
     for clause in (making.normal(re.sub(r"\{\w+\}", "", clause)) for clause in clauses):
         assert len(clause.split()) < 4 or not any(clause in text for text in told), clause
 
 
+def test_whole_messages_are_of_each_kind_and_leave_the_other_facts_to_their_slots(making: Any, policy: Any) -> None:
+    messages = sys.modules["tellings"].MESSAGES
+    assert set(messages) == {(one, other) for one in policy.CATEGORIES for other in policy.CONDITIONS}
+    for kind, texts in messages.items():
+        assert len(texts) >= 7, f"{kind}: one in seven is kept for dev rows"
+        for text in texts:
+            slots = sorted(name for _, name, _, _ in Formatter().parse(text) if name)
+            assert slots in [sorted(three) for three in product(("ago", "span"), ("receipt", "Receipt"), ("place",))]
+
+
 def test_loose_times_lie_on_one_side_of_each_limit(making: Any) -> None:
     phrases = sys.modules["phrases"]
-    for low, high, phrase in (*phrases.LOOSE_SPANS, *phrases.LOOSE_TIMES):
+    for low, high, phrase in (*phrases.LOOSE_SPANS, *phrases.LOOSE_TIMES, *sys.modules["fresh"].MORE_TIMES):
         assert low <= high
         assert all((low <= limit) == (high <= limit) for limit in making.LIMITS), phrase
 
