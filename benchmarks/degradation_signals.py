@@ -22,6 +22,7 @@ Kind = Literal["known", "gate", "own"]
 WEIGHTS = np.array(rising_errors.WEIGHTS)
 ALTERNATIVES = len(rising_errors.WEIGHTS)
 SUM_MAX = 1e200
+SETTLED = np.exp(label_signal.SETTLED_LOG)
 DOUBTED = 200.0
 """Evidence that is strong, as in `LabelSignal.has_strong_evidence`."""
 
@@ -108,6 +109,41 @@ class Clusters:
         self.dispersion = np.maximum(dependence.PRIOR, 1.0 + 2.0 * dependence.FARTHER * seen)
 
 
+class Days:
+    """`dependence.Days` of all runs: how far the sums of days lie apart."""
+
+    def __init__(self, runs: int) -> None:
+        self._labels, self._wrong = np.zeros(runs), np.zeros(runs)
+        self._before, self._before_wrong = np.zeros(runs), np.zeros(runs)
+        self._counted, self._squares = np.zeros(runs), np.zeros(runs)
+        self.dispersion = np.ones(runs)
+        self.settled = np.ones(runs)
+
+    def end(self, ends: Bools, labels: int, wrong: Floats) -> None:
+        """End the day of these runs, which have so many labels."""
+        came, bad = labels - self._labels[ends], wrong[ends] - self._wrong[ends]
+        before, before_wrong = self._before[ends], self._before_wrong[ends]
+        counts = (came >= dependence.DAY_LABELS_MIN) & (before >= dependence.DAYS_BEFORE_LABELS_MIN)
+        mean = (before_wrong + dependence.SMOOTHED_WRONG) / (before + dependence.SMOOTHED_LABELS)
+        by_chance = came * np.maximum(1e-6, mean * (1.0 - mean)) * (1.0 + came / np.maximum(before, 1.0))
+        square = np.minimum(dependence.DAY_MAX, np.square(bad - came * mean) / np.maximum(by_chance, 1e-12))
+        counted, squares = self._counted[ends], self._squares[ends]
+        kept = np.where(counts & (counted >= dependence.DAYS_MAX), 1.0 - 1.0 / dependence.DAYS_MAX, 1.0)
+        self._counted[ends] = counted = kept * counted + counts
+        self._squares[ends] = squares = kept * squares + np.where(counts, square, 0.0)
+        self._before[ends] = dependence.FADING * (before + came)
+        self._before_wrong[ends] = dependence.FADING * (before_wrong + bad)
+        self._labels[ends], self._wrong[ends] = labels, wrong[ends]
+        days = np.maximum(counted, 1e-9)
+        part = 2.0 / (9.0 * days)
+        due = days * (1.0 - part + dependence.DAYS_Z * np.sqrt(part)) ** 3
+        self.dispersion[ends] = np.where((counted > 0.0) & (squares > due), np.maximum(1.0, squares / days), 1.0)
+
+    def settle(self, these: Bools) -> None:
+        """Nothing hints at a slip in these runs."""
+        self.settled[these] = self.dispersion[these]
+
+
 class Signals:
     """The signals of all runs, moved label by label. Arrays have alternatives before runs."""
 
@@ -129,6 +165,8 @@ class Signals:
         self.shows_rise = np.zeros(runs, dtype=bool)
         self._near = np.zeros(runs)
         self._clusters = Clusters(runs)
+        self._days = Days(runs)
+        self._times_stronger = np.ones(runs)
         self.exponent = self._clusters.find_exponent(dependence.find_caution(self._labels))
         self._moments = np.zeros((8, runs))
         self.rhythm = np.tile(np.array(dependence.FLAT)[:, None], (1, runs))
@@ -159,13 +197,18 @@ class Signals:
         turn = (2.0 * np.pi / recent_values.DAY_SECONDS) * (at % recent_values.DAY_SECONDS)
         cosine, sine = np.cos(turn), np.sin(turn)
         judged = ~np.isnan(self.held)
+        settled, most = ~judged | (WEIGHTS @ self.sums < SETTLED), self.most.copy()
         if judged.any():
             self._observe(bad, cosine, sine, judged)
         ends = at - self._fitted >= recent_values.DAY_SECONDS
         was_first, had_rhythm = self.is_first_day, self._had_rhythm.copy()
         if ends.any():
+            self._days.end(ends, self._labels, self._wrong)
             self._fit(ends, at)
         self._depend(bad, cosine, sine)
+        self._days.settle(settled)
+        strongest = judged & (WEIGHTS @ self.sums >= np.maximum(most, DOUBTED))
+        self._times_stronger[strongest] = 1.0 + dependence.DAYS_CAUTION * (self._days.settled[strongest] - 1.0)
         self._recent = recent_values.FADING * self._recent + 1.0
         self._recent_squares = recent_values.FADING**2 * self._recent_squares + 1.0
         self._recent_wrong = recent_values.FADING * self._recent_wrong + bad
@@ -189,8 +232,8 @@ class Signals:
             new = self.has_rhythm & ~had_rhythm & ~again & ~lasts & judged
             self._restart(new & (ended | (now < DOUBTED)))
 
-    def find_doubtful(self, these: Bools) -> Bools:
-        """Which of these, whose evidence is enough, are doubted."""
+    def find_doubtful(self, these: Bools, bar: float) -> Bools:
+        """Which of these, whose evidence reaches the threshold, are doubted."""
         doubtful = np.zeros(self._runs, dtype=bool)
         places = np.flatnonzero(these)
         if not len(places):
@@ -207,6 +250,7 @@ class Signals:
         hour = held + points * np.where(~is_own & is_first, 1.0, passed)
         found = self.is_first_day[places] & (least <= hour)
         found |= self._is_gate[places] & ~self.shows_rise[places] & (least <= held + label_signal.LABELLERS_POINTS)
+        found |= np.log(self.most[places]) < np.log(bar) * self._times_stronger[places]
         doubtful[places] = found
         return doubtful
 
@@ -273,7 +317,7 @@ class Signals:
         kept = np.where(there, (statistic - 2.0) / np.where(there, statistic, 1.0), 0.0)
         share = kept / np.where(mean > 0.0, mean, 1.0)
         self.rhythm[:, places] = 1.0 - kept + share * level, share * cosine, share * sine
-        self._moments[:, places] *= 1.0 - 1.0 / dependence.DAYS
+        self._moments[:, places] *= dependence.FADING
         self._fitted[places] = at[places]
         self._had_rhythm[places] |= there
         gone = np.zeros(self._runs, dtype=bool)
@@ -326,7 +370,7 @@ def find_alarms(bad: Bools, times: Floats, held: Held, bar: float) -> Alarms:
         if not enough.any():
             continue
         suspect[enough] = np.minimum(suspect[enough], number + 1)
-        degraded[enough & ~signals.find_doubtful(enough)] = number + 1
+        degraded[enough & ~signals.find_doubtful(enough, bar)] = number + 1
     return Alarms(degraded, suspect, signals.dispersion, signals.has_rhythm)
 
 

@@ -366,7 +366,7 @@ def test_signals_in_numpy_are_the_monitors(world: ClusteredWorld, kind: degradat
     for n in range(bad.shape[1]):
         many.take(bad[:, n], times[:, n])
         enough = many.most >= labels
-        doubtful = many.find_doubtful(enough)
+        doubtful = many.find_doubtful(enough, labels)
         for run in range(2):
             label = entries.Label(badness=float(bad[run, n]), caller="shop", trusted=True)
             signal = signals[run] = signals[run].take(label, float(times[run, n]), roll, False)

@@ -11,6 +11,8 @@ came before it:
   measured too, and the least counts, so that no caller's bursts hide a slip that others see. The evidence is the least
   whoever is left out (`leave_one_out.py`): where one of its detectors keeps the claim, the evidence does.
 - **Crowding.** The more errors among about the last ten labels, the less the next label counts.
+- **Days.** How far each day's sum lies off what the days before it let expect, in multiples of chance. Where the mean
+  of the squares is over 1 beyond chance, evidence has to be so much stronger (`label_signal.py`).
 - **The rhythm of the day.** At the end of each day one wave of 24 hours is fitted. If it is there beyond chance, the
   baseline follows it in the worse half of the day, to twice its height at most.
 
@@ -56,16 +58,51 @@ COUNTED_MAX = 32_000
 """Of so many labels the sum of products is halved, so that the newest count most."""
 NEAR = 10.0
 CROWDED_POINTS = 0.14
-DAYS = 14.0
-"""The rhythm is that of about so many days."""
+FADING = 1.0 - 1.0 / 14.0
+"""The rhythm, and what a day is held against, are those of about 14 days."""
 RHYTHM_BEGINS, RHYTHM_ENDS = 12.0, 6.0
 """Test statistics of a rhythm: by chance chi-squared with 2 degrees of freedom, over 12 once in 400 days."""
 RHYTHM_WRONG_MIN = 8.0
 """A few errors of the same hour are no rhythm."""
 SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
+DAY_LABELS_MIN, DAYS_BEFORE_LABELS_MIN = 5, 20.0
+"""A day of fewer labels, or after fewer, says nothing of days."""
+DAY_MAX = 16.0
+"""One day's square counts for so much at most: a slip that lasts is no bad day."""
+DAYS_MAX = 28.0
+"""Days that are held to differ are about so many."""
+DAYS_Z = 1.036
+"""Days differ where chance makes as much of it in 15% of all cases."""
+DAYS_CAUTION = 2.2
+"""Evidence needs so many times more for each 1 that the days' dispersion is over 1."""
 FLAT = (1.0, 0.0, 0.0)
 """No rhythm."""
 TIMES_MIN, TIMES_MAX = 0.2, 2.0
+
+
+class Days(msgspec.Struct, frozen=True, array_like=True):
+    """The days of some labels. `labels` and `wrong` count them up to this day's beginning, `before` and `before_wrong`
+    the same but faded as the rhythm is. `squares` is the sum, over `counted` days, of the squares of how far the day's
+    labels lay off what was due, in multiples of chance.
+    """
+
+    labels: int = 0
+    wrong: float = 0.0
+    before: float = 0.0
+    before_wrong: float = 0.0
+    counted: float = 0.0
+    squares: float = 0.0
+
+    def find_dispersion(self) -> float:
+        """The variance of a day's sum as a multiple of chance's; 1 where chance may be all of it.
+
+        The quantile of chi-squared is that of E. B. Wilson and M. M. Hilferty, 1931.
+        """
+        if not self.counted:
+            return 1.0
+        part = 2.0 / (9.0 * self.counted)
+        by_chance = self.counted * (1.0 - part + DAYS_Z * math.sqrt(part)) ** 3
+        return max(1.0, self.squares / self.counted) if self.squares > by_chance else 1.0
 
 
 class Clusters(msgspec.Struct, frozen=True, array_like=True):
@@ -84,6 +121,7 @@ class Clusters(msgspec.Struct, frozen=True, array_like=True):
     products: float = 0.0
     counted: int = 0
     mean: float = 0.0
+    days: Days = Days()
 
     def find_dispersion(self, prior: float = PRIOR_LABELS) -> float:
         """The variance of many labels together, as a multiple of that of independent ones: at least `PRIOR`."""
@@ -93,6 +131,22 @@ class Clusters(msgspec.Struct, frozen=True, array_like=True):
     def find_exponent(self) -> float:
         """The exponent of the bets' factors after these labels."""
         return find_exponent_of(self.find_dispersion(), find_caution(self.labels))
+
+    def end_day(self) -> Clusters:
+        """The clusters at the end of a day."""
+        days = self.days
+        labels, wrong = self.labels - days.labels, self.wrong - days.wrong
+        counted, squares = days.counted, days.squares
+        if labels >= DAY_LABELS_MIN and days.before >= DAYS_BEFORE_LABELS_MIN:
+            mean = (days.before_wrong + SMOOTHED_WRONG) / (days.before + SMOOTHED_LABELS)
+            by_chance = labels * max(1e-6, mean * (1.0 - mean)) * (1.0 + labels / days.before)
+            kept = 1.0 if counted < DAYS_MAX else 1.0 - 1.0 / DAYS_MAX
+            counted, squares = (
+                kept * counted + 1.0,
+                kept * squares + min(DAY_MAX, (wrong - labels * mean) ** 2 / by_chance),
+            )
+        before, before_wrong = FADING * (days.before + labels), FADING * (days.before_wrong + wrong)
+        return replace(self, days=Days(self.labels, self.wrong, before, before_wrong, counted, squares))
 
     def move_mean(self) -> Clusters:
         """Move the mean of the last labels to that of all."""
@@ -152,6 +206,13 @@ PLAIN = LabelTerms()
 def find_dispersion(state: Dependence, prior: float = PRIOR_LABELS) -> float:
     """The dispersion of the labels: the least, whoever is left out beside whom others count."""
     return min([part.find_dispersion(prior) for part in _list_parts(state)])
+
+
+def find_times_stronger(state: Dependence) -> float:
+    """The factor by which evidence has to be stronger, since days differ: the least, whoever is left out. The days are
+    those from before anything hinted at a slip."""
+    parts = _list_parts(state.settled or state)
+    return 1.0 + DAYS_CAUTION * (min([part.days.find_dispersion() for part in parts]) - 1.0)
 
 
 def find_relief(state: Dependence) -> float:
@@ -254,7 +315,10 @@ def _list_parts(state: Dependence) -> list[Clusters]:
 def _move_clock(state: Dependence, at: float) -> Dependence:
     if state.began_at is None:
         return replace(state, began_at=at, fitted_at=at)
-    return _fit(state, at) if at - state.fitted_at >= DAY_SECONDS else state
+    if at - state.fitted_at < DAY_SECONDS:
+        return state
+    whole, without = leave_one_out.move_each(state.whole, state.without, Clusters.end_day, ())
+    return _fit(replace(state, whole=whole, without=without), at)
 
 
 def _take(state: Clusters, badness: float) -> Clusters:
@@ -267,14 +331,14 @@ def _take(state: Clusters, badness: float) -> Clusters:
     sums = (labels, state.wrong + badness, state.squares + badness * badness)
     products, counted = state.products, state.counted
     if labels % LOT:
-        return Clusters(*sums, (), near, now, products, counted, mean)
+        return Clusters(*sums, (), near, now, products, counted, mean, state.days)
     now, most = now / Clusters(*sums).variance, LOT_MAX * LOT
     if now >= most:
         mean, near, now = mean + near * (1.0 - KEEPS) / KEEPS, 0.0, most
     products, counted = products + now, counted + LOT
     if counted >= COUNTED_MAX:
         products, counted = products / 2.0, counted // 2
-    return Clusters(*sums, (), near, 0.0, products, counted, mean)
+    return Clusters(*sums, (), near, 0.0, products, counted, mean, state.days)
 
 
 def _read_blocks(state: Clusters) -> Clusters:
@@ -297,11 +361,10 @@ def _fit(state: Dependence, at: float) -> Dependence:
     if x >= RHYTHM_WRONG_MIN and statistic > (RHYTHM_ENDS if state.has_rhythm else RHYTHM_BEGINS):
         kept = (statistic - 2.0) / statistic
         rhythm = (1.0 + kept * (level / mean - 1.0), kept * cosine / mean, kept * sine / mean)
-    fading = 1.0 - 1.0 / DAYS
     return replace(
         state,
         fitted_at=at,
         rhythm=rhythm,
         had_rhythm=state.had_rhythm or rhythm != FLAT,
-        moments=tuple([fading * moment for moment in state.moments]),
+        moments=tuple([FADING * moment for moment in state.moments]),
     )

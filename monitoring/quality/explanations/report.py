@@ -312,8 +312,7 @@ def _action(action: Action, of: Situation) -> str:
 
 
 def _failed(action: Action, of: Situation) -> str:
-    """The note that it was not carried out; "yet" where it is asked for again, as it still follows from what is
-    known."""
+    """The note that it was not carried out; "yet" where it still follows from what is known."""
     if is_asked_again(of.quality, action, of.judgements, of.roles, of.plan, of.now):
         return "It is not carried out yet, and is tried again"
     return "It was not carried out"
@@ -458,9 +457,7 @@ def _known_of(of: Situation, name: str) -> VersionQuality:
 
 def _say_healthy(of: Situation, name: str) -> str:
     command = f"apprentice tasks pin {of.task} {name} --verdict healthy --reason TEXT"
-    if name == of.roles.active:
-        return f"Say that it is healthy, if it is: `{command}`."
-    return f"Say that {name} is healthy, if it is: `{command}`."
+    return f"Say that {'it' if name == of.roles.active else name} is healthy, if it is: `{command}`."
 
 
 def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iterator[str]:
@@ -473,6 +470,8 @@ def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iter
         )
     if "first_day" in doubts:
         yield f"Wait until {name} has labels of a whole day: a bad hour is told from a slip then."
+    if "days_differ" in doubts:
+        yield f"Wait for more labels of {name}: a slip that lasts outweighs its bad days."
     if "one_giver" in doubts:
         export = "apprentice records export --dataset feedback --since 1d --out feedback.csv"
         yield f"Look at who says so: one caller or rater alone speaks against {name} (`{export}`)."

@@ -10,9 +10,10 @@ the labels since the likeliest change, because that is chosen where errors are m
 gets another baseline, or its first, begins the reverse test with the next label. The test sees labels of requests from
 after the verdict alone: once traffic is shifted, late praise of earlier requests would show a recovery.
 
-Labels depend on each other, so detectors take them on terms (`dependence.py`). Three kinds of evidence that would alarm
-are a doubt instead: it rests on one giver; less than a day was seen, and the errors may be those of a bad hour; or no
-label shows that they were fewer before, so that the evaluation's labellers may differ from those of now. A doubt makes
+Labels depend on each other, so detectors take them on terms (`dependence.py`). Four kinds of evidence that would alarm
+are a doubt instead: it rests on one giver; less than a day was seen, and the errors may be those of a bad hour; days
+differ so much that some bad ones may be all of it; or no label shows that errors were fewer before, so that the
+evaluation's labellers may differ from those of now. A doubt makes
 the version suspect at most. What alarmed in the first day counts after it as it stands then.
 
 Pure functions over frozen data that go through JSON unchanged.
@@ -39,7 +40,7 @@ from monitoring.quality.detectors.dependence import Dependence, LabelTerms
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.recent_values import FadedSums
-from monitoring.quality.detectors.rising_errors import BASELINE_MIN, RateDetector
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN, RateDetector, find_threshold
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
 from monitoring.quality.verdicts.quality import Doubt
@@ -82,7 +83,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     `firsts` and `steadies` have either by groups of callers. `shares` are its raters as long as it has no detector.
     `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters.
     `shows_rise`: labels from before the change had fewer errors, when its evidence was largest; None: not known yet,
-    as in states of earlier releases. `reverse_bound` is the bound with which its reverse test last began.
+    as in states of earlier releases. `times_stronger`: the factor by which its evidence had to be stronger then, since
+    days differ. `reverse_bound` is the bound with which its reverse test last began.
     """
 
     wanted: int
@@ -101,6 +103,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     dependence: Dependence = Dependence()
     shows_rise: bool | None = None
     reverse_bound: float = 0.0
+    times_stronger: float = 1.0
 
     @property
     def count(self) -> int:
@@ -199,8 +202,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             shares=signal._shares_after(label, at, roll) if guard is None else None,
             dependence=signal._depend(label, own, at, is_degraded),
         )
-        shows_rise = signal._find_rise()
-        signal = signal if shows_rise == signal.shows_rise else replace(signal, shows_rise=shows_rise)
+        if signal._is_at_its_largest:
+            times = dependence.find_times_stronger(signal.dependence)
+            signal = replace(signal, shows_rise=signal._find_rise(), times_stronger=times)
         if counts and before._is_learning:
             signal = signal._learn(label, own, at)
         return signal._follow_day(before, at, is_degraded)
@@ -278,6 +282,13 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return "one_giver"
         if not leave_one_out.has_alarmed(self.guard.detectors, labels, alpha):
             return None
+        if self.guard.detectors.log_max < find_threshold(labels, alpha) * self.times_stronger:
+            return "days_differ"
+        return self._find_early_doubt()
+
+    def _find_early_doubt(self) -> Doubt | None:
+        """The doubt of evidence that came in the first day, or with the first labels."""
+        assert self.guard is not None, "it has a detector"
         rises = self.changed_after > FIRST_LABELS if self.shows_rise is None else self.shows_rise
         began_at_first = self.baseline is not None and self.baseline.kind == "gate" and not rises
         if not (self._is_first_day or began_at_first):
@@ -333,14 +344,16 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """Return whether labels go into its own baseline: the first ones do, and all others of the first day."""
         return self.baseline is None or (self.baseline.kind == "own" and self._is_first_day)
 
-    def _find_rise(self) -> bool | None:
+    @property
+    def _is_at_its_largest(self) -> bool:
+        """Return whether its evidence is strong, and has never been larger."""
+        if self.guard is None or not self.has_strong_evidence:
+            return False
+        return self.guard.detectors.log_now >= self.guard.detectors.log_max
+
+    def _find_rise(self) -> bool:
         """Return whether a rise is shown by the labels up to the largest evidence, by which it alarms."""
-        if (
-            self.guard is None
-            or self.guard.detectors.log_now < self.guard.detectors.log_max
-            or not self.has_strong_evidence
-        ):
-            return self.shows_rise
+        assert self.guard is not None, "it has a detector"
         if self.changed_after <= FIRST_LABELS:
             return False
         whole, (bad, of) = self.guard.detectors.whole, rising_errors.sum_since_change(self.guard.detectors.whole)

@@ -7,6 +7,7 @@ import random
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import dependence, leave_one_out, raters, recoveries
 from monitoring.quality.detectors.baselines import Baseline, declare_rate
@@ -76,8 +77,44 @@ def test_dependence_without_a_caller_is_that_of_the_labels_of_all_others() -> No
         own, badness, at = draw.randrange(3), float(draw.random() < 0.2), 600.0 * number
         seen = dependence.observe(seen, badness, at, (own,), GROUPS)
         others = others if own == 1 else dependence.observe(others, badness, at)
-    assert seen.without[1] == others.whole
+    left = seen.without[1]
+    assert left is not None
+    assert replace(left, days=others.whole.days) == others.whole
+    assert left.days.counted == others.whole.days.counted > 1
     assert msgspec.json.decode(msgspec.json.encode(seen), type=Dependence) == seen
+
+
+def observe_days(days: int, spread: float, own: int | None = None) -> Dependence:
+    """The dependence of labels of days of 200, whose error of 10% is drawn anew each day: of all, or of one caller."""
+    draw, seen = random.Random(2), Dependence()
+    for day in range(days):
+        rate = 0.1 * (1.0 + spread * draw.choice((-1, 1)))
+        for number in range(200):
+            place = number % 2
+            badness = float(draw.random() < (rate if own in (None, place) else 0.1))
+            seen = dependence.observe(seen, badness, 86_400.0 * day + 432.0 * number, (place,), GROUPS)
+    return seen
+
+
+def test_days_that_differ_ask_for_stronger_evidence_and_like_days_do_not() -> None:
+    assert dependence.find_times_stronger(observe_days(14, 0.0)) == 1.0
+    assert dependence.find_times_stronger(observe_days(14, 0.6)) > 3.0
+    assert dependence.find_times_stronger(observe_days(2, 0.6)) == 1.0, "one day is held against the one before"
+
+
+def test_days_of_one_caller_alone_ask_for_nothing() -> None:
+    seen = observe_days(14, 0.9, own=1)
+    assert seen.whole.days.find_dispersion() > 2.0
+    assert dependence.find_times_stronger(seen) == 1.0
+
+
+def test_days_since_a_hint_at_a_slip_ask_for_nothing() -> None:
+    settled = dependence.settle(observe_days(10, 0.0))
+    seen = settled
+    for number in range(600):
+        seen = dependence.observe(seen, float(number % 3 == 0), 86_400.0 * 10 + 432.0 * number, (number % 2,), GROUPS)
+    assert seen.whole.days.find_dispersion() > 2.0
+    assert dependence.find_times_stronger(seen) == 1.0
 
 
 @pytest.mark.parametrize(
