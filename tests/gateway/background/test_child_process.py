@@ -61,6 +61,7 @@ async def test_what_a_process_has_begun_itself_ends_with_it() -> None:
     seconds = f"60.{uuid.uuid4().int}"
     async with run_child(("sh", "-c", f"sleep {seconds}; true")) as process:
         waiting = asyncio.create_task(process.read_line())
+        await asyncio.sleep(0)  # its thread has the call now
         async with asyncio.timeout(30):
             while not running(f"sleep\0{seconds}"):
                 await asyncio.sleep(0.01)
