@@ -70,11 +70,11 @@ DAY_LABELS_MIN, DAYS_BEFORE_LABELS_MIN = 5, 20.0
 DAY_MAX = 16.0
 """One day's square counts for so much at most: a slip that lasts is no bad day."""
 DAYS_MAX = 28.0
-"""Days that are held to differ are about so many."""
+"""Of more days the newest count most."""
 DAYS_Z = 1.036
 """Days differ where chance makes as much of it in 15% of all cases."""
 DAYS_CAUTION = 2.2
-"""Evidence needs so many times more for each 1 that the days' dispersion is over 1."""
+"""Evidence has to be so many times stronger for each 1 that the days' dispersion lies over 1."""
 FLAT = (1.0, 0.0, 0.0)
 """No rhythm."""
 TIMES_MIN, TIMES_MAX = 0.2, 2.0
@@ -109,7 +109,8 @@ class Clusters(msgspec.Struct, frozen=True, array_like=True):
     """Labels in clusters: their number, their sum, and the sum of their squares. `mean` is that of the last labels,
     `near` how far the last lay over it, `open` the sum of the products of the lot that is not full, and `products`,
     in multiples of a label's variance, that of the `counted` labels in full ones. `blocks` are those of an earlier
-    release, until the next label: of each size the open sum, the one before, that of ratios, and their number.
+    release, until the next label: of each size the open sum, the one before, that of ratios, and their number. `days`
+    are theirs up to the last that has ended.
     """
 
     labels: int = 0

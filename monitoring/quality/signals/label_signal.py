@@ -13,8 +13,8 @@ after the verdict alone: once traffic is shifted, late praise of earlier request
 Labels depend on each other, so detectors take them on terms (`dependence.py`). Four kinds of evidence that would alarm
 are a doubt instead: it rests on one giver; less than a day was seen, and the errors may be those of a bad hour; days
 differ so much that some bad ones may be all of it; or no label shows that errors were fewer before, so that the
-evaluation's labellers may differ from those of now. A doubt makes
-the version suspect at most. What alarmed in the first day counts after it as it stands then.
+evaluation's labellers may differ from those of now. A doubt makes the version suspect at most. What alarmed in the
+first day counts after it as it stands then.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
