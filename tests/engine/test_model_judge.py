@@ -115,7 +115,7 @@ async def judged_by(
         "price": PRICE,
     }
     monitor = {"shadow_share": 1.0, "shadow_saving_share_max": 1.0, "judge": {"kind": "model", "pool": "judges"}}
-    configuration["tasks"] = {task: {"max_tokens_max": 48, "monitor": monitor | {"feedback_metric": "correct"}}}
+    configuration["tasks"] = {task: {"max_tokens_max": 64, "monitor": monitor | {"feedback_metric": "correct"}}}
     configuration["monitor"] = {"interval_seconds": 0.5}
     configuration["feedback_metrics"] = {"correct": {"kind": "boolean"}}
     async with unloaded_at_the_end(engines.small, task), run_gateway(configuration) as running, running.http() as http:
