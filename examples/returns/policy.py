@@ -2,7 +2,7 @@
 
 The rules are tried in order; the first that applies decides. A limit counts its last day: day 30 is inside
 `window-30`, day 31 is not. An answer names the facts first, as its model has read them: a person sees what was misread,
-and a small model decides by five words in place of a letter.
+and a small model decides by five words in place of a whole message.
 
 In the holiday season the rules and their order stay, and two of them decide otherwise: the shop takes goods back for 60
 days, and presents without their receipt.

@@ -144,6 +144,11 @@ def pick_state(facts: Facts, split: str, draw: random.Random) -> str:
     return draw.choice(list(chosen))
 
 
+def pick_receipt(facts: Facts, split: str, draw: Draw) -> str:
+    papers = draw("kind of receipt").choice((RECEIPTS, HABITUAL_RECEIPTS, MORE_RECEIPTS))[facts.receipt]
+    return draw("receipt").choice(list(part_of(papers, split)))
+
+
 def upper(clause: str) -> str:
     return clause[:1].upper() + clause[1:]
 
@@ -208,9 +213,8 @@ def tell_story(facts: Facts, split: str, draw: Draw) -> str:
     """A case in sentences."""
     words = make_words(facts, draw)
     order = draw("order")
-    papers = draw("kind of receipt").choice((RECEIPTS, HABITUAL_RECEIPTS, MORE_RECEIPTS))[facts.receipt]
     clauses = [
-        *begin_story(split, draw), draw("receipt").choice(list(part_of(papers, split))), pick_state(facts, split,
+        *begin_story(split, draw), pick_receipt(facts, split, draw), pick_state(facts, split,
         draw("state")),
     ]  # fmt: skip
     if order.random() < 0.7:
@@ -247,8 +251,7 @@ MESSAGES = read_messages()
 def tell_message(facts: Facts, split: str, draw: Draw) -> str:
     """A case in a message that was written as a whole, but for its time, place and receipt."""
     words = make_words(facts, draw) | PERSONS[0][1]
-    papers = draw("kind of receipt").choice((RECEIPTS, HABITUAL_RECEIPTS, MORE_RECEIPTS))[facts.receipt]
-    receipt = expand(draw("receipt").choice(list(part_of(papers, split))), draw("words of receipt")).format(**words)
+    receipt = expand(pick_receipt(facts, split, draw), draw("words of receipt")).format(**words)
     message = draw("message").choice(list(part_of(MESSAGES[facts.category, facts.condition], split)))
     return message.format(
         ago=words["ago"], span=words["span"], place=words["country"], receipt=receipt, Receipt=upper(receipt)
