@@ -1,4 +1,4 @@
-"""Rows in the forms of others, as our own form has them: of OpenAI, TensorZero, Alpaca and ShareGPT."""
+"""Rows in the forms of others, as our own form has them: of OpenAI, Hugging Face, TensorZero, Alpaca and ShareGPT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 
 import msgspec
 
-from monitoring.evaluation.dataset import DatasetError, object_of, see_that_it_is_text, write_as_text, write_canonically
+from monitoring.evaluation.dataset import (
+    DatasetError,
+    object_of,
+    read_answer,
+    see_that_it_is_text,
+    write_as_text,
+    write_canonically,
+)
 
 ROLES: Mapping[str, str] = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
@@ -16,6 +23,7 @@ ROLES: Mapping[str, str] = {
 """Roles by the speakers of ShareGPT."""
 TURN_ROLES = ("user", "assistant")
 SHAREGPT_FIELDS = frozenset({"conversations", "system"})
+CHOICE_FIELDS = frozenset({"chosen", "rejected"})
 ANSWERS = ("output", "response", "expected")
 ALPACA_FIELDS = frozenset({"instruction", "input", "context", "output", "response", "system", "history", "text"})
 """The fields that are read, and the text of all in one, which some files have beside them."""
@@ -25,7 +33,7 @@ TEXT_KEYS = ("text", "value", "arguments")
 
 def as_own_form(entry: dict[str, Any], at: int) -> dict[str, Any]:
     """The object on line `at` with the keys that our rows have; one of ours is left as it is. Raises DatasetError."""
-    if "messages" in entry:
+    if "messages" in entry and not entry.keys() >= CHOICE_FIELDS:
         return entry
     translate = next((form for fields, form in FORMS if fields <= entry.keys()), None)
     return entry if translate is None else translate(entry, at)
@@ -78,13 +86,26 @@ def _from_preference(entry: dict[str, Any], at: int) -> dict[str, Any]:
     return own | ({"rejected": _last_text(rejected, at)} if rejected else {})
 
 
+def _from_choice(entry: dict[str, Any], at: int) -> dict[str, Any]:
+    """A preference pair of Hugging Face: its prompt is a text or messages, or the beginning of both answers."""
+    prompt, chosen = entry.get("prompt"), entry["chosen"]
+    turns = prompt if isinstance(prompt, list) else chosen[:-1] if isinstance(chosen, list) else []
+    if not turns and prompt:
+        turns = [{"role": "user", "content": write_as_text(prompt)}]
+    if not turns:
+        raise DatasetError(f"Line {at}: it asks nothing: give a prompt beside chosen and rejected.")
+    own = {name: value for name, value in entry.items() if name not in CHOICE_FIELDS | {"prompt", "messages"}}
+    answer = {"role": "assistant", "content": _last_text(chosen, at)}
+    return own | {"messages": [*turns, answer], "rejected": _last_text(entry["rejected"], at)}
+
+
 def _last_text(output: Any, at: int) -> str:
     """The assistant's text in an output of a preference pair."""
     last = output[-1] if isinstance(output, list) and output else output
     if isinstance(last, dict):
         see_that_it_is_text(last, at)
-    content = last.get("content") if isinstance(last, dict) else last
-    if not isinstance(content, str) or not content:
+    content = read_answer(last.get("content") if isinstance(last, dict) else last)
+    if not content:
         raise DatasetError(f"Line {at}: an output of it is no text: give a list with one message of the assistant.")
     return content
 
@@ -169,6 +190,7 @@ FORMS: tuple[tuple[Set[str], Callable[[dict[str, Any], int], dict[str, Any]]], .
     ({"instruction", "output"}, _from_instruction),
     ({"instruction", "context"}, _from_instruction),
     ({"input", "preferred_output"}, _from_preference),
+    (CHOICE_FIELDS, _from_choice),
     ({"input", "output"}, _from_inference),
 )
 """The forms of others, each with the fields by which it is known; the first one that fits."""

@@ -32,7 +32,7 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 """Other names of columns, where a table has none of ours."""
 INSTEAD_OF: Mapping[str, frozenset[str]] = {
     "text": frozenset({"messages", "text", "prompt", "input"}),
-    "expected": frozenset({"messages", "expected", "output", "preferred_output"}),
+    "expected": frozenset({"messages", "expected", "output", "preferred_output", "chosen"}),
 }
 TAKEN: Mapping[str, frozenset[str]] = {
     "text": INSTEAD_OF["text"],
@@ -153,7 +153,7 @@ def _csv_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftO
     with Path(file.path).open(encoding="utf-8", errors="replace") as opened:
         separator = find_separator(opened.readline())
     with Path(file.path).open(encoding="utf-8-sig", newline="") as opened:
-        reader = csv.DictReader(opened, strict=True, delimiter=separator)
+        reader, at = csv.DictReader(opened, strict=True, delimiter=separator), 1
         try:
             _see_that_columns_fit(file, list(reader.fieldnames or ()))
             width, at = len(reader.fieldnames or ()), reader.line_num + 1
@@ -168,7 +168,7 @@ def _csv_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftO
         except UnicodeDecodeError:
             raise DatasetError(f"{file.name} is no text in UTF-8: save it as such.") from None
         except csv.Error as error:
-            raise DatasetError(f"{file.name}, line {reader.line_num}: it is no CSV ({error}).") from None
+            raise DatasetError(f"{file.name}, line {at}: the row that begins there is no CSV ({error}).") from None
 
 
 def _parquet_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
@@ -212,6 +212,10 @@ def _see_that_columns_fit(file: SourceFile, names: list[str]) -> None:
     missing = [name for name in file.columns.values() if name not in names]
     if missing:
         raise DatasetError(f"{file.name} has no column {missing[0]!r}: it has {', '.join(names)[:400]}.")
+    doubled = {name for name in names if names.count(name) > 1}
+    known = {*file.columns.values()}.union(*TAKEN.values(), *SYNONYMS.values())
+    if doubled & known:
+        raise DatasetError(f"{file.name} has two columns {min(doubled & known)!r}: which one counts? Rename the other.")
     for column, taken in TAKEN.items():
         if not ours & taken:
             text = f"{file.name} has no column {column}: name one, as in --column {column}=NAME. It has"

@@ -315,8 +315,15 @@ def _said_last(messages: list[dict[str, Any]], at: int) -> str | None:
     if last.get("role") != "assistant" or len(messages) == 1:
         return None
     see_that_it_is_text(last, at)
-    answer = last.get("content")
-    return answer if isinstance(answer, str) and answer else None
+    return read_answer(last.get("content")) or None
+
+
+def read_answer(content: Any) -> str | None:
+    """The text of an answer's content, also where it comes in parts; None where some of it is no text."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return "".join(texts) if len(texts) == len(content) else None
 
 
 def _digest(value: Any) -> bytes:

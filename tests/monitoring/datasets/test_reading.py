@@ -41,6 +41,35 @@ def test_rows_for_fine_tuning_and_pairs_of_preference_are_taken(tmp_path: Path) 
     assert preferred.id == tuning.id  # the same chat
 
 
+def test_pairs_of_hugging_face_are_taken_in_each_of_their_forms(tmp_path: Path) -> None:
+    no, question = {**YES, "content": "no"}, [{"role": "user", "content": "A kettle."}]
+    rows = (
+        {"prompt": "A kettle.", "chosen": "yes", "rejected": "no"},
+        {"prompt": question, "chosen": [YES], "rejected": [no]},
+        {"chosen": [*question, YES], "rejected": [*question, no]},
+        {"prompt": "A kettle.", "messages": [*question, YES], "chosen": [*question, YES], "rejected": [*question, no]},
+    )
+    read_ones = read(lines(tmp_path / "pairs.jsonl", *rows, {"chosen": "yes", "rejected": "no"}))
+    assert [(row.messages, row.rejected) for row in read_ones[:-1] if isinstance(row, DataRow)] == [
+        ([*question, YES], "no")
+    ] * 4
+    fault = read_ones[-1]
+    assert isinstance(fault, LeftOut)
+    assert fault.fault == "Line 5: it asks nothing: give a prompt beside chosen and rejected."
+    table = lines_of(tmp_path / "pairs.csv", "prompt,chosen,rejected", "A kettle.,yes,no")
+    assert only(table).rejected == "no"
+
+
+def test_an_answer_in_parts_is_its_text_and_other_parts_are_no_answer(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "y"}, {"type": "text", "text": "es"}]
+    assert only(lines(tmp_path / "a.jsonl", {"messages": [*ASKED, {**YES, "content": parts}]})).answer == "yes"
+    pair = {"input": {"messages": ASKED}, "preferred_output": [{**YES, "content": parts}]}
+    assert only(lines(tmp_path / "b.jsonl", pair)).answer == "yes"
+    refusing = {**YES, "content": [{"type": "refusal", "refusal": "I can't."}]}
+    (fault,) = read(lines(tmp_path / "c.jsonl", {"messages": [*ASKED, refusing]}))
+    assert isinstance(fault, LeftOut)
+
+
 def test_instructions_of_alpaca_and_conversations_of_sharegpt_are_taken(tmp_path: Path) -> None:
     alpaca = {"instruction": "Decide.", "input": "A kettle.", "output": "yes", "id": "r1"}
     before = {**alpaca, "input": "", "system": "Be brief.", "history": [["Hello", "Hi"]]}
@@ -161,6 +190,12 @@ def test_every_broken_row_is_told_with_its_line(tmp_path: Path) -> None:
     table.write_text('text,expected\n"a\nb",yes\nc\nd,no,more\n')
     faults = [each for each in read(table) if isinstance(each, LeftOut)]
     assert [(each.line, "fewer" in each.fault) for each in faults] == [(4, True), (5, False)]
+    table.write_text('text,expected\nA,yes\n"A\nB",no\n"open,no\nC,yes\n')
+    with pytest.raises(DatasetError, match=r"rows\.csv, line 5: the row that begins there is no CSV"):
+        read(table)
+    table.write_text("text,note,text,note,expected\nA,,B,,yes\n")
+    with pytest.raises(DatasetError, match=r"rows\.csv has two columns 'text': which one counts"):
+        read(table)
     for name, content in (("x.json", "{"), ("x.parquet", "PAR1"), ("x.csv", "a,b\n1,2\n")):
         (tmp_path / name).write_text(content)
         with pytest.raises(DatasetError, match=name):
@@ -170,12 +205,12 @@ def test_every_broken_row_is_told_with_its_line(tmp_path: Path) -> None:
 def test_a_table_without_a_column_of_answers_is_one_fault_that_names_its_columns(tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     table.write_text("text,verdict\nA kettle.,yes\nA lamp.,no\n")
-    known = "answer, assistant, class, completion, expected, label, messages, output, preferred_output, response"
+    known = "answer, assistant, chosen, class, completion, expected, label, messages, output, preferred_output"
     with pytest.raises(DatasetError) as caught:
         read(table)
     assert str(caught.value) == (
         "rows.csv has no column expected: name one, as in --column expected=NAME. "
-        f"It has text, verdict; known are {known}."
+        f"It has text, verdict; known are {known}, response."
     )
     assert only(lines_of(table, "text,class", "A kettle.,yes")).answer == "yes"
 
