@@ -15,6 +15,8 @@ from serving.errors import Dropped, EngineError, Failed, Oversize, Silent, Trunc
 from serving.wakeable import Wakeable
 
 ERROR_BODY_BYTES_MAX = 65_536
+ERROR_BODY_SECONDS_MAX = 1.0
+"""The status is known by then: no caller waits for the rest of what an engine says of its error."""
 READ_BUFFER_BYTES = 1 << 18
 HEAD_BYTES_MAX = 1 << 16
 JOINED_BYTES_MAX = 1 << 16
@@ -456,9 +458,10 @@ def _head(method: str, origin: Origin, path: str, headers: Mapping[str, str], la
 async def _refused(connection: EngineConnection) -> EngineError:
     body = b""
     try:
-        while len(body) < ERROR_BODY_BYTES_MAX and (chunk := await connection.chunk()):
-            body += chunk
-    except EngineError:
+        async with asyncio.timeout(ERROR_BODY_SECONDS_MAX):
+            while len(body) < ERROR_BODY_BYTES_MAX and (chunk := await connection.chunk()):
+                body += chunk
+    except (EngineError, TimeoutError):
         pass
     finally:
         connection.abort()

@@ -17,6 +17,8 @@ EngineError                the engine did not give a usable answer
 from __future__ import annotations
 
 import math
+import time
+from email.utils import parsedate_to_datetime
 from typing import ClassVar
 
 import msgspec
@@ -139,11 +141,20 @@ def make_abort(body: bytes) -> Failed:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` in seconds; its date form is not used by engines and counts as absent."""
+    """`Retry-After` in seconds, or None. A date that is over says nothing: the engine's clock may be behind ours."""
     if retry_after is None:
         return None
     try:
         seconds = float(retry_after)
     except ValueError:
-        return None
+        seconds = _seconds_until(retry_after)
+        return min(seconds, 3600.0) if seconds > 0 else None
     return min(max(seconds, 0.0), 3600.0) if math.isfinite(seconds) else None
+
+
+def _seconds_until(date: str) -> float:
+    """Seconds until an HTTP date, such as proxies before an engine send; below 0 for one that is over, or is none."""
+    try:
+        return parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return -1.0

@@ -11,13 +11,14 @@ from msgspec import Meta, Raw
 
 from gateway.formats.fields import KEPT_HERE, Fields, Message
 from gateway.formats.selectors import select_from_text
-from gateway.formats.server_sent_events import Progress, Usage, see_that_it_is_text
+from gateway.formats.server_sent_events import Progress, WholeBody, see_that_it_is_text
 from gateway.formats.wire_format import WireFormat
 from serving.errors import Failed, from_inside
 
 INPUTS_MAX = 2048
 """Inputs of one request, as in OpenAI's API."""
 TOKENS_MAX = 65_536
+NO_VECTORS = frozenset({b"null", b"[]", b'""'})
 TokenId = Annotated[int, Meta(ge=0)]
 
 
@@ -39,12 +40,10 @@ class EmbeddingItem(msgspec.Struct, gc=False):
     embedding: Raw
 
 
-class EmbeddingAnswer(msgspec.Struct, gc=False):
+class EmbeddingAnswer(WholeBody, gc=False):
     """The fields of an answer that the gateway reads."""
 
-    id: str | None = None
     data: list[EmbeddingItem] | None = None
-    usage: Usage | None = None
 
 
 _ANSWER = msgspec.json.Decoder(EmbeddingAnswer)
@@ -96,13 +95,13 @@ class EmbeddingsFormat(WireFormat):
             raise Failed("the engine's answer holds no embeddings") from error
         if not read.data:
             raise from_inside("the engine answered with an error inside a 200", body)
-        if len(read.data) < choices:
+        if len(read.data) < choices or any(map(_is_empty, read.data)):
             raise Failed("the engine's answer has fewer embeddings than there are inputs", body=body)
         progress.answer_id = read.id
         progress.finish_reason = "stop"
-        if read.usage is not None:
-            read.usage.completion_tokens = 0
-            progress.usage = read.usage
+        progress.usage = read.counted()
+        if progress.usage is not None:
+            progress.usage.completion_tokens = 0
 
     def answer_schema(self) -> dict[str, Any]:
         vector = {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}]}
@@ -116,6 +115,11 @@ class EmbeddingsFormat(WireFormat):
             },
             "required": ["data"],
         }
+
+
+def _is_empty(item: EmbeddingItem) -> bool:
+    raw = memoryview(item.embedding)
+    return raw.nbytes <= len(b"null") and bytes(raw) in NO_VECTORS
 
 
 def _inputs(read: Fields) -> list[Any]:

@@ -441,6 +441,16 @@ async def test_engines_that_the_system_trusts_share_one_context() -> None:
         assert None not in contexts
 
 
+async def test_an_error_whose_body_never_ends_is_told_by_its_status() -> None:
+    head = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 7\r\ncontent-length: 99\r\n\r\n"
+    never = asyncio.Event()
+    async with talking([head + b'{"error"', never]) as (engine, client), asyncio.timeout(30):
+        with pytest.raises(Overloaded) as failed:
+            await ask(engine, client, silence_seconds=600)
+        never.set()
+    assert (failed.value.body, failed.value.retry_after_seconds) == (b'{"error"', 7.0)
+
+
 async def test_a_line_end_in_a_header_is_refused() -> None:
     async with talking() as (engine, client):
         with pytest.raises(ValueError, match="line end"):

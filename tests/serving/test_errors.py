@@ -58,13 +58,15 @@ def test_each_status_is_one_kind_of_fault(status: int, kind: type[EngineError]) 
         ("nan", None),
         ("inf", None),
         ("-inf", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", None),
+        ("Mon, 21 Oct 2995 07:28:00 GMT", 3600.0),
+        ("Mon, 21 Oct 99999 07:28:00 GMT", None),
         ("soon", None),
         ("", None),
         (None, None),
     ],
 )
-def test_a_wait_is_taken_in_seconds_or_not_at_all(said: str | None, seconds: float | None) -> None:
+def test_a_wait_is_taken_in_seconds_or_up_to_a_date(said: str | None, seconds: float | None) -> None:
     assert from_status(503, b"", said).retry_after_seconds == seconds
     assert from_status(429, b"", said).retry_after_seconds == seconds
 

@@ -417,6 +417,24 @@ class FewerVectors(Fault):
         raise AnswerOver("done")
 
 
+@dataclass(frozen=True)
+class NoVector(Fault):
+    """Answers with nothing in the place of the first vector."""
+
+    async def on_request(self, moment: Moment) -> None:
+        answer = embeddings_of(moment.body)
+        answer["data"][0]["embedding"] = None
+        await moment.exchange.whole(200, answer)
+        raise AnswerOver("done")
+
+
+async def test_null_in_place_of_a_vector_is_no_answer(responses: AsyncOpenAI, general: FakeEngine) -> None:
+    rule = general.faults.add(NoVector(), path="/v1/embeddings")
+    with pytest.raises(openai.InternalServerError):
+        await responses.embeddings.create(model="general", input=["a", "b"])
+    assert rule.shown == 3
+
+
 async def test_fewer_vectors_than_texts_are_no_answer(responses: AsyncOpenAI, general: FakeEngine) -> None:
     rule = general.faults.add(FewerVectors(), path="/v1/embeddings")
     with pytest.raises(openai.InternalServerError) as failed:
@@ -424,6 +442,24 @@ async def test_fewer_vectors_than_texts_are_no_answer(responses: AsyncOpenAI, ge
     assert (failed.value.status_code, failed.value.code) == (502, "engine_error")
     assert rule.shown == 3
     assert len((await responses.embeddings.create(model="general", input=["a"])).data) == 1
+
+
+@dataclass(frozen=True)
+class OddUsage(Fault):
+    """Answers with a usage that can't be read."""
+
+    async def on_request(self, moment: Moment) -> None:
+        await moment.exchange.whole(200, embeddings_of(moment.body) | {"usage": {"prompt_tokens": "five"}})
+        raise AnswerOver("done")
+
+
+async def test_vectors_with_a_usage_that_can_not_be_read_are_an_answer_all_the_same(
+    running: RunningGateway, responses: AsyncOpenAI, general: FakeEngine
+) -> None:
+    rule = general.faults.add(OddUsage(), path="/v1/embeddings")
+    raw = await responses.embeddings.with_raw_response.create(model="general", input=["a", "b"])
+    assert (len(raw.parse().data), rule.shown) == (2, 1)
+    assert (await record_of(running, raw.headers["x-request-id"]))["prompt_tokens"] is None
 
 
 @dataclass(frozen=True)
