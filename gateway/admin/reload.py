@@ -171,6 +171,7 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
             after={change.path: _cut(change.after) for change in audited_changes},
             evidence={"changes": len(changes)},
         )
+        await services.fallback_caps.prepare(parts.caps)
         go_by(services, settings, parts)
         await services.control.siblings.ask("settings", pickle.dumps(settings))
     return Reloaded("applied" if changes else "same", changes)
@@ -300,7 +301,9 @@ def reload_on_signal(services: Services) -> None:
 
 async def _go_by_others(services: Services, settings: Settings) -> bytes:
     if settings != services.configuration.whole:  # else they are its own, which come back
-        go_by(services, settings, parts_of(settings))
+        parts = parts_of(settings)
+        await services.fallback_caps.prepare(parts.caps)
+        go_by(services, settings, parts)
         await check_health(services)
     return b""
 

@@ -82,6 +82,18 @@ class FallbackCaps:
         self.closed: frozenset[str] = frozenset()
         self.take_in(caps, window_seconds)
 
+    async def prepare(self, caps: Mapping[str, Cap]) -> None:
+        """Let Redis tell of the money caps that come into force next, if it answers in time: a new cap is open until
+        then."""
+        quotas, until = self._limits.quotas, time.monotonic() + self._limits.quotas.timeout_seconds
+        money = [
+            self._keep(task, round(cap.usd_per_day * NANOS))
+            for task, cap in caps.items()
+            if cap.usd_per_day is not None
+        ]
+        while not (quotas.redis_gone or all(allowance.is_known for allowance in money)) and time.monotonic() < until:
+            await quotas.round_over(until - time.monotonic())
+
     def take_in(self, caps: Mapping[str, Cap], window_seconds: float) -> None:
         """Go by these caps from now on; shares are counted again."""
         self._shares = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -95,6 +96,17 @@ async def test_a_cap_that_a_reload_adds_does_not_close_its_fallback_until_redis_
     assert fallbacks._money["returns"].now is not None, "it is asked for at once"
     fallbacks.look()
     assert fallbacks.closed == set()
+
+
+async def test_a_cap_that_a_reload_adds_is_known_before_it_is_in_force(redis: Redis) -> None:
+    fallbacks, limits = fallbacks_of(redis, {})
+    await fallbacks.begin()
+    keeping = asyncio.create_task(limits.quotas.keep(fallbacks.look))
+    await fallbacks.prepare({**CAPPED, "clauses": Cap(0.5, None)})
+    fallbacks.take_in(CAPPED, 60.0)
+    assert fallbacks._money["returns"].now is not None
+    keeping.cancel()
+    await asyncio.wait([keeping])
 
 
 async def test_who_hangs_up_on_a_fallback_has_spent_what_it_is_thought_to_have_cost(redis: Redis) -> None:
