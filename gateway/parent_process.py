@@ -41,6 +41,8 @@ RELOAD_SECONDS_MAX = 60.0
 KILLING_SIGNALS = 3
 CHILD_SECONDS_MAX = ANSWER_SECONDS_MAX / 2
 """Longest wait for one process: who asked for all of them still waits then, and gets what the others say."""
+START_SECONDS_MAX = 300.0
+"""A process that is not ready after so long hangs."""
 WATCH_SECONDS = 5.0
 """Time between two questions whether a process is alive."""
 SILENT_MAX = 3
@@ -70,6 +72,8 @@ class ServingProcess:
     channel: Channel | None = None
     listening: asyncio.Task[None] | None = None
     watching: asyncio.Task[None] | None = None
+    silent: int = 0
+    """Questions that it has left unanswered, one after the other."""
     questions: Questions = field(default_factory=Questions)
     ready: bool = False
     settings: Settings | None = None
@@ -130,6 +134,7 @@ class Parent:
                 child.channel = await Channel.over(child.end)
                 child.end = None
                 child.listening = asyncio.ensure_future(self._listen(child, child.channel))
+                child.watching = self._begin(self._watch_start(child))
                 for _ in range(self._stops):
                     child.send(ProcessMessage("stop"))
         while True:
@@ -169,7 +174,8 @@ class Parent:
         if child.measured:
             self._ended.add(child.measured, with_gauges=False)
         lived_seconds, pid = time.monotonic() - child.started_at, child.pid
-        child.pid, child.channel, child.listening, child.measured, child.ready = 0, None, None, b"", False
+        child.pid, child.channel, child.listening, child.measured = 0, None, None, b""
+        child.ready, child.silent = False, 0
         if self._stops:
             self._exit_code = self._exit_code or max(code, 0)
             return
@@ -209,13 +215,18 @@ class Parent:
 
     async def _watch(self, child: ServingProcess) -> None:
         """End a process that hangs: its callers wait, and probes do not tell, since the others answer them."""
-        silent = 0
-        while silent < SILENT_MAX:
+        while child.silent < SILENT_MAX:
             answers = child.questions.answers
             await asyncio.sleep(WATCH_SECONDS)
             await self._ask(child, "ready")
-            silent = silent + 1 if child.questions.answers == answers else 0  # one that is slow to answer lives
+            child.silent = child.silent + 1 if child.questions.answers == answers else 0  # a slow one lives
         log.error("process %d (pid %d) hangs, and is ended", child.number, child.pid)
+        os.kill(child.pid, signal.SIGKILL)
+
+    async def _watch_start(self, child: ServingProcess) -> None:
+        """End a process that does not come to serve: nobody else takes its place."""
+        await asyncio.sleep(START_SECONDS_MAX)
+        log.error("process %d (pid %d) is not ready in %g s, and is ended", child.number, child.pid, START_SECONDS_MAX)
         os.kill(child.pid, signal.SIGKILL)
 
     def _begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
@@ -233,6 +244,8 @@ class Parent:
                     child.ready = self._began = True
                     if self._settings_message is not None and child.settings is not self._settings:
                         child.send(self._settings_message)  # they were read again while it started
+                    if child.watching is not None:
+                        child.watching.cancel()
                     child.watching = self._begin(self._watch(child))
                     log.info("process %d of %d runs (pid %d)", child.number, len(self._children), child.pid)
                     self._changed.set()
@@ -289,7 +302,7 @@ class Parent:
 
     async def _merged(self, accept: str) -> tuple[bytes, bytes]:
         """The metrics of all processes, those that are no more included, and their content type."""
-        live = [(child, child.questions) for child in self._children if child.ready]
+        live = [(child, child.questions) for child in self._children if child.ready and not child.silent]
         answers = await asyncio.gather(*(self._ask(child, "metrics") for child, _ in live))
         for (child, questions), answer in zip(live, answers, strict=True):
             if answer and child.ready and child.questions is questions:  # else one has ended that had answered

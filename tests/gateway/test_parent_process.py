@@ -4,6 +4,7 @@ import asyncio
 import logging
 import pickle
 import signal
+import socket
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
@@ -133,6 +134,79 @@ def test_a_process_that_answers_nothing_any_more_is_ended(
             assert process.poll() is None
             process.kill()
         assert process.wait() == -signal.SIGKILL
+
+
+class Starting(Heard):
+    """A channel whose process says that it is ready where `answers`, and nothing more."""
+
+    def __init__(self, answers: bool) -> None:
+        super().__init__()
+        self._answers = answers
+
+    async def receive(self) -> ProcessMessage | None:
+        if self._answers and not self.messages:
+            self.send(ready := ProcessMessage("ready"))
+            return ready
+        return await asyncio.Event().wait()
+
+    def close(self) -> None:
+        """Nothing is left to close."""
+
+
+@pytest.mark.parametrize("becomes_ready", [False, True])
+def test_a_process_that_does_not_become_ready_is_ended(becomes_ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent_process, "START_SECONDS_MAX", 600.0 if becomes_ready else 0.0)
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
+    child = parent._children[0]
+
+    async def over(_: object) -> Channel:
+        return Starting(becomes_ready)
+
+    monkeypatch.setattr(Channel, "over", over)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        child.pid, child.end = process.pid, socket.socket()
+        with child.end:
+
+            async def started() -> None:
+                next_one = asyncio.ensure_future(parent._next())
+                while (starting := child.watching) is None:
+                    await asyncio.sleep(0)
+                await asyncio.wait([starting])
+                next_one.cancel()
+                assert starting.cancelled() is becomes_ready
+
+            parent._loop.run_until_complete(started())
+            if becomes_ready:
+                assert process.poll() is None
+                process.kill()
+            assert process.wait() == -signal.SIGKILL
+    for task in asyncio.all_tasks(parent._loop):
+        task.cancel()
+    parent._loop.run_until_complete(asyncio.sleep(0))
+    parent._loop.close()
+
+
+def test_a_scrape_waits_for_no_process_that_hangs_and_has_what_it_last_told() -> None:
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
+    hanging, other = parent._children
+    meters = Meters(2000)
+    meters.process_restarts.add(1)
+    channels = [Heard(), Heard()]
+    for child, channel in zip(parent._children, channels, strict=True):
+        child.pid, child.ready, child.channel, child.measured = 1, True, channel, meters.measured()
+    hanging.silent = 1
+
+    async def merged() -> bytes:
+        asking = asyncio.ensure_future(parent._merged(""))
+        while not channels[1].messages:
+            await asyncio.sleep(0)
+        other.questions.answered(ProcessMessage("answer", 1, meters.measured()))
+        return (await asking)[0]
+
+    text = parent._loop.run_until_complete(merged()).decode()
+    parent._loop.close()
+    assert channels[0].messages == []
+    assert "apprentice_process_restarts_total 2.0" in text
 
 
 class Lingering(Heard):
