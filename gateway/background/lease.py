@@ -10,6 +10,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as TimedOut
 
 from gateway.state.snapshot import SnapshotKeeper
 from serving.object_store import CHANGED_CHANNEL
@@ -93,6 +94,8 @@ class JobLease:
         self._ask_at = 0.0
         """When a third of the time is over for which this gateway has the lease, or all of it for which another one
         has: by time.monotonic."""
+        self._ends_at = 0.0
+        """When the lease runs out that this gateway has: by time.monotonic."""
         self.is_new = False
         """Set when the lease was taken, not only kept: another gateway may have had it before. Its user clears it."""
 
@@ -121,13 +124,13 @@ class JobLease:
             if stop is not None:
                 await stop()
             with contextlib.suppress(RedisError, OSError):  # it expires by itself; the cancellation has to go on
-                await self._release(keys=[self._key], args=[self._owner, CHANGED_CHANNEL])
+                await self.give_back()
 
     async def do(self, work: Work) -> bool:
         """Do the work once if this gateway has the lease, and renew it meanwhile.
 
-        The work is cancelled once another gateway has the lease. Returns whether the work came to its end. Raises what
-        `work` raises, and RedisError.
+        The work is cancelled once another gateway has the lease, or may have it. Returns whether the work came to its
+        end. Raises what `work` raises, and RedisError.
         """
         is_sure = self._held_generation == self._snapshot.current.generation and time.monotonic() < self._ask_at
         if not is_sure and not await self._take():
@@ -144,6 +147,11 @@ class JobLease:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def give_back(self) -> None:
+        """Let another gateway have the job, once this pass is over. Raises RedisError."""
+        self._held_generation = -1
+        await self._release(keys=[self._key], args=[self._owner, CHANGED_CHANNEL])
+
     async def _take(self) -> bool:
         """Take or keep the lease. False while another gateway has it. Raises RedisError."""
         now, generation = time.monotonic(), self._snapshot.current.generation
@@ -152,11 +160,17 @@ class JobLease:
         is_owner = before in (None, self._owner.encode())
         self._held_generation = generation if is_owner else -1
         self._ask_at = now + left_ms / (3000 if is_owner else 1000)
+        self._ends_at = now + left_ms / 1000
         return is_owner
 
     async def _keep(self) -> None:
-        """Renew the lease; return once another gateway has it."""
+        """Renew the lease; return once another gateway has it. Raises RedisError, also where Redis does not answer
+        before the lease runs out."""
         is_owner = True
         while is_owner:
             await asyncio.sleep(self._ask_at - time.monotonic())
-            is_owner = await self._take()
+            try:
+                async with asyncio.timeout(self._ends_at - time.monotonic()):
+                    is_owner = await self._take()
+            except TimeoutError as error:
+                raise TimedOut("Redis did not renew the job's lease in time") from error

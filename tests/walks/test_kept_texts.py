@@ -139,9 +139,10 @@ async def test_with_a_key_no_word_that_people_give_is_in_redis_or_on_disk(
                 assert [each["id"] for each in found] == [request]
 
 
-async def test_rows_under_a_lost_key_stay_and_wait_for_it(
-    configure: Configure, make_adapter: MakeAdapter, redis: Redis
+async def test_rows_under_a_lost_key_stay_and_wait_for_a_gateway_that_has_it(
+    configure: Configure, make_adapter: MakeAdapter, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gateway.features.evaluations.job.UNREADABLE_SECONDS", 1)
     keys = {name: base64.b64encode(name.encode().ljust(32)).decode() for name in ("k1", "k2")}
     line = json.dumps({"id": "r1", "text": "A vase", "expected": "yes"})
     headers = {"content-type": "application/x-ndjson"}
@@ -166,10 +167,10 @@ async def test_rows_under_a_lost_key_stay_and_wait_for_it(
         now = await store.get(one.id)
         assert now is not None
         assert now.status == "running"
-    config["texts"] = {"keys": keys, "key": "k2"}
-    async with run_gateway(config) as gateway, gateway.http() as http:
-        assert (await ended(http, one.id))["status"] == "done"
-        assert (await http.post("/admin/v1/evaluations", params=query)).status_code == 201
+        config["texts"] = {"keys": keys, "key": "k2"}
+        async with run_gateway(config) as other, other.http() as its_http:
+            assert (await ended(its_http, one.id))["status"] == "done"
+            assert (await its_http.post("/admin/v1/evaluations", params=query)).status_code == 201
 
 
 async def test_a_share_is_kept_or_none_by_the_requests_id_alone(

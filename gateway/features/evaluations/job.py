@@ -92,9 +92,10 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
         if evaluation is not None:
             try:
                 await _Run(evaluations, evaluation).to_its_end()
-            except Unsealable as error:  # its rows stay until a gateway has the key
+            except Unsealable as error:  # its rows stay until a gateway has the key: another one may have it
                 await store.say_waiting(evaluation, f"A row of it can't be read: {error}.", 2 * UNREADABLE_SECONDS)
                 unreadable_until[evaluation.id] = time.monotonic() + UNREADABLE_SECONDS
+                await lease.give_back()
 
     await lease.repeat(run_next, LOOK_INTERVAL_SECONDS)
 

@@ -22,6 +22,7 @@ from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import Kind
 from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
 from gateway.state.outbox import Outbox
+from gateway.state.redis import replace_value
 from monitoring.audit import AuditEntry
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
@@ -60,6 +61,10 @@ if ARGV[9] == '1' then redis.call('SADD', KEYS[4], ARGV[1]) end
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[5]) end
 return 1
 """
+DROP = """
+if (redis.call('GET', KEYS[1]) or '') == ARGV[1] then redis.call('ZREM', KEYS[2], ARGV[2]) end
+"""
+"""ARGV: an evaluation as it was read, and its id. One that was begun again meanwhile stays."""
 FORGET_FAULTS = """
 for _, field in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   redis.call('HDEL', KEYS[2], field)
@@ -186,9 +191,9 @@ class EvaluationStore:
             evaluation = None if raw is None else _read(raw)
             if evaluation is not None and evaluation.status == "running":
                 if raw != (written := msgspec.json.encode(evaluation)):  # an earlier release began it
-                    await self._redis.set(_key(evaluation.id), written, xx=True, keepttl=True)
+                    await replace_value(self._redis, _key(evaluation.id), raw, written)
                 return evaluation
-            await self._redis.zrem(OPEN_KEY, name)  # it has expired
+            await self._redis.eval(DROP, 2, _key(name.decode()), OPEN_KEY, raw or b"", name)  # it has expired
         return None
 
     async def say_waiting(self, evaluation: Evaluation, reason: str, seconds: int = WAITING_SECONDS) -> None:

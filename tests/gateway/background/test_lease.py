@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import TimeoutError as TimedOut
 
 from gateway.background.lease import JobLease, JobPasses
 from gateway.state.snapshot import ConfiguredPolicy, SnapshotKeeper
@@ -110,6 +111,37 @@ async def test_work_is_cancelled_once_another_gateway_has_the_lease(redis: Redis
         await redis.set(KEY, "second")
         assert await doing is False
     assert cancelled.is_set()
+
+
+async def test_work_is_cancelled_once_the_lease_runs_out_while_redis_is_silent(redis: Redis) -> None:
+    cancelled = asyncio.Event()
+
+    async def work() -> None:
+        await redis.client_pause(60_000, all=False)  # what writes waits
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    try:
+        async with asyncio.timeout(SECONDS_MAX / 2):
+            with pytest.raises(TimedOut, match="lease"):
+                await lease_of(redis, "first", 1.0).do(work)
+    finally:
+        await redis.client_unpause()
+    assert cancelled.is_set()
+
+
+async def test_work_that_gives_the_lease_back_lets_another_gateway_have_the_job(redis: Redis) -> None:
+    events: asyncio.Queue[str] = asyncio.Queue()
+    first, second = (lease_of(redis, name, 600.0) for name in ("first", "second"))
+
+    async def work() -> None:
+        await first.give_back()
+
+    assert await first.do(work)
+    assert await second.do(working(events, "second"))
+    assert not await first.do(working(events, "first"))
 
 
 async def test_pass_that_does_not_end_or_fails_is_measured(redis: Redis) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from redis.asyncio import Redis
 from gateway.features.evaluations.row_batches import BATCH, seal_rows
 from gateway.features.evaluations.store import (
     LOGPROBS_EVALUATIONS,
+    OPEN_KEY,
     Evaluation,
     EvaluationStore,
     Model,
@@ -92,6 +94,38 @@ async def test_no_result_of_another_run_is_taken(store: EvaluationStore) -> None
     assert (await store.progress(second))["adapter"]["done"] == 1
     await store.forget(second, step(store, "evaluation.forget"))
     assert not await store.keep(second, "adapter", result(2), LOGPROBS)
+
+
+class Meanwhile(Redis):
+    """A client whose next reading of a key is followed at once by something else."""
+
+    then: Callable[[], Awaitable[object]] | None = None
+
+    async def get(self, name: Any) -> Any:
+        value, (then, self.then) = await super().get(name), (self.then, None)
+        if then is not None:
+            await then()
+        return value
+
+
+@pytest.mark.parametrize("is_kept", [True, False], ids=["ended", "expired"])
+async def test_evaluation_that_is_begun_again_while_it_is_read_stays_to_be_run(
+    redis: Redis, valkey_socket: str, is_kept: bool
+) -> None:
+    async with Meanwhile(unix_socket_path=valkey_socket) as client:
+        store = EvaluationStore(client, 1000)
+        first = await begun(store, evaluation(created_at=1.0))
+        ended = finish(first, "cancelled")
+        await redis.set(get_evaluation_key(first.id), msgspec.json.encode(ended))
+        if not is_kept:
+            await redis.delete(get_evaluation_key(first.id))
+        client.then = lambda: begun(store, evaluation(created_at=2.0))
+        assert await store.next() is None
+        assert await store.next() == evaluation(created_at=2.0)
+        assert await store.move(evaluation(created_at=2.0), ended, None, None)
+        await redis.zadd(OPEN_KEY, {first.id: 1.0})
+        assert await store.next() is None
+        assert await redis.zcard(OPEN_KEY) == 0
 
 
 async def test_rows_that_an_engine_failed_to_answer_are_asked_again_and_no_others(store: EvaluationStore) -> None:
