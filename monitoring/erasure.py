@@ -38,10 +38,12 @@ COMPARED_CHARACTERS = 40
 
 
 class _RowNames(msgspec.Struct):
-    """The names of a row: all that is read of one, since a file is large."""
+    """The names of a row: all that is read of one, since a file is large. `row` is one that was left out."""
 
     id: Any = None
     parent: Any = None
+    request: Any = None
+    row: Any = None
 
 
 class ErasedSet(msgspec.Struct):
@@ -58,12 +60,13 @@ def find_requests(storage: ArchiveStorage, names: Sequence[str], until: float) -
 
 
 def _find_in(storage: ArchiveStorage, dataset: Dataset, column: str, names: Sequence[str], until: float) -> set[str]:
-    query = (
-        f'SELECT "{column}" FROM {find_table(storage, ArchiveQuery(dataset))} WHERE "at" <= ? '  # noqa: S608 - our own names; values are bound
-        'AND (list_has_any("handles", ?::VARCHAR[]) OR ? || "caller" IN (SELECT unnest(?::VARCHAR[])))'
+    query = (  # as a join, since there may be a name for each key that ever was
+        f'SELECT DISTINCT "{column}" FROM (SELECT "{column}", unnest(list_append("handles", ? || "caller")) AS name '  # noqa: S608 - our own names; values are bound
+        f'FROM {find_table(storage, ArchiveQuery(dataset))} WHERE "at" <= ?) '
+        "WHERE name IN (SELECT unnest(?::VARCHAR[]))"
     )
     with connect_duckdb(storage) as connection:
-        rows = connection.execute(query, [until, list(names), forgotten_name_of(""), list(names)]).fetchall()
+        rows = connection.execute(query, [forgotten_name_of(""), until, list(names)]).fetchall()
     return {request for (request,) in rows}
 
 
@@ -202,6 +205,8 @@ def _erase_rows(
     kill finds in the rows what the card may quote."""
     erased: dict[str, dict[str, Any]] = {}
     paths = sorted(folder.glob("*.jsonl"))
+    if not any(_has_row_of(path, requests) for path in paths):
+        paths = []  # most folders have none, and whole rows take long to decode
     rows_of = {path: [msgspec.json.decode(line) for line in path.read_bytes().splitlines()] for path in paths}
     count = -1
     while count != len(erased):  # until no row is left that was derived from an erased one
@@ -217,6 +222,18 @@ def _erase_rows(
     for path in lost:
         replace_file(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rest_of[path]))
     return erased, total
+
+
+def _has_row_of(path: Path, requests: Set[str]) -> bool:
+    """Return whether a file has a row that names one of the requests. Raises msgspec.DecodeError."""
+    with path.open("rb") as lines:
+        for line in lines:
+            names = msgspec.json.decode(line, type=_RowNames)
+            if str(names.id) in requests or str(names.request) in requests:
+                return True
+            if names.row and _requests_of(names.row) & requests:
+                return True
+    return False
 
 
 def _comes_from(row: dict[str, Any], requests: Set[str], erased: dict[str, Any]) -> bool:

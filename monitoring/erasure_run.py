@@ -94,7 +94,8 @@ def erase(job: ErasureJob) -> ErasureReport:
         for each in (storage.scratch, datasets, trainings):
             remove_leftovers(each)
         remove_all_spanned(storage)
-        waiting = {row.request for row in read_waiting(redis) if _is_meant(row, job, requests)}
+        names = frozenset(job.names)
+        waiting = {row.request for row in read_waiting(redis) if _is_meant(row, job, names, requests)}
         delete_texts(redis, waiting, 0)
         write_all(redis, storage, ArchiveReport())
         requests |= waiting | find_requests(storage, job.names, job.until)
@@ -114,8 +115,8 @@ def erase(job: ErasureJob) -> ErasureReport:
     return report
 
 
-def _is_meant(row: TextRow, job: ErasureJob, requests: Set[str]) -> bool:
-    named = not {forgotten_name_of(row.caller), *row.handles}.isdisjoint(job.names)
+def _is_meant(row: TextRow, job: ErasureJob, names: Set[str], requests: Set[str]) -> bool:
+    named = not names.isdisjoint((forgotten_name_of(row.caller), *row.handles))
     return row.request in requests or (named and row.at <= job.until)
 
 

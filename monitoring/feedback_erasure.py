@@ -27,6 +27,12 @@ Change = Callable[[str, bytes], bytes | None]
 WORDS = ("comment", "demonstration", "demonstration_digests", "tags", "key", "sealed")
 """The fields of feedback, and columns of the archive, that may hold texts."""
 
+REPLACE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return end
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+"""
+"""ARGV: a judgement's name, as it was read, and without words. One that was changed or has expired meanwhile stays."""
 TAKE_PLACE = """
 local low = '(' .. ARGV[1]
 while true do
@@ -50,11 +56,9 @@ def erase_feedback_words(redis: Any, requests: Set[str]) -> None:
     """Erase the words of these requests' feedback. Raises RedisError and JobError; done again, it comes to its end."""
     for request in requests:
         key = f"apprentice:feedback:{request}"
-        for name, raw in redis.hgetall(key).items():
-            _, giver, body = raw.split(b"\n", 2)  # the digest of it goes, too: words can be guessed by it
-            if (bare := _without_words(body)) is not None:
-                redis.delete(f"{key}:latest")
-                redis.hset(key, name, b"\n".join((b"", giver, bare)))
+        while worded := [(name, raw, bare) for name, raw in redis.hgetall(key).items() if (bare := _bare_entry(raw))]:
+            for each in worded:  # what comes or is sealed again meanwhile is met the next time
+                redis.eval(REPLACE, 2, key, f"{key}:latest", *each)
     _change_stream(redis, lambda request, body: _without_words(body) if request in requests else None)
 
 
@@ -125,6 +129,14 @@ def _changed(fields: dict[bytes, bytes], change: Change) -> bytes | None:
         return change(fields[b"request"].decode(), fields[b"feedback"])
     except (KeyError, UnicodeDecodeError, msgspec.DecodeError):
         return None
+
+
+def _bare_entry(raw: bytes) -> bytes | None:
+    """A judgement as Redis has it, without its words, nor the digest by which they can be guessed; None where it has
+    none."""
+    _, giver, body = raw.split(b"\n", 2)
+    bare = _without_words(body)
+    return None if bare is None else b"\n".join((b"", giver, bare))
 
 
 def _without_words(body: bytes) -> bytes | None:

@@ -173,6 +173,29 @@ def test_a_deleted_data_set_is_named_for_the_versions_that_learned_its_texts(tmp
     assert erase_from_sets(tmp_path, {"r3"}, {}, 0.0) == [ErasedSet(target.name, 1, 1)], "once, where it is built again"
 
 
+def test_whole_rows_are_decoded_only_where_one_is_erased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [data_row(number, f"A plain item {number}.", "yes", request=f"r{number}") for number in range(9)]
+    build(tmp_path, rows[:4], {})
+    left_out = build_set([*rows[4:], data_row(9, "A plain item 8.", "no", request="r9")], [], DatasetOptions())
+    other = tmp_path / write_set(
+        tmp_path, left_out, {"task": "returns"} | card_of(left_out, DatasetOptions(), KeptRows())
+    )
+    assert b'"r9"' in (other / "left_out.jsonl").read_bytes()
+    decoded, decode = list[Any](), msgspec.json.decode
+
+    def note(data: bytes, **options: Any) -> Any:
+        value = decode(data, **options)
+        if isinstance(value, dict) and not {"id", "row"}.isdisjoint(value):
+            decoded.append(value)
+        return value
+
+    monkeypatch.setattr(msgspec.json, "decode", note)
+    assert erase_from_sets(tmp_path, {"r99"}, {}, 0.0) == []
+    assert decoded == []
+    assert erase_from_sets(tmp_path, {"r9"}, {}, 0.0) == [ErasedSet(other.name, 1, 1)]
+    assert len(decoded) == 6
+
+
 @pytest.mark.timeout(240)
 def test_lines_are_searched_for_many_requests_at_once(tmp_path: Path) -> None:
     ids = RequestIds(b"secret")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -316,6 +317,45 @@ async def test_a_stream_without_room_beside_it_stays_and_leaves_nothing(redis: R
         seal_stream(client, words, resealing)
         ((_, entry),) = client.xrange(STREAM_KEY, count=1)
     assert msgspec.json.decode(entry[b"feedback"], type=Feedback).key == "k1"
+
+
+class Meanwhile(Client):
+    """A client whose first reading of a request's feedback is followed at once by something else."""
+
+    then: Callable[[], object] | None = None
+
+    def hgetall(self, name: str) -> Any:
+        entries, (then, self.then) = super().hgetall(name), (self.then, None)
+        if then is not None:
+            then()
+        return entries
+
+
+async def test_erasure_brings_back_no_feedback_that_expired_meanwhile(
+    store: FeedbackStore, request_id: str, redis: Redis, valkey_socket: str
+) -> None:
+    await store.give(request_id, judgement(comment="red"), "caller1", young=False)
+    with Meanwhile(unix_socket_path=valkey_socket) as client:
+        client.then = lambda: client.delete(f"apprentice:feedback:{request_id}")
+        erase_feedback_words(client, {request_id})
+    assert await redis.exists(f"apprentice:feedback:{request_id}") == 0
+
+
+async def test_erasure_takes_the_words_of_feedback_that_comes_or_changes_meanwhile(
+    store: FeedbackStore, request_id: str, redis: Redis, valkey_socket: str
+) -> None:
+    await store.give(request_id, judgement(comment="red"), "caller1", young=False)
+    key, name = f"apprentice:feedback:{request_id}", "caller1\tf1"
+    with Meanwhile(unix_socket_path=valkey_socket) as client:
+
+        def change() -> None:
+            entry = client.hget(key, name)
+            client.hset(key, mapping={name: entry.replace(b"red", b"blue"), "caller1\tf2": entry})
+
+        client.then = change
+        erase_feedback_words(client, {request_id})
+    entries = await redis.hgetall(key)
+    assert (len(entries), any(b"red" in entry or b"blue" in entry for entry in entries.values())) == (2, False)
 
 
 async def test_a_class_tag_that_is_named_later_gets_plain(keys: Keys, request_id: str, redis: Redis) -> None:

@@ -252,13 +252,28 @@ async def test_a_subject_or_a_caller_is_forgotten_and_what_comes_later_is_kept(
 
 async def test_a_subject_is_forgotten_also_where_its_key_was_revoked_since(world: tuple[RunningGateway, Path]) -> None:
     gateway, folder = world
-    key = await gateway.key()
-    await ask(gateway, SECRET, key, **{"x-apprentice-subject": "order-4711"})
+    key, subject = await gateway.key(), "order-" + 506 * "4"
+    await ask(gateway, SECRET, key, **{"x-apprentice-subject": subject})
     await settled(gateway)
     async with gateway.http() as http:
         assert (await http.delete(f"/admin/v1/callers/{key.split('-')[2]}")).is_success
-    assert (await forget(gateway, "--subject", "order-4711"))["found"] == 1
-    assert holding(folder, SECRET) == []
+    erasure = await forget(gateway, "--subject", subject)
+    assert (erasure["found"], holding(folder, SECRET)) == (1, [])
+    kept = await gateway.features[Erasures].store.get(erasure["id"])
+    assert kept is not None
+    assert kept.names == [], "there may be one for each key that ever was"
+
+
+async def test_a_subject_of_more_keys_than_can_be_marked_is_erased_by_key(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.features.erasures.endpoints.CALLERS_MAX", 1)
+    keys = [await gateway.key() for _ in range(2)]
+    async with gateway.http() as http:
+        refused = await http.post("/admin/v1/erasures", json={"subject": "order-4711"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "caller")
+        named = {"subject": "order-4711", "caller": keys[0].split("-")[2]}
+        assert (await http.post("/admin/v1/erasures", json=named)).status_code == 202
 
 
 async def test_an_erasure_that_failed_is_done_once_it_can_be(world: tuple[RunningGateway, Path]) -> None:

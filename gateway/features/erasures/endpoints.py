@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
 from gateway.access import Admin, Body, Operator, require_found
+from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
@@ -18,6 +19,8 @@ from monitoring.feedback import handle_of
 from monitoring.ids import make_timed_id, strip_id
 from monitoring.text_stream import forgotten_name_of
 
+CALLERS_MAX = 10_000
+"""Callers whose subject is erased at once: each is a key in Redis for as long as texts may come late."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
@@ -25,7 +28,7 @@ class ErasureIn(Body):
     """Whose texts are erased: one request's, or all until now of a caller, or about a subject of a caller or of all."""
 
     request: str | None = Field(None, min_length=1, max_length=200, description="A request's id.")
-    subject: str | None = Field(None, min_length=1, max_length=256, description="As `x-apprentice-subject` named it.")
+    subject: str | None = Field(None, min_length=1, max_length=512, description="As `x-apprentice-subject` named it.")
     caller: str | None = Field(None, min_length=1, max_length=63, description="A key's public part.")
 
     @model_validator(mode="after")
@@ -70,13 +73,15 @@ async def read_erasure(request: Request, erasure: str, _: Operator) -> dict[str,
 async def _names(erasures: Erasures, body: ErasureIn) -> list[str]:
     """The names under which the requests are found. A subject is one of each caller that ever was, unless one is named.
 
-    Raises RedisError.
+    Raises RedisError, and Problem for too many callers.
     """
     if body.subject is None:
         return [forgotten_name_of(body.caller)] if body.caller else []
     services = erasures.services
     callers_known = {*services.snapshot.current.callers, *await services.objects.callers.generations()}
     callers = [body.caller] if body.caller else sorted(callers_known)
+    if len(callers) > CALLERS_MAX:
+        raise Problem("invalid_value", f"There are over {CALLERS_MAX} keys: name the caller, one by one.", "caller")
     return [handle_of(services.digest_secret, caller, "subject", body.subject) for caller in callers]
 
 

@@ -54,6 +54,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         erasure,
         **erased,
         state="done",
+        names=[],  # there may be one for each key that ever was
         error=None,
         found=len(requests),
         reviews=await _forget_reviews(erasures, erasure, requests),

@@ -13,6 +13,7 @@ from serving.object_store import Change, LenientReader, ObjectStore, change_toge
 
 WAITING_KEY = "apprentice:erasures:waiting"
 ERASURES_MAX = 1_000
+MARKED_AT_ONCE = 500
 FORGOTTEN_SECONDS = 90 * 86_400
 """Time for which a spool that comes late can bring no erased text back."""
 
@@ -57,12 +58,13 @@ class ErasureStore:
 
     async def open(self, erasure: Erasure, step: AuditedStep) -> None:
         """Enter a new erasure with its audit entry. From here on no text that it means is taken in any more."""
-        until_ms = round(erasure.at * 1000)
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for name in (*erasure.requests, *erasure.names):
-                pipe.set(FORGOTTEN_KEY + name, until_ms, ex=FORGOTTEN_SECONDS)
-            pipe.sadd(WAITING_KEY, erasure.id)
-            await pipe.execute()
+        until_ms, names = round(erasure.at * 1000), [*erasure.requests, *erasure.names]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for at in range(0, len(names), MARKED_AT_ONCE):
+                for name in names[at : at + MARKED_AT_ONCE]:
+                    pipe.set(FORGOTTEN_KEY + name, until_ms, ex=FORGOTTEN_SECONDS)
+                await pipe.execute()
+        await self._redis.sadd(WAITING_KEY, erasure.id)
         await step.take([self._change(erasure)])
 
     async def waiting(self) -> list[Erasure]:
