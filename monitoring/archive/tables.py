@@ -33,8 +33,6 @@ MEMORY = "512MB"
 PARQUET = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE_BYTES '16MB'"
 """DuckDB holds a row group in memory, some four times over, and a text may have half a megabyte."""
 PART_FORMAT = f"{PARQUET}, ROW_GROUP_SIZE 2048"
-BOUND_ROW_GROUPS = "SET preserve_insertion_order = false"
-"""Else a row group has no bound in bytes. One thread keeps the order all the same."""
 PART = re.compile(r"part-(reported-)?(\d+)-(\d+)-(\d+)-(\d+)(-merged)?\.parquet")
 SCALARS: Mapping[type, str] = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
 
@@ -154,7 +152,6 @@ def replace_part(storage: ArchiveStorage, dataset: Dataset, lines: Path, place: 
 
 def write_parquet(connection: duckdb.DuckDBPyConnection, rows: str, path: Path) -> None:
     """Write the rows of a table to a file, in their order."""
-    connection.execute(BOUND_ROW_GROUPS)
     connection.execute(f"COPY (SELECT * FROM {rows}) TO {write_path(path)} ({PART_FORMAT})")  # noqa: S608 - our own names
 
 
@@ -203,7 +200,6 @@ def export(storage: ArchiveStorage, archive_query: ArchiveQuery, target: Path) -
     partial = target.with_name(f".{target.name}.partial")
     try:
         with connect_duckdb(storage) as connection:
-            connection.execute(BOUND_ROW_GROUPS)
             query = f"SELECT {chosen} FROM {read(storage, archive_query.dataset, places)} {where}"  # noqa: S608 - our own names; values are bound
             written = connection.execute(f"COPY ({query}) TO {write_path(partial)} ({form})", values).fetchone()
         partial.replace(target)
@@ -226,6 +222,7 @@ def connect_duckdb(storage: ArchiveStorage | None = None, scratch: Path | None =
             **({} if scratch is None else {"temp_directory": str(scratch)}),
             "threads": str(THREADS_MAX),
             "memory_limit": MEMORY,
+            "preserve_insertion_order": "false",  # else a row group has no bound in bytes; one thread keeps the order
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
         }

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import msgspec
 
-from monitoring.archive.tables import BOUND_ROW_GROUPS, PARQUET, connect_duckdb, write_path
+from monitoring.archive.tables import PARQUET, connect_duckdb, write_path
 from monitoring.datasets.build_job import ExportJob, ExportResult
 from monitoring.datasets.rows import DataRow
 from monitoring.helper_process import run_job
@@ -59,7 +59,6 @@ def _write_parquet(source: Path, target: Path) -> int:
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items())
     query = f"SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})"  # noqa: S608 - our names
     with connect_duckdb() as connection:
-        connection.execute(BOUND_ROW_GROUPS)
         result = connection.execute(f"COPY ({query}) TO {write_path(target)} ({PARQUET})", [str(source)])
         counted = result.fetchone()
     return int(counted[0]) if counted else 0
