@@ -64,8 +64,8 @@ class RequestBody:
         """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""
         self.raw = b""
         """The bytes that it was read from, in the engine's format."""
-        self.token_limit_required = False
-        """True if the caller's format requires a limit of tokens, which is then bounded where it is too high."""
+        self.callers_format = wire_format
+        """The format in which the caller sent it, before it was translated."""
         self.writer: AnswerWriter | None = None
         """The writer of its answer in the caller's format; None where that is the engine's."""
         self._fields = fields
@@ -194,7 +194,7 @@ class RequestBody:
         for name in self.wire_format.token_limits:
             if (getattr(self.read, name) or 0) <= most:
                 continue
-            if limits.max_tokens_over == "refuse" and not self.token_limit_required:
+            if limits.max_tokens_over == "refuse" and not self.callers_format.token_limit_required:
                 raise Problem("invalid_value", f"{name} is at most {most}.", name)
             self._fields[name] = Raw(b"%d" % most)
             setattr(self.read, name, most)
@@ -263,7 +263,7 @@ class RequestBody:
         body.cache_salt = self.cache_salt
         body.dropped = self.dropped
         body.fragile = self.fragile
-        body.token_limit_required = self.token_limit_required
+        body.callers_format = self.callers_format
         return body
 
     def may_go_on(self) -> bool:
@@ -383,7 +383,7 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         is_long = len(body) > LONG_BODY_BYTES
         if is_long:
             check_strings(body)
-        writer, token_limit_required = wire_format.writer(body), wire_format.token_limit_required
+        writer, callers_format = wire_format.writer(body), wire_format
         body, wire_format = wire_format.translate(body)
         fields = RAW_FIELDS.decode(body)
         check_fields(fields, len(body))
@@ -409,7 +409,7 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         fields.pop("logprobs", None)  # in a completion vLLM takes false for 0, which asks for them
     request_body = RequestBody(wire_format, fields, read)
     request_body.raw = body
-    request_body.token_limit_required = token_limit_required
+    request_body.callers_format = callers_format
     request_body.writer = writer
     return request_body
 
