@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -57,21 +58,20 @@ class Adoption:
 
     def run(self, *words: str) -> dict[str, Any]:
         """Run one `apprentice` command, show it, and return its JSON. Raises CommandError where it failed."""
-        self.api.out.note(f"$ apprentice {' '.join(words)}")
+        shown = shlex.join(("apprentice", *words))
+        self.api.out.note(f"$ {shown}")
         connection = ["--json", "--gateway", self.api.url, "--key-file", str(self.key_file)]
         connection += [] if self.api.ca_file is None else ["--ca", str(self.api.ca_file)]
         command = [sys.executable, "-P", "-m", "gateway.cli.main", *words, *connection]
         exit_code, output = run_command(command, self.api.out)
         if exit_code > 1:
-            raise Unusable(f"`apprentice {' '.join(words)}` failed, as it says above.")
+            raise Unusable(f"`{shown}` failed, as it says above.")
         try:
             answer: dict[str, Any] = json.loads(output or b"{}")
         except ValueError as error:
-            raise Unusable(f"`apprentice {' '.join(words)}` printed no JSON: {error}.") from error
+            raise Unusable(f"`{shown}` printed no JSON: {error}.") from error
         if exit_code and words[0] != "gate":
-            raise WatchFailed(
-                f"`apprentice {' '.join(words)}` failed, as it says above. The same command goes on here."
-            )
+            raise WatchFailed(f"`{shown}` failed, as it says above. The same command goes on here.")
         return answer
 
     @property
@@ -204,8 +204,10 @@ def pass_gate(adoption: Adoption) -> dict[str, Any]:
 def release_version(adoption: Adoption) -> dict[str, Any]:
     """Make the version a canary that is judged, or the leading version where there is none. Raises Stopped."""
     if not adoption.release:
+        right = [f"{name} {share:.1%}" for name, share in adoption.outcomes["evaluate"]["right"].items()]
+        figures = f" Right on held-out rows: {', '.join(right)}." if right else ""
         page = adoption.path("evaluation.html")
-        raise Stopped(f"{adoption.version} may be released. Look at {page}. To go on: --release.")
+        raise Stopped(f"{adoption.version} may be released.{figures} Look at {page}. To go on: --release.")
     leading = _leading(adoption)
     if leading is None:
         adoption.run("adapters", "promote", adoption.version)

@@ -157,6 +157,8 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Ma
         raise Unusable(f"There is no file {path}.")
     if not path.stat().st_size:
         raise Unusable(f"{path} is empty: give a row on each line.")
+    if path.suffix.lower() == ".parquet":
+        raise Unusable(f"{path} is Parquet, which only `datasets build` reads: write it as .csv or JSON lines.")
     if own_names and path.suffix.lower() != ".csv":
         raise Unusable(f"--column is for the columns of a table: {path} is no .csv.")
     if path.suffix.lower() not in (".json", ".csv"):

@@ -18,8 +18,14 @@ from monitoring.datasets.build_job import ExportJob, ExportResult
 from monitoring.datasets.rows import DataRow
 from monitoring.helper_process import run_job
 
+MESSAGES = "STRUCT(role VARCHAR, content VARCHAR)[]"
+CALLING_MESSAGES = (
+    "STRUCT(role VARCHAR, content VARCHAR, name VARCHAR, tool_call_id VARCHAR, "
+    'tool_calls STRUCT(id VARCHAR, "type" VARCHAR, "function" STRUCT(name VARCHAR, arguments VARCHAR))[])[]'
+)
+"""Of rows in which a message calls a tool, or answers a call."""
 COLUMNS: Mapping[str, str] = {
-    "messages": "STRUCT(role VARCHAR, content VARCHAR)[]",
+    "messages": MESSAGES,
     **dict.fromkeys(("id", "class", "group", "origin", "parent", "request", "source"), "VARCHAR"),
     "at": "DOUBLE",
     "rejected": "VARCHAR",
@@ -56,7 +62,10 @@ def as_openai(row: DataRow, form: str) -> dict[str, Any] | None:
 
 
 def _write_parquet(source: Path, target: Path) -> int:
-    columns = ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items())
+    with source.open("rb") as lines:
+        calls = any(b'"tool_call' in line for line in lines)
+    kinds = {**COLUMNS} | ({"messages": CALLING_MESSAGES} if calls else {})
+    columns = ", ".join(f"'{name}': '{kind}'" for name, kind in kinds.items())
     query = f"SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})"  # noqa: S608 - our names
     with connect_duckdb() as connection:
         result = connection.execute(f"COPY ({query}) TO {write_path(target)} ({PARQUET})", [str(source)])

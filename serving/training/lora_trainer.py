@@ -409,7 +409,7 @@ def follow_input() -> None:
 
     def follow() -> None:
         with contextlib.suppress(OSError):
-            while sys.stdin.buffer.read(1):
+            while os.read(0, 1):  # sys.stdin would be locked, and Python aborts at its end
                 pass
         os._exit(3)
 

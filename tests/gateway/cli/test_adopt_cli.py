@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def examples(folder: Path) -> Path:
     path = folder / "examples.csv"
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         table = csv.writer(file, delimiter=";")
-        table.writerow(("case", "decision"))
+        table.writerow(("the case", "decision"))
         for number in range(240):
             product, days = PRODUCTS[number % len(PRODUCTS)], 1 + number // 4
             state, decision = ("sealed", "approve") if number % 2 else ("broken by me", "deny")
@@ -56,9 +57,10 @@ def examples(folder: Path) -> Path:
 async def test_file_becomes_a_leading_version_with_a_stop_where_people_look(adopting: Command, tmp_path: Path) -> None:
     file, folder = examples(tmp_path), tmp_path / "out"
     words = ("adopt", str(file), "--task", "returns", "--out", str(folder), "--steps", "6", "--past", "readiness")
-    words += ("--column", "text=case", "--column", "expected=decision")
+    words += ("--column", "text=the case", "--column", "expected=decision")
     stopped = await adopting(*words)
     assert (stopped.exit_code, "--past manifest" in stopped.err) == (1, True), stopped.err
+    assert "--column 'text=the case'" in stopped.err, "what it shows can be run in a shell"
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
     assert manifest["contract"]["json_schema"]["properties"] == {"decision": {"enum": ["approve", "deny"]}}
     manifest["general_prompt"] = {"system": "Deny what the buyer has broken."}
@@ -66,6 +68,7 @@ async def test_file_becomes_a_leading_version_with_a_stop_where_people_look(adop
     held_back = await adopting(*words, "--past", "manifest")
     assert (held_back.exit_code, "--release" in held_back.err) == (1, True), held_back.err
     assert "readiness: done before" in held_back.err
+    assert re.search(r"Right on held-out rows: adapter [0-9.]+%, general [0-9.]+%\.", held_back.err), held_back.err
     for name in ("readiness.html", "card.html", "losses.svg", "evaluation.html"):
         assert (folder / name).stat().st_size > 500, name
     released = await adopting(*words, "--past", "manifest", "--release", "--json")

@@ -150,6 +150,10 @@ async def test_files_in_another_encoding_and_empty_ones_are_refused(apprentice: 
         path.write_bytes(b"")
         said = await apprentice("readiness", str(path))
         assert (said.exit_code, f"rows.{suffix} is empty" in said.err) == (2, True), said.err
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"PAR1\0")
+    said = await apprentice("readiness", str(path))
+    assert (said.exit_code, "write it as .csv or JSON lines" in said.err) == (2, True), said.err
 
 
 async def test_a_live_task_is_retired_where_it_costs_more_than_it_saves(

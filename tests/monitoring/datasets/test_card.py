@@ -18,7 +18,7 @@ from monitoring.datasets.card_page import draw_bars, make_card_page
 from monitoring.datasets.coverage import measure_coverage
 from monitoring.datasets.export_run import run
 from monitoring.datasets.kept_rows import KeptRows
-from monitoring.datasets.reading import data_row_of
+from monitoring.datasets.reading import SourceFile, data_row_of, read_rows
 from monitoring.datasets.rows import DataRow
 from monitoring.datasets.synthetic import measure_synthetic
 
@@ -147,6 +147,22 @@ def test_a_set_goes_out_in_the_forms_of_openai_and_of_hugging_face(tmp_path: Pat
     assert found == [(tuning[0]["messages"], "yes", None), (tuning[1]["messages"], "no", 5.0)]
     source.write_bytes(b"")
     assert run(ExportJob(str(source), str(target), "parquet")) == 0
+
+
+def test_calls_of_tools_go_out_as_parquet_and_come_back(tmp_path: Path) -> None:
+    source, target = tmp_path / "train.jsonl", tmp_path / "train.parquet"
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"id": 7}'}}
+    calling = [
+        {"role": "user", "content": "A lamp."},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "sealed", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "yes"},
+    ]
+    rows = [row("A kite.", "yes"), msgspec.structs.replace(row("A lamp.", "yes"), messages=calling)]
+    source.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in rows))
+    assert run(ExportJob(str(source), str(target), "parquet")) == 2
+    read = list(read_rows(SourceFile("train.parquet", str(target))))
+    assert [each.messages for each in read if isinstance(each, DataRow)] == [each.messages for each in rows]
 
 
 def test_long_rows_are_exported_in_row_groups_that_memory_holds(tmp_path: Path) -> None:
