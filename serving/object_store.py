@@ -46,6 +46,7 @@ Mark = tuple[int, bytes | None]
 
 _NOTE = """
 local function note(changes, key, token, changed)
+  key = string.gsub(key, '[{}]', '')  -- as it is named without a Cluster
   local names = redis.call('HGET', changes, key .. ':names') or ''
   if string.sub(names, 1, #token) ~= redis.call('HGET', changes, key) then names = '' end
   redis.call('HSET', changes, key, token, key .. ':names', string.sub(changed .. names, 1, 16384))

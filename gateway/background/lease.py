@@ -29,7 +29,7 @@ return {owner, tonumber(ARGV[2])}
 """
 """The owner before, and for how many milliseconds whoever has the lease now has it."""
 RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) redis.call('PUBLISH', ARGV[2], KEYS[1]) end
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) redis.call('PUBLISH', ARGV[2], ARGV[3]) end
 """
 FOLDER_KEY = f"{KEY}datasets:"
 """Before the name of a folder: the key of the job that builds its data sets."""
@@ -150,7 +150,7 @@ class JobLease:
     async def give_back(self) -> None:
         """Let another gateway have the job, once this pass is over. Raises RedisError."""
         self._held_generation = -1
-        await self._release(keys=[self._key], args=[self._owner, CHANGED_CHANNEL])
+        await self._release(keys=[self._key], args=[self._owner, CHANGED_CHANNEL, self._key])
 
     async def _take(self) -> bool:
         """Take or keep the lease. False while another gateway has it. Raises RedisError."""

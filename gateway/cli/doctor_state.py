@@ -48,7 +48,7 @@ async def check_state(settings: Settings) -> AsyncIterator[DoctorFinding]:
 async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:
     state = await look_at(redis)
     yield _reached(settings, state)
-    if state.clustered:
+    if state.is_one_of_many:
         return
     yield _durability(state)
     yield _replicas(settings, state)

@@ -185,7 +185,7 @@ class Settings(BaseSettings):
     store_folder: FolderPath | None = Field(None, description="Adapter store; unset: `store` in the data folder.")
     import_folders: tuple[Path, ...] = Field((), description="Folders whose adapters and prompts may be imported.")
     pulls: PullSettings = PullSettings()
-    redis_url: SecretStr | None = Field(None, description="Redis, Valkey or their Sentinels; unset: an embedded one.")
+    redis_url: SecretStr | None = Field(None, description="Redis, Valkey, Sentinels or Cluster; unset: embedded.")
     redis_password_file: Path | None = Field(None, description="File with Redis's password, read at each connection.")
     redis_sentinel_password_file: Path | None = Field(None, description="File with the Sentinels' password.")
     redis_tls: TlsSettings | None = Field(
@@ -273,7 +273,7 @@ class Settings(BaseSettings):
         url = self.redis_url.get_secret_value() if self.redis_url is not None else ""
         if self.redis.replicas_acked_min and not url:
             yield "redis.replicas_acked_min: the embedded Valkey has no replicas; set redis_url"
-        if self.redis_tls is not None and not url.startswith(("rediss://", "rediss+sentinel://")):
+        if self.redis_tls is not None and url.partition(":")[0].partition("+")[0] != "rediss":
             yield "redis_tls: it needs a redis_url that begins with rediss"
         if self.redis_password_file is not None and (not url or urlsplit(url).password):
             yield "redis_password_file: it needs a redis_url without a password"

@@ -26,6 +26,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from gateway.errors import Problem, StateError
 from gateway.state.redis import Lives
+from monitoring.redis_cluster import is_client_of_cluster
 
 log = logging.getLogger(__name__)
 MARK_KEY = "apprentice:acknowledged"
@@ -62,7 +63,8 @@ class Persistence:
     role: str | None = None
     waits: bool = False
     """True if it has WAITAOF (Redis and Valkey from 7.2 on)."""
-    clustered: bool = False
+    is_one_of_many: bool = False
+    """True of a node of a Cluster whose address does not say so."""
 
     @property
     def durable(self) -> bool:
@@ -90,12 +92,12 @@ class Persistence:
         return f"{self.product} is not durable: {why}. {advice}"
 
     def cluster_fault(self) -> str | None:
-        """The reason why a Redis Cluster can't be used; None: it is none."""
-        if not self.clustered:
+        """The reason why a node of a Cluster can't be used as one server; None: it is none, or is used as one."""
+        if not self.is_one_of_many:
             return None
         return (
-            f"{self.product} is a Cluster, which keeps apart what the gateway changes in one step. "
-            "Take one primary with replicas, and Sentinels: redis+sentinel://HOST:PORT,HOST:PORT/PRIMARY."
+            f"{self.product} is a Cluster, of which one address is one node. "
+            "Name it as one: redis+cluster://HOST:PORT,HOST:PORT."
         )
 
     def eviction_fault(self) -> str | None:
@@ -115,6 +117,7 @@ async def look_at(redis: Redis) -> Persistence:
     settings = {name: await _configured(redis, name) for name in ("appendonly", "appendfsync", NO_SYNC)}
     enabled = info.get("aof_enabled")
     append_only = settings["appendonly"] == "yes" if settings["appendonly"] is not None else None
+    clustered = "cluster" in (info.get("server_mode"), info.get("redis_mode"))  # Valkey, Redis
     version = info.get("valkey_version") or info.get("redis_version")
     return Persistence(
         product="Valkey" if "valkey_version" in info else "Redis",
@@ -129,7 +132,7 @@ async def look_at(redis: Redis) -> Persistence:
         replicas=info.get("connected_slaves"),
         role=info.get("role"),
         waits=await _takes_waitaof(redis),
-        clustered="cluster" in (info.get("server_mode"), info.get("redis_mode")),  # Valkey, Redis
+        is_one_of_many=clustered and not is_client_of_cluster(redis),
     )
 
 
@@ -187,7 +190,7 @@ class Durability:
         return storage
 
     async def begin(self) -> None:
-        """The look at the start. Raises StateError where Redis is a Cluster or may drop state, and RedisError."""
+        """The look at the start. Raises StateError for what can not keep state or is named wrongly, and RedisError."""
         storage = await self.look()
         if (fault := storage.cluster_fault() or storage.eviction_fault()) is not None:
             raise StateError(fault)

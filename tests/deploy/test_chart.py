@@ -158,9 +158,10 @@ def test_alerts_and_dashboards_lead_to_the_addresses_that_are_given() -> None:
         ("rediss://apprentice@redis.internal", [6379]),
         ("redis+sentinel://one:5000,two/state/0", [6379, 5000, 26379]),
         ("rediss+sentinel://apprentice@one,two:26379/state?sentinel_username=a", [6379, 26379]),
+        ("rediss+cluster://apprentice@one:7000,two", [6379, 7000]),
     ],
 )
-def test_gateways_reach_redis_and_sentinels_at_the_ports_of_their_url(url: str, ports: list[int]) -> None:
+def test_gateways_reach_redis_at_the_ports_of_its_url(url: str, ports: list[int]) -> None:
     rules = made(LARGE | {"redis": {"url": url}}).named("NetworkPolicy", "gateway")["spec"]["egress"]
     assert [{"port": port, "protocol": "TCP"} for port in ports] in [rule["ports"] for rule in rules]
 
@@ -181,6 +182,7 @@ def test_gateways_reach_redis_and_sentinels_at_the_ports_of_their_url(url: str, 
         {"redis": {"url": "redis://:password@redis:6379"}},
         {"redis": {"url": "redis+sentinel://apprentice:password@redis:26379/state"}},
         {"redis": {"url": "redis+sentinel://redis:26379/state?sentinel_password=p"}},
+        {"redis": {"url": "redis+cluster://apprentice:password@redis"}},
         {"redis": {"memory": "plenty"}},
         {"gateway": {"processes": 0}},
         {"pools": {}},

@@ -1,10 +1,9 @@
-"""Redis behind Sentinels: real ones that promote a replica under load. And a Redis Cluster, which is refused."""
+"""Redis behind Sentinels: real ones that promote a replica under load."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,20 +16,16 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.app import open_gateway
-from gateway.cli.doctor_state import check_state
 from gateway.configuration.settings import Settings
 from gateway.errors import StateError
-from gateway.features.records.archiving import archive_once
 from gateway.state.redis_options import make_client
-from monitoring.feedback import STREAM_KEY
 from monitoring.redis_address import open_async_redis, open_redis
 from tests.fakes.ports import free_port
 from tests.fakes.valkey import Valkey, valkey
 from tests.waiting import until
 from tests.walks.conftest import Configure
-from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.failovers import KEEPS, check_failover
 
-KEEPS = ("--appendonly", "yes", "--appendfsync", "always")
 SENTINEL = """\
 bind 127.0.0.1
 port {port}
@@ -49,7 +44,6 @@ class Watched:
 
     url: str
     primary: Valkey
-    primary_port: int
 
 
 @asynccontextmanager
@@ -75,20 +69,7 @@ async def watched(folder: Path) -> AsyncIterator[Watched]:
             return False
 
         await until(sees_replicas, "a Sentinel that knows both replicas")
-        yield Watched(f"redis+sentinel://{hosts}/state?sentinel_password=watched", primary, primary_port)
-
-
-async def judge(gateway: RunningGateway, answers: list[int], acknowledged: set[str]) -> None:
-    """Ask and judge, one request after another: none is refused, and feedback either acknowledged or not."""
-    async with gateway.http() as http:
-        while True:
-            body = {"model": "general", "messages": [{"role": "user", "content": "How many days has a week?"}]}
-            answer = await http.post("/v1/chat/completions", json=body)
-            answers.append(answer.status_code)
-            request = answer.headers["x-request-id"]
-            told = await http.post("/v1/feedback", json={"request_id": request, "metric": "correct", "value": True})
-            if told.status_code < 300:
-                acknowledged.add(request)
+        yield Watched(f"redis+sentinel://{hosts}/state?sentinel_password=watched", primary)
 
 
 @pytest.mark.timeout(300)
@@ -96,27 +77,8 @@ async def judge(gateway: RunningGateway, answers: list[int], acknowledged: set[s
 async def test_a_promoted_replica_has_all_that_was_acknowledged_and_the_gateway_goes_on(
     configure: Configure, tmp_path: Path
 ) -> None:
-    answers, acknowledged = list[int](), set[str]()
     async with watched(tmp_path) as state:
-        redis: dict[str, Any] = {"replicas_acked_min": 1}
-        async with run_gateway(configure(redis_url=state.url, redis=redis)) as gateway:
-            judging = [asyncio.create_task(judge(gateway, answers, acknowledged)) for _ in range(4)]
-            await until(lambda: len(acknowledged) > 20 or any(task.done() for task in judging))
-            await state.primary.end(signal.SIGKILL)
-            before = len(acknowledged)
-            await until(lambda: len(acknowledged) > before + 20 or any(task.done() for task in judging))
-            for task in judging:
-                task.cancel()
-            ends = await asyncio.gather(*judging, return_exceptions=True)
-            assert [type(end) for end in ends] == [asyncio.CancelledError] * 4, ends
-            async with open_async_redis(state.url) as promoted:
-                entries = await promoted.xrange(STREAM_KEY)
-                assert promoted.connection_pool.master_address[1] != state.primary_port
-            archived = await archive_once(gateway.services.settings, gateway.services.meters)
-    assert set(answers) == {200}
-    stored = b" ".join(value for _, fields in entries for value in fields.values())
-    assert not [request for request in acknowledged if request.encode() not in stored]
-    assert archived is not None, "helper processes find the new primary, too"
+        await check_failover(configure(redis_url=state.url), state.primary)
 
 
 async def test_one_dead_sentinel_costs_no_retries_and_none_is_lost_from_the_list(tmp_path: Path) -> None:
@@ -167,17 +129,3 @@ def test_a_url_of_sentinels_says_how_they_and_redis_are_reached() -> None:
     ]
     assert {each["ssl_ca_certs"] for each in kept} == {"/ca.pem"}
     assert all("SSL" in each.connection_class.__name__ for each in (pool, *asked))
-
-
-async def test_a_redis_cluster_is_refused_at_the_start_with_what_to_take(configure: Configure) -> None:
-    async with valkey(
-        "--port", str(free_port()), "--cluster-enabled", "yes", "--cluster-port", str(free_port())
-    ) as cluster:
-        async with Redis(unix_socket_path=str(cluster.socket)) as redis:
-            await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        settings = Settings(**configure(redis_url=cluster.url))
-        with pytest.raises(StateError, match=r"is a Cluster.*redis\+sentinel://"):
-            async with open_gateway(settings):
-                pass
-        found = [finding async for finding in check_state(settings)]
-    assert [finding.kind for finding in found if finding.check == "redis"] == ["problem"]

@@ -19,9 +19,9 @@ WAIT_SECONDS_MAX = 7 * 86_400
 EXPIRED = """
 local lost = {}
 for _, version in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if redis.call('HEXISTS', ARGV[1] .. version, 'digest') == 0 then
+  if redis.call('HEXISTS', KEYS[2] .. version, 'digest') == 0 then
     redis.call('ZREM', KEYS[1], version)
-    redis.call('DEL', ARGV[1] .. version)
+    redis.call('DEL', KEYS[2] .. version)
     lost[#lost + 1] = version
   end
 end
@@ -90,7 +90,7 @@ class Samples:
 
     async def expired(self) -> list[str]:
         """The versions whose samples went by themselves since this was last asked."""
-        return [version.decode() for version in await self._expired(keys=[WAITING_KEY], args=[SAMPLE_KEY])]
+        return [version.decode() for version in await self._expired(keys=[WAITING_KEY, SAMPLE_KEY])]
 
     async def failed(self, version: str) -> int:
         """Note that its fitting has failed by a fault, and let the others go first; how often it has by now."""
