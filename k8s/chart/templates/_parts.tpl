@@ -114,7 +114,9 @@ spec:
 {{- $_ := set $made "discover" $discover }}
 {{- $_ := set $pools $name (mergeOverwrite $made $pool.settings) }}
 {{- end }}
-{{- $redis := dict "redis_url" (.Values.redis.url | default "redis://redis:6379/0") "redis_password_file" "/run/secrets/apprentice/redis-password" }}
+{{- $own := .Values.redis.tlsSecret | empty | ternary "redis://redis:6379/0" "rediss://redis:6379/0" }}
+{{- $redis := dict "redis_url" (.Values.redis.url | default $own) "redis_password_file" "/run/secrets/apprentice/redis-password" }}
+{{- if .Values.redis.tlsSecret }}{{ $_ := set $redis "redis_tls" (dict "ca_file" "/run/secrets/redis-tls/ca.crt") }}{{ end }}
 {{- $listen := dict "host" "0.0.0.0" "port" 8080 "admin" (dict "host" "0.0.0.0" "port" 8081) "metrics" (dict "host" "0.0.0.0" "port" 9090) }}
 {{- if .Values.gateway.tlsSecret }}{{ $_ := set $listen "tls" (dict "cert_file" "/run/secrets/tls/tls.crt" "key_file" "/run/secrets/tls/tls.key") }}{{ end }}
 {{- $limits := dict "drain_seconds_min" 5 "drain_seconds_max" .Values.gateway.drainSeconds }}
