@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from router.findings import Finding, RequestReason
 from router.gain_budget import GainBudgets
 from router.policy import TaskPolicy
+from router.values import declare_frozen
 from serving.fleet_view import PoolView, ReplicaView, VersionView
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ RefusalCode = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@declare_frozen(frozen=True, slots=True)
 class RoutingRequest:
     """A request as the router sees it.
 
@@ -87,7 +88,7 @@ class Scores:
 NO_SCORES = Scores()
 
 
-@dataclass(frozen=True, slots=True)
+@declare_frozen(frozen=True, slots=True)
 class Choice:
     """The destination of a request. `version` is None where a pool's base answers; `general_prompt_of` is then the
     version whose general prompt it needs (None: the caller asked for the base itself). `led_to` is the version that it
@@ -139,7 +140,7 @@ class Refusal:
     led_to: VersionView | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@declare_frozen(frozen=True, slots=True)
 class Moment:
     """The time and the chance of one decision, passed in so that deciding stays pure: `now` in monotonic seconds,
     `now_unix` in Unix seconds, `draw` uniform in [0, 1). `fallbacks_closed` holds the tasks that have sent as much to

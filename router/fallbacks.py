@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
 from router.checks import list_names
@@ -11,6 +11,7 @@ from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, Ref
 from router.findings import FallbackName, Finding
 from router.policy import Policy, TaskPolicy
 from router.replica_choice import Lack, pick
+from router.values import declare_frozen
 from serving.fleet_view import FleetView, PoolView, VersionView
 
 ADAPTER_STANDS_IN: frozenset[str] = list_names(lambda check: check.stands_in != "never") | {"other_language"}
@@ -19,7 +20,7 @@ AT_LEISURE: frozenset[str] = list_names(lambda check: check.stands_in == "if_ful
 """Reasons for which a full fallback is not waited for: the adapter answers."""
 
 
-@dataclass(frozen=True, slots=True)
+@declare_frozen(frozen=True, slots=True)
 class Routing:
     """A request of a task on its way, and what it takes along. `version` may or can't answer it (None: there is none),
     and `led_to` is the one that it was led to first; `probability` is that of the draws which led it there.

@@ -1,0 +1,18 @@
+"""The dataclasses that are made for each request: frozen by mypy alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as declare_frozen
+else:
+    from dataclasses import dataclass
+
+    def declare_frozen(*, frozen: bool, slots: bool) -> Any:
+        """`dataclass` of those options. An interpreter that holds `frozen` makes one at five times the price."""
+        assert frozen, "a value does not change"
+        return dataclass(slots=slots, unsafe_hash=True)
+
+
+__all__ = ["declare_frozen"]
