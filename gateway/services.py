@@ -65,8 +65,8 @@ class RequestObserver:
     """A feature that follows requests on their path. No request waits for it.
 
     `draw` draws the request for what the feature does, once it is chosen where that goes. `watches` tells whether the
-    text of the answer is needed once it has been sent. `answered` gets an answer that was sent, `rejected` one that was
-    rejected before; the last two arguments of both are the answer and its ledger. `draw` and `answered` may write their
+    text of the answer is needed once it has been sent: then `answered` gets it. `rejected` gets one that was rejected
+    before; the last two arguments of both are the answer and its ledger. `draw` and `answered` may write their
     own fields of the record; it is closed after them. One that raises before commit fails the request.
     """
 
@@ -93,9 +93,11 @@ class Observers(list[RequestObserver]):
 
     tracing: RequestTracing | None = None
 
-    def watch(self, policy: Policy, choice: Choice, record: Record) -> bool:
-        """Return whether one of them needs the text of the answer."""
-        return any(observer.watches(policy, choice, record) for observer in self)
+    def watch(self, policy: Policy, answer: Any, record: Record) -> list[RequestObserver]:
+        """Return those that need the text of an answer, whose parts are kept then."""
+        watching = [observer for observer in self if observer.watches(policy, answer.choice, record)]
+        answer.parts = [] if watching else None
+        return watching
 
 
 @dataclass(frozen=True)

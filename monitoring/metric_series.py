@@ -243,7 +243,12 @@ class Histogram(Family[Distribution]):
 
     def observe(self, value: float, *labels: str) -> None:
         """Count one measurement of at least 0 seconds in the series of these label values."""
-        (self._cells.get(labels) or self._begin(labels)).observe(value)
+        cell = self._cells.get(labels) or self._begin(labels)
+        if 0 <= value < math.inf:  # as Distribution.observe, without its call
+            cell.counts[bisect_left(cell.bounds, value)] += 1
+            cell.sum += value
+        else:
+            self.lost()
 
     def exemplars(self) -> Exemplars:
         """The exemplars of all series."""

@@ -130,9 +130,9 @@ class Replica:
             breaker.probed(lease)
         self._changed()
 
-    def give_back(self, now: float, model: str) -> None:
-        """For leases only: one of them has ended."""
-        self.shared_seconds(now)
+    def give_back(self, now: float, model: str) -> float:
+        """For leases only: one of them has ended. Returns the shared clock's time."""
+        shared_seconds = self.shared_seconds(now)
         self._count(-1)
         left = self.holds.get(model, 0) - 1
         if left > 0:
@@ -141,6 +141,7 @@ class Replica:
             self.holds.pop(model, None)
         if self.in_flight < 0:
             raise RuntimeError(f"replica {self.name}: a lease was given back that was never taken")
+        return shared_seconds
 
     def _count(self, more: int) -> None:
         self.in_flight += more
@@ -302,11 +303,11 @@ class Lease:
         """The engine time (seconds) that this request answers for so far, shared with those beside it."""
         return self.replica.shared_seconds(now) - self._began_at
 
-    def give_back(self, now: float) -> None:
-        """End the hold. A second call raises."""
+    def give_back(self, now: float) -> float:
+        """End the hold, and return its whole share. A second call raises."""
         if not self._held:
             raise RuntimeError(f"replica {self.replica.name}: a lease was given back twice")
         self._held = False
         if self.probes:
             self.replica.probed(self)
-        self.replica.give_back(now, self._model)
+        return self.replica.give_back(now, self._model) - self._began_at

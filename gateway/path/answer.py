@@ -91,11 +91,9 @@ class Answer:
         """Give the lease back, and the connection; an answer that was not read to its end is cancelled by that."""
         if self._share is not None:
             return
-        now = time.monotonic()
-        self._share = self.lease.share(now)
         if self._engine is not None:
             self._engine.close()
-        self.lease.give_back(now)
+        self._share = self.lease.give_back(time.monotonic())
 
     def make_answered_request(self, record: Record, body: RequestBody) -> AnsweredRequest | None:
         """The request with what was sent, the same for each reader; None where it was not kept."""

@@ -62,9 +62,9 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
                 choice = _accepted(services, policy, decision, request, scores, ledger)
                 services.hold_to_choice(body, choice, caller)
                 with await open_answer(services, policy, body, choice, ledger, scores) as answer:
-                    answer.parts = [] if services.observers.watch(policy, answer.choice, ledger.record) else None
+                    watching = services.observers.watch(policy, answer, ledger.record)
                     await relay(services, exchange, policy, body, answer, ledger)
-                    for observer in services.observers:
+                    for observer in watching:
                         observer.answered(policy, body, answer, ledger)
     except Problem as problem:
         # Of a body that is not taken (413, 415) no ledger has begun: its refusal is recorded as others are.

@@ -19,7 +19,6 @@ from gateway.errors import Problem
 from gateway.server.exchange import End, Exchange, write_head
 from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Standing, network_of, refuse_connection
 from gateway.server.reader import RequestReader
-from gateway.server.shared_room import SharedRoom
 from gateway.server.wire import HungUp
 from serving.wakeable import Wakeable
 
@@ -46,6 +45,8 @@ class Connection(Wakeable, asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         super().__init__()
         self._listener = listener
+        self.bodies = listener.bodies
+        """The room for bodies."""
         self._loop = asyncio.get_running_loop()
         # the connection
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
@@ -180,11 +181,6 @@ class Connection(Wakeable, asyncio.Protocol):
     def server_headers(self) -> bytes:
         """The header lines of every answer."""
         return self._listener.server_headers()
-
-    @property
-    def bodies(self) -> SharedRoom:
-        """The room for bodies."""
-        return self._listener.bodies
 
     def read_on(self) -> None:
         """The body of the present request may be read further."""

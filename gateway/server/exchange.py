@@ -307,14 +307,10 @@ class Exchange(Wakeable):
         if not self.complete and (self.comes_long or self._continue):
             self.keep_alive = False  # nobody knows whether who was not told to go on sends its body all the same
         self._continue = False
-        length: bytes | None = None
-        for name, value in headers:
-            if name == b"content-length":
-                length = value
-            elif name == b"connection":
-                self.keep_alive = False
-            elif name == b"content-type":
-                self._events = value.startswith(b"text/event-stream")
+        fields = dict(headers)
+        length = fields.get(b"content-length")
+        self.keep_alive = self.keep_alive and b"connection" not in fields
+        self._events = fields.get(b"content-type", b"").startswith(b"text/event-stream")
         framing = b""
         if self.method == "HEAD" or status in BODILESS:
             self._body_left = 0
@@ -446,10 +442,11 @@ class HangUpWatch:
 
 def write_head(status: int, server_headers: bytes, headers: Headers, framing: bytes) -> bytes:
     """The head of an answer. `framing` stands for its `connection`. Raises ValueError for a header with a line end."""
-    lines = b"".join([b"%b: %b\r\n" % header for header in headers if header[0] != b"connection"])
-    if not lines.count(b"\n") == lines.count(b"\r") == lines.count(b"\r\n") <= len(headers):
+    lines = [b": ".join(header) for header in headers if header[0] != b"connection"]
+    text = b"\r\n".join([*lines, b""])
+    if not text.count(b"\n") == text.count(b"\r") == len(lines):
         raise ValueError("a header has a line end in it")
-    return b"".join((STATUS_LINES[status], server_headers, lines, framing, b"\r\n"))
+    return b"".join((STATUS_LINES[status], server_headers, text, framing, b"\r\n"))
 
 
 def text_of(value: bytes) -> str:
