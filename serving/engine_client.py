@@ -84,7 +84,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         self._heard_at = self._loop.time()
         self._by_tokens = False
         self._lapsed = 0
-        self._timer = self._loop.call_later(silence_seconds, self._listen)
+        self._listen_at(self._heard_at + silence_seconds)
         if len(body) > JOINED_BYTES_MAX:
             self._transport.writelines((head, body))
         else:
@@ -118,13 +118,11 @@ class EngineConnection(Wakeable, asyncio.Protocol):
 
     def expect_tokens(self, silence_seconds: float) -> None:
         """From now on only `heard` ends a silence, which is over after that time."""
-        sooner = silence_seconds < self._silence_seconds
         self._silence_seconds = silence_seconds
         self._by_tokens = True
         self._heard_at = self._loop.time()
-        if sooner and self._timer is not None:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(silence_seconds, self._listen)
+        if self._timer is not None:  # else its lapse is still to be judged
+            self._listen_at(self._heard_at + silence_seconds)
 
     def heard(self) -> None:
         """Note that a token has come."""
@@ -139,24 +137,34 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         """Close at once, whatever is under way."""
         self._rest()
         self.open = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._transport is not None:
             self._transport.abort()
 
     def _rest(self) -> None:
         self._busy = False
         self.taker = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _fail(self, error: EngineError) -> None:
         if self._busy and self._fault is None and not self.whole:
             self._fault = error
         self._wake()
 
+    def _listen_at(self, due: float) -> None:
+        """See to it that a silence is noticed by then. A timer that is set for an earlier time, as of the exchange
+        before, stays: to set one for each exchange costs 2 µs."""
+        if self._timer is None or self._timer.when() > due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(due, self._listen)
+
     def _listen(self) -> None:
         """Silent for too long? What our own caller has not taken yet is no silence of the engine."""
         self._timer = None
+        if not self._busy:
+            return
         if self._paused or self._parts:
             if self._by_tokens:  # there may be a token in it
                 self._lapsed = 1

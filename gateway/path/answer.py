@@ -115,8 +115,6 @@ class Answer:
         headers = headers | make_engine_headers(self.lease.replica)
         self._choices = body.choices
         self.fragile = body.fragile
-        self._event_bytes_max = limits.event_bytes_max
-        self._splitter = EventSplitter(limits.event_bytes_max)
         url, path = self.lease.replica.config.base_url, self.wire_format.engine_path
         if not body.stream:
             self._engine = await services.engines.post(
@@ -124,6 +122,8 @@ class Answer:
             )
             await self._take_whole(await self._engine.read())
             return
+        self._event_bytes_max = limits.event_bytes_max
+        self._splitter = EventSplitter(limits.event_bytes_max)
         if services.fleet.continues and body.may_go_on():
             self.progress.texts = []
         began_at = time.monotonic()
