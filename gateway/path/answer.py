@@ -27,6 +27,8 @@ from serving.health import make_engine_headers
 from serving.replica import Lease
 
 DRAIN_SECONDS_MAX = 1.0
+END_SECONDS_MAX = 2.0
+"""Longest silence after all of a stream's answer has come: only its usage or [DONE] can follow."""
 READ_AT_ONCE_BYTES_MAX = 1 << 17
 """A whole answer that is judged and longer than this is read in steps: many tokens' logprobs take milliseconds."""
 
@@ -270,7 +272,7 @@ class Answer:
             self._see_that_it_is_whole()
             return None
         try:
-            chunk = await self._engine.next_chunk()
+            chunk = await (self._read_end(self._engine) if self.finished else self._engine.next_chunk())
         except (Oversize, Silent, Truncated):
             if self.finished:  # all of it had come: only its end was not as it should be
                 progress.done = True
@@ -301,6 +303,14 @@ class Answer:
             return self._passed_on(passed)
         self._see_that_it_is_whole(rest)
         return None
+
+    async def _read_end(self, engine: EngineAnswer) -> bytes:
+        """The next bytes after all of the answer has come. Raises Silent where the end does not come."""
+        try:
+            with Deadline(END_SECONDS_MAX):
+                return await engine.next_chunk()
+        except TimeoutError as error:
+            raise Silent("the end of a whole answer did not come") from error
 
     def _fault_told(self) -> EngineError | None:
         """The fault that the events name, or None."""

@@ -310,6 +310,19 @@ async def test_all_tokens_and_a_finish_are_a_whole_answer_whatever_follows(
     assert calls(general) == []
 
 
+@both_commits
+async def test_end_of_a_whole_stream_is_not_waited_for_as_long_as_a_token(
+    world: World, small: FakeEngine, commit: str
+) -> None:
+    small.tells_usage = False
+    limits = {"inter_token_timeout_seconds": 600, "first_token_timeout_seconds": 600}
+    async with world(commit=commit, limits=limits) as gateway, asyncio.timeout(60):
+        small.faults.add(Tokens(60), NoDone("open"), model="returns@*")
+        told = await ask(gateway)
+        await small.until(lambda: small.in_flight == 0)
+    assert (told.whole, told.done, told.words, told.models) == (True, True, 60, {"returns@v1"})
+
+
 async def test_whole_stream_whose_end_does_not_come_is_not_late(world: World, small: FakeEngine) -> None:
     limits = {"inter_token_timeout_seconds": 10}
     async with world(commit="complete", hold_seconds_max=1.0, limits=limits) as gateway:
