@@ -14,9 +14,13 @@ import sys
 from phonenumbers import Leniency, PhoneNumberMatcher
 from stdnum import iban, luhn
 
-EMAIL = re.compile(r"[A-Za-z0-9._%+'-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}")
-CARD = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.]?\d)")
-IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}\b", re.IGNORECASE)
+MARKS = "\u0300-\u036f"
+"""Of letters that are written in two parts, as macOS writes an ü."""
+SPACES = " \u00a0\u202f-"
+"""Between the groups of a number: also the spaces of web pages."""
+EMAIL = re.compile(rf"[\w{MARKS}.%+'-]{{1,64}}@(?:[\w{MARKS}-]{{1,63}}\.)+[^\W\d_]{{2,24}}")
+CARD = re.compile(rf"(?<![\d.])(?:\d(?:[{SPACES}]?\d){{12,18}}|\d{{4}}(?:\.\d{{4}}){{3}})(?![\d.]?\d)")
+IBAN = re.compile(rf"\b[A-Z]{{2}}\d{{2}}(?:[{SPACES}]?[A-Z0-9]){{11,30}}\b", re.IGNORECASE)
 MAYBE_PHONE = re.compile(r"\d(?:[^\w\n]{0,3}\d){6}")
 
 
@@ -26,7 +30,7 @@ def mask_text(text: str, phone_region: str | None = None) -> str:
     if "@" in text:
         text = EMAIL.sub("[email]", text)
     text = IBAN.sub(lambda match: _masked_iban(match[0]), text)
-    text = CARD.sub(lambda match: "[card]" if luhn.is_valid(re.sub(r"[ -]", "", match[0])) else match[0], text)
+    text = CARD.sub(lambda match: "[card]" if luhn.is_valid(re.sub(r"\D", "", match[0])) else match[0], text)
     return _mask_phones(text, phone_region) if MAYBE_PHONE.search(text) else text
 
 

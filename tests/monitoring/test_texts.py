@@ -155,6 +155,11 @@ def test_words_that_this_release_can_not_read_are_not_lost_by_it(words: bytes) -
         ("Return of 129.99 after 30 days", "Return of 129.99 after 30 days"),
         ("GB29NWBK60161331926819", "[iban]"),
         ("GB29NWBK60161331926818", "GB29NWBK60161331926818"),
+        ("An müller@straße.de, mu\u0308ller@example.de.", "An [email], [email]."),
+        ("Von владимир@пример.рф, sofort", "Von [email], sofort"),
+        ("Card 4111.1111.1111.1111. Card 4111\u00a01111\u00a01111\u00a01111.", "Card [card]. Card [card]."),
+        ("IBAN DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000.", "IBAN [iban]."),
+        ("Ratio 3.1415926535897932, host 10.0.0.1, part 4111.1111.1111.1112.",) * 2,
     ],
 )
 def test_what_checks_out_as_personal_is_masked_and_other_numbers_stay(given_text: str, masked: str) -> None:
