@@ -13,7 +13,7 @@ from gateway.access import Admin, Body, Operator, conflicts, see_state, services
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.recycling import Busy, begin
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
 from serving.object_store import Change, LenientReader

@@ -14,12 +14,12 @@ import httpx
 import yaml
 
 from gateway.callers import Caller, new_key
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import DRAFTS_KEY
-from gateway.features.retraining.retraining import RetrainingRequests
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.retraining.state import RetrainingRequests
+from gateway.features.reviews.state import Reviews
 from gateway.features.reviews.store import Review
-from gateway.features.training.trainings import Trainings
+from gateway.features.training.state import Trainings
 from monitoring.feedback import Feedback
 from serving.object_store import ObjectStore
 from tests.walks.gateway import RunningGateway

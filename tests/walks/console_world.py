@@ -20,7 +20,7 @@ import msgspec
 import yaml
 from redis.asyncio import Redis
 
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from gateway.state.embedded_valkey import run_embedded_valkey
 from monitoring.quality.verdicts import rollout
 from monitoring.quality.verdicts.quality import (

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
 from tests.waiting import until

@@ -11,7 +11,7 @@ import yaml
 
 from gateway.callers import new_key
 from gateway.features.releases.reconciling import reconcile_once
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from tests.fakes.adapters import BASE_CONFIG, write_base
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.retraining.state import RetrainingRequests
 from monitoring.audit import STREAM, AuditEntry, verify
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from monitoring.quality.verdicts.quality import SignalReport, TaskQuality, VersionQuality
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from gateway.features.quality import task_change_endpoints as changed
-from gateway.features.quality.quality import Quality
-from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.quality.state import Quality
+from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.retraining.store import RetrainingStore
 from monitoring.quality.verdicts.retraining import Example, Retraining
 from tests.waiting import until

@@ -16,7 +16,7 @@ from gateway.console import live
 from gateway.console.figures import format_usd
 from gateway.console.signed_in_request import COOKIE, validate_path
 from gateway.features.reviews.agreement_job import keep_agreement
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.state import Reviews
 from tests.waiting import until
 from tests.walks.conftest import Configure
 from tests.walks.console_world import ConsoleWorld, open_console_world

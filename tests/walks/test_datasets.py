@@ -19,9 +19,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.features.datasets import exporting, job
-from gateway.features.datasets.datasets import Build, Datasets
+from gateway.features.datasets.state import Build, Datasets
 from gateway.features.records.archiving import archive_once
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.reading import SourceFile

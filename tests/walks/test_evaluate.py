@@ -16,7 +16,7 @@ import yaml
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.state.fitted_store import FittedStore
 from monitoring.texts import FORGOTTEN_KEY
 from router.confidence import ConfidenceModel

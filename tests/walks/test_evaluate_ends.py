@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import EvaluationStore, Model
 from gateway.state.fitted_store import FittedStore
 from monitoring.evaluation.dataset import Row

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.state.fitted_store import FittedStore, find_unused
 from router import minilm as fitting
 from router.embedding import StaticEmbedding

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.features.shadows.shadows import Shadows
+from gateway.features.shadows.state import Shadows
 from gateway.path import own_requests
 from monitoring.records import STREAM_KEY
 from tests.fakes.engine import FakeEngine

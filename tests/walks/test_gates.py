@@ -12,8 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.features.evaluations.baselines import take_gate
-from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.quality.quality import Quality
+from gateway.features.evaluations.state import Evaluations
+from gateway.features.quality.state import Quality
 from monitoring.quality.verdicts.quality import TaskQuality
 from tests.fakes.engine import FakeEngine
 from tests.waiting import until

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from gateway.state.audited_step import Drafts
 from monitoring.quality.verdicts.quality import Action, Judgement, SignalReport, Summary, TaskQuality, VersionQuality
 from serving.object_store import Change, change_together

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from gateway.features.evaluations.store import EvaluationStore
 from gateway.features.records.archiving import archive_once, text_source_of
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText
 from tests.fakes.engine import FakeEngine

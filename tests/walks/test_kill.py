@@ -22,7 +22,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.state.presence import KEY as PRESENCE_KEY
 from monitoring.audit import ENTER, verify
 from serving.adapters import reconcile

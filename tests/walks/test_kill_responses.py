@@ -19,7 +19,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from gateway.state.outbox import SETTLE
 from gateway.state.presence import KEY as PRESENCE_KEY
 from monitoring.audit import ENTER, verify

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from gateway.features.evaluations.baselines import SIGNAL
 from gateway.features.quality import job
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, ArmReport, Summary
 from serving.object_store import CHANGES_KEY, STEPS, ObjectStore

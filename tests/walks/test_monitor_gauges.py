@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from monitoring.quality.verdicts.quality import Judgement, SignalReport, Summary
 from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway

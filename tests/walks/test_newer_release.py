@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.callers import split_key
 from gateway.features.releases.reconciling import reconcile_once
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.waiting import until

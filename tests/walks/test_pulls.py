@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from gateway.features.pulls.job import PullingWork
-from gateway.features.pulls.pulls import Pulls
+from gateway.features.pulls.state import Pulls
 from serving.adapters.verification import digest_of
 from tests.fakes.sources import (
     PASSWORD,

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from gateway.callers import new_key
 from gateway.features.releases.reconciling import reconcile_once
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from serving.adapters import placer, reconcile, registry
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.features.releases.reconciling import reconcile_once
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from serving.object_store import GENERATION_KEY, ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.wire import Exchange, HttpListener

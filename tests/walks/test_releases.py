@@ -8,7 +8,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.features.shadows.draws import QUEUE_MAX
 from gateway.features.shadows.job import AT_ONCE_MAX
 from monitoring.quality.verdicts.rollout import RolloutPlan, RolloutVerdict

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.features.records.archiving import archive_once
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from monitoring.records import STREAM_KEY, Record
 from tests.gateway.cli.conftest import run
 from tests.waiting import until

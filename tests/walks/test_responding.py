@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
+from gateway.features.quality.state import Quality
 from gateway.features.quality.waiting_actions import PendingAction
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.state.outbox import Write
 from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from gateway.features.retraining.requests_to_train import close_retraining, collect_examples, open_retraining
-from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.reviews.store import KEPT_ON, Review
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
 from monitoring.quality.verdicts.quality import Action

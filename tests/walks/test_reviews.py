@@ -13,9 +13,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.features.records.archiving import archive_once
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.state import Reviews
 from gateway.features.texts.sealing_job import seal_again
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from monitoring.audit import STREAM
 from monitoring.feedback import REDIS_SEALED_KEY, STREAM_KEY, Feedback, SealingLook
 from monitoring.texts import SEALED_SECONDS

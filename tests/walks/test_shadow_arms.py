@@ -10,7 +10,7 @@ import pytest
 
 from gateway.features.shadows.draws import QUEUE_MAX
 from gateway.features.shadows.job import AT_ONCE_MAX
-from gateway.features.shadows.shadows import Shadows
+from gateway.features.shadows.state import Shadows
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
 from tests.waiting import until

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.configuration.monitor import JudgeSettings
 from gateway.features.shadows.judges import FAILURES_MAX, judge_digest
-from gateway.features.shadows.shadows import Shadows
+from gateway.features.shadows.state import Shadows
 from gateway.formats.judge_question import JUDGED_CHARACTERS_MAX
 from monitoring.feedback import STREAM_KEY as FEEDBACK_KEY
 from tests.fakes.engine import FakeEngine

@@ -14,9 +14,9 @@ import httpx
 import pytest
 import yaml
 
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.readiness.tasks import find_prompted
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from monitoring.evaluation.suites import Suite
 from monitoring.synced_files import lock_folder
 from monitoring.texts import FORGOTTEN_KEY

@@ -12,15 +12,15 @@ import httpx
 import pytest
 import yaml
 
-from gateway.features.datasets.datasets import Build, Datasets
-from gateway.features.erasures.erasures import Erasures
+from gateway.features.datasets.state import Build, Datasets
 from gateway.features.erasures.job import list_versions_of
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.erasures.state import Erasures
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import finish as ended_evaluation
 from gateway.features.records.archiving import archive_once
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from gateway.features.training import retraining_steps
-from gateway.features.training.trainings import Trainings
+from gateway.features.training.state import Trainings
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.reading import SourceFile

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from gateway.callers import new_key
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from monitoring.records import STREAM_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import SlowHeaders, Status

@@ -18,7 +18,7 @@ from gateway.access import Admin, Body, OfTask, Operator, When, require_found, r
 from gateway.audit import enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.datasets.datasets import DIGEST, Build, Datasets, read_card
+from gateway.features.datasets.state import DIGEST, Build, Datasets, read_card
 from gateway.features.datasets.exporting import send_export
 from gateway.features.datasets.receiving import receive_file
 from gateway.openapi_parts import TEXT, with_answer, with_body, with_errors

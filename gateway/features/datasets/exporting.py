@@ -13,7 +13,7 @@ from starlette.background import BackgroundTask
 
 from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
-from gateway.features.datasets.datasets import Datasets
+from gateway.features.datasets.state import Datasets
 from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build_job import ExportFormat, ExportJob, ExportResult
 from monitoring.datasets.folder import PARTIAL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.feature import Feature, Features
 from gateway.features.datasets import endpoints
-from gateway.features.datasets.datasets import Build, Datasets
+from gateway.features.datasets.state import Build, Datasets
 from gateway.features.datasets.job import keep_building
 from gateway.services import Services
 from gateway.state.audited_step import Drafts

@@ -20,7 +20,7 @@ from gateway.background.job_process import make_command, run_process
 from gateway.background.jobs import skip_unchanged
 from gateway.background.lease import list_folder_holders
 from gateway.errors import Problem
-from gateway.features.datasets.datasets import Build, Datasets
+from gateway.features.datasets.state import Build, Datasets
 from gateway.features.records.archiving import find_kept_source
 from monitoring.datasets.build_job import DatasetJob, DatasetResult
 from monitoring.datasets.folder import forget_requests, sweep

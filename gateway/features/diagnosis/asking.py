@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from gateway.errors import Problem
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.job import answer_once
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS

@@ -15,7 +15,7 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.diagnosis.asking import ask_arms, list_arms
 from gateway.features.diagnosis.messages import LookedUp, LookupJob
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.records.archiving import text_source_of
 from gateway.formats.fields import Message
 from gateway.formats.selectors import select_from_messages

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from gateway.access import Admin, Body, Operator, require_found
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.erasures.erasures import Erasures
+from gateway.features.erasures.state import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.openapi_parts import with_errors
 from gateway.state.redis import read_redis_time

@@ -16,7 +16,7 @@ import msgspec
 from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import list_folder_holders
 from gateway.errors import Problem
-from gateway.features.erasures.erasures import Erasures
+from gateway.features.erasures.state import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.features.records.append_file_rewrites import rewrite_now
 from gateway.features.records.archiving import find_redis_address, text_keys_of

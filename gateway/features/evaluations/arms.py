@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.errors import Problem
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.release_gate import arm_of, find_references
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.gate import ROLE_WORDS

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation, Gate
 from gateway.state.redis import read_redis_time
 from monitoring.evaluation.gate import WHOLE

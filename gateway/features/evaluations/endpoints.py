@@ -18,7 +18,7 @@ from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.arms import ARMS, PROMPT_ARMS, resolve_arms, resolve_prompt_arms
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.judging import check_judge

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.records.archiving import find_kept_source
 from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build_job import HardCasesJob, HardCasesResult

@@ -15,7 +15,7 @@ from fastapi import Request
 from redis.exceptions import RedisError
 
 from gateway.errors import Problem
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.messages import body_of
 from gateway.server.data_body import receive_data
 from monitoring.datasets.foreign_rows import read_own_object

@@ -23,7 +23,7 @@ from gateway.background.jobs import run_until
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
 from gateway.features.evaluations.baselines import count_leaked, gate_of, take_gate
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.judging import describe_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer

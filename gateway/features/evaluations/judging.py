@@ -7,7 +7,7 @@ from typing import Any
 from gateway.configuration.monitor import JudgeSettings
 from gateway.configuration.settings import Settings
 from gateway.errors import Problem
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation
 from router.policy import TaskPolicy
 

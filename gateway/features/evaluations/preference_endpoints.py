@@ -16,7 +16,7 @@ from gateway.audit import enter_event
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation
 from gateway.features.evaluations.texts import read_texts
 from gateway.openapi_parts import with_errors

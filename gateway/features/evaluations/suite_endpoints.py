@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from gateway.access import Admin, Operator, When, find_task, see_that_list_has_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.hard_cases import find_hard_cases, hold_off_erasures
 from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.suites import SUITES_MAX, NoSuite

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation
 from gateway.features.texts.redactors import Redact, redact_all
 from monitoring.evaluation.dataset import Row

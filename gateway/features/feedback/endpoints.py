@@ -33,7 +33,7 @@ from gateway.feature import feature_of
 from gateway.features.requests.endpoints import resolve_id
 from gateway.features.reviews.job import find_review, note_answered, redact_words
 from gateway.features.reviews.reviewer_endpoints import metric_of
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.state import Reviews
 from gateway.openapi_parts import SPENT_ERRORS, STORED, with_errors
 from gateway.request_labels import Demonstration, check_value, digest_demonstration
 from gateway.services import Services

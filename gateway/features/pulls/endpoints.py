@@ -12,7 +12,7 @@ from pydantic import Field
 from gateway.access import Admin, Body, OfTask, Operator, conflicts, require_found, require_task, see_that_list_has_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.pulls.pulls import Pull, Pulls
+from gateway.features.pulls.state import Pull, Pulls
 from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import with_errors
 from monitoring.ids import make_timed_id

@@ -5,8 +5,8 @@ from __future__ import annotations
 from gateway.feature import Feature, Features
 from gateway.features.pulls import endpoints
 from gateway.features.pulls.job import keep_pulling
-from gateway.features.pulls.pulls import Pull, Pulls
-from gateway.features.releases.releases import Releases
+from gateway.features.pulls.state import Pull, Pulls
+from gateway.features.releases.state import Releases
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
 from gateway.state.work_store import WorkStore

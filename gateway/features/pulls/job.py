@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from gateway.background.job_process import make_command, run_process
 from gateway.background.jobs import run_until, skip_unchanged
 from gateway.errors import Problem
-from gateway.features.pulls.pulls import Pull, Pulls
+from gateway.features.pulls.state import Pull, Pulls
 from gateway.features.releases.adding import Pusher, add_version
 from gateway.server.uploads import Upload
 from monitoring.helper_process import ProgressStep

@@ -13,7 +13,7 @@ from gateway.access import Admin, Body, Operator, Reason, conflicts, require_ver
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.baselines import counts_of
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import read_redis_time
 from monitoring.quality.detectors.baselines import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from gateway.callers import Caller
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from gateway.limits.limits import LIMITS, MONEY, NANOS
 from gateway.limits.quotas import PREFIX, SPAN_SECONDS, read_spent
 

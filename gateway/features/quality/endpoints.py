@@ -18,7 +18,7 @@ from gateway.access import Admin, Body, Operator, Reason, When, conflicts, requi
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.quality.job import roles_of
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from gateway.features.quality.responding import Responding
 from gateway.features.releases.availability import find_obstacles
 from gateway.features.reviews.agreement_job import describe_reviewers, read_agreement

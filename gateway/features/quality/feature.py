@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from gateway.feature import Feature, Features
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.quality import baseline_endpoints, endpoints, task_change_endpoints
 from gateway.features.quality.gauges import read_monitor_gauges
 from gateway.features.quality.job import keep_monitoring
-from gateway.features.quality.quality import Quality, follow_judgements
+from gateway.features.quality.state import Quality, follow_judgements
 from gateway.features.quality.waiting_actions import ActionOutbox
 from gateway.features.quality.webhooks import Webhooks
-from gateway.features.releases.releases import Releases
-from gateway.features.retraining.retraining import RetrainingRequests
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.releases.state import Releases
+from gateway.features.retraining.state import RetrainingRequests
+from gateway.features.reviews.state import Reviews
 from gateway.services import Services
 from gateway.state.quality_store import Monitored, QualityStore
 

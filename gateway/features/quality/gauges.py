@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from monitoring.quality.detectors.sequential import E_VALUE_MAX
 from monitoring.quality.phases import VERDICTS
 from monitoring.quality.verdicts.quality import Judgement, VersionQuality

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from gateway.features.quality.waiting_actions import WaitingAction
 from gateway.features.retraining.requests_to_train import close_retraining, open_retraining
 from gateway.state.outbox import Write

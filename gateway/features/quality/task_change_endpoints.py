@@ -17,7 +17,7 @@ from gateway.access import OBJECTS_MAX, Admin, Body, When, require_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.quality.endpoints import Expected, Generation, change_quality
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.state import Quality
 from gateway.features.retraining.requests_to_train import draft_retraining
 from gateway.features.rules.endpoints import find_fallback_fault
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors

@@ -12,10 +12,10 @@ from gateway.access import Admin, require_task
 from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.datasets.datasets import Datasets
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.datasets.state import Datasets
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
-from gateway.features.readiness.readiness import Readiness
+from gateway.features.readiness.state import Readiness
 from gateway.features.readiness.tasks import add_task, read_newest_set
 from gateway.openapi_parts import LINES, with_body, with_errors
 from gateway.server.data_body import receive_data

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from gateway.feature import Feature
 from gateway.features.readiness import endpoints
-from gateway.features.readiness.readiness import Readiness
+from gateway.features.readiness.state import Readiness
 
 READINESS = Feature(Readiness, lambda services, _: Readiness(services), (endpoints.router,))

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.features.datasets.datasets import Datasets
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.datasets.state import Datasets
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.readiness.messages import ReadinessJob
 from gateway.features.records.archiving import find_redis_address
 from gateway.services import Services

@@ -26,7 +26,7 @@ from gateway.features.evaluations.endpoints import describe_last_evaluation
 from gateway.features.fitting.endpoints import have_fitted, sample_of, selector_of, sentence_of
 from gateway.features.releases.adding import Pusher, add_version
 from gateway.features.releases.import_folders import import_path
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.features.rules.endpoints import list_rules_to
 from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.access import conflicts, require_task
 from gateway.errors import Problem
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.server.uploads import Upload
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep

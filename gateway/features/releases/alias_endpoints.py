@@ -21,7 +21,7 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.adapter_endpoints import show_rollout, version_of
 from gateway.features.releases.availability import explain_unready, find_obstacles
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, list_answering_versions
 from gateway.four_eyes import see_that_another_pushed
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors

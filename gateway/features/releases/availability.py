@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.fleet_health import check_health
 from gateway.services import Services
 from gateway.state.snapshot import Snapshot

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 from gateway.feature import Feature, Features
-from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.fitting.fitting import Fitting
+from gateway.features.evaluations.state import Evaluations
+from gateway.features.fitting.state import Fitting
 from gateway.features.releases import adapter_endpoints, alias_endpoints, store_files
 from gateway.features.releases.availability import explain_unready
 from gateway.features.releases.canary_verdicts import CanaryVerdicts
 from gateway.features.releases.reconciling import keep_reconciling
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.release_gate import find_obstacle
 from gateway.services import Services
 from monitoring.quality.verdicts.rollout import RolloutAction

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from gateway.features.releases.recycling import recycle_some
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.fleet_health import check_health
 from gateway.state.snapshot import Snapshot
 from serving.adapters.entries import Version

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from serving.adapters.placement import HELD, Placement
 from serving.object_store import UNREADABLE, Change, Stale, Unchanged
 from serving.replica import Replica

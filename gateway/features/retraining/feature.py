@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from gateway.feature import Feature, Features
 from gateway.features.retraining import endpoints
-from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.retraining.store import RetrainingStore
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.state import Reviews
 from gateway.services import Services
 
 

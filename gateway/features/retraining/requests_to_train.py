@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from gateway.features.records.kept_texts import read_kept_texts
-from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.retraining.store import id_of
 from gateway.request_labels import read_rules
 from gateway.state.redis import read_redis_time

@@ -12,7 +12,7 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.reviews.job import budget_of, count_reviews, is_raised
 from gateway.features.reviews.reviewer_endpoints import OfTask, metric_of, said_of, tasks_of
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.state import Reviews
 from gateway.features.reviews.store import Counts
 from gateway.openapi_parts import with_errors
 

@@ -7,9 +7,9 @@ from gateway.features.reviews import endpoints, label_endpoints, reviewer_endpoi
 from gateway.features.reviews.gold import GoldStore
 from gateway.features.reviews.job import keep_reviewing
 from gateway.features.reviews.queue import ReviewQueue
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.state import Reviews
 from gateway.features.reviews.store import ReviewStore
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from gateway.services import Services
 
 

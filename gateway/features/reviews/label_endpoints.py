@@ -18,7 +18,7 @@ from gateway.features.reviews.agreement_job import UnreadableRatings, read_agree
 from gateway.features.reviews.gold import GOLD_MAX, GoldQuestion
 from gateway.features.reviews.job import redact_words, settings_of
 from gateway.features.reviews.reviewer_endpoints import metric_of, said_of
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.state import Reviews
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.request_labels import Demonstration, check_value, digest_demonstration, read_label
 from monitoring.feedback import Feedback

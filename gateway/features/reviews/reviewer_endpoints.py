@@ -25,7 +25,7 @@ from gateway.features.reviews.job import (
     redact_words,
     settings_of,
 )
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.state import Reviews
 from gateway.features.reviews.store import Counts, Leased, NoneLeft, Skip
 from gateway.openapi_parts import OK, with_errors
 

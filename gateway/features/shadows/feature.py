@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from gateway.feature import Feature, Features
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.state import Reviews
 from gateway.features.shadows.draws import QUEUE_MAX, ShadowDraws
 from gateway.features.shadows.job import offer_copies, offer_rejected, run_shadows
-from gateway.features.shadows.shadows import Shadows
+from gateway.features.shadows.state import Shadows
 from gateway.services import RequestObserver, Services
 
 

@@ -17,7 +17,7 @@ from gateway.errors import Problem
 from gateway.features.reviews.job import offer_review
 from gateway.features.shadows.draws import ShadowJob
 from gateway.features.shadows.judges import Judges
-from gateway.features.shadows.shadows import Shadows
+from gateway.features.shadows.state import Shadows
 from gateway.formats.answer_terms import is_foreign
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer

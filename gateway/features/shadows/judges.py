@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.configuration.monitor import JudgeSettings
 from gateway.features.shadows.draws import ShadowJob
-from gateway.features.shadows.shadows import Shadows
+from gateway.features.shadows.state import Shadows
 from gateway.formats.answer_terms import is_foreign
 from gateway.formats.chat import CHAT
 from gateway.formats.judge_question import PROMPT, JudgeQuestion, make_constraint, make_judge_request, read_verdict

@@ -17,7 +17,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.features.texts.redactors import redact_conversation
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from gateway.formats.conversation_texts import AnsweredRequest
 from monitoring.texts import KeptText, TextRow
 

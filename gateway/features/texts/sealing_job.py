@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from gateway.state.redis import read_redis_time
 from monitoring.feedback import REDIS_SEALED_KEY
 from monitoring.texts import SEALED_SECONDS, Resealing

@@ -12,8 +12,8 @@ import msgspec
 from gateway.configuration.training import RunnerName
 from gateway.errors import Problem
 from gateway.features.releases.adding import Pusher
+from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training, id_of
-from gateway.features.training.trainings import Trainings
 from gateway.state.redis import read_redis_time
 from monitoring.datasets.folder import CARD_FILE
 from serving.adapters.entries import Version

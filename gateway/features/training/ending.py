@@ -12,8 +12,8 @@ import msgspec
 
 from gateway.errors import Problem
 from gateway.features.releases.adding import Pusher, add_version
+from gateway.features.training.state import Trainings
 from gateway.features.training.store import Status, Training
-from gateway.features.training.trainings import Trainings
 from gateway.server.uploads import Upload
 from gateway.state.redis import read_redis_time
 from serving.adapters.adapter_folder import MANIFEST_FILE

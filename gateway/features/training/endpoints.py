@@ -17,8 +17,8 @@ from gateway.feature import feature_of
 from gateway.features.releases.adding import Pusher
 from gateway.features.training.beginning import begin_run, draft_training
 from gateway.features.training.ending import end_training
+from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
-from gateway.features.training.trainings import Trainings
 from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import CHANGE_ERRORS, with_answer, with_errors
 from monitoring.training.loss_plot import draw_losses

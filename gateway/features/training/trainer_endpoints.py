@@ -17,10 +17,10 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.training.ending import TrainingFault, end_training, enter_result
 from gateway.features.training.endpoints import find_training
+from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
 from gateway.features.training.trainer_keys import parts_of
 from gateway.features.training.training_run import JOB_FILE
-from gateway.features.training.trainings import Trainings
 from gateway.openapi_parts import BYTES, FORM_ERRORS, as_form, with_answer, with_body, with_errors
 from monitoring.training.preparation import HELDOUT_FILE, ROWS_FILE
 from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE

@@ -6,8 +6,8 @@ import hashlib
 import hmac
 
 from gateway.callers import PUBLIC_LENGTH, Caller, digest_of, join_key
+from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
-from gateway.features.training.trainings import Trainings
 from gateway.state.redis import read_redis_time
 from serving.object_store import Change
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.features.evaluations.endpoints import list_told, make_intake, resolve_wanted
-from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.intake import open_rows
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import id_of
 from monitoring.evaluation.suites import kinds_of
 from serving.adapters.entries import PLACED, Version

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import command_for, ok
 from tests.waiting import until

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.quality.quality import Quality
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.quality.state import Quality
+from gateway.features.reviews.state import Reviews
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, ok

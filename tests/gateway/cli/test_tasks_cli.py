@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.retraining.state import RetrainingRequests
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
 from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from monitoring.quality.verdicts.quality import SignalReport

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.features.releases.releases import Releases
+from gateway.features.releases.state import Releases
 from gateway.services import Services
 from gateway.state.work_store import Work, WorkStore
 

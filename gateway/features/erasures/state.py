@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 
 from gateway.features.erasures.store import ErasureStore
-from gateway.features.retraining.retraining import RetrainingRequests
-from gateway.features.reviews.reviews import Reviews
-from gateway.features.training.trainings import Trainings
+from gateway.features.retraining.state import RetrainingRequests
+from gateway.features.reviews.state import Reviews
+from gateway.features.training.state import Trainings
 from gateway.services import Services
 
 

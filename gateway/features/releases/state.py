@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.fitting.fitting import Fitting
+from gateway.features.evaluations.state import Evaluations
+from gateway.features.fitting.state import Fitting
 from gateway.features.releases.canary_verdicts import CanaryVerdicts
 from gateway.services import Services
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gateway.features.evaluations.store import EvaluationStore
 from gateway.features.evaluations.suites import SuiteStore
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
 from gateway.state.quality_store import QualityStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.state import Reviews
 from gateway.features.shadows.draws import ShadowDraws
 from gateway.services import Services
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.features.datasets.datasets import DIGEST, Datasets
-from gateway.features.releases.releases import Releases
-from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.datasets.state import DIGEST, Datasets
+from gateway.features.releases.state import Releases
+from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.training.store import Training, TrainingStore
 from gateway.services import Services
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE

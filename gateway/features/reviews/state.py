@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gateway.features.reviews.gold import GoldStore
 from gateway.features.reviews.queue import ReviewQueue
 from gateway.features.reviews.store import ReviewStore
-from gateway.features.texts.texts import Texts
+from gateway.features.texts.state import Texts
 from gateway.services import Services
 from monitoring.texts import Resealing
 

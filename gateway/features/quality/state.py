@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 
-from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.quality.waiting_actions import ActionOutbox
 from gateway.features.quality.webhooks import Webhooks
-from gateway.features.releases.releases import Releases
-from gateway.features.retraining.retraining import RetrainingRequests
-from gateway.features.reviews.reviews import Reviews
+from gateway.features.releases.state import Releases
+from gateway.features.retraining.state import RetrainingRequests
+from gateway.features.reviews.state import Reviews
 from gateway.services import Services
 from gateway.state.quality_store import Monitored, QualityStore
 
