@@ -17,7 +17,7 @@ from gateway.callers import Caller, CallerLimits
 from gateway.configuration.settings import LimitSettings
 from gateway.formats.chat import CHAT
 from gateway.formats.request_body import RequestBody, read_body
-from gateway.limits.limits import Bound, Limits
+from gateway.limits.caller_limits import Bound, Limits
 from gateway.limits.quotas import Quota
 from monitoring.metrics import Meters
 from monitoring.records import Record

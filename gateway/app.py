@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import secrets
 import socket
@@ -26,11 +25,10 @@ from starlette.routing import Route
 from threadpoolctl import threadpool_limits
 
 from gateway import audit
-from gateway.admin import fleet, keys, state
-from gateway.admin import reload_endpoints as reload
+from gateway.admin import fleet_endpoints, key_endpoints, reload_endpoints, state_endpoints
 from gateway.admin.audit_head_job import keep_audit_head, key_of
 from gateway.background.jobs import Job, run_jobs
-from gateway.callers import Caller, KnownKeys, digest_of, identify, new_key, split_key
+from gateway.callers import Caller, KnownKeys, identify
 from gateway.configuration.settings import Settings
 from gateway.console.routes import list_console_routes
 from gateway.current_configuration import CurrentConfiguration, bounds_of, caps_of, configured_policy_of
@@ -43,7 +41,7 @@ from gateway.features.erasures.feature import ERASURES
 from gateway.features.evaluations.feature import EVALUATIONS
 from gateway.features.feedback import endpoints as feedback
 from gateway.features.fitting.feature import FITTING
-from gateway.features.probes import endpoints as probes
+from gateway.features.health import endpoints as health
 from gateway.features.pulls.feature import PULLS
 from gateway.features.quality.feature import QUALITY
 from gateway.features.readiness.feature import READINESS
@@ -62,15 +60,16 @@ from gateway.features.shadows.feature import SHADOWS
 from gateway.features.texts.feature import TEXTS
 from gateway.features.tracing.feature import TRACING
 from gateway.features.training.feature import TRAINING
+from gateway.first_admin_key import make_first_admin_key
 from gateway.fleet_health import check_health, find_replicas
 from gateway.formats.answer_terms import TermsMaker
 from gateway.formats.format_table import FORMATS
 from gateway.formats.recent_bodies import RecentBodies
 from gateway.gauges import read_gauges
 from gateway.limits.admission import Admission
+from gateway.limits.caller_limits import Limits
 from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.gain_budgets import LiveGainBudgets
-from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.openapi import complete_document
 from gateway.path.request_path import note_refused, walk
@@ -85,11 +84,10 @@ from gateway.server.wire import Message, Receive, Scope, Send, bound_body, forbi
 from gateway.service_jobs import SERVICE_JOBS
 from gateway.services import Adapters, ControlPlane, Observers, PolicyObjects, Services
 from gateway.sibling_processes import Siblings
-from gateway.state.audited_step import AuditedStep
 from gateway.state.durability import Durability
 from gateway.state.fitted_store import FittedStore
 from gateway.state.presence import Presence
-from gateway.state.private_files import keep_secret, make_private_folder
+from gateway.state.private_files import make_private_folder
 from gateway.state.redis import Lives, open_state, read_shared_secret
 from gateway.state.snapshot import Snapshot, SnapshotKeeper, object_store_of
 from monitoring.audit import Audit
@@ -109,19 +107,16 @@ from serving.discovery import Discovery
 from serving.engine_client import EngineClient
 from serving.fingerprint import UNKNOWN, BaseFingerprint, digest_chat_template
 from serving.fleet import Fleet
-from serving.object_store import Change, ObjectStore
+from serving.object_store import ObjectStore
 from serving.tls import FreshContext, TlsError, Trust, TrustingTransport
 
-log = logging.getLogger(__name__)
 CRASHED_AFTER_SECONDS = 7200.0
 """An adapter that has been coming in for so long, by its folder's time, was left behind by a gateway that died."""
-FIRST_ADMIN_KEY_FILE = "admin-key"
-"""In the data folder."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 MODELS = "/v1/models"
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 FEATURES: tuple[Feature[Any], ...] = (
-    make_stateless(probes.router),
+    make_stateless(health.router),
     TEXTS,
     make_stateless(requests.router, model_list.router, route.router, count_tokens.router),
     SEARCHES,
@@ -144,7 +139,8 @@ FEATURES: tuple[Feature[Any], ...] = (
     TRACING,
     make_stateless(jobs={"archive_records": keep_archiving, "rewrite_append_only_file": keep_rewriting}),
     make_stateless(
-        keys.router, audit.router, fleet.router, state.router, reload.router, jobs={"keep_audit_head": keep_audit_head}
+        *(key_endpoints.router, audit.router, fleet_endpoints.router, state_endpoints.router, reload_endpoints.router),
+        jobs={"keep_audit_head": keep_audit_head},
     ),
 )
 """All features. One may use the state of those above it."""
@@ -412,25 +408,6 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
             await durability.close()
 
 
-async def _fixed_callers(settings: Settings, redis: Redis, audit: Audit) -> dict[str, Caller]:
-    """The admin key of the settings; without one, the first start makes one and writes it to a file, never to a log."""
-    if settings.admin_key is not None:
-        parts = split_key(settings.admin_key.get_secret_value())
-        assert parts is not None, "Settings has seen to it"
-        return {parts[0]: Caller(parts[0], "admin", "admin", digest_of(parts[1]), frozenset({"*"}))}
-    callers = object_store_of(redis, "callers")
-    if not any(raw.get("role") == "admin" for raw in (await callers.all()).values()):
-        key, public, digest = new_key()
-        path = settings.data_folder.absolute() / FIRST_ADMIN_KEY_FILE
-        keep_secret(path, key)  # before it is stored: an admin key that nobody has would lock everybody out
-        made = Caller(public, "first admin", "admin", digest, frozenset({"*"})).to_json()
-        step = AuditedStep(redis, audit, "system")
-        step.note("caller.make", public, after={"name": made["name"], "role": made["role"], "models": made["models"]})
-        await step.take([Change(callers, public, made, 0)])
-        log.warning("the first admin key is in the file %s: move it to where you keep secrets", path)
-    return {}
-
-
 async def _snapshot_keeper(
     settings: Settings,
     redis: Redis,
@@ -441,7 +418,7 @@ async def _snapshot_keeper(
 ) -> SnapshotKeeper:
     """The keeper of the policy in memory. MiniLM, where the settings name its file, is loaded here, before requests are
     served, since that holds the interpreter. Raises EmbeddingError where it is missing or damaged."""
-    fixed = await _fixed_callers(settings, redis, audit)
+    fixed = await make_first_admin_key(settings, redis, audit)
     path = settings.fitting.minilm_file
     deep = None if path is None else await asyncio.to_thread(load_deep, path)
     damaged = lambda _: meters.fitted_unused.add(1, "damaged")  # noqa: E731

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request
 
-from gateway.access import Operator, conflicts, services_of
 from gateway.callers import Caller
+from gateway.endpoint_parts import Operator, conflicts, services_of
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Wanted

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gateway.configuration.settings import Settings
+from gateway.limits.caller_limits import Bound, bound_of
 from gateway.limits.fallback_caps import Cap
-from gateway.limits.limits import Bound, bound_of
 from gateway.state.snapshot import ConfiguredPolicy
 from monitoring.cost import Price
 from monitoring.evaluation.forms import NORMAL, AnswerForm

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from gateway.access import authorization_of, caller_of, services_of
+from gateway.endpoint_parts import authorization_of, caller_of, services_of
 from gateway.errors import Problem, describe_fault
 from gateway.formats.format_table import get_format
 from gateway.formats.surrogates import HALF

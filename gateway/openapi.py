@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 
-from gateway.access import ROLES_OF, caller_of, identified_of
+from gateway.endpoint_parts import ROLES_OF, caller_of, identified_of
 from gateway.errors import ERRORS, FINAL
 from gateway.features.reported.reports import Report
 from gateway.formats.anthropic_messages import ERROR_TYPES, THREAD_CODE, CountedMessages

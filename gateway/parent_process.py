@@ -24,7 +24,7 @@ import msgspec
 from gateway.app import build_app
 from gateway.background.interpreter import freeze_garbage
 from gateway.configuration.settings import Settings
-from gateway.orderly_server import BoundSockets, OrderlyServer, close
+from gateway.graceful_server import BoundSockets, GracefulServer, close
 from gateway.sibling_processes import ANSWER_SECONDS_MAX, Channel, ProcessMessage, Questions, Siblings, Topic
 from monitoring.metrics import Meters
 from serving.shared_memory import SharedMemory
@@ -344,7 +344,7 @@ class Parent:
             logging.getLogger().handlers[0].addFilter(partial(_note_number, number))
             self._memory.process = number
             siblings = Siblings(self._memory, end)
-            OrderlyServer(self._settings, build_app(self._settings, self._config, siblings), self._sockets).run()
+            GracefulServer(self._settings, build_app(self._settings, self._config, siblings), self._sockets).run()
             return 0
         except SystemExit as stopped:
             return stopped.code if isinstance(stopped.code, int) else 1

@@ -16,8 +16,8 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from pydantic import Field
 
-from gateway.access import Reason
 from gateway.callers import Caller
+from gateway.endpoint_parts import Reason
 from gateway.errors import Problem
 from gateway.services import Services
 from gateway.state.gate_store import Forced, GateStore

@@ -23,9 +23,9 @@ from gateway.formats.answer_terms import TermsMaker
 from gateway.formats.recent_bodies import RecentBodies
 from gateway.formats.request_body import RequestBody
 from gateway.limits.admission import Admission
+from gateway.limits.caller_limits import Limits
 from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.gain_budgets import LiveGainBudgets
-from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.server.uploads import Uploads
 from gateway.sibling_processes import Siblings

@@ -23,8 +23,8 @@ from gateway.configuration.settings import Settings, load_settings
 from gateway.current_configuration import bounds_of, caps_of, configured_policy_of
 from gateway.errors import Problem, SettingsError
 from gateway.fleet_health import check_health, take_in_pools
+from gateway.limits.caller_limits import Bound
 from gateway.limits.fallback_caps import Cap
-from gateway.limits.limits import Bound
 from gateway.services import Services
 from gateway.state.snapshot import ConfiguredPolicy
 from monitoring.audit import AuditConflict

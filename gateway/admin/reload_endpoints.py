@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from gateway.access import Admin, services_of
 from gateway.admin.reload import reload
+from gateway.endpoint_parts import Admin, services_of
 from gateway.openapi_parts import with_errors
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])

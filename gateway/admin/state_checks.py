@@ -11,10 +11,10 @@ from typing import Any, cast
 import msgspec
 from pydantic import ValidationError
 
-from gateway.access import require_task
-from gateway.admin.keys import CallerIn, LimitsIn
+from gateway.admin.key_endpoints import CallerIn, LimitsIn
 from gateway.admin.state_file import Difference, FileObject, Kind, Objects
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller
+from gateway.endpoint_parts import require_task
 from gateway.errors import Problem
 from gateway.features.rules.endpoints import OverrideIn, find_fallback_fault
 from gateway.four_eyes import see_that_another_pushed, see_that_it_may_change

@@ -13,7 +13,7 @@ import typer
 from gateway.app import build_app
 from gateway.configuration.settings import PROCESSES_MAX, load_settings
 from gateway.errors import SettingsError
-from gateway.orderly_server import OrderlyServer, bind
+from gateway.graceful_server import GracefulServer, bind
 from gateway.parent_process import Parent, count_cores
 from gateway.state.private_files import UMASK
 from monitoring.logs import configure
@@ -36,7 +36,7 @@ def serve(
     count = processes_of(processes or settings.processes)
     sockets = bind(settings.listen)
     if count == 1:
-        OrderlyServer(settings, build_app(settings, config), sockets).run()
+        GracefulServer(settings, build_app(settings, config), sockets).run()
     else:
         sys.exit(Parent(settings, config, count, sockets).run())
 

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import httpx
 
-from gateway.access import SIGNED_IN
 from gateway.callers import Caller
+from gateway.endpoint_parts import SIGNED_IN
 from gateway.server.wire import Receive, Scope, Send
 
 ASKED_SECONDS_MAX = 120.0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.formats.request_body import RequestBody
-from gateway.limits.limits import NANOS, Bound, Limits, cut_off, estimate_cut_off_nanos
+from gateway.limits.caller_limits import NANOS, Bound, Limits, cut_off, estimate_cut_off_nanos
 from gateway.limits.quotas import Allowance, Quota
 from monitoring.cost import Price
 from monitoring.records import Record

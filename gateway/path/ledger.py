@@ -11,8 +11,8 @@ from gateway.current_configuration import Prices
 from gateway.errors import Problem
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import Progress
+from gateway.limits.caller_limits import Hold
 from gateway.limits.fallback_caps import FallbackHold
-from gateway.limits.limits import Hold
 from gateway.services import RequestTracing, Services
 from monitoring.cost import compute_cost, compute_saving
 from monitoring.feedback import handle_of

@@ -7,7 +7,7 @@ import yaml
 
 from gateway.callers import new_key
 from gateway.configuration.settings import Settings, load_settings
-from gateway.orderly_server import addresses_of
+from gateway.graceful_server import addresses_of
 from tests.deploy.cluster import Cluster, Resource
 
 

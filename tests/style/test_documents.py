@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.access import OBJECTS_MAX
+from gateway.endpoint_parts import OBJECTS_MAX
 from gateway.features.feedback.endpoints import FEEDBACK_BATCH_MAX
 from gateway.features.rules.dry_run import REQUESTS_MAX
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX

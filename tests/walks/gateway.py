@@ -17,7 +17,7 @@ from gateway.app import build_app
 from gateway.callers import Caller, new_key
 from gateway.configuration.settings import Settings
 from gateway.feature import Features
-from gateway.orderly_server import OrderlyServer
+from gateway.graceful_server import GracefulServer
 from gateway.services import Services
 
 DEADLINE_SECONDS = 60.0
@@ -93,7 +93,7 @@ async def run_gateway(
         }
     )
     app = build_app(settings, config)
-    server = OrderlyServer(settings, app)
+    server = GracefulServer(settings, app)
     serving = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):

@@ -14,13 +14,22 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import Field
 
-from gateway.access import Admin, Body, OfTask, Operator, When, require_found, require_task, see_that_list_has_task
 from gateway.audit import enter_event
+from gateway.endpoint_parts import (
+    Admin,
+    Body,
+    OfTask,
+    Operator,
+    When,
+    require_found,
+    require_task,
+    see_that_list_has_task,
+)
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.datasets.state import DIGEST, Build, Datasets, read_card
 from gateway.features.datasets.exporting import send_export
 from gateway.features.datasets.receiving import receive_file
+from gateway.features.datasets.state import DIGEST, Build, Datasets, read_card
 from gateway.openapi_parts import TEXT, with_answer, with_body, with_errors
 from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.build_job import ExportFormat

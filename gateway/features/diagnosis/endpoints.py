@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Admin
 from gateway.audit import enter_event
 from gateway.background.job_process import make_command, run_process
+from gateway.endpoint_parts import Admin
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.diagnosis.asking import ask_arms, list_arms

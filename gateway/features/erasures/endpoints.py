@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.access import Admin, Body, Operator, require_found
+from gateway.endpoint_parts import Admin, Body, Operator, require_found
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.erasures.state import Erasures

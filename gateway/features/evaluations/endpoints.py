@@ -12,17 +12,17 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Admin, Operator, find_task
 from gateway.audit import enter_event
 from gateway.callers import Caller
+from gateway.endpoint_parts import Admin, Operator, find_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.arms import ARMS, PROMPT_ARMS, resolve_arms, resolve_prompt_arms
-from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.judging import check_judge
 from gateway.features.evaluations.preference_endpoints import find_evaluation
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation, finish, id_of
 from gateway.features.evaluations.suite_endpoints import ClassField, MetricName, find_metric, find_suite
 from gateway.features.evaluations.texts import read_texts

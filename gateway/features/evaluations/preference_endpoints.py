@@ -11,9 +11,9 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
-from gateway.access import Body, Reviewer, see_that_it_reviews
 from gateway.audit import enter_event
 from gateway.callers import Caller
+from gateway.endpoint_parts import Body, Reviewer, see_that_it_reviews
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.state import Evaluations

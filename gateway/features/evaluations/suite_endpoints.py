@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Admin, Operator, When, find_task, see_that_list_has_task
+from gateway.endpoint_parts import Admin, Operator, When, find_task, see_that_list_has_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.hard_cases import find_hard_cases, hold_off_erasures
 from gateway.features.evaluations.intake import Data, Intake, open_rows
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.suites import SUITES_MAX, NoSuite
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, metric_of

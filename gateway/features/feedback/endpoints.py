@@ -25,8 +25,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from gateway.access import Identified
 from gateway.callers import Caller
+from gateway.endpoint_parts import Identified
 from gateway.error_answers import FEEDBACK_PATH
 from gateway.errors import Problem, describe_fault
 from gateway.feature import feature_of

@@ -9,7 +9,16 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.access import Admin, Body, OfTask, Operator, conflicts, require_found, require_task, see_that_list_has_task
+from gateway.endpoint_parts import (
+    Admin,
+    Body,
+    OfTask,
+    Operator,
+    conflicts,
+    require_found,
+    require_task,
+    see_that_list_has_task,
+)
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.pulls.state import Pull, Pulls

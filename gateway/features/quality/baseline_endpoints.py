@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.access import Admin, Body, Operator, Reason, conflicts, require_version
+from gateway.endpoint_parts import Admin, Body, Operator, Reason, conflicts, require_version
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.baselines import counts_of

@@ -6,7 +6,7 @@ import logging
 
 from gateway.callers import Caller
 from gateway.features.quality.state import Quality
-from gateway.limits.limits import LIMITS, MONEY, NANOS
+from gateway.limits.caller_limits import LIMITS, MONEY, NANOS
 from gateway.limits.quotas import PREFIX, SPAN_SECONDS, read_spent
 
 log = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ from fastapi import APIRouter, Query, Request
 from msgspec.structs import replace
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, Reason, When, conflicts, require_task, require_version
+from gateway.endpoint_parts import Admin, Body, Operator, Reason, When, conflicts, require_task, require_version
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.quality.job import roles_of
-from gateway.features.quality.state import Quality
 from gateway.features.quality.responding import Responding
+from gateway.features.quality.state import Quality
 from gateway.features.releases.availability import find_obstacles
 from gateway.features.reviews.agreement_job import describe_reviewers, read_agreement
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors

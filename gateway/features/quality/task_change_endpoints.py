@@ -13,7 +13,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.access import OBJECTS_MAX, Admin, Body, When, require_task
+from gateway.endpoint_parts import OBJECTS_MAX, Admin, Body, When, require_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.quality.endpoints import Expected, Generation, change_quality

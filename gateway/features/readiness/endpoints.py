@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from gateway.access import Admin, require_task
 from gateway.background.job_process import make_command, run_process
+from gateway.endpoint_parts import Admin, require_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.datasets.state import Datasets

@@ -17,9 +17,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
-from gateway.access import Admin, Body, OfTask, Operator, require_task, see_state, see_that_list_has_task
 from gateway.audit import take_step
 from gateway.callers import Caller
+from gateway.endpoint_parts import Admin, Body, OfTask, Operator, require_task, see_state, see_that_list_has_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.endpoints import describe_last_evaluation

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.access import conflicts, require_task
+from gateway.endpoint_parts import conflicts, require_task
 from gateway.errors import Problem
 from gateway.features.releases.state import Releases
 from gateway.server.uploads import Upload

@@ -14,9 +14,9 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import Field, model_validator
 
-from gateway.access import Admin, Body, Operator, Reason, require_task
 from gateway.audit import take_step
 from gateway.callers import Caller
+from gateway.endpoint_parts import Admin, Body, Operator, Reason, require_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.adapter_endpoints import show_rollout, version_of

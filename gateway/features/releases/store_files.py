@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse
 
-from gateway.access import Sidecar, services_of
+from gateway.endpoint_parts import Sidecar, services_of
 from gateway.errors import Problem
 from gateway.openapi_parts import BYTES, with_answer, with_errors
 from gateway.server.wire import Receive, Scope, Send

@@ -16,8 +16,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from msgspec import Raw
 
-from gateway.access import Identified, services_of
 from gateway.callers import Caller
+from gateway.endpoint_parts import Identified, services_of
 from gateway.errors import Problem
 from gateway.features.reported.judged_reports import Due, due_of, records_of
 from gateway.features.reported.reports import REPORTED, batch_of, read_report

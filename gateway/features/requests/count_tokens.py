@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from gateway.access import ClientIdentified, services_of
+from gateway.endpoint_parts import ClientIdentified, services_of
 from gateway.errors import Problem
 from gateway.features.requests.route import answer_beside
 from gateway.formats.anthropic_messages import COUNTED_MESSAGES, CountedMessages

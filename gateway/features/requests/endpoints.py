@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from gateway.access import Identified, services_of
 from gateway.callers import Caller
+from gateway.endpoint_parts import Identified, services_of
 from gateway.errors import Problem
 from gateway.features.requests.explanation import explain, redact_record
 from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors

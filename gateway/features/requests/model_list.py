@@ -8,8 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from gateway.access import ClientIdentified, services_of
 from gateway.callers import Caller
+from gateway.endpoint_parts import ClientIdentified, services_of
 from gateway.errors import Problem
 from gateway.openapi_parts import with_errors
 from gateway.services import Services

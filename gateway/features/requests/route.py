@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Identified, services_of
 from gateway.callers import Caller
+from gateway.endpoint_parts import Identified, services_of
 from gateway.features.requests.explanation import describe_finding, describe_reason, select_findings
 from gateway.formats.anthropic_messages import MESSAGES
 from gateway.formats.bounds import LONG_BODY_BYTES

@@ -12,10 +12,10 @@ from weakref import WeakValueDictionary
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Identified, require_task
 from gateway.audit import enter_event
 from gateway.background.job_process import make_command, run_process
 from gateway.callers import Caller
+from gateway.endpoint_parts import Identified, require_task
 from gateway.errors import Problem
 from gateway.feature import Feature, feature_of
 from gateway.features.records.archiving import text_source_of

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from gateway.access import (
+from gateway.audit import change_objects, enter_event
+from gateway.endpoint_parts import (
     Admin,
     Body,
     OfTask,
@@ -22,7 +23,6 @@ from gateway.access import (
     require_version,
     see_that_list_has_task,
 )
-from gateway.audit import change_objects, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.retraining.requests_to_train import draft_retraining, read_rows

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request
 
-from gateway.access import Admin, Reviewer
+from gateway.endpoint_parts import Admin, Reviewer
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.reviews.job import budget_of, count_reviews, is_raised

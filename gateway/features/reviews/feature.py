@@ -6,9 +6,9 @@ from gateway.feature import Feature, Features
 from gateway.features.reviews import endpoints, label_endpoints, reviewer_endpoints
 from gateway.features.reviews.gold import GoldStore
 from gateway.features.reviews.job import keep_reviewing
-from gateway.features.reviews.queue import ReviewQueue
 from gateway.features.reviews.state import Reviews
 from gateway.features.reviews.store import ReviewStore
+from gateway.features.reviews.unsaved_reviews import ReviewQueue
 from gateway.features.texts.state import Texts
 from gateway.services import Services
 

@@ -18,9 +18,9 @@ from redis.exceptions import RedisError
 from gateway.callers import Caller
 from gateway.configuration.monitor import ReviewSettings
 from gateway.features.reviews.agreement_job import MEASURED_SECONDS, keep_agreement
-from gateway.features.reviews.queue import Drawn
 from gateway.features.reviews.state import Reviews
 from gateway.features.reviews.store import Counts, DrawnReview, Rater, Review
+from gateway.features.reviews.unsaved_reviews import Drawn
 from gateway.features.texts.redactors import redact_all, redact_conversation
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer

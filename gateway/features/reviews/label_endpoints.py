@@ -10,8 +10,8 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from gateway.access import Admin, Body, Operator, refuse_blank, require_task
 from gateway.audit import change_objects, enter_event
+from gateway.endpoint_parts import Admin, Body, Operator, refuse_blank, require_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.reviews.agreement_job import UnreadableRatings, read_agreement, read_shared, report_on

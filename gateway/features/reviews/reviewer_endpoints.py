@@ -11,10 +11,10 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, Field
 
-from gateway.access import Body, Reviewer, refuse_blank, require_task, see_that_it_reviews
 from gateway.audit import enter_event
 from gateway.callers import Caller
 from gateway.configuration.settings import FeedbackMetricSettings
+from gateway.endpoint_parts import Body, Reviewer, refuse_blank, require_task, see_that_it_reviews
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.reviews.job import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.features.reviews.gold import GoldStore
-from gateway.features.reviews.queue import ReviewQueue
 from gateway.features.reviews.store import ReviewStore
+from gateway.features.reviews.unsaved_reviews import ReviewQueue
 from gateway.features.texts.state import Texts
 from gateway.services import Services
 from monitoring.texts import Resealing

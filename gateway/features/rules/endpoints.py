@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, require_task, services_of
 from gateway.audit import change_objects
+from gateway.endpoint_parts import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, require_task, services_of
 from gateway.errors import Problem
 from gateway.features.rules.dry_run import try_rule
 from gateway.four_eyes import see_that_another_pushed

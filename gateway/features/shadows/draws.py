@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
-from gateway.features.reviews.queue import ReviewQueue
+from gateway.features.reviews.unsaved_reviews import ReviewQueue
 from gateway.formats.request_body import RequestBody
 from monitoring.records import PairRecord, Record
 from router.decision import Choice

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from gateway.configuration.settings import Settings
 from gateway.configuration.texts import TaskTextSettings
-from gateway.features.texts.queue import TextQueue
 from gateway.features.texts.redactors import Redact, load_redaction
+from gateway.features.texts.unsaved_texts import TextQueue
 from gateway.services import Services
 from monitoring.spool import Spool
 from monitoring.text_stream import TextStream

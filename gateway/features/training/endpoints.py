@@ -10,8 +10,17 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from gateway.access import Admin, Body, OfTask, Operator, conflicts, require_found, require_task, see_that_list_has_task
 from gateway.configuration.training import RunnerName, TrainingParameters
+from gateway.endpoint_parts import (
+    Admin,
+    Body,
+    OfTask,
+    Operator,
+    conflicts,
+    require_found,
+    require_task,
+    see_that_list_has_task,
+)
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.adding import Pusher

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse
 from pydantic import ConfigDict, Field
 
-from gateway.access import Body, Identified
+from gateway.endpoint_parts import Body, Identified
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.training.ending import TrainingFault, end_training, enter_result

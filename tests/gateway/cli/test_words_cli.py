@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from typer.main import get_command
 
-from gateway.admin.fleet import sort_version
+from gateway.admin.fleet_endpoints import sort_version
 from gateway.cli.main import app
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from tests.fakes.engine import FakeEngine

@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from gateway.configuration.settings import LimitSettings
 from gateway.formats.chat import CHAT
 from gateway.formats.request_body import read_body
+from gateway.limits.caller_limits import NANOS, Bound, Limits
 from gateway.limits.fallback_caps import REQUESTS_MIN, Cap, FallbackCaps, FallbackHold, ShareWindow
-from gateway.limits.limits import NANOS, Bound, Limits
 from gateway.limits.quotas import Allowance
 from monitoring.cost import Price
 from monitoring.metrics import Meters

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.features.datasets import datasets as module
+from gateway.features.datasets import state as module
 from gateway.features.datasets.state import Datasets, read_card
 from gateway.services import Services
 from monitoring.datasets.folder import CARD_FILE

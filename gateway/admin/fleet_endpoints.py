@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, conflicts, see_state, services_of
+from gateway.endpoint_parts import Admin, Body, Operator, conflicts, see_state, services_of
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.recycling import Busy, begin

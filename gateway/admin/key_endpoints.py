@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from pydantic import Field
 
-from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, services_of
 from gateway.audit import change_objects
 from gateway.callers import PUBLIC_LENGTH, Caller, CallerLimits, Former, join_key, limits_of, new_key, new_secret
 from gateway.console.sessions import ENDS
+from gateway.endpoint_parts import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, services_of
 from gateway.errors import Problem
 from gateway.four_eyes import (
     find_approver_left_out,

@@ -88,7 +88,7 @@ def url_of(bound: socket.socket, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-class OrderlyServer(uvicorn.Server):
+class GracefulServer(uvicorn.Server):
     """uvicorn on all listeners, with one lifespan. It drains before it closes; a second signal skips the waiting."""
 
     def __init__(self, settings: Settings, gateway: Gateway, sockets: BoundSockets | None = None) -> None:

@@ -21,7 +21,6 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from redis.asyncio import Redis
 
-from gateway.access import OBJECTS_MAX, Admin, Body, conflicts, services_of
 from gateway.admin.state_checks import (
     find_missing_bytes,
     pass_gate_together,
@@ -46,6 +45,7 @@ from gateway.admin.state_file import (
 )
 from gateway.audit import enter_event
 from gateway.callers import Caller
+from gateway.endpoint_parts import OBJECTS_MAX, Admin, Body, conflicts, services_of
 from gateway.errors import Problem
 from gateway.features.releases.adapter_endpoints import state_of
 from gateway.features.releases.adding import limits_of

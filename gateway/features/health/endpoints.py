@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from gateway.access import services_of
+from gateway.endpoint_parts import services_of
 from gateway.errors import Problem
 from gateway.openapi_parts import OK, TEXT, with_answer
 

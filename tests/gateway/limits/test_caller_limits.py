@@ -18,7 +18,7 @@ from gateway.errors import Problem
 from gateway.formats.chat import CHAT
 from gateway.formats.embeddings import EMBEDDINGS
 from gateway.formats.request_body import RequestBody, read_body
-from gateway.limits.limits import NANOS, Bound, Limits, bound_of
+from gateway.limits.caller_limits import NANOS, Bound, Limits, bound_of
 from gateway.limits.quotas import Quota
 from monitoring.cost import Price
 from monitoring.metrics import Meters
