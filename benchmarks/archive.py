@@ -28,7 +28,7 @@ from monitoring.archive.merging import FOLDERS_KEY, merge_parts
 from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, connect_duckdb, write_path
 from monitoring.datasets.build_job import KeptSource
-from monitoring.datasets.kept_rows import read_kept
+from monitoring.datasets.rows_from_traffic import read_kept
 from monitoring.erasure import erase_texts, erase_words_of_feedback, find_requests
 from monitoring.labels.request_label import LabelRules
 from monitoring.metric_values import Metric

@@ -38,11 +38,11 @@ from benchmarks.harness import Goal, conclude, options, say, table
 from gateway.background.interpreter import freeze_garbage, share_interpreter
 from gateway.state.fitted_store import FittedStore
 from gateway.state.snapshot import ConfiguredPolicy, Snapshot, SnapshotKeeper
-from router.decision import Moment, RoutingRequest
 from router.embedding import StaticEmbedding
 from router.findings import CheckPolicy
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.policy import AttemptLimits, TaskPolicy
+from router.routing_data import Moment, RoutingRequest
 from router.scope import ScopeModel
 from router.scoring import score
 from serving.adapters.entries import AliasEntry, Version

@@ -27,13 +27,13 @@ from typing import Any
 
 from benchmarks.harness import ROOT, Goal, Unmeasurable, conclude, options, say, table
 from router.choice import choose
-from router.decision import NO_SCORES, Moment, RoutingRequest, Scores
 from router.embedding import EmbeddingError, StaticEmbedding
 from router.findings import CheckName, CheckPolicy
 from router.fitted import Fitted
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.overrides import Override
 from router.policy import Alias, Policy, TaskPolicy
+from router.routing_data import NO_SCORES, Moment, RoutingRequest, Scores
 from router.scoring import score
 from serving.fleet_view import FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 

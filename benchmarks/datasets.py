@@ -22,7 +22,7 @@ import msgspec
 
 from benchmarks.harness import FOLDER, Goal, Unmeasurable, conclude, options, say, table
 from monitoring.datasets.build_job import DatasetJob
-from monitoring.datasets.reading import SourceFile
+from monitoring.datasets.rows_from_files import SourceFile
 
 WORDS, CLASSES = 20_000, 20
 TEMPLATE = (

@@ -30,8 +30,8 @@ from benchmarks.soak import SERIES, slope
 from benchmarks.subjects import TASK
 from gateway.configuration.settings import load_settings
 from router.choice import choose
-from router.decision import NO_SCORES, RoutingRequest
 from router.fitted import NOTHING_FITTED
+from router.routing_data import NO_SCORES, RoutingRequest
 
 BASE = Size(2, 10, 20)
 STEPS: Mapping[str, Sequence[int]] = {"gateways": (4,), "replicas": (60,), "tasks": (200,)}

@@ -24,9 +24,9 @@ from benchmarks.harness import Goal, conclude, options
 from benchmarks.scale_processes import GOAL, measure_processes
 from benchmarks.scale_streams import STREAM_GOALS, measure_streams
 from router.choice import choose
-from router.decision import NO_SCORES, Moment, RoutingRequest
 from router.fitted import NOTHING_FITTED
 from router.policy import Policy, TaskPolicy
+from router.routing_data import NO_SCORES, Moment, RoutingRequest
 from serving.fleet import Fleet, PoolConfig
 from serving.fleet_view import FleetView
 from serving.replica import ReplicaConfig

@@ -59,13 +59,13 @@ from benchmarks.scores import (
     hwu64,
     there,
 )
-from router.candidates import TaskIndex
 from router.embedding import Embedding, EmbeddingError, StaticEmbedding
 from router.fitting.background import read_stand_in
 from router.fitting.clusters import compute_centroids
 from router.fitting.errors import FittingError
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.scope import ScopeModel
+from router.task_index import TaskIndex
 
 DEFERRED = 0.05
 OPEN_SET_DEFERRED = 0.10

@@ -98,7 +98,7 @@ from monitoring.metrics import Meters
 from router.embedding import EmbeddingError, load_deep
 from serving.adapters.base_model import Base, read_base
 from serving.adapters.errors import ArtifactError
-from serving.adapters.placer import Placer
+from serving.adapters.loader import AdapterLoader
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.signature import read_public_key
@@ -302,8 +302,8 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         http, engines, certificates = await stack.enter_async_context(_open_clients(settings, fleet))
         store, registry, fingerprints = Store(settings.store), Registry(redis), _base_fingerprints(settings, bases)
         taking = {pool: fingerprints[pool] for pool in bases}
-        placer = Placer(fleet, redis, store, taking, http, engines, meters.note_adapter_load)
-        reconciler = Reconciler(fleet, registry, placer)
+        loader = AdapterLoader(fleet, redis, store, taking, http, engines, meters.note_adapter_load)
+        reconciler = Reconciler(fleet, registry, loader)
         audit, snapshot_changed = Audit(redis), asyncio.Event()
         note, recent = siblings.note_generation, RecentBodies(settings.records.recent_bytes_max)
         siblings.answers["bodies"] = recent.tell

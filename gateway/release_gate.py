@@ -25,7 +25,7 @@ from gateway.state.redis import read_redis_time
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.best import rank_leaders
 from monitoring.evaluation.gate import ROLE_WORDS, GateBounds, GateReference, GateReport, Role, decide_gate
-from router.decision import OUT_OF_SERVICE
+from router.routing_data import OUT_OF_SERVICE
 from serving.adapters.entries import PLACED, AliasEntry, Version
 from serving.object_store import Change
 

@@ -42,8 +42,8 @@ from monitoring.record_flow import RecordFlow
 from monitoring.records import Record
 from monitoring.texts import Resealing
 from monitoring.trace_context import TraceContext
-from router.decision import Choice, Moment
 from router.policy import Policy, TaskPolicy
+from router.routing_data import Choice, Moment
 from serving.adapters.base_model import Base
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry

@@ -18,7 +18,7 @@ import msgspec
 from monitoring.archive.merging import remove_spanned
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, fetch_rows, find_table, read, replace_part
-from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
+from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, WordSeals
 from monitoring.feedback_erasure import seal_stream
 from monitoring.feedback_reader import feedback_of, write_json

@@ -10,9 +10,9 @@ from router.findings import CheckName, CheckPolicy
 from router.fitted import NO_CALIBRATION
 
 if TYPE_CHECKING:
-    from router.arguments import Parameters
     from router.confidence import ConfidenceModel
     from router.contract import Contract
+    from router.tool_arguments import Parameters
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from router.decision import Choice, Moment, Reason, Refusal
 from router.fallbacks import choose_adapter_after_all, choose_fallback_instead
 from router.findings import CheckName
 from router.policy import AttemptLimits, Policy
 from router.replica_choice import pick
+from router.routing_data import Choice, Moment, Reason, Refusal
 from serving.fleet_view import FaultKind, FleetView
 
 GivingUp = Literal["refused", "exhausted", "fallback_capped", "needs_human", "rejected", "overload", "no_replica"]

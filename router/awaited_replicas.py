@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from router.choice import get_found_task, make_subject
-from router.decision import OUT_OF_SERVICE, RoutingRequest, Scores
 from router.overrides import apply_rules
 from router.policy import AUTO, Policy
+from router.routing_data import OUT_OF_SERVICE, RoutingRequest, Scores
 from serving.fleet_view import FleetView
 
 

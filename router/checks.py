@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from router.answers import AnswerAlternative, Offered, ReceivedAnswer, Terms
 from router.contract import Contract
-from router.decision import Moment, Scores
 from router.findings import CheckName, CheckPolicy, Finding
 from router.fitted import OTHER_SELECTOR, ModelKind
 from router.gain_budget import get_threshold, is_fitted_elsewhere
 from router.policy import AUTO, AUTO_SELECTOR, UNWATCHED, Alias, Policy, TaskPolicy
 from router.refusals import is_refusal
+from router.routing_data import Moment, Scores
 from router.version_choice import place_for_arm
 from serving.fleet_view import VersionView
 

@@ -7,12 +7,12 @@ from typing import assert_never
 
 from router.check_loop import judge_request
 from router.checks import CheckedRequest
-from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RoutingRequest, Scores
 from router.fallbacks import Routing, choose_fallback, choose_replica, refuse_for_lack
 from router.findings import Finding
 from router.overrides import NO_RULE, Override, Ruled, Subject, apply_rules
 from router.policy import AUTO, Alias, Policy, TaskPolicy
 from router.replica_choice import Lack, pick
+from router.routing_data import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RoutingRequest, Scores
 from router.version_choice import pick_live_version
 from serving.fleet_view import FleetView, PoolView, VersionView
 

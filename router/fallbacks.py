@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import assert_never
 
 from router.checks import list_names
-from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
 from router.findings import FallbackName, Finding
 from router.policy import Policy, TaskPolicy
 from router.replica_choice import Lack, pick
+from router.routing_data import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
 from router.values import declare_frozen
 from serving.fleet_view import FleetView, PoolView, VersionView
 

@@ -11,8 +11,8 @@ from router.findings import DEFAULT_FALLBACKS, CheckName, CheckPolicy, FallbackN
 from router.overrides import HELD_WORK_MAX, Override, group_by_task
 
 if TYPE_CHECKING:
-    from router.candidates import TaskIndex
     from router.fitted import Fitted
+    from router.task_index import TaskIndex
 
 CacheIsolation = Literal["caller", "none"]
 """Whose prompts share an engine's prefix cache: one caller's own, or everybody's."""

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from router.checks import READERS, SCOPE_READERS
-from router.decision import NO_SCORES, Moment, RoutingRequest, Scores
 from router.fitted import NOTHING_FITTED
 from router.overrides import match_texts
 from router.policy import AUTO, Policy
+from router.routing_data import NO_SCORES, Moment, RoutingRequest, Scores
 from router.version_choice import pick_live_version
 from serving.fleet_view import FleetView
 

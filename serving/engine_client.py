@@ -10,7 +10,7 @@ from typing import Self, cast
 
 import httptools
 
-from serving.engine_origin import Origin
+from serving.engine_connections import Origin
 from serving.errors import Dropped, EngineError, Failed, Oversize, Silent, Truncated, Unreachable, from_status
 from serving.wakeable import Wakeable
 

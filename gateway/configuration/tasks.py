@@ -13,9 +13,9 @@ from gateway.configuration.sections import BodySection, Name, Seconds, Section, 
 from gateway.configuration.texts import TaskTextSettings
 from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from router.checks import CHECKS, AnswerCheck
-from router.decision import WITHOUT_FALLBACKS, Reason
 from router.findings import CHECK_NAMES, CheckName, CheckPolicy, FallbackName, Mode
 from router.policy import AUTO, COMMIT_POLICIES, CacheIsolation, FallbackBreaks, TaskPolicy
+from router.routing_data import WITHOUT_FALLBACKS, Reason
 
 
 def _mode_of(raw: Any) -> Any:

@@ -11,7 +11,7 @@ from gateway.console.admin_api import Declined, fill_address
 from gateway.console.figures import read_moment
 from gateway.console.signed_in_request import Visit
 from monitoring.records import OUTCOMES
-from router.decision import REASONS
+from router.routing_data import REASONS
 
 FILTERS = ("task", "version", "outcome", "reason", "label", "caller", "text")
 LABELS = ("right", "wrong", "unresolved", "none")

@@ -13,13 +13,13 @@ from msgspec import Raw
 
 from gateway.formats.request_body import RequestBody
 from router.answers import Offered, Terms
-from router.arguments import Parameters, read_parameters
 from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME
 from router.contract import Contract, ContractError, compile_contract
-from router.decision import Choice, Scores
 from router.findings import CheckName, CheckPolicy
 from router.fitted import OTHER_SCOPE
 from router.policy import Policy
+from router.routing_data import Choice, Scores
+from router.tool_arguments import Parameters, read_parameters
 from serving.engine_traits import ENGINE_TRAITS, FORM_NAMES
 from serving.fleet_view import VersionView
 

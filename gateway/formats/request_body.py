@@ -26,8 +26,8 @@ from gateway.formats.structured_outputs import check_forms
 from gateway.formats.surrogates import HALF, HALVES
 from gateway.formats.wire_format import WireFormat, decode_list, read_fields
 from router.checks import get_selector
-from router.decision import Choice, RoutingRequest
 from router.policy import AUTO, Policy, TaskPolicy, UnknownFields
+from router.routing_data import Choice, RoutingRequest
 from serving.engine_traits import ENGINE_TRAITS, EngineKind
 
 KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {

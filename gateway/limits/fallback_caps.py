@@ -14,7 +14,7 @@ from gateway.limits.caller_limits import NANOS, Bound, Limits, cut_off, estimate
 from gateway.limits.quotas import Allowance, Quota
 from monitoring.cost import Price
 from monitoring.records import Record
-from router.decision import Choice
+from router.routing_data import Choice
 
 PARTS = 20
 """The window of a share moves on by this many parts of it."""

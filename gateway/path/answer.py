@@ -19,8 +19,8 @@ from gateway.server.wire import Deadline
 from gateway.services import Services
 from monitoring.records import Record
 from router.attempts import Failure
-from router.decision import NO_SCORES, Choice, Scores
 from router.policy import AttemptLimits
+from router.routing_data import NO_SCORES, Choice, Scores
 from serving.engine_client import EngineAnswer
 from serving.errors import EngineError, Failed, Late, Oversize, Silent, Truncated, from_inside, make_abort
 from serving.health import make_engine_headers

@@ -21,9 +21,9 @@ from monitoring.records import AttemptRecord, FindingRecord, Record
 from monitoring.trace_context import trace_of
 from router.awaited_replicas import list_awaited_replicas
 from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME, list_names
-from router.decision import Choice, Refusal, RoutingRequest, Scores
 from router.findings import CheckName, Finding
 from router.policy import Policy
+from router.routing_data import Choice, Refusal, RoutingRequest, Scores
 
 FALLBACK_REASONS = frozenset(
     {"no_replica", "overload", "timeout", "engine_error", "context_length"}

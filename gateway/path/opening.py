@@ -16,8 +16,8 @@ from gateway.path.scoring import score_for_version
 from gateway.path.waiting import wait_before_attempt
 from gateway.services import Services
 from router.attempts import Failure, GiveUp, NextAttempt, SendAnyway, choose_after_rejection, choose_next_attempt
-from router.decision import Choice, Scores
 from router.policy import Policy
+from router.routing_data import Choice, Scores
 from serving.errors import EngineError, Missing, RefusedByEngine
 
 OF_REQUEST = frozenset({"failed", "truncated"})

@@ -14,8 +14,8 @@ from gateway.path.ledger import Ledger
 from gateway.server.wire import Deadline
 from gateway.services import Services
 from monitoring.records import Record
-from router.decision import Choice
 from router.policy import AttemptLimits
+from router.routing_data import Choice
 from serving.errors import EngineError
 from serving.fleet_view import FleetView, ReplicaView
 from serving.replica import Lease

@@ -13,7 +13,7 @@ from gateway.formats.answer_reading import Reading
 from gateway.formats.fields import GOES_ON
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import Progress, Usage, payload_of
-from router.decision import Choice
+from router.routing_data import Choice
 
 HEAD = ("id", "model", "created")
 """Fields that all events of one stream have in common."""

@@ -23,8 +23,8 @@ from gateway.server.wire import Deadline, HungUp
 from gateway.services import Services
 from monitoring.records import Record
 from router.choice import choose
-from router.decision import Choice, Refusal, RoutingRequest, Scores
 from router.policy import Policy
+from router.routing_data import Choice, Refusal, RoutingRequest, Scores
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from gateway.formats.request_body import RequestBody
 from gateway.services import Services
-from router.decision import Choice, Moment, RoutingRequest, Scores
 from router.fitted import NOTHING_FITTED
 from router.policy import AUTO, Policy
+from router.routing_data import Choice, Moment, RoutingRequest, Scores
 from router.scoring import score
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from gateway.path.ledger import Ledger
 from gateway.services import Services
 from router.awaited_replicas import list_awaited_replicas
 from router.choice import choose
-from router.decision import Choice, Moment, Refusal, RoutingRequest, Scores
 from router.policy import Policy
+from router.routing_data import Choice, Moment, Refusal, RoutingRequest, Scores
 
 
 def priority_of(header: str | None, body: RequestBody) -> Priority:

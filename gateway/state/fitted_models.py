@@ -27,13 +27,13 @@ from gateway.state.fitted_store import (
     find_unused,
     is_calibrated_apart,
 )
-from router.candidates import TaskIndex
 from router.confidence import ConfidenceError, ConfidenceModel
 from router.embedding import Embedding, EmbeddingError, StaticEmbedding
 from router.fitted import NOTHING_FITTED, Fitted
 from router.gain import GainError, GainModel
 from router.policy import TaskPolicy
 from router.scope import ScopeError, ScopeModel
+from router.task_index import TaskIndex
 from serving.object_store import Mirror
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from monitoring.evaluation.best import DataAccuracy, LeaderEvidence
 from monitoring.evaluation.gate import Comparison, is_judge_trusted
-from monitoring.evaluation.keys import SUITES_KEY
+from monitoring.evaluation.redis_keys import SUITES_KEY
 from monitoring.evaluation.suites import Suite, name_kinds
 from serving.object_store import Change, LenientReader, ObjectStore
 

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from monitoring.datasets.build import DatasetOptions
-from monitoring.datasets.reading import SourceFile
+from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.labels.request_label import LabelRules
 from monitoring.texts import TextSource
 

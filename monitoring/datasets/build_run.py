@@ -18,9 +18,9 @@ from monitoring.datasets.build import BuiltSet, build_set
 from monitoring.datasets.build_job import DatasetJob, DatasetResult
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import write_set
-from monitoring.datasets.kept_rows import KeptRows, read_kept
-from monitoring.datasets.reading import read_rows
 from monitoring.datasets.rows import DataRow, LeftOut
+from monitoring.datasets.rows_from_files import read_rows
+from monitoring.datasets.rows_from_traffic import KeptRows, read_kept
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.erasure import find_erased, find_forgotten
 from monitoring.helper_process import run_job, tell_step

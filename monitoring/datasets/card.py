@@ -8,8 +8,8 @@ from typing import Any
 
 from monitoring.datasets.build import BuiltSet, DatasetOptions
 from monitoring.datasets.coverage import measure_coverage
-from monitoring.datasets.kept_rows import KeptRows
 from monitoring.datasets.rows import ORIGINS, DataRow, fold_text, input_of
+from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.datasets.synthetic import measure_synthetic
 
 CONTRASTS_MAX = 50

@@ -13,7 +13,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from monitoring.datasets.build_job import HardCasesJob, HardCasesResult
-from monitoring.datasets.kept_rows import read_kept
+from monitoring.datasets.rows_from_traffic import read_kept
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.helper_process import run_job
 

@@ -14,7 +14,13 @@ import msgspec
 
 from monitoring.evaluation.comparing import ClassFinder
 from monitoring.evaluation.dataset import ROW_TEXTS, Row
-from monitoring.evaluation.keys import ERASED_ENDING, EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
+from monitoring.evaluation.redis_keys import (
+    ERASED_ENDING,
+    EVALUATIONS_KEY,
+    SUITES_KEY,
+    get_evaluation_key,
+    get_suite_key,
+)
 from monitoring.evaluation.slices import SliceCounts
 from monitoring.texts import FORGOTTEN_KEY, Seals, TextRow, Unsealable
 

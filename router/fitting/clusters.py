@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from router.candidates import CENTROIDS
 from router.embedding import Vectors
+from router.task_index import CENTROIDS
 
 CLASSES_MAX = 160
 CLASS_PROMPTS_MIN = 4

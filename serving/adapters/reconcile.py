@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 from serving.adapters.entries import PLACED, WANTED, Version, VersionState
+from serving.adapters.loader import AdapterLoader, Pass, World, join_notes
 from serving.adapters.placement import (
     HELD,
     Capacity,
@@ -25,7 +26,6 @@ from serving.adapters.placement import (
     next_step,
 )
 from serving.adapters.placement_plan import Demand, Room, spread
-from serving.adapters.placer import Pass, Placer, World, join_notes
 from serving.adapters.registry import Noted, Registry, RegistryError, note_nothing
 from serving.fleet import LEAVING_SECONDS_MAX, Fleet
 from serving.object_store import Stale, Unreadable
@@ -46,12 +46,12 @@ PRIORITY: Mapping[VersionState, int] = {state: at for at, state in enumerate(BY_
 
 
 class Reconciler:
-    """Decides which versions each replica is to hold, and has the placer take the steps there."""
+    """Decides which versions each replica is to hold, and has the loader take the steps there."""
 
-    def __init__(self, fleet: Fleet, registry: Registry, placer: Placer) -> None:
+    def __init__(self, fleet: Fleet, registry: Registry, loader: AdapterLoader) -> None:
         self._fleet = fleet
         self._registry = registry
-        self._placer = placer
+        self._loader = loader
         self._down_since: dict[str, float] = {}
         self._gone_since: dict[str, float] = {}
         self._over_since: dict[str, float] = {}
@@ -59,11 +59,11 @@ class Reconciler:
 
     def fits(self, version: Version) -> bool:
         """True if the version was trained on the base model that its pool serves now."""
-        return self._placer.fits(version)
+        return self._loader.fits(version)
 
     def capacity(self, replica: Replica, placements: Mapping[tuple[str, str], Placement]) -> Capacity:
         """The capacity of the replica's engine, and its use."""
-        return self._placer.capacity(replica, placements)
+        return self._loader.capacity(replica, placements)
 
     def adopt(
         self, replica: Replica, versions: Mapping[str, Version], placements: Mapping[tuple[str, str], Placement]
@@ -84,9 +84,9 @@ class Reconciler:
             placement is not None
             and placement.state == "ready"
             and placement.life == replica.life
-            and replica.seen.get(version.name) == self._placer.path_on(replica, version) == placement.path
+            and replica.seen.get(version.name) == self._loader.path_on(replica, version) == placement.path
             and self.fits(version)
-            and placement.fingerprint == self._placer.compute_fingerprint_on(replica, version)
+            and placement.fingerprint == self._loader.compute_fingerprint_on(replica, version)
         )
 
     async def step(
@@ -105,8 +105,8 @@ class Reconciler:
         Replicas are seen to beside each other. What takes longer than PASS_SECONDS_MAX on one goes on beside the next
         passes, which leave that replica alone meanwhile. Raises RedisError.
         """
-        placements = map_by_place((await self._placer.written.all()).values())
-        generations = dict(await self._placer.written.generations())
+        placements = map_by_place((await self._loader.written.all()).values())
+        generations = dict(await self._loader.written.generations())
         now = Pass(versions, placements, generations, world, frozenset(unreadable))
         unsure = self._unsure()
         await self._forget_gone(now)
@@ -136,7 +136,7 @@ class Reconciler:
         a gateway that had the job before might take a new placement for the one that it knows."""
         placed = {name_placement(*place) for place in now.placements}
         names = now.generations.keys() | placed
-        places = {name: name.partition("/")[0] for name in names - self._placer.written.unreadable}
+        places = {name: name.partition("/")[0] for name in names - self._loader.written.unreadable}
         moment, gone = time.monotonic(), {*places.values()} - self._fleet.replicas.keys()
         self._gone_since = {on: self._gone_since.get(on, moment) for on in gone}
         old = {on for on, since in self._gone_since.items() if moment - since > LEAVING_SECONDS_MAX}
@@ -145,13 +145,13 @@ class Reconciler:
         self._over_since = {name: self._over_since.get(name, moment) for name in over}
         old_names = {name for name, since in self._over_since.items() if moment - since > OVER_SECONDS_MAX}
         keys = [name for name, on in places.items() if on in old or name in old_names][:FORGOTTEN_AT_ONCE]
-        await self._placer.placements.forget(keys)
+        await self._loader.placements.forget(keys)
         for name in keys:
             now.generations.pop(name, None)
 
     def _unsure(self) -> frozenset[str]:
         """The replicas of which a placement can't be read."""
-        return frozenset(name.partition("/")[0] for name in self._placer.written.unreadable)
+        return frozenset(name.partition("/")[0] for name in self._loader.written.unreadable)
 
     async def stop(self) -> None:
         """Take no further step: this gateway stops, or another one has the job."""
@@ -228,7 +228,7 @@ class Reconciler:
                     return
                 version = now.versions.get(name)
                 step = self._next(replica, name, version, now)
-                if step == "none" or not await self._placer.take(step, replica, name, version, now):
+                if step == "none" or not await self._loader.take(step, replica, name, version, now):
                     break
 
     def _is_wanted(self, replica: Replica, name: str, now: Pass) -> bool:
@@ -247,14 +247,14 @@ class Reconciler:
             return "forget" if placement is not None and name not in now.unreadable else "none"
         there = replica.seen.get(name)
         listed: Listed = "not" if there is None else "elsewhere"
-        if there == self._placer.path_on(replica, version):
+        if there == self._loader.path_on(replica, version):
             listed = "here"
         fits = self.fits(version)
         sight = Sight(
             wanted=fits and version.state in WANTED and self._is_wanted(replica, name, now),
             listed=listed,
             life=replica.life,
-            fingerprint=self._placer.compute_fingerprint_on(replica, version) if fits else "",
+            fingerprint=self._loader.compute_fingerprint_on(replica, version) if fits else "",
             idle=now.world.idle(replica.name, name),
             now=time.time(),
             asked_at=version.changed_at if version.state == "staging" else 0.0,
@@ -274,11 +274,11 @@ class Reconciler:
                     await self._settle_staged(version, now, noted)
                 elif version.state == "draining" and not self._is_listed(version):
                     await self._registry.move(version.name, "retired", version.note)
-                    await self._placer.forget_references(version.name)
+                    await self._loader.forget_references(version.name)
 
     def _is_listed(self, version: Version) -> bool:
         up = [replica for replica in self._fleet.in_pool(version.pool) if replica.up]
-        return any(replica.seen.get(version.name) == self._placer.path_on(replica, version) for replica in up)
+        return any(replica.seen.get(version.name) == self._loader.path_on(replica, version) for replica in up)
 
     async def _settle_staged(self, version: Version, now: Pass, noted: Noted) -> None:
         """End its staging where that has come to its end."""
@@ -297,7 +297,7 @@ class Reconciler:
         overdue = time.time() - version.changed_at > STAGE_SECONDS_MAX
         if any(placement.wrong for placement in failed):
             await self._registry.move(version.name, "quarantined", notes, noted)
-            await self._placer.forget_references(version.name)  # the first replica may have been the wrong one
+            await self._loader.forget_references(version.name)  # the first replica may have been the wrong one
         elif len(ready) + len(failed) < len(targets) and not overdue:
             return
         elif len(ready) >= compute_quorum(len(targets)):
@@ -309,7 +309,7 @@ class Reconciler:
         replicas = [replica for replica in self._fleet.in_pool(version.pool) if self._is_there(replica)]
         if not replicas:
             return f"no replica of the pool {version.pool} is up: see `replicas`, and stage it again once one is."
-        return self._placer.no_room(version.pool, now)
+        return self._loader.no_room(version.pool, now)
 
 
 def compute_quorum(replicas: int) -> int:

@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from gateway.callers import new_key
 from serving import health
-from serving.adapters import placer, probe
+from serving.adapters import loader, probe
 from tests.engine.words import LIMITS, LOGS, SLOW_SECONDS_MAX, STAGE_SECONDS_MAX, TASK, Desk, adapter, loads_of, log_of
 from tests.fakes.ports import free_port
 from tests.walks import gateway as walks
@@ -75,7 +75,7 @@ def _patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(health, "CHECK_TIMEOUT_SECONDS", 60.0)
         patch.setattr(health, "LOOK_SECONDS_MAX", 240.0)
-        patch.setattr(placer, "LOAD_TIMEOUT_SECONDS", STAGE_SECONDS_MAX)
+        patch.setattr(loader, "LOAD_TIMEOUT_SECONDS", STAGE_SECONDS_MAX)
         patch.setattr(probe, "PROBE_TIMEOUT_SECONDS", STAGE_SECONDS_MAX)
         patch.setattr(walks, "CLIENT_SECONDS_MAX", SLOW_SECONDS_MAX)
         yield

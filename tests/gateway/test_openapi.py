@@ -28,8 +28,8 @@ from gateway.formats.wire_format import WireFormat
 from gateway.openapi import ANYWHERE, KEY_ERRORS, STATE_ERRORS, UNREADABLE_ERRORS
 from gateway.openapi_parts import JSON_ERRORS
 from gateway.path.request_path import walk
-from router.decision import RefusalCode
 from router.policy import TaskPolicy
+from router.routing_data import RefusalCode
 from tests.style.source import ROOT, files, tree
 
 BY_THE_FRAME = {*ANYWHERE, *KEY_ERRORS, *JSON_ERRORS, *STATE_ERRORS, *UNREADABLE_ERRORS}

@@ -20,8 +20,8 @@ from monitoring.archive.tables import RecordRow, day_of, write_part
 from monitoring.datasets.build import DatasetOptions, build_set
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import GONE, forget_requests, remove_set, write_set
-from monitoring.datasets.kept_rows import KeptRows
 from monitoring.datasets.rows import DataRow
+from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.erasure import ErasedSet, erase_from_sets
 from monitoring.erasure_run import ErasureJob, erase
 from monitoring.ids import RequestIds

@@ -12,7 +12,7 @@ from monitoring.metric_table import METRICS
 from monitoring.metrics import ACTIONS_EXPECTED, SERIES_MAX_DEFAULT, SERIES_MAX_LEAST, Meters
 from monitoring.quality.verdicts.quality import ActionKind
 from monitoring.quality.verdicts.rollout import RolloutAction
-from router.decision import REASONS
+from router.routing_data import REASONS
 from serving.adapters.entries import VERSION_STATES
 from serving.adapters.placement import PLACEMENT_STATES
 from tests.monitoring.filled_meters import (

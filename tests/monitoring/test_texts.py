@@ -34,7 +34,7 @@ from monitoring.archive.tables import (
     write_part,
     write_path,
 )
-from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
+from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, Feedback, FeedbackStore, SealingLook, WordSeals
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback_reader import read_feedback

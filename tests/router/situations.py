@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, get_args
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from router.decision import NO_SCORES, Moment, RoutingRequest, Scores
 from router.findings import CHECK_NAMES, CheckName, CheckPolicy, FallbackName
 from router.fitted import Fitted
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy
+from router.routing_data import NO_SCORES, Moment, RoutingRequest, Scores
 from serving.adapters.entries import VERSION_STATES
 from serving.fleet_view import CircuitView, FaultKind, FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 

@@ -19,9 +19,9 @@ from router.attempts import (
     choose_next_attempt,
 )
 from router.choice import choose
-from router.decision import NO_SCORES, Choice
 from router.findings import CheckName, CheckPolicy
 from router.policy import AttemptLimits, Policy, TaskPolicy
+from router.routing_data import NO_SCORES, Choice
 from serving.fleet_view import FaultKind, FleetView
 from tests.router.situations import NOW, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet, version
 

@@ -8,7 +8,7 @@ from hypothesis import find, given
 
 from router.awaited_replicas import list_awaited_replicas
 from router.choice import choose
-from router.decision import Choice, Refusal
+from router.routing_data import Choice, Refusal
 from tests.router.situations import Case, cases, many
 
 

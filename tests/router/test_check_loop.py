@@ -13,9 +13,9 @@ from hypothesis import given
 
 from router.checks import REQUEST_CHECKS
 from router.choice import choose
-from router.decision import NO_SCORES, Choice, Refusal, Scores
 from router.findings import CheckPolicy, Finding
 from router.policy import Alias, Policy, Shift
+from router.routing_data import NO_SCORES, Choice, Refusal, Scores
 from tests.router.situations import Case, asked, cases, checked_task, fitted, many, moment, policy, scored, usual_fleet
 
 REQUEST_NAMES = tuple(check.name for check in REQUEST_CHECKS)

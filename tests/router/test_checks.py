@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.answers import AnswerAlternative, Offered, ReceivedAnswer, ReceivedCall, Terms
-from router.arguments import read_parameters
 from router.check_loop import AnswerJudgement, judge_answer
 from router.checks import ANSWER_CHECKS, CHECK_BY_NAME, CHECKS
 from router.confidence import Calibration, ConfidenceModel
 from router.contract import compile_contract
 from router.findings import CHECK_NAMES, CheckName, CheckPolicy, Finding, Mode
 from router.refusals import REFUSAL_LENGTH_MAX, WORDINGS, is_refusal
+from router.tool_arguments import read_parameters
 
 MODEL = ConfidenceModel(
     (1.0, 0.0, 0.0, 0.0, 0.0, -3.0), 0.0, 0.5, Calibration(100, 0.1, (0, 100), (0.9, 0.0), (50, 100))

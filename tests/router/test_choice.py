@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from router.attempts import REASON_OF, Failure, NextAttempt, choose_after_rejection, choose_next_attempt
 from router.checks import AFTER_THE_ANSWER
 from router.choice import choose
-from router.decision import NO_SCORES, OUT_OF_SERVICE, REASONS, Choice, Moment, Reason, Refusal, RefusalCode, Scores
 from router.fallbacks import ADAPTER_STANDS_IN, choose_fallback_instead
 from router.findings import CheckPolicy
 from router.overrides import Override, find_pattern_fault, needs_text
 from router.policy import Alias, Policy, Shift, TaskPolicy
+from router.routing_data import NO_SCORES, OUT_OF_SERVICE, REASONS, Choice, Moment, Reason, Refusal, RefusalCode, Scores
 from router.scoring import score
 from router.version_choice import place_session
 from serving.fleet_view import CircuitView

@@ -11,11 +11,11 @@ from hypothesis import given
 
 from router.attempts import Failure, GiveUp, NextAttempt, choose_next_attempt
 from router.choice import choose
-from router.decision import NO_SCORES, Choice, Moment, Refusal, Scores
 from router.fallbacks import AT_LEISURE
 from router.findings import CheckPolicy, FallbackName
 from router.overrides import Override
 from router.policy import Alias, Shift, TaskPolicy
+from router.routing_data import NO_SCORES, Choice, Moment, Refusal, Scores
 from serving.fleet_view import CircuitView, FleetView
 from tests.router.situations import (
     NOW,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from gateway.limits.gain_budgets import LiveGainBudgets
 from router.choice import choose
-from router.decision import Choice
 from router.findings import CheckPolicy
 from router.gain_budget import CREDIT, STEP, GainBudget, get_threshold, is_fitted_elsewhere, move
+from router.routing_data import Choice
 from tests.router.situations import asked, checked_task, fitted, moment, policy, scored, usual_fleet
 
 SHARE = 0.1

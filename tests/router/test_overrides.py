@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.choice import choose
-from router.decision import NO_SCORES, Choice
 from router.overrides import (
     ADDED_MAX,
     HELD_WORK_MAX,
@@ -25,6 +24,7 @@ from router.overrides import (
     match_texts,
     needs_text,
 )
+from router.routing_data import NO_SCORES, Choice
 from tests.router.situations import NOW_UNIX, asked, moment, policy, usual_fleet
 
 SUBJECT = Subject("returns", "caller1", {"shop": "de"})

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from router.attempts import Failure, NextAttempt, choose_next_attempt
 from router.choice import choose
-from router.decision import NO_SCORES, Choice
 from router.replica_choice import BALANCE_MAX, DRAWN, PLACES, SCANNED_MAX, pick
+from router.routing_data import NO_SCORES, Choice
 from serving.fleet_view import CircuitView, PoolView, ReplicaView
 from tests.router.situations import NOW, VERSIONS, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 

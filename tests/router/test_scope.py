@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from router.candidates import TaskIndex
 from router.embedding import StaticEmbedding, Vectors, clip_text
 from router.fitting.background import read_stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.ngrams import BUCKETS, count_buckets
 from router.scope import _FORM_2, Mix, ScopeError, ScopeModel, ScoreParts
 from router.spelling import mark_words, mend_words
+from router.task_index import TaskIndex
 from router.text_units import split_pieces
 from tests.walks.scope_world import of_domain
 

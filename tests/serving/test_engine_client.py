@@ -207,7 +207,7 @@ async def test_a_kept_connection_that_closes_under_a_request_is_replaced_once() 
 
 
 async def test_a_connection_that_was_kept_too_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engine_origin.KEEP_ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr("serving.engine_connections.KEEP_ALIVE_SECONDS", 0.0)
     async with talking(WHOLE, WHOLE) as (engine, client):
         await read(engine, client)
         await read(engine, client)
@@ -223,7 +223,7 @@ async def test_request_over_a_fresh_connection_is_never_sent_twice() -> None:
 
 
 async def test_idle_connections_end_after_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engine_origin.KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr("serving.engine_connections.KEEP_ALIVE_SECONDS", 0.1)
     go = asyncio.Event()
     async with talking(*[[go, WHOLE]] * 5) as (engine, client):
         several = asyncio.gather(*(read(engine, client) for _ in range(5)))
@@ -251,7 +251,7 @@ async def test_connections_to_an_engine_that_has_left_are_let_go() -> None:
 
 
 async def test_connection_that_the_engine_closed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engine_origin.KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr("serving.engine_connections.KEEP_ALIVE_SECONDS", 0.1)
     go = asyncio.Event()
     async with talking([WHOLE, go, None]) as (engine, client):
         await read(engine, client)

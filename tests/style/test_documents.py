@@ -15,9 +15,9 @@ from gateway.features.feedback.endpoints import FEEDBACK_BATCH_MAX
 from gateway.features.rules.dry_run import REQUESTS_MAX
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
 from monitoring.metric_table import METRICS
-from router.arguments import PARAMETERS_BYTES_MAX
 from router.contract import ANSWER_LENGTH_MAX
 from router.overrides import ADDED_MAX, Override, OverrideAction
+from router.tool_arguments import PARAMETERS_BYTES_MAX
 from tests.style.source import ROOT, SOURCES, files, shown, tracked, tree
 from tests.style.tables import code, table
 from tools.reference.settings import keys

@@ -21,8 +21,8 @@ from monitoring.archive.tables import FeedbackRow
 from monitoring.metric_table import METRICS
 from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecord, Record
 from router.checks import CHECKS
-from router.decision import REASONS, RefusalCode
 from router.findings import FallbackName
+from router.routing_data import REASONS, RefusalCode
 from tests.router.situations import ACTIVE, RESERVED
 from tests.style.source import ROOT, files, tree
 from tools.reference.__main__ import FOLDER

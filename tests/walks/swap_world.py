@@ -23,8 +23,8 @@ from gateway.state.presence import Presence
 from gateway.state.snapshot import ConfiguredPolicy, Snapshot, SnapshotKeeper
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.base_model import Base
+from serving.adapters.loader import AdapterLoader, World
 from serving.adapters.manifest import Manifest, read_manifest
-from serving.adapters.placer import Placer, World
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
@@ -230,9 +230,9 @@ def open_gateway(
     http = httpx.AsyncClient(transport=Recording(trace, names, before))
     engines = RecordingLooks(trace, names)
     fingerprints = {POOL: BaseFingerprint(goods.base.fingerprint)}
-    placer = Placer(fleet, redis, goods.store, fingerprints, http, engines, lambda *_: None)
-    placer.placements = notes = NotesUntil(redis)
-    reconciler = Reconciler(fleet, Registry(redis), placer)
+    loader = AdapterLoader(fleet, redis, goods.store, fingerprints, http, engines, lambda *_: None)
+    loader.placements = notes = NotesUntil(redis)
+    reconciler = Reconciler(fleet, Registry(redis), loader)
 
     def take_in(snapshot: Snapshot) -> None:
         fleet.know({version: kept.view() for version, kept in snapshot.versions.items()})

@@ -24,7 +24,7 @@ from gateway.features.records.archiving import archive_once
 from gateway.features.texts.state import Texts
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build import DatasetOptions
-from monitoring.datasets.reading import SourceFile
+from monitoring.datasets.rows_from_files import SourceFile
 from tests.fakes.engine import FakeEngine
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from gateway.callers import new_key
 from gateway.features.releases.reconciling import reconcile_once
 from gateway.features.releases.state import Releases
-from serving.adapters import placer, reconcile, registry
+from serving.adapters import loader, reconcile, registry
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders
 from tests.waiting import until
@@ -207,8 +207,8 @@ async def test_a_load_without_an_answer_is_looked_into_and_never_repeated_blindl
     fault: Fault,
     calls: int,
 ) -> None:
-    monkeypatch.setattr(placer, "LOAD_TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr(placer, "UNKNOWN_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(loader, "LOAD_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(loader, "UNKNOWN_RETRY_SECONDS", 0.1)
     small.faults.add(fault, path=LOAD, times=1)
     assert await two.place(make_adapter(2)) == "returns@v2"
     await until_ready(two, "returns@v2")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from serving.adapters import placer, reconcile, registry
+from serving.adapters import loader, reconcile, registry
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.placement import Placement, map_by_place, read_placement
 from serving.adapters.registry import Registry, RegistryError
@@ -377,7 +377,7 @@ def run_machine(
 ) -> list[Trace]:
     """Run the machine so many times; the trace of each run."""
     clock, traces = Clock(), list[Trace]()
-    for module in (placer, reconcile, registry):
+    for module in (loader, reconcile, registry):
         patch.setattr(module, "time", clock)
     run_state_machine_as_test(
         lambda: SwapMachine(valkey_socket, goods, clock, traces.append),

@@ -23,7 +23,7 @@ from gateway.features.training import retraining_steps
 from gateway.features.training.state import Trainings
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build import DatasetOptions
-from monitoring.datasets.reading import SourceFile
+from monitoring.datasets.rows_from_files import SourceFile
 from tests.fakes.engine import FakeEngine
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until

@@ -7,9 +7,9 @@ from typing import get_args
 
 from gateway.features.requests.explanation import REASON_WORDS
 from router.checks import CHECKS, AnswerCheck, Check
-from router.decision import REASONS, WITHOUT_FALLBACKS
 from router.findings import FallbackName
 from router.refusals import REFUSAL_LENGTH_MAX, WORDINGS
+from router.routing_data import REASONS, WITHOUT_FALLBACKS
 from tools.reference.markdown import code, codes, page, table
 
 INTRODUCTION = """

@@ -35,7 +35,7 @@ from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.build_job import ExportFormat
 from monitoring.datasets.card_page import make_card_page
 from monitoring.datasets.folder import remove_set
-from monitoring.datasets.reading import SourceFile
+from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.ids import make_timed_id
 
 FILES_MAX = 100

@@ -16,7 +16,7 @@ from gateway.state.private_files import name_shared_folder
 from gateway.state.work_store import Work, WorkStore
 from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER
-from monitoring.datasets.reading import SourceFile
+from monitoring.datasets.rows_from_files import SourceFile
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 BEGINNING = re.compile(r"[0-9a-f]{8,64}")

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import msgspec
 
 from gateway.errors import Problem
-from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.job import answer_once
+from gateway.features.evaluations.state import Evaluations
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
 from gateway.formats.request_body import read_body
 from gateway.path.own_requests import has_room
 from monitoring.diagnosis.faults import ArmAnswer, ArmKind
 from monitoring.texts import KeptText
-from router.decision import Choice
 from router.policy import TaskPolicy
 from router.replica_choice import pick
+from router.routing_data import Choice
 from serving.adapters.entries import PLACED
 from serving.fleet_view import VersionView
 

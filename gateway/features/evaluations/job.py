@@ -23,10 +23,10 @@ from gateway.background.jobs import run_until
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
 from gateway.features.evaluations.baselines import count_leaked, gate_of, take_gate
-from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.judging import describe_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, finish
 from gateway.features.evaluations.texts import keep_texts
 from gateway.features.records.archiving import find_kept_source, find_redis_address, text_keys_of
@@ -40,9 +40,9 @@ from monitoring.evaluation.gate import WHOLE, compare_arms
 from monitoring.evaluation.results import RowResult, Said, answer_rows
 from monitoring.records import Record
 from monitoring.texts import Unsealable
-from router.decision import NO_SCORES, OUT_OF_SERVICE, Choice
 from router.policy import TaskPolicy
 from router.replica_choice import pick
+from router.routing_data import NO_SCORES, OUT_OF_SERVICE, Choice
 from serving.adapters.entries import GIVEN_UP, PLACED
 from serving.engine_traits import EngineKind
 from serving.fleet_view import FleetView, VersionView

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.state.resealing import seal_list
 from monitoring.evaluation.dataset import Row, read_row, seal_row_again
-from monitoring.evaluation.keys import EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
+from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
 from monitoring.texts import Resealing, Seals
 
 BATCH = 50

@@ -29,9 +29,9 @@ from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row, write_row
 from monitoring.evaluation.erasure import find_erased, find_forgotten, list_all_names, list_names
 from monitoring.evaluation.gate import Comparison
-from monitoring.evaluation.keys import ERASED_ENDING, EVALUATIONS_KEY
-from monitoring.evaluation.keys import get_evaluation_key as _key
 from monitoring.evaluation.preferences import Preference
+from monitoring.evaluation.redis_keys import ERASED_ENDING, EVALUATIONS_KEY
+from monitoring.evaluation.redis_keys import get_evaluation_key as _key
 from monitoring.evaluation.results import RowResult
 from monitoring.texts import FORGOTTEN_KEY, Seals
 

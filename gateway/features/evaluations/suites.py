@@ -14,7 +14,7 @@ from gateway.features.evaluations.store import get_coming_key
 from gateway.state.audited_step import AuditedStep
 from gateway.state.gate_store import read_suites
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.keys import SUITES_KEY, get_suite_key
+from monitoring.evaluation.redis_keys import SUITES_KEY, get_suite_key
 from monitoring.evaluation.suites import Suite, kinds_of
 from monitoring.texts import Seals
 

@@ -9,7 +9,7 @@ from gateway.features.releases.state import Releases
 from gateway.fleet_health import check_health
 from gateway.state.snapshot import Snapshot
 from serving.adapters.entries import Version
-from serving.adapters.placer import World
+from serving.adapters.loader import World
 from serving.adapters.registry import RegistryError
 from serving.object_store import Change, Unreadable
 

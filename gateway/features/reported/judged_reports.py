@@ -21,10 +21,10 @@ from monitoring.records import Record
 from router.answers import AnswerAlternative, ReceivedAnswer, Terms
 from router.check_loop import judge_answer, judge_request
 from router.checks import ABOUT_THE_REQUEST, AFTER_THE_ANSWER, SCOPE_READERS, CheckedRequest
-from router.decision import Moment, Scores
 from router.findings import CheckName, CheckPolicy, Finding
 from router.fitted import NO_CALIBRATION, NOTHING_FITTED, OTHER_SCOPE, Fitted
 from router.policy import Alias, Policy, TaskPolicy
+from router.routing_data import Moment, Scores
 from serving.fleet_view import VersionView
 
 AHEAD_SECONDS_MAX = 60.0

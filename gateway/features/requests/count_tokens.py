@@ -26,7 +26,7 @@ from gateway.openapi_parts import CHOICE_ERRORS, JSON_ERRORS, WAIT_ERRORS, with_
 from gateway.path.problems import explain_failures
 from gateway.services import Services
 from router.attempts import Failure, GiveUp, choose_next_attempt
-from router.decision import Choice
+from router.routing_data import Choice
 from serving.errors import EngineError, Failed
 from serving.health import make_engine_headers
 

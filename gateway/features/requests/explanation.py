@@ -11,7 +11,7 @@ import msgspec
 from monitoring.records import REPORTED, FindingRecord, Record
 from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME
 from router.choice import NO_INDEX
-from router.decision import REASONS
+from router.routing_data import REASONS
 
 OTHER_REASONS: Mapping[str, str] = MappingProxyType(
     {

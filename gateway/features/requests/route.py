@@ -35,7 +35,7 @@ from gateway.path.side_requests import answer_in_time, wait_in_turn
 from gateway.server.exchange import Exchange
 from gateway.services import Services
 from router.choice import choose
-from router.decision import REASONS, WITHOUT_FALLBACKS, Choice, Refusal
+from router.routing_data import REASONS, WITHOUT_FALLBACKS, Choice, Refusal
 
 Read = Callable[[bytes], RequestBody]
 Tell = Callable[[RequestBody, Choice], Awaitable[dict[str, Any]]]

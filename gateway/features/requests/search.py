@@ -23,7 +23,7 @@ from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
 from gateway.request_labels import read_all_rules
 from gateway.services import Services
 from monitoring.records import OUTCOMES
-from router.decision import REASONS
+from router.routing_data import REASONS
 
 SEARCHES_MAX = 3
 CALLERS_SEARCHES_MAX = SEARCHES_MAX - 1

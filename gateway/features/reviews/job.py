@@ -30,7 +30,7 @@ from monitoring.ids import name_rater
 from monitoring.metric_values import is_bad, measure_badness
 from monitoring.quality.verdicts.reviewing import are_raised, find_weekly_budget
 from monitoring.records import Record
-from router.decision import Choice
+from router.routing_data import Choice
 
 log = logging.getLogger(__name__)
 COUNT_INTERVAL_SECONDS = 5.0

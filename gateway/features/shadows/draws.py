@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from gateway.features.reviews.unsaved_reviews import ReviewQueue
 from gateway.formats.request_body import RequestBody
 from monitoring.records import PairRecord, Record
-from router.decision import Choice
 from router.policy import Policy, TaskPolicy
+from router.routing_data import Choice
 from router.version_choice import list_places_beside
 
 QUEUE_MAX = 200

@@ -27,9 +27,9 @@ from monitoring.evaluation.comparing import normalize
 from monitoring.ids import digest
 from monitoring.quality.verdicts.shares import is_evidence_first, is_healthy
 from monitoring.records import PairRecord, Record
-from router.decision import OUT_OF_SERVICE, Choice
 from router.policy import Policy
 from router.replica_choice import pick
+from router.routing_data import OUT_OF_SERVICE, Choice
 from serving.fleet_view import FleetView, VersionView
 
 log = logging.getLogger(__name__)

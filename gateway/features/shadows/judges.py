@@ -25,8 +25,8 @@ from gateway.path.own_requests import ask_beside, has_room
 from monitoring.evaluation.forms import AnswerForm
 from monitoring.ids import digest
 from monitoring.records import PairRecord, Record
-from router.decision import Choice
 from router.replica_choice import pick
+from router.routing_data import Choice
 
 log = logging.getLogger(__name__)
 FAILURES_MAX = 5

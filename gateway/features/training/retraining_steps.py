@@ -27,10 +27,10 @@ from gateway.features.training.store import Training
 from gateway.features.training.version_evaluation import evaluate_version, stage_version
 from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build import DatasetOptions
-from monitoring.datasets.reading import SourceFile
+from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.quality.verdicts.retraining import Retraining, is_complete
-from router.decision import OUT_OF_SERVICE
+from router.routing_data import OUT_OF_SERVICE
 from serving.adapters.registry import RegistryError
 from serving.object_store import Stale
 

@@ -13,7 +13,14 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.signals import alarm_shares, canaries, judging, request_notes, signal_changes, version_watch
+from monitoring.quality.signals import (
+    alarm_shares,
+    canaries,
+    request_notes,
+    signal_changes,
+    version_judgement,
+    version_watch,
+)
 from monitoring.quality.signals.alarm_shares import SignalCounts
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask
@@ -26,9 +33,9 @@ from monitoring.quality.signals.entries import (
     get_sides,
     read_label,
 )
-from monitoring.quality.signals.judging import Budget
 from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.signals.reviewers import decide_together
+from monitoring.quality.signals.version_judgement import Budget
 from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts import rollout
 from monitoring.quality.verdicts.quality import Judgement
@@ -198,7 +205,7 @@ class Watches:
                 false_alarms_per_month=task.plan.false_alarms_per_month, labelled=labelled, unlabelled=unlabelled
             )
             try:
-                judgements[name] = judging.judge(state, task.plan, budget, at, task.previous_version)
+                judgements[name] = version_judgement.judge(state, task.plan, budget, at, task.previous_version)
             except Exception:
                 self._fails(name)
                 self.unjudged.add(name)

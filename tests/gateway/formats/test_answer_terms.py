@@ -13,14 +13,14 @@ from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.formats.wire_format import WireFormat
-from router.arguments import ANY_OBJECT
 from router.choice import choose
 from router.confidence import Calibration, ConfidenceModel
 from router.contract import Contract
-from router.decision import NO_SCORES, Choice, Scores
 from router.findings import CheckPolicy
 from router.fitted import Fitted
 from router.policy import Policy
+from router.routing_data import NO_SCORES, Choice, Scores
+from router.tool_arguments import ANY_OBJECT
 from serving.engine_traits import EngineKind
 from tests.router.situations import asked, moment, policy, usual_fleet
 

@@ -16,8 +16,8 @@ from gateway.formats.completions import COMPLETIONS
 from gateway.formats.fields import GATEWAY_ALONE, HINTS, KEPT_HERE, ON_REQUEST
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.formats.wire_format import WireFormat
-from router.decision import Choice
 from router.policy import TaskPolicy
+from router.routing_data import Choice
 from serving.fleet_view import GeneralPromptView, PoolView
 from tests.router.situations import policy, replica, version
 

@@ -18,8 +18,8 @@ from gateway.formats.fields import GATEWAY_ALONE, KEPT_HERE, ON_REQUEST
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.path.partial_answer import PartialAnswer
 from router.choice import choose
-from router.decision import NO_SCORES, Choice
 from router.policy import TaskPolicy
+from router.routing_data import NO_SCORES, Choice
 from tests.router.situations import asked, moment, policy, usual_fleet
 
 BODY_BYTES = 1 << 20

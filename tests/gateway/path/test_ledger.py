@@ -6,8 +6,8 @@ import pytest
 
 from gateway.path.ledger import Ledger
 from monitoring.records import Record
-from router.decision import Choice, Reason
 from router.policy import TaskPolicy
+from router.routing_data import Choice, Reason
 from serving.fleet_view import VersionView
 from tests.router.situations import usual_fleet, version
 

@@ -12,7 +12,7 @@ from gateway.formats.request_body import read_body
 from gateway.formats.server_sent_events import Progress, Usage
 from gateway.path.partial_answer import PartialAnswer, head_of
 from router.choice import choose
-from router.decision import NO_SCORES, Choice
+from router.routing_data import NO_SCORES, Choice
 from tests.router.situations import asked, moment, policy, usual_fleet
 
 HEAD = {"id": "chatcmpl-1", "model": "returns@v1", "created": 7}

@@ -12,7 +12,7 @@ from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.best import DataAccuracy
 from monitoring.evaluation.gate import Comparison
-from monitoring.evaluation.keys import SUITES_KEY
+from monitoring.evaluation.redis_keys import SUITES_KEY
 from monitoring.evaluation.suites import Suite
 
 V1 = "returns@v1"

@@ -20,10 +20,10 @@ from msgspec import structs
 from monitoring.datasets.build import BuiltSet, DatasetOptions, build_set
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import remove_set, sweep, write_set
-from monitoring.datasets.kept_rows import KeptRows
 from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of
-from monitoring.datasets.reading import data_row_of
 from monitoring.datasets.rows import DataRow, fold_text, input_of
+from monitoring.datasets.rows_from_files import data_row_of
+from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.datasets.splitting import GROUPS_MIN, split_groups
 
 WORDS = ["toaster", "kettle", "novel", "kite", "lamp", "sealed", "opened", "receipt", "Spain", "Oslo", "days", "gift"]

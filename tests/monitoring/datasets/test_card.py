@@ -17,9 +17,9 @@ from monitoring.datasets.card import card_of
 from monitoring.datasets.card_page import draw_bars, make_card_page
 from monitoring.datasets.coverage import measure_coverage
 from monitoring.datasets.export_run import run
-from monitoring.datasets.kept_rows import KeptRows
-from monitoring.datasets.reading import SourceFile, data_row_of, read_rows
 from monitoring.datasets.rows import DataRow
+from monitoring.datasets.rows_from_files import SourceFile, data_row_of, read_rows
+from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.datasets.synthetic import measure_synthetic
 
 GOODS = ("toaster", "kettle", "novel", "kite", "lamp", "phone", "jacket", "vase")

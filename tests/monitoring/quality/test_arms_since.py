@@ -8,9 +8,9 @@ import msgspec
 
 from monitoring.quality.detectors import leave_one_out
 from monitoring.quality.phases import Phase, Verdict
-from monitoring.quality.signals import arms, judging, label_signal, signal_changes, version_watch
+from monitoring.quality.signals import arms, label_signal, signal_changes, version_judgement, version_watch
 from monitoring.quality.signals.entries import Label
-from monitoring.quality.signals.judging import Budget
+from monitoring.quality.signals.version_judgement import Budget
 from monitoring.quality.verdicts.quality import ArmReport, SignalReport
 from tests.monitoring.quality.reckoned import GATE
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3
@@ -55,7 +55,7 @@ class Labelled:
         self.watch = signal_changes.follow(self.watch, Phase(own=verdict), self.now)
 
     def judged(self) -> tuple[dict[str, SignalReport], dict[str, ArmReport]]:
-        found = judging.judge(self.watch, PLAN, BUDGET, self.now)
+        found = version_judgement.judge(self.watch, PLAN, BUDGET, self.now)
         return {one.signal: one for one in found.reports}, {one.arm: one for one in found.arms}
 
 

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from monitoring.quality.phases import Phase
-from monitoring.quality.signals import judging, signal_changes
-from monitoring.quality.signals.judging import Budget
+from monitoring.quality.signals import signal_changes, version_judgement
 from monitoring.quality.signals.saved_watches import UNREADABLE, pack, read_watch
+from monitoring.quality.signals.version_judgement import Budget
 from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.quality import TaskQuality
 from tests.monitoring.quality.answered import V2
@@ -50,7 +50,7 @@ def recorded(name: str) -> dict[str, Any]:
 
 def labelled_signals(watch: Watch, at: float) -> list[dict[str, Any]]:
     budget = Budget(false_alarms_per_month=LABELS_MIN.false_alarms_per_month, labelled=0, unlabelled=0)
-    judgement = judging.judge(watch, LABELS_MIN, budget, at)
+    judgement = version_judgement.judge(watch, LABELS_MIN, budget, at)
     return [msgspec.to_builtins(one) for one in judgement.reports if one.labelled]
 
 

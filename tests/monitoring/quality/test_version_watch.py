@@ -8,7 +8,7 @@ import pytest
 
 from monitoring.quality.detectors.baselines import Baseline, declare_rate, measure
 from monitoring.quality.phases import Phase
-from monitoring.quality.signals import entries, judging, request_notes, signal_changes, version_watch
+from monitoring.quality.signals import entries, request_notes, signal_changes, version_judgement, version_watch
 from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Attempt, RecordedFinding
@@ -519,8 +519,8 @@ def test_a_judgement_is_the_same_for_the_same_watch() -> None:
     reckoning.begin(step(), BY_GATE)
     _moved(reckoning, labelled_traffic(errors(0.1, 300)))
     known = reckoning.watches[V3]
-    budget = judging.Budget(false_alarms_per_month=1.0, labelled=3, unlabelled=9)
-    once, again = (judging.judge(known, PLAN, budget, MORNING + 9e4) for _ in range(2))
+    budget = version_judgement.Budget(false_alarms_per_month=1.0, labelled=3, unlabelled=9)
+    once, again = (version_judgement.judge(known, PLAN, budget, MORNING + 9e4) for _ in range(2))
     assert msgspec.json.encode(once) == msgspec.json.encode(again)
     assert msgspec.json.decode(msgspec.json.encode(once), type=Judgement) == once
 

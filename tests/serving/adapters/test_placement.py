@@ -159,7 +159,7 @@ def test_what_was_there_and_is_listed_no_more_is_counted_as_a_ghost(state: Place
 
 
 class Engine:
-    """An engine that obeys, and what is written down of one version on it, step by step as the placer does."""
+    """An engine that obeys, and what is written down of one version on it, step by step as the loader does."""
 
     def __init__(self, placement: Placement | None, sight: Sight) -> None:
         self.placement = placement

@@ -8,8 +8,8 @@ from typing import Any, cast
 import msgspec
 
 from serving.adapters.entries import Version, VersionState
+from serving.adapters.loader import AdapterLoader, Pass, World
 from serving.adapters.placement import Placement, group_by_replica
-from serving.adapters.placer import Pass, Placer, World
 from serving.adapters.reconcile import Reconciler
 from serving.fleet import Fleet, PoolConfig
 from serving.replica import ReplicaConfig
@@ -112,13 +112,13 @@ class Counted(dict[tuple[str, str], Placement]):
 
 async def test_room_on_many_replicas_is_found_without_a_walk_over_all_placements_for_each() -> None:
     fleet, nobody = fleet_of("small"), cast(Any, None)
-    placer = Placer(fleet, nobody, nobody, {}, nobody, nobody, nobody)
+    loader = AdapterLoader(fleet, nobody, nobody, {}, nobody, nobody, nobody)
     for replica in fleet.replicas.values():
         replica.up = True
     full = msgspec.structs.replace(placed("small-1", "old@v1"), state="ghost", ghosts=15)
     now = pass_of([version_of("new", "staging")], full)
     now.plan = {"new@v1": tuple(fleet.replicas)}
     placements = now.placements = Counted(now.placements)
-    assert await placer._has_room(fleet.replicas["small-0"], now.versions["new@v1"], now)
-    assert "no room in the pool small: small-1 can take" in placer.no_room("small", now)
+    assert await loader._has_room(fleet.replicas["small-0"], now.versions["new@v1"], now)
+    assert "no room in the pool small: small-1 can take" in loader.no_room("small", now)
     assert placements.times == 0

@@ -34,7 +34,7 @@ from monitoring.evaluation.erasure import (
     erase_from_uploads,
     mark_forgotten,
 )
-from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key, get_suite_key
+from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key, get_suite_key
 from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.suites import Suite
 from monitoring.texts import FORGOTTEN_KEY, Resealing, Seals, Unsealable

@@ -10,8 +10,8 @@ from gateway.features.requests.explanation import REASON_WORDS, describe_finding
 from monitoring.records import FindingRecord, Record
 from router.checks import CHECK_BY_NAME, CHECKS
 from router.choice import NO_INDEX
-from router.decision import REASONS
 from router.findings import CHECK_NAMES, Mode
+from router.routing_data import REASONS
 
 SECRET = ("0.4321", "0.1234", "t-77", "told to admins")
 

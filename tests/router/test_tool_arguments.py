@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.arguments import ANY_OBJECT, ARGUMENTS_LENGTH_MAX, PARAMETERS_BYTES_MAX, read_parameters
+from router.tool_arguments import ANY_OBJECT, ARGUMENTS_LENGTH_MAX, PARAMETERS_BYTES_MAX, read_parameters
 
 PARAMETERS = {
     "type": "object",

@@ -12,9 +12,9 @@ from monitoring.quality.detectors import leave_one_out, raters
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.detectors.recent_values import Rate
 from monitoring.quality.signals import entries, label_signal, version_watch
-from monitoring.quality.signals.judging import Budget, judge
 from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.signals.request_notes import Note
+from monitoring.quality.signals.version_judgement import Budget, judge
 from tests.monitoring.quality.reckoned import DAY, GATE, HELD, Told, beside_general, shadowed, task_step
 from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import (

@@ -9,8 +9,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from monitoring.datasets.reading import SourceFile, read_rows
 from monitoring.datasets.rows import DataRow, LeftOut
+from monitoring.datasets.rows_from_files import SourceFile, read_rows
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader
 
 ASKED = [{"role": "system", "content": "Decide."}, {"role": "user", "content": "A kettle."}]

@@ -89,7 +89,7 @@ class Pass:
                 placements[place] = placement
 
 
-class Placer:
+class AdapterLoader:
     """Loads, probes and unloads versions on replicas: the one mover of placements."""
 
     def __init__(

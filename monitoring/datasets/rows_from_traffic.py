@@ -18,8 +18,8 @@ from redis import Redis
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, connect_duckdb, fetch_rows, find_table
 from monitoring.datasets.build_job import KeptSource
-from monitoring.datasets.reading import data_row_of
 from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
+from monitoring.datasets.rows_from_files import data_row_of
 from monitoring.datasets.similarity import COMPARED_MAX
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.forms import write_demonstration
