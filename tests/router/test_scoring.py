@@ -12,7 +12,8 @@ import pytest
 from router.findings import CheckPolicy
 from router.fitted import Fitted
 from router.policy import Alias, Policy, TaskPolicy
-from router.scoring import find_task, score
+from router.scoring import score
+from router.task_choice import find_task
 from serving.fleet_view import FleetView
 from tests.router.situations import Covered, asked, moment, policy, usual_fleet
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gateway.feature import Feature, Features
 from gateway.features.datasets import endpoints
-from gateway.features.datasets.state import Build, Datasets
 from gateway.features.datasets.job import keep_building
+from gateway.features.datasets.state import Build, Datasets
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
 from gateway.state.work_store import WorkStore

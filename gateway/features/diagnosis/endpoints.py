@@ -28,7 +28,7 @@ from monitoring.ids import strip_id
 from monitoring.labels.request_label import RequestLabel
 from monitoring.records import Record
 from monitoring.texts import KeptText
-from router.scoring import DEFERRED_SHARE
+from router.task_choice import DEFERRED_SHARE
 
 LOOKUP_SECONDS_MAX = 120.0
 COMMAND = make_command("gateway.features.diagnosis.run")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gateway.feature import Feature, Features
 from gateway.features.erasures import endpoints
-from gateway.features.erasures.state import Erasures
 from gateway.features.erasures.job import keep_erasing
+from gateway.features.erasures.state import Erasures
 from gateway.features.erasures.store import ErasureStore
 from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.reviews.state import Reviews

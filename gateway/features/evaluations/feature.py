@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from gateway.feature import Feature, Features
 from gateway.features.evaluations import endpoints, preference_endpoints, suite_endpoints
-from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.job import keep_evaluating
 from gateway.features.evaluations.row_batches import seal_rows
+from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import DRAFTS_KIND, EvaluationStore
 from gateway.features.evaluations.suites import SuiteStore
 from gateway.features.texts.state import Texts

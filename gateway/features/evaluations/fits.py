@@ -19,7 +19,7 @@ from router.fitting.errors import FittingError
 from router.fitting.gain import GainRow, fit_gain
 from router.fitting.routed import route_rows
 from router.scope import ScopeModel
-from router.scoring import DEFERRED_SHARE
+from router.task_choice import DEFERRED_SHARE
 
 DELTA = 0.1
 TARGETS = tuple(percent / 100 for percent in range(1, 21))

@@ -15,8 +15,8 @@ from fastapi import Request
 from redis.exceptions import RedisError
 
 from gateway.errors import Problem
-from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.messages import body_of
+from gateway.features.evaluations.state import Evaluations
 from gateway.server.data_body import receive_data
 from monitoring.datasets.foreign_rows import read_own_object
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric

@@ -18,8 +18,8 @@ from redis.exceptions import RedisError
 
 from gateway.background.child_process import ChildProcess, run_child
 from gateway.features.quality.budgets import tell_budgets
-from gateway.features.quality.state import Quality
 from gateway.features.quality.responding import Responding
+from gateway.features.quality.state import Quality
 from gateway.features.records.archiving import find_redis_address
 from gateway.request_labels import list_agreed_only
 from gateway.state.redis import read_redis_time
