@@ -375,7 +375,7 @@ def find_alarms(bad: Bools, times: Floats, held: Held, bar: float) -> Alarms:
 
 
 def _lower(wrong: Floats, of: Floats, confidence: float = label_signal.DOUBT_CONFIDENCE) -> Floats:
-    """The lower bound of a share, as `baselines.find_lower_bound` has it."""
+    """The lower bound of a share, as `intervals.find_lower_bound` has it."""
     wrong = np.clip(np.minimum(wrong, of), 0.0, None)
     bound = beta.ppf(1.0 - confidence, np.maximum(wrong, 1e-12), of - wrong + 1.0)
     return np.asarray(np.where(wrong <= 1e-9, 0.0, bound))

@@ -58,7 +58,8 @@ from benchmarks.complaint_worlds import (
     read_worlds,
 )
 from benchmarks.harness import Goal, conclude, options, say, table
-from monitoring.quality.detectors import baselines, complaints, delays, rising_errors
+from monitoring import intervals
+from monitoring.quality.detectors import complaints, delays, rising_errors
 from monitoring.quality.detectors.delays import Delays
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
@@ -142,7 +143,7 @@ def by_arrival(
     of = world.error * world.complain
     share = of / (of + (1 - world.error) * world.praise)
     known = draw.binomial(BASELINE_LABELS, share, versions)
-    bounds = np.array([baselines.find_upper_bound(float(wrong), BASELINE_LABELS) for wrong in known])
+    bounds = np.array([intervals.find_upper_bound(float(wrong), BASELINE_LABELS) for wrong in known])
     version, when = np.r_[bad.version, good.version], np.r_[bad.comes, good.comes]
     is_bad = np.r_[np.ones(len(bad.comes)), np.zeros(len(good.comes))]
     inside = (when >= ticks[0]) & (when < ticks[1])

@@ -21,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import Goal, conclude, median, options, table
-from monitoring.quality.detectors import baselines, planning, rising_errors
+from monitoring import intervals
+from monitoring.quality.detectors import planning, rising_errors
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.reviewing import compute_review_share
 
@@ -67,7 +68,7 @@ def labels_until_found(baseline: float, error: float, labels: float, chance: ran
 
 def found(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each number of reviews a week and each change."""
-    baseline = baselines.find_upper_bound(asked.error * asked.gate_rows, asked.gate_rows)
+    baseline = intervals.find_upper_bound(asked.error * asked.gate_rows, asked.gate_rows)
     rows = []
     for per_week in PER_WEEK:
         labels = between(per_week, asked.streams) * ALPHA

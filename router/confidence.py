@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from monitoring.quality.detectors.baselines import compute_incomplete_beta, find_upper_bound
+from monitoring.intervals import compute_incomplete_beta, find_upper_bound
 
 FORM = 1
 LOGPROB_MIN = -20.0

@@ -22,7 +22,8 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import baselines, restarts, rising_errors
+from monitoring import intervals
+from monitoring.quality.detectors import restarts, rising_errors
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, RateDetector
 
@@ -159,8 +160,8 @@ def _learned(signal: Signal, value: float) -> Signal:
 
 
 def _of_rate(signal: Signal) -> Signal:
-    upper = baselines.find_upper_bound(signal.happened, REFERENCE)
-    lower = baselines.find_lower_bound(signal.happened, REFERENCE)
+    upper = intervals.find_upper_bound(signal.happened, REFERENCE)
+    lower = intervals.find_lower_bound(signal.happened, REFERENCE)
     return replace(
         signal,
         above=rising_errors.start(upper) if signal.sides != "below" and upper <= 1.0 - BASELINE_MIN else None,
@@ -171,7 +172,7 @@ def _of_rate(signal: Signal) -> Signal:
 def _of_values(signal: Signal) -> Signal:
     """Start the detectors: a fixed number of the reference lies outside its quantiles, which bounds values to come."""
     outside = round(OUTSIDE * REFERENCE)
-    bound = baselines.find_upper_bound(outside, REFERENCE)
+    bound = intervals.find_upper_bound(outside, REFERENCE)
     return replace(
         signal,
         sorted_values=(),

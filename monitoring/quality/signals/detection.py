@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from monitoring import intervals
 from monitoring.quality.detectors import baselines, dependence, planning
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.signal_table import get_measure
@@ -41,7 +42,7 @@ def find_held(report: SignalReport) -> Held | None:
         if first < GUESSED_FROM or not wanted or report.wrong is None or not report.observed:
             return None
         rate = min(1.0, report.wrong / report.observed)
-        bound = Held(baselines.find_upper_bound(rate * wanted, wanted), rate, max(0.0, wanted - first))
+        bound = Held(intervals.find_upper_bound(rate * wanted, wanted), rate, max(0.0, wanted - first))
     return bound if bound.upper < baselines.RATE_MAX else None
 
 

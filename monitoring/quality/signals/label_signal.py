@@ -26,6 +26,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from monitoring import intervals
 from monitoring.quality.detectors import (
     baselines,
     dependence,
@@ -220,7 +221,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if self.guard is None or self.baseline is None:
             return self
         wrong, of = recent_values.sum_since(self.marks, self.changed_after) or (0.0, 0)
-        error = baselines.find_lower_bound(min(of, max(0.0, wrong)), of, FIRST_CONFIDENCE) if of else 0.0
+        error = intervals.find_lower_bound(min(of, max(0.0, wrong)), of, FIRST_CONFIDENCE) if of else 0.0
         left = self.recoveries
         if self.reverse is None:
             left = recoveries.count_left(left, self.observed - self.apart, since - self.recovered_at)
@@ -360,8 +361,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         before, bad_before = max(0.0, whole.weight - of), max(0.0, whole.total - bad)
         if self.begun > FIRST_LABELS or before < PART_MIN:
             return True
-        least = baselines.find_lower_bound(min(bad, of), of, RISE_CONFIDENCE) if of else 0.0
-        return least > baselines.find_upper_bound(min(bad_before, before), before, RISE_CONFIDENCE)
+        least = intervals.find_lower_bound(min(bad, of), of, RISE_CONFIDENCE) if of else 0.0
+        return least > intervals.find_upper_bound(min(bad_before, before), before, RISE_CONFIDENCE)
 
     def _find_bad_hour(self, bound: float) -> float:
         """The greatest rise of the errors in a bad hour of the first day."""
@@ -377,7 +378,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         assert self.guard is not None, "it has a detector"
         since, lately = rising_errors.sum_since_change(self.guard.detectors.whole), self.recent
         parts = [since, (max(0.0, lately.total), lately.weight)]
-        return max(baselines.find_lower_bound(min(bad, of), of, DOUBT_CONFIDENCE) if of else 0.0 for bad, of in parts)
+        return max(intervals.find_lower_bound(min(bad, of), of, DOUBT_CONFIDENCE) if of else 0.0 for bad, of in parts)
 
     def _depend(self, label: Label, own: int | None, at: float, is_degraded: bool) -> Dependence:
         if label.weight < 1.0 or is_degraded:

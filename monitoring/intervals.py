@@ -1,0 +1,90 @@
+"""Exact one-sided intervals of a rate, from counts of wrong labels (C. Clopper, E. Pearson, 1934). Pure.
+
+Not taken from scipy: nothing on the path of a request imports it (pyproject.toml).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+CONFIDENCE = 0.95
+BISECTIONS = 60
+"""Each halves the interval: after 60 it is as short as floats of this size can tell."""
+TERMS_MAX = 300
+"""Terms of the continued fraction, before those for large counts: it ends earlier, once it has its precision."""
+TINY = 1e-300
+"""Stands for 0 where the fraction would divide by it (Lentz's method)."""
+LEAST = 1e-9
+"""A sum of badness that is none."""
+PRECISION = 1e-15
+"""A term that changes the fraction by less ends it: floats have no more digits."""
+
+
+def find_upper_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
+    """The rate that the true one exceeds with probability at most 1 - confidence, from `wrong` wrong labels.
+
+    1.0 where all are wrong, or there are none. Sums of badness may be fractions. Raises ValueError if the counts can't
+    be, or if the confidence is no probability between 0 and 1.
+    """
+    _see_that_they_can_be(wrong, of, confidence)
+    if of <= wrong:
+        return 1.0
+    return _root(lambda p: compute_incomplete_beta(wrong + 1.0, of - wrong, p), confidence)
+
+
+def find_lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
+    """The rate that the true one is under with probability at most 1 - confidence. 0.0 where none is wrong.
+
+    Raises ValueError as `find_upper_bound` does.
+    """
+    _see_that_they_can_be(wrong, of, confidence)
+    if wrong <= LEAST:
+        return 0.0
+    return _root(lambda p: compute_incomplete_beta(wrong, of - wrong + 1.0, p), 1.0 - confidence)
+
+
+def compute_incomplete_beta(a: float, b: float, x: float) -> float:
+    """The regularised incomplete beta function I_x(a, b), by its continued fraction (modified Lentz's method)."""
+    if x <= 0.0 or x >= 1.0:
+        return 0.0 if x <= 0.0 else 1.0
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    if x < (a + 1.0) / (a + b + 2.0):
+        return front * _fraction(a, b, x) / a
+    return 1.0 - front * _fraction(b, a, 1.0 - x) / b
+
+
+def _fraction(a: float, b: float, x: float) -> float:
+    c, d = 1.0, 1.0 / _off_zero(1.0 - (a + b) * x / (a + 1.0))
+    value = d
+    for m in range(1, TERMS_MAX + round(math.sqrt(max(a, b)))):
+        before = value
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1.0) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1.0)),
+        ):
+            d = 1.0 / _off_zero(1.0 + term * d)
+            c = _off_zero(1.0 + term / c)
+            value *= c * d
+        if abs(value - before) <= PRECISION * abs(value):
+            break
+    return value
+
+
+def _off_zero(value: float) -> float:
+    return value if abs(value) > TINY else TINY
+
+
+def _root(rising: Callable[[float], float], wanted: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < wanted else (low, middle)
+    return high
+
+
+def _see_that_they_can_be(wrong: float, of: float, confidence: float) -> None:
+    if not (0.0 <= wrong <= of and math.isfinite(of)):
+        raise ValueError(f"{wrong} wrong of {of}: at least 0, and at most all of them.")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"A confidence of {confidence}: it must lie between 0 and 1.")
