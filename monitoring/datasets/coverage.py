@@ -41,6 +41,21 @@ def measure_coverage(inputs: Sequence[str], texts: Mapping[str, str]) -> dict[st
     return {"requests": len(requests), "far": far, "gaps": gaps, "words": words}
 
 
+def measure_production(inputs: Sequence[str], requests: Sequence[str]) -> dict[str, Any]:
+    """The share of the requests that no row is like, None where it is not known, and a sentence on it."""
+    unlike = count_far(inputs, requests) if requests else None
+    if not requests:
+        words = "No text of a request can be read: whether the rows are like production is unknown."
+    elif unlike is None:
+        words = f"Whether these {len(inputs)} rows are like production is unknown: they are too few."
+    else:
+        words = (
+            f"{100 * unlike / len(requests):.1f}% of {len(requests):,} requests of production are unlike any row; of "
+            f"requests like the rows {100 * FAR_QUANTILE:.0f}% would be."
+        )
+    return {"requests": len(requests), "unlike": unlike, "words": words}
+
+
 def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
     """The number of texts that are unlike all inputs; None where there are too few inputs to tell."""
     inputs = list(dict.fromkeys(inputs))[:TEXTS_MAX]  # a row that stands twice is no row like others

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
+from monitoring.datasets.leaks import LeakFinder, get_request
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.leaks import LeakFinder, get_request
 from monitoring.training.rows import make_request_key
 
 REFUTED_ROWS_MIN = 5

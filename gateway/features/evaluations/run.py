@@ -23,10 +23,10 @@ from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.store import Evaluation, EvaluationStore, Model
 from gateway.state.fitted_store import FittedError, FittedStore, Kind, identify_scores
 from monitoring.datasets.build_job import KeptSource
+from monitoring.datasets.coverage import measure_production
+from monitoring.datasets.leaks import describe_leaks, find_leaks, get_request, tell_leaks
 from monitoring.datasets.rows import DataRow, fold_text, input_of
 from monitoring.datasets.rows_from_traffic import read_kept
-from monitoring.evaluation.leaks import describe_leaks, find_leaks, get_request, tell_leaks
-from monitoring.evaluation.production import measure_production
 from monitoring.evaluation.report import compare_held_out, report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import JobError, run_job

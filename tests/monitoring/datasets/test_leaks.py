@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from monitoring.datasets.leaks import describe_leaks, find_leaks, get_request, tell_leaks
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.leaks import describe_leaks, find_leaks, get_request, tell_leaks
 from monitoring.evaluation.results import RowResult
 
 SYSTEM = {"role": "system", "content": "Decide the return by the shop's long and detailed policy. " * 20}
