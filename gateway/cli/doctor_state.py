@@ -29,7 +29,7 @@ RECORDS_TO_MEASURE = 100
 
 async def check_state(settings: Settings) -> AsyncIterator[DoctorFinding]:
     """The Redis that is configured, or the embedded Valkey if it runs: it is not started for this."""
-    socket_path = settings.data_folder.absolute() / "valkey" / "valkey.sock"
+    socket_path = settings.embedded_socket()
     if settings.redis_url is None and not socket_path.exists():
         yield report_ok("redis", "an embedded Valkey, which the gateway starts: durable, on this machine alone")
         return

@@ -311,6 +311,14 @@ class Settings(BaseSettings):
         query = urlencode({key: value for key, value in options.items() if value})
         return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
+    def find_redis_address(self) -> str:
+        """The address of the Redis that state lives in, the embedded one too. Raises as redis_address."""
+        return self.redis_address() or f"unix://{quote(str(self.embedded_socket()))}"
+
+    def embedded_socket(self) -> Path:
+        """The path of the embedded Valkey's socket."""
+        return self.data_folder.absolute() / "valkey" / "valkey.sock"
+
     def pool_configs(self) -> list[PoolConfig]:
         """As serving keeps them."""
         seconds = self.limits.request_timeout_seconds

@@ -19,7 +19,7 @@ from gateway.errors import Problem
 from gateway.features.erasures.state import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.features.records.append_file_rewrites import rewrite_now
-from gateway.features.records.archiving import find_redis_address, text_keys_of
+from gateway.features.records.archiving import text_keys_of
 from gateway.features.training.ending import end_training
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ async def _erase_files(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
     """The fields of an ErasureReport (monitoring/erasure_run.py). Raises Problem (504, 500)."""
     settings = erasures.services.settings
     job = {
-        "redis_url": find_redis_address(settings),
+        "redis_url": settings.find_redis_address(),
         "folder": str(settings.archive),
         "bucket": settings.archive_bucket,
         "datasets": str(settings.dataset_folder),

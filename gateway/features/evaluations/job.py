@@ -29,7 +29,7 @@ from gateway.features.evaluations.row_answers import read_answer
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, finish
 from gateway.features.evaluations.texts import keep_texts
-from gateway.features.records.archiving import find_kept_source, find_redis_address, text_keys_of
+from gateway.features.records.archiving import find_kept_source, text_keys_of
 from gateway.formats.judge_question import JudgeQuestion, make_constraint, make_judge_request, read_verdict
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
@@ -315,7 +315,7 @@ class _Run:
         shares = {name: check.share for name, check in task.checks.used().items()}
         retention_seconds, minilm = 86_400 * settings.evaluation.retention_days, settings.fitting.minilm_file
         job = EvaluationJob(
-            find_redis_address(settings),
+            settings.find_redis_address(),
             evaluation.id,
             retention_seconds,
             task.selector,

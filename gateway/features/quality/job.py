@@ -20,7 +20,6 @@ from gateway.background.child_process import ChildProcess, run_child
 from gateway.features.quality.budgets import tell_budgets
 from gateway.features.quality.responding import Responding
 from gateway.features.quality.state import Quality
-from gateway.features.records.archiving import find_redis_address
 from gateway.request_labels import list_agreed_only
 from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
@@ -77,7 +76,7 @@ class Monitoring:
             self._summary, self._judgements = summary, dict(summary.judgements)
             self._unreadable, self._unmatched = summary.unreadable, summary.unmatched
         begin = Begin(
-            redis_url=find_redis_address(quality.services.settings),
+            redis_url=quality.services.settings.find_redis_address(),
             retention_seconds=quality.services.settings.records.retention_seconds,
         )
         async with run_child(COMMAND) as process, asyncio.TaskGroup() as group:

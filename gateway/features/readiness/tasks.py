@@ -10,7 +10,6 @@ import msgspec
 from gateway.features.datasets.state import Datasets
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.readiness.messages import ReadinessJob
-from gateway.features.records.archiving import find_redis_address
 from gateway.services import Services
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
 from monitoring.evaluation.gate import WHOLE, is_judge_trusted
@@ -35,7 +34,7 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
         job,
         selector=settings.tasks[task].selector,
         archived=ArchivedTask(
-            find_redis_address(settings), str(settings.archive), settings.archive_bucket, task, time.time()
+            settings.find_redis_address(), str(settings.archive), settings.archive_bucket, task, time.time()
         ),
         leading=leading,
         prompted=await find_prompted(evaluations, task),

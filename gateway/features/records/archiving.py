@@ -9,7 +9,6 @@ import asyncio
 import base64
 import logging
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
@@ -79,7 +78,7 @@ async def _check_bucket(settings: Settings) -> None:
 async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
     """Write all that has come; None where it failed, which is logged. What is not written waits for the next time."""
     job = {
-        "redis_url": find_redis_address(settings),
+        "redis_url": settings.find_redis_address(),
         "folder": str(settings.archive),
         "bucket": settings.archive_bucket,
         "retention_days": settings.records.archive_retention_days,
@@ -118,7 +117,7 @@ def text_keys_of(settings: Settings) -> TextKeys:
 def text_source_of(settings: Settings) -> TextSource:
     """Where kept texts are, for another process."""
     return TextSource(
-        find_redis_address(settings), str(settings.archive), text_keys_of(settings), settings.archive_bucket
+        settings.find_redis_address(), str(settings.archive), text_keys_of(settings), settings.archive_bucket
     )
 
 
@@ -142,9 +141,3 @@ async def _is_behind(redis: Any) -> bool:
         if planned or (last and last[0][0] != done):
             return True
     return not await redis.exists(PRUNED_KEY)  # texts may be due, and files be merged
-
-
-def find_redis_address(settings: Settings) -> str:
-    """The URL of the Redis that state lives in, the embedded one too."""
-    socket = settings.data_folder.absolute() / "valkey" / "valkey.sock"
-    return settings.redis_address() or f"unix://{quote(str(socket))}"
