@@ -307,8 +307,8 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         audit, snapshot_changed = Audit(redis), asyncio.Event()
         note, recent = siblings.note_generation, RecentBodies(settings.records.recent_bytes_max)
         siblings.answers["bodies"] = recent.tell
-        take_in = lambda current: note(_take_in(current, fleet, reconciler, meters, snapshot_changed))  # noqa: E731
-        snapshot = await _snapshot_keeper(settings, redis, audit, take_in, meters, registry)
+        use_snapshot = lambda current: note(_use_snapshot(current, fleet, reconciler, meters, snapshot_changed))  # noqa: E731
+        snapshot = await _snapshot_keeper(settings, redis, audit, use_snapshot, meters, registry)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
         flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
@@ -463,7 +463,9 @@ def _base_fingerprints(settings: Settings, bases: Mapping[str, Base]) -> Mapping
     )
 
 
-def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, changed: asyncio.Event) -> int:
+def _use_snapshot(
+    snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, changed: asyncio.Event
+) -> int:
     """Have all parts use a new snapshot. Returns its generation."""
     fleet.know(snapshot.views, snapshot.cordons)
     for replica in fleet.replicas.values():

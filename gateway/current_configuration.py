@@ -31,7 +31,7 @@ class Prices:
 
 
 class CurrentConfiguration:
-    """The configuration in force. Its only mover is `take_in`; what else depends on it is moved beside it."""
+    """The configuration in force. Its only mover is `apply_settings`; what else depends on it is moved beside it."""
 
     __slots__ = (
         *("_part_of", "config", "judge_forms", "loaded_at", "pool_limits", "prices", "settings", "turn"),
@@ -45,9 +45,9 @@ class CurrentConfiguration:
         self._part_of = part_of
         self.turn = asyncio.Lock()
         """One reading at a time."""
-        self.take_in(settings)
+        self.apply_settings(settings)
 
-    def take_in(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Go by these settings from now on. Raises SettingsError, and then nothing has changed."""
         self.settings = self._part_of(settings)
         self.whole = settings

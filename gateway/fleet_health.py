@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from gateway.services import Services
 from serving.fleet import PoolConfig
-from serving.health import Observation, look, take_in
+from serving.health import Observation, look, note_observation
 from serving.replica import Replica
 
 NO_REPLICA_SECONDS = 1.0
@@ -28,7 +28,7 @@ async def keep_discovering(services: Services) -> None:
         while True:
             await changed.wait()
             changed.clear()
-            take_in_pools(services, services.fleet.pools.values())
+            apply_pools(services, services.fleet.pools.values())
             looks.create_task(_look_at(services, _due(services)))  # no slow engine keeps a change waiting
 
 
@@ -36,14 +36,14 @@ async def find_replicas(services: Services) -> None:
     """Follow the sources of all pools, and take in their first answers."""
     services.control.discovery.follow(services.fleet.pools.values())
     await services.control.discovery.first_answers()
-    take_in_pools(services, services.fleet.pools.values())
+    apply_pools(services, services.fleet.pools.values())
 
 
-def take_in_pools(services: Services, pools: Iterable[PoolConfig]) -> None:
+def apply_pools(services: Services, pools: Iterable[PoolConfig]) -> None:
     """Go by these pools, with the replicas that are discovered, and let go of what there was of others."""
     pools = list(pools)
     services.control.discovery.follow(pools)
-    services.fleet.take_in(services.control.discovery.fill(pools), time.monotonic())
+    services.fleet.set_pools(services.control.discovery.fill(pools), time.monotonic())
     configs = [replica.config for replica in services.fleet.replicas.values()]
     services.engines.keep({address for config in configs for address in (config.url, config.base_url)})
 
@@ -54,7 +54,7 @@ async def keep_checking_health(services: Services) -> None:
     A look that is slow goes on beside the next ones, which leave that replica alone meanwhile.
     """
     replicas = services.fleet.replicas.values()
-    services.control.siblings.answers["looked"] = lambda observation: _take_in(services, observation)
+    services.control.siblings.answers["looked"] = lambda observation: _note_observation(services, observation)
     looks: dict[Replica, asyncio.Task[None]] = {}
     async with asyncio.TaskGroup() as group:
         while True:
@@ -121,13 +121,13 @@ async def _look_and_adopt(services: Services, replica: Replica) -> None:
     await _adopt(services, replica)
 
 
-async def _take_in(services: Services, observation: bytes) -> bytes:
+async def _note_observation(services: Services, observation: bytes) -> bytes:
     """Another process has looked at a replica."""
     result = msgspec.msgpack.decode(observation, type=Observation)
     replica = services.fleet.replicas.get(result.name)
     if replica is not None:
         replica.looked_at = time.monotonic()
-        take_in(services.fleet, replica, result)
+        note_observation(services.fleet, replica, result)
         await _adopt(services, replica)
     return b""
 

@@ -82,7 +82,7 @@ class Fleet:
     def view(self) -> FleetView:
         """The picture of this moment."""
         if self._memory is not None and self._memory.changes != self._changes:
-            self._take_in_breakers(self._memory)
+            self._note_breakers(self._memory)
         if self._view is None:
             pools = {pool.name: self._pool_view(pool) for pool in self.pools.values()}
             self._view = FleetView(MappingProxyType(pools), self._versions, self._load)
@@ -96,13 +96,13 @@ class Fleet:
         if self._memory is not None:
             self._memory.touch()
 
-    def _take_in_breakers(self, memory: SharedMemory) -> None:
+    def _note_breakers(self, memory: SharedMemory) -> None:
         """Go by what other processes have met."""
         self._changes, now = memory.changes, time.monotonic()
         for (name, url, model), row in memory.rows(BREAKER):
             replica = self.replicas.get(name)
             if replica is not None and replica.config.url == url:
-                replica.take_in(model, row, now)
+                replica.note_breaker(model, row, now)
         self._view = None
 
     def _pool_view(self, pool: PoolConfig) -> PoolView:
@@ -121,7 +121,7 @@ class Fleet:
             replica.cordoned = replica.name in cordons
         self._view = None
 
-    def take_in(self, pools: Iterable[PoolConfig], now: float) -> None:
+    def set_pools(self, pools: Iterable[PoolConfig], now: float) -> None:
         """Go by these pools from `now` (monotonic seconds) on; they are the same, their replicas may be others.
 
         One that is configured no more gets no new requests, and is known until those that hold it have ended.

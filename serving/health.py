@@ -49,7 +49,7 @@ async def look(fleet: Fleet, replica: Replica, engines: EngineClient, *, anew: b
     """
     async with replica.looking:
         observation = await _look(fleet, replica, engines, anew)
-        take_in(fleet, replica, observation)
+        note_observation(fleet, replica, observation)
         return observation
 
 
@@ -88,7 +88,7 @@ async def _ask(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool
     observation.trouble = "" if observation.up else f"it does not serve {base_model!r}, the pool's base_model"
 
 
-def take_in(fleet: Fleet, replica: Replica, observation: Observation) -> None:
+def note_observation(fleet: Fleet, replica: Replica, observation: Observation) -> None:
     """Write down what a look has found, all at once: whoever reads a replica between two awaits sees one moment."""
     was_up = replica.up
     before = was_up, replica.seen, replica.engine_version, replica.life

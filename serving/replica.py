@@ -223,7 +223,7 @@ class Replica:
         if any(changed):
             self._changed()
 
-    def take_in(self, model: str, row: Row, now: float) -> None:
+    def note_breaker(self, model: str, row: Row, now: float) -> None:
         """Another process has told of this model's breaker, whose numbers are in the row."""
         if model not in self._breakers and not Breaker(row).forgotten(now):
             self._begin(model)

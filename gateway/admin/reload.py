@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from gateway.configuration.settings import Settings, load_settings
 from gateway.current_configuration import bounds_of, caps_of, configured_policy_of
 from gateway.errors import Problem, SettingsError
-from gateway.fleet_health import check_health, take_in_pools
+from gateway.fleet_health import apply_pools, check_health
 from gateway.limits.caller_limits import Bound
 from gateway.limits.fallback_caps import Cap
 from gateway.services import Services
@@ -172,7 +172,7 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
             evidence={"changes": len(changes)},
         )
         await services.fallback_caps.prepare(parts.caps)
-        go_by(services, settings, parts)
+        apply_settings(services, settings, parts)
         await services.control.siblings.ask("settings", pickle.dumps(settings))
     return Reloaded("applied" if changes else "same", changes)
 
@@ -198,23 +198,23 @@ class ReloadedParts:
 
 
 def parts_of(settings: Settings) -> ReloadedParts:
-    """The parts for `go_by`."""
+    """The parts for `apply_settings`."""
     return ReloadedParts(
         bounds_of(settings), caps_of(settings), configured_policy_of(settings), settings.pool_configs()
     )
 
 
-def go_by(services: Services, settings: Settings, parts: ReloadedParts) -> None:
+def apply_settings(services: Services, settings: Settings, parts: ReloadedParts) -> None:
     """Go by these settings from now on, all at once."""
     before = services.settings
-    services.configuration.take_in(settings)
+    services.configuration.apply_settings(settings)
     settings = services.settings  # this process's part of them
-    services.admission.take_in(settings.limits)
-    services.limits.take_in(parts.bounds, settings.limits)
-    services.recent.take_in(settings.records.recent_bytes_max)
-    services.fallback_caps.take_in(parts.caps, settings.limits.general_share_window_seconds)
+    services.admission.apply_settings(settings.limits)
+    services.limits.apply_settings(parts.bounds, settings.limits)
+    services.recent.set_bytes_max(settings.records.recent_bytes_max)
+    services.fallback_caps.apply_settings(parts.caps, settings.limits.general_share_window_seconds)
     services.fallback_caps.look()
-    take_in_pools(services, parts.pools)
+    apply_pools(services, parts.pools)
     services.snapshot.apply_configuration(parts.configured)
     if before.log_level != settings.log_level:
         logging.getLogger().setLevel(settings.log_level)
@@ -303,7 +303,7 @@ async def _go_by_others(services: Services, settings: Settings) -> bytes:
     if settings != services.configuration.whole:  # else they are its own, which come back
         parts = parts_of(settings)
         await services.fallback_caps.prepare(parts.caps)
-        go_by(services, settings, parts)
+        apply_settings(services, settings, parts)
         await check_health(services)
     return b""
 

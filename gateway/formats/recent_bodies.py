@@ -54,7 +54,7 @@ class RecentBodies:
             bodies |= {request_id: read_body(FORMATS[path], raw) for request_id, path, raw in rows}
         return bodies
 
-    def take_in(self, bytes_max: int) -> None:
+    def set_bytes_max(self, bytes_max: int) -> None:
         """Go by another bound from now on."""
         self._bytes_max = bytes_max
         self._make_room()

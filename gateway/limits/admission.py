@@ -134,9 +134,9 @@ class Admission:
         self._batch_due = 0.0
         self._handed: deque[float] = deque(maxlen=HANDED_KEPT)
         self._empty = asyncio.Event()
-        self.take_in(limits)
+        self.apply_settings(limits)
 
-    def take_in(self, limits: LimitSettings) -> None:
+    def apply_settings(self, limits: LimitSettings) -> None:
         """Go by these limits from now on."""
         self._in_flight_max = limits.in_flight_max
         self._queue_max = limits.queue_max

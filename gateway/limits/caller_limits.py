@@ -218,9 +218,9 @@ class Limits:
         self._meters = meters
         self._purses: dict[str, Purse] = {}
         self.quotas = Quotas(redis, gateway)
-        self.take_in(bounds, settings)
+        self.apply_settings(bounds, settings)
 
-    def take_in(self, bounds: Mapping[str, Bound], settings: LimitSettings) -> None:
+    def apply_settings(self, bounds: Mapping[str, Bound], settings: LimitSettings) -> None:
         """Go by these from now on. `bounds` are those of all that may stand in `model`, a task's for its versions."""
         self._bounds = bounds
         self._wait_seconds = self.quotas.timeout_seconds = settings.lease_timeout_seconds

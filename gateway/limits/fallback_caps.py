@@ -80,7 +80,7 @@ class FallbackCaps:
         self._money: dict[str, Allowance] = {}
         self._tasks: frozenset[str] = frozenset()
         self.closed: frozenset[str] = frozenset()
-        self.take_in(caps, window_seconds)
+        self.apply_settings(caps, window_seconds)
 
     async def prepare(self, caps: Mapping[str, Cap]) -> None:
         """Let Redis tell of the money caps that come into force next, if it answers in time: a new cap is open until
@@ -94,7 +94,7 @@ class FallbackCaps:
         while not (quotas.redis_gone or all(allowance.is_known for allowance in money)) and time.monotonic() < until:
             await quotas.round_over(until - time.monotonic())
 
-    def take_in(self, caps: Mapping[str, Cap], window_seconds: float) -> None:
+    def apply_settings(self, caps: Mapping[str, Cap], window_seconds: float) -> None:
         """Go by these caps from now on; shares are counted again."""
         self._shares = {
             task: ShareWindow(cap.share_max, window_seconds) for task, cap in caps.items() if cap.share_max is not None

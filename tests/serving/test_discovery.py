@@ -220,11 +220,11 @@ async def test_a_replica_that_comes_back_is_the_same_as_before(discovery: Discov
     before = fleet.replicas["small-10-0-0-7"]
     told.tell("10.0.0.8")
     await until(lambda: len(names(discovery, told)) == 1)
-    fleet.take_in(discovery.fill(fleet.pools.values()), 20)
+    fleet.set_pools(discovery.fill(fleet.pools.values()), 20)
     assert list(fleet.replicas) == ["small-10-0-0-8"]
     told.tell("10.0.0.7", "10.0.0.8")
     await until(lambda: len(names(discovery, told)) == 2)
-    fleet.take_in(discovery.fill(fleet.pools.values()), 30)
+    fleet.set_pools(discovery.fill(fleet.pools.values()), 30)
     assert fleet.replicas["small-10-0-0-7"] is before
 
 
@@ -234,7 +234,7 @@ async def test_a_replica_that_joins_later_is_cordoned_if_an_admin_said_so(discov
     fleet = Fleet([pool(told)])
     fleet.know({}, {"small-10-0-0-8": {}})
     await discovery.first_answers()
-    fleet.take_in(discovery.fill(fleet.pools.values()), 10)
+    fleet.set_pools(discovery.fill(fleet.pools.values()), 10)
     assert [replica.cordoned for replica in fleet.replicas.values()] == [False, True]
     fleet.know({}, {})
     assert not fleet.replicas["small-10-0-0-8"].cordoned

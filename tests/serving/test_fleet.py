@@ -41,7 +41,7 @@ def test_who_rests_has_room_only_while_nobody_is_awake() -> None:
 def test_who_is_being_probed_has_no_room() -> None:
     fleet = two()
     config, replica = fleet.pools["small"], fleet.replicas["small-0"]
-    fleet.take_in([PoolConfig("small", "base", tuple(_wider(one) for one in config.replicas))], NOW)
+    fleet.set_pools([PoolConfig("small", "base", tuple(_wider(one) for one in config.replicas))], NOW)
     for _ in range(3):
         replica.failed(NOW, "base", "unreachable", 0.0)
     lease = replica.lease(NOW + 2.0, "base")
@@ -60,13 +60,13 @@ def test_another_engine_of_the_same_name_begins_anew_and_old_requests_end() -> N
     old = fleet.replicas["small-0"]
     old.up = True
     lease = old.lease(1.0, "base")
-    fleet.take_in([pool_at("http://10.0.0.9:8000")], 2.0)
+    fleet.set_pools([pool_at("http://10.0.0.9:8000")], 2.0)
     new = fleet.replicas["small-0"]
     assert (new.up, new.load, old.load) == (False, 0, 1)
     lease.give_back(3.0)
     assert (old.load, new.load) == (0, 0)
     for number in range(100):
-        fleet.take_in([pool_at(f"http://10.0.1.{number}:8000")], 4.0)
+        fleet.set_pools([pool_at(f"http://10.0.1.{number}:8000")], 4.0)
     assert len([names for names, _ in memory.rows("load")]) <= 4, "rows of engines that are gone are used again"
 
 
@@ -75,7 +75,7 @@ def test_a_busy_replica_whose_address_changes_gives_its_rows_back_once_it_is_idl
     fleet = Fleet([pool_at("http://10.0.0.7:8000")], memory)
     for number in range(100):
         lease = fleet.replicas["small-0"].lease(1.0, "base")
-        fleet.take_in([pool_at(f"http://10.0.1.{number}:8000")], 2.0)
+        fleet.set_pools([pool_at(f"http://10.0.1.{number}:8000")], 2.0)
         lease.give_back(3.0)
     assert len([names for names, _ in memory.rows("load")]) <= 6
 
@@ -86,9 +86,9 @@ def test_a_replica_that_comes_back_gets_requests_after_the_next_look() -> None:
     replica = fleet.replicas["small-0"]
     replica.up, replica.seen, replica.loaded, replica.life = True, {"base": "", "v1": "/v1"}, frozenset({"v1"}), "1"
     replica.looked_at = 0.5
-    fleet.take_in([PoolConfig("small", "base", ())], 1.0)
+    fleet.set_pools([PoolConfig("small", "base", ())], 1.0)
     assert replica.up, "requests that hold it see what they saw"
-    fleet.take_in([pool_at("http://10.0.0.7:8000")], 2.0)
+    fleet.set_pools([pool_at("http://10.0.0.7:8000")], 2.0)
     assert fleet.replicas["small-0"] is replica
     assert (replica.up, replica.seen, replica.loaded, replica.life) == (False, {}, frozenset(), "")
     assert replica.looked_at < 0.0, "the look is due at once"

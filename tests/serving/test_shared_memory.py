@@ -71,9 +71,9 @@ def test_a_replica_that_has_long_left_gives_its_rows_back() -> None:
     memory = SharedMemory(2)
     fleet = Fleet(POOLS, memory)
     fleet.replicas["small-0"].failed(1.0, "base", "unreachable", 0.0)
-    fleet.take_in([PoolConfig("small", "base", ())], 1.0)
+    fleet.set_pools([PoolConfig("small", "base", ())], 1.0)
     assert all(any(memory.rows(kind)) for kind in ("load", "looks", "breaker"))
-    fleet.take_in([PoolConfig("small", "base", ())], 2.0 + LEAVING_SECONDS_MAX)
+    fleet.set_pools([PoolConfig("small", "base", ())], 2.0 + LEAVING_SECONDS_MAX)
     for number in range(4):
         memory.row("load", str(number))
     assert not any(memory.rows("looks"))

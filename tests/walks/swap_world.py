@@ -234,12 +234,12 @@ def open_gateway(
     loader.placements = notes = NotesUntil(redis)
     reconciler = Reconciler(fleet, Registry(redis), loader)
 
-    def take_in(snapshot: Snapshot) -> None:
+    def use_snapshot(snapshot: Snapshot) -> None:
         fleet.know({version: kept.view() for version, kept in snapshot.versions.items()})
         for replica in fleet.replicas.values():
             reconciler.adopt(replica, snapshot.versions, snapshot.placements)
 
     configured = ConfiguredPolicy({TASK: TaskPolicy(TASK, None)}, frozenset(), AttemptLimits())
-    snapshot = SnapshotKeeper(redis, configured, {}, take_in)
+    snapshot = SnapshotKeeper(redis, configured, {}, use_snapshot)
     presence = Presence(redis, name, fleet, lambda: snapshot.current.generation, clock=_no_time)
     return Gateway(name, fleet, http, engines, notes, reconciler, snapshot, presence)

@@ -133,7 +133,7 @@ async def test_models_of_a_gateway_killed_at_the_end_are_put_into_force_by_the_n
 async def test_one_under_a_lost_key_waits_and_others_are_run(ready: RunningGateway) -> None:
     redis, lost = ready.services.redis, Seals({"lost": bytes(32)}, "lost")
     store, one = EvaluationStore(redis, 1000, lambda: lost), evaluation()
-    await store.take_in("coming", [Row(0, "r0", 1, "yes", None, "Once", group=0)], set())
+    await store.add_rows("coming", [Row(0, "r0", 1, "yes", None, "Once", group=0)], set())
     await store.begin(one, "coming", False, step(store, "evaluation.begin"))
     async with ready.http() as http:
         begun = await begin(http, data(8), arms="adapter")

@@ -487,7 +487,7 @@ async def test_bodies_are_kept_up_to_the_bound_and_a_reload_changes_it(gateway: 
         await stored(gateway, 5)
     ids = [answer.headers["x-request-id"] for answer in answers]
     assert all(recent.get(one) for one in ids)
-    recent.take_in(2500)
+    recent.set_bytes_max(2500)
     assert [recent.get(one) is not None for one in ids] == [False, False, False, True, True]
-    recent.take_in(0)
+    recent.set_bytes_max(0)
     assert not any(recent.get(one) for one in ids)

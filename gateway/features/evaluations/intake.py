@@ -128,7 +128,7 @@ class Intake:
             except Problem as problem:
                 raise Problem(problem.code, f"Line {row.line}: {problem.message}", problem.param) from None
             accepted += _repeated(_with_language(row, body.selected(self.task.selector)), self.repeats)
-        await self.evaluations.store.take_in(self.coming, accepted, self._erased)
+        await self.evaluations.store.add_rows(self.coming, accepted, self._erased)
 
 
 @asynccontextmanager

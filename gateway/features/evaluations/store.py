@@ -218,7 +218,7 @@ class EvaluationStore:
             for arm in evaluation.arms
         }
 
-    async def take_in(self, coming: str, rows: Sequence[Row], erased: set[str]) -> None:
+    async def add_rows(self, coming: str, rows: Sequence[Row], erased: set[str]) -> None:
         """Keep rows of an upload under way, whose name is `coming`, but for those of erased requests: an erasure that
         comes later finds them. `erased` are the ids of rows that were left out, and comes to hold those of these."""
         if not rows:

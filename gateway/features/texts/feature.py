@@ -36,7 +36,7 @@ def _open(services: Services, _: Features) -> Texts:
         TextStream(services.redis, settings.texts.unarchived_bytes_max),
         Spool(settings.text_spool, services.name, settings.texts.spool_bytes_max),
     )
-    texts.take_in(settings)
+    texts.apply_settings(settings)
     services.observers.append(
         RequestObserver(
             watches=lambda _policy, _choice, record: _watches(texts, record),

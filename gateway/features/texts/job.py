@@ -65,7 +65,7 @@ class _Keeper:
     async def turn(self) -> None:
         """Keep some texts, the spooled ones first, or wait for some."""
         texts = self._texts
-        texts.take_in(texts.services.settings)
+        texts.apply_settings(texts.services.settings)
         try:
             await self._look_after_spool()
             if texts.spool.records:

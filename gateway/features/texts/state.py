@@ -41,7 +41,7 @@ class Texts:
         texts = settings.tasks[task].texts if task in settings.tasks else TaskTextSettings()
         return load_redaction(texts.redaction, settings.texts.phone_region)
 
-    def take_in(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Go by these settings from now on."""
         if settings is self._read_from:
             return

@@ -269,7 +269,7 @@ async def test_larger_limits_let_those_in_who_wait() -> None:
     crowd = Crowd(in_flight_max=1)
     for name in ("a-0", "b-0", "c-0"):
         await crowd.come(name)
-    crowd.admission.take_in(LimitSettings(in_flight_max=3))
+    crowd.admission.apply_settings(LimitSettings(in_flight_max=3))
     await settled()
     assert crowd.served == ["a-0", "b-0", "c-0"]
     await crowd.go_all()

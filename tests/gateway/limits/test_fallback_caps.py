@@ -80,16 +80,16 @@ async def test_what_is_under_way_while_a_reload_takes_its_cap_away_is_settled_al
     held = allowance.quota_at(time.monotonic())
     assert held is not None
     assert held.reserved > 0
-    fallbacks.take_in({}, 60.0)
+    fallbacks.apply_settings({}, 60.0)
     fallbacks.settle(record(cost_usd=0.1), hold)
-    fallbacks.take_in(CAPPED, 60.0)
+    fallbacks.apply_settings(CAPPED, 60.0)
     assert (held.reserved, held.used) == (0, NANOS // 10)
 
 
 async def test_a_cap_that_a_reload_adds_does_not_close_its_fallback_until_redis_was_asked(redis: Redis) -> None:
     fallbacks, limits = fallbacks_of(redis, {})
     await fallbacks.begin()
-    fallbacks.take_in(CAPPED, 60.0)
+    fallbacks.apply_settings(CAPPED, 60.0)
     fallbacks.look()
     assert fallbacks.closed == set()
     await limits.quotas.round(whole=False)

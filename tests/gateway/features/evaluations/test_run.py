@@ -34,7 +34,7 @@ def test_a_bucket_that_is_away_fails_no_report(
 async def test_rows_under_a_newer_key_than_the_helpers_end_no_evaluation(valkey_socket: str, redis: Redis) -> None:
     newer = Seals({"newer": bytes(32)}, "newer")
     store = EvaluationStore(redis, 1000, lambda: newer)
-    await store.take_in("coming", [Row(0, "r0", 1, "yes", None, "Once", group=0)], set())
+    await store.add_rows("coming", [Row(0, "r0", 1, "yes", None, "Once", group=0)], set())
     await store.begin(evaluation(), "coming", False, step(store, "evaluation.begin"))
     closed = await close(EvaluationJob(f"unix://{valkey_socket}", "e", 1000, "last_user"))
     assert ("the key 'newer', which texts.keys lacks" in closed.unsealable, closed.error) == (True, "")

@@ -74,7 +74,7 @@ def step(store: EvaluationStore, action: str) -> AuditedStep:
 
 async def begun(store: EvaluationStore, one: Evaluation, anew: bool = False) -> Evaluation:
     rows = [Row(number, f"r{number}", number + 1, "yes", None, "Once", group=number) for number in range(one.rows)]
-    await store.take_in("coming", rows, set())
+    await store.add_rows("coming", rows, set())
     await store.begin(one, "coming", anew, step(store, "evaluation.begin"))
     return one
 
@@ -173,12 +173,12 @@ async def test_no_row_of_an_erased_request_comes_in_with_an_upload_under_way(
     rows.append(Row(5, "r5", 6, "yes", None, "Once", group=5, parent="r4"))
     rows.append(Row(6, "r6", 7, "yes", None, "Once", group=6, parent="r1"))
     erased = set[str]()
-    await store.take_in("coming", rows[:2], erased)
+    await store.add_rows("coming", rows[:2], erased)
     with SyncRedis(unix_socket_path=valkey_socket) as redis:
         mark_forgotten(redis, {"req1", "req3"}, 1.0)
         erase_from_uploads(redis, {"req1", "req3"})
-    await store.take_in("coming", rows[2:5], erased)
-    await store.take_in("coming", rows[5:], erased)
+    await store.add_rows("coming", rows[2:5], erased)
+    await store.add_rows("coming", rows[5:], erased)
     one = evaluation()
     await store.begin(one, "coming", False, step(store, "evaluation.begin"))
     assert await left(store, one) == [0, 2], "of what came before the erasure, and of what came after it"
@@ -256,7 +256,7 @@ async def test_rows_are_sealed_while_they_are_kept_and_come_under_the_present_ke
     key = get_suite_key("returns", "d")
     for number, sealing in enumerate((None, "old", "new", None)):
         seals = Seals({"old": bytes(32), "new": b"n" * 32}, sealing)
-        await store.take_in("coming", [rows[number]], set())
+        await store.add_rows("coming", [rows[number]], set())
         assert (b"vase" in (await redis.lrange(get_coming_key("coming"), -1, -1))[0]) == (sealing is None)
     await suites.add(suite, "coming", step(store, "suite.add"))
     seals = Seals({"old": bytes(32), "new": b"n" * 32}, "new")

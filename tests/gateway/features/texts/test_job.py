@@ -36,7 +36,7 @@ class _SlowSpool:
 async def test_a_stop_waits_for_what_the_thread_does_with_the_spool() -> None:
     spool = _SlowSpool()
     services = SimpleNamespace(settings=None)
-    texts: Any = SimpleNamespace(spool=spool, queue=TextQueue(), services=services, take_in=lambda _: None)
+    texts: Any = SimpleNamespace(spool=spool, queue=TextQueue(), services=services, apply_settings=lambda _: None)
     task = asyncio.create_task(keep_texts(texts))
     await asyncio.to_thread(spool.looking.wait)
     task.cancel()
