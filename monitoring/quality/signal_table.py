@@ -4,8 +4,8 @@ A labelled signal rests on judgements of answers, and can make a version degrade
 and answers alone, and makes it suspect at most.
 
 To add a labelled signal, add its name and its row here. Give `Watch` (`signals/version_watch.py`) a field of the same
-name for its state, and take its labels there. If no detector fits it, write a class beside `signals/label_signal.py`,
-and add it to `LabelledSignal` in `signals/version_watch.py`.
+name for its state, and take its labels in `signals/watch_events.py`. If no detector fits it, write a class beside
+`signals/label_signal.py`, and add it to `LabelledSignal` in `signals/version_watch.py`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from monitoring.quality.signals import (
     signal_changes,
     version_judgement,
     version_watch,
+    watch_events,
+    watch_pairs,
 )
 from monitoring.quality.signals.alarm_shares import SignalCounts
 from monitoring.quality.signals.canaries import Canary
@@ -141,7 +143,7 @@ class Watches:
         for version in dict.fromkeys((record.led_to, record.version)):
             state = self._watch(version, record.task)
             if state is not None:
-                self._move(version_watch.take_record(state, record, task.plan, at, self._previous(state)), at)
+                self._move(watch_events.take_record(state, record, task.plan, at, self._previous(state)), at)
         for canary, state, tally in self._canaries(task):
             self._put(_with_tally(state, canaries.add_record(tally, canary, record, at)))
 
@@ -158,7 +160,7 @@ class Watches:
             state = self._watch(name, record.task)
             if state is not None:
                 previous = self._previous(state)
-                moved, note = version_watch.take_feedback(state, feedback, label, record, note, task.plan, at, previous)
+                moved, note = watch_events.take_feedback(state, feedback, label, record, note, task.plan, at, previous)
                 all_moved[state.version] = moved
         for canary, state, before in self._canaries(task):
             tally, note = canaries.add_label(before, canary, label, record, note, at)
@@ -185,7 +187,7 @@ class Watches:
         if at - there <= lag:
             return state
         try:
-            return version_watch.tick(state, min(at, there + PART_SECONDS))
+            return watch_events.tick(state, min(at, there + PART_SECONDS))
         except Exception:
             self._fails(state.version)
             return state
@@ -249,7 +251,7 @@ class Watches:
         for version in dict.fromkeys(get_sides(shadow)):
             state = self._watch(version, shadow.task) if version != GENERAL else None
             if state is not None:
-                moved, note = version_watch.take_pair(state, shadow, note, at, task.previous_version)
+                moved, note = watch_pairs.take_pair(state, shadow, note, at, task.previous_version)
                 self._move(moved, at)
         for canary, on_trial, before in self._canaries(task):
             if at >= canary.started_at:

@@ -72,7 +72,8 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     other_wrong: float = 0.0
     first: Sums = Sums()
     firsts: tuple[First, ...] = ()
-    guard: LeaveOneOut[PairedDetector] | None = None
+    detectors: LeaveOneOut[PairedDetector] | None = msgspec.field(default=None, name="guard")
+    """None as long as it has no reference."""
     reverse: LeaveOneOut[PairedDetector] | None = None
     waiting: tuple[tuple[float, str], ...] = ()
     other_waiting: tuple[tuple[float, str], ...] = ()
@@ -91,11 +92,6 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         return self.pairs
 
     @property
-    def detectors(self) -> LeaveOneOut[PairedDetector] | None:
-        """Its detectors; None as long as it has no reference."""
-        return self.guard
-
-    @property
     def reverse_detectors(self) -> LeaveOneOut[PairedDetector] | None:
         """Those of its reverse test; None without one."""
         return self.reverse
@@ -103,24 +99,24 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     @property
     def changed_after(self) -> int:
         """The number of pairs after which the change likeliest began."""
-        assert self.guard is not None, "it has a detector"
-        return self.begun + paired.find_change(self.guard.whole)
+        assert self.detectors is not None, "it has a detector"
+        return self.begun + paired.find_change(self.detectors.whole)
 
     def log_e(self) -> float:
         """The logarithm of the evidence of all pairs now."""
-        assert self.guard is not None, "it has a detector"
-        return paired.log_e(self.guard.whole)
+        assert self.detectors is not None, "it has a detector"
+        return paired.log_e(self.detectors.whole)
 
     def hold_against(self, baseline: Baseline) -> PairSignal:
         """Hold it against this difference from now on; the same object if it is already."""
         if self.baseline == baseline:
             return self
-        guard = leave_one_out.start(paired.start(_bound(baseline.upper)), GROUPS)
-        return begin(replace(self, baseline=baseline, guard=guard))
+        detectors = leave_one_out.start(paired.start(_bound(baseline.upper)), GROUPS)
+        return begin(replace(self, baseline=baseline, detectors=detectors))
 
     def release(self) -> PairSignal:
         """Hold it against nothing that was set: it goes on to learn its own baseline."""
-        return begin(replace(self, baseline=None, guard=None))
+        return begin(replace(self, baseline=None, detectors=None))
 
     def compare_with(self, digest: str | None) -> PairSignal:
         """Compare it with this arm from now on. If that is another, it starts again, but keeps an admin's baseline."""
@@ -154,7 +150,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         own = tuple(sorted({leave_one_out.get_group(roll, giver) for giver in givers}))
         believed = () if alone is None else (leave_one_out.get_group_of_digest(roll, alone),)
         exponent = dependence.find_exponent_of(signal.dispersion, dependence.CAUTION_OF_PAIRS)
-        guard = signal.guard and _observe(signal.guard, difference, exponent, own, believed)
+        detectors = signal.detectors and _observe(signal.detectors, difference, exponent, own, believed)
         reverse = signal.reverse
         if reverse is not None and not predates_test:
             reverse = _observe(reverse, difference, exponent, own, believed)
@@ -168,7 +164,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             pairs=count,
             wrong=signal.wrong + wrong,
             other_wrong=signal.other_wrong + other_wrong,
-            guard=guard,
+            detectors=detectors,
             apart=signal.apart + (reverse is not None),
             reverse=reverse,
             recent=recent_values.add_value(signal.recent, difference),
@@ -177,7 +173,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             marks=recent_values.add_mark(signal.marks, count, at, total),
             dependence=learned,
         )
-        return signal._learn(difference, own, at) if guard is None and not is_degraded else signal
+        return signal._learn(difference, own, at) if detectors is None and not is_degraded else signal
 
     def take_label(
         self,
@@ -216,9 +212,9 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def begin_reverse_test(self, since: float = 0.0) -> PairSignal:
         """Begin the reverse test, since the version is degraded."""
-        if self.guard is None:
+        if self.detectors is None:
             return self
-        margin, since_then = self.guard.whole.margin, recent_values.sum_since(self.marks, self.changed_after)
+        margin, since_then = self.detectors.whole.margin, recent_values.sum_since(self.marks, self.changed_after)
         error = margin + STEP_UP_MIN
         if since_then is not None:
             total, of = since_then
@@ -231,9 +227,9 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def count_apart(self) -> float:
         """The pairs that tell its margin from that of the reverse test."""
-        if self.guard is None or self.reverse is None or not self.recent.weight:
+        if self.detectors is None or self.reverse is None or not self.recent.weight:
             return 0.0
-        return recoveries.count_apart(self._spread(), self.reverse.whole.margin - self.guard.whole.margin)
+        return recoveries.count_apart(self._spread(), self.reverse.whole.margin - self.detectors.whole.margin)
 
     def restart(self, at: float = 0.0) -> PairSignal:
         """Begin the detectors again at their margins, without the labels that wait from before.
@@ -241,14 +237,14 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         A recovery is counted where its own reverse test has found it.
         """
         signal = replace(self, waiting=(), other_waiting=(), placed=(), other_placed=())
-        if self.guard is None:
+        if self.detectors is None:
             return signal
-        without = tuple([left and paired.start(left.margin) for left in self.guard.without])
-        guard = LeaveOneOut(whole=paired.start(self.guard.whole.margin), without=without)
+        without = tuple([left and paired.start(left.margin) for left in self.detectors.without])
+        detectors = LeaveOneOut(whole=paired.start(self.detectors.whole.margin), without=without)
         count, recovered_at = self.recoveries, self.recovered_at
         if self.has_recovered:
             count, recovered_at = recoveries.add_recovery(count), at
-        return replace(begin(signal), guard=guard, recoveries=count, recovered_at=recovered_at)
+        return replace(begin(signal), detectors=detectors, recoveries=count, recovered_at=recovered_at)
 
     def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` differences, which have this total."""
@@ -284,10 +280,10 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         wrong, of, upper = reference
         baseline = Baseline(kind="own", wrong=wrong, of=of, upper=upper, at=at, by="monitor", source="its first pairs")
         signal = signal.hold_against(baseline)
-        assert signal.guard is not None, "it has just begun"
+        assert signal.detectors is not None, "it has just begun"
         left = [find_reference(signal.firsts, (place,), signal.dispersion) for place in range(GROUPS)]
         without = tuple([reference and paired.start(_bound(reference.upper)) for reference in left])
-        return replace(signal, guard=replace(signal.guard, without=without))
+        return replace(signal, detectors=replace(signal.detectors, without=without))
 
     def _placed(self, own: bool) -> tuple[float, ...]:
         """The times of the requests whose labels wait; long ago where a gateway of another release has not kept it."""
@@ -348,13 +344,13 @@ def _meet(roll: GiverRoll, givers: tuple[str, ...]) -> GiverRoll:
 
 
 def _observe(
-    guard: LeaveOneOut[PairedDetector],
+    detectors: LeaveOneOut[PairedDetector],
     difference: float,
     exponent: float,
     own: tuple[int, ...],
     believed: tuple[int, ...],
 ) -> LeaveOneOut[PairedDetector]:
-    moved = leave_one_out.move(guard, lambda detector: paired.observe(detector, difference, exponent), own)
+    moved = leave_one_out.move(detectors, lambda detector: paired.observe(detector, difference, exponent), own)
     return leave_one_out.judge(moved, paired.log_e, believed)
 
 

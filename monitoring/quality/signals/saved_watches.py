@@ -82,13 +82,13 @@ def _read_parts(text: bytes, head: Head) -> tuple[Watch, list[str]]:
             values[field.name] = msgspec.json.decode(parts.get(field.name, msgspec.Raw(b"null")), type=field.type)
         elif field.name in BY_NAME:
             values[field.name] = _read_signals(parts.get(field.name, msgspec.Raw(b"{}")), field.type, dropped)
-        elif field.name in parts:
+        elif field.encode_name in parts:
             try:
-                values[field.name] = msgspec.json.decode(parts[field.name], type=field.type)
+                values[field.name] = msgspec.json.decode(parts[field.encode_name], type=field.type)
             except msgspec.ValidationError:
                 dropped.append(field.name)
-    times = {name: at for name, at in values.get("anew", {}).items() if name not in dropped}
-    return replace(fresh, **{**values, "anew": times}), dropped  # their baselines are taken again
+    times = {name: at for name, at in values.get("set_at", {}).items() if name not in dropped}
+    return replace(fresh, **{**values, "set_at": times}), dropped  # their baselines are taken again
 
 
 def _read_signals(raw: msgspec.Raw, kind: Any, dropped: list[str]) -> dict[str, Any]:

@@ -28,15 +28,15 @@ def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
     has one of the complaints. While the version is degraded all reverse tests begin again where it is one of a labelled
     signal: what is to be refuted is another. A signal whose baseline was removed learns its own.
     """
-    for name in watch.anew.keys() - baselines.keys():
+    for name in watch.set_at.keys() - baselines.keys():
         watch = _released(watch, name)
     is_another = False
     for name, baseline in sorted(baselines.items()):
-        if watch.anew.get(name) == baseline.at:
+        if watch.set_at.get(name) == baseline.at:
             continue
         watch = replace(
             _held_against(watch, name, baseline),
-            anew={**watch.anew, name: baseline.at},
+            set_at={**watch.set_at, name: baseline.at},
             outdated=tuple([signal for signal in watch.outdated if signal != name]),
         )
         is_another = is_another or get_measure(name.partition(":")[0]) is not None
@@ -91,7 +91,7 @@ def _released(watch: Watch, name: str) -> Watch:
         watch = replace_labelled(watch, {name: signal.release()})
     return replace(
         watch,
-        anew={other: at for other, at in watch.anew.items() if other != name},
+        set_at={other: at for other, at in watch.set_at.items() if other != name},
         outdated=tuple([other for other in watch.outdated if other != name]),
         classes={other: state for other, state in watch.classes.items() if other != name or state.labels},
     )

@@ -57,7 +57,7 @@ def test_one_caller_of_five_who_makes_the_reference_too_high_hides_no_slip(seed:
 def test_one_of_five_callers_setting_the_reference_too_low_causes_no_alarm(seed: int) -> None:
     first = after(fresh(), FIRST_PAIRS, seed, spoilt=(0.0, 1.0))
     healthy = after(first, 1_500, seed + 10)
-    assert healthy.guard is not None
+    assert healthy.detectors is not None
     assert not alarmed(healthy)
 
 
@@ -108,8 +108,8 @@ def test_first_pairs_that_come_in_clusters_count_as_fewer() -> None:
 def test_pairs_that_rest_on_nobodys_word_have_the_reference_of_all_of_them() -> None:
     track = after(fresh(), FIRST_PAIRS, 3, callers=())
     assert track.baseline is not None
-    assert track.guard is not None
-    assert track.baseline.upper == track.guard.whole.margin == measure(track).upper
+    assert track.detectors is not None
+    assert track.baseline.upper == track.detectors.whole.margin == measure(track).upper
     assert (track.baseline.wrong, track.baseline.of) == (track.first.y, FIRST_PAIRS)
 
 
@@ -118,16 +118,16 @@ def test_where_one_caller_gives_all_pairs_they_are_the_reference() -> None:
     assert track.baseline is not None
     assert track.baseline.upper == measure(track).upper
     alone = track.take_pair(1.0, 0.0, ("only",), 0.0, None)
-    assert alone.guard is not None
-    assert alone.guard.without[0] is not None, "it began with what all have seen"
+    assert alone.detectors is not None
+    assert alone.detectors.without[0] is not None, "it began with what all have seen"
 
 
 def test_a_detector_begins_anew_at_the_references_that_it_had() -> None:
     first = after(fresh(), FIRST_PAIRS, 3, spoilt=(0.0, 1.0))
     anew = after(first, 50, 4).restart()
-    assert first.guard is not None
-    assert anew.guard == first.guard
-    assert len({left.margin for left in anew.guard.without if left is not None}) > 1
+    assert first.detectors is not None
+    assert anew.detectors == first.detectors
+    assert len({left.margin for left in anew.detectors.without if left is not None}) > 1
 
 
 def test_its_state_goes_through_json_unchanged_and_stays_small() -> None:

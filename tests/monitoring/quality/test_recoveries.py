@@ -113,8 +113,8 @@ def test_pairs_about_requests_from_before_the_verdict_are_no_recovery() -> None:
         for number in range(60, 260):
             shop = f"shop{number % 3}"
             track = track.take_pair(0.0, 0.0, (shop,), float(number), None, is_degraded=True, predates_test=early)
-        assert track.guard is not None
-        assert track.guard.whole.observed == 260
+        assert track.detectors is not None
+        assert track.detectors.whole.observed == 260
         assert track.has_recovered is recovered
 
 

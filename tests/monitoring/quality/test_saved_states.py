@@ -114,8 +114,8 @@ def test_signal_that_can_not_be_read_begins_again_alone_and_is_named() -> None:
     damaged = {**state, "shadow": {"pairs": "many"}, "shadows": "some", "anew": {"shadow": 5.0, "feedback": 6.0}}
     watch, dropped = read_watch(msgspec.json.encode(damaged))
     assert sorted(dropped) == ["shadow", "shadows"]
-    assert (watch.shadow.pairs, watch.shadows, watch.anew) == (0, 0, {"feedback": 6.0})
-    same = msgspec.structs.replace(watch, shadow=whole.shadow, shadows=whole.shadows, anew=whole.anew)
+    assert (watch.shadow.pairs, watch.shadows, watch.set_at) == (0, 0, {"feedback": 6.0})
+    same = msgspec.structs.replace(watch, shadow=whole.shadow, shadows=whole.shadows, set_at=whole.set_at)
     assert same == whole
 
 

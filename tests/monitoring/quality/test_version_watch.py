@@ -107,10 +107,10 @@ def test_signals_whose_baselines_are_removed_learn_their_own() -> None:
     reckoning.begin(step(), {V3: held})
     _moved(reckoning, labelled_traffic(errors(0.04, 30), caller=_only))
     reckoning.begin(step(), {})  # it can't be read: nothing was removed
-    assert reckoning.watches[V3].anew.keys() == held.keys()
+    assert reckoning.watches[V3].set_at.keys() == held.keys()
     reckoning.begin(step(), {V3: {"reviewed": GATE}})
     watch = reckoning.watches[V3]
-    assert ([*watch.anew], watch.classes, watch.shadow and watch.shadow.guard) == (["reviewed"], {}, None)
+    assert ([*watch.set_at], watch.classes, watch.shadow and watch.shadow.detectors) == (["reviewed"], {}, None)
     assert stream(_judged(reckoning, MORNING), "feedback").baseline == {"labels": 0, "wanted": 200}
     _moved(reckoning, labelled_traffic(errors(0.05, 200), begin=100, caller=_only))
     learned = stream(_judged(reckoning, MORNING), "feedback").baseline
