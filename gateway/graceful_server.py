@@ -177,7 +177,8 @@ class GracefulServer(uvicorn.Server):
     async def _stop_with_others(self, _: bytes) -> bytes:
         """The whole gateway stops; the second time at once."""
         if self._alone or not self.should_exit:
-            self._gateway.state.services.admission.leaving = self.should_exit  # it may have begun to stop alone
+            if self.should_exit:  # it has begun to stop alone
+                self._gateway.state.services.admission.announce_stop()
             self.should_exit = True
             self._alone = False
         else:
@@ -212,7 +213,8 @@ class GracefulServer(uvicorn.Server):
         """Not ready; then closed to newcomers; what is under way finishes, or is ended; then uvicorn's own stop."""
         self._signals = 1
         admission, limits = self._gateway.state.services.admission, self._gateway.state.services.settings.limits
-        admission.leaving = not self._alone
+        if not self._alone:
+            admission.announce_stop()
         for listener in self._listeners:
             listener.leaving = True
         seconds = limits.drain_seconds_min
@@ -227,9 +229,9 @@ class GracefulServer(uvicorn.Server):
         self._siblings.tell("closed")
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        if not await self._wait(admission.drained(), limits.drain_seconds_max):
+        if not await self._wait(admission.drain(), limits.drain_seconds_max):
             log.warning("%d requests were still under way when the time to drain was over", admission.in_flight)
-            admission.over = True
+            admission.end()
             await self._end()
         await super().shutdown(sockets)
 

@@ -58,7 +58,7 @@ class LiveParts:
             return
         self._open += 1
         try:
-            while time.monotonic() < until and not console.services.admission.draining:
+            while time.monotonic() < until and not console.services.admission.is_closed:
                 if tick % LOOK_TICKS == 0:
                     session = await console.sessions.find(visit.token)
                     if session is None or console.caller_of(session) != visit.person:

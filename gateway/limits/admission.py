@@ -18,6 +18,14 @@ from monitoring.metrics import Meters
 
 log = logging.getLogger(__name__)
 Priority = Literal["interactive", "batch"]
+Stage = Literal["open", "leaving", "draining", "over"]
+"""The gateway's way to its stop.
+
+- `open`: it takes requests.
+- `leaving`: it is about to stop. It is not ready any more, but takes requests until it drains.
+- `draining`: nobody is let in, and requests under way finish.
+- `over`: what was still under way is ended now.
+"""
 Cause = Literal["queue_full", "queue_timeout", "caller_busy", "draining"]
 LOOK_AGAIN_SECONDS = 0.25
 """Time between two looks of one who waits for a replica: one may have come up, or no longer rest."""
@@ -117,11 +125,7 @@ class Admission:
         self.in_flight = 0
         """Requests that have a place."""
         self.waiting = 0
-        self.leaving = False
-        """True if the gateway is about to stop: it is not ready any more, but takes requests until it drains."""
-        self.draining = False
-        self.over = False
-        """True if what was still under way is ended now."""
+        self.stage: Stage = "open"
         self.bodies = SharedRoom(limits.bodies_bytes_max)
         """The room for the bodies under way; who reads them takes it."""
         self._meters = meters
@@ -151,9 +155,14 @@ class Admission:
         while self.waiting and self.call_next():
             pass
 
+    @property
+    def is_closed(self) -> bool:
+        """True if it lets nobody in."""
+        return self.stage in ("draining", "over")
+
     def admit(self, caller: str, priority: Priority = "interactive") -> Place:
         """A place for one request, or none yet: then `turn` waits for it. Raises Problem (503) while draining."""
-        if self.draining:
+        if self.is_closed:
             raise self.shed("draining")
         if self.in_flight >= self._in_flight_max or self.waiting > self._waiting_inside:  # nobody passes the line
             return Place(self, caller, priority, False)
@@ -171,18 +180,27 @@ class Admission:
             self._meters.queue_seconds.observe(place.waited_seconds, place.priority)
         if self.waiting:
             self.call_next()
-        elif self.draining and not self.in_flight:
+        elif self.is_closed and not self.in_flight:
             self._empty.set()
 
     def waiting_by_priority(self) -> dict[tuple[str, ...], float]:
         """Number of those who wait now, by their class."""
         return {(priority,): float(len(line)) for priority, line in self._lines.items()}
 
-    async def drained(self) -> None:
+    def announce_stop(self) -> None:
+        """The gateway is about to stop: it is not ready any more."""
+        if self.stage == "open":
+            self.stage = "leaving"
+
+    async def drain(self) -> None:
         """Let nobody in from now on, and return once the last request, of those that wait too, has left."""
-        self.leaving = self.draining = True
+        self.stage = "draining"
         if self.in_flight or self.waiting:
             await self._empty.wait()
+
+    def end(self) -> None:
+        """End what is still under way: the server cancels it."""
+        self.stage = "over"
 
     def shed(self, cause: Cause) -> Problem:
         """Count a request that gets no place, and the problem to tell it."""

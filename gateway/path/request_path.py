@@ -73,11 +73,11 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
         await _tell(services, exchange, explain_time_limit(ledger.record if ledger is not None else None), ledger)
     except (HungUp, asyncio.CancelledError) as gone:
         cancelled_here = isinstance(gone, asyncio.CancelledError) and not exchange.hung_up
-        if cancelled_here and services.admission.over:
+        if cancelled_here and services.admission.stage == "over":
             await _tell(services, exchange, services.admission.shed("draining"), ledger)
         elif ledger is not None and not exchange.ended:
             ledger.note_hang_up()
-        if cancelled_here and not services.admission.over:
+        if cancelled_here and services.admission.stage != "over":
             raise
     except Exception:
         log.exception("the walk failed", extra={"request_id": ledger.record.id if ledger else None})

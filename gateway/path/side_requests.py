@@ -37,7 +37,7 @@ def _on_time(services: Services, exchange: Exchange) -> Iterator[None]:
         raise Problem("timeout", "The request's time limit is over. Try again later.") from None
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if task is not None and (exchange.hung_up or services.admission.over):
+        if task is not None and (exchange.hung_up or services.admission.stage == "over"):
             task.uncancel()
             raise (HungUp if exchange.hung_up else services.admission.shed("draining")) from None
         raise

@@ -260,7 +260,7 @@ class _Run:
             )
         if services.admission.waiting:
             return "callers wait for a place, and go first"
-        if services.admission.leaving:
+        if services.admission.stage != "open":
             return "the gateway is shutting down"
         name = version.name if version else None
         replica = pick(pool, name, view.in_flight, now, services.moment(now).draw, spare_open=True)

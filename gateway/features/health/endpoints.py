@@ -34,7 +34,7 @@ async def ready(request: Request) -> Response:
     """Readiness: 503 while it drains, or no replica is up."""
     services = services_of(request)
     replicas = {replica.name: replica.up for replica in services.fleet.replicas.values()}
-    status = "draining" if services.admission.leaving else "ready" if any(replicas.values()) else "no_replica"
+    status = "draining" if services.admission.stage != "open" else "ready" if any(replicas.values()) else "no_replica"
     content = {"status": status, "replicas": replicas, "state_durable": services.durability.storage.durable}
     return JSONResponse(content, 200 if status == "ready" else 503)
 

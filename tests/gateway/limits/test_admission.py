@@ -254,7 +254,7 @@ async def test_those_who_wait_count_as_under_way_while_it_drains_and_newcomers_a
     crowd = Crowd(in_flight_max=1)
     await crowd.come("a-0")
     await crowd.come("b-0")
-    drained = asyncio.create_task(crowd.admission.drained())
+    drained = asyncio.create_task(crowd.admission.drain())
     await settled()
     await crowd.come("c-0")
     assert [problem.code for problem in crowd.told] == ["draining"]
