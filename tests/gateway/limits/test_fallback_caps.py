@@ -103,7 +103,7 @@ async def test_a_cap_that_a_reload_adds_is_known_before_it_is_in_force(redis: Re
     await fallbacks.begin()
     keeping = asyncio.create_task(limits.quotas.keep(fallbacks.look))
     await fallbacks.prepare({**CAPPED, "clauses": Cap(0.5, None)})
-    fallbacks.take_in(CAPPED, 60.0)
+    fallbacks.apply_settings(CAPPED, 60.0)
     assert fallbacks._money["returns"].now is not None
     keeping.cancel()
     await asyncio.wait([keeping])
