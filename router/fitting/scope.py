@@ -36,6 +36,7 @@ PROMPTS_MAX = 15_000
 CHARACTERS_MAX = 4_500_000
 BACKGROUND_MAX = 6_000
 KNOWN_MIN = 200
+"""With so many requests of other traffic they stand for it, and the shipped sample does not."""
 PROMPT_BYTES_MAX = 720_000
 NEAREST_AXES = 64
 ECHO_EVENNESS = 0.15
@@ -44,6 +45,7 @@ ID_CHARACTERS_MAX = 200
 IDS_BYTES_MAX = 300_000
 WORDS_MIN = 6
 LANGUAGE_SHARE_MIN = 0.03
+"""A language of fewer prompts is not one of the task's."""
 OTHER, FRAME = -1, -2
 """Classes of what is no training prompt: other traffic, and what frames requests."""
 REWORDED_MAX = 3_000
@@ -51,6 +53,7 @@ FRAMES_KNOWN, FRAMES_KEPT_BACK = -1, -2
 """Groups of frames: those with which prompts are reworded, and those that calibrate the model."""
 NEGATIVES_MAX = 4_000
 NEGATIVES_MIN = 600
+"""Rows that stand for all else beside each class: fewer where texts are long, since these take longer."""
 ENTRIES_MAX = 1_500_000
 UNLIKE_PROMPTS_MAX = 3_000
 STATIC_WEIGHT = 0.6

@@ -43,16 +43,21 @@ from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 
 RATIOS = (1.5, 2.0, 3.0, 5.0)
+"""Bets are on so many times the expected complaints: a small rise and a large one each have their own."""
 LOG_RATIOS = (log(1.5), log(2.0), log(3.0), log(5.0))
 Logs = tuple[float, float, float, float]
 NOTHING: Logs = (LOG_FLOOR, LOG_FLOOR, LOG_FLOOR, LOG_FLOOR)
 COHORTS_PER_WIDTH = 4
+"""Cohorts of one length, before those that come double it."""
 SEEN_MIN = 5
 EXPECTED_MIN = 3.0
+"""With fewer complaints, or fewer expected ones, it never alarms."""
 REFERENCE_SEEN = 400
 REFERENCE_SECONDS_MIN = 7 * DAY_SECONDS
+"""The reference ends with so many complaints, but not before it has seen each day of a week."""
 REFERENCE_SEEN_MIN = 50
 REFERENCE_SECONDS_MAX = 30 * DAY_SECONDS
+"""After so long fewer complaints are enough."""
 
 
 class Cohort(msgspec.Struct, frozen=True, array_like=True):

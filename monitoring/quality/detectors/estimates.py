@@ -29,12 +29,15 @@ from msgspec.structs import replace
 ADDED = 0.35
 """The number of rows of each of the four ways that are added for an interval."""
 ADDED_DIFFERENCE = 0.175
+"""The same for a difference, half as much: its rows, `DIFFERENCES`, are eight instead of four."""
 LABELS_MIN = 2
+"""A variance takes two."""
 TIGHT_AT = 100
 """With this number of labels the bounds that always hold are as tight as they can be made."""
 DIFFERING = 0.3
 """Share of requests on which two arms differ in rightness, where it is not known."""
 COMPARED_MIN, COMPARED_MAX = 20, 100_000
+"""The numbers of labels between which the one that a difference needs is sought."""
 DIFFERENCES = (
     *((0.0, 0.0), (0.0, 0.0), (1.0, 1.0), (-1.0, -1.0)),
     *((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)),
