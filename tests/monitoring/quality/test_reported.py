@@ -12,7 +12,7 @@ from monitoring.quality.detectors.leave_one_out import REPORTS_COUNT_AFTER_SECON
 from monitoring.quality.verdicts.quality import Judgement, SignalReport
 from tests.monitoring.quality.reckoned import BY_GATE
 from tests.monitoring.quality.replays import replay
-from tests.monitoring.quality.test_version_watch import complaint_traffic
+from tests.monitoring.quality.test_watch_complaints import complaint_traffic
 from tests.monitoring.quality.traffic import (
     MORNING,
     PLAN,

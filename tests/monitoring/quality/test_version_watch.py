@@ -18,6 +18,7 @@ from monitoring.quality.verdicts.quality import Judgement, TaskQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.reckoned import BY_GATE, GATE, judged, stream, together
+from tests.monitoring.quality.test_watch_complaints import complaint_traffic
 from tests.monitoring.quality.traffic import (
     METRICS,
     MORNING,
@@ -369,49 +370,6 @@ def test_labels_of_a_degraded_version_are_no_baseline_of_the_next() -> None:
 
 
 # ---- complaints, signals and the rest --------------------------------------------------------------
-
-
-def complaint_traffic(days: int, rate: float, later_rate: float, caller: Any = None) -> Traffic:
-    """A request every 2 minutes for so many days; complaints come after some hours. The rate changes at half time."""
-    draw, records, feedback = random.Random(5), [], []
-    count = days * 720
-    for number in range(count):
-        name, when = f"c{number}", number * 120.0
-        who = f"shop{draw.randrange(4)}"
-        records.append((at(when), served(name, who)))
-        if draw.random() < (rate if number < count / 2 else later_rate):
-            by = who if caller is None or number < count / 2 else caller
-            late = draw.expovariate(1 / 14_400)
-            feedback.append((at(when + late), said(name, True, by, metric="complaint")))
-    return records, feedback
-
-
-def test_complaints_are_held_against_what_is_expected() -> None:
-    plan = msgspec.structs.replace(PLAN, false_alarms_per_month=20.0)
-    for later, alarming in ((0.1, False), (0.3, True)):
-        found = judged(complaint_traffic(16, 0.1, later), step(plan), days=16)
-        complaints = stream(found, "complaints")
-        assert complaints.alarming is alarming
-        assert not complaints.baseline["learning"]
-        assert found.complaints_seen is not None
-        assert found.complaints_expected is not None
-
-
-@pytest.mark.parametrize(("days", "learns"), [(4, True), (16, False)])
-def test_all_complaints_are_told_beside_all_requests_and_those_expected_once_known(days: int, learns: bool) -> None:
-    traffic = complaint_traffic(days, 0.1, 0.1)
-    found = judged(traffic, days=days)
-    complaints = stream(found, "complaints")
-    assert complaints.baseline["learning"] is learns
-    assert (found.complaints_seen is None) is (found.complaints_expected is None) is learns
-    assert complaints.observed == days * 720
-    assert complaints.wrong == len(traffic[1])
-
-
-def test_one_caller_alone_moves_no_complaints() -> None:
-    plan = msgspec.structs.replace(PLAN, false_alarms_per_month=20.0)
-    found = judged(complaint_traffic(16, 0.1, 0.3, "angry"), step(plan), days=16)
-    assert not stream(found, "complaints").alarming
 
 
 def test_a_change_in_what_nobody_labels_is_found_and_dies_down() -> None:
