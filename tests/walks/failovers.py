@@ -63,13 +63,19 @@ async def loaded(gateway: RunningGateway) -> AsyncIterator[Load]:
 
 async def check_nothing_is_lost(load: Load, url: str) -> None:
     """Look into the Redis that an address leads to, and have a helper process do its work there."""
-    async with open_async_redis(url) as redis:
-        entries = await redis.xrange(STREAM_KEY)
-    stored = b" ".join(value for _, fields in entries for value in fields.values())
+    async with open_async_redis(url) as redis, redis.pipeline(transaction=False) as pipe:
+        for request in load.acknowledged:
+            pipe.hlen(f"{STREAM_KEY}:{request}")
+        assert all(await pipe.execute()), "each is stored, also where its record waits in the spool"
+        await until(lambda: are_in_stream(redis, load.acknowledged), "all of it in the stream, behind its record")
     assert load.answers == {200}
-    assert not [request for request in load.acknowledged if request.encode() not in stored]
     services = load.gateway.services
     assert await archive_once(services.settings, services.meters) is not None, "helper processes find it, too"
+
+
+async def are_in_stream(redis: Any, requests: set[str]) -> bool:
+    stored = b" ".join(value for _, fields in await redis.xrange(STREAM_KEY) for value in fields.values())
+    return all(request.encode() in stored for request in requests)
 
 
 async def check_failover(configuration: dict[str, Any], primary: Valkey) -> None:
