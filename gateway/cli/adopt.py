@@ -183,6 +183,7 @@ def stage_version(adoption: Adoption) -> dict[str, Any]:
 
 def evaluate_version(adoption: Adoption) -> dict[str, Any]:
     """Keep the held-out rows as the task's newest suite, and evaluate the version on it."""
+    leading = _leading(adoption)
     suite = adoption.run(
         "suites", "add", adoption.task, "--data", adoption.path("heldout.jsonl"), *adoption.class_options
     )["digest"]
@@ -190,7 +191,7 @@ def evaluate_version(adoption: Adoption) -> dict[str, Any]:
     page = adoption.path("evaluation.html")
     answer = adoption.run("evaluate", adoption.version, "--suite", suite[:12], *calibrate, "--out", page, "--force")
     arms = (answer.get("report") or {}).get("arms", {})
-    return {"suite": suite, "right": {name: arm["accuracy"]["share"] for name, arm in arms.items()}}
+    return {"against": leading, "suite": suite, "right": {name: arm["accuracy"]["share"] for name, arm in arms.items()}}
 
 
 def pass_gate(adoption: Adoption) -> dict[str, Any]:
@@ -298,6 +299,10 @@ def adopt(
 def _take_steps(adoption: Adoption, state: dict[str, Any]) -> None:
     """Take all steps that are not done yet. Raises CommandError where one stops."""
     adoption.outcomes.update(state["done"])
+    if _is_outdated(adoption):
+        adoption.api.out.note("Another version leads by now: the evaluation begins again.")
+        del adoption.outcomes["evaluate"]
+        adoption.outcomes.pop("gate", None)
     for number, (name, step) in enumerate(STEPS.items(), 1):
         if name in adoption.outcomes:
             adoption.api.out.note(f"[{number}/{len(STEPS)}] {name}: done before.")
@@ -306,6 +311,14 @@ def _take_steps(adoption: Adoption, state: dict[str, Any]) -> None:
         adoption.outcomes[name] = step(adoption)
         state["done"] = adoption.outcomes
         (adoption.folder / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_outdated(adoption: Adoption) -> bool:
+    """True if the version was evaluated beside another one than that which leads now, and is not released."""
+    evaluated = adoption.outcomes.get("evaluate")
+    if evaluated is None or "release" in adoption.outcomes:
+        return False
+    return _leading(adoption) not in (None, evaluated.get("against"), adoption.version)
 
 
 def _read_state(adoption: Adoption) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from serving.adapters.manifest import from_json
 from tests.fakes.certificates import Authority
 from tests.fakes.trainer import write_trainer
 from tests.gateway.cli.conftest import Command, in_a_process
-from tests.walks.conftest import Configure
+from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
 PRODUCTS = ("kettle", "toaster", "laptop", "novel", "lamp", "jacket", "phone", "chair", "mixer", "tent")
@@ -81,6 +81,23 @@ async def test_file_becomes_a_leading_version_with_a_stop_where_people_look(adop
     assert shown.json["manifest"]["general_prompt"]["system"] == "Deny what the buyer has broken.", "a person wrote it"
     other = await adopting(*words, "--manifest", str(tmp_path / "missing.yaml"))
     assert (other.exit_code, "done before" in other.err) == (2, False), "with other options it begins anew"
+
+
+async def test_a_version_is_evaluated_again_where_another_one_leads_meanwhile(
+    empty: RunningGateway, adopting: Command, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    words = ("adopt", str(examples(tmp_path)), "--task", "returns", "--out", str(tmp_path / "out"), "--steps", "6")
+    words += ("--column", "text=the case", "--column", "expected=decision", "--past", "readiness", "--past", "manifest")
+    ready = await adopting(*words)
+    assert (ready.exit_code, "may be released" in ready.err) == (1, True), ready.err
+    leading = await empty.place(make_adapter(1))
+    again = await adopting(*words)
+    assert "Another version leads by now" in again.err
+    evaluated = json.loads((tmp_path / "out" / "adopt.json").read_text())["done"]["evaluate"]
+    assert (evaluated["against"], "leading" in evaluated["right"]) == (leading, True)
+    assert "evaluate: done before" not in again.err
+    third = await adopting(*words)
+    assert "evaluate: done before" in third.err
 
 
 async def test_each_step_trusts_the_named_authority_and_runs_no_code_that_lies_here(
