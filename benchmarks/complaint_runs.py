@@ -14,8 +14,8 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
-from monitoring.quality.detectors import complaints, delays, rising_errors
-from monitoring.quality.detectors.delays import (
+from monitoring.quality.detectors import complaint_delays, complaints, rising_errors
+from monitoring.quality.detectors.complaint_delays import (
     AGES,
     HORIZON_TICKS,
     HOUR_TICKS,
@@ -92,7 +92,7 @@ class Many:
         self.begins = [first_tick]
         self.requests, self.since, self.due = (np.zeros((1, versions)) for _ in range(3))
         self.logs = np.full((len(complaints.RATIOS), 1, versions), LOG_FLOOR)
-        self.references = [delays.start_reference(first_tick * TICK_SECONDS)] * versions
+        self.references = [complaint_delays.start_reference(first_tick * TICK_SECONDS)] * versions
         self.learned: list[Delays | None] = [None] * versions
         self.learns = np.full(versions, True)
         self.hazards, self.weights = np.zeros((AGES, versions)), np.ones((AGES, versions))
@@ -109,7 +109,7 @@ class Many:
         """The age bucket of each cohort, a version a column."""
         middles = complaints.list_middles([*self.begins, self.tick + 1])
         hours, part = np.divmod(np.array([*middles, self.tick]), HOUR_TICKS)
-        weeks, at = np.divmod(hours + delays.MONDAY_HOURS, WEEK_HOURS)
+        weeks, at = np.divmod(hours + complaint_delays.MONDAY_HOURS, WEEK_HOURS)
         clock = weeks[:, None] * self.clock[-1] + self.clock[at]
         clock += part[:, None] / HOUR_TICKS * (self.clock[at + 1] - self.clock[at])
         found: Places = np.minimum(np.frexp(np.floor(clock[-1] - clock[:-1]))[1], AGES - 1).astype(np.intp)
@@ -126,7 +126,7 @@ class Many:
         self._begin_tick()
 
     def _expected(self) -> tuple[Numbers, Numbers]:
-        """`delays.find_expected`: of each cohort with all younger ones at most, and of all on average."""
+        """`complaint_delays.find_expected`: of each cohort with all younger ones at most, and of all on average."""
         ages = self.ages()
         own = np.take_along_axis(self.hazards, ages, axis=0) * self.requests
         mean = _from_the_youngest(own)
@@ -137,8 +137,8 @@ class Many:
         part = np.divide(1.0, known, out=np.zeros_like(known), where=known > 0)
         squares = _from_the_youngest(((mean - before) ** 2 - (younger - before) ** 2) * part)
         chance = np.divide(squares, mean**2, out=np.ones_like(mean), where=mean > 0) * self.dispersion
-        hour = self.week[(self.tick // HOUR_TICKS + delays.MONDAY_HOURS) % WEEK_HOURS]
-        usual = mean[0] * np.where(hour > delays.CLOSED_MAX, hour, 0.0)
+        hour = self.week[(self.tick // HOUR_TICKS + complaint_delays.MONDAY_HOURS) % WEEK_HOURS]
+        usual = mean[0] * np.where(hour > complaint_delays.CLOSED_MAX, hour, 0.0)
         return mean * widening(1.0 / (chance + self.variance)) * hour, usual
 
     def _begin_tick(self) -> None:
@@ -188,7 +188,7 @@ class Many:
         for version in np.flatnonzero(~self.learns & (self.day_expected > 0.0)):
             found = self.learned[version]
             assert found is not None
-            found = delays.learn_day(found, self.day_seen[version], self.day_expected[version])
+            found = complaint_delays.learn_day(found, self.day_seen[version], self.day_expected[version])
             self.learned[version] = found
             self.variance[version], self.shape[version] = found.variance, found.day_shape
         self.day_seen[:], self.day_expected[:] = 0.0, 0.0
@@ -201,17 +201,20 @@ class Many:
         is_late = seconds >= complaints.REFERENCE_SECONDS_MAX
         enough = (count >= complaints.REFERENCE_SEEN) | (is_late & (count >= complaints.REFERENCE_SEEN_MIN))
         done = np.flatnonzero(self.learns & enough)
-        self._teach(done, [delays.learn(self.reference(int(version))) for version in done])
+        self._teach(done, [complaint_delays.learn(self.reference(int(version))) for version in done])
 
     def reference(self, version: int) -> Reference:
         """The reference period of one version."""
-        return delays.add_watched(self.references[version], self.tick * TICK_SECONDS)
+        return complaint_delays.add_watched(self.references[version], self.tick * TICK_SECONDS)
 
     def _teach(self, versions: Places, learned: list[Delays]) -> None:
         for version, one in zip(versions, learned, strict=True):
             self.learned[version] = one
             self.hazards[:, version], self.weights[:, version] = one.hazards, one.weights
-            self.week[:, version], self.clock[:, version] = delays.list_week(one.hours), delays.list_clock(one.hours)
+            self.week[:, version], self.clock[:, version] = (
+                complaint_delays.list_week(one.hours),
+                complaint_delays.list_clock(one.hours),
+            )
             self.variance[version], self.dispersion[version] = one.variance, one.dispersion
             self.shape[version] = one.day_shape
         self.learns[versions] = False
@@ -225,7 +228,7 @@ class Many:
         self.requests[cohort, version] -= 1
         learning = self.learns[version]
         for one, asked in zip(version[learning], request[learning], strict=True):
-            self.references[one] = delays.add_complaint(self.references[one], int(asked), self.tick)
+            self.references[one] = complaint_delays.add_complaint(self.references[one], int(asked), self.tick)
         if learning.all():
             return
         tested = ~learning & (self.hazards[self.ages()[cohort, version], version] > 0)
@@ -245,7 +248,9 @@ class Many:
         """So many requests of each version, answered now."""
         self.requests[-1] += count
         for version in np.flatnonzero(self.learns & (count > 0)):
-            self.references[version] = delays.add_requests(self.references[version], self.tick, int(count[version]))
+            self.references[version] = complaint_delays.add_requests(
+                self.references[version], self.tick, int(count[version])
+            )
 
     def enough(self) -> npt.NDArray[np.bool_]:
         """Which of them may alarm at all."""
@@ -270,7 +275,7 @@ def through(many: Many, events: Events) -> Iterator[int]:
 
 
 def widening(counts: Numbers) -> Numbers:
-    """`delays.widening` of many."""
+    """`complaint_delays.widening` of many."""
     more = counts + 1.0
     found: Numbers = more * (1.0 - 1.0 / (9.0 * more) + Z_95 / (3.0 * np.sqrt(more))) ** 3 / counts
     return found

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from benchmarks.complaint_runs import Events, Numbers, Places
 from benchmarks.harness import Unmeasurable
-from monitoring.quality.detectors.delays import TICK_SECONDS
+from monitoring.quality.detectors.complaint_delays import TICK_SECONDS
 
 TICKS_PER_HOUR = int(3600 / TICK_SECONDS)
 TICKS_PER_DAY = 24 * TICKS_PER_HOUR

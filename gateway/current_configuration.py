@@ -14,7 +14,7 @@ from gateway.limits.caller_limits import Bound, bound_of
 from gateway.limits.fallback_caps import Cap
 from gateway.state.snapshot import ConfiguredPolicy
 from monitoring.cost import Price
-from monitoring.evaluation.forms import NORMAL, AnswerForm
+from monitoring.evaluation.answer_forms import NORMAL, AnswerForm
 from monitoring.feedback import WordSeals
 from router.policy import AUTO, TaskPolicy
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.errors import Problem
 from gateway.services import Services
-from monitoring.evaluation.forms import write_demonstration
+from monitoring.evaluation.answer_forms import write_demonstration
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label, make_rules
 from monitoring.quality.verdicts.plan import Plan
 from serving.object_store import UNREADABLE

@@ -10,8 +10,8 @@ from router.checks import list_names
 from router.findings import FallbackName, Finding
 from router.policy import Policy, TaskPolicy
 from router.replica_choice import Lack, pick
+from router.request_values import declare_frozen
 from router.routing_data import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
-from router.values import declare_frozen
 from serving.fleet_view import FleetView, PoolView, VersionView
 
 ADAPTER_STANDS_IN: frozenset[str] = list_names(lambda check: check.stands_in != "never") | {"other_language"}

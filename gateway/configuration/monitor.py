@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from gateway.configuration.sections import Name, Seconds, Section, Share, Url, Usd, WebhookKey
+from monitoring.evaluation.answer_forms import AnswerForm
 from monitoring.evaluation.comparing import ComparisonMetric
-from monitoring.evaluation.forms import AnswerForm
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.plan import Plan, ResponseName
 

@@ -21,8 +21,8 @@ from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
 from monitoring.datasets.rows_from_files import data_row_of
 from monitoring.datasets.similarity import COMPARED_MAX
+from monitoring.evaluation.answer_forms import write_demonstration
 from monitoring.evaluation.dataset import DatasetError
-from monitoring.evaluation.forms import write_demonstration
 from monitoring.feedback import Feedback, WordSeals, read_entries
 from monitoring.feedback_reader import feedback_of
 from monitoring.labels.request_label import RequestLabel, find_label

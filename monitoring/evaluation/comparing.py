@@ -14,8 +14,8 @@ from typing import Any, Literal, assert_never
 
 import msgspec
 
+from monitoring.evaluation.answer_overlap import measure_overlap
 from monitoring.evaluation.dataset import DatasetError, Row, write_as_text, write_canonically
-from monitoring.evaluation.overlap import measure_overlap
 
 NORMAL_LENGTH_MAX = 1 << 16
 """Longer texts are compared as they are: they would hold the event loop for too long."""

@@ -12,8 +12,8 @@ import pytest
 from benchmarks import complaint_worlds, late_feedback
 from benchmarks.complaint_runs import Events, Many, in_order_of_arrival, through
 from benchmarks.complaint_worlds import FIRST_TICK, TICKS_PER_DAY, Drawn, World, drawn
-from monitoring.quality.detectors import complaints, delays, rising_errors
-from monitoring.quality.detectors.delays import TICK_SECONDS
+from monitoring.quality.detectors import complaint_delays, complaints, rising_errors
+from monitoring.quality.detectors.complaint_delays import TICK_SECONDS
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
 
@@ -113,8 +113,8 @@ def test_errors_double_on_a_working_day() -> None:
 def test_delays_of_the_version_before_are_about_those_of_the_world() -> None:
     world = World(per_hour=400)
     found = late_feedback.taught(world, 1)
-    assert delays.get_complaint_rate(found) == pytest.approx(world.complaint_rate, rel=0.2)
-    median = delays.find_delay_quantile(found, 0.5)
+    assert complaint_delays.get_complaint_rate(found) == pytest.approx(world.complaint_rate, rel=0.2)
+    median = complaint_delays.find_delay_quantile(found, 0.5)
     assert median is not None
     assert median == pytest.approx(world.delay_hours * 3600, rel=0.3)
 

@@ -23,7 +23,7 @@ from gateway.openapi_parts import with_errors
 from gateway.request_labels import read_label
 from gateway.services import Services
 from monitoring.diagnosis.faults import ArmAnswer, Case, ServedScope, diagnose
-from monitoring.evaluation.forms import write_demonstration
+from monitoring.evaluation.answer_forms import write_demonstration
 from monitoring.ids import strip_id
 from monitoring.labels.request_label import RequestLabel
 from monitoring.records import Record

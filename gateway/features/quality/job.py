@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from gateway.background.child_process import ChildProcess, run_child
-from gateway.features.quality.budgets import tell_budgets
+from gateway.features.quality.budget_alerts import tell_budgets
 from gateway.features.quality.responding import Responding
 from gateway.features.quality.state import Quality
 from gateway.request_labels import list_agreed_only

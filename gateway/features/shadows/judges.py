@@ -22,7 +22,7 @@ from gateway.formats.answer_terms import is_foreign
 from gateway.formats.chat import CHAT
 from gateway.formats.judge_question import PROMPT, JudgeQuestion, make_constraint, make_judge_request, read_verdict
 from gateway.path.own_requests import ask_beside, has_room
-from monitoring.evaluation.forms import AnswerForm
+from monitoring.evaluation.answer_forms import AnswerForm
 from monitoring.ids import digest
 from monitoring.records import PairRecord, Record
 from router.replica_choice import pick

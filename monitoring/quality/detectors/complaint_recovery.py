@@ -18,7 +18,7 @@ from math import exp, expm1, log, log1p
 
 import msgspec
 
-from monitoring.quality.detectors.delays import Delays
+from monitoring.quality.detectors.complaint_delays import Delays
 from monitoring.quality.detectors.restarts import EXPONENT_MAX, LOG_FLOOR
 
 RATIO = 1.5

@@ -3,8 +3,8 @@ to.
 
 Complaints that are counted in the order in which they come say more of the traffic than of the version: of young
 requests few were heard of yet. Here each request is expected to bring complaints according to its age, by the delays
-that were learned in a reference period (`delays.py`), at the upper 97.5% bound mu. For each ratio r it is bet that
-requests from some moment on bring r times as many.
+that were learned in a reference period (`complaint_delays.py`), at the upper 97.5% bound mu. For each ratio r it is bet
+that requests from some moment on bring r times as many.
 
 Complaints come in clusters, so c of them where mu were expected count as c/d and mu/d, d the learned dispersion. And
 callers are readier on some days than on others. So the bet on a day (UTC) is the likelihood ratio of counts whose rate
@@ -35,10 +35,10 @@ from math import exp, log, log1p
 import msgspec
 from msgspec.structs import replace
 
+from monitoring.quality.detectors import complaint_delays
 from monitoring.quality.detectors import complaint_recovery as fewer
-from monitoring.quality.detectors import delays
+from monitoring.quality.detectors.complaint_delays import HORIZON_TICKS, HOUR_TICKS, TICK_SECONDS, Delays, Reference
 from monitoring.quality.detectors.complaint_recovery import Fewer
-from monitoring.quality.detectors.delays import HORIZON_TICKS, HOUR_TICKS, TICK_SECONDS, Delays, Reference
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 
@@ -106,7 +106,7 @@ class Complaints(msgspec.Struct, frozen=True, kw_only=True):
 def start(now: float, learned: Delays | None = None) -> Complaints:
     """A detector that first learns delays, or begins at once with those that another version's reference taught."""
     now, tick = float(now), int(now // TICK_SECONDS)
-    learning = delays.start_reference(now) if learned is None else None
+    learning = complaint_delays.start_reference(now) if learned is None else None
     return Complaints(at=now, tick=tick, settled=now, cohorts=(Cohort(tick),), learning=learning, learned=learned)
 
 
@@ -135,7 +135,7 @@ def take_requests(state: Complaints, now: float, count: int = 1) -> Complaints:
     state = advance(state, now)
     last = state.cohorts[-1]
     last = replace(last, requests=last.requests + count)
-    learning = state.learning and delays.add_requests(state.learning, state.tick, count)
+    learning = state.learning and complaint_delays.add_requests(state.learning, state.tick, count)
     return replace(state, served=state.served + count, cohorts=(*state.cohorts[:-1], last), learning=learning)
 
 
@@ -154,7 +154,7 @@ def take_complaint(state: Complaints, request_at: float, now: float) -> Complain
     less = replace(about, requests=about.requests - 1.0)
     state = replace(state, cohorts=(*state.cohorts[:at], less, *state.cohorts[at + 1 :]))
     if state.learned is None:
-        learning = delays.add_complaint(_get_reference(state), tick, state.tick)
+        learning = complaint_delays.add_complaint(_get_reference(state), tick, state.tick)
         return replace(state, learning=learning)
     if not state.learned.hazards[_ages(state.learned, state.cohorts, state.tick)[at]]:
         return replace(state, set_aside=state.set_aside + 1)
@@ -191,7 +191,7 @@ def resume(state: Complaints, now: float) -> Complaints:
         tick=tick,
         open_watched=0.0,
         cohorts=(Cohort(tick),),
-        learning=state.learning and delays.resume(state.learning, now),
+        learning=state.learning and complaint_delays.resume(state.learning, now),
     )
 
 
@@ -242,13 +242,13 @@ def _settled(state: Complaints) -> Complaints:
     if state.at <= state.settled:
         return state
     if state.learned is None:
-        learning = delays.add_watched(_get_reference(state), state.at)
+        learning = complaint_delays.add_watched(_get_reference(state), state.at)
         return replace(state, settled=state.at, open_watched=0.0, learning=learning)
     part = (state.at - state.settled) / TICK_SECONDS
     watched = [cohort.requests * part for cohort in state.cohorts]
     watched[-1] = state.open_watched
     ages = _ages(state.learned, state.cohorts, state.tick)
-    due, means = delays.find_expected(state.learned, ages, watched, state.tick)
+    due, means = complaint_delays.find_expected(state.learned, ages, watched, state.tick)
     cohorts = [
         Cohort(cohort.begins, cohort.requests, cohort.logs, cohort.seen, cohort.expected + mu) if mu else cohort
         for cohort, mu in zip(state.cohorts, due, strict=True)
@@ -267,7 +267,7 @@ def _settled(state: Complaints) -> Complaints:
 
 def _get_reference(state: Complaints) -> Reference:
     """The reference period. It begins now in a state of an earlier release, which kept it in another form."""
-    return state.learning or delays.start_reference(state.settled)
+    return state.learning or complaint_delays.start_reference(state.settled)
 
 
 def _with_expected(back: Fewer, cohorts: tuple[Cohort, ...], due: list[float], learned: Delays) -> Fewer:
@@ -299,7 +299,7 @@ def _end_day(state: Complaints) -> Complaints:
         return state
     learned = state.learned
     if state.back is None and state.day_expected > 0.0:
-        learned = delays.learn_day(learned, state.day_seen, state.day_expected)
+        learned = complaint_delays.learn_day(learned, state.day_seen, state.day_expected)
     return replace(
         state,
         cohorts=tuple(
@@ -329,7 +329,7 @@ def choose_joins(begins: list[int]) -> list[int]:
 
 def _ages(learned: Delays, cohorts: tuple[Cohort, ...], tick: int) -> list[int]:
     """The age buckets of all cohorts' middles."""
-    return delays.find_ages(learned, list_middles([*[cohort.begins for cohort in cohorts], tick + 1]), tick)
+    return complaint_delays.find_ages(learned, list_middles([*[cohort.begins for cohort in cohorts], tick + 1]), tick)
 
 
 def list_middles(begins: Sequence[int]) -> list[int]:
@@ -344,7 +344,7 @@ def _taught(state: Complaints) -> Complaints:
     enough = count >= REFERENCE_SEEN and seconds >= REFERENCE_SECONDS_MIN
     if not enough and not (count >= REFERENCE_SEEN_MIN and seconds >= REFERENCE_SECONDS_MAX):
         return state
-    return replace(state, learning=None, learned=delays.learn(reference))
+    return replace(state, learning=None, learned=complaint_delays.learn(reference))
 
 
 def _stand(cohort: Cohort, learned: Delays | None) -> Logs:

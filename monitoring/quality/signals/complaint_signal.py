@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from monitoring.quality.detectors import complaint_delays, complaints, leave_one_out, recent_values, recoveries
 from monitoring.quality.detectors import complaint_recovery as fewer
-from monitoring.quality.detectors import complaints, delays, leave_one_out, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.complaint_delays import HORIZON_TICKS, TICK_SECONDS, Delays
 from monitoring.quality.detectors.complaints import EXPECTED_MIN, SEEN_MIN, Complaints
-from monitoring.quality.detectors.delays import HORIZON_TICKS, TICK_SECONDS, Delays
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.recent_values import Rate
@@ -199,8 +199,8 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         baseline: dict[str, Any] = {"kind": "own", "learning": whole.learned is None}
         if whole.learned is not None:
             baseline |= {
-                "rate": delays.get_complaint_rate(whole.learned),
-                "delay_seconds": delays.find_delay_quantile(whole.learned, 0.5),
+                "rate": complaint_delays.get_complaint_rate(whole.learned),
+                "delay_seconds": complaint_delays.find_delay_quantile(whole.learned, 0.5),
                 "from": whole.learned.began,
                 "to": whole.learned.ended,
                 "dispersion": whole.learned.dispersion,

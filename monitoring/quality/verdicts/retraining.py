@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.evaluation.forms import write_demonstration
+from monitoring.evaluation.answer_forms import write_demonstration
 from monitoring.texts import Sealable
 
 EXAMPLE_WORDS = MappingProxyType({"comment": None, "demonstration": None})

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import complaints, delays, leave_one_out
+from monitoring.quality.detectors import complaint_delays, complaints, leave_one_out
+from monitoring.quality.detectors.complaint_delays import AGES, CELLS, TICK_SECONDS, Delays
 from monitoring.quality.detectors.complaints import RATIOS, Cohort, Complaints
-from monitoring.quality.detectors.delays import AGES, CELLS, TICK_SECONDS, Delays
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.signals import complaint_signal
 from monitoring.quality.signals.complaint_signal import ComplaintSignal
@@ -123,7 +123,7 @@ def test_what_is_expected_of_a_request_over_its_life_is_the_complaint_rate() -> 
         state = complaints.take_requests(state, NOON + tick * TICK_SECONDS, 100)
     state = complaints.advance(state, NOON + 5 * DAY_SECONDS)
     assert state.expected == pytest.approx(288 * 100 * 0.05, rel=0.05)
-    assert delays.get_complaint_rate(known(0.05)) == pytest.approx(0.05, rel=0.03)
+    assert complaint_delays.get_complaint_rate(known(0.05)) == pytest.approx(0.05, rel=0.03)
 
 
 @given(st.lists(st.floats(1, 10_000), min_size=1, max_size=6))
@@ -164,7 +164,7 @@ def test_the_bets_stand_as_reckoned_by_hand() -> None:
     state = complaints.take_complaint(state, NOON + TICK_SECONDS, NOON + 1.5 * TICK_SECONDS)
     state = complaints.take_complaint(state, NOON, NOON + 1.5 * TICK_SECONDS)
     mu = state.cohorts[0], state.cohorts[1]
-    behind, whole = delays.find_expected(taught, [1, 0], [500.0, 250.0], int(NOON // TICK_SECONDS) + 1)
+    behind, whole = complaint_delays.find_expected(taught, [1, 0], [500.0, 250.0], int(NOON // TICK_SECONDS) + 1)
     young = taught.hazards[0] * 250
     assert behind == pytest.approx([taught.hazards[1] * 500 + young, young], rel=1e-4)
     assert whole == pytest.approx(behind, rel=1e-4)
@@ -256,8 +256,8 @@ def test_the_reference_teaches_rate_and_delay_although_many_are_still_to_complai
         if draw.random() < 0.05:
             heapq.heappush(due, (now + draw.expovariate(1 / (6 * HOUR)), now))
     assert state.learned is not None
-    assert delays.get_complaint_rate(state.learned) == pytest.approx(0.05, rel=0.2)
-    median = delays.find_delay_quantile(state.learned, 0.5)
+    assert complaint_delays.get_complaint_rate(state.learned) == pytest.approx(0.05, rel=0.2)
+    median = complaint_delays.find_delay_quantile(state.learned, 0.5)
     assert median is not None
     assert median == pytest.approx(6 * HOUR * math.log(2), rel=0.25)
 
@@ -278,7 +278,7 @@ def test_state_of_an_earlier_release_goes_on_and_learning_begins_again() -> None
     later = after(earlier, traffic(random.Random(2), 30, 99, 0.1, begins=state.at))
     assert later.learned is not None
     assert later.expected > state.expected + 120
-    assert (later.learned.hazards, later.learned.day_variance) == (known().hazards, delays.DAY_VARIANCE)
+    assert (later.learned.hazards, later.learned.day_variance) == (known().hazards, complaint_delays.DAY_VARIANCE)
     learning = msgspec.to_builtins(complaints.start(NOON))
     learning["reference"] = {"began": NOON, "ended": NOON, "watched": [0.0] * 120, "events": [0] * 15}
     del learning["learning"]

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
+from monitoring.evaluation.answer_forms import AnswerForm, write_demonstration
 from monitoring.evaluation.comparing import ComparisonMetric, metric_of
-from monitoring.evaluation.forms import AnswerForm, write_demonstration
 
 ANSWERS = [
     "",

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import delays
-from monitoring.quality.detectors.delays import (
+from monitoring.quality.detectors import complaint_delays
+from monitoring.quality.detectors.complaint_delays import (
     AGES,
     CELLS,
     DAY_SECONDS,
@@ -57,7 +57,7 @@ def simulated(
     """A reference of even traffic, with exponential delays. While closed nobody complains; what would come then comes
     within the hour after it opens. It goes on with another reference, if there is one."""
     draw, begin = random.Random(seed), int(begins // TICK_SECONDS)
-    reference = reference or delays.start_reference(begins)
+    reference = reference or complaint_delays.start_reference(begins)
     ready = [max(0.0, draw.gauss(1.0, days_differ)) for _ in range(days)]
     asked: Counter[int] = Counter()
     found: list[tuple[int, int]] = []
@@ -73,10 +73,10 @@ def simulated(
     due = deque(sorted(found))
     for tick in range(days * 288):
         if asked[tick]:
-            reference = delays.add_requests(reference, begin + tick, asked[tick])
+            reference = complaint_delays.add_requests(reference, begin + tick, asked[tick])
         while due and due[0][0] <= tick:
-            reference = delays.add_complaint(reference, begin + due.popleft()[1], begin + tick)
-    return delays.add_watched(reference, begins + days * DAY_SECONDS)
+            reference = complaint_delays.add_complaint(reference, begin + due.popleft()[1], begin + tick)
+    return complaint_delays.add_watched(reference, begins + days * DAY_SECONDS)
 
 
 def _is_open(tick: int, open_hours: range, is_quiet: bool) -> bool:
@@ -84,46 +84,57 @@ def _is_open(tick: int, open_hours: range, is_quiet: bool) -> bool:
 
 
 def test_age_buckets_double() -> None:
-    assert [delays.get_age_bucket(n) for n in (0, 1, 2, 3, 4, 7, 8, 8640, 10**9)] == [0, 1, 2, 2, 3, 3, 4, 14, 14]
+    assert [complaint_delays.get_age_bucket(n) for n in (0, 1, 2, 3, 4, 7, 8, 8640, 10**9)] == [
+        0,
+        1,
+        2,
+        2,
+        3,
+        3,
+        4,
+        14,
+        14,
+    ]
 
 
 def test_rate_and_delay_are_learned_though_complained_requests_leave() -> None:
-    found = delays.learn(simulated(7, rate=0.6, delay_ticks=24.0))
-    assert delays.get_complaint_rate(found) == pytest.approx(0.6, abs=0.02)
-    assert delays.find_delay_quantile(found, 0.5) == pytest.approx(25 * math.log(2) * TICK_SECONDS, rel=0.15)
+    found = complaint_delays.learn(simulated(7, rate=0.6, delay_ticks=24.0))
+    assert complaint_delays.get_complaint_rate(found) == pytest.approx(0.6, abs=0.02)
+    assert complaint_delays.find_delay_quantile(found, 0.5) == pytest.approx(25 * math.log(2) * TICK_SECONDS, rel=0.15)
     assert found.hours == pytest.approx((1.0,) * CELLS, abs=0.1)
     assert found.dispersion < 1.2
-    assert found.day_variance < delays.DAY_VARIANCE
+    assert found.day_variance < complaint_delays.DAY_VARIANCE
 
 
 def test_ages_of_which_too_little_is_known_are_not_tested() -> None:
     begin = int(MONDAY // TICK_SECONDS)
-    reference = delays.add_requests(delays.start_reference(MONDAY), begin, 500)
+    reference = complaint_delays.add_requests(complaint_delays.start_reference(MONDAY), begin, 500)
     for age, count in ((0, 10), (3, 8), (5, 4), (9, 1)):
         for _ in range(count):
-            reference = delays.add_complaint(reference, begin, begin + age)
-    found = delays.learn(delays.add_watched(reference, MONDAY + DAY_SECONDS))
+            reference = complaint_delays.add_complaint(reference, begin, begin + age)
+    found = complaint_delays.learn(complaint_delays.add_watched(reference, MONDAY + DAY_SECONDS))
     assert [hazard > 0 for hazard in found.hazards[:5]] == [True, True, True, False, False]
     assert found.weights[1] == 0.5
-    assert delays.learn(simulated(1, rate=0.0)).hazards == (0.0,) * AGES
+    assert complaint_delays.learn(simulated(1, rate=0.0)).hazards == (0.0,) * AGES
 
 
 @pytest.mark.parametrize("is_quiet", [False, True])
 def test_office_hours_are_learned_and_requests_age_only_while_open(is_quiet: bool) -> None:
-    found = delays.learn(simulated(14, open_hours=range(9, 17), delay_ticks=12.0, is_quiet=is_quiet))
-    week = delays.list_week(found.hours)
+    found = complaint_delays.learn(simulated(14, open_hours=range(9, 17), delay_ticks=12.0, is_quiet=is_quiet))
+    week = complaint_delays.list_week(found.hours)
     assert max(*week[:9], *week[17:24]) < 0.3
     assert min(week[9:17]) > 1.2
     assert (week[5 * 24 + 12] < 0.5) == is_quiet
     friday, begin = 4 * 288, int(MONDAY // TICK_SECONDS)
     closes, opens = begin + friday + 17 * 12, begin + friday + (24 + 9 if not is_quiet else 72 + 9) * 12
-    assert delays.find_ages(found, [closes - 6], opens)[0] <= 7
-    assert delays.find_ages(found, [begin + 9 * 12], begin + 17 * 12)[0] >= 8
+    assert complaint_delays.find_ages(found, [closes - 6], opens)[0] <= 7
+    assert complaint_delays.find_ages(found, [begin + 9 * 12], begin + 17 * 12)[0] >= 8
 
 
 def test_clusters_and_days_that_differ_are_learned_apart() -> None:
     alike, fives, ready = (
-        delays.learn(simulated(14, **other)) for other in ({}, {"size": 5}, {"days_differ": 0.3, "per_hour": 80})
+        complaint_delays.learn(simulated(14, **other))
+        for other in ({}, {"size": 5}, {"days_differ": 0.3, "per_hour": 80})
     )
     assert (fives.dispersion > 3.5, ready.dispersion < 1.4, alike.dispersion < 1.2) == (True, True, True)
     assert ready.day_variance > 1.5 * alike.day_variance
@@ -132,7 +143,7 @@ def test_clusters_and_days_that_differ_are_learned_apart() -> None:
 
 def test_unusual_day_teaches_that_days_differ_but_not_much() -> None:
     found = plain([400.0], day_variance=0.01, day_evidence=10.0)
-    less, more, most = (delays.learn_day(found, seen, 100.0) for seen in (100.0, 130.0, 400.0))
+    less, more, most = (complaint_delays.learn_day(found, seen, 100.0) for seen in (100.0, 130.0, 400.0))
     assert less.day_variance < 0.01 < more.day_variance < most.day_variance
     assert most.day_variance < 0.015
     assert less.day_evidence > 10.0
@@ -141,31 +152,31 @@ def test_unusual_day_teaches_that_days_differ_but_not_much() -> None:
 def test_what_is_watched_in_two_stretches_is_learned_as_of_one() -> None:
     """A pause of three days: nothing of it is learned, and no request from before is watched after it."""
     paused = simulated(4, per_hour=20, rate=0.3)
-    later = delays.resume(paused, MONDAY + 7 * DAY_SECONDS)
+    later = complaint_delays.resume(paused, MONDAY + 7 * DAY_SECONDS)
     assert later.ended - later.began == 4 * DAY_SECONDS
     later = simulated(4, per_hour=20, rate=0.3, begins=later.ended, reference=later, seed=2)
-    found = delays.learn(later)
-    assert delays.get_complaint_rate(found) == pytest.approx(0.3, abs=0.03)
+    found = complaint_delays.learn(later)
+    assert complaint_delays.get_complaint_rate(found) == pytest.approx(0.3, abs=0.03)
     assert found.ended - found.began == pytest.approx(8 * DAY_SECONDS)
 
 
 def test_of_many_complaints_all_are_counted_and_some_kept_by_age() -> None:
     reference = simulated(7, per_hour=60, rate=0.5)
     assert reference.complaints > 4_000
-    assert len(reference.pairs) <= delays.PAIRS_MAX
-    assert delays.get_complaint_rate(delays.learn(reference)) == pytest.approx(0.5, abs=0.03)
+    assert len(reference.pairs) <= complaint_delays.PAIRS_MAX
+    assert complaint_delays.get_complaint_rate(complaint_delays.learn(reference)) == pytest.approx(0.5, abs=0.03)
 
 
 def test_of_a_long_reference_the_latest_hours_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = simulated(6, per_hour=20, rate=0.5)
-    monkeypatch.setattr(delays, "HOURS_MAX", 72)
+    monkeypatch.setattr(complaint_delays, "HOURS_MAX", 72)
     found = simulated(6, per_hour=20, rate=0.5)
     assert [len(stretch.requests) for stretch in found.stretches] == [72]
     assert found.stretches[0].complaints == whole.stretches[0].complaints[-72:]
     assert found.ended - found.began == 3 * DAY_SECONDS
-    assert delays.get_complaint_rate(delays.learn(found)) == pytest.approx(0.5, abs=0.05)
-    resumed = delays.resume(found, found.ended + DAY_SECONDS)
-    later = delays.add_requests(resumed, int((resumed.ended + 2 * DAY_SECONDS) // TICK_SECONDS), 1)
+    assert complaint_delays.get_complaint_rate(complaint_delays.learn(found)) == pytest.approx(0.5, abs=0.05)
+    resumed = complaint_delays.resume(found, found.ended + DAY_SECONDS)
+    later = complaint_delays.add_requests(resumed, int((resumed.ended + 2 * DAY_SECONDS) // TICK_SECONDS), 1)
     assert [len(stretch.requests) for stretch in later.stretches] == [23, 49]
 
 
@@ -175,27 +186,34 @@ def test_delays_of_an_earlier_release_keep_their_rhythm_and_plain_ages() -> None
         del raw[name]
     found = msgspec.convert(raw, Delays)
     noon = int((MONDAY + 12 * HOUR_SECONDS) // TICK_SECONDS)
-    assert [delays.get_hour_factor(found, noon + hour * 12) for hour in (-1, 0, 3, 13)] == [2.0, 2.0, 1.5, 0.1]
-    assert delays.find_ages(found, [noon - 20, noon - 200], noon) == [5, 8]
-    assert found.day_variance == delays.DAY_VARIANCE
+    assert [complaint_delays.get_hour_factor(found, noon + hour * 12) for hour in (-1, 0, 3, 13)] == [
+        2.0,
+        2.0,
+        1.5,
+        0.1,
+    ]
+    assert complaint_delays.find_ages(found, [noon - 20, noon - 200], noon) == [5, 8]
+    assert found.day_variance == complaint_delays.DAY_VARIANCE
 
 
 @given(st.floats(20, 5_000))
 def test_the_bound_is_that_of_a_poisson_rate(count: float) -> None:
     """At the bound so few complaints come in 2.5% of all cases (checked on whole counts)."""
     count = round(count)
-    mean = count * delays.find_widening(count)
+    mean = count * complaint_delays.find_widening(count)
     logs = [n * math.log(mean) - mean - math.lgamma(n + 1) for n in range(int(count) + 1)]
     assert math.fsum(math.exp(one) for one in logs) == pytest.approx(0.025, rel=0.03)
 
 
 def test_the_bound_is_wider_where_most_are_of_an_age_of_which_little_is_known() -> None:
     found = plain([400.0, 5.0])
-    young, old = (delays.find_expected(found, [age], [100.0], 0)[0][0] / found.hazards[age] / 100 for age in (0, 1))
-    assert young == pytest.approx(delays.find_widening(400), rel=1e-4)
-    assert old == pytest.approx(delays.find_widening(5), rel=1e-4)
-    assert delays.find_expected(found, [3], [100.0], 0) == ([0.0], [0.0])
-    (both, youngest), (mean, _) = delays.find_expected(found, [1, 0], [100.0, 1.0], 0)
+    young, old = (
+        complaint_delays.find_expected(found, [age], [100.0], 0)[0][0] / found.hazards[age] / 100 for age in (0, 1)
+    )
+    assert young == pytest.approx(complaint_delays.find_widening(400), rel=1e-4)
+    assert old == pytest.approx(complaint_delays.find_widening(5), rel=1e-4)
+    assert complaint_delays.find_expected(found, [3], [100.0], 0) == ([0.0], [0.0])
+    (both, youngest), (mean, _) = complaint_delays.find_expected(found, [1, 0], [100.0, 1.0], 0)
     assert youngest == pytest.approx(found.hazards[0] * young)
     assert mean == pytest.approx(found.hazards[1] * 100 + found.hazards[0])
     assert mean < both < mean * old
@@ -204,7 +222,7 @@ def test_the_bound_is_wider_where_most_are_of_an_age_of_which_little_is_known() 
 def test_the_bound_is_wider_where_complaints_come_in_clusters_or_days_differ() -> None:
     found = plain([400.0])
     usual, *wider = (
-        delays.find_expected(one, [0], [100.0], 0)[0][0]
+        complaint_delays.find_expected(one, [0], [100.0], 0)[0][0]
         for one in (found, plain([400.0], dispersion=5.0), plain([400.0], day_variance=0.04))
     )
     assert min(wider) > 1.05 * usual
@@ -212,16 +230,16 @@ def test_the_bound_is_wider_where_complaints_come_in_clusters_or_days_differ() -
 
 def test_quantiles_and_rate_are_those_of_the_hazards() -> None:
     found = msgspec.structs.replace(plain([0.5, 0.5, 0.5, 500.0]), hazards=(0.0, 0.0, 0.0, 0.005, *[0.0] * (AGES - 4)))
-    assert delays.get_complaint_rate(found) == pytest.approx(1 - math.exp(-4 * 0.005))
-    median = delays.find_delay_quantile(found, 0.5)
+    assert complaint_delays.get_complaint_rate(found) == pytest.approx(1 - math.exp(-4 * 0.005))
+    median = complaint_delays.find_delay_quantile(found, 0.5)
     assert median is not None
     assert 5.5 * 300 < median < 6.5 * 300
-    assert delays.find_delay_quantile(plain([]), 0.5) is None
+    assert complaint_delays.find_delay_quantile(plain([]), 0.5) is None
 
 
 def test_json_gives_back_the_same() -> None:
     reference = simulated(3)
     assert msgspec.json.decode(msgspec.json.encode(reference), type=Reference) == reference
-    found = delays.learn(reference)
+    found = complaint_delays.learn(reference)
     assert msgspec.json.decode(msgspec.json.encode(found), type=Delays) == found
     assert isinstance(reference.stretches[0], Stretch)
