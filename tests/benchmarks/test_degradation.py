@@ -398,7 +398,7 @@ def test_pairs_in_numpy_are_the_monitors(world: str, kind: str) -> None:
         for run, difference in enumerate(differences[:, n].tolist()):
             wrong = max(0.0, difference)
             signal = signals[run] = signals[run].take_pair(wrong, wrong - difference, (), 600.0 * n, None)
-            if signal.guard is not None and n % 25 == 0:
+            if signal.detectors is not None and n % 25 == 0:
                 assert signal.alarms(Plan().labels_min, 20.0, 0.05) == many.find_alarms(20.0, 0.05)[run]
                 e_value = float((degradation_pairs.WEIGHTS @ many.sums)[run])
                 assert signal.log_e() == pytest.approx(math.log(e_value) if e_value else LOG_FLOOR, abs=1e-9)
