@@ -46,13 +46,8 @@ class Parameters:
 
     def fit(self, arguments: str) -> bool:
         """True if arguments, as the engine wrote them, are a JSON object that keeps this."""
-        if len(arguments) > ARGUMENTS_LENGTH_MAX:
-            return False
-        try:
-            values = msgspec.json.decode(arguments)
-        except (msgspec.DecodeError, RecursionError, UnicodeError):
-            return False
-        if not isinstance(values, dict) or not all(name in values for name in self.required):
+        values = _read_object(arguments, ARGUMENTS_LENGTH_MAX)
+        if values is None or not all(name in values for name in self.required):
             return False
         return all(self._fits(name, value) for name, value in values.items())
 
@@ -68,13 +63,8 @@ ANY_OBJECT = Parameters()
 
 def read_parameters(raw: bytes) -> Parameters:
     """Read the checked part of a tool's parameters, JSON as the caller wrote it. Total: for any bytes."""
-    if len(raw) > PARAMETERS_BYTES_MAX:
-        return ANY_OBJECT
-    try:
-        schema = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
-        return ANY_OBJECT
-    if not isinstance(schema, dict):
+    schema = _read_object(raw, PARAMETERS_BYTES_MAX)
+    if schema is None:
         return ANY_OBJECT
     required, properties = schema.get("required"), schema.get("properties")
     types: dict[str, tuple[str, ...]] = {}
@@ -91,3 +81,14 @@ def read_parameters(raw: bytes) -> Parameters:
             texts[name] = frozenset(allowed)
     names = required if isinstance(required, list) else []
     return Parameters(tuple(name for name in names if isinstance(name, str)), types, texts)
+
+
+def _read_object(raw: str | bytes, length_max: int) -> dict[str, Any] | None:
+    """A JSON object; None for what is too long, or is none."""
+    if len(raw) > length_max:
+        return None
+    try:
+        read = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return None
+    return read if isinstance(read, dict) else None

@@ -171,8 +171,7 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
             after={change.path: _cut(change.after) for change in audited_changes},
             evidence={"changes": len(changes)},
         )
-        await services.fallback_caps.prepare(parts.caps)
-        apply_settings(services, settings, parts)
+        await apply_settings(services, settings, parts)
         await services.control.siblings.ask("settings", pickle.dumps(settings))
     return Reloaded("applied" if changes else "same", changes)
 
@@ -204,8 +203,9 @@ def parts_of(settings: Settings) -> ReloadedParts:
     )
 
 
-def apply_settings(services: Services, settings: Settings, parts: ReloadedParts) -> None:
-    """Go by these settings from now on, all at once."""
+async def apply_settings(services: Services, settings: Settings, parts: ReloadedParts) -> None:
+    """Go by these settings, all at once, as soon as Redis has told of the new money caps, or is late."""
+    await services.fallback_caps.prepare(parts.caps)
     before = services.settings
     services.configuration.apply_settings(settings)
     settings = services.settings  # this process's part of them
@@ -302,8 +302,7 @@ def reload_on_signal(services: Services) -> None:
 async def _go_by_others(services: Services, settings: Settings) -> bytes:
     if settings != services.configuration.whole:  # else they are its own, which come back
         parts = parts_of(settings)
-        await services.fallback_caps.prepare(parts.caps)
-        apply_settings(services, settings, parts)
+        await apply_settings(services, settings, parts)
         await check_health(services)
     return b""
 
