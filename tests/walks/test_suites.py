@@ -110,6 +110,19 @@ async def test_a_version_is_evaluated_on_a_suite_as_on_the_same_data(ready: Runn
         assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "suite")
 
 
+async def test_data_that_became_a_suite_count_as_the_suite_once_they_are_evaluated_as_it(ready: RunningGateway) -> None:
+    async with ready.http() as http:
+        as_file = await begin(http, data(40), arms="adapter")
+        await ended(http, as_file["id"])
+        await add(http, data(40))
+        query = {"version": V1, "suite": "newest", "arms": "adapter"}
+        as_suite = await http.post("/admin/v1/evaluations", params=query)
+        assert (as_suite.status_code, as_suite.json()["id"]) == (200, as_file["id"])
+        told = await ended(http, as_file["id"])
+        assert (told["suite"], told["progress"]["adapter"]["done"]) == ("newest", 40), "no row is asked again"
+        assert (await begin(http, data(40), status=200, arms="adapter"))["suite"] == "newest"
+
+
 async def test_repeats_show_how_often_answers_flip(ready: RunningGateway, small: FakeEngine) -> None:
     turns = count()
     small.answers[V1] = lambda body: json.dumps({"decision": ("approve", "deny")[next(turns) % 3 == 0]})

@@ -40,6 +40,7 @@ from serving.adapters.entries import PLACED, Version
 ROWS_AT_ONCE_MAX = 100
 REPEATS_MAX = 10
 PROMPT_CHARACTERS_MAX = 8000
+KEPT_TO = ("calibrate", "fit_gain", "suite")
 TOLD = ("id", "data_digest", "suite", "rows", "repeats", "arms", "metric", "calibrate", "fit_gain")
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -161,10 +162,9 @@ async def _begun(
     before = None if again else await store.get(wanted.id)
     if before is not None:
         response.status_code = 200
-        wanted = msgspec.structs.replace(
-            wanted, calibrate=wanted.calibrate or before.calibrate, fit_gain=wanted.fit_gain or before.fit_gain
-        )
-        same = (wanted.calibrate, wanted.fit_gain) == (before.calibrate, before.fit_gain)
+        kept_to = {name: getattr(wanted, name) or getattr(before, name) for name in KEPT_TO}
+        wanted = msgspec.structs.replace(wanted, **kept_to)
+        same = all(getattr(before, name) or not value for name, value in kept_to.items())
         failed = before.status == "done" and await store.has_engine_faults(before)
         stale = before.status == "done" and wanted.calibrate and not await _goes_by(evaluations, before)
         if same and before.status in ("running", "done") and not failed and not stale:
