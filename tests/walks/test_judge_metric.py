@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from gateway.state.quality_store import QualityStore
 from monitoring.quality.verdicts.quality import Judgement
@@ -101,3 +102,23 @@ async def test_a_task_that_reaches_no_judge_is_told_so(configure: Configure, mak
         answer = await begin(http, rows(), 400, metric="judge", arms="adapter")
     assert answer["error"]["param"] == "metric"
     assert "monitor.judge.pool" in answer["error"]["message"]
+
+
+async def test_another_judge_makes_another_evaluation_and_none_is_judged_by_two(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, redis: Redis
+) -> None:
+    small.answers[V1] = make_answer
+    general.answers["*"], _ = judging(judge_by_word, "nonsense")
+    config = configure()
+    async with run_gateway(config) as running, running.http() as http:
+        await running.place(make_adapter(1))
+        first = await ended(http, (await begin(http, rows(), metric="judge", arms="adapter"))["id"])
+        await redis.set("apprentice:duty:evaluations", "another gateway")
+        late = await begin(http, rows(), metric="judge", arms="adapter", repeats=2)
+    config["tasks"]["returns"] = {"monitor": {"judge": {"kind": "model", "prompt": "Say no to all."}}}
+    async with run_gateway(config, running.admin_key) as running, running.http() as http:
+        await redis.delete("apprentice:duty:evaluations")
+        told = await ended(http, late["id"])
+        assert (told["status"], "The judge was changed meanwhile" in told["note"]) == ("failed", True)
+        second = await begin(http, rows(), 201, metric="judge", arms="adapter")
+        assert second["id"] != first["id"]

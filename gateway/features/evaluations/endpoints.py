@@ -20,7 +20,7 @@ from gateway.feature import feature_of
 from gateway.features.evaluations.arms import ARMS, PROMPT_ARMS, resolve_arms, resolve_prompt_arms
 from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.job import tokens_of
-from gateway.features.evaluations.judging import check_judge
+from gateway.features.evaluations.judging import check_judge, digest_judge
 from gateway.features.evaluations.preference_endpoints import find_evaluation
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation, finish, id_of
@@ -61,15 +61,18 @@ class WantedEvaluation:
         """The version's name; that of the task where prompts alone are evaluated."""
         return self.version.name if self.version is not None else self.task.name
 
-    def evaluation(self, intake: Intake, data: Data, by: str, name: str) -> Evaluation:
-        """It, once all of its data were taken in."""
+    def evaluation(self, intake: Intake, data: Data, by: str, metric: str) -> Evaluation:
+        """It, once all of its data were taken in. `metric` is the one that was named; "": none was."""
         assert intake.metric is not None, "there is a row"
+        judge = digest_judge(intake.evaluations.services.settings, self.task.name, metric)
+        compared = [metric, intake.classes.wanted, *filter(None, [judge])]
         return Evaluation(
-            id=name,
+            id=id_of(self.name, data.digest, self.arms, compared, self.repeats),
             version=self.name,
             task=self.task.name,
             arms=self.arms,
             metric=str(intake.metric),
+            judge=judge,
             classes=intake.classes.found(),
             data_digest=data.digest,
             rows=data.rows * self.repeats,
@@ -148,8 +151,7 @@ async def begin_evaluation(
             if data.groups < data.rows:
                 needs += f" (of {data.rows}: of equal ones, and those of one group, one counts)"
             raise Problem("invalid_value", f"{needs}. Give more rows, or leave calibrate out.", "data")
-        name = id_of(version, data.digest, wanted.arms, metric, class_field, repeats)
-        evaluation = wanted.evaluation(intake, data, admin.public, name)
+        evaluation = wanted.evaluation(intake, data, admin.public, metric)
         evaluation = msgspec.structs.replace(evaluation, calibrate=calibrate, fit_gain=fit_gain)
         return await _begun(evaluations, response, admin, evaluation, intake.coming, again)
 

@@ -23,7 +23,7 @@ from gateway.background.jobs import run_until
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
 from gateway.features.evaluations.baselines import count_leaked, gate_of, take_gate
-from gateway.features.evaluations.judging import describe_judge, get_judge
+from gateway.features.evaluations.judging import describe_judge, digest_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
 from gateway.features.evaluations.state import Evaluations
@@ -170,6 +170,8 @@ class _Run:
         if answer.text is None or answer.refused or metric_of("judge").right(row.expected, answer.text):
             return
         services, spec = self._services, self._evaluation.arms[arm]
+        if self._evaluation.judge not in ("", digest_judge(services.settings, self._evaluation.task, "judge")):
+            raise Impossible("The judge was changed meanwhile, in its model or its prompt: run the command again.")
         judge, pool = get_judge(services.settings, self._evaluation.task)
         version = services.fleet.view().versions.get(spec.version or self._evaluation.version)
         rules = spec.prompt or (version.general_prompt.system if version is not None else "")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
+
+import msgspec
 
 from gateway.configuration.monitor import JudgeSettings
 from gateway.configuration.settings import Settings
 from gateway.errors import Problem
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation
+from gateway.formats.judge_question import PROMPT
 from router.policy import TaskPolicy
 
 
@@ -16,6 +20,16 @@ def get_judge(settings: Settings, task: str) -> tuple[JudgeSettings, str]:
     """A task's judge, and the name of its pool; "" where there is none."""
     judge = settings.tasks[task].monitor.judge if task in settings.tasks else JudgeSettings()
     return judge, judge.pool or settings.general_pool or ""
+
+
+def digest_judge(settings: Settings, task: str, metric: str) -> str:
+    """The digest of the model that judges by this metric, and of what it is told; "" by a metric without one."""
+    if metric != "judge":
+        return ""
+    judge, pool = get_judge(settings, task)
+    base = settings.pools[pool].base_model if pool in settings.pools else ""
+    parts = (pool, base, judge.prompt or PROMPT, judge.max_tokens)
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
 
 def check_judge(settings: Settings, task: TaskPolicy) -> None:

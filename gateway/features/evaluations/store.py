@@ -97,11 +97,11 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
-    """One evaluation. `arms`, by their names, are asked in this order of each row; `metric` is how answers are
-    compared, and `classes` how rows are told apart. Times are Unix seconds; `report` is there once it is done, and
-    `gate` where its version was asked; `note` says what it waits for, or why it has failed.
-    `suite` is the kind of the suite that the data are, empty for others; of `rows` each stands there `repeats` times.
-    Of rows of erased requests, which `notes` count, there is no result; all others keep their number.
+    """One evaluation. `arms`, by their names, are asked in this order of each row; `metric` is how answers are compared
+    (`judge` is the digest of the model that is asked, if one is), and `classes` how rows are told apart. Times are Unix
+    seconds; `report` is there once it is done, `gate` where its version was asked; `note` says what it waits for, or
+    why it has failed. `suite` is the kind of the suite that the data are, empty for others; of `rows` each stands there
+    `repeats` times. Of rows of erased requests, which `notes` count, there is no result; all others keep their number.
     """
 
     id: str
@@ -115,6 +115,7 @@ class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     notes: tuple[str, ...]
     calibrate: bool = False
     fit_gain: bool = False
+    judge: str = ""
     suite: str = ""
     repeats: int = 1
     by: str = ""
@@ -456,11 +457,9 @@ class EvaluationStore:
         return values
 
 
-def id_of(
-    version: str, data_digest: str, arms: Mapping[str, EvaluationArm], metric: str, class_field: str, repeats: int = 1
-) -> str:
+def id_of(version: str, data_digest: str, arms: Mapping[str, EvaluationArm], compared: list[str], repeats: int) -> str:
     """The same evaluation has the same id: what is evaluated, on which data, and how answers are compared."""
-    named = msgspec.json.encode([version, data_digest, arms, metric, class_field, *([repeats] if repeats > 1 else [])])
+    named = msgspec.json.encode([version, data_digest, arms, *compared, *([repeats] if repeats > 1 else [])])
     return hashlib.sha256(named).hexdigest()[:16]
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from gateway.features.evaluations.endpoints import list_told, make_intake, resolve_wanted
 from gateway.features.evaluations.intake import open_rows
 from gateway.features.evaluations.state import Evaluations
-from gateway.features.evaluations.store import id_of
 from monitoring.evaluation.suites import kinds_of
 from serving.adapters.entries import PLACED, Version
 
@@ -44,11 +43,10 @@ async def evaluate_version(evaluations: Evaluations, version: str, rows: Path, c
         metric, class_field = suite.metric, suite.class_field
     async with open_rows(make_intake(evaluations, wanted, metric, class_field)) as intake:
         data = await (intake.from_file(rows) if suite is None else intake.from_suite(suite))
-        name = id_of(version, data.digest, wanted.arms, metric, class_field, 1)
-        if await evaluations.store.get(name) is not None:
-            return name
-        evaluation = wanted.evaluation(intake, data, "system", name)
+        evaluation = wanted.evaluation(intake, data, "system", metric)
+        if await evaluations.store.get(evaluation.id) is not None:
+            return evaluation.id
         step = evaluations.services.begin_step("system")
         step.note("evaluation.begin", version, None, list_told(evaluation))
         await evaluations.store.begin(evaluation, intake.coming, True, step)
-    return name
+    return evaluation.id
