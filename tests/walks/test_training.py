@@ -111,6 +111,19 @@ async def test_file_becomes_a_version_with_provenance_and_the_same_again_is_it(g
         assert [len(await audit_of(http, f"training.{step}")) for step in ("begin", "end")] == [1, 1]
 
 
+async def test_another_manifest_is_another_training_and_the_version_has_it(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        digest = await send(http, data())
+        first = await ended(http, (await begin(http, digest))["id"])
+        manifest = (await http.get(f"/admin/v1/adapters/{first['version']}")).json()["manifest"]
+        manifest |= {"contract": {"choices": ["yes", "no"]}}
+        second = await ended(http, (await begin(http, digest, manifest=manifest))["id"])
+        assert (second["status"], second["version"]) == ("done", "returns@v3")
+        made = (await http.get("/admin/v1/adapters/returns@v3")).json()["manifest"]
+        assert made["contract"]["choices"] == ["yes", "no"]
+        assert (await begin(http, digest, status=200, manifest=manifest))["id"] == second["id"]
+
+
 async def test_a_building_leaves_the_file_that_a_training_waits_for(gateway: RunningGateway) -> None:
     redis, datasets = gateway.services.redis, gateway.features[Datasets]
     turn = f"apprentice:duty:training-{gateway.features[Trainings].place}"

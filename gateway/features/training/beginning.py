@@ -48,7 +48,7 @@ async def draft_training(trainings: Trainings, wanted: Mapping[str, Any], pusher
     manifest = _manifest(trainings, task, wanted["manifest"], base)
     now = await read_redis_time(services.redis)
     return Training(
-        id=id_of(task, pool, digest, wanted["begin"], parameters),
+        id=id_of(task, pool, digest, wanted["begin"], parameters, base, wanted["manifest"]),
         task=task,
         pool=pool,
         data=digest,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -49,9 +50,18 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
 
 
-def id_of(task: str, pool: str, data: str, begin: str | None, parameters: dict[str, Any]) -> str:
-    """The id of a training: the same one asked for again is the same training."""
-    written = msgspec.json.encode([task, pool, data, begin, sorted(parameters.items())])
+def id_of(
+    task: str,
+    pool: str,
+    data: str,
+    begin: str | None,
+    parameters: dict[str, Any],
+    base: str,
+    manifest: Mapping[str, Any] | None,
+) -> str:
+    """The id of a training: the same one asked for again is the same training. `manifest` is the one that was given,
+    if one was."""
+    written = msgspec.json.encode([task, pool, data, begin, sorted(parameters.items()), base, manifest], order="sorted")
     return hashlib.blake2b(written, digest_size=10).hexdigest()
 
 
