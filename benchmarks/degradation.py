@@ -54,7 +54,8 @@ from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, Floats, Labe
 from benchmarks.harness import PEERS, Goal, conclude, options, say, table
 from benchmarks.subjects import install_peer
 from monitoring.quality.detectors import rising_errors
-from monitoring.quality.replay.rows import LabelFileError, read_rows
+from monitoring.quality.replay.label_files import LabelFileError
+from monitoring.quality.replay.rows import read_rows
 
 BASELINES = (0.01, 0.05, 0.15, 0.30)
 POINTS = (0.02, 0.05, 0.10, 0.20)

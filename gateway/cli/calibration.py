@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.cli.admin_client import Unusable
-from monitoring.quality.replay.rows import LabelFileError, read_fields
+from monitoring.quality.replay.label_files import LabelFileError, read_fields
 
 COLUMNS = ("gate", "reviewer")
 JUDGEMENTS: Mapping[str, bool] = {"1": True, "true": True, "right": True, "0": False, "false": False, "wrong": False}
@@ -19,7 +19,9 @@ def count_differences(path: Path) -> dict[str, int]:
     """
     counts = {"rows": 0, "stricter": 0, "milder": 0}
     try:
-        for line, fields in read_fields(path, _check_columns):
+        for line, row in read_fields(path):
+            fields = {name.lower(): value for name, value in row.items()}
+            _check_columns(line, fields)
             gate, reviewer = (JUDGEMENTS.get(fields[name].lower()) for name in COLUMNS)
             if gate is None or reviewer is None:
                 raise LabelFileError(f"line {line}: gate and reviewer must each be right or wrong, or 1 or 0.")
@@ -31,7 +33,7 @@ def count_differences(path: Path) -> dict[str, int]:
     return counts
 
 
-def _check_columns(line: int, names: Sequence[str]) -> None:
+def _check_columns(line: int, names: Mapping[str, str]) -> None:
     """Raises LabelFileError where a column is missing."""
     missing = [name for name in COLUMNS if name not in names]
     if missing:

@@ -20,6 +20,7 @@ from gateway.errors import SettingsError
 
 if TYPE_CHECKING:
     from monitoring.quality.detectors.baselines import Baseline
+    from monitoring.quality.replay.label_columns import ColumnChoice
     from monitoring.quality.replay.report import ReplayTerms
 
 ROWS_SHOWN_MAX = 30
@@ -58,11 +59,37 @@ class TermOptions:
     ] = None
 
 
+@dataclass(frozen=True)
+class ColumnOptions:
+    """The options that say what a file's columns are."""
+
+    right: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column that says what is right: 1, true, yes, pass.")
+    ] = None
+    wrong: Annotated[str | None, typer.Option(metavar="COLUMN", help="The same, where 1, true, yes mean wrong.")] = None
+    right_from: Annotated[
+        float | None, typer.Option(metavar="SCORE", help="Scores from here on are right, others wrong.")
+    ] = None
+    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the label's time.")] = None
+    caller: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the caller.")] = None
+    rater: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of who judged.")] = None
+    kind: Annotated[
+        str | None, typer.Option("--class", metavar="COLUMN", help="The column of the class; it implies --classes.")
+    ] = None
+    good: Annotated[
+        Literal["0", "1"] | None, typer.Option(help="The outcome that is right. Unset: by the column's name.")
+    ] = None
+    day_first: Annotated[
+        bool | None, typer.Option("--day-first/--month-first", help="03/01/2026 is in January, or in March.")
+    ] = None
+
+
 @Unasked
 def replay(
     unasked: UnaskedApi,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Labels as CSV or JSON lines.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Labels as CSV, JSON or Parquet.")],
     options: TermOptions,
+    columns: ColumnOptions,
     like: Annotated[
         str | None,
         typer.Option(metavar="TASK", help="As a running gateway judges the version that leads this task now."),
@@ -74,7 +101,6 @@ def replay(
     class_warm_up: Annotated[
         int, typer.Option(min=20, max=1_000_000, help="First labels of a class that are its baseline.")
     ] = FIRST_OF_CLASS,
-    good: Annotated[Literal["0", "1"], typer.Option(help="The outcome that is right.")] = "0",
     sort: Annotated[bool, typer.Option("--sort", help="Put the rows in the order of their times.")] = False,
     per_day: Annotated[
         float, typer.Option(min=0.01, max=1e9, help="Labels a day, where the file has no times.")
@@ -84,25 +110,47 @@ def replay(
 ) -> None:
     """Replay a file of labels through the monitor: its verdicts, with time and reason.
 
-    CSV with a head, or JSON lines. Columns: `right` (1, 0, true, false) or `outcome` (1 is wrong); optionally `time`,
-    `caller`, `class`, `rater`, `asked` (time of the request), `change_point` (1 while it is known to be worse).
+    CSV with a head, JSON lines, a JSON list, or Parquet. Columns are found by their names: `right` (or `correct`, ...;
+    `wrong`, `error`, `outcome`: 1 is wrong), `time` (or `timestamp`, `created_at`, ...), `caller`, `class`, `rater`,
+    `asked` (time of the request), `change_point` (1 while it is known to be worse). The output says what was read.
     Without `time` the labels are spread over the days.
     """
+    from monitoring.quality.replay.label_files import LabelFileError
     from monitoring.quality.replay.report import replay_labels
-    from monitoring.quality.replay.rows import LabelFileError, read_rows
+    from monitoring.quality.replay.rows import read_rows
 
     out = unasked.out
     try:
         see_that_it_can_be_written(force, svg)
         terms = _make_terms(options) if like is None else read_terms(unasked.open(), like, signal, options)
-        terms = replace(terms, has_classes=classes, class_warm_up=class_warm_up)
-        report = {"file": file.name, **replay_labels(read_rows(file, good, sort, per_day, out.note), terms, out.note)}
+        terms = replace(terms, has_classes=classes or columns.kind is not None, class_warm_up=class_warm_up)
+        rows = read_rows(file, _make_choice(columns), sort, per_day, out.note)
+        report = {"file": file.name, **replay_labels(rows, terms, out.note)}
     except (SettingsError, LabelFileError) as error:
         raise Unusable(str(error)) from error
     if svg is not None:
         svg.write_text(make_svg(report["course"], _find_level(report), report["from"], report["to"]), "utf-8")
     if not out.answer(report):
         _show(out, report)
+
+
+def _make_choice(options: ColumnOptions) -> ColumnChoice:
+    """The columns that the options name. Raises SettingsError."""
+    from monitoring.quality.replay.label_columns import ColumnChoice
+
+    if options.right is not None and options.wrong is not None:
+        raise SettingsError("--right and --wrong: one of them, not both.")
+    return ColumnChoice(
+        right=options.right,
+        wrong=options.wrong,
+        time=options.time,
+        caller=options.caller,
+        kind=options.kind,
+        rater=options.rater,
+        right_from=options.right_from,
+        one_means=None if options.good is None else ("right" if options.good == "1" else "wrong"),
+        is_day_first=options.day_first,
+    )
 
 
 def _make_terms(options: TermOptions) -> ReplayTerms:
@@ -181,6 +229,7 @@ def _show(out: Printer, report: Mapping[str, Any]) -> None:
         f"{report['file']}: {report['labels']} labels from {report['from']} to {report['to']}, "
         f"{report['wrong_share']:.2%} wrong (1 means {report['one_means']})"
     )
+    out.say("Columns: " + ", ".join(f"{name} = {column}" for name, column in report["columns"].items()))
     out.say(f"Longest time between two labels: {_format_span(report['longest_gap_seconds'])}")
     for name, each in report["signals"].items():
         out.say(f"{name}: {each['labels']} labels, {_describe_baseline(each['baseline'])}{_describe_time(each)}")

@@ -14,7 +14,8 @@ from typing import Any
 
 from monitoring.quality.detectors import baselines
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.replay.rows import KnownChange, LabelRows, Progress, format_time
+from monitoring.quality.replay.label_times import format_time
+from monitoring.quality.replay.rows import KnownChange, LabelRows, Progress
 from monitoring.quality.replay.version import ALL, Claim, SignalReplay, VerdictChange, VersionReplay
 from monitoring.quality.signals.version_watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.plan import Plan
@@ -23,7 +24,6 @@ PROGRESS_EVERY = 10_000
 PARTS_MAX = 72
 """The parts of equal time into which the course of the error is cut."""
 USUAL = Claim(10_000, 0.05, Plan().labels_min)
-UNTIMED = "the file has no times: those told here spread its labels evenly over the days (--per-day)"
 CLASSES_IGNORED = "the column class is passed over: --classes gives each class a detector of its own too"
 
 
@@ -58,6 +58,7 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
         "from": format_time(rows.times[0]),
         "to": format_time(rows.times[-1]),
         "longest_gap_seconds": max((b - a for a, b in pairwise(rows.times)), default=0.0),
+        "columns": rows.columns,
         "one_means": rows.one_means,
         "claim": {**terms.claim._asdict(), "signals": len(version.signals), "like": terms.like},
         "verdict": version.verdict,
@@ -65,7 +66,7 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
         "signals": signals,
         "notes": [
             *(note for name, signal in signals.items() for note in _list_notes(name, signal, rows.one_means)),
-            *([UNTIMED] if not rows.is_timed else []),
+            *rows.notes,
             *([CLASSES_IGNORED] if named and not classes else []),
         ],
         "changes": delays,

@@ -1,63 +1,55 @@
-"""The rows of a file of labels for a replay: CSV or JSON lines, read whole, or refused with the line at fault.
+"""The rows of a file of labels for a replay, read whole, or refused with the line at fault.
 
-CSV has a head and a row for each label, JSON lines an object for each, in the order in which the labels came:
+`label_columns.py` finds the columns. What they mean:
 
-outcome        0 or 1: 1 means wrong, unless the reader is told that it means right
-right          the same as 0, 1, true or false: 1 means right. A file has either
-time           the time of the label: Unix seconds, or ISO 8601 (UTC without an offset). Without it, rows are spread
-               evenly over the days
+outcome        whether the answer is right. A row without it was not labelled, and is left out
+time           the time of the label. Without it, rows are spread evenly over the days
 asked          the time of the request (None: that of the label). After a recovery, labels of earlier requests are no
                evidence
 caller, rater  who sent the request, and who judged the answer. No caller and no rater decides alone
 class          the class of the request
-change_point   the known changes of the version: 1 from the first label of a slip, 0 before it and after its end; or
-               times of changes, first for the worse, then for the better, and so on. `change` is the same
+change         the known changes of the version: 1 from the first label of a slip, 0 before it and after its end; or
+               times of changes, first for the worse, then for the better, and so on
 
 A file is kept in arrays, about 50 bytes a row.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from io import TextIOWrapper
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from monitoring.evaluation.dataset import TEXT_LOOKED_AT_BYTES, find_separator, find_text_fault
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
+from monitoring.quality.replay.label_columns import (
+    BY_NAME,
+    NAMES_SHOWN_MAX,
+    ColumnChoice,
+    LabelColumns,
+    Meaning,
+    find_columns,
+    list_unread,
+)
+from monitoring.quality.replay.label_files import Fields, LabelFileError, read_fields
+from monitoring.quality.replay.label_times import Clock, format_time
 
-OUTCOMES = ("outcome", "right")
-CHANGE_NAMES = ("change_point", "change")
-COLUMNS = ("time", *OUTCOMES, *CHANGE_NAMES, "class", "caller", "rater", "asked")
 ROWS_MAX = 5_000_000
+ROWS_LOOKED_AT = 1_000
+"""The first rows, by which the columns are found."""
 PROGRESS_EVERY = 250_000
 PER_DAY = 500.0
 BEGINS_AT = 1_767_225_600.0
 """The time of the first label where a file has no times: the beginning of 2026."""
-TIME_MAX = 253_402_300_799.0
-"""The end of the year 9999."""
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 NO, YES = ("0", "0.0"), ("1", "1.0")
-"""0 and 1, as spreadsheets and data frames write them too."""
 NOTHING, STEADY, CHANGED = 0, 1, 2
+UNTIMED = "the file has no times: those told here spread its labels evenly over the days (--per-day)"
 
 Direction = Literal["worse", "better"]
-Fields = Mapping[str, str]
 Progress = Callable[[str], None]
-Check = Callable[[int, Sequence[str]], None]
-
-
-class LabelFileError(ValueError):
-    """A file that is no stream of labels. Its message names the line, and says what to do."""
 
 
 class LabelRow(NamedTuple):
@@ -79,23 +71,13 @@ class KnownChange(NamedTuple):
     direction: Direction
 
 
-class FileFormat(NamedTuple):
-    """The form of a file's rows: the column of the outcome, the outcome that is right, whether rows have times, and
-    the labels a day where they have none."""
-
-    outcome: str
-    right: str
-    is_timed: bool
-    per_day: float
-
-
 @dataclass(slots=True)
 class LabelRows:
     """All rows of a file, in the order in which the labels came.
 
-    `marks` are the values of `change_point` that are 0 or 1, `named` those that are times. `names` are the classes,
-    callers and raters; its first entry means none. `one_means` is the meaning of the outcome 1, `is_timed` whether
-    the file has times.
+    `marks` are the known changes that are 0 or 1, `named` those that are times. `names` are the classes, callers and
+    raters; its first entry means none. `columns` are those of the file, by our names, and `one_means` is the meaning
+    of the outcome 1. `notes` say what was not taken as it is.
     """
 
     lines: array[int] = field(default_factory=lambda: array("L"))
@@ -108,8 +90,9 @@ class LabelRows:
     raters: array[int] = field(default_factory=lambda: array("L"))
     callers: array[int] = field(default_factory=lambda: array("L"))
     names: dict[str | None, int] = field(default_factory=lambda: {None: 0})
-    one_means: Literal["right", "wrong"] = "wrong"
-    is_timed: bool = True
+    one_means: Meaning = "wrong"
+    columns: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -146,7 +129,13 @@ class LabelRows:
 
     def sort(self) -> None:
         """Put the rows in the order of their times."""
-        order = sorted(range(len(self)), key=self.times.__getitem__)
+        self._put(sorted(range(len(self)), key=self.times.__getitem__))
+
+    def reverse(self) -> None:
+        """Put the last row first."""
+        self._put(range(len(self) - 1, -1, -1))
+
+    def _put(self, order: Sequence[int]) -> None:
         for places in ("lines", "kinds", "raters", "callers"):
             setattr(self, places, array("L", map(getattr(self, places).__getitem__, order)))
         self.asked = array("d", map(self.asked.__getitem__, order))
@@ -172,32 +161,100 @@ class LabelRows:
 
 def read_rows(
     path: Path,
-    right: str = "0",
+    choice: ColumnChoice = BY_NAME,
     is_sorted: bool = False,
     per_day: float = PER_DAY,
     on_progress: Progress = lambda _: None,
 ) -> LabelRows:
-    """Read all rows. `right` is the outcome that is right, "0" or "1".
+    """Read all rows. `choice` has the columns that are not to be found by their names.
 
     `is_sorted`: put them in the order of their times. `per_day` is the number of labels a day of a file without times.
     Raises LabelFileError with the line, and what to do, for anything that is no stream of labels.
     """
-    rows = LabelRows()
-    form: FileFormat | None = None
-    for line, fields in read_fields(path, _check_columns):
-        form = form or _find_format(line, fields, right, per_day)
+    read = read_fields(path)
+    sample = list(islice(read, ROWS_LOOKED_AT))
+    if not sample:
+        raise LabelFileError(f"{path} has no row under its head: nothing to replay.")
+    columns = find_columns(sample, choice)
+    rows = LabelRows(one_means=columns.one_means, columns=columns.describe())
+    reader = RowReader(columns, choice.is_day_first, per_day)
+    for line, fields in chain(sample, read):
         if len(rows) >= ROWS_MAX:
             raise LabelFileError(f"line {line}: more than {ROWS_MAX} rows. Replay a part of it.")
-        rows.add(*_make_row(line, len(rows), fields, form))
+        wrong = columns.read_outcome(line, fields.get(columns.outcome, ""))
+        if wrong is None:
+            reader.unlabelled += 1
+            continue
+        rows.add(*reader.read(line, len(rows), fields, wrong))
         if len(rows) % PROGRESS_EVERY == 0:
             on_progress(f"Read {len(rows):,} rows")
-    if form is None:
-        raise LabelFileError(f"{path} has no row under its head: nothing to replay.")
-    rows.one_means, rows.is_timed = "right" if form.right == "1" else "wrong", form.is_timed
+    if not len(rows):
+        raise LabelFileError(f"no row has a label under {columns.outcome!r}. Is it another column (--right COLUMN)?")
+    rows.notes = list(_list_notes(columns, reader.unlabelled, list_unread(columns, [row for _, row in sample])))
     if rows.named and any(rows.marks):
-        raise LabelFileError(f"{path} has both 0 or 1 and times under {CHANGE_NAMES[0]}: say it in one way.")
+        raise LabelFileError(f"{path} has both 0 or 1 and times under {columns.change}: say it in one way.")
+    _put_in_order(rows, is_sorted)
+    return rows
+
+
+class RowReader:
+    """The reader of a file's rows, with the columns that it has. `unlabelled` counts those without a label."""
+
+    def __init__(self, columns: LabelColumns, is_day_first: bool | None, per_day: float) -> None:
+        self.unlabelled = 0
+        self._columns, self._is_day_first, self._per_day = columns, is_day_first, per_day
+        self._clocks: dict[str, Clock] = {}
+
+    def read(self, line: int, number: int, fields: Fields, wrong: bool) -> tuple[LabelRow, bool | float | None]:
+        """The row, and its known change: yes or no, or its time. Raises LabelFileError."""
+        columns = self._columns
+        if columns.time:
+            at = self._read_time(line, " and ".join(columns.time), columns.join_time(fields))
+        elif columns.asked:
+            raise LabelFileError(f"line {line}: {columns.asked} without time: give the time of each label too.")
+        else:
+            at = BEGINS_AT + DAY_SECONDS * number / self._per_day
+        asked = fields.get(columns.asked or "", "")
+        asked_at = self._read_time(line, columns.asked or "", asked) if asked else at
+        if asked_at > at:
+            raise LabelFileError(
+                f"line {line}: it was asked at {format_time(asked_at)}, after its label came at {format_time(at)}."
+            )
+        kind, rater, caller = (
+            fields.get(name) or None if name else None for name in (columns.kind, columns.rater, columns.caller)
+        )
+        row = LabelRow(line, at, asked_at, wrong, kind, rater, caller)
+        return row, self._read_change(line, columns.change or "", fields.get(columns.change or "", ""))
+
+    def _read_change(self, line: int, name: str, text: str) -> bool | float | None:
+        if text in (*NO, *YES):
+            return text in YES
+        return self._read_time(line, name, text) if text else None
+
+    def _read_time(self, line: int, column: str, text: str) -> float:
+        if column not in self._clocks:
+            self._clocks[column] = Clock(column, text, self._is_day_first)
+        return self._clocks[column].read(line, text)
+
+
+def _list_notes(columns: LabelColumns, unlabelled: int, unread: Sequence[str]) -> Iterator[str]:
+    if columns.is_vague:
+        yield f"of {columns.outcome} 1 was taken for right: say --wrong {columns.outcome} where it means wrong"
+    if unlabelled:
+        yield f"rows without a label, which were left out: {unlabelled}"
+    if unread:
+        yield f"columns that were not read: {', '.join(unread)[:NAMES_SHOWN_MAX]}"
+    if not columns.time:
+        yield UNTIMED
+
+
+def _put_in_order(rows: LabelRows, is_sorted: bool) -> None:
+    """Turn a file with the newest label first around. Raises LabelFileError for any other that is not in order."""
     if is_sorted:
         rows.sort()
+    elif rows.times[0] > rows.times[-1] and all(at <= before for before, at in pairwise(rows.times)):
+        rows.reverse()
+        rows.notes.append("the newest label comes first: the file was replayed from its end")
     for number, (before, at) in enumerate(pairwise(rows.times)):
         if at < before:
             raise LabelFileError(
@@ -205,180 +262,3 @@ def read_rows(
                 f"{rows.lines[number]}, {format_time(before)}. Detectors see labels as they came: put the file in "
                 "order, or say --sort."
             )
-    return rows
-
-
-def read_fields(path: Path, check: Check) -> Iterator[tuple[int, Fields]]:
-    """Read the rows of CSV or JSON lines, each with its line in the file. Values are texts: true is "1", null is "".
-
-    `check` takes a line and its columns, and raises LabelFileError. Raises LabelFileError for what can't be read.
-    """
-    try:
-        with (
-            path.open("rb") as opened,
-            TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
-        ):
-            beginning = opened.peek(TEXT_LOOKED_AT_BYTES)
-            fault = find_text_fault(beginning) if beginning else "are missing: the file is empty."
-            if fault:
-                raise LabelFileError(f"The labels in {path} {fault}")
-            lines = _decode(file)
-            first = next(lines, "")
-            if first.lstrip().startswith("["):
-                raise LabelFileError("line 1: it is a list in JSON. Write an object in each line, without brackets.")
-            read = _read_objects if first.lstrip().startswith("{") else _read_csv
-            yield from read(chain([first], lines), check)
-    except OSError as error:
-        raise LabelFileError(f"{path} can't be read: {error.strerror or error}.") from error
-
-
-def format_time(at: float) -> str:
-    """A time for people: ISO 8601, UTC."""
-    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _decode(lines: Iterable[str]) -> Iterator[str]:
-    """The lines. Raises LabelFileError for one that is not UTF-8."""
-    for number, line in enumerate(lines, 1):
-        if not line.isascii():
-            try:
-                line.encode()
-            except UnicodeEncodeError as error:
-                raise LabelFileError(f"line {number}: it is not UTF-8.") from error
-        yield line
-
-
-def _read_csv(lines: Iterator[str], check: Check) -> Iterator[tuple[int, Fields]]:
-    """The rows of CSV, each with its line."""
-    first = next(lines, "")
-    reader = csv.reader(chain([first], lines), strict=True, delimiter=find_separator(first))
-    head = [name.strip().lower() for name in _next(reader) or []]
-    check(1, head)
-    empty = None
-    while (fields := _next(reader)) is not None:
-        line = reader.line_num
-        if not any(text.strip() for text in fields):
-            empty = empty or line
-            continue
-        if empty is not None:
-            raise LabelFileError(f"line {empty}: it is empty. Leave out what was not labelled.")
-        if len(fields) != len(head):
-            raise LabelFileError(f"line {line}: {len(fields)} fields, and the head has {len(head)}.")
-        yield line, dict(zip(head, (text.strip() for text in fields), strict=True))
-
-
-def _next(reader: Any) -> list[str] | None:
-    """The next row; None at the end. Raises LabelFileError with the line at which one begins that is none."""
-    line = reader.line_num + 1
-    try:
-        return next(reader, None)
-    except csv.Error as error:
-        raise LabelFileError(f"line {line}: what begins there is no CSV: {error}.") from error
-
-
-def _read_objects(lines: Iterator[str], check: Check) -> Iterator[tuple[int, Fields]]:
-    """The objects of JSON lines, each with its line; values as CSV has them."""
-    for line, text in enumerate(lines, 1):
-        if not text.strip():
-            continue
-        try:
-            entry = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise LabelFileError(f"line {line}: it is no JSON: {error}.") from error
-        if not isinstance(entry, dict):
-            raise LabelFileError(f'line {line}: it is no object, as in {{"right": true}}.')
-        check(line, list(entry))
-        yield line, {name: _as_text(line, name, value) for name, value in entry.items()}
-
-
-def _as_text(line: int, name: str, value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return "" if value is None else str(int(value))
-    if isinstance(value, str | int | float):
-        return str(value).strip()
-    raise LabelFileError(f"line {line}: its {name} is neither a text nor a number.")
-
-
-def _check_columns(line: int, names: Sequence[str]) -> None:
-    outcomes = [name for name in OUTCOMES if name in names]
-    if not outcomes:
-        raise LabelFileError(
-            f"line {line}: no column outcome, and no column right. Name the columns in the first line, parted by "
-            "commas, or the fields of each object."
-        )
-    if len(outcomes) > 1:
-        raise LabelFileError(f"line {line}: both outcome and right: leave one out.")
-    unknown = [name for name in dict.fromkeys(names) if name not in COLUMNS]
-    if unknown or len(set(names)) != len(names):
-        fault = f"leave out {', '.join(map(repr, unknown))}" if unknown else "a column is there twice"
-        raise LabelFileError(f"line {line}: {fault}. Each of {', '.join(COLUMNS)} may be there once.")
-    if set(CHANGE_NAMES) <= set(names):
-        raise LabelFileError(f"line {line}: {' and '.join(CHANGE_NAMES)} are two names of one column: leave one out.")
-
-
-def _find_format(line: int, fields: Fields, right: str, per_day: float) -> FileFormat:
-    """The form of all rows, by the first one."""
-    outcome, is_timed = next(name for name in OUTCOMES if name in fields), "time" in fields
-    if not is_timed and "asked" in fields:
-        raise LabelFileError(f"line {line}: asked without time: give the time of each label too.")
-    return FileFormat(outcome, right if outcome == "outcome" else "1", is_timed, per_day)
-
-
-def _make_row(line: int, number: int, fields: Fields, form: FileFormat) -> tuple[LabelRow, bool | float | None]:
-    outcome = fields.get(form.outcome, "")
-    if form.outcome == "right":
-        outcome = {"true": "1", "false": "0"}.get(outcome.lower(), outcome)
-    if outcome not in (*NO, *YES):
-        raise LabelFileError(
-            f"line {line}: its {form.outcome} is {outcome[:40]!r}. It must be 0 or 1; leave out what was not labelled."
-        )
-    if form.is_timed:
-        at = _read_time(line, "time", fields.get("time", ""))
-    else:
-        at = BEGINS_AT + DAY_SECONDS * number / form.per_day
-    asked_at = _read_time(line, "asked", fields["asked"]) if fields.get("asked") else at
-    if asked_at > at:
-        raise LabelFileError(
-            f"line {line}: it was asked at {format_time(asked_at)}, after its label came at {format_time(at)}."
-        )
-    change = next((name for name in CHANGE_NAMES if name in fields), "")
-    row = LabelRow(
-        line,
-        at,
-        asked_at,
-        (outcome in YES) != (form.right == "1"),
-        fields.get("class") or None,
-        fields.get("rater") or None,
-        fields.get("caller") or None,
-    )
-    return row, _read_change(line, change, fields.get(change, ""))
-
-
-def _read_change(line: int, name: str, text: str) -> bool | float | None:
-    if text in (*NO, *YES):
-        return text in YES
-    return _read_time(line, name, text) if text else None
-
-
-def _read_time(line: int, column: str, text: str) -> float:
-    """Unix seconds, from a number or from ISO 8601; without an offset it is UTC."""
-    at = float(text) if NUMBER.fullmatch(text) else _read_moment(text)
-    if at is None:
-        raise LabelFileError(
-            f"line {line}: its {column} is {text[:40]!r}. It must be Unix seconds, or ISO 8601 as in "
-            "2026-01-31T12:00:00Z."
-        )
-    if not (math.isfinite(at) and 0.0 <= at <= TIME_MAX):
-        hint = " Are these milliseconds? Divide by 1000." if TIME_MAX < at <= 1000.0 * TIME_MAX else ""
-        raise LabelFileError(
-            f"line {line}: its {column} {text[:40]!r} is no time from 1970 to 9999, in Unix seconds.{hint}"
-        )
-    return at
-
-
-def _read_moment(text: str) -> float | None:
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None

@@ -18,7 +18,8 @@ from monitoring.quality.detectors import leave_one_out, raters
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.leave_one_out import GiverRoll
 from monitoring.quality.phases import Verdict
-from monitoring.quality.replay.rows import LabelRow, format_time
+from monitoring.quality.replay.label_times import format_time
+from monitoring.quality.replay.rows import LabelRow
 from monitoring.quality.signals import label_signal
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_signal import LabelSignal

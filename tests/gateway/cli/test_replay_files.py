@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import pytest
 
+from benchmarks.replay import run
 from monitoring.quality.replay import rows as replay_rows
 from tests.gateway.cli.test_replay import objects, refused, stream, told, written
 
@@ -24,32 +29,37 @@ def test_times_out_of_order_are_refused_with_their_line_or_sorted_if_that_is_sai
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["time,outcome", "1,0", "2,"], "line 3: its outcome is ''"),
         (["time,outcome", "1,0", "2,0.5"], "line 3: its outcome is '0.5'"),
-        (["time,outcome", "1,0", "2,true"], "line 3"),
-        (["time,outcome", "1,0", "", "3,1"], "line 3: it is empty"),
+        (["time,outcome", "1,0", "2,maybe"], "line 3: its outcome is 'maybe'"),
+        (["time,outcome", "1,", "2,null"], "no row has a label under 'outcome'"),
         (["time,outcome", "1,0", ",1"], "line 3: its time is ''"),
         (["time,outcome", "1,0", "yesterday,1"], "line 3: its time is 'yesterday'"),
         (["time,outcome", "nan,0"], "line 2: its time is 'nan'"),
-        (["time,outcome", "1e300,0"], "line 2: its time '1e300' is no time"),
+        (["time,outcome", "1e300,0"], "line 2: its time '1e300' is no time from 1970 to 9999"),
         (["time,outcome", "1e400,0"], "line 2: its time '1e400' is no time"),
+        (["time,outcome", "1,0", "1760000000000,0"], "line 3: its time '1760000000000' is no time"),
+        (["time,outcome", "3/1/2026 9:00,0"], "Say whether the day or the month comes first: --day-first"),
+        (["time,outcome", "3/32/2026,0"], "line 2: its time is '3/32/2026'"),
+        (["time,outcome", "2026-03-01 12:61,0"], "line 2: its time is '2026-03-01 12:61'"),
         (["time,outcome", "1_000,0"], "line 2: its time is '1_000'"),
-        (["time,outcome", "1760000000000,0"], "Are these milliseconds? Divide by 1000."),
         (["time,outcome,asked", "5,0,6"], "line 2: it was asked at"),
-        (["time,outcome,change,change_point", "5,0,0,0"], "two names of one column"),
+        (["time,outcome,change,change_point", "5,0,0,0"], "which column counts, 'change' and 'change_point'. Say"),
         (["time,outcome,change", "5,0,0", "6,0,2026-01-01"], "both 0 or 1 and times"),
         (["time;outcome", "5;0,5"], "line 2: its outcome is '0,5'"),
         (["time\toutcome", "5\t0", "6"], "line 3: 1 fields, and the head has 2"),
         (["time,outcome", "-5,0"], "line 2: its time '-5' is no time"),
         (["time,outcome", "1,0,7"], "line 2: 3 fields, and the head has 2"),
         (["time,outcome", "1"], "line 2: 1 fields, and the head has 2"),
-        (["time,outcome,change_point", "1,0,maybe"], "line 2: its change_point is 'maybe'"),
-        (["time,label", "1,0"], "line 1: no column outcome"),
-        (["time,outcome,outcome", "1,0,0"], "line 1: a column is there twice"),
-        (["id,time,outcome,notes", "9,1,0,x"], "line 1: leave out 'id', 'notes'. Each of time, outcome"),
-        (['[{"outcome": 0}]'], "line 1: it is a list in JSON. Write an object in each line"),
+        (["time,label", "1,refund"], "line 2: its label is 'refund'. It must be 0 or 1, or a word"),
+        (["time,score", "1,0.87"], "of scores say which are right, as in --right-from 0.5"),
+        (["time,outcome,outcome", "1,0,0"], "line 1: two columns are named 'outcome': rename one"),
+        (["id,time,thumbs", "9,1,x"], "It has 'id', 'time', 'thumbs'. Say which one does: --right COLUMN, or --wrong"),
+        (["correct,error", "1,0"], "'correct' and 'error'. Say which: --right correct or --wrong error"),
+        (["right,created_at,ts", "1,5,5"], "'created_at' and 'ts'. Say which: --time created_at"),
+        (['[{"outcome": 0}', "]]"], "line 1: a list in JSON begins there, but it is none"),
+        (["[1, 2]"], "entry 1: it is no object"),
         (["time,outcome"], "no row under its head"),
-        ([""], "line 1: no column outcome, and no column right"),
+        ([""], "no row under its head"),
     ],
 )
 def test_what_is_no_stream_of_labels_is_refused_with_its_line(
@@ -90,6 +100,116 @@ def test_what_programs_write_is_read(tmp_path: Path, capsys: pytest.CaptureFixtu
     found = told(capsys, str(tmp_path / "one.csv"), "--baseline", "0.05")
     assert (found["labels"], found["wrong"]) == (2, 1)
     assert (found["from"], found["to"]) == ("1970-01-01T00:00:01Z", "1970-01-01T00:00:02Z")
+
+
+def moment(n: int, form: str) -> str:
+    return datetime.fromtimestamp(1_767_225_600 + 3_600 * n, UTC).strftime(form)
+
+
+FORMS: dict[str, tuple[str, Callable[[int, bool], str], list[str]]] = {
+    "yes and no": ("timestamp,correct", lambda n, ok: f"{moment(n, '%Y-%m-%d %H:%M')},{'yes' if ok else 'No'}", []),
+    "milliseconds": (
+        "\ufeffid;created_at;is_correct;note",
+        lambda n, ok: f'{n};{1_767_225_600_000 + 3_600_000 * n};{ok};"a; ""b"""',
+        [],
+    ),
+    "errors": ("ts\terror", lambda n, ok: f"{1_767_225_600 + 3_600 * n}.000\t{int(not ok)}", []),
+    "pass and fail": (
+        '"Date","Result"',
+        lambda n, ok: f'"{moment(n, "%m/%d/%Y %I:%M:%S %p")}","{"Pass" if ok else "FAIL"}"',
+        ["--month-first"],
+    ),
+    "a date and a time": (
+        "date,time,OK?",
+        lambda n, ok: f"{moment(n, '%d.%m.%Y')},{moment(n, '%H:%M')},{float(ok)}",
+        [],
+    ),
+    "slashes": (
+        "label,When",
+        lambda n, ok: f"{int(ok)},{moment(n, '%d/%m/%Y %H:%M')}",
+        ["--time", "When", "--day-first"],
+    ),
+    "zones": (
+        "event_time,wrong",
+        lambda n, ok: f"{moment(n, '%Y-%m-%d %H:%M:%S.000')} +0000,{'t' if not ok else 'f'}",
+        [],
+    ),
+    "scores": (
+        "at,score",
+        lambda n, ok: f"{moment(n, '%Y/%m/%d %H:%M')} UTC,{0.8 if ok else 0.25}",
+        ["--right-from", "0.5"],
+    ),
+    "texts beside": ("created,label,passed", lambda n, ok: f"{moment(n, '%Y-%m-%dT%H%M%SZ')},refund,{int(ok)}", []),
+    "objects in objects": (
+        '{"v": 1, "feedback": {"isCorrect": true}, "timestamp": "2026-01-01T00:00:00Z"}',
+        lambda n, ok: json.dumps(
+            {"timestamp": moment(n, "%a, %d %b %Y %H:%M:%S GMT"), "feedback": {"isCorrect": ok, "tags": [1]}}
+        ),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_files_as_people_have_them_are_read_as_the_plain_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    head, row, options = FORMS[form]
+    outcomes = [True, *(n % 25 != 7 and (n < 300 or n % 2 > 0) for n in range(1, 400))]
+    lines = [row(n, ok) for n, ok in enumerate(outcomes)]
+    first = [head, *lines[1:]] if head.startswith("{") else [head, *lines]
+    told_plainly = [f"{1_767_225_600 + 3_600 * n},{int(ok)}" for n, ok in enumerate(outcomes)]
+    plain = told(capsys, written(tmp_path / "plain.csv", ["time,right", *told_plainly]))
+    found = told(capsys, written(tmp_path / "odd.txt", first), *options)
+    same = ("labels", "wrong", "from", "to", "course")
+    assert [found[name] for name in same] == [plain[name] for name in same]
+    changes = [(change["label"], change["to"], change["time"]) for change in found["verdict_changes"]]
+    assert changes == [(change["label"], change["to"], change["time"]) for change in plain["verdict_changes"]] != []
+
+
+def test_parquet_and_lists_are_read_as_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "labels.parquet"
+    duckdb.sql(
+        "COPY (SELECT to_timestamp(1767225600 + 60 * range) AS created_at, range % 10 <> 0 AS correct, 'k' AS kind "
+        f"FROM range(300)) TO '{path}' (FORMAT parquet)"
+    )
+    report = told(capsys, str(path), "--class", "kind")
+    assert (report["labels"], report["wrong"], report["to"]) == (300, 30, "2026-01-01T04:59:00Z")
+    assert report["columns"] == {"outcome": "correct", "time": "created_at", "class": "kind"}
+    assert "class k" in report["signals"]
+    (tmp_path / "list.json").write_text(json.dumps([{"ok": n % 10 != 0} for n in range(300)], indent=1))
+    assert told(capsys, str(tmp_path / "list.json"))["wrong"] == 30
+    path.write_bytes(b"PAR1")
+    assert "is no Parquet" in refused(capsys, str(path))
+
+
+def test_what_was_read_and_what_was_not_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["id,score,client,time", *(f"{n},{(n % 2) if n % 3 else 'null'},c{n},{900 - n}" for n in range(300)), ",,,"]
+    path = written(tmp_path / "odd.csv", lines)
+    report = told(capsys, path)
+    assert (report["labels"], report["wrong"], report["one_means"]) == (200, 100, "right")
+    assert report["columns"] == {"outcome": "score", "time": "time", "caller": "client"}
+    assert report["notes"][-4:] == [
+        "of score 1 was taken for right: say --wrong score where it means wrong",
+        "rows without a label, which were left out: 100",
+        "columns that were not read: id",
+        "the newest label comes first: the file was replayed from its end",
+    ]
+    assert run(["replay", path, "--wrong", "score"]) == 0
+    shown = capsys.readouterr().out
+    assert "Columns: outcome = score, time = time, caller = client" in shown
+    assert "1 means wrong" in shown
+    assert "was taken for right" not in shown
+
+
+def test_columns_that_are_named_are_read_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["correct,thumbs,user,by,when", *(f"1,{'down' if n % 5 else 'up'},u{n},r,{n}" for n in range(60))]
+    path = written(tmp_path / "named.csv", lines)
+    report = told(capsys, path, "--right", "thumbs", "--caller", "user", "--rater", "by", "--time", "when")
+    assert report["columns"] == {"outcome": "thumbs", "time": "when", "caller": "user", "rater": "by"}
+    assert report["wrong"] == 48
+    assert "--class kind: no such column. It has 'correct', 'thumbs'" in refused(capsys, path, "--class", "kind")
+    assert "--right and --wrong: one of them" in refused(capsys, path, "--right", "thumbs", "--wrong", "correct")
 
 
 def test_a_long_file_is_told_of_while_it_is_read_and_takes_little_memory(
@@ -134,11 +254,9 @@ def test_right_may_be_true_or_false_in_csv(tmp_path: Path, capsys: pytest.Captur
     [
         (['{"right": true}', "{right}"], "line 2: it is no JSON"),
         (['{"right": true}', "[1]"], "line 2: it is no object"),
-        (['{"right": true}', '{"right": null}'], "line 2: its right is ''"),
-        (['{"right": true}', '{"right": [1]}'], "line 2: its right is neither a text nor a number"),
-        (['{"right": true}', '{"note": "x"}'], "line 2: no column outcome, and no column right"),
-        (['{"right": true, "outcome": 0}'], "line 1: both outcome and right"),
-        (['{"right": true, "weight": 1}'], "line 1: leave out 'weight'"),
+        (['{"right": [1]}'], "no column is known to say what is right"),
+        (['{"right": true, "outcome": 0}'], "'right' and 'outcome'. Say which: --right right or --wrong outcome"),
+        (['{"a": {"ok": 1}, "b": {"ok": 0}}'], "'a.ok' and 'b.ok'. Say which: --right a.ok or --right b.ok"),
         (['{"right": true, "time": 5}', '{"right": true}'], "line 2: its time is ''"),
         (['{"right": true, "asked": 5}'], "line 1: asked without time"),
         (['{"right": true}', '{"right": "maybe"}'], "line 2: its right is 'maybe'"),

@@ -145,7 +145,7 @@ async def test_calibration_adds_the_labellers_difference_to_the_evaluations_base
     ("text", "reason"),
     [
         ("gate,reviewer\nright,maybe\n", "line 2: gate and reviewer must each be right or wrong"),
-        ("gate,other\nright,1\n", "line 1: no column reviewer"),
+        ("gate,other\nright,1\n", "line 2: no column reviewer"),
         ('{"gate": true}\n', "line 1: no column reviewer"),
         ('{"gate": true, "reviewer": 1}\n' * 49, "greater than or equal to 50"),
     ],
