@@ -51,7 +51,8 @@ def as_openai(row: DataRow, form: str) -> dict[str, Any] | None:
     """A row as OpenAI takes it for supervised fine-tuning (`sft`), or for preferences (`dpo`); None without a worse
     answer."""
     if form == "sft":
-        return {"messages": row.messages}
+        context = [m | {"weight": 0} if m.get("role") == "assistant" else m for m in row.messages[:-1]]
+        return {"messages": [*context, row.messages[-1]]}  # each answer of a chat is the last one of a row
     if row.rejected is None:
         return None
     return {

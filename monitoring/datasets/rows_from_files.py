@@ -21,9 +21,11 @@ from monitoring.evaluation.dataset import (
     find_text_fault,
     group_named,
     object_of,
+    read_answer,
     row_of,
     write_canonically,
 )
+from monitoring.ids import SHAPE
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "text": ("question", "message", "user"),
@@ -60,14 +62,14 @@ def read_rows(file: SourceFile) -> Iterator[DataRow | LeftOut]:
             yield entry
             continue
         try:
-            yield data_row_of(_with_our_names(entry, file.columns), at, file.name)
+            own = as_own_form(_with_our_names(entry, file.columns), at)
+            yield from [data_row_of(each, at, file.name) for each in _divide_chat(own, at)]
         except DatasetError as error:
             yield _unreadable(file, at, str(error))
 
 
 def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
-    """The row in an object of any form that is known, on line `at`. Raises DatasetError."""
-    entry = as_own_form(entry, at)
+    """The row in an object with the keys that our rows have, on line `at`. Raises DatasetError."""
     row = row_of(entry, at, 0)
     named = group_named({name: entry.get(name) for name in ("group", "paraphrase")}, at)
     parent = group_named({"parent": entry.get("parent")}, at)
@@ -90,6 +92,53 @@ def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
         at=time_of(entry.get("at")),
         rejected=rejected if isinstance(rejected, str) and rejected else None,
     )
+
+
+def _divide_chat(entry: dict[str, Any], at: int) -> list[dict[str, Any]]:
+    """An object for each answer that a chat teaches, all of one group; the last first, of near duplicates it is kept.
+
+    As with OpenAI an answer of weight 0 teaches nothing. Before the last one, an answer that calls a tool, or that
+    nobody asked for, is context alone. Raises DatasetError where no answer is left.
+    """
+    messages = entry.get("messages")
+    if entry.get("expected") is not None or not isinstance(messages, list) or not _ends_with_answer(messages):
+        return [entry]
+    bare = [{name: value for name, value in message.items() if name != "weight"} for message in messages]
+    roles = [message.get("role") for message in messages]
+    last = len(messages) - 1
+    places = [
+        place
+        for place in range(last, -1, -1)
+        if roles[place] == "assistant"
+        and messages[place].get("weight", 1) != 0
+        and (place == last or ("user" in roles[:place] and _is_text(messages[place])))
+    ]
+    if not places:
+        raise DatasetError(f"Line {at}: each answer in it has the weight 0, so it teaches nothing: leave it out.")
+    if places == [last]:
+        return [entry | {"messages": bare}]
+    named = str(entry.get("id") or "")
+    whole = named or f"chat-{digest(write_canonically(bare))[:16]}"
+    shared = {
+        "group": entry.get("group") or entry.get("paraphrase") or whole,
+        "request": entry.get("request") or (named if SHAPE.fullmatch(named) else None),
+    }
+    divided = []
+    for place in places:
+        own = {} if place == last else {"rejected": None, "id": f"{named}-{place}" if named else None}
+        divided.append(entry | shared | own | {"messages": bare[: place + 1]})
+    return divided
+
+
+def _ends_with_answer(messages: list[Any]) -> bool:
+    if not messages or not all(isinstance(message, dict) for message in messages):
+        return False
+    return bool(messages[-1].get("role") == "assistant")
+
+
+def _is_text(message: dict[str, Any]) -> bool:
+    calls_tool = message.get("tool_calls") or message.get("function_call")
+    return not calls_tool and bool(read_answer(message.get("content")))
 
 
 def _origin_of(value: Any) -> Origin:

@@ -17,6 +17,7 @@ from monitoring.datasets.card import card_of
 from monitoring.datasets.card_page import draw_bars, make_card_page
 from monitoring.datasets.coverage import measure_coverage
 from monitoring.datasets.export_run import run
+from monitoring.datasets.foreign_rows import as_own_form
 from monitoring.datasets.rows import DataRow
 from monitoring.datasets.rows_from_files import SourceFile, data_row_of, read_rows
 from monitoring.datasets.rows_from_traffic import KeptRows
@@ -141,7 +142,7 @@ def test_a_set_goes_out_in_the_forms_of_openai_and_of_hugging_face(tmp_path: Pat
     pair = msgspec.json.decode(target.read_bytes())
     assert pair["input"]["messages"] == tuning[0]["messages"][:1]
     assert pair["preferred_output"][0]["content"] == "yes"
-    assert data_row_of(pair, 1, "a.jsonl").rejected == "maybe"
+    assert data_row_of(as_own_form(pair, 1), 1, "a.jsonl").rejected == "maybe"
     assert run(ExportJob(str(source), str(target), "parquet")) == 2
     found = duckdb.execute('SELECT messages, class, "at" FROM read_parquet(?)', [str(target)]).fetchall()
     assert found == [(tuning[0]["messages"], "yes", None), (tuning[1]["messages"], "no", 5.0)]
@@ -160,6 +161,9 @@ def test_calls_of_tools_go_out_as_parquet_and_come_back(tmp_path: Path) -> None:
     ]
     rows = [row("A kite.", "yes"), msgspec.structs.replace(row("A lamp.", "yes"), messages=calling)]
     source.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in rows))
+    assert run(ExportJob(str(source), str(target), "sft")) == 2
+    _, tuning = map(msgspec.json.decode, target.read_bytes().splitlines())
+    assert [message.get("weight") for message in tuning["messages"]] == [None, 0, None, None]
     assert run(ExportJob(str(source), str(target), "parquet")) == 2
     read = list(read_rows(SourceFile("train.parquet", str(target))))
     assert [each.messages for each in read if isinstance(each, DataRow)] == [each.messages for each in rows]

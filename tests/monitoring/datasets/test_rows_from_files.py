@@ -70,6 +70,33 @@ def test_an_answer_in_parts_is_its_text_and_other_parts_are_no_answer(tmp_path: 
     assert isinstance(fault, LeftOut)
 
 
+def test_each_answer_of_a_chat_is_a_row_of_its_group_but_for_those_of_weight_0(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "type": "function"}]}
+    said = [
+        {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "A kettle."},
+        {**YES, "weight": 1}, {"role": "user", "content": "A toaster."}, {**YES, "content": "no", "weight": 0},
+        {"role": "user", "content": "A kite."}, call, {"role": "tool", "tool_call_id": "c1", "content": "sealed"}, YES,
+    ]  # fmt: skip
+    rows = [
+        row for row in read(lines(tmp_path / "a.jsonl", {"messages": said, "id": "r1"})) if isinstance(row, DataRow)
+    ]
+    assert [(row.id, row.group, len(row.messages), row.answer) for row in rows] == [
+        ("r1", "r1", 9, "yes"), ("r1-2", "r1", 3, "yes"),
+    ]  # fmt: skip
+    assert all("weight" not in message for row in rows for message in row.messages)
+    chat = [*ASKED, YES, *ASKED[1:], {**YES, "weight": 0}]
+    assert only(lines(tmp_path / "b.jsonl", {"messages": chat, "id": "r2"})).messages == [*ASKED, YES]
+    request = "01890a5d-ac96-774b-bcce-b302099a8057-0123456789abcdef"
+    unnamed, named = ({"messages": [*ASKED, YES, *ASKED[1:], YES]} | more for more in ({}, {"id": request}))
+    rows = [row for row in read(lines(tmp_path / "c.jsonl", unnamed, named)) if isinstance(row, DataRow)]
+    assert len({row.id for row in rows}) == 4
+    assert rows[0].group == rows[1].group != request
+    assert [row.request for row in rows] == [None, None, request, request]
+    (fault,) = read(lines(tmp_path / "d.jsonl", {"messages": [*ASKED, {**YES, "weight": 0}]}))
+    assert isinstance(fault, LeftOut)
+    assert "Line 1: each answer in it has the weight 0" in fault.fault
+
+
 def test_instructions_of_alpaca_and_conversations_of_sharegpt_are_taken(tmp_path: Path) -> None:
     alpaca = {"instruction": "Decide.", "input": "A kettle.", "output": "yes", "id": "r1"}
     before = {**alpaca, "input": "", "system": "Be brief.", "history": [["Hello", "Hi"]]}
