@@ -73,6 +73,7 @@ class CallerChange(Body):
     expires_at: Moment | None = Field(None, description="Unix seconds; null: never.")
     limits: LimitsIn | None = Field(None, description="null: none.")
     unknown_fields: UnknownFields | None = Field(None, description="null: as the task has it.")
+    expected_generation: int | None = Field(None, ge=0, le=2**53, description="409 if the key has changed since.")
 
 
 class RotateIn(Body):
@@ -117,7 +118,8 @@ async def read_caller(request: Request, public: str, _: Operator) -> dict[str, A
     caller = (await services.snapshot.refresh()).callers.get(public)
     if caller is None:
         raise _no_key(public)
-    return {**_caller_shown(caller), "usage": await services.limits.usage(caller)}
+    generation = await services.objects.callers.generation(public)
+    return {**_caller_shown(caller), "generation": generation, "usage": await services.limits.usage(caller)}
 
 
 @router.patch("/callers/{public}", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
@@ -138,7 +140,8 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
     if changed.expires_at != before.expires_at:
         _see_that_it_is_to_come(changed.expires_at)
     see_that_it_may_change(services, admin, before, changed)
-    shown = await _put(services, admin, "caller.change", before, changed, generation)
+    expected = generation if body.expected_generation is None else body.expected_generation
+    shown = await _put(services, admin, "caller.change", before, changed, expected)
     return {**shown, "warnings": _unknown_models(services, body.models or [])}
 
 

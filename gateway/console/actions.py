@@ -205,6 +205,7 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             "Limit the key {public}",
             "What is left empty is not bounded.",
             *("PATCH", "/admin/v1/callers/{public}", KEY, LIMITS),
+            generation="body",
         ),
         "rotate-key": Click(
             "Give {public} a new secret",

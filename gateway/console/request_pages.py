@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -34,12 +35,14 @@ async def show_requests(visit: Visit) -> Response:
     filled = {name: value for name, value in filters.items() if value}
     older = answer["next_before"] and urlencode(filled | {"before": answer["next_before"]})
     tasks = [row["task"] for row in (await visit.api.get("/admin/v1/quality"))["tasks"]]
+    hour = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M")
     return await visit.render(
         "request_rows.html" if visit.is_partial else "requests.html",
         requests=answer["requests"],
         older=older,
         filters=filters,
         fault=fault,
+        failed_lately=urlencode({"outcome": "failed", "since": hour}),
         choices={"task": tasks, "outcome": OUTCOMES, "reason": REASONS, "label": LABELS},
     )
 

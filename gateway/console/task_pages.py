@@ -98,7 +98,7 @@ def _names(roles: Mapping[str, Any]) -> Iterator[str]:
 def _split(alias: Mapping[str, Any] | None, leading: str | None, quality: Mapping[str, Any] | None) -> dict[str, float]:
     """The shares of a task's requests by who answers: the alias's weights, less what the monitor has shifted."""
     shares = dict(alias["weights"]) if alias is not None else {}
-    if quality is not None and quality["to"] is not None and leading in shares:
+    if quality is not None and quality["to"] is not None and quality["kept"] < 1.0 and leading in shares:
         to = quality.get("to_version") or quality["to"].replace("_", " ")
         shares[to] = shares.get(to, 0.0) + shares[leading] * (1.0 - quality["kept"])
         shares[leading] *= quality["kept"]

@@ -310,8 +310,13 @@ async def change_by_click(gateway: RunningGateway) -> None:
         assert (await take(http, "/console/do/unpin?task=returns&version=returns@v3")).status_code == 200
         back = await take(http, "/console/do/roll-back?task=returns&version=returns@v2")
         assert "Done: Roll returns back to returns@v2." in back.text
+        assert (
+            "/do/retire" not in (await http.get("/console/versions/returns@v2")).text
+        )  # it leads: it can't be retired
+        assert '<td class="number">50%</td>' in (await http.get("/console/tasks/clauses")).text  # as the bar above it
         undone = await take(http, "/console/do/undo?task=clauses&action=a1")
         assert "undone by" in undone.text
+        assert "general 0%" not in undone.text
         key = await take(http, "/console/do/make-key", name="new <b>", role="caller", models="returns")
         assert re.search(r"<code>sk-app-\w{12}-\S+</code>", key.text)
         assert "<b>" not in key.text.partition("<main")[2].replace("<b>admin</b>", "")
@@ -325,6 +330,13 @@ async def test_pages_find_explain_and_change_what_there_is(world: ConsoleWorld) 
         request = await http.get(f"/console/requests/{ids[0]}")
         assert "Its label is wrong" in request.text
         assert "small-" in request.text
+        failed = re.search(r'href="(/console/requests[^"]+)">Failed in the last hour', page.text)
+        assert failed is not None
+        lately = (await http.get(failed[1].replace("&amp;", "&"))).text
+        assert ("<option selected>failed" in lately, 'name="since" type="datetime-local" value=""' in lately) == (
+            True,
+            False,
+        )
         assert "no reason" in (await http.get("/console/requests", params={"reason": "magic"})).text
         part = await http.get("/console/requests", params={"until": "2026-01-01T00:00"}, headers={"hx-request": "true"})
         assert "No request is like that" in part.text
@@ -362,6 +374,15 @@ async def test_forms_change_what_the_person_has_seen_and_nothing_else(world: Con
         page = (await http.get(f"/console/keys/{public}")).text
         assert "tokens_per_minute=1234567&" in page.replace("&amp;", "&")
         assert "usd_per_month=12345.67" in page
+
+        question = re.search(r'href="(/console/do/limit-key[^"]+)"', page)
+        assert question is not None
+        raised = await admin.patch(f"/admin/v1/callers/{public}", json={"limits": {"usd_per_month": 20000}})
+        assert raised.status_code == 200
+        late = await take(http, question[1].replace("&amp;", "&"), usd_per_month="5")
+        assert (late.status_code, "It was changed since you opened its page" in late.text) == (409, True)
+        limits = (await admin.get(f"/admin/v1/callers/{public}")).json()["limits"]
+        assert limits["usd_per_month"] == 20000
 
         form = await http.get("/console/rules/edit?rule=gifts")
         fields = dict(re.findall(r'name="(\w+)" (?:type="[\w-]+" (?:step="1" )?)?value="([^"]*)"', form.text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, Route, async_playwright
 
 from tests.programs import program
 from tests.walks.console_world import ConsoleWorld, open_console_world
@@ -180,3 +181,83 @@ async def test_a_review_is_judged_by_keyboard_and_a_canary_is_promoted_by_click(
         assert (await admin.post("/admin/v1/replicas/small-1/uncordon")).status_code == 200
     await page.wait_for_selector("text=a new driver is tried", state="detached")  # by server-sent events
     assert errors == []
+
+
+@pytest.mark.timeout(600)
+async def test_second_click_on_a_form_that_is_on_its_way_sends_nothing(world: ConsoleWorld, browser: Browser) -> None:
+    page = await opened(browser, [])
+    await sign_in(page, world, world.gateway.admin_key)
+    await page.goto(f"{world.gateway.url}/console/do/make-key")
+    await page.fill("[name=name]", "shop")
+    forms, begun, answered = 0, asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        nonlocal forms
+        forms += 1
+        begun.set()
+        answer = await route.fetch(max_redirects=0)
+        await answered.wait()
+        await route.fulfill(response=answer)
+
+    await page.route("**/do/make-key", hold)
+    await page.locator("main button").scroll_into_view_if_needed()
+    button = await page.locator("main button").bounding_box()
+    assert button is not None
+    for _ in range(2):
+        await page.mouse.click(button["x"] + 9, button["y"] + 9)
+        await begun.wait()
+    answered.set()
+    await page.wait_for_selector("text=Copy it now")
+    assert forms == 1
+    await page.unroute("**/do/make-key")
+    await page.goto(f"{world.gateway.url}/console/tasks/clauses")
+    for words in ("Pin the verdict", "Let the monitor judge again"):  # another page's form is sent
+        await page.click(f"main a:has-text('{words}')")
+        if await page.is_visible("[name=reason]"):
+            await page.fill("[name=reason]", "a test")
+        await page.click("main button")
+        await page.wait_for_selector("[role=status] >> text=Done:")
+
+
+@pytest.mark.timeout(600)
+async def test_keyboard_focus_stays_where_a_live_part_grows(world: ConsoleWorld, browser: Browser) -> None:
+    page = await opened(browser, [])
+    await sign_in(page, world, world.gateway.admin_key)
+    await page.goto(f"{world.gateway.url}/console/fleet")
+    await page.focus("#replica-small-0 >> text=Recycle")
+    async with world.gateway.http() as admin:
+        answer = await admin.post("/admin/v1/replicas/small-0/cordon", json={"reason": "another driver"})
+        assert answer.status_code == 200
+    await page.wait_for_selector("text=another driver")  # by server-sent events
+    assert await page.evaluate("document.activeElement.textContent") == "Recycle"
+
+
+@pytest.mark.timeout(600)
+async def test_text_that_is_written_from_right_to_left_begins_at_the_right(
+    world: ConsoleWorld, browser: Browser
+) -> None:
+    async with world.gateway.http(world.caller_key) as http:
+        body = {"request_id": await find_answered(world), "metric": "correct", "value": False}
+        answer = await http.post(
+            "/v1/feedback", json=body | {"comment": "x", "demonstration": "\u0634\u0643\u0631\u0627."}
+        )
+        assert answer.status_code == 201, answer.text
+    page = await opened(browser, [])
+    await sign_in(page, world, world.operator_key)
+    await page.goto(f"{world.gateway.url}/console/requests/{body['request_id']}")
+    await page.click("text=What it should have been")
+    right = await page.evaluate(
+        """() => {
+          const text = document.querySelector("td pre"), range = document.createRange();
+          range.selectNodeContents(text);
+          return text.getBoundingClientRect().right - range.getBoundingClientRect().right;
+        }"""
+    )
+    assert right < 2
+
+
+async def find_answered(world: ConsoleWorld) -> str:
+    """A request of `returns` that was answered and not judged."""
+    async with world.gateway.http() as http:
+        found = await http.get("/v1/requests", params={"task": "returns", "outcome": "ok", "label": "none"})
+    return str(found.json()["requests"][0]["id"])

@@ -21,6 +21,16 @@ if (texts.length) {
 }
 who.addEventListener("submit", () => sessionStorage.clear());
 
+// A form is sent once: a second click would drop the answer to the first, and with it a new key that is shown once.
+const AGAIN_MS = 30_000; // a sending that was stopped by hand may be tried again
+let sentAt = -Infinity;
+document.addEventListener("submit", (event) => {
+  if (event.target.method !== "post") return;
+  if (event.timeStamp - sentAt < AGAIN_MS) event.preventDefault();
+  else sentAt = event.timeStamp;
+});
+addEventListener("pageshow", () => { sentAt = -Infinity; }); // also after a step back to this page
+
 // The keys of a review: a number chooses a judgement, Enter sends it. Elsewhere keys do what they always do.
 document.addEventListener("keydown", (event) => {
   const form = document.getElementById("review");

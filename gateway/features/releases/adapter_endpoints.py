@@ -376,7 +376,7 @@ def _words(releases: Releases, version: Version, rollout: dict[str, Any] | None)
     alias = releases.services.snapshot.current.policy.aliases.get(version.task)
     share = alias.weights.get(version.name, 0.0) if alias else 0.0
     words = [f"{version.name} is {version.state}" + (f": {version.note.rstrip('.')}." if version.note else ".")]
-    words.append(f"It gets {100 * share:.4g} % of the requests of {version.task}.")
+    words.append(f"The alias of {version.task} gives it {100 * share:.4g}% of the requests.")
     for placement in _placed(releases, version):
         note = f" ({placement['note'].rstrip('.')})" if placement["note"] else ""
         up = "" if placement["up"] else ", which is down"
