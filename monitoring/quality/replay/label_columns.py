@@ -34,6 +34,7 @@ TIMES = (
 ASKED = (frozenset({"asked"}), frozenset({"asked_at", "requested_at", "request_time"}))
 CALLERS = (frozenset({"caller"}), frozenset({"caller_id", "client", "client_id", "api_key"}))
 RATERS = (frozenset({"rater"}), frozenset({"rater_id", "reviewer", "annotator", "worker"}))
+REQUESTS = (frozenset({"request_id"}),)
 CHANGES = (frozenset({"change_point", "change"}),)
 RIGHT_WORDS = frozenset({"right", "correct", "ok", "good", "pass", "passed", "success", "up"})
 WRONG_WORDS = frozenset({"wrong", "incorrect", "error", "bad", "fail", "failed", "failure", "down"})
@@ -74,6 +75,7 @@ class LabelColumns:
     caller: str | None
     kind: str | None
     rater: str | None
+    request: str | None
     change: str | None
     right_from: float | None
 
@@ -81,7 +83,7 @@ class LabelColumns:
         """The columns that are there, by our names."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         named |= {"time": " ".join(self.time), "class": self.kind}
-        order = ("outcome", "time", "asked", "caller", "class", "rater", "change")
+        order = ("outcome", "time", "asked", "caller", "class", "rater", "request", "change")
         return {name: named[name] for name in order if named[name]}
 
     def join_time(self, row: Fields) -> str:
@@ -136,6 +138,7 @@ def find_columns(sample: Sequence[tuple[int, Fields]], choice: ColumnChoice) -> 
         caller=choice.caller or _choose("caller", CALLERS, others, has_values),
         kind=choice.kind or next((name for name in others if _normalise(name) == "class"), None),
         rater=choice.rater or _choose("rater", RATERS, others, has_values),
+        request=_choose("request", REQUESTS, others, has_values),
         change=_choose("change", CHANGES, others, is_change),
         right_from=choice.right_from,
     )
@@ -180,7 +183,7 @@ def _choose(
             typed = f"--{option} {outer[0]}"
             if option == "right":
                 typed = " or ".join(_type_outcome(name) for name in outer)
-            elif option in ("asked", "change"):
+            elif option in ("asked", "request", "change"):
                 typed = "leave one out"
             raise LabelFileError(f"it is not clear which column counts, {told}. Say which: {typed}.")
         if outer:

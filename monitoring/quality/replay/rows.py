@@ -8,6 +8,7 @@ asked          the time of the request (None: that of the label). After a recove
                evidence
 caller, rater  who sent the request, and who judged the answer. No caller and no rater decides alone
 class          the class of the request
+request        its id. The first label of a request counts, as in the monitor
 change         the known changes of the version: 1 from the first label of a slip, 0 before it and after its end; or
                times of changes, first for the worse, then for the better, and so on
 
@@ -75,9 +76,9 @@ class KnownChange(NamedTuple):
 class LabelRows:
     """All rows of a file, in the order in which the labels came.
 
-    `marks` are the known changes that are 0 or 1, `named` those that are times. `names` are the classes, callers and
-    raters; its first entry means none. `columns` are those of the file, by our names, and `one_means` is the meaning
-    of the outcome 1. `notes` say what was not taken as it is.
+    `marks` are the known changes that are 0 or 1, `named` those that are times. `requests` are hashes of ids, 0 for
+    none. `names` are the classes, callers and raters; its first entry means none. `columns` are those of the file, by
+    our names, and `one_means` is the meaning of the outcome 1. `notes` say what was not taken as it is.
     """
 
     lines: array[int] = field(default_factory=lambda: array("L"))
@@ -89,6 +90,7 @@ class LabelRows:
     kinds: array[int] = field(default_factory=lambda: array("L"))
     raters: array[int] = field(default_factory=lambda: array("L"))
     callers: array[int] = field(default_factory=lambda: array("L"))
+    requests: array[int] = field(default_factory=lambda: array("q"))
     names: dict[str | None, int] = field(default_factory=lambda: {None: 0})
     one_means: Meaning = "wrong"
     columns: dict[str, str] = field(default_factory=dict)
@@ -110,14 +112,15 @@ class LabelRows:
                 names[self.callers[number]],
             )
 
-    def add(self, row: LabelRow, change: bool | float | None) -> None:
-        """Append a row. `change` is the known change: yes or no, or its time."""
+    def add(self, row: LabelRow, change: bool | float | None, request: str = "") -> None:
+        """Append a row. `change` is the known change: yes or no, or its time; `request` the id of its request."""
         self.lines.append(row.line)
         self.times.append(row.at)
         self.asked.append(row.asked)
         self.wrong.append(row.wrong)
         for places, name in ((self.kinds, row.kind), (self.raters, row.rater), (self.callers, row.caller)):
             places.append(self.names.setdefault(name, len(self.names)))
+        self.requests.append(hash(request) if request else 0)
         self.marks.append(CHANGED if change is True else STEADY if change is False else NOTHING)
         if isinstance(change, float):
             self.named.add(change)
@@ -135,9 +138,22 @@ class LabelRows:
         """Put the last row first."""
         self._put(range(len(self) - 1, -1, -1))
 
+    def drop_repeats(self) -> int:
+        """Drop all labels of a request but the first. Returns the number of those that are dropped."""
+        seen, order = set[int](), list[int]()
+        for number, request in enumerate(self.requests):
+            if not request or request not in seen:
+                seen.add(request)
+                order.append(number)
+        dropped = len(self) - len(order)
+        if dropped:
+            self._put(order)
+        return dropped
+
     def _put(self, order: Sequence[int]) -> None:
         for places in ("lines", "kinds", "raters", "callers"):
             setattr(self, places, array("L", map(getattr(self, places).__getitem__, order)))
+        self.requests = array("q", map(self.requests.__getitem__, order))
         self.asked = array("d", map(self.asked.__getitem__, order))
         self.wrong = bytearray(map(self.wrong.__getitem__, order))
         self.marks = bytearray(map(self.marks.__getitem__, order))
@@ -185,7 +201,7 @@ def read_rows(
         if wrong is None:
             reader.unlabelled += 1
             continue
-        rows.add(*reader.read(line, len(rows), fields, wrong))
+        rows.add(*reader.read(line, len(rows), fields, wrong), fields.get(columns.request or "", ""))
         if len(rows) % PROGRESS_EVERY == 0:
             on_progress(f"Read {len(rows):,} rows")
     if not len(rows):
@@ -194,6 +210,8 @@ def read_rows(
     if rows.named and any(rows.marks):
         raise LabelFileError(f"{path} has both 0 or 1 and times under {columns.change}: say it in one way.")
     _put_in_order(rows, is_sorted)
+    if columns.request and (repeats := rows.drop_repeats()):
+        rows.notes.append(f"further labels of a request, which were left out: {repeats}")
     return rows
 
 

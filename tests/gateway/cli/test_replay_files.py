@@ -202,6 +202,15 @@ def test_what_was_read_and_what_was_not_is_said(tmp_path: Path, capsys: pytest.C
     assert "was taken for right" not in shown
 
 
+def test_first_label_of_a_request_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{n},{n // 2 if n < 100 else ''},{n % 2}" for n in range(120)]
+    report = told(capsys, written(tmp_path / "twice.csv", ["time,request_id,right", *lines]))
+    assert (report["labels"], report["wrong"], report["columns"]["request"]) == (70, 60, "request_id")
+    assert report["notes"][-1] == "further labels of a request, which were left out: 50"
+    late = written(tmp_path / "late.csv", ["time,request_id,right", *reversed(lines)])
+    assert told(capsys, late)["wrong"] == 60
+
+
 def test_columns_that_are_named_are_read_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ["correct,thumbs,user,by,when", *(f"1,{'down' if n % 5 else 'up'},u{n},r,{n}" for n in range(60))]
     path = written(tmp_path / "named.csv", lines)
