@@ -30,6 +30,9 @@ from monitoring.quality.detectors.recent_values import DAY_SECONDS
 KINDS = ("known", "gate_1000", "own_200")
 GATE_ROWS, GATE_CONFIDENCE = 1_000, 0.95
 WEEK_DAYS = 7.0
+SESSION_TAIL, SESSION_MAX = 1.5, 200
+CLASS_TIMES = np.array([0.2, 0.2, 0.4, 0.4, 0.6, 0.8, 1.0, 1.4, 2.2, 2.8])
+MILD_SHARE, MILD_TIMES = 0.4, 0.4
 HARDER = Path(__file__).parent / "data" / "harder_worlds.json"
 
 
@@ -38,8 +41,12 @@ class ClusteredWorld(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     come. Each answer is labelled `repeats` times in a row. In spells of `spell_labels`, which are `spell_share` of the
     time, errors are `spell_times` as frequent as otherwise; if `spells_vary`, they last so long on average.
     `day_height` is the height of the day's wave, as a share of `error`. On two days of the week errors are
-    `weekend_times` as frequent. Labellers flip `flipped` of the labels, and did not for the baseline. At most `goal` of
-    the runs may be degraded."""
+    `weekend_times` as frequent. Every `level_days` days have an error of their own, with a deviation of `level_sd`, as
+    a share. Labellers flip `flipped` of the labels, and did not for the baseline. Labels come by sessions whose errors
+    are `session_alike` (a correlation): most are short, few have up to 200 labels. `sorted_by_class`: each day's labels
+    come at once, in the order of ten classes with unlike errors. `mild_away`: from the first quarter of the labels to
+    their half a reviewer is away who gives 40% of them, and who sees 40% of the errors that all see together. At most
+    `goal` of the runs may be degraded."""
 
     name: str
     error: float = 0.05
@@ -51,7 +58,12 @@ class ClusteredWorld(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     spells_vary: bool = False
     day_height: float = 0.0
     weekend_times: float = 1.0
+    level_sd: float = 0.0
+    level_days: int = 1
     flipped: float = 0.0
+    session_alike: float = 0.0
+    sorted_by_class: bool = False
+    mild_away: bool = False
     goal: float = 0.05
 
 
@@ -93,6 +105,21 @@ def draw_labels(world: ClusteredWorld, draw: np.random.Generator, runs: int, cou
     if world.weekend_times != 1.0:
         usual = WEEK_DAYS / (WEEK_DAYS - 2.0 + 2.0 * world.weekend_times)
         rates *= np.where(times // DAY_SECONDS % WEEK_DAYS < 2.0, world.weekend_times * usual, usual)
+    if world.level_sd:
+        level = np.exp(world.level_sd * draw.standard_normal((runs, count)) - world.level_sd**2 / 2.0)
+        place = (times // (world.level_days * DAY_SECONDS)).astype(np.intp)
+        rates *= np.take_along_axis(level, place - place[:, :1], axis=1)
+    if world.session_alike:
+        rates = draw_sessions(world, draw, runs, count)
+    if world.sorted_by_class:
+        days = np.arange(count) // int(world.labels_per_day)
+        classes = draw.integers(0, len(CLASS_TIMES), (runs, count))
+        rates *= CLASS_TIMES[np.take_along_axis(classes, np.lexsort((classes, np.tile(days, (runs, 1)))), axis=1)]
+        times = times[:, :1] + days * DAY_SECONDS
+    if world.mild_away:
+        is_away = (np.arange(count) >= count // 4) & (np.arange(count) < count // 2)
+        is_mild = ~is_away & (draw.random((runs, count)) < MILD_SHARE)
+        rates *= np.where(is_mild, MILD_TIMES, (1.0 - MILD_SHARE * MILD_TIMES) / (1.0 - MILD_SHARE))
     chances = np.repeat(draw.random((runs, count // world.repeats + 1)), world.repeats, axis=1)[:, :count]
     rates = np.repeat(rates[:, :: world.repeats], world.repeats, axis=1)[:, :count]
     bad: Bools = chances < rates
@@ -111,6 +138,17 @@ def draw_spells(world: ClusteredWorld, draw: np.random.Generator, runs: int, cou
         now = draw.random(runs) < np.where(now, 1.0 - ends, begins)
         inside[:, number] = now
     return inside
+
+
+def draw_sessions(world: ClusteredWorld, draw: np.random.Generator, runs: int, count: int) -> Floats:
+    """The error of each label, by sessions behind each other."""
+    certainty = 1.0 / world.session_alike - 1.0
+    rates = np.empty((runs, count))
+    for run in range(runs):
+        lengths = np.minimum(SESSION_MAX, np.ceil(draw.pareto(SESSION_TAIL, count) + 1e-9)).astype(np.intp)
+        errors = draw.beta(world.error * certainty, (1.0 - world.error) * certainty, count)
+        rates[run] = np.repeat(errors, lengths)[:count]
+    return rates
 
 
 def hold_all(error: float, runs: int, draw: np.random.Generator) -> Held:

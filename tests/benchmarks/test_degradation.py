@@ -462,6 +462,7 @@ def test_a_slip_after_good_labels_is_degraded_over_an_evaluation() -> None:
 def test_harder_worlds_have_the_errors_that_they_say(world: ClusteredWorld) -> None:
     bad, _ = degradation_clusters.draw_labels(world, drawing(1, world.name), 100, 5_000)
     expected = world.error * (1.0 - 2.0 * world.flipped) + world.flipped
+    expected *= 1.1 if world.mild_away else 1.0  # of a quarter the errors are 1.4 times as frequent
     assert bad.mean() == pytest.approx(expected, rel=0.06)
 
 
