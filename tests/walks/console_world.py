@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import yaml
 from redis.asyncio import Redis
@@ -63,8 +62,10 @@ class ConsoleWorld:
 
 
 @asynccontextmanager
-async def open_console_world(folder: Path, redis_url: str, **sections: Any) -> AsyncIterator[ConsoleWorld]:
-    """The world in this folder, with its state in this Redis."""
+async def open_console_world(
+    folder: Path, redis_url: str, dataset: bool = False, **sections: Any
+) -> AsyncIterator[ConsoleWorld]:
+    """The world in this folder, with its state in this Redis, and with a data set where that is looked at."""
     base = folder / BASE_MODEL
     base.mkdir()
     write_base(base, BASE_CONFIG)
@@ -84,6 +85,8 @@ async def open_console_world(folder: Path, redis_url: str, **sections: Any) -> A
         await _ask(world, engines[0])
         await _judge(world)
         await _govern(world)
+        if dataset:
+            await _build_dataset(world)
         yield world
 
 
@@ -264,8 +267,7 @@ def _canary_verdict(given: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _govern(world: ConsoleWorld) -> None:
-    """A rule, a cordoned replica, and a data set."""
-    rows = [f'{{"prompt": "case {number}", "answer": "{GOOD[number % 2]}"}}' for number in range(60)]
+    """A rule, and a cordoned replica."""
     async with world.gateway.http() as http:
         rule = {"action": "general", "task": "returns", "contains": "gift", "expires_at": time.time() + 86_400}
         for answer in (
@@ -273,22 +275,26 @@ async def _govern(world: ConsoleWorld) -> None:
             await http.post("/admin/v1/replicas/small-1/cordon", json={"reason": "a new driver is tried"}),
         ):
             assert answer.status_code == 200, answer.text
-        await _build_dataset(http, "\n".join(rows).encode())
 
 
-async def _build_dataset(http: httpx.AsyncClient, rows: bytes) -> None:
-    digest = (await http.post("/admin/v1/datasets/files", content=rows)).json()["digest"]
-    body = {"task": "returns", "files": [{"digest": digest, "name": "cases.jsonl"}]}
-    build = (await http.post("/admin/v1/datasets", json=body)).json()["id"]
+async def _build_dataset(world: ConsoleWorld) -> None:
+    rows = [f'{{"prompt": "case {number}", "answer": "{GOOD[number % 2]}"}}' for number in range(60)]
+    async with world.gateway.http() as http:
+        digest = (await http.post("/admin/v1/datasets/files", content="\n".join(rows).encode())).json()["digest"]
+        body = {"task": "returns", "files": [{"digest": digest, "name": "cases.jsonl"}]}
+        build = (await http.post("/admin/v1/datasets", json=body)).json()["id"]
 
-    async def is_built() -> bool:
-        return bool((await http.get(f"/admin/v1/datasets/builds/{build}")).json()["state"] != "running")
+        async def is_built() -> bool:
+            return bool((await http.get(f"/admin/v1/datasets/builds/{build}")).json()["state"] != "running")
 
-    await until(is_built, seconds=60)
+        await until(is_built)
 
 
 async def _serve(folder: Path) -> None:
-    async with run_embedded_valkey(folder) as socket, open_console_world(folder, f"unix://{socket}") as world:
+    async with (
+        run_embedded_valkey(folder) as socket,
+        open_console_world(folder, f"unix://{socket}", dataset=True) as world,
+    ):
         print(f"{world.gateway.url}/console/", world.gateway.admin_key, world.operator_key, flush=True)
         stopped = asyncio.Event()
         for each in (signal.SIGTERM, signal.SIGINT):  # in place of the gateway's server, which would end alone

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.async_api import Browser, Page, Route, async_playwright
@@ -26,6 +26,8 @@ PAGES = (
     *("/reviews", "/reviews/returns/disputed", "/datasets", "/rules", "/rules/edit?rule=gifts", "/keys", "/audit"),
     *("/do/promote?task=returns&version=returns@v3", "/do/make-key", "/reviews/next?task=returns", "/nowhere"),
 )
+
+LOOKS: tuple[tuple[Literal["light", "dark"], int, int], ...] = (("light", 1280, 800), ("dark", 390, 844))
 
 
 @pytest.fixture
@@ -77,29 +79,28 @@ async def find_faults(page: Page, axe: str) -> list[str]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
-        {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}},
-    ],
-    ids=["light-wide", "dark-phone"],
-)
-async def test_every_page_is_readable_for_all(
-    world: ConsoleWorld, browser: Browser, axe: str, options: dict[str, Any], request: pytest.FixtureRequest
-) -> None:
+async def test_every_page_is_readable_for_all(tmp_path: Path, redis_url: str, browser: Browser, axe: str) -> None:
     errors: list[str] = []
-    page = await opened(browser, errors, **options)
+    page = await opened(browser, errors, reduced_motion="reduce")  # else colours fade from one look to the other
     faults = {}
-    await page.goto(f"{world.gateway.url}/console/sign-in")
-    faults["/sign-in"] = await find_faults(page, axe)
-    await sign_in(page, world, world.gateway.admin_key)
-    for path in (*PAGES, f"/keys/{world.caller_key.split('-')[2]}"):
-        await page.goto(f"{world.gateway.url}/console{path}", wait_until="load")
-        faults[path] = await find_faults(page, axe)
-        if PICTURES:
-            name = re.sub(r"\W+", "-", path).strip("-") or "overview"
-            await page.screenshot(path=f"{PICTURES}/{name}-{request.node.callspec.id}.png", full_page=True)
+
+    async def look(path: str) -> None:
+        """Look at the page that is open: light on a screen, and dark on a phone."""
+        for scheme, width, height in LOOKS:
+            await page.emulate_media(color_scheme=scheme)
+            await page.set_viewport_size({"width": width, "height": height})
+            faults[scheme, path] = await find_faults(page, axe)
+            if PICTURES:
+                name = re.sub(r"\W+", "-", path).strip("-") or "overview"
+                await page.screenshot(path=f"{PICTURES}/{name}-{scheme}.png", full_page=True)
+
+    async with open_console_world(tmp_path, redis_url=redis_url, dataset=True) as world:
+        await page.goto(f"{world.gateway.url}/console/sign-in")
+        await look("/sign-in")
+        await sign_in(page, world, world.gateway.admin_key)
+        for path in (*PAGES, f"/keys/{world.caller_key.split('-')[2]}"):
+            await page.goto(f"{world.gateway.url}/console{path}", wait_until="load")
+            await look(path)
     assert {path: found for path, found in faults.items() if found} == {}
     assert errors == []
 
