@@ -52,7 +52,7 @@ CHECKS = [
 ]
 DOCUMENT = build_app(load_settings(ROOT / "apprentice.yaml")).openapi()
 OPERATIONS = sorted((method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods)
-EXAMPLES_STEADY = 8
+EXAMPLES_STEADY = 4
 EXAMPLES_SEARCH = 100
 STEADY = settings().derandomize
 SETTINGS = settings(
