@@ -25,7 +25,7 @@ async def until_answering(process: asyncio.subprocess.Process, url: str, seconds
                 await http.get(url)
                 return
             except httpx.TransportError:
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(ASKING_POLL_SECONDS_MAX)
 
 
 async def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE_SECONDS) -> Any:

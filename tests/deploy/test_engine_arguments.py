@@ -12,25 +12,32 @@ from vllm import envs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-asked = json.load(sys.stdin)
-args = make_arg_parser(FlexibleArgumentParser()).parse_args(asked["args"])
-validate_parsed_serve_args(args)
-known = envs.environment_variables
-print(json.dumps({
-    "image": f"vllm/vllm-openai:v{vllm.__version__}",
-    "model": args.model_tag,
-    "shutdown_timeout_seconds": args.shutdown_timeout,
-    "unknown": [name for name in asked["env"] if name.startswith("VLLM_") and name not in known],
-}))
+
+def understand(asked):
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(asked["args"])
+    validate_parsed_serve_args(args)
+    known = envs.environment_variables
+    return {
+        "image": f"vllm/vllm-openai:v{vllm.__version__}",
+        "model": args.model_tag,
+        "shutdown_timeout_seconds": args.shutdown_timeout,
+        "unknown": [name for name in asked["env"] if name.startswith("VLLM_") and name not in known],
+    }
+
+
+print(json.dumps({pool: understand(asked) for pool, asked in json.load(sys.stdin).items()}))
 """
+POOLS = ("small", "general")
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("pool", ["small", "general"])
-def test_vllm_itself_accepts_the_arguments_of_the_pool(cluster: Cluster, pool: str) -> None:
-    container = cluster.container(f"engine-{pool}")
-    asked = {"args": container["args"], "env": [variable["name"] for variable in container["env"]]}
+def test_vllm_itself_accepts_the_arguments_of_both_pools(cluster: Cluster) -> None:
+    containers = {pool: cluster.container(f"engine-{pool}") for pool in POOLS}
+    asked = {
+        pool: {"args": container["args"], "env": [variable["name"] for variable in container["env"]]}
+        for pool, container in containers.items()
+    }
     parsed = subprocess.run(
         [str(ROOT / "var/engine-venv/bin/python"), "-c", PARSE],
         input=json.dumps(asked),
@@ -40,10 +47,12 @@ def test_vllm_itself_accepts_the_arguments_of_the_pool(cluster: Cluster, pool: s
         check=False,
     )
     assert parsed.returncode == 0, parsed.stderr
-    understood = json.loads(parsed.stdout.splitlines()[-1])
-    assert understood == {
-        "image": container["image"].partition("@")[0],
-        "model": f"/models/{pool}",
-        "shutdown_timeout_seconds": 60,
-        "unknown": [],
+    assert json.loads(parsed.stdout.splitlines()[-1]) == {
+        pool: {
+            "image": containers[pool]["image"].partition("@")[0],
+            "model": f"/models/{pool}",
+            "shutdown_timeout_seconds": 60,
+            "unknown": [],
+        }
+        for pool in POOLS
     }

@@ -14,7 +14,7 @@ from tests.engine.conftest import SNAPSHOT_SECONDS, TwoReplicas
 from tests.engine.words import TASK, Desk, assert_no_fault, in_a_thread, life_of, loads_of, target, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
-SWAPS = 8
+SWAPS = 4
 KILLED = "small-1"
 
 

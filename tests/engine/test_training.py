@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,14 @@ def train(python: Path, folder: Path, kill_after: str = "") -> list[dict[str, An
 def test_killed_training_resumes_to_the_same_bytes_and_learns(engine_files: EngineFiles, tmp_path: Path) -> None:
     whole, broken = (write_rows(tmp_path / name, engine_files.model) for name in ("whole", "broken"))
     python = engine_files.venv.python
-    told = train(python, whole)
+    with ThreadPoolExecutor(1) as beside:
+        training = beside.submit(train, python, whole)
+        assert train(python, broken, kill_after="heldout")[-1]["step"] == 3
+        resumed = train(python, broken)
+        told = training.result()
     assert [each["kind"] for each in told][-2:] == ["heldout", "ended"]
     losses = [each["loss"] for each in told if each["kind"] == "heldout"]
     assert losses[1] < losses[0]
-    assert train(python, broken, kill_after="heldout")[-1]["step"] == 3
-    resumed = train(python, broken)
     assert resumed[0]["from_step"] == 3
     assert resumed[-1]["steps"] == 6
     assert (broken / "result" / WEIGHTS).read_bytes() == (whole / "result" / WEIGHTS).read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 from collections.abc import Iterable, Mapping
@@ -25,8 +24,6 @@ OTHER_DOMAINS = ("banking", "meta", "home", "work")
 PROMPTS = 100
 OTHERS = 55
 """Of each domain of other traffic: enough in all that nothing has to stand in for it."""
-FIT_SECONDS_MAX = 120.0
-"""A fitting is niced: where others are at work, it waits."""
 OUT_OF_SCOPE = "please tell me the balance of my bank account"
 
 
@@ -93,13 +90,12 @@ async def give(http: httpx.AsyncClient, version: str, files: Mapping[str, tuple[
 
 async def fitted(http: httpx.AsyncClient, version: str) -> dict[str, Any]:
     """The fitted models of a version, once the fitting has ended."""
-    async with asyncio.timeout(FIT_SECONDS_MAX):
-        while True:
-            shown = (await http.get(f"/admin/v1/adapters/{version}")).json()["fitted"]
-            found: dict[str, Any] = shown.get("scope", {})
-            if found.get("state") in ("ready", "failed"):
-                return found
-            await asyncio.sleep(0.02)
+
+    async def look() -> dict[str, Any] | None:
+        shown: dict[str, Any] = (await http.get(f"/admin/v1/adapters/{version}")).json()["fitted"].get("scope", {})
+        return shown if shown.get("state") in ("ready", "failed") else None
+
+    return dict(await until(look))
 
 
 async def fit(gateway: RunningGateway, version: str, **own: bytes) -> dict[str, Any]:

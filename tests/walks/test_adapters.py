@@ -67,7 +67,7 @@ async def test_swaps_back_and_forth_under_load_drop_and_mix_nothing(
 
     asking = [asyncio.create_task(ask_on(number % 2 == 0)) for number in range(6)]
     async with gateway.http() as http:
-        for number in range(30):
+        for number in range(20):
             swap = {"version": f"returns@v{2 - number % 2}"}
             assert (await http.put("/admin/v1/aliases/returns", json=swap)).status_code == 200
             seen = answered
@@ -75,7 +75,7 @@ async def test_swaps_back_and_forth_under_load_drop_and_mix_nothing(
                 await asyncio.sleep(0.002)
     over.set()
     await asyncio.gather(*asking)
-    assert answered >= 90
+    assert answered >= 60
 
 
 async def test_the_same_adapter_again_is_the_same_version(gateway: RunningGateway, tmp_path: Path) -> None:
