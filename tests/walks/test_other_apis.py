@@ -1,9 +1,8 @@
-"""Responses, embeddings and Anthropic's Messages API through the official SDKs: the same path, another form."""
+"""Responses and Anthropic's Messages API through the official SDKs: the same path, another form."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import anthropic
@@ -13,10 +12,8 @@ import pytest
 from anthropic import AsyncAnthropic, beta_async_tool
 from openai import AsyncOpenAI
 
-from tests.fakes.answers import Called, embeddings_of
+from tests.fakes.answers import Called
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Fault, Moment
-from tests.fakes.wire import AnswerOver
 from tests.walks.gateway import RunningGateway
 from tests.walks.sdk_world import TEXT, messages, responses, running
 
@@ -378,123 +375,6 @@ async def test_unknown_model_has_each_apis_error(responses: AsyncOpenAI, message
         await responses.responses.create(model="nothing", input=TEXT)
     with pytest.raises(anthropic.NotFoundError):
         await messages.messages.create(model="nothing", max_tokens=9, messages=[{"role": "user", "content": TEXT}])
-
-
-# ---- embeddings ---------------------------------------------------------------------------------
-
-
-async def test_embeddings_come_from_a_pool_and_are_priced(
-    running: RunningGateway, responses: AsyncOpenAI, general: FakeEngine
-) -> None:
-    raw = await responses.embeddings.with_raw_response.create(
-        model="general", input=["Where is my parcel?", "A toaster"], encoding_format="float"
-    )
-    answer = raw.parse()
-    assert [len(each.embedding) for each in answer.data] == [2, 2]
-    asked = [call.body["input"] for call in general.calls if call.path == "/v1/embeddings"]  # health checks go on
-    assert asked == [["Where is my parcel?", "A toaster"]]
-    record = await record_of(running, raw.headers["x-request-id"])
-    assert (record["endpoint"], record["pool"]) == ("embeddings", "general")
-    assert record["prompt_tokens"] == answer.usage.prompt_tokens > 0
-    assert (record["completion_tokens"], record["cost_usd"] is not None) == (0, True)
-
-
-@pytest.mark.parametrize(("given", "vectors"), [([5, 6, 7], 1), ([[5, 6], [7]], 2), ([1] * 3000, 1)])
-async def test_inputs_may_be_token_ids(
-    responses: AsyncOpenAI, general: FakeEngine, given: list[Any], vectors: int
-) -> None:
-    answer = await responses.embeddings.create(model="general", input=given)
-    assert len(answer.data) == vectors
-    assert [call.body["input"] for call in general.calls if call.path == "/v1/embeddings"] == [given]
-
-
-@dataclass(frozen=True)
-class FewerVectors(Fault):
-    """Answers with one vector, however many texts there are."""
-
-    async def on_request(self, moment: Moment) -> None:
-        await moment.exchange.whole(200, embeddings_of({**moment.body, "input": "one"}))
-        raise AnswerOver("done")
-
-
-@dataclass(frozen=True)
-class NoVector(Fault):
-    """Answers with nothing in the place of the first vector."""
-
-    async def on_request(self, moment: Moment) -> None:
-        answer = embeddings_of(moment.body)
-        answer["data"][0]["embedding"] = None
-        await moment.exchange.whole(200, answer)
-        raise AnswerOver("done")
-
-
-async def test_null_in_place_of_a_vector_is_no_answer(responses: AsyncOpenAI, general: FakeEngine) -> None:
-    rule = general.faults.add(NoVector(), path="/v1/embeddings")
-    with pytest.raises(openai.InternalServerError):
-        await responses.embeddings.create(model="general", input=["a", "b"])
-    assert rule.shown == 3
-
-
-async def test_fewer_vectors_than_texts_are_no_answer(responses: AsyncOpenAI, general: FakeEngine) -> None:
-    rule = general.faults.add(FewerVectors(), path="/v1/embeddings")
-    with pytest.raises(openai.InternalServerError) as failed:
-        await responses.embeddings.create(model="general", input=["a", "b"])
-    assert (failed.value.status_code, failed.value.code) == (502, "engine_error")
-    assert rule.shown == 3
-    assert len((await responses.embeddings.create(model="general", input=["a"])).data) == 1
-
-
-@dataclass(frozen=True)
-class OddUsage(Fault):
-    """Answers with a usage that can't be read."""
-
-    async def on_request(self, moment: Moment) -> None:
-        await moment.exchange.whole(200, embeddings_of(moment.body) | {"usage": {"prompt_tokens": "five"}})
-        raise AnswerOver("done")
-
-
-async def test_vectors_with_a_usage_that_can_not_be_read_are_an_answer_all_the_same(
-    running: RunningGateway, responses: AsyncOpenAI, general: FakeEngine
-) -> None:
-    rule = general.faults.add(OddUsage(), path="/v1/embeddings")
-    raw = await responses.embeddings.with_raw_response.create(model="general", input=["a", "b"])
-    assert (len(raw.parse().data), rule.shown) == (2, 1)
-    assert (await record_of(running, raw.headers["x-request-id"]))["prompt_tokens"] is None
-
-
-@dataclass(frozen=True)
-class RefusesInside(Fault):
-    """Answers 200 with an error that names the caller's mistake."""
-
-    async def on_request(self, moment: Moment) -> None:
-        await moment.exchange.whole(200, {"error": {"message": "too long", "code": 400}})
-        raise AnswerOver("done")
-
-
-async def test_a_refusal_inside_a_200_is_the_callers_own_mistake(responses: AsyncOpenAI, general: FakeEngine) -> None:
-    rule = general.faults.add(RefusesInside(), path="/v1/embeddings")
-    with pytest.raises(openai.BadRequestError, match="too long"):
-        await responses.embeddings.create(model="general", input=["a", "b"])
-    assert rule.shown == 1
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"model": "returns"}, "model"),
-        ({"input": []}, "input"),
-        ({"input": [[1, -2], [3]]}, "input[0][1]"),
-        ({"input": ["x"] * 2049}, "input"),
-        ({"dimensions": 0}, "dimensions"),
-        ({"extra_body": {"stream": True}}, "stream"),
-    ],
-)
-async def test_embeddings_that_are_not_made_name_the_field(
-    responses: AsyncOpenAI, fields: dict[str, Any], param: str
-) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        await responses.embeddings.create(**({"model": "general", "input": "x"} | fields))
-    assert refused.value.param == param
 
 
 # ---- the decision alone -------------------------------------------------------------------------
