@@ -47,6 +47,11 @@ async def list_folder_holders(redis: Any) -> dict[str, str]:
     }
 
 
+def announce_work(redis: Any, job: str) -> Any:
+    """The command, also of a pipeline, that wakes the job at whichever gateway does it, where it waits for work."""
+    return redis.publish(CHANGED_CHANNEL, KEY + job)
+
+
 class JobPasses:
     """The passes of this gateway's jobs: which ones have begun and not come to their end, and since when."""
 
@@ -100,27 +105,42 @@ class JobLease:
         """Set when the lease was taken, not only kept: another gateway may have had it before. Its user clears it."""
 
     async def repeat(
-        self, work: Work, interval_seconds: float, *, wake: asyncio.Event | None = None, stop: Work | None = None
+        self,
+        work: Work,
+        interval_seconds: float,
+        *,
+        wake: asyncio.Event | None = None,
+        stop: Work | None = None,
+        waits: bool = False,
     ) -> None:
         """Do the work again and again while no other gateway has the lease; else wait until that one gives it back, or
         it has run out. Runs until cancelled.
 
         `wake` ends the wait between two times early. `stop` ends what the work has left under way: it is called where
-        another gateway has the lease, and before this one gives it back. Raises what `work` raises, and RedisError.
+        another gateway has the lease, and before this one gives it back. With `waits` there is nothing to do before a
+        new snapshot, `wake` or `announce_work`: the work is done then, `interval_seconds` after the last time at the
+        soonest, and where the lease is renewed. Raises what `work` raises, and RedisError.
         """
         wake = self._snapshot.given_back[self._key.encode()] = wake or asyncio.Event()
+        woken = self._snapshot.woken if waits else set[asyncio.Event]()
         try:
             while True:
                 wake.clear()
+                woken.add(wake)
                 self._passes.begin(self._job)
-                wait_seconds = interval_seconds
-                if not await self.do(work):
+                is_owner = await self.do(work)
+                if not is_owner:
+                    woken.discard(wake)
                     if stop is not None:
                         await stop()
-                    wait_seconds = max(interval_seconds, self._ask_at - time.monotonic())
                 self._passes.end(self._job)
-                await wait_for_event(wake, wait_seconds)
+                soonest = time.monotonic() + interval_seconds
+                until = soonest if is_owner and not waits else max(soonest, self._ask_at)
+                await wait_for_event(wake, until - time.monotonic())
+                if is_owner and waits:
+                    await asyncio.sleep(soonest - time.monotonic())
         finally:
+            woken.discard(wake)
             if stop is not None:
                 await stop()
             with contextlib.suppress(RedisError, OSError):  # it expires by itself; the cancellation has to go on
@@ -135,17 +155,28 @@ class JobLease:
         is_sure = self._held_generation == self._snapshot.current.generation and time.monotonic() < self._ask_at
         if not is_sure and not await self._take():
             return False
-        tasks = working, _ = asyncio.ensure_future(work()), asyncio.ensure_future(self._keep())
+        loop = asyncio.get_running_loop()
+        keeping: asyncio.Task[None] | None = None
+
+        def begin_keeping() -> None:
+            nonlocal keeping
+            keeping = loop.create_task(self._keep(limit))
+
+        renewal = loop.call_later(self._ask_at - time.monotonic(), begin_keeping)  # most work ends before
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                if task.done():
-                    task.result()
-            return working.done()
+            async with asyncio.timeout(None) as limit:
+                await work()
+        except TimeoutError:
+            if keeping is None or not limit.expired():
+                raise
+            keeping.result()
+            return False
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            renewal.cancel()
+            if keeping is not None:
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
+        return True
 
     async def give_back(self) -> None:
         """Let another gateway have the job, once this pass is over. Raises RedisError."""
@@ -163,14 +194,19 @@ class JobLease:
         self._ends_at = now + left_ms / 1000
         return is_owner
 
-    async def _keep(self) -> None:
-        """Renew the lease; return once another gateway has it. Raises RedisError, also where Redis does not answer
-        before the lease runs out."""
+    async def _keep(self, limit: asyncio.Timeout) -> None:
+        """Renew the lease; `limit` ends the work once another gateway has it. Raises RedisError, also where Redis does
+        not answer before the lease runs out."""
         is_owner = True
-        while is_owner:
-            await asyncio.sleep(self._ask_at - time.monotonic())
-            try:
-                async with asyncio.timeout(self._ends_at - time.monotonic()):
-                    is_owner = await self._take()
-            except TimeoutError as error:
-                raise TimedOut("Redis did not renew the job's lease in time") from error
+        try:
+            while is_owner:
+                await asyncio.sleep(self._ask_at - time.monotonic())
+                try:
+                    async with asyncio.timeout(self._ends_at - time.monotonic()):
+                        is_owner = await self._take()
+                except TimeoutError as error:
+                    raise TimedOut("Redis did not renew the job's lease in time") from error
+        except Exception:
+            limit.reschedule(0.0)
+            raise
+        limit.reschedule(0.0)

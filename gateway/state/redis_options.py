@@ -62,8 +62,8 @@ def make_client(
 class _Cancellable(AbstractConnection):
     """A connection whose commands end with the task that they are cancelled with.
 
-    Python 3.11's `asyncio.wait_for`, in which a command is sent, drops a cancellation that comes as the sending ends:
-    a job that was cancelled then would go on for ever, and hold its lease.
+    redis-py sends in `asyncio.wait_for`, which in Python 3.11 makes a task of each command, and drops a cancellation
+    that comes as the sending ends: a job that was cancelled then would go on for ever, and hold its lease.
     """
 
     read_password: Callable[[], str | None]
@@ -87,9 +87,18 @@ class _Cancellable(AbstractConnection):
         return arguments
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        task = asyncio.current_task()
-        before = 0 if task is None else task.cancelling()
-        await super().send_packed_command(command, check_health)
-        if task is not None and task.cancelling() > before:
-            await self.disconnect(nowait=True)  # its answer would be read as that to the next command
-            raise asyncio.CancelledError
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if check_health:
+            await self.check_health()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                packed = command.encode() if isinstance(command, str) else command
+                await self._send_packed_command([packed] if isinstance(packed, bytes) else packed)
+        except BaseException as error:
+            await self.disconnect(nowait=True)  # half a command may be sent
+            if isinstance(error, TimeoutError):
+                raise Silence("Timeout writing to socket") from None
+            if isinstance(error, OSError):
+                raise Disconnected(f"Error while writing to socket: {error}.") from error
+            raise

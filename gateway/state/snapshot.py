@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -23,7 +23,6 @@ from gateway.state.fitted_store import Kind
 from gateway.state.quality_store import QUALITY_KIND
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality, read_quality
 from monitoring.quality.verdicts.retraining import Retraining
-from router.embedding import Embedding
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched
 from serving.adapters.entries import PLACED, AliasEntry, Version, read_alias, read_version
@@ -32,6 +31,9 @@ from serving.adapters.registry import Registry
 from serving.fleet_view import VersionView
 from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore
 from serving.wakeable import wait_for_event
+
+if TYPE_CHECKING:
+    from router.embedding import Embedding
 
 OVERRIDE_FIELDS = frozenset(item.name for item in fields(Override) if item.init)
 S = TypeVar("S")
@@ -139,6 +141,8 @@ class SnapshotKeeper:
         self.fresh_at = 0.0
         self.given_back: dict[bytes, asyncio.Event] = {}
         """By the key of a job's lease: set when a gateway gives it back."""
+        self.woken: set[asyncio.Event] = set()
+        """Set at each new snapshot."""
         self.current = Snapshot(0, MappingProxyType(dict(fixed_callers)), self._policy(0, {}, {}), {}, {}, {}, {})
 
     async def refresh(self) -> Snapshot:
@@ -160,6 +164,8 @@ class SnapshotKeeper:
                     self._changed(self.current)
                     self._next.set()
                     self._next = asyncio.Event()
+                    for event in self.woken:
+                        event.set()
             self.fresh_at = began
             return self.current
 

@@ -43,7 +43,7 @@ async def keep_building(datasets: Datasets) -> None:
     RedisError."""
     folder = await asyncio.to_thread(datasets.name_folder)
     lease = datasets.services.lease_job("datasets", key_suffix=f":{folder}")
-    await lease.repeat(BuildingWork(datasets, folder).step, LOOK_INTERVAL_SECONDS)
+    await lease.repeat(BuildingWork(datasets, folder).step, LOOK_INTERVAL_SECONDS, waits=True)
 
 
 class BuildingWork:

@@ -76,13 +76,14 @@ class Impossible(Exception):
 
 async def keep_evaluating(evaluations: Evaluations) -> None:
     """Run whatever is to be evaluated, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = evaluations.services.lease_job("evaluations")
+    lease, wake = evaluations.services.lease_job("evaluations"), asyncio.Event()
     store = evaluations.store
     unreadable_until = dict[str, float]()
 
     async def run_next() -> None:
         if not await store.is_wanted():
             return
+        wake.set()  # there may be more, and what can't be read is tried again
         await put_models(evaluations)
         for name in await evaluations.drafts.written():
             await take_gate(evaluations, name)
@@ -97,7 +98,7 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
                 unreadable_until[evaluation.id] = time.monotonic() + UNREADABLE_SECONDS
                 await lease.give_back()
 
-    await lease.repeat(run_next, LOOK_INTERVAL_SECONDS)
+    await lease.repeat(run_next, LOOK_INTERVAL_SECONDS, wake=wake, waits=True)
 
 
 class _Run:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.background.lease import announce_work
 from gateway.features.evaluations.row_batches import read_batches, read_rows
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import Kind
@@ -268,6 +269,7 @@ class EvaluationStore:
             all_of_it.zadd(EVALUATIONS_KEY, {evaluation.id: evaluation.created_at})
             all_of_it.zadd(OPEN_KEY, {evaluation.id: evaluation.created_at})
             step.write_into(all_of_it)
+            announce_work(all_of_it, "evaluations")
             await all_of_it.execute()
         await step.enter()
         await self._forget_old_logprobs()
@@ -330,9 +332,7 @@ class EvaluationStore:
         comparisons = await self._gates.comparisons(evaluation.version)
         left = {name: comparison for name, comparison in comparisons.items() if comparison.evaluation != evaluation.id}
         async with self._redis.pipeline(transaction=True) as all_of_it:
-            all_of_it.delete(
-                _key(evaluation.id), _key(evaluation.id, "data"), *(_key(evaluation.id, part) for part in PARTS)
-            )
+            all_of_it.delete(_key(evaluation.id), *(_key(evaluation.id, part) for part in ("data", *PARTS)))
             all_of_it.zrem(EVALUATIONS_KEY, evaluation.id)
             all_of_it.zrem(OPEN_KEY, evaluation.id)
             if left != comparisons:

@@ -38,7 +38,7 @@ class FittingFailure(Exception):
 async def keep_fitting(fitting: Fitting) -> None:
     """Fit whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = fitting.services.lease_job("fitting")
-    await lease.repeat(FittingWork(fitting).step, LOOK_INTERVAL_SECONDS)
+    await lease.repeat(FittingWork(fitting).step, LOOK_INTERVAL_SECONDS, waits=True)
 
 
 class FittingWork:

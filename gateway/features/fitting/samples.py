@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.background.lease import announce_work
 from gateway.state.audited_step import AuditedStep
 
 WAITING_KEY = "apprentice:prompts:waiting"
@@ -68,6 +69,7 @@ class Samples:
             pipe.expire(f"{SAMPLE_KEY}{sample.version}", WAIT_SECONDS_MAX)
             pipe.zadd(WAITING_KEY, {sample.version: time.time()})
             step.write_into(pipe)
+            announce_work(pipe, "fitting")
             await pipe.execute()
         await step.enter()
 

@@ -40,7 +40,9 @@ COMMAND = make_command("serving.adapters.sources.fetching")
 async def keep_pulling(pulls: Pulls) -> None:
     """Pull whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = pulls.services.lease_job("pulls")
-    await lease.repeat(skip_unchanged(pulls.services.snapshot, PullingWork(pulls).step), LOOK_INTERVAL_SECONDS)
+    await lease.repeat(
+        skip_unchanged(pulls.services.snapshot, PullingWork(pulls).step), LOOK_INTERVAL_SECONDS, waits=True
+    )
 
 
 class PullingWork:

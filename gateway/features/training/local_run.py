@@ -44,7 +44,7 @@ async def keep_training(trainings: Trainings) -> None:
         for training in reversed(ours):
             await LocalRun(trainings, training).run_to_end()
 
-    await lease.repeat(skip_unchanged(trainings.services.snapshot, run_next), LOOK_INTERVAL_SECONDS)
+    await lease.repeat(skip_unchanged(trainings.services.snapshot, run_next), LOOK_INTERVAL_SECONDS, waits=True)
 
 
 class LocalRun(TrainingRun):

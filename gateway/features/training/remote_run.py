@@ -15,6 +15,7 @@ from gateway.features.training.training_run import LOOK_INTERVAL_SECONDS, Traini
 from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 
 END_INTERVAL_SECONDS = 5.0
+IDLE_SECONDS_MAX = 60.0
 GRACE_SECONDS = 30.0
 """So long after its job's end a trainer's last message may still come."""
 
@@ -38,7 +39,10 @@ async def keep_remote_trainings(trainings: Trainings) -> None:
                             under_way[name] = asyncio.create_task(_run(trainings, training))
                 for name in [name for name, task in under_way.items() if task.done()]:
                     under_way.pop(name).result()
-                await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+                if under_way or trainings.services.snapshot.current.generation != seen_generation:
+                    await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+                else:
+                    await trainings.services.snapshot.next(IDLE_SECONDS_MAX)
         finally:
             seen_generation = -1
             for task in under_way.values():

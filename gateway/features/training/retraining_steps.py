@@ -26,7 +26,7 @@ from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
 from gateway.features.training.version_evaluation import evaluate_version, stage_version
 from gateway.state.private_files import make_private_folder
-from monitoring.datasets.build import DatasetOptions
+from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.quality.verdicts.retraining import Retraining, is_complete
@@ -65,7 +65,7 @@ async def keep_retraining(trainings: Trainings) -> None:
                     await RetrainingSteps(trainings, retraining, task.monitor.retraining == "auto").advance()
         looked = generation, now
 
-    await lease.repeat(look, LOOK_INTERVAL_SECONDS)
+    await lease.repeat(look, LOOK_INTERVAL_SECONDS, waits=True)
 
 
 class RetrainingSteps:

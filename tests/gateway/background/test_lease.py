@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as TimedOut
 
-from gateway.background.lease import JobLease, JobPasses
+from gateway.background.lease import JobLease, JobPasses, announce_work
 from gateway.state.snapshot import ConfiguredPolicy, SnapshotKeeper
 from router.policy import AttemptLimits
 from serving.object_store import CHANGED_CHANNEL, ObjectStore
@@ -202,3 +202,88 @@ async def test_what_the_work_raises_gives_the_lease_back(redis: Redis) -> None:
     with pytest.raises(ConnectionError):
         await lease_of(redis, "first").repeat(fail, INTERVAL_SECONDS)
     assert await redis.exists(KEY) == 0
+
+
+async def test_waiting_work_begins_at_a_snapshot_and_where_it_is_announced(redis: Redis) -> None:
+    events: asyncio.Queue[str] = asyncio.Queue()
+    lease = lease_of(redis, "first", 600.0)
+    keeper = lease._snapshot
+    async with asyncio.timeout(SECONDS_MAX):
+        following = asyncio.create_task(keeper.follow(600.0))
+        await until(lambda: _has_listener(redis))
+        running = asyncio.create_task(lease.repeat(working(events, "worked"), INTERVAL_SECONDS, waits=True))
+        assert await events.get() == "worked"
+        await ObjectStore(redis, "overrides").put("rule", {"action": "general", "contains": "a word"})
+        assert await events.get() == "worked"
+        assert events.empty()
+        await announce_work(redis, "test")
+        assert await events.get() == "worked"
+        await stopped(running)
+        await stopped(following)
+    assert not keeper.woken
+
+
+async def test_waiting_work_is_not_begun_by_changes_while_another_gateway_has_the_lease(redis: Redis) -> None:
+    events: asyncio.Queue[str] = asyncio.Queue()
+    lease = lease_of(redis, "first", 600.0)
+    await redis.set(KEY, "second", px=600_000)
+    async with asyncio.timeout(SECONDS_MAX):
+        asked = await count_calls(redis, "evalsha")
+        running = asyncio.create_task(lease.repeat(working(events, "worked"), INTERVAL_SECONDS, waits=True))
+        await until(lambda: _has_asked(redis, asked))
+        await lease._snapshot.refresh()
+        assert not lease._snapshot.woken
+        await redis.delete(KEY)
+        lease._snapshot.given_back[KEY.encode()].set()
+        assert await events.get() == "worked"
+        await stopped(running)
+
+
+async def test_work_that_is_short_needs_no_task_beside_its_own(redis: Redis) -> None:
+    tasks: list[set[asyncio.Task[object]]] = []
+
+    async def work() -> None:
+        tasks.append(asyncio.all_tasks())
+
+    before = asyncio.all_tasks()
+    assert await lease_of(redis, "first", 600.0).do(work)
+    assert tasks == [before]
+
+
+async def test_time_limit_of_the_work_is_its_own_fault_and_its_lease_is_renewed(redis: Redis) -> None:
+    lease = lease_of(redis, "first")
+
+    async def work() -> None:
+        began = lease._ends_at
+        await until(lambda: _is_later(lease, began))
+        raise TimeoutError("its own")
+
+    async with asyncio.timeout(SECONDS_MAX):
+        with pytest.raises(TimeoutError, match="its own"):
+            await lease.do(work)
+    assert await redis.get(KEY) == b"first"
+
+
+async def _is_later(lease: JobLease, ends_at: float) -> bool:
+    return lease._ends_at > ends_at
+
+
+async def test_work_that_is_stopped_is_cancelled_and_nothing_renews_its_lease(redis: Redis) -> None:
+    began, before = asyncio.Event(), asyncio.all_tasks()
+
+    async def work() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(SECONDS_MAX):
+        doing = asyncio.create_task(lease_of(redis, "first").do(work))
+        await began.wait()
+        await until(lambda: _has_tasks(len(before) + 2))
+        doing.cancel()
+        await asyncio.wait([doing])
+    assert doing.cancelled()
+    assert asyncio.all_tasks() == before
+
+
+async def _has_tasks(count: int) -> bool:
+    return len(asyncio.all_tasks()) >= count
