@@ -24,6 +24,8 @@ async def _tell_presence(services: Services) -> None:
         while True:
             await services.control.presence.tell()
             await asyncio.sleep(PRESENCE_INTERVAL_SECONDS)
+            if not services.control.presence.has_news():
+                await asyncio.sleep(PRESENCE_INTERVAL_SECONDS)
     except asyncio.CancelledError:  # not where Redis failed for a moment: what is under way here still counts
         with contextlib.suppress(RedisError, OSError):  # it is forgotten by itself
             await services.control.presence.leave()

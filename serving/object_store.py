@@ -400,6 +400,11 @@ class Mirror(Generic[T]):
             self._generations = mark, generations
             return generations
 
+    async def all_with_generations(self) -> tuple[Mapping[str, T], Mapping[str, int]]:
+        """Both, with one look where nothing was written. Raises as `all` does."""
+        objects, (mark, generations) = await self.all(), self._generations
+        return objects, generations if mark is not None and mark == self._mark else await self.generations()
+
     async def all(self) -> Mapping[str, T]:
         """Every object by name; the same mapping as the last time where nothing was written.
 

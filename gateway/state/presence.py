@@ -52,25 +52,36 @@ class Presence:
         self._clock = clock or (lambda: read_redis_time(redis))
         self._demand: dict[str, float] = {}
         self._told_at: float | None = None
+        self._told: tuple[int, dict[str, dict[str, int]]] | None = None
         self._unreadable: dict[bytes, tuple[bytes, float]] = {}
         """The lines that can't be read, and Redis's time at which each was first seen."""
 
     async def tell(self) -> None:
         """Write down this gateway's line. Raises RedisError."""
         # The generation first: a lease taken after it was read is taken by a snapshot at least as new.
-        generation = self._generation()
-        holds = {replica.name: dict(replica.holds) for replica in self._fleet.replicas.values() if replica.holds}
+        generation, holds = self._look()
         now = await self._clock()
         self._smooth(holds, now)
+        self._told = generation, holds
         report = PresenceReport(now, generation, holds, self._demand)
         await self._redis.hset(KEY, self._name, msgspec.json.encode(report))
+
+    def has_news(self) -> bool:
+        """Return whether there is more to tell than that this gateway is there."""
+        return bool(self._demand) or self._look() != self._told
+
+    def _look(self) -> tuple[int, dict[str, dict[str, int]]]:
+        """The generation by which this gateway decides, and its leases, at this moment."""
+        holds = {replica.name: dict(replica.holds) for replica in self._fleet.replicas.values() if replica.holds}
+        return self._generation(), holds
 
     async def leave(self) -> None:
         """This gateway has nothing under way any more. Raises RedisError."""
         await self._redis.hdel(KEY, self._name)
 
     async def present(self) -> GatewayRoll:
-        """All gateways that have told of themselves lately; those that are gone are forgotten. Raises RedisError."""
+        """This gateway as it is now, and all others that have told of themselves lately; those that are gone are
+        forgotten. Raises RedisError."""
         raw: dict[bytes, bytes] = await self._redis.hgetall(KEY)
         now = await self._clock()
         reports = {name: self._read(name, line, now) for name, line in raw.items()}
@@ -79,7 +90,8 @@ class Presence:
         gone = [name for name, line in reports.items() if line.at < since]
         if gone:
             await self._redis.hdel(KEY, *gone)
-        return GatewayRoll([line for line in reports.values() if line.at >= since])
+        others = [line for name, line in reports.items() if line.at >= since and name != self._name.encode()]
+        return GatewayRoll([PresenceReport(now, *self._look(), self._demand), *others])
 
     def _read(self, name: bytes, line: bytes, now: float) -> PresenceReport:
         """A gateway's report. One that can't be read may use anything, until its line is too old: nothing is idle."""

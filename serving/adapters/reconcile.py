@@ -105,9 +105,8 @@ class Reconciler:
         Replicas are seen to beside each other. What takes longer than PASS_SECONDS_MAX on one goes on beside the next
         passes, which leave that replica alone meanwhile. Raises RedisError.
         """
-        placements = map_by_place((await self._loader.written.all()).values())
-        generations = dict(await self._loader.written.generations())
-        now = Pass(versions, placements, generations, world, frozenset(unreadable))
+        written, generations = await self._loader.written.all_with_generations()
+        now = Pass(versions, map_by_place(written.values()), dict(generations), world, frozenset(unreadable))
         unsure = self._unsure()
         await self._forget_gone(now)
         for pool in self._fleet.pools:

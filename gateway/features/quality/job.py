@@ -102,8 +102,9 @@ class Monitoring:
     async def step(self, process: ChildProcess) -> bool:
         """One step: judge what has come, and do what follows. Whether more has come already."""
         quality = self._quality
-        await self._responding.carry_out()
-        await quality.releases.canary_verdicts.enter_left()
+        if await quality.services.redis.exists(*quality.outbox.keys, quality.releases.canary_verdicts.drafts_key):
+            await self._responding.carry_out()
+            await quality.releases.canary_verdicts.enter_left()
         now = await read_redis_time(quality.services.redis)
         snapshot = await quality.services.snapshot.refresh()
         agreed_only = await list_agreed_only(quality.services)

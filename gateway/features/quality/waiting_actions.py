@@ -37,6 +37,11 @@ class ActionOutbox:
         self.drafts = Drafts(redis, audit, "responses:audit")
         self.by_admins = Drafts(redis, audit)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of Redis of which one is there where anything is left to do."""
+        return self.actions.values, self.drafts.values, self.by_admins.values
+
     def changes(self, task: str, action: Action, draft: AuditEntry) -> list[Change]:
         """An action that is to be carried out and its draft, as parts of a greater step.
 

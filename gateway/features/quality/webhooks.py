@@ -9,6 +9,7 @@ and age go by Redis's clock, since those of two gateways need not agree.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -28,6 +29,8 @@ KEPT_SECONDS = 86_400.0
 WAITING_MAX = 1000
 AT_ONCE_MAX = 20
 TIMEOUT_SECONDS = 5.0
+EMPTIED_SECONDS = 60.0
+"""Time between two looks, where no address is set, whether a gateway that has one lets messages wait."""
 BACKOFF_SECONDS = 2.0
 BACKOFF_SECONDS_MAX = 600.0
 TRIES_COUNTED_MAX = 20
@@ -74,6 +77,7 @@ class Webhooks:
         self._outbox = Outbox(redis, "webhooks", msgspec.json.Decoder(WaitingMessage).decode)
         self._http = http
         self._meters = meters
+        self._emptied_at = -math.inf
 
     async def message(self, message_id: str, body: dict[str, Any]) -> list[Write]:
         """The write that has a message wait, as a part of a greater step; none where too many wait already."""
@@ -87,8 +91,11 @@ class Webhooks:
     async def deliver(self, settings: MonitorSettings) -> None:
         """Deliver what is due, oldest first, and of each task in order; without an address nothing waits."""
         if settings.webhook_url is None:
-            await self._redis.delete(self._outbox.values)
+            if time.monotonic() - self._emptied_at > EMPTIED_SECONDS:
+                await self._redis.delete(self._outbox.values)
+                self._emptied_at = time.monotonic()
             return
+        self._emptied_at = -math.inf
         entries, faults = await self._outbox.read()
         for name, fault in faults.items():  # it can never be sent
             log.error("a message to the webhook can't be read, and is dropped: %r: %s", name, fault)

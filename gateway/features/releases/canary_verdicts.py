@@ -68,6 +68,11 @@ class CanaryVerdicts:
         last = await self._read_last(task, rollout)
         return {"verdict": last.action, "because": last.because, "evidence": last.evidence}
 
+    @property
+    def drafts_key(self) -> str:
+        """The key of Redis that is there where entries of the audit are left."""
+        return self._drafts.values
+
     async def enter_left(self) -> None:
         """Enter into the audit the verdicts that a killed gateway has carried out. Raises RedisError."""
         await self._drafts.enter_left()

@@ -36,7 +36,6 @@ async def keep_reconciling(releases: Releases) -> None:
 async def reconcile_once(releases: Releases) -> None:
     """One pass of the reconciler over what the gateways want and have under way. Raises RedisError."""
     snapshot = await releases.services.snapshot.refresh()
-    await releases.services.control.presence.tell()
     roll = await releases.services.control.presence.present()
     world = World(
         idle=lambda replica, version: roll.idle(replica, version, snapshot.generation), in_flight=roll.in_flight

@@ -59,9 +59,11 @@ async def recycle_some(releases: Releases) -> None:
     """One step for each replica that is being recycled; begins with one where ghosts take the last room. Raises
     RedisError."""
     store, replicas = releases.services.objects.cordons, releases.services.fleet.replicas
-    generations, raw = await store.generations(), await store.written()
-    cordons = {name: _read(cordon) for name, cordon in raw.items() if name in replicas}
-    generation = (await releases.services.snapshot.refresh()).generation  # at least that of the cordons
+    cordons, generations, generation = dict[str, Cordon](), dict[str, int](), 0
+    if releases.services.snapshot.current.cordons:
+        generations, raw = await store.generations(), await store.written()
+        cordons = {name: _read(cordon) for name, cordon in raw.items() if name in replicas}
+        generation = (await releases.services.snapshot.refresh()).generation  # at least that of the cordons
     for name, cordon in cordons.items():
         if cordon.recycle and not cordon.stuck:
             with contextlib.suppress(Stale):  # an admin has changed it meanwhile
@@ -127,7 +129,6 @@ async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: 
     unheard = replica.up and replica.life == cordon.life and now - cordon.restarted_at > UNHEARD_SECONDS
     if not cordon.restarted_at or (unheard and cordon.tries < TRIES_MAX):
         overdue = now - cordon.at > services.fleet.pools[replica.config.pool].drain_seconds_max
-        await services.control.presence.tell()
         roll = await services.control.presence.present()
         if roll.idle(replica.name, None, generation) or overdue:
             restarted = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now, tries=cordon.tries + 1)
