@@ -38,12 +38,12 @@ from benchmarks import confidence_pools
 from benchmarks.confidence_curve import FORM, curve_of, picture, read_rows
 from benchmarks.harness import Goal, Unmeasurable, conclude, options, say, table
 from router.confidence import (
-    ROWS_MIN,
     ConfidenceModel,
     bound_wrong_share,
     compute_probability_at_most,
     count_wrong_allowed,
 )
+from router.fitted import CALIBRATION_ROWS_MIN
 from router.fitting.confidence import (
     DELTA_MAX,
     CalibrationRow,
@@ -242,7 +242,7 @@ def pools_of(asked: argparse.Namespace) -> dict[str, Measured]:
 
 def sizes_of(name: str, pool: Measured, sizes: Sequence[int]) -> list[int]:
     """How many rows are drawn: from simulated pools the first size alone, and never over half as many as there are."""
-    half = max(ROWS_MIN, len(pool.right) // 2)
+    half = max(CALIBRATION_ROWS_MIN, len(pool.right) // 2)
     return [sizes[0]] if name in SIMULATED else [size for size in sizes if size <= half] or [half]
 
 
@@ -403,8 +403,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked.sizes = asked.sizes or (SIZES_FULL if asked.full else SIZES)
     if asked.splits < 20:
         parser.error("--splits: at least 20, or no rate says anything")
-    if min(asked.sizes) < ROWS_MIN:
-        parser.error(f"--sizes: at least {ROWS_MIN}, which a calibration needs")
+    if min(asked.sizes) < CALIBRATION_ROWS_MIN:
+        parser.error(f"--sizes: at least {CALIBRATION_ROWS_MIN}, which a calibration needs")
     if not all(0 < target < 1 for target in asked.targets) or not 0 < asked.delta <= DELTA_MAX:
         parser.error(f"--targets, --delta: shares above 0, delta at most {DELTA_MAX:g}")
     if asked.tokens is not None and asked.tokens < 1:

@@ -25,7 +25,7 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.preprocessing import normalize
 
 from benchmarks.harness import Unmeasurable
-from router.confidence import ROWS_MIN
+from router.fitted import CALIBRATION_ROWS_MIN
 from router.fitting.confidence import CalibrationRow
 
 SETS = ("banking77", "clinc150")
@@ -74,10 +74,10 @@ def read(name: str, folder: Path, seed: int) -> Texts:
 def answers(texts: Texts, seed: int) -> list[CalibrationRow]:
     """The classifier's answers to what it is asked. Raises Unmeasurable if there are too few texts to learn from."""
     labels = sorted({label for _, label in texts.learned})
-    if len(labels) < CLASSES_MIN or len(texts.asked) < ROWS_MIN:
+    if len(labels) < CLASSES_MIN or len(texts.asked) < CALIBRATION_ROWS_MIN:
         raise Unmeasurable(
             f"There are {len(labels)} classes and {len(texts.asked)} texts to ask of them: give at least {CLASSES_MIN} "
-            f"and {ROWS_MIN}."
+            f"and {CALIBRATION_ROWS_MIN}."
         )
     wanted = [*(label for _, label in texts.asked), *(None for _ in texts.out_of_scope)]
     learned, asked = _vectors(

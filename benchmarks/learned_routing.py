@@ -36,7 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import Goal, Unmeasurable, conclude, options, say, table
 from benchmarks.scores import DATA, Figure, content, there
-from router.embedding import clip_text
+from router.clipping import clip_text
 from router.fitting.errors import FittingError
 from router.fitting.gain import ROWS_MIN, GainRow, Rows, fit_gain, fit_unmeasured, predict_gains, read
 

@@ -22,7 +22,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from threadpoolctl import threadpool_limits
 
 from gateway import audit
 from gateway.admin import fleet_endpoints, key_endpoints, reload_endpoints, state_endpoints
@@ -95,7 +94,7 @@ from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
 from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
-from router.embedding import EmbeddingError, load_deep
+from router.fitted import UnusableModel
 from serving.adapters.base_model import Base, read_base
 from serving.adapters.errors import ArtifactError
 from serving.adapters.loader import AdapterLoader
@@ -247,7 +246,7 @@ def build_app(settings: Settings, config: Path | None = None, siblings: Siblings
         async with AsyncExitStack() as stack:
             try:
                 services, features = await stack.enter_async_context(open_gateway(settings, config, siblings))
-            except (StateError, SettingsError, ArtifactError, EmbeddingError, RedisError, TlsError, OSError) as error:
+            except (StateError, SettingsError, ArtifactError, UnusableModel, RedisError, TlsError, OSError) as error:
                 app.state.not_started = str(error)
                 raise
             app.state.services, app.state.features = services, features
@@ -295,7 +294,6 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
     configuration = CurrentConfiguration(settings, siblings.part_of, config)
     settings, bases = configuration.settings, _bases(settings)
     async with AsyncExitStack() as stack:
-        stack.enter_context(threadpool_limits(1))  # a score's few sums wait longer for other threads than they take
         redis, durability = await stack.enter_async_context(_open_state(settings))
         digest_secret = await read_shared_secret(redis)
         meters, fleet = Meters(settings.series_max), Fleet(settings.pool_configs(), siblings.memory)
@@ -417,10 +415,13 @@ async def _snapshot_keeper(
     registry: Registry,
 ) -> SnapshotKeeper:
     """The keeper of the policy in memory. MiniLM, where the settings name its file, is loaded here, before requests are
-    served, since that holds the interpreter. Raises EmbeddingError where it is missing or damaged."""
+    served, since that holds the interpreter. Raises UnusableModel where it is missing or damaged."""
     fixed = await make_first_admin_key(settings, redis, audit)
-    path = settings.fitting.minilm_file
-    deep = None if path is None else await asyncio.to_thread(load_deep, path)
+    path, deep = settings.fitting.minilm_file, None
+    if path is not None:
+        from router.embedding import load_deep  # noqa: PLC0415 - numpy and 12 MB, where a file is named
+
+        deep = await asyncio.to_thread(load_deep, path)
     damaged = lambda _: meters.fitted_unused.add(1, "damaged")  # noqa: E731
     unsuited = lambda _: meters.fitted_unused.add(1, "unsuited")  # noqa: E731
     return SnapshotKeeper(redis, configured_policy_of(settings), fixed, changed, damaged, deep, unsuited, registry)

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from monitoring.intervals import compute_incomplete_beta, find_upper_bound
+from router.fitted import UnusableModel
 
 FORM = 1
 LOGPROB_MIN = -20.0
@@ -33,11 +34,9 @@ STORED = MappingProxyType({"scope": "coverage", "scope_mean": "coverage_mean"})
 """Names that stored models have for ours."""
 STORED_NAMES = tuple(STORED.get(name, name) for name in NAMES)
 ROWS_MAX = 10_000_000
-ROWS_MIN = 100
-"""Fewest rows of a calibration: with fewer, no target under 2.3% could be certified if every answer were right."""
 
 
-class ConfidenceError(Exception):
+class ConfidenceError(UnusableModel):
     """A stored model can't be used; the message says why and what to do."""
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from router.fitted import UnusableModel
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -27,14 +29,13 @@ WEIGHTS = "weights/l2_supercat_256.safetensors"
 TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 NAME = "wordllama-l2-supercat-256-folded"
 HEADER_BYTES_MAX = 1 << 20
-CLIP_CHARACTERS = 400
 END_TOKENS = 256
 ROWS_AT_ONCE = 2_000
 WORDS_MAX = 8_192
 """Words that are remembered with their vectors, a kilobyte each."""
 
 
-class EmbeddingError(Exception):
+class EmbeddingError(UnusableModel):
     """An embedding's files are missing or damaged; the message is a sentence that says what to do."""
 
 
@@ -131,18 +132,6 @@ class StaticEmbedding:
         for row, encoded in zip(rows, self._tokenizer.encode_batch_fast(whole, add_special_tokens=False), strict=True):
             row[:] = self._scales[encoded.ids] @ self._weights[encoded.ids].astype(np.float32)
         return rows
-
-
-def clip_text(text: str) -> str:
-    """The first and the last 400 characters: what is judged of a text, so that a long one costs no more."""
-    if len(text) <= 2 * CLIP_CHARACTERS:
-        return text
-    return f"{text[:CLIP_CHARACTERS]} {text[-CLIP_CHARACTERS:]}"
-
-
-def fold_text(text: str) -> str:
-    """The part of a text that is judged, alike for texts that differ in letter case and spacing alone."""
-    return " ".join(clip_text(text).casefold().split())
 
 
 def _package_folder() -> Path:

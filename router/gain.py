@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from router.fitted import UnusableModel
 from router.model_file import PackedForm, list_fields
 from router.ngrams import BUCKETS, count_buckets
 from router.text_shape import FEATURES, compute_shape
@@ -24,7 +25,7 @@ from router.text_shape import FEATURES, compute_shape
 SHAPE_CLIP = 3.0
 
 
-class GainError(Exception):
+class GainError(UnusableModel):
     """A gain model can not be used: its bytes are damaged or foreign."""
 
 

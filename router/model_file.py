@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-MODEL_BYTES_MAX = 2_000_000
-"""Longest model of a kind that is kept for a version."""
+from router.fitted import MODEL_BYTES_MAX
+
 Arrays = dict[str, npt.NDArray[Any]]
 
 

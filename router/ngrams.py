@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import clip_text
+from router.clipping import clip_text
 
 BUCKETS = 1 << 15
 FOLDED_MAX = 2_424

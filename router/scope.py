@@ -19,7 +19,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import Embedding, StaticEmbedding, Vectors, clip_text
+from router.clipping import clip_text
+from router.embedding import Embedding, StaticEmbedding, Vectors
+from router.fitted import UnusableModel
 from router.languages import find_other_language
 from router.model_file import PackedForm, list_fields
 from router.ngrams import BUCKETS
@@ -37,7 +39,7 @@ DOUBTED_BELOW = 0.3
 """Score from which on nobody looks for typing errors or another language."""
 
 
-class ScopeError(Exception):
+class ScopeError(UnusableModel):
     """A scope model can not be used: its bytes are damaged, foreign, or made for another embedding."""
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import Embedding, Vectors, clip_text
+from router.clipping import clip_text
+from router.embedding import Embedding, Vectors
 from router.scope import ScopeModel
 
 CENTROIDS = 6

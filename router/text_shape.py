@@ -12,7 +12,7 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import clip_text
+from router.clipping import clip_text
 
 
 def _listed(words: str) -> frozenset[str]:

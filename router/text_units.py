@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from router.clipping import clip_passage
 from router.embedding import StaticEmbedding, Vectors
 from router.ngrams import find_buckets
 
-END_CHARACTERS = 1_100
 PIECES_MAX = 32
 EXTRACTS_MAX = 24
 """Parts of long sentences, at most: with more words each is longer."""
@@ -116,13 +116,6 @@ def _make_rows(spans: Sequence[tuple[int, int]], width: int) -> Vectors:
     ends = np.array(spans)
     places = np.arange(width)
     return ((ends[:, :1] <= places) & (places < ends[:, 1:])).astype(np.float32)
-
-
-def clip_passage(text: str) -> str:
-    """The first and the last 1,100 characters: what is read of a text, so that a long one costs no more."""
-    if len(text) <= 2 * END_CHARACTERS:
-        return text
-    return f"{text[:END_CHARACTERS]}\n{text[-END_CHARACTERS:]}"
 
 
 def split_pieces(text: str) -> list[str]:

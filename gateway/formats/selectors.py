@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.formats.fields import RAW_FIELDS, Message
-from router.text_units import clip_passage
+from router.clipping import clip_passage
 
 SYSTEM_ROLES = ("system", "developer")
 FIELD = "field:"

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -27,19 +27,20 @@ from gateway.state.fitted_store import (
     find_unused,
     is_calibrated_apart,
 )
-from router.confidence import ConfidenceError, ConfidenceModel
-from router.embedding import Embedding, EmbeddingError, StaticEmbedding
-from router.fitted import NOTHING_FITTED, Fitted
-from router.gain import GainError, GainModel
+from router.fitted import NOTHING_FITTED, Fitted, UnusableModel
 from router.policy import TaskPolicy
-from router.scope import ScopeError, ScopeModel
-from router.task_index import TaskIndex
 from serving.object_store import Mirror
+
+if TYPE_CHECKING:
+    from gateway.state.model_parsing import ModelParser
+    from router.embedding import Embedding
+    from router.scope import ScopeModel
+    from router.task_index import TaskIndex
 
 log = logging.getLogger(__name__)
 LOOKED_AT_ONCE = 200
 """Versions that are looked at before others have the event loop."""
-UNUSABLE = (FittedError, ScopeError, ConfidenceError, GainError, EmbeddingError)
+UNUSABLE = (FittedError, UnusableModel)
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ class FittedModels:
         self._damaged = damaged
         self._unsuited = unsuited
         self._entries = Mirror(self.store.object_store, entry_of)
-        self._embedding: StaticEmbedding | None = None
+        self._parser: ModelParser | None = None
         self._deep = deep
         self._parsed: dict[tuple[Kind, str], Any] = {}
         self._failed: set[tuple[Kind, str]] = set()
@@ -133,7 +134,8 @@ class FittedModels:
                 models[task] = model
                 digests[task] = self._fitted[version].marks["scope"]
         if digests != self._index[0]:
-            self._index = digests, await asyncio.to_thread(TaskIndex.build, models)
+            assert self._parser is not None, "there is a model, or was one"
+            self._index = digests, await asyncio.to_thread(self._parser.build_index, models)
         return self._index[1]
 
     async def _model(self, entry: FittedEntry) -> Any:
@@ -167,16 +169,12 @@ class FittedModels:
         return _failure(entry) if (entry.kind, _failure(entry)) in self._failed else ""
 
     def _parse(self, kind: Kind, data: bytes) -> Any:
-        """Blocks for milliseconds. Raises what is in UNUSABLE."""
-        if kind == "confidence":
-            return ConfidenceModel.from_json(data)
-        if kind == "gain":
-            return GainModel.from_bytes(data)
-        if kind == "scope":
-            if self._embedding is None:
-                self._embedding = StaticEmbedding.load()
-            return ScopeModel.from_bytes(data, self._embedding, self._deep)
-        assert_never(kind)
+        """Blocks for milliseconds, the first time for a tenth of a second. Raises UnusableModel."""
+        if self._parser is None:
+            from gateway.state.model_parsing import ModelParser  # noqa: PLC0415 - numpy, 12 MB, where there is a model
+
+            self._parser = ModelParser(self._deep)
+        return self._parser.parse(kind, data)
 
 
 def _fitted(entries: Mapping[Kind, FittedEntry], models: Mapping[Kind, Any]) -> Fitted:

@@ -17,8 +17,7 @@ import msgspec
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from router.fitted import ModelKind
-from router.model_file import MODEL_BYTES_MAX
+from router.fitted import MODEL_BYTES_MAX, ModelKind
 from serving.object_store import ObjectStore
 
 Kind = ModelKind

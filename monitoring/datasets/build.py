@@ -8,20 +8,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows import DataRow, LeftOut, digest, list_requests, name_requests
 from monitoring.datasets.selection import select_rows
 from monitoring.datasets.splitting import bound_classes, split_groups
 from monitoring.evaluation.comparing import Classes, ClassFinder
-
-
-class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The choices of who builds a set. `class_ratio_max` bounds the largest class of the training rows; `class_field`
-    is the field of the answers that is their class, empty to find it."""
-
-    heldout_share: float = 0.2
-    class_ratio_max: float | None = None
-    class_field: str = ""
-    leave_out_faults: bool = False
 
 
 @dataclass(frozen=True)

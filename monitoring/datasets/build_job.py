@@ -6,7 +6,6 @@ from typing import Literal
 
 import msgspec
 
-from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.labels.request_label import LabelRules
 from monitoring.texts import TextSource
@@ -23,6 +22,16 @@ class KeptSource(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
     looked_since: float = 0.0
     until: float = 0.0
+
+
+class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The choices of who builds a set. `class_ratio_max` bounds the largest class of the training rows; `class_field`
+    is the field of the answers that is their class, empty to find it."""
+
+    heldout_share: float = 0.2
+    class_ratio_max: float | None = None
+    class_field: str = ""
+    leave_out_faults: bool = False
 
 
 class DatasetJob(msgspec.Struct, kw_only=True):

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from monitoring.datasets.build import BuiltSet, DatasetOptions
+from monitoring.datasets.build import BuiltSet
+from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.coverage import measure_coverage
 from monitoring.datasets.rows import ORIGINS, DataRow, fold_text, input_of
 from monitoring.datasets.rows_from_traffic import KeptRows

@@ -9,13 +9,15 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Set
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from monitoring.datasets.build import BuiltSet
 from monitoring.datasets.card_page import make_card_page
 from monitoring.synced_files import lock_folder, replace_file, sync
+
+if TYPE_CHECKING:
+    from monitoring.datasets.build import BuiltSet
 
 TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_out.jsonl"
 CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from monitoring.labels.ratings import Rating
-
 VoteName = Literal["majority", "dawid_skene"]
+
+
+class Rating(NamedTuple):
+    """The value that a rater gave to an item, and the item's class, where it is known."""
+
+    item: str
+    rater: str
+    value: str
+    class_name: str | None = None
 
 
 class RatingsJob(msgspec.Struct, frozen=True, kw_only=True):

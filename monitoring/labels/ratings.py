@@ -10,11 +10,12 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from monitoring.evaluation.dataset import find_separator
+from monitoring.labels.messages import Rating
 
 RATINGS_MAX = 1_000_000
 CELL_CHARACTERS_MAX = 1000
@@ -25,15 +26,6 @@ Numbers = np.ndarray[Any, np.dtype[Any]]
 
 class RatingsError(ValueError):
     """A file of ratings can't be read; the message names its lines."""
-
-
-class Rating(NamedTuple):
-    """The value that a rater gave to an item, and the item's class, where it is known."""
-
-    item: str
-    rater: str
-    value: str
-    class_name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from monitoring.datasets.rows import fold_text
 from monitoring.evaluation.comparing import normalize
 from monitoring.labels.agreement import measure_agreement
-from monitoring.labels.ratings import Rating, collect_ratings
+from monitoring.labels.messages import Rating
+from monitoring.labels.ratings import collect_ratings
 from monitoring.readiness.answers import find_classes
 from monitoring.readiness.evidence import CurvePoint, Facts, Interval, LabelledText, LearningCurve
 from monitoring.readiness.extrapolation import extrapolate

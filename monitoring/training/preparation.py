@@ -16,37 +16,9 @@ from monitoring.datasets.rows import list_requests, name_requests
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits
 from monitoring.helper_process import run_job
 from monitoring.synced_files import lock_folder
+from monitoring.training.preparation_job import HELDOUT_FILE, ROWS_FILE, Preparation, PreparationJob
 from monitoring.training.rehearsal import rehearse
 from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, draw_rows, read_rows, split_heldout
-
-ROWS_FILE = "rows.jsonl"
-HELDOUT_FILE = "heldout.jsonl"
-
-
-class PreparationJob(msgspec.Struct):
-    """The sources: files of rows, of held-out rows (none: a share of the rows is held out), and of older rows. An
-    erasure waits for the lock of the folder `datasets`."""
-
-    folder: str
-    train: str
-    heldout: str
-    older: list[str]
-    heldout_share: float
-    rehearsal_share: float
-    seed: int
-    rows_max: int
-    bytes_max: int
-    row_bytes_max: int
-    datasets: str
-
-
-class Preparation(msgspec.Struct):
-    """The numbers of rows; `error` is a sentence where there are none."""
-
-    rows: int = 0
-    heldout: int = 0
-    rehearsed: int = 0
-    error: str = ""
 
 
 def prepare(job: PreparationJob) -> Preparation:

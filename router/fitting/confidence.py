@@ -27,13 +27,13 @@ from sklearn.linear_model import LogisticRegression
 from router.confidence import (
     NAMES,
     ROWS_MAX,
-    ROWS_MIN,
     Calibration,
     ConfidenceFeatures,
     ConfidenceModel,
     compute_first_features,
     make_inputs,
 )
+from router.fitted import CALIBRATION_ROWS_MIN
 from router.fitting.errors import FittingError
 
 EACH_MIN = 10
@@ -109,8 +109,10 @@ def measure_rows(rows: Sequence[CalibrationRow], tokens: int | None = None) -> M
         raise FittingError(f"An answer can't be judged by its first {tokens} tokens: give at least 1, or none for all.")
     if not rows:
         raise FittingError("There are no calibration rows: evaluate the version on held-out data first.")
-    if not ROWS_MIN <= len(rows) <= ROWS_MAX:
-        raise FittingError(f"There are {len(rows)} calibration rows: give {ROWS_MIN} at least and {ROWS_MAX} at most.")
+    if not CALIBRATION_ROWS_MIN <= len(rows) <= ROWS_MAX:
+        raise FittingError(
+            f"There are {len(rows)} calibration rows: give {CALIBRATION_ROWS_MIN} at least and {ROWS_MAX} at most."
+        )
     features_of_rows = [_features_of(row, number, tokens) for number, row in enumerate(rows, 1)]
     scopes = [features.scope for features in features_of_rows if features.scope is not None]
     scope_mean = math.fsum(scopes) / len(scopes) if scopes else 0.0

@@ -21,7 +21,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from router.embedding import Vectors, clip_text, fold_text
+from router.clipping import clip_text, fold_text
+from router.embedding import Vectors
 from router.fitting.errors import FittingError
 from router.gain import SHAPE_CLIP, GainModel, MeasuredGain
 from router.ngrams import BUCKETS, count_buckets

@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 from monitoring.archive.run import ArchiveJob, run
 from monitoring.archive.storage import open_storage
 from monitoring.archive.tables import RecordRow, day_of, write_part
-from monitoring.datasets.build import DatasetOptions, build_set
+from monitoring.datasets.build import build_set
+from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import GONE, forget_requests, remove_set, write_set
 from monitoring.datasets.rows import DataRow
@@ -26,7 +27,8 @@ from monitoring.erasure import ErasedSet, erase_from_sets
 from monitoring.erasure_run import ErasureJob, erase
 from monitoring.ids import RequestIds
 from monitoring.synced_files import lock_folder
-from monitoring.training.preparation import PreparationJob, prepare
+from monitoring.training.preparation import prepare
+from monitoring.training.preparation_job import PreparationJob
 from tests.monitoring.test_texts import NOW, ended, job, kept, reader, text
 
 __all__ = ["job"]

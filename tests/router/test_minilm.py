@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router import minilm as fitting
-from router.embedding import EmbeddingError, Vectors, clip_text
+from router.clipping import clip_text
+from router.embedding import EmbeddingError, Vectors
 from router.minilm import DIMENSIONS, TOKENS_MAX, MiniLM, get_seal_path
 
 MISSING = [

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from router.embedding import StaticEmbedding, Vectors, clip_text
+from router.clipping import clip_text
+from router.embedding import StaticEmbedding, Vectors
 from router.fitting.background import read_stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.ngrams import BUCKETS, count_buckets

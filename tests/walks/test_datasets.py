@@ -23,7 +23,7 @@ from gateway.features.datasets.state import Build, Datasets
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.state import Texts
 from gateway.state.audited_step import AuditedStep
-from monitoring.datasets.build import DatasetOptions
+from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile
 from tests.fakes.engine import FakeEngine
 from tests.waiting import until

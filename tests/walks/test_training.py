@@ -16,7 +16,7 @@ from gateway.features.erasures.job import list_versions_of
 from gateway.features.erasures.state import Erasures
 from gateway.features.training.state import Trainings
 from gateway.state.audited_step import AuditedStep
-from monitoring.datasets.build import DatasetOptions
+from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until

@@ -31,8 +31,7 @@ from gateway.features.datasets.exporting import send_export
 from gateway.features.datasets.receiving import receive_file
 from gateway.features.datasets.state import DIGEST, Build, Datasets, read_card
 from gateway.openapi_parts import TEXT, with_answer, with_body, with_errors
-from monitoring.datasets.build import DatasetOptions
-from monitoring.datasets.build_job import ExportFormat
+from monitoring.datasets.build_job import DatasetOptions, ExportFormat
 from monitoring.datasets.card_page import make_card_page
 from monitoring.datasets.folder import remove_set
 from monitoring.datasets.rows_from_files import SourceFile

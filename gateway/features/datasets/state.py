@@ -14,7 +14,7 @@ import msgspec
 from gateway.services import Services
 from gateway.state.private_files import name_shared_folder
 from gateway.state.work_store import Work, WorkStore
-from monitoring.datasets.build import DatasetOptions
+from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER
 from monitoring.datasets.rows_from_files import SourceFile
 

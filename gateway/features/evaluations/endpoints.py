@@ -33,7 +33,7 @@ from monitoring.evaluation.comparing import ClassFinder, choose_metric
 from monitoring.evaluation.judge_trust import describe_trust
 from monitoring.evaluation.preferences import count_preferences
 from monitoring.evaluation.suites import Suite
-from router.confidence import ROWS_MIN
+from router.fitted import CALIBRATION_ROWS_MIN
 from router.policy import TaskPolicy
 from serving.adapters.entries import PLACED, Version
 
@@ -146,8 +146,8 @@ async def begin_evaluation(
         check_judge(evaluations.services.settings, wanted.task)
     async with open_rows(make_intake(evaluations, wanted, metric, class_field)) as intake:
         data = await (intake.from_request(request) if wanted.suite is None else intake.from_suite(wanted.suite))
-        if calibrate and data.groups < ROWS_MIN:
-            needs = f"Calibrating needs {ROWS_MIN} different rows at least, and the data have {data.groups}"
+        if calibrate and data.groups < CALIBRATION_ROWS_MIN:
+            needs = f"Calibrating needs {CALIBRATION_ROWS_MIN} different rows at least, and the data have {data.groups}"
             if data.groups < data.rows:
                 needs += f" (of {data.rows}: of equal ones, and those of one group, one counts)"
             raise Problem("invalid_value", f"{needs}. Give more rows, or leave calibrate out.", "data")

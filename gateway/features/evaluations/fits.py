@@ -13,7 +13,8 @@ import msgspec
 
 from gateway.features.evaluations.messages import EvaluationJob
 from monitoring.evaluation.results import RowResult
-from router.confidence import ROWS_MIN, ConfidenceFeatures, ConfidenceModel
+from router.confidence import ConfidenceFeatures, ConfidenceModel
+from router.fitted import CALIBRATION_ROWS_MIN
 from router.fitting.confidence import CalibrationRow, draw_one_of_each, fit_confidence
 from router.fitting.errors import FittingError
 from router.fitting.gain import GainRow, fit_gain
@@ -82,8 +83,10 @@ def set_scope_thresholds(
         "threshold": None,
         "error": None,
     }
-    if len(scores_known) < ROWS_MIN:
-        return part | {"error": f"The threshold of the scope needs {ROWS_MIN} different rows: it stays as it is."}, b""
+    if len(scores_known) < CALIBRATION_ROWS_MIN:
+        return part | {
+            "error": f"The threshold of the scope needs {CALIBRATION_ROWS_MIN} different rows: it stays as it is."
+        }, b""
     other = model.resting_on(scores_known)
     return part | {"threshold": _finite(other.threshold(share))}, other.to_bytes()
 

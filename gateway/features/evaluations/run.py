@@ -33,7 +33,7 @@ from monitoring.helper_process import JobError, run_job
 from monitoring.redis_address import open_async_redis
 from monitoring.texts import Unsealable
 from router.embedding import EmbeddingError, StaticEmbedding, load_deep
-from router.model_file import MODEL_BYTES_MAX
+from router.fitted import MODEL_BYTES_MAX
 from router.scope import ScopeError, ScopeModel
 
 BATCH = 500

@@ -13,8 +13,7 @@ from gateway.features.reviews.state import Reviews
 from gateway.request_labels import AGREEMENT_KEY, read_rules
 from monitoring.feedback import Feedback
 from monitoring.ids import name_rater
-from monitoring.labels.messages import RatingsFault, RatingsJob, RatingsReport
-from monitoring.labels.ratings import Rating
+from monitoring.labels.messages import Rating, RatingsFault, RatingsJob, RatingsReport
 from monitoring.labels.request_label import RequestLabel, find_label
 from monitoring.metric_values import is_bad, measure_badness
 

@@ -22,7 +22,7 @@ from gateway.features.training.store import Training
 from gateway.features.training.trainer_keys import parts_of
 from gateway.features.training.training_run import JOB_FILE
 from gateway.openapi_parts import BYTES, FORM_ERRORS, as_form, with_answer, with_body, with_errors
-from monitoring.training.preparation import HELDOUT_FILE, ROWS_FILE
+from monitoring.training.preparation_job import HELDOUT_FILE, ROWS_FILE
 from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from serving.training.trainer import REMOTE_TRAINER, TRAINER
 

@@ -16,7 +16,7 @@ from gateway.errors import Problem
 from gateway.features.training.ending import TrainingFault, end_training, is_running
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
-from monitoring.training.preparation import HELDOUT_FILE, ROWS_FILE, Preparation, PreparationJob
+from monitoring.training.preparation_job import HELDOUT_FILE, ROWS_FILE, Preparation, PreparationJob
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5

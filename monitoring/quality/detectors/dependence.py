@@ -27,7 +27,6 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 from msgspec.structs import replace
 
 from monitoring.quality.detectors import leave_one_out
@@ -354,6 +353,8 @@ def _fit(state: Dependence, at: float) -> Dependence:
     count, c, s, cc, cs, x, xc, xs = state.moments
     if not count:
         return replace(state, fitted_at=at)
+    import numpy as np  # noqa: PLC0415 - 12 MB, where a day has ended
+
     matrix = np.array([[count, c, s], [c, cc, cs], [s, cs, count - cc]]) + 1e-6 * np.eye(3)
     level, cosine, sine = (float(value) for value in np.linalg.solve(matrix, np.array([x, xc, xs])))
     mean = x / count

@@ -45,6 +45,11 @@ LOADED_WHERE_USED = (
     "cryptography.hazmat.bindings",
     "jsonschema_rs",
     "tokenizers",
+    "numpy",
+    "scipy",
+    "threadpoolctl",
+    "duckdb",
+    "jinja2",
     "gateway.cli.adapters",
 )
 CHECKS = f"""

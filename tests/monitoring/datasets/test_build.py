@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from monitoring.datasets.build import BuiltSet, DatasetOptions, build_set
+from monitoring.datasets.build import BuiltSet, build_set
+from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import remove_set, sweep, write_set
 from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of

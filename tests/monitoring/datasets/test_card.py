@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from monitoring.datasets import synthetic
-from monitoring.datasets.build import BuiltSet, DatasetOptions
-from monitoring.datasets.build_job import ExportJob
+from monitoring.datasets.build import BuiltSet
+from monitoring.datasets.build_job import DatasetOptions, ExportJob
 from monitoring.datasets.card import card_of
 from monitoring.datasets.card_page import draw_bars, make_card_page
 from monitoring.datasets.coverage import measure_coverage

@@ -8,7 +8,8 @@ import pytest
 
 from monitoring.labels.agreement import measure_agreement, measure_raters
 from monitoring.labels.dawid_skene import find_credits, find_values, take_votes
-from monitoring.labels.ratings import Rating, Ratings, RatingsError, collect_ratings, read_rater_file
+from monitoring.labels.messages import Rating
+from monitoring.labels.ratings import Ratings, RatingsError, collect_ratings, read_rater_file
 from monitoring.labels.report import report_ratings
 
 PUBLISHED = """item,A,B,C

@@ -13,7 +13,8 @@ from msgspec import structs
 
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row
 from monitoring.training.loss_plot import draw_losses
-from monitoring.training.preparation import Preparation, PreparationJob, prepare
+from monitoring.training.preparation import prepare
+from monitoring.training.preparation_job import Preparation, PreparationJob
 from monitoring.training.rehearsal import find_refuted, rehearse
 from monitoring.training.rows import split_heldout
 

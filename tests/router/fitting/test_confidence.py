@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from router.confidence import NAMES, ConfidenceModel, compute_features
+from router.fitted import CALIBRATION_ROWS_MIN
 from router.fitting import confidence
 from router.fitting.confidence import (
-    ROWS_MIN,
     SIGNS,
     CalibrationRow,
     Measured,
@@ -105,13 +105,13 @@ def test_a_handful_of_wrong_answers_is_not_learned_from_but_counts() -> None:
 
 
 def test_what_can_not_be_fitted_is_refused_with_what_to_do() -> None:
-    good = rows_of(ROWS_MIN, 12)
+    good = rows_of(CALIBRATION_ROWS_MIN, 12)
     with pytest.raises(FittingError, match="no calibration rows: evaluate"):
         fit_confidence([], seed=1)
-    with pytest.raises(FittingError, match=f"99 calibration rows: give {ROWS_MIN} at least"):
+    with pytest.raises(FittingError, match=f"99 calibration rows: give {CALIBRATION_ROWS_MIN} at least"):
         fit_confidence(good[1:], seed=1)
     with pytest.raises(FittingError, match="All 100 answers are wrong"):
-        fit_confidence(rows_of(ROWS_MIN, 13, right_share=0.0), seed=1)
+        fit_confidence(rows_of(CALIBRATION_ROWS_MIN, 13, right_share=0.0), seed=1)
     for delta in (0.0, 0.7, math.nan):
         with pytest.raises(FittingError, match="delta"):
             fit_confidence(good, seed=1, delta=delta)
@@ -130,7 +130,7 @@ def test_what_can_not_be_fitted_is_refused_with_what_to_do() -> None:
 )
 def test_a_number_that_is_not_finite_is_refused_with_its_row(row: CalibrationRow) -> None:
     with pytest.raises(FittingError, match=r"row 3 .* not finite"):
-        fit_confidence([*rows_of(2, 1), row, *rows_of(ROWS_MIN, 1)], seed=1)
+        fit_confidence([*rows_of(2, 1), row, *rows_of(CALIBRATION_ROWS_MIN, 1)], seed=1)
 
 
 def test_answers_that_all_look_the_same_are_kept_all_or_not_at_all() -> None:
