@@ -5,6 +5,7 @@ tasks      the same with 1,000 tasks beside it
 rules      the same with 100 rules of other tasks, and of its own, none of which matches
 processes  with `--processes N` only that: CPU time a request of a gateway of N processes, and of one
 streams    with `--streams N` only that: the pace, CPU time and memory of N streams at the same time
+idle       with `--idle` only that: memory, CPU time and Redis commands of a gateway without requests
 
 Microseconds of CPU time of the thread, on the fleet's own picture; the best of several rounds.
 """
@@ -21,6 +22,7 @@ from typing import Any
 from benchmarks.choice import VERSION, best_us, policy, show
 from benchmarks.choice import fleet as small_fleet
 from benchmarks.harness import Goal, conclude, options
+from benchmarks.scale_idle import IDLE_GOALS, measure_idle
 from benchmarks.scale_processes import GOAL, measure_processes
 from benchmarks.scale_streams import STREAM_GOALS, measure_streams
 from router.choice import choose
@@ -86,8 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, help="only: a gateway of so many processes beside one process")
     parser.add_argument("--streams", type=int, help="only: so many streams at a pace, through --processes (default 1)")
     parser.add_argument("--pace-ms", type=float, default=20.0, help="time between two events of a stream (default 20)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="time for which streams are measured (default 10)")
+    parser.add_argument("--idle", action="store_true", help="only: a gateway without requests")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time that streams and idleness take (default 10)")
     asked = parser.parse_args(arguments)
+    if asked.idle:
+        held = partial(measure_idle, asked.seconds)
+        return conclude("scale", lambda: (held(), []), IDLE_GOALS, None if asked.json else show)
     if asked.streams:
         held = partial(measure_streams, asked.streams, asked.pace_ms, asked.seconds, asked.processes or 1)
         return conclude("scale", lambda: (held(), []), STREAM_GOALS, None if asked.json else show)
