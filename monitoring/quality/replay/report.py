@@ -45,7 +45,8 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
     """Put the labels through the monitor. Returns the report as JSON."""
     named = rows.classes()
     classes = named if terms.has_classes else []
-    version = VersionReplay(classes, terms.warm_up, terms.class_warm_up, terms.baseline, terms.claim)
+    unnamed, has_callers = rows.callers.count(0), any(rows.callers)
+    version = VersionReplay(classes, terms.warm_up, terms.class_warm_up, terms.baseline, terms.claim, has_callers)
     changes = list(_find_changes(rows, version, on_progress))
     points = rows.points()
     ends = [*(point.after for point in points[1:]), len(rows)]
@@ -67,6 +68,7 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
         "notes": [
             *(note for name, signal in signals.items() for note in _list_notes(name, signal, rows.one_means)),
             *rows.notes,
+            *([f"rows without a caller, which count as one caller's: {unnamed}"] if unnamed and has_callers else []),
             *([CLASSES_IGNORED] if named and not classes else []),
         ],
         "changes": delays,
@@ -162,7 +164,7 @@ def _list_notes(name: str, signal: Mapping[str, Any], one_means: str) -> Iterato
         yield f"nothing was judged: the first {signal['wanted']} labels are the baseline (--warm-up, --baseline)"
     if signal["rests_on_one"]:
         yield (
-            f"{name} would alarm, but rests on one rater's word, which moves no verdict alone: see whose labels they "
+            f"{name} would alarm, but rests on one caller or rater, who moves no verdict alone: see whose labels they "
             "are, and whether they are right."
         )
     elif signal["can_alarm"] is False:

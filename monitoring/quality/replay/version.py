@@ -107,14 +107,20 @@ class SignalReplay:
         self._tested = array("L")
 
     def observe(
-        self, label: int, row: LabelRow, roll: GiverRoll, is_degraded: bool, predates_restart: bool, predates_test: bool
+        self,
+        label: int,
+        row: LabelRow,
+        roll: GiverRoll,
+        is_degraded: bool,
+        predates_restart: bool,
+        predates_test: bool,
+        is_anonymous: bool,
     ) -> None:
-        """Take a label."""
+        """Take a label. `is_anonymous`: nobody can be left out."""
         if is_degraded and not predates_test:
             self._tested.append(len(self._places))
         self._places.append(label)
         self._wrong.append(self._wrong[-1] + row.wrong)
-        is_anonymous = row.caller is None and row.rater is None  # so nobody can be left out
         row_label = Label(badness=float(row.wrong), caller=row.caller or CALLER, rater=row.rater, trusted=is_anonymous)
         self.track = self.track.take(
             row_label, row.at, roll, is_degraded, predates_restart=predates_restart, predates_test=predates_test
@@ -163,10 +169,16 @@ class VersionReplay:
     """All signals of a version, and its verdict."""
 
     def __init__(
-        self, classes: Sequence[str], warm_up: int, class_warm_up: int, baseline: Baseline | None, claim: Claim
+        self,
+        classes: Sequence[str],
+        warm_up: int,
+        class_warm_up: int,
+        baseline: Baseline | None,
+        claim: Claim,
+        has_callers: bool = False,
     ) -> None:
         """`warm_up` and `class_warm_up` are how many first labels of all, and of a class, make a baseline. `baseline`
-        is the one of all labels instead."""
+        is the one of all labels instead. `has_callers`: some rows name a caller; the others count as one more."""
         named = [*classes[:CLASSES_MAX], *([OTHER_CLASS] if len(classes) > CLASSES_MAX else [])]
         labels = max(claim.alpha / ALPHA, claim.labels * (1 + len(named)))  # a report takes no lower threshold
         claim = claim._replace(labels=labels)
@@ -175,6 +187,7 @@ class VersionReplay:
         self._signals: dict[str | None, SignalReplay] = {None: SignalReplay(None, whole, claim)}
         for kind in named:
             self._signals[kind] = SignalReplay(kind, label_signal.start(class_warm_up, VERSION), claim)
+        self._has_callers = has_callers
         self._roll = raters.start_roll(VERSION)
         self._quality = VersionQuality()
         self._restored_at = self._degraded_since = 0.0
@@ -196,7 +209,8 @@ class VersionReplay:
         """Take a label. Returns the change of the verdict, if there is one."""
         is_degraded, has_moved = self._quality.verdict == "degraded", self._quality.verdict == "suspect"
         caller = row.caller or CALLER
-        if row.caller is None and not self._roll.known:
+        is_anonymous = row.caller is None and row.rater is None and not self._has_callers
+        if row.caller is None and not self._roll.known and not self._has_callers:
             for _ in range(leave_one_out.ALONE_MIN):  # nobody else sends requests
                 self._roll = leave_one_out.add_request(self._roll, caller, row.at)
         self._roll = leave_one_out.add_request(self._roll, caller, row.at)
@@ -204,7 +218,7 @@ class VersionReplay:
         predates_restart, predates_test = row.asked < self._restored_at, row.asked < self._degraded_since
         for name in (None, *self._class_of(row)):
             signal = self._signals[name]
-            signal.observe(label, row, self._roll, is_degraded, predates_restart, predates_test)
+            signal.observe(label, row, self._roll, is_degraded, predates_restart, predates_test, is_anonymous)
             standing = signal.find_standing()
             has_moved = has_moved or self._standings.get(name, Standing()) != standing
             self._standings[name] = standing

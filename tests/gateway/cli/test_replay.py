@@ -299,7 +299,7 @@ def test_evidence_that_rests_on_one_of_two_raters_is_noted(tmp_path: Path, capsy
     found = told(capsys, path, "--baseline", "0.05")
     assert (found["verdict_changes"], found["signals"]["all"]["rests_on_one"]) == ([], True)
     (note,) = found["notes"]
-    assert note.startswith("all would alarm, but rests on one rater's word, which moves no verdict alone")
+    assert note.startswith("all would alarm, but rests on one caller or rater, who moves no verdict alone")
     assert run(["replay", path, "--baseline", "0.05"]) == 0
     assert f"Note: {note}" in capsys.readouterr().out
     unnamed = written(tmp_path / "unnamed.csv", [line.rpartition(",")[0] for line in lines])
@@ -430,6 +430,18 @@ def test_errors_of_one_caller_alone_make_it_suspect_at_most(tmp_path: Path, caps
     assert "one caller or rater alone" in report["verdict_changes"][0]["because"]
     assert run(["replay", path, "--baseline", "0.05"]) == 0
     assert "one caller or rater alone" in capsys.readouterr().out
+
+
+def test_rows_without_a_caller_beside_others_count_as_one_caller(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw, entries = random.Random(6), list[dict[str, Any]]()
+    for n in range(900):
+        caller = None if n % 4 == 0 else f"person-{n % 7}"
+        entries.append({"right": draw.random() > (0.9 if caller is None and n > 300 else 0.04), "caller": caller})
+    report = told(capsys, objects(tmp_path / "callers.jsonl", entries), "--baseline", "0.05")
+    assert "degraded" not in [change["to"] for change in report["verdict_changes"]]
+    assert "rows without a caller, which count as one caller's: 225" in report["notes"]
 
 
 def test_more_errors_within_the_first_day_make_it_suspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
