@@ -186,6 +186,12 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             *("DELETE", "/admin/v1/overrides/{rule}", "/rules"),
             is_dangerous=True,
         ),
+        "remove-gold": Click(
+            "Remove a gold question of {task}",
+            "Its texts go, and nobody is given it any more. Answers to it stay counted.",
+            *("DELETE", "/admin/v1/reviews/{task}/gold/{request}", "/reviews/{task}/gold"),
+            is_dangerous=True,
+        ),
         "make-key": Click(
             "Make a key",
             "The key is shown once, on the next page.",

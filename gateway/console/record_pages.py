@@ -64,5 +64,5 @@ async def show_audit(visit: Visit) -> Response:
     query: dict[str, Any] = {**filters, "newest": "true", "limit": ENTRIES, "before": visit.query("before")}
     answer = await visit.api.get("/admin/v1/audit", **query)
     older = answer["next_before"] and urlencode({**filters, "before": answer["next_before"]})
-    names = {each["public"]: each["name"] for each in (await visit.api.get("/admin/v1/callers"))["callers"]}
-    return await visit.render("audit.html", entries=answer["entries"], names=names, older=older, filters=filters)
+    shown: dict[str, Any] = {"names": await visit.name_callers(), "older": older, "filters": filters}
+    return await visit.render("audit.html", entries=answer["entries"], **shown)

@@ -15,6 +15,7 @@ from gateway.console.admin_api import Declined, fill_address
 from gateway.console.signed_in_request import Visit
 from gateway.server.listener import CONSOLE
 
+GOLD = "/admin/v1/reviews/{task}/gold"
 PAIR = "/v1/evaluations/{evaluation}/pair"
 NOTHING_SAID: Mapping[str, str] = MappingProxyType({})
 COMPARED_MAX = 10
@@ -101,6 +102,34 @@ async def show_disputed(visit: Visit, fault: str = "", form: Mapping[str, str] =
         for answer in dispute["answers"]:
             answer["words"] = dict(choices).get(_write_value(answer["value"]), answer["value"])
     return await visit.render("disputed.html", 400 if fault else 200, **page, choices=choices, fault=fault, form=form)
+
+
+async def make_gold(visit: Visit) -> Response:
+    """Make a request a gold question."""
+    fields, task = await visit.form(), visit.request.path_params["task"]
+    try:
+        body = {"request_id": fields.get("request", ""), "value": _read_value(fields)}
+        body |= {"comment": fields["comment"]} if fields.get("comment") else {}
+        made = await visit.api.send("POST", fill_address(GOLD, task=task), body)
+    except (Declined, ValueError) as error:
+        return await show_gold(visit, str(error), fields)
+    return await visit.done(visit.request.url.path, "Reviewers are asked it from now on.", *made["warnings"])
+
+
+async def show_gold(visit: Visit, fault: str = "", form: Mapping[str, str] = NOTHING_SAID) -> Response:
+    """A task's gold questions with each reviewer's score, and a request that is to become one."""
+    address, request = fill_address(GOLD, task=visit.request.path_params["task"]), form.get("request")
+    try:
+        page = await visit.api.get(address, request_id=request or visit.query("request"))
+    except Declined as refused:
+        if refused.code != "no_review":
+            raise
+        fault, page = refused.text, await visit.api.get(address)
+    choices = list_choices(page["say"])
+    for question in page["questions"]:
+        question["words"] = dict(choices).get(_write_value(question["value"]), question["value"])
+    shown = {"choices": choices, "fault": fault, "form": form, "names": await visit.name_callers()}
+    return await visit.render("gold.html", 400 if fault else 200, **page, **shown)
 
 
 async def _render_next(visit: Visit, task: str, fault: str = "", form: Mapping[str, str] = NOTHING_SAID) -> Response:

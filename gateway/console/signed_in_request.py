@@ -140,6 +140,11 @@ class Visit:
             "path": path,
         }
 
+    async def name_callers(self) -> dict[str, str]:
+        """The name of each key by its public part."""
+        callers = (await self.api.get("/admin/v1/callers"))["callers"]
+        return {caller["public"]: caller["name"] for caller in callers}
+
     @property
     def is_partial(self) -> bool:
         """True if htmx asks for a part of the page that is there."""

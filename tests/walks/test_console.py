@@ -365,6 +365,35 @@ async def test_reviewers_see_how_far_they_agree_and_lose_nothing_that_they_wrote
         assert said_so == [(False, "refuse\nbecause used")], "browsers end lines with two characters"
 
 
+async def test_admin_makes_a_gold_question_of_a_request_and_sees_who_answers_it_right(world: ConsoleWorld) -> None:
+    gateway, gold = world.gateway, "/console/reviews/returns/gold"
+    async with browsing(gateway, gateway.admin_key) as http, gateway.http(world.operator_key) as reviewer:
+        found = await reviewer.get("/v1/requests", params={"task": "returns", "outcome": "ok", "label": "none"})
+        request = found.json()["requests"][0]["id"]
+        link = re.search(rf'href="({gold}[^"]+)"', (await http.get(f"/console/requests/{request}")).text)
+        assert link is not None
+        page = await http.get(link[1])
+        assert "Decide the return" in page.text, "its texts are shown"
+        fields = {"csrf": token_in(page), "request": request, "comment": "<b>It was used.</b>"}
+        unsaid = await http.post(gold, data=fields)
+        assert (unsaid.status_code, "Choose a judgement first." in unsaid.text) == (400, True)
+        assert "&lt;b&gt;It was used.&lt;/b&gt;</textarea>" in unsaid.text
+        made = await http.post(gold, data=fields | {"value": "false"})
+        assert (made.status_code, ">Wrong: <a" in made.text, "&lt;b&gt;It was used." in made.text) == (200, True, True)
+        body = {"request_id": request, "metric": "correct", "value": False}
+        await gateway.features[Reviews].gold.draw("returns", world.operator_key.split("-")[2], None, 1.0, 60.0)
+        assert (await reviewer.post("/v1/feedback", json=body)).status_code == 201
+        scored = (await http.get(gold)).text
+        assert re.search(r'<td>Ada <code>\w+</code></td><td class="number">1</td><td class="number">100%</td>', scored)
+        gone = await take(http, f"/console/do/remove-gold?task=returns&request={request}")
+        assert (gone.url.path, "There is none yet." in gone.text) == (gold, True)
+        unkept = await http.get(f"{gold}?request=nothing")
+        assert (unkept.status_code, "No texts of" in unkept.text) == (400, True)
+    async with browsing(gateway, world.operator_key) as http:
+        assert (await http.get(gold)).status_code == 403
+        assert "gold" not in (await http.get("/console/reviews")).text
+
+
 async def test_forms_change_what_the_person_has_seen_and_nothing_else(world: ConsoleWorld) -> None:
     async with browsing(world.gateway, world.gateway.admin_key) as http, world.gateway.http() as admin:
         generation = (await admin.get("/admin/v1/aliases/returns")).json()["generation"]

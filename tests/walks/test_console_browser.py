@@ -23,8 +23,18 @@ PICTURES = os.environ.get("CONSOLE_PICTURES")
 """A folder for pictures of all pages, to be looked at."""
 PAGES = (
     *("/", "/requests", "/tasks/returns", "/tasks/clauses", "/tasks/triage", "/versions/returns@v3", "/fleet"),
-    *("/reviews", "/reviews/returns/disputed", "/datasets", "/rules", "/rules/edit?rule=gifts", "/keys", "/audit"),
+    *(
+        "/reviews",
+        "/reviews/returns/disputed",
+        "/reviews/returns/gold",
+        "/datasets",
+        "/rules",
+        "/rules/edit?rule=gifts",
+        "/keys",
+        "/audit",
+    ),
     *("/do/promote?task=returns&version=returns@v3", "/do/make-key", "/reviews/next?task=returns", "/nowhere"),
+    "/reviews/returns/gold",
 )
 
 LOOKS: tuple[tuple[Literal["light", "dark"], int, int], ...] = (("light", 1280, 800), ("dark", 390, 844))

@@ -7,7 +7,7 @@ import uuid
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from gateway.audit import change_objects, enter_event
@@ -19,6 +19,7 @@ from gateway.features.reviews.gold import GOLD_MAX, GoldQuestion
 from gateway.features.reviews.job import redact_words, settings_of
 from gateway.features.reviews.reviewer_endpoints import metric_of, said_of
 from gateway.features.reviews.state import Reviews
+from gateway.features.reviews.store import Review
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.request_labels import Demonstration, check_value, digest_demonstration, read_label
 from monitoring.feedback import Feedback
@@ -144,14 +145,31 @@ async def resolve_dispute(
     return {"request_id": request_id, "task": task, "label": msgspec.to_builtins(label)}
 
 
-@router.get("/reviews/{task}/gold", responses=with_errors("not_found"))
-async def list_gold(request: Request, task: str, _: Admin) -> dict[str, Any]:
-    """The task's gold questions, and each reviewer's answers to them."""
+@router.get("/reviews/{task}/gold", responses=with_errors("no_review", "not_found"))
+async def list_gold(
+    request: Request,
+    task: str,
+    admin: Admin,
+    request_id: Annotated[str | None, Query(max_length=200, description="With its texts, to make one of it.")] = None,
+) -> dict[str, Any]:
+    """The task's gold questions, and each reviewer's answers to them; of `request_id` the texts as its `candidate`.
+    Who was given them is in the audit.
+    """
     reviews = feature_of(request, Reviews)
     require_task(reviews.services, task)
+    candidate = None
+    if request_id is not None:
+        candidate = await _find_candidate(reviews, task, request_id)
+        await enter_event(reviews.services, admin, "review.give", request_id, {"task": task, "gold": True})
     questions = await reviews.gold.list_questions(task)
     scores = await reviews.gold.list_scores(task)
-    return {"task": task, "questions": msgspec.to_builtins(questions), "scores": msgspec.to_builtins(scores)}
+    return {
+        "task": task,
+        "questions": msgspec.to_builtins(questions),
+        "scores": msgspec.to_builtins(scores),
+        "candidate": msgspec.to_builtins(candidate),
+        "say": said_of(*metric_of(reviews, task)),
+    }
 
 
 @router.post("/reviews/{task}/gold", status_code=201, responses=with_errors("no_review", *CHANGE_ERRORS))
@@ -160,9 +178,7 @@ async def add_gold(request: Request, task: str, admin: Admin, body: GoldIn) -> d
     reviews = feature_of(request, Reviews)
     require_task(reviews.services, task)
     value = check_value(metric_of(reviews, task)[0], body.value, reviews.services.settings.feedback_metrics)
-    review = await reviews.store.find_texts(body.request_id)
-    if review is None or review.task != task:
-        raise Problem("no_review", f"No texts of {body.request_id[:80]!r} are kept for review.", "request_id")
+    review = await _find_candidate(reviews, task, body.request_id)
     if len(await reviews.gold.list_questions(task)) >= GOLD_MAX:
         raise Problem("state_conflict", f"{task} has {GOLD_MAX} gold questions: remove one first.", "request_id")
     comment = await redact_words(reviews, task, body.comment)
@@ -185,6 +201,14 @@ async def remove_gold(request: Request, task: str, request_id: str, admin: Admin
     change, before = reviews.gold.change(None, request_id), {"task": task}
     await change_objects(reviews.services, admin, "review.gold_remove", request_id, [change], before=before)
     return {"request_id": request_id, "task": task}
+
+
+async def _find_candidate(reviews: Reviews, task: str, request_id: str) -> Review:
+    """The texts of a request. Raises Problem (404)."""
+    review = await reviews.store.find_texts(request_id)
+    if review is None or review.task != task:
+        raise Problem("no_review", f"No texts of {request_id[:80]!r} are kept for review.", "request_id")
+    return review
 
 
 def _answer(feedback: Feedback) -> dict[str, Any]:
