@@ -379,7 +379,8 @@ async def _open_clients(
     settings: Settings, fleet: Fleet
 ) -> AsyncIterator[tuple[httpx.AsyncClient, EngineClient, list[FreshContext]]]:
     """The clients towards engines, of the control plane and of requests, and their certificates. Raises TlsError."""
-    trust = Trust(lambda: [(replica.config.url, replica.config.tls) for replica in fleet.replicas.values()])
+    to_come = [pool.discovered.template for pool in settings.pool_configs() if pool.discovered is not None]
+    trust = Trust(lambda: [(each.url, each.tls) for each in (*(it.config for it in fleet.replicas.values()), *to_come)])
     limits = settings.limits
     async with (
         httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http,

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Self
+from urllib.parse import urlsplit
 
 from serving.fleet import DiscoveredPool, PoolConfig
 from serving.replica import ReplicaConfig
@@ -156,7 +157,7 @@ def _replica(pool: str, discovered: DiscoveredPool, endpoint: Endpoint, is_ambig
     return replace(
         discovered.template,
         name=_name(pool, endpoint.name, is_ambiguous),
-        url=f"http://{host}:{endpoint.port}",
+        url=f"{urlsplit(discovered.template.url).scheme}://{host}:{endpoint.port}",
         sidecar_url=f"http://{host}:{sidecar_port}" if sidecar_port else None,
     )
 

@@ -20,19 +20,43 @@ class TlsError(Exception):
     """Certificates or keys can't be used; the message names the file."""
 
 
+class NamedContext(ssl.SSLContext):
+    """Verifies one name, whatever address is reached: pods that are discovered have no name of their own."""
+
+    name = ""
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """As ssl's, which event loops call."""
+        return super().wrap_bio(incoming, outgoing, server_side, self.name, session)
+
+
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
     """PEM files. `ca_file` alone is trusted where it is set, else what the system trusts; `cert_file` and `key_file`
-    are what we show to who asks for a certificate (mTLS). The key is not encrypted."""
+    are what we show to who asks for a certificate (mTLS). The key is not encrypted. `server_name` is the name in the
+    other side's certificate, where it is not that of the address."""
 
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    server_name: str | None = None
 
     def context(self) -> ssl.SSLContext:
         """The context for connections: certificates and host names are verified. Raises TlsError."""
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
+            if self.server_name is not None:
+                named = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
+                named.name, named.verify_flags = self.server_name, context.verify_flags
+                named.load_verify_locations(self.ca_file) if self.ca_file else named.load_default_certs()
+                context = named
         except OSError as error:
             raise TlsError(f"The CA file {self.ca_file} can't be used: {error}.") from error
         if self.cert_file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from serving.replica_sources import DnsName, ReplicaSource
 from serving.tls import TlsFiles, origin_of
 
 ADDRESS = r"^https?://(\[[0-9a-fA-F:]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?$"
+DNS_NAME = r"^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?$"
 LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
 ENGINE_ADDRESS = ADDRESS[:-1] + r"(/[A-Za-z0-9._~%-]+)*/?$"
 FOR_ADAPTERS = ("base_folder", "base_fingerprint")
@@ -60,9 +62,12 @@ class TlsSettings(Section):
             raise ValueError("key_file: it needs its certificate in cert_file")
         return self
 
-    def files(self) -> TlsFiles:
+    def files(self, server_name: str | None = None) -> TlsFiles:
         """As serving opens them."""
-        return TlsFiles(*(str(path) if path else None for path in (self.ca_file, self.cert_file, self.key_file)))
+        ca_file, cert_file, key_file = (
+            str(path) if path else None for path in (self.ca_file, self.cert_file, self.key_file)
+        )
+        return TlsFiles(ca_file, cert_file, key_file, server_name)
 
 
 class ReplicaSettings(Section):
@@ -95,13 +100,16 @@ class DiscoverSettings(Section):
 
     dns: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?$",
+        pattern=DNS_NAME,
         max_length=253,
         description="Name whose addresses they are, with `port`.",
     )
     service: ServiceSettings | None = Field(None, description="Service whose endpoints they are.")
     port: int | None = Field(None, ge=1, le=65535, description="Port of every engine.")
     sidecar_port: int | None = Field(None, ge=1, le=65535, description="Port of the sidecars; unset: a shared store.")
+    server_name: str | None = Field(
+        None, pattern=DNS_NAME, max_length=253, description="Engines speak TLS, with this name in their certificate."
+    )
     store_folder: str | None = Field(None, pattern=r"^/", description="As `replicas.store_folder`.")
     in_flight_max: int = Field(256, ge=1, le=100_000, description="As `replicas.in_flight_max`.")
     interval_seconds: Seconds = Field(5.0, description="Time between looks at DNS; longest before a retry.")
@@ -203,8 +211,10 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
         traits = ENGINE_TRAITS[pool.engine]
         if bool(pool.replicas) == (pool.discover is not None):
             yield f"pools.{name}.replicas: name at least one, or set discover, and not both"
-        if pool.discover is not None and (pool.tls is not None or traits.adapter_api is None):
-            yield f"pools.{name}.discover: it finds vLLM engines without TLS; use a mesh, or name the replicas"
+        if pool.discover is not None and traits.adapter_api is None:
+            yield f"pools.{name}.discover: it finds vLLM engines; name the replicas of others"
+        if pool.discover is not None and pool.tls is not None and pool.discover.server_name is None:
+            yield f"pools.{name}.tls: set discover.server_name, too: engines that are found have no name of their own"
         if traits.adapter_api is None:
             yield from _no_adapters(name, pool)
         for field in sorted(pool.parameters_allowed & NEVER_WITH_ADAPTERS) if pool.takes_adapters else ():
@@ -234,10 +244,13 @@ def _no_adapters(name: str, pool: PoolSettings) -> Iterator[str]:
 
 
 def _discovered_pool(name: str, pool: PoolSettings, discover: DiscoverSettings) -> DiscoveredPool:
+    url = f"http{'s' if discover.server_name else ''}://{name}"
     place = ReplicaSettings(
-        name=name, url=f"http://{name}", store_folder=discover.store_folder, in_flight_max=discover.in_flight_max
+        name=name, url=url, store_folder=discover.store_folder, in_flight_max=discover.in_flight_max
     )
     template = _replica_config(name, pool, place)
+    if discover.server_name is not None:
+        template = replace(template, tls=(pool.tls or TlsSettings()).files(discover.server_name))
     return DiscoveredPool(discover.source(), template, discover.sidecar_port)
 
 

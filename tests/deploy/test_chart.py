@@ -192,6 +192,8 @@ def test_gateways_reach_redis_at_the_ports_of_its_url(url: str, ports: list[int]
         {"dns": {"ports": ["dns"]}},
         {"ingress": {"enabled": True}},
         {"redis": {"priorityClassName": 7}},
+        {"pools": {"small": {"tlsSecret": {"name": "small-tls"}}}},
+        {"pools": {"small": {"args": ["--ssl-keyfile=/run/key"]}}},
         {"pools": {"small": {"podAnnotations": {"port": 8000}}}},
     ],
 )
@@ -328,6 +330,40 @@ def test_with_a_certificate_whoever_reaches_a_gateway_does_so_by_tls() -> None:
     assert endpoint["tlsConfig"]["serverName"] == cluster.named("Service", "gateway-metrics")["metadata"]["name"]
     (ingress,) = cluster.of_kind("Ingress")
     assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/backend-protocol"] == "HTTPS"
+
+
+def test_engines_with_a_certificate_are_reached_and_probed_by_tls(tmp_path: Path) -> None:
+    pools = {"small": SMALL | {"tlsSecret": "small-tls", "args": ["--max-model-len=8192"]}, "general": GENERAL}
+    cluster = made(LARGE | {"pools": pools})
+    engine = cluster.container("engine-small")
+    options = dict(argument.partition("=")[::2] for argument in engine["args"] if "ssl" in argument)
+    assert options.keys() == {"--ssl-certfile", "--ssl-keyfile", "--enable-ssl-refresh"}
+    (mount,) = [mount for mount in engine["volumeMounts"] if mount["name"] == "engine-tls"]
+    assert {Path(options[name]).parent for name in ("--ssl-certfile", "--ssl-keyfile")} == {Path(mount["mountPath"])}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert engine[probe]["httpGet"]["scheme"] == "HTTPS"
+        assert "scheme" not in cluster.container("engine-general")[probe]["httpGet"]
+
+    config = tmp_path / "apprentice.yaml"
+    config.write_text(cluster.config("apprentice-config", "apprentice.yaml"))
+    small = load_settings(config, {}).pools["small"]
+    assert small.tls is not None
+    assert small.discover is not None
+    assert small.discover.server_name == cluster.named("Service", "engine-small")["metadata"]["name"]
+    pod = gateway_pod(cluster)
+    (volume,) = [each for each in pod["volumes"] if each.get("secret", {}).get("secretName") == "small-tls"]
+    assert volume["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}], "it does not get the engines' key"
+    (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == volume["name"]]
+    assert small.tls.ca_file == Path(mount["mountPath"]) / "ca.crt"
+
+    (endpoint,) = cluster.named("ServiceMonitor", "engine-small")["spec"]["endpoints"]
+    assert (endpoint["scheme"], endpoint["tlsConfig"]["serverName"]) == ("https", "engine-small")
+    others = cluster.named("ServiceMonitor", "engines")["spec"]["selector"]["matchExpressions"]
+    assert others == [{"key": "app.kubernetes.io/name", "operator": "NotIn", "values": ["engine-small"]}]
+    paths = [tmp_path / "engines.yaml", tmp_path / "gateway.yaml"]
+    for path, kind, name in zip(paths, ("StatefulSet", "Deployment"), ("engine-small", "gateway"), strict=True):
+        path.write_text(yaml.safe_dump(cluster.named(kind, name)))
+        run(tool("kubernetes-validate"), "--strict", path, seconds_max=120)
 
 
 def test_what_an_installation_adds_reaches_the_pods() -> None:

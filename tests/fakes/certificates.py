@@ -39,10 +39,12 @@ class Authority:
         self.ca.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(PEM))
 
     def sign(self, name: str, address: str = "127.0.0.1", password: bytes | None = None) -> Pair:
-        """A certificate for an address; with a password its key is encrypted."""
+        """A certificate for an address or a name; with a password its key is encrypted."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_name_of(name), self._name, key)
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        is_name = address[-1].isalpha()
+        subject = x509.DNSName(address) if is_name else x509.IPAddress(ipaddress.ip_address(address))
+        names = x509.SubjectAlternativeName([subject])
         builder = builder.add_extension(names, False).add_extension(x509.BasicConstraints(False, None), True)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         cert = builder.add_extension(issuer, False).sign(self._key, hashes.SHA256())

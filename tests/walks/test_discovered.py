@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 import pytest
 
+from gateway.callers import new_key
+from gateway.configuration.settings import Settings
 from serving import replica_sources
 from serving.adapters import reconcile
 from serving.object_store import ObjectStore
+from tests.fakes.certificates import Authority
 from tests.fakes.engine import FakeEngine
 from tests.fakes.ports import free_port
 from tests.waiting import until
@@ -159,3 +164,42 @@ async def test_what_stood_on_a_replica_that_has_long_left_is_forgotten(
             return [*await placements.generations()] == ["small-127-0-0-3/returns@v1"]
 
         await until(is_forgotten)
+
+
+async def test_discovered_engines_are_reached_by_tls_under_their_certificates_name(
+    configure: Configure, dns: Dns, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    authority, port = Authority(tmp_path), free_port()
+    dns.addresses = frozenset({"127.0.0.2", "127.0.0.3"})
+    async with (
+        FakeEngine(BASE_MODEL, host="127.0.0.2", port=port, n_tokens=4, tls=_as("engine-small", authority)) as ours,
+        FakeEngine(BASE_MODEL, host="127.0.0.3", port=port, n_tokens=4, tls=_as("engine-other", authority)),
+    ):
+        configuration = discovered(configure, [ours])
+        small = configuration["pools"]["small"]
+        small["tls"] = {"ca_file": authority.ca}
+        small["discover"]["server_name"] = "engine-small"
+        async with run_gateway(configuration) as gateway:
+            replicas = gateway.services.fleet.replicas
+            await until(lambda: replicas["small-127-0-0-2"].up)
+            await gateway.place(make_adapter(1))
+            over, answered = asyncio.Event(), list[str]()
+            asking = asyncio.create_task(ask_on(gateway, over, answered))
+            await until(lambda: len(answered) > 3)
+            over.set()
+            await asking
+            assert not replicas["small-127-0-0-3"].up, "its certificate has another name"
+        assert {seen.model for seen in ours.requests} >= {"returns@v1"}
+
+
+def _as(name: str, authority: Authority) -> SSLContext:
+    return authority.listening(name, name)
+
+
+def test_tls_files_of_discovered_engines_need_their_certificates_name(configure: Configure) -> None:
+    configuration = configure()
+    small = configuration["pools"]["small"]
+    del small["replicas"]
+    small |= {"discover": {"dns": "engines", "port": 8000}, "tls": {}}
+    with pytest.raises(ValueError, match=r"pools.small.tls: set discover.server_name, too"):
+        Settings(**configuration, admin_key=new_key()[0])

@@ -104,6 +104,10 @@ spec:
 {{- $_ := merge $discover (dict "dns" (printf "engine-%s" $name) "port" 8000) }}
 {{- end }}
 {{- $made := dict "base_model" $name }}
+{{- if $pool.tlsSecret }}
+{{- $_ := set $discover "server_name" (printf "engine-%s" $name) }}
+{{- $_ := set $made "tls" (dict "ca_file" (printf "/run/secrets/engine-tls/%s/ca.crt" $name)) }}
+{{- end }}
 {{- with $pool.lora }}
 {{- $_ := set $made "base_folder" (printf "/models/%s" $name) }}
 {{- $_ := set $made "max_loras" .loras }}
