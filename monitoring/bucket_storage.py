@@ -1,4 +1,5 @@
-"""Buckets, by fsspec: S3 (s3fs) and Google Storage (gcsfs), each an extra of the installation."""
+"""Buckets, by fsspec: S3 (s3fs) and Google Storage (gcsfs), each an extra of the installation, and all others whose
+package is installed."""
 
 from __future__ import annotations
 
@@ -20,14 +21,14 @@ CREDENTIALS: Mapping[str, str] = {
 
 
 class Bucket(msgspec.Struct, frozen=True):
-    """A folder of a bucket, such as `s3://BUCKET/FOLDER`. Its credentials are in the environment."""
+    """A folder of a bucket or another file system: `s3://BUCKET/FOLDER`. Its credentials are in the environment."""
 
     address: str
     s3_endpoint_url: str | None = None
 
     @property
     def scheme(self) -> str:
-        """`s3` or `gs`."""
+        """`s3`, `gs`, or that of another file system."""
         return self.address.partition("://")[0]
 
 
@@ -40,23 +41,27 @@ class BucketError(JobError):
 
 
 def open_bucket(bucket: Bucket, **options: Any) -> Any:
-    """The file system of fsspec that a bucket is in. Raises BucketError."""
+    """The file system of fsspec that a bucket is in; of other kinds `options` are left out. Raises BucketError."""
     if bucket.scheme == "s3":
         options |= {"endpoint_url": bucket.s3_endpoint_url}
     try:
         import fsspec  # noqa: PLC0415 - with it comes what the extra installs
 
+        fsspec.get_filesystem_class(bucket.scheme)
         with translate_errors(bucket, "list"):
-            return fsspec.filesystem(bucket.scheme, **options)
-    except ImportError:
-        text = f"install the gateway with its extra: pip install 'apprentice-gateway[{bucket.scheme}]'"
+            return fsspec.url_to_fs(bucket.address, **(options if bucket.scheme in CREDENTIALS else {}))[0]
+    except (ImportError, ValueError) as error:  # fsspec says which package is missing, or that it knows no such scheme
+        text = str(error).rstrip(".")
+        if bucket.scheme in CREDENTIALS:
+            text = f"install the gateway with its extra: pip install 'apprentice-gateway[{bucket.scheme}]'"
         raise BucketError(f"{bucket.scheme}:// can't be read here: {text}.", True) from None
 
 
 @contextmanager
 def translate_errors(bucket: Bucket, needed: str) -> Iterator[None]:
     """Turn the errors of fsspec and of what lies under it into BucketError; `needed` is what is to be allowed."""
-    address, advice = bucket.address, f"give credentials that may {needed} it, in {CREDENTIALS[bucket.scheme]}."
+    address, place = bucket.address, CREDENTIALS.get(bucket.scheme, "the environment, as its package reads it")
+    advice = f"give credentials that may {needed} it, in {place}."
     try:
         yield
     except (JobError, ImportError):

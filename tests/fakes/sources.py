@@ -68,6 +68,18 @@ async def s3_server(**environment: str) -> AsyncIterator[str]:
         yield url
 
 
+@asynccontextmanager
+async def google_storage(folder: Path) -> AsyncIterator[str]:
+    """The address of an emulator of Google Storage with an empty bucket `models`; leaves the test out without it."""
+    for name in ("gcp_storage_emulator", "gcsfs"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is missing: make .venv/development")
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = (Path(sys.executable).with_name("gcp-storage-emulator"), "-d", folder, "start", "--port", port)
+    async with _process(url, *map(str, command), "--default-bucket", "models"):
+        yield url
+
+
 def give_credentials(patch: pytest.MonkeyPatch) -> None:
     """Set the environment of who may use the S3 server."""
     for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import yaml
@@ -22,6 +23,7 @@ from tests.fakes.sources import (
     USER,
     Hub,
     give_credentials,
+    google_storage,
     hub,
     oci_registry,
     put_objects,
@@ -96,6 +98,58 @@ async def test_an_adapter_in_a_bucket_becomes_a_version_and_answers(
                     model="returns", messages=[{"role": "user", "content": "A toaster."}]
                 )
                 assert answer.model == "returns@v1"
+
+
+async def test_an_adapter_in_google_storage_becomes_a_version(
+    configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with google_storage(tmp_path / "gs") as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        monkeypatch.setenv("NO_GCE_CHECK", "true")  # nothing but the emulator is asked
+        monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else it asks the emulator by gRPC
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            for path in make_adapter(1).iterdir():
+                query = {"uploadType": "media", "name": f"returns/{path.name}"}
+                stored = await http.post("/upload/storage/v1/b/models/o", params=query, content=path.read_bytes())
+                stored.raise_for_status()
+        async with run_gateway(configure(pulls={"allowed": ["gs://models"]})) as gateway:
+            told = await pulled(gateway, "gs://models/returns")
+            assert (told["state"], told["version"], told["source"]) == ("done", "returns@v1", "gs://models/returns"), (
+                told
+            )
+
+
+async def test_an_address_of_another_fsspec_package_is_pulled_or_its_package_named(
+    configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_credentials(monkeypatch)
+    async with s3_server() as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        await put_objects(url, make_adapter(1), "returns")
+        pulls = {"allowed": ["s3a://models", "az://models", "nosuch://models", "file://tmp"]}
+        async with run_gateway(configure(pulls=pulls)) as gateway:
+            told = await pulled(gateway, "s3a://models/returns")
+            assert (told["state"], told["version"]) == ("done", "returns@v1"), told
+            assert "Install adlfs" in (await pulled(gateway, "az://models/returns"))["error"]
+            assert "Protocol not known: nosuch" in (await pulled(gateway, "nosuch://models/returns"))["error"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("file://etc/passwd", "local://etc", "http://169.254.169.254/latest", "https://shop.example/a", "memory://a"),
+        *("simplecache::s3://models/a", "zip://a::s3://models/b", "ftp://user:secret@host/a", "az://models/../a"),
+        "sftp://host/a?b=c",
+    ],
+)
+async def test_addresses_that_lead_to_the_own_machine_or_anywhere_are_refused(
+    configure: Configure, address: str
+) -> None:
+    allowed = {"allowed": [f"{address.partition('://')[0].split(':')[0]}://etc"]}
+    async with run_gateway(configure(pulls=allowed)) as gateway, gateway.http() as http:
+        refused = await http.post("/admin/v1/pulls", json={"address": address, "task": "returns"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "adapter_rejected")
+    assert any(words in refused.text for words in ("is of no known kind", "has not the form"))
 
 
 async def test_a_bucket_that_refuses_names_the_credentials_and_where_they_go(

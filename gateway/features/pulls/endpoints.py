@@ -34,7 +34,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 class PullIn(Body):
     """An adapter to pull."""
 
-    address: str = Field(max_length=1024, description="An s3://, gs://, hf:// or oci:// address.")
+    address: str = Field(max_length=1024, description="An s3://, gs://, hf:// or oci:// address, or another of fsspec.")
     task: str = Field(max_length=63)
     pool: str | None = Field(
         None, max_length=63, description="The pool it is for; unset: the first whose base it fits."

@@ -1,4 +1,4 @@
-"""Buckets: S3 and Google Storage (monitoring/bucket_storage.py)."""
+"""Buckets: S3, Google Storage, and other file systems of fsspec (monitoring/bucket_storage.py)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class BucketSource:
         """The objects directly in the folder."""
         address = self._bucket.address
         with self._in_words():
-            entries = self._files.ls(address, detail=True, refresh=True)
+            self._files.invalidate_cache()
+            entries = self._files.ls(address, detail=True)
         files = {
-            entry["name"].rpartition("/")[2]: RemoteFile(entry["name"], int(entry["size"]), _identity(entry))
+            entry["name"].rpartition("/")[2]: RemoteFile(entry["name"], int(entry["size"] or 0), _identity(entry))
             for entry in entries
             if entry["type"] == "file"
         }
@@ -58,4 +59,5 @@ class BucketSource:
 
 
 def _identity(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("ETag") or entry.get("etag") or entry.get("generation") or entry.get("mtime"))
+    names = ("ETag", "etag", "generation", "mtime", "last_modified", "modify")
+    return str(next((entry[name] for name in names if entry.get(name)), None))

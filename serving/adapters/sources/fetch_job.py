@@ -20,7 +20,16 @@ ADDRESSES: Mapping[str, tuple[re.Pattern[str], str]] = {
         "oci://REGISTRY/NAME@sha256:DIGEST",
     ),
 }
-"""The form of an address of each kind, and its example. No other scheme is ever opened."""
+"""The form of an address of each kind, and its example."""
+OTHERS = re.compile(rf"[a-z][a-z0-9+.-]*://{PART}(:[0-9]{{1,5}})?(/{PART})*")
+"""The form of all other addresses that fsspec may know: without a password, a query, `..`, or another within it."""
+NOT_REMOTE = frozenset(
+    {
+        *("file", "local", "asynclocal", "memory", "data", "dir", "generic", "reference", "http", "https", "git"),
+        *("cached", "blockcache", "filecache", "simplecache", "zip", "tar", "libarchive"),
+    }
+)
+"""Schemes of fsspec that lead to this machine's disk or memory, into another address, or by a redirect anywhere."""
 
 
 class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,10 +67,11 @@ class FetchResult(msgspec.Struct, frozen=True, tag="result"):
 def scheme_of(address: str) -> str:
     """The kind of a well-formed address. Raises SourceError."""
     scheme, separator, _ = address.partition("://")
-    if not separator or scheme not in ADDRESSES:
+    if not separator or scheme in NOT_REMOTE:
         kinds = ", ".join(example for _, example in ADDRESSES.values())
-        raise SourceError(f"{quote_name(address)} is of no known kind: adapters are pulled from {kinds}.")
-    form, example = ADDRESSES[scheme]
+        text = f"adapters are pulled from {kinds}, and other stores that fsspec reads"
+        raise SourceError(f"{quote_name(address)} is of no known kind: {text}.")
+    form, example = ADDRESSES.get(scheme, (OTHERS, "SCHEME://STORE/FOLDER"))
     if not form.fullmatch(address):
         raise SourceError(f"{quote_name(address)} has not the form {example}.")
     return scheme

@@ -25,8 +25,6 @@ from serving.adapters.sources.source import BrokenOff, Listing, RemoteFile, Sour
 from serving.adapters.verification import digest_of
 
 SOURCES: Mapping[str, Callable[[str, FetchSettings], Source]] = {
-    "s3": BucketSource,
-    "gs": BucketSource,
     "hf": HubSource,
     "oci": RegistrySource,
 }
@@ -44,7 +42,7 @@ Done = TypeVar("Done")
 
 def open_source(address: str, settings: FetchSettings) -> Source:
     """The source at an address. Raises SourceError."""
-    return SOURCES[scheme_of(address)](address, settings)
+    return SOURCES.get(scheme_of(address), BucketSource)(address, settings)
 
 
 def fetch(job: FetchJob, tell: Tell, sleep: Sleep = time.sleep) -> FetchResult:  # noqa: TID251 - a process of its own
