@@ -70,7 +70,7 @@ class Adoption:
             answer: dict[str, Any] = json.loads(output or b"{}")
         except ValueError as error:
             raise Unusable(f"`{shown}` printed no JSON: {error}.") from error
-        if exit_code and words[0] != "gate":
+        if exit_code and (words[0] != "gate" or "error" in answer):
             raise WatchFailed(f"`{shown}` failed, as it says above. The same command goes on here.")
         return answer
 

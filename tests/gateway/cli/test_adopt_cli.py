@@ -98,6 +98,13 @@ async def test_a_version_is_evaluated_again_where_another_one_leads_meanwhile(
     assert "evaluate: done before" not in again.err
     third = await adopting(*words)
     assert "evaluate: done before" in third.err
+    state = json.loads((tmp_path / "out" / "adopt.json").read_text())
+    del state["done"]["gate"]
+    state["done"]["train"]["version"] = "returns@v9"
+    (tmp_path / "out" / "adopt.json").write_text(json.dumps(state))
+    refused = await adopting(*words)
+    assert (refused.exit_code, "Traceback" in refused.err) == (1, False), refused.err
+    assert "There is no version 'returns@v9'" in refused.err
 
 
 async def test_each_step_trusts_the_named_authority_and_runs_no_code_that_lies_here(
