@@ -14,7 +14,7 @@ from gateway.formats.fields import Message
 from gateway.formats.selectors import select_from_messages, select_from_text
 from monitoring.datasets.foreign_rows import read_own_object, time_of
 from monitoring.evaluation.comparing import ClassFinder
-from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, DatasetLimits, DatasetReader, Row, object_of
+from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, DatasetLimits, DatasetReader, Row
 from monitoring.helper_process import run_data_job
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import Facts, LabelledText, Traffic
@@ -73,7 +73,7 @@ def read_text(row: Row, selector: str) -> str:
 
 def read_time(line: bytes, row: Row) -> float | None:
     """The time of a row in Unix seconds; None where it has none. Raises DatasetError."""
-    at = object_of(line.removeprefix(BYTE_ORDER_MARK), row.line).get("at")
+    at = read_own_object(line.removeprefix(BYTE_ORDER_MARK), row.line).get("at")
     moment = time_of(at)
     if moment is None and at not in (None, ""):
         text = f"Line {row.line}: {str(at)[:40]!r} is no time: give Unix seconds, or a time as 2026-03-01T12:00Z."
