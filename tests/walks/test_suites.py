@@ -222,6 +222,23 @@ async def test_rows_of_the_training_set_are_told_with_the_figures_without_them(
         assert any("training set is not known here" in sentence for sentence in report["cannot_see"])
 
 
+async def test_readiness_holds_a_prompt_against_rows_that_the_version_did_not_learn(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> None:
+    small.answers[V1], general.answers["*"] = right_but_for(10), right_but_for(4)
+    folder = with_schema(make_adapter(1))
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text()) | {"provenance": {"dataset": "d" * 64}}
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    async with run_gateway(configure()) as running, running.http() as http:
+        await running.place(folder)
+        write_train(running, "d" * 64, range(20))
+        await ended(http, (await begin(http, data(30)))["id"])
+        prompted = await find_prompted(running.features[Evaluations], "returns")
+    assert prompted is not None
+    assert prompted.tuned is not None
+    assert (prompted.right.value, prompted.right.of, prompted.tuned.value, prompted.tuned.of) == (0.7, 10, 0.9, 10)
+
+
 def write_train(running: RunningGateway, digest: str, numbers: range) -> Path:
     """The training rows of a data set: items of these numbers."""
     train = running.services.settings.dataset_folder / digest / "train.jsonl"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
@@ -17,6 +15,7 @@ from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation, Gate
 from gateway.state.redis import read_redis_time
 from monitoring.evaluation.gate import WHOLE
+from monitoring.evaluation.unleaked_rows import count_unleaked
 from monitoring.quality.detectors.baselines import Baseline, measure_counts
 from serving.adapters.entries import VersionState
 from serving.object_store import UNREADABLE, Change, Stale
@@ -27,29 +26,15 @@ LIVE: frozenset[VersionState] = frozenset({"canary", "active", "previous_version
 """States of a version that answers its task's requests, or has led it."""
 
 
-def count_leaked(report: Mapping[str, Any]) -> int:
-    """The number of rows in a report that the version was trained on, as far as that is known."""
-    leaks = report.get("leaks")
-    return 0 if leaks is None else int(leaks["same"] + leaks["near"])
-
-
 def counts_of(evaluation: Evaluation) -> tuple[float, float] | None:
     """The rows that the version answered wrong, and all that it answered, without those that it was trained on; of rows
     that belong together as many as they tell. None before its end, or where it was not asked."""
     report = evaluation.report or {}
-    figures: dict[str, Any] = report.get("arms", {}).get("adapter", {})
-    accuracy = figures.get("accuracy") or {}
-    right, of = accuracy.get("right"), accuracy.get("of")
-    if not isinstance(right, int) or not isinstance(of, int) or evaluation.status != "done":
+    rows = count_unleaked(report, "adapter")
+    if rows is None or evaluation.status != "done":
         return None
-    failed = figures.get("failed", 0)
-    if leaked := count_leaked(report):
-        leaks = report["leaks"]
-        of -= leaked
-        right = round((leaks["right_without"]["adapter"] or 0.0) * of)
-        failed = leaks.get("failed_without", {}).get("adapter", 0)
-    spread = figures.get("spread") or 1.0
-    return (of - failed - right) / spread, (of - failed) / spread
+    spread, answered = report["arms"]["adapter"].get("spread") or 1.0, rows.of - rows.failed
+    return (answered - rows.right) / spread, answered / spread
 
 
 async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | None:

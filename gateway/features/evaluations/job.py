@@ -22,7 +22,7 @@ from gateway.background.job_process import make_command, run_process
 from gateway.background.jobs import run_until
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
-from gateway.features.evaluations.baselines import count_leaked, gate_of, take_gate
+from gateway.features.evaluations.baselines import gate_of, take_gate
 from gateway.features.evaluations.judging import describe_judge, digest_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
@@ -38,6 +38,7 @@ from monitoring.evaluation.comparing import metric_of
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.gate import WHOLE, compare_arms
 from monitoring.evaluation.results import RowResult, Said, answer_rows
+from monitoring.evaluation.unleaked_rows import count_leaked
 from monitoring.records import Record
 from monitoring.texts import Unsealable
 from router.policy import TaskPolicy

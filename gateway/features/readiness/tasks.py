@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from gateway.features.readiness.messages import ReadinessJob
 from gateway.services import Services
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
 from monitoring.evaluation.gate import WHOLE, is_judge_trusted
+from monitoring.evaluation.unleaked_rows import count_unleaked
+from monitoring.quality.detectors.recent_values import FadedSums, find_share_interval
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import ArchivedTask, Interval, LiveVersion
 from monitoring.readiness.rules import Prompted
@@ -53,34 +56,33 @@ def read_newest_set(datasets: Datasets, task: str, rows_max: int) -> bytes:
 
 
 async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:
-    """The best prompted arm of the task's last evaluation that has one, beside the version's; none on rows or by a
-    judge that decide nothing. Raises RedisError."""
+    """The best prompted arm of the task's last evaluation that has one, beside the version's, on rows that this was not
+    trained on; none on rows or by a judge that decide nothing. Raises RedisError."""
     for listed in await evaluations.store.all(with_reports=False):
         is_of_all = listed.task == task and listed.suite in WHOLE
         if not is_of_all or all(arm.version is not None for arm in listed.arms.values()):
             continue
         evaluation = await evaluations.store.get(listed.id) or listed
         report = evaluation.report or {}
-        arms = report.get("arms", {}) if is_judge_trusted(report.get("judge")) else {}
+        report = report if is_judge_trusted(report.get("judge")) else {}
         prompted = {
             name: accuracy
             for name, arm in evaluation.arms.items()
-            if arm.version is None and (accuracy := _accuracy(arms.get(name))) is not None
+            if arm.version is None and (accuracy := _accuracy(report, name)) is not None
         }
         if prompted:
             best = max(prompted, key=lambda name: prompted[name].value)
-            tuned = _accuracy(arms.get("adapter"))
+            tuned = _accuracy(report, "adapter")
             return Prompted(
                 evaluation=evaluation.id, arm=best, right=prompted[best], version=evaluation.version, tuned=tuned
             )
     return None
 
 
-def _accuracy(figures: dict[str, Any] | None) -> Interval | None:
-    accuracy = (figures or {}).get("accuracy") or {}
-    if accuracy.get("share") is None:
-        return None
-    return Interval(accuracy["share"], accuracy["low"], accuracy["high"], accuracy["of"])
+def _accuracy(report: Mapping[str, Any], arm: str) -> Interval | None:
+    rows = count_unleaked(report, arm)
+    interval = find_share_interval(FadedSums(rows.of, rows.of, rows.right, rows.right)) if rows is not None else None
+    return Interval(rows.right / rows.of, *interval, rows.of) if rows is not None and interval is not None else None
 
 
 def _with_settings(services: Services, costs: Costs, task: str, pool: str | None) -> Costs:

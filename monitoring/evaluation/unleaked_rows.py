@@ -1,0 +1,35 @@
+"""The rows of a report without those that the version was trained on, which it may know by heart. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class RowCounts(NamedTuple):
+    """An arm's rows in a report: the right ones, those that failed, and all."""
+
+    right: int
+    failed: int
+    of: int
+
+
+def count_leaked(report: Mapping[str, Any]) -> int:
+    """The number of rows in a report that the version was trained on, as far as that is known."""
+    leaks = report.get("leaks")
+    return 0 if leaks is None else int(leaks["same"] + leaks["near"])
+
+
+def count_unleaked(report: Mapping[str, Any], arm: str) -> RowCounts | None:
+    """An arm's rows in a report without those that the version was trained on; None where it was not asked."""
+    figures: dict[str, Any] = report.get("arms", {}).get(arm, {})
+    accuracy = figures.get("accuracy") or {}
+    right, of, failed = accuracy.get("right"), accuracy.get("of"), figures.get("failed", 0)
+    if not isinstance(right, int) or not isinstance(of, int):
+        return None
+    if leaked := count_leaked(report):
+        leaks = report["leaks"]
+        of -= leaked
+        right = round((leaks["right_without"][arm] or 0.0) * of)
+        failed = leaks.get("failed_without", {}).get(arm, 0)
+    return RowCounts(right, failed, of)
