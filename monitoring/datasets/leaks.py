@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from monitoring.datasets.near_duplicates import NearIndex
-from monitoring.datasets.rows import INSTRUCTING, text_of
+from monitoring.datasets.rows import INSTRUCTING, fold_text, text_of
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.results import RowResult
 
@@ -34,14 +34,14 @@ class LeakFinder:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._index, self.exact = NearIndex(), set[str]()
-        for number, text in enumerate(map(_normal, texts)):
+        for number, text in enumerate(map(fold_text, texts)):
             if text not in self.exact:
                 self.exact.add(text)
                 self._index.add(number, self._index.sketch(text))
 
     def find(self, text: str) -> Literal["same", "near"] | None:
         """The kind of the leak; None where there is none."""
-        normal = _normal(text)
+        normal = fold_text(text)
         if normal in self.exact:
             return "same"
         return "near" if next(self._index.near(self._index.sketch(normal)), None) is not None else None
@@ -94,7 +94,3 @@ def describe_leaks(leaks: Leaks, rows: int) -> list[str]:
 def _right_without(results: Sequence[RowResult], leaked: Collection[int]) -> float | None:
     right = [result.right for result in results if not result.repeat and result.number not in leaked]
     return round(sum(right) / len(right), DIGITS) if right else None
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.casefold().split())

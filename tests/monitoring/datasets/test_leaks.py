@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from monitoring.datasets.leaks import describe_leaks, find_leaks, get_request, tell_leaks
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.results import RowResult
@@ -29,6 +31,12 @@ def test_same_and_near_rows_are_found_and_their_share_taken_out() -> None:
     assert (told["first"], told["right_without"]) == (["r0", "r1"], {"adapter": 0.5})
     assert told["failed_without"] == {"adapter": 1}
     assert "2 of 4 rows are in the training set, 1 of them nearly" in describe_leaks(leaks, 4)[0]
+
+
+def test_a_row_in_another_form_of_unicode_is_the_same() -> None:
+    text = "Café crème déjà reçu?"
+    rows = [(0, unicodedata.normalize("NFD", text)), (1, text.replace("C", "\N{FULLWIDTH LATIN CAPITAL LETTER C}", 1))]
+    assert find_leaks([text], rows).same == (0, 1)
 
 
 def test_rows_that_share_only_instructions_are_no_leaks() -> None:
