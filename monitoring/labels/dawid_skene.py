@@ -20,7 +20,7 @@ AVERAGE_LABELS = 2.0
 SMOOTHING = 0.01
 ROUNDS_MAX = 100
 CHANGE_MIN = 1e-4
-CELLS_MAX = 50_000_000
+CELLS_MAX = 5_000_000
 """Numbers in all confusion matrices together; of more raters and values there is no second vote."""
 
 

@@ -19,6 +19,8 @@ from monitoring.labels.messages import Rating
 
 RATINGS_MAX = 1_000_000
 CELL_CHARACTERS_MAX = 1000
+COUNTS_MAX = 10_000_000
+"""Items times different labels: the count of each label of each item is held in memory, several times over."""
 OTHER_COLUMNS = ("item", "class", "gold")
 ERRORS_TOLD_MAX = 20
 Numbers = np.ndarray[Any, np.dtype[Any]]
@@ -100,7 +102,11 @@ def read_rater_file(text: str) -> Ratings:
         raise RatingsError(" ".join(faults[:ERRORS_TOLD_MAX]) + more)
     if not ratings:
         raise RatingsError("There is no rating in it: every cell is empty.")
-    return collect_ratings(ratings, gold)
+    collected = collect_ratings(ratings, gold)
+    if len(collected.items) * len(collected.values) > COUNTS_MAX:
+        counts = f"{len(collected.items):,} items have {len(collected.values):,} different labels"
+        raise RatingsError(f"{counts}: give labels that are classes, such as right and wrong, or fewer items.")
+    return collected
 
 
 def _check_header(header: list[str]) -> None:

@@ -98,6 +98,12 @@ def test_faults_of_a_rater_file_are_told_with_their_lines(text: str, message: st
     assert message in str(error.value)
 
 
+def test_a_file_of_free_texts_is_refused_before_it_fills_the_memory() -> None:
+    rows = "".join(f"i{number},{number % 3},answer {number}\n" for number in range(4000))
+    with pytest.raises(RatingsError, match="4,000 items have 4,000 different labels: give labels that are classes"):
+        read_rater_file(f"item,rater,label\n{rows}")
+
+
 def test_gaps_are_no_ratings_in_both_forms_of_a_file() -> None:
     wide = read_rater_file("item,A,B\n1,x,\n2,,y\n3,x,y\n")
     long = read_rater_file("rater,item,label\nA,1,x\nB,1,\nB,2,y\nA,3,x\nB,3,y\n")
