@@ -25,7 +25,7 @@ class _Markdown:
 
     def say(self, *texts: str) -> None:
         """Lines of their own."""
-        self.parts += [make_readable(text) + "\n" for text in texts]
+        self.parts += [_plain(text) + "\n" for text in texts]
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
         """A table."""
@@ -34,7 +34,7 @@ class _Markdown:
 
     def head(self, text: str) -> None:
         """A heading."""
-        self.parts.append(f"## {make_readable(text)}\n")
+        self.parts.append(f"## {_plain(text)}\n")
 
     def raw(self, page: str) -> None:
         """HTML, which Markdown does without."""
@@ -177,4 +177,9 @@ def _prompt_of(row: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return make_readable(value).replace("|", "\\|").replace("<", "&lt;")
+    return _plain(value).replace("|", "\\|")
+
+
+def _plain(value: Any) -> str:
+    """A value as Markdown that holds no HTML: names of classes are the data's."""
+    return make_readable(value).replace("<", "&lt;")

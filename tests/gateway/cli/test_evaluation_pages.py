@@ -55,3 +55,18 @@ def test_answers_stand_side_by_side_and_are_escaped() -> None:
     markdown = make_markdown([answered()], TEXTS)
     assert "|user: &lt;script>alert(1)&lt;/script> a\\|b|" in markdown
     assert "## hard dddddddddddd" in markdown
+
+
+def test_names_of_classes_are_no_html_in_any_page() -> None:
+    hostile = "<img src=x onerror=alert(1)>"
+    rows = {
+        arm: [
+            RowResult(number=n, id=str(n), group=n, right=right, outcome="answered", expected=hostile, answered=hostile)
+            for n in range(30)
+        ]
+        for arm, right in (("adapter", False), ("general", True))
+    }
+    answer = answered() | {"report": report(rows, Classes("text", "", (hostile, "b")), [], 0)}
+    for page in (make_html([answer], {}), make_markdown([answer], {})):
+        assert "onerror" in page
+        assert "<img" not in page
