@@ -23,7 +23,7 @@ CALLING_MESSAGES = (
     "STRUCT(role VARCHAR, content VARCHAR, name VARCHAR, tool_call_id VARCHAR, "
     'tool_calls STRUCT(id VARCHAR, "type" VARCHAR, "function" STRUCT(name VARCHAR, arguments VARCHAR))[])[]'
 )
-"""Of rows in which a message calls a tool, or answers a call."""
+"""Of rows in which a message calls a tool, answers a call, or says its author's name."""
 COLUMNS: Mapping[str, str] = {
     "messages": MESSAGES,
     **dict.fromkeys(("id", "class", "group", "origin", "parent", "request", "source"), "VARCHAR"),
@@ -64,8 +64,8 @@ def as_openai(row: DataRow, form: str) -> dict[str, Any] | None:
 
 def _write_parquet(source: Path, target: Path) -> int:
     with source.open("rb") as lines:
-        calls = any(b'"tool_call' in line for line in lines)
-    kinds = {**COLUMNS} | ({"messages": CALLING_MESSAGES} if calls else {})
+        has_more = any(b'"tool_call' in line or b'"name":' in line for line in lines)
+    kinds = {**COLUMNS} | ({"messages": CALLING_MESSAGES} if has_more else {})
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in kinds.items())
     query = f"SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})"  # noqa: S608 - our names
     with connect_duckdb() as connection:

@@ -232,26 +232,31 @@ def _parquet_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | L
             while rows := cursor.fetchmany(TABLE_ROWS_AT_ONCE):
                 for row in rows:
                     cells = zip(names, row, strict=True)
-                    yield next(numbers), {name: _without_none(value) for name, value in cells if value is not None}
+                    yield next(numbers), {name: _read_cell(value) for name, value in cells if value is not None}
         except duckdb.Error as error:
             fault = str(error).splitlines()[0].replace(file.path, file.name)
             raise DatasetError(f"{file.name} is no Parquet, or is damaged: {fault[:200]}") from None
 
 
-def _without_none(value: Any) -> Any:
-    """A value of a table as JSON has it, without keys that only other rows have; a list that is written as JSON is
-    one."""
-    if isinstance(value, dict):
-        return {name: _without_none(each) for name, each in value.items() if each is not None}
-    if isinstance(value, list):
-        return [_without_none(each) for each in value]
-    if isinstance(value, bytes | bytearray):
-        value = bytes(value).decode(errors="replace")
+def _read_cell(value: Any) -> Any:
+    """A value of a table as JSON has it; a list of messages that is written as JSON is one."""
+    value = _without_none(value)
     if isinstance(value, str) and value.startswith('[{"role"'):
         try:
             return json.loads(value)
         except ValueError:
             return value
+    return value
+
+
+def _without_none(value: Any) -> Any:
+    """A value as JSON has it, without keys that only other rows have."""
+    if isinstance(value, dict):
+        return {name: _without_none(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_none(each) for each in value if each is not None]
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).decode(errors="replace")
     return value if isinstance(value, str | int | float) else str(value)  # such as a date, or a decimal number
 
 

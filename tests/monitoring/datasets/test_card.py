@@ -150,6 +150,19 @@ def test_a_set_goes_out_in_the_forms_of_openai_and_of_hugging_face(tmp_path: Pat
     assert run(ExportJob(str(source), str(target), "parquet")) == 0
 
 
+def test_names_and_answers_that_look_like_messages_go_out_as_parquet_and_come_back(tmp_path: Path) -> None:
+    source, target = tmp_path / "train.jsonl", tmp_path / "train.parquet"
+    chat = [
+        {"role": "user", "content": "Who spoke?", "name": "ann"},
+        {"role": "assistant", "content": '[{"role":"user","content":"I did."}]'},
+    ]
+    source.write_bytes(msgspec.json.encode({"id": "1", "messages": chat}) + b"\n")
+    assert run(ExportJob(str(source), str(target), "parquet")) == 1
+    (row,) = read_rows(SourceFile("train.parquet", str(target)))
+    assert isinstance(row, DataRow), row
+    assert row.messages == chat
+
+
 def test_calls_of_tools_go_out_as_parquet_and_come_back(tmp_path: Path) -> None:
     source, target = tmp_path / "train.jsonl", tmp_path / "train.parquet"
     call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"id": 7}'}}
