@@ -78,6 +78,15 @@ async def test_people_compare_what_differs_and_the_report_counts_it(compared: tu
             assert (stuffed.status_code, stuffed.json()["error"]["code"]) == (409, "state_conflict")
 
 
+async def test_two_arms_in_either_order_are_one_comparison(compared: tuple[RunningGateway, str]) -> None:
+    running, path = compared
+    right = {number: said(("approve", "deny")[number % 2]) for number in range(ROWS)}
+    async with running.http(await running.key(role="operator")) as reviewer:
+        assert len(await judge_all(reviewer, path, right)) == 4
+        turned = await reviewer.get(path, params={"first": "general", "second": "adapter"})
+        assert (turned.status_code, turned.json()["error"]["code"]) == (404, "no_review")
+
+
 async def test_a_reviewer_compares_blind_and_for_the_keys_tasks_alone(compared: tuple[RunningGateway, str]) -> None:
     running, path = compared
     own, other = [await running.key(role="reviewer", models=[name]) for name in ("returns", "clauses")]

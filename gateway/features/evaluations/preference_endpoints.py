@@ -102,7 +102,8 @@ async def find_evaluation(evaluations: Evaluations, name: str) -> Evaluation:
 
 
 def _find_arms(reviewer: Caller, evaluation: Evaluation, first: str | None, second: str | None) -> tuple[str, str]:
-    """The two arms that are compared. Raises Problem (400; 403 where the key may not judge them, or not name them)."""
+    """The two arms that are compared, in the evaluation's order. Raises Problem (400; 403 where the key may not judge
+    them, or not name them)."""
     see_that_it_reviews(reviewer, evaluation.task)
     if reviewer.judges_only and (first or second):
         raise Problem("role_required", "A reviewer is not told the arms: leave `first` and `second` out.")
@@ -111,7 +112,8 @@ def _find_arms(reviewer: Caller, evaluation: Evaluation, first: str | None, seco
     if arms[0] == arms[1] or not {*arms} <= evaluation.arms.keys():
         text = f"The evaluation has the arms {', '.join(evaluation.arms)}: name two of them."
         raise Problem("invalid_value", text, "second" if first in evaluation.arms else "first")
-    return arms
+    one, other = (arm for arm in evaluation.arms if arm in arms)
+    return one, other
 
 
 async def _list_own(
