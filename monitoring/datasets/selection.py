@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -44,7 +45,7 @@ def select_rows(rows: Sequence[DataRow]) -> Selection:
     selection = Selection()
     numbers = _without_near(ordered, ranks, _without_equal(ordered, ranks, groups, selection), groups, selection)
     selection.kept = [ordered[number] for number in numbers]
-    selection.groups = [ranks[groups.first_of(number)].input[:16] for number in numbers]
+    selection.groups = _name_groups(ordered, ranks, numbers, groups)
     return selection
 
 
@@ -121,8 +122,18 @@ def _without_near(
     return distinct
 
 
+def _name_groups(rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: Groups) -> list[str]:
+    """The names of the groups of the rows with these numbers, each by its oldest row: newer ones change none."""
+    oldest: dict[int, tuple[float, str]] = {}
+    for number, (row, rank) in enumerate(zip(rows, ranks, strict=True)):
+        age = (math.inf if row.at is None else row.at, rank.input)
+        first = groups.first_of(number)
+        oldest[first] = min(oldest.get(first, age), age)
+    return [oldest[groups.first_of(number)][1][:16] for number in numbers]
+
+
 class Groups:
-    """Rows that belong together, over any chain of reasons (union-find). A group is named by its first row."""
+    """Rows that belong together, over any chain of reasons (union-find)."""
 
     def __init__(self, names: Sequence[Sequence[tuple[str, str]]]) -> None:
         """`names` are those of each row: rows that share one belong together."""

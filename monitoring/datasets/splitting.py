@@ -15,8 +15,9 @@ GROUPS_MIN = 5
 def split_groups(rows: Sequence[DataRow], groups: Sequence[str], heldout_share: float) -> list[bool]:
     """Decide which rows are held out. Rows of a group are on one side.
 
-    A group's side is drawn by a hash of its name: what is held out once is so in later sets, too. A group of synthetic
-    rows alone is for training, where there are others. A class of which chance holds out nothing gives its next group.
+    A group's side is drawn by a hash of its name, which is that of its oldest row: what is held out once is so in later
+    sets with newer rows, too. A group of synthetic rows alone is for training, where there are others. A class of which
+    chance holds out nothing gives its next group.
     """
     by_group: dict[str, list[DataRow]] = {}
     for row, group in zip(rows, groups, strict=True):

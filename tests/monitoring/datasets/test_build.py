@@ -130,6 +130,20 @@ def test_what_was_held_out_once_is_held_out_of_a_larger_set_too() -> None:
     assert not moved
 
 
+@pytest.mark.parametrize("more", [{}, {"origin": "demonstrated"}])
+def test_what_was_held_out_stays_so_where_newer_rows_join_its_group(more: dict[str, str]) -> None:
+    draw = random.Random(4)
+    texts = [" ".join(draw.choices(WORDS, k=40)) for _ in range(200)]
+    older = [row(text, "yes", group=f"s{n}", at=n + 1) for n, text in enumerate(texts)]
+    near = [row(f"{text} x", "yes", at=1000 + n, **more) for n, text in enumerate(texts)]
+    newer = [row(text[::-1], "no", group=f"s{n}", at=2000 + n) for n, text in enumerate(texts)]
+    groups_by_input = {input_of(each): n for n, each in enumerate((*older, *near, *newer))}
+    held_out = {groups_by_input[input_of(each)] for each in built(older).heldout}
+    trained_on = {groups_by_input[input_of(each)] % 200 for each in built([*older, *near, *newer]).train}
+    assert len(held_out) > 20
+    assert held_out.isdisjoint(trained_on)
+
+
 def test_every_class_is_held_out_and_no_class_is_more_than_the_bound() -> None:
     rare = [row(f"A {word} from Oslo came {n} times", "escalate") for n, word in enumerate(WORDS[: GROUPS_MIN + 3])]
     found = built([*many(120), *rare], heldout_share=0.05, class_ratio_max=2)
