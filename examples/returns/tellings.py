@@ -137,7 +137,7 @@ def pick_state(facts: Facts, split: str, draw: random.Random) -> str:
     if chance < 0.5:
         return draw.choice(list(part_of(HABITS[kind][condition] + MORE_HABITS[kind][condition], split)))
     if chance < 0.7:
-        return draw.choice(list(part_of(MORE_STATES[condition], split)))
+        return draw.choice(list(part_of(MORE_STATES[condition] + CLAUSES["state", condition], split)))
     bank = STATES[facts.condition]
     own = bank.get(facts.category, ())
     chosen = own if own and draw.random() < 0.35 else part_of(bank["any"], split)
@@ -145,7 +145,9 @@ def pick_state(facts: Facts, split: str, draw: random.Random) -> str:
 
 
 def pick_receipt(facts: Facts, split: str, draw: Draw) -> str:
-    papers = draw("kind of receipt").choice((RECEIPTS, HABITUAL_RECEIPTS, MORE_RECEIPTS))[facts.receipt]
+    said = CLAUSES["receipt", "yes" if facts.receipt else "no"]
+    banks = (RECEIPTS[facts.receipt], HABITUAL_RECEIPTS[facts.receipt], MORE_RECEIPTS[facts.receipt], said)
+    papers = draw("kind of receipt").choices(banks, (2, 2, 2, 3))[0]
     return draw("receipt").choice(list(part_of(papers, split)))
 
 
@@ -236,16 +238,19 @@ def tell_story(facts: Facts, split: str, draw: Draw) -> str:
     return upper(text.strip())
 
 
-def read_messages() -> dict[tuple[str, str], tuple[str, ...]]:
-    """The whole messages of `messages.txt`, by product category and condition."""
-    messages: dict[tuple[str, str], tuple[str, ...]] = {}
-    for line in (Path(__file__).parent / "messages.txt").read_text(encoding="utf-8").splitlines():
-        category, condition, message = line.split("|")
-        messages[category, condition] = (*messages.get((category, condition), ()), message)
-    return messages
+def read_texts(name: str) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The lines of a file by the two facts that stand before each text."""
+    texts: dict[tuple[str, str], tuple[str, ...]] = {}
+    for line in (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines():
+        one, other, text = line.split("|", 2)
+        texts[one, other] = (*texts.get((one, other), ()), text)
+    return texts
 
 
-MESSAGES = read_messages()
+MESSAGES = read_texts("messages.txt")
+"""Whole messages by product category and condition."""
+CLAUSES = read_texts("clauses.txt")
+"""More clauses of a receipt ("yes", "no") and of a state (a condition)."""
 
 
 def tell_message(facts: Facts, split: str, draw: Draw) -> str:

@@ -174,6 +174,15 @@ def test_whole_messages_are_of_each_kind_and_leave_the_other_facts_to_their_slot
             assert slots in [sorted(three) for three in product(("ago", "span"), ("receipt", "Receipt"), ("place",))]
 
 
+def test_more_clauses_are_of_each_receipt_and_state_and_can_stand_anywhere(making: Any, policy: Any) -> None:
+    clauses = sys.modules["tellings"].CLAUSES
+    states = {("state", condition) for condition in policy.CONDITIONS}
+    assert set(clauses) == states | {("receipt", "yes"), ("receipt", "no")}
+    for kind, texts in clauses.items():
+        assert len(set(texts)) == len(texts) >= 70, kind
+        assert not [text for text in texts if text[-1] in ".!?," or "{" in text or text.count("[") != text.count("]")]
+
+
 def test_loose_times_lie_on_one_side_of_each_limit(making: Any) -> None:
     phrases = sys.modules["phrases"]
     for low, high, phrase in (*phrases.LOOSE_SPANS, *phrases.LOOSE_TIMES, *sys.modules["fresh"].MORE_TIMES):
