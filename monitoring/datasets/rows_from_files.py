@@ -20,6 +20,7 @@ from monitoring.evaluation.dataset import (
     find_separator,
     find_text_fault,
     group_named,
+    has_tool_call,
     object_of,
     read_answer,
     row_of,
@@ -137,8 +138,7 @@ def _ends_with_answer(messages: list[Any]) -> bool:
 
 
 def _is_text(message: dict[str, Any]) -> bool:
-    calls_tool = message.get("tool_calls") or message.get("function_call")
-    return not calls_tool and bool(read_answer(message.get("content")))
+    return not has_tool_call(message) and bool(read_answer(message.get("content")))
 
 
 def _origin_of(value: Any) -> Origin:

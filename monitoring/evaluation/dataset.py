@@ -303,9 +303,14 @@ def _asked_of(read: dict[str, Any], at: int) -> tuple[list[dict[str, Any]] | Non
     return ([{"role": "user", "content": content}], None) if names[0] == "text" else (None, content)
 
 
+def has_tool_call(message: dict[str, Any]) -> bool:
+    """Return whether a message of the assistant calls a tool."""
+    return bool(message.get("tool_calls") or message.get("function_call"))
+
+
 def see_that_it_is_text(answer: dict[str, Any], at: int) -> None:
     """Raises DatasetError for a message of the assistant that calls tools: a call would get lost, or be no answer."""
-    if answer.get("tool_calls") or answer.get("function_call"):
+    if has_tool_call(answer):
         raise DatasetError(f"Line {at}: its answer calls a tool: only answers of text can be learned: leave it out.")
 
 

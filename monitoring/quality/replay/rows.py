@@ -151,13 +151,11 @@ class LabelRows:
         return dropped
 
     def _put(self, order: Sequence[int]) -> None:
-        for places in ("lines", "kinds", "raters", "callers"):
-            setattr(self, places, array("L", map(getattr(self, places).__getitem__, order)))
-        self.requests = array("q", map(self.requests.__getitem__, order))
-        self.asked = array("d", map(self.asked.__getitem__, order))
+        for name in ("lines", "times", "asked", "kinds", "raters", "callers", "requests"):
+            column = getattr(self, name)
+            setattr(self, name, array(column.typecode, map(column.__getitem__, order)))
         self.wrong = bytearray(map(self.wrong.__getitem__, order))
         self.marks = bytearray(map(self.marks.__getitem__, order))
-        self.times = array("d", map(self.times.__getitem__, order))
 
     def points(self) -> list[KnownChange]:
         """The known changes, in order: the first 1, the first 0 after it, and so on; or the times that are named, for
