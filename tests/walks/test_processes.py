@@ -23,8 +23,8 @@ from gateway.callers import new_key
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.waiting import until
+from tests.walks.console_browsing import sign_in
 from tests.walks.served import ASK, Process, client, config, served
-from tests.walks.test_console import sign_in
 
 __all__ = ["config"]
 SHORT = ASK | {"max_tokens": 2}

@@ -1,0 +1,66 @@
+"""Live parts of the console over HTTP: they are sent when they change, and end with their session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.console import live
+from tests.walks.conftest import Configure
+from tests.walks.console_browsing import browsing, token_in
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.review_world import monitor_elsewhere
+
+__all__ = ["monitor_elsewhere"]  # so a gateway that soon stops starts no process for it
+pytestmark = pytest.mark.timeout(600)  # the machine may be busy
+
+
+@pytest.fixture
+async def gateway(configure: Configure) -> AsyncIterator[RunningGateway]:
+    """A gateway without a version: sessions and forms need none."""
+    async with run_gateway(configure()) as running:
+        yield running
+
+
+async def test_a_live_page_is_sent_again_when_it_changes_and_ends_with_the_session(gateway: RunningGateway) -> None:
+    async with browsing(gateway, gateway.admin_key) as http, gateway.http() as admin, asyncio.timeout(300):
+        page = await http.get("/console/")
+        assert (await admin.post("/admin/v1/replicas/small-0/cordon", json={"reason": "a driver"})).status_code == 200
+        async with http.stream("GET", "/console/live/fleet") as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            parts = 0
+            async for line in stream.aiter_lines():  # it ends
+                if "a driver" in line:
+                    assert (await admin.post("/admin/v1/replicas/small-0/uncordon")).status_code == 200
+                if 'id="replica-small-0"' in line:
+                    parts += 1
+                if parts == 2:
+                    await http.post("/console/sign-out", data={"csrf": token_in(page)})
+            assert parts == 2
+
+
+async def test_a_page_that_is_not_live_is_told_so(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with browsing(gateway, gateway.admin_key) as http:
+        no_task = await http.get("/console/live/tasks/nothing")
+        monkeypatch.setattr(live, "STREAMS_MAX", 0)
+        too_many = await http.get("/console/live/fleet")
+    for answer in (no_task, too_many):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.text == "event: old\nretry: 10000\n\n"
+
+
+async def test_a_live_page_ends_with_the_key_of_its_session(gateway: RunningGateway) -> None:
+    key = await gateway.key(role="operator")
+    async with (
+        browsing(gateway, key) as http,
+        gateway.http() as admin,
+        asyncio.timeout(60),
+        http.stream("GET", "/console/live/fleet") as stream,
+    ):
+        revoked = 0
+        async for line in stream.aiter_lines():  # it ends
+            if line.startswith("data:") and not revoked:
+                revoked = (await admin.delete(f"/admin/v1/callers/{key.split('-')[2]}")).status_code
+        assert revoked == 200
