@@ -53,8 +53,8 @@ from benchmarks.degradation_signals import find_alarms, hold, join
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, Floats, Labels, World, drawing, labels_of
 from benchmarks.harness import PEERS, Goal, conclude, options, say, table
 from benchmarks.subjects import install_peer
+from monitoring.evaluation.dataset import DatasetError
 from monitoring.quality.detectors import rising_errors
-from monitoring.quality.replay.label_files import LabelFileError
 from monitoring.quality.replay.rows import read_rows
 
 BASELINES = (0.01, 0.05, 0.15, 0.30)
@@ -400,7 +400,7 @@ def read(arguments: Sequence[str] | None) -> argparse.Namespace:
     asked.worlds = degradation_clusters.read_worlds(asked.worlds)
     try:
         asked.streams = {str(path): read_rows(path) for path in asked.stream}
-    except LabelFileError as error:
+    except (DatasetError, OSError) as error:
         parser.error(f"--stream: {error}")
     asked.sea_labels = asked.labels if asked.full else asked.labels // 2
     defaults = {"runs": (150, 600), "goal_runs": (1500, 6000), "peers_runs": (6, 24), "months": (2, 12)}

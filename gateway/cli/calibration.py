@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.cli.admin_client import Unusable
-from monitoring.quality.replay.label_files import LabelFileError, read_fields
+from monitoring.evaluation.dataset import DatasetError
+from monitoring.quality.replay.label_files import read_fields
 
 COLUMNS = ("gate", "reviewer")
 JUDGEMENTS: Mapping[str, bool] = {"1": True, "true": True, "right": True, "0": False, "false": False, "wrong": False}
@@ -24,17 +25,17 @@ def count_differences(path: Path) -> dict[str, int]:
             _check_columns(line, fields)
             gate, reviewer = (JUDGEMENTS.get(fields[name].lower()) for name in COLUMNS)
             if gate is None or reviewer is None:
-                raise LabelFileError(f"line {line}: gate and reviewer must each be right or wrong, or 1 or 0.")
+                raise DatasetError(f"Line {line}: gate and reviewer must each be right or wrong, or 1 or 0.")
             counts["rows"] += 1
             counts["stricter"] += gate and not reviewer
             counts["milder"] += reviewer and not gate
-    except LabelFileError as error:
+    except DatasetError as error:
         raise Unusable(f"--calibrate {path}: {error}") from None
     return counts
 
 
 def _check_columns(line: int, names: Mapping[str, str]) -> None:
-    """Raises LabelFileError where a column is missing."""
+    """Raises DatasetError where a column is missing."""
     missing = [name for name in COLUMNS if name not in names]
     if missing:
-        raise LabelFileError(f"line {line}: no column {' and no column '.join(missing)}.")
+        raise DatasetError(f"Line {line}: no column {' and no column '.join(missing)}.")

@@ -115,7 +115,7 @@ def replay(
     `asked` (time of the request), `change_point` (1 while it is known to be worse). The output says what was read.
     Without `time` the labels are spread over the days.
     """
-    from monitoring.quality.replay.label_files import LabelFileError
+    from monitoring.evaluation.dataset import DatasetError
     from monitoring.quality.replay.report import replay_labels
     from monitoring.quality.replay.rows import read_rows
 
@@ -126,7 +126,7 @@ def replay(
         terms = replace(terms, has_classes=classes or columns.kind is not None, class_warm_up=class_warm_up)
         rows = read_rows(file, _make_choice(columns), sort, per_day, out.note)
         report = {"file": file.name, **replay_labels(rows, terms, out.note)}
-    except (SettingsError, LabelFileError) as error:
+    except (SettingsError, DatasetError) as error:
         raise Unusable(str(error)) from error
     if svg is not None:
         svg.write_text(make_svg(report["course"], _find_level(report), report["from"], report["to"]), "utf-8")

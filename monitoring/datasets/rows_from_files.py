@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator, Mapping
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from monitoring.datasets.foreign_rows import as_own_form, time_of
+from monitoring.datasets.row_files import read_objects
 from monitoring.datasets.rows import ORIGINS, DataRow, LeftOut, Origin, digest
 from monitoring.evaluation.dataset import (
-    BYTE_ORDER_MARK,
-    TEXT_LOOKED_AT_BYTES,
     DatasetError,
-    find_separator,
-    find_text_fault,
     group_named,
     has_tool_call,
-    object_of,
     read_answer,
     row_of,
     write_canonically,
@@ -43,8 +37,6 @@ TAKEN: Mapping[str, frozenset[str]] = {
 }
 MADE_ORIGINS = frozenset({"synthetic", "template", "generated", "paraphrase", "augmented"})
 WRITTEN_ORIGINS = frozenset({"demonstrated", "hand", "human"})
-ROW_BYTES_MAX = 1 << 18
-TABLE_ROWS_AT_ONCE = 1000
 
 
 class SourceFile(msgspec.Struct, frozen=True):
@@ -58,15 +50,15 @@ class SourceFile(msgspec.Struct, frozen=True):
 
 def read_rows(file: SourceFile) -> Iterator[DataRow | LeftOut]:
     """The rows of a file, and those that can't be read. Raises DatasetError for a file that is none, and OSError."""
-    for at, entry in _objects(file):
-        if isinstance(entry, LeftOut):
-            yield entry
-            continue
+    for at, entry in read_objects(Path(file.path), file.name, partial(_see_that_columns_fit, file)):
         try:
-            own = as_own_form(_with_our_names(entry, file.columns), at)
+            if isinstance(entry, DatasetError):
+                raise entry
+            cells = {name: value for name, value in entry.items() if value is not None}
+            own = as_own_form(_with_our_names(cells, file.columns), at)
             yield from [data_row_of(each, at, file.name) for each in _divide_chat(own, at)]
         except DatasetError as error:
-            yield _unreadable(file, at, str(error))
+            yield LeftOut(because="unreadable", fault=str(error), source=file.name, line=at)
 
 
 def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
@@ -149,117 +141,6 @@ def _origin_of(value: Any) -> Origin:
     return "demonstrated" if name in WRITTEN_ORIGINS else next((each for each in ORIGINS if each == name), "real")
 
 
-def _objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
-    """The rows of a file as JSON objects, each with its line, or its number in a table."""
-    ending = Path(file.name).suffix.lower()
-    if ending != ".parquet":
-        with Path(file.path).open("rb") as opened:
-            fault = find_text_fault(opened.read(TEXT_LOOKED_AT_BYTES))
-        if fault:
-            raise DatasetError(f"The rows of {file.name} {fault}")
-    if ending == ".csv":
-        yield from _csv_objects(file)
-    elif ending == ".parquet":
-        yield from _parquet_objects(file)
-    elif ending == ".json":
-        yield from _json_objects(file)
-    else:
-        yield from _line_objects(file)
-
-
-def _line_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
-    with Path(file.path).open("rb") as opened:
-        for at, raw in enumerate(opened, 1):
-            line = raw.removeprefix(BYTE_ORDER_MARK) if at == 1 else raw
-            if not line.strip():
-                continue
-            if len(line) > ROW_BYTES_MAX:
-                yield at, _unreadable(file, at, f"Line {at}: it has more than {ROW_BYTES_MAX} bytes: shorten it.")
-                continue
-            try:
-                yield at, object_of(line, at)
-            except DatasetError as error:
-                yield at, _unreadable(file, at, str(error))
-
-
-def _json_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
-    try:
-        whole = msgspec.json.decode(Path(file.path).read_bytes().removeprefix(BYTE_ORDER_MARK))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DatasetError(f"{file.name} is no JSON ({error}): of lines of JSON the name ends in .jsonl.") from None
-    if isinstance(whole, dict):  # what TensorZero's API answers
-        whole = next((value for value in whole.values() if isinstance(value, list)), None)
-    if not isinstance(whole, list):
-        raise DatasetError(f"{file.name} holds no list: give a list of objects.")
-    for at, entry in enumerate(whole, 1):
-        if isinstance(entry, dict):
-            yield at, entry
-        else:
-            yield at, _unreadable(file, at, f"Row {at}: it is no JSON object.")
-
-
-def _csv_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
-    with Path(file.path).open(encoding="utf-8", errors="replace") as opened:
-        separator = find_separator(opened.readline())
-    with Path(file.path).open(encoding="utf-8-sig", newline="") as opened:
-        reader, at = csv.DictReader(opened, strict=True, delimiter=separator), 1
-        try:
-            _see_that_columns_fit(file, list(reader.fieldnames or ()))
-            width, at = len(reader.fieldnames or ()), reader.line_num + 1
-            for row in reader:
-                cells = {name: value for name, value in row.items() if name is not None and value not in (None, "")}
-                if None in row or None in row.values():
-                    text = f"Line {at}: it has {'more' if None in row else 'fewer'} cells than the {width} columns."
-                    yield at, _unreadable(file, at, text)
-                else:
-                    yield at, cells
-                at = reader.line_num + 1
-        except UnicodeDecodeError:
-            raise DatasetError(f"{file.name} is no text in UTF-8: save it as such.") from None
-        except csv.Error as error:
-            raise DatasetError(f"{file.name}, line {at}: the row that begins there is no CSV ({error}).") from None
-
-
-def _parquet_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
-    import duckdb  # noqa: PLC0415 - 60 ms, which other files do not need
-
-    with duckdb.connect() as connection:
-        try:
-            cursor = connection.execute("SELECT * FROM read_parquet(?)", [file.path])
-            names = [column[0] for column in cursor.description or ()]
-            _see_that_columns_fit(file, names)
-            numbers = count(1)
-            while rows := cursor.fetchmany(TABLE_ROWS_AT_ONCE):
-                for row in rows:
-                    cells = zip(names, row, strict=True)
-                    yield next(numbers), {name: _read_cell(value) for name, value in cells if value is not None}
-        except duckdb.Error as error:
-            fault = str(error).splitlines()[0].replace(file.path, file.name)
-            raise DatasetError(f"{file.name} is no Parquet, or is damaged: {fault[:200]}") from None
-
-
-def _read_cell(value: Any) -> Any:
-    """A value of a table as JSON has it; a list of messages that is written as JSON is one."""
-    value = _without_none(value)
-    if isinstance(value, str) and value.startswith('[{"role"'):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _without_none(value: Any) -> Any:
-    """A value as JSON has it, without keys that only other rows have."""
-    if isinstance(value, dict):
-        return {name: _without_none(each) for name, each in value.items() if each is not None}
-    if isinstance(value, list):
-        return [_without_none(each) for each in value if each is not None]
-    if isinstance(value, bytes | bytearray):
-        return bytes(value).decode(errors="replace")
-    return value if isinstance(value, str | int | float) else str(value)  # such as a date, or a decimal number
-
-
 def _see_that_columns_fit(file: SourceFile, names: list[str]) -> None:
     """Raises DatasetError where no column of a table has questions, or none has answers."""
     ours = set(_with_our_names(dict.fromkeys(names), file.columns))
@@ -287,7 +168,3 @@ def _with_our_names(entry: dict[str, Any], columns: Mapping[str, str]) -> dict[s
         return entry
     renamed = {names[name]: value for name, value in entry.items() if name in names}
     return {name: value for name, value in entry.items() if name not in names and name not in renamed} | renamed
-
-
-def _unreadable(file: SourceFile, at: int, fault: str) -> LeftOut:
-    return LeftOut(because="unreadable", fault=fault, source=file.name, line=at)

@@ -318,7 +318,7 @@ def test_a_file_that_is_no_stream_is_refused_with_its_line(tmp_path: Path, capsy
     file.write_text("outcome\n0\n7\n")
     with pytest.raises(SystemExit):
         degradation.main(["--stream", str(file)])
-    assert "--stream: line 3" in capsys.readouterr().err
+    assert "--stream: Line 3" in capsys.readouterr().err
 
 
 def test_streams_of_elec2_are_the_errors_of_classifiers_that_learned_its_first_rows(tmp_path: Path) -> None:

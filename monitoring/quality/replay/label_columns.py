@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from monitoring.quality.replay.label_files import Fields, LabelFileError
+from monitoring.evaluation.dataset import DatasetError
+from monitoring.quality.replay.label_files import Fields
 from monitoring.quality.replay.label_times import CLOCK, NUMBER, Clock
 
 Meaning = Literal["right", "wrong"]
@@ -91,27 +92,27 @@ class LabelColumns:
         return " ".join(row.get(name, "") for name in self.time)
 
     def read_outcome(self, line: int, text: str) -> bool | None:
-        """Return whether a row is wrong; None where it has no label. Raises LabelFileError."""
+        """Return whether a row is wrong; None where it has no label. Raises DatasetError."""
         if text.lower() in EMPTY:
             return None
         wrong = _is_wrong(text.lower(), self.one_means, self.right_from)
         if wrong is None:
             hint = ": of scores say which are right, as in --right-from 0.5" if NUMBER.fullmatch(text) else ""
-            raise LabelFileError(
-                f"line {line}: its {self.outcome} is {text[:40]!r}. It must be 0 or 1, or a word such as right, wrong, "
+            raise DatasetError(
+                f"Line {line}: its {self.outcome} is {text[:40]!r}. It must be 0 or 1, or a word such as right, wrong, "
                 f"pass, fail, yes, no{hint}. Is it another column (--right COLUMN, --wrong COLUMN)?"
             )
         return wrong
 
 
 def find_columns(sample: Sequence[tuple[int, Fields]], choice: ColumnChoice) -> LabelColumns:
-    """The columns, by the first rows. Raises LabelFileError, with what to type."""
+    """The columns, by the first rows. Raises DatasetError, with what to type."""
     names = list(dict.fromkeys(name for _, row in sample for name in row))
     for option in ("right", "wrong", "time", "caller", "kind", "rater"):
         wanted = getattr(choice, option)
         if wanted is not None and wanted not in names:
             typed = "class" if option == "kind" else option
-            raise LabelFileError(f"--{typed} {wanted}: no such column. {_list_names(names)}")
+            raise DatasetError(f"--{typed} {wanted}: no such column. {_list_names(names)}")
     outcome = choice.right or choice.wrong or _find_outcome(sample, names, choice.right_from)
     named = _normalise(outcome)
     means: Meaning = "wrong" if choice.wrong or (not choice.right and named in MEANS_WRONG | {"outcome"}) else "right"
@@ -151,7 +152,7 @@ def _find_outcome(sample: Sequence[tuple[int, Fields]], names: Sequence[str], ri
 
     outcome = _choose("right", OUTCOMES, names, is_outcome) or _first_named(OUTCOMES, names)
     if outcome is None:
-        raise LabelFileError(
+        raise DatasetError(
             f"no column is known to say what is right. {_list_names(names)} Say which one does: --right COLUMN, or "
             "--wrong COLUMN where 1 is wrong. The first line of CSV names the columns."
         )
@@ -173,7 +174,7 @@ def _find_time(
 def _choose(
     option: str, tiers: Sequence[frozenset[str]], names: Sequence[str], can_be_read: Callable[[str], bool]
 ) -> str | None:
-    """The column that can be read, of the first names that any has. Raises LabelFileError where it is not clear."""
+    """The column that can be read, of the first names that any has. Raises DatasetError where it is not clear."""
     for tier in tiers:
         readable = [name for name in names if _normalise(name) in tier and can_be_read(name)]
         depth = min((name.count(".") for name in readable), default=0)
@@ -185,7 +186,7 @@ def _choose(
                 typed = " or ".join(_type_outcome(name) for name in outer)
             elif option in ("asked", "request", "change"):
                 typed = "leave one out"
-            raise LabelFileError(f"it is not clear which column counts, {told}. Say which: {typed}.")
+            raise DatasetError(f"it is not clear which column counts, {told}. Say which: {typed}.")
         if outer:
             return outer[0]
     return None
@@ -207,7 +208,7 @@ def _can_be_read(texts: Iterator[str], read: Callable[[str], bool]) -> bool:
         try:
             if not read(text):
                 return False
-        except LabelFileError:
+        except DatasetError:
             return False
     return count > 0
 

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 
-from monitoring.quality.replay.label_files import LabelFileError
+from monitoring.evaluation.dataset import DatasetError
 
 TIME_MAX = 253_402_300_799.0
 """The end of the year 9999."""
@@ -39,7 +39,7 @@ class Clock:
         self._unit = next((unit for least, unit in UNITS if size >= least), 1.0)
 
     def read(self, line: int, text: str) -> float:
-        """The time in Unix seconds; without a zone it is UTC. Raises LabelFileError."""
+        """The time in Unix seconds; without a zone it is UTC. Raises DatasetError."""
         if self._is_compact and COMPACT.fullmatch(text):
             at = _read_date(text)
         elif NUMBER.fullmatch(text):
@@ -47,17 +47,17 @@ class Clock:
         else:
             at = read_moment(text, self._is_day_first)
             if at is None and read_moment(text, True) is not None:
-                raise LabelFileError(
-                    f"line {line}: its {self.column} is {text[:40]!r}. Say whether the day or the month comes first: "
+                raise DatasetError(
+                    f"Line {line}: its {self.column} is {text[:40]!r}. Say whether the day or the month comes first: "
                     "--day-first or --month-first."
                 )
         if at is None:
-            raise LabelFileError(
-                f"line {line}: its {self.column} is {text[:40]!r}. It must be Unix seconds or milliseconds, or as in "
+            raise DatasetError(
+                f"Line {line}: its {self.column} is {text[:40]!r}. It must be Unix seconds or milliseconds, or as in "
                 "2026-01-31T12:00:00Z. Is it another column (--time COLUMN)?"
             )
         if not (math.isfinite(at) and 0.0 <= at <= TIME_MAX):
-            raise LabelFileError(f"line {line}: its {self.column} {text[:40]!r} is no time from 1970 to 9999.")
+            raise DatasetError(f"Line {line}: its {self.column} {text[:40]!r} is no time from 1970 to 9999.")
         return at
 
 

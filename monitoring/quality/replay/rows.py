@@ -25,6 +25,7 @@ from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from monitoring.evaluation.dataset import DatasetError
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.replay.label_columns import (
     BY_NAME,
@@ -35,7 +36,7 @@ from monitoring.quality.replay.label_columns import (
     find_columns,
     list_unread,
 )
-from monitoring.quality.replay.label_files import Fields, LabelFileError, read_fields
+from monitoring.quality.replay.label_files import Fields, read_fields
 from monitoring.quality.replay.label_times import Clock, format_time
 
 ROWS_MAX = 5_000_000
@@ -183,18 +184,18 @@ def read_rows(
     """Read all rows. `choice` has the columns that are not to be found by their names.
 
     `is_sorted`: put them in the order of their times. `per_day` is the number of labels a day of a file without times.
-    Raises LabelFileError with the line, and what to do, for anything that is no stream of labels.
+    Raises DatasetError with the line, and what to do, for anything that is no stream of labels.
     """
     read = read_fields(path)
     sample = list(islice(read, ROWS_LOOKED_AT))
     if not sample:
-        raise LabelFileError(f"{path} has no row under its head: nothing to replay.")
+        raise DatasetError(f"{path} has no row under its head: nothing to replay.")
     columns = find_columns(sample, choice)
     rows = LabelRows(one_means=columns.one_means, columns=columns.describe())
     reader = RowReader(columns, choice.is_day_first, per_day)
     for line, fields in chain(sample, read):
         if len(rows) >= ROWS_MAX:
-            raise LabelFileError(f"line {line}: more than {ROWS_MAX} rows. Replay a part of it.")
+            raise DatasetError(f"Line {line}: more than {ROWS_MAX} rows. Replay a part of it.")
         wrong = columns.read_outcome(line, fields.get(columns.outcome, ""))
         if wrong is None:
             reader.unlabelled += 1
@@ -203,10 +204,10 @@ def read_rows(
         if len(rows) % PROGRESS_EVERY == 0:
             on_progress(f"Read {len(rows):,} rows")
     if not len(rows):
-        raise LabelFileError(f"no row has a label under {columns.outcome!r}. Is it another column (--right COLUMN)?")
+        raise DatasetError(f"no row has a label under {columns.outcome!r}. Is it another column (--right COLUMN)?")
     rows.notes = list(_list_notes(columns, reader.unlabelled, list_unread(columns, [row for _, row in sample])))
     if rows.named and any(rows.marks):
-        raise LabelFileError(f"{path} has both 0 or 1 and times under {columns.change}: say it in one way.")
+        raise DatasetError(f"{path} has both 0 or 1 and times under {columns.change}: say it in one way.")
     _put_in_order(rows, is_sorted)
     if columns.request and (repeats := rows.drop_repeats()):
         rows.notes.append(f"further labels of a request, which were left out: {repeats}")
@@ -222,19 +223,19 @@ class RowReader:
         self._clocks: dict[str, Clock] = {}
 
     def read(self, line: int, number: int, fields: Fields, wrong: bool) -> tuple[LabelRow, bool | float | None]:
-        """The row, and its known change: yes or no, or its time. Raises LabelFileError."""
+        """The row, and its known change: yes or no, or its time. Raises DatasetError."""
         columns = self._columns
         if columns.time:
             at = self._read_time(line, " and ".join(columns.time), columns.join_time(fields))
         elif columns.asked:
-            raise LabelFileError(f"line {line}: {columns.asked} without time: give the time of each label too.")
+            raise DatasetError(f"Line {line}: {columns.asked} without time: give the time of each label too.")
         else:
             at = BEGINS_AT + DAY_SECONDS * number / self._per_day
         asked = fields.get(columns.asked or "", "")
         asked_at = self._read_time(line, columns.asked or "", asked) if asked else at
         if asked_at > at:
-            raise LabelFileError(
-                f"line {line}: it was asked at {format_time(asked_at)}, after its label came at {format_time(at)}."
+            raise DatasetError(
+                f"Line {line}: it was asked at {format_time(asked_at)}, after its label came at {format_time(at)}."
             )
         kind, rater, caller = (
             fields.get(name) or None if name else None for name in (columns.kind, columns.rater, columns.caller)
@@ -265,7 +266,7 @@ def _list_notes(columns: LabelColumns, unlabelled: int, unread: Sequence[str]) -
 
 
 def _put_in_order(rows: LabelRows, is_sorted: bool) -> None:
-    """Turn a file with the newest label first around. Raises LabelFileError for any other that is not in order."""
+    """Turn a file with the newest label first around. Raises DatasetError for any other that is not in order."""
     if is_sorted:
         rows.sort()
     elif rows.times[0] > rows.times[-1] and all(at <= before for before, at in pairwise(rows.times)):
@@ -273,8 +274,8 @@ def _put_in_order(rows: LabelRows, is_sorted: bool) -> None:
         rows.notes.append("the newest label comes first: the file was replayed from its end")
     for number, (before, at) in enumerate(pairwise(rows.times)):
         if at < before:
-            raise LabelFileError(
-                f"line {rows.lines[number + 1]}: its time {format_time(at)} lies before that of line "
+            raise DatasetError(
+                f"Line {rows.lines[number + 1]}: its time {format_time(at)} lies before that of line "
                 f"{rows.lines[number]}, {format_time(before)}. Detectors see labels as they came: put the file in "
                 "order, or say --sort."
             )

@@ -21,7 +21,7 @@ def test_times_out_of_order_are_refused_with_their_line_or_sorted_if_that_is_sai
 ) -> None:
     path = written(tmp_path / "late.csv", ["time,outcome", "10,0", "20,1", "15,0"])
     reason = refused(capsys, path, "--baseline", "0.05")
-    assert "line 4" in reason
+    assert "Line 4" in reason
     assert "--sort" in reason
     assert told(capsys, path, "--baseline", "0.05", "--sort")["labels"] == 3
 
@@ -29,35 +29,35 @@ def test_times_out_of_order_are_refused_with_their_line_or_sorted_if_that_is_sai
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["time,outcome", "1,0", "2,0.5"], "line 3: its outcome is '0.5'"),
-        (["time,outcome", "1,0", "2,maybe"], "line 3: its outcome is 'maybe'"),
+        (["time,outcome", "1,0", "2,0.5"], "Line 3: its outcome is '0.5'"),
+        (["time,outcome", "1,0", "2,maybe"], "Line 3: its outcome is 'maybe'"),
         (["time,outcome", "1,", "2,null"], "no row has a label under 'outcome'"),
-        (["time,outcome", "1,0", ",1"], "line 3: its time is ''"),
-        (["time,outcome", "1,0", "yesterday,1"], "line 3: its time is 'yesterday'"),
-        (["time,outcome", "nan,0"], "line 2: its time is 'nan'"),
-        (["time,outcome", "1e300,0"], "line 2: its time '1e300' is no time from 1970 to 9999"),
-        (["time,outcome", "1e400,0"], "line 2: its time '1e400' is no time"),
-        (["time,outcome", "1,0", "1760000000000,0"], "line 3: its time '1760000000000' is no time"),
+        (["time,outcome", "1,0", ",1"], "Line 3: its time is ''"),
+        (["time,outcome", "1,0", "yesterday,1"], "Line 3: its time is 'yesterday'"),
+        (["time,outcome", "nan,0"], "Line 2: its time is 'nan'"),
+        (["time,outcome", "1e300,0"], "Line 2: its time '1e300' is no time from 1970 to 9999"),
+        (["time,outcome", "1e400,0"], "Line 2: its time '1e400' is no time"),
+        (["time,outcome", "1,0", "1760000000000,0"], "Line 3: its time '1760000000000' is no time"),
         (["time,outcome", "3/1/2026 9:00,0"], "Say whether the day or the month comes first: --day-first"),
-        (["time,outcome", "3/32/2026,0"], "line 2: its time is '3/32/2026'"),
-        (["time,outcome", "2026-03-01 12:61,0"], "line 2: its time is '2026-03-01 12:61'"),
-        (["time,outcome", "1_000,0"], "line 2: its time is '1_000'"),
-        (["time,outcome,asked", "5,0,6"], "line 2: it was asked at"),
+        (["time,outcome", "3/32/2026,0"], "Line 2: its time is '3/32/2026'"),
+        (["time,outcome", "2026-03-01 12:61,0"], "Line 2: its time is '2026-03-01 12:61'"),
+        (["time,outcome", "1_000,0"], "Line 2: its time is '1_000'"),
+        (["time,outcome,asked", "5,0,6"], "Line 2: it was asked at"),
         (["time,outcome,change,change_point", "5,0,0,0"], "which column counts, 'change' and 'change_point'. Say"),
         (["time,outcome,change", "5,0,0", "6,0,2026-01-01"], "both 0 or 1 and times"),
-        (["time;outcome", "5;0,5"], "line 2: its outcome is '0,5'"),
-        (["time\toutcome", "5\t0", "6"], "line 3: 1 fields, and the head has 2"),
-        (["time,outcome", "-5,0"], "line 2: its time '-5' is no time"),
-        (["time,outcome", "1,0,7"], "line 2: 3 fields, and the head has 2"),
-        (["time,outcome", "1"], "line 2: 1 fields, and the head has 2"),
-        (["time,label", "1,refund"], "line 2: its label is 'refund'. It must be 0 or 1, or a word"),
+        (["time;outcome", "5;0,5"], "Line 2: its outcome is '0,5'"),
+        (["time\toutcome", "5\t0", "6"], "Line 3: it has fewer cells than the 2 columns"),
+        (["time,outcome", "-5,0"], "Line 2: its time '-5' is no time"),
+        (["time,outcome", "1,0,7"], "Line 2: it has more cells than the 2 columns"),
+        (["time,outcome", "1"], "Line 2: it has fewer cells than the 2 columns"),
+        (["time,label", "1,refund"], "Line 2: its label is 'refund'. It must be 0 or 1, or a word"),
         (["time,score", "1,0.87"], "of scores say which are right, as in --right-from 0.5"),
-        (["time,outcome,outcome", "1,0,0"], "line 1: two columns are named 'outcome': rename one"),
+        (["time,outcome,outcome", "1,0,0"], "Line 1: two columns are named 'outcome': rename one"),
         (["id,time,thumbs", "9,1,x"], "It has 'id', 'time', 'thumbs'. Say which one does: --right COLUMN, or --wrong"),
         (["correct,error", "1,0"], "'correct' and 'error'. Say which: --right correct or --wrong error"),
         (["right,created_at,ts", "1,5,5"], "'created_at' and 'ts'. Say which: --time created_at"),
-        (['[{"outcome": 0}', "]]"], "line 1: a list in JSON begins there, but it is none"),
-        (["[1, 2]"], "entry 1: it is no object"),
+        (['[{"outcome": 0}', "]]"], "odd.csv is no JSON"),
+        (["[1, 2]"], "Row 1: it is no JSON object"),
         (["time,outcome"], "no row under its head"),
         ([""], "no row under its head"),
     ],
@@ -72,15 +72,15 @@ def test_files_that_are_none_or_no_text_are_refused(tmp_path: Path, capsys: pyte
     assert "can't be read" in refused(capsys, str(tmp_path / "nowhere.csv"))
     assert "can't be read" in refused(capsys, str(tmp_path))
     (tmp_path / "bytes.csv").write_bytes(b"time,outcome\n1,0\n2,\xff\xfe\n")
-    assert "line 3: it is not UTF-8" in refused(capsys, str(tmp_path / "bytes.csv"))
+    assert "Line 3: it is no text in UTF-8" in refused(capsys, str(tmp_path / "bytes.csv"))
     (tmp_path / "wide.csv").write_bytes("time,outcome\n1,0\n".encode("utf-16"))
     assert "are UTF-16: save them as UTF-8." in refused(capsys, str(tmp_path / "wide.csv"))
     (tmp_path / "empty.csv").touch()
-    assert "the file is empty" in refused(capsys, str(tmp_path / "empty.csv"))
+    assert "has no row under its head" in refused(capsys, str(tmp_path / "empty.csv"))
     (tmp_path / "zeros.csv").write_bytes(bytes(100))
     assert "have bytes of zero" in refused(capsys, str(tmp_path / "zeros.csv"))
     (tmp_path / "quote.csv").write_text('time,outcome\n1,0\n"2,0\n3,0\n')
-    assert "line 3: what begins there is no CSV" in refused(capsys, str(tmp_path / "quote.csv"))
+    assert "line 3: the row that begins there is no CSV" in refused(capsys, str(tmp_path / "quote.csv"))
 
 
 @pytest.mark.parametrize(
@@ -261,14 +261,14 @@ def test_right_may_be_true_or_false_in_csv(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("entries", "text"),
     [
-        (['{"right": true}', "{right}"], "line 2: it is no JSON"),
-        (['{"right": true}', "[1]"], "line 2: it is no object"),
+        (['{"right": true}', "{right}"], "Line 2: it is no JSON"),
+        (['{"right": true}', "[1]"], "Line 2: it is no JSON object"),
         (['{"right": [1]}'], "no column is known to say what is right"),
         (['{"right": true, "outcome": 0}'], "'right' and 'outcome'. Say which: --right right or --wrong outcome"),
         (['{"a": {"ok": 1}, "b": {"ok": 0}}'], "'a.ok' and 'b.ok'. Say which: --right a.ok or --right b.ok"),
-        (['{"right": true, "time": 5}', '{"right": true}'], "line 2: its time is ''"),
-        (['{"right": true, "asked": 5}'], "line 1: asked without time"),
-        (['{"right": true}', '{"right": "maybe"}'], "line 2: its right is 'maybe'"),
+        (['{"right": true, "time": 5}', '{"right": true}'], "Line 2: its time is ''"),
+        (['{"right": true, "asked": 5}'], "Line 1: asked without time"),
+        (['{"right": true}', '{"right": "maybe"}'], "Line 2: its right is 'maybe'"),
     ],
 )
 def test_objects_that_are_no_labels_are_refused_with_their_line(

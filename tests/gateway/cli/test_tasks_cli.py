@@ -144,9 +144,9 @@ async def test_calibration_adds_the_labellers_difference_to_the_evaluations_base
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("gate,reviewer\nright,maybe\n", "line 2: gate and reviewer must each be right or wrong"),
-        ("gate,other\nright,1\n", "line 2: no column reviewer"),
-        ('{"gate": true}\n', "line 1: no column reviewer"),
+        ("gate,reviewer\nright,maybe\n", "Line 2: gate and reviewer must each be right or wrong"),
+        ("gate,other\nright,1\n", "Line 2: no column reviewer"),
+        ('{"gate": true}\n', "Line 1: no column reviewer"),
         ('{"gate": true, "reviewer": 1}\n' * 49, "greater than or equal to 50"),
     ],
 )

@@ -229,6 +229,12 @@ def test_every_broken_row_is_told_with_its_line(tmp_path: Path) -> None:
             read(tmp_path / name)
 
 
+def test_the_form_of_a_file_is_told_by_its_first_bytes_too(tmp_path: Path) -> None:
+    assert only(lines(tmp_path / "lines.json", {"text": "A kettle.", "expected": "yes"}, "")).answer == "yes"
+    assert only(lines_of(tmp_path / "table.txt", "text|expected", "A kettle.|yes", "|", "")).answer == "yes"
+    assert only(lines_of(tmp_path / "list", '[{"text": "A kettle.", "expected": "yes", "id": null}]')).answer == "yes"
+
+
 def test_a_table_without_a_column_of_answers_is_one_fault_that_names_its_columns(tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     table.write_text("text,verdict\nA kettle.,yes\nA lamp.,no\n")
