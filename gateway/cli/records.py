@@ -81,8 +81,11 @@ def count(
     """Count archived records, or feedback, by day."""
     from monitoring.archive import tables as archive
 
-    with _archive(config, folder) as storage:
-        days = archive.count(storage, _make_query(since, until, task, dataset))
+    with _archive(config, folder, json_only) as storage:
+        try:
+            days = archive.count(storage, _make_query(since, until, task, dataset))
+        except archive.Nothing:
+            days = []
     out = Printer(json_only)
     rows = [asdict(day) for day in days]
     if not out.answer({"dataset": dataset, "rows": sum(day.rows for day in days), "days": rows}):
@@ -117,7 +120,7 @@ def replay(
     from gateway.cli import records_replay
     from gateway.configuration.settings import load_settings
 
-    with _archive(config, folder) as storage:
+    with _archive(config, folder, json_only) as storage:
         settings, (first, last) = load_settings(config), moments_of(since, until)
         replayed = records_replay.ReplayedVersion(version, baseline, gate_rows, previous)
         out, tasks = Printer(json_only), task or list(settings.tasks)
@@ -168,8 +171,8 @@ def _storage(config: Path, folder: Path | None) -> ArchiveStorage:
 
 
 @contextmanager
-def _archive(config: Path, folder: Path | None) -> Iterator[ArchiveStorage]:
-    """The archive. Whatever the block raises is one line on stderr and exit code 2."""
+def _archive(config: Path, folder: Path | None, json_only: bool = False) -> Iterator[ArchiveStorage]:
+    """The archive. Whatever the block raises is one line on stderr, as JSON on stdout too, and exit code 2."""
     import duckdb
 
     from monitoring.archive.tables import Nothing
@@ -180,15 +183,17 @@ def _archive(config: Path, folder: Path | None) -> Iterator[ArchiveStorage]:
         with storage.explain_errors():
             yield storage
     except (Nothing, SettingsError, Unusable, JobError, ValueError) as error:
-        _end(str(error))
+        _end(str(error), json_only)
     except OSError as error:
-        _end(f"{error.filename}: {error.strerror}.")
+        _end(f"{error.filename}: {error.strerror}.", json_only)
     except duckdb.Error as error:
         again = " Files may have been merged meanwhile: run it again." * isinstance(error, duckdb.IOException)
-        _end(f"The archive can't be read, or the file can't be written: {error}{again}")
+        _end(f"The archive can't be read, or the file can't be written: {error}{again}", json_only)
 
 
-def _end(text: str) -> NoReturn:
+def _end(text: str, json_only: bool) -> NoReturn:
+    if json_only:
+        Printer(json_only).answer({"error": Unusable(text).content()})
     typer.echo(f"apprentice: {' '.join(text.split())}", err=True)
     raise typer.Exit(2)
 

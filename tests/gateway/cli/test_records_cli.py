@@ -228,6 +228,15 @@ def test_a_folder_that_is_not_there_is_told_as_such(configured: str, tmp_path: P
     assert "There are no records" in unset.err, "a gateway that has archived nothing yet has no folder"
 
 
+def test_json_is_printed_where_nothing_is_archived(configured: str) -> None:
+    counted = run("records", "count", "--config", configured, "--json")
+    assert (counted.exit_code, counted.err, counted.json) == (0, "", {"dataset": "records", "rows": 0, "days": []})
+    assert run("records", "count", "--config", configured).out.splitlines()[1].split() == ["all", "0", "0", "0", "B"]
+    refused = run("records", "replay", "--config", configured, "--json")
+    assert (refused.exit_code, "There are no records" in refused.json["error"]["message"]) == (2, True)
+    assert refused.err == f"apprentice: {refused.json['error']['message']}\n"
+
+
 def test_what_can_not_be_replayed_is_one_line(configured: str, tmp_path: Path) -> None:
     for words, told in (
         ((), "There are no records"),
