@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw
 
-from gateway.formats.fields import KEPT_HERE, Fields, Message
+from gateway.formats.fields import KEPT_HERE, Fields, Message, TokenId
 from gateway.formats.selectors import select_from_text
 from gateway.formats.server_sent_events import Progress, WholeBody, see_that_it_is_text
 from gateway.formats.wire_format import WireFormat
@@ -19,7 +19,6 @@ INPUTS_MAX = 2048
 """Inputs of one request, as in OpenAI's API."""
 TOKENS_MAX = 65_536
 NO_VECTORS = frozenset({b"null", b"[]", b'""'})
-TokenId = Annotated[int, Meta(ge=0)]
 
 
 class EmbeddingFields(Fields):

@@ -213,10 +213,19 @@ class StreamOptions(msgspec.Struct):
     include_obfuscation: bool | None = None
 
 
+class JsonSchema(msgspec.Struct):
+    """A schema with its name, which go to the engine as they came."""
+
+
 class ResponseFormat(msgspec.Struct):
     """The form of the answer, as OpenAI's API has it; its schema goes to the engine as it came."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchema | None = None
+
+    def __post_init__(self) -> None:
+        if self.type == "json_schema" and self.json_schema is None:  # vLLM answers 500, as if it were broken
+            raise ValueError("Object missing required field `json_schema`")
 
 
 class StructuredOutputs(msgspec.Struct, forbid_unknown_fields=True):

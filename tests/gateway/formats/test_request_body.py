@@ -207,6 +207,11 @@ def test_a_word_that_is_not_taken_is_answered_with_those_that_are() -> None:
         (CHAT, {"model": "returns", "messages": None}, "messages"),
         (COMPLETIONS, {"model": "returns", "messages": MESSAGES}, "prompt"),
         (CHAT, {"model": "returns", "messages": [{"content": "x"}]}, "messages[0].role"),
+        (
+            CHAT,
+            {"model": "returns", "messages": MESSAGES, "response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+        ),
     ],
 )
 def test_a_field_that_is_missing_is_named(wire_format: WireFormat, fields: dict[str, Any], param: str) -> None:
