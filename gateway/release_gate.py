@@ -1,8 +1,8 @@
 """The gate, where `release.gate` is `warn` or `enforce`: a version that begins to answer requests was shown before to
 be no worse than the one that leads its task, and the best that has led it.
 
-A version that leads, or has led since, is never held up: it is a way back. Nor is a task's first version, until one
-has led: the leaders of a removed alias are remembered.
+A version that leads, or has led since, is never held up: it is a way back. A task's first version has to beat the
+floor, until one has led: the leaders of a removed alias are remembered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.state.gate_store import Forced, GateStore
 from gateway.state.redis import read_redis_time
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.best import rank_leaders
-from monitoring.evaluation.gate import ROLE_WORDS, GateBounds, GateReference, GateReport, Role, decide_gate
+from monitoring.evaluation.gate import FLOOR, ROLE_WORDS, GateBounds, GateReference, GateReport, Role, decide_gate
 from router.routing_data import OUT_OF_SERVICE
 from serving.adapters.entries import PLACED, AliasEntry, Version
 from serving.object_store import Change
@@ -108,7 +108,18 @@ async def judge_release(services: Services, version: Version) -> GateReport:
     bounds = msgspec.convert(services.settings.release, GateBounds, from_attributes=True)
     comparisons = await GateStore(services.redis).comparisons_now(version.name)
     references = await find_references(services, version)
-    return decide_gate(arm_of(version), references.ranked, comparisons, bounds, references.unranked)
+    ranked = references.ranked or _first_references(services, version)
+    return decide_gate(arm_of(version), ranked, comparisons, bounds, references.unranked)
+
+
+def _first_references(services: Services, version: Version) -> list[GateReference]:
+    """The bar for a task's first version: the floor, and general, which answers now."""
+    if services.settings.release.floor == "off":
+        return []
+    task = services.snapshot.current.policy.tasks.get(version.task)
+    pool = task.fallback_pool if task is not None else None
+    general = [GateReference("general", EvaluationArm(pool=pool))] if pool and task and task.reaches(pool) else []
+    return [GateReference("floor", FLOOR), *general]
 
 
 async def pass_gate(

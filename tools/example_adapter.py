@@ -59,8 +59,9 @@ async def place_adapter(
     """Push and stage the adapter in `folder`, point the task's alias to it, and wait until it serves.
 
     The result names the versions that serve. An adapter that was pushed before keeps its place, and the alias stays:
-    an admin may have moved it. One that the gate holds up stays loaded, and the version that leads serves. A missing
-    scope model is fitted from `prompts` in the background. Raises LaunchError.
+    an admin may have moved it. One that the gate holds up stays loaded, and the version that leads serves. The task's
+    first version passes the gate by force. A missing scope model is fitted from `prompts` in the background. Raises
+    LaunchError.
     """
     package = {"task": task, "path": str(folder)}
     versions_before = {entry["version"] for entry in await _adapters(admin)}
@@ -72,7 +73,9 @@ async def place_adapter(
         hint("waiting for a healthy replica")
         await _wait_for(lambda: _any_replica_is_up(admin), f"No replica is up after {PLACEMENT_SECONDS_MAX:.0f} s.")
         hint(f"loading {version}")
-        await _wait_for(lambda: _stage_and_alias(admin, task, version), f"{version} does not stay loaded: see the log.")
+        is_first = not any(name.startswith(f"{task}@") for name in versions_before)
+        alias = {"version": version} | ({"past_gate": "The example's first version."} if is_first else {})
+        await _wait_for(lambda: _stage_and_alias(admin, task, alias), f"{version} does not stay loaded: see the log.")
     hint("waiting until it is loaded and probed")
     too_late = f"{task} has no loaded version after {PLACEMENT_SECONDS_MAX:.0f} s: see the gateway's log."
     serving = str(await _wait_for(lambda: _serving_versions(admin, task), too_late))
@@ -109,12 +112,12 @@ async def _any_replica_is_up(admin: AdminApi) -> bool:
     return any(replica["up"] for replica in (await admin.ask("GET", "/admin/v1/replicas"))["replicas"])
 
 
-async def _stage_and_alias(admin: AdminApi, task: str, version: str) -> bool:
+async def _stage_and_alias(admin: AdminApi, task: str, alias: Mapping[str, str]) -> bool:
     """False while it is not placed, or when a replica has lost it because of a restart; true where the gate holds it
     up."""
-    await admin.ask("POST", f"/admin/v1/adapters/{version}/stage?wait_seconds={STAGE_WAIT_SECONDS:g}")
+    await admin.ask("POST", f"/admin/v1/adapters/{alias['version']}/stage?wait_seconds={STAGE_WAIT_SECONDS:g}")
     try:
-        await admin.ask("PUT", f"/admin/v1/aliases/{task}", {"version": version})
+        await admin.ask("PUT", f"/admin/v1/aliases/{task}", alias)
     except GatewayRefusal as refusal:
         if refusal.status != httpx.codes.CONFLICT:
             raise

@@ -28,7 +28,7 @@ from gateway.cli.watch import WatchFailed
 
 NOT_FOUND = 404
 STATE_FILE = "adopt.json"
-STOPS = ("readiness", "dataset", "manifest")
+STOPS = ("readiness", "dataset", "manifest", "gate")
 CALIBRATION_ROWS_MIN = 100
 HELDOUT_ROWS_MIN = 20
 CONFLICTS_SHARE_MAX = 0.05
@@ -195,10 +195,13 @@ def evaluate_version(adoption: Adoption) -> dict[str, Any]:
 
 
 def pass_gate(adoption: Adoption) -> dict[str, Any]:
-    """Ask the gate. Raises WatchFailed where it is enforced and does not let the version through."""
+    """Ask the gate. Raises Stopped where it does not let the version through, whatever `release.gate` is."""
     answer = adoption.run("gate", adoption.task, adoption.version)
-    if answer["verdict"] not in ("passed", "not_judged") and answer["mode"] == "enforce":
-        raise WatchFailed(f"The gate does not let {adoption.version} through: {answer['because']}")
+    if answer["verdict"] != "passed" and (answer["mode"] == "enforce" or "gate" not in adoption.past):
+        past = f"`apprentice adapters promote {adoption.version} --force --reason TEXT` passes it by force."
+        if answer["mode"] != "enforce":
+            past = "To go on: --past gate."
+        raise Stopped(f"The gate does not let {adoption.version} through: {answer['because']} {past}")
     return {"verdict": answer["verdict"], "because": answer["because"]}
 
 

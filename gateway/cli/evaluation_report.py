@@ -49,6 +49,9 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
     if (leaks := report.get("leaks")) and leaks["same"] + leaks["near"]:
         shares = ", ".join(f"{arm} {_percent(share)}" for arm, share in leaks["right_without"].items())
         out.say("", f"Right{trust} without the {leaks['same'] + leaks['near']} rows of the training set: {shares}.")
+    if (floor := (report.get("floor") or {}).get("pair")) and floor["rows"]:
+        share = _percent((floor["both_right"] + floor["second_only"]) / floor["rows"])
+        out.say("", f"The most frequent answer alone would be right on {share} of {floor['rows']:,} rows.")
     if production := report.get("production"):
         out.say("", production["words"])
     for compared in answer.get("preferences") or ():

@@ -21,6 +21,9 @@ class ReleaseSettings(Section):
     gate: Annotated[Literal["off", "warn", "enforce"], BeforeValidator(_mode_of)] = Field(
         "off", description="Whether a version needs an evaluation that shows it no worse."
     )
+    floor: Annotated[Literal["off", "most_frequent"], BeforeValidator(_mode_of)] = Field(
+        "most_frequent", description="Answer that a first version has to beat; off: none."
+    )
     margin: float = Field(
         0.02, gt=0, le=0.5, description="Difference of right answers or kept contracts that is no worse."
     )

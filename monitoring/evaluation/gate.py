@@ -2,6 +2,8 @@
 
 A version passes against a reference where, on the same rows, it is shown to be no worse: over all rows by less than a
 margin, in no class, in kept contracts, in time and in cost. Rows that are too few to show it are named as what lacks.
+A task's first version has to beat the floor, which is the most frequent expected answer, and to be no worse than
+general, where that was asked.
 """
 
 from __future__ import annotations
@@ -19,21 +21,30 @@ from monitoring.evaluation.judge_trust import describe_trust
 
 GateVerdict = Literal["passed", "failed", "cannot_tell"]
 LineVerdict = Literal["passed", "failed", "cannot_tell", "not_judged"]
-Role = Literal["leading", "best"]
+Role = Literal["leading", "best", "floor", "general"]
 SURE, POWER = NormalDist().inv_cdf(0.95), NormalDist().inv_cdf(0.8)
 NAMED_MAX = 5
 AGREEMENT_MIN = 0.8
 """A judge that agrees with people less decides nothing."""
 FEW_ROWS = 100
 """Of fewer rows the number of rows that are needed is told with its interval."""
-ROLE_WORDS: Mapping[Role, str] = {"leading": "which leads", "best": "the best that has led"}
+CLASS_ROWS = 40
+"""Of fewer rows a class can't hold up a first version that is no worse than general on the whole."""
+ROLE_WORDS: Mapping[Role, str] = {
+    "leading": "which leads",
+    "best": "the best that has led",
+    "floor": "which a first version has to beat",
+    "general": "which answers without it",
+}
+FLOOR = EvaluationArm()
+"""In place of a version: what gives the most frequent expected answer to each row."""
 NEVER_DIFFER: Mapping[str, Any] = MappingProxyType(
     {"rows": 1, "spread": 1.0, "difference": 0.0, "first_only": 0, "second_only": 0}
 )
 FIGURES = ("rows", "failed", "contract_kept", "latency_seconds", "cost_usd")
 """The figures of an arm that the gate looks at."""
 PAIR = (
-    *("rows", "spread", "difference", "lower_bound", "first_only", "second_only"),
+    *("rows", "spread", "difference", "lower_bound", "first_only", "second_only", "both_right"),
     *("by_class", "contract", "unanswered"),
 )
 """The figures of a pair that the gate looks at."""
@@ -73,8 +84,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateReference(msgspec.Struct, frozen=True):
-    """A version that another one is held against. `asked` is what its arm must have asked, and `placed` whether it can
-    be asked now."""
+    """A version that another one is held against, or what stands for it before the first. `asked` is what its arm must
+    have asked, and `placed` whether it can be asked now."""
 
     role: Role
     asked: EvaluationArm
@@ -84,7 +95,7 @@ class GateReference(msgspec.Struct, frozen=True):
 class GateLine(msgspec.Struct, frozen=True, kw_only=True):
     """One finding. `rows_more` is how many more rows would tell, about, and `needs` the same in words."""
 
-    subject: Literal["report", "rows", "accuracy", "classes", "contract", "latency", "cost"]
+    subject: Literal["report", "rows", "floor", "accuracy", "classes", "contract", "latency", "cost"]
     reference: str
     verdict: LineVerdict
     text: str
@@ -111,25 +122,28 @@ def compare_arms(
     data_digest: str,
     suite: str = "",
 ) -> dict[str, Comparison]:
-    """The comparisons of the arm `adapter` with other versions in a report, by the other one's name and the suite: the
-    last one takes the place of what stood there. Data of no suite never take the place of a suite's. Rows that one of
-    both was trained on are left out."""
+    """The comparisons of the arm `adapter` with other versions, general and the floor in a report, by the other one's
+    name and the suite: the last one takes the place of what stood there. Data of no suite never take the place of a
+    suite's. Rows that one of both was trained on are left out."""
     of_suite = f" suite {data_digest[:12]}" if suite else " "
     held_out = report.get("held_out") or {}
-    comparisons = {}
+    of_pairs = []
     for pair in report["paired"]:
         second = pair["second"]
-        if pair["first"] != "adapter" or arms[second].version is None:
-            continue
-        figures = {"figures": report["arms"]["adapter"], "reference_figures": report["arms"][second], "left_out": 0}
-        of_pair = {"pair": pair, **figures, **held_out.get(second, {})}
-        comparisons[f"{arms[second].version}{of_suite}"] = Comparison(
+        if pair["first"] == "adapter" and arms[second].prompt is None:
+            own = {"figures": report["arms"]["adapter"], "reference_figures": report["arms"][second], "left_out": 0}
+            of_pairs.append((arms[second], {"pair": pair, **own, **held_out.get(second, {})}))
+    if floor := report.get("floor"):
+        of_pairs.append((FLOOR, floor))
+    comparisons = {}
+    for reference, of_pair in of_pairs:
+        comparisons[f"{name_arm(reference)}{of_suite}"] = Comparison(
             evaluation=evaluation,
             ended_at=ended_at,
             data_digest=data_digest,
             suite=suite,
             version=arms["adapter"],
-            reference=arms[second],
+            reference=reference,
             pair={name: of_pair["pair"][name] for name in PAIR},
             figures={name: of_pair["figures"][name] for name in FIGURES},
             reference_figures={name: of_pair["reference_figures"][name] for name in FIGURES},
@@ -137,6 +151,11 @@ def compare_arms(
             judge=report.get("judge"),
         )
     return comparisons
+
+
+def name_arm(arm: EvaluationArm) -> str:
+    """A version's name, or what takes its place."""
+    return arm.version or ("general" if arm.pool is not None else "the most frequent answer")
 
 
 def decide_gate(
@@ -154,8 +173,10 @@ def decide_gate(
     lines = [_unranked(name, references[0]) for name in unranked[:NAMED_MAX]]
     used = []
     for reference in references:
-        ours = [entry for entry in comparisons.values() if entry.reference.version == reference.asked.version]
+        ours = [entry for entry in comparisons.values() if name_arm(entry.reference) == name_arm(reference.asked)]
         fitting = [entry for entry in ours if (entry.version, entry.reference) == (version, reference.asked)]
+        if reference.asked.version is None:  # no version: other skills and older requests are none of its promises
+            fitting = [entry for entry in fitting if entry.suite in WHOLE]
         if not any(entry.suite in WHOLE for entry in fitting):
             lines.append(_missing(version, reference, next(iter(ours), None)))
         if any(entry.suite == NEWEST for entry in fitting):  # an easy file must not outweigh the suite
@@ -173,7 +194,7 @@ def decide_gate(
         be = "is" if most.rows_more == 1 else "are"
         because = f"{most.needs[0].upper()}{most.needs[1:]} {be} needed. {most.text}"
     elif verdict == "passed":
-        because = f"It is shown to be no worse than {_listed([str(each.asked.version) for each in references])}."
+        because = _praise(references, lines)
     because = " ".join([because, *dict.fromkeys(line.text for line in lines if line.subject == "rows")])
     return GateReport(
         version=name,
@@ -181,8 +202,17 @@ def decide_gate(
         because=because,
         lines=tuple(lines),
         evaluations=tuple(dict.fromkeys(used)),
-        held_against={reference.role: str(reference.asked.version) for reference in references},
+        held_against={reference.role: name_arm(reference.asked) for reference in references},
     )
+
+
+def _praise(references: Sequence[GateReference], lines: Sequence[GateLine]) -> str:
+    """The sentence of a version that passed, of references that it was compared with."""
+    compared = {line.reference for line in lines if line.verdict == "passed"}
+    names = [name for each in references if (name := name_arm(each.asked)) in compared and each.role != "floor"]
+    better = f"better than {name_arm(FLOOR)}" if any(each.role == "floor" for each in references) else ""
+    no_worse = f"no worse than {_listed(names)}" if names else ""
+    return f"It is shown to be {', and '.join(filter(None, (better, no_worse)))}."
 
 
 def is_judge_trusted(judge: Mapping[str, Any] | None) -> bool:
@@ -191,16 +221,18 @@ def is_judge_trusted(judge: Mapping[str, Any] | None) -> bool:
 
 
 def _missing(version: EvaluationArm, reference: GateReference, other: Comparison | None) -> GateLine:
-    name = str(reference.asked.version)
+    name = name_arm(reference.asked)
     fault, data = "no evaluation compares it", "--data FILE"
     if other is not None and other.suite in WHOLE:
         fault = f"the evaluation {other.evaluation} was of other bytes"
     elif other is not None and other.suite == OLDER:
         fault, data = f"only {other.evaluation}, on an older suite, compares it", "--suite newest"
     first = "" if reference.placed else f"Stage {name}, then run "
-    command = f"`apprentice evaluate {version.version} {data} --arms adapter,leading,best`"
+    arms = "adapter,general" if reference.asked.version is None else "adapter,leading,best"
+    command = f"`apprentice evaluate {version.version} {data} --arms {arms}`"
     text = f"{fault.capitalize()} with {name}, {ROLE_WORDS[reference.role]}: {first or 'run '}{command}."
-    return GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
+    verdict: LineVerdict = "not_judged" if reference.role == "general" else "cannot_tell"
+    return GateLine(subject="report", reference=name, verdict=verdict, text=text)
 
 
 def _unranked(name: str, leading: GateReference) -> GateLine:
@@ -210,20 +242,26 @@ def _unranked(name: str, leading: GateReference) -> GateLine:
 
 
 def _lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
-    pair, name = comparison.pair, str(comparison.reference.version)
+    pair, name = comparison.pair, name_arm(comparison.reference)
     if comparison.left_out:
         of = f"{comparison.left_out:,} of {comparison.left_out + pair['rows']:,} rows are left out"
-        text = f"{of}: {comparison.version.version} or {name} was trained on them, or on rows nearly the same."
+        trained = " or ".join(filter(None, (comparison.version.version, comparison.reference.version)))
+        text = f"{of}: {trained} was trained on them, or on rows nearly the same."
         yield GateLine(subject="rows", reference=name, verdict="not_judged", text=text)
     yield from _judge_answers(comparison, bounds)
-    yield _contract(comparison, bounds.margin)
+    if comparison.reference == FLOOR:
+        return
+    contract = _contract(comparison, bounds.margin)
+    if comparison.reference.version is None and contract.verdict == "cannot_tell":  # few rows hold up no first version
+        contract = msgspec.structs.replace(contract, verdict="not_judged", rows_more=0, needs="")
+    yield contract
     yield _latency(comparison, bounds.latency_ratio_max)
     yield _cost(comparison, bounds.cost_ratio_max)
 
 
 def _judge_answers(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
     """The findings on right answers, and on what forbids to tell of them."""
-    pair, name = comparison.pair, str(comparison.reference.version)
+    pair, name = comparison.pair, name_arm(comparison.reference)
     if pair["unanswered"]:
         text = f"{pair['unanswered']} rows were not answered by {name} alone: run the same evaluation again."
         yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
@@ -234,10 +272,17 @@ def _judge_answers(comparison: Comparison, bounds: GateBounds) -> Iterator[GateL
             "requests with judged shadow pairs reviewed, or evaluate by another metric."
         )
         yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
-    for line in (
-        _no_worse("accuracy", f"Right answers{describe_trust(comparison.judge)}", name, pair, bounds.margin),
-        _classes(name, pair, bounds.class_loss_max),
-    ):
+    what = f"Right answers{describe_trust(comparison.judge)}"
+    rows_min = 0 if comparison.reference.version else CLASS_ROWS
+    lines = (
+        [_better(what, name, pair)]
+        if comparison.reference == FLOOR
+        else [
+            _no_worse("accuracy", what, name, pair, bounds.margin),
+            _classes(name, pair, bounds.class_loss_max, rows_min),
+        ]
+    )
+    for line in lines:
         yield line if is_trusted else msgspec.structs.replace(line, verdict="not_judged", rows_more=0, needs="")
 
 
@@ -248,6 +293,31 @@ def _suite_lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLin
         verdict: LineVerdict = "not_judged" if is_few else line.verdict
         text = f"Suite {comparison.suite}: {line.text}"
         yield msgspec.structs.replace(line, verdict=verdict, text=text, rows_more=0, needs="")
+
+
+def _better(what: str, name: str, pair: Mapping[str, Any]) -> GateLine:
+    """The finding that more answers are right than the floor's: passed by the lower bound; failed where they are shown
+    to be fewer, or enough rows showed no more."""
+    rows, difference, bound = pair["rows"], pair["difference"], pair["lower_bound"]
+    if not rows:
+        return GateLine(subject="floor", reference=name, verdict="cannot_tell", text=f"There are no rows with {name}.")
+    floor = (pair["both_right"] + pair["second_only"]) / rows
+    text = (
+        f"{what}: {_points(difference)} points to {name}, which is right on {floor:.1%} of {rows:,} rows, with 95% "
+        f"confidence at least {_points(bound)}; above 0 is the bound."
+    )
+    if floor == 1.0:
+        text = f"All {rows:,} rows expect the same answer, so they tell nothing: give rows of other answers."
+        return GateLine(subject="floor", reference=name, verdict="cannot_tell", text=text)
+    if bound > 0:
+        return GateLine(subject="floor", reference=name, verdict="passed", text=text)
+    if _upper(pair) < 0 or (difference <= 0 and rows >= FEW_ROWS):
+        return GateLine(subject="floor", reference=name, verdict="failed", text=text)
+    differing = (pair["first_only"] + pair["second_only"] + 0.5) / (rows + 1)
+    needed = pair["spread"] * SURE**2 * (differing / difference**2 - 1) if difference > 0 else FEW_ROWS
+    more = max(10, 10 * math.ceil((needed - rows) / 10))
+    needs = f"about {more:,} more rows"
+    return GateLine(subject="floor", reference=name, verdict="cannot_tell", text=text, rows_more=more, needs=needs)
 
 
 def _no_worse(
@@ -278,8 +348,8 @@ def _no_worse(
     return GateLine(subject=subject, reference=name, verdict="cannot_tell", text=text, rows_more=more, needs=needs)
 
 
-def _classes(name: str, pair: Mapping[str, Any], loss_max: float) -> GateLine:
-    """The finding that no class is worse by Holm's test, and that none can have lost `loss_max`."""
+def _classes(name: str, pair: Mapping[str, Any], loss_max: float, rows_min: int = 0) -> GateLine:
+    """The finding that no class is worse by Holm's test, and that none of `rows_min` rows can have lost `loss_max`."""
     classes = pair["by_class"]
     if not classes:
         text = "There are no classes: that one kind of request has become worse is seen in the whole alone."
@@ -289,7 +359,7 @@ def _classes(name: str, pair: Mapping[str, Any], loss_max: float) -> GateLine:
         losses = _named(worse, lambda entry: f"{_points(entry['difference'])} points, p = {entry['p_holm']:.2g}")
         text = f"Worse than {name} by the exact test after Holm: {losses}."
         return GateLine(subject="classes", reference=name, verdict="failed", text=text)
-    open_ones = [entry for entry in classes if entry["lower_bound"] <= -loss_max]
+    open_ones = [entry for entry in classes if entry["lower_bound"] <= -loss_max and entry["rows"] >= rows_min]
     if open_ones:
         few = _named(open_ones, lambda entry: f"{_points(entry['difference'])} points on {_rows_of(entry)}")
         text = f"A loss of {100 * loss_max:g} points to {name} is not excluded: {few}."
@@ -308,12 +378,14 @@ def _classes(name: str, pair: Mapping[str, Any], loss_max: float) -> GateLine:
     if len(classes) == 1:
         text = f"All rows are of one class, {classes[0]['class']}: that another has become worse is not seen."
         return GateLine(subject="classes", reference=name, verdict="not_judged", text=text)
-    text = f"None of {len(classes)} classes is worse than with {name}, or has lost {100 * loss_max:g} points."
+    of = f"{len(classes)} classes is worse than with {name}, or"
+    of += f", of {rows_min} rows or more," if rows_min else ""
+    text = f"None of {of} has lost {100 * loss_max:g} points."
     return GateLine(subject="classes", reference=name, verdict="passed", text=text)
 
 
 def _contract(comparison: Comparison, margin: float) -> GateLine:
-    name = str(comparison.reference.version)
+    name = name_arm(comparison.reference)
     own, other = (figures["contract_kept"]["of"] > 0 for figures in (comparison.figures, comparison.reference_figures))
     if (own and other) or not (own or other or comparison.pair["rows"]):
         return _no_worse("contract", "Kept contracts", name, comparison.pair["contract"], margin)
@@ -346,7 +418,7 @@ def _ratio(
     other: float | None,
     most: float,
 ) -> GateLine:
-    name = str(comparison.reference.version)
+    name = name_arm(comparison.reference)
     if own is None or other is None:
         return GateLine(subject=subject, reference=name, verdict="not_judged", text=f"The {subject} is not known.")
     text = f"{words.format(own=own, other=other)} {name}; {most:g} times that is the bound."

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.consistency import measure_flips
 from monitoring.evaluation.gate import FIGURES
@@ -207,6 +209,22 @@ def compare_held_out(
             "reference_figures": {name: others_figures[name] for name in FIGURES},
         }
     return compared
+
+
+def compare_with_floor(trained_on: Collection[int], results: Results, classes: Classes, seed: int) -> dict[str, Any]:
+    """The first arm's comparison with the most frequent expected answer, given to each row that the arm was not
+    `trained_on`: what says less has learned nothing."""
+    first, of_first = next((arm, [row for row in of if not row.repeat]) for arm, of in results.items())
+    rows = [row for row in of_first if row.number not in trained_on]
+    forms = Counter(row.wanted_form for row in rows if row.wanted_form).most_common(1)
+    of_floor = [msgspec.structs.replace(row, right=bool(forms) and row.wanted_form == forms[0][0]) for row in rows]
+    figures = {name: compute_arm_figures(rows, classes)[name] for name in FIGURES}
+    return {
+        "left_out": len(of_first) - len(rows),
+        "pair": compare_arms(first, "floor", {first: rows, "floor": of_floor}, classes, seed),
+        "figures": figures,
+        "reference_figures": figures,
+    }
 
 
 def _tallies(pairs: Sequence[tuple[RowResult, RowResult]], name: str) -> Paired:

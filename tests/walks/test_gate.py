@@ -26,7 +26,8 @@ from tests.walks.test_suites import add as add_suite
 from tools.example_adapter import AdminApi, place_adapter
 
 ROWS = 120
-RELEASE = {"gate": "enforce", "margin": 0.15, "class_loss_max": 0.5, "latency_ratio_max": 100}
+FLOOR = {"gate": "enforce", "margin": 0.15, "class_loss_max": 0.5, "latency_ratio_max": 100}
+RELEASE = {**FLOOR, "floor": "off"}
 PAST = {"past_gate": "The old version is unsafe."}
 
 
@@ -82,6 +83,30 @@ async def test_a_version_without_a_report_is_held_up_at_every_door(two: RunningG
         assert (await step(http, "promote", 409, version=V2))["error"]["code"] == "gate_not_passed"
         assert (await step(http, "promote", version=V1))["weights"] == {V1: 1.0}
         assert (await step(http, "shadow", version=V2, share=0.5))["shadow"] == {V2: 0.5}, "nobody sees its answers"
+
+
+@pytest.mark.invariant("A task's first version beats the most frequent answer, or is not shown.")
+async def test_a_first_version_is_held_up_until_it_beats_the_most_frequent_answer(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> None:
+    small.answers[V1], general.answers["*"] = lambda _: said("approve"), right_but_for(4)
+    async with run_gateway(configure(release=FLOOR)) as running, running.http() as http:
+        await running.place(with_schema(make_adapter(1)), alias=False)
+        unseen = (await step(http, "promote", 409, version=V1))["error"]
+        assert "No evaluation compares it with the most frequent answer" in unseen["message"]
+        await evaluate(http, V1, arms="adapter")
+        told = await gate(http, V1)
+        assert (told["verdict"], told["lines"][0]["subject"]) == ("failed", "floor")
+        assert "+0.0 points to the most frequent answer, which is right on 50.0% of 120 rows" in told["because"]
+        assert (await step(http, "promote", 409, version=V1))["error"]["code"] == "gate_not_passed"
+        small.answers[V1] = right_but_for(10)
+        await evaluate(http, V1, arms="adapter,general")
+        told = await gate(http, V1)
+        assert told["because"] == "It is shown to be better than the most frequent answer, and no worse than general."
+        assert told["held_against"] == {"floor": "the most frequent answer", "general": "general"}
+        why = (await http.get(f"/admin/v1/adapters/{V1}/why")).json()["words"]
+        assert any(words.startswith("The gate holds it against the most frequent answer") for words in why), why
+        assert (await step(http, "promote", version=V1))["weights"] == {V1: 1.0}
 
 
 async def test_what_is_shown_to_be_no_worse_passes_and_the_audit_has_the_evidence(two: RunningGateway) -> None:
@@ -255,7 +280,7 @@ async def test_the_best_that_led_is_remembered_when_aliases_are_removed(
 
 
 async def test_where_it_warns_nothing_is_held_up(configure: Configure, make_adapter: MakeAdapter, redis: Redis) -> None:
-    async with run_gateway(configure(release={"gate": "warn"})) as running:
+    async with run_gateway(configure(release={"gate": "warn", "floor": "off"})) as running:
         for number in (1, 2):
             await running.place(make_adapter(number), alias=number == 1)
         async with running.http() as http:

@@ -92,7 +92,7 @@ async def gateway(
     configure: Configure, make_adapter: MakeAdapter, request: pytest.FixtureRequest
 ) -> AsyncIterator[RunningGateway]:
     """A gateway of which returns@v1 leads, and returns@v2 is loaded and was never evaluated."""
-    async with run_gateway(configure(release={"gate": request.param})) as running:
+    async with run_gateway(configure(release={"gate": request.param, "floor": "off"})) as running:
         await running.place(make_adapter(1))
         await running.place(make_adapter(2), alias=False)
         yield running

@@ -27,7 +27,7 @@ from monitoring.datasets.coverage import measure_production
 from monitoring.datasets.leaks import describe_leaks, find_leaks, get_request, tell_leaks
 from monitoring.datasets.rows import DataRow, fold_text, input_of
 from monitoring.datasets.rows_from_traffic import read_kept
-from monitoring.evaluation.report import compare_held_out, report
+from monitoring.evaluation.report import compare_held_out, compare_with_floor, report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import JobError, run_job
 from monitoring.redis_address import open_async_redis
@@ -124,9 +124,9 @@ async def _look_for_leaks(
         unknown = "Its training set is not known here"
     if unknown:
         report["cannot_see"].append(f"{unknown}: rows that it was trained on may be among these.")
-    report["held_out"] = compare_held_out(
-        {arm: leak.rows for arm, leak in leaks.items()}, results, evaluation.classes, job.seed
-    )
+    trained_on = {arm: leak.rows for arm, leak in leaks.items()}
+    report["held_out"] = compare_held_out(trained_on, results, evaluation.classes, job.seed)
+    report["floor"] = compare_with_floor(trained_on.get("adapter", ()), results, evaluation.classes, job.seed)
 
 
 def _compare_with_production(inputs: Sequence[str], task: str, production: KeptSource) -> dict[str, Any]:

@@ -65,6 +65,10 @@ async def test_file_becomes_a_leading_version_with_a_stop_where_people_look(adop
     assert manifest["contract"]["json_schema"]["properties"] == {"decision": {"enum": ["approve", "deny"]}}
     manifest["general_prompt"] = {"system": "Deny what the buyer has broken."}
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    unshown = await adopting(*words, "--past", "manifest")
+    assert (unshown.exit_code, "To go on: --past gate." in unshown.err) == (1, True), unshown.err
+    assert "points to the most frequent answer" in unshown.err, "no answer of the fake engine is right"
+    words += ("--past", "gate")
     held_back = await adopting(*words, "--past", "manifest")
     assert (held_back.exit_code, "--release" in held_back.err) == (1, True), held_back.err
     assert "readiness: done before" in held_back.err
@@ -88,6 +92,7 @@ async def test_a_version_is_evaluated_again_where_another_one_leads_meanwhile(
 ) -> None:
     words = ("adopt", str(examples(tmp_path)), "--task", "returns", "--out", str(tmp_path / "out"), "--steps", "6")
     words += ("--column", "text=the case", "--column", "expected=decision", "--past", "readiness", "--past", "manifest")
+    words += ("--past", "gate")
     ready = await adopting(*words)
     assert (ready.exit_code, "may be released" in ready.err) == (1, True), ready.err
     leading = await empty.place(make_adapter(1))
@@ -127,8 +132,8 @@ async def test_unknown_task_and_unknown_stop_say_what_to_do(adopting: Command, t
     file = examples(tmp_path)
     unknown = await adopting("adopt", str(file), "--task", "clauses")
     assert (unknown.exit_code, "Add it to apprentice.yaml" in unknown.err) == (2, True)
-    stop = await adopting("adopt", str(file), "--task", "returns", "--past", "gate")
-    assert (stop.exit_code, "name one of readiness, dataset, manifest" in stop.err) == (2, True)
+    stop = await adopting("adopt", str(file), "--task", "returns", "--past", "train")
+    assert (stop.exit_code, "name one of readiness, dataset, manifest, gate" in stop.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.gate import (
+    FLOOR,
     Comparison,
     GateBounds,
     GateReference,
@@ -19,7 +20,7 @@ from monitoring.evaluation.gate import (
     compare_arms,
     decide_gate,
 )
-from monitoring.evaluation.report import compare_held_out, report
+from monitoring.evaluation.report import compare_held_out, compare_with_floor, report
 from monitoring.evaluation.results import RowResult
 
 CANDIDATE, LEADING, BEST = (EvaluationArm(f"returns@v{n}", f"sha256:{n}", f"manifest:{n}") for n in (3, 2, 1))
@@ -77,6 +78,65 @@ def test_what_answers_alike_passes_in_every_line() -> None:
 
 def test_without_a_reference_nothing_is_asked_of_a_version() -> None:
     assert decide_gate(CANDIDATE, [], {}, BOUNDS).verdict == "passed"
+
+
+def first_version(
+    own: list[RowResult], general: list[RowResult] | None = None, learned: range = range(0)
+) -> GateReport:
+    """The verdict on a task's first version, of which half of the rows expect the first class's answer."""
+    forms = [str(row.number % 10 if row.number % 20 < 10 else 0) for row in own]
+    own = [msgspec.structs.replace(row, wanted_form=form) for row, form in zip(own, forms, strict=True)]
+    results = {"adapter": own} | ({} if general is None else {"general": general})
+    classes, asked = Classes("label", "", NAMES), EvaluationArm(pool="large")
+    found = report(results, classes, [], seed=0) | {"floor": compare_with_floor(learned, results, classes, 0)}
+    comparisons = compare_arms(found, {"adapter": CANDIDATE, "general": asked}, "e1", 5.0, "d")
+    return decide_gate(CANDIDATE, [GateReference("floor", FLOOR), GateReference("general", asked)], comparisons, BOUNDS)
+
+
+@pytest.mark.invariant("A task's first version beats the most frequent answer, or is not shown.")
+def test_a_first_version_without_a_right_answer_fails_at_the_floor() -> None:
+    found = first_version(answers(200, 1.0, 1))
+    assert (found.verdict, verdicts(found)["floor"]) == ("failed", "failed")
+    assert "points to the most frequent answer, which is right on 55.0% of 200 rows" in found.because
+    assert found.held_against == {"floor": "the most frequent answer", "general": "general"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong", "verdict"), [(200, 0.05, "passed"), (1000, 0.45, "failed"), (20, 0.4, "cannot_tell")]
+)
+def test_a_first_version_has_to_be_right_more_often_than_the_floor(rows: int, wrong: float, verdict: str) -> None:
+    found = first_version(answers(rows, wrong, 1))
+    assert found.verdict == verdict, found
+    if verdict == "passed":
+        assert found.because == "It is shown to be better than the most frequent answer."
+    if verdict == "cannot_tell":
+        assert found.because.startswith("About ")
+
+
+def test_a_first_version_is_no_worse_than_general_where_that_was_asked() -> None:
+    found = first_version(answers(1000, 0.05, 1), answers(1000, 0.05, 1))
+    assert found.because == "It is shown to be better than the most frequent answer, and no worse than general."
+    assert first_version(answers(1000, 0.2, 1), answers(1000, 0.05, 2)).verdict == "failed"
+    assert first_version(answers(60, 0.05, 1), answers(60, 0.9, 2)).verdict == "passed", "few rows of each class"
+    forgotten = first_version(answers(1000, 0.0, 1, lost="class-04"), answers(1000, 0.3, 2))
+    assert forgotten.verdict == "failed", "one class of 100 rows is lost"
+
+
+def test_a_first_version_without_an_evaluation_is_not_shown_and_told_the_command() -> None:
+    found = decide_gate(CANDIDATE, [GateReference("floor", FLOOR)], {}, BOUNDS)
+    assert (found.verdict, found.because) == (
+        "cannot_tell",
+        "No evaluation compares it with the most frequent answer, which a first version has to beat: run "
+        "`apprentice evaluate returns@v3 --data FILE --arms adapter,general`.",
+    )
+    assert first_version(answers(200, 0.05, 1), learned=range(200)).verdict == "cannot_tell", "it learned all rows"
+    alike = [msgspec.structs.replace(row, wanted_form="same") for row in answers(200, 0.0, 1)]
+    floor = {"floor": compare_with_floor((), {"adapter": alike}, Classes(), 0)}
+    comparisons = compare_arms(
+        report({"adapter": alike}, Classes(), [], 0) | floor, {"adapter": CANDIDATE}, "e", 5.0, "d"
+    )
+    found = decide_gate(CANDIDATE, [GateReference("floor", FLOOR)], comparisons, BOUNDS)
+    assert (found.verdict, "expect the same answer" in found.because) == ("cannot_tell", True)
 
 
 @pytest.mark.parametrize(
