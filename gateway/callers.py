@@ -8,16 +8,12 @@ import math
 import secrets
 import string
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from gateway.errors import Problem
 from gateway.roles import ADDRESSES, FOR_ROLE, Role
-
-if TYPE_CHECKING:  # the command line loads this module, and no policy
-    from router.policy import UnknownFields
 
 PREFIX = "sk-app-"
 PUBLIC_LENGTH = 12
@@ -30,8 +26,7 @@ LimitName = Literal["requests_per_minute", "tokens_per_minute", "usd_per_day", "
 LIMIT_NAMES: tuple[LimitName, ...] = get_args(LimitName)
 
 
-@dataclass(frozen=True, slots=True)
-class CallerLimits:
+class CallerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Limits of a key over all gateways together; None where it is not bounded. Days and months are UTC's."""
 
     requests_per_minute: int | None = None
@@ -60,8 +55,7 @@ class Former(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The holder of a key. `public` names the caller everywhere; `models` are the names it may ask for, or `*`.
 
     `owner` is the person who answers for it; None: its name. `pending` is the owner of the admin key that made it, as
@@ -78,7 +72,7 @@ class Caller:
     expires_at: float | None = None
     limits: CallerLimits | None = None
     former: Former | None = None
-    unknown_fields: UnknownFields | None = None
+    unknown_fields: Literal["refuse", "drop"] | None = None
     owner: str | None = None
     pending: str | None = None
 
@@ -110,51 +104,22 @@ class Caller:
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in Redis: no secret is in it, only its digest. What is not set is left out."""
-        fields: dict[str, Any] = {
-            "name": self.name,
-            "role": self.role,
-            "secret_digest": self.secret_digest,
-            "models": sorted(self.models),
-            "expires_at": self.expires_at,
-        }
-        if self.limits is not None:
-            fields["limits"] = dict(self.limits.items())
-        if self.former is not None:
-            fields["former"] = msgspec.to_builtins(self.former)
-        if self.unknown_fields is not None:
-            fields["unknown_fields"] = self.unknown_fields
-        if self.person != self.name:
-            fields["owner"] = self.owner
-        if self.pending is not None:
-            fields["pending"] = self.pending
-        return fields
+        fields: dict[str, Any] = msgspec.to_builtins(self, order="sorted")
+        del fields["public"]
+        if self.person == self.name:
+            fields.pop("owner", None)
+        return fields | {"expires_at": self.expires_at}
 
     @staticmethod
     def from_json(public: str, raw: Mapping[str, Any]) -> Caller:
         """The reverse of `to_json`. Raises ValidationError for what this release can't read: a role or a limit that it
         does not know may not be taken for another one, or for none.
         """
-        stored = msgspec.convert(raw, _Kept)
-        return Caller(public, **msgspec.structs.asdict(stored) | {"limits": limits_of(stored.limits)})
+        return msgspec.convert({**raw, "public": public, "limits": raw.get("limits") or None}, Caller)
 
 
 UNKNOWN_CALLER = Caller("", "", "caller", "", frozenset())
 """Stands for who has no key, so that a key which is not known takes as long to refuse as a wrong secret."""
-
-
-class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A caller as it is kept in Redis."""
-
-    name: str
-    role: Role
-    secret_digest: str
-    models: frozenset[str]
-    expires_at: float | None = None
-    limits: dict[LimitName, int | float | None] | None = None
-    former: Former | None = None
-    unknown_fields: Literal["refuse", "drop"] | None = None
-    owner: str | None = None
-    pending: str | None = None
 
 
 def is_same_owner(owner: str, other: str) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from gateway.admin.key_endpoints import CallerIn, LimitsIn

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import ast
 import inspect
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway import callers
 from gateway.callers import (
@@ -247,7 +247,7 @@ def test_a_known_key_is_forgotten_once_the_callers_have_changed() -> None:
 def test_a_known_key_is_looked_at_again_when_it_or_its_former_secret_expires() -> None:
     for fields in ({"expires_at": NOW + 9}, {"former": Former("digest", NOW + 9)}):
         known, (key, caller) = KnownKeys(), holder()
-        caller = replace(caller, **fields)  # type: ignore[arg-type]
+        caller = replace(caller, **fields)
         there = {caller.public: caller}
         known.find(there, header_of(key), NOW)
         known.keep(header_of(key), caller, NOW)
