@@ -19,13 +19,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from router.clipping import clip_text
 from router.embedding import Embedding, StaticEmbedding, Vectors
 from router.fitted import UnusableModel
 from router.languages import find_other_language
 from router.model_file import PackedForm, list_fields
 from router.ngrams import BUCKETS
-from router.spelling import MARK_BITS, Marks, mark_words, mend_words
+from router.spelling import MARK_BITS, Marks, mend_words
 from router.text_units import Integers, Passage, WordLimits, read_passage
 
 NEIGHBOURS = 3
@@ -131,36 +130,36 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     held_back_rows: int
     ids: list[str]
     shapes: dict[str, list[int]]
-    with_frames: bool = False
-    limits: WordLimits | None = None
-    languages: tuple[str, ...] = ()
+    with_frames: bool
+    limits: WordLimits
+    languages: tuple[str, ...]
     mark_places: int = 1
 
 
-_ARRAYS_BEFORE: Mapping[str, tuple[str, int]] = MappingProxyType(
-    {
-        "idf": ("<f2", 1),
-        "rows": ("<u2", 1),
-        "sparse": ("|i1", 2),
-        "sparse_scale": ("<f4", 1),
-        "dense": ("<f2", 2),
-        "bias": ("<f4", 1),
-        "axes": ("<f2", 2),
-        "nearest": ("|i1", 2),
-        "crowding": ("<f2", 1),
-        "echo_middle": ("<f4", 1),
-        "echo_axes": ("<f2", 2),
-        "echoes": ("|i1", 2),
-        "centroids": ("<f2", 2),
-        "held_back": ("<f4", 1),
-    }
-)
 _FORM = PackedForm(
     kind="scope",
     magic=b"apprentice scope 4\n",
     header=_Header,
     arrays=MappingProxyType(
-        {**_ARRAYS_BEFORE, "nearest_starts": ("<u4", 1), "echo_starts": ("<u4", 1), "known_words": ("|u1", 1)}
+        {
+            "idf": ("<f2", 1),
+            "rows": ("<u2", 1),
+            "sparse": ("|i1", 2),
+            "sparse_scale": ("<f4", 1),
+            "dense": ("<f2", 2),
+            "bias": ("<f4", 1),
+            "axes": ("<f2", 2),
+            "nearest": ("|i1", 2),
+            "crowding": ("<f2", 1),
+            "echo_middle": ("<f4", 1),
+            "echo_axes": ("<f2", 2),
+            "echoes": ("|i1", 2),
+            "centroids": ("<f2", 2),
+            "held_back": ("<f4", 1),
+            "nearest_starts": ("<u4", 1),
+            "echo_starts": ("<u4", 1),
+            "known_words": ("|u1", 1),
+        }
     ),
     error=ScopeError,
     unpacked_bytes_max=16_000_000,
@@ -168,8 +167,6 @@ _FORM = PackedForm(
 )
 _FORM_3 = replace(_FORM, magic=b"apprentice scope 3\n")
 """The form of models whose marks of words have one bit."""
-_FORM_2 = replace(_FORM, magic=b"apprentice coverage 2\n", arrays=_ARRAYS_BEFORE)
-"""The form of models of an earlier release: they score a text as a whole, by its ends."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,7 +175,7 @@ class ScopeModel:
 
     `idf`, `rows`: for each bucket its weight, and its line in `sparse`, where 0 is for those that tell nothing.
     `sparse`, `sparse_scale`, `dense`, `bias`: a margin for each class; after these other traffic's and the frames', if
-    it was fitted with any. `limits`: None where texts are scored as a whole. `languages`: those of the prompts.
+    it was fitted with any.  `languages`: those of the prompts.
     `nearest`, `ids`: training prompts; `crowding`: half of how near the next one is to each of them. `echoes`: the
     margins of some of them, from `echo_middle` along `echo_axes`, of unit length. Both are in the order of classes,
     which begin at `nearest_starts` and `echo_starts`. `known_words`: marks of the prompts' words, each with
@@ -193,7 +190,7 @@ class ScopeModel:
     mix: Mix
     with_background: bool
     with_frames: bool
-    limits: WordLimits | None
+    limits: WordLimits
     languages: tuple[str, ...]
     mark_places: int
     held_back_rows: int
@@ -223,7 +220,7 @@ class ScopeModel:
         """
         passage = self._read(text)
         result = self._score(passage)
-        if result.score >= DOUBTED_BELOW or self.limits is None:
+        if result.score >= DOUBTED_BELOW:
             return result
         if len(passage.text) <= MENDED_CHARACTERS_MAX:
             mended = mend_words(passage.text, self.known_words, self.embedding.is_word, self.mark_places)
@@ -277,13 +274,7 @@ class ScopeModel:
     @classmethod
     def from_bytes(cls, data: bytes, embedding: StaticEmbedding, deep: Embedding | None = None) -> ScopeModel:
         """Read a model. Raises ScopeError if the bytes are not one, or one for other embeddings."""
-        form = next((form for form in (_FORM_3, _FORM_2) if data.startswith(form.magic)), _FORM)
-        header, arrays = form.unpack(data)
-        if form is _FORM_2:
-            arrays["known_words"] = mark_words(())
-            for name in ("nearest", "echo"):
-                count = len(arrays["nearest" if name == "nearest" else "echoes"])
-                arrays[f"{name}_starts"] = np.array([0, count], np.uint32)
+        header, arrays = (_FORM_3 if data.startswith(_FORM_3.magic) else _FORM).unpack(data)
         if header.embedding != embedding.name:
             raise ScopeError(f"The scope model was fitted with {header.embedding}, not {embedding.name}: fit it again.")
         if header.deep is not None and (deep is None or deep.name != header.deep):
@@ -304,8 +295,6 @@ class ScopeModel:
         return margins
 
     def _read(self, text: str) -> Passage:
-        if self.limits is None:
-            text = clip_text(text)
         return read_passage(text, self.embedding, self.limits)
 
     def _margins(self, passage: Passage) -> tuple[Vectors, Vectors]:
@@ -403,9 +392,7 @@ class ScopeModel:
 
 
 def _members(starts: npt.NDArray[np.uint32], classes: Integers) -> Integers:
-    """The rows of these classes; all rows where they are not kept by class."""
-    if len(starts) == 2:
-        return np.arange(int(starts[1]))
+    """The rows of these classes."""
     return np.concatenate([np.arange(starts[at], starts[at + 1]) for at in sorted(set(classes.tolist()))])
 
 
@@ -447,7 +434,7 @@ def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int,
 def _are_starts(starts: npt.NDArray[np.uint32], rows: int, classes: int) -> bool:
     """True if each class has at least one of the rows."""
     return (
-        len(starts) in (2, classes + 1)
+        len(starts) == classes + 1
         and starts[0] == 0
         and starts[-1] == rows
         and bool((np.diff(starts.astype(np.int64)) > 0).all())

@@ -6,6 +6,7 @@ computed once, and each window is a difference of running sums.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -29,8 +30,8 @@ Integers = npt.NDArray[np.intp]
 
 
 class WordLimits(NamedTuple):
-    """Words of a training prompt: in the middle one, and what nine in ten do not exceed. Only in a text that has more,
-    something may be foreign; a sentence that has more is looked at in parts."""
+    """Words of a training prompt: in the middle one, and what nine in ten do not exceed. Only in a text that has more
+    than the middle one, something may be foreign; a longer sentence is looked at in parts of half of the most."""
 
     usual: int
     most: int
@@ -56,19 +57,18 @@ class Passage(NamedTuple):
     extracts_from: int
 
 
-def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits | None) -> Passage:
-    """Read a text, at most its first and last 1,100 characters; without limits as a single unit."""
+def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits) -> Passage:
+    """Read a text, at most its first and last 1,100 characters."""
     clipped = clip_passage(clip_passage(text).casefold())
-    pieces = [clipped] if limits is None else split_pieces(clipped)
+    pieces = split_pieces(clipped)
     by_piece = [piece.split() or [""] for piece in pieces]
     words = [word for piece in by_piece for word in piece]
     firsts: list[int] = []  # of each unit, the first word
     spans: list[tuple[int, int]] = []  # of each piece, its units
-    most, usual = (len(words), 1) if limits is None else limits
-    usual = max(usual, 2 * len(words) // EXTRACTS_MAX)
+    part_words = max(limits.most, 2 * len(words) // EXTRACTS_MAX) / 2
     at = 0
     for piece in by_piece:
-        count = 1 if len(piece) <= most else -(-2 * len(piece) // usual)
+        count = 1 if len(piece) <= limits.usual else math.ceil(len(piece) / part_words)
         spans.append((len(firsts), len(firsts) + count))
         firsts += [at + len(piece) * part // count for part in range(count)]
         at += len(piece)
@@ -79,7 +79,7 @@ def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits | Non
     windows += [(at, at + 2) for at, _ in extracts]
     judged = [*range(extracts_from, len(windows))]
     judged += [1 + at for at in own if spans[at][1] == spans[at][0] + 1 and len(pieces[at]) >= JUDGED_CHARACTERS_MIN]
-    buckets, units, vectors = _read_units(words, firsts, embedding, limits is not None)
+    buckets, units, vectors = _read_units(words, firsts, embedding)
     return Passage(
         text=clipped,
         pieces=tuple(pieces),
@@ -93,16 +93,16 @@ def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits | Non
             *((at, at + 2) for at in own[:-1]),
             *((piece, piece + 1) for _, piece in extracts),
         ],
-        judged=sorted(judged, key=lambda at: windows[at]) if len(words) > most else [],
+        judged=sorted(judged, key=lambda at: windows[at]) if len(words) > limits.usual else [],
         extracts_from=extracts_from,
     )
 
 
 def _read_units(
-    words: Sequence[str], firsts: Sequence[int], embedding: StaticEmbedding, is_lean: bool
+    words: Sequence[str], firsts: Sequence[int], embedding: StaticEmbedding
 ) -> tuple[Integers, Integers, Vectors]:
     """The n-grams of the words, the unit of each, and the sums of word vectors by unit. Units begin at `firsts`."""
-    buckets, places = find_buckets(f" {' '.join(words)} ", is_lean)
+    buckets, places = find_buckets(f" {' '.join(words)} ", is_lean=True)
     rows = embedding.look_up(words)
     if len(firsts) == 1:
         return buckets, np.zeros(len(buckets), np.intp), rows.sum(0, keepdims=True)

@@ -19,7 +19,7 @@ from router.embedding import StaticEmbedding, Vectors
 from router.fitting.background import read_stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.ngrams import BUCKETS, count_buckets
-from router.scope import _FORM_2, Mix, ScopeError, ScopeModel, ScoreParts
+from router.scope import Mix, ScopeError, ScopeModel, ScoreParts
 from router.spelling import mark_words, mend_words
 from router.task_index import TaskIndex
 from router.text_units import split_pieces
@@ -101,18 +101,6 @@ def test_the_bytes_give_the_same_scores_and_the_same_bytes_again(model: ScopeMod
 def test_a_model_for_another_embedding_is_refused_and_the_message_names_both(model: ScopeModel) -> None:
     with pytest.raises(ScopeError, match=r"wordllama.*another"):
         ScopeModel.from_bytes(model.to_bytes(), Renamed())
-
-
-def test_a_model_of_an_earlier_release_is_read_and_scores_texts_as_a_whole(embedding: StaticEmbedding) -> None:
-    before = fit_scope(prompts(), (), embedding, 1, lambda step, share: None)
-    whole = replace(before, with_frames=False, limits=None, bias=before.bias[:-1])
-    cut = {name: getattr(whole, name)[..., :-1] for name in ("sparse", "sparse_scale", "dense")}
-    data = _FORM_2.pack(replace(whole, **cut), embedding=embedding.name, deep=None, ids=list(before.ids))
-    assert data.startswith(b"apprentice coverage 2\n"), "its name in the store of earlier releases"
-    model = ScopeModel.from_bytes(data, embedding)
-    text = "I want to return the lamp, it is broken. What a day! Where is my refund for the kettle?"
-    assert len(model.parts(text).first) == 1
-    assert ScopeModel.from_bytes(model.to_bytes(), embedding).score(text) == model.score(text)
 
 
 def test_a_model_whose_marks_of_words_have_one_bit_is_read_and_scores_as_it_did(
