@@ -33,9 +33,12 @@ def sync(path: Path) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file's new content so that it is the old or the new one whole, and on the disk. Raises OSError."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     sync(path.parent)

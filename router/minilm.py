@@ -22,7 +22,6 @@ import hashlib
 import importlib
 import importlib.util
 import json
-import os
 import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from monitoring.synced_files import replace_file
 from router.clipping import clip_text
 from router.embedding import EmbeddingError, Vectors
 
@@ -194,8 +194,8 @@ def write(path: Path, form: Form = "int8", progress: Progress = lambda done, ste
     _mean(graph, flow)
     content = graph.model({TOKENIZER: tokenizer, "name": get_name(form)}).SerializeToString(deterministic=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _put(path, content)
-    _put(get_seal_path(path), msgspec.json.encode(Seal(get_name(form), hashlib.sha256(content).hexdigest())))
+    replace_file(path, content)
+    replace_file(get_seal_path(path), msgspec.json.encode(Seal(get_name(form), hashlib.sha256(content).hexdigest())))
     progress(steps, steps, "done")
 
 
@@ -382,19 +382,6 @@ def _tensors(content: bytes) -> dict[str, Tensor]:
         for name, entry in header.items()
         if entry.get("dtype") == "F32"
     }
-
-
-def _put(path: Path, content: bytes) -> None:
-    """Write beside, then rename: under its name a file is whole, or it is not there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

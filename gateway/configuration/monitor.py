@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -207,33 +207,23 @@ class TaskMonitorSettings(Section):
     ) -> Plan:
         """As the monitor goes by it. `explored_share` and `enforced` are those of the task's check `degraded`;
         `judges_itself` says that the fallback's model is the judge. `general_pool` judges where no pool is named."""
-        metric = self.feedback_metric or ("correct" if "correct" in metrics else None)
-        return Plan(
-            feedback_metric=metric,
-            complaint_metric=self.complaint_metric,
-            labels_min=self.labels_min,
-            class_tag=self.class_tag,
-            trusted_callers=sorted(self.trusted_callers),
-            responses=sorted(self.responses - ({"retrain"} if self.retraining == "off" else set())),
-            enforced=enforced,
-            shadow_share=self.shadow_share,
-            shadow_share_suspect=max(self.shadow_share, self.shadow_share_suspect),
-            shadow_room_share=self.shadow_room_share,
-            shadow_usd_per_ticket=self.shadow_usd_per_ticket,
-            shadow_pairs_per_ticket=self.shadow_pairs_per_ticket,
-            shadow_saving_share_max=self.shadow_saving_share_max,
-            deferral_factor_suspect=self.deferral_factor_suspect,
-            kept_steps=tuple(step for step in self.kept_steps if step > explored_share),
-            explored_share=explored_share,
-            step_seconds=self.step_seconds,
-            suspect_clears_seconds=self.suspect_clears_seconds,
-            reviews_per_week=self.reviews.per_week,
-            reviews_per_week_suspect=max(self.reviews.per_week, self.reviews.per_week_suspect),
-            false_alarms_per_month=fleet.false_alarms_per_month,
-            judges_itself=judges_itself,
-            judge_pool=(self.judge.pool or general_pool) if self.judge.kind == "model" else None,
-            has_webhook=fleet.webhook_url is not None,
-        )
+        same = {name: getattr(self, name) for name in Plan.__struct_fields__ if name in type(self).model_fields}
+        others: dict[str, Any] = {
+            "feedback_metric": self.feedback_metric or ("correct" if "correct" in metrics else None),
+            "trusted_callers": sorted(self.trusted_callers),
+            "responses": sorted(self.responses - ({"retrain"} if self.retraining == "off" else set())),
+            "enforced": enforced,
+            "shadow_share_suspect": max(self.shadow_share, self.shadow_share_suspect),
+            "kept_steps": tuple(step for step in self.kept_steps if step > explored_share),
+            "explored_share": explored_share,
+            "reviews_per_week": self.reviews.per_week,
+            "reviews_per_week_suspect": max(self.reviews.per_week, self.reviews.per_week_suspect),
+            "false_alarms_per_month": fleet.false_alarms_per_month,
+            "judges_itself": judges_itself,
+            "judge_pool": (self.judge.pool or general_pool) if self.judge.kind == "model" else None,
+            "has_webhook": fleet.webhook_url is not None,
+        }
+        return Plan(**same | others)
 
 
 def _why_unordered(metric: Metric) -> str | None:
