@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 NOTHING = "\N{EN DASH}"
 SPANS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+COMMAND = re.compile("`([^`]+)`")
 TONES: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("healthy", "ready", "ok", "right", "promote", "passed", "up", "served", "done"), "good"),
@@ -31,42 +35,75 @@ def read_moment(text: str) -> float:
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def format_share(value: float | None, digits: int = 3) -> str:
-    """A share as percent."""
-    return NOTHING if value is None else f"{100 * value:.{digits}g}%".replace("1e+02%", "100%")
+def write_moment(seconds: float) -> str:
+    """A time of UTC as a browser's field has it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def format_share(value: float | None) -> str:
+    """A share as percent, in three digits. What is not all is never told as that."""
+    if value is None:
+        return NOTHING
+    return "over 99.9%" if 0.9995 <= value < 1 else f"{_round(100 * value)}%"
 
 
 def format_usd(value: float | None) -> str:
     """US dollars: cents, or as many digits as a small amount needs."""
     if value is None:
         return NOTHING
-    return f"${value:,.2f}" if value == 0 or abs(value) >= 0.1 else f"${value:.3g}"
+    size = abs(value)
+    words = f"${size:,.2f}" if size == 0 or size >= 0.0995 else f"${_round(size)}"
+    return f"\N{MINUS SIGN}{words}" if value < 0 else words
 
 
 def format_figure(value: float | None) -> str:
     """A number with at most three digits after what matters."""
-    if value is None:
-        return NOTHING
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+    return NOTHING if value is None else _round(value)
+
+
+def format_size(value: float) -> str:
+    """Bytes in their largest unit."""
+    size, unit = next((each for each in SIZES if value >= each[0]), (1, "bytes"))
+    return f"{_round(value / size)} {unit}"
 
 
 def format_seconds(value: float | None) -> str:
-    """A span of time in its largest unit."""
+    """A span of time in its largest unit, which 59.97 seconds reach, too."""
     if value is None:
         return NOTHING
-    size, unit = next(((size, unit) for size, unit in SPANS if abs(value) >= size), (0.001, "ms"))
-    return f"{value / size:.3g} {unit}"
+    size, unit = next(((size, unit) for size, unit in SPANS if abs(value) >= 0.9995 * size), (0.001, "ms"))
+    return f"{_round(value / size)} {unit}"
 
 
-def format_moment(value: float | None) -> str:
-    """Unix seconds as a date and a time of UTC, to be read by a machine too."""
+def format_span(value: float) -> str:
+    """A span of time in whole minutes, hours or days, so that a live part stays as it is for a while."""
+    size, unit = next(((size, unit) for size, unit in SPANS if value >= size), (1.0, "s"))
+    return f"{value // size:,.0f} {unit}" if size > 1.0 else "under 1 min"
+
+
+def format_moment(value: float | None, has_seconds: bool = False) -> str:
+    """Unix seconds as a date and a time of UTC with its age, to be read by a machine too."""
     if not value:
         return NOTHING
-    at = datetime.fromtimestamp(value, UTC)
-    ago = format_seconds(max(0.0, time.time() - value))
-    title = f"{ago} ago" if value <= time.time() else "to come"
-    machine, words = at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M")
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(machine, title, words)
+    at, seconds = datetime.fromtimestamp(value, UTC), time.time() - value
+    age = f"{format_span(seconds)} ago" if seconds >= 0 else f"in {format_span(-seconds)}"
+    words = at.strftime("%Y-%m-%d %H:%M:%S" if has_seconds else "%Y-%m-%d %H:%M")
+    machine = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Markup('<time datetime="{}">{} UTC <small>{}</small></time>').format(machine, words, age)
+
+
+def write_prose(text: str) -> str:
+    """A sentence of the gateway's, with the commands in it as such."""
+    return Markup(COMMAND.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped before
+
+
+def _round(value: float) -> str:
+    """A number in three digits, or in all of its integral ones; never as a power of ten."""
+    size = abs(value)
+    if size >= 999.5 or value == int(value):
+        return f"{value:,.0f}"
+    digits = 3 - 1 - math.floor(math.log10(float(f"{size:.2e}")))  # of 9.996 as of 10.0
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def find_tone(word: object) -> str:
@@ -89,7 +126,10 @@ FILTERS: Mapping[str, Callable[..., str]] = MappingProxyType(
         "usd": format_usd,
         "figure": format_figure,
         "seconds": format_seconds,
+        "span": format_span,
+        "size": format_size,
         "moment": format_moment,
+        "prose": write_prose,
         "tone": find_tone,
         "text": as_text,
     }

@@ -31,15 +31,17 @@ def draw_split(weights: Mapping[str, float]) -> Markup:
 def draw_intervals(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Estimates with their intervals, each against its baseline: `name`, `estimate`, `low`, `high`, `baseline`, `tone`.
 
-    All are shares, on one scale from 0."""
-    values = [row[name] for row in rows for name in ("estimate", "high", "baseline") if row[name] is not None]
-    top = min(1.0, 1.15 * max(values, default=0.0)) or 0.01
+    All are shares on one scale from 0; or differences of shares, on one that has both sides of 0."""
+    values = [row[name] for row in rows for name in ("estimate", "low", "high", "baseline") if row[name] is not None]
+    top, bottom = min(1.0, 1.15 * max(values, default=0.0)), max(-1.0, 1.15 * min(values, default=0.0))
+    top, bottom = max(top, 0.0), min(bottom, 0.0)
+    top = top if top > bottom else 0.01
     span, height = WIDTH - NAME_WIDTH - FIGURE_WIDTH, ROW_HEIGHT * len(rows) + 22
 
     def x_of(value: float) -> float:
-        return NAME_WIDTH + span * max(0.0, min(1.0, value / top))
+        return NAME_WIDTH + span * max(0.0, min(1.0, (value - bottom) / (top - bottom)))
 
-    parts = list(_grid(top, height, span))
+    parts = list(_grid(bottom, top, height, span))
     for number, row in enumerate(rows):
         y = ROW_HEIGHT * number + ROW_HEIGHT / 2
         parts.append(_write_name(row["name"], y + 4))
@@ -52,12 +54,16 @@ def draw_intervals(rows: Sequence[Mapping[str, Any]]) -> Markup:
         if row["estimate"] is not None:
             parts.append(f'<circle class="dot {row["tone"]}" cx="{x_of(row["estimate"]):.1f}" cy="{y}" r="5"/>')
             parts.append(f'<text x="{WIDTH}" y="{y + 4:.0f}" text-anchor="end">{row["estimate"]:.1%}</text>')
-    words = "; ".join(
-        f"{row['name']}: {row['estimate']:.1%}" + (f", baseline {row['baseline']:.1%}" if row["baseline"] else "")
-        for row in rows
-        if row["estimate"] is not None
-    )
+    words = "; ".join(_describe_interval(row) for row in rows if row["estimate"] is not None)
     return _picture("intervals", words or "nothing is measured yet", WIDTH, height, parts)
+
+
+def _describe_interval(row: Mapping[str, Any]) -> str:
+    """A row of estimates in words, for who sees no picture."""
+    words = f"{row['name']}: {row['estimate']:.1%}"
+    if row["low"] is not None and row["high"] is not None:
+        words += f", 95% interval {row['low']:.1%} to {row['high']:.1%}"
+    return words if row["baseline"] is None else f"{words}, baseline {row['baseline']:.1%}"
 
 
 def draw_evidence(rows: Sequence[Mapping[str, Any]]) -> Markup:
@@ -92,14 +98,16 @@ def _find_part(value: float, threshold: float) -> float:
 
 def _shorten(value: float) -> str:
     """A number in few characters; what is far over all thresholds is told as that."""
-    return "over 1M" if value > 1e6 else f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+    if value > 1e6:
+        return "over 1M"
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}" if value >= 0.001 or value == 0 else "under 0.001"
 
 
-def _grid(top: float, height: float, span: float) -> Iterator[str]:
+def _grid(bottom: float, top: float, height: float, span: float) -> Iterator[str]:
     for tick in (0.0, *TICKS, 1.0):
-        x = NAME_WIDTH + span * tick
+        x, share = NAME_WIDTH + span * tick, bottom + (top - bottom) * tick
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 18}"/>'
-        yield f'<text class="dim" x="{x:.1f}" y="{height - 4}" text-anchor="middle">{top * tick:.1%}</text>'
+        yield f'<text class="dim" x="{x:.1f}" y="{height - 4}" text-anchor="middle">{share:.1%}</text>'
 
 
 def _picture(
