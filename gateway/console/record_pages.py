@@ -48,7 +48,9 @@ async def _add_costs(visit: Visit, callers: Iterable[dict[str, Any]]) -> None:
 
 async def show_datasets(visit: Visit) -> Response:
     """All data sets, and the latest buildings."""
-    return await visit.render("datasets.html", **await visit.api.get("/admin/v1/datasets"))
+    page = await visit.api.get("/admin/v1/datasets")
+    names = await visit.name_people(build["by"] for build in page["builds"])
+    return await visit.render("datasets.html", **page, names=names)
 
 
 async def show_dataset(visit: Visit) -> Response:
@@ -63,6 +65,10 @@ async def show_audit(visit: Visit) -> Response:
     filters = {name: visit.query(name) for name in ("action", "object", "actor")}
     query: dict[str, Any] = {**filters, "newest": "true", "limit": ENTRIES, "before": visit.query("before")}
     answer = await visit.api.get("/admin/v1/audit", **query)
-    older = answer["next_before"] and urlencode({**filters, "before": answer["next_before"]})
-    shown: dict[str, Any] = {"names": await visit.name_callers(), "older": older, "filters": filters}
-    return await visit.render("audit.html", entries=answer["entries"], **shown)
+    filled = {name: value for name, value in filters.items() if value}
+    older = answer["next_before"] and urlencode(filled | {"before": answer["next_before"]})
+    entries = answer["entries"]
+    names = await visit.name_people(entry[part] for entry in entries for part in ("actor", "object"))
+    newest = urlencode(filled) if visit.query("before") else None
+    shown: dict[str, Any] = {"names": names, "older": older, "newest": newest, "filters": filters}
+    return await visit.render("audit.html", entries=entries, is_filtered=bool(filled), **shown)

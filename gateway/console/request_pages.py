@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from gateway.console.admin_api import Declined, fill_address
-from gateway.console.figures import read_moment
+from gateway.console.figures import read_moment, write_moment
 from gateway.console.signed_in_request import Visit
 from monitoring.records import OUTCOMES
 from router.routing_data import REASONS
@@ -27,12 +27,14 @@ async def show_requests(visit: Visit) -> Response:
     try:
         query = {name: filters[name] for name in (*FILTERS, "before")}
         times = {name: read_moment(filters[name]) for name in ("since", "until") if filters[name]}
+        filters |= {name: write_moment(value) for name, value in times.items()}  # as the form shows it: without a zone
         answer = await visit.api.get("/v1/requests", **query, **times, limit=PAGE)
     except Declined as refused:
         fault = refused.text
     except ValueError:
         fault = "A time is written as 2026-12-01T09:30, in UTC."
     filled = {name: value for name, value in filters.items() if value}
+    at_newest = {name: value for name, value in filled.items() if name != "before"}
     older = answer["next_before"] and urlencode(filled | {"before": answer["next_before"]})
     tasks = [row["task"] for row in (await visit.api.get("/admin/v1/quality"))["tasks"]]
     hour = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M")
@@ -40,6 +42,7 @@ async def show_requests(visit: Visit) -> Response:
         "request_rows.html" if visit.is_partial else "requests.html",
         requests=answer["requests"],
         older=older,
+        newest=urlencode(at_newest) if filters["before"] else None,
         filters=filters,
         fault=fault,
         failed_lately=urlencode({"outcome": "failed", "since": hour}),
@@ -51,4 +54,5 @@ async def show_request(visit: Visit) -> Response:
     """One request: why it went where it went, what the checks found, each attempt, and what people said of it."""
     request = visit.request.path_params["request"]
     answer = await visit.api.get(fill_address("/v1/requests/{request}", request=request))
-    return await visit.render("request.html", **answer)
+    people = [answer["record"]["caller"], *(each["caller"] for each in answer["feedback"])]
+    return await visit.render("request.html", **answer, names=await visit.name_people(people))

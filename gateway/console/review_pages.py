@@ -128,7 +128,8 @@ async def show_gold(visit: Visit, fault: str = "", form: Mapping[str, str] = NOT
     choices = list_choices(page["say"])
     for question in page["questions"]:
         question["words"] = dict(choices).get(_write_value(question["value"]), question["value"])
-    shown = {"choices": choices, "fault": fault, "form": form, "names": await visit.name_callers()}
+    people = [*(each["by"] for each in page["questions"]), *(score["rater"] for score in page["scores"])]
+    shown = {"choices": choices, "fault": fault, "form": form, "names": await visit.name_people(people)}
     return await visit.render("gold.html", 400 if fault else 200, **page, **shown)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,11 @@ from gateway.services import Services
 
 COOKIE = "apprentice_console"
 FIELDS_MAX = 100
+PUBLIC = re.compile("[a-z0-9]{12}")
+FORMER_MAX = 10_000
+"""Keys that are gone, and people of a provider, whose names are kept."""
+SOUGHT_MAX = 20
+"""Names that are looked up in the audit for one page; the others have their turn on the next one."""
 REVIEWS = ("/reviews", "Reviews")
 NAVIGATION = (
     ("", "Overview"),
@@ -41,6 +48,8 @@ class Console:
         self.gateway = gateway
         self.provider: tuple[float, dict[str, Any]] | None = None
         """Until when the description that the provider gave of itself is used, and that."""
+        self.former_names: dict[str, str] = {}
+        """The names that the audit has of deleted keys, and of people of a provider, by their public parts."""
         self.templates = Environment(
             loader=FileSystemLoader(Path(__file__).with_name("templates")),
             autoescape=True,
@@ -140,10 +149,22 @@ class Visit:
             "path": path,
         }
 
-    async def name_callers(self) -> dict[str, str]:
-        """The name of each key by its public part."""
-        callers = (await self.api.get("/admin/v1/callers"))["callers"]
-        return {caller["public"]: caller["name"] for caller in callers}
+    async def name_people(self, publics: Iterable[str | None]) -> dict[str, str]:
+        """The names of these keys and people by their public parts, also of those that are gone. Raises Declined."""
+        callers, former = self.console.services.snapshot.current.callers, self.console.former_names
+        wanted = {public for public in publics if public and PUBLIC.fullmatch(public)}
+        for public in sorted(wanted - callers.keys() - former.keys())[:SOUGHT_MAX]:
+            if len(former) >= FORMER_MAX:
+                former.clear()
+            former[public] = await self._find_former_name(public)
+        names = {public: callers[public].name if public in callers else former.get(public) for public in wanted}
+        return {public: name for public, name in names.items() if name}
+
+    async def _find_former_name(self, public: str) -> str:
+        """The name in the audit's entries on this key, or on this person's sessions; empty where it has none."""
+        entries = (await self.api.get("/admin/v1/audit", object=public, newest="true", limit=20))["entries"]
+        values = [entry[part] for entry in entries for part in ("evidence", "after", "before")]
+        return next((str(value["name"]) for value in values if isinstance(value, dict) and value.get("name")), "")
 
     @property
     def is_partial(self) -> bool:

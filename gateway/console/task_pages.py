@@ -11,6 +11,7 @@ from starlette.responses import Response
 from gateway.console.admin_api import Declined, fill_address
 from gateway.console.signed_in_request import Visit
 from gateway.services import Services
+from monitoring.quality.signal_table import get_measure
 
 COUNTERS = ("apprentice_requests_total", "apprentice_cost_usd_total", "apprentice_saving_usd_total")
 SIGNALS_MAX = 12
@@ -56,6 +57,8 @@ async def load_task(visit: Visit) -> dict[str, Any]:
     alias = await visit.api.get(fill_address("/admin/v1/aliases/{task}", task=task))
     versions = (await visit.api.get("/admin/v1/adapters", task=task))["adapters"]
     roles = quality["roles"]
+    actions = quality["quality"]["actions"][::-1]
+    people = [action[part] for action in actions for part in ("by", "undone_by")]
     judged = {name: quality["judgements"][name] for name in _names(roles) if name in quality["judgements"]}
     return {
         "task": task,
@@ -68,7 +71,8 @@ async def load_task(visit: Visit) -> dict[str, Any]:
         "signals": {name: list(_signal_rows(judgement)) for name, judgement in judged.items()},
         "judgements": judged,
         "verdicts": quality["quality"]["versions"],
-        "actions": quality["quality"]["actions"][::-1],
+        "actions": actions,
+        "names": await visit.name_people(people),
     }
 
 
@@ -87,6 +91,7 @@ async def show_version(visit: Visit) -> Response:
         "gate": gate,
         "manifest": adapter["manifest"],
         "generation": (alias or {}).get("generation", ""),
+        "names": await visit.name_people([adapter["created_by"], *(entry["actor"] for entry in why["audit"])]),
     }
     return await visit.render("version.html", version=adapter, **shown)
 
@@ -132,6 +137,7 @@ def _signal_rows(judgement: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "tone": tone,
             "baseline": _baseline_share(each["baseline"]),
             "value": each["e_value"],
+            "measure": get_measure(each["signal"]),
         }
 
 
