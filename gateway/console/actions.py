@@ -273,8 +273,6 @@ async def take_action(visit: Visit) -> Response:
         answer = await visit.api.send(action.method, fill_address(action.path, **names), body or None, query)
     except Declined as refused:
         return await _render_question(visit, action, names, fields, refused)
-    except ValueError as error:
-        return await _render_question(visit, action, names, fields, Declined(400, "invalid_value", str(error)))
     if "key" in answer:
         return await visit.render("new_key.html", caller=answer)
     warnings = answer.get("warnings", ())
@@ -315,6 +313,7 @@ async def _find(visit: Visit, name: str, names: Mapping[str, str]) -> None:
 async def _render_question(
     visit: Visit, action: Click, names: dict[str, str], values: Mapping[str, str], fault: Declined | None = None
 ) -> Response:
+    at, told = ("", "") if fault is None else fault.at_field([each.name for each in action.fields])
     gate = None
     if action.shows_gate:
         gate = await visit.api.find(fill_address("/admin/v1/adapters/{version}/gate", version=names["version"]))
@@ -326,7 +325,8 @@ async def _render_question(
         text=action.text.format_map(names),
         names={name: value for name, value in names.items() if name not in values},
         values=values,
-        fault=None if fault is None else CHANGED if fault.code == "stale_generation" else fault.text,
+        fault=CHANGED if fault is not None and fault.code == "stale_generation" else told,
+        at=at,
         once=secrets.token_urlsafe(16) if action.shows_key else "",
         back=CONSOLE + fill_address(action.back, **names),
         gate=gate,
@@ -334,23 +334,27 @@ async def _render_question(
 
 
 def _read_fields(action: Click, texts: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of a form as the API takes them. Raises ValueError in words."""
+    """The fields of a form as the API takes them. Raises Declined."""
     body: dict[str, Any] = {}
     for each in action.fields:
         text = texts.get(each.name, "")
-        if each.inside:
-            body.setdefault(each.inside, {})[each.name] = _read(each, text) if text else None
-        elif text:
-            body[each.name] = _read(each, text)
-        elif each.required:
-            raise ValueError(f"{each.label}: it is empty.")
+        try:
+            if each.inside:
+                body.setdefault(each.inside, {})[each.name] = _read(each, text) if text else None
+            elif text:
+                body[each.name] = _read(each, text)
+            elif each.required:
+                raise ValueError("It is empty.")
+        except ValueError as error:
+            raise Declined(400, "invalid_value", str(error), each.name) from None
     return body
 
 
 def _read_generation(text: str) -> int:
-    """Raises ValueError."""
+    """Raises Declined."""
     if not text.isdecimal():
-        raise ValueError(f"The generation is no number: {text[:20]!r}. Open the page again.")
+        text = f"The generation is no number: {text[:20]!r}. Open the page again."
+        raise Declined(400, "invalid_value", text)
     return int(text)
 
 
@@ -361,7 +365,7 @@ def _read(field: Field, text: str) -> Any:
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise ValueError(f"{field.label}: write a number.")
+            raise ValueError("Write a number.")
         number = number / 100 if field.kind == "percent" else number
         return int(number) if number == int(number) and field.kind == "number" else number
     if field.kind == "list":

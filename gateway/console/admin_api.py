@@ -4,6 +4,7 @@ errors hold for the console as for all others."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import quote
 
@@ -18,13 +19,22 @@ DOTS = frozenset({".", ".."})
 
 
 class Declined(Exception):
-    """The API's refusal: its status, its code, and its sentence."""
+    """The API's refusal: its status, its code, its sentence, and the field at fault, if it is one's."""
 
-    def __init__(self, status: int, code: str, text: str) -> None:
+    def __init__(self, status: int, code: str, text: str, param: str = "") -> None:
         super().__init__(text)
         self.status = status
         self.code = code
         self.text = text
+        self.param = param
+
+    def at_field(self, names: Collection[str]) -> tuple[str, str]:
+        """The field of a form that is at fault (empty: none of them), and the words to tell there."""
+        named, sign, words = self.text.partition(": ")
+        name = (self.param or named).rpartition(".")[2]
+        if name not in names:
+            return "", self.text
+        return name, words[:1].upper() + words[1:] if sign and named.rpartition(".")[2] == name else self.text
 
 
 class PersonalApi:
@@ -62,7 +72,9 @@ class PersonalApi:
         if answer.status_code >= 400:
             try:
                 error = answer.json()["error"]
-                raise Declined(answer.status_code, str(error["code"]), str(error["message"]))
+                raise Declined(
+                    answer.status_code, str(error["code"]), str(error["message"]), str(error.get("param") or "")
+                )
             except (ValueError, KeyError, TypeError):
                 raise Declined(answer.status_code, "", "The gateway gave no reason.") from None
         return answer.json() if "json" in answer.headers.get("content-type", "") else answer.text

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, get_args
 
 from starlette.responses import Response
 
+from gateway.console.actions import CHANGED
 from gateway.console.admin_api import Declined, fill_address
-from gateway.console.figures import read_moment
+from gateway.console.figures import read_moment, write_moment
 from gateway.console.signed_in_request import Visit
 from gateway.server.listener import CONSOLE
 from router.overrides import OverrideAction, OverrideMode
@@ -32,8 +32,10 @@ async def show_rule_form(visit: Visit) -> Response:
         if rule["id"] == name:
             values |= {key: str(value) for key, value in rule.items() if key in TEXTS and value is not None}
             values |= {"edited": name, "generation": str(rule["generation"])}
-            values |= {key: _as_moment(rule[key]) for key in MOMENTS if rule.get(key)}
+            values |= {key: write_moment(rule[key]) for key in MOMENTS if rule.get(key)}
             values[METADATA] = "\n".join(f"{key}={value}" for key, value in rule.get(METADATA, {}).items())
+    if name and "edited" not in values:
+        raise Declined(404, "not_found", f"There is no rule {name[:80]!r}: it was deleted, or its name is another.")
     return await _render_form(visit, {"name": name, **values})
 
 
@@ -50,37 +52,35 @@ async def try_or_set_rule(visit: Visit) -> Response:
         if fields.get("edited") == name and fields.get("generation", "").isdecimal():
             body["expected_generation"] = int(fields["generation"])
         answer = await visit.api.send("PUT", fill_address("/admin/v1/overrides/{name}", name=name), body)
-    except (Declined, ValueError) as error:
-        return await _render_form(visit, fields, fault=str(error))
+    except Declined as refused:
+        return await _render_form(visit, fields, fault=refused)
     former = fields.get("edited") or name
     notes = [] if former == name else [f"The rule {former} is as it was: delete it if this one takes its place."]
     return await visit.done(f"{CONSOLE}/rules", f"The rule {name} is set.", *notes, *answer["warnings"])
 
 
 async def _render_form(
-    visit: Visit, values: Mapping[str, str], tried: Mapping[str, Any] | None = None, fault: str = ""
+    visit: Visit, values: Mapping[str, str], tried: Mapping[str, Any] | None = None, fault: Declined | None = None
 ) -> Response:
     tasks = [row["task"] for row in (await visit.api.get("/admin/v1/quality"))["tasks"]]
     choices = {"action": get_args(OverrideAction), "mode": get_args(OverrideMode), "task": ("", *tasks)}
-    return await visit.render(
-        "rule.html", 400 if fault else 200, values=values, tried=tried, fault=fault, choices=choices
-    )
+    at, told = ("", "") if fault is None else fault.at_field([*TEXTS, *MOMENTS, METADATA])
+    told = CHANGED if fault is not None and fault.code == "stale_generation" else told
+    shown = {"values": values, "tried": tried, "fault": told, "at": at, "choices": choices}
+    return await visit.render("rule.html", 200 if fault is None else 400, **shown)
 
 
 def _read_rule(fields: Mapping[str, str]) -> dict[str, Any]:
-    """A rule as the API takes it. Raises ValueError in words."""
+    """A rule as the API takes it. Raises Declined."""
     body: dict[str, Any] = {name: fields[name] for name in TEXTS if fields.get(name)}
     for name in MOMENTS:
         if fields.get(name):
             try:
                 body[name] = read_moment(fields[name])
             except ValueError:
-                raise ValueError(f"{name}: a time is written as 2026-12-01T09:30, in UTC.") from None
+                text = "A time is written as 2026-12-01T09:30, in UTC."
+                raise Declined(400, "invalid_value", text, name) from None
     pairs = [line.partition("=") for line in fields.get(METADATA, "").splitlines() if line.strip()]
     if any(not sign for _, sign, _ in pairs):
-        raise ValueError("metadata: write one name=value on each line.")
+        raise Declined(400, "invalid_value", "Write one name=value on each line.", METADATA)
     return body | {METADATA: {name.strip(): value.strip() for name, _, value in pairs}}
-
-
-def _as_moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.console.admin_api import PersonalApi
 from gateway.console.figures import format_usd
 from gateway.features.reviews.agreement_job import keep_agreement
 from gateway.features.reviews.state import Reviews
@@ -46,7 +48,15 @@ async def test_first_page_says_whether_verdicts_wake_anybody(configure: Configur
 async def test_a_field_that_has_to_be_filled_is_refused_empty(gateway: RunningGateway) -> None:
     async with browsing(gateway, gateway.admin_key) as http:
         answer = await take(http, "/console/do/make-key", name="new", role="caller", models="")
-        assert (answer.status_code, "Models: it is empty." in answer.text) == (400, True)
+        field = (
+            r'<input name="models"[^>]* aria-invalid="true" aria-describedby="fault"[^>]*>\s*<small [^>]*>It is empty'
+        )
+        assert (answer.status_code, bool(re.search(field, answer.text))) == (400, True)
+        too_little = await take(
+            http, "/console/do/make-key", name="new", role="caller", models="returns", usd_per_day="-1"
+        )
+        field = r'<input name="usd_per_day" value="-1"[^>]* aria-invalid="true"[^>]*>\s*<small [^>]*>Input should be'
+        assert (too_little.status_code, bool(re.search(field, too_little.text))) == (400, True), too_little.text
         assert "<label>US dollars per day" in answer.text
         long = await http.post("/console/reviews/next", data={f"field_{number}": "x" for number in range(101)})
         assert (long.status_code, "is too long" in long.text) == (400, True)
@@ -234,7 +244,7 @@ async def test_loading_the_page_of_a_new_key_again_makes_no_other(gateway: Runni
         fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form.text.partition("<main")[2]))
         fields |= {"name": "shop", "role": "caller", "models": "returns"}
         empty = await http.post("/console/do/make-key", data=fields | {"models": ""})
-        assert (empty.status_code, "Models: it is empty" in empty.text) == (400, True)
+        assert (empty.status_code, "It is empty." in empty.text) == (400, True)
         made = await http.post("/console/do/make-key", data=fields)
         again = await http.post("/console/do/make-key", data=fields)
         callers = (await admin.get("/admin/v1/callers")).json()["callers"]
@@ -266,3 +276,75 @@ async def test_the_audit_is_paged_back_to_its_first_entry(gateway: RunningGatewa
         assert older is not None
         last = await http.get(older[1].replace("&amp;", "&"))
         assert (last.text.count("<td>override.set</td>"), "Older entries" in last.text) == (5, False)
+
+
+async def test_operators_try_rules_and_set_none(gateway: RunningGateway) -> None:
+    key = await gateway.key(role="operator")
+    async with browsing(gateway, key) as http, gateway.http() as admin:
+        assert 'href="/console/rules/edit">Try a rule' in (await http.get("/console/rules")).text
+        form = await http.get("/console/rules/edit")
+        assert ('value="try"' in form.text, 'value="set"' in form.text) == (True, False)
+        fields = {"csrf": token_in(form), "name": "gifts", "action": "refuse", "mode": "enforce", "contains": "gift"}
+        tried = await http.post("/console/rules/edit", data=fields | {"step": "try"})
+        assert (tried.status_code, "<h2>Dry run</h2>" in tried.text) == (200, True), tried.text
+        refused = await http.post("/console/rules/edit", data=fields | {"step": "set"})
+        assert (refused.status_code, "role admin" in refused.text) == (400, True)
+        wrong = await http.post("/console/rules/edit", data=fields | {"step": "try", "pattern": "("})
+        assert re.search(r'<input name="pattern"[^>]* aria-invalid="true"', wrong.text)
+        assert (await admin.get("/admin/v1/overrides")).json()["overrides"] == []
+        gone = await http.get("/console/rules/edit?rule=gifts")
+        assert (gone.status_code, "it was deleted" in gone.text) == (404, True)
+
+
+async def test_the_audit_names_people_and_keys_that_are_gone(gateway: RunningGateway) -> None:
+    key = await gateway.key(name="Grace <b>", role="operator")
+    public = key.split("-")[2]
+    async with browsing(gateway, key) as http, browsing(gateway, gateway.admin_key) as other, gateway.http() as admin:
+        shown = f"<td>Grace &lt;b&gt; <code>{public}</code></td>"
+        assert (await http.get(f"/console/audit?actor={public}")).text.count(shown) == 2, "who did it, and of what"
+        assert (await admin.delete(f"/admin/v1/callers/{public}")).status_code == 200
+        gone = (await other.get("/console/audit")).text
+    entries = dict(re.findall(r"<tr>.*?<td>([a-z]+\.[a-z_]+)</td>(<td>.*?</td>)", gone))
+    assert [entries[action] == shown for action in ("console.sign_in", "caller.delete", "caller.make")] == [
+        False,  # the newest sign-in is the admin's
+        True,
+        True,
+    ]
+
+
+async def test_a_list_says_whether_filters_or_nothing_is_there_and_leads_on(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with browsing(gateway, gateway.admin_key) as http:
+        assert "No request was recorded yet." in (await http.get("/console/requests")).text
+        page = (await http.get("/console/requests?task=gone&since=2026-01-01T02:00:30%2B02:00")).text
+        assert "<option selected>gone</option>" in page, "what is filtered by is seen"
+        assert 'name="since" type="datetime-local" step="any" value="2026-01-01T00:00:30"' in page
+        none = (await http.get("/console/requests?outcome=failed")).text
+        assert "Change or clear the filters." in none
+        before = "01a22fdf-696e-79ff-93e4-696e7bbf474d-f58aa990738279cb"
+        later = (await http.get(f"/console/requests?outcome=failed&before={before}")).text
+        assert 'href="/console/requests?outcome=failed">Newest requests</a>' in later
+
+        async def find_none_so_far(api: PersonalApi, path: str, **query: Any) -> dict[str, Any]:
+            return {"requests": [], "entries": [], "next_before": before, "tasks": []}
+
+        monkeypatch.setattr(PersonalApi, "get", find_none_so_far)
+        for list_, words in (("requests?text=rare", "Older requests"), ("audit?action=rare", "Older entries")):
+            page = (await http.get(f"/console/{list_}")).text
+            assert ("looked at so far" in page, f">{words}</a>" in page) == (True, True), list_
+
+
+async def test_a_request_says_when_it_came_and_by_whose_key(world: ConsoleWorld) -> None:
+    public = world.caller_key.split("-")[2]
+    async with browsing(world.gateway, world.operator_key) as http:
+        found = await http.get(f"/console/requests?caller={public}")
+        request = re.search(r'href="/console/requests/([0-9a-f-]{53})"', found.text)
+        assert request is not None
+        page = (await http.get(f"/console/requests/{request[1]}")).text
+        assert re.search(rf":\d\d UTC <small>[^<]+</small></time>, by webshop\w+ <code>{public}</code>", page)
+        version = (await http.get("/console/versions/returns@v3")).text
+        assert version.count(f"by admin <code>{world.gateway.admin_key.split('-')[2]}</code>") > 2
+        assert "<code>apprentice evaluate returns@v3" in version
+        task = (await http.get("/console/tasks/returns")).text
+        assert (task.count("Wrong more often than general"), task.count('aria-label="shadow: 2.0%')) == (1, 1)

@@ -166,7 +166,7 @@ async def set_override(request: Request, name: str, body: RuleIn, admin: Admin) 
 
 
 @router.post("/overrides/{name}/dry-run", responses=with_errors("not_found"))
-async def try_override(request: Request, name: str, body: OverrideIn, _: Admin) -> dict[str, Any]:
+async def try_override(request: Request, name: str, body: OverrideIn, _: Operator) -> dict[str, Any]:
     """Try a rule on the last 1,000 requests. Nothing is set."""
     services = services_of(request)
     _see_that_it_fits(services, name, body)
