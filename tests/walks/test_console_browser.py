@@ -34,9 +34,8 @@ PAGES = (
         "/audit",
     ),
     *("/do/promote?task=returns&version=returns@v3", "/do/make-key", "/reviews/next?task=returns", "/nowhere"),
-    "/reviews/returns/gold",
+    "/compare/nothing",
 )
-
 LOOKS: tuple[tuple[Literal["light", "dark"], int, int], ...] = (("light", 1280, 800), ("dark", 390, 844))
 
 
@@ -108,7 +107,10 @@ async def test_every_page_is_readable_for_all(tmp_path: Path, redis_url: str, br
         await page.goto(f"{world.gateway.url}/console/sign-in")
         await look("/sign-in")
         await sign_in(page, world, world.gateway.admin_key)
-        for path in (*PAGES, f"/keys/{world.caller_key.split('-')[2]}"):
+        async with world.gateway.http() as admin:
+            (card,) = (await admin.get("/admin/v1/datasets")).json()["datasets"]
+        more = (f"/keys/{world.caller_key.split('-')[2]}", f"/requests/{await find_answered(world)}")
+        for path in (*PAGES, *more, f"/datasets/{card['digest']}", "/requests?outcome=failed&task=triage"):
             await page.goto(f"{world.gateway.url}/console{path}", wait_until="load")
             await look(path)
     assert {path: found for path, found in faults.items() if found} == {}
@@ -272,3 +274,76 @@ async def find_answered(world: ConsoleWorld) -> str:
     async with world.gateway.http() as http:
         found = await http.get("/v1/requests", params={"task": "returns", "outcome": "ok", "label": "none"})
     return str(found.json()["requests"][0]["id"])
+
+
+@pytest.mark.timeout(600)
+async def test_nothing_typed_into_a_form_is_lost_where_the_session_ends(world: ConsoleWorld, browser: Browser) -> None:
+    page, root = await opened(browser, []), f"{world.gateway.url}/console"
+    await sign_in(page, world, world.gateway.admin_key)
+    version = "task=returns&version=returns@v2&generation=1"
+    async with world.gateway.http() as admin:
+        for path, field, text in (
+            (f"/do/pin?{version}", "reason", "It was <b>used</b>."),
+            ("/rules/edit?rule=gifts", "contains", "present"),
+        ):
+            await page.goto(f"{root}{path}")
+            if "pin" in path:
+                await page.select_option("[name=verdict]", "suspect")
+                await page.fill("[name=until]", "2020-01-01T00:00")
+            await page.fill(f"[name={field}]", text)
+            if "rules" in path:
+                await page.click("button[value=try]")
+                await page.wait_for_selector("section[role=status]")
+                await page.fill(f"[name={field}]", f"{text} of today")
+            public = world.gateway.admin_key.split("-")[2]
+            assert (await admin.delete(f"/admin/v1/sessions/{public}")).status_code == 200
+            await page.click("main form button >> nth=0")
+            await page.fill("#key", world.gateway.admin_key)
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector(".who")
+            assert (await page.input_value(f"[name={field}]")).startswith(text)
+            if "pin" in path:
+                assert await page.input_value("[name=verdict]") == "suspect"
+                await page.click("main form button >> nth=0")  # a time that is over: refused, beside its field
+                await page.wait_for_selector("[name=until][aria-invalid]")
+                assert await page.evaluate("document.activeElement.name") == "until"
+            else:
+                hidden = [await page.get_attribute(f"[name={name}]", "value") for name in ("edited", "generation")]
+                assert (await page.input_value("[name=contains]"), hidden[0]) == ("present of today", "gifts")
+        await page.goto(f"{root}/do/pin?{version}")
+        assert await page.input_value("[name=reason]") == "", "it is there again after a sign-in alone"
+
+
+@pytest.mark.timeout(600)
+async def test_an_age_grows_while_its_page_is_open(world: ConsoleWorld, browser: Browser) -> None:
+    page = await opened(browser, [])
+    await page.clock.install()
+    await sign_in(page, world, world.operator_key)
+    await page.goto(f"{world.gateway.url}/console/audit")
+    await page.clock.fast_forward("02:00:00")
+    await page.wait_for_selector("td time small >> text=2 h ago")
+
+
+@pytest.mark.timeout(600)
+async def test_texts_of_any_kind_are_shown_as_they_are_and_fit(world: ConsoleWorld, browser: Browser, axe: str) -> None:
+    errors: list[str] = []
+    long, html = 3000 * "w", "<script>document.title='x'</script><img src=x onerror=alert(1)>"
+    async with world.gateway.http(world.caller_key) as http:
+        body = {"request_id": await find_answered(world), "metric": "correct", "value": False}
+        answer = await http.post("/v1/feedback", json=body | {"comment": f"{html} {long}", "demonstration": html})
+        assert answer.status_code == 201, answer.text
+    async with world.gateway.http() as admin:
+        rule = {"action": "refuse", "task": "returns", "contains": html + 400 * "w", "message": html}
+        assert (await admin.put("/admin/v1/overrides/html", json=rule)).status_code == 200
+        cordon = {"reason": f"{html} {100 * 'w'}"}
+        assert (await admin.post("/admin/v1/replicas/small-0/cordon", json=cordon)).status_code == 200
+    page = await opened(browser, errors)
+    await sign_in(page, world, world.gateway.admin_key)
+    for path in (f"/requests/{body['request_id']}", "/rules", "/rules/edit?rule=html", "/fleet", "/audit"):
+        await page.goto(f"{world.gateway.url}/console{path}")
+        for _, width, height in LOOKS:
+            await page.set_viewport_size({"width": width, "height": height})
+            assert await find_faults(page, axe) == [], path
+        assert (await page.title()).endswith("Apprentice"), path
+        assert await page.locator("main img").count() == 0, path
+    assert errors == []

@@ -8,17 +8,27 @@ document.addEventListener("htmx:sse:after:connection", ({ detail }) => {
   if (detail.connection.status === 204) location.reload();
 });
 
-// What a reviewer writes stays in this tab until it is sent, also where the session ends before. Signing out drops it.
-const texts = [...document.querySelectorAll("form:has(> [name=request]) textarea")];
+// What is written into a form stays in this tab until it is sent, also where the session ends before: it is there again
+// after the sign-in; texts of a review also without one. Signing out drops it.
 const who = document.querySelector(".who");
-const nameOf = (text) => `${who.dataset.person} ${text.form.elements.request.value} ${text.name}`;
-const keep = () => sessionStorage.setItem("draft", JSON.stringify(texts.map((text) => [nameOf(text), text.value])));
-if (texts.length) {
-  const draft = new Map(JSON.parse(sessionStorage.getItem("draft") ?? "[]"));
-  for (const text of texts) text.value ||= draft.get(nameOf(text)) ?? "";
-  keep();
-  document.addEventListener("input", keep);
+const cameFromSignIn = /^[^?#]*\/sign-in/.test(document.referrer);
+const fields = [...document.querySelectorAll("main form[method=post] :is(input, select, textarea)[name]")];
+const kept = fields.filter(({ name }) => name !== "csrf" && name !== "once");
+const place = fields.some(({ name }) => name === "request") ? "review" : "form";
+const subjectOf = ({ form }) => form.elements.request?.value ?? location.pathname + location.search;
+const nameOf = (field) =>
+  [who.dataset.person, subjectOf(field), field.name, field.type === "radio" && field.value].join(" ");
+const keep = () =>
+  sessionStorage.setItem(place, JSON.stringify(kept.map((field) => [nameOf(field), field.value, field.checked])));
+if (place === "form" && kept.length && !cameFromSignIn) sessionStorage.removeItem(place);
+for (const [name, value, checked] of JSON.parse(sessionStorage.getItem(place) ?? "[]")) {
+  const field = kept.find((each) => nameOf(each) === name);
+  if (!field) continue;
+  if (field.type === "textarea" && place === "review") field.value ||= value;
+  else if (cameFromSignIn && field.type === "radio") field.checked = checked;
+  else if (cameFromSignIn) field.value = value;
 }
+document.addEventListener("input", keep);
 who.addEventListener("submit", () => sessionStorage.clear());
 
 // A form is sent once: a second click would drop the answer to the first, and with it a new key that is shown once.
@@ -45,5 +55,17 @@ document.addEventListener("keydown", (event) => {
   if (choice) {
     choice.checked = true;
     choice.focus();
+    keep();
   }
 });
+
+// An age grows while its page is open.
+const UNITS = [[86_400, "d"], [3600, "h"], [60, "min"]];
+setInterval(() => {
+  for (const age of document.querySelectorAll("time > small")) {
+    const seconds = (Date.now() - Date.parse(age.parentElement.dateTime)) / 1000, span = Math.abs(seconds);
+    const [size, unit] = UNITS.find(([size]) => span >= size) ?? [0];
+    const words = size ? `${Math.floor(span / size).toLocaleString("en")} ${unit}` : "under 1 min";
+    age.textContent = seconds < 0 ? `in ${words}` : `${words} ago`;
+  }
+}, 60_000);
