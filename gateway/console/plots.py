@@ -14,8 +14,8 @@ SPLIT_HEIGHT = 14
 TICKS = (0.25, 0.5, 0.75)
 
 
-def draw_split(weights: Mapping[str, float]) -> Markup:
-    """A bar of the versions' shares of a task's requests, with their names as its description."""
+def draw_split(weights: Mapping[str, float], of: str = "Traffic") -> Markup:
+    """A bar of shares of a whole, such as of the versions of a task's requests, with their names as its description."""
     parts, x = [], 0.0
     for number, (name, share) in enumerate(sorted(weights.items(), key=lambda item: -item[1])):
         ends = f'x="{100 * x:.2f}%" width="{100 * share:.2f}%"'
@@ -25,7 +25,7 @@ def draw_split(weights: Mapping[str, float]) -> Markup:
         )
         x += share
     words = ", ".join(f"{name} {share:.1%}" for name, share in weights.items()) or "no version"
-    return _picture("split", f"Traffic: {words}", 100, SPLIT_HEIGHT, parts, stretched=True)
+    return _picture("split", f"{of}: {words}", 100, SPLIT_HEIGHT, parts, stretched=True)
 
 
 def draw_intervals(rows: Sequence[Mapping[str, Any]]) -> Markup:

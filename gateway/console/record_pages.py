@@ -10,7 +10,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from gateway.console.admin_api import fill_address
-from gateway.console.signed_in_request import Visit
+from gateway.console.signed_in_request import OF_PEOPLE, Visit
 from gateway.console.task_pages import sum_counters
 from monitoring.datasets.card_page import make_card
 
@@ -68,7 +68,15 @@ async def show_audit(visit: Visit) -> Response:
     filled = {name: value for name, value in filters.items() if value}
     older = answer["next_before"] and urlencode(filled | {"before": answer["next_before"]})
     entries = answer["entries"]
-    names = await visit.name_people(entry[part] for entry in entries for part in ("actor", "object"))
+    people = [entry["actor"] for entry in entries]
+    people += [entry["object"] for entry in entries if entry["action"].startswith(OF_PEOPLE)]
+    names = await visit.name_people(people)
     newest = urlencode(filled) if visit.query("before") else None
-    shown: dict[str, Any] = {"names": names, "older": older, "newest": newest, "filters": filters}
+    shown: dict[str, Any] = {
+        "names": names,
+        "older": older,
+        "newest": newest,
+        "filters": filters,
+        "keys": visit.list_keys(),
+    }
     return await visit.render("audit.html", entries=entries, is_filtered=bool(filled), **shown)

@@ -44,6 +44,7 @@ async def show_requests(visit: Visit) -> Response:
         older=older,
         newest=urlencode(at_newest) if filters["before"] else None,
         filters=filters,
+        keys=visit.list_keys(),
         fault=fault,
         failed_lately=urlencode({"outcome": "failed", "since": hour}),
         choices={"task": tasks, "outcome": OUTCOMES, "reason": REASONS, "label": LABELS},

@@ -24,6 +24,8 @@ from gateway.services import Services
 COOKIE = "apprentice_console"
 FIELDS_MAX = 100
 PUBLIC = re.compile("[a-z0-9]{12}")
+OF_PEOPLE = ("caller.", "console.")
+"""The beginnings of actions in the audit whose object is a key or a person."""
 FORMER_MAX = 10_000
 """Keys that are gone, and people of a provider, whose names are kept."""
 SOUGHT_MAX = 20
@@ -160,9 +162,15 @@ class Visit:
         names = {public: callers[public].name if public in callers else former.get(public) for public in wanted}
         return {public: name for public, name in names.items() if name}
 
+    def list_keys(self) -> list[tuple[str, str]]:
+        """The public parts of all keys with their names, by which a filter's field offers them."""
+        callers = self.console.services.snapshot.current.callers.values()
+        return sorted(((each.public, each.name) for each in callers), key=lambda each: each[1].casefold())
+
     async def _find_former_name(self, public: str) -> str:
         """The name in the audit's entries on this key, or on this person's sessions; empty where it has none."""
         entries = (await self.api.get("/admin/v1/audit", object=public, newest="true", limit=20))["entries"]
+        entries = [entry for entry in entries if entry["action"].startswith(OF_PEOPLE)]
         values = [entry[part] for entry in entries for part in ("evidence", "after", "before")]
         return next((str(value["name"]) for value in values if isinstance(value, dict) and value.get("name")), "")
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import pytest
 from playwright.async_api import Browser, Page, Route, async_playwright
 
@@ -347,3 +348,18 @@ async def test_texts_of_any_kind_are_shown_as_they_are_and_fit(world: ConsoleWor
         assert (await page.title()).endswith("Apprentice"), path
         assert await page.locator("main img").count() == 0, path
     assert errors == []
+
+
+@pytest.mark.timeout(600)
+async def test_a_canarys_evidence_grows_on_the_open_page(world: ConsoleWorld, browser: Browser) -> None:
+    redis, page = world.gateway.services.redis, await opened(browser, [])
+    await sign_in(page, world, world.operator_key)
+    await page.goto(f"{world.gateway.url}/console/tasks/returns")
+    await page.wait_for_selector('svg[aria-label^="error: 1 of 120"]')
+    raw = await redis.get("apprentice:canary:returns")
+    assert raw is not None
+    verdict = msgspec.json.decode(raw)
+    verdict["evidence"]["signals"]["error"]["harm"] |= {"e_value_max": 99.96, "shown": False}
+    await redis.set("apprentice:canary:returns", msgspec.json.encode(verdict | {"because": "Errors rise."}))
+    await page.wait_for_selector('svg[aria-label^="error: 100 of 120"]')  # by server-sent events
+    assert "Errors rise." in await page.inner_text("main")

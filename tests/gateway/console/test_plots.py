@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gateway.console.plots import NAME_WIDTH, draw_evidence, draw_intervals
+from gateway.console.plots import NAME_WIDTH, draw_evidence, draw_intervals, draw_split
 
 
 def test_a_long_name_is_cut_and_shown_whole_to_a_pointer() -> None:
@@ -33,3 +33,7 @@ def test_an_interval_below_zero_is_drawn_whole() -> None:
     assert (low > NAME_WIDTH, round(high - middle - (middle - low), 1)) == (True, 0.0)
     assert ">-4.6%<" in picture
     assert "0.0%" in str(draw_intervals([interval(estimate=0.0)]))
+
+
+def test_a_bar_says_of_what_its_shares_are() -> None:
+    assert 'aria-label="Limit: spent 25.0%"' in str(draw_split({"spent": 0.25}, "Limit"))
