@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, with_api
 from gateway.cli.watch import make_waiting_columns
 
@@ -22,8 +21,6 @@ def diagnose(
 
     The version, earlier versions, the base and general are asked now, at temperature 0. The text must be kept.
     """
-    if not request_id.strip():
-        raise Unusable("REQUEST_ID is empty: give the x-request-id of an answer.")
     with api.out.progress(*make_waiting_columns()) as progress:
         progress.add_task("Reading training rows, asking engines", total=None)
         answer = api.post("/diagnoses", request=request_id)

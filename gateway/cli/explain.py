@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, with_api
 from gateway.cli.tables import Row
 
@@ -18,8 +17,6 @@ def explain(
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
 ) -> None:
     """Explain a request: its checks, route and end."""
-    if not request_id.strip():
-        raise Unusable("REQUEST_ID is empty: give the x-request-id of an answer.")
     answer = api.get(f"{api.url}/v1/requests/{quote(request_id, safe='')}")
     if api.out.answer(answer):
         return

@@ -157,8 +157,6 @@ NO_RECORD = frozenset({"request_not_found", "role_required"})
 def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The metric by which the request's task has its reviews judged, and the first answer to this one; None where there
     is none. Raises Unusable where there is no metric."""
-    if not request_id.strip():
-        raise Unusable("ID is empty: give the id that `apprentice reviews next` shows.")
     try:
         request = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
     except Refused as refused:

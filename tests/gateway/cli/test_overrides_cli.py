@@ -107,6 +107,7 @@ async def test_a_refusal_of_all_that_comes_wants_to_be_meant(apprentice: Command
         (("set", "a", "--action", "general", "--expires-in", "0d"), 2, "'0d' is no span of time above 0"),
         (("set", "a/b", "--action", "general"), 2, "A rule's name has letters, digits, - and _"),
         (("delete", ""), 2, "NAME is empty"),
+        (("delete", " "), 2, "NAME is empty"),
         (
             ("set", "a", "--action", "general", "--pattern", "(vase"),
             1,
