@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monitoring.evaluation.dataset import has_tool_call, write_calls
+
 SHOWN_MAX = 6
 """Examples in a drafted general prompt."""
 SHOWN_CHARACTERS_MAX = 600
@@ -19,26 +21,30 @@ TOKENS_MAX = 512
 
 @dataclass(frozen=True)
 class ExampleRow:
-    """A request and its right answer. `system` is the system message, empty where there is none."""
+    """A request and its right answer. `system` is the system message, empty where there is none. An answer may call
+    tools: a contract is about others alone."""
 
     system: str
     request: str
     answer: str
+    calls: bool = False
 
 
 def read_row(row: dict[str, Any]) -> ExampleRow | None:
     """The row of a fine-tuning file, or of a table with text and expected; None where it has no answer."""
-    messages = row.get("messages")
+    messages, calls = row.get("messages"), False
     if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
         by_role = {str(message.get("role")): message.get("content") for message in messages}
         answer = row.get("expected", by_role.get("assistant"))
         request, system = by_role.get("user"), by_role.get("system")
+        if calls := bool(messages) and has_tool_call(messages[-1]):
+            answer = write_calls(messages[-1])
     else:
         answer, request, system = row.get("expected", row.get("label")), row.get("text") or row.get("prompt"), ""
     if answer is None or not isinstance(request, str):
         return None
     text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
-    return ExampleRow(system if isinstance(system, str) else "", request, text)
+    return ExampleRow(system if isinstance(system, str) else "", request, text, calls)
 
 
 def draft_manifest(task: str, rows: Sequence[ExampleRow]) -> dict[str, Any]:
@@ -46,7 +52,7 @@ def draft_manifest(task: str, rows: Sequence[ExampleRow]) -> dict[str, Any]:
     sampling = {"temperature": 0, "max_tokens": _tokens_of(rows)}
     return {
         "task": task,
-        "contract": draft_contract([row.answer for row in rows]),
+        "contract": draft_contract([row.answer for row in rows if not row.calls]),
         "sampling": sampling,
         "general_prompt": {"system": _draft_prompt(rows), "sampling": dict(sampling)},
         "golden": [{"prompt": row.request} for row in _spread(rows, 3)],
@@ -59,7 +65,7 @@ def draft_contract(answers: Sequence[str]) -> dict[str, Any] | None:
     if objects and all(read is not None for read in objects):
         return _schema_of([read for read in objects if read is not None])
     counts = Counter(answers)
-    if len(counts) <= CHOICES_MAX and ROWS_OF_A_CHOICE_MIN * len(counts) <= len(answers):
+    if 0 < len(counts) <= CHOICES_MAX and ROWS_OF_A_CHOICE_MIN * len(counts) <= len(answers):
         return {"choices": sorted(counts)}
     return None
 

@@ -30,7 +30,8 @@ COLUMNS: Mapping[str, str] = {
     "at": "DOUBLE",
     "rejected": "VARCHAR",
 }
-"""Of Parquet, as `datasets` of Hugging Face reads it. Content that is no text is there as JSON."""
+"""Of Parquet, as `datasets` of Hugging Face reads it. Content that is no text is there as JSON, as tools are."""
+TOOLS: Mapping[str, str] = {"tools": "VARCHAR", "parallel_tool_calls": "BOOLEAN"}
 
 
 def run(job: ExportJob) -> int:
@@ -52,20 +53,28 @@ def as_openai(row: DataRow, form: str) -> dict[str, Any] | None:
     answer."""
     if form == "sft":
         context = [m | {"weight": 0} if m.get("role") == "assistant" else m for m in row.messages[:-1]]
-        return {"messages": [*context, row.messages[-1]]}  # each answer of a chat is the last one of a row
+        return {"messages": [*context, row.messages[-1]], **_offer(row)}  # each answer is the last one of a row
     if row.rejected is None:
         return None
     return {
-        "input": {"messages": row.messages[:-1], "tools": [], "parallel_tool_calls": True},
+        "input": {"messages": row.messages[:-1], "tools": [], "parallel_tool_calls": True, **_offer(row)},
         "preferred_output": [row.messages[-1]],
         "non_preferred_output": [{"role": "assistant", "content": row.rejected}],
     }
 
 
+def _offer(row: DataRow) -> dict[str, Any]:
+    """The tools of a row, where it has any."""
+    offer = {"tools": row.tools, "parallel_tool_calls": row.parallel_tool_calls}
+    return {name: value for name, value in offer.items() if value is not msgspec.UNSET}
+
+
 def _write_parquet(source: Path, target: Path) -> int:
     with source.open("rb") as lines:
         has_more = any(b'"tool_call' in line or b'"name":' in line for line in lines)
-    kinds = {**COLUMNS} | ({"messages": CALLING_MESSAGES} if has_more else {})
+        lines.seek(0)
+        has_tools = any(b'"tools":' in line for line in lines)
+    kinds = {**COLUMNS, **({"messages": CALLING_MESSAGES} if has_more else {}), **(TOOLS if has_tools else {})}
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in kinds.items())
     query = f"SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})"  # noqa: S608 - our names
     with connect_duckdb() as connection:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from monitoring.evaluation.comparing import normalize
-from monitoring.evaluation.dataset import Row, write_canonically
+from monitoring.evaluation.dataset import Row, has_tool_call, write_calls, write_canonically
 from monitoring.ids import SHAPE
 
 Origin = Literal["demonstrated", "real", "synthetic"]
@@ -37,11 +37,14 @@ class DataRow(msgspec.Struct, frozen=True, kw_only=True, rename={"label": "class
     source: str = ""
     at: float | None = None
     rejected: str | None = None
+    tools: list[dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
+    parallel_tool_calls: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def answer(self) -> str:
-        """The text of the assistant's last message."""
-        return str(self.messages[-1]["content"])
+        """The text of the assistant's last message, or its calls as JSON."""
+        last = self.messages[-1]
+        return write_calls(last) if has_tool_call(last) else str(last["content"])
 
     def evaluated(self) -> Row:
         """It as a row to evaluate on."""
@@ -105,9 +108,9 @@ def fold_text(text: str) -> str:
 
 
 def digest_of_input(row: DataRow) -> str:
-    """The digest of all that comes before the answer, instructions too."""
+    """The digest of all that comes before the answer, instructions and tools too."""
     turns = [[message.get("role"), fold_text(text_of(message)), _more(message)] for message in row.messages[:-1]]
-    return digest(write_canonically(turns))
+    return digest(write_canonically([turns, row.tools] if row.tools else turns))
 
 
 def digest_of_answer(row: DataRow) -> str:

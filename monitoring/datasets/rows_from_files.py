@@ -70,7 +70,9 @@ def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
     for message in turns:
         if not isinstance(message.get("role"), str):
             raise DatasetError(f"Line {at}: a message of it has no role: give system, user, assistant or tool.")
-    messages = [*turns, {"role": "assistant", "content": row.expected}]
+    messages = [*turns, row.answer]
+    more: dict[str, Any] = {"tools": row.tools} if row.tools else {}
+    more |= {"parallel_tool_calls": False} if row.parallel_tool_calls is False else {}
     row_id = entry.get("id")
     rejected = entry.get("rejected")
     return DataRow(
@@ -84,14 +86,15 @@ def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
         source=str(entry.get("source") or source),
         at=time_of(entry.get("at")),
         rejected=rejected if isinstance(rejected, str) and rejected else None,
+        **more,
     )
 
 
 def _divide_chat(entry: dict[str, Any], at: int) -> list[dict[str, Any]]:
     """An object for each answer that a chat teaches, all of one group; the last first, of near duplicates it is kept.
 
-    As with OpenAI an answer of weight 0 teaches nothing. Before the last one, an answer that calls a tool, or that
-    nobody asked for, is context alone. Raises DatasetError where no answer is left.
+    As with OpenAI an answer of weight 0 teaches nothing. Before the last one, an answer that nobody asked for, or that
+    calls a tool where the object has none, is context alone. Raises DatasetError where no answer is left.
     """
     messages = entry.get("messages")
     if entry.get("expected") is not None or not isinstance(messages, list) or not _ends_with_answer(messages):
@@ -104,7 +107,7 @@ def _divide_chat(entry: dict[str, Any], at: int) -> list[dict[str, Any]]:
         for place in range(last, -1, -1)
         if roles[place] == "assistant"
         and messages[place].get("weight", 1) != 0
-        and (place == last or ("user" in roles[:place] and _is_text(messages[place])))
+        and (place == last or ("user" in roles[:place] and _teaches(messages[place], entry)))
     ]
     if not places:
         raise DatasetError(f"Line {at}: each answer in it has the weight 0, so it teaches nothing: leave it out.")
@@ -129,8 +132,10 @@ def _ends_with_answer(messages: list[Any]) -> bool:
     return bool(messages[-1].get("role") == "assistant")
 
 
-def _is_text(message: dict[str, Any]) -> bool:
-    return not has_tool_call(message) and bool(read_answer(message.get("content")))
+def _teaches(message: dict[str, Any], entry: dict[str, Any]) -> bool:
+    if has_tool_call(message):
+        return bool(entry.get("tools") or entry.get("functions"))
+    return bool(read_answer(message.get("content")))
 
 
 def _origin_of(value: Any) -> Origin:

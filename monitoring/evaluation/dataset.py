@@ -4,7 +4,8 @@ A line is `{"messages": [...]}` (a chat), `{"text": "..."}` (a chat of one user 
 completion), with `expected`, and where there are some with `id` and `label` (or `class`). A line without `expected` has
 it in `label`, as the example's data do, or as its chat's last message, as OpenAI's fine-tuning data do. Rows that
 belong together have the same `group`, `paraphrase` or `parent`, which may be the id of a row. `source` and `language`
-tell rows apart in a report. By `request`, the id of the request that it was, a row can be forgotten. Other fields are
+tell rows apart in a report. With `tools` a chat's last message may call some of them: then the calls are what is
+expected, by their names and arguments as JSON. By `request`, the id of the request that it was, a row can be forgotten. Other fields are
 passed over.
 """
 
@@ -14,7 +15,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -64,9 +65,19 @@ class Row(Sealable, frozen=True, omit_defaults=True):
     request: str = ""
     parent: str = ""
     rejected: str = ""
+    tools: list[dict[str, Any]] | None = None
+    parallel_tool_calls: bool | None = None
+    calling: dict[str, Any] | None = None
+    """The assistant's message that is expected, where it calls tools."""
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """The assistant's message that is expected."""
+        return self.calling or {"role": "assistant", "content": self.expected}
 
 
-ROW_TEXTS = MappingProxyType({"expected": "", "messages": None, "prompt": None, "rejected": ""})
+TEXT_FIELDS = ("messages", "prompt", "tools", "calling")
+ROW_TEXTS = MappingProxyType({"expected": "", "rejected": "", **dict.fromkeys(TEXT_FIELDS)})
 """The fields that may be sealed while a row is kept. Its names, classes and slices stay plain."""
 ReadObject = Callable[[bytes, int], dict[str, Any]]
 
@@ -162,7 +173,7 @@ class DatasetReader:
         before = self._lines_of_ids.setdefault(row.id, at)
         if before != at:
             raise DatasetError(f"Line {at}: the id {row.id[:80]!r} is that of line {before}: give each row its own.")
-        request = _digest([row.messages, row.prompt])
+        request = _digest([row.messages, row.prompt, *([row.tools] if row.tools else [])])
         self._compare_with_others(row, request)
         self.rows += 1
         group = self._group(row, request, group_named(read, at))
@@ -232,7 +243,9 @@ def row_of(read: dict[str, Any], at: int, number: int) -> Row:
     """The row in the JSON object on line `at`. Raises DatasetError."""
     label, expected = read.get("label", read.get("class")), read.get("expected")
     messages, prompt = _asked_of(read, at)
+    tools, calling = _tools_of(read, at), None
     if expected is None and messages is not None and (answer := _said_last(messages, at)) is not None:
+        calling = _read_calling(messages[-1], tools, at)
         expected, messages = answer, messages[:-1]
     if expected is None:
         expected, label = label, read.get("class")
@@ -247,8 +260,11 @@ def row_of(read: dict[str, Any], at: int, number: int) -> Row:
     if label is not None and (isinstance(label, dict | list) or not 0 < len(str(label)) <= LABEL_CHARACTERS_MAX):
         raise DatasetError(f"Line {at}: its label is a text of 1 to {LABEL_CHARACTERS_MAX} characters, or left out.")
     row = Row(number, name, at, expected, messages, prompt, None if label is None else str(label))
-    origin = {name: value for name in ORIGIN_FIELDS if isinstance(value := read.get(name), str)}
-    return msgspec.structs.replace(row, slices=_slices_of(read, at, text_of(row)), **origin)
+    more: dict[str, Any] = {name: value for name in ORIGIN_FIELDS if isinstance(value := read.get(name), str)}
+    if tools:
+        parallel = read.get("parallel_tool_calls")
+        more |= {"tools": tools, "calling": calling, "parallel_tool_calls": parallel if parallel is False else None}
+    return msgspec.structs.replace(row, slices=_slices_of(read, at, text_of(row)), **more)
 
 
 def text_of(row: Row) -> str:
@@ -303,15 +319,72 @@ def _asked_of(read: dict[str, Any], at: int) -> tuple[list[dict[str, Any]] | Non
     return ([{"role": "user", "content": content}], None) if names[0] == "text" else (None, content)
 
 
-def has_tool_call(message: dict[str, Any]) -> bool:
+def has_tool_call(message: Mapping[str, Any]) -> bool:
     """Return whether a message of the assistant calls a tool."""
     return bool(message.get("tool_calls") or message.get("function_call"))
 
 
 def see_that_it_is_text(answer: dict[str, Any], at: int) -> None:
-    """Raises DatasetError for a message of the assistant that calls tools: a call would get lost, or be no answer."""
+    """Raises DatasetError for an answer of a preference pair that calls tools: a call would get lost."""
     if has_tool_call(answer):
-        raise DatasetError(f"Line {at}: its answer calls a tool: only answers of text can be learned: leave it out.")
+        raise DatasetError(f"Line {at}: an answer of a pair calls a tool: only texts can be compared: leave it out.")
+
+
+def write_calls(message: Mapping[str, Any]) -> str:
+    """The calls of a message as they are compared: names and arguments as JSON, in whatever order they came."""
+    calls = [
+        {"name": function.get("name"), "arguments": read_arguments(function.get("arguments"))}
+        for call in list_calls(message)
+        for function in [call.get("function") or call]
+    ]
+    return write_canonically({"tool_calls": sorted(calls, key=write_canonically)})
+
+
+def list_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The calls of a message, in the present form."""
+    former = message.get("function_call")
+    calls = message.get("tool_calls") or ([{"type": "function", "function": former}] if former else [])
+    return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+
+
+def read_arguments(arguments: Any) -> Any:
+    """The value of a call's arguments; as they are where they are no JSON."""
+    try:
+        return msgspec.json.decode(arguments) if isinstance(arguments, str) else arguments
+    except (msgspec.DecodeError, RecursionError):
+        return arguments
+
+
+def _tools_of(read: dict[str, Any], at: int) -> list[dict[str, Any]] | None:
+    """The tools that a row offers; None where it offers none. Raises DatasetError."""
+    tools = read_arguments(read.get("tools"))  # a column of Parquet has them as JSON
+    if not tools and isinstance(read.get("functions"), list):
+        tools = [{"type": "function", "function": function} for function in read["functions"]]
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) and _name_of(tool) for tool in tools):
+        raise DatasetError(f"Line {at}: its tools are no list of objects with a function and its name.")
+    return tools
+
+
+def _name_of(tool: dict[str, Any]) -> str:
+    function = tool.get("function")
+    return str(function.get("name") or "") if isinstance(function, dict) else ""
+
+
+def _read_calling(answer: dict[str, Any], tools: list[dict[str, Any]] | None, at: int) -> dict[str, Any] | None:
+    """The message that calls tools, in the present form; None where it calls none. Raises DatasetError."""
+    if not has_tool_call(answer):
+        return None
+    calls, names = list_calls(answer), {_name_of(tool) for tool in tools or ()}
+    strange = next((name for name in map(_name_of, calls) if name not in names), None)
+    if strange is not None or not calls:
+        raise DatasetError(
+            f"Line {at}: its answer calls {strange or 'nothing'!r}, which its tools do not have: add it."
+        )
+    if not all(isinstance(read_arguments(call["function"].get("arguments")), dict) for call in calls):
+        raise DatasetError(f"Line {at}: the arguments of a call in its answer are no JSON object.")
+    return {"role": "assistant", "content": read_answer(answer.get("content")) or None, "tool_calls": calls}
 
 
 def _said_last(messages: list[dict[str, Any]], at: int) -> str | None:
@@ -319,8 +392,7 @@ def _said_last(messages: list[dict[str, Any]], at: int) -> str | None:
     last = messages[-1]
     if last.get("role") != "assistant" or len(messages) == 1:
         return None
-    see_that_it_is_text(last, at)
-    return read_answer(last.get("content")) or None
+    return write_calls(last) if has_tool_call(last) else read_answer(last.get("content")) or None
 
 
 def read_answer(content: Any) -> str | None:

@@ -47,12 +47,13 @@ def as_line(row: Row, source: str) -> dict[str, Any]:
     """A row as the trainer reads it, with the names by which an erasure finds it. `source` keeps groups of several
     files apart."""
     names = {"id": row.id, "request": row.request, "parent": row.parent}
-    own = {name: value for name, value in names.items() if value} | {"group": f"{source}-{row.group}"}
+    own: dict[str, Any] = {name: value for name, value in names.items() if value} | {"group": f"{source}-{row.group}"}
+    own |= {"tools": row.tools} if row.tools else {}
     if row.messages is None:
         return {"prompt": row.prompt, "expected": row.expected, **own}
-    return {"messages": [*row.messages, {"role": "assistant", "content": row.expected}], **own}
+    return {"messages": [*row.messages, row.answer], **own}
 
 
 def make_request_key(row: Row) -> str:
     """The request of a row: rows that ask the same have the same."""
-    return write_canonically([row.messages, row.prompt])
+    return write_canonically([row.messages, row.prompt, *([row.tools] if row.tools else [])])

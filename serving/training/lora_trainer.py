@@ -6,7 +6,8 @@ FOLDER takes the checkpoint and, under `result/`, the best adapter so far. Start
 from the checkpoint. Options may also stand in FOLDER/job.json. Each line on stdout is a JSON object that tells how far
 it is: `started`, `step`, `heldout`, and at the end `ended` or `failed` with advice.
 
-The prompt is rendered with the model's own chat template, as the engine does; the loss is taken on the answer alone.
+The prompt is rendered with the model's own chat template, as the engine does; the loss is taken on the answer alone. Of
+rows with `tools` the answer may be calls of them, as the template writes these.
 The base model runs in bfloat16, the LoRA weights have float32 masters.
 """
 
@@ -88,11 +89,12 @@ def tell(kind: str, **facts: Any) -> None:
 
 
 def split_row(row: dict[str, Any], line: int) -> tuple[list[dict[str, Any]] | str, str]:
-    """The request (messages, or the text of a prompt) and the expected answer of a row. Raises TrainingFailure."""
+    """The request (messages, or the text of a prompt) and the expected answer of a row; empty for one that calls
+    tools. Raises TrainingFailure."""
     expected = row.get("expected", row.get("label"))
     messages = row.get("messages")
     if messages and messages[-1].get("role") == "assistant":
-        return messages[:-1], str(messages[-1]["content"])
+        return messages[:-1], "" if messages[-1].get("tool_calls") else str(messages[-1]["content"])
     if expected is None:
         raise TrainingFailure(f"Line {line}: the row has no answer: end its messages with the assistant's.")
     answer = expected if isinstance(expected, str) else json.dumps(expected, ensure_ascii=False)
@@ -112,7 +114,8 @@ def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[Tok
             request, answer = split_row(row, number)
             prompt = request
             if not isinstance(request, str):
-                prompt = tokenizer.apply_chat_template(request, tokenize=False, add_generation_prompt=True)
+                prompt, calls = render(row, request, tokenizer, number)
+                answer = calls or answer
             prompt_ids = tokenizer(prompt, add_special_tokens=isinstance(request, str)).input_ids
             answer_ids = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
             group = str(row.get("group") or row.get("family") or number)
@@ -122,6 +125,37 @@ def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[Tok
             else:
                 examples.append(example)
     return examples, left_out
+
+
+def render(row: dict[str, Any], request: list[dict[str, Any]], tokenizer: Any, line: int) -> tuple[str, str]:
+    """A chat up to its answer, and the calls of the answer, as the template writes them; empty where it calls no tool.
+    Raises TrainingFailure where the template shows no tools."""
+    tools, turns = row.get("tools"), [read_turn(turn) for turn in row["messages"]] if row.get("tools") else request
+    if not tools:
+        return tokenizer.apply_chat_template(request, tokenize=False, add_generation_prompt=True), ""
+    names = [tool["function"]["name"] for tool in tools]
+    is_call = bool(turns[-1].get("tool_calls"))
+    prompt = tokenizer.apply_chat_template(turns[:-1], tools=tools, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False) if is_call else prompt
+    said = whole.removeprefix(prompt).partition(tokenizer.eos_token)[0]
+    called = [call["function"]["name"] for call in turns[-1].get("tool_calls") or ()]
+    if not all(name in prompt for name in names) or not all(name in said for name in called) or whole == said:
+        raise TrainingFailure(
+            f"Line {line}: it has tools, and the base's chat template does not show them: neither this training nor an "
+            "engine could use them. Take another base, or put a template with tools into its folder."
+        )
+    return prompt, said
+
+
+def read_turn(turn: dict[str, Any]) -> dict[str, Any]:
+    """A message as templates take it: with a text, and the arguments of calls as objects, as engines give them."""
+    calls = [
+        call | {"function": call["function"] | {"arguments": json.loads(arguments)}}
+        if isinstance(arguments := call["function"].get("arguments"), str)
+        else call
+        for call in turn.get("tool_calls") or ()
+    ]
+    return turn | {"content": turn.get("content") or ""} | ({"tool_calls": calls} if calls else {})
 
 
 def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from monitoring.evaluation.dataset import has_tool_call, write_calls
 from monitoring.evaluation.results import Said, Sureness
 from router.contract import Contract
 from router.refusals import is_refusal
@@ -16,8 +17,8 @@ from router.refusals import is_refusal
 def read_answer(body: bytes, contract: Contract | None) -> Said:
     """The answer's text, its logprobs where the engine told them, and whether it keeps the version's contract.
 
-    A refusal is what an engine marks as one, or what begins as refusals do and does not keep the contract; an answer
-    that calls tools says nothing here, and counts as empty.
+    A refusal is what an engine marks as one, or what begins as refusals do and does not keep the contract. The text of
+    an answer that calls tools is its calls as JSON; a contract is about texts alone.
     """
     try:
         choice: Mapping[str, Any] = msgspec.json.decode(body)["choices"][0]
@@ -27,6 +28,8 @@ def read_answer(body: bytes, contract: Contract | None) -> Said:
     except (msgspec.DecodeError, RecursionError, LookupError, TypeError, AttributeError):
         return Said(text=None, fault="failed")
     text = text if isinstance(text, str) else ""
+    if isinstance(message, Mapping) and has_tool_call(message):
+        return Said(text=write_calls(message), logprobs=_logprobs(choice.get("logprobs")))
     cut = choice.get("finish_reason") == "length"
     form_kept = None if contract is None else contract.broken_by(text, cut) is None
     refused = marked or choice.get("finish_reason") == "content_filter" or (form_kept is not True and is_refusal(text))

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pytest
+from msgspec import structs
 
-from monitoring.datasets.rows import DataRow, LeftOut
+from monitoring.datasets.export_run import as_openai
+from monitoring.datasets.rows import DataRow, LeftOut, digest_of_input
 from monitoring.datasets.rows_from_files import SourceFile, read_rows
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader
 
@@ -290,7 +293,46 @@ def test_an_answer_that_calls_a_tool_is_refused_with_its_line(tmp_path: Path) ->
     )
     *refused, taken = read(path)
     assert [each.fault for each in refused if isinstance(each, LeftOut)] == [
-        f"Line {at}: its answer calls a tool: only answers of text can be learned: leave it out." for at in (1, 2, 3)
+        "Line 1: its answer calls 'look', which its tools do not have: add it.",
+        "Line 2: its answer calls 'look', which its tools do not have: add it.",
+        "Line 3: an answer of a pair calls a tool: only texts can be compared: leave it out.",
     ]
     assert isinstance(taken, DataRow)
     assert taken.messages[2] == calling
+
+
+def test_a_row_keeps_its_tools_and_each_call_of_them_is_an_answer(tmp_path: Path) -> None:
+    arguments = '{"order": "A-7", "eur": 12.5}'
+    call = {"id": "c1", "type": "function", "function": {"name": "refund", "arguments": arguments}}
+    calling = {"role": "assistant", "tool_calls": [call]}
+    offer = {"tools": [{"type": "function", "function": {"name": "refund"}}], "parallel_tool_calls": False}
+    done = {"role": "tool", "tool_call_id": "c1", "content": "done"}
+    path = lines(
+        tmp_path / "tools.jsonl",
+        {"messages": [*ASKED, calling, done, YES], **offer},
+        {"messages": [*ASKED, {**calling, "weight": 0}, done, YES], **offer},
+        {"messages": [*ASKED, YES]},
+        {
+            "messages": [*ASKED, {**calling, "tool_calls": [{"function": {"name": "refund", "arguments": "{"}}]}],
+            **offer,
+        },
+        {"messages": [*ASKED, YES], "tools": ["refund"]},
+    )
+    text, called, weighed, plain, *faults = read(path)
+    assert all(isinstance(each, DataRow) for each in (text, called, weighed, plain))
+    assert isinstance(called, DataRow)
+    assert isinstance(text, DataRow)
+    assert isinstance(plain, DataRow)
+    assert called.messages[-1] == {**calling, "content": None}
+    assert called.answer == '{"tool_calls":[{"arguments":{"eur":12.5,"order":"A-7"},"name":"refund"}]}'
+    assert (called.tools, called.parallel_tool_calls, text.answer) == (offer["tools"], False, YES["content"])
+    assert called.group == text.group
+    assert digest_of_input(plain) != digest_of_input(structs.replace(plain, tools=called.tools)), "another request"
+    assert '"tools":' not in msgspec.json.encode(plain).decode()
+    assert [each.fault for each in faults if isinstance(each, LeftOut)] == [
+        "Line 4: the arguments of a call in its answer are no JSON object.",
+        "Line 5: its tools are no list of objects with a function and its name.",
+    ]
+    out = as_openai(called, "sft")
+    assert out == {"messages": [*ASKED, {**calling, "content": None}], **offer}
+    assert only(lines(tmp_path / "again.jsonl", out)).messages == called.messages

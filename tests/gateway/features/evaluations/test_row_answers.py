@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from gateway.features.evaluations.messages import body_of
 from gateway.features.evaluations.row_answers import read_answer
+from monitoring.evaluation.comparing import metric_of
+from monitoring.evaluation.dataset import row_of
+from monitoring.training.rows import as_line
 from router.contract import compile_contract
 
 CONTRACT = compile_contract({"choices": ["approve", "deny"]})
@@ -26,6 +30,40 @@ def test_a_chat_says_its_content_and_a_completion_its_text() -> None:
     assert read_answer(answer("approve"), CONTRACT).text == "approve"
     assert read_answer(b'{"choices": [{"text": "Once"}]}', None).text == "Once"
     assert read_answer(answer(None), None).text == ""
+
+
+def test_calls_of_tools_are_compared_by_names_and_arguments_as_json() -> None:
+    def called(*calls: tuple[str, str]) -> bytes:
+        functions = [{"function": {"name": name, "arguments": arguments}} for name, arguments in calls]
+        return answer(None, "tool_calls", message={"tool_calls": functions})
+
+    refund, look = ("refund", '{ "eur": 12.5, "order": "A-7" }'), ("look", "{}")
+    row = row_of(
+        {
+            "messages": [
+                {"role": "user", "content": "Refund A-7."},
+                {"role": "assistant", "tool_calls": [
+                    {"function": {"name": "look", "arguments": "{}"}},
+                    {"function": {"name": "refund", "arguments": '{"order":"A-7","eur":12.5}'}},
+                ]},
+            ],
+            "tools": [{"type": "function", "function": {"name": name}} for name in ("look", "refund")],
+            "parallel_tool_calls": False,
+        }, 1, 0,
+    )  # fmt: skip
+    right = metric_of("normal").right
+    assert right(row.expected, read_answer(called(refund, look), CONTRACT).text or "")
+    assert not right(row.expected, read_answer(called(refund), None).text or "")
+    assert not right(
+        row.expected, read_answer(called(look, ("refund", '{"order":"A-7","eur":"12.5"}')), None).text or ""
+    )
+    assert not right(row.expected, read_answer(called(look, ("refund", "{")), None).text or "")
+    assert read_answer(called(look), CONTRACT).contract_kept is None, "a contract is about texts"
+    sent = body_of(row, "returns@v1").read
+    assert (len(sent.tools or ()), sent.parallel_tool_calls, len(sent.messages)) == (2, False, 1)
+    line = as_line(row, "new")
+    assert line["messages"][-1]["tool_calls"][1]["function"]["name"] == "refund"
+    assert row_of(line, 1, 0).expected == row.expected, "the trainer's file says the same"
 
 
 @pytest.mark.parametrize(

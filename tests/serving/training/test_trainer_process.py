@@ -1,0 +1,77 @@
+"""The trainer's process, with its libraries stood in for: its end is held by nothing that reads its input, and of a row
+that calls a tool the call alone is learned."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from serving.training.trainer import TRAINER
+
+LIBRARIES = {
+    "peft": "",
+    "transformers": "",
+    "torch/__init__": "",
+    "torch/nn": "functional = None",
+    "safetensors/__init__": "",
+    "safetensors/torch": "load_file = None",
+}
+TOKENS = """
+import runpy, sys
+class Tokenizer:
+    eos_token, eos_token_id = "<end>", 0
+    def apply_chat_template(self, turns, tools=None, tokenize=True, add_generation_prompt=False):
+        shown = [tool["function"]["name"] for tool in tools or () if self.shows]
+        for turn in turns:
+            calls = [(call["function"]["name"], call["function"]["arguments"]) for call in turn.get("tool_calls") or ()]
+            shown.append(f"{turn['role']}:" + turn["content"] + (str(calls) if calls and self.shows else "") + "<end>")
+        return "|".join([*shown, *(["assistant:"] if add_generation_prompt else [])])
+    def __call__(self, text, add_special_tokens):
+        return type("Ids", (), {"input_ids": [ord(letter) for letter in text]})
+trainer = runpy.run_path(sys.argv[1])
+for Tokenizer.shows in (True, False):
+    try:
+        examples, _ = trainer["read_examples"](trainer["Path"](sys.argv[2]), Tokenizer(), 1000)
+        print(*("".join(map(chr, example.answer)) for example in examples), sep="/")
+    except trainer["TrainingFailure"] as failure:
+        print(failure)
+"""
+ENDING = "import runpy, sys; runpy.run_path(sys.argv[1])['follow_input'](); sys.exit(7)"
+
+
+def write_libraries(folder: Path) -> None:
+    for name, text in LIBRARIES.items():
+        path = folder / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+def test_a_trainer_that_ends_while_its_input_is_open_does_so_in_order(tmp_path: Path) -> None:
+    write_libraries(tmp_path)
+    command = (sys.executable, "-c", ENDING, str(TRAINER))
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.read()  # its end comes while its input is still open
+        assert (process.wait(), said) == (7, "")
+
+
+def test_of_a_row_that_calls_a_tool_the_call_alone_is_learned(tmp_path: Path) -> None:
+    write_libraries(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    asked, tool = {"role": "user", "content": "Refund A-7."}, {"type": "function", "function": {"name": "refund"}}
+    call = {"id": "c1", "type": "function", "function": {"name": "refund", "arguments": '{"order": "A-7"}'}}
+    calling, done = {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "done"}
+    said = {"role": "assistant", "content": "It is on its way."}
+    chats = [[asked, calling], [asked, calling, done, said]]
+    rows.write_text("".join(json.dumps({"messages": chat, "tools": [tool]}) + "\n" for chat in chats))
+    command = (sys.executable, "-c", TOKENS, str(TRAINER), str(rows))
+    told = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    shown, failure = told.stdout.splitlines()
+    assert shown.replace("\0", ".") == "[('refund', {'order': 'A-7'})]./It is on its way.."
+    assert failure.startswith("Line 1: it has tools, and the base's chat template does not show them")
