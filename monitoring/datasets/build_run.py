@@ -21,14 +21,13 @@ from monitoring.datasets.folder import write_set
 from monitoring.datasets.rows import DataRow, LeftOut
 from monitoring.datasets.rows_from_files import read_rows
 from monitoring.datasets.rows_from_traffic import KeptRows, read_kept
-from monitoring.evaluation.dataset import DatasetError
+from monitoring.evaluation.dataset import FAULTS_SHOWN, DatasetError
 from monitoring.evaluation.erasure import find_erased, find_forgotten
 from monitoring.helper_process import run_job, tell_step
 from monitoring.redis_address import open_redis
 from monitoring.synced_files import lock_folder
 from monitoring.texts import FORGOTTEN_KEY
 
-FAULTS_SHOWN = 20
 AT_ONCE = 500
 
 

@@ -15,7 +15,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,8 @@ import msgspec
 
 from monitoring.texts import Sealable, Seals
 
+FAULTS_SHOWN = 20
+"""Of more rows that can't be read their number is told."""
 ID_CHARACTERS_MAX = 200
 LABEL_CHARACTERS_MAX = 200
 GROUP_CHARACTERS_MAX = 200
@@ -199,6 +201,14 @@ class DatasetReader:
 
     def _too_long(self, line: int) -> DatasetError:
         return DatasetError(f"Line {line}: it has more than {self._limits.row_bytes_max} bytes: shorten it.")
+
+
+def describe_faults(faults: Sequence[str]) -> str:
+    """The sentence of rows that can't be read: of many their number, and the first ones."""
+    if len(faults) == 1:
+        return faults[0]
+    more = f" {len(faults) - FAULTS_SHOWN:,} more are like that." if len(faults) > FAULTS_SHOWN else ""
+    return f"{len(faults):,} rows can't be read. {' '.join(faults[:FAULTS_SHOWN])}{more}"
 
 
 def find_text_fault(beginning: bytes) -> str:

@@ -14,7 +14,14 @@ from gateway.formats.fields import Message
 from gateway.formats.selectors import select_from_messages, select_from_text
 from monitoring.datasets.foreign_rows import read_own_object, time_of
 from monitoring.evaluation.comparing import ClassFinder
-from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, DatasetLimits, DatasetReader, Row
+from monitoring.evaluation.dataset import (
+    BYTE_ORDER_MARK,
+    DatasetError,
+    DatasetLimits,
+    DatasetReader,
+    Row,
+    describe_faults,
+)
 from monitoring.helper_process import run_data_job
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import Facts, LabelledText, Traffic
@@ -36,20 +43,24 @@ def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
 
 
 def read_examples(job: ReadinessJob, data: bytes) -> list[LabelledText]:
-    """The rows of the data. Raises DatasetError."""
-    lines = data.split(b"\n")
-    reader = DatasetReader(DatasetLimits(job.rows_max, len(data), job.row_bytes_max), read_own_object)
-    rows = [*reader.feed(data), *reader.end()]
-    if job.class_field:
-        finder = ClassFinder(job.class_field)
-        for row in rows:
-            finder.add(row)
-    return [
-        LabelledText(
-            read_text(row, job.selector), row.expected, row.label, row.group, read_time(lines[row.line - 1], row)
-        )
-        for row in rows
-    ]
+    """The rows of the data. Raises DatasetError, which names all rows that can't be read."""
+    reader = DatasetReader(DatasetLimits(job.rows_max, len(data) + 1, job.row_bytes_max), read_own_object)
+    finder, examples, faults = ClassFinder(job.class_field), list[LabelledText](), list[str]()
+    for line in data.split(b"\n"):
+        if reader.rows == job.rows_max and line.strip():
+            reader.feed(line + b"\n")  # raises: there are too many
+        try:
+            for row in reader.feed(line + b"\n"):
+                if job.class_field:
+                    finder.add(row)
+                text, at = read_text(row, job.selector), read_time(line, row)
+                examples.append(LabelledText(text, row.expected, row.label, row.group, at))
+        except DatasetError as error:
+            faults.append(str(error))
+    if faults:
+        raise DatasetError(describe_faults(faults))
+    reader.end()
+    return examples
 
 
 def add_measured_costs(costs: Costs, traffic: Traffic | None) -> Costs:
