@@ -30,6 +30,7 @@ ID_CHARACTERS_MAX = 200
 LABEL_CHARACTERS_MAX = 200
 GROUP_CHARACTERS_MAX = 200
 SLICE_CHARACTERS_MAX = 100
+GROUP_FIELDS = ("group", "paraphrase", "parent")
 SLICE_FIELDS = ("source", "language")
 ORIGIN_FIELDS = ("request", "parent", "rejected")
 LENGTHS = ((200, "up to 200 characters"), (1000, "201 to 1,000"), (4000, "1,001 to 4,000"))
@@ -84,6 +85,11 @@ ROW_TEXTS = MappingProxyType({"expected": "", "rejected": "", **dict.fromkeys(TE
 ReadObject = Callable[[bytes, int], dict[str, Any]]
 
 
+def join_groups(rows: Sequence[Row], joined: Mapping[int, int]) -> list[Row]:
+    """The rows with the groups that theirs came to be a part of."""
+    return [msgspec.structs.replace(row, group=joined[row.group]) if row.group in joined else row for row in rows]
+
+
 def write_row(row: Row, seals: Seals) -> bytes:
     """The row as it is kept: its texts sealed under the present key, if there is one."""
     return msgspec.json.encode(seals.close_words(row, row.id, ROW_TEXTS))
@@ -132,6 +138,8 @@ class DatasetReader:
         self._lines_of_ids: dict[str, int] = {}
         self._expected_of: dict[bytes, bytes] = {}
         self._group_of: dict[tuple[str, str | bytes], int] = {}
+        self._joined: dict[int, int] = {}
+        """Groups that a later row joined to an earlier one."""
 
     @property
     def digest(self) -> str:
@@ -178,16 +186,30 @@ class DatasetReader:
         request = _digest([row.messages, row.prompt, *([row.tools] if row.tools else [])])
         self._compare_with_others(row, request)
         self.rows += 1
-        group = self._group(row, request, group_named(read, at))
+        named = [group_named({name: read.get(name)}, at) for name in GROUP_FIELDS]
+        group = self._group(row, request, [name for name in named if name is not None])
         self.groups += group == row.number
         return msgspec.structs.replace(row, group=group)
 
-    def _group(self, row: Row, request: bytes, named: tuple[str, str] | None) -> int:
-        """The group of the first row that has a name or the request in common with this one."""
-        names: list[tuple[str, str | bytes]] = [("parent", row.id), ("request", request)]
-        if named is not None:
-            names.insert(0, named)
-        group = next((self._group_of[name] for name in names if name in self._group_of), row.number)
+    @property
+    def joined(self) -> dict[int, int]:
+        """The groups of rows that were read which later rows joined to others, each with that which it is a part of."""
+        return {group: self._find(group) for group in self._joined}
+
+    def _find(self, group: int) -> int:
+        """The group that a group is a part of, by all rows so far."""
+        while (whole := self._joined.get(group)) is not None:
+            self._joined[group] = self._joined.get(whole, whole)
+            group = whole
+        return group
+
+    def _group(self, row: Row, request: bytes, named: Sequence[tuple[str, str]]) -> int:
+        """The group of all rows that have a name or the request in common with this one, over any chain of rows."""
+        names: list[tuple[str, str | bytes]] = [*named, ("parent", row.id), ("request", request)]
+        shared = sorted({self._find(self._group_of[name]) for name in names if name in self._group_of})
+        group, *others = shared or [row.number]
+        self._joined |= dict.fromkeys(others, group)
+        self.groups -= len(others)
         for name in names:
             self._group_of.setdefault(name, group)
         return group
@@ -304,7 +326,7 @@ def _slices_of(read: dict[str, Any], at: int, text: str) -> dict[str, str]:
 
 def group_named(read: dict[str, Any], at: int) -> tuple[str, str] | None:
     """The group that the data give a row: the name of the field, and its value."""
-    for name in ("group", "paraphrase", "parent"):
+    for name in GROUP_FIELDS:
         value = read.get(name)
         if value is None or value == "":
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.datasets.selection import Groups
-from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, write_canonically
+from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, join_groups, write_canonically
 
 HELDOUT_ROWS_MAX = 400
 """Held-out rows that stop a training early: more would take longer than they tell."""
@@ -21,7 +21,8 @@ def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
     with path.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             rows += reader.feed(piece)
-    return rows + reader.end()
+    rows += reader.end()
+    return join_groups(rows, reader.joined)
 
 
 def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -99,6 +99,8 @@ class Intake:
     async def _end(self, reader: DatasetReader) -> Data:
         """Take in the last row. Raises what `_take_in` and `_count` do."""
         await self._take_in(reader.end())
+        if joined := reader.joined:
+            await self.evaluations.store.join_groups(self.coming, joined)
         return await self._count(Data(reader.digest, reader.rows, reader.groups, tuple(_notes(reader))))
 
     async def _count(self, data: Data) -> Data:

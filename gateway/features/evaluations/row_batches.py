@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
+from redis.exceptions import WatchError
+
 from gateway.state.resealing import seal_list
-from monitoring.evaluation.dataset import Row, read_row, seal_row_again
+from monitoring.evaluation.dataset import Row, join_groups, read_row, seal_row_again, write_row
 from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
 from monitoring.texts import Resealing, Seals
 
@@ -43,6 +46,22 @@ async def read_batches(redis: Any, key: str, seals: Seals) -> AsyncIterator[list
         if new := [row for row in rows if (row.id, row.repeat) not in ids]:
             ids.update((row.id, row.repeat) for row in new)
             yield new
+
+
+async def join_rows(redis: Any, key: str, seals: Seals, joined: Mapping[int, int]) -> None:
+    """Give the rows of a list the groups that theirs came to be a part of. Raises RedisError and Unsealable."""
+    done = False
+    while not done:
+        async with redis.pipeline(transaction=True) as changing:
+            await changing.watch(key)  # an erasure may take rows out of it meanwhile
+            rows = [read_row(raw, seals) for raw in await changing.lrange(key, 0, -1)]
+            changing.multi()
+            for place, (row, after) in enumerate(zip(rows, join_groups(rows, joined), strict=True)):
+                if after is not row:
+                    changing.lset(key, place, write_row(after, seals))
+            with contextlib.suppress(WatchError):
+                await changing.execute()
+                done = True
 
 
 async def read_rows(redis: Any, key: str, seals: Seals) -> AsyncIterator[Row]:

@@ -18,7 +18,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.background.lease import announce_work
-from gateway.features.evaluations.row_batches import read_batches, read_rows
+from gateway.features.evaluations.row_batches import join_rows, read_batches, read_rows
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import Kind
 from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
@@ -238,6 +238,10 @@ class EvaluationStore:
             await self._redis.lrem(key, 1, written[place])
             erased.add(rows[place].id)
 
+    async def join_groups(self, coming: str, joined: Mapping[int, int]) -> None:
+        """Give an upload's rows the groups that theirs came to be a part of. Raises Unsealable."""
+        await join_rows(self._redis, get_coming_key(coming), self._seals(), joined)
+
     def coming(self, coming: str) -> AsyncIterator[Row]:
         """The rows of an upload so far."""
         return read_rows(self._redis, get_coming_key(coming), self._seals())
@@ -300,16 +304,9 @@ class EvaluationStore:
         """
         left = Models(after.version, after.by, tuple(models))
         all_comparisons = {**await self._gates.comparisons(after.version), **comparisons} if comparisons else None
+        own = (_key(after.id), OPEN_KEY, _key(after.id, "data"))
         done = await self._move(
-            keys=[
-                _key(after.id),
-                OPEN_KEY,
-                _key(after.id, "data"),
-                DRAFTS_KEY,
-                LATEST_KEY,
-                self.models.values,
-                COMPARISONS_KEY,
-            ],
+            keys=[*own, DRAFTS_KEY, LATEST_KEY, self.models.values, COMPARISONS_KEY],
             args=[
                 msgspec.json.encode(before),
                 msgspec.json.encode(after),

@@ -60,7 +60,8 @@ def read_examples(job: ReadinessJob, data: bytes) -> list[LabelledText]:
     if faults:
         raise DatasetError(describe_faults(faults))
     reader.end()
-    return examples
+    joined = reader.joined
+    return [msgspec.structs.replace(each, group=joined.get(each.group, each.group)) for each in examples]
 
 
 def add_measured_costs(costs: Costs, traffic: Traffic | None) -> Costs:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
+from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row, join_groups
 
 LIMITS = DatasetLimits(rows_max=100, bytes_max=100_000, row_bytes_max=2000)
 GOOD: dict[str, Any] = {"text": "A toaster.", "expected": "approve"}
@@ -98,6 +98,21 @@ def test_rows_of_one_parent_or_group_and_equal_requests_are_one_group() -> None:
         )
     )
     assert [row.group for row in found] == [0, 0, 2, 2, 0, 5, 5, 7]
+
+
+def test_a_row_that_belongs_to_two_groups_makes_one_of_them() -> None:
+    reader = DatasetReader(LIMITS)
+    found = reader.feed(
+        lines(
+            {"id": "a", "text": "one", "expected": "x", "group": "g1"},
+            {"id": "b", "text": "two", "expected": "x", "group": "g2"},
+            {"id": "c", "text": "three", "expected": "x", "parent": "z"},
+            {"id": "d", "text": "two", "expected": "x", "group": "g1"},
+            {"id": "e", "text": "four", "expected": "x", "group": "g2", "parent": "z"},
+        )
+    )
+    assert [row.group for row in join_groups(found, reader.joined)] == [0, 0, 0, 0, 0]
+    assert (reader.groups, {row.group for row in found[:3]}) == (1, {0, 1, 2})
 
 
 @given(st.lists(st.integers(0, 400), max_size=8))
