@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import msgspec
@@ -34,9 +34,15 @@ class BuiltSet:
         return list_requests([*self.rows, *(each.row for each in self.left_out if each.row is not None)])
 
 
-def build_set(rows: Sequence[DataRow], faults: Sequence[LeftOut], options: DatasetOptions) -> BuiltSet:
-    """Build a data set of the rows that could be read."""
-    selection = select_rows(name_requests(rows, rows))
+def build_set(
+    rows: Sequence[DataRow],
+    faults: Sequence[LeftOut],
+    options: DatasetOptions,
+    held_before: Set[str] = frozenset(),
+) -> BuiltSet:
+    """Build a data set of the rows that could be read. Inputs that were `held_before`, by their digests, are held
+    out."""
+    selection = select_rows(name_requests(rows, rows), held_before)
     left_out = [*faults, *selection.left_out]
     labelled: list[DataRow] = []
     groups: list[str] = []
@@ -49,7 +55,7 @@ def build_set(rows: Sequence[DataRow], faults: Sequence[LeftOut], options: Datas
         named = group if sizes[group] > 1 else None
         labelled.append(msgspec.structs.replace(row, label=label, group=named))
         groups.append(group)
-    held_out = split_groups(labelled, groups, options.heldout_share)
+    held_out = split_groups(labelled, groups, options.heldout_share, selection.held_before)
     divided = [(row, side) for row, side in zip(labelled, held_out, strict=True)]
     all_synthetic = all(row.origin == "synthetic" for row, side in divided if side)
     heldout = [row for row, side in divided if side and (all_synthetic or row.origin != "synthetic")]

@@ -18,6 +18,7 @@ from monitoring.datasets.build import BuiltSet, build_set
 from monitoring.datasets.build_job import DatasetJob, DatasetResult
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import write_set
+from monitoring.datasets.held_before import list_held_before
 from monitoring.datasets.rows import DataRow, LeftOut
 from monitoring.datasets.rows_from_files import read_rows
 from monitoring.datasets.rows_from_traffic import KeptRows, read_kept
@@ -55,7 +56,8 @@ def _build(job: DatasetJob) -> DatasetResult:
     if not rows:
         return DatasetResult(error=_why_empty(kept_rows))
     tell_step("comparing rows", 0.2)
-    built = build_set(rows, faults, job.options)
+    held_before = list_held_before(Path(job.folder), job.task, job.options.heldout_share)
+    built = build_set(rows, faults, job.options, held_before)
     fault = _fault_of(built)
     if fault:
         return DatasetResult(error=fault)

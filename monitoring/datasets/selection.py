@@ -34,10 +34,13 @@ class Selection:
     groups: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     contrasts: list[tuple[str, str]] = field(default_factory=list)
+    held_before: frozenset[str] = frozenset()
+    """The names of groups that have an input which was held out before."""
 
 
-def select_rows(rows: Sequence[DataRow]) -> Selection:
-    """Choose among rows. The result is the same in whatever order they come."""
+def select_rows(rows: Sequence[DataRow], held_before: Set[str] = frozenset()) -> Selection:
+    """Choose among rows. The result is the same in whatever order they come. `held_before` are digests of inputs that
+    were held out before."""
     ranked = sorted(((_rank(row), row) for row in rows), key=itemgetter(0))
     ranks, ordered = [rank for rank, _ in ranked], _with_unique_ids([row for _, row in ranked])
     parents = {row.parent for row in rows}
@@ -46,6 +49,9 @@ def select_rows(rows: Sequence[DataRow]) -> Selection:
     numbers = _without_near(ordered, ranks, _without_equal(ordered, ranks, groups, selection), groups, selection)
     selection.kept = [ordered[number] for number in numbers]
     selection.groups = _name_groups(ordered, ranks, numbers, groups)
+    held = {groups.first_of(number) for number, rank in enumerate(ranks) if rank.input in held_before}
+    named = zip(numbers, selection.groups, strict=True)
+    selection.held_before = frozenset(name for number, name in named if groups.first_of(number) in held)
     return selection
 
 

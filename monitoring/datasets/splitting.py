@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from monitoring.datasets.rows import DataRow, LeftOut, digest
 
@@ -12,11 +12,14 @@ GROUPS_MIN = 5
 """A class with fewer groups is not held out where chance leaves it to training: it would lose too much."""
 
 
-def split_groups(rows: Sequence[DataRow], groups: Sequence[str], heldout_share: float) -> list[bool]:
+def split_groups(
+    rows: Sequence[DataRow], groups: Sequence[str], heldout_share: float, held_before: Set[str] = frozenset()
+) -> list[bool]:
     """Decide which rows are held out. Rows of a group are on one side.
 
     A group's side is drawn by a hash of its name, which is that of its oldest row: what is held out once is so in later
-    sets with newer rows, too. A group of synthetic rows alone is for training, where there are others. A class of which
+    sets with newer rows, too, and `held_before` holds groups for which that says nothing, such as of rows without
+    times. A group of synthetic rows alone is for training, where there are others. A class of which
     chance holds out nothing gives its next group.
     """
     by_group: dict[str, list[DataRow]] = {}
@@ -25,7 +28,7 @@ def split_groups(rows: Sequence[DataRow], groups: Sequence[str], heldout_share: 
     real = {name: of_group for name, of_group in by_group.items() if any(row.origin != "synthetic" for row in of_group)}
     candidates = real if len(real) >= GROUPS_MIN else by_group
     draws = sorted((_draw(name), name) for name in candidates)
-    held_out = {name for value, name in draws if value < heldout_share}
+    held_out = {name for value, name in draws if value < heldout_share or name in held_before}
     by_label: dict[str, list[str]] = {}
     for _, name in draws:
         for label in {row.label or "" for row in candidates[name]}:

@@ -5,8 +5,8 @@ completion), with `expected`, and where there are some with `id` and `label` (or
 it in `label`, as the example's data do, or as its chat's last message, as OpenAI's fine-tuning data do. Rows that
 belong together have the same `group`, `paraphrase` or `parent`, which may be the id of a row. `source` and `language`
 tell rows apart in a report. With `tools` a chat's last message may call some of them: then the calls are what is
-expected, by their names and arguments as JSON. By `request`, the id of the request that it was, a row can be forgotten. Other fields are
-passed over.
+expected, by their names and arguments as JSON. By `request`, the id of the request that it was, a row can be forgotten.
+Other fields are passed over.
 """
 
 from __future__ import annotations

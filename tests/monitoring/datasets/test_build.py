@@ -21,8 +21,9 @@ from monitoring.datasets.build import BuiltSet, build_set
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import remove_set, sweep, write_set
+from monitoring.datasets.held_before import list_held_before
 from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of
-from monitoring.datasets.rows import DataRow, fold_text, input_of
+from monitoring.datasets.rows import DataRow, digest_of_input, fold_text, input_of
 from monitoring.datasets.rows_from_files import data_row_of
 from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.datasets.splitting import GROUPS_MIN, split_groups
@@ -142,6 +143,29 @@ def test_what_was_held_out_stays_so_where_newer_rows_join_its_group(more: dict[s
     trained_on = {groups_by_input[input_of(each)] % 200 for each in built([*older, *near, *newer]).train}
     assert len(held_out) > 20
     assert held_out.isdisjoint(trained_on)
+
+
+def test_what_earlier_sets_held_out_stays_so_where_rows_have_no_times(tmp_path: Path) -> None:
+    draw, options = random.Random(4), DatasetOptions()
+    texts = [" ".join(draw.choices(WORDS, k=40)) for _ in range(200)]
+    older = [row(text, "yes", group=f"s{n}") for n, text in enumerate(texts)]
+    newer = [row(text[::-1], "no", group=f"s{n}") for n, text in enumerate(texts)]
+    newer += [row(f"{text} x", "yes", origin="demonstrated") for text in texts]
+    first = built(older)
+    write_set(tmp_path, first, {"task": "returns", **card_of(first, options, KeptRows())})
+    held_before = list_held_before(tmp_path, "returns", 0.2)
+    assert held_before == {digest_of_input(each) for each in first.heldout}
+    groups = {input_of(each): n % 200 for n, each in enumerate((*older, *newer))}
+    held_out = {groups[input_of(each)] for each in first.heldout}
+
+    def moved(larger: BuiltSet) -> set[int]:
+        return held_out & {groups[input_of(each)] for each in larger.train}
+
+    assert len(moved(built([*older, *newer]))) > 5, "chance alone moves them"
+    assert not moved(build_set([*older, *newer], [], options, held_before))
+    assert msgspec.json.encode(build_set(older, [], options, held_before).rows) == msgspec.json.encode(first.rows)
+    for task, share in (("other", 0.2), ("returns", 0.1)):
+        assert not list_held_before(tmp_path, task, share)
 
 
 def test_every_class_is_held_out_and_no_class_is_more_than_the_bound() -> None:
