@@ -42,8 +42,12 @@ class GateStore:
 
     async def comparisons(self, version: str) -> dict[str, Comparison]:
         """The newest comparisons of a version, by the other version; one that can't be read is none."""
+        return (await self.fetch_comparisons(version))[1]
+
+    async def fetch_comparisons(self, version: str) -> tuple[bytes, dict[str, Comparison]]:
+        """The comparisons of a version as they lie in Redis, and as they are read."""
         raw = await self._redis.hget(COMPARISONS_KEY, version)
-        return self._reader.read(f"the comparisons of {version}", raw, dict[str, Comparison]) or {}
+        return raw or b"", self._reader.read(f"the comparisons of {version}", raw, dict[str, Comparison]) or {}
 
     async def comparisons_now(self, version: str) -> dict[str, Comparison]:
         """The comparisons of a version, each with the kind that its suite is of now."""

@@ -75,6 +75,7 @@ redis.call('DEL', KEYS[1])
 """
 MOVE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[11] ~= '' and (redis.call('HGET', KEYS[7], ARGV[9]) or '') ~= ARGV[12] then return -1 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 if ARGV[4] == 'running' then
   redis.call('ZADD', KEYS[2], ARGV[5], ARGV[6])
@@ -302,33 +303,35 @@ class EvaluationStore:
         In the same step `entry` is written as the draft of an entry in the audit, `latest` as its version's last one,
         `models` as what is left to be put into force, and `comparisons` beside the version's others.
         """
-        left = Models(after.version, after.by, tuple(models))
-        all_comparisons = {**await self._gates.comparisons(after.version), **comparisons} if comparisons else None
-        own = (_key(after.id), OPEN_KEY, _key(after.id, "data"))
-        done = await self._move(
-            keys=[*own, DRAFTS_KEY, LATEST_KEY, self.models.values, COMPARISONS_KEY],
-            args=[
-                msgspec.json.encode(before),
-                msgspec.json.encode(after),
-                self._retention_seconds,
-                after.status,
-                after.created_at,
-                after.id,
-                b"" if entry is None else msgspec.json.encode(entry),
-                b"" if latest is None else msgspec.json.encode(latest),
-                after.version,
-                msgspec.msgpack.encode(left) if models else b"",
-                b"" if all_comparisons is None else msgspec.json.encode(all_comparisons),
-            ],
-        )
+        left, done = Models(after.version, after.by, tuple(models)), -1
+        parts = [OPEN_KEY, _key(after.id, "data"), DRAFTS_KEY, LATEST_KEY, self.models.values, COMPARISONS_KEY]
+        while done < 0:  # another evaluation of the version has written comparisons meanwhile
+            raw, others = await self._gates.fetch_comparisons(after.version) if comparisons else (b"", {})
+            done = await self._move(
+                keys=[_key(after.id), *parts],
+                args=[
+                    *(msgspec.json.encode(before), msgspec.json.encode(after), self._retention_seconds),
+                    *(after.status, after.created_at, after.id),
+                    b"" if entry is None else msgspec.json.encode(entry),
+                    b"" if latest is None else msgspec.json.encode(latest),
+                    after.version,
+                    msgspec.msgpack.encode(left) if models else b"",
+                    msgspec.json.encode({**others, **comparisons}) if comparisons else b"",
+                    raw,
+                ],
+            )
         return bool(done)
 
     async def forget(self, evaluation: Evaluation, step: AuditedStep) -> None:
         """Forget all of it, and write the entries noted with `step`, in one transaction."""
-        latest = await self.latest(evaluation.version)
-        comparisons = await self._gates.comparisons(evaluation.version)
-        left = {name: comparison for name, comparison in comparisons.items() if comparison.evaluation != evaluation.id}
-        async with self._redis.pipeline(transaction=True) as all_of_it:
+
+        async def queue(all_of_it: Any) -> None:
+            latest, comparisons = (
+                await self.latest(evaluation.version),
+                await self._gates.comparisons(evaluation.version),
+            )
+            left = {name: each for name, each in comparisons.items() if each.evaluation != evaluation.id}
+            all_of_it.multi()
             all_of_it.delete(_key(evaluation.id), *(_key(evaluation.id, part) for part in ("data", *PARTS)))
             all_of_it.zrem(EVALUATIONS_KEY, evaluation.id)
             all_of_it.zrem(OPEN_KEY, evaluation.id)
@@ -337,7 +340,8 @@ class EvaluationStore:
             if latest is not None and latest["id"] == evaluation.id:
                 all_of_it.hdel(LATEST_KEY, evaluation.version)
             step.write_into(all_of_it)
-            await all_of_it.execute()
+
+        await self._redis.transaction(queue, COMPARISONS_KEY, LATEST_KEY)  # again where either has changed meanwhile
         await step.enter()
 
     async def keep(

@@ -22,6 +22,7 @@ from gateway.features.evaluations.store import (
 )
 from gateway.features.evaluations.suites import SuiteStore
 from gateway.state.audited_step import AuditedStep
+from gateway.state.gate_store import COMPARISONS_KEY, GateStore
 from monitoring.audit import Audit
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
@@ -34,6 +35,7 @@ from monitoring.evaluation.erasure import (
     erase_from_uploads,
     mark_forgotten,
 )
+from monitoring.evaluation.gate import Comparison
 from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key, get_suite_key
 from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.suites import Suite
@@ -235,6 +237,60 @@ async def test_models_are_left_to_be_put_into_force_only_by_what_ends_a_run(stor
     assert (entry.value.version, entry.value.models[0]) == ("returns@v1", models[0])
     assert await store.models.finish(entry)
     assert (await store.models.waiting(), await store.is_wanted()) == ([], False)
+
+
+class MeanwhileWritten(Redis):
+    """A client after whose next reading of comparisons something else is done at once."""
+
+    then: Callable[[], Awaitable[object]] | None = None
+
+    async def hget(self, name: Any, key: Any) -> Any:
+        value = await super().hget(name, key)
+        if name == COMPARISONS_KEY and (then := self.then) is not None:
+            self.then = None
+            await then()
+        return value
+
+
+def compared_with(other: str, by: str) -> dict[str, Comparison]:
+    comparison = Comparison(
+        evaluation=by,
+        ended_at=1.0,
+        data_digest="d",
+        version=EvaluationArm("returns@v1"),
+        reference=EvaluationArm(other),
+        pair={},
+        figures={},
+        reference_figures={},
+    )
+    return {other: comparison}
+
+
+@pytest.mark.parametrize("way", ["move", "forget"])
+async def test_comparisons_that_are_written_meanwhile_are_kept(
+    way: str, store: EvaluationStore, valkey_socket: str
+) -> None:
+    first, second = evaluation("first"), evaluation("second")
+    slow = MeanwhileWritten(unix_socket_path=valkey_socket)
+    try:
+        slow_store, gates = EvaluationStore(slow, 1000), GateStore(store._redis)
+        for one in (first, second):
+            await begun(store, one)
+        if way == "forget":
+            assert await store.move(first, finish(first, "done"), None, None, (), compared_with("returns@v8", "first"))
+        slow.then = lambda: store.move(
+            second, finish(second, "done"), None, {"id": "second"}, (), compared_with("returns@v9", "second")
+        )
+        if way == "move":
+            ended = finish(first, "done")
+            assert await slow_store.move(first, ended, None, None, (), compared_with("returns@v8", "first"))
+        else:
+            await slow_store.forget(first, step(slow_store, "evaluation.forget"))
+        kept = {"returns@v8": "first", "returns@v9": "second"} if way == "move" else {"returns@v9": "second"}
+        assert {name: each.evaluation for name, each in (await gates.comparisons("returns@v1")).items()} == kept
+        assert await store.latest("returns@v1") == {"id": "second"}
+    finally:
+        await slow.aclose()
 
 
 def test_what_answers_were_compared_with_is_no_part_of_it_once_it_has_ended() -> None:
