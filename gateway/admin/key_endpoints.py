@@ -157,7 +157,7 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
     changed = replace(before, secret_digest=digest, former=former)
     see_that_it_may_change(services, admin, before, changed)
     shown = await _put(services, admin, "caller.rotate", before, changed, generation)
-    return {**shown, "key": join_key(public, secret)}
+    return {**shown, "key": join_key(public, secret), "warnings": _ended_secrets(before.former)}
 
 
 @router.post("/callers/{public}/approve", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
@@ -195,6 +195,14 @@ async def end_sessions(request: Request, public: Public, admin: Admin) -> dict[s
     step.note("console.end", public, None, {"ended_at": now})
     await step.take([Change(ObjectStore(services.redis, ENDS), public, {"at": now})])
     return {"public": public, "ended_at": now}
+
+
+def _ended_secrets(former: Former | None) -> list[str]:
+    """A warning where the overlap of an earlier rotation was not over: a key has one former secret."""
+    if former is None or former.until <= time.time():
+        return []
+    until = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(former.until))
+    return [f"An earlier secret of this key, which was to work until {until}, works no more."]
 
 
 def _unknown_models(services: Services, models: list[str]) -> list[str]:

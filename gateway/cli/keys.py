@@ -136,6 +136,7 @@ def rotate(
         api.out.say(answer["key"])
         until = answer["former_until"]
         api.out.note(f"The old secret works until {format_time(until)}." if until else "The old secret works no more.")
+        tell_warnings(api.out, answer)
 
 
 @add_command(keys)

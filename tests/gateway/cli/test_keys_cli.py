@@ -44,12 +44,16 @@ async def test_a_key_is_made_listed_limited_rotated_and_revoked(gateway: Running
         "tokens_per_minute",
     ]
 
-    new = (await ok(apprentice, "keys", "rotate", public, "--overlap", "1h")).out.strip()
-    assert new != key
+    rotated = await ok(apprentice, "keys", "rotate", public, "--overlap", "1h")
+    new = rotated.out.strip()
+    assert (new != key, "An earlier secret" in rotated.err) == (True, False)
     assert await works(gateway, new)
     assert await works(gateway, key)
-    newest = (await ok(apprentice, "keys", "rotate", public, "--overlap", "0s")).out.strip()
+    again = await ok(apprentice, "keys", "rotate", public, "--overlap", "0s")
+    newest = again.out.strip()
+    assert "Warning: An earlier secret of this key, which was to work until" in again.err
     assert not await works(gateway, new)
+    assert not await works(gateway, key)
     assert await works(gateway, newest)
     unasked = await apprentice("keys", "revoke", public)
     assert (unasked.exit_code, "Give --yes: there is no terminal to ask on." in unasked.err) == (2, True)
