@@ -254,7 +254,7 @@ def stage(
 
     Ends with exit code 1 where it could not be placed, or not in time.
     """
-    with explain_interrupt(api.out, f"{version} goes on being placed", f"show {version}"):
+    with explain_interrupt(api.out, f"{version} goes on being placed", f"adapters show {version}"):
         answer = until_placed(api, api.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0), wait)
     api.out.answer(answer)
     api.out.say(see_that_it_is_placed(answer, wait))

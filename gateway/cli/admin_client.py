@@ -141,17 +141,12 @@ class AdminClient:
     def download(self, path: str, target: Path) -> None:
         """Write the bytes at `path` to `target`, which appears whole or not at all."""
         _see_that_names_fit(path)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with self._in_words(), self._http.stream("GET", path) as answer:
-                if answer.is_error:
-                    answer.read()
-                    raise _refusal(answer)
-                with partial.open("wb") as file:
-                    file.writelines(answer.iter_bytes())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with write_whole(target) as partial, self._in_words(), self._http.stream("GET", path) as answer:
+            if answer.is_error:
+                answer.read()
+                raise _refusal(answer)
+            with partial.open("wb") as file:
+                file.writelines(answer.iter_bytes())
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         _see_that_names_fit(path)
@@ -276,6 +271,21 @@ def explain_os_error(text: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise Unusable(f"{text}: {error.strerror}.") from error
+
+
+@contextmanager
+def write_whole(target: Path) -> Iterator[Path]:
+    """The path to write to, which becomes `target` when the block ends: the file appears whole or not at all. What is
+    no plain file, such as /dev/stdout, is written itself."""
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        yield target
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_text(path: Path, kind: str = "") -> str:

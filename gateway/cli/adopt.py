@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from gateway.cli.admin_client import Refused, Unusable, explain_os_error
+from gateway.cli.admin_client import Refused, Unusable, explain_os_error, write_whole
 from gateway.cli.command import Api, ClassField, with_api
 from gateway.cli.manifest_draft import draft_manifest, read_row
 from gateway.cli.prompts import OwnColumns, read_columns
@@ -33,6 +34,8 @@ CALIBRATION_ROWS_MIN = 100
 HELDOUT_ROWS_MIN = 20
 CONFLICTS_SHARE_MAX = 0.05
 CANARY_SHARE = 0.1
+STOPPING_SECONDS = 5.0
+"""Time for a command to end after Ctrl-C."""
 
 
 class Stopped(WatchFailed):
@@ -62,7 +65,7 @@ class Adoption:
         self.api.out.note(f"$ {shown}")
         connection = ["--json", "--gateway", self.api.url, "--key-file", str(self.key_file)]
         connection += [] if self.api.ca_file is None else ["--ca", str(self.api.ca_file)]
-        command = [sys.executable, "-P", "-m", "gateway.cli.main", *words, *connection]
+        command = [sys.executable, "-P", "-m", "gateway.cli.entry", *words, *connection]
         exit_code, output = run_command(command, self.api.out)
         if exit_code > 1:
             raise Unusable(f"`{shown}` failed, as it says above.")
@@ -100,10 +103,19 @@ def run_command(command: Sequence[str], out: Printer, note_seconds: float = 60.0
                 if not out.stderr.is_terminal:
                     out.note(f"  at work for {time.monotonic() - began:.0f} s")
             except KeyboardInterrupt:
-                running.kill()
+                _stop(running)
                 raise
             else:
                 return running.returncode, output
+
+
+def _stop(running: subprocess.Popen[bytes]) -> None:
+    """End a command as Ctrl-C ends it, which a terminal has sent it too: it says what goes on without it."""
+    running.send_signal(signal.SIGINT)
+    try:
+        running.wait(STOPPING_SECONDS)
+    except subprocess.TimeoutExpired:
+        running.kill()
 
 
 def check_readiness(adoption: Adoption) -> dict[str, Any]:
@@ -294,7 +306,11 @@ def adopt(
         adoption = Adoption(
             api, task, file, folder, key_file, class_field, columns, manifest, words, frozenset(past or ()), release
         )
-        _take_steps(adoption, _read_state(adoption))
+        try:
+            _take_steps(adoption, _read_state(adoption))
+        except KeyboardInterrupt:
+            api.out.warn("The adoption stops here: the same command goes on where it stood.")
+            raise
     text = f"{adoption.version} is released: {adoption.outcomes['release']['released']}."
     api.out.tell({"version": adoption.version, "steps": adoption.outcomes}, text, f"Watch it: apprentice why {task}")
 
@@ -313,7 +329,8 @@ def _take_steps(adoption: Adoption, state: dict[str, Any]) -> None:
         adoption.api.out.note(f"[{number}/{len(STEPS)}] {name}")
         adoption.outcomes[name] = step(adoption)
         state["done"] = adoption.outcomes
-        (adoption.folder / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        with write_whole(adoption.folder / STATE_FILE) as partial:
+            partial.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_outdated(adoption: Adoption) -> bool:

@@ -25,7 +25,7 @@ from gateway.cli.option_names import name_options
 from gateway.cli.prompts import OwnColumns, read_columns
 from gateway.cli.records import moments_of
 from gateway.cli.tables import Printer, Row, format_age, format_time
-from gateway.cli.watch import WatchFailed, follow_work
+from gateway.cli.watch import WatchFailed, explain_interrupt, follow_work
 
 PATH = "/datasets"
 EMPTY = "No data set is listed. Build one: apprentice datasets build TASK --file FILE"
@@ -77,7 +77,9 @@ def build(
     ]
     body = as_body(task=task, files=sent, since=first, until=last, class_field=class_field)
     body |= as_body(heldout_share=heldout_share, class_ratio_max=class_ratio_max, leave_out_faults=leave_out_faults)
-    answer = follow_work(api, api.post(PATH, body), f"{PATH}/builds", "Building")
+    begun = api.post(PATH, body)
+    with explain_interrupt(api.out, "The data set goes on being built", "datasets list"):
+        answer = follow_work(api, begun, f"{PATH}/builds", "Building")
     if answer["state"] == "failed":
         for fault in answer["faults"]:
             api.out.note(fault)

@@ -17,7 +17,7 @@ import click
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from gateway.cli.admin_client import Unusable, explain_os_error, read_text
+from gateway.cli.admin_client import Unusable, explain_os_error, read_text, write_whole
 from gateway.cli.command import Api, ClassField, Force, add_command, see_that_it_can_be_written, with_api
 from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
@@ -289,7 +289,11 @@ def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Pa
     if report_to is not None:
         _write(api, report_to, answer, [answer])
     if rows_out is not None:
-        with explain_os_error(f"{rows_out} can't be written"), rows_out.open("w", encoding="utf-8") as file:
+        with (
+            explain_os_error(f"{rows_out} can't be written"),
+            write_whole(rows_out) as partial,
+            partial.open("w", encoding="utf-8") as file,
+        ):
             file.writelines(json.dumps(row) + "\n" for row in _rows(api, answer))
     if not api.out.answer(answer):
         tell_report(api.out, answer)
@@ -301,8 +305,8 @@ def _write(api: Api, path: Path, answer: dict[str, Any], answers: Sequence[dict[
     if path.suffix in (".html", ".md"):
         texts = {each["id"]: _wrong_rows(api, each["id"]) for each in answers}
         text = (make_html if path.suffix == ".html" else make_markdown)(answers, texts)
-    with explain_os_error(f"{path} can't be written"):
-        path.write_text(text, encoding="utf-8", errors="replace")
+    with explain_os_error(f"{path} can't be written"), write_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _wrong_rows(api: Api, evaluation: str) -> list[dict[str, Any]]:

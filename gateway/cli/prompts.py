@@ -71,7 +71,7 @@ def until_fitted(api: Api, version: str, wait_seconds: float) -> dict[str, Any]:
     """The fitted models of a version, or their progress when `wait_seconds` are over. Raises CommandError."""
     deadline = time.monotonic() + wait_seconds
     with (
-        explain_interrupt(api.out, f"The fitting for {version} goes on", f"show {version}"),
+        explain_interrupt(api.out, f"The fitting for {version} goes on", f"adapters show {version}"),
         api.out.progress(*make_columns(), TextColumn("[dim]{task.fields[stage]}")) as progress,
     ):
         bar = progress.add_task("Fitting its scope", total=1, stage="")

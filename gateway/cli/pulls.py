@@ -41,7 +41,7 @@ def pull_adapter(
     if task is None:
         raise Unusable("Name the task with --task, or give its manifest with --manifest.")
     body = as_body(address=address, task=task, pool=pool, digest=digest, manifest=manifest_fields)
-    with explain_interrupt(api.out, "The pull goes on", "pulls"):
+    with explain_interrupt(api.out, "The pull goes on", "adapters pulls"):
         ended = follow_work(api, api.post("/pulls", body), "/pulls", "Pulling")
     if ended["state"] == "failed":
         raise WatchFailed(ended["error"])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.admin_client import Unusable
+from gateway.cli.admin_client import Unusable, write_whole
 from gateway.cli.command import Api, ClassField, Force, as_body, see_that_it_can_be_written, with_api
 from gateway.cli.prompts import OwnColumns, as_lines, read_columns
 from gateway.cli.readiness_page import ANSWERS, STATES, make_page
@@ -89,7 +89,8 @@ def answer_readiness(
         pieces = iter(lambda: file.read(1 << 16), b"")
         answer = api.send("/readiness", pieces, "application/x-ndjson", size_bytes, **query)
     if html is not None:
-        html.write_text(make_page(Path(task_or_file).name, answer), encoding="utf-8")
+        with write_whole(html) as partial:
+            partial.write_text(make_page(Path(task_or_file).name, answer), encoding="utf-8")
     if not api.out.answer(answer):
         tell_readiness(api, answer)
 

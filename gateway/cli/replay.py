@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import Unusable
+from gateway.cli.admin_client import Unusable, write_whole
 from gateway.cli.command import Api, Force, UnaskedApi, see_that_it_can_be_written, with_api
 from gateway.cli.pictures import draw_course, make_svg
 from gateway.cli.tables import Printer
@@ -129,7 +129,8 @@ def replay(
     except (SettingsError, DatasetError) as error:
         raise Unusable(str(error)) from error
     if svg is not None:
-        svg.write_text(make_svg(report["course"], _find_level(report), report["from"], report["to"]), "utf-8")
+        with write_whole(svg) as partial:
+            partial.write_text(make_svg(report["course"], _find_level(report), report["from"], report["to"]), "utf-8")
     if not out.answer(report):
         _show(out, report)
 

@@ -13,7 +13,7 @@ import typer
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-from gateway.cli.admin_client import AdminClient, Unusable, explain_os_error, read_json
+from gateway.cli.admin_client import AdminClient, Unusable, explain_os_error, read_json, write_whole
 from gateway.cli.command import Api, Yes, add_command, make_sure
 from gateway.cli.tables import Printer, Row, shorten_digest, tell_warnings
 from gateway.cli.watch import WatchFailed, list_evidence
@@ -71,12 +71,12 @@ def export(
     if output is None:
         api.out.stdout.out(text, end="", highlight=False)
         return
-    with explain_os_error(f"{output} can't be written"):
-        partial = output.with_name(f".{output.name}.partial")
-        partial.unlink(missing_ok=True)
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    with explain_os_error(f"{output} can't be written"), write_whole(output) as partial:
+        if partial != output:
+            partial.unlink(missing_ok=True)
+        only_new = os.O_EXCL if partial != output else 0
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | only_new, 0o600), "w", encoding="utf-8") as file:
             file.write(text)  # it holds digests of keys' secrets: its writer's alone
-        partial.replace(output)
     if not api.out.answer(answer):
         counts = ", ".join(_counted(kind, answer[kind]) for kind in Objects if kind in answer)
         api.out.say(f"Wrote {output}: {counts}.")

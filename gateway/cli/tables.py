@@ -82,6 +82,10 @@ class Printer:
         if not self.json_only:
             self.stderr.print(Text(make_readable(text)), soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """A line on stderr that people need to read with --json too."""
+        self.stderr.print(Text(make_readable(text)), soft_wrap=True)
+
     def table(self, columns: Sequence[str], rows: Iterable[Row], cuts: bool = False) -> None:
         """A table. Where stdout is no terminal, or a narrow one: columns of text, without a frame and colours, which
         are cut at LINE_WIDTH_MIN or the greater width of COLUMNS where it `cuts`."""

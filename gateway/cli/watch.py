@@ -127,7 +127,7 @@ def explain_interrupt(out: Printer, what: str, look: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        out.note(f"{what}: see how far it is with `apprentice adapters {look}`.")
+        out.warn(f"{what}: see how far it is with `apprentice {look}`.")
         raise
 
 
@@ -140,7 +140,7 @@ def explain_leaving(out: Printer, kind: str, name: str) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Unusable):
-        out.note(
+        out.warn(
             f"The {kind} goes on, on the gateway: see it with `apprentice {kind}s show {name}`, end it with "
             f"`apprentice {kind}s stop {name}`, or run the same command again."
         )
@@ -176,7 +176,7 @@ def until_judged(api: Api, alias: dict[str, Any], version: str) -> dict[str, Any
     on_terminal = api.out.stderr.is_terminal and not api.out.json_only
     last, told_at = ("", ""), -PIPE_SECONDS
     screen = Live(console=api.out.stderr, auto_refresh=False, transient=True) if on_terminal else nullcontext()
-    with screen as live, explain_interrupt(api.out, f"The canary {version} goes on", f"show {alias['task']}"):
+    with screen as live, explain_interrupt(api.out, f"The canary {version} goes on", f"adapters show {alias['task']}"):
         while True:
             rollout = alias.get("rollout")
             if rollout is None or rollout["version"] != version or rollout["verdict"] == "hold":
