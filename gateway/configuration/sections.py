@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from gateway.errors import SettingsError
 from gateway.formats.fields import ALLOWABLE
@@ -69,10 +79,27 @@ FolderOrBucket = Annotated[str, BeforeValidator(_read_place)]
 """A folder of this machine, or the address of one in a bucket."""
 
 
+def refuse_switch(model: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
+    """Raises ValueError for true or false in the place of a number: YAML reads `yes` and `on` so, and they count as 1
+    and 0."""
+    if isinstance(value, bool) and info.field_name is not None:
+        kinds = list(_list_kinds(model.model_fields[info.field_name].annotation))
+        if bool not in kinds and (int in kinds or float in kinds):
+            raise ValueError(f"a number is needed, and this is {str(value).lower()}")
+    return value
+
+
+def _list_kinds(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for each in get_args(annotation):
+        yield from _list_kinds(each)
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, and nothing changes after it has been read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _refuse_switch = field_validator("*", mode="before")(classmethod(refuse_switch))
 
 
 def _allowable(names: frozenset[str]) -> frozenset[str]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 import yaml
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
@@ -42,6 +42,7 @@ from gateway.configuration.sections import (
     Section,
     ShareAboveZero,
     StoredBytes,
+    refuse_switch,
 )
 from gateway.configuration.tasks import TaskSettings
 from gateway.configuration.texts import TextSettings
@@ -179,6 +180,7 @@ class Settings(BaseSettings):
         frozen=True,
         nested_model_default_partial_update=True,
     )
+    _refuse_switch = field_validator("*", mode="before")(classmethod(refuse_switch))
 
     listen: ListenSettings = ListenSettings()
     data_folder: FolderPath = Field(Path("var/data"), description="Folder for what must survive a restart.")

@@ -98,6 +98,22 @@ def test_an_unknown_key_is_named(tmp_path: Path, content: Any, place: str) -> No
     assert f"{place}: unknown key" in said(tmp_path, content)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({**LEAST, "limits": {"in_flight_max": True}}, "limits.in_flight_max: a number is needed, and this is true"),
+        ({**LEAST, "snapshot_interval_seconds": True}, "snapshot_interval_seconds: a number is needed"),
+        ({**LEAST, "processes": True}, "processes: a number is needed"),
+        (with_pool(context_tokens_max=True), "pools.general.context_tokens_max: a number is needed"),
+        ({**LEAST, "limits": {"retries_max": False}}, "limits.retries_max: a number is needed, and this is false"),
+    ],
+    ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
+)
+def test_a_switch_in_the_place_of_a_number_is_refused(tmp_path: Path, content: Any, told: str) -> None:
+    assert told in said(tmp_path, content)
+    assert loaded(tmp_path, with_pool(callable=True)).pools["general"].callable
+
+
 def test_all_unknown_keys_are_named_at_once(tmp_path: Path) -> None:
     told = said(tmp_path, {**LEAST, "one": 1, "two": 2})
     assert "one: unknown key" in told
