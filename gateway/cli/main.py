@@ -58,11 +58,13 @@ class LoadedCommands(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._loaded:
             file, _, attribute = COMMANDS[name].partition(":")
+            collects = gc.isenabled()
             gc.disable()  # what is loaded stays: to look for garbage in it takes an eighth of a gateway's start
             try:
                 command = getattr(import_module(f"gateway.cli.{file}"), attribute)
             finally:
-                gc.enable()
+                if collects:
+                    gc.enable()
             alone = typer.Typer(**PLAIN)
             if isinstance(command, typer.Typer):
                 alone.add_typer(command, name=name)

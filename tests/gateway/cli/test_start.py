@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli.main import LoadedCommands
 from tests.gateway.cli.conftest import run
 
 SERVERS_OWN = (
@@ -68,6 +70,17 @@ def test_a_gateway_loads_no_client_and_no_library_that_it_has_no_use_for(tmp_pat
     config.write_text("pools: {general: {base_model: base, replicas: [{name: g0, url: 'http://127.0.0.1:1'}]}}\n")
     ended = subprocess.run([sys.executable, "-c", CHECKS, str(config)], capture_output=True, text=True, check=False)
     assert ended.stdout.splitlines()[-1] == "['gateway.app']", (ended.stdout, ended.stderr)
+
+
+def test_loading_a_command_leaves_the_garbage_collector_as_it_was() -> None:
+    collecting = gc.isenabled()
+    try:
+        for wanted in (False, True):
+            (gc.enable if wanted else gc.disable)()
+            assert LoadedCommands()["check"]
+            assert gc.isenabled() == wanted
+    finally:
+        (gc.enable if collecting else gc.disable)()
 
 
 def test_version_option_prints_the_installed_version() -> None:
