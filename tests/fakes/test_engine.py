@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 import httpx
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema_rs
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -156,7 +156,7 @@ async def test_a_schema_is_kept(http: httpx.AsyncClient) -> None:
     }
     form = {"type": "json_schema", "json_schema": {"name": "returns", "schema": schema}}
     answer = (await post(http, chat(response_format=form))).json()["choices"][0]
-    jsonschema.validate(json.loads(answer["message"]["content"]), schema)
+    jsonschema_rs.validate(schema, json.loads(answer["message"]["content"]))
     assert answer["finish_reason"] == "stop"
     streamed = text_of(events(await post(http, chat(stream=True, structured_outputs={"json": schema}))))
     assert streamed == answer["message"]["content"]
@@ -175,7 +175,7 @@ async def test_tools_are_called_when_asked_and_refused_on_auto(sdk: AsyncOpenAI,
     assert told.finish_reason == "tool_calls"
     call = (told.message.tool_calls or [])[0]
     assert call.type == "function"
-    jsonschema.validate(json.loads(call.function.arguments), order)
+    jsonschema_rs.validate(order, json.loads(call.function.arguments))
     arguments, names, finish = "", [], None
     async for chunk in await sdk.chat.completions.create(**ask, tool_choice="required", stream=True):
         for delta in chunk.choices[0].delta.tool_calls or []:

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.app import ROUTERS, build_app
-from gateway.configuration.settings import load_settings
+from gateway.app import ROUTERS
 from gateway.errors import ERRORS, Problem
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
@@ -30,6 +29,7 @@ from gateway.openapi_parts import JSON_ERRORS
 from gateway.path.request_path import walk
 from router.policy import TaskPolicy
 from router.routing_data import RefusalCode
+from tests.document import load_document
 from tests.style.source import ROOT, files, tree
 
 BY_THE_FRAME = {*ANYWHERE, *KEY_ERRORS, *JSON_ERRORS, *STATE_ERRORS, *UNREADABLE_ERRORS}
@@ -40,7 +40,7 @@ OF_ADDRESSES = {"method_not_allowed", "not_found"}
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return build_app(load_settings(ROOT / "apprentice.yaml")).openapi()
+    return load_document()
 
 
 def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -189,7 +189,7 @@ def test_every_status_from_400_on_has_an_error_or_says_what_else(document: dict[
     assert other == {("/health", "503"), ("/health/ready", "503")}
     schema = document["components"]["schemas"]["Error"]
     for name in ERRORS:
-        jsonschema.validate({"error": Problem(name, "A sentence.", "a field").content()}, schema)
+        jsonschema_rs.validate(schema, {"error": Problem(name, "A sentence.", "a field").content()})
 
 
 def test_every_operation_says_who_may_use_it(document: dict[str, Any]) -> None:
@@ -246,7 +246,7 @@ fields = st.sampled_from(sorted((CHAT.known_fields | COMPLETIONS.known_fields) -
 def test_the_document_bounds_logit_bias_as_the_gateway_does(document: dict[str, Any], value: Any, fits: bool) -> None:
     body = {"model": "returns", "messages": [{"role": "user", "content": "x"}], "logit_bias": value}
     schema = {**body_schema(document, "/v1/chat/completions"), "components": document["components"]}
-    assert jsonschema.Draft202012Validator(schema).is_valid(body) == fits
+    assert jsonschema_rs.Draft202012Validator(schema).is_valid(body) == fits
     try:
         read_body(CHAT, json.dumps(body).encode())
     except Problem:
@@ -265,5 +265,5 @@ def test_a_body_that_the_gateway_reads_is_one_that_the_document_allows(
         )
     except Problem:
         return
-    checked = jsonschema.Draft202012Validator({**body_schema(document, path), "components": document["components"]})
+    checked = jsonschema_rs.Draft202012Validator({**body_schema(document, path), "components": document["components"]})
     assert not [error.message for error in checked.iter_errors(body)]

@@ -6,7 +6,6 @@ import socket
 import time
 from typing import Any
 
-import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,6 +114,8 @@ def test_every_text_is_judged_and_no_sentence_quotes_it(text: str) -> None:
 @many
 @given(values)
 def test_a_schema_says_of_a_value_what_another_validator_says(value: Any) -> None:
+    import jsonschema  # 1 s, for this test alone
+
     schema = {
         "anyOf": [
             {"type": "object", "propertyNames": {"maxLength": 2}, "additionalProperties": {"type": ["string", "null"]}},

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from starlette.routing import compile_path
 
-from gateway.app import build_app
-from gateway.configuration.settings import Settings, load_settings
+from gateway.configuration.settings import Settings
 from gateway.formats.format_table import FORMATS
 from gateway.formats.request_body import read_body
 from router.policy import TaskPolicy
+from tests.document import load_document
 from tests.style.source import ROOT, tracked
 from tools.reference.cli import commands
 
@@ -108,7 +108,7 @@ def sent(words: list[str]) -> tuple[str, str, bytes | None]:
 
 
 def test_every_curl_line_asks_for_an_address_that_exists_with_a_key() -> None:
-    served = build_app(load_settings(ROOT / "apprentice.yaml")).openapi()["paths"]
+    served = load_document()["paths"]
     patterns = [(compile_path(path)[0], [method.upper() for method in methods]) for path, methods in served.items()]
     lines = commands_of("curl")
     assert lines

@@ -5,13 +5,11 @@ from __future__ import annotations
 import ast
 import re
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
-from gateway.app import build_app
-from gateway.configuration.settings import load_settings
 from gateway.errors import ERRORS
 from gateway.features.requests.explanation import REASON_WORDS
 from gateway.formats.format_table import FORMATS
@@ -23,28 +21,33 @@ from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecor
 from router.checks import CHECKS
 from router.findings import FallbackName
 from router.routing_data import REASONS, RefusalCode
+from tests.document import load_document
 from tests.router.situations import ACTIVE, RESERVED
 from tests.style.source import ROOT, files, tree
 from tools.reference.__main__ import FOLDER
 from tools.reference.api import MORE_HEADERS, ROLES, operations, who
 from tools.reference.cli import commands
-from tools.reference.pages import made
+from tools.reference.pages import PAGES
 from tools.reference.reasons import FALLBACKS
 from tools.reference.records import comments
 
 WORDS_MAX = 9_800
-PAGES = made()
-DOCUMENT: Mapping[str, Any] = build_app(load_settings(ROOT / "apprentice.yaml")).openapi()
+
+
+@cache
+def page(name: str) -> str:
+    """A page's text, made where a test asks for it: collecting, each process would make them all."""
+    return PAGES[name]()
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_what_the_code_makes(name: str) -> None:
-    assert (FOLDER / name).read_text(encoding="utf-8") == PAGES[name], "run python -m tools.reference"
+    assert (FOLDER / name).read_text(encoding="utf-8") == page(name), "run python -m tools.reference"
 
 
 def test_no_page_is_left_over_and_all_are_short() -> None:
     assert {path.name for path in FOLDER.glob("*.md")} == set(PAGES)
-    assert sum(len(text.split()) for text in PAGES.values()) <= WORDS_MAX
+    assert sum(len(page(name).split()) for name in PAGES) <= WORDS_MAX
 
 
 def test_every_error_in_the_table_is_raised_somewhere() -> None:
@@ -90,12 +93,12 @@ def assigned_outcomes() -> Iterator[str]:
 
 
 def test_every_address_says_what_it_does() -> None:
-    assert not [path for _, path, operation in operations(DOCUMENT) if not operation["description"].strip()]
-    assert {path for _, path, _ in operations(DOCUMENT)} >= set(FORMATS)
+    assert not [path for _, path, operation in operations(load_document()) if not operation["description"].strip()]
+    assert {path for _, path, _ in operations(load_document())} >= set(FORMATS)
 
 
 def test_every_endpoint_of_the_admins_asks_for_a_role() -> None:
-    needed = {(method, path): who(operation) for method, path, operation in operations(DOCUMENT)}
+    needed = {(method, path): who(operation) for method, path, operation in operations(load_document())}
     of_admins = {role for (_, path), role in needed.items() if path.startswith("/admin/")}
     assert of_admins == {"admin", "operator", "reviewer", "sidecar"}
     changing = [path for (method, path), role in needed.items() if role in ("operator", "reviewer") and method != "GET"]

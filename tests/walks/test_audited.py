@@ -16,13 +16,13 @@ from gateway.features.retraining.state import RetrainingRequests
 from monitoring.audit import STREAM, AuditEntry, verify
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
+from tests.document import load_document
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until
 from tests.walks.audit_world import CASES, DRAFTS, V1, V2, Case, World
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.test_reload import reloadable
-from tests.walks.test_schema import DOCUMENT
 
 EVENTS = frozenset(
     {
@@ -60,7 +60,7 @@ async def entries(world: World) -> list[AuditEntry]:
 def test_every_operation_of_the_document_that_is_no_reading_is_tried() -> None:
     found = {
         (method, path)
-        for path, methods in DOCUMENT["paths"].items()
+        for path, methods in load_document()["paths"].items()
         for method in methods
         if path.startswith("/admin/") and method != "get"
     }

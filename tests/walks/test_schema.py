@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 
 import pytest
@@ -26,9 +27,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from gateway.app import build_app
-from gateway.configuration.settings import load_settings
-from tests.style.source import ROOT
+from tests.document import load_document
 from tests.walks.gateway import RunningGateway
 
 
@@ -50,8 +49,6 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-DOCUMENT = build_app(load_settings(ROOT / "apprentice.yaml")).openapi()
-OPERATIONS = sorted((method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods)
 EXAMPLES_STEADY = 4
 EXAMPLES_SEARCH = 100
 STEADY = settings().derandomize
@@ -83,9 +80,14 @@ class World:
     keys: Mapping[str, str]
 
 
+def operations() -> list[tuple[str, str]]:
+    """Method and path of each operation of the document."""
+    return sorted((method.upper(), path) for path, methods in load_document()["paths"].items() for method in methods)
+
+
 def ask_all(world: World) -> tuple[int, list[str]]:
     """Ask every operation in both ways, right and wrong: how many requests went out, and what was wrong."""
-    schema = schemathesis.openapi.from_dict(DOCUMENT)
+    schema = schemathesis.openapi.from_dict(deepcopy(load_document()))
     wrong: list[str] = []
     asked = 0
 
@@ -106,7 +108,7 @@ def ask_all(world: World) -> tuple[int, list[str]]:
             answered = f"{answer.status_code} {answer.text[:500]}"
             wrong.extend(f"{one}\n{said}\n{answered}" for one in failures.exceptions)
 
-    for method, path in OPERATIONS:
+    for method, path in operations():
         for mode in GenerationMode:
             cases = schema[path][method].as_strategy(generation_mode=mode)
             try:
@@ -136,13 +138,13 @@ async def test_whatever_is_asked_by_whomever_the_answer_is_one_that_the_document
     world = World(gateway.url, {"admin": gateway.admin_key, **keys, "wrong": "sk-app-abcdefghijkl-wrong"})
     asked, wrong = await asyncio.to_thread(ask_all, world)
     assert not wrong, "\n\n".join(wrong)
-    assert asked >= 2 * len(OPERATIONS)
+    assert asked >= 2 * len(operations())
     assert gateway.services.admission.in_flight == 0
 
 
 async def test_a_method_that_an_address_does_not_take_is_told_with_those_that_it_takes(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
-        for path, methods in DOCUMENT["paths"].items():
+        for path, methods in load_document()["paths"].items():
             answer = await http.request(
                 "TRACE" if "head" in methods else "LOCK", path.replace("{", "").replace("}", "")
             )
