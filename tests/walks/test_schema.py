@@ -28,7 +28,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.document import load_document
-from tests.walks.gateway import RunningGateway
+from tests.walks.gateway import CLIENT_SECONDS_MAX, RunningGateway
 
 
 def not_a_fault_of_the_gateway(context: CheckContext, answer: Response, case: schemathesis.Case) -> None:
@@ -100,7 +100,9 @@ def ask_all(world: World) -> tuple[int, list[str]]:
         case.headers.pop("Authorization", None)
         key = world.keys.get(role)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        answer = case.call(world.url, headers=headers)
+        answer = case.call(
+            world.url, headers=headers, timeout=CLIENT_SECONDS_MAX
+        )  # else 10 s, too few on a busy machine
         try:
             case.validate_response(answer, checks=CHECKS, headers=headers)
         except FailureGroup as failures:
