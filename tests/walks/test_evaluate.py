@@ -127,6 +127,24 @@ async def test_both_arms_are_run_judged_paid_for_and_audited(ready: RunningGatew
         assert any("adapter was right on 90.0% of 60 rows" in words for words in why["words"])
 
 
+async def test_groups_that_a_later_row_joins_count_as_one_and_tools_are_sent(
+    ready: RunningGateway, small: FakeEngine
+) -> None:
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    rows = [
+        {"text": "Item 1", "expected": said("deny"), "group": "one"},
+        {"text": "Item 2", "expected": said("approve"), "group": "two"},
+        {"text": "Item 3", "expected": said("deny"), "group": "one", "parent": "four"},
+        {"text": "Item 4", "expected": said("approve"), "group": "two", "parent": "four", "tools": tools},
+    ]
+    async with ready.http() as http:
+        begun = await begin(http, b"".join(json.dumps(row).encode() + b"\n" for row in rows), arms="adapter")
+        report = (await ended(http, begun["id"]))["report"]
+    assert (report["rows"], report["groups"]) == (4, 1)
+    offered = {str(seen.body["messages"][-1]["content"]): seen.body.get("tools") for seen in small.requests}
+    assert (offered["Item 3"], offered["Item 4"]) == (None, tools)
+
+
 @pytest.mark.invariant("No text of an evaluation is kept after its end.")
 async def test_no_text_is_kept_once_it_is_done(ready: RunningGateway) -> None:
     async with ready.http() as http:
