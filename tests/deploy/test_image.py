@@ -18,6 +18,8 @@ from tests.deploy.cluster import ROOT
 pytestmark = [pytest.mark.image, pytest.mark.timeout(420), pytest.mark.xdist_group("image")]
 
 IMAGE = "localhost/apprentice:test"
+STARTS = 3
+"""Of containers, at the most. What they run never counts as the runtime's error: its exit is not looked at here."""
 ADMIN_KEY, _, _ = new_key()
 CONFIG = """
 pools:
@@ -47,6 +49,15 @@ def podman(*arguments: str, timeout_seconds: float = 60) -> subprocess.Completed
         timeout=timeout_seconds,
         check=False,
     )
+
+
+def start(*arguments: str, timeout_seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run or play containers, and again where the runtime could not make one: a kubelet does the same."""
+    started = podman(*arguments, timeout_seconds=timeout_seconds)
+    for _ in range(STARTS - 1):
+        if "OCI runtime error" in started.stderr:
+            started = podman(*arguments, timeout_seconds=timeout_seconds)
+    return started
 
 
 def ask(container: str, path: str, key: str) -> tuple[int, str]:
@@ -90,7 +101,7 @@ def container(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "--env",
         f"APPRENTICE_ADMIN_KEY={ADMIN_KEY}",
     ]
-    started = podman("run", "--detach", "--name", name, *confined, *mounted, image)
+    started = start("run", "--replace", "--detach", "--name", name, *confined, *mounted, image)
     assert started.returncode == 0, started.stderr
     try:
         deadline = time.monotonic() + 60

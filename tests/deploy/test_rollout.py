@@ -20,7 +20,7 @@ import yaml
 from gateway.callers import new_key
 from tests.deploy.cluster import ROOT, Cluster, Resource
 from tests.deploy.test_chart import made
-from tests.deploy.test_image import image, podman
+from tests.deploy.test_image import image, podman, start
 from tests.waiting import until
 
 __all__ = ["image"]
@@ -68,7 +68,7 @@ class Played:
         text = re.sub(rf"(?m)(\b(?:name|secretName|claimName): )({shared})$", rf"\g<1>{self.name}-\2", text)
         path = self.folder / f"{name}.yaml"
         path.write_text(text)
-        played = podman("kube", "play", "--network", self.name, str(path), timeout_seconds=120)
+        played = start("kube", "play", "--replace", "--network", self.name, str(path), timeout_seconds=120)
         assert played.returncode == 0, played.stderr
         return f"http://{self.address(f'{name}-pod-gateway')}:8080"
 
@@ -98,8 +98,9 @@ def played(image: str, tmp_path: Path) -> Iterator[Played]:
     try:
         mounted = ("--volume", f"{ROOT / 'tests'}:/src/tests:ro", "--env", "PYTHONPATH=/src")
         for alias, options in (("engine-general", (*mounted, image, *ENGINE)), ("redis", (image, "-c", REDIS))):
-            started = podman(
-                *("run", "--detach", "--name", f"{name}-{alias}", "--network", name, "--network-alias", alias),
+            started = start(
+                *("run", "--replace", "--detach", "--name", f"{name}-{alias}"),
+                *("--network", name, "--network-alias", alias),
                 *("--entrypoint", "python3", *options),
             )
             if started.returncode:
