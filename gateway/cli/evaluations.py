@@ -116,7 +116,8 @@ def evaluate(
     ] = None,
     options: EvaluationOptions = EvaluationOptions(),
     again: Annotated[
-        bool, typer.Option("--again", help="Begin again where this evaluation is there already, or half done.")
+        bool,
+        typer.Option("--again", help="Ask all rows again, where answers of this or an earlier evaluation are there."),
     ] = False,
     report_to: Out = None,
     rows_out: RowsOut = None,

@@ -76,7 +76,7 @@ def compute_arm_figures(results: Sequence[RowResult], classes: Classes) -> dict[
     there = [result for result in results if result.outcome != "failed"]
     pairs = pair_rows([result.right for result in there], [False] * len(there), [result.group for result in there])
     checked = [result for result in there if result.contract_kept is not None]
-    seconds = [result.seconds for result in there]
+    seconds = [result.seconds for result in there if not result.earlier]
     costs = [result.cost_usd for result in there]
     return {
         "rows": count,
@@ -306,6 +306,13 @@ def _cannot_see(rows: int, results: Results, classes: Classes) -> Iterator[str]:
         stacks = {result.stack for result in of if result.stack}
         if len(stacks) > 1:
             yield f"{arm} answered on {len(stacks)} different stacks: an engine or a manifest changed meanwhile."
+        earlier = [result.earlier for result in of if result.earlier]
+        if earlier:
+            named = ", ".join(sorted(set(earlier)))
+            yield (
+                f"{len(earlier)} of {len(of)} answers of {arm} were given in {named}: the rest was asked again, and a "
+                "sample came out as it did there."
+            )
     failed = {arm: sum(result.outcome == "failed" for result in of) for arm, of in results.items()}
     yield from (f"{count} rows of {arm} failed, and count as wrong." for arm, count in failed.items() if count)
 

@@ -54,7 +54,7 @@ class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     `expected` and `answered` are classes, None where there is none that is known; `group`, `repeat` and `slices` are
     the row's. `wanted_form` and `form` are keyed digests of the expected answer and of the answer as the metric
     compares them: equal ones say the same. `overlap` is the answer's with the expected one, where that is measured.
-    `sureness` is None where no logprobs were told.
+    `sureness` is None where no logprobs were told. `earlier` is the evaluation in which the arm was asked; empty: this.
     """
 
     number: int
@@ -78,6 +78,7 @@ class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     wanted_form: str = ""
     form: str = ""
     overlap: float | None = None
+    earlier: str = ""
 
 
 def judge_row(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes, secret: bytes = b"") -> RowResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.judging import check_judge, digest_judge
 from gateway.features.evaluations.preference_endpoints import find_evaluation
 from gateway.features.evaluations.state import Evaluations
-from gateway.features.evaluations.store import Evaluation, finish, id_of
+from gateway.features.evaluations.store import Evaluation, finish
 from gateway.features.evaluations.suite_endpoints import ClassField, MetricName, find_metric, find_suite
 from gateway.features.evaluations.texts import read_texts
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
@@ -67,7 +68,7 @@ class WantedEvaluation:
         judge = digest_judge(intake.evaluations.services.settings, self.task.name, metric)
         compared = [metric, intake.classes.wanted, *filter(None, [judge])]
         return Evaluation(
-            id=id_of(self.name, data.digest, self.arms, compared, self.repeats),
+            id=_identify(self, data.digest, compared),
             version=self.name,
             task=self.task.name,
             arms=self.arms,
@@ -82,6 +83,13 @@ class WantedEvaluation:
             by=by,
             created_at=time.time(),
         )
+
+
+def _identify(wanted: WantedEvaluation, data_digest: str, compared: list[str]) -> str:
+    """The same evaluation has the same id: what is evaluated, on which data, and how answers are compared."""
+    repeats = [wanted.repeats] if wanted.repeats > 1 else []
+    named = msgspec.json.encode([wanted.name, data_digest, wanted.arms, *compared, *repeats])
+    return hashlib.sha256(named).hexdigest()[:16]
 
 
 @router.get("/evaluations")
@@ -129,7 +137,7 @@ async def begin_evaluation(
     ] = 1,
     calibrate: Annotated[bool, Query(description="Fit the version's confidence model from the rows.")] = False,
     fit_gain: Annotated[bool, Query(description="Fit the version's learned routing from the rows.")] = False,
-    again: Annotated[bool, Query(description="Begin again, and forget the results that there are.")] = False,
+    again: Annotated[bool, Query(description="Begin again, and take no result that there is.")] = False,
 ) -> dict[str, Any]:
     """Evaluate a version on a data set (JSON lines), or on a suite. The same evaluation again (200) goes on where it
     stopped, or is there already.
@@ -152,7 +160,7 @@ async def begin_evaluation(
                 needs += f" (of {data.rows}: of equal ones, and those of one group, one counts)"
             raise Problem("invalid_value", f"{needs}. Give more rows, or leave calibrate out.", "data")
         evaluation = wanted.evaluation(intake, data, admin.public, metric)
-        evaluation = msgspec.structs.replace(evaluation, calibrate=calibrate, fit_gain=fit_gain)
+        evaluation = msgspec.structs.replace(evaluation, calibrate=calibrate, fit_gain=fit_gain, again=again)
         return await _begun(evaluations, response, admin, evaluation, intake.coming, again)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from gateway.background.jobs import run_until
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
 from gateway.features.evaluations.baselines import gate_of, take_gate
+from gateway.features.evaluations.earlier_answers import find_earlier_answers, take_earlier_answers
 from gateway.features.evaluations.judging import describe_judge, digest_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
@@ -131,10 +132,19 @@ class _Run:
 
     async def _work(self) -> Closed:
         """The evaluation's result; nothing of it is in force yet."""
-        evaluation, at_once = self._evaluation, self._services.settings.evaluation.concurrency
-        left, metric, secret = self._store.left(evaluation), metric_of(evaluation.metric), self._services.digest_secret
-        await answer_rows(left, self._answer, self._keep, metric, evaluation.classes, at_once, secret)
+        for arm in self._evaluation.arms:
+            if earlier := await find_earlier_answers(self._evaluations, self._evaluation, arm):
+                left = self._store.left(self._evaluation)
+                await self._answer_rows(pair async for pair in left if pair[0] == arm and pair[1].id in earlier.sample)
+                rows = (row async for name, row in self._store.left(self._evaluation) if name == arm)
+                await take_earlier_answers(self._evaluations, self._evaluation, arm, earlier, rows)
+        await self._answer_rows(self._store.left(self._evaluation))
         return await self._closed()
+
+    async def _answer_rows(self, left: AsyncIterator[tuple[str, Row]]) -> None:
+        evaluation, at_once = self._evaluation, self._services.settings.evaluation.concurrency
+        metric, secret = metric_of(evaluation.metric), self._services.digest_secret
+        await answer_rows(left, self._answer, self._keep, metric, evaluation.classes, at_once, secret)
 
     async def _until_stopped(self) -> None:
         """Returns once it is to be run no more."""

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
-from gateway.features.evaluations.store import Evaluation, EvaluationStore, Model
+from gateway.features.evaluations.store import RESULTS_AT_ONCE, Evaluation, EvaluationStore, Model
 from gateway.state.fitted_store import FittedError, FittedStore, Kind, identify_scores
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.coverage import measure_production
@@ -36,7 +36,6 @@ from router.embedding import EmbeddingError, StaticEmbedding, load_deep
 from router.fitted import MODEL_BYTES_MAX
 from router.scope import ScopeError, ScopeModel
 
-BATCH = 500
 DIGITS = 6
 SUMMARY = ("rows", "groups", "delta", "apgr", "apgr_low", "shown_to_help")
 """The figures of a model that people want, of its part of the report."""
@@ -57,7 +56,7 @@ async def _close(job: EvaluationJob) -> Closed:
         evaluation = await store.get(job.evaluation)
         if evaluation is None:
             return Closed(error="There is no such evaluation any more.")
-        results = await _results(store, evaluation)
+        results = {arm: [result async for result in store.results_of_arm(evaluation, arm)] for arm in evaluation.arms}
         closed = Closed(report(results, evaluation.classes, evaluation.notes, job.seed))
         await _look_for_leaks(store, evaluation, results, closed.report, job)
         if job.production is not None:
@@ -162,19 +161,11 @@ def _take(
         closed.models.append(Model(kind, data, {"evaluation": evaluation.id, **summary, **least, **bound}))
 
 
-async def _results(store: EvaluationStore, evaluation: Evaluation) -> dict[str, list[RowResult]]:
-    results_by_arm: dict[str, list[RowResult]] = {arm: [] for arm in evaluation.arms}
-    for first in range(0, evaluation.rows, BATCH):
-        for arm, results in (await store.results(evaluation, first, BATCH)).items():
-            results_by_arm[arm] += [msgspec.json.decode(raw, type=RowResult) for raw in results if raw is not None]
-    return results_by_arm
-
-
 async def _logprobs(store: EvaluationStore, evaluation: Evaluation) -> list[list[float]]:
     """The first logprobs of the adapter's answers, by the number of the row."""
     logprobs: list[list[float]] = []
-    for first in range(0, evaluation.rows, BATCH):
-        logprobs += await store.logprobs(evaluation, "adapter", first, BATCH)
+    for first in range(0, evaluation.rows, RESULTS_AT_ONCE):
+        logprobs += await store.logprobs(evaluation, "adapter", first, RESULTS_AT_ONCE)
     return logprobs
 
 

@@ -7,7 +7,6 @@ logprobs of answers, which take most room, of the newest evaluations alone. Text
 
 from __future__ import annotations
 
-import hashlib
 import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
@@ -44,6 +43,7 @@ COMING_SECONDS = 3600
 """Life of rows whose upload broke off."""
 WAITING_SECONDS = 10
 LISTED_MAX = 100
+RESULTS_AT_ONCE = 500
 LOGPROBS_MAX = 256
 """So many first logprobs of an answer are kept; more where its task judges by more."""
 LOGPROBS_EVALUATIONS = 5
@@ -100,10 +100,11 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
 class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     """One evaluation. `arms`, by their names, are asked in this order of each row; `metric` is how answers are compared
-    (`judge` is the digest of the model that is asked, if one is), and `classes` how rows are told apart. Times are Unix
-    seconds; `report` is there once it is done, `gate` where its version was asked; `note` says what it waits for, or
-    why it has failed. `suite` is the kind of the suite that the data are, empty for others; of `rows` each stands there
-    `repeats` times. Of rows of erased requests, which `notes` count, there is no result; all others keep their number.
+    (`judge`: digest of the model that is asked), and `classes` how rows are told apart. Times are Unix seconds;
+    `report` is there once it is done, `gate` where its version was asked; `note` says what it waits for, or why it
+    failed. `suite` is the kind of suite, if it is one; of `rows` each is there `repeats` times, and one `again` takes
+    no answer of an earlier one. Rows of erased requests, counted in `notes`, have no result; all others keep their
+    number.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     judge: str = ""
     suite: str = ""
     repeats: int = 1
+    again: bool = False
     by: str = ""
     status: Status = "running"
     note: str = ""
@@ -326,10 +328,8 @@ class EvaluationStore:
         """Forget all of it, and write the entries noted with `step`, in one transaction."""
 
         async def queue(all_of_it: Any) -> None:
-            latest, comparisons = (
-                await self.latest(evaluation.version),
-                await self._gates.comparisons(evaluation.version),
-            )
+            latest = await self.latest(evaluation.version)
+            comparisons = await self._gates.comparisons(evaluation.version)
             left = {name: each for name, each in comparisons.items() if each.evaluation != evaluation.id}
             all_of_it.multi()
             all_of_it.delete(_key(evaluation.id), *(_key(evaluation.id, part) for part in ("data", *PARTS)))
@@ -356,7 +356,7 @@ class EvaluationStore:
             keys=[_key(evaluation.id, part) for part in ("results", "counts", "logprobs", "engine_faults")],
             args=[
                 *(field, msgspec.json.encode(result), arm, int(result.right), self._retention_seconds),
-                *("" if result.cost_usd is None else result.cost_usd, repr(evaluation.created_at)),
+                *("" if result.cost_usd is None or result.earlier else result.cost_usd, repr(evaluation.created_at)),
                 *(array("f", logprobs).tobytes(), int(again)),
             ],
         )
@@ -386,6 +386,12 @@ class EvaluationStore:
     async def results_of(self, evaluation: Evaluation, arm: str, numbers: Sequence[int]) -> list[bytes | None]:
         """An arm's results of these rows, as JSON; None where a row is not answered yet."""
         return await self._read_fields(_key(evaluation.id, "results"), [_field(arm, number) for number in numbers])
+
+    async def results_of_arm(self, evaluation: Evaluation, arm: str) -> AsyncIterator[RowResult]:
+        """All of an arm's results so far, in the order of the rows."""
+        for first in range(0, evaluation.rows, RESULTS_AT_ONCE):
+            for raw in filter(None, await self.results_of(evaluation, arm, range(first, first + RESULTS_AT_ONCE))):
+                yield msgspec.json.decode(raw, type=RowResult)
 
     async def has_texts(self, evaluation: Evaluation) -> bool:
         """True if texts of any row are kept."""
@@ -454,14 +460,7 @@ class EvaluationStore:
         return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
 
     async def _read_fields(self, key: str, fields: Sequence[str]) -> list[bytes | None]:
-        values: list[bytes | None] = await self._redis.hmget(key, fields) if fields else []
-        return values
-
-
-def id_of(version: str, data_digest: str, arms: Mapping[str, EvaluationArm], compared: list[str], repeats: int) -> str:
-    """The same evaluation has the same id: what is evaluated, on which data, and how answers are compared."""
-    named = msgspec.json.encode([version, data_digest, arms, *compared, *([repeats] if repeats > 1 else [])])
-    return hashlib.sha256(named).hexdigest()[:16]
+        return list(await self._redis.hmget(key, fields)) if fields else []
 
 
 def finish(evaluation: Evaluation, status: Status, note: str = "", report: dict[str, Any] | None = None) -> Evaluation:

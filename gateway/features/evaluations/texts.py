@@ -24,12 +24,30 @@ DAY_SECONDS = 86_400
 
 async def keep_texts(evaluations: Evaluations, evaluation: Evaluation, arm: str, row: Row, answer: Said) -> None:
     """Keep a row and an arm's answer to it; nothing where the task keeps no texts. Raises RedisError."""
-    redact = evaluations.texts.redactions.get(evaluation.task)
-    task = evaluations.services.settings.tasks.get(evaluation.task)
-    if redact is None or task is None or row.repeat:
+    if row.repeat or not has_texts_kept(evaluations, evaluation.task):
         return
+    redact = evaluations.texts.redactions[evaluation.task]
     fields = await asyncio.to_thread(_sealed, evaluations, evaluation, arm, row, answer, redact)
-    await evaluations.store.keep_texts(evaluation, row.number, fields, task.texts.retention_days * DAY_SECONDS)
+    await evaluations.store.keep_texts(evaluation, row.number, fields, _count_seconds(evaluations, evaluation))
+
+
+def has_texts_kept(evaluations: Evaluations, task: str) -> bool:
+    """Return whether the task has texts kept."""
+    return task in evaluations.texts.redactions and task in evaluations.services.settings.tasks
+
+
+async def copy_answer(
+    evaluations: Evaluations, source: tuple[Evaluation, int, str], target: tuple[Evaluation, int, str]
+) -> bool:
+    """Keep an arm's answer to a row of one evaluation in another one, as long as a new one is; whether it was there
+    still. Raises RedisError."""
+    evaluation, number, arm = target
+    (sealed,) = await evaluations.store.texts(source[0], source[1], [source[2]])
+    if sealed is None:
+        return False
+    fields, seconds = {f"{number}:{arm}": sealed}, _count_seconds(evaluations, evaluation)
+    await evaluations.store.keep_texts(evaluation, number, fields, seconds)
+    return True
 
 
 async def read_texts(evaluations: Evaluations, evaluation: Evaluation, number: int) -> dict[str, Any] | None:
@@ -42,6 +60,10 @@ async def read_texts(evaluations: Evaluations, evaluation: Evaluation, number: i
     answers = {arm: _opened(evaluations, raw[arm]) for arm in evaluation.arms}
     texts = {arm: answer.answer for arm, answer in answers.items() if answer is not None}
     return row.as_asked() | {"expected": row.answer, "answers": texts}
+
+
+def _count_seconds(evaluations: Evaluations, evaluation: Evaluation) -> int:
+    return evaluations.services.settings.tasks[evaluation.task].texts.retention_days * DAY_SECONDS
 
 
 def _sealed(

@@ -1,0 +1,99 @@
+"""Answers that an arm gave to the same rows in an earlier evaluation: most need not be asked, nor paid for, again.
+
+A version's bytes never change, and neither do the rows of a digest. What may have changed are the engine and its base
+model: hence a sample is asked again, and unless all of it comes out as it did, so are all other rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+
+import msgspec
+
+from gateway.features.evaluations.state import Evaluations
+from gateway.features.evaluations.store import Evaluation
+from gateway.features.evaluations.texts import copy_answer, has_texts_kept
+from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.results import RowResult
+
+SAMPLE_ROWS = 40
+"""So many rows are asked again. Where 5% would come out otherwise, 40 show none of it once in eight times."""
+
+
+class EarlierAnswers(msgspec.Struct, frozen=True):
+    """The results of an arm in `evaluation`, which has ended, by the ids of rows; those of `sample` are asked again."""
+
+    evaluation: Evaluation
+    arm: str
+    results: Mapping[str, RowResult]
+    sample: frozenset[str]
+
+
+async def find_earlier_answers(evaluations: Evaluations, wanted: Evaluation, arm: str) -> EarlierAnswers | None:
+    """The newest that this arm can take over; None where there are none, or they would be of no use.
+
+    The version that is evaluated answers all of them: its logprobs are wanted, too. Raises RedisError.
+    """
+    if wanted.again or wanted.repeats > 1 or arm == "adapter":
+        return None
+    for earlier in await evaluations.store.all(with_reports=False):
+        if earlier.id == wanted.id or earlier.status != "done" or not _is_like(earlier, wanted):
+            continue
+        for name in earlier.arms:
+            if _asks_alike(evaluations, (earlier, name), (wanted, arm)):
+                results = [result async for result in evaluations.store.results_of_arm(earlier, name)]
+                answered = {result.id: result for result in results if result.outcome != "failed"}
+                by_digest = sorted(answered, key=lambda row: hashlib.sha256(row.encode()).digest())
+                if len(by_digest) > SAMPLE_ROWS:
+                    return EarlierAnswers(earlier, name, answered, frozenset(by_digest[:SAMPLE_ROWS]))
+    return None
+
+
+async def take_earlier_answers(
+    evaluations: Evaluations, wanted: Evaluation, arm: str, earlier: EarlierAnswers, left: AsyncIterator[Row]
+) -> None:
+    """Take over the results of the rows that are `left`, if those of the sample came out as they did.
+
+    Raises RedisError.
+    """
+    async for now in evaluations.store.results_of_arm(wanted, arm):
+        if now.id in earlier.sample and _outcome_of(now) != _outcome_of(earlier.results[now.id]):
+            return
+    with_texts = has_texts_kept(evaluations, wanted.task)
+    async for row in left:
+        result = earlier.results.get(row.id)
+        if result is None:
+            continue
+        source = (earlier.evaluation, result.number, earlier.arm)
+        if with_texts and not await copy_answer(evaluations, source, (wanted, row.number, arm)):
+            continue  # people may want to read it
+        place = {"number": row.number, "group": row.group, "slices": row.slices}
+        taken = msgspec.structs.replace(result, **place, earlier=result.earlier or earlier.evaluation.id)
+        await evaluations.store.keep(wanted, arm, taken, ())
+
+
+def _is_like(earlier: Evaluation, wanted: Evaluation) -> bool:
+    """Return whether the rows are the same, and are judged and told apart in the same way."""
+    first, second = (
+        (each.task, each.data_digest, each.repeats, each.metric, each.judge, each.classes.source, each.classes.field)
+        for each in (earlier, wanted)
+    )
+    return first == second
+
+
+def _asks_alike(evaluations: Evaluations, first: tuple[Evaluation, str], second: tuple[Evaluation, str]) -> bool:
+    """Return whether both arms ask the same model in the same way. A pool without a prompt of its own gets that of the
+    version that is evaluated."""
+    arm, other = (evaluation.arms[name] for evaluation, name in (first, second))
+    if arm != other or arm.version is not None:
+        return arm == other
+    versions = evaluations.services.fleet.view().versions
+    own, others = (versions.get(evaluation.version) for evaluation, _ in (first, second))
+    if own is None or others is None:
+        return own is others
+    return (own.general_prompt, own.contract) == (others.general_prompt, others.contract)
+
+
+def _outcome_of(result: RowResult) -> tuple[bool, str, str]:
+    return result.right, result.outcome, result.stack
