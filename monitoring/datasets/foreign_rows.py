@@ -81,7 +81,7 @@ def _from_preference(entry: dict[str, Any], at: int) -> dict[str, Any]:
     if not isinstance(messages, list) or not messages:
         raise DatasetError(f"Line {at}: its input has no messages.")
     own = {name: value for name, value in entry.items() if name not in ("input", "preferred_output")}
-    own |= {name: request[name] for name in ("tools", "parallel_tool_calls") if request.get(name)}
+    own |= {name: request[name] for name in ("tools", "parallel_tool_calls") if request.get(name) is not None}
     rejected = own.pop("non_preferred_output", None)
     own["messages"] = [*messages, {"role": "assistant", "content": _last_text(entry["preferred_output"], at)}]
     return own | ({"rejected": _last_text(rejected, at)} if rejected else {})

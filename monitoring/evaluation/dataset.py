@@ -364,11 +364,8 @@ def see_that_it_is_text(answer: dict[str, Any], at: int) -> None:
 
 def write_calls(message: Mapping[str, Any]) -> str:
     """The calls of a message as they are compared: names and arguments as JSON, in whatever order they came."""
-    calls = [
-        {"name": function.get("name"), "arguments": read_arguments(function.get("arguments"))}
-        for call in list_calls(message)
-        for function in [call.get("function") or call]
-    ]
+    functions = [call["function"] if isinstance(call.get("function"), dict) else call for call in list_calls(message)]
+    calls = [{"name": each.get("name"), "arguments": read_arguments(each.get("arguments"))} for each in functions]
     return write_canonically({"tool_calls": sorted(calls, key=write_canonically)})
 
 

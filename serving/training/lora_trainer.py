@@ -129,17 +129,18 @@ def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[Tok
 
 def render(row: dict[str, Any], request: list[dict[str, Any]], tokenizer: Any, line: int) -> tuple[str, str]:
     """A chat up to its answer, and the calls of the answer, as the template writes them; empty where it calls no tool.
-    Raises TrainingFailure where the template shows no tools."""
-    tools, turns = row.get("tools"), [read_turn(turn) for turn in row["messages"]] if row.get("tools") else request
-    if not tools:
+    Raises TrainingFailure where the template shows no tools, or begins an answer otherwise than the prompt ends."""
+    tools, last = row.get("tools"), (row.get("messages") or request)[-1]
+    called = [call["function"]["name"] for call in last.get("tool_calls") or ()]
+    if not tools and not called:
         return tokenizer.apply_chat_template(request, tokenize=False, add_generation_prompt=True), ""
-    names = [tool["function"]["name"] for tool in tools]
-    is_call = bool(turns[-1].get("tool_calls"))
-    prompt = tokenizer.apply_chat_template(turns[:-1], tools=tools, tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False) if is_call else prompt
+    names, turns = [tool["function"]["name"] for tool in tools or ()], [read_turn(turn) for turn in request]
+    whole = prompt = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=True)
+    if called:
+        whole = tokenizer.apply_chat_template([*turns, read_turn(last)], tools=tools, tokenize=False)
     said = whole.removeprefix(prompt).partition(tokenizer.eos_token)[0]
-    called = [call["function"]["name"] for call in turns[-1].get("tool_calls") or ()]
-    if not all(name in prompt for name in names) or not all(name in said for name in called) or whole == said:
+    is_shown = all(name in prompt for name in names) and all(name in said for name in called)
+    if not is_shown or not whole.startswith(prompt):
         raise TrainingFailure(
             f"Line {line}: it has tools, and the base's chat template does not show them: neither this training nor an "
             "engine could use them. Take another base, or put a template with tools into its folder."

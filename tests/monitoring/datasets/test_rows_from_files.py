@@ -317,6 +317,7 @@ def test_a_row_keeps_its_tools_and_each_call_of_them_is_an_answer(tmp_path: Path
             **offer,
         },
         {"messages": [*ASKED, YES], "tools": ["refund"]},
+        {"messages": [*ASKED, {**calling, "tool_calls": [{"function": "refund"}]}], **offer},
     )
     text, called, weighed, plain, *faults = read(path)
     assert all(isinstance(each, DataRow) for each in (text, called, weighed, plain))
@@ -332,7 +333,12 @@ def test_a_row_keeps_its_tools_and_each_call_of_them_is_an_answer(tmp_path: Path
     assert [each.fault for each in faults if isinstance(each, LeftOut)] == [
         "Line 4: the arguments of a call in its answer are no JSON object.",
         "Line 5: its tools are no list of objects with a function and its name.",
+        "Line 6: its answer calls 'nothing', which its tools do not have: add it.",
     ]
     out = as_openai(called, "sft")
     assert out == {"messages": [*ASKED, {**calling, "content": None}], **offer}
     assert only(lines(tmp_path / "again.jsonl", out)).messages == called.messages
+    pair = as_openai(structs.replace(text, rejected="No."), "dpo")
+    again, *_ = read(lines(tmp_path / "pairs.jsonl", pair or {}))
+    assert isinstance(again, DataRow)
+    assert (again.tools, again.parallel_tool_calls) == (offer["tools"], False)

@@ -22,20 +22,21 @@ LIBRARIES = {
 TOKENS = """
 import runpy, sys
 class Tokenizer:
-    eos_token, eos_token_id = "<end>", 0
+    eos_token, eos_token_id, begins = "<end>", 0, "assistant:"
     def apply_chat_template(self, turns, tools=None, tokenize=True, add_generation_prompt=False):
         shown = [tool["function"]["name"] for tool in tools or () if self.shows]
         for turn in turns:
             calls = [(call["function"]["name"], call["function"]["arguments"]) for call in turn.get("tool_calls") or ()]
             shown.append(f"{turn['role']}:" + turn["content"] + (str(calls) if calls and self.shows else "") + "<end>")
-        return "|".join([*shown, *(["assistant:"] if add_generation_prompt else [])])
+        return "|".join([*shown, *([self.begins] if add_generation_prompt else [])])
     def __call__(self, text, add_special_tokens):
         return type("Ids", (), {"input_ids": [ord(letter) for letter in text]})
 trainer = runpy.run_path(sys.argv[1])
-for Tokenizer.shows in (True, False):
+for Tokenizer.shows, Tokenizer.begins in ((True, "assistant:"), (False, "assistant:"), (True, "assistant:<think>")):
     try:
         examples, _ = trainer["read_examples"](trainer["Path"](sys.argv[2]), Tokenizer(), 1000)
         print(*("".join(map(chr, example.answer)) for example in examples), sep="/")
+        print("".join(map(chr, examples[-1].prompt)))
     except trainer["TrainingFailure"] as failure:
         print(failure)
 """
@@ -66,12 +67,16 @@ def test_of_a_row_that_calls_a_tool_the_call_alone_is_learned(tmp_path: Path) ->
     call = {"id": "c1", "type": "function", "function": {"name": "refund", "arguments": '{"order": "A-7"}'}}
     calling, done = {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "done"}
     said = {"role": "assistant", "content": "It is on its way."}
-    chats = [[asked, calling], [asked, calling, done, said]]
-    rows.write_text("".join(json.dumps({"messages": chat, "tools": [tool]}) + "\n" for chat in chats))
+    objects = [{"messages": [asked, calling]}, {"messages": [asked, calling, done, said]}]
+    objects += [{"messages": [asked], "expected": "Which order?"}]
+    rows.write_text("".join(json.dumps({**each, "tools": [tool]}) + "\n" for each in objects))
     command = (sys.executable, "-c", TOKENS, str(TRAINER), str(rows))
     told = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
     )
-    shown, failure = told.stdout.splitlines()
-    assert shown.replace("\0", ".") == "[('refund', {'order': 'A-7'})]./It is on its way.."
-    assert failure.startswith("Line 1: it has tools, and the base's chat template does not show them")
+    shown, asks, *failures = told.stdout.splitlines()
+    assert shown.replace("\0", ".") == "[('refund', {'order': 'A-7'})]./It is on its way../Which order?."
+    assert asks == "refund|user:Refund A-7.<end>|assistant:"
+    assert [each.partition(" does not")[0] for each in failures] == 2 * [
+        "Line 1: it has tools, and the base's chat template"
+    ]

@@ -59,6 +59,8 @@ def test_calls_of_tools_are_compared_by_names_and_arguments_as_json() -> None:
     )
     assert not right(row.expected, read_answer(called(look, ("refund", "{")), None).text or "")
     assert read_answer(called(look), CONTRACT).contract_kept is None, "a contract is about texts"
+    unknown = read_answer(answer(None, message={"tool_calls": [{"function": "look"}]}), None)
+    assert (unknown.fault, right(row.expected, unknown.text or "")) == (None, False), "a call without a name is wrong"
     sent = body_of(row, "returns@v1").read
     assert (len(sent.tools or ()), sent.parallel_tool_calls, len(sent.messages)) == (2, False, 1)
     line = as_line(row, "new")
