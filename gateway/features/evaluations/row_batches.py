@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 from redis.exceptions import WatchError
 
 from gateway.state.resealing import seal_list
-from monitoring.evaluation.dataset import Row, join_groups, read_row, seal_row_again, write_row
+from monitoring.evaluation.dataset import Row, join_groups, read_row, seal_row_again
 from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
 from monitoring.texts import Resealing, Seals
 
@@ -48,20 +49,22 @@ async def read_batches(redis: Any, key: str, seals: Seals) -> AsyncIterator[list
             yield new
 
 
-async def join_rows(redis: Any, key: str, seals: Seals, joined: Mapping[int, int]) -> None:
-    """Give the rows of a list the groups that theirs came to be a part of. Raises RedisError and Unsealable."""
-    done = False
-    while not done:
+async def join_rows(redis: Any, key: str, joined: Mapping[int, int]) -> None:
+    """Give the rows of a list the groups that theirs came to be a part of; texts stay sealed. Raises RedisError."""
+    at, length = 0, await redis.llen(key)
+    while at < length:
         async with redis.pipeline(transaction=True) as changing:
-            await changing.watch(key)  # an erasure may take rows out of it meanwhile
-            rows = [read_row(raw, seals) for raw in await changing.lrange(key, 0, -1)]
+            await changing.watch(key)
+            before, length = length, await changing.llen(key)
+            at = max(0, at - (before - length))  # others are erased meanwhile: those that follow may have moved up
+            rows = [msgspec.json.decode(raw, type=Row) for raw in await changing.lrange(key, at, at + BATCH - 1)]
             changing.multi()
-            for place, (row, after) in enumerate(zip(rows, join_groups(rows, joined), strict=True)):
+            for place, (row, after) in enumerate(zip(rows, join_groups(rows, joined), strict=True), at):
                 if after is not row:
-                    changing.lset(key, place, write_row(after, seals))
+                    changing.lset(key, place, msgspec.json.encode(after))
             with contextlib.suppress(WatchError):
                 await changing.execute()
-                done = True
+                at += len(rows)
 
 
 async def read_rows(redis: Any, key: str, seals: Seals) -> AsyncIterator[Row]:

@@ -242,8 +242,8 @@ class EvaluationStore:
             erased.add(rows[place].id)
 
     async def join_groups(self, coming: str, joined: Mapping[int, int]) -> None:
-        """Give an upload's rows the groups that theirs came to be a part of. Raises Unsealable."""
-        await join_rows(self._redis, get_coming_key(coming), self._seals(), joined)
+        """Give an upload's rows the groups that theirs came to be a part of."""
+        await join_rows(self._redis, get_coming_key(coming), joined)
 
     def coming(self, coming: str) -> AsyncIterator[Row]:
         """The rows of an upload so far."""

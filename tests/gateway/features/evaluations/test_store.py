@@ -356,3 +356,13 @@ async def test_an_erased_row_that_is_sealed_again_meanwhile_is_erased(redis: Red
     with Resealed(unix_socket_path=valkey_socket) as client:
         assert erase_from_evaluations(client, {"r1"}) == 1
     assert await left(store, one) == [0, 2]
+
+
+async def test_rows_get_the_group_that_a_later_one_joined_also_without_their_key(redis: Redis) -> None:
+    store = EvaluationStore(redis, 1000, lambda: Seals({"k1": b"k" * 32}, "k1"))
+    rows = [Row(number, f"r{number}", number + 1, "yes", None, "Once", group=number) for number in range(3 * BATCH)]
+    await store.add_rows("coming", rows, set())
+    await EvaluationStore(redis, 1000).join_groups("coming", dict.fromkeys(range(BATCH, 3 * BATCH), 0))
+    joined = [row async for row in store.coming("coming")]
+    assert [row.group for row in joined] == [*range(BATCH), *[0] * 2 * BATCH]
+    assert {row.prompt for row in joined} == {"Once"}
