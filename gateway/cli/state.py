@@ -72,10 +72,11 @@ def export(
         api.out.stdout.out(text, end="", highlight=False)
         return
     with explain_os_error(f"{output} can't be written"), write_whole(output) as partial:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         if partial != output:
             partial.unlink(missing_ok=True)
-        only_new = os.O_EXCL if partial != output else 0
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | only_new, 0o600), "w", encoding="utf-8") as file:
+            flags |= os.O_EXCL
+        with os.fdopen(os.open(partial, flags, 0o600), "w", encoding="utf-8") as file:
             file.write(text)  # it holds digests of keys' secrets: its writer's alone
     if not api.out.answer(answer):
         counts = ", ".join(_counted(kind, answer[kind]) for kind in Objects if kind in answer)

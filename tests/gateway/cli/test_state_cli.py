@@ -25,7 +25,9 @@ async def test_the_same_state_is_the_same_file_and_holds_no_secret(
 ) -> None:
     key = await gateway.key()
     state = await exported(apprentice, tmp_path / "one.json")
-    await exported(apprentice, tmp_path / "two.json")
+    (tmp_path / "two.json").write_text("an older state " * 1000)
+    (tmp_path / "link.json").symlink_to("two.json")
+    await exported(apprentice, tmp_path / "link.json")
     text = (tmp_path / "one.json").read_text()
     assert text == (tmp_path / "two.json").read_text()
     assert text == (await ok(apprentice, "state", "export")).out
