@@ -228,8 +228,8 @@ def _missing(version: EvaluationArm, reference: GateReference, other: Comparison
     elif other is not None and other.suite == OLDER:
         fault, data = f"only {other.evaluation}, on an older suite, compares it", "--suite newest"
     first = "" if reference.placed else f"Stage {name}, then run "
-    arms = "adapter,general" if reference.asked.version is None else "adapter,leading,best"
-    command = f"`apprentice evaluate {version.version} {data} --arms {arms}`"
+    arms = "" if reference.asked.version is None else " --arms adapter,leading,best"
+    command = f"`apprentice evaluate {version.version} {data}{arms}`"
     text = f"{fault.capitalize()} with {name}, {ROLE_WORDS[reference.role]}: {first or 'run '}{command}."
     verdict: LineVerdict = "not_judged" if reference.role == "general" else "cannot_tell"
     return GateLine(subject="report", reference=name, verdict=verdict, text=text)

@@ -127,7 +127,7 @@ def test_a_first_version_without_an_evaluation_is_not_shown_and_told_the_command
     assert (found.verdict, found.because) == (
         "cannot_tell",
         "No evaluation compares it with the most frequent answer, which a first version has to beat: run "
-        "`apprentice evaluate returns@v3 --data FILE --arms adapter,general`.",
+        "`apprentice evaluate returns@v3 --data FILE`.",
     )
     assert first_version(answers(200, 0.05, 1), learned=range(200)).verdict == "cannot_tell", "it learned all rows"
     alike = [msgspec.structs.replace(row, wanted_form="same") for row in answers(200, 0.0, 1)]
