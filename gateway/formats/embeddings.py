@@ -31,6 +31,8 @@ class EmbeddingFields(Fields):
     def __post_init__(self) -> None:
         if len(_inputs(self)) > INPUTS_MAX:
             raise ValueError(f"Expected at most {INPUTS_MAX} inputs - at `$.input`")
+        if isinstance(self.input, list) and (len(set(map(type, self.input))) > 1 or [] in self.input):
+            raise ValueError("Expected texts, token ids, or lists of token ids - at `$.input`")
 
 
 class EmbeddingItem(msgspec.Struct, gc=False):

@@ -123,6 +123,8 @@ async def test_a_refusal_inside_a_200_is_the_callers_own_mistake(responses: Asyn
         ({"input": [[1, -2], [3]]}, "input[0][1]"),
         ({"input": [1 << 31]}, "input[0]"),
         ({"input": ["x"] * 2049}, "input"),
+        ({"input": [[1], []]}, "input"),
+        ({"input": [1, "a"]}, "input"),
         ({"dimensions": 0}, "dimensions"),
         ({"extra_body": {"stream": True}}, "stream"),
     ],
