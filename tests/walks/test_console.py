@@ -109,9 +109,13 @@ async def change_by_click(gateway: RunningGateway) -> None:
         undone = await take(http, "/console/do/undo?task=clauses&action=a1")
         assert "undone by" in undone.text
         assert "general 0%" not in undone.text
-        key = await take(http, "/console/do/make-key", name="new <b>", role="caller", models="returns")
+        key = await take(http, "/console/do/make-key", name="new <b>", role="caller", models="returns,letters")
         assert re.search(r"<code>sk-app-\w{12}-\S+</code>", key.text)
         assert "<b>" not in key.text.partition("<main")[2].replace("<b>admin</b>", "")
+        assert "Nothing is named &#39;letters&#39;" in key.text
+        public = key.text.partition("<code>sk-app-")[2][:12]
+        texts = [(await take(http, f"/console/do/rotate-key?public={public}", overlap_seconds="60")).text for _ in "12"]
+        assert ["works no more." in text for text in texts] == [False, True]
 
 
 async def test_pages_find_explain_and_change_what_there_is(world: ConsoleWorld) -> None:

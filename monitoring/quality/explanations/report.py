@@ -140,7 +140,7 @@ def _known(of: Situation) -> Iterator[str]:
         ("is the previous version of", of.roles.previous_version),
     )
     if of.roles.active is None:
-        yield f"{of.task} has no version that leads it: its fallback answers, and there is nothing to judge."
+        yield f"{of.task} has no version that leads it: only a fallback can answer, and there is nothing to judge."
     for role, name in roles:
         if name is None:
             continue
