@@ -1,14 +1,16 @@
 """One part of `benchmarks.degradation`: labels that depend on each other, while nothing changes on the whole.
 
-repeated   each answer is labelled twice in a row
-spells     errors are four times as frequent in spells of 20 labels, a tenth of the time
-day_50     errors follow the day by half of their mean, 500 labels a day
-day_100    errors follow the day from none to twice their mean, 2,000 labels a day
+repeated        each answer is labelled twice in a row
+spells          errors are four times as frequent in spells of 20 labels, a tenth of the time
+day_50          errors follow the day by half of their mean, 500 labels a day
+day_100         errors follow the day from none to twice their mean, 2,000 labels a day
+known_sessions  labels name their session, whose errors are alike
 
 Each world begins at a time of the week of its own in each run. `--worlds FILE` names others as JSON: a list of objects
-with the fields of `ClusteredWorld`. Those of `data/harder_worlds.json` show where no detector that finds slips soon can
-keep to 5%: they have no goals. The monitor's signal is held against the known rate, the bound of a gate of 1,000 rows,
-and its own first labels (`degradation_signals.py`).
+with the fields of `ClusteredWorld`. Those of `data/known_sessions.json` have sessions of other kinds. Those of
+`data/harder_worlds.json` show where no detector that finds slips soon can keep to 5%: they have no goals. The monitor's
+signal is held against the known rate, the bound of a gate of 1,000 rows, and its own first labels
+(`degradation_signals.py`, `degradation_sessions.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 from scipy.stats import beta
 
 from benchmarks.canary import rate_of
+from benchmarks.degradation_sessions import Numbers, SessionSignals, renumber
 from benchmarks.degradation_signals import Held, find_alarms, hold, join
 from benchmarks.degradation_worlds import Bools, Floats, drawing
 from benchmarks.harness import Unmeasurable, say, table
@@ -31,6 +34,7 @@ KINDS = ("known", "gate_1000", "own_200")
 GATE_ROWS, GATE_CONFIDENCE = 1_000, 0.95
 WEEK_DAYS = 7.0
 SESSION_TAIL, SESSION_MAX = 1.5, 200
+BAD_ERROR = 0.5
 CLASS_TIMES = np.array([0.2, 0.2, 0.4, 0.4, 0.6, 0.8, 1.0, 1.4, 2.2, 2.8])
 MILD_SHARE, MILD_TIMES = 0.4, 0.4
 HARDER = Path(__file__).parent / "data" / "harder_worlds.json"
@@ -43,10 +47,11 @@ class ClusteredWorld(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `day_height` is the height of the day's wave, as a share of `error`. On two days of the week errors are
     `weekend_times` as frequent. Every `level_days` days have an error of their own, with a deviation of `level_sd`, as
     a share. Labellers flip `flipped` of the labels, and did not for the baseline. Labels come by sessions whose errors
-    are `session_alike` (a correlation): most are short, few have up to 200 labels. `sorted_by_class`: each day's labels
-    come at once, in the order of ten classes with unlike errors. `mild_away`: from the first quarter of the labels to
-    their half a reviewer is away who gives 40% of them, and who sees 40% of the errors that all see together. At most
-    `goal` of the runs may be degraded."""
+    are `session_alike` (a correlation): most are short, few have up to 200 labels; or `session_bad` of them are wrong
+    half of the time. So many are open `sessions_at_once`. If `sessions_known`, labels name theirs. `sorted_by_class`:
+    each day's labels come at once, in the order of ten classes with unlike errors. `mild_away`: from
+    the first quarter of the labels to their half a reviewer is away who gives 40% of them, and who sees 40% of the
+    errors that all see together. At most `goal` of the runs may be degraded."""
 
     name: str
     error: float = 0.05
@@ -62,6 +67,9 @@ class ClusteredWorld(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     level_days: int = 1
     flipped: float = 0.0
     session_alike: float = 0.0
+    session_bad: float = 0.0
+    sessions_at_once: int = 1
+    sessions_known: bool = False
     sorted_by_class: bool = False
     mild_away: bool = False
     goal: float = 0.05
@@ -72,6 +80,7 @@ WORLDS = (
     ClusteredWorld(name="spells", spell_times=4.0),
     ClusteredWorld(name="day_50", day_height=0.5),
     ClusteredWorld(name="day_100", day_height=1.0, labels_per_day=2_000.0, goal=0.1),
+    ClusteredWorld(name="known_sessions", session_alike=0.09, sessions_known=True),
 )
 
 
@@ -109,8 +118,8 @@ def draw_labels(world: ClusteredWorld, draw: np.random.Generator, runs: int, cou
         level = np.exp(world.level_sd * draw.standard_normal((runs, count)) - world.level_sd**2 / 2.0)
         place = (times // (world.level_days * DAY_SECONDS)).astype(np.intp)
         rates *= np.take_along_axis(level, place - place[:, :1], axis=1)
-    if world.session_alike:
-        rates = draw_sessions(world, draw, runs, count)
+    if world.session_alike or world.session_bad:
+        rates = draw_sessions(world, draw, runs, count)[0]
     if world.sorted_by_class:
         days = np.arange(count) // int(world.labels_per_day)
         classes = draw.integers(0, len(CLASS_TIMES), (runs, count))
@@ -140,15 +149,32 @@ def draw_spells(world: ClusteredWorld, draw: np.random.Generator, runs: int, cou
     return inside
 
 
-def draw_sessions(world: ClusteredWorld, draw: np.random.Generator, runs: int, count: int) -> Floats:
-    """The error of each label, by sessions behind each other."""
-    certainty = 1.0 / world.session_alike - 1.0
-    rates = np.empty((runs, count))
+def draw_sessions(world: ClusteredWorld, draw: np.random.Generator, runs: int, count: int) -> tuple[Floats, Numbers]:
+    """The error of each label, and the number of its session."""
+    rates, numbers = np.empty((runs, count)), np.empty((runs, count), dtype=np.intp)
     for run in range(runs):
         lengths = np.minimum(SESSION_MAX, np.ceil(draw.pareto(SESSION_TAIL, count) + 1e-9)).astype(np.intp)
-        errors = draw.beta(world.error * certainty, (1.0 - world.error) * certainty, count)
-        rates[run] = np.repeat(errors, lengths)[:count]
-    return rates
+        if world.session_bad:
+            usual = (world.error - BAD_ERROR * world.session_bad) / (1.0 - world.session_bad)
+            errors = np.where(draw.random(count) < world.session_bad, BAD_ERROR, usual)
+        else:
+            certainty = 1.0 / world.session_alike - 1.0
+            errors = draw.beta(world.error * certainty, (1.0 - world.error) * certainty, count)
+        numbers[run] = np.repeat(np.arange(count), lengths)[:count]
+        if world.sessions_at_once > 1:  # as many rows of sessions, and each label is of one of them
+            in_rows = np.argsort(draw.integers(0, world.sessions_at_once, count), kind="stable")
+            numbers[run, in_rows] = numbers[run].copy()
+        rates[run] = errors[numbers[run]]
+    return rates, numbers
+
+
+def draw_known(
+    world: ClusteredWorld, draw: np.random.Generator, runs: int, count: int
+) -> tuple[Bools, Floats, Numbers]:
+    """The labels of a world whose sessions are known, when they come in seconds, and the numbers of their sessions."""
+    rates, numbers = draw_sessions(world, draw, runs, count)
+    times = draw.random((runs, 1)) * DAY_SECONDS + np.arange(count) * (DAY_SECONDS / world.labels_per_day)
+    return draw.random((runs, count)) < rates, times, numbers
 
 
 def hold_all(error: float, runs: int, draw: np.random.Generator) -> Held:
@@ -166,8 +192,14 @@ def find_false_alarms(
     for world in worlds:
         say(f"Clusters: {world.name}")
         draw = drawing(seed, "clusters", world.name)
-        bad, times = draw_labels(world, draw, runs, labels)
-        alarms = find_alarms(bad, times, hold_all(world.error, runs, draw), labels / alpha)
+        if world.sessions_known:
+            bad, times, numbers = draw_known(world, draw, runs, labels)
+            held = hold_all(world.error, runs, draw)
+            signals = SessionSignals(held, len(held.rates), np.tile(renumber(numbers), (len(KINDS), 1)))
+            alarms = find_alarms(bad, times, held, labels / alpha, signals)
+        else:
+            bad, times = draw_labels(world, draw, runs, labels)
+            alarms = find_alarms(bad, times, hold_all(world.error, runs, draw), labels / alpha)
         parts = {
             name: np.split(values, len(KINDS))
             for name, values in (("degraded", alarms.degraded), ("suspect", alarms.suspect))

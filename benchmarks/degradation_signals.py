@@ -119,8 +119,9 @@ class Days:
         self.dispersion = np.ones(runs)
         self.settled = np.ones(runs)
 
-    def end(self, ends: Bools, labels: int, wrong: Floats) -> None:
+    def end(self, ends: Bools, counted: Floats | int, wrong: Floats) -> None:
         """End the day of these runs, which have so many labels."""
+        labels = np.broadcast_to(counted, ends.shape)[ends]
         came, bad = labels - self._labels[ends], wrong[ends] - self._wrong[ends]
         before, before_wrong = self._before[ends], self._before_wrong[ends]
         counts = (came >= dependence.DAY_LABELS_MIN) & (before >= dependence.DAYS_BEFORE_LABELS_MIN)
@@ -158,10 +159,12 @@ class Signals:
         self._rises = np.zeros((ALTERNATIVES, runs))
         self._begun = np.zeros((ALTERNATIVES, runs))
         self._begun_wrong = np.zeros((ALTERNATIVES, runs))
+        self._seen, self._begun_after = np.zeros(runs), np.zeros((ALTERNATIVES, runs))  # labels, whatever they weigh
         self._observed, self._observed_wrong = np.zeros(runs), np.zeros(runs)
         self._started = np.zeros(runs)  # labels before the detector last began
         self._recent, self._recent_squares, self._recent_wrong = 0.0, 0.0, np.zeros(runs)
         self._labels, self._wrong = 0, np.zeros(runs)
+        self._weights: Floats | float = 1.0
         self.shows_rise = np.zeros(runs, dtype=bool)
         self._near = np.zeros(runs)
         self._clusters = Clusters(runs)
@@ -203,7 +206,7 @@ class Signals:
         ends = at - self._fitted >= recent_values.DAY_SECONDS
         was_first, had_rhythm = self.is_first_day, self._had_rhythm.copy()
         if ends.any():
-            self._days.end(ends, self._labels, self._wrong)
+            self._days.end(ends, *self._independent)
             self._fit(ends, at)
         self._depend(bad, cosine, sine)
         self._days.settle(settled)
@@ -212,8 +215,7 @@ class Signals:
         self._recent = recent_values.FADING * self._recent + 1.0
         self._recent_squares = recent_values.FADING**2 * self._recent_squares + 1.0
         self._recent_wrong = recent_values.FADING * self._recent_wrong + bad
-        if self._labels == FIRST_FEEDBACK and self._is_own.any():
-            self._hold_against(self._is_own)
+        self._learn(bad, judged, was_first)
         if ends.any():
             ended = was_first & ends & judged
             now = WEIGHTS @ self.sums
@@ -243,7 +245,8 @@ class Signals:
         since = self._observed[places] - begun
         wrong = self._observed_wrong[places] - self._begun_wrong[leads, places]
         least = np.maximum(_lower(wrong, since), _lower(self._recent_wrong[places], np.full(len(places), self._recent)))
-        is_own, is_first = self._is_own[places], self._started[places] + begun <= label_signal.FIRST_LABELS
+        after = self._started[places] + self._begun_after[leads, places]
+        is_own, is_first = self._is_own[places], after <= label_signal.FIRST_LABELS
         points = np.where(is_own, label_signal.OWN_BAD_HOUR_POINTS, np.minimum(held, label_signal.BAD_HOUR_POINTS))
         assert self._began is not None, "a label was taken"
         passed = np.minimum(1.0, (self._at - self._began)[places] / label_signal.BAD_HOUR_COMES_SECONDS)
@@ -266,7 +269,8 @@ class Signals:
         most = beta.ppf(label_signal.RISE_CONFIDENCE, begun_wrong + 1.0, before - begun_wrong + 1e-9)
         rises = _lower(wrong, since, label_signal.RISE_CONFIDENCE) > most
         rises |= (self._started[places] > label_signal.FIRST_LABELS) | (begun < 0.5)
-        self.shows_rise[places] = rises & (self._started[places] + begun > label_signal.FIRST_LABELS)
+        after = self._started[places] + self._begun_after[leads, places]
+        self.shows_rise[places] = rises & (after > label_signal.FIRST_LABELS)
 
     def _observe(self, bad: Bools, cosine: Floats, sine: Floats, judged: Bools) -> None:
         wave: Bools = self.has_rhythm
@@ -277,7 +281,7 @@ class Signals:
             )
         room = dependence.NEAR * (self.held + dependence.CROWDED_POINTS)
         crowding = np.minimum(1.0, room / np.maximum(self._near, 1e-12))
-        gains = np.where(bad, self._logs[1], self._logs[0]) * (self.exponent * crowding)
+        gains = self._find_gains(bad) * (self.exponent * crowding)
         gains[:, ~judged] = 0.0
         self.sums += judged
         self.sums *= np.exp(gains)
@@ -285,15 +289,35 @@ class Signals:
         now = WEIGHTS @ self.sums
         largest = (now >= self.most) & (now >= DOUBTED)
         self.most = np.maximum(self.most, now)
-        self._near = (1.0 - 1.0 / dependence.NEAR) * self._near + (bad & judged)
-        self._observed += judged
-        self._observed_wrong += bad & judged
+        self._near = (1.0 - 1.0 / dependence.NEAR) * self._near + self._weights * (bad & judged)
+        self._observed += self._weights * judged
+        self._observed_wrong += self._weights * (bad & judged)
+        self._seen += judged
         self._rises += gains
         lowest = self._rises <= 0.0
         np.maximum(self._rises, 0.0, out=self._rises)
         self._begun = np.where(lowest, self._observed, self._begun)
+        self._begun_after = np.where(lowest, self._seen, self._begun_after)
         self._begun_wrong = np.where(lowest, self._observed_wrong, self._begun_wrong)
         self._find_rise(largest)
+
+    def _find_gains(self, bad: Bools) -> Floats:
+        """The logarithms of the bets' factors."""
+        return np.where(bad, self._logs[1], self._logs[0])
+
+    @property
+    def _independent(self) -> tuple[Floats | int, Floats]:
+        """The number of labels that count whole, and their sum."""
+        return self._labels, self._wrong
+
+    @property
+    def _first(self) -> tuple[Floats | int, Floats]:
+        """The weight of the labels that become a baseline, and their sum."""
+        return self._labels, self._wrong
+
+    def _learn(self, bad: Bools, judged: Bools, was_first: Bools) -> None:
+        if self._labels == FIRST_FEEDBACK and self._is_own.any():
+            self._hold_against(self._is_own)
 
     def _depend(self, bad: Bools, cosine: Floats, sine: Floats) -> None:
         self._labels += 1
@@ -326,7 +350,11 @@ class Signals:
 
     def _hold_against(self, these: Bools) -> None:
         """Hold them against the bound of all their labels so far."""
-        of, wrong = self._labels / self.dispersion[these], self._wrong[these] / self.dispersion[these]
+        labels, bad = self._first
+        of, wrong = (
+            np.broadcast_to(labels, these.shape)[these] / self.dispersion[these],
+            bad[these] / self.dispersion[these],
+        )
         upper = beta.ppf(label_signal.CONFIDENCE, wrong + 1.0, of - wrong)
         self.held[these] = self._bounded(upper)
         self._set_logs(these, np.ones(self._runs))
@@ -336,6 +364,7 @@ class Signals:
         self.sums[:, these] = self._rises[:, these] = self._begun[:, these] = self._begun_wrong[:, these] = 0.0
         self._started[these] = self._labels
         self._near[these] = 0.0
+        self._begun_after[:, these] = self._seen[these] = 0.0
         self.most[these] = self._observed[these] = self._observed_wrong[these] = 0.0
 
     def _set_logs(self, these: Bools, times: Floats) -> None:
@@ -352,15 +381,15 @@ class Signals:
         return np.clip(rates, rising_errors.BASELINE_MIN, 1.0 - rising_errors.BASELINE_MIN)
 
 
-def find_alarms(bad: Bools, times: Floats, held: Held, bar: float) -> Alarms:
+def find_alarms(bad: Bools, times: Floats, held: Held, bar: float, signals: Signals | None = None) -> Alarms:
     """The first alarms of each run at a threshold. `times` are Unix seconds, of each run or of all.
 
-    With more baselines than runs, all runs are held against each part of them.
+    With more baselines than runs, all runs are held against each part of them. `signals` are others than usual.
     """
     copies = len(held.rates) // len(bad)
     bad, times = np.tile(bad, (copies, 1)), np.tile(times, (copies, 1)) if times.ndim == 2 else times
     runs, count = bad.shape
-    signals = Signals(held, runs)
+    signals = signals or Signals(held, runs)
     degraded, suspect = np.full(runs, np.inf), np.full(runs, np.inf)
     columns = np.ascontiguousarray(bad.T)
     each = np.ascontiguousarray(times.T) if times.ndim == 2 else np.broadcast_to(times[:, None], (count, runs))

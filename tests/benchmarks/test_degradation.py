@@ -27,15 +27,16 @@ from benchmarks import (
 from benchmarks.degradation_clusters import ClusteredWorld
 from benchmarks.degradation_detectors import Guard, evidence, first_alarms, first_alarms_guarded, first_of_last_200
 from benchmarks.degradation_figures import delays, median_of
+from benchmarks.degradation_sessions import SessionSignals, renumber
 from benchmarks.degradation_signals import Signals, find_alarms, hold
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawing, labels_of, poisoned, uneven
 from benchmarks.harness import Unmeasurable
-from monitoring.quality.detectors import leave_one_out, raters, rising_errors
+from monitoring.quality.detectors import leave_one_out, raters, rising_errors, sessions
 from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.replay.rows import read_rows
-from monitoring.quality.signals import entries, label_signal, pair_signal
+from monitoring.quality.signals import entries, label_signal, pair_signal, repeats
 from monitoring.quality.verdicts.plan import Plan
 
 
@@ -352,9 +353,15 @@ def test_a_slip_on_sea_is_found_and_its_end_too() -> None:
 
 # ---- the monitor's signals in numpy ------------------------------------------------------------------
 
+PLAIN = [world for world in degradation_clusters.WORLDS if not world.sessions_known]
+KNOWN = [
+    *[world for world in degradation_clusters.WORLDS if world.sessions_known],
+    *degradation_clusters.read_worlds(degradation_clusters.HARDER.with_name("known_sessions.json")),
+]
+
 
 @pytest.mark.parametrize("kind", ["known", "gate", "own"])
-@pytest.mark.parametrize("world", degradation_clusters.WORLDS, ids=lambda world: world.name)
+@pytest.mark.parametrize("world", PLAIN, ids=lambda world: world.name)
 def test_signals_in_numpy_are_the_monitors(world: ClusteredWorld, kind: degradation_signals.Kind) -> None:
     bad, times = degradation_clusters.draw_labels(world, drawing(6, world.name), 2, 1_500)
     bad[:, 1_000:] |= drawing(7, world.name).random((2, 500)) < 0.1
@@ -378,6 +385,38 @@ def test_signals_in_numpy_are_the_monitors(world: ClusteredWorld, kind: degradat
                 assert signal.alarms(0, labels * 0.05, 0.05) == enough[run]
                 assert (signal.find_doubt(0, labels * 0.05, 0.05) is not None) == doubtful[run]
     assert [signal.dispersion for signal in signals] == pytest.approx(many.dispersion.tolist())
+
+
+@pytest.mark.parametrize("kind", ["known", "gate", "own"])
+@pytest.mark.parametrize("world", KNOWN, ids=lambda world: world.name)
+def test_signals_of_known_sessions_in_numpy_are_the_monitors(
+    world: ClusteredWorld, kind: degradation_signals.Kind
+) -> None:
+    bad, times, numbers = degradation_clusters.draw_known(world, drawing(3, world.name), 2, 1_500)
+    bad[:, 1_000:] |= drawing(7, world.name).random((2, 500)) < 0.1
+    many = SessionSignals(hold(kind, np.full(2, 0.05)), 2, renumber(numbers))
+    held = Baseline(kind="gate" if kind == "gate" else "admin", wrong=0, of=0, upper=0.05, at=1, by="", source="")
+    signals = [label_signal.start(200, "returns@v3") for _ in range(2)]
+    signals = signals if kind == "own" else [signal.hold_against(held) for signal in signals]
+    roll = leave_one_out.add_request(raters.start_roll("returns@v3"), "shop")
+    latest, kept = [dict[str, repeats.Latest]()] * 2, [dict[str, repeats.Sessions]()] * 2
+    for n in range(bad.shape[1]):
+        many.take(bad[:, n], times[:, n])
+        enough = many.most >= 1_000.0
+        doubtful = many.find_doubtful(enough, 1_000.0)
+        for run in range(2):
+            seen = entries.Seen(id=f"{n}", request_digest=f"{n:08d}", handles=[f"{numbers[run, n]:08d}"])
+            label = entries.Label(badness=float(bad[run, n]), caller="shop", trusted=True)
+            label, latest[run], kept[run] = repeats.weigh(latest[run], kept[run], "feedback", label, seen)
+            signal = signals[run] = signals[run].take(label, float(times[run, n]), roll, False)
+            if signal.guard is not None and n % 25 == 0:
+                e_value = float((degradation_signals.WEIGHTS @ many.sums)[run])
+                assert signal.log_e() == pytest.approx(math.log(e_value) if e_value else LOG_FLOOR, abs=1e-9)
+                assert signal.alarms(0, 50.0, 0.05) == enough[run]
+                assert (signal.find_doubt(0, 50.0, 0.05) is not None) == doubtful[run]
+    assert [signal.dispersion for signal in signals] == pytest.approx(many.dispersion.tolist())
+    shown = [sessions.find_correlation(signal.likeness) for signal in signals]
+    assert shown == pytest.approx(many.correlation.tolist())
 
 
 @pytest.mark.parametrize("name", ["spells_20_varying", "spells_50"])

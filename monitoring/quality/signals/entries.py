@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from monitoring.metric_values import Metric, measure_badness
+from monitoring.quality.detectors.sessions import Past
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import OTHER_CLASS
 
@@ -122,7 +123,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     """A label: a value of a metric as badness, from 0 (right) to 1 (wrong), with its giver.
 
     `trusted`: its giver counts like a reviewer. `reported`: its request was not served here. `weight` is under 1 for a
-    repeat (`repeats.py`).
+    repeat (`repeats.py`), and `session` are the labels before in its session (None: it is of none).
     """
 
     metric: str = ""
@@ -132,6 +133,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     trusted: bool = False
     reported: bool = False
     weight: float = 1.0
+    session: Past | None = None
 
 
 def read_label(feedback: Given, record: Seen, plan: Plan, metrics: Mapping[str, Metric]) -> Label | None:

@@ -35,14 +35,17 @@ from monitoring.quality.detectors import (
     recent_values,
     recoveries,
     rising_errors,
+    sessions,
 )
 from monitoring.quality.detectors.baselines import Baseline, BaselineKind
-from monitoring.quality.detectors.dependence import Dependence, LabelTerms
+from monitoring.quality.detectors.dependence import Dependence
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, RateDetector, find_threshold
+from monitoring.quality.detectors.sessions import Likeness
 from monitoring.quality.signals.entries import Label
+from monitoring.quality.signals.label_evidence import observe_label
 from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
 from monitoring.quality.verdicts.quality import Doubt
 
@@ -82,10 +85,11 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     another version may be held against: they may teach a baseline (`may_teach`), and came while the version was neither
     degraded nor doubted. `first` and `first_wrong` are those of the labels that become its own baseline, of `wanted`.
     `firsts` and `steadies` have either by groups of callers. `shares` are its raters as long as it has no detector.
-    `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters.
-    `shows_rise`: labels from before the change had fewer errors, when its evidence was largest; None: not known yet,
-    as in states of earlier releases. `times_stronger`: the factor by which its evidence had to be stronger then, since
-    days differ. `reverse_bound` is the bound with which its reverse test last began.
+    `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters,
+    `likeness` what they show of sessions. `shows_rise`: labels from before the change had fewer errors, when its
+    evidence was largest; None: not known yet, as in states of earlier releases. `times_stronger`: the factor by which
+    its evidence had to be stronger then, since days differ. `reverse_bound` is the bound with which its reverse test
+    last began.
     """
 
     wanted: int
@@ -102,6 +106,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     by_caller: tuple[FadedSums, ...] = ()
     shares: Shares | None = None
     dependence: Dependence = Dependence()
+    likeness: Likeness = Likeness()
     shows_rise: bool | None = None
     reverse_bound: float = 0.0
     times_stronger: float = 1.0
@@ -184,11 +189,13 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         signal = self.begin_reverse_test(at) if is_degraded and self.reverse is None else self
         bad, counts = label.badness, may_teach(label, roll) and not is_degraded
         taught = label.weight if counts and not has_strong_evidence else 0.0
-        guard = signal.guard and _observe(signal.guard, label, at, roll, dependence.find_terms(signal.dependence, at))
+        guard, seen = signal.guard, signal.likeness
+        if guard is not None:
+            guard = observe_label(guard, label, at, roll, dependence.find_terms(signal.dependence, at), seen)
         reverse = signal.reverse
         if reverse is not None and not predates_test:
             settled = dependence.forget_slip(signal.dependence)
-            reverse = _observe(reverse, label, at, roll, dependence.find_reverse_terms(settled, at))
+            reverse = observe_label(reverse, label, at, roll, dependence.find_reverse_terms(settled, at), seen)
             reverse = signal._move_half_way(reverse)
         before = signal
         signal = replace(
@@ -202,6 +209,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             reverse=reverse,
             shares=signal._shares_after(label, at, roll) if guard is None else None,
             dependence=signal._depend(label, own, at, is_degraded),
+            likeness=signal._liken(label, own, is_degraded),
         )
         if signal._is_at_its_largest:
             times = dependence.find_times_stronger(signal.dependence)
@@ -388,6 +396,12 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         is_settled = self.guard is None or self.guard.detectors.log_now < SETTLED_LOG
         return dependence.settle(observed) if is_settled else observed
 
+    def _liken(self, label: Label, own: int | None, is_degraded: bool) -> Likeness:
+        if is_degraded or label.session is None:
+            return self.likeness
+        places = () if own is None else (own,)
+        return sessions.observe(self.likeness, label.badness, label.session, places, raters.GROUPS)
+
     def _follow_day(self, before: LabelSignal, at: float, is_degraded: bool) -> LabelSignal:
         """The signal, where the label after `before` has ended its first day, or has shown a rhythm."""
         signal, is_new = self, self.dependence.has_rhythm and not before.dependence.had_rhythm
@@ -475,20 +489,6 @@ def may_teach(label: Label, roll: GiverRoll) -> bool:
     """Return whether a label may become part of a baseline. A label on a report may where reports are all that there
     is."""
     return label.trusted or label.reported == roll.reported
-
-
-def _observe(guard: Guarded, label: Label, at: float, roll: GiverRoll, terms: LabelTerms) -> Guarded:
-    return raters.observe(
-        raters.set_callers(guard, roll),
-        label.badness,
-        label.caller,
-        label.trusted,
-        label.weight,
-        rater=label.rater,
-        reported=label.reported,
-        at=at,
-        terms=terms,
-    )
 
 
 def _with_part(parts: Parts, own: int | None, weight: float, bad: float) -> Parts:

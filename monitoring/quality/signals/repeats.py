@@ -1,7 +1,8 @@
 """Repeats: labels of the same input, session or subject as others of the latest labels count less.
 
 Their answers are right or wrong together. A weight depends on earlier labels alone, so the claim of
-`rising_errors.py` stands. Where digests can't tell, the dispersion of the labels does (`dependence.py`).
+`rising_errors.py` stands. Where digests can't tell, the dispersion of the labels does (`dependence.py`). The labels
+before in a session tell how often its next one is wrong (`detectors/sessions.py`).
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -12,10 +13,12 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from monitoring.quality.detectors.sessions import NO_PAST, Past
 from monitoring.quality.signals.entries import Label, Seen
 
 LATEST = 64
 KEY_CHARACTERS = 8
+SESSIONS = 128
 INPUT_WEIGHT_MIN, SESSION_WEIGHT_MIN = 0.2, 0.5
 """Where all callers send one input, or name one session, a slip must still be found."""
 RETRY_WEIGHT = 0.01
@@ -24,6 +27,8 @@ latest labels are of few inputs, it is the traffic."""
 
 Latest = tuple[tuple[str, ...], ...]
 """The keys of the latest labels, oldest first: of their input, and of their session and subject."""
+Sessions = dict[str, Past]
+"""The labels of the latest sessions and subjects by key, the latest last."""
 
 
 def find_keys(record: Seen) -> tuple[str, ...]:
@@ -47,8 +52,29 @@ def add_keys(latest: Latest, keys: tuple[str, ...]) -> Latest:
     return (*latest, keys)[-LATEST:]
 
 
-def weigh(latest: Mapping[str, Latest], signal: str, label: Label, record: Seen) -> tuple[Label, dict[str, Latest]]:
-    """The label of this request with its weight, and the keys of the latest labels of all signals after it."""
-    keys, earlier = find_keys(record), latest.get(signal, ())
-    weighed = replace(label, weight=find_weight(earlier, keys))
-    return weighed, {**latest, signal: add_keys(earlier, keys)}
+def find_past(sessions: Sessions, keys: tuple[str, ...]) -> Past | None:
+    """The labels before of the longest session or subject of a label with these keys; None where it has none."""
+    return max([sessions.get(key, NO_PAST) for key in keys[1:]], key=lambda past: past.labels, default=None)
+
+
+def add_badness(sessions: Sessions, keys: tuple[str, ...], badness: float) -> Sessions:
+    """The labels of the latest sessions after one more."""
+    if not keys[1:]:
+        return sessions
+    moved = dict(sessions)
+    for key in dict.fromkeys(keys[1:]):
+        moved[key] = moved.pop(key, NO_PAST).add(badness)
+    while len(moved) > SESSIONS:
+        del moved[next(iter(moved))]
+    return moved
+
+
+def weigh(
+    latest: Mapping[str, Latest], sessions: Mapping[str, Sessions], signal: str, label: Label, record: Seen
+) -> tuple[Label, dict[str, Latest], dict[str, Sessions]]:
+    """The label of this request with its weight and its session's past; and the keys of the latest labels, and the
+    latest sessions, of all signals after it."""
+    keys, earlier, current = find_keys(record), latest.get(signal, ()), sessions.get(signal, {})
+    weighed = replace(label, weight=find_weight(earlier, keys), session=find_past(current, keys))
+    moved = add_badness(current, keys, label.badness)
+    return weighed, {**latest, signal: add_keys(earlier, keys)}, {**sessions, signal: moved} if moved else {**sessions}

@@ -32,7 +32,7 @@ from monitoring.quality.signals.fingerprints import GeneralStack
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.pair_judge import PairJudge
 from monitoring.quality.signals.pair_signal import PairSignal
-from monitoring.quality.signals.repeats import Latest
+from monitoring.quality.signals.repeats import Latest, Sessions
 from monitoring.quality.signals.unlabelled import Languages
 from monitoring.quality.verdicts.rollout import Tally
 
@@ -94,6 +94,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     outdated: tuple[str, ...] = ()
     canary: Tally | None = None
     latest: dict[str, Latest] = {}
+    sessions: dict[str, Sessions] = {}
     bets: dict[str, ArmBets] = {}
 
 

@@ -152,7 +152,7 @@ def _with_label(
             own, label.badness, label.caller, at, alone, is_degraded=is_degraded, **times
         )
     if own:
-        label, moved["latest"] = repeats.weigh(watch.latest, signal, label, record)
+        label, moved["latest"], moved["sessions"] = repeats.weigh(watch.latest, watch.sessions, signal, label, record)
         track: LabelSignal = getattr(watch, signal)
         if signal == "feedback" and track.guard is None:
             track = _with_previous(track, previous, plan, at)
@@ -218,6 +218,7 @@ def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
     return replace(
         watch,
         metric=metric,
+        sessions={},
         reviewed=fresh.reviewed,
         feedback=fresh.feedback,
         holdout=holdout,

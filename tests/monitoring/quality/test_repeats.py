@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import leave_one_out, raters
+from monitoring.quality.detectors import dependence, leave_one_out, raters, sessions
 from monitoring.quality.detectors.baselines import declare_rate
-from monitoring.quality.signals import label_signal, repeats
+from monitoring.quality.detectors.sessions import NO_PAST
+from monitoring.quality.signals import label_evidence, label_signal, repeats
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_signal import LabelSignal
 from tests.monitoring.quality.reckoned import HELD, Told
@@ -123,3 +127,110 @@ def test_repeats_weigh_as_little_in_a_baseline_of_first_labels_as_in_evidence() 
     assert signal.baseline.of < signal.labels
     assert 0.1 < signal.baseline.wrong / signal.baseline.of < 0.19, "8% of all labels are wrong, and 15% by weight"
     assert not signal.alarms(0, 10_000, 0.05)
+
+
+def judge_sessions(alike: float, seed: int, rate: float = 0.05, count: int = 2_000) -> tuple[LabelSignal, float]:
+    """A signal after sessions of 25 labels whose errors have this correlation, and its largest evidence."""
+    draw, signal = (
+        random.Random(seed),
+        label_signal.start(100, V3).hold_against(declare_rate(0.05, 1.0, "admin", "known")),
+    )
+    past, error = NO_PAST, 0.0
+    for number in range(count):
+        if number % 25 == 0:
+            certainty = 1.0 / alike - 1.0 if alike else 1e9
+            past, error = NO_PAST, draw.betavariate(rate * certainty, (1.0 - rate) * certainty)
+        badness = float(draw.random() < error)
+        label = Label(badness=badness, trusted=True, weight=0.5 if past.labels else 1.0, session=past)
+        signal, past = signal.take(label, 600.0 * number, ROLL, False), past.add(badness)
+    assert signal.guard is not None
+    return signal, signal.guard.detectors.log_max
+
+
+def test_bad_sessions_are_no_slip_however_long_they_are() -> None:
+    ends = [judge_sessions(0.25, seed) for seed in range(12)]
+    assert sum(log_max >= math.log(200_000) for _, log_max in ends) <= 1
+    assert 0.1 < statistics.median(sessions.find_correlation(signal.likeness) for signal, _ in ends) < 0.4
+
+
+def test_sessions_of_independent_labels_are_not_alike_and_a_slip_in_them_is_found() -> None:
+    steady = [sessions.find_correlation(judge_sessions(0.0, seed)[0].likeness) for seed in range(12)]
+    assert statistics.median(steady) < 0.005
+    assert all(judge_sessions(0.0, seed, rate=0.15)[1] >= math.log(200_000) for seed in range(12))
+
+
+def liken(labels: list[list[float]]) -> sessions.Alike:
+    """The likeness after these labels, session by session."""
+    likeness = sessions.Likeness()
+    for session in labels:
+        past = NO_PAST
+        for badness in session:
+            likeness, past = sessions.observe(likeness, badness, past, (), raters.GROUPS), past.add(badness)
+    return likeness.whole
+
+
+@pytest.mark.parametrize(("sessions_each", "labels_each"), [(1, 400), (100, 4), (4, 100)])
+def test_independent_labels_show_no_likeness_on_average_in_one_session_and_in_many(
+    sessions_each: int, labels_each: int
+) -> None:
+    draw, ends = random.Random(4), list[sessions.Alike]()
+    for _ in range(300):
+        ends.append(liken([[float(draw.random() < 0.2) for _ in range(labels_each)] for _ in range(sessions_each)]))
+    together = [(end.products - end.wrong * end.before / end.labels) / 0.16 for end in ends]
+    assert abs(statistics.fmean(together)) < 1.0 + 3.0 * math.sqrt(ends[0].chance / 300)
+    assert statistics.stdev(together) < 1.1 * math.sqrt(ends[0].chance)
+    assert statistics.fmean(end.find_correlation() for end in ends) < 0.006
+
+
+def test_likeness_is_the_correlation_of_two_labels_of_a_session() -> None:
+    draw, found = random.Random(5), list[float]()
+    for _ in range(20):
+        errors = [draw.betavariate(0.05 * 9.0, 0.95 * 9.0) for _ in range(800)]
+        found.append(liken([[float(draw.random() < error) for _ in range(10)] for error in errors]).find_correlation())
+    assert 0.08 < statistics.fmean(found) < 0.105
+
+
+def test_many_labels_fade_and_keep_their_correlation() -> None:
+    alike = liken([[1.0] * 4, [0.0] * 36] * 1_000)
+    assert sessions.COUNTED_MAX / 2 < alike.labels <= sessions.COUNTED_MAX
+    assert alike.find_correlation() == pytest.approx(liken([[1.0] * 4, [0.0] * 36] * 800).find_correlation(), rel=0.03)
+
+
+def test_next_label_of_a_session_is_held_against_its_past() -> None:
+    assert sessions.find_times(0.1, sessions.Past(1.0, 1.0), 0.05) == (9.0 + 20.0) / 10.0
+    assert sessions.find_times(0.1, None, 0.05) == sessions.find_times(0.1, NO_PAST, 0.05) == 1.0
+
+
+@pytest.mark.parametrize(("past", "is_under"), [(sessions.Past(100.0, 0.0), True), (sessions.Past(10.0, 1.0), False)])
+def test_label_of_a_good_session_is_held_against_a_little_less(past: sessions.Past, is_under: bool) -> None:
+    likeness = sessions.Likeness(sessions.Alike(2_000.0, 200.0, 200.0, 200.0, 50.0))
+    guard, label = raters.start(0.05, V3), Label(badness=1.0, trusted=True, session=past)
+    found = label_evidence.observe_label(guard, label, 0.0, ROLL, dependence.PLAIN, likeness)
+    times = max(0.7, sessions.find_times(sessions.find_correlation(likeness), past, 0.05))
+    assert (times < 1.0) == is_under
+    expected = raters.observe(guard, 1.0, "", True, terms=dependence.PLAIN._replace(times=times))
+    assert found.detectors.log_now == expected.detectors.log_now
+
+
+def test_nobody_makes_sessions_alike_for_others() -> None:
+    likeness = sessions.Likeness()
+    for session in range(40):
+        for own in (0, 1):
+            past = NO_PAST
+            for number in range(10):
+                badness = float(session % 2 if own == 0 else number == 4)
+                likeness = sessions.observe(likeness, badness, past, (own,), raters.GROUPS)
+                past = past.add(badness)
+    assert likeness.whole.find_correlation() > 0.1
+    assert sessions.find_correlation(likeness) < 0.01
+
+
+def test_a_watch_keeps_the_labels_of_the_latest_sessions() -> None:
+    kept: repeats.Sessions = {}
+    for number in range(300):
+        kept = repeats.add_badness(kept, ("input", f"session{number // 2}", "tenant"), 1.0)
+    assert len(kept) == repeats.SESSIONS
+    assert kept["tenant"].labels == sessions.LABELS_MAX
+    assert repeats.find_past(kept, ("input", "session0")) == NO_PAST
+    assert repeats.find_past(kept, ("input", "session149")) == sessions.Past(2.0, 2.0)
+    assert repeats.find_past(kept, ("input",)) is None

@@ -1,0 +1,117 @@
+"""Sessions: labels of one session are right or wrong together, so that one bad session is no slip.
+
+Where two labels of a session have the correlation r, and k of n labels before were wrong, the next one is wrong with
+the probability (c·m + k) / (c + n): m is the mean, and c = 1/r - 1 (J. Skellam, 1948). The label is held against that
+instead of the baseline: against a little less at most, and in a reverse test against no more. So the claim of
+`rising_errors.py` holds for each label given its session, as far as r is known, and a session counts for about 1/r
+labels at most, however long it is.
+
+r is the covariance of each label with the mean of the labels before in its session, over a label's variance. Of labels
+that are independent it is 0 on average, in one session too; the variance that chance gives it is known, and only what
+is beyond chance counts. As elsewhere the least counts, whichever caller is left out. Pure functions over frozen data
+of fixed size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import NamedTuple
+
+import msgspec
+
+from monitoring.quality.detectors import leave_one_out
+from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
+
+PRIOR_LABELS = 300.0
+"""The weight of independence, in labels."""
+CHANCE_Z = 0.75
+"""Standard deviations by chance that are taken off: labels that are independent pay little."""
+ALIKE_MAX = 0.9
+COUNTED_MAX = 32_000
+"""Of so many labels the sums are halved, so that the newest count most."""
+LABELS_MAX = 200
+"""A session's latest labels that count as its past."""
+SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
+
+
+class Past(msgspec.Struct, frozen=True, array_like=True):
+    """The labels before in a session: their number, and their sum."""
+
+    labels: float = 0.0
+    wrong: float = 0.0
+
+    def add(self, badness: float) -> Past:
+        """The past after one more label: of very long sessions the latest count most."""
+        kept = 1.0 if self.labels < LABELS_MAX else 1.0 - 1.0 / LABELS_MAX
+        return Past(kept * self.labels + 1.0, kept * self.wrong + badness)
+
+
+NO_PAST = Past()
+
+
+class Alike(msgspec.Struct, frozen=True, array_like=True):
+    """The likeness of labels of one session. `labels` counts those with a past, `wrong` and `squares` are the sums of
+    their badness and of its squares, `before` that of the means of their pasts, `products` that of badness and mean
+    multiplied. `chance` is the variance that chance gives the products, in multiples of a label's squared.
+    """
+
+    labels: float = 0.0
+    wrong: float = 0.0
+    squares: float = 0.0
+    before: float = 0.0
+    products: float = 0.0
+    chance: float = 0.0
+
+    def find_correlation(self) -> float:
+        """The correlation of two labels of a session, as far as it is beyond chance."""
+        if not self.labels:
+            return 0.0
+        of = self.labels + SMOOTHED_LABELS
+        mean = (self.wrong + SMOOTHED_WRONG) / of
+        variance = max(1e-6, (self.squares + SMOOTHED_WRONG) / of - mean * mean)
+        together = (self.products - self.wrong * self.before / self.labels) / variance
+        beyond = together - CHANCE_Z * math.sqrt(self.chance)
+        return min(ALIKE_MAX, max(0.0, beyond / (PRIOR_LABELS + self.labels)))
+
+    def observe(self, badness: float, past: Past) -> Alike:
+        """The likeness after a label of a session with this past."""
+        mean, left = past.wrong / past.labels, 0.5 if self.labels >= COUNTED_MAX else 1.0
+        return Alike(
+            left * self.labels + 1.0,
+            left * self.wrong + badness,
+            left * self.squares + badness * badness,
+            left * self.before + mean,
+            left * self.products + badness * mean,
+            left * self.chance + 1.0 / past.labels,
+        )
+
+
+class Likeness(NamedTuple):
+    """The likeness of all labels, and of those without each group of callers (None: the group has given none)."""
+
+    whole: Alike = Alike()
+    without: tuple[Alike | None, ...] = ()
+
+
+def observe(state: Likeness, badness: float, past: Past, own: Collection[int], groups: int) -> Likeness:
+    """The likeness after a label that these groups of callers have given. The first of a session tells nothing."""
+    if not past.labels:
+        return state
+    without = state.without or (None,) * groups
+    return Likeness(*leave_one_out.move_each(state.whole, without, lambda alike: alike.observe(badness, past), own))
+
+
+def find_correlation(state: Likeness) -> float:
+    """The correlation that counts: the least, whoever is left out beside whom others count."""
+    enough = OTHERS_MIN * state.whole.labels
+    parts = [state.whole, *[part for part in state.without if part is not None and part.labels >= enough]]
+    return min([part.find_correlation() for part in parts])
+
+
+def find_times(correlation: float, past: Past | None, mean: float) -> float:
+    """The chance that the next label of a session is wrong, as a multiple of the mean."""
+    if not correlation or past is None:
+        return 1.0
+    certainty = 1.0 / correlation - 1.0
+    return (certainty + past.wrong / mean) / (certainty + past.labels)

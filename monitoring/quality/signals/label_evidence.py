@@ -1,0 +1,34 @@
+"""A label as evidence: a guarded detector takes it on terms, and against what its session lets expect. Pure."""
+
+from __future__ import annotations
+
+from monitoring.quality.detectors import raters, sessions
+from monitoring.quality.detectors.dependence import LabelTerms
+from monitoring.quality.detectors.leave_one_out import GiverRoll
+from monitoring.quality.detectors.raters import Guarded
+from monitoring.quality.detectors.sessions import Likeness
+from monitoring.quality.signals.entries import Label
+
+LEAST_TIMES = 0.7
+"""A label is held against so many times the baseline at least, however good its session was: r may be less."""
+
+
+def observe_label(
+    guard: Guarded, label: Label, at: float, roll: GiverRoll, terms: LabelTerms, seen: Likeness
+) -> Guarded:
+    """The detector after a label. `seen` is what labels show of sessions."""
+    detector, times = guard.detectors.whole, 1.0
+    if label.session is not None and label.session.labels:
+        times = sessions.find_times(sessions.find_correlation(seen), label.session, detector.baseline)
+    times = max(LEAST_TIMES, times) if detector.side == "above" else min(1.0, times)
+    return raters.observe(
+        raters.set_callers(guard, roll),
+        label.badness,
+        label.caller,
+        label.trusted,
+        label.weight,
+        rater=label.rater,
+        reported=label.reported,
+        at=at,
+        terms=terms._replace(times=terms.times * times),
+    )
