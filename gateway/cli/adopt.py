@@ -128,7 +128,11 @@ def check_readiness(adoption: Adoption) -> dict[str, Any]:
     answer = adoption.run(
         "readiness", str(adoption.file), "--task", adoption.task, "--html", report, "--force", *options
     )  # fmt: skip
-    against = [rule["evidence"] for rule in answer["rules"] if rule["state"] in ("against", "never")]
+    against = [
+        " ".join(filter(None, (rule["evidence"], rule["next"])))
+        for rule in answer["rules"]
+        if rule["state"] in ("against", "never")
+    ]
     if against and "readiness" not in adoption.past:
         raise Stopped(f"Readiness: {' '.join(against)} Look at {report}. To go on: --past readiness.")
     return {"answer": answer["answer"], "because": answer["because"]}

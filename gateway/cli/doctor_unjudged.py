@@ -46,19 +46,19 @@ async def check_confidence(settings: Settings, redis: Redis) -> AsyncIterator[Do
 async def _confidence(check: str, version: str, task: TaskSettings, redis: Redis) -> DoctorFinding:
     store = FittedStore(redis)
     if (why := find_unused(await store.of(version), task.selector).get("confidence")) is not None:
-        advice = f"Run apprentice evaluate {version} --calibrate: until then low_confidence never fires."
+        advice = f"Run apprentice evaluate {version} --data FILE --calibrate: until then low_confidence never fires."
         return report_warning(check, f"the calibration of {version} is not used: {why}", advice)
     try:
         raw = await store.get(version, "confidence")
         model = ConfidenceModel.from_json(raw) if raw is not None else None
     except (FittedError, ConfidenceError) as error:
-        return report_problem(check, f"{error}", f"Run apprentice evaluate {version} --calibrate.")
+        return report_problem(check, f"{error}", f"Run apprentice evaluate {version} --data FILE --calibrate.")
     return _calibrated(check, version, model, task.checks.low_confidence.wrong_share_max, task.commit)
 
 
 def _calibrated(check: str, version: str, model: ConfidenceModel | None, share: float, commit: str) -> DoctorFinding:
     if model is None:
-        advice = f"Run apprentice evaluate {version} --calibrate: until then low_confidence never fires."
+        advice = f"Run apprentice evaluate {version} --data FILE --calibrate: until then low_confidence never fires."
         return report_warning(check, f"{version} is not calibrated", advice)
     tokens_held = int(commit.partition(":")[2]) if commit.startswith("tokens:") else None
     if tokens_held is not None and (model.tokens is None or model.tokens > tokens_held):

@@ -18,7 +18,7 @@ from gateway.cli.watch import WatchFailed
 MODE_WORDS: Mapping[str, str] = {
     "off": "The setting release.gate is off: the verdict holds nothing up.",
     "warn": "The setting release.gate is warn: the verdict holds nothing up.",
-    "enforce": "The setting release.gate is enforce: no request goes to it without it.",
+    "enforce": "The setting release.gate is enforce: no request goes to a version that does not pass.",
 }
 
 

@@ -55,9 +55,10 @@ async def test_a_release_of_a_version_that_the_checks_can_not_judge_says_so(
             told = await step(http, name, version=V2, **({"share": 0.5} if name == "canary" else {}))
         unknown = "" if name == "canary" else ", and auto does not find its task"
         assert told["warnings"] == [
-            f"{V2} has no scope model: out_of_scope never fires for it{unknown}. Run apprentice adapters fit {V2}.",
+            f"{V2} has no scope model: out_of_scope never fires for it{unknown}. "
+            f"Run apprentice adapters fit {V2} --prompts FILE.",
             f"{V2} has no confidence model: low_confidence never fires for it. "
-            f"Run apprentice evaluate {V2} --calibrate.",
+            f"Run apprentice evaluate {V2} --data FILE --calibrate.",
         ]
         for kind in ("scope", "confidence"):
             await store.put(V2, kind, b"any", "test", {"selector": "dialogue"} if kind == "scope" else {})

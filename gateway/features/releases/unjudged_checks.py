@@ -17,9 +17,9 @@ CHECK_OF: Mapping[Kind, CheckName] = MappingProxyType(
 """The check that judges by a model of this kind."""
 COMMAND_OF: Mapping[Kind, str] = MappingProxyType(
     {
-        "scope": "apprentice adapters fit {version}",
-        "confidence": "apprentice evaluate {version} --calibrate",
-        "gain": "apprentice evaluate {version} --fit-gain",
+        "scope": "apprentice adapters fit {version} --prompts FILE",
+        "confidence": "apprentice evaluate {version} --data FILE --calibrate",
+        "gain": "apprentice evaluate {version} --data FILE --fit-gain",
     }
 )
 """The step that makes a model of each kind."""

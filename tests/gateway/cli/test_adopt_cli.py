@@ -126,6 +126,7 @@ async def test_each_step_trusts_the_named_authority_and_runs_no_code_that_lies_h
         words = ("adopt", str(file), "--task", "returns", "--out", str(tmp_path / "out"))
         said = await in_a_process(running)(*words, *place)
     assert (said.exit_code, "To go on: --past readiness." in said.err) == (1, True), said.err
+    assert "more rows, at least. Look at" in said.err  # what to do, and where it is shown
 
 
 async def test_unknown_task_and_unknown_stop_say_what_to_do(adopting: Command, tmp_path: Path) -> None:

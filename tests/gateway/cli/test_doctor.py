@@ -255,7 +255,7 @@ async def test_models_that_do_not_go_with_the_tasks_selector_are_named(doctor: D
     assert "adapters fit returns@v1" in advice
     kind, said, advice = told["confidence of returns"]
     assert (kind, "the scope model has changed" in said) == ("warning", True)
-    assert "evaluate returns@v1 --calibrate" in advice
+    assert "evaluate returns@v1 --data FILE --calibrate" in advice
 
 
 async def test_checks_that_have_no_model_for_what_leads_or_is_on_trial_are_named(doctor: Doctor, redis: Redis) -> None:
@@ -265,9 +265,9 @@ async def test_checks_that_have_no_model_for_what_leads_or_is_on_trial_are_named
     checks = {name: {"mode": "observe"} for name in ("out_of_scope", "predicted_gain", "low_confidence")}
     told = by_check(await doctor("--json", tasks={"returns": {"commit": "complete", "checks": checks}}))
     said = "returns@v1 has no scope model: out_of_scope never fires for it, and auto does not find its task"
-    assert told["scope of returns"] == ("warning", said, "Run apprentice adapters fit returns@v1.")
+    assert told["scope of returns"] == ("warning", said, "Run apprentice adapters fit returns@v1 --prompts FILE.")
     said = "returns@v2 has no scope model: out_of_scope never fires for it"
-    assert told["scope of returns@v2"] == ("warning", said, "Run apprentice adapters fit returns@v2.")
+    assert told["scope of returns@v2"] == ("warning", said, "Run apprentice adapters fit returns@v2 --prompts FILE.")
     assert told["gain of returns@v2"][1] == "returns@v2 has no gain model: predicted_gain never fires for it"
     assert "gain of returns" not in told
     assert told["confidence of returns@v2"][:2] == ("warning", "returns@v2 is not calibrated")
