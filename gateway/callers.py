@@ -104,7 +104,7 @@ class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in Redis: no secret is in it, only its digest. What is not set is left out."""
-        fields: dict[str, Any] = msgspec.to_builtins(self, order="sorted")
+        fields: dict[str, Any] = msgspec.to_builtins(self, order="deterministic")
         del fields["public"]
         if self.person == self.name:
             fields.pop("owner", None)

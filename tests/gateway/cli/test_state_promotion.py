@@ -129,7 +129,7 @@ def with_key(**changes: Any) -> Edit:
         (with_key(expire_at=5), "callers: abcdefghijkl has a field expire_at, and"),
         (with_key(models="returns"), "callers: abcdefghijkl can't be used: models: Expected `array`, got `str`."),
         (with_key(secret_digest=...), "callers: abcdefghijkl misses the field secret_digest."),
-        (with_key(limits={"requests": 5}), "callers: abcdefghijkl can't be used: "),
+        (with_key(limits={"requests": 5}), "callers: abcdefghijkl has a field limits.requests, and"),
         (
             lambda s: s["overrides"].update(a={"generation": 0, "value": {"task": "returns"}}),
             "overrides: a misses the field action.",
