@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class TrainingRunner:
             return 409, {"message": "it exists already"}
         program = f"import sys; sys.argv[0] = {str(REMOTE_TRAINER)!r}; {DRIVER}"
         command = [sys.executable, "-c", program, str(self.trainer), str(self.folder / name)]
-        self.processes[name] = subprocess.Popen(command, env={**os.environ, **variables})
+        self.processes[name] = subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True)
         return 201, {}
 
     def status(self, name: str) -> dict[str, Any]:
@@ -86,5 +87,6 @@ def run_elsewhere(folder: Path, trainer: Path) -> Iterator[tuple[str, TrainingRu
             server.shutdown()
             serving.join()
             for process in runner.processes.values():
-                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # a trainer may wait after its driver has ended
                 process.wait()
