@@ -201,12 +201,12 @@ def compare_held_out(
         present = {entry["class"] for entry in pair["by_class"]}
         absent = {row.expected for row in of_first} - present
         pair["by_class"] += [{"class": name, **NO_ROWS} for name in classes.names if name in absent]
-        figures, others_figures = (compute_arm_figures(of, classes) for of in unleaked.values())
+        figures, others_figures = (_gate_figures(of, classes) for of in unleaked.values())
         compared[second] = {
             "left_out": len(of_first) - len(unleaked[first]),
             "pair": pair,
-            "figures": {name: figures[name] for name in FIGURES},
-            "reference_figures": {name: others_figures[name] for name in FIGURES},
+            "figures": figures,
+            "reference_figures": others_figures,
         }
     return compared
 
@@ -218,13 +218,19 @@ def compare_with_floor(trained_on: Collection[int], results: Results, classes: C
     rows = [row for row in of_first if row.number not in trained_on]
     forms = Counter(row.wanted_form for row in rows if row.wanted_form).most_common(1)
     of_floor = [msgspec.structs.replace(row, right=bool(forms) and row.wanted_form == forms[0][0]) for row in rows]
-    figures = {name: compute_arm_figures(rows, classes)[name] for name in FIGURES}
+    figures = _gate_figures(rows, classes)
     return {
         "left_out": len(of_first) - len(rows),
         "pair": compare_arms(first, "floor", {first: rows, "floor": of_floor}, classes, seed),
         "figures": figures,
         "reference_figures": figures,
     }
+
+
+def _gate_figures(results: Sequence[RowResult], classes: Classes) -> dict[str, Any]:
+    """Those of an arm's figures that the gate reads."""
+    figures = compute_arm_figures(results, classes)
+    return {name: figures[name] for name in FIGURES}
 
 
 def _tallies(pairs: Sequence[tuple[RowResult, RowResult]], name: str) -> Paired:
