@@ -7,7 +7,7 @@ model: hence a sample is asked again, and unless all of it comes out as it did, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -30,16 +30,25 @@ class EarlierAnswers(msgspec.Struct, frozen=True):
     sample: frozenset[str]
 
 
-async def find_earlier_answers(evaluations: Evaluations, wanted: Evaluation, arm: str) -> EarlierAnswers | None:
-    """The newest that this arm can take over; None where there are none, or they would be of no use.
+async def find_earlier_answers(
+    evaluations: Evaluations, wanted: Evaluation
+) -> AsyncIterator[tuple[str, EarlierAnswers]]:
+    """By arm the newest that it can take over; nothing for an arm that has none, or whose would be of no use.
 
-    The version that is evaluated answers all of them: its logprobs are wanted, too. Raises RedisError.
+    The version that is evaluated answers all rows: its logprobs are wanted, too. Raises RedisError.
     """
-    if wanted.again or wanted.repeats > 1 or arm == "adapter":
-        return None
-    for earlier in await evaluations.store.all(with_reports=False):
-        if earlier.id == wanted.id or earlier.status != "done" or not _is_like(earlier, wanted):
-            continue
+    if wanted.again or wanted.repeats > 1:
+        return
+    ended = [each for each in await evaluations.store.all(with_reports=False) if _is_like(each, wanted)]
+    for arm in wanted.arms:
+        if arm != "adapter" and (earlier := await _find_of_arm(evaluations, wanted, arm, ended)):
+            yield arm, earlier
+
+
+async def _find_of_arm(
+    evaluations: Evaluations, wanted: Evaluation, arm: str, ended: Sequence[Evaluation]
+) -> EarlierAnswers | None:
+    for earlier in ended:
         for name in earlier.arms:
             if _asks_alike(evaluations, (earlier, name), (wanted, arm)):
                 results = [result async for result in evaluations.store.results_of_arm(earlier, name)]
@@ -80,7 +89,9 @@ async def take_earlier_answers(
 
 
 def _is_like(earlier: Evaluation, wanted: Evaluation) -> bool:
-    """Return whether the rows are the same, and are judged and told apart in the same way."""
+    """Return whether another evaluation has ended on the same rows, judged and told apart in the same way."""
+    if earlier.id == wanted.id or earlier.status != "done":
+        return False
     first, second = (
         (each.task, each.data_digest, each.repeats, each.metric, each.judge, each.classes.source, each.classes.field)
         for each in (earlier, wanted)

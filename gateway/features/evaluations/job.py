@@ -132,12 +132,12 @@ class _Run:
 
     async def _work(self) -> Closed:
         """The evaluation's result; nothing of it is in force yet."""
-        for arm in self._evaluation.arms:
-            if earlier := await find_earlier_answers(self._evaluations, self._evaluation, arm):
-                left = self._store.left(self._evaluation)
-                await self._answer_rows(pair async for pair in left if pair[0] == arm and pair[1].id in earlier.sample)
-                rows = (row async for name, row in self._store.left(self._evaluation) if name == arm)
-                await take_earlier_answers(self._evaluations, self._evaluation, arm, earlier, rows)
+        async for arm, earlier in find_earlier_answers(self._evaluations, self._evaluation):
+            left = self._store.left(self._evaluation)
+            sample = (pair async for pair in left if pair[0] == arm and pair[1].id in earlier.sample)
+            await self._answer_rows(sample)
+            rows = (row async for name, row in self._store.left(self._evaluation) if name == arm)
+            await take_earlier_answers(self._evaluations, self._evaluation, arm, earlier, rows)
         await self._answer_rows(self._store.left(self._evaluation))
         return await self._closed()
 
