@@ -8,10 +8,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 
-from tests.walks.gateway import NO_AUTHORITIES, RunningGateway
+from tests.walks.conftest import Configure
+from tests.walks.gateway import NO_AUTHORITIES, RunningGateway, run_gateway
 
 CSRF = re.compile(r'name="csrf" value="([^"]+)"')
+
+
+@pytest.fixture
+async def gateway(configure: Configure) -> AsyncIterator[RunningGateway]:
+    """A gateway without a version: sessions and forms need none."""
+    async with run_gateway(configure()) as running:
+        yield running
 
 
 def token_in(page: httpx.Response) -> str:

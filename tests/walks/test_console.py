@@ -15,21 +15,14 @@ from gateway.features.reviews.agreement_job import keep_agreement
 from gateway.features.reviews.state import Reviews
 from tests.waiting import until
 from tests.walks.conftest import Configure
-from tests.walks.console_browsing import browsing, take, token_in
+from tests.walks.console_browsing import browsing, gateway, take, token_in
 from tests.walks.console_world import ConsoleWorld, open_console_world
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.review_world import monitor_elsewhere
 
-__all__ = ["monitor_elsewhere"]  # so a gateway that soon stops starts no process for it
+__all__ = ["gateway", "monitor_elsewhere"]  # with the latter a gateway that soon stops starts no monitor
 pytestmark = pytest.mark.timeout(600)  # the machine may be busy
 PROMOTE = "/console/do/promote?task=returns&version=returns@v3"
-
-
-@pytest.fixture
-async def gateway(configure: Configure) -> AsyncIterator[RunningGateway]:
-    """A gateway without a version: sessions and forms need none."""
-    async with run_gateway(configure()) as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from gateway.console import live
-from tests.walks.conftest import Configure
-from tests.walks.console_browsing import browsing, token_in
-from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.console_browsing import browsing, gateway, token_in
+from tests.walks.gateway import RunningGateway
 from tests.walks.review_world import monitor_elsewhere
 
-__all__ = ["monitor_elsewhere"]  # so a gateway that soon stops starts no process for it
+__all__ = ["gateway", "monitor_elsewhere"]  # with the latter a gateway that soon stops starts no monitor
 pytestmark = pytest.mark.timeout(600)  # the machine may be busy
-
-
-@pytest.fixture
-async def gateway(configure: Configure) -> AsyncIterator[RunningGateway]:
-    """A gateway without a version: sessions and forms need none."""
-    async with run_gateway(configure()) as running:
-        yield running
 
 
 async def test_a_live_page_is_sent_again_when_it_changes_and_ends_with_the_session(gateway: RunningGateway) -> None:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
 from gateway.console.signed_in_request import COOKIE, validate_path
 from tests.walks.conftest import Configure
-from tests.walks.console_browsing import browsing, sign_in, token_in
+from tests.walks.console_browsing import browsing, gateway, sign_in, token_in
 from tests.walks.gateway import NO_AUTHORITIES, RunningGateway, run_gateway
 from tests.walks.review_world import monitor_elsewhere
 
-__all__ = ["monitor_elsewhere"]  # so a gateway that soon stops starts no process for it
+__all__ = ["gateway", "monitor_elsewhere"]  # with the latter a gateway that soon stops starts no monitor
 pytestmark = pytest.mark.timeout(600)  # the machine may be busy
-
-
-@pytest.fixture
-async def gateway(configure: Configure) -> AsyncIterator[RunningGateway]:
-    """A gateway without a version: sessions and forms need none."""
-    async with run_gateway(configure()) as running:
-        yield running
 
 
 async def test_its_address_leads_to_it_with_and_without_a_slash(gateway: RunningGateway) -> None:
