@@ -335,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--looks", type=float, default=LOOKS_PER_SECOND_MAX, help="looks a second at engines, of all gateways, at most"
     )
-    parser.add_argument("--alone", action="store_true", help="only the largest fleet")
+    parser.add_argument("--alone", action="store_true", help="only the largest fleet, and so no slope")
     parser.add_argument("--plot", type=Path, help="write a picture (SVG) here")
     asked = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):  # whatever has begun is stopped, also where a shell ignores Ctrl-C

@@ -3,6 +3,9 @@
 A text is redacted before it comes here. With keys in the settings it is sealed by AES-GCM before it leaves the
 gateway's memory: Redis, the spool and the archive hold what only a key can open. The request's id is sealed with it, so
 that no text can be put under another id. Words that people give are sealed likewise, as two fields of what they are in.
+
+Each request of an application repeats its tools. They lie beside the text, compressed, and equal ones are equal under
+one key too: the archive's files hold them once. They go with the last text that has them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import base64
 import binascii
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +39,9 @@ SEALED_SECONDS = 86_400
 """Time between two looks for what is left to seal, once there was nothing."""
 KEY_BYTES = 32
 NONCE_BYTES = 12
+TOOLS = "tools"
+"""The name that is sealed with tools, in the place of a request's id: they are many requests' own."""
+ZLIB_LEVEL = 6
 
 
 class Unsealable(Exception):
@@ -47,7 +54,8 @@ class Unsealable(Exception):
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """The texts of a request and its answer: either `messages` or `prompt` holds what was asked.
+    """The texts of a request and its answer: either `messages` or `prompt` holds what was asked, and `tools` those that
+    the answer might call.
 
     `cut` says in sentences what is left out of them.
     """
@@ -56,15 +64,20 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | list[str] | None = None
     answer: str = ""
     tool_calls: list[Any] = []
+    tools: list[Any] = []
+    parallel_tool_calls: bool | None = None
     cut: list[str] = []
 
     def as_asked(self) -> dict[str, Any]:
-        """The `messages` or the `prompt`, as a row of a data set has them; empty where a part of them is cut."""
+        """The `messages` with their `tools`, or the `prompt`, as a row of a data set has them; empty where a part of
+        them is cut."""
         if self.cut:
             return {}
-        if self.messages:
-            return {"messages": self.messages}
-        return {"prompt": self.prompt} if isinstance(self.prompt, str) else {}
+        if not self.messages:
+            return {"prompt": self.prompt} if isinstance(self.prompt, str) else {}
+        offer: dict[str, Any] = {"tools": self.tools} if self.tools else {}
+        offer |= {"parallel_tool_calls": False} if self.tools and self.parallel_tool_calls is False else {}
+        return {"messages": self.messages, **offer}
 
 
 class KeptText(Conversation, frozen=True, kw_only=True):
@@ -98,10 +111,18 @@ class TextRow(msgspec.Struct, kw_only=True, omit_defaults=False):
     handles: list[str] = []  # Keyed digests of session and subject.
     key: str | None = None  # Name of the key that sealed the text; null: none.
     text: str = ""  # Messages, prompt, answer and tool calls as JSON; sealed: nonce and ciphertext in base64.
+    tools: str | None = None  # Its tools as JSON; sealed: the same of what zlib made of them.
 
 
-PLAIN = tuple(name for name in TextRow.__struct_fields__ if name not in ("key", "text"))
-SEALED = Conversation.__struct_fields__
+PLAIN = tuple(name for name in TextRow.__struct_fields__ if name not in ("key", "text", "tools"))
+SEALED = tuple(name for name in Conversation.__struct_fields__ if name != "tools")
+NO_TOOLS = "Its tools are not kept."
+
+
+class _Content(Conversation, frozen=True, kw_only=True):
+    """A text without its tools, of which it has the digest: none can be put in their place."""
+
+    tools_digest: str | None = None
 
 
 class Sealable(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,21 +148,34 @@ class Seals:
 
     def close(self, text: KeptText) -> TextRow:
         """Make the row of a text, sealed under the present key."""
-        content = msgspec.json.encode({name: getattr(text, name) for name in SEALED})
+        tools = msgspec.json.encode(text.tools) if text.tools else None
+        digest = {} if tools is None else {"tools_digest": hashlib.sha256(tools).hexdigest()}
+        content = msgspec.json.encode({name: getattr(text, name) for name in SEALED} | digest)
         row = TextRow(**{name: getattr(text, name) for name in PLAIN}, key=self.sealing)
         row.text = content.decode() if self.sealing is None else self._seal(content, text.request)
+        if tools is not None:
+            row.tools = tools.decode() if self.sealing is None else self._seal_equally(tools)
         return row
 
     def open(self, row: TextRow) -> KeptText:
         """Make the text of a row. Raises Unsealable."""
         content = row.text.encode() if row.key is None else self._unseal(row.text, row.key, row.request)
         try:
-            conversation = msgspec.json.decode(content, type=Conversation)
+            conversation = msgspec.json.decode(content, type=_Content)
+            parts = {name: getattr(conversation, name) for name in SEALED}
+            if conversation.tools_digest is not None:
+                parts |= self._open_tools(row, conversation)
         except msgspec.DecodeError as error:
             raise Unsealable(f"the text of {row.request} is damaged: {error}", self._is_former(row.key)) from error
-        return KeptText(
-            **{name: getattr(row, name) for name in PLAIN}, **{name: getattr(conversation, name) for name in SEALED}
-        )
+        return KeptText(**{name: getattr(row, name) for name in PLAIN}, **parts)
+
+    def _open_tools(self, row: TextRow, conversation: _Content) -> dict[str, Any]:
+        if row.tools is None:  # a gateway of an earlier release has archived it
+            return {"cut": [*conversation.cut, NO_TOOLS]}
+        tools = row.tools.encode() if row.key is None else zlib.decompress(self._unseal(row.tools, row.key, TOOLS))
+        if hashlib.sha256(tools).hexdigest() != conversation.tools_digest:
+            raise Unsealable(f"the tools of {row.request} are not its own", self._is_former(row.key))
+        return {"tools": msgspec.json.decode(tools)}
 
     def reseal(self, row: TextRow) -> TextRow:
         """Make the same row under the present key. Raises Unsealable."""
@@ -194,10 +228,18 @@ class Seals:
     def _is_former(self, key: str | None) -> bool:
         return key in self._ciphers and key != self.sealing
 
-    def _seal(self, content: bytes, of: str) -> str:
-        nonce = os.urandom(NONCE_BYTES)
+    def _seal(self, content: bytes, of: str, nonce: bytes = b"") -> str:
+        nonce = nonce or os.urandom(NONCE_BYTES)
         sealed = self._ciphers[self.sealing or ""].encrypt(nonce, content, of.encode())
         return base64.b64encode(nonce + sealed).decode()
+
+    def _seal_equally(self, tools: bytes) -> str:
+        """Seal tools so that equal ones are equal. Their nonce is a keyed digest of them, so none is for two contents:
+        that some requests have the same tools is all that is seen."""
+        key = self._keys[self.sealing or ""]
+        content = zlib.compress(tools, ZLIB_LEVEL)
+        nonce = hashlib.blake2b(content, key=key, person=b"tools", digest_size=NONCE_BYTES).digest()
+        return self._seal(content, TOOLS, nonce)
 
     def _unseal(self, text: str, key: str, of: str) -> bytes:
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as below

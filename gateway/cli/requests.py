@@ -60,7 +60,8 @@ def _excerpts(text: dict[str, Any] | None) -> tuple[str | None, str | None]:
     if text is None:
         return None, None
     prompt = text["messages"][-1].get("content") if text["messages"] else text["prompt"]
-    return _short(prompt), _short(text["answer"])
+    calls = (f"{call.get('name')}({call.get('arguments', '')})" for call in text["tool_calls"])
+    return _short(prompt), _short(" ".join(filter(None, (text["answer"], *calls))))
 
 
 def _short(text: Any) -> str:

@@ -129,6 +129,8 @@ def lines_of(review: dict[str, Any]) -> Iterator[str]:
     for prompt in prompts:
         if prompt is not None:
             yield from _block("prompt", prompt)
+    for tool in review["tools"]:
+        yield from _block("tool", json.dumps(tool, ensure_ascii=False))
     yield from _block("ANSWER", review["answer"])
     for call in review["tool_calls"]:
         yield from _block("ANSWER calls", f"{call.get('name')}({call.get('arguments', '')})")

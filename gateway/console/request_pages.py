@@ -52,8 +52,9 @@ async def show_requests(visit: Visit) -> Response:
 
 
 async def show_request(visit: Visit) -> Response:
-    """One request: why it went where it went, what the checks found, each attempt, and what people said of it."""
-    request = visit.request.path_params["request"]
-    answer = await visit.api.get(fill_address("/v1/requests/{request}", request=request))
+    """One request: why it went where it went, what the checks found, each attempt, and what people said of it; where it
+    is asked for, with its kept text."""
+    address = fill_address("/v1/requests/{request}", request=visit.request.path_params["request"])
+    answer = await visit.api.get(address, texts=visit.query("texts"))
     people = [answer["record"]["caller"], *(each["caller"] for each in answer["feedback"])]
     return await visit.render("request.html", **answer, names=await visit.name_people(people))

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.formats.request_body import RequestBody
-from gateway.formats.wire_format import WireFormat
+from gateway.formats.wire_format import WireFormat, decode_list
 from monitoring.records import Record
 from monitoring.texts import Conversation
 from router.answers import ReceivedCall
@@ -53,7 +53,16 @@ class AnsweredRequest:
         cut: list[str] = []
         messages, prompt = read_asked(self.body.wire_format, self.body.raw, cut.append)
         answer, tool_calls = read_answered(self.body.wire_format, self.answer, self.body.stream, cut.append)
-        return Conversation(messages=messages, prompt=prompt, answer=answer, tool_calls=tool_calls, cut=cut)
+        tools = self.body.tools()
+        return Conversation(
+            messages=messages,
+            prompt=prompt,
+            answer=answer,
+            tool_calls=tool_calls,
+            tools=[_read(tool) for tool in decode_list(tools)] if tools is not None else [],
+            parallel_tool_calls=self.body.read.parallel_tool_calls,
+            cut=cut,
+        )
 
     def fields(self) -> dict[str, Any]:
         """Its texts, and where they are from, as a kept text and a review have them."""
@@ -141,6 +150,8 @@ def read_answered(wire_format: WireFormat, parts: Sequence[bytes], stream: bool,
     whole = [alternative.text + alternative.refusal for alternative in alternatives]
     text = whole[0] if len(whole) == 1 else "\n\n".join(f"[{n}] {part}" for n, part in enumerate(whole, 1))
     short = clip_text(text, TEXT_BYTES_MAX)
+    if len(whole) > 1:
+        tell(f"It has {len(whole)} answers: a label does not say which of them is right.")
     if len(short) < len(text):
         tell(f"The answer is cut: it is longer than {TEXT_BYTES_MAX:,} bytes.")
     calls = [_shown(call) for alternative in alternatives for call in alternative.calls]

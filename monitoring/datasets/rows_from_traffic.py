@@ -22,7 +22,7 @@ from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
 from monitoring.datasets.rows_from_files import data_row_of
 from monitoring.datasets.similarity import COMPARED_MAX
 from monitoring.evaluation.answer_forms import write_demonstration
-from monitoring.evaluation.dataset import DatasetError
+from monitoring.evaluation.dataset import CallError, DatasetError, read_calling
 from monitoring.feedback import Feedback, WordSeals, read_entries
 from monitoring.feedback_reader import feedback_of
 from monitoring.labels.request_label import RequestLabel, find_label
@@ -80,14 +80,21 @@ def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
 def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
     """The row of a request with this label: its answer where that is right, else the right answer that was given.
 
-    None where no right answer is known. Raises DatasetError for a text that is no row.
+    An answer may be calls of the request's tools. None where no right answer is known. Raises DatasetError for a text
+    that is no row.
     """
+    answer: Any
     if label.value == "right":
         answer, rejected, origin = text.answer, None, "real"
+        if text.tool_calls:
+            answer = {"content": answer, "tool_calls": text.tool_calls}
     elif label.value == "wrong" and label.demonstration is not None:
         answer, rejected, origin = write_demonstration(label.demonstration), text.answer or None, "demonstrated"
     else:
         return None
+    if text.tool_calls and not text.tools:  # it was kept before tools were
+        raise CallError("The request's tools are not kept.")
+    is_pair = not text.tool_calls and not (text.tools and read_calling(answer))  # of two texts
     own = {
         "id": text.request,
         "request": text.request,
@@ -95,7 +102,7 @@ def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
         "origin": origin,
         "at": text.at,
         "expected": answer,
-        "rejected": rejected,
+        "rejected": rejected if is_pair else None,
     }
     return data_row_of(text.as_asked() | own, 0, SOURCE)
 
@@ -128,8 +135,8 @@ def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, kept
     kind: str = "unlabelled" if label is None else label.value
     try:
         row = make_row(text, label) if label is not None and request else None
-    except DatasetError:  # such as a call of a tool in place of an answer
-        kind, row = "no_text", None
+    except DatasetError as error:
+        kind, row = ("bad_call" if isinstance(error, CallError) else "no_text"), None
     if row is not None:
         kept_rows.rows.append(row)
         kind = "demonstrated" if row.origin == "demonstrated" else kind

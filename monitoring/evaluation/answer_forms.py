@@ -11,8 +11,9 @@ from typing import assert_never
 import msgspec
 
 from monitoring.evaluation.comparing import ComparisonMetric, normalize, read_object
-from monitoring.evaluation.dataset import write_canonically
+from monitoring.evaluation.dataset import read_calling, write_calls, write_canonically
 from monitoring.ids import digest
+from monitoring.texts import Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,14 @@ NORMAL = AnswerForm("normal", ComparisonMetric("normal"))
 """The form in which a canary's answers are compared."""
 
 
-def write_demonstration(demonstration: object) -> str:
-    """A demonstration as an answer's text: what is no text, as its JSON."""
+def write_answer(text: Conversation) -> str:
+    """The text of an answer, or its calls of tools, as evaluations compare them."""
+    return write_calls({"tool_calls": text.tool_calls}) if text.tool_calls else text.answer
+
+
+def write_demonstration(demonstration: object, has_tools: bool = False) -> str:
+    """A demonstration as an answer's text: what is no text, as its JSON. Where the request `has_tools` it may be calls,
+    which are written as evaluations compare them."""
+    if has_tools and (calling := read_calling(demonstration)) is not None:
+        return write_calls(calling)
     return demonstration if isinstance(demonstration, str) else msgspec.json.encode(demonstration).decode()

@@ -5,8 +5,8 @@ completion), with `expected`, and where there are some with `id` and `label` (or
 it in `label`, as the example's data do, or as its chat's last message, as OpenAI's fine-tuning data do. Rows that
 belong together have the same `group`, `paraphrase` or `parent`, which may be the id of a row. `source` and `language`
 tell rows apart in a report. With `tools` a chat's last message may call some of them: then the calls are what is
-expected, by their names and arguments as JSON. By `request`, the id of the request that it was, a row can be forgotten.
-Other fields are passed over.
+expected, by their names and arguments as JSON; `expected` has them as `{"tool_calls": [{"name": …, "arguments": …}]}`.
+By `request`, the id of the request that it was, a row can be forgotten. Other fields are passed over.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ QUOTED = re.compile(r'"[^"]*"')
 
 class DatasetError(Exception):
     """The data can't be used; the message names the line and says what to do."""
+
+
+class CallError(DatasetError):
+    """A row's tools or its calls of them can't be used."""
 
 
 class Row(Sealable, frozen=True, omit_defaults=True):
@@ -277,8 +281,10 @@ def row_of(read: dict[str, Any], at: int, number: int) -> Row:
     messages, prompt = _asked_of(read, at)
     tools, calling = _tools_of(read, at), None
     if expected is None and messages is not None and (answer := _said_last(messages, at)) is not None:
-        calling = _read_calling(messages[-1], tools, at)
+        calling = _check_calling(messages[-1], tools, at)
         expected, messages = answer, messages[:-1]
+    elif tools and (called := read_calling(expected)) is not None:
+        calling, expected = _check_calling(called, tools, at), write_calls(called)
     if expected is None:
         expected, label = label, read.get("class")
     if expected is None or expected == "":
@@ -369,6 +375,21 @@ def write_calls(message: Mapping[str, Any]) -> str:
     return write_canonically({"tool_calls": sorted(calls, key=write_canonically)})
 
 
+def read_calling(answer: Any) -> dict[str, Any] | None:
+    """The message of an answer that is an object with `tool_calls`, or its JSON, in a chat's form; None for another."""
+    read = read_arguments(answer)
+    calls = read.get("tool_calls") if isinstance(read, dict) else None
+    if not isinstance(calls, list) or not calls or not all(isinstance(call, dict) for call in calls):
+        return None
+    called = []
+    for number, call in enumerate(calls, 1):
+        function = call["function"] if isinstance(call.get("function"), dict) else call
+        arguments = write_as_text(function.get("arguments", {}))
+        names = {"id": str(call.get("id") or f"call_{number}"), "type": "function"}
+        called.append(names | {"function": {"name": function.get("name"), "arguments": arguments}})
+    return {"role": "assistant", "content": read.get("content"), "tool_calls": called}
+
+
 def list_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The calls of a message, in the present form."""
     former = message.get("function_call")
@@ -385,14 +406,14 @@ def read_arguments(arguments: Any) -> Any:
 
 
 def _tools_of(read: dict[str, Any], at: int) -> list[dict[str, Any]] | None:
-    """The tools that a row offers; None where it offers none. Raises DatasetError."""
+    """The tools that a row offers; None where it offers none. Raises CallError."""
     tools = read_arguments(read.get("tools"))  # a column of Parquet has them as JSON
     if not tools and isinstance(read.get("functions"), list):
         tools = [{"type": "function", "function": function} for function in read["functions"]]
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) and _name_of(tool) for tool in tools):
-        raise DatasetError(f"Line {at}: its tools are no list of objects with a function and its name.")
+        raise CallError(f"Line {at}: its tools are no list of objects with a function and its name.")
     return tools
 
 
@@ -401,18 +422,16 @@ def _name_of(tool: dict[str, Any]) -> str:
     return str(function.get("name") or "") if isinstance(function, dict) else ""
 
 
-def _read_calling(answer: dict[str, Any], tools: list[dict[str, Any]] | None, at: int) -> dict[str, Any] | None:
-    """The message that calls tools, in the present form; None where it calls none. Raises DatasetError."""
+def _check_calling(answer: dict[str, Any], tools: list[dict[str, Any]] | None, at: int) -> dict[str, Any] | None:
+    """The message that calls tools, in the present form; None where it calls none. Raises CallError."""
     if not has_tool_call(answer):
         return None
     calls, names = list_calls(answer), {_name_of(tool) for tool in tools or ()}
     strange = next((name for name in map(_name_of, calls) if name not in names), None)
     if strange is not None or not calls:
-        raise DatasetError(
-            f"Line {at}: its answer calls {strange or 'nothing'!r}, which its tools do not have: add it."
-        )
+        raise CallError(f"Line {at}: its answer calls {strange or 'nothing'!r}, which its tools do not have: add it.")
     if not all(isinstance(read_arguments(call["function"].get("arguments")), dict) for call in calls):
-        raise DatasetError(f"Line {at}: the arguments of a call in its answer are no JSON object.")
+        raise CallError(f"Line {at}: the arguments of a call in its answer are no JSON object.")
     return {"role": "assistant", "content": read_answer(answer.get("content")) or None, "tool_calls": calls}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
 import time
 from functools import partial
@@ -34,6 +35,7 @@ from monitoring.archive.tables import (
     write_part,
     write_path,
 )
+from monitoring.erasure_run import ErasureJob, erase
 from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, Feedback, FeedbackStore, SealingLook, WordSeals
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
@@ -201,6 +203,47 @@ async def test_long_texts_of_a_task_need_no_more_memory_than_a_helper_has(redis:
     assert export(storage, ArchiveQuery("texts"), scratch / "exported.parquet") == rows
     with reader(job) as texts:
         assert [each.request for each in texts.of_task("returns")] == [f"r{number}" for number in range(rows)]
+
+
+def with_tools(number: int, words: str = "Pay back.") -> KeptText:
+    tools = [{"type": "function", "function": {"name": f"refund{n}", "description": words * 20}} for n in range(30)]
+    return msgspec.structs.replace(text(number), tools=tools, parallel_tool_calls=False)
+
+
+def test_equal_tools_are_equal_bytes_and_no_others_can_be_put_in_their_place() -> None:
+    seals = keys("new", old=OLD, new=NEW).seals()
+    rows = [seals.close(with_tools(number)) for number in range(2)]
+    other, plain = seals.close(with_tools(2, "Pay more.")), Seals({}, None).close(with_tools(3))
+    assert rows[0].tools == rows[1].tools != other.tools
+    assert rows[0].text != rows[1].text
+    assert len(rows[0].tools or "") < len(plain.tools or "") / 5
+    assert [seals.open(row) for row in (*rows, plain)] == [with_tools(number) for number in (0, 1, 3)]
+    moved = seals.reseal(keys("old", old=OLD).seals().close(with_tools(4)))
+    assert (moved.tools, seals.open(moved)) == (rows[0].tools, with_tools(4))
+    for strange in (other.tools, rows[0].text):
+        with pytest.raises(Unsealable):
+            seals.open(msgspec.structs.replace(rows[0], tools=strange))
+    lost = seals.open(msgspec.structs.replace(rows[0], tools=None))
+    assert (lost.tools, lost.cut, lost.as_asked()) == ([], ["Its tools are not kept."], {})
+
+
+@pytest.mark.parametrize("sealing", [None, "new"])
+async def test_a_file_of_the_archive_holds_tools_once_and_none_that_was_erased(
+    redis: Redis, job: ArchiveJob, tmp_path: Path, sealing: str | None
+) -> None:
+    seals, count = keys(sealing, new=NEW).seals(), 500
+    texts = [with_tools(number, os.urandom(30).hex() if number == 7 else "Pay back.") for number in range(count)]
+    await kept(redis, texts, seals)
+    run(job)
+    columns = "SELECT path_in_schema, sum(total_compressed_size) FROM parquet_metadata(?) GROUP BY ALL"
+    sizes = dict(duckdb.execute(columns, [str(parts(job)[0])]).fetchall())
+    shared, own = (seals.close(text).tools or "" for text in (texts[0], texts[7]))
+    assert sizes["tools"] < len(shared) + len(own) + 8 * count
+    with reader(job, keys(sealing, new=NEW)) as known:
+        assert list(known.of_task("returns")) == texts
+    places = {name: str(tmp_path / name) for name in ("datasets", "trainings", "spool")}
+    erase(ErasureJob(redis_url=job.redis_url, folder=job.folder, until=NOW, requests=["r7"], **places))
+    assert [row["tools"] for row in rows(parts(job))] == [shared] * (count - 1)
 
 
 async def test_texts_are_read_by_request_and_by_task_and_time_wherever_they_are(redis: Redis, job: ArchiveJob) -> None:

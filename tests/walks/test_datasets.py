@@ -25,9 +25,12 @@ from gateway.features.texts.state import Texts
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile
+from monitoring.evaluation.dataset import row_of
+from tests.fakes.answers import Called
 from tests.fakes.engine import FakeEngine
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.console_browsing import browsing
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import audit_of
 
@@ -113,6 +116,102 @@ async def test_requests_go_in_with_the_answer_that_people_confirmed_or_gave(
             assert none["error"].startswith("There is no row: no text of a request is kept")
             assert (await http.delete(f"{PATH}/{build['digest'][:10]}")).status_code == 200
             assert (await http.get(f"{PATH}/{build['digest']}")).status_code == 404
+
+
+TOOL: dict[str, Any] = {"name": "refund", "description": "Pay back, ask jo@shop.example."}
+ARGUMENTS = {"type": "object", "properties": {"order": {"type": "string"}}}
+ASKS_TOOLS: dict[str, dict[str, Any]] = {
+    "chat/completions": {
+        "tools": [{"type": "function", "function": TOOL | {"parameters": ARGUMENTS}}],
+        "parallel_tool_calls": False,
+    },
+    "responses": {"tools": [{"type": "function", **TOOL, "parameters": ARGUMENTS}], "parallel_tool_calls": False},
+    "messages": {
+        "tools": [TOOL | {"input_schema": ARGUMENTS}],
+        "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+        "max_tokens": 100,
+    },
+}
+
+
+async def ask_with_tools(http: httpx.AsyncClient, path: str, text: str, **more: Any) -> str:
+    asked = {"input" if path == "responses" else "messages": [{"role": "user", "content": text}]}
+    answer = await http.post(f"/v1/{path}", json={"model": "returns", **asked, **ASKS_TOOLS[path], **more})
+    assert answer.status_code == 200, answer.text
+    return str(answer.headers["x-request-id"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ASKS_TOOLS)
+async def test_requests_with_tools_give_rows_with_tools_and_calls(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, path: str, stream: bool
+) -> None:
+    small.auto_tool_choice = True
+    small.answers["*"] = lambda _: Called("refund", {"order": "A-7"})
+    async with run_gateway(configure(tasks={"returns": {"texts": {"keep": "all"}}})) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.http() as http:
+            ids = [await ask_with_tools(http, path, f"Refund {goods}.", stream=stream) for goods in GOODS[:4]]
+            await judge(http, ids[0], True)
+            shown = [("refund", '{"order": "A-8"}'), ("burn", "{}")]
+            for request, (name, arguments) in zip(ids[1:], shown, strict=False):
+                call = {"name": name, "arguments": json.loads(arguments)}
+                await judge(http, request, False, demonstration={"tool_calls": [call]})
+            await judge(http, ids[3], False, demonstration="I may not.")
+            await all_is_stored(gateway)
+            build = await ended(http, {"since": 1, "heldout_share": 0})
+            assert build["state"] == "done", build
+            card = (await http.get(f"{PATH}/{build['digest']}")).json()
+            assert card["kept_texts"] == {"right": 1, "demonstrated": 2, "bad_call": 1}
+            lines = await http.get(f"{PATH}/{build['digest']}/export", params={"format": "sft"})
+            found = (await http.get(f"/v1/requests/{ids[0]}", params={"texts": True})).json()["text"]
+    rows = {row["messages"][0]["content"]: row for row in map(json.loads, lines.text.splitlines())}
+    masked = TOOL | {"description": "Pay back, ask [email].", "parameters": ARGUMENTS}
+    answers = {}
+    for goods in (GOODS[0], GOODS[1], GOODS[3]):
+        row = rows[f"Refund {goods}."]
+        assert (row["tools"], row["parallel_tool_calls"]) == ([{"type": "function", "function": masked}], False)
+        calls = row["messages"][-1].get("tool_calls", [])
+        answers[goods] = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls]
+    assert answers == {GOODS[0]: [("refund", {"order": "A-7"})], GOODS[1]: [("refund", {"order": "A-8"})], GOODS[3]: []}
+    assert found["tools"] == [{"type": "function", "function": masked}]
+    assert [call["name"] for call in found["tool_calls"]] == ["refund"]
+
+
+async def test_a_call_that_was_wrong_is_shown_diagnosed_and_an_example(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.auto_tool_choice = True
+    small.answers["*"] = lambda _: Called("refund", {"order": "A-7"})
+    right = {"tool_calls": [{"name": "refund", "arguments": {"order": "A-8"}}]}
+    written = '{"tool_calls":[{"arguments":{"order":"A-%d"},"name":"refund"}]}'
+    async with run_gateway(configure(tasks={"returns": {"texts": {"keep": "all"}}})) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.http() as http, browsing(gateway, gateway.admin_key) as page:
+            request = await ask_with_tools(http, "chat/completions", "Refund a vase.")
+            await judge(http, request, False, demonstration=json.dumps(right))
+            await all_is_stored(gateway)
+            case = (await http.post("/admin/v1/diagnoses", params={"request": request})).json()["case"]
+            assert (case["answer"], case["expected"]) == (written % 7, written % 8)
+            assert {each["kind"]: each["text"] for each in case["answers"]}["own"] == written % 7
+            assert small.requests[-1].body["tools"][0]["function"]["name"] == "refund"
+            opened = (await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a test"})).json()
+            lines = (await http.get(f"/admin/v1/retraining/{opened['id']}/examples")).text
+            added = await http.post(
+                "/admin/v1/suites",
+                params={"task": "returns"},
+                content=lines,
+                headers={"content-type": "application/x-ndjson"},
+            )
+            assert added.status_code == 201, added.text
+            shown = (await page.get(f"/console/requests/{request}?texts=true")).text
+            assert ("Pay back, ask [email]." in shown, "1 tool, one call at a time" in shown) == (True, True)
+            assert "What was asked and answered" in (await page.get(f"/console/requests/{request}")).text
+            (entry, *_) = await audit_of(http, "texts.give")
+            assert entry["evidence"] == {"requests": [request]}
+    row = row_of(json.loads(lines), 1, 0)
+    assert (len(row.tools or ()), row.expected, row.parallel_tool_calls) == (1, written % 8, False)
+    assert row.answer["tool_calls"][0]["function"] == {"name": "refund", "arguments": '{"order":"A-8"}'}
 
 
 async def test_a_building_whose_gateway_ends_is_begun_again_and_leaves_one_set(

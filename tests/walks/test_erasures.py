@@ -40,7 +40,9 @@ DIGEST = "a" * 64
 
 
 def body(text: str) -> dict[str, Any]:
-    return {"model": "returns", "messages": [{"role": "user", "content": f"A return of {text}."}]}
+    tool = {"type": "function", "function": {"name": "look", "description": f"Look at {text}."}}
+    turn = {"role": "user", "content": f"A return of {text}."}
+    return {"model": "returns", "messages": [turn], "tools": [tool], "tool_choice": "none"}
 
 
 async def ask(gateway: RunningGateway, text: str, key: str | None = None, **headers: str) -> str:
@@ -336,8 +338,10 @@ async def test_what_is_sealed_is_forgotten_and_nothing_else(configure: Configure
         await judge(gateway, request, f"No: {SECRET}")
         await judge(gateway, other, f"No: {OTHER}")
         await settled(gateway)
-        await archive_once(gateway.services.settings, gateway.services.meters)
         redis = gateway.services.redis
+        rows = [json.loads(await redis.get(f"apprentice:text:{each}") or "") for each in (request, other)]
+        tools, others_tools = (row["tools"] for row in rows)
+        await archive_once(gateway.services.settings, gateway.services.meters)
         async with gateway.http() as http:
             opened = await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a test"})
             await add_suite(http, request, other)
@@ -348,7 +352,8 @@ async def test_what_is_sealed_is_forgotten_and_nothing_else(configure: Configure
 
         erasure = await forget(gateway, "--request", request)
 
-        assert holding(folder, gone) == []
+        assert holding(folder, gone) == holding(folder, tools) == []
+        assert "parquet" in {name.rpartition(".")[2] for name in holding(folder, others_tools)}
         assert {name: erasure[name] for name in ("texts", "feedback", "examples")} == dict.fromkeys(
             ("texts", "feedback", "examples"), 1
         )

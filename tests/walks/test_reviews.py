@@ -228,7 +228,7 @@ async def test_streams_tool_calls_alternatives_and_prompts_are_shown_as_they_wer
         for stream in (False, True):
             review = await shown(tools=[TOOL], tool_choice=choice, stream=stream)
             (call,) = review["tool_calls"]
-            assert (review["answer"], call["name"]) == ("", "refund")
+            assert (review["answer"], call["name"], review["tools"]) == ("", "refund", [TOOL])
             assert json.loads(call["arguments"]) is not None
 
 

@@ -23,7 +23,7 @@ from gateway.openapi_parts import with_errors
 from gateway.request_labels import read_label
 from gateway.services import Services
 from monitoring.diagnosis.faults import ArmAnswer, Case, ServedScope, diagnose
-from monitoring.evaluation.answer_forms import write_demonstration
+from monitoring.evaluation.answer_forms import write_answer, write_demonstration
 from monitoring.ids import strip_id
 from monitoring.labels.request_label import RequestLabel
 from monitoring.records import Record
@@ -54,10 +54,11 @@ async def diagnose_request(
     task, version = (record.task, record.version) if record is not None else (text.task, text.version)  # type: ignore[union-attr]
     label = await _label(services, name, task)
     answers = await _answers(evaluations, task, version, looked_up)
+    shown, has_tools = None if label is None else label.demonstration, text is not None and bool(text.tools)
     case = Case(
-        answer=None if text is None else text.answer,
+        answer=None if text is None else write_answer(text),
         label=None if label is None else label.value,
-        expected=None if label is None or label.demonstration is None else write_demonstration(label.demonstration),
+        expected=None if shown is None else write_demonstration(shown, has_tools),
         neighbours=looked_up.neighbours,
         no_neighbours=looked_up.no_neighbours,
         answers=answers,

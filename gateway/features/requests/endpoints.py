@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
+from gateway.audit import enter_event
 from gateway.callers import Caller
 from gateway.endpoint_parts import Identified, services_of
 from gateway.errors import Problem
+from gateway.features.records.kept_texts import read_kept_texts
 from gateway.features.requests.explanation import explain, redact_record
 from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
 from gateway.request_labels import read_rules
@@ -35,9 +37,14 @@ async def read_usage(request: Request, caller: Identified) -> dict[str, Any]:
 @router.get(
     "/v1/requests/{request_id}", tags=["callers"], responses=with_errors("request_not_found", *SPENT_ERRORS) | OK
 )
-async def read_request(request: Request, request_id: str, caller: Identified) -> Response:
+async def read_request(
+    request: Request,
+    request_id: str,
+    caller: Identified,
+    texts: Annotated[bool, Query(description="With its kept text.")] = False,
+) -> Response:
     """A request's record, explanation and feedback. Scores, thresholds and neighbours of checks are for operators
-    and admins only. It counts as a request against the key's limits.
+    and admins only. It counts as a request against the key's limits. Who was given a text of others is in the audit.
     """
     services = services_of(request)
     async with services.limits.spending(caller) as headers:
@@ -51,6 +58,10 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
     visible = record if in_full else redact_record(record)
     explanation = [*explain(record, in_full), *([f"Its label is {label.value}: {label.words}."] if label else [])]
     body = {"record": visible, "explanation": explanation, "label": label, "feedback": feedback}
+    if texts:
+        body["text"] = (await read_kept_texts(services.settings, [record.id])).get(record.id)
+        if in_full:
+            await enter_event(services, caller, "texts.give", record.task or "*", {"requests": [record.id]})
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
 

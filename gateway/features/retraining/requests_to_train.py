@@ -15,6 +15,7 @@ from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.retraining.store import id_of
 from gateway.request_labels import read_rules
 from gateway.state.redis import read_redis_time
+from monitoring.evaluation.answer_forms import write_answer
 from monitoring.feedback import STREAM_KEY, Feedback
 from monitoring.ids import make_timed_id
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
@@ -194,4 +195,4 @@ async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> 
         text: Conversation | None = reviews[example.request_id]
         if text is None and (kept := texts.get(example.request_id)) is not None:
             text = msgspec.json.decode(kept, type=KeptText)
-        yield row_of(example, None if text is None else text.as_asked(), None if text is None else text.answer)
+        yield row_of(example, None if text is None else text.as_asked(), None if text is None else write_answer(text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -14,6 +14,8 @@ from monitoring.texts import Conversation
 
 Redact = Callable[[str], str]
 REDACTED = ("messages", "prompt", "answer", "tool_calls")
+TOOLS_KNOWN_MAX = 64
+"""Tools of applications whose redaction is known: each of their requests has them."""
 C = TypeVar("C", bound=Conversation)
 
 
@@ -33,7 +35,15 @@ def load_redaction(name: str, phone_region: str | None) -> Redact:
 
 def redact_conversation(text: C, redact: Redact) -> C:
     """A conversation with all its texts redacted."""
-    return msgspec.structs.replace(text, **{name: redact_all(getattr(text, name), redact) for name in REDACTED})
+    redacted = {name: redact_all(getattr(text, name), redact) for name in REDACTED}
+    if text.tools:
+        redacted["tools"] = msgspec.json.decode(_redact_tools(msgspec.json.encode(text.tools), redact))
+    return msgspec.structs.replace(text, **redacted)
+
+
+@lru_cache(TOOLS_KNOWN_MAX)
+def _redact_tools(tools: bytes, redact: Redact) -> bytes:
+    return msgspec.json.encode(redact_all(msgspec.json.decode(tools), redact))
 
 
 def redact_all(value: Any, redact: Redact) -> Any:

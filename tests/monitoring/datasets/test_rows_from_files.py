@@ -318,6 +318,7 @@ def test_a_row_keeps_its_tools_and_each_call_of_them_is_an_answer(tmp_path: Path
         },
         {"messages": [*ASKED, YES], "tools": ["refund"]},
         {"messages": [*ASKED, {**calling, "tool_calls": [{"function": "refund"}]}], **offer},
+        {"messages": ASKED, "expected": {"tool_calls": [{"name": "burn"}]}, **offer},
     )
     text, called, weighed, plain, *faults = read(path)
     assert all(isinstance(each, DataRow) for each in (text, called, weighed, plain))
@@ -334,7 +335,14 @@ def test_a_row_keeps_its_tools_and_each_call_of_them_is_an_answer(tmp_path: Path
         "Line 4: the arguments of a call in its answer are no JSON object.",
         "Line 5: its tools are no list of objects with a function and its name.",
         "Line 6: its answer calls 'nothing', which its tools do not have: add it.",
+        "Line 7: its answer calls 'burn', which its tools do not have: add it.",
     ]
+    expected = {"tool_calls": [{"id": "c1", "name": "refund", "arguments": json.loads(arguments)}]}
+    for given in (expected, json.dumps(expected)):
+        short = only(lines(tmp_path / "short.jsonl", {"messages": ASKED, "expected": given, **offer}))
+        assert (short.answer, short.messages[-1]["tool_calls"][0]["id"]) == (called.answer, "c1")
+    bare = only(lines(tmp_path / "bare.jsonl", {"messages": ASKED, "expected": expected}))
+    assert bare.messages[-1]["content"].startswith('{"tool_calls"'), "without tools it is a text"
     out = as_openai(called, "sft")
     assert out == {"messages": [*ASKED, {**calling, "content": None}], **offer}
     assert only(lines(tmp_path / "again.jsonl", out)).messages == called.messages
