@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 from redis.exceptions import RedisError
@@ -19,7 +20,7 @@ from monitoring.datasets.build_job import DatasetJob, DatasetResult
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import write_set
 from monitoring.datasets.held_before import list_held_before
-from monitoring.datasets.rows import DataRow, LeftOut
+from monitoring.datasets.rows import DataRow, LeftOut, share_tools
 from monitoring.datasets.rows_from_files import read_rows
 from monitoring.datasets.rows_from_traffic import KeptRows, read_kept
 from monitoring.evaluation.dataset import FAULTS_SHOWN, DatasetError
@@ -71,12 +72,13 @@ def _read(job: DatasetJob) -> tuple[list[DataRow], list[LeftOut]]:
     """The rows of all sources, and those that can't be read. Raises DatasetError and OSError."""
     rows: list[DataRow] = []
     faults: list[LeftOut] = []
+    tools: dict[bytes, list[dict[str, Any]]] = {}
     for file in job.files:
         for row in read_rows(file):
             if isinstance(row, LeftOut):
                 faults.append(row)
             else:
-                rows.append(row)
+                rows.append(share_tools(row, tools))
             if len(rows) + len(faults) > job.rows_max:
                 raise DatasetError(f"There are more than {job.rows_max} rows (datasets.rows_max): give fewer.")
     return rows, faults

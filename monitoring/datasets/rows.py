@@ -87,6 +87,13 @@ def _find_request(row: DataRow | Row, by_id: Mapping[str, DataRow | Row]) -> str
     return row.request or (row.id if SHAPE.fullmatch(row.id) else None)
 
 
+def share_tools(row: DataRow, known: dict[bytes, list[dict[str, Any]]]) -> DataRow:
+    """The row with those tools in memory that an equal one has: all requests of an application repeat them."""
+    if not row.tools:
+        return row
+    return msgspec.structs.replace(row, tools=known.setdefault(msgspec.json.encode(row.tools), row.tools))
+
+
 def input_of(row: DataRow) -> str:
     """The text of what is asked, without instructions that a whole task has in common."""
     turns = [message for message in row.messages[:-1] if message.get("role") not in INSTRUCTING]

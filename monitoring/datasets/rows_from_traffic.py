@@ -18,7 +18,7 @@ from redis import Redis
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, connect_duckdb, fetch_rows, find_table
 from monitoring.datasets.build_job import KeptSource
-from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
+from monitoring.datasets.rows import DataRow, digest, fold_text, input_of, share_tools
 from monitoring.datasets.rows_from_files import data_row_of
 from monitoring.datasets.similarity import COMPARED_MAX
 from monitoring.evaluation.answer_forms import write_demonstration
@@ -41,6 +41,8 @@ class KeptRows:
 
     rows: list[DataRow] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    tools: dict[bytes, list[dict[str, Any]]] = field(default_factory=dict)
+    """The tools of the rows, each once."""
     _samples: list[tuple[int, str, str]] = field(default_factory=list)
 
     def sample(self, request: str, text: str) -> None:
@@ -138,7 +140,7 @@ def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, kept
     except DatasetError as error:
         kind, row = ("bad_call" if isinstance(error, CallError) else "no_text"), None
     if row is not None:
-        kept_rows.rows.append(row)
+        kept_rows.rows.append(share_tools(row, kept_rows.tools))
         kind = "demonstrated" if row.origin == "demonstrated" else kind
     elif not request:
         kind = "cut"

@@ -21,6 +21,7 @@ from monitoring.datasets.rows import (
     fold_text,
     input_of,
 )
+from monitoring.evaluation.dataset import write_canonically
 
 
 @dataclass
@@ -62,11 +63,13 @@ class _Rank(NamedTuple):
     input: str
     answer: str
     whole: str
+    tools: str
 
 
 def _rank(row: DataRow) -> _Rank:
     whole = digest(msgspec.json.encode(row).decode())
-    return _Rank(ORIGINS.index(row.origin), digest_of_input(row), digest_of_answer(row), whole)
+    tools = write_canonically(row.tools or [])
+    return _Rank(ORIGINS.index(row.origin), digest_of_input(row), digest_of_answer(row), whole, digest(tools))
 
 
 def _with_unique_ids(rows: Sequence[DataRow]) -> list[DataRow]:
@@ -112,12 +115,14 @@ def _without_equal(rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: Grou
 def _without_near(
     rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: Groups, selection: Selection
 ) -> list[int]:
-    """The numbers of rows that are near no other with the same answer. All that are near each other are one group."""
+    """The numbers of rows that are near no other with the same tools and answer. All that are near each other are one
+    group, whatever their tools."""
     index, distinct = NearIndex(), []
     for number in numbers:
         sketch = index.sketch(fold_text(input_of(rows[number])))
         near = [other for other, _ in index.near(sketch)]
         groups.join(number, *near)
+        near = [other for other in near if ranks[other].tools == ranks[number].tools]
         same = next((other for other in near if ranks[other].answer == ranks[number].answer), None)
         if same is not None:
             selection.left_out.append(LeftOut(because="near_duplicate", row=rows[number], of=rows[same].id))

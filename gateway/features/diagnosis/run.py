@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.features.diagnosis.messages import LookedUp, LookupJob
 from monitoring.datasets.folder import TRAIN_FILE
@@ -34,7 +35,8 @@ def look_up(job: LookupJob) -> LookedUp:
         return LookedUp(text, None, f"the data set of {version} is not here any more")
     from monitoring.diagnosis.neighbours import find_neighbours  # noqa: PLC0415 - it loads scikit-learn
 
-    rows = [msgspec.json.decode(line, type=DataRow) for line in path.read_bytes().splitlines()]
+    with path.open("rb") as lines:
+        rows = [replace(msgspec.json.decode(line, type=DataRow), tools=msgspec.UNSET) for line in lines]
     return LookedUp(text, find_neighbours(rows, words_of(text)))
 
 

@@ -23,7 +23,7 @@ from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import remove_set, sweep, write_set
 from monitoring.datasets.held_before import list_held_before
 from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of
-from monitoring.datasets.rows import DataRow, digest_of_input, fold_text, input_of
+from monitoring.datasets.rows import DataRow, digest_of_input, fold_text, input_of, share_tools
 from monitoring.datasets.rows_from_files import data_row_of
 from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.datasets.splitting import GROUPS_MIN, split_groups
@@ -88,6 +88,21 @@ def test_near_rows_of_one_answer_stand_once_and_of_two_are_kept_together() -> No
     kept = [each for each in found.rows if "Lyon" in each.messages[0]["content"]]
     assert len({each.group for each in kept}) == 1
     assert sum(each in found.heldout for each in kept) in (0, 2)
+
+
+def test_rows_with_other_tools_are_no_duplicates_and_stay_on_one_side() -> None:
+    text, tools = "I bought a toaster 12 days ago in Lyon, it is sealed, and the receipt is in my drawer.", ("a", "b")
+    offers = {name: [{"type": "function", "function": {"name": name}}] for name in tools}
+    rows = [row(text, "yes", id=name, tools=offers[name]) for name in tools]
+    rows += [row(text, "yes", id="none"), row(text.replace("12", "13"), "yes", id="near", tools=offers["a"])]
+    found = built([*many(30), *rows])
+    kept = [each for each in found.rows if "Lyon" in each.messages[0]["content"]]
+    assert (reasons(found), len(found.contrasts)) == ({"near_duplicate": 1}, 0)
+    assert ({each.id for each in kept} >= {"b", "none"}, len(kept), len({each.group for each in kept})) == (True, 3, 1)
+    known: dict[bytes, Any] = {}
+    shared = [share_tools(each, known) for each in (rows[0], row(text, "no", tools=[*offers["a"]]), rows[2])]
+    assert shared[0].tools is shared[1].tools
+    assert len(known) == 1
 
 
 @pytest.mark.invariant("A held-out row shares no group, parent or near duplicate with a training row.")
