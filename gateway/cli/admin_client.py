@@ -38,7 +38,6 @@ ERROR_TEXT_MAX = 2000
 WHAT_TO_DO: Mapping[str, str] = {
     "invalid_api_key": f"Give an admin's key with --key-file or in {KEY_VARIABLE}.",
     "role_required": f"Give an admin's key with --key-file or in {KEY_VARIABLE}.",
-    "gate_not_passed": "Here: --force --reason TEXT, of `state apply` --past-gate TEXT.",
 }
 """Advice that the command line adds to the gateway's own words."""
 
@@ -67,8 +66,8 @@ class Refused(CommandError):
         super().__init__(" ".join([message, f"({self.code})", *filter(None, [WHAT_TO_DO.get(self.code)])]))
 
     def in_options(self, options: Mapping[str, str]) -> str:
-        """Its text, where the body was at fault in the options of the command that made it."""
-        if self.status != httpx.codes.BAD_REQUEST:
+        """Its text, where the body was at fault, or the gate held it up, in the options of the command that made it."""
+        if self.status != httpx.codes.BAD_REQUEST and self.code != "gate_not_passed":
             return str(self)
         param = self._error.get("param")
         return name_options(str(self), None if param is None else str(param), options)

@@ -13,7 +13,6 @@ from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, TaskName, with_api
 from gateway.cli.key_names import KeyNames
 from gateway.cli.tables import Printer, format_time
-from gateway.cli.watch import WatchFailed
 
 MODE_WORDS: Mapping[str, str] = {
     "off": "The setting release.gate is off: the verdict holds nothing up.",
@@ -56,15 +55,19 @@ def show_gate(
     if not api.out.answer(answer):
         _tell(api.out, answer, KeyNames(api))
     if answer["verdict"] != "passed":
-        raise WatchFailed(f"{name}: {answer['verdict'].replace('_', ' ')}. {answer['because']}")
+        raise typer.Exit(1)
 
 
 def _tell(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
-    out.say(f"{answer['version']}: {answer['verdict'].replace('_', ' ')}. {answer['because']}")
+    because = answer["because"]
+    for line in answer["lines"]:
+        because = because.replace(line["text"], "")  # it follows in its line
+    out.say(" ".join(f"{answer['version']}: {answer['verdict'].replace('_', ' ')}. {because}".split()))
     if answer["lines"]:
         out.say("")
         for line in answer["lines"]:
-            needs = f" It needs {line['needs']}." if line["needs"] else ""
+            is_said = line["needs"].lower() in because.lower()
+            needs = "" if is_said else f" It needs {line['needs']}."
             out.say(f"{line['verdict'].replace('_', ' '):<11}  {line['subject']:<8}  {line['text']}{needs}")
         out.say("")
     if references := answer.get("held_against"):

@@ -16,6 +16,7 @@ NAMED_OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "models": ("model",),
     "overlap_seconds": ("overlap",),
     "demonstration": ("right",),
+    "past_gate": ("past_gate", "force"),
     "calibration": ("calibrate",),
     "since": ("since", "since_time"),
 }

@@ -72,6 +72,12 @@ class GateStore:
                 shares[name] = DataAccuracy(f"{digest} {last.get('metric')}", float(share))
         return shares
 
+    async def find_evaluation(self, version: str) -> str:
+        """The last evaluation that has asked a version; empty where none has."""
+        raw = await self._redis.hget(LATEST_KEY, version)
+        last: Mapping[str, Any] = {} if raw is None else msgspec.json.decode(raw)
+        return str(last.get("id") or "") if "adapter" in (last.get("accuracy") or {}) else ""
+
     async def forced(self, version: str) -> Forced | None:
         """The last step of a version past the gate; None where it took none."""
         raw = await self._forced.get(version)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from monitoring.quality.explanations.phrases import format_count, format_dollars, format_percent
+from monitoring.quality.explanations.phrases import format_count, format_dollars, format_percent, format_span, is_short
 from monitoring.quality.verdicts.quality import Judgement, SavingReport, TaskQuality
 
 REQUESTS_MIN = 200.0
@@ -24,7 +24,11 @@ def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str
         return
     of = f" (the {format_percent(saving.known)} of them of which that is known)" if saving.known < KNOWN_MIN else ""
     parts = _parts(saving.saved_usd_per_day, saving.shadow_usd_per_day)
-    yield f"{name} {_net(saving.net_usd_per_day)} a day at present, net of shadows: {parts}, {_over(saving)}{of}."
+    if saving.since is not None and is_short(saving.since, judged.at):
+        span = format_span(max(0.0, judged.at - saving.since))
+        yield f"What {name} saves a day can't be told yet: it has answered for {span}, and a day is needed."
+    else:
+        yield f"{name} {_net(saving.net_usd_per_day)} a day at present, net of shadows: {parts}, {_over(saving)}{of}."
     net = judged.saving_usd - judged.shadow_usd
     sums = _parts(judged.saving_usd, judged.shadow_usd)
     yield f"Since the monitor saw it first, {name} {_net(net, past=True)} net of shadows: {sums}."
@@ -36,9 +40,11 @@ def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str
 
 
 def list_saving_caveats(name: str, task: str, judged: Judgement, quality: TaskQuality) -> Iterator[str]:
-    """Return whether the version costs more than it saves, at present and over enough requests."""
+    """Return whether the version costs more than it saves, at present, over enough requests and time."""
     saving = judged.saving
     if saving is None or saving.requests < REQUESTS_MIN or saving.net_usd_per_day >= 0.0:
+        return
+    if is_short(saving.since, judged.at):
         return
     if saving.saved_usd_per_day <= 0.0:
         yield (

@@ -109,6 +109,7 @@ def _of_saving(watch: Watch, at: float) -> SavingReport | None:
         shadow_usd_per_day=shadows,
         requests=saving.fade(watch.saving, at).requests,
         known=counted / (counted + unknown),
+        since=watch.saving.since,
     )
 
 

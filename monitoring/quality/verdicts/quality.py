@@ -286,13 +286,14 @@ class SavingReport(msgspec.Struct, frozen=True, kw_only=True):
     """The present saving of a version against general, and the cost of its shadows and judges, in US dollars a day.
 
     `requests` is about how many of the last three days it rests on, `known` which share of the version's requests they
-    are: of the others it is not known what they cost.
+    are: of the others it is not known what they cost. `since` is the time of the first one (Unix seconds).
     """
 
     saved_usd_per_day: float
     shadow_usd_per_day: float
     requests: float
     known: float
+    since: float | None = None
 
     @property
     def net_usd_per_day(self) -> float:

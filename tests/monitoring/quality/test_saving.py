@@ -145,6 +145,17 @@ def test_few_requests_are_no_reason_to_speak_of_a_loss() -> None:
     assert say((0.2, 0.31), (12.0, 13.0), requests=199.0).caveats == []
 
 
+def test_hours_tell_nothing_of_a_day_and_what_is_missing_is_told() -> None:
+    young = say((0.2, 0.31), (0.012, 0.02), since=JUDGED.at - 7.0)
+    words = "What returns@v3 saves a day can't be told yet: it has answered for 7 seconds, and a day is needed."
+    assert words in young.known
+    assert any("returns@v3 has lost about 0.008 US dollars" in one for one in young.known), "what it was is known"
+    assert young.caveats == []
+    grown = say((0.2, 0.31), (0.012, 0.02), since=JUDGED.at - DAY)
+    assert ([one for one in grown.known if "a day at present" in one] != [], len(grown.caveats)) == (True, 1)
+    assert report(traffic(1), 1).since == MORNING
+
+
 def test_where_no_price_is_known_or_all_are_zero_nothing_is_told_of_a_saving() -> None:
     usual = make_report(of(single(HEALTHY), JUDGED))
     assert say((0.0, 0.0), (0.0, 0.0)) == usual
