@@ -13,7 +13,7 @@ RANKS: tuple[Role, ...] = ("admin", "operator", "reviewer")
 ADDRESSES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
     {
         "sidecar": ("/admin/v1/store/",),
-        "reviewer": ("/v1/reviews/", "/v1/feedback", "/v1/evaluations/", "/admin/v1/reviews", "/console"),
+        "reviewer": ("/v1/reviews/", "/v1/feedback", "/v1/evaluations", "/admin/v1/reviews", "/console"),
     }
 )
 """Roles that are let in at addresses which begin so, and nowhere else."""

@@ -19,19 +19,19 @@ GOLD = "/admin/v1/reviews/{task}/gold"
 PAIR = "/v1/evaluations/{evaluation}/pair"
 NOTHING_SAID: Mapping[str, str] = MappingProxyType({})
 COMPARED_MAX = 10
-"""The newest evaluations whose answers people may compare."""
+"""Evaluations that the page of reviews names."""
 
 
 async def show_queue(visit: Visit) -> Response:
     """Each task's reviews: how many wait, the budget, and how far reviewers agree."""
     rows = (await visit.api.get("/admin/v1/reviews"))["reviews"]
+    compared = (await visit.api.get("/v1/evaluations"))["evaluations"][:COMPARED_MAX]
     if visit.person.judges_only:
-        return await visit.render("reviews.html", rows=rows)
+        return await visit.render("reviews.html", rows=rows, evaluations=compared)
     for row in rows:
         row["agreement"] = await visit.api.get(fill_address("/admin/v1/reviews/{task}/agreement", task=row["task"]))
-    evaluations = (await visit.api.get("/admin/v1/evaluations"))["evaluations"]
-    compared = [each for each in evaluations if len(each["arms"]) > 1][:COMPARED_MAX]
-    return await visit.render("reviews.html", rows=rows, evaluations=compared)
+    names = await visit.name_people(skip["by"] for row in rows for skip in row["skips"])
+    return await visit.render("reviews.html", rows=rows, evaluations=compared, names=names)
 
 
 async def answer_pair(visit: Visit) -> Response:

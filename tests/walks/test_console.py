@@ -152,6 +152,11 @@ async def test_reviewers_see_how_far_they_agree_and_lose_nothing_that_they_wrote
         given = (await reviewer.get(f"/v1/requests/{fields['request']}")).json()["feedback"]
         said_so = [(one["value"], one["demonstration"]) for one in given if "demonstration" in one]
         assert said_so == [(False, "refuse\nbecause used")], "browsers end lines with two characters"
+        given_back = (await reviewer.get("/v1/reviews/next?task=returns")).json()["review"]["request_id"]
+        await reviewer.post(f"/v1/reviews/{given_back}/skip", json={"reason": "It is in Danish."})
+        skipped = re.search(r"Given back.*?<li>(.*?)</li>", (await http.get("/console/reviews")).text)
+        assert skipped is not None
+        assert re.fullmatch(rf".*/requests/{given_back}.* by Ada <code>\w+</code>: It is in Danish.", skipped[1])
 
 
 async def test_admin_makes_a_gold_question_of_a_request_and_sees_who_answers_it_right(world: ConsoleWorld) -> None:

@@ -102,6 +102,10 @@ async def test_a_reviewer_compares_blind_and_for_the_keys_tasks_alone(compared: 
         assert [(each.status_code, each.json()["error"]["code"]) for each in refused] == [(403, "role_required")] * 4
         assert not [each for each in refused if "general" in each.text]
         assert (await reviewer.post(path, json=word)).status_code == 200
+        [listed] = (await reviewer.get("/v1/evaluations")).json()["evaluations"]
+        assert (f"/v1/evaluations/{listed['id']}/pair", listed["task"]) == (path, "returns")
+        assert listed.keys() == {"id", "task", "created_at"}, "arms are not told"
+        assert (await of_others.get("/v1/evaluations")).json() == {"evaluations": []}
 
 
 async def test_bad_words_are_refused(compared: tuple[RunningGateway, str]) -> None:
@@ -126,4 +130,5 @@ async def test_without_kept_texts_it_is_told_how_to_keep_them(
         await running.place(with_schema(make_adapter(1)))
         told = await ended(http, (await begin(http, data(ROWS)))["id"])
         answer = await http.get(f"/v1/evaluations/{told['id']}/pair")
+        assert (await http.get("/v1/evaluations")).json() == {"evaluations": []}
     assert "set tasks.returns.texts" in answer.json()["error"]["message"]

@@ -36,6 +36,18 @@ class PreferenceIn(Body):
     better: Literal["a", "b", "same"]
 
 
+@router.get("/v1/evaluations")
+async def list_compared(request: Request, reviewer: Reviewer) -> dict[str, Any]:
+    """The newest evaluations whose answers this key may compare: their texts are kept."""
+    evaluations = feature_of(request, Evaluations)
+    listed = [
+        {"id": each.id, "task": each.task, "created_at": each.created_at}
+        for each in await evaluations.store.all(with_reports=False)
+        if len(each.arms) > 1 and reviewer.reviews(each.task) and await evaluations.store.has_texts(each)
+    ]
+    return {"evaluations": listed}
+
+
 @router.get("/v1/evaluations/{evaluation}/pair", responses=with_errors("not_found", "no_review"))
 async def next_pair(
     request: Request, evaluation: str, reviewer: Reviewer, first: ArmName = None, second: ArmName = None
