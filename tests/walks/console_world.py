@@ -98,6 +98,7 @@ def _configure(folder: Path, base: Path, urls: list[str], general: str) -> dict[
         "import_folders": [folder],
         "health_interval_seconds": 0.2,
         "snapshot_interval_seconds": 0.2,
+        "monitor": {"interval_seconds": 0.2},
         "pools": {
             "small": {
                 "base_model": BASE_MODEL,
@@ -191,6 +192,8 @@ async def _judge(world: ConsoleWorld) -> None:
             body = {"request_id": review["request_id"], "metric": "correct", "value": value, "comment": why}
             assert (await http.post("/v1/feedback", json=body)).status_code == 201
     await world.gateway.services.snapshot.refresh()
+    monitored = world.gateway.features[Quality].monitored
+    await until(lambda: monitored.summary.judgements.keys() == judgements.keys())
 
 
 def _judgements(now: float) -> dict[str, Judgement]:
