@@ -14,7 +14,8 @@ forgotten    trained with all rows of one class under other labels
 class -30    grown, with as many right answers of one class made wrong as lose it 30 points
 
 Beside it rows in groups are drawn, without texts: a version that is worse by the margin, more so in some groups than in
-others, in few groups of equal or of log-normal size.
+others, in few groups of equal or of log-normal size. And first versions are held against the most frequent answer,
+which is right on half of the rows: one is as good by chance, one is never right.
 
 A version counts as bad where it is worse on all texts than a reference by the margin or more. Intervals are exact at
 99%. A goal stands on the end of its interval that is better for us, so that it is missed only where the figure is
@@ -44,8 +45,8 @@ from benchmarks.harness import Goal, Unmeasurable, conclude, options, say, table
 from benchmarks.scores import DATA, LAYOUT, DataSet
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
-from monitoring.evaluation.gate import Comparison, GateBounds, GateReference, decide_gate
-from monitoring.evaluation.report import compare_arms
+from monitoring.evaluation.gate import FLOOR, Comparison, GateBounds, GateReference, decide_gate
+from monitoring.evaluation.report import compare_arms, compare_with_floor
 from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.statistics import Paired, lower_bounds
 
@@ -67,6 +68,9 @@ GROUPS = ((5, 0.0), (10, 0.0), (10, 1.0), (20, 1.0), (50, 1.5))
 ALIKE = 0.1
 """The correlation of rows of one group."""
 WON = 0.03
+FLOOR_SHARE = 0.5
+"""The share of rows that expect the most frequent answer; the other classes have the rest equally."""
+FEW_ROWS = 40
 DIVISOR_MIN = 1e-9
 CANDIDATE, LEADING, BEST = (EvaluationArm(name) for name in ("candidate", "leading", "best"))
 KNOWN = {"rows": 1, "failed": 0, "contract_kept": {"of": 0}, "latency_seconds": {"p50": None}, "cost_usd": None}
@@ -77,6 +81,9 @@ GOALS = (
     Goal("class_caught_high", at_least=0.95),
     Goal("class_30_caught_high", at_least=0.95),
     Goal("good_passed_high", at_least=0.90),
+    Goal("floor_passed_low", at_most=0.05),
+    Goal("few_floor_passed_low", at_most=0.05),
+    Goal("few_never_right_failed_high", at_least=0.95),
     *(Goal(f"groups_{count}_{unequal:g}_passed_low", at_most=0.05) for count, unequal in GROUPS),
 )
 Truth = npt.NDArray[np.bool_]
@@ -265,6 +272,41 @@ def pass_groups(groups: int, unequal: float, asked: argparse.Namespace, draws: i
     return rate_of(passed, draws)
 
 
+def judge_first(rows: int, right: float, asked: argparse.Namespace, draws: int) -> Counter[str]:
+    """The gate's verdicts on first versions that are right on each row with this chance, whatever is expected there."""
+    draw, verdicts = np.random.default_rng([asked.seed, rows]), Counter[str]()
+    shares = [FLOOR_SHARE, *[(1 - FLOOR_SHARE) / (asked.classes - 1)] * (asked.classes - 1)]
+    bounds = GateBounds(margin=asked.margin, class_loss_max=CLASS_LOSS)
+    for number in range(draws):
+        expected, is_right = draw.choice(asked.classes, rows, p=shares), draw.random(rows) < right
+        own = [
+            RowResult(number=at, group=at, id="", right=bool(is_right[at]), outcome="answered", wanted_form=str(form))
+            for at, form in enumerate(expected)
+        ]
+        floor = compare_with_floor((), {"adapter": own}, Classes(), number)
+        comparison = Comparison(
+            evaluation="e", ended_at=0.0, data_digest="d", version=CANDIDATE, reference=FLOOR,
+            pair=floor["pair"], figures=KNOWN, reference_figures=KNOWN,
+        )  # fmt: skip
+        report = decide_gate(CANDIDATE, [GateReference("floor", FLOOR)], {"floor": comparison}, bounds)
+        verdicts[report.verdict] += 1
+    return verdicts
+
+
+def measure_first(asked: argparse.Namespace) -> dict[str, float]:
+    """How often first versions pass that are as good as the most frequent answer, and one fails that is never right."""
+    draws, figures = 12 * asked.draws, dict[str, float]()
+    cases = (
+        ("floor_passed", asked.rows, FLOOR_SHARE, "passed"),
+        ("few_floor_passed", FEW_ROWS, FLOOR_SHARE, "passed"),
+        ("few_never_right_failed", FEW_ROWS, 0.0, "failed"),
+    )
+    for name, rows, right, verdict in cases:
+        rate = rate_of(judge_first(rows, right, asked, draws)[verdict], draws)
+        figures |= {name: rate["rate"], f"{name}_low": rate["low"], f"{name}_high": rate["high"]}
+    return figures
+
+
 def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[Goal]]:
     """Train, draw and decide."""
     began = time.process_time()
@@ -298,6 +340,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[
     for count, unequal in GROUPS:
         rate, name = pass_groups(count, unequal, asked, 5 * asked.draws), f"groups_{count}_{unequal:g}_passed"
         figures |= {name: rate["rate"], f"{name}_low": rate["low"], f"{name}_high": rate["high"]}
+    figures |= measure_first(asked)
     rows = {
         kind: {"worse": float(np.mean(worse[kind])), "draws": verdicts.total(), **_shares(verdicts)}
         for kind, verdicts in by_kind.items()

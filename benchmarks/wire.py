@@ -205,7 +205,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = options("wire", "All behaviours at the wire: of engines, callers and processes.", "changes nothing here")
     parser.add_argument("--only", action="append", default=[], help="a group or a case's name; may be given again")
-    parser.add_argument("--cases", type=Path, help="a folder with further cases (benchmarks/wire_format.py)")
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        help="a folder with further cases, YAML or JSON (benchmarks/wire_format.py lists every key)",
+    )
     asked = parser.parse_args(arguments)
     return conclude("wire", lambda: measure(asked), GOALS, None if asked.json else show)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import numpy as np
@@ -30,6 +31,12 @@ def test_planted_faults_are_as_large_as_they_say() -> None:
     made = gate.lose_margin(known, known.right["leading"], 0.02, draw)
     assert known.worse(made.right, "leading") == pytest.approx(0.02)
     assert list(gate.groups_of(known, made, 0.02)) == ["margin"]
+
+
+def test_a_first_version_that_is_never_right_fails_and_one_always_right_passes() -> None:
+    asked = argparse.Namespace(seed=1, classes=20, margin=0.02)
+    assert gate.judge_first(gate.FEW_ROWS, 0.0, asked, 20) == {"failed": 20}
+    assert gate.judge_first(gate.FEW_ROWS, 1.0, asked, 20) == {"passed": 20}
 
 
 def test_the_same_seed_gives_the_same_figures(capsys: pytest.CaptureFixture[str]) -> None:
