@@ -63,7 +63,7 @@ class TaskTextSettings(Section):
 
     keep: KeptTexts = Field("none", description="Kept: none, a random share, judged ones, or all.")
     share: Share = Field(0.1, description="Share for `share`.")
-    retention_days: int = Field(30, ge=1, le=36_600, description="Days of a text.")
+    retention_days: int = Field(30, ge=1, le=36_600, description="Days of a text, not of its copies.")
     judged_within_days: int = Field(14, ge=1, le=366, description="Days of a text without a label, for `judged`.")
     redaction: str = Field(
         "mask",
