@@ -149,14 +149,21 @@ def render(row: dict[str, Any], request: list[dict[str, Any]], tokenizer: Any, l
 
 
 def read_turn(turn: dict[str, Any]) -> dict[str, Any]:
-    """A message as templates take it: with a text, and the arguments of calls as objects, as engines give them."""
+    """A message as templates take it: with a text, and the arguments of calls as objects, as engines give them. An
+    earlier call may have been no JSON: it stays as it was."""
     calls = [
-        call | {"function": call["function"] | {"arguments": json.loads(arguments)}}
-        if isinstance(arguments := call["function"].get("arguments"), str)
-        else call
+        call | {"function": call["function"] | {"arguments": read_arguments(call["function"].get("arguments"))}}
         for call in turn.get("tool_calls") or ()
     ]
     return turn | {"content": turn.get("content") or ""} | ({"tool_calls": calls} if calls else {})
+
+
+def read_arguments(arguments: Any) -> Any:
+    """The value of a call's arguments; as they are where they are no JSON."""
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
 
 
 def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:

@@ -170,6 +170,20 @@ def test_what_checks_out_as_personal_is_masked_and_other_numbers_stay(given_text
     assert redact_all(nested, mask_text) == {"role": "user", "content": [{"type": "text", "text": masked}], "n": 4}
 
 
+@pytest.mark.parametrize(
+    ("given_text", "masked"),
+    [
+        ('{"card":4111111111111111, "n": 4}', '{"card":"[card]","n":4}'),
+        ('{"to": "jo@shop.example", "n": 4}', '{"to": "[email]", "n": 4}'),
+        ('{"n": 4111 1111 1111 1111', '{"n": [card]'),
+        ('{"parts": [4111111111111111, true]}', '{"parts":["[card]",true]}'),
+    ],
+)
+def test_masked_arguments_of_a_call_are_json_where_they_were(given_text: str, masked: str) -> None:
+    call = {"function": {"name": "pay", "arguments": given_text}}
+    assert redact_all([call], mask_text) == [{"function": {"name": "pay", "arguments": masked}}]
+
+
 def test_phone_numbers_without_a_plus_are_those_of_the_region() -> None:
     assert mask_text("Call 030 901820.") == "Call 030 901820."
     assert mask_text("Call 030 901820.", "DE") == "Call [phone]."

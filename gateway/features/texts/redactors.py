@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.configuration.texts import REDACTIONS_GROUP
+from monitoring.evaluation.dataset import read_arguments
 from monitoring.texts import Conversation
 
 Redact = Callable[[str], str]
@@ -53,5 +54,32 @@ def redact_all(value: Any, redact: Redact) -> Any:
     if isinstance(value, list):
         return [redact_all(part, redact) for part in value]
     if isinstance(value, dict):
-        return {name: redact_all(part, redact) for name, part in value.items()}
+        return {
+            name: _redact_arguments(part, redact)
+            if name == "arguments" and isinstance(part, str)
+            else redact_all(part, redact)
+            for name, part in value.items()
+        }
     return value
+
+
+def _redact_arguments(arguments: str, redact: Redact) -> str:
+    """The arguments of a call, which are JSON, redacted: a number that is masked becomes a text, so that they stay
+    JSON where they can."""
+    redacted = redact(arguments)
+    if redacted == arguments or not isinstance(values := read_arguments(arguments), dict):
+        return redacted
+    if isinstance(read_arguments(redacted), dict):
+        return redacted
+    return redact(msgspec.json.encode(_redact_values(values, redact)).decode())
+
+
+def _redact_values(value: Any, redact: Redact) -> Any:
+    if isinstance(value, list):
+        return [_redact_values(part, redact) for part in value]
+    if isinstance(value, dict):
+        return {name: _redact_values(part, redact) for name, part in value.items()}
+    if isinstance(value, bool) or value is None:
+        return value
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if (redacted := redact(text)) == text else redacted
