@@ -283,6 +283,9 @@ def write_whole(target: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(target)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # on a full disk there is none
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -25,6 +25,7 @@ from gateway.cli.admin_client import (
     find_gateway,
     find_key,
 )
+from gateway.cli.entry import is_of_output
 from gateway.cli.option_names import find_empty_argument, options_of
 from gateway.cli.tables import Printer
 
@@ -105,9 +106,9 @@ def with_api(command: Callable[..., None], is_unasked: bool = False) -> Callable
                 unasked = UnaskedApi(out, lambda: opened.enter_context(closing(Api(connection, out))))
                 try:
                     command(unasked if is_unasked else unasked.open(), **values)
-                except BrokenPipeError:
-                    raise  # who read the output has left
                 except OSError as error:
+                    if is_of_output(error):
+                        raise
                     text = f"{error.filename or 'A file'} can't be read or written: {error.strerror or error}."
                     raise Unusable(text) from error
         except CommandError as error:

@@ -1,11 +1,22 @@
-"""Where `apprentice` begins. Ctrl-C ends it without a trace, also while the commands are loaded."""
+"""Where `apprentice` begins. Ctrl-C ends it without a trace, also while the commands are loaded.
+
+So does an output that can't be written: on a full disk with one line, where its reader has left with none.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
+from typing import NoReturn
 
 STOPPED = 130
 """The exit code after Ctrl-C."""
+READER_LEFT = 1
+FULL = 2
+UNWRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE})
+"""Errors of an output that can't be written."""
 
 
 def main() -> None:
@@ -15,9 +26,32 @@ def main() -> None:
         sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
         from gateway.cli.main import main as run
 
-        run()
+        try:
+            run()
+        finally:
+            if sys.stdout is not None:  # as in cron jobs
+                sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(STOPPED)
+    except OSError as error:
+        _end_without_output(error)
+
+
+def is_of_output(error: OSError) -> bool:
+    """True if the error may be that of an output which can't be written; most of those of files have a name."""
+    return error.filename is None and error.errno in UNWRITTEN
+
+
+def _end_without_output(error: OSError) -> NoReturn:
+    """End a command whose output can't be written. Raises the error again where it is another one."""
+    if not is_of_output(error):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries once more at its end
+    if error.errno == errno.EPIPE:
+        sys.exit(READER_LEFT)
+    with contextlib.suppress(OSError):  # stderr may be on the same disk
+        print(f"apprentice: The output, or a file, can't be written: {error.strerror}.", file=sys.stderr)
+    sys.exit(FULL)
 
 
 if __name__ == "__main__":

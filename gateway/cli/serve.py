@@ -59,3 +59,7 @@ def check(config: Config = Path("apprentice.yaml")) -> None:
     counts = (len(settings.pools), "pool"), (replicas, "replica"), (len(settings.tasks), "task")
     summary = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for number, word in counts)
     print(f"{config} is valid: {summary}.")
+    from gateway.cli.admin_client import LOCAL_KEPT
+
+    if config == Path("apprentice.yaml") and (local := LOCAL_KEPT / config).exists():
+        print(f"The gateway of `make up` reads {local}: check that with --config {local}.", file=sys.stderr)

@@ -105,6 +105,20 @@ def test_a_checked_configuration_is_counted_in_words_that_fit(tmp_path: Path) ->
     assert said.out.replace("\n", "") == f"{path} is valid: 1 pool, 1 replica, 0 tasks."
 
 
+def test_a_check_beside_make_up_names_the_configuration_that_its_gateway_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = Path("var/up/apprentice.yaml")
+    kept.parent.mkdir(parents=True)
+    for path in (kept, Path("apprentice.yaml")):
+        path.write_text("pools: {general: {base_model: base, replicas: [{name: a, url: 'http://127.0.0.1:1'}]}}\n")
+    said = run("check")
+    assert (said.exit_code, said.out) == (0, "apprentice.yaml is valid: 1 pool, 1 replica, 0 tasks.\n")
+    assert said.err == f"The gateway of `make up` reads {kept}: check that with --config {kept}.\n"
+    assert run("check", "--config", str(kept)).err == ""
+
+
 async def test_a_share_is_written_in_one_way(staged: Command) -> None:
     for version, share in (("returns@v1", "100%"), ("returns@v2", "0%")):
         shown = (await staged("adapters", "why", version)).out

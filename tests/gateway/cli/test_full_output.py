@@ -1,0 +1,46 @@
+"""The output of a command that can't be written: one line and an exit code, and no trace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(sys.executable).with_name("apprentice")
+COMMANDS = ("--version", "--help", "keys list --help", "check", "doctor", "doctor --json")
+FULL = "apprentice: The output, or a file, can't be written: No space left on device.\n"
+
+
+def run_into(output: int, words: str, folder: Path, unbuffered: str) -> tuple[int, str]:
+    """Run a command whose stdout is `output`: its exit code and its errors. With `unbuffered` each line is written."""
+    (folder / "apprentice.yaml").write_text(
+        "pools: {general: {base_model: base, replicas: [{name: g0, url: 'http://127.0.0.1:1'}]}}\n"
+    )
+    variables = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = (PROGRAM, *words.split())
+    ended = subprocess.run(command, cwd=folder, env=variables, stdout=output, stderr=-1, text=True, check=False)
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_full_disk_is_told_in_one_line(words: str, unbuffered: str, tmp_path: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        assert run_into(full, words, tmp_path, unbuffered) == (2, FULL)
+    finally:
+        os.close(full)
+
+
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_reader_who_has_left_is_told_nothing(words: str, unbuffered: str, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert run_into(writer, words, tmp_path, unbuffered) == (1, "")
+    finally:
+        os.close(writer)
