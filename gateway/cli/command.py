@@ -25,7 +25,7 @@ from gateway.cli.admin_client import (
     find_gateway,
     find_key,
 )
-from gateway.cli.entry import is_of_output
+from gateway.cli.entry import end_by_signals, is_of_output
 from gateway.cli.option_names import find_empty_argument, options_of
 from gateway.cli.tables import Printer
 
@@ -102,7 +102,7 @@ def with_api(command: Callable[..., None], is_unasked: bool = False) -> Callable
         try:
             if empty := find_empty_argument(own, values):
                 raise Unusable(f"{empty} is empty: give one.")
-            with ExitStack() as opened:
+            with end_by_signals(), ExitStack() as opened:
                 unasked = UnaskedApi(out, lambda: opened.enter_context(closing(Api(connection, out))))
                 try:
                     command(unasked if is_unasked else unasked.open(), **values)

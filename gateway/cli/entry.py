@@ -1,4 +1,5 @@
-"""Where `apprentice` begins. Ctrl-C ends it without a trace, also while the commands are loaded.
+"""Where `apprentice` begins. Ctrl-C ends it without a trace, also while the commands are loaded; so do other signals
+while it asks a gateway.
 
 So does an output that can't be written: on a full disk with one line, where its reader has left with none.
 """
@@ -8,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 STOPPED = 130
-"""The exit code after Ctrl-C."""
+"""The exit code after Ctrl-C, or another signal that ends a command."""
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 READER_LEFT = 1
 FULL = 2
 UNWRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE})
@@ -35,6 +40,20 @@ def main() -> None:
         sys.exit(STOPPED)
     except OSError as error:
         _end_without_output(error)
+
+
+@contextlib.contextmanager
+def end_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the block as Ctrl-C does: else commands that it runs go on, and its files stay."""
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [each for each in ENDING if is_main and signal.getsignal(each) is signal.SIG_DFL]  # nohup ignores one
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def is_of_output(error: OSError) -> bool:

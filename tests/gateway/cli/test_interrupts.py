@@ -1,4 +1,4 @@
-"""Ctrl-C in a command: the exit code, the line that says how to go on, and the files that it was writing."""
+"""Ctrl-C or SIGTERM in a command: the exit code, the line that says how to go on, and the files that it was writing."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ GOES_ON = "The adoption stops here: the same command goes on where it stood.\n"
     ],
     ids=["build", "json", "adopt"],
 )
-async def test_ctrl_c_while_a_data_set_is_built_says_how_to_go_on(
-    words: tuple[str, ...], told: str, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_while_a_data_set_is_built_says_how_to_go_on_and_leaves_nothing(
+    words: tuple[str, ...], told: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     looked = asyncio.Event()
 
@@ -45,16 +46,19 @@ async def test_ctrl_c_while_a_data_set_is_built_says_how_to_go_on(
         return JSONResponse(BUILD | rest)
 
     (tmp_path / "rows.jsonl").write_text("{}\n")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
     async with run_application(app) as url, asyncio.timeout(60):
-        variables = {**os.environ, "APPRENTICE_URL": url, "APPRENTICE_KEY": new_key()[0]}
+        variables = {**os.environ, "APPRENTICE_URL": url, "APPRENTICE_KEY": new_key()[0], "TMPDIR": str(temporary)}
         process = await asyncio.create_subprocess_exec(
             *(PROGRAM, *words), cwd=tmp_path, env=variables, stdout=-1, stderr=-1
         )
         await looked.wait()
-        process.send_signal(signal.SIGINT)
-        out, err = await process.communicate()
+        process.send_signal(number)
+        out, err = await process.communicate()  # which a command that it runs would keep open
     assert (process.returncode, out) == (130, b"")
+    assert list(temporary.iterdir()) == [], "the admin's key, or texts, are left there"
     assert err.decode().endswith(told), err.decode()
     assert "Traceback" not in err.decode()
 
