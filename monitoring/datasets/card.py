@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from monitoring.datasets.build import BuiltSet
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.coverage import measure_coverage
 from monitoring.datasets.rows import ORIGINS, DataRow, fold_text, input_of
 from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.datasets.synthetic import measure_synthetic
+from monitoring.evaluation.dataset import has_tool_call
 
 CONTRASTS_MAX = 50
 
@@ -33,6 +36,7 @@ def card_of(built: BuiltSet, options: DatasetOptions, kept_rows: KeptRows) -> di
         "sources": dict(sorted(Counter(row.source for row in built.rows).items())),
         "groups": {part: _groups(rows) for part, rows in _parts(built).items()},
         "lengths": _lengths(built.rows),
+        "tools": _tools(built.rows),
         "requests": len(built.requests()),
         "kept_texts": dict(sorted((name, count) for name, count in kept_rows.counts.items() if count)),
         "coverage": measure_coverage([fold_text(input_of(row)) for row in built.train], kept_rows.asked),
@@ -59,6 +63,13 @@ def _groups(rows: Sequence[DataRow]) -> dict[str, int]:
     """The number of groups, and the rows of the largest."""
     counts = Counter(row.group or row.id for row in rows)
     return {"count": len(counts), "largest": max(counts.values(), default=0)}
+
+
+def _tools(rows: Sequence[DataRow]) -> dict[str, int]:
+    """The rows with tools, the different sets of these, and the rows whose answer calls some."""
+    offers = [msgspec.json.encode(row.tools) for row in rows if row.tools]
+    calls = sum(has_tool_call(row.messages[-1]) for row in rows)
+    return {"rows": len(offers), "sets": len({*offers}), "calls": calls}
 
 
 def _lengths(rows: Sequence[DataRow]) -> dict[str, int]:

@@ -30,6 +30,9 @@ def make_card(card: Mapping[str, Any]) -> str:
         "Near inputs with different answers": card["contrasts"]["pairs"],
         "Requests whose texts are in it": card["requests"],
     }
+    if (tools := card.get("tools")) and tools["rows"]:
+        figures |= {"Rows with tools": tools["rows"], "Different sets of tools": tools["sets"]}
+        figures["Rows whose answer calls a tool"] = tools["calls"]
     names = list(dict.fromkeys([*classes["train"], *classes["heldout"]]))
     parts = [
         f"<h1>Data set for {escape(str(card['task']))}</h1><p><code>{escape(str(card.get('digest', '')))}</code></p>",
@@ -47,6 +50,11 @@ def make_card(card: Mapping[str, Any]) -> str:
             draw_bars({name: (origins["train"][name], origins["heldout"][name]) for name in origins["train"]}),
         ),
         _section("Left out", draw_bars({name.replace("_", " "): (count,) for name, count in card["left_out"].items()})),
+        *(
+            [_section("Kept texts", draw_bars({name.replace("_", " "): (count,) for name, count in kept.items()}))]
+            if (kept := card.get("kept_texts"))
+            else []
+        ),
         _section("Characters of inputs", draw_bars({name: (count,) for name, count in card["lengths"].items()})),
         _section("Sources", _table(card["sources"])),
     ]

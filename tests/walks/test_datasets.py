@@ -28,6 +28,7 @@ from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.evaluation.dataset import row_of
 from tests.fakes.answers import Called
 from tests.fakes.engine import FakeEngine
+from tests.gateway.cli.conftest import run
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.console_browsing import browsing
@@ -163,6 +164,9 @@ async def test_requests_with_tools_give_rows_with_tools_and_calls(
             assert build["state"] == "done", build
             card = (await http.get(f"{PATH}/{build['digest']}")).json()
             assert card["kept_texts"] == {"right": 1, "demonstrated": 2, "bad_call": 1}
+            assert card["tools"] == {"rows": 3, "sets": 1, "calls": 2}
+            page = (await http.get(f"{PATH}/{build['digest']}/card.html")).text
+            assert ("Different sets of tools" in page, "bad call" in page) == (True, True)
             lines = await http.get(f"{PATH}/{build['digest']}/export", params={"format": "sft"})
             found = (await http.get(f"/v1/requests/{ids[0]}", params={"texts": True})).json()["text"]
     rows = {row["messages"][0]["content"]: row for row in map(json.loads, lines.text.splitlines())}
@@ -204,11 +208,16 @@ async def test_a_call_that_was_wrong_is_shown_diagnosed_and_an_example(
                 headers={"content-type": "application/x-ndjson"},
             )
             assert added.status_code == 201, added.text
+            query = {"task": "returns", "kind": "hard", "since": 1}
+            hard = await http.post("/admin/v1/suites", params=query)
+            assert (hard.status_code, hard.json()["rows"]) == (201, 1), hard.text
+            connection = ("--gateway", gateway.url, "--key", gateway.admin_key)
+            listed = await asyncio.to_thread(run, "requests", "--texts", *connection)
+            assert 'refund({"order": "A-7"})' in listed.out
             shown = (await page.get(f"/console/requests/{request}?texts=true")).text
             assert ("Pay back, ask [email]." in shown, "1 tool, one call at a time" in shown) == (True, True)
             assert "What was asked and answered" in (await page.get(f"/console/requests/{request}")).text
-            (entry, *_) = await audit_of(http, "texts.give")
-            assert entry["evidence"] == {"requests": [request]}
+            assert {"requests": [request]} in [each["evidence"] for each in await audit_of(http, "texts.give")]
     row = row_of(json.loads(lines), 1, 0)
     assert (len(row.tools or ()), row.expected, row.parallel_tool_calls) == (1, written % 8, False)
     assert row.answer["tool_calls"][0]["function"] == {"name": "refund", "arguments": '{"order":"A-8"}'}
