@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monitoring.evaluation.dataset import has_tool_call, write_calls
+from monitoring.evaluation.dataset import has_tool_call, read_calling, write_calls
 
 SHOWN_MAX = 6
 """Examples in a drafted general prompt."""
@@ -41,6 +41,8 @@ def read_row(row: dict[str, Any]) -> ExampleRow | None:
             answer = write_calls(messages[-1])
     else:
         answer, request, system = row.get("expected", row.get("label")), row.get("text") or row.get("prompt"), ""
+    if row.get("tools") and (calling := read_calling(answer)) is not None:
+        answer, calls = write_calls(calling), True
     if answer is None or not isinstance(request, str):
         return None
     text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, separators=(",", ":"))

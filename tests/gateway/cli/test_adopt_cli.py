@@ -172,6 +172,10 @@ def test_draft_can_be_read_and_takes_the_shared_system_message() -> None:
     manifest = from_json(draft_manifest("returns", rows))
     assert (manifest.general_prompt.system, manifest.contract) == ("Decide.", {"choices": ["approve"]})
     assert read_row({"text": "A toaster."}) is None
+    calls = {"tool_calls": [{"name": "refund", "arguments": {"order": "A-7"}}]}
+    row = {"text": "Refund A-7.", "expected": calls, "tools": [{"type": "function", "function": {"name": "refund"}}]}
+    called = [read for read in [read_row(row)] * 5 if read is not None]
+    assert (len(called), draft_manifest("returns", called)["contract"]) == (5, None), "a contract is about texts"
 
 
 def test_long_step_tells_a_log_that_it_is_at_work(capfd: pytest.CaptureFixture[str]) -> None:
