@@ -42,6 +42,8 @@ NONCE_BYTES = 12
 TOOLS = "tools"
 """The name that is sealed with tools, in the place of a request's id: they are many requests' own."""
 ZLIB_LEVEL = 6
+TOOLS_KNOWN_MAX = 64
+"""Tools of applications that are kept opened: each of their texts has them."""
 
 
 class Unsealable(Exception):
@@ -143,6 +145,8 @@ class Seals:
     def __init__(self, keys: Mapping[str, bytes], sealing: str | None) -> None:
         self._keys = dict(keys)
         self._ciphers = _make_ciphers(keys) if keys else {}
+        self._tools: dict[str, list[Any]] = {}
+        """Opened tools by their digest."""
         self.names = tuple(keys)
         self.sealing = sealing
 
@@ -164,18 +168,25 @@ class Seals:
             conversation = msgspec.json.decode(content, type=_Content)
             parts = {name: getattr(conversation, name) for name in SEALED}
             if conversation.tools_digest is not None:
-                parts |= self._open_tools(row, conversation)
+                tools = None if row.tools is None else self._open_tools(row, conversation.tools_digest)
+                parts |= {"cut": [*conversation.cut, NO_TOOLS]} if tools is None else {"tools": tools}
         except msgspec.DecodeError as error:
             raise Unsealable(f"the text of {row.request} is damaged: {error}", self._is_former(row.key)) from error
         return KeptText(**{name: getattr(row, name) for name in PLAIN}, **parts)
 
-    def _open_tools(self, row: TextRow, conversation: _Content) -> dict[str, Any]:
-        if row.tools is None:  # a gateway of an earlier release has archived it
-            return {"cut": [*conversation.cut, NO_TOOLS]}
-        tools = row.tools.encode() if row.key is None else zlib.decompress(self._unseal(row.tools, row.key, TOOLS))
-        if hashlib.sha256(tools).hexdigest() != conversation.tools_digest:
+    def _open_tools(self, row: TextRow, digest: str) -> list[Any]:
+        """The tools of this digest, which equal texts share. Raises Unsealable, and DecodeError."""
+        if (known := self._tools.get(digest)) is not None:
+            return known
+        given = row.tools or ""
+        raw = given.encode() if row.key is None else zlib.decompress(self._unseal(given, row.key, TOOLS))
+        if hashlib.sha256(raw).hexdigest() != digest:
             raise Unsealable(f"the tools of {row.request} are not its own", self._is_former(row.key))
-        return {"tools": msgspec.json.decode(tools)}
+        if len(self._tools) >= TOOLS_KNOWN_MAX:
+            self._tools.clear()
+        tools: list[Any] = msgspec.json.decode(raw, type=list[Any])
+        self._tools[digest] = tools
+        return tools
 
     def reseal(self, row: TextRow) -> TextRow:
         """Make the same row under the present key. Raises Unsealable."""

@@ -234,9 +234,10 @@ def test_equal_tools_are_equal_bytes_and_no_others_can_be_put_in_their_place() -
     assert [seals.open(row) for row in (*rows, plain)] == [with_tools(number) for number in (0, 1, 3)]
     moved = seals.reseal(keys("old", old=OLD).seals().close(with_tools(4)))
     assert (moved.tools, seals.open(moved)) == (rows[0].tools, with_tools(4))
+    assert seals.open(rows[0]).tools is seals.open(rows[1]).tools, "they are opened once"
     for strange in (other.tools, rows[0].text):
         with pytest.raises(Unsealable):
-            seals.open(msgspec.structs.replace(rows[0], tools=strange))
+            keys("new", new=NEW).seals().open(msgspec.structs.replace(rows[0], tools=strange))
     lost = seals.open(msgspec.structs.replace(rows[0], tools=None))
     assert (lost.tools, lost.cut, lost.as_asked()) == ([], ["Its tools are not kept."], {})
 
