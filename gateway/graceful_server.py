@@ -26,10 +26,13 @@ from gateway.server.accepting import Accepting
 from gateway.server.connection import Connection
 from gateway.server.cors import make_headers
 from gateway.server.listener import ADMIN, CONSOLE, METRICS, OPENAPI, PROBES, Address, Listener
+from serving.wakeable import wait_for_event
 
 log = logging.getLogger(__name__)
 OF_ADMINS = (ADMIN, CONSOLE, OPENAPI, PROBES)
 LOOK_SECONDS = 0.05
+CLOSE_LOOK_SECONDS = 0.01
+TICK_SECONDS = 0.1
 END_SECONDS_MAX = 2.0
 CLOSE_SECONDS_MAX = 5
 ALONE_SECONDS_MIN = 1.0
@@ -117,6 +120,7 @@ class GracefulServer(uvicorn.Server):
         self._settings = settings
         self._listeners: list[Listener] = []
         self._signals = 0
+        self._stopping = asyncio.Event()
         self._owns_process = False
         self._alone = False
         """True if it stops while the other processes of its gateway go on."""
@@ -143,6 +147,18 @@ class GracefulServer(uvicorn.Server):
         """Serve until a signal, in a process that does nothing else."""
         self._owns_process = True
         super().run(sockets)
+
+    def stop(self) -> None:
+        """Begin an orderly stop at once, without a signal."""
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """uvicorn's ticks, until a stop begins: `stop` waits for none of them."""
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks += 1
+            await wait_for_event(self._stopping, TICK_SECONDS)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Build the Services, then listen."""
@@ -179,7 +195,7 @@ class GracefulServer(uvicorn.Server):
         if self._alone or not self.should_exit:
             if self.should_exit:  # it has begun to stop alone
                 self._gateway.state.services.admission.announce_stop()
-            self.should_exit = True
+            self.stop()
             self._alone = False
         else:
             self._signals = 2
@@ -210,7 +226,7 @@ class GracefulServer(uvicorn.Server):
             log.info("the gateway is running on %s for %s", url_of(place, tls is not None), address.whom)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Not ready; then closed to newcomers; what is under way finishes, or is ended; then uvicorn's own stop."""
+        """Not ready; then closed to newcomers; what is under way finishes, or is ended; then the Services are."""
         self._signals = 1
         admission, limits = self._gateway.state.services.admission, self._gateway.state.services.settings.limits
         if not self._alone:
@@ -227,13 +243,31 @@ class GracefulServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         self._siblings.tell("closed")
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
+        self._close_idle()
         if not await self._wait(admission.drain(), limits.drain_seconds_max):
             log.warning("%d requests were still under way when the time to drain was over", admission.in_flight)
             admission.end()
             await self._end()
-        await super().shutdown(sockets)
+        await self._wait_for_connections()
+        await self.lifespan.shutdown()
+
+    def _close_idle(self) -> None:
+        """Close each connection: at once, or after the answer that is under way."""
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+
+    async def _wait_for_connections(self) -> None:
+        """Close all connections, each after its answer, and wait for their tasks, for a bounded time."""
+        state = self.server_state
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                while state.connections or state.tasks:
+                    self._close_idle()
+                    await asyncio.sleep(CLOSE_LOOK_SECONDS)
+        except TimeoutError:
+            log.error("%d tasks were still under way when the time to close was over", len(state.tasks))
+            for task in state.tasks:
+                task.cancel()
 
     async def _wait(self, ending: Awaitable[object], seconds: float) -> bool:
         """Wait for something to end, no longer than `seconds`, and not after a second signal. Whether it did."""

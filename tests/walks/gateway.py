@@ -107,5 +107,5 @@ async def run_gateway(
             f"http://127.0.0.1:{addresses[0][1]}", admin_key, app.state.services, app.state.features, addresses
         )
     finally:
-        server.should_exit = True
+        server.stop()
         await serving

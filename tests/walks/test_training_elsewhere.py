@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import kubernetes_validate
 import pytest
 import yaml
 from starlette.applications import Starlette
@@ -175,5 +174,7 @@ async def _refused(url: str, runner: TrainingRunner, name: str) -> bool:
 
 @pytest.mark.parametrize("name", ["job.yaml", "access.yaml"])
 def test_what_jobs_need_is_valid_for_the_api(name: str) -> None:
+    import kubernetes_validate  # 2 s, for this test alone
+
     for described in yaml.safe_load_all((JOB.parent / name).read_text()):
         kubernetes_validate.validate(described, "1.37", strict=True)
