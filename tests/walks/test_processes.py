@@ -81,6 +81,14 @@ def connections(process: Process, state: str = OPEN) -> Counter[int]:
     return counts
 
 
+async def kill_all(process: Process) -> None:
+    """Kill the gateway with its processes: one that drains would go on, and hold the pipe that the test waits for."""
+    pids = [process.process.pid, *children(process).values()]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    await process.process.wait()
+
+
 async def hold(config: Path) -> None:
     """From now on the engine's streams stand still after 3 tokens."""
     engine = yaml.safe_load(config.read_text())["pools"]["general"]["replicas"][0]["url"]
@@ -265,7 +273,7 @@ async def test_a_process_that_is_stopped_alone_still_answers_on_its_connections(
         answers = [await caller.post("/v1/chat/completions", json=SHORT) for caller in callers]
         assert {answer.status_code for answer in answers} == {200}
         assert sum(answer.headers.get("connection") == "close" for answer in answers) == own > 0
-        await process.stop(signal.SIGKILL)
+        await kill_all(process)
 
 
 async def test_processes_without_their_parent_end(config: Path) -> None:
@@ -286,7 +294,7 @@ async def test_places_are_bounded_over_both_processes_together(config: Path) -> 
                 stream = caller.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True})
                 statuses.append((await stack.enter_async_context(stream)).status_code)
             assert Counter(statuses) == {200: 2, 503: CALLERS - 2}
-            await process.stop(signal.SIGKILL)
+            await kill_all(process)
 
 
 async def test_a_bound_less_than_the_processes_stops_the_start(config: Path) -> None:

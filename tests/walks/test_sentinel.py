@@ -21,7 +21,7 @@ from gateway.errors import StateError
 from gateway.state.redis_options import make_client
 from monitoring.redis_address import open_async_redis, open_redis
 from tests.fakes.ports import free_port
-from tests.fakes.valkey import Valkey, valkey
+from tests.fakes.valkey import AT_ONCE, Valkey, valkey
 from tests.waiting import until
 from tests.walks.conftest import Configure
 from tests.walks.failovers import KEEPS, check_failover
@@ -60,7 +60,7 @@ async def watched(folder: Path) -> AsyncIterator[Watched]:
         stack.push_async_callback(sentinel.wait)
         stack.callback(lambda: sentinel.returncode is not None or sentinel.terminate())
         hosts = f"127.0.0.1:{free_port()},127.0.0.1:{port}"
-        asking = await stack.enter_async_context(Redis(port=port, password="watched"))
+        asking = await stack.enter_async_context(Redis(port=port, password="watched", retry=AT_ONCE))
 
         async def sees_replicas() -> bool:
             assert sentinel.returncode is None, (folder / "sentinel.log").read_text()

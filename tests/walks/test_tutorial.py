@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from gateway.callers import new_key
 from tests.fakes.engine import FakeEngine
+from tests.fakes.valkey import AT_ONCE
 from tests.style.source import ROOT
 from tests.waiting import until
 from tests.walks.served import Process, run_program, served
@@ -96,7 +97,7 @@ async def started() -> AsyncIterator[tuple[Process, dict[str, str]]]:
                 path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
                 variables = {"PATH": path, "KEY": caller, "APPRENTICE_URL": process.url, "APPRENTICE_KEY": key}
                 yield process, {**os.environ, **variables}
-        redis = Redis(unix_socket_path=f"{name}/valkey/valkey.sock")
+        redis = Redis(unix_socket_path=f"{name}/valkey/valkey.sock", retry=AT_ONCE)
         with contextlib.suppress(RedisError):
             await redis.shutdown(nosave=True)
         await redis.aclose()
