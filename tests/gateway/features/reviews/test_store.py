@@ -60,6 +60,8 @@ def review(number: int, task: str = "returns") -> Review:
         endpoint="chat",
         messages=[{"role": "user", "content": "A vase."}],
         answer="No.",
+        tools=[{"type": "function", "function": {"name": "refund", "description": "Pay a vase back."}}],
+        parallel_tool_calls=False,
     )
 
 
