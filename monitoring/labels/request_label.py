@@ -114,7 +114,7 @@ def read_judgement(feedback: Feedback, metric: str, rules: LabelRules) -> RaterJ
         resolves=feedback.resolves,
         reviewers=feedback.reviewers,
         demonstration=shown,
-        form=None if shown is None else normalize(write_demonstration(shown)),
+        form=None if shown is None else normalize(write_demonstration(shown, has_tools=True)),
         is_unread=feedback.key is not None,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -78,6 +79,11 @@ def test_only_labels_of_two_who_agree_count_where_raters_agree_too_little() -> N
     assert label_of(said(("a", False, "x"), ("b", False, "y")), STRICT).demonstration is None
     agreed = label_of(said(("a", False, {"b": 1, "a": 2}), ("b", False, '{"a": 2, "b": 1}')), STRICT)
     assert (agreed.value, agreed.demonstration) == ("wrong", {"b": 1, "a": 2})
+    calls = [{"name": "look", "arguments": {}}, {"name": "refund", "arguments": {"order": "A-7"}}]
+    as_sent = [{"id": "c", "function": {**each, "arguments": json.dumps(each["arguments"])}} for each in calls[::-1]]
+    forms = {"tool_calls": calls}, json.dumps({"tool_calls": as_sent})
+    called = label_of(said(*(("ab"[at], False, form) for at, form in enumerate(forms))), STRICT)
+    assert called.demonstration in forms, "the same calls, in another form and order"
 
 
 def test_where_words_can_not_be_opened_nobody_knows_what_most_have_shown() -> None:
