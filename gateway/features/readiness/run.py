@@ -25,7 +25,6 @@ from monitoring.evaluation.dataset import (
 from monitoring.helper_process import run_data_job
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import Facts, LabelledText, Traffic
-from monitoring.readiness.facts import collect_facts
 from monitoring.readiness.rules import Live, ReadinessReport, answer_readiness
 from monitoring.readiness.traffic import read_traffic
 
@@ -38,7 +37,11 @@ def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
     costs = add_measured_costs(job.costs, live.traffic if live is not None else None)
     facts = Facts(rows=0, groups=0, no_curve="no examples were given", no_drop="no examples were given")
     if data:
-        facts = collect_facts(read_examples(job, data), job.class_field, job.seed)
+        examples = read_examples(job, data)
+        from monitoring.readiness.facts import collect_facts  # noqa: PLC0415 - sklearn: 0.8 s, once the rows are read
+
+        with threadpool_limits(1):  # of the libraries that are loaded by now
+            facts = collect_facts(examples, job.class_field, job.seed)
     return answer_readiness(facts, costs, job.goal, job.prompted, live)
 
 
@@ -96,8 +99,7 @@ def read_time(line: bytes, row: Row) -> float | None:
 def report(job: ReadinessJob, data: bytes) -> ReadinessResult:
     """The report on these data, or what is wrong with them. Raises duckdb.Error."""
     try:
-        with threadpool_limits(1):
-            return ReadinessResult(answer(job, data))
+        return ReadinessResult(answer(job, data))
     except DatasetError as error:
         return ReadinessResult(error=str(error))
 
