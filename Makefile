@@ -39,7 +39,7 @@ check: $(VENV)/development ## Lint, format, types, imports
 	$(BIN)/lint-imports
 
 fast: $(VENV)/development ## All tests but those that need a real engine or build an image
-	$(PYTEST) -n $(WORKERS) --durations 40 --durations-min 5 -m "not engine and not image" tests
+	$(PYTEST) -n $(WORKERS) --dist worksteal --durations 40 --durations-min 5 -m "not engine and not image" tests
 
 engine-test: $(VENV)/development ## Tests on real vLLM engines
 	$(PYTEST) -m engine --timeout 900 tests/engine tests/deploy
