@@ -35,7 +35,9 @@ async def read_usage(request: Request, caller: Identified) -> dict[str, Any]:
 
 
 @router.get(
-    "/v1/requests/{request_id}", tags=["callers"], responses=with_errors("request_not_found", *SPENT_ERRORS) | OK
+    "/v1/requests/{request_id}",
+    tags=["callers"],
+    responses=with_errors("request_not_found", "timeout", *SPENT_ERRORS) | OK,
 )
 async def read_request(
     request: Request,
