@@ -67,9 +67,9 @@ def _groups(rows: Sequence[DataRow]) -> dict[str, int]:
 
 def _tools(rows: Sequence[DataRow]) -> dict[str, int]:
     """The rows with tools, the different sets of these, and the rows whose answer calls some."""
-    offers = [msgspec.json.encode(row.tools) for row in rows if row.tools]
+    sets = Counter(msgspec.json.encode(row.tools) for row in rows if row.tools)
     calls = sum(has_tool_call(row.messages[-1]) for row in rows)
-    return {"rows": len(offers), "sets": len({*offers}), "calls": calls}
+    return {"rows": sets.total(), "sets": len(sets), "calls": calls}
 
 
 def _lengths(rows: Sequence[DataRow]) -> dict[str, int]:

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,21 @@ def test_rows_with_other_tools_are_no_duplicates_and_stay_on_one_side() -> None:
     shared = [share_tools(each, known) for each in (rows[0], row(text, "no", tools=[*offers["a"]]), rows[2])]
     assert shared[0].tools is shared[1].tools
     assert len(known) == 1
+
+
+def test_a_card_of_rows_that_share_tools_needs_no_memory_for_each_of_them() -> None:
+    tools = [{"type": "function", "function": {"name": "refund", "description": "Pay back. " * 10_000}}]
+    found = BuiltSet(
+        train=[row(f"A vase {n}.", "yes", tools=tools) for n in range(200)], heldout=[], left_out=[], contrasts=[]
+    )
+    tracemalloc.start()
+    try:
+        card = card_of(found, DatasetOptions(), KeptRows())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert card["tools"] == {"rows": 200, "sets": 1, "calls": 0}
+    assert peak < 5_000_000, "the tools once, not 200 times"
 
 
 @pytest.mark.invariant("A held-out row shares no group, parent or near duplicate with a training row.")
