@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from gateway.features.records import kept_texts
 from gateway.features.records.archiving import archive_once
+from gateway.features.requests.search import Searches
 from gateway.features.texts.state import Texts
 from monitoring.records import STREAM_KEY, Record
 from tests.gateway.cli.conftest import run
@@ -74,6 +76,25 @@ async def test_requests_are_found_newest_first_whether_they_are_archived_or_not(
         async with gateway.http() as http:
             (entry, *_) = (await http.get("/admin/v1/audit", params={"newest": True})).json()["entries"]
         assert (entry["action"], entry["evidence"]["requests"]) == ("texts.give", [requests[1]])
+
+
+async def test_the_text_of_a_request_is_read_in_a_turn_of_its_caller(
+    configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reading is a process: one key has one at a time."""
+    async with run_gateway(configure(tasks={"returns": {"texts": {"keep": "all"}}})) as gateway:
+        await gateway.place(make_adapter(1))
+        key = await gateway.key()
+        path = f"/v1/requests/{await ask(gateway, 'A blue vase.', key)}?texts=true"
+        await settled(gateway)
+        caller = gateway.services.snapshot.current.callers[key.split("-")[2]]
+        async with gateway.http(key) as http:
+            async with gateway.features[Searches].turns.turn(caller):
+                monkeypatch.setattr(kept_texts, "READ_SECONDS_MAX", 0.1)
+                waited = await http.get(path)
+                assert (waited.status_code, waited.json()["error"]["code"]) == (504, "timeout")
+            monkeypatch.undo()
+            assert (await http.get(path)).json()["text"]["messages"][0]["content"] == "A blue vase."
 
 
 async def test_a_request_that_took_long_is_in_its_place_and_told_once(gateway: RunningGateway) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import msgspec
 
@@ -18,13 +20,20 @@ COMMAND = make_command("monitoring.text_reader")
 
 
 async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[str, msgspec.Raw]:
-    """The kept texts of these requests, each as the JSON of a KeptText: to decode them all at once would hold the event
-    loop. None where no task keeps any, or they can't be read, which is logged."""
-    if not requests or all(task.texts.keep == "none" for task in settings.tasks.values()):
-        return {}
-    job = {"source": text_source_of(settings), "requests": list(requests)}
+    """The kept texts of these requests. None where they can't be read, which is logged."""
     try:
-        return await run_process(COMMAND, job, dict[str, msgspec.Raw], READ_SECONDS_MAX)
+        return await fetch_kept_texts(settings, requests)
     except Problem as problem:
         log.error("the texts of %d requests can't be read: %s", len(requests), problem.message)
         return {}
+
+
+async def fetch_kept_texts(
+    settings: Settings, requests: Sequence[str], turn: AbstractAsyncContextManager[Any] | None = None
+) -> dict[str, msgspec.Raw]:
+    """The kept texts of these requests, each as the JSON of a KeptText: to decode them all at once would hold the event
+    loop. None where no task keeps any. Raises Problem (504, 503, 500)."""
+    if not requests or all(task.texts.keep == "none" for task in settings.tasks.values()):
+        return {}
+    job = {"source": text_source_of(settings), "requests": list(requests)}
+    return await run_process(COMMAND, job, dict[str, msgspec.Raw], READ_SECONDS_MAX, turn=turn)

@@ -13,8 +13,10 @@ from gateway.audit import enter_event
 from gateway.callers import Caller
 from gateway.endpoint_parts import Identified, services_of
 from gateway.errors import Problem
-from gateway.features.records.kept_texts import read_kept_texts
+from gateway.feature import feature_of
+from gateway.features.records.kept_texts import fetch_kept_texts
 from gateway.features.requests.explanation import explain, redact_record
+from gateway.features.requests.search import Searches
 from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
 from gateway.request_labels import read_rules
 from gateway.services import Services
@@ -61,7 +63,8 @@ async def read_request(
     explanation = [*explain(record, in_full), *([f"Its label is {label.value}: {label.words}."] if label else [])]
     body = {"record": visible, "explanation": explanation, "label": label, "feedback": feedback}
     if texts:
-        body["text"] = (await read_kept_texts(services.settings, [record.id])).get(record.id)
+        turn = feature_of(request, Searches).turns.turn(caller)
+        body["text"] = (await fetch_kept_texts(services.settings, [record.id], turn)).get(record.id)
         if in_full:
             await enter_event(services, caller, "texts.give", record.task or "*", {"requests": [record.id]})
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
