@@ -20,7 +20,8 @@ SPACES = " \u00a0\u202f-"
 """Between the groups of a number: also the spaces of web pages."""
 EMAIL = re.compile(rf"[\w{MARKS}.%+'-]{{1,64}}@(?:[\w{MARKS}-]{{1,63}}\.)+[^\W\d_]{{2,24}}")
 CARD = re.compile(rf"(?<![\d.])(?:\d(?:[{SPACES}]?\d){{12,18}}|\d{{4}}(?:\.\d{{4}}){{3}})(?![\d.]?\d)")
-IBAN = re.compile(rf"\b[A-Z]{{2}}\d{{2}}(?:[{SPACES}]?[A-Z0-9]){{11,30}}\b", re.IGNORECASE)
+IBAN = re.compile(rf"(?:\b|(?<=\\[nrt]))[A-Z]{{2}}\d{{2}}(?:[{SPACES}]?[A-Z0-9]){{11,30}}\b", re.IGNORECASE)
+"""At the beginning of a word, or behind the escaped line end of a JSON text."""
 MAYBE_PHONE = re.compile(r"\d(?:[^\w\n]{0,3}\d){6}")
 
 

@@ -18,6 +18,8 @@ from router.answers import ReceivedCall
 
 TEXT_BYTES_MAX = 65_536
 """Most that is kept of what was asked, and of what was answered, each in UTF-8."""
+TOOLS_BYTES_MAX = 131_072
+"""Most that is kept of tools, in UTF-8: they are kept whole or not at all."""
 LEFT_OUT = " […]"
 Tell = Callable[[str], None]
 
@@ -53,13 +55,12 @@ class AnsweredRequest:
         cut: list[str] = []
         messages, prompt = read_asked(self.body.wire_format, self.body.raw, cut.append)
         answer, tool_calls = read_answered(self.body.wire_format, self.answer, self.body.stream, cut.append)
-        tools = self.body.tools()
         return Conversation(
             messages=messages,
             prompt=prompt,
             answer=answer,
             tool_calls=tool_calls,
-            tools=[_read(tool) for tool in decode_list(tools)] if tools is not None else [],
+            tools=read_tools(self.body.tools(), cut.append),
             parallel_tool_calls=self.body.read.parallel_tool_calls,
             cut=cut,
         )
@@ -96,6 +97,15 @@ def read_asked(wire_format: WireFormat, raw: bytes, tell: Tell) -> tuple[list[An
     if missing:
         tell(f"The first {missing} of {len(read.messages)} messages are left out: they are too long.")
     return messages[::-1], None
+
+
+def read_tools(tools: Raw | None, tell: Tell) -> list[Any]:
+    """The tools of a body; none where they are too long: `tell` then gets a sentence."""
+    raw = [] if tools is None else decode_list(tools)
+    if sum(memoryview(tool).nbytes for tool in raw) > TOOLS_BYTES_MAX:
+        tell(f"The tools are left out: they are longer than {TOOLS_BYTES_MAX:,} bytes.")
+        return []
+    return [_read(tool) for tool in raw]
 
 
 def _read(message: Raw) -> Any:

@@ -156,6 +156,7 @@ def test_words_that_this_release_can_not_read_are_not_lost_by_it(words: bytes) -
         ("Call +49 30 901820 on 2026-03-01 12:00:00.", "Call [phone] on 2026-03-01 12:00:00."),
         ("Return of 129.99 after 30 days", "Return of 129.99 after 30 days"),
         ("GB29NWBK60161331926819", "[iban]"),
+        (r'{"to": "Ada\nGB29NWBK60161331926819"}', r'{"to": "Ada\n[iban]"}'),
         ("GB29NWBK60161331926818", "GB29NWBK60161331926818"),
         ("An müller@straße.de, mu\u0308ller@example.de.", "An [email], [email]."),
         ("Von владимир@пример.рф, sofort", "Von [email], sofort"),
@@ -170,6 +171,9 @@ def test_what_checks_out_as_personal_is_masked_and_other_numbers_stay(given_text
     assert redact_all(nested, mask_text) == {"role": "user", "content": [{"type": "text", "text": masked}], "n": 4}
 
 
+NESTED = '{"to": "jo@shop.example", "a": ' + "[" * 800 + "]" * 800 + "}"
+
+
 @pytest.mark.parametrize(
     ("given_text", "masked"),
     [
@@ -177,6 +181,9 @@ def test_what_checks_out_as_personal_is_masked_and_other_numbers_stay(given_text
         ('{"to": "jo@shop.example", "n": 4}', '{"to": "[email]", "n": 4}'),
         ('{"n": 4111 1111 1111 1111', '{"n": [card]'),
         ('{"parts": [4111111111111111, true]}', '{"parts":["[card]",true]}'),
+        (r'{"card": "4111\u00a01111\u00a01111\u00a01111", "n": 4}', '{"card":"[card]","n":4}'),
+        (r'{"to": "jo\u0040shop.example"}', '{"to":"[email]"}'),
+        (NESTED, NESTED.replace("jo@shop.example", "[email]")),
     ],
 )
 def test_masked_arguments_of_a_call_are_json_where_they_were(given_text: str, masked: str) -> None:

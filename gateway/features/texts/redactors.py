@@ -64,14 +64,18 @@ def redact_all(value: Any, redact: Redact) -> Any:
 
 
 def _redact_arguments(arguments: str, redact: Redact) -> str:
-    """The arguments of a call, which are JSON, redacted: a number that is masked becomes a text, so that they stay
-    JSON where they can."""
+    """The arguments of a call, which are JSON, redacted, so that they stay JSON where they can: a number that is masked
+    becomes a text. Each value is redacted by itself too: escapes of JSON can hide an address or a number."""
     redacted = redact(arguments)
-    if redacted == arguments or not isinstance(values := read_arguments(arguments), dict):
+    if not isinstance(values := read_arguments(arguments), dict):
         return redacted
-    if isinstance(read_arguments(redacted), dict):
+    try:
+        masked = _redact_values(values, redact)
+        if read_arguments(redacted) == masked:
+            return redacted
+    except RecursionError:
         return redacted
-    return redact(msgspec.json.encode(_redact_values(values, redact)).decode())
+    return redact(msgspec.json.encode(masked).decode())
 
 
 def _redact_values(value: Any, redact: Redact) -> Any:

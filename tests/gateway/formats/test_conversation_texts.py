@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
-from gateway.formats.conversation_texts import TEXT_BYTES_MAX, clip_text, read_answered, read_asked
+from gateway.formats.conversation_texts import TEXT_BYTES_MAX, clip_text, read_answered, read_asked, read_tools
 
 
 def body(**fields: Any) -> bytes:
@@ -49,6 +50,16 @@ def test_long_conversations_keep_the_latest_messages_and_long_messages_their_sta
         "The last message is cut: it is longer than 65,536 bytes.",
         "The first 1 of 2 messages are left out: they are too long.",
     ]
+
+
+def test_tools_are_kept_whole_or_not_at_all() -> None:
+    cut: list[str] = []
+    tool = {"type": "function", "function": {"name": "refund", "description": "é" * 10_000}}
+    assert read_tools(Raw(json.dumps([tool] * 2).encode()), cut.append) == [tool, tool]
+    assert cut == []
+    assert read_tools(Raw(json.dumps([tool] * 3).encode()), cut.append) == []
+    assert cut == ["The tools are left out: they are longer than 131,072 bytes."]
+    assert read_tools(None, print) == []
 
 
 @pytest.mark.parametrize("prompt", ["x" * 70_000, ["a", "x" * 70_000, "b"]])
