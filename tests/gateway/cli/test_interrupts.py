@@ -19,6 +19,8 @@ from gateway.cli.admin_client import write_whole
 from tests.fakes.applications import run_application
 
 PROGRAM = Path(sys.executable).with_name("apprentice")
+NOTHING_IGNORED = ("env", "--default-signal")
+"""Under `nohup`, or behind a shell's `&`, tests would hand down that a signal is ignored."""
 BUILD = {"id": "b1", "state": "running", "progress": {"share": 0.1, "stage": "reading"}}
 BUILT_ON = "The data set goes on being built: see how far it is with `apprentice datasets list`.\n"
 GOES_ON = "The adoption stops here: the same command goes on where it stood.\n"
@@ -52,7 +54,7 @@ async def test_a_signal_while_a_data_set_is_built_says_how_to_go_on_and_leaves_n
     async with run_application(app) as url, asyncio.timeout(60):
         variables = {**os.environ, "APPRENTICE_URL": url, "APPRENTICE_KEY": new_key()[0], "TMPDIR": str(temporary)}
         process = await asyncio.create_subprocess_exec(
-            *(PROGRAM, *words), cwd=tmp_path, env=variables, stdout=-1, stderr=-1
+            *(*NOTHING_IGNORED, PROGRAM, *words), cwd=tmp_path, env=variables, stdout=-1, stderr=-1
         )
         await looked.wait()
         process.send_signal(number)
