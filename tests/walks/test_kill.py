@@ -184,6 +184,7 @@ async def pair(
     path = tmp_path / "apprentice.yaml"
     # beside Valkey's socket: the path of one may hold 104 bytes on some systems, and tmp_path is long
     async with gate.open(Path(f"{valkey_socket}.gate")) as redis_url:
+        configuration["monitor"] = {"interval_seconds": 0.5}  # a verdict takes several steps of each of the two
         its_own = {"redis_url": redis_url, "listen": {"port": 0}, "log_format": "text"}
         path.write_text(json.dumps({**configuration, **its_own}, default=str))
         async with served(path, key) as process:
