@@ -150,9 +150,11 @@ def render(row: dict[str, Any], request: list[dict[str, Any]], tokenizer: Any, l
 
 def read_turn(turn: dict[str, Any]) -> dict[str, Any]:
     """A message as templates take it: with a text, and the arguments of calls as objects, as engines give them. An
-    earlier call may have been no JSON: it stays as it was."""
+    earlier call may have no function, or arguments that are no JSON: that stays as it was."""
     calls = [
         call | {"function": call["function"] | {"arguments": read_arguments(call["function"].get("arguments"))}}
+        if isinstance(call.get("function"), dict)
+        else call
         for call in turn.get("tool_calls") or ()
     ]
     return turn | {"content": turn.get("content") or ""} | ({"tool_calls": calls} if calls else {})

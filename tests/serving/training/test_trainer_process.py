@@ -26,7 +26,8 @@ class Tokenizer:
     def apply_chat_template(self, turns, tools=None, tokenize=True, add_generation_prompt=False):
         shown = [tool["function"]["name"] for tool in tools or () if self.shows]
         for turn in turns:
-            calls = [(call["function"]["name"], call["function"]["arguments"]) for call in turn.get("tool_calls") or ()]
+            functions = [call.get("function", call) for call in turn.get("tool_calls") or ()]
+            calls = [(each["name"], each["arguments"]) for each in functions]
             shown.append(f"{turn['role']}:" + turn["content"] + (str(calls) if calls and self.shows else "") + "<end>")
         return "|".join([*shown, *([self.begins] if add_generation_prompt else [])])
     def __call__(self, text, add_special_tokens):
@@ -68,7 +69,9 @@ def test_of_a_row_that_calls_a_tool_the_call_alone_is_learned(tmp_path: Path) ->
     calling, done = {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "done"}
     said = {"role": "assistant", "content": "It is on its way."}
     objects = [{"messages": [asked, calling]}, {"messages": [asked, calling, done, said]}]
-    objects += [{"messages": [asked], "expected": "Which order?"}]
+    bare, no_json = {"name": "refund", "arguments": "{}"}, {"function": {"name": "refund", "arguments": "A-7"}}
+    former = [{**calling, "tool_calls": each} for each in ([bare], [no_json])]
+    objects += [{"messages": [asked, *former, done, asked], "expected": "Which order?"}]
     rows.write_text("".join(json.dumps({**each, "tools": [tool]}) + "\n" for each in objects))
     command = (sys.executable, "-c", TOKENS, str(TRAINER), str(rows))
     told = subprocess.run(
@@ -76,7 +79,12 @@ def test_of_a_row_that_calls_a_tool_the_call_alone_is_learned(tmp_path: Path) ->
     )
     shown, asks, *failures = told.stdout.splitlines()
     assert shown.replace("\0", ".") == "[('refund', {'order': 'A-7'})]./It is on its way../Which order?."
-    assert asks == "refund|user:Refund A-7.<end>|assistant:"
+    assert asks == "|".join(
+        [
+            "refund|user:Refund A-7.<end>|assistant:[('refund', '{}')]<end>|assistant:[('refund', 'A-7')]<end>",
+            "tool:done<end>|user:Refund A-7.<end>|assistant:",
+        ]
+    ), "what earlier calls lack, or is no JSON, stays as it was"
     assert [each.partition(" does not")[0] for each in failures] == 2 * [
         "Line 1: it has tools, and the base's chat template"
     ]
