@@ -87,7 +87,7 @@ def _find_request(row: DataRow | Row, by_id: Mapping[str, DataRow | Row]) -> str
     return row.request or (row.id if SHAPE.fullmatch(row.id) else None)
 
 
-def share_tools(row: DataRow, known: dict[bytes, list[dict[str, Any]]]) -> DataRow:
+def share_tools(row: AnyRow, known: dict[bytes, list[dict[str, Any]]]) -> AnyRow:
     """The row with those tools in memory that an equal one has: all requests of an application repeat them."""
     if not row.tools:
         return row

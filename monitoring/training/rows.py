@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from monitoring.datasets.rows import digest, share_tools
 from monitoring.datasets.selection import Groups
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, join_groups, write_canonically
 
@@ -17,11 +18,11 @@ PIECE_BYTES = 1 << 20
 
 def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
     """The rows of a file. Raises DatasetError, which names the line, and OSError."""
-    reader, rows = DatasetReader(limits), []
+    reader, rows, tools = DatasetReader(limits), list[Row](), dict[bytes, list[dict[str, Any]]]()
     with path.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
-            rows += reader.feed(piece)
-    rows += reader.end()
+            rows += [share_tools(row, tools) for row in reader.feed(piece)]
+    rows += [share_tools(row, tools) for row in reader.end()]
     return join_groups(rows, reader.joined)
 
 
@@ -57,4 +58,4 @@ def as_line(row: Row, source: str) -> dict[str, Any]:
 
 def make_request_key(row: Row) -> str:
     """The request of a row: rows that ask the same have the same."""
-    return write_canonically([row.messages, row.prompt, *([row.tools] if row.tools else [])])
+    return digest(write_canonically([row.messages, row.prompt, *([row.tools] if row.tools else [])]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from monitoring.training.loss_plot import draw_losses
 from monitoring.training.preparation import prepare
 from monitoring.training.preparation_job import Preparation, PreparationJob
 from monitoring.training.rehearsal import find_refuted, rehearse
-from monitoring.training.rows import split_heldout
+from monitoring.training.rows import read_rows, split_heldout
 
 
 def rows_of(groups: list[int], answer: str = "yes") -> list[Row]:
@@ -53,6 +54,21 @@ def test_an_equal_request_of_another_group_is_held_out_with_its_like(seed: int) 
     train, heldout = split_heldout(rows, 0.5, seed)
     assert heldout
     assert not {str(row.messages) for row in train} & {str(row.messages) for row in heldout}
+
+
+def test_rows_with_equal_tools_share_them_in_memory(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "refund", "description": "Pay back. " * 10_000}}]
+    lines = [json.dumps({"text": f"Item {n}", "expected": "yes", "tools": tools}) + "\n" for n in range(100)]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    tracemalloc.start()
+    try:
+        rows = read_rows(tmp_path / "rows.jsonl", DatasetLimits(1000, 1 << 30, 1 << 20))
+        train, heldout = split_heldout(rows, 0.5, 1)
+        size = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert [each.tools for each in train + heldout] == [tools] * 100
+    assert size < 3_000_000, "the tools once, not 100 times"
 
 
 def test_older_rows_that_are_near_a_held_out_one_are_not_rehearsed() -> None:
