@@ -22,8 +22,12 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "refund", "argument
     ],
 )
 def test_a_message_is_shown_with_or_without_a_text_and_calls(message: dict[str, Any], shown: str, blocks: int) -> None:
-    template = Console(None).templates.get_template("review_parts.html")
+    templates = Console(None).templates
+    template = templates.get_template("review_parts.html")
     review = {"messages": [message], "tools": [], "prompt": None, "cut": [], "answer": "", "tool_calls": []}
     request, _ = str(template.module.texts(review)).split('aria-label="Answer"')  # type: ignore[attr-defined]
     assert shown in request
     assert request.count("<pre>") == blocks
+    page = templates.get_template("pair.html").render(messages=[message], a="Yes.", b="No.", person={})
+    pair = page.partition('aria-label="Request"')[2].partition('aria-label="First answer"')[0]
+    assert (shown in pair, pair.count("<pre>")) == (True, blocks)
