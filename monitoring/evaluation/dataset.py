@@ -15,7 +15,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -371,7 +371,14 @@ def see_that_it_is_text(answer: dict[str, Any], at: int) -> None:
 def write_calls(message: Mapping[str, Any]) -> str:
     """The calls of a message as they are compared: names and arguments as JSON, in whatever order they came."""
     functions = [call["function"] if isinstance(call.get("function"), dict) else call for call in list_calls(message)]
-    calls = [{"name": each.get("name"), "arguments": read_arguments(each.get("arguments"))} for each in functions]
+    try:
+        return _write_functions(functions, read_arguments)
+    except RecursionError:  # they can just be read, and no more be written
+        return _write_functions(functions, write_as_text)
+
+
+def _write_functions(functions: Iterable[Mapping[str, Any]], read: Callable[[Any], Any]) -> str:
+    calls = [{"name": each.get("name"), "arguments": read(each.get("arguments"))} for each in functions]
     return write_canonically({"tool_calls": sorted(calls, key=write_canonically)})
 
 
@@ -381,13 +388,17 @@ def read_calling(answer: Any) -> dict[str, Any] | None:
     calls = read.get("tool_calls") if isinstance(read, dict) else None
     if not isinstance(calls, list) or not calls or not all(isinstance(call, dict) for call in calls):
         return None
-    called = []
-    for number, call in enumerate(calls, 1):
-        function = call["function"] if isinstance(call.get("function"), dict) else call
-        arguments = write_as_text(function.get("arguments", {}))
-        names = {"id": str(call.get("id") or f"call_{number}"), "type": "function"}
-        called.append(names | {"function": {"name": function.get("name"), "arguments": arguments}})
+    try:
+        called = [_read_call(call, number) for number, call in enumerate(calls, 1)]
+    except RecursionError:
+        return None
     return {"role": "assistant", "content": read.get("content"), "tool_calls": called}
+
+
+def _read_call(call: Mapping[str, Any], number: int) -> dict[str, Any]:
+    function = call["function"] if isinstance(call.get("function"), dict) else call
+    own = {"name": str(function.get("name") or ""), "arguments": write_as_text(function.get("arguments", {}))}
+    return {"id": str(call.get("id") or f"call_{number}"), "type": "function", "function": own}
 
 
 def list_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -401,7 +412,7 @@ def read_arguments(arguments: Any) -> Any:
     """The value of a call's arguments; as they are where they are no JSON."""
     try:
         return msgspec.json.decode(arguments) if isinstance(arguments, str) else arguments
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         return arguments
 
 

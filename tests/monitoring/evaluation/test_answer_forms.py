@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 
 import pytest
@@ -57,3 +58,12 @@ def test_a_demonstration_that_is_no_text_is_its_json() -> None:
     assert form_of("normal").of(write_demonstration({"b": 2, "a": [True, None]})) == form_of("normal").of(
         '{"a":[true,null],"b":2}'
     )
+
+
+def test_calls_that_are_nested_as_deeply_as_can_be_are_written_all_the_same() -> None:
+    for depth in range(900, 1000):  # the deepest that can be read depends on the stack
+        arguments = '{"a":' + "[" * depth + "]" * depth + "}"
+        for given in (arguments, json.dumps(arguments), f'{{}},"id":{arguments}', f'{{}},"name":{arguments}'):
+            text = '{"tool_calls":[{"name":"refund","arguments":' + given + "}]}"
+            assert "tool_calls" in write_demonstration(text, has_tools=True)
+    assert write_demonstration("\ud800", has_tools=True) == "\ud800"
