@@ -97,6 +97,13 @@ async def test_the_text_of_a_request_is_read_in_a_turn_of_its_caller(
             assert (await http.get(path)).json()["text"]["messages"][0]["content"] == "A blue vase."
 
 
+async def test_a_text_that_is_not_kept_is_given_to_nobody(gateway: RunningGateway) -> None:
+    request = await ask(gateway, "A blue vase.")
+    async with gateway.http() as http:
+        assert (await http.get(f"/v1/requests/{request}?texts=true")).json()["text"] is None
+        assert "texts.give" not in (await http.get("/admin/v1/audit")).text
+
+
 async def test_a_request_that_took_long_is_in_its_place_and_told_once(gateway: RunningGateway) -> None:
     """It was made before others that ended before it, and are archived."""
     long = Record(id=gateway.services.ids.make("c"), at=0.0, endpoint="chat", caller="c", requested_model="returns")

@@ -64,8 +64,8 @@ async def read_request(
     body = {"record": visible, "explanation": explanation, "label": label, "feedback": feedback}
     if texts:
         turn = feature_of(request, Searches).turns.turn(caller)
-        body["text"] = (await fetch_kept_texts(services.settings, [record.id], turn)).get(record.id)
-        if in_full:
+        body["text"] = text = (await fetch_kept_texts(services.settings, [record.id], turn)).get(record.id)
+        if in_full and text is not None:
             await enter_event(services, caller, "texts.give", record.task or "*", {"requests": [record.id]})
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
