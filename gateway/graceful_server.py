@@ -259,10 +259,10 @@ class GracefulServer(uvicorn.Server):
     async def _wait_for_connections(self) -> None:
         """Close all connections, each after its answer, and wait for their tasks, for a bounded time."""
         state = self.server_state
+        self._close_idle()
         try:
             async with asyncio.timeout(CLOSE_SECONDS_MAX):
-                while state.connections or state.tasks:
-                    self._close_idle()
+                while state.connections or state.tasks:  # noqa: ASYNC110 - these sets tell nobody that they are empty
                     await asyncio.sleep(CLOSE_LOOK_SECONDS)
         except TimeoutError:
             log.error("%d tasks were still under way when the time to close was over", len(state.tasks))
