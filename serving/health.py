@@ -127,7 +127,9 @@ def _length(model: dict[str, Any]) -> int | None:
 
 def _trouble(error: Exception) -> str:
     """The reason why a replica is down, in words."""
-    status = error.status if isinstance(error, EngineError) else None
+    if not isinstance(error, EngineError):
+        return f"it does not answer as an engine of this kind: mend its url ({type(error).__name__}: {error})"[:300]
+    status = error.status
     if status is None:
         because = f" ({error.__cause__})" if str(error.__cause__ or "") else ""
         return f"{type(error).__name__}: {error}{because}"[:300]

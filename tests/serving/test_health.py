@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -141,3 +142,16 @@ async def test_an_engine_whose_answer_comes_byte_by_byte_does_not_hold_a_look(
         replica = await looked(fleet_of(f"http://127.0.0.1:{port}"), engines)
         await gone.wait()
     assert (replica.up, replica.trouble) == (False, "its answers have not ended within 0.3 s")
+
+
+@pytest.mark.parametrize(
+    "body", ["<html>A start page.</html>", "{}", "null", '{"data": null}', '{"data": [{"id": 1}, 2]}']
+)
+async def test_what_answers_otherwise_than_an_engine_is_down_and_its_url_is_named(
+    engines: EngineClient, body: str
+) -> None:
+    async with FakeEngine() as engine:
+        engine.faults.add(Status(200, text=body), path="/v1/models")
+        replica = await looked(fleet_of(engine.url), engines)
+    assert not replica.up
+    assert re.fullmatch(r"it does not answer as an engine of this kind: mend its url \(\w+: .+\)", replica.trouble)
