@@ -65,11 +65,14 @@ def _end_without_output(error: OSError) -> NoReturn:
     """End a command whose output can't be written. Raises the error again where it is another one."""
     if not is_of_output(error):
         raise error
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries once more at its end
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # else Python tries once more at its end
     if error.errno == errno.EPIPE:
         sys.exit(READER_LEFT)
-    with contextlib.suppress(OSError):  # stderr may be on the same disk
-        print(f"apprentice: The output, or a file, can't be written: {error.strerror}.", file=sys.stderr)
+    try:
+        print(f"apprentice: The output, or a file, can't be written: {error.strerror}.", file=sys.stderr, flush=True)
+    except OSError:  # it is on the same disk
+        os.dup2(nowhere, 2)
     sys.exit(FULL)
 
 

@@ -35,6 +35,13 @@ def test_a_full_disk_is_told_in_one_line(words: str, unbuffered: str, tmp_path: 
         os.close(full)
 
 
+@pytest.mark.parametrize("words", ["--version", "check"])
+def test_where_errors_go_to_the_full_disk_too_the_exit_code_says_it(words: str, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run((PROGRAM, *words.split()), cwd=tmp_path, stdout=full, stderr=full, check=False)
+    assert ended.returncode == 2
+
+
 @pytest.mark.parametrize("unbuffered", ["1", ""])
 @pytest.mark.parametrize("words", COMMANDS)
 def test_a_reader_who_has_left_is_told_nothing(words: str, unbuffered: str, tmp_path: Path) -> None:
