@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -31,10 +32,12 @@ def main() -> None:
         sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
         from gateway.cli.main import main as run
 
+        if isinstance(sys.stdout, io.TextIOWrapper):  # where it is closed there is none
+            sys.stdout.reconfigure(errors="replace")  # on a terminal without UTF-8 it would be an error
         try:
             run()
         finally:
-            if sys.stdout is not None:  # as in cron jobs
+            if sys.stdout is not None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(STOPPED)

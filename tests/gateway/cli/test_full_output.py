@@ -1,4 +1,4 @@
-"""The output of a command that can't be written: one line and an exit code, and no trace."""
+"""The output of a command that can't be written, or not as it is: one line and an exit code, and no trace."""
 
 from __future__ import annotations
 
@@ -51,3 +51,12 @@ def test_a_reader_who_has_left_is_told_nothing(words: str, unbuffered: str, tmp_
         assert run_into(writer, words, tmp_path, unbuffered) == (1, "")
     finally:
         os.close(writer)
+
+
+def test_letters_that_a_terminal_does_not_have_are_replaced(tmp_path: Path) -> None:
+    config = tmp_path / "größe.yaml"
+    config.write_text("pools: {general: {base_model: base, replicas: [{name: g0, url: 'http://127.0.0.1:1'}]}}\n")
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run((PROGRAM, "check", "--config", config), env=variables, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.endswith(b"gr??e.yaml is valid: 1 pool, 1 replica, 0 tasks.\n")
