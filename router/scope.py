@@ -28,9 +28,8 @@ from router.spelling import MARK_BITS, Marks, mend_words
 from router.text_units import Integers, Passage, WordLimits, read_passage
 
 NEIGHBOURS = 3
-ECHOES = 3
-BEST_WINDOWS, WORST_PIECES = 1, 2
-"""Windows that are scored in full, beside the whole text: by their margins the best, and the worst sentences."""
+WORST_PIECES = 2
+"""Sentences that are scored in full, by their margins the worst; beside the whole text and what looks best."""
 HELD_BACK_MAX = 1_001
 MENDED_CHARACTERS_MAX = 400
 """Longest text in which typing errors are mended, which costs a second score."""
@@ -64,8 +63,10 @@ class ScoreParts(NamedTuple):
 
     Margins of the nearest class, of the next one, of other traffic, and of what frames a request; the similarity of
     the nearest training prompt, less what is due to its crowd; and the echo: how like the margins of all classes are to
-    those of the three training prompts that are most alike in them, a mean cosine from the middle of all prompts.
-    `sentences`: windows that may be foreign sentences; `extracts`: those that may be foreign parts of a long one.
+    those of the training prompts that are most alike in them, a mean cosine from the middle of all prompts, less what
+    is due to the crowd.
+    `sentences`: windows that may be foreign sentences; `extracts`: those that may be foreign parts of a long one;
+    `singles`: those that may be one of several requests in a sentence.
     """
 
     first: Vectors
@@ -76,6 +77,7 @@ class ScoreParts(NamedTuple):
     echo: Vectors
     sentences: npt.NDArray[np.bool_]
     extracts: npt.NDArray[np.bool_]
+    singles: npt.NDArray[np.bool_]
 
 
 class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,7 +87,8 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in ten of the training prompts do not reach: it says that a text is far off, and nothing of one that is near.
     A sentence belongs to the task by its first margin (`first_usual`) and by how far that leads the margin of frames
     (`lead_usual`); it frames a request by `frame_usual`. The worst suspect counts with `slack` added, and the worst
-    part of a long sentence with `extract_slack`.
+    part of a long sentence with `extract_slack`. A request within a sentence counts with `single_less` taken off, since
+    of many parts one looks well by chance; None: it is not looked for.
     """
 
     first: float = 1.0
@@ -102,6 +105,7 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frame_usual: float = 0.0
     slack: float = 0.0
     extract_slack: float = 0.0
+    single_less: float | None = None
 
     def score_windows(self, parts: ScoreParts) -> Vectors:
         """The score of each window."""
@@ -118,7 +122,7 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def of(self, parts: ScoreParts) -> float:
         """The score of the text: of its best window, unless a sentence is foreign."""
         scores = self.score_windows(parts)
-        best = float(scores.max())
+        best = float((scores - (self.single_less or 0.0) * parts.singles).max())
         return best if len(scores) == 1 else min(best, self.score_worst(parts, scores))
 
 
@@ -134,11 +138,12 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: WordLimits
     languages: tuple[str, ...]
     mark_places: int = 1
+    echo_neighbours: int = 3
 
 
 _FORM = PackedForm(
     kind="scope",
-    magic=b"apprentice scope 4\n",
+    magic=b"apprentice scope 5\n",
     header=_Header,
     arrays=MappingProxyType(
         {
@@ -159,14 +164,18 @@ _FORM = PackedForm(
             "nearest_starts": ("<u4", 1),
             "echo_starts": ("<u4", 1),
             "known_words": ("|u1", 1),
+            "echo_crowding": ("<f2", 1),
         }
     ),
     error=ScopeError,
     unpacked_bytes_max=16_000_000,
     header_bytes_max=1_000_000,
 )
-_FORM_3 = replace(_FORM, magic=b"apprentice scope 3\n")
-"""The form of models whose marks of words have one bit."""
+_EARLIER_FORMS = tuple(
+    replace(_FORM, magic=magic, arrays={name: _FORM.arrays[name] for name in list(_FORM.arrays)[:-1]})
+    for magic in (b"apprentice scope 4\n", b"apprentice scope 3\n")
+)
+"""The forms of models whose echoes have no crowd, and of those whose marks of words have one bit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,9 +186,10 @@ class ScopeModel:
     `sparse`, `sparse_scale`, `dense`, `bias`: a margin for each class; after these other traffic's and the frames', if
     it was fitted with any.  `languages`: those of the prompts.
     `nearest`, `ids`: training prompts; `crowding`: half of how near the next one is to each of them. `echoes`: the
-    margins of some of them, from `echo_middle` along `echo_axes`, of unit length. Both are in the order of classes,
-    which begin at `nearest_starts` and `echo_starts`. `known_words`: marks of the prompts' words, each with
-    `mark_places` bits.
+    margins of some of them, from `echo_middle` (along `echo_axes`, if there are any), of unit length; `echo_crowding`:
+    what is taken off the likeness to each, of which `echo_neighbours` count. All are in the order of classes, which
+    begin at `nearest_starts` and `echo_starts`. `known_words`: marks of the prompts' words, each with `mark_places`
+    bits.
     `centroids`: what stands for the prompts in an index of many tasks.
     `held_back`: ascending scores of `held_back_rows` inputs in scope that the score had not seen (at most 1,001 of
     them, evenly): training prompts, or real ones.
@@ -193,6 +203,7 @@ class ScopeModel:
     limits: WordLimits
     languages: tuple[str, ...]
     mark_places: int
+    echo_neighbours: int
     held_back_rows: int
     ids: tuple[str, ...]
     idf: Vectors
@@ -207,6 +218,7 @@ class ScopeModel:
     echo_middle: npt.NDArray[np.float32]
     echo_axes: Vectors
     echoes: npt.NDArray[np.int8]
+    echo_crowding: Vectors
     centroids: Vectors
     held_back: npt.NDArray[np.float32]
     nearest_starts: npt.NDArray[np.uint32]
@@ -274,7 +286,9 @@ class ScopeModel:
     @classmethod
     def from_bytes(cls, data: bytes, embedding: StaticEmbedding, deep: Embedding | None = None) -> ScopeModel:
         """Read a model. Raises ScopeError if the bytes are not one, or one for other embeddings."""
-        header, arrays = (_FORM_3 if data.startswith(_FORM_3.magic) else _FORM).unpack(data)
+        form = next((form for form in _EARLIER_FORMS if data.startswith(form.magic)), _FORM)
+        header, arrays = form.unpack(data)
+        arrays.setdefault("echo_crowding", np.zeros(len(arrays["echoes"]), np.float16))
         if header.embedding != embedding.name:
             raise ScopeError(f"The scope model was fitted with {header.embedding}, not {embedding.name}: fit it again.")
         if header.deep is not None and (deep is None or deep.name != header.deep):
@@ -295,7 +309,7 @@ class ScopeModel:
         return margins
 
     def _read(self, text: str) -> Passage:
-        return read_passage(text, self.embedding, self.limits)
+        return read_passage(text, self.embedding, self.limits, self.mix.single_less is not None)
 
     def _margins(self, passage: Passage) -> tuple[Vectors, Vectors]:
         """The margins of all windows, and the vectors by which their nearest prompts are found."""
@@ -345,11 +359,15 @@ class ScopeModel:
         members = _members(self.nearest_starts, near)
         placed = _of_unit_length(meaning @ self.axes)
         similarities = placed @ self.nearest[members].T.astype(np.float32)
-        directions = _of_unit_length((classes - self.echo_middle) @ self.echo_axes)
+        apart = classes - self.echo_middle
+        directions = _of_unit_length(apart @ self.echo_axes if len(self.echo_axes) else apart)
         echo_members = members if len(self.echoes) == len(self.nearest) else _members(self.echo_starts, near)
         with np.errstate(invalid="ignore"):  # BLAS may set the flag by what it reads beyond a row; all here is finite
             alike = directions @ self.echoes[echo_members].T.astype(np.float32)
-        alike.partition(-min(ECHOES, alike.shape[1]), 1)
+        alike *= np.float32(1 / 127)
+        alike -= self.echo_crowding[echo_members]
+        echoes = min(self.echo_neighbours, alike.shape[1])
+        alike.partition(-echoes, 1)
         similarities *= np.float32(1 / 127)
         first, nothing = classes.max(1), np.zeros(len(margins), np.float32)
         parts = ScoreParts(
@@ -358,9 +376,10 @@ class ScopeModel:
             background=margins[:, count] if self.with_background else nothing,
             frame=margins[:, -1] if self.with_frames else nothing,
             nearest=(similarities - self.crowding[members]).max(1),
-            echo=alike[:, -ECHOES:].mean(1) * np.float32(1 / 127),
+            echo=alike[:, -echoes:].mean(1),
             sentences=np.array([at in suspects and at < passage.extracts_from for at in windows]),
             extracts=np.array([at in suspects and at >= passage.extracts_from for at in windows]),
+            singles=np.array([passage.singles_from <= at < passage.extracts_from for at in windows]),
         )
         return parts, similarities[int(first.argmax())], members
 
@@ -371,7 +390,9 @@ class ScopeModel:
         cheap = (first - np.maximum(0.0, background)).tolist()
         suspects = self._find_suspects(passage.judged, first.tolist(), margins[:, -1].tolist())
         worst = sorted(suspects, key=cheap.__getitem__)[:WORST_PIECES]
-        best = sorted(range(len(cheap)), key=cheap.__getitem__)[-BEST_WINDOWS:]
+        singles = range(passage.singles_from, passage.extracts_from)
+        others = [*range(singles.start), *range(singles.stop, len(cheap))]
+        best = [max(places, key=cheap.__getitem__) for places in (others, singles) if places]
         return sorted({0, *best, *worst}), worst
 
     def _find_suspects(self, judged: Sequence[int], first: Sequence[float], frame: Sequence[float]) -> list[int]:
@@ -413,11 +434,12 @@ def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int,
         and arrays["axes"].shape[0] == (deep or static)
         and arrays["nearest"].shape == (len(header.ids), arrays["axes"].shape[1])
         and arrays["crowding"].shape == (len(header.ids),)
+        and arrays["echo_crowding"].shape == (len(arrays["echoes"]),)
         and len(arrays["echoes"]) > 0
         and arrays["echo_middle"].shape == (margins - int(header.with_background) - int(header.with_frames),)
         and _are_starts(arrays["nearest_starts"], len(arrays["nearest"]), len(arrays["echo_middle"]))
         and _are_starts(arrays["echo_starts"], len(arrays["echoes"]), len(arrays["echo_middle"]))
-        and arrays["echo_axes"].shape == 2 * arrays["echo_middle"].shape
+        and arrays["echo_axes"].shape in ((0, 0), 2 * arrays["echo_middle"].shape)
         and arrays["echoes"].shape[1] == len(arrays["echo_middle"])
         and arrays["centroids"].shape[1] == static
         and len(arrays["known_words"]) == MARK_BITS // 8
@@ -425,6 +447,7 @@ def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int,
         and 0 < len(arrays["held_back"]) <= header.held_back_rows
         and header.mix.unit > 0.0
         and header.mark_places in (1, 2)
+        and header.echo_neighbours > 0
         and _FORM.finite(arrays)
     )
     if not fits:

@@ -42,8 +42,9 @@ class Passage(NamedTuple):
 
     `pieces` are its sentences. `buckets`: its n-grams, and `units`: the unit in which each begins. `vectors`: sums of
     word vectors by unit. `windows` has a row a window, with 1 for each unit in it: the whole text, then the pieces
-    where there are several, pairs of these, and from `extracts_from` on parts of long ones. `pieces_in`: the pieces
-    that each window touches. `judged`: windows that are long enough to be called foreign, in the order of the text.
+    where there are several, pairs of these; from `singles_from` on the units of long ones, and from `extracts_from` on
+    pairs of these. `pieces_in`: the pieces that each window touches. `judged`: windows that are long enough to be
+    called foreign, in the order of the text.
     """
 
     text: str
@@ -54,11 +55,12 @@ class Passage(NamedTuple):
     windows: Vectors
     pieces_in: list[tuple[int, int]]
     judged: list[int]
+    singles_from: int
     extracts_from: int
 
 
-def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits) -> Passage:
-    """Read a text, at most its first and last 1,100 characters."""
+def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits, with_singles: bool) -> Passage:
+    """Read a text, at most its first and last 1,100 characters. `with_singles`: single units are windows too."""
     clipped = clip_passage(clip_passage(text).casefold())
     pieces = split_pieces(clipped)
     by_piece = [piece.split() or [""] for piece in pieces]
@@ -75,6 +77,10 @@ def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits) -> P
     own = list(range(len(pieces))) if len(pieces) > 1 else []
     extracts = [(at, piece) for piece, (begin, end) in enumerate(spans) for at in range(begin, end - 1)]
     windows = [(0, len(firsts)), *(spans[at] for at in own), *((spans[at][0], spans[at + 1][1]) for at in own[:-1])]
+    several = [(piece, span) for piece, span in enumerate(spans) if span[1] - span[0] > 1 and with_singles]
+    singles = [(at, piece) for piece, span in several for at in range(*span)]
+    singles_from = len(windows)
+    windows += [(at, at + 1) for at, _ in singles]
     extracts_from = len(windows)
     windows += [(at, at + 2) for at, _ in extracts]
     judged = [*range(extracts_from, len(windows))]
@@ -91,9 +97,11 @@ def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits) -> P
             (0, len(pieces)),
             *((at, at + 1) for at in own),
             *((at, at + 2) for at in own[:-1]),
+            *((piece, piece + 1) for _, piece in singles),
             *((piece, piece + 1) for _, piece in extracts),
         ],
         judged=sorted(judged, key=lambda at: windows[at]) if len(words) > limits.usual else [],
+        singles_from=singles_from,
         extracts_from=extracts_from,
     )
 

@@ -25,6 +25,15 @@ from router.fitted import MODEL_BYTES_MAX
 from router.fitting.clusters import compute_centroids, number_classes
 from router.fitting.errors import FittingError
 from router.fitting.frames import add_typos, list_frames, put_in_frame, read_frames, split_frames
+from router.fitting.neighbours import (
+    ECHOES,
+    find_axes,
+    find_echoes,
+    measure_crowding,
+    measure_echo_crowding,
+    round_to_halves,
+    scale_to_one,
+)
 from router.fitting.scope_mix import choose_mix, draw_folds, find_bars, number_groups
 from router.languages import find_languages
 from router.ngrams import BUCKETS, find_buckets, fold
@@ -40,7 +49,6 @@ KNOWN_MIN = 200
 """With so many requests of other traffic they stand for it, and the shipped sample does not."""
 PROMPT_BYTES_MAX = 720_000
 NEAREST_AXES = 64
-ECHO_EVENNESS = 0.15
 SPARSE_BYTES_MAX = 1_300_000
 ID_CHARACTERS_MAX = 200
 IDS_BYTES_MAX = 300_000
@@ -294,29 +302,29 @@ class _Fitter:
         """A model with no mix and no thresholds yet."""
         own = rows.own
         counts = np.bincount(rows.counts[own].indices, minlength=BUCKETS)
-        idf = _halves(np.log((1 + len(own)) / (1 + counts)) + 1)
+        idf = round_to_halves(np.log((1 + len(own)) / (1 + counts)) + 1)
         joined = self._joined(rows, idf)
         shared = _shared(rows, joined.nnz / joined.shape[0], np.random.default_rng(self._seed))
         weights, bias = self._margins(joined, rows.classes, shared, tell)
         dense = weights[:, BUCKETS:].T.copy()
         dense[: self._embedding.dimensions] *= STATIC_WEIGHT
         dense[self._embedding.dimensions :] *= DEEP_WEIGHT
-        dense, bias = _halves(dense), bias.astype(np.float32)
+        dense, bias = round_to_halves(dense), bias.astype(np.float32)
         lines, sparse, scale = _packed(weights[:, :BUCKETS].T, joined)
         meaning = rows.static if rows.deep is None else rows.deep
         draw = np.random.default_rng(self._seed)
-        axes = _axes(meaning[own], NEAREST_AXES)
+        axes = find_axes(meaning[own], NEAREST_AXES)
         length = sum(len(rows.ids[at].encode(errors="replace")) for at in own) / len(own)
         classes = int(rows.classes.max()) + 1
         room = min(PROMPT_BYTES_MAX // (axes.shape[1] + classes), int(IDS_BYTES_MAX / max(length, 1.0)))
         chosen = _evenly(rows.classes, own, room, draw)
         chosen = chosen[np.argsort(rows.classes[chosen], kind="stable")]
         starts = np.append(np.unique(rows.classes[chosen], return_index=True)[1], len(chosen)).astype(np.uint32)
-        nearest = np.round(_of_unit_length(meaning[chosen] @ axes) * 127).astype(np.int8)
+        nearest = np.round(scale_to_one(meaning[chosen] @ axes) * 127).astype(np.int8)
         vectors = rows.static if rows.deep is None else np.hstack((rows.static, rows.deep))
         margins = joined[chosen, :BUCKETS] @ (sparse.astype(np.float32) * scale)[lines]
         margins += vectors[chosen] @ dense + bias
-        middle, turned, echoes = _echoes(margins[:, : len(starts) - 1])
+        middle, echoes = find_echoes(margins[:, : len(starts) - 1])
         return ScopeModel(
             embedding=self._embedding,
             deep=self._deep,
@@ -326,6 +334,7 @@ class _Fitter:
             limits=_find_limits([rows.texts[at] for at in own]),
             languages=find_languages((rows.texts[at] for at in own), LANGUAGE_SHARE_MIN),
             mark_places=2,
+            echo_neighbours=ECHOES,
             held_back_rows=1,
             ids=tuple(rows.ids[at] for at in chosen),
             idf=idf,
@@ -336,11 +345,12 @@ class _Fitter:
             bias=bias,
             axes=axes,
             nearest=nearest,
-            crowding=_crowding(nearest),
+            crowding=measure_crowding(nearest),
             echo_middle=middle,
-            echo_axes=turned,
+            echo_axes=np.zeros((0, 0), np.float32),
             echoes=echoes,
-            centroids=_halves(compute_centroids(rows.static[own], self._seed)),
+            echo_crowding=measure_echo_crowding(echoes, starts),
+            centroids=round_to_halves(compute_centroids(rows.static[own], self._seed)),
             held_back=np.zeros(1, np.float32),
             nearest_starts=starts,
             echo_starts=starts,
@@ -446,43 +456,6 @@ def _shared(rows: _Rows, entries: float, draw: np.random.Generator) -> Integers:
     own = _evenly(rows.classes, rows.own, count, draw)
     others = np.flatnonzero(rows.classes == OTHER)
     return np.concatenate((own, np.sort(draw.permutation(others)[: count // 2])))
-
-
-def _crowding(nearest: npt.NDArray[np.int8]) -> Vectors:
-    """Half of how near the next prompt is to each: where prompts stand close, a text that belongs is close too."""
-    whole = nearest.astype(np.float32) * np.float32(1 / 127)
-    crowding = np.zeros(len(whole), np.float32)
-    for start in range(0, len(whole), 512):
-        near = whole[start : start + 512] @ whole.T
-        near[np.arange(len(near)), start + np.arange(len(near))] = 0.0
-        crowding[start : start + 512] = near.max(1) / 2
-    return _halves(crowding)
-
-
-def _echoes(margins: Vectors) -> tuple[Vectors, Vectors, npt.NDArray[np.int8]]:
-    """The middle of the margins, axes on which the wide ones weigh less, and the margins on them as bytes."""
-    middle = margins.mean(0).astype(np.float32)
-    apart = margins - middle
-    spread, axes = np.linalg.eigh((apart.T @ apart / len(apart)).astype(np.float64))
-    spread = np.maximum(spread, 0.0)
-    axes = _halves(axes * (spread + 0.1 * spread.mean() + 1e-9) ** -ECHO_EVENNESS)
-    return middle, axes, np.round(_of_unit_length(apart @ axes) * 127).astype(np.int8)
-
-
-def _axes(vectors: Vectors, count: int) -> Vectors:
-    """The axes along which the vectors lie most: on them, what prompts have in common weighs more than chance."""
-    return _halves(np.linalg.eigh(vectors.T @ vectors)[1][:, -count:])
-
-
-def _halves(values: npt.NDArray[Any]) -> Vectors:
-    """As they are after being stored with 16 bits."""
-    return values.astype(np.float16).astype(np.float32)
-
-
-def _of_unit_length(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = vectors / np.maximum(lengths, np.float32(1e-6))
-    return scaled
 
 
 def _evenly(classes: Integers, own: Integers, count: int, draw: np.random.Generator) -> Integers:

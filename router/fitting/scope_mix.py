@@ -16,6 +16,8 @@ FIRST, NEAREST, EXCESS = 0.15, 0.25, 1.0
 """Weights beside the echo's: of the first margin, of the nearest prompt, and of other traffic's unusual margin."""
 MISSED_SHARE = 0.1
 """Share of sentences in scope, and of frames, that are not taken for one."""
+SINGLE_LESS = 0.5
+"""Share of the distance from score 0 to 1 that a request within a sentence counts less."""
 FOREIGN_SHARE = 0.025
 """Share of held-back prompts in which a sentence may seem foreign."""
 
@@ -71,12 +73,15 @@ def choose_mix(
         slack=np.inf,
         extract_slack=np.inf,
     )
+    low, middle = np.quantile([mix.score_windows(parts)[0] for parts in inside], (0.05, 0.5))
+    mix = replace(mix, single_less=SINGLE_LESS * float(middle - low))
     zero = float(np.quantile([mix.of(parts) for parts in inside], 0.05))
     mix = replace(mix, slack=_find_slack(mix, zero, inside))
     mix = replace(mix, extract_slack=_find_slack(mix, zero, [*inside, *doubled]))
     zero, middle = np.quantile([mix.of(parts) for parts in inside], (0.05, 0.5))
     unit = max(float(middle - zero), 1e-6)
-    return replace(mix, zero=float(zero), unit=unit, slack=mix.slack / unit, extract_slack=mix.extract_slack / unit)
+    parts_of_unit = {name: getattr(mix, name) / unit for name in ("slack", "extract_slack", "single_less")}
+    return replace(mix, zero=float(zero), unit=unit, **parts_of_unit)
 
 
 def _find_slack(mix: Mix, zero: float, inside: Sequence[ScoreParts]) -> float:
@@ -90,6 +95,7 @@ def _find_slack(mix: Mix, zero: float, inside: Sequence[ScoreParts]) -> float:
 def find_bars(inside: Sequence[ScoreParts], frames: Sequence[ScoreParts]) -> Mix:
     """Find the margins that most prompts, and most sentences of frames, reach. They were not fitted with."""
     return Mix(
+        single_less=0.0,
         first_usual=float(np.quantile([parts.first[0] for parts in inside], MISSED_SHARE)),
         lead_usual=float(np.quantile([parts.first[0] - parts.frame[0] for parts in inside], MISSED_SHARE)),
         frame_usual=float(np.quantile([parts.frame[0] for parts in frames], MISSED_SHARE)),

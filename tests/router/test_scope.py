@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from threadpoolctl import threadpool_limits
 
 from router.clipping import clip_text
@@ -103,20 +104,33 @@ def test_a_model_for_another_embedding_is_refused_and_the_message_names_both(mod
         ScopeModel.from_bytes(model.to_bytes(), Renamed())
 
 
-def test_a_model_whose_marks_of_words_have_one_bit_is_read_and_scores_as_it_did(
-    model: ScopeModel, embedding: StaticEmbedding
+@pytest.mark.parametrize(("form", "mark_places"), [(3, 1), (4, 2)])
+def test_a_model_of_an_earlier_form_is_read_and_scores_as_it_did(
+    form: int, mark_places: int, model: ScopeModel, embedding: StaticEmbedding
 ) -> None:
-    before = replace(model, mark_places=1)
+    before = replace(
+        model,
+        mark_places=mark_places,
+        mix=structs.replace(model.mix, single_less=None),
+        echo_neighbours=3,
+        echo_crowding=np.zeros_like(model.echo_crowding),
+        echo_axes=np.diag(np.linspace(0.5, 2.0, len(model.echo_middle))).astype(np.float16).astype(np.float32),
+    )
     data = before.to_bytes()
     body = zlib.decompress(data[data.index(b"\n") + 5 :])
     end = 4 + struct.unpack_from("<I", body)[0]
     header = json.loads(body[4:end])
-    del header["mark_places"]
+    del header["echo_neighbours"], header["shapes"]["echo_crowding"], header["mix"]["single_less"]
+    if form == 3:
+        del header["mark_places"]
     described = json.dumps(header).encode()
-    packed = zlib.compress(struct.pack("<I", len(described)) + described + body[end:])
-    again = ScopeModel.from_bytes(b"apprentice scope 3\n" + struct.pack("<I", zlib.crc32(packed)) + packed, embedding)
+    kept = body[end : len(body) - 2 * len(model.echo_crowding)]
+    packed = zlib.compress(struct.pack("<I", len(described)) + described + kept)
+    head = f"apprentice scope {form}\n".encode()
+    again = ScopeModel.from_bytes(head + struct.pack("<I", zlib.crc32(packed)) + packed, embedding)
     for text in (
         "I want to return the lamp. What a day it was for my cousin! Refund me.",
+        "I want to return the lamp and where is the refund for the kettle that I sent back",
         "refudn the ketttle",
         "snow",
     ):
@@ -145,6 +159,12 @@ def test_requests_in_frames_and_mails_are_hardly_deferred_more_often_than_bare_o
     ]
     for world in worlds:
         assert share_deferred(travel, [world.format(text) for text in bare]) <= share_deferred(travel, bare) + 0.1
+
+
+def test_two_requests_without_a_mark_are_hardly_deferred_more_often_than_one(travel: ScopeModel) -> None:
+    own = of_domain("travel", "test", 240)
+    both = [f"{one} {other}" for one, other in zip(own[:120], own[120:], strict=True)]
+    assert share_deferred(travel, both) <= share_deferred(travel, own) + 0.15
 
 
 def test_foreign_text_between_requests_is_deferred_and_a_third_request_is_not(travel: ScopeModel) -> None:
@@ -327,7 +347,7 @@ def test_marks_in_a_row_are_looked_at_once() -> None:
 def test_the_mix_counts_of_other_traffic_only_what_is_unusual() -> None:
     def score(background: float) -> float:
         row = np.array([[1.0, 0.0, background, 0.0, 0.0, 0.0]], np.float32).T
-        return Mix(excess=2.0, usual=-0.5).of(ScoreParts(*row, *np.zeros((2, 1), np.bool_)))
+        return Mix(excess=2.0, usual=-0.5).of(ScoreParts(*row, *np.zeros((3, 1), np.bool_)))
 
     assert score(-0.9) == score(-0.5) == 1.0
     assert score(0.5) == -1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from router.fitting.scope_mix import FOLDS, MISSED_SHARE, choose_mix, draw_folds, find_bars, number_groups
+from router.fitting.scope_mix import FOLDS, MISSED_SHARE, SINGLE_LESS, choose_mix, draw_folds, find_bars, number_groups
 from router.scope import Mix, ScoreParts
 
 
@@ -22,6 +22,7 @@ def parts(first: float = 0.0, frame: float = 0.0, echo: float = 0.0, sentence: f
         echo=echoes,
         sentences=np.arange(len(rows)) == 1,
         extracts=np.zeros(len(rows), np.bool_),
+        singles=np.zeros(len(rows), np.bool_),
     )
 
 
@@ -44,6 +45,16 @@ def test_sentences_that_prompts_usually_have_are_not_foreign_and_worse_ones_are(
     usual, worse = (mix.of(parts(first=1.0, echo=1.0, sentence=echo)) for echo in (-4.0, -20.0))
     assert worse < 0.0 < mix.of(parts(first=1.0, echo=1.0))
     assert worse < usual
+
+
+def test_a_request_within_a_sentence_counts_half_a_unit_less() -> None:
+    mix = choose_mix(spread(), [], Mix())
+    poor, good = parts(first=-2.0, echo=-2.0), parts(first=2.0, echo=2.0)
+    both = ScoreParts(*(np.concatenate(pair) for pair in zip(poor, good, strict=True)))
+    within = both._replace(singles=np.array([False, True]))
+    assert mix.of(both) == mix.of(good)
+    assert mix.of(poor) < mix.of(within)
+    assert abs(mix.of(good) - mix.of(within) - SINGLE_LESS) < 0.05
 
 
 def test_bars_are_those_that_most_prompts_and_most_frames_reach() -> None:

@@ -1,0 +1,73 @@
+"""The training prompts that a scope score compares a text with: and how close they stand to each other.
+
+Where prompts stand close, a text that belongs is close too. What is due to this crowd is taken off a likeness, so that
+the likeness to a prompt of a narrow class and to one of a wide class mean the same.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from router.embedding import Vectors
+
+ECHOES = 10
+"""Prompts whose margins a text's are compared with, and by which each prompt's crowd is measured."""
+ECHO_CROWDING_SHARE = 0.75
+ROWS_AT_ONCE = 512
+
+
+def measure_crowding(nearest: npt.NDArray[np.int8]) -> Vectors:
+    """Half of how near the next prompt is to each."""
+    whole = nearest.astype(np.float32) * np.float32(1 / 127)
+    crowding = np.zeros(len(whole), np.float32)
+    for start in range(0, len(whole), ROWS_AT_ONCE):
+        near = whole[start : start + ROWS_AT_ONCE] @ whole.T
+        near[np.arange(len(near)), start + np.arange(len(near))] = 0.0
+        crowding[start : start + ROWS_AT_ONCE] = near.max(1) / 2
+    return round_to_halves(crowding)
+
+
+def measure_echo_crowding(echoes: npt.NDArray[np.int8], starts: npt.NDArray[np.uint32]) -> Vectors:
+    """A share of how like each prompt's margins are to those of the next ones of its class, which begin at `starts`.
+
+    A prompt that is alone in its class has the mean of all others.
+    """
+    whole = echoes.astype(np.float32) * np.float32(1 / 127)
+    crowding = np.full(len(whole), np.nan, np.float32)
+    for begin, end in pairwise(starts.tolist()):
+        count = min(ECHOES, end - begin - 1)
+        for start in range(begin, end if count else begin, ROWS_AT_ONCE):
+            near = whole[start : min(start + ROWS_AT_ONCE, end)] @ whole[begin:end].T
+            near[np.arange(len(near)), start - begin + np.arange(len(near))] = -np.inf
+            near.partition(-count, 1)
+            crowding[start : start + len(near)] = near[:, -count:].mean(1)
+    alone = np.isnan(crowding)
+    crowding[alone] = 0.0 if alone.all() else crowding[~alone].mean()
+    return round_to_halves(np.float32(ECHO_CROWDING_SHARE) * crowding)
+
+
+def find_echoes(margins: Vectors) -> tuple[Vectors, npt.NDArray[np.int8]]:
+    """The middle of the margins, and the margins from there as bytes."""
+    middle = margins.mean(0).astype(np.float32)
+    return middle, np.round(scale_to_one(margins - middle) * 127).astype(np.int8)
+
+
+def find_axes(vectors: Vectors, count: int) -> Vectors:
+    """The axes along which the vectors lie most: on them, what prompts have in common weighs more than chance."""
+    return round_to_halves(np.linalg.eigh(vectors.T @ vectors)[1][:, -count:])
+
+
+def round_to_halves(values: npt.NDArray[Any]) -> Vectors:
+    """As they are after being stored with 16 bits."""
+    return values.astype(np.float16).astype(np.float32)
+
+
+def scale_to_one(vectors: Vectors) -> Vectors:
+    """The vectors, each of unit length."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Vectors = vectors / np.maximum(lengths, np.float32(1e-6))
+    return scaled
