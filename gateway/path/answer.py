@@ -332,7 +332,10 @@ class Answer:
     def _until_broken(self, events: list[bytes]) -> Iterator[bytes]:
         """Those for the caller, up to the stream's end or an error that the engine reports inside the answer."""
         for event in events:
+            finished, skipped = self.finished, self.progress.skipped
             taken = self.progress.take(event)
+            if finished:  # no token can be in it, whether it can be read or not
+                self.progress.skipped = skipped
             if taken is not None:
                 yield taken
             elif self.progress.done:

@@ -36,6 +36,7 @@ __all__ = ["world"]
 Json = dict[str, Any]
 GENERAL = "large#"
 ERROR = b'data: {"error":{"message":"no","code":500}}\n\n'
+UNREADABLE = b'data: {"choices":[],"usage":{"prompt_tokens":NaN}}\n\n'
 FORM = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string", "pattern": "a"}}}
 both_commits = pytest.mark.parametrize("commit", ["first_token", "complete"])
 
@@ -296,8 +297,8 @@ async def test_nothing_is_relayed_after_done(world: World, small: FakeEngine, co
 @both_commits
 @pytest.mark.parametrize(
     "fault",
-    [Stalls(60, 30), Pings(60, 30), Dies(60), ErrorEvent(60), RawEvent(60, ERROR)],
-    ids=["silence", "pings", "cut", "error", "error_and_usage"],
+    [Stalls(60, 30), Pings(60, 30), Dies(60), ErrorEvent(60), RawEvent(60, ERROR), RawEvent(60, UNREADABLE)],
+    ids=["silence", "pings", "cut", "error", "error_and_usage", "unreadable"],
 )
 async def test_all_tokens_and_a_finish_are_a_whole_answer_whatever_follows(
     world: World, small: FakeEngine, general: FakeEngine, commit: str, fault: Fault
@@ -308,6 +309,7 @@ async def test_all_tokens_and_a_finish_are_a_whole_answer_whatever_follows(
         await small.until(lambda: small.in_flight == 0)
     assert (told.whole, told.done, told.words, told.models) == (True, True, 60, {"returns@v1"})
     assert calls(general) == []
+    assert "skipped_events" not in (told.apprentice or {})
 
 
 @both_commits
