@@ -20,7 +20,13 @@ CHECK_TIMEOUT_SECONDS = 3.0
 """The longest silence in an answer."""
 LOOK_SECONDS_MAX = 12.0
 """The longest look: a replica whose answers come byte by byte is down after it."""
+UNTOLD_LOOKS_MAX = 3
+"""Looks after which a replica is up without its build or its process's start, where it answers and can't tell them.
+Fewer are no reason: evidence on its versions begins again with another build."""
 SAYS_NO = frozenset({401, 403, 502, 503, 504})
+
+UNREADABLE = (EngineError, TimeoutError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
+"""Errors of asking an engine and of reading its answer."""
 
 
 def make_engine_headers(replica: Replica) -> dict[str, str]:
@@ -63,7 +69,7 @@ async def _look(fleet: Fleet, replica: Replica, engines: EngineClient, anew: boo
     except TimeoutError:
         observation.up, observation.seen = False, {}
         observation.trouble = f"its answers have not ended within {LOOK_SECONDS_MAX:g} s"
-    except (EngineError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         observation.up, observation.seen, observation.trouble = False, {}, _trouble(error)
     return observation
 
@@ -80,12 +86,33 @@ async def _ask(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool
     models = json.loads(_see_that_it_is_well(listed))["data"]
     observation.seen = {str(model["id"]): str(model.get("root") or "") for model in models}
     if anew or not replica.up or not replica.seen.keys() <= observation.seen.keys():  # it may be another process
-        observation.engine_version = await _engine_version(replica, engines)
-        observation.life = await _life(replica, engines)
+        await _ask_who_it_is(replica, engines, observation)
     base_model = fleet.pools[replica.config.pool].base_model
     observation.context_tokens = next((_length(entry) for entry in models if entry["id"] == base_model), None)
     observation.up = base_model in observation.seen
     observation.trouble = "" if observation.up else f"it does not serve {base_model!r}, the pool's base_model"
+
+
+async def _ask_who_it_is(replica: Replica, engines: EngineClient, observation: Observation) -> None:
+    """Ask for its build and its process's start. An engine that answers requests is not down for want of them."""
+    version, life = "unknown", ""
+    faults: list[Exception] = []
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+            version = await _engine_version(replica, engines)
+    except UNREADABLE as error:
+        faults.append(error)
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+            life = await _life(replica, engines)
+    except UNREADABLE as error:
+        faults.append(error)
+    replica.untold_looks = replica.untold_looks + 1 if faults else 0
+    if 0 < replica.untold_looks < UNTOLD_LOOKS_MAX:
+        raise faults[0]
+    if replica.untold_looks == UNTOLD_LOOKS_MAX:
+        log.warning("replica %s can't tell its build or its process's start: %s", replica.name, _trouble(faults[0]))
+    observation.engine_version, observation.life = version, life
 
 
 def note_observation(fleet: Fleet, replica: Replica, observation: Observation) -> None:

@@ -91,6 +91,8 @@ class Replica:
         """Lengths of its last outages, in seconds."""
         self.trouble = ""
         """The reason why it is down, in words; empty where it is up, or where nothing answers."""
+        self.untold_looks = 0
+        """Looks on end in which it answered, but could not tell its build or its process's start."""
         self.looked_at = float("-inf")
         """The time at which the health check last began to look, in monotonic seconds."""
         self._looks = None if memory is None else memory.row("looks", self.name, config.url)

@@ -18,7 +18,7 @@ from serving.fleet import Fleet, PoolConfig
 from serving.health import look
 from serving.replica import Replica, ReplicaConfig
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Silent, Status
+from tests.fakes.faults import Fault, Reset, Silent, Status
 
 HANGING = 120
 """More than a client of many origins has connections, by default."""
@@ -119,6 +119,32 @@ async def test_a_bare_engine_knows_no_more_than_completions_and_refuses_vllms_fi
         assert (await http.post(url, json=body)).status_code == 200
         refused = await http.post(url, json=body | {"top_k": 1})
         assert (refused.status_code, "top_k" in refused.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("/version", Status(200, text="<html>")),
+        ("/version", Status(200, text="[]")),
+        ("/version", Silent()),
+        ("/metrics", Silent()),
+        ("/metrics", Reset()),
+    ],
+    ids=["html", "list", "silent", "metrics_silent", "metrics_reset"],
+)
+async def test_an_engine_that_can_not_tell_its_build_is_up_after_some_looks(
+    engines: EngineClient, path: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "CHECK_TIMEOUT_SECONDS", 0.5)
+    async with FakeEngine() as engine:
+        fleet = fleet_of(engine.url)
+        engine.faults.add(fault, path=path)
+        assert [(await looked(fleet, engines)).up for _ in range(4)] == [False, False, True, True]
+        replica = fleet.replicas["small-0"]
+        assert (replica.engine_version == "0.32.0", bool(replica.life)) == (path != "/version", path != "/metrics")
+        engine.faults.clear()
+        await look(fleet, replica, engines, anew=True)
+    assert (replica.up, replica.engine_version, bool(replica.life)) == (True, "0.32.0", True)
 
 
 async def test_an_engine_whose_answer_comes_byte_by_byte_does_not_hold_a_look(
