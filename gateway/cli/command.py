@@ -25,7 +25,7 @@ from gateway.cli.admin_client import (
     find_gateway,
     find_key,
 )
-from gateway.cli.entry import end_by_signals, is_of_output
+from gateway.cli.entry import EndedBySignal, end_by_signals, is_of_output
 from gateway.cli.option_names import find_empty_argument, options_of
 from gateway.cli.tables import Printer
 
@@ -111,6 +111,8 @@ def with_api(command: Callable[..., None], is_unasked: bool = False) -> Callable
                         raise
                     text = f"{error.filename or 'A file'} can't be read or written: {error.strerror or error}."
                     raise Unusable(text) from error
+        except EndedBySignal as error:
+            raise typer.Exit(error.exit_code) from error
         except CommandError as error:
             if connection.json_only and not out.answered:
                 out.answer({"error": error.content()})

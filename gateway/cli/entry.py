@@ -17,12 +17,22 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 STOPPED = 130
-"""The exit code after Ctrl-C, or another signal that ends a command."""
+"""The exit code after Ctrl-C."""
+TERMINATED = 143
+"""The exit code after SIGTERM: as a shell counts it, 128 and the signal's number."""
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 READER_LEFT = 1
 FULL = 2
 UNWRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE})
 """Errors of an output that can't be written."""
+
+
+class EndedBySignal(KeyboardInterrupt):
+    """Ctrl-C to all but the exit code: another signal ends the command."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
 
 
 def main() -> None:
@@ -47,16 +57,23 @@ def main() -> None:
 
 @contextlib.contextmanager
 def end_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the block as Ctrl-C does: else commands that it runs go on, and its files stay."""
+    """Have SIGTERM and SIGHUP end the block as Ctrl-C does: else commands that it runs go on, and its files stay.
+
+    Raises EndedBySignal.
+    """
     is_main = threading.current_thread() is threading.main_thread()
     numbers = [each for each in ENDING if is_main and signal.getsignal(each) is signal.SIG_DFL]  # nohup ignores one
     for number in numbers:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _end)
     try:
         yield
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    raise EndedBySignal(number)
 
 
 def is_of_output(error: OSError) -> bool:

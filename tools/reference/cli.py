@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from gateway.cli.entry import STOPPED
+from gateway.cli.entry import STOPPED, TERMINATED
 from gateway.cli.main import app
 from tools.reference.markdown import Row, code, codes, page, sentence, table
 
@@ -21,7 +21,7 @@ EXIT_CODES: tuple[Row, ...] = (
     ("1", "The gateway refused it, or the awaited result did not come."),
     ("2", "It can't be carried out, a port is taken, or no gateway answers."),
     ("3", "`serve` could not start because of Redis."),
-    (f"{STOPPED}", "Ctrl-C ended the waiting. The gateway continues with what was begun."),
+    (f"{STOPPED}, {TERMINATED}", "Ctrl-C or SIGTERM ended the waiting. The gateway continues with what was begun."),
 )
 
 

@@ -59,7 +59,7 @@ async def test_a_signal_while_a_data_set_is_built_says_how_to_go_on_and_leaves_n
         await looked.wait()
         process.send_signal(number)
         out, err = await process.communicate()  # which a command that it runs would keep open
-    assert (process.returncode, out) == (130, b"")
+    assert (process.returncode, out) == (128 + number, b"")
     assert list(temporary.iterdir()) == [], "the admin's key, or texts, are left there"
     assert err.decode().endswith(told), err.decode()
     assert "Traceback" not in err.decode()
