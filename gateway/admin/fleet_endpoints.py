@@ -54,11 +54,13 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
     """Send the replica no new requests, from any gateway. Those under way finish."""
     services = services_of(request)
     replica = _replica(services, name)
-    reason = (body.reason if body else "") or "an admin cordoned it"
-    value = {"reason": reason, "by": admin.public, "at": time.time()}
-    step = services.begin_step(admin.public)
-    step.note("replica.cordon", name, None, {"reason": reason})
-    await step.take([Change(services.objects.cordons, name, value)])
+    reason = body.reason if body else ""
+    before = await _cordon_of(services, name)
+    if not before or before.get("recycle") or reason not in ("", before.get("reason")):  # else nothing changes
+        value = {"reason": reason or "an admin cordoned it", "by": admin.public, "at": time.time()}
+        step = services.begin_step(admin.public)
+        step.note("replica.cordon", name, before, {"reason": value["reason"]})
+        await step.take([Change(services.objects.cordons, name, value)])
     await services.snapshot.refresh()
     return _shown(services, replica)
 
@@ -67,9 +69,8 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
 async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Send the replica requests again. A cordon of one that has left, or has another name now, ends, too."""
     services = services_of(request)
-    written = (await services.objects.cordons.written([name])).get(name)
-    if written is not None:
-        before = LenientReader().read(f"the cordon of {name}", written, dict)
+    before = await _cordon_of(services, name)
+    if before is not None:
         step = services.begin_step(admin.public)
         step.note("replica.uncordon", name, before, None)
         await step.take([Change(services.objects.cordons, name, None)])
@@ -97,6 +98,12 @@ async def recycle(request: Request, name: str, admin: Admin) -> dict[str, Any]:
         raise Problem("state_conflict", str(busy)) from None
     await services.snapshot.refresh()
     return _shown(services, replica)
+
+
+async def _cordon_of(services: Services, name: str) -> dict[str, Any] | None:
+    """The replica's cordon; empty for one that can't be read, None where there is none. Raises RedisError."""
+    written = (await services.objects.cordons.written([name])).get(name)
+    return None if written is None else LenientReader().read(f"the cordon of {name}", written, dict) or {}
 
 
 def _replica(services: Services, name: str) -> Replica:

@@ -87,6 +87,18 @@ async def test_a_cordoned_replica_gets_no_new_requests_until_it_is_uncordoned(
                     await client.chat.completions.create(model="returns", **ASK)
 
 
+async def test_a_cordon_of_a_cordoned_replica_changes_its_reason_alone_and_is_audited_once(
+    configure: Configure, small: FakeEngine, other: FakeEngine, supervisor: Supervisor
+) -> None:
+    async with two_replicas(configure, small, other, supervisor) as gateway, gateway.http() as http:
+        for reason in ("a driver", "a driver", "", "a fan"):
+            shown = (await http.post("/admin/v1/replicas/small-0/cordon", json={"reason": reason})).json()
+            assert shown["cordoned"] == (reason or "a driver")
+        entries = await gateway.services.control.audit.read(limit=1000)
+    told = [(entry.before or {}).get("reason") for entry in entries if entry.action == "replica.cordon"]
+    assert told == [None, "a driver"]
+
+
 async def test_recycled_replica_finishes_its_answers_restarts_and_serves_without_error(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, supervisor: Supervisor
 ) -> None:
