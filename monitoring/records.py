@@ -66,7 +66,7 @@ class PairRecord(msgspec.Struct, rename={"served_fingerprint": "served_stack"}):
 class FindingRecord(msgspec.Struct, kw_only=True):
     """The result of one check of one request."""
 
-    check: str = ""  # The check; `override` of a rule that is observed or adds a message.
+    check: str  # The check; `override` of a rule that is observed or adds a message.
     mode: str  # `observe` or `enforce`, at that time.
     fired: bool  # Whether it spoke against the adapter or its answer.
     score: float | None = None  # In the check's own unit; null: no score, or no model.
