@@ -12,7 +12,7 @@ import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,12 @@ END_TOKENS = 256
 ROWS_AT_ONCE = 2_000
 WORDS_MAX = 8_192
 """Words that are remembered with their vectors, a kilobyte each."""
+
+
+def scale_to_one(rows: npt.NDArray[Any]) -> Vectors:
+    """The rows, each of unit length."""
+    scaled: Vectors = rows / np.maximum(np.sqrt(np.einsum("ij,ij->i", rows, rows)), np.float32(1e-6))[:, None]
+    return scaled
 
 
 class EmbeddingError(UnusableModel):

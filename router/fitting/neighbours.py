@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import Vectors
+from router.embedding import Vectors, scale_to_one
+from router.scope import ECHOES
 
-ECHOES = 10
-"""Prompts whose margins a text's are compared with, and by which each prompt's crowd is measured."""
 ECHO_CROWDING_SHARE = 0.75
 ROWS_AT_ONCE = 512
 
@@ -64,10 +63,3 @@ def find_axes(vectors: Vectors, count: int) -> Vectors:
 def round_to_halves(values: npt.NDArray[Any]) -> Vectors:
     """As they are after being stored with 16 bits."""
     return values.astype(np.float16).astype(np.float32)
-
-
-def scale_to_one(vectors: Vectors) -> Vectors:
-    """The vectors, each of unit length."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = vectors / np.maximum(lengths, np.float32(1e-6))
-    return scaled
