@@ -22,7 +22,6 @@ from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import Kind
 from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
 from gateway.state.outbox import Outbox
-from gateway.state.redis import replace_value
 from monitoring.audit import AuditEntry
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
@@ -195,8 +194,6 @@ class EvaluationStore:
             raw = await self._redis.get(_key(name.decode()))
             evaluation = None if raw is None else _read(raw)
             if evaluation is not None and evaluation.status == "running":
-                if raw != (written := msgspec.json.encode(evaluation)):  # an earlier release began it
-                    await replace_value(self._redis, _key(evaluation.id), raw, written)
                 return evaluation
             await self._redis.eval(DROP, 2, _key(name.decode()), OPEN_KEY, raw or b"", name)  # it has expired
         return None
@@ -476,18 +473,11 @@ def get_coming_key(coming: str) -> str:
 
 
 def _read(raw: bytes, with_report: bool = True) -> Evaluation:
-    """An evaluation as it is kept; up to 0.1.0 its arms were names, and `against` a version."""
+    """An evaluation as it is kept; a report is much longer than all else, and read only where it is wanted."""
+    if with_report:
+        return msgspec.json.decode(raw, type=Evaluation)
     written = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    wanted = (name for name in written if with_report or name != "report")
-    fields: dict[str, Any] = {name: msgspec.json.decode(written[name]) for name in wanted}
-    if isinstance(fields["arms"], list):
-        against = fields.pop("against", None)
-        arms = {
-            "adapter": EvaluationArm(fields["version"]),
-            "general": EvaluationArm(),
-            "against": EvaluationArm(against),
-        }
-        fields["arms"] = {name: msgspec.to_builtins(arms[name]) for name in fields["arms"]}
+    fields = {name: msgspec.json.decode(written[name]) for name in written if name != "report"}
     return msgspec.convert(fields, Evaluation)
 
 
