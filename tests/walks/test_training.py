@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,9 +12,12 @@ import httpx
 import pytest
 import yaml
 
+from gateway.configuration.training import TrainingParameters
 from gateway.features.datasets.state import Build, Datasets
 from gateway.features.erasures.job import list_versions_of
 from gateway.features.erasures.state import Erasures
+from gateway.features.releases.adding import Pusher
+from gateway.features.training.beginning import begin_run, draft_training
 from gateway.features.training.state import Trainings
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build_job import DatasetOptions
@@ -101,6 +105,21 @@ async def test_file_becomes_a_version_with_provenance_and_the_same_again_is_it(g
         assert "held-out loss" in picture.text
         await until(lambda: audit_of(http, "training.end"))
         assert [len(await audit_of(http, f"training.{step}")) for step in ("begin", "end")] == [1, 1]
+
+
+async def test_same_training_that_several_begin_at_once_is_begun_once(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        trainings = gateway.features[Trainings]
+        parameters = TrainingParameters().model_dump() | {"steps": 6}
+        wanted = {"task": "returns", "data": await send(http, data()), "parameters": parameters}
+        draft = await draft_training(
+            trainings, wanted | dict.fromkeys(("pool", "begin", "runner", "manifest")), Pusher("x", None)
+        )
+        begun = await asyncio.gather(*(begin_run(trainings, draft) for _ in range(4)))
+        assert sorted(is_known for _, is_known in begun) == [False, True, True, True]
+        told = await ended(http, draft.id)
+        assert (told["status"], told["version"]) == ("done", "returns@v2")
+        assert len(await audit_of(http, "training.begin")) == 1
 
 
 async def test_another_manifest_is_another_training_and_the_version_has_it(gateway: RunningGateway) -> None:

@@ -18,6 +18,7 @@ from gateway.state.redis import read_redis_time
 from monitoring.datasets.folder import CARD_FILE
 from serving.adapters.entries import Version
 from serving.adapters.manifest import ManifestError, from_json, to_json
+from serving.object_store import Stale
 from serving.training.trainer import compute_trainer_digest
 
 RANK = 8
@@ -80,7 +81,13 @@ async def begin_run(trainings: Trainings, training: Training, again: bool = Fals
     step = trainings.services.begin_step(training.by)
     audited: dict[str, Any] = {name: getattr(training, name) for name in TOLD}
     step.note("training.begin", training.task, None, audited | {"again": again}, generation=generation + 1)
-    await step.take([trainings.store.change(training, generation)])
+    try:
+        await step.take([trainings.store.change(training, generation)])
+    except Stale:  # somebody may have begun it at this moment
+        at_once, _ = await trainings.store.get(training.id)
+        if again or at_once is None or at_once.status != "running":
+            raise
+        return at_once, True
     await trainings.store.tidy()
     await trainings.services.snapshot.refresh()
     return training, before is not None
