@@ -74,6 +74,7 @@ REASON_OF: Mapping[FaultKind, Reason] = {
     "dropped": "engine_error",
     "failed": "engine_error",
     "missing": "engine_error",
+    "unserved": "engine_error",
     "truncated": "engine_error",
     "oversize": "engine_error",
     "silent": "timeout",

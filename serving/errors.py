@@ -7,6 +7,7 @@ EngineError                the engine did not give a usable answer
  ├─ Overloaded             429 or 503: it says that it is too busy
  ├─ Failed                 any other status that is not the caller's fault, an error inside a 200, or no answer at all
  ├─ Missing                404: a model that we know it has, or a path
+ ├─ Unserved               403, 404, 405, 501: it does not serve this path, or not with this model
  ├─ Truncated              the answer ended before it was whole
  ├─ Late                   it came, but was not whole in the time for which it may be held back: our own bound
  ├─ Oversize               it, or an event of it, is longer than we take: our own bound
@@ -64,6 +65,10 @@ class Missing(EngineError):
     kind = "missing"
 
 
+class Unserved(EngineError):
+    kind = "unserved"
+
+
 class Truncated(EngineError):
     kind = "truncated"
 
@@ -88,6 +93,8 @@ TOO_LONG_WORDS = (b"context_length", b"maximum context length", b"max_model_len"
 """Of them, one stands in what vLLM and OpenAI's API say of a prompt that is too long."""
 
 
+UNSERVED_WORDS = (b"not supported in", b"does not support", b"not allowed to generate")
+"""Of them, one stands in what OpenAI's API and engines say of a model that can't do what a path is for."""
 OF_CALLER = frozenset({400, 409, 422, 451})
 """Statuses that tell of the caller's own mistake. Others (405, 411, 413, 421, 426, 431, 499, those of our own key or
 address) tell of the way to the engine or of the engine, and no caller can change that."""
@@ -108,6 +115,15 @@ def from_status(status: int, body: bytes, retry_after: str | None) -> EngineErro
     if status in OF_CALLER:
         return RefusedByEngine(message, status, body)
     return Failed(message, status, body)
+
+
+def as_unserved(error: EngineError, path: str) -> EngineError:
+    """The error, as Unserved where it says so of the path: a chat model is asked for embeddings, for example."""
+    said = error.body.lower()
+    names_path = error.status in (405, 501) or (error.status == 404 and b"model" not in said)
+    if names_path or (error.status in (403, 404) and any(words in said for words in UNSERVED_WORDS)):
+        return Unserved(f"The engine of this model does not serve {path} with it", error.status, error.body)
+    return error
 
 
 class _ErrorCode(msgspec.Struct):

@@ -15,6 +15,7 @@ FaultKind = Literal[
     "overloaded",
     "failed",
     "missing",
+    "unserved",
     "truncated",
     "late",
     "oversize",

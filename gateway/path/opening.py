@@ -18,7 +18,7 @@ from gateway.services import Services
 from router.attempts import Failure, GiveUp, NextAttempt, SendAnyway, choose_after_rejection, choose_next_attempt
 from router.policy import Policy
 from router.routing_data import Choice, Scores
-from serving.errors import EngineError, Missing, RefusedByEngine
+from serving.errors import EngineError, Missing, RefusedByEngine, as_unserved
 
 OF_REQUEST = frozenset({"failed", "truncated"})
 """Faults that what is asked for may bring about at any engine."""
@@ -110,6 +110,8 @@ async def attempt(
         await answer.begin(services, body, engine_body, headers, policy.limits)
     except EngineError as error:
         answer.close()
+        if not body.wire_format.has_template or replica.config.traits.health_path is not None:  # its url is right
+            error = as_unserved(error, body.wire_format.path)
         note_fault(services, choice, error, failures)
         ledger.note_attempt(choice, error.kind, began_at, time.monotonic())
         return answer, error

@@ -37,6 +37,8 @@ def _given_up(step: GiveUp, error: EngineError, failures: Sequence[Failure], who
         return Problem("needs_human", f"A person has to answer this request: its adapter could not ({step.reason}).")
     if step.because == "fallback_capped":
         return Problem("fallback_capped", "The task has sent as much to its fallback as it may. Try again later.")
+    if all(failure.kind == "unserved" for failure in failures):
+        return Problem("engine_refused", f"{error}: name another model.", "model")
     if error.kind == "silent" and whole_seconds is not None:
         late = f"No engine gave its whole answer within {whole_seconds:g} s (limits.answer_timeout_seconds)."
         return Problem("timeout", f"{late} Stream it (`stream`: true), or ask for fewer tokens (`max_tokens`).")

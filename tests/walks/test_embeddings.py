@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from openai import AsyncOpenAI
 
 from tests.fakes.answers import embeddings_of
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Fault, Moment
+from tests.fakes.faults import Fault, Moment, Status
 from tests.fakes.wire import AnswerOver
 from tests.walks.gateway import RunningGateway
 from tests.walks.sdk_world import responses, running
@@ -43,6 +44,38 @@ async def test_inputs_may_be_token_ids(
     answer = await responses.embeddings.create(model="general", input=given)
     assert len(answer.data) == vectors
     assert [call.body["input"] for call in general.calls if call.path == "/v1/embeddings"] == [given]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Status(404, {"detail": "Not Found"}),
+        Status(404, {"error": {"message": "This is a chat model and not supported in the v1/embeddings endpoint."}}),
+        Status(403, {"error": {"message": "You are not allowed to generate embeddings from this model"}}),
+        Status(501, {"error": {"message": "This server does not support embeddings."}}),
+    ],
+)
+async def test_model_that_makes_no_embeddings_is_refused_and_counts_against_no_replica(
+    running: RunningGateway, responses: AsyncOpenAI, general: FakeEngine, fault: Status
+) -> None:
+    general.faults.add(fault, path="/v1/embeddings")
+    for _ in range(5):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await responses.embeddings.create(model="general", input="x")
+    assert (refused.value.code, refused.value.param) == ("engine_refused", "model")
+    assert "does not serve /v1/embeddings" in str(refused.value)
+    replica = running.services.fleet.replicas["general-0"]
+    assert replica.breaker_state(time.monotonic()) == "closed"
+
+
+async def test_model_that_an_engine_has_lost_counts_against_it_for_embeddings_too(
+    running: RunningGateway, responses: AsyncOpenAI, general: FakeEngine
+) -> None:
+    general.faults.add(Status(404), path="/v1/embeddings")
+    for _ in range(3):
+        with pytest.raises(openai.InternalServerError):
+            await responses.embeddings.create(model="general", input="x")
+    assert running.services.fleet.replicas["general-0"].breaker_state(time.monotonic()) == "open"
 
 
 @dataclass(frozen=True)
