@@ -24,6 +24,7 @@ from monitoring.quality.detectors.complaint_delays import (
     Delays,
     Reference,
 )
+from monitoring.quality.detectors.complaint_learning import learn
 from monitoring.quality.detectors.recent_values import DAY_SECONDS, Z_95
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 
@@ -201,7 +202,7 @@ class Many:
         is_late = seconds >= complaints.REFERENCE_SECONDS_MAX
         enough = (count >= complaints.REFERENCE_SEEN) | (is_late & (count >= complaints.REFERENCE_SEEN_MIN))
         done = np.flatnonzero(self.learns & enough)
-        self._teach(done, [complaint_delays.learn(self.reference(int(version))) for version in done])
+        self._teach(done, [learn(self.reference(int(version))) for version in done])
 
     def reference(self, version: int) -> Reference:
         """The reference period of one version."""

@@ -59,8 +59,9 @@ from benchmarks.complaint_worlds import (
 )
 from benchmarks.harness import Goal, conclude, options, say, table
 from monitoring import intervals
-from monitoring.quality.detectors import complaint_delays, complaints, rising_errors
+from monitoring.quality.detectors import complaints, rising_errors
 from monitoring.quality.detectors.complaint_delays import Delays
+from monitoring.quality.detectors.complaint_learning import learn
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
 MONTH_DAYS = 30
@@ -121,7 +122,7 @@ def taught(world: World, seed: int) -> Delays:
     many = Many(FIRST_TICK, [None])
     for _ in through(many, events):
         pass
-    return complaint_delays.learn(many.reference(0))
+    return learn(many.reference(0))
 
 
 def change_day(world: World) -> int:

@@ -1,12 +1,14 @@
-"""Exact one-sided intervals of a rate, from counts of wrong labels (C. Clopper, E. Pearson, 1934). Pure.
+"""Exact one-sided intervals of a rate, from counts of wrong labels (C. Clopper, E. Pearson, 1934), and Student's t.
+Pure.
 
-Not taken from scipy: nothing on the path of a request imports it (pyproject.toml).
+Not taken from scipy: nothing on the path of a request imports it (pyproject.toml), and it is 0.2 s of a process' start.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 CONFIDENCE = 0.95
 BISECTIONS = 60
@@ -17,6 +19,8 @@ TINY = 1e-300
 """Stands for 0 where the fraction would divide by it (Lentz's method)."""
 LEAST = 1e-9
 """A sum of badness that is none."""
+STEP_MIN = 1e-13
+"""A relative step of Newton's method that ends it."""
 PRECISION = 1e-15
 """A term that changes the fraction by less ends it: floats have no more digits."""
 
@@ -42,6 +46,30 @@ def find_lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) ->
     if wrong <= LEAST:
         return 0.0
     return _root(lambda p: compute_incomplete_beta(wrong, of - wrong + 1.0, p), 1.0 - confidence)
+
+
+def find_student_quantile(degrees: float, confidence: float) -> float:
+    """The value that Student's t of so many degrees of freedom exceeds with probability 1 - confidence.
+
+    By Newton's method on the logarithms of both. The tail is concave there: each step but the first comes nearer from
+    above. Raises ValueError for a confidence that is not between 0.5 and 1, or for no degrees.
+    """
+    if not (0.5 < confidence < 1.0 and 0.0 < degrees < math.inf):
+        raise ValueError(f"{degrees} degrees of freedom, confidence {confidence}: above 0, and between 0.5 and 1.")
+    norm = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - math.log(degrees * math.pi) / 2
+    value = NormalDist().inv_cdf(confidence)
+    for _ in range(BISECTIONS):
+        squared = value * value / degrees
+        if squared < 1.0:
+            tail = (1.0 - compute_incomplete_beta(0.5, degrees / 2, squared / (1.0 + squared))) / 2
+        else:
+            tail = compute_incomplete_beta(degrees / 2, 0.5, 1.0 / (1.0 + squared)) / 2
+        density = math.exp(norm - (degrees + 1) / 2 * math.log1p(squared))
+        step = math.log(tail / (1.0 - confidence)) * tail / (value * density)
+        value *= math.exp(step)
+        if abs(step) < STEP_MIN:
+            break
+    return value
 
 
 def compute_incomplete_beta(a: float, b: float, x: float) -> float:

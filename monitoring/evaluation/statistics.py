@@ -10,8 +10,8 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import gammaln, stdtrit  # scipy.stats takes half a second more to import
 
+from monitoring.intervals import find_student_quantile
 from monitoring.quality.detectors.recent_values import FadedSums, find_share_interval
 
 BOOTSTRAP_DRAWS = 10_000
@@ -105,7 +105,7 @@ class Paired:
         parts = [(count, net - mean * size, size / self.rows) for (size, net), count in self.groups.items()]
         grouped = math.fsum(count * over**2 / (1.0 - part) for count, over, part in parts)
         effective = 1.0 / math.fsum(count * part**2 for count, _, part in parts)
-        wider = float(stdtrit(max(0.1, effective - 1.0), CONFIDENCE)) / SURE
+        wider = find_student_quantile(max(0.1, effective - 1.0), CONFIDENCE) / SURE
         return min(float(self.rows), max(1.0, grouped / alone * wider**2))
 
 
@@ -194,8 +194,8 @@ def compute_mcnemar(pairs: Paired) -> float:
     for size, count in counts.items():
         if size:
             of_size = np.zeros(2 * size * count + 1)
-            heads = np.arange(count + 1)
-            ways = gammaln(count + 1) - gammaln(heads + 1) - gammaln(count - heads + 1)
+            logs = np.array([math.lgamma(heads + 1) for heads in range(count + 1)])
+            ways = logs[-1] - logs - logs[::-1]
             of_size[:: 2 * size] = np.exp(ways - count * math.log(2))
             shares = np.convolve(shares, of_size)
     beyond = abs(pairs.first_only - pairs.second_only)

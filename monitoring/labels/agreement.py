@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import msgspec
 import numpy as np
-from scipy.special import stdtrit  # scipy.stats takes half a second more to import
 
+from monitoring.intervals import find_student_quantile
 from monitoring.labels.messages import Agreement
 from monitoring.labels.ratings import Numbers, Ratings
 
@@ -72,7 +72,7 @@ def _report_rater(apart: Numbers, expected: float) -> Agreement:
     alpha = 1.0 - float(apart.mean()) / expected
     if len(apart) < 2:
         return msgspec.structs.replace(agreement, alpha=alpha)
-    wide = float(stdtrit(len(apart) - 1, 0.975) * apart.std(ddof=1) / np.sqrt(len(apart))) / expected
+    wide = float(find_student_quantile(len(apart) - 1, 0.975) * apart.std(ddof=1) / np.sqrt(len(apart))) / expected
     low = min(alpha - wide, _find_low(float(apart.mean()), len(apart), expected))
     return msgspec.structs.replace(agreement, alpha=alpha, low=low, high=min(1.0, alpha + wide))
 

@@ -389,7 +389,14 @@ async def test_days_are_counted(redis: Redis, job: ArchiveJob) -> None:
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("gateway.app, gateway.cli.main", "{'duckdb', 'fsspec'}"), ("monitoring.request_search", "{'numpy'}")],
+    [
+        ("gateway.app, gateway.cli.main", "{'duckdb', 'fsspec'}"),
+        ("monitoring.request_search", "{'numpy'}"),
+        ("monitoring.quality.signals.run", "{'numpy', 'duckdb'}"),
+        ("monitoring.labels.run", "{'scipy', 'redis'}"),
+        ("gateway.features.evaluations.run", "{'scipy', 'sklearn'}"),
+        ("gateway.features.readiness.run, gateway.features.diagnosis.run", "{'numpy'}"),
+    ],
 )
 def test_what_starts_often_loads_no_large_library(module: str, heavy: str) -> None:
     code = f"import sys, {module}; print({heavy} & set(sys.modules))"

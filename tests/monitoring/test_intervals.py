@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import betainc
+from scipy.special import betainc, stdtrit
 from scipy.stats import beta, binom
 
 from monitoring import intervals
@@ -39,6 +39,18 @@ def test_the_upper_bound_is_under_the_true_rate_no_more_often_than_stated(true: 
 @given(st.floats(0.5, 2000), st.floats(0.5, 2000), st.floats(0, 1))
 def test_the_incomplete_beta_function_is_scipys(a: float, b: float, x: float) -> None:
     assert intervals.compute_incomplete_beta(a, b, x) == pytest.approx(float(betainc(a, b, x)), abs=1e-9)
+
+
+@given(st.floats(0.05, 1e5), st.floats(0.501, 0.999999))
+def test_the_quantile_of_students_t_is_scipys(degrees: float, confidence: float) -> None:
+    quantile = intervals.find_student_quantile(degrees, confidence)
+    assert quantile == pytest.approx(float(stdtrit(degrees, confidence)), rel=1e-8)
+
+
+@pytest.mark.parametrize(("degrees", "confidence"), [(0, 0.95), (math.inf, 0.95), (5, 0.5), (5, 1), (5, math.nan)])
+def test_students_t_that_can_not_be_is_refused(degrees: float, confidence: float) -> None:
+    with pytest.raises(ValueError, match="degrees of freedom"):
+        intervals.find_student_quantile(degrees, confidence)
 
 
 @given(st.floats(0, 500), st.floats(0, 500))

@@ -21,12 +21,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any
+from itertools import accumulate, pairwise
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from msgspec.structs import replace
 
 from monitoring.quality.detectors.recent_values import DAY_SECONDS, Z_95
@@ -43,28 +40,18 @@ MONDAY_HOURS = 72
 """The Unix epoch began on a Thursday."""
 CELLS = 2 * DAY_HOURS
 """The hours (UTC) of a weekday, and of a weekend day."""
-HOUR_MIN = 0.01
 CLOSED_MAX = 0.02
 """At most so is the factor of hours in which hardly a complaint came. None is expected then on average, but a few may
 come."""
-EVENTS_MIN = 5
-"""With fewer complaints in an age bucket and in all later ones, complaints at that age are not tested."""
 PAIRS_MAX = 1000
 HOURS_MAX = 180 * DAY_HOURS
 """Of a reference with few complaints only the latest hours are kept."""
-ROUNDS = 7
-SHARE_MAX = 0.95
-"""Of the requests that come to an age, the largest share with a complaint at it."""
-RHYTHM_SHARE = 0.25
-"""The part of the doubt about an hour that is left over the several hours that a verdict takes."""
 DAY_VARIANCE = 0.0144
 DAY_EVIDENCE = 6.0
 """The prior: days differ by 12%, with the weight of six days."""
 DAY_EVIDENCE_MAX = 40.0
 DAY_SQUARE_MAX = 5.0
 """A day further from the expected number teaches no more: it may be the first of a slip."""
-
-Numbers = npt.NDArray[np.float64]
 
 
 class Stretch(msgspec.Struct, frozen=True, array_like=True):
@@ -146,8 +133,8 @@ def get_hour_factor(delays: Delays, tick: int) -> float:
 def find_ages(delays: Delays, ticks: Sequence[int], tick: int) -> list[int]:
     """The age buckets at a tick of requests from these ticks."""
     clock = list_clock(delays.hours)
-    now = _read(clock, tick)
-    return [get_age_bucket(now - _read(clock, request_tick)) for request_tick in ticks]
+    now = read_clock(clock, tick)
+    return [get_age_bucket(now - read_clock(clock, request_tick)) for request_tick in ticks]
 
 
 @lru_cache(maxsize=256)
@@ -162,10 +149,10 @@ def list_week(hours: tuple[float, ...]) -> tuple[float, ...]:
 def list_clock(hours: tuple[float, ...]) -> tuple[float, ...]:
     """The ticks that pass on the clock from Monday to each hour of a week, and to the end of it."""
     week = list_week(hours) if len(hours) == CELLS else (1.0,) * WEEK_HOURS
-    return (0.0, *np.cumsum(np.array(week) * HOUR_TICKS).tolist())
+    return (0.0, *accumulate(factor * HOUR_TICKS for factor in week))
 
 
-def _read(clock: tuple[float, ...], tick: int) -> float:
+def read_clock(clock: tuple[float, ...], tick: int) -> float:
     """The clock at the beginning of a tick."""
     hour, part = divmod(tick, HOUR_TICKS)
     week, at = divmod(hour + MONDAY_HOURS, WEEK_HOURS)
@@ -213,7 +200,7 @@ def add_complaint(reference: Reference, request_tick: int, tick: int) -> Referen
 
 
 def _with_counts(reference: Reference, tick: int, requests: int, complaints: int) -> Reference:
-    last = _until(reference.stretches[-1], tick // HOUR_TICKS)
+    last = extend(reference.stretches[-1], tick // HOUR_TICKS)
     last = Stretch(
         last.first_hour,
         (*last.requests[:-1], last.requests[-1] + requests),
@@ -240,59 +227,13 @@ def _without_oldest(reference: Reference, stretches: tuple[Stretch, ...], hours:
     )
 
 
-def _until(stretch: Stretch, hour: int) -> Stretch:
+def extend(stretch: Stretch, hour: int) -> Stretch:
     """The stretch up to an hour."""
     more = (0,) * (hour + 1 - stretch.first_hour - len(stretch.requests))
     return Stretch(stretch.first_hour, stretch.requests + more, stretch.complaints + more) if more else stretch
 
 
-# ---- learning --------------------------------------------------------------------------------------------
-
-
-class _Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """By how much complaints vary more than chance, as in `Delays`."""
-
-    dispersion: float = 1.0
-    day_variance: float = DAY_VARIANCE
-    day_evidence: float = DAY_EVIDENCE
-    hours: float = CELLS
-    """The number of hours of the rhythm in which complaints come, by weight."""
-
-
-def learn(reference: Reference) -> Delays:
-    """The delays from a reference period. A bucket without complaints before the last tested one counts half of one.
-
-    Hazards need the clock, the clock needs the rhythm, and the rhythm needs hazards: a few rounds find all three.
-    """
-    last = _until(reference.stretches[-1], math.ceil(reference.ended / HOUR_SECONDS) - 1)
-    stretches = [stretch for stretch in (*reference.stretches[:-1], last) if stretch.requests]
-    hours = np.concatenate([stretch.first_hour + np.arange(len(stretch.requests)) for stretch in stretches])
-    complaints = np.concatenate([np.array(stretch.complaints, float) for stretch in stretches])
-    rhythm, share, spread, expected = np.ones(CELLS), 0.0, _Spread(), np.zeros(0)
-    weights, of = [0.0] * AGES, np.zeros(AGES)
-    for _ in range(ROUNDS):
-        if expected.any():
-            rhythm, share = _find_rhythm(hours, complaints, expected, rhythm, spread)
-        clock = list_clock(tuple(rhythm.tolist()))
-        watched = np.concatenate([_watch(stretch, clock) for stretch in stretches], axis=1)
-        weights, of = _weigh(reference, clock, float(complaints.sum())), watched.sum(axis=1)
-        expected = np.divide(weights, of, out=np.zeros(AGES), where=of > 0.0) @ watched
-        spread = _find_spread(hours, complaints, expected, share)
-    return Delays(
-        hazards=tuple(_find_hazards(weights, of)),
-        weights=tuple(weights),
-        hours=tuple(rhythm.tolist()),
-        rhythm_variance=RHYTHM_SHARE
-        * share**2
-        * spread.dispersion
-        * spread.hours
-        / max(spread.hours, float(complaints.sum())),
-        began=reference.began,
-        ended=reference.ended,
-        dispersion=float(spread.dispersion),
-        day_variance=float(spread.day_variance),
-        day_evidence=float(spread.day_evidence),
-    )
+# ---- learning, day by day (the reference: complaint_learning.py) ------------------------------------------
 
 
 def learn_day(delays: Delays, complaints: float, expected: float) -> Delays:
@@ -303,94 +244,6 @@ def learn_day(delays: Delays, complaints: float, expected: float) -> Delays:
     more = share * (min(square, DAY_SQUARE_MAX) - 1.0) / delays.day_evidence
     evidence = min(DAY_EVIDENCE_MAX, delays.day_evidence + share * share)
     return replace(delays, day_variance=delays.day_variance * (1.0 + more), day_evidence=evidence)
-
-
-def _watch(stretch: Stretch, clock: tuple[float, ...]) -> Numbers:
-    """The request-ticks on the clock by age bucket, in each hour of a stretch. Requests of an hour come evenly."""
-    first = stretch.first_hour
-    edges = np.array([_read(clock, HOUR_TICKS * (first + hour)) for hour in range(len(stretch.requests) + 1)])
-    requests, width = np.array(stretch.requests, float), np.diff(edges)
-    begun = np.concatenate([[0.0], np.cumsum(requests)])
-    area = np.concatenate([[0.0], np.cumsum((begun[1:] + begun[:-1]) / 2 * width)])
-    until = []
-    for age in (0.0, *(max(0.0, end - 0.5) for end in _ends()[:-1]), math.inf):
-        time = edges - age
-        at = np.clip(np.searchsorted(edges, time, "right") - 1, 0, len(requests) - 1)
-        part = np.maximum(0.0, time - edges[at])
-        until.append(np.diff(area[at] + begun[at] * part + requests[at] * part * part / (2 * width[at])))
-    return np.array([younger - older for younger, older in pairwise(until)])
-
-
-def _weigh(reference: Reference, clock: tuple[float, ...], complaints: float) -> list[float]:
-    """The complaints by age bucket, as far as these are tested."""
-    ages = [get_age_bucket(_read(clock, came) - _read(clock, came - age)) for came, age in reference.pairs]
-    events = np.bincount(np.array(ages, int), minlength=AGES) * complaints / max(1, len(ages))
-    tested = 1 + max((age for age, count in enumerate(events) if count >= EVENTS_MIN), default=-1)
-    return [float(count) or 0.5 for count in events[:tested]] + [0.0] * (AGES - tested)
-
-
-def _find_hazards(weights: Sequence[float], watched: Numbers) -> list[float]:
-    """The hazards of requests without a complaint. Those with one are in `watched` too, and leave it here."""
-    hazards, left = list[float](), 1.0
-    for weight, of, ticks in zip(weights, watched, _widths(), strict=True):
-        share = min(SHARE_MAX, weight * ticks / (left * float(of))) if of > 0.0 else 0.0
-        hazards.append(-math.log1p(-share) / ticks)
-        left *= 1.0 - share
-    return hazards
-
-
-def _cells(hours: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """The place of each hour in the rhythm."""
-    at = (hours + MONDAY_HOURS) % WEEK_HOURS
-    return at % DAY_HOURS + np.where(at >= 5 * DAY_HOURS, DAY_HOURS, 0)
-
-
-def _find_rhythm(
-    hours: npt.NDArray[np.intp], complaints: Numbers, expected: Numbers, rhythm: Numbers, spread: _Spread
-) -> tuple[Numbers, float]:
-    """Complaints seen by those expected without a rhythm, for each cell, drawn towards 1 as far as chance explains
-    them; and how much of the deviation is kept, from 0 to 1. The mean of a week is 1."""
-    cells = _cells(hours)
-    plain = np.bincount(cells, expected / rhythm[cells], CELLS)
-    plain *= complaints.sum() / max(1e-9, float((plain * rhythm).sum()))
-    there = plain > 1e-6
-    days = [len(np.unique(hours[(cells >= DAY_HOURS) == weekend] // DAY_HOURS)) for weekend in (False, True)]
-    shared = spread.day_variance / np.maximum(1, np.repeat(days, DAY_HOURS))
-    variance = plain * (spread.dispersion + shared * plain)
-    counts = np.bincount(cells, complaints, CELLS)
-    deviance = float((((counts - plain) ** 2)[there] / variance[there]).sum())
-    share = max(0.0, 1.0 - (there.sum() - 1) / deviance) if deviance > 0.0 and there.sum() > 2 else 0.0
-    factors = np.where(there, 1.0 + share * (counts / np.where(there, plain, 1.0) - 1.0), 1.0)
-    factors = np.maximum(HOUR_MIN, factors)
-    return factors / ((5 * factors[:DAY_HOURS].sum() + 2 * factors[DAY_HOURS:].sum()) / WEEK_HOURS), float(share)
-
-
-def _find_spread(hours: npt.NDArray[np.intp], complaints: Numbers, expected: Numbers, share: float) -> _Spread:
-    """The spread of hours within their days, and of days, by moments; that of days drawn towards the prior."""
-    cells = _cells(hours)
-    _, day = np.unique(hours // DAY_HOURS, return_inverse=True)
-    by_day, of_day = np.bincount(day, complaints), np.bincount(day, expected)
-    within = expected * (by_day / np.maximum(1e-9, of_day))[day]
-    in_hours, in_cells, in_days = [_count_like(values) for values in (expected, np.bincount(cells, expected), of_day)]
-    free = max(in_hours / 4, in_hours - share * in_cells - in_days)
-    squares = float(((complaints - within) ** 2).sum()) / max(1e-9, float(within.sum()))
-    dispersion = max(1.0, squares * in_hours / free)
-    evidence = max(0.5, in_days - 1 - share * (len(np.unique(cells >= DAY_HOURS)) - 1))
-    squares = in_days / evidence * float(((by_day - of_day) ** 2).sum()) - dispersion * float(of_day.sum())
-    variance = (1.0 + 3.0 / evidence) * max(0.0, squares) / max(1e-9, float((of_day**2).sum()))
-    whole = DAY_EVIDENCE + evidence
-    return _Spread(
-        dispersion=dispersion,
-        day_variance=(DAY_EVIDENCE * DAY_VARIANCE + evidence * variance) / whole,
-        day_evidence=whole,
-        hours=in_cells,
-    )
-
-
-def _count_like(values: npt.NDArray[Any]) -> float:
-    """The number of equal values that have the same weight (Kish)."""
-    squares = float((values**2).sum())
-    return float(values.sum()) ** 2 / squares if squares else 1.0
 
 
 # ---- use ---------------------------------------------------------------------------------------------------
@@ -431,7 +284,7 @@ def find_widening(complaints: float) -> float:
 
 def get_complaint_rate(delays: Delays) -> float:
     """The share of requests that get a complaint at an age that is tested."""
-    return -math.expm1(-math.fsum(h * ticks for h, ticks in zip(delays.hazards, _widths(), strict=True)))
+    return -math.expm1(-math.fsum(h * ticks for h, ticks in zip(delays.hazards, list_widths(), strict=True)))
 
 
 def find_delay_quantile(delays: Delays, share: float) -> float | None:
@@ -439,22 +292,22 @@ def find_delay_quantile(delays: Delays, share: float) -> float | None:
 
     Within a bucket it is read along a straight line.
     """
-    whole = math.fsum(h * ticks for h, ticks in zip(delays.hazards, _widths(), strict=True))
+    whole = math.fsum(h * ticks for h, ticks in zip(delays.hazards, list_widths(), strict=True))
     if whole <= 0.0:
         return None
     wanted, passed, before = -math.log1p(share * math.expm1(-whole)), 0.0, 0.0
-    for hazard, ticks in zip(delays.hazards, _widths(), strict=True):
+    for hazard, ticks in zip(delays.hazards, list_widths(), strict=True):
         if hazard and passed + hazard * ticks >= wanted * (1 - 1e-12):
             return (before + (wanted - passed) / hazard) * TICK_SECONDS
         passed, before = passed + hazard * ticks, before + ticks
     return before * TICK_SECONDS
 
 
-def _ends() -> tuple[float, ...]:
+def list_ends() -> tuple[float, ...]:
     """The age at which each bucket ends, in ticks."""
     return (*(float(1 << age) for age in range(AGES - 1)), float(HORIZON_TICKS))
 
 
-def _widths() -> tuple[float, ...]:
+def list_widths() -> tuple[float, ...]:
     """The number of ticks that a request is in each age bucket."""
-    return tuple(end - begin for begin, end in pairwise((0.0, *_ends())))
+    return tuple(end - begin for begin, end in pairwise((0.0, *list_ends())))

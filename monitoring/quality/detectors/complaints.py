@@ -344,7 +344,9 @@ def _taught(state: Complaints) -> Complaints:
     enough = count >= REFERENCE_SEEN and seconds >= REFERENCE_SECONDS_MIN
     if not enough and not (count >= REFERENCE_SEEN_MIN and seconds >= REFERENCE_SECONDS_MAX):
         return state
-    return replace(state, learning=None, learned=complaint_delays.learn(reference))
+    from monitoring.quality.detectors.complaint_learning import learn  # noqa: PLC0415 - numpy: once for a version
+
+    return replace(state, learning=None, learned=learn(reference))
 
 
 def _stand(cohort: Cohort, learned: Delays | None) -> Logs:

@@ -22,6 +22,7 @@ from monitoring.quality.detectors.complaint_delays import (
     Reference,
     Stretch,
 )
+from monitoring.quality.detectors.complaint_learning import learn
 
 MONDAY = 4 * DAY_SECONDS
 
@@ -98,7 +99,7 @@ def test_age_buckets_double() -> None:
 
 
 def test_rate_and_delay_are_learned_though_complained_requests_leave() -> None:
-    found = complaint_delays.learn(simulated(7, rate=0.6, delay_ticks=24.0))
+    found = learn(simulated(7, rate=0.6, delay_ticks=24.0))
     assert complaint_delays.get_complaint_rate(found) == pytest.approx(0.6, abs=0.02)
     assert complaint_delays.find_delay_quantile(found, 0.5) == pytest.approx(25 * math.log(2) * TICK_SECONDS, rel=0.15)
     assert found.hours == pytest.approx((1.0,) * CELLS, abs=0.1)
@@ -112,15 +113,15 @@ def test_ages_of_which_too_little_is_known_are_not_tested() -> None:
     for age, count in ((0, 10), (3, 8), (5, 4), (9, 1)):
         for _ in range(count):
             reference = complaint_delays.add_complaint(reference, begin, begin + age)
-    found = complaint_delays.learn(complaint_delays.add_watched(reference, MONDAY + DAY_SECONDS))
+    found = learn(complaint_delays.add_watched(reference, MONDAY + DAY_SECONDS))
     assert [hazard > 0 for hazard in found.hazards[:5]] == [True, True, True, False, False]
     assert found.weights[1] == 0.5
-    assert complaint_delays.learn(simulated(1, rate=0.0)).hazards == (0.0,) * AGES
+    assert learn(simulated(1, rate=0.0)).hazards == (0.0,) * AGES
 
 
 @pytest.mark.parametrize("is_quiet", [False, True])
 def test_office_hours_are_learned_and_requests_age_only_while_open(is_quiet: bool) -> None:
-    found = complaint_delays.learn(simulated(14, open_hours=range(9, 17), delay_ticks=12.0, is_quiet=is_quiet))
+    found = learn(simulated(14, open_hours=range(9, 17), delay_ticks=12.0, is_quiet=is_quiet))
     week = complaint_delays.list_week(found.hours)
     assert max(*week[:9], *week[17:24]) < 0.3
     assert min(week[9:17]) > 1.2
@@ -133,8 +134,7 @@ def test_office_hours_are_learned_and_requests_age_only_while_open(is_quiet: boo
 
 def test_clusters_and_days_that_differ_are_learned_apart() -> None:
     alike, fives, ready = (
-        complaint_delays.learn(simulated(14, **other))
-        for other in ({}, {"size": 5}, {"days_differ": 0.3, "per_hour": 80})
+        learn(simulated(14, **other)) for other in ({}, {"size": 5}, {"days_differ": 0.3, "per_hour": 80})
     )
     assert (fives.dispersion > 3.5, ready.dispersion < 1.4, alike.dispersion < 1.2) == (True, True, True)
     assert ready.day_variance > 1.5 * alike.day_variance
@@ -155,7 +155,7 @@ def test_what_is_watched_in_two_stretches_is_learned_as_of_one() -> None:
     later = complaint_delays.resume(paused, MONDAY + 7 * DAY_SECONDS)
     assert later.ended - later.began == 4 * DAY_SECONDS
     later = simulated(4, per_hour=20, rate=0.3, begins=later.ended, reference=later, seed=2)
-    found = complaint_delays.learn(later)
+    found = learn(later)
     assert complaint_delays.get_complaint_rate(found) == pytest.approx(0.3, abs=0.03)
     assert found.ended - found.began == pytest.approx(8 * DAY_SECONDS)
 
@@ -164,7 +164,7 @@ def test_of_many_complaints_all_are_counted_and_some_kept_by_age() -> None:
     reference = simulated(7, per_hour=60, rate=0.5)
     assert reference.complaints > 4_000
     assert len(reference.pairs) <= complaint_delays.PAIRS_MAX
-    assert complaint_delays.get_complaint_rate(complaint_delays.learn(reference)) == pytest.approx(0.5, abs=0.03)
+    assert complaint_delays.get_complaint_rate(learn(reference)) == pytest.approx(0.5, abs=0.03)
 
 
 def test_of_a_long_reference_the_latest_hours_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_of_a_long_reference_the_latest_hours_are_kept(monkeypatch: pytest.Monke
     assert [len(stretch.requests) for stretch in found.stretches] == [72]
     assert found.stretches[0].complaints == whole.stretches[0].complaints[-72:]
     assert found.ended - found.began == 3 * DAY_SECONDS
-    assert complaint_delays.get_complaint_rate(complaint_delays.learn(found)) == pytest.approx(0.5, abs=0.05)
+    assert complaint_delays.get_complaint_rate(learn(found)) == pytest.approx(0.5, abs=0.05)
     resumed = complaint_delays.resume(found, found.ended + DAY_SECONDS)
     later = complaint_delays.add_requests(resumed, int((resumed.ended + 2 * DAY_SECONDS) // TICK_SECONDS), 1)
     assert [len(stretch.requests) for stretch in later.stretches] == [23, 49]
@@ -240,6 +240,6 @@ def test_quantiles_and_rate_are_those_of_the_hazards() -> None:
 def test_json_gives_back_the_same() -> None:
     reference = simulated(3)
     assert msgspec.json.decode(msgspec.json.encode(reference), type=Reference) == reference
-    found = complaint_delays.learn(reference)
+    found = learn(reference)
     assert msgspec.json.decode(msgspec.json.encode(found), type=Delays) == found
     assert isinstance(reference.stretches[0], Stretch)
