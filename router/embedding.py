@@ -12,7 +12,8 @@ import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,25 @@ class Embedding(Protocol):
         """One row a text, of unit length; all zeros for a text in which there is nothing."""
 
 
+class _Remembered:
+    """Words with their vectors: `places` says in which of the `rows`. They are read without a lock while one thread
+    adds some, so a row is written before its place."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.places: dict[str, int] = {}
+        self.rows: Vectors = np.empty((0, dimensions), np.float32)
+
+    def add(self, words: Sequence[str], vectors: Vectors) -> None:
+        """Add words that are not among them."""
+        begin, end = len(self.places), len(self.places) + len(words)
+        if end > len(self.rows):
+            grown = np.empty((max(end, 2 * begin), self.rows.shape[1]), np.float32)
+            grown[:begin] = self.rows[:begin]
+            self.rows = grown
+        self.rows[begin:end] = vectors
+        self.places.update(zip(words, range(begin, end), strict=True))
+
+
 class StaticEmbedding:
     """The mean of a text's token vectors, its letters folded. Of a long text its first and last 256 tokens count."""
 
@@ -73,7 +93,8 @@ class StaticEmbedding:
             weights.shape, np.int8
         )  # halves are slow to reckon with, and bytes as good
         self._scales: Vectors = np.empty(len(weights), np.float32)
-        self._words: dict[str, Vectors] = {}  # tokenizing costs more than all else of a score
+        self._remembered = _Remembered(weights.shape[1])  # tokenizing costs more than all else of a score
+        self._remembering = Lock()
         for start in range(0, len(weights), ROWS_AT_ONCE):
             rows = weights[start : start + ROWS_AT_ONCE].astype(np.float32)
             scales = np.maximum(np.abs(rows).max(1), 1e-6) / 127
@@ -116,21 +137,27 @@ class StaticEmbedding:
 
     def look_up(self, words: Sequence[str]) -> Vectors:
         """One row a word in folded letters: the sum of its tokens' vectors. Some thousand words are remembered."""
-        remembered = self._words
-        row_by_word = {word: remembered.get(word) for word in words}
-        missing = [word for word, row in row_by_word.items() if row is None]
-        if missing:
-            fresh = dict(zip(missing, self._sum_tokens(missing), strict=True))
-            row_by_word.update(fresh)
-            if len(remembered) + len(missing) > WORDS_MAX:  # threads may still read the full one
-                remembered = self._words = {}
-            remembered.update(fresh)
-        rows = [row for word in words if (row := row_by_word[word]) is not None]
-        return np.concatenate(rows).reshape(len(rows), -1)
+        remembered = self._remembered
+        places = [*map(remembered.places.get, words)]
+        if None in places:
+            remembered = self._remember(words)
+            places = [*map(remembered.places.get, words)]
+        return remembered.rows.take(cast("list[int]", places), 0)
 
     def is_word(self, word: str) -> bool:
         """True if the word is a single token, as common words are."""
         return self._tokenizer.token_to_id(f"\u2581{word.encode(errors='replace').decode()}") is not None
+
+    def _remember(self, words: Sequence[str]) -> _Remembered:
+        """The remembered words, with these among them. Threads may still read those that were full."""
+        with self._remembering:
+            remembered, distinct = self._remembered, dict.fromkeys(words)
+            missing = [word for word in distinct if word not in remembered.places]
+            if len(remembered.places) + len(missing) > WORDS_MAX:
+                remembered, missing = _Remembered(self.dimensions), [*distinct]
+            remembered.add(missing, self._sum_tokens(missing))
+            self._remembered = remembered
+            return remembered
 
     def _sum_tokens(self, words: Sequence[str]) -> Vectors:
         rows = np.zeros((len(words), self.dimensions), np.float32)

@@ -5,9 +5,11 @@ For languages in Latin letters `data/languages.txt` has their commonest words. O
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -39,6 +41,9 @@ LEAD_MIN = 1.0
 WORDS_MAX = 40
 SCRIPTS: Mapping[str, str] = MappingProxyType({"CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese"})
 
+_MARKS = re.compile("[¿¡]")
+_NOTHING: Mapping[str, float] = MappingProxyType({})
+
 
 @cache
 def _read_words() -> Mapping[str, Mapping[str, float]]:
@@ -53,7 +58,9 @@ def _read_words() -> Mapping[str, Mapping[str, float]]:
 
 def weigh_languages(text: str) -> Mapping[str, float]:
     """The evidence for each language or script that the text may be in."""
-    letters = [letter for letter in text.casefold() if letter.isalpha()][: 8 * WORDS_MAX]
+    folded = text.casefold()
+    # Of ASCII no letter is a sign: most texts are such, and need no look at each letter.
+    letters = [] if folded.isascii() else [*islice(filter(str.isalpha, folded), 8 * WORDS_MAX)]
     foreign = [letter for letter in letters if letter > "\u02ff" and not "\u1e00" <= letter <= "\u1eff"]
     if letters and len(foreign) >= SCRIPT_SHARE_MIN * len(letters):
         scripts = [unicodedata.name(letter, "unknown").partition(" ")[0] for letter in foreign]
@@ -62,11 +69,16 @@ def weigh_languages(text: str) -> Mapping[str, float]:
         return {SCRIPTS.get(name, name.capitalize()): float(len(foreign))}
     signs = _read_words()
     evidence_by_language: dict[str, float] = {}
-    words = ["".join(c for c in word if c.isalpha() or c == "'") for word in text.casefold().split()[:WORDS_MAX]]
-    for sign in (*words, *(letter for letter in letters if letter > "\x7f"), *(c for c in text if c in "¿¡")):
-        for name, evidence in signs.get(sign, {}).items():
+    words = [word if word.isalpha() else _strip(word) for word in folded.split(maxsplit=WORDS_MAX)[:WORDS_MAX]]
+    for sign in (*words, *(letter for letter in letters if letter > "\x7f"), *_MARKS.findall(text)):
+        for name, evidence in signs.get(sign, _NOTHING).items():
             evidence_by_language[name] = evidence_by_language.get(name, 0.0) + evidence
     return evidence_by_language
+
+
+def _strip(word: str) -> str:
+    """The word without signs that are no letters."""
+    return "".join([sign for sign in word if sign.isalpha() or sign == "'"])
 
 
 def find_languages(texts: Iterable[str], share_min: float) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ EXTRACTS_MAX = 24
 """Parts of long sentences, at most: with more words each is longer."""
 JUDGED_CHARACTERS_MIN = 12
 """A shorter piece is too little to call it foreign."""
-_BREAK = re.compile(r"(?<![.!?…;])[.!?…;]+\s+|\n\s*|[。！？；]")  # noqa: RUF001 - the ends of Chinese and Japanese sentences
+_BREAK = re.compile(r"[.!?…;](?<![.!?…;]{2})[.!?…;]*\s+|\n\s*|[。！？；]")  # noqa: RUF001 - the ends of Chinese and Japanese sentences
 
 Integers = npt.NDArray[np.intp]
 
