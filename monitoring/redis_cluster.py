@@ -8,7 +8,8 @@ move one by one a script could be stopped half done: there is no connection then
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from redis import Connection, ConnectionPool, Redis, SSLConnection
@@ -110,6 +111,23 @@ class Nodes:
         """This one has answered."""
         self._doubted.discard(address)
 
+    @contextmanager
+    def note(self, address: Address, asked: dict[Address, BaseException]) -> Iterator[None]:
+        """Note how a node answers within the block, and in `asked` why it is not the one. Raises what is no fault of
+        a connection."""
+        try:
+            yield
+            self.trust(address)
+        except _Elsewhere as error:
+            asked[address] = error
+            self.trust(address)
+            self.believe(error.owner_and_replicas)
+        except BaseException as error:
+            self.doubt(address)
+            if not isinstance(error, (Disconnected, Silence)):
+                raise
+            asked[address] = error
+
 
 class _Elsewhere(Disconnected):
     """A node that answers, and does not own the slot: `owner_and_replicas` do."""
@@ -144,18 +162,8 @@ class _AsyncNodeConnection(AsyncAbstractConnection):
         asked: dict[Address, BaseException] = {}
         while not self.is_connected and (address := self._nodes.next(asked)) is not None:
             self.host, self.port = address
-            try:
+            with self._nodes.note(address, asked):
                 await self.connect_check_health(check_health=False, retry_socket_connect=False)
-                self._nodes.trust(address)
-            except _Elsewhere as error:
-                asked[address] = error
-                self._nodes.trust(address)
-                self._nodes.believe(error.owner_and_replicas)
-            except BaseException as error:
-                self._nodes.doubt(address)
-                if not isinstance(error, (Disconnected, Silence)):
-                    raise
-                asked[address] = error
         if not self.is_connected:
             raise _not_found(asked, AsyncMasterNotFoundError)
 
@@ -215,16 +223,8 @@ class _NodeConnection(AbstractConnection):
         asked: dict[Address, BaseException] = {}
         while not self.is_connected and (address := self._nodes.next(asked)) is not None:
             self.host, self.port = address
-            try:
+            with self._nodes.note(address, asked):
                 self.connect_check_health(check_health=False, retry_socket_connect=False)
-                self._nodes.trust(address)
-            except _Elsewhere as error:
-                asked[address] = error
-                self._nodes.trust(address)
-                self._nodes.believe(error.owner_and_replicas)
-            except (Disconnected, Silence) as error:
-                self._nodes.doubt(address)
-                asked[address] = error
         if not self.is_connected:
             raise _not_found(asked, MasterNotFoundError)
 

@@ -43,7 +43,7 @@ TOOLS = "tools"
 """The name that is sealed with tools, in the place of a request's id: they are many requests' own."""
 ZLIB_LEVEL = 6
 TOOLS_KNOWN_MAX = 64
-"""Tools of applications that are kept opened: each of their texts has them."""
+"""Tools of applications that are kept opened, and redacted ones: each of their texts has them."""
 
 
 class Unsealable(Exception):

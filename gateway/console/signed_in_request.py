@@ -20,6 +20,7 @@ from gateway.console.admin_api import Declined, PersonalApi
 from gateway.console.sessions import Session, Sessions, match_tokens
 from gateway.server.listener import CONSOLE
 from gateway.services import Services
+from monitoring.quality.explanations.phrases import is_short
 
 COOKIE = "apprentice_console"
 FIELDS_MAX = 100
@@ -60,7 +61,7 @@ class Console:
             auto_reload=False,
         )
         self.templates.filters |= figures.FILTERS
-        self.templates.globals |= {"plots": plots, "root": CONSOLE}
+        self.templates.globals |= {"plots": plots, "root": CONSOLE, "is_short": is_short}
         for name in self.templates.list_templates():
             self.templates.get_template(name)  # compiled here, beside the event loop
 

@@ -11,12 +11,10 @@ import msgspec
 
 from gateway.configuration.texts import REDACTIONS_GROUP
 from monitoring.evaluation.dataset import read_arguments
-from monitoring.texts import Conversation
+from monitoring.texts import TOOLS_KNOWN_MAX, Conversation
 
 Redact = Callable[[str], str]
 REDACTED = ("messages", "prompt", "answer", "tool_calls")
-TOOLS_KNOWN_MAX = 64
-"""Tools of applications whose redaction is known: each of their requests has them."""
 C = TypeVar("C", bound=Conversation)
 
 
