@@ -100,9 +100,19 @@ def _draft_prompt(rows: Sequence[ExampleRow]) -> str:
     if len(systems) == 1 and (shared := systems.pop()):
         return shared
     shown = [
-        f"{row.request[:SHOWN_CHARACTERS_MAX]}\n{row.answer[:SHOWN_CHARACTERS_MAX]}" for row in _spread(rows, SHOWN_MAX)
+        f"{row.request[:SHOWN_CHARACTERS_MAX]}\n{_show_answer(row)[:SHOWN_CHARACTERS_MAX]}"
+        for row in _spread(rows, SHOWN_MAX)
     ]
-    return "Answer each message as in these examples, and with nothing else.\n\n" + "\n\n".join(shown)
+    # A model that is shown calls as JSON writes that JSON, and calls nothing.
+    how = "by calling a tool where they do" if any(row.calls for row in rows) else "and with nothing else"
+    return f"Answer each message as in these examples, {how}.\n\n" + "\n\n".join(shown)
+
+
+def _show_answer(row: ExampleRow) -> str:
+    """The answer as a prompt shows it: calls by their names and arguments."""
+    calling = read_calling(row.answer) if row.calls else None
+    functions = [call["function"] for call in calling["tool_calls"]] if calling else []
+    return "\n".join(f"{each['name']}({each['arguments']})" for each in functions) or row.answer
 
 
 def _spread(rows: Sequence[ExampleRow], count: int) -> list[ExampleRow]:

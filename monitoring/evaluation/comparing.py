@@ -15,7 +15,7 @@ from typing import Any, Literal, assert_never
 import msgspec
 
 from monitoring.evaluation.answer_overlap import measure_overlap
-from monitoring.evaluation.dataset import DatasetError, Row, write_as_text, write_canonically
+from monitoring.evaluation.dataset import DatasetError, Row, read_calling, write_as_text, write_canonically
 
 NORMAL_LENGTH_MAX = 1 << 16
 """Longer texts are compared as they are: they would hold the event loop for too long."""
@@ -25,7 +25,9 @@ TEXTS_MAX = 50
 """So many different expected answers are classes of their own; with more, none is."""
 CLASS_CHARACTERS_MAX = 200
 OVERLAP_LEAST = 0.5
-Source = Literal["field", "label", "text", "none"]
+NO_CALL = "no tool call"
+"""The class of an answer without a call, where others call tools."""
+Source = Literal["field", "label", "calls", "text", "none"]
 
 
 class MetricError(Exception):
@@ -138,7 +140,8 @@ class Classes(msgspec.Struct, frozen=True):
     labels.
 
     With the source `none` there are no classes; without `by_digest` labels are known of rows, and not of answers. Its
-    keys are digests of expected answers.
+    keys are digests of expected answers. With the source `calls` a class is the tools that are called: arguments
+    differ from row to row.
     """
 
     source: Source = "none"
@@ -158,9 +161,17 @@ class Classes(msgspec.Struct, frozen=True):
         return name if name in self.names else None
 
     def _of_text(self, text: str) -> str | None:
-        if self.source == "field":
-            return _field_of(text, self.field)
-        return _shown(normalize(text)) if self.source == "text" else None
+        match self.source:
+            case "field":
+                return _field_of(text, self.field)
+            case "calls":
+                return name_called(text)
+            case "text":
+                return _shown(normalize(text))
+            case "label" | "none":
+                return None
+            case _:
+                assert_never(self.source)
 
 
 @dataclass
@@ -172,6 +183,8 @@ class ClassFinder:
     _labels: dict[str, str] = field(default_factory=dict)
     _label_names: dict[str, None] = field(default_factory=dict)
     _all_labelled: bool = True
+    _called: dict[str, None] = field(default_factory=dict)
+    _calls: bool = False
     _texts: dict[str, None] = field(default_factory=dict)
     _clear: bool = True
 
@@ -192,6 +205,9 @@ class ClassFinder:
             self._label_names.setdefault(row.label)
             self._clear = self._clear and self._labels.setdefault(digest, row.label) == row.label
             self._clear = self._clear and len(self._labels) <= CLASSES_MAX
+        self._calls = self._calls or row.calling is not None
+        if len(self._called) <= CLASSES_MAX:
+            self._called.setdefault(name_called(row.expected) if row.tools else NO_CALL)
         if len(self._texts) <= TEXTS_MAX:
             self._texts.setdefault(text)
 
@@ -201,9 +217,17 @@ class ClassFinder:
             return Classes("field", self.wanted, tuple(sorted(self._values)))
         if self._all_labelled and 0 < len(self._label_names) <= CLASSES_MAX:
             return Classes("label", "", tuple(sorted(self._label_names)), self._labels if self._clear else None)
+        if self._calls and len(self._called) <= CLASSES_MAX:
+            return Classes("calls", "", tuple(sorted(self._called)))
         if len(self._texts) <= TEXTS_MAX and all(len(text) <= CLASS_CHARACTERS_MAX for text in self._texts):
             return Classes("text", "", tuple(sorted(self._texts)))
         return Classes()
+
+
+def name_called(answer: str) -> str:
+    """The class of an answer by the tools that it calls: their names, each once; NO_CALL where it calls none."""
+    calls = (read_calling(answer) or {"tool_calls": ()})["tool_calls"]
+    return ", ".join(sorted({call["function"]["name"] for call in calls}))[:CLASS_CHARACTERS_MAX] or NO_CALL
 
 
 def _field_of(text: str, name: str) -> str | None:

@@ -1,14 +1,15 @@
 """The class of each expected answer, so that a cheap model can learn it. Pure.
 
-It is a named field of a JSON answer; else the label that the data give; else the answer, where few are different; else
-the fields of a JSON answer that have few values, together. Answers in free words have none.
+It is a named field of a JSON answer; else the label that the data give; else the tools that are called; else the
+answer, where few are different; else the fields of a JSON answer that have few values, together. Answers in free words
+have none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monitoring.evaluation.comparing import CLASSES_MAX, normalize, read_object
+from monitoring.evaluation.comparing import CLASSES_MAX, NO_CALL, normalize, read_object
 from monitoring.evaluation.dataset import write_as_text
 from monitoring.readiness.evidence import LabelledText
 
@@ -24,6 +25,10 @@ def find_classes(rows: Sequence[LabelledText], class_field: str = "") -> tuple[s
         labels = [row.label or "" for row in rows]
         if _are_classes(labels):
             return "label", labels
+    if any(row.called for row in rows):
+        called = [row.called or NO_CALL for row in rows]
+        if _are_classes(called):
+            return "tool", called
     answers = [normalize(row.expected).decode(errors="replace") for row in rows]
     if _are_classes(answers):
         return "answer", answers

@@ -9,13 +9,14 @@ from monitoring.bucket_storage import Bucket
 
 class LabelledText(msgspec.Struct, frozen=True):
     """A request's text with the answer that is expected. `label` is the class that the data give it; examples of one
-    `group` tell as much as one; `at` is its time in Unix seconds."""
+    `group` tell as much as one; `at` is its time in Unix seconds; `called` names the tools that the answer calls."""
 
     text: str
     expected: str
     label: str | None = None
     group: int = 0
     at: float | None = None
+    called: str | None = None
 
 
 class Interval(msgspec.Struct, frozen=True):

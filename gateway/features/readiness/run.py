@@ -13,7 +13,7 @@ from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
 from gateway.formats.fields import Message
 from gateway.formats.selectors import select_from_messages, select_from_text
 from monitoring.datasets.foreign_rows import read_own_object, time_of
-from monitoring.evaluation.comparing import ClassFinder
+from monitoring.evaluation.comparing import ClassFinder, name_called
 from monitoring.evaluation.dataset import (
     BYTE_ORDER_MARK,
     DatasetError,
@@ -57,7 +57,8 @@ def read_examples(job: ReadinessJob, data: bytes) -> list[LabelledText]:
                 if job.class_field:
                     finder.add(row)
                 text, at = read_text(row, job.selector), read_time(line, row)
-                examples.append(LabelledText(text, row.expected, row.label, row.group, at))
+                called = name_called(row.expected) if row.calling else None
+                examples.append(LabelledText(text, row.expected, row.label, row.group, at, called))
         except DatasetError as error:
             faults.append(str(error))
     if faults:

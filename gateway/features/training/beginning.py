@@ -146,7 +146,10 @@ def _manifest(trainings: Trainings, task: str, fields: Mapping[str, Any] | None,
     """
     manifest = fields if fields is not None else _latest_manifest(trainings, task)
     if manifest is None:
-        text = f"{task} has no version whose manifest the new one could take: give one (--manifest FILE)."
+        text = (
+            f"{task} has no version whose manifest the new one could take: give one (--manifest FILE) with `task` and "
+            "`general_prompt`, or let `apprentice adopt` draft one from your examples."
+        )
         raise Problem("missing_field", text, "manifest")
     golden = [{"prompt": each["prompt"]} for each in manifest.get("golden") or ()][:GOLDEN_KEPT]
     own = {"golden": golden, "base_fingerprint": base, "provenance": {}, "coverage": {}, "calibration": {}}

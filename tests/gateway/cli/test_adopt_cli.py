@@ -175,7 +175,10 @@ def test_draft_can_be_read_and_takes_the_shared_system_message() -> None:
     calls = {"tool_calls": [{"name": "refund", "arguments": {"order": "A-7"}}]}
     row = {"text": "Refund A-7.", "expected": calls, "tools": [{"type": "function", "function": {"name": "refund"}}]}
     called = [read for read in [read_row(row)] * 5 if read is not None]
-    assert (len(called), draft_manifest("returns", called)["contract"]) == (5, None), "a contract is about texts"
+    drafted = draft_manifest("returns", called)
+    assert (len(called), drafted["contract"]) == (5, None), "a contract is about texts"
+    prompt = drafted["general_prompt"]["system"]
+    assert 'Refund A-7.\nrefund({"order":"A-7"})' in prompt, "calls as JSON would be answered by JSON"
 
 
 def test_long_step_tells_a_log_that_it_is_at_work(capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 
 from monitoring.evaluation.comparing import ClassFinder, MetricError, choose_metric, metric_of, normalize
@@ -101,3 +104,31 @@ def test_few_different_texts_are_classes_and_many_are_none() -> None:
 def test_a_field_with_too_many_values_is_no_class() -> None:
     with pytest.raises(DatasetError, match="more than 200 values"):
         found(*(row(f'{{"id":{number}}}', line=number + 1) for number in range(300)), field="id")
+
+
+def offering(expected: str, calls: bool = True) -> Row:
+    """A row with a tool, whose answer calls tools or not."""
+    return msgspec.structs.replace(row(expected), tools=[{}], calling={} if calls else None)
+
+
+def test_classes_of_calls_are_the_tools_that_are_called() -> None:
+    def answer(*names: str, order: object = 7) -> str:
+        return json.dumps({"tool_calls": [{"name": name, "arguments": {"order": order}} for name in names]})
+
+    finder = ClassFinder()
+    for number in range(100):  # so many different arguments are no classes
+        finder.add(offering(answer(("find", "cancel")[number % 2], order=number)))
+    finder.add(offering("Which order?", calls=False))
+    finder.add(offering(answer("find", "cancel")))
+    classes = finder.found()
+    assert (classes.source, classes.names) == ("calls", ("cancel", "cancel, find", "find", "no tool call"))
+    assert classes.of_row(offering(answer("find"))) == "find"
+    assert classes.of_answer('{"tool_calls":[{"arguments":"broken","name":"cancel"}]}') == "cancel"
+    assert classes.of_answer("I can't do that.") == "no tool call"
+    assert classes.of_answer(answer("refund")) is None
+
+
+def test_texts_that_look_like_calls_are_texts_where_no_tool_is_offered() -> None:
+    finder = ClassFinder()
+    finder.add(row('{"tool_calls":[{"arguments":{},"name":"find"}]}'))
+    assert finder.found().source == "text"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitoring.readiness.answers import find_classes
 from monitoring.readiness.break_even import Costs, find_break_even
 from monitoring.readiness.evidence import Interval, LabelledText, LiveVersion, Traffic
 from monitoring.readiness.extrapolation import Curve, extrapolate
@@ -207,3 +208,14 @@ def test_intervals_hold_what_a_known_curve_comes_to() -> None:
         widened += far.high - far.low > near.high - near.low
     assert held >= 54
     assert widened >= 54
+
+
+def test_answers_that_call_tools_are_classed_by_the_tools() -> None:
+    rows = [
+        msgspec.structs.replace(row, expected=f'{{"tool_calls":[{number}]}}', called=row.expected)
+        for number, row in enumerate(Rows().make(40))
+    ]
+    rows.append(LabelledText("hello", "Which order?"))
+    name, classes = find_classes([*rows, *rows[-1:]]) or ("", [])
+    assert name == "tool"
+    assert set(classes) == {*ITEMS.values(), "no tool call"}
