@@ -184,6 +184,7 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             "Delete the rule {rule}",
             "The rule matches nothing any more, from the next request on.",
             *("DELETE", "/admin/v1/overrides/{rule}", "/rules"),
+            generation="query",
             is_dangerous=True,
         ),
         "remove-gold": Click(

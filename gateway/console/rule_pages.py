@@ -51,6 +51,9 @@ async def try_or_set_rule(visit: Visit) -> Response:
             return await _render_form(visit, fields, tried=tried)
         if fields.get("edited") == name and fields.get("generation", "").isdecimal():
             body["expected_generation"] = int(fields["generation"])
+        elif name in [each["id"] for each in (await visit.api.get("/admin/v1/overrides"))["overrides"]]:
+            text = f"There is a rule {name} already. Open it to change it, or choose another name."
+            raise Declined(409, "state_conflict", text)
         answer = await visit.api.send("PUT", fill_address("/admin/v1/overrides/{name}", name=name), body)
     except Declined as refused:
         return await _render_form(visit, fields, fault=refused)

@@ -224,6 +224,26 @@ async def test_forms_change_what_the_person_has_seen_and_nothing_else(world: Con
         assert "The rule gifts is as it was" in other.text
 
 
+async def test_no_rule_of_another_admin_is_written_over_or_deleted_unseen(world: ConsoleWorld) -> None:
+    theirs = {"action": "refuse", "task": "returns", "contains": "theirs", "message": "No."}
+    async with browsing(world.gateway, world.gateway.admin_key) as http, world.gateway.http() as admin:
+        form = await http.get("/console/rules/edit")
+        asked = re.search(
+            r'href="(/console/do/delete-rule[^"]+rule=gifts[^"]*)"', (await http.get("/console/rules")).text
+        )
+        assert asked is not None
+        assert (await admin.put("/admin/v1/overrides/fresh", json=theirs)).status_code == 200
+        assert (await admin.put("/admin/v1/overrides/gifts", json=theirs)).status_code == 200
+
+        fields = {"csrf": token_in(form), "name": "fresh", "action": "general", "mode": "enforce", "task": "returns"}
+        late = await http.post("/console/rules/edit", data={**fields, "contains": "ours", "step": "set"})
+        assert (late.status_code, "There is a rule fresh already" in late.text) == (400, True), late.text
+        late = await take(http, asked[1].replace("&amp;", "&"))
+        assert (late.status_code, "It was changed since you opened its page" in late.text) == (409, True)
+        rules = (await admin.get("/admin/v1/overrides")).json()["overrides"]
+        assert {(each["id"], each["contains"]) for each in rules} == {("fresh", "theirs"), ("gifts", "theirs")}
+
+
 async def test_a_key_without_limits_shows_what_it_has_cost(gateway: RunningGateway) -> None:
     key = await gateway.key(name="free")
     async with gateway.http(key) as caller:

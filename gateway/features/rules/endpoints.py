@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import Field, model_validator
 
 from gateway.audit import change_objects
@@ -175,10 +175,14 @@ async def try_override(request: Request, name: str, body: OverrideIn, _: Operato
 
 
 @router.delete("/overrides/{name}", responses=with_errors("not_found", "stale_generation"))
-async def delete_override(request: Request, name: str, admin: Admin) -> dict[str, Any]:
+async def delete_override(
+    request: Request, name: str, admin: Admin, expected_generation: Annotated[int | None, Query(ge=0, le=2**53)] = None
+) -> dict[str, Any]:
     """Remove a rule."""
     services = services_of(request)
-    generation = await services.objects.overrides.generation(name)
+    generation = expected_generation
+    if generation is None:
+        generation = await services.objects.overrides.generation(name)
     before = await services.objects.overrides.get(name)
     if before is None:
         raise Problem("not_found", f"There is no rule {name[:80]!r}.")
