@@ -82,6 +82,7 @@ class RotateIn(Body):
     overlap_seconds: float = Field(
         3600, ge=0, le=OVERLAP_SECONDS_MAX, description="How long the old secret works beside the new one."
     )
+    expected_generation: int | None = Field(None, ge=0, le=2**53, description="409 if the key has changed since.")
 
 
 @router.get("/callers")
@@ -151,12 +152,13 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
     services = services_of(request)
     before, generation = await _fetch_key(services, public)
     secret, digest = new_secret()
-    overlap_seconds = (body or RotateIn()).overlap_seconds
-    until = time.time() + overlap_seconds
-    former = Former(before.secret_digest, until) if overlap_seconds else None
+    wanted = body or RotateIn()
+    until = time.time() + wanted.overlap_seconds
+    former = Former(before.secret_digest, until) if wanted.overlap_seconds else None
     changed = replace(before, secret_digest=digest, former=former)
     see_that_it_may_change(services, admin, before, changed)
-    shown = await _put(services, admin, "caller.rotate", before, changed, generation)
+    expected = generation if wanted.expected_generation is None else wanted.expected_generation
+    shown = await _put(services, admin, "caller.rotate", before, changed, expected)
     return {**shown, "key": join_key(public, secret), "warnings": _ended_secrets(before.former)}
 
 

@@ -219,6 +219,7 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             "The new key is shown once, on the next page. The old one works beside it for a while.",
             *("POST", "/admin/v1/callers/{public}/rotate", KEY),
             (Field("overlap_seconds", "Seconds in which the old secret works too", "number", True, value="3600"),),
+            generation="body",
             shows_key=True,
         ),
         "revoke-key": Click(

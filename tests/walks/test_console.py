@@ -244,6 +244,18 @@ async def test_no_rule_of_another_admin_is_written_over_or_deleted_unseen(world:
         assert {(each["id"], each["contains"]) for each in rules} == {("fresh", "theirs"), ("gifts", "theirs")}
 
 
+async def test_second_admin_who_rotates_a_key_ends_no_secret_that_the_first_has_kept(gateway: RunningGateway) -> None:
+    key = await gateway.key(name="shop")
+    public = key.removeprefix("sk-app-")[:12]
+    async with browsing(gateway, gateway.admin_key) as http, gateway.http() as admin, gateway.http(key) as caller:
+        asked = re.search(r'href="(/console/do/rotate-key[^"]+)"', (await http.get(f"/console/keys/{public}")).text)
+        assert asked is not None
+        assert (await admin.post(f"/admin/v1/callers/{public}/rotate")).status_code == 200
+        late = await take(http, asked[1].replace("&amp;", "&"), overlap_seconds="3600")
+        assert (late.status_code, "It was changed since you opened its page" in late.text) == (409, True)
+        assert (await caller.get("/v1/models")).status_code == 200
+
+
 async def test_a_key_without_limits_shows_what_it_has_cost(gateway: RunningGateway) -> None:
     key = await gateway.key(name="free")
     async with gateway.http(key) as caller:
