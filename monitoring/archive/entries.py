@@ -1,8 +1,6 @@
 """The archive's records and feedback as the monitor reads them: entries of all streams in their order.
 
-DuckDB puts them in order, and finds each feedback's record; what finds no room in memory lies in a folder meanwhile. A
-file of an older gateway does not say where its entries stood: a record's place is then when it was answered, that of
-feedback when it was given.
+DuckDB puts them in order, and finds each feedback's record; what finds no room in memory lies in a folder meanwhile.
 """
 
 from __future__ import annotations
@@ -27,8 +25,7 @@ GIVEN = ("request", "metric", "caller", "rater", "reviewed", "reviewers", "resol
 VALUES = ("value_boolean", "value_float", "value_category")
 AS_JSON = ("tags", "demonstration_digests")
 PLACE = """
-coalesce(CAST(split_part("entry", '-', 1) AS BIGINT), CAST(round(1000 * ({at})) AS BIGINT)) AS milliseconds,
-coalesce(CAST(nullif(split_part("entry", '-', 2), '') AS BIGINT), 0) AS number
+CAST(split_part("entry", '-', 1) AS BIGINT) AS milliseconds, CAST(split_part("entry", '-', 2) AS BIGINT) AS number
 """
 
 
@@ -39,10 +36,9 @@ def read_entries(
 
     Feedback on a record from before `since` has none. Raises Nothing where there is no record.
     """
-    queries = ArchiveQuery("records", since, until), ArchiveQuery("feedback", since, until)
-    records = _table(storage, queries[0], '"at" + "duration_seconds"')
+    records = _table(storage, ArchiveQuery("records", since, until))
     try:
-        feedback = _table(storage, queries[1], '"at"')
+        feedback = _table(storage, ArchiveQuery("feedback", since, until))
     except Nothing:
         feedback = None
     with tempfile.TemporaryDirectory() as scratch, connect_duckdb(storage, Path(scratch)) as connection:
@@ -52,39 +48,22 @@ def read_entries(
         yield from heapq.merge(*streams, key=lambda entry: entry[:3])
 
 
-def count_without_place(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> int:
-    """The number of these entries in files without their places. Raises Nothing as `read_entries` does."""
-    total = 0
-    for dataset in ("records", "feedback"):
-        try:
-            table = _table(storage, ArchiveQuery(dataset, since, until), '"at"')
-        except Nothing:
-            if dataset == "records":
-                raise
-            continue
-        with connect_duckdb(storage) as connection:
-            query = f'SELECT count(*) FROM {table} WHERE "entry" IS NULL AND "task" IN {_marks(tasks)}'  # noqa: S608
-            row = connection.execute(query, list(tasks)).fetchone()
-        total += row[0] if row else 0
-    return total
-
-
 def read_versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
     """The versions that records of these tasks were led to or answered by. Raises Nothing as `read_entries` does."""
-    table = _table(storage, ArchiveQuery("records", since, until), '"at"')
+    table = _table(storage, ArchiveQuery("records", since, until))
     names = f'SELECT unnest(["led_to", "version"]) AS name FROM {table} WHERE "task" IN {_marks(tasks)}'  # noqa: S608
     query = f"SELECT DISTINCT name FROM ({names}) WHERE name IS NOT NULL ORDER BY name"  # noqa: S608
     with connect_duckdb(storage) as connection:
         return [row[0] for row in connection.execute(query, list(tasks)).fetchall()]
 
 
-def _table(storage: ArchiveStorage, query: ArchiveQuery, at: str) -> str:
+def _table(storage: ArchiveStorage, query: ArchiveQuery) -> str:
     """The rows of a query, with each entry's place. Raises Nothing where there is no file."""
-    place, source = PLACE.format(at=at), read(storage, query.dataset, list(list_files(storage, query)))
+    source = read(storage, query.dataset, list(list_files(storage, query)))
     bounds = [f'"at" >= {query.since!r}'] if query.since is not None else []
     bounds += [f'"at" < {query.until!r}'] if query.until is not None else []
     where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
-    return f"(SELECT *, {place} FROM {source}{where})"  # noqa: S608 - numbers, and our own names
+    return f"(SELECT *, {PLACE} FROM {source}{where})"  # noqa: S608 - numbers, and our own names
 
 
 def _records(connection: duckdb.DuckDBPyConnection, records: str, tasks: Sequence[str]) -> Iterator[Placed]:

@@ -379,14 +379,11 @@ def _after(seconds: float) -> Callable[[], bool]:
 
 
 def _cursors(stored: Mapping[bytes, bytes]) -> Cursors:
-    """The cursors as they stand in Redis; the beginning without any. Raises ValueError if one is damaged.
-
-    An older release has read no stream of reports: its beginning is what was read of that.
-    """
+    """The cursors as they stand in Redis; the beginning without any. Raises ValueError if one is damaged."""
     fields = {name.decode(): value.decode() for name, value in stored.items()}
     if not fields:
         return Cursors()
-    places = fields.get("records", ""), fields.get("reported", BEGINNING), fields.get("feedback", "")
+    places = [fields.get(name, "") for name in ("records", "reported", "feedback")]
     cursors = Cursors(fields.get("step", ""), fields.get("epoch", ""), *places)
     for stream, name in enumerate(places):
         read_entry(stream, name, {})
