@@ -130,11 +130,11 @@ def get_hour_factor(delays: Delays, tick: int) -> float:
     return list_week(delays.hours)[(tick // HOUR_TICKS + MONDAY_HOURS) % WEEK_HOURS]
 
 
-def find_ages(delays: Delays, ticks: Sequence[int], tick: int) -> list[int]:
-    """The age buckets at a tick of requests from these ticks."""
-    clock = list_clock(delays.hours)
+def find_ages(hours: tuple[float, ...], ticks: Sequence[int], tick: int) -> tuple[int, ...]:
+    """The age buckets at a tick of requests from these ticks, on the clock of this rhythm (`Delays.hours`)."""
+    clock = list_clock(hours)
     now = read_clock(clock, tick)
-    return [get_age_bucket(now - read_clock(clock, request_tick)) for request_tick in ticks]
+    return tuple([get_age_bucket(now - read_clock(clock, request_tick)) for request_tick in ticks])
 
 
 @lru_cache(maxsize=256)

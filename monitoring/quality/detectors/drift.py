@@ -32,6 +32,8 @@ Sides = Literal["both", "above", "below"]
 
 REFERENCE = 500
 OUTSIDE = 0.05
+ROUNDING = 1e-6
+"""More than floats may add to a mean."""
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,8 +88,11 @@ def observe(signal: Signal, value: float | bool) -> Signal:
         value = shorten(value)
         above = above and rising_errors.observe(above, float(value > signal.high))
         below = below and rising_errors.observe(below, float(value < signal.low))
-    signal = replace(signal, observed=signal.observed + 1, above=above, below=below)
-    return replace(signal, log_max=max(signal.log_max, log_e(signal)))
+    moved = replace(signal, observed=signal.observed + 1, above=above, below=below)
+    highest = max([max(detector.logs) for detector in (above, below) if detector is not None], default=LOG_FLOOR)
+    if highest + ROUNDING <= signal.log_max:  # a mean of sums is under the largest one
+        return moved
+    return replace(moved, log_max=max(signal.log_max, log_e(moved)))
 
 
 def shorten(value: float) -> float:

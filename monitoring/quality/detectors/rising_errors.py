@@ -16,6 +16,7 @@ J. Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532. Pure func
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import log
 from typing import Literal
 
@@ -87,6 +88,7 @@ def list_alternatives(baseline: float, side: Side) -> tuple[float, ...]:
     return tuple([baseline + min(p, (1.0 - baseline) * way) for p, way in zip(POINTS, WAYS, strict=True)])
 
 
+@lru_cache(maxsize=1024)  # most labels are 0 or 1
 def find_gains(
     baseline: float, side: Side, badness: float, weight: float = 1.0, terms: LabelTerms = PLAIN
 ) -> tuple[float, ...]:

@@ -128,8 +128,8 @@ def test_office_hours_are_learned_and_requests_age_only_while_open(is_quiet: boo
     assert (week[5 * 24 + 12] < 0.5) == is_quiet
     friday, begin = 4 * 288, int(MONDAY // TICK_SECONDS)
     closes, opens = begin + friday + 17 * 12, begin + friday + (24 + 9 if not is_quiet else 72 + 9) * 12
-    assert complaint_delays.find_ages(found, [closes - 6], opens)[0] <= 7
-    assert complaint_delays.find_ages(found, [begin + 9 * 12], begin + 17 * 12)[0] >= 8
+    assert complaint_delays.find_ages(found.hours, [closes - 6], opens)[0] <= 7
+    assert complaint_delays.find_ages(found.hours, [begin + 9 * 12], begin + 17 * 12)[0] >= 8
 
 
 def test_clusters_and_days_that_differ_are_learned_apart() -> None:
@@ -192,7 +192,7 @@ def test_delays_of_an_earlier_release_keep_their_rhythm_and_plain_ages() -> None
         1.5,
         0.1,
     ]
-    assert complaint_delays.find_ages(found, [noon - 20, noon - 200], noon) == [5, 8]
+    assert complaint_delays.find_ages(found.hours, [noon - 20, noon - 200], noon) == (5, 8)
     assert found.day_variance == complaint_delays.DAY_VARIANCE
 
 
