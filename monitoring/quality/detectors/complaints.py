@@ -364,12 +364,11 @@ def _stand(cohort: Cohort, learned: Delays | None) -> Logs:
     weight, alike = count + shape, shape + mu
     stand = []
     for before, rise, log_ratio in zip(cohort.logs, RISES, LOG_RATIOS, strict=True):
-        more = (
-            rise * mu
-        )  # complaints beyond mu today: the price of a bet on them is the larger one by either likelihood
+        more = rise * mu  # complaints beyond mu today; the price of the bet is the larger one by either likelihood
         by_days = weight * log1p(more / alike)
-        log_bet = before + count * log_ratio - (more if more > by_days else by_days)
-        stand.append(log_bet if log_bet > LOG_FLOOR else LOG_FLOOR)  # `max` takes twice as long
+        price = more if more > by_days else by_days  # noqa: FURB136 - `max` would be half of the time of a bet
+        log_bet = before + count * log_ratio - price
+        stand.append(log_bet if log_bet > LOG_FLOOR else LOG_FLOOR)  # noqa: FURB136
     a, b, c, d = stand
     return (a, b, c, d)
 
