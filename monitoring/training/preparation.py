@@ -28,7 +28,7 @@ def prepare(job: PreparationJob) -> Preparation:
 
 
 def _write_rows(job: PreparationJob) -> Preparation:
-    limits = DatasetLimits(job.rows_max, job.bytes_max, job.row_bytes_max)
+    limits = DatasetLimits(job.rows_max, job.bytes_max, job.bytes_max)  # the trainer leaves out what is too long
     try:
         rows = read_rows(Path(job.train), limits)
         heldout = read_rows(Path(job.heldout), limits) if _has_rows(job.heldout) else []

@@ -21,7 +21,6 @@ class PreparationJob(msgspec.Struct):
     seed: int
     rows_max: int
     bytes_max: int
-    row_bytes_max: int
     datasets: str
 
 

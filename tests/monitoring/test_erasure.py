@@ -96,7 +96,7 @@ async def test_rows_of_a_training_that_may_go_on_are_erased(redis: Redis, job: A
     source.write_text("".join(json.dumps({**row, "expected": "yes"}) + "\n" for row in rows))
     heldout = tmp_path / "heldout.jsonl"
     heldout.write_text(json.dumps({"request": "r20", "text": "Item 20.", "expected": "no"}))
-    bounds = {"rows_max": 100, "bytes_max": 10_000, "row_bytes_max": 1000}
+    bounds = {"rows_max": 100, "bytes_max": 10_000}
     places = (str(folder), str(source), str(heldout))
     prepared = prepare(PreparationJob(*places, [], 0.2, 0.0, 7, **bounds, datasets=str(tmp_path)))
     assert (prepared.rows, prepared.heldout) == (10, 1)
@@ -240,7 +240,7 @@ async def test_a_training_is_prepared_once_an_erasure_is_over(job: ArchiveJob, t
     source, folder = tmp_path / "train.jsonl", tmp_path / "t1"
     folder.mkdir()
     source.write_text(json.dumps({"text": "Item 1.", "expected": "yes"}))
-    preparation = PreparationJob(str(folder), str(source), "", [], 0.0, 0.0, 7, 100, 10_000, 1000, str(tmp_path))
+    preparation = PreparationJob(str(folder), str(source), "", [], 0.0, 0.0, 7, 100, 10_000, str(tmp_path))
     with lock_folder(tmp_path):
         preparing = asyncio.ensure_future(asyncio.to_thread(prepare, preparation))
         assert not (await asyncio.wait([preparing], timeout=0.3))[0]

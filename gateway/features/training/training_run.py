@@ -100,7 +100,6 @@ class TrainingRun(ABC):
             seed=parameters["seed"],
             rows_max=limits.rows_max,
             bytes_max=limits.file_bytes_max,
-            row_bytes_max=trainings.services.settings.evaluation.row_bytes_max,
             datasets=str(trainings.datasets.folder),
         )
         try:

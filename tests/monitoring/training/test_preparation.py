@@ -116,7 +116,7 @@ def test_the_newest_of_older_rows_of_one_request_counts() -> None:
 
 
 def job_of(folder: Path, **files: str) -> PreparationJob:
-    limits: dict[str, Any] = {"rows_max": 100, "bytes_max": 10_000, "row_bytes_max": 1000, "datasets": str(folder)}
+    limits: dict[str, Any] = {"rows_max": 100, "bytes_max": 10_000, "datasets": str(folder)}
     older = [files["older"]] if "older" in files else []
     return PreparationJob(str(folder), files["train"], files.get("heldout", ""), older, 0.2, 0.5, 7, **limits)
 
@@ -131,6 +131,14 @@ def test_empty_held_out_file_is_as_none_and_a_broken_row_is_told_by_its_line(tmp
     assert older == Preparation(rows=8, heldout=2), "all of it was erased"
     broken.write_text(lines[0] + '\n{"text": "Item"}\n')
     assert prepare(job_of(tmp_path, train=str(broken))).error.startswith("Line 2: ")
+
+
+def test_long_row_of_a_data_set_is_trained_on(tmp_path: Path) -> None:
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps({"text": "x" * length, "expected": "yes"}) + "\n" for length in (9000, 1, 2)))
+    assert prepare(job_of(tmp_path, train=str(train))).rows == 2
+    train.write_text(json.dumps({"text": "x" * 11_000, "expected": "yes"}))
+    assert "more than 10000 bytes" in prepare(job_of(tmp_path, train=str(train))).error
 
 
 def test_plot_escapes_its_title_and_needs_no_points() -> None:
