@@ -83,7 +83,8 @@ def compute_incomplete_beta(a: float, b: float, x: float) -> float:
 
 
 def _fraction(a: float, b: float, x: float) -> float:
-    c, d = 1.0, 1.0 / _off_zero(1.0 - (a + b) * x / (a + 1.0))
+    first = 1.0 - (a + b) * x / (a + 1.0)
+    c, d = 1.0, 1.0 / (first if abs(first) > TINY else TINY)
     value = d
     for m in range(1, TERMS_MAX + round(math.sqrt(max(a, b)))):
         before = value
@@ -91,16 +92,12 @@ def _fraction(a: float, b: float, x: float) -> float:
             m * (b - m) * x / ((a + 2 * m - 1.0) * (a + 2 * m)),
             -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1.0)),
         ):
-            d = 1.0 / _off_zero(1.0 + term * d)
-            c = _off_zero(1.0 + term / c)
+            c, d = 1.0 + term / c, 1.0 + term * d
+            c, d = c if abs(c) > TINY else TINY, 1.0 / (d if abs(d) > TINY else TINY)
             value *= c * d
         if abs(value - before) <= PRECISION * abs(value):
             break
     return value
-
-
-def _off_zero(value: float) -> float:
-    return value if abs(value) > TINY else TINY
 
 
 def _root(rising: Callable[[float], float], wanted: float) -> float:

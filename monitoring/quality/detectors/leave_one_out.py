@@ -151,12 +151,14 @@ def count_kind(roll: GiverRoll, reported: bool) -> GiverRoll:
 
 def find_believed(roll: GiverRoll) -> Iterator[int]:
     """The groups that may not be left out: beside them no others count."""
-    return (place for place in range(roll.groups) if not _others_count(roll, place))
+    parts = _list_counts(roll)
+    return (place for place in range(roll.groups) if not _others_count(roll, parts, place))
 
 
 def find_alone(roll: GiverRoll) -> str | None:
     """The digest of whom no others count beside; None where there are several, or nobody was met."""
-    return next((known_by for place, known_by in enumerate(roll.known) if not _others_count(roll, place)), None)
+    parts = _list_counts(roll)
+    return next((known_by for place, known_by in enumerate(roll.known) if not _others_count(roll, parts, place)), None)
 
 
 def _counted(roll: GiverRoll, counts: tuple[float, ...], name: str, fading: float) -> tuple[float, ...]:
@@ -167,13 +169,18 @@ def _counted(roll: GiverRoll, counts: tuple[float, ...], name: str, fading: floa
     return (*counts[:own], round(fading * counts[own] + 1.0, DIGITS), *counts[own + 1 :])
 
 
-def _others_count(roll: GiverRoll, own: int) -> bool:
+def _list_counts(roll: GiverRoll) -> list[tuple[tuple[float, ...], float]]:
+    """The counts of requests and of labels, with their sums, where there are any."""
+    return [(counts, total) for counts in (roll.requests, roll.labels) if (total := sum(counts)) > 0.0]
+
+
+def _others_count(roll: GiverRoll, counted: list[tuple[tuple[float, ...], float]], own: int) -> bool:
     """Return whether all but this group have enough of the requests, or of the labels, to be asked for.
 
     They have, too, until requests or labels show that their share is less: of few of them chance may have given others
     none. So nobody is alone before some 66 requests or labels.
     """
-    parts = [(sum(counts) - counts[own], sum(counts)) for counts in (roll.requests, roll.labels) if sum(counts) > 0.0]
+    parts = [(total - counts[own], total) for counts, total in counted]
     if any(others >= OTHERS_MIN * total for others, total in parts):
         return True
     if roll.seen >= ALONE_MIN and not any(others > 1e-9 for others, _ in parts):
