@@ -32,6 +32,7 @@ from typing import Any
 import peft
 import torch
 import transformers
+from jinja2 import TemplateError
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -114,7 +115,10 @@ def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[Tok
             request, answer = split_row(row, number)
             prompt = request
             if not isinstance(request, str):
-                prompt, calls = render(row, request, tokenizer, number)
+                try:
+                    prompt, calls = render(row, request, tokenizer, number)
+                except TemplateError as error:
+                    raise TrainingFailure(f"Line {number}: the base's chat template refuses it: {error}") from None
                 answer = calls or answer
             prompt_ids = tokenizer(prompt, add_special_tokens=isinstance(request, str)).input_ids
             answer_ids = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
@@ -413,10 +417,8 @@ def train(job: Job, folder: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.base)
     examples, left_out = read_examples(folder / job.rows, tokenizer, job.tokens_max)
     heldout_file = folder / job.heldout
-    heldout: list[TokenRow] = []
-    if heldout_file.is_file():
-        heldout, more_left_out = read_examples(heldout_file, tokenizer, job.tokens_max)
-        left_out += more_left_out
+    none: tuple[list[TokenRow], int] = [], 0
+    heldout, too_long = read_examples(heldout_file, tokenizer, job.tokens_max) if heldout_file.is_file() else none
     if not examples:
         raise TrainingFailure(f"No row has at most {job.tokens_max} tokens: raise tokens_max, or shorten the rows.")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -424,7 +426,7 @@ def train(job: Job, folder: Path) -> None:
     training = LoraTraining(job, folder)
     training.resume()
     mean_tokens = sum(example.length for example in examples) / len(examples)
-    tell("started", rows=len(examples), heldout=len(heldout), too_long=left_out, steps=job.steps,
+    tell("started", rows=len(examples), heldout=len(heldout), too_long=left_out + too_long, steps=job.steps,
          from_step=training.step, mean_tokens=round(mean_tokens), device=training.model.device)  # fmt: skip
     reason = training.run(cut_batches(examples, job), heldout, pad, shared)
     right, loss = training.best or (0.0, 0.0)

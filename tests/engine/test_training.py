@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,4 +74,21 @@ def test_failure_of_a_real_training_is_told_as_advice(engine_files: EngineFiles,
     assert train(engine_files.venv.python, folder)[-1] == {
         "kind": "failed",
         "text": "No row has at most 8 tokens: raise tokens_max, or shorten the rows.",
+    }
+
+
+@pytest.mark.timeout(600)
+def test_row_that_the_chat_template_refuses_is_told_by_its_line(engine_files: EngineFiles, tmp_path: Path) -> None:
+    base, folder = tmp_path / "base", write_rows(tmp_path / "refused", engine_files.model)
+    shutil.copytree(engine_files.model, base, copy_function=os.link)
+    (base / "chat_template.jinja").unlink()
+    refusing = (
+        "{% if messages[0]['content'] == 'Case 2' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    )
+    (base / "chat_template.jinja").write_text(refusing + "asked")
+    job = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps({**job, "base": str(base)}))
+    assert train(engine_files.venv.python, folder)[-1] == {
+        "kind": "failed",
+        "text": "Line 3: the base's chat template refuses it: No system role",
     }
