@@ -207,24 +207,24 @@ def _sha256(place: str, value: Any, source: str) -> str:
 
 
 def _contract(place: str, value: Any) -> dict[str, Any]:
-    fields = _Fields(place, value)
-    contract = {
-        "json_schema": fields.take_or("json_schema", _mapping, None),
-        "choices": fields.take_or("choices", _choices, None),
-        "regex": fields.take_or("regex", _regex, None),
-        "length": fields.take_or("length", _length, None),
-    }
-    fields.finish()
-    parts = {key: part for key, part in contract.items() if part is not None}
+    parts = _parts(place, value, {"json_schema": _mapping, "choices": _choices, "regex": _regex, "length": _length})
     if not parts:
         raise ManifestError(f"{place} is empty: give json_schema, choices, regex or length, or leave it out.")
     return parts
 
 
+def _parts(place: str, value: Any, readers: Mapping[str, Callable[[str, Any], Any]]) -> dict[str, Any]:
+    """The keys of a mapping that are given, each as its reader has it. Raises ManifestError for any other key."""
+    fields = _Fields(place, value)
+    parts = {key: fields.take_or(key, read, None) for key, read in readers.items()}
+    fields.finish()
+    return {key: part for key, part in parts.items() if part is not None}
+
+
 def _choices(place: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not 1 <= len(value) <= CHOICES_MAX:
         raise ManifestError(f"{place} must be a list of 1 to {CHOICES_MAX} texts.")
-    choices = [_text(f"{place}[{at}]", choice, TEXT_LENGTH_MAX) for at, choice in enumerate(value)]
+    choices = [_line(f"{place}[{at}]", choice) for at, choice in enumerate(value)]
     if len(set(choices)) != len(choices):
         raise ManifestError(f"{place} names a choice twice: remove one.")
     return choices
@@ -240,10 +240,7 @@ def _regex(place: str, value: Any) -> str:
 
 
 def _length(place: str, value: Any) -> dict[str, int]:
-    fields = _Fields(place, value)
-    bounds = {key: fields.take_or(key, _characters, None) for key in ("characters_min", "characters_max")}
-    fields.finish()
-    lengths = {key: bound for key, bound in bounds.items() if bound is not None}
+    lengths = _parts(place, value, dict.fromkeys(("characters_min", "characters_max"), _characters))
     if not lengths:
         raise ManifestError(f"{place} is empty: give characters_min or characters_max, or leave it out.")
     if lengths.get("characters_min", 0) > lengths.get("characters_max", CHARACTERS_MAX):
@@ -251,10 +248,10 @@ def _length(place: str, value: Any) -> dict[str, int]:
     return lengths
 
 
-def _characters(place: str, value: Any) -> int | None:
+def _characters(place: str, value: Any) -> int:
     if type(value) is not int or not 0 <= value <= CHARACTERS_MAX:
         raise ManifestError(f"{place} must be a whole number from 0 to {CHARACTERS_MAX}.")
-    return value
+    return int(value)
 
 
 def _general_prompt(place: str, value: Any) -> GeneralPromptView:
@@ -312,9 +309,7 @@ def _check_stop(place: str, value: Any) -> None:
 
 
 def _golden(place: str, value: Any) -> tuple[Golden, ...]:
-    if not isinstance(value, list) or len(value) > GOLDEN_MAX:
-        raise ManifestError(f"{place} must be a list of at most {GOLDEN_MAX} prompts.")
-    return tuple(_golden_one(f"{place}[{at}]", each) for at, each in enumerate(value))
+    return tuple(_list(place, value, GOLDEN_MAX, "prompts", _golden_one))
 
 
 def _golden_one(place: str, value: Any) -> Golden:
@@ -351,10 +346,7 @@ def _review_by(place: str, value: Any) -> str:
 
 
 def _source(place: str, value: Any) -> dict[str, str]:
-    fields = _Fields(place, value)
-    source = {key: fields.take_or(key, _line, "") for key in ("repository", "commit", "path")}
-    fields.finish()
-    return source
+    return _parts(place, value, dict.fromkeys(("repository", "commit", "path"), _line))
 
 
 def _seed(place: str, value: Any) -> int:
@@ -372,9 +364,13 @@ def _metrics(place: str, value: Any) -> dict[str, float]:
 
 
 def _evaluations(place: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or len(value) > EVALUATIONS_MAX:
-        raise ManifestError(f"{place} must be a list of at most {EVALUATIONS_MAX} ids.")
-    return [_line(f"{place}[{at}]", each) for at, each in enumerate(value)]
+    return _list(place, value, EVALUATIONS_MAX, "ids", _line)
+
+
+def _list(place: str, value: Any, count_max: int, what: str, read: Callable[[str, Any], T]) -> list[T]:
+    if not isinstance(value, list) or len(value) > count_max:
+        raise ManifestError(f"{place} must be a list of at most {count_max} {what}.")
+    return [read(f"{place}[{at}]", each) for at, each in enumerate(value)]
 
 
 def _tags(place: str, value: Any) -> dict[str, str]:
