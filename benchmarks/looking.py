@@ -71,7 +71,7 @@ def bounds_of(differences: npt.NDArray[np.int8], first: Places) -> dict[str, Num
     middle = y / rows
     spread = np.maximum(0.0, (yy + ADDED_DIFFERENCE * sum(one * one for one, _ in DIFFERENCES)) / rows - middle**2)
     radius = np.array([estimates.find_radius(float(one), arms.ALPHA) for one in n])
-    student = np.array([estimates.find_student_quantile(1 - 2 * ONE_LOOK, int(one) - 1) for one in n])
+    student = np.array([estimates.find_two_sided_quantile(int(one) - 1, 1 - 2 * ONE_LOOK) for one in n])
     least, deviation = np.minimum(y / n, middle), np.sqrt(spread * rows / (rows - 1))
     found = {"fixed": least - student * deviation / np.sqrt(rows), "always": least - radius * deviation}
     lows = {name: np.where(n < arms.LABELS_MIN, -1.0, low) for name, low in found.items()}

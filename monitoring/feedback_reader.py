@@ -9,7 +9,15 @@ import duckdb
 import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, fetch_rows, list_files, read, read_span
+from monitoring.archive.tables import (
+    ArchiveQuery,
+    FeedbackRow,
+    NothingArchived,
+    fetch_rows,
+    list_files,
+    read,
+    read_span,
+)
 from monitoring.feedback import Feedback, WordSeals, read_entries
 from monitoring.ids import SHAPE, read_time
 from monitoring.texts import Seals
@@ -51,7 +59,7 @@ def _read_archived(
 ) -> dict[str, list[Feedback]]:
     try:
         listed = list(list_files(storage, ArchiveQuery("feedback", since)))
-    except Nothing:
+    except NothingArchived:
         return {}
     by_request: dict[str, list[Feedback]] = {}
     table = read(storage, "feedback", [place for place in listed if _last_at(place) > since])

@@ -293,7 +293,7 @@ async def pass_gate_together(
 
 
 async def _check_bytes(services: Services, version: Version) -> None:
-    """Return whether the store's bytes are the version's, and fit the pool's base here. Raises Problem (409, 422)."""
+    """See that the store's bytes are the version's, and fit the pool's base here. Raises Problem (409, 422)."""
     try:
         if not services.control.adapters.store.holds(version.digest):
             text = f"{version.name}: the store here has no {version.digest}. Upload it: state apply --adapters FOLDER."

@@ -166,7 +166,7 @@ def _suites_named(api: Api, version: str, names: Sequence[str]) -> list[str]:
 
 
 def _tell_all(api: Api, answers: Sequence[dict[str, Any]], report_to: Path | None) -> None:
-    """The reports on several suites. Raises Failed where one did not come to a report."""
+    """The reports on several suites. Raises WatchFailed where one did not come to a report."""
     answer = {"evaluations": list(answers)}
     if report_to is not None:
         _write(api, report_to, answer, answers)
@@ -283,7 +283,7 @@ def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Path | None) -> None:
-    """Its report, and the files that were asked for. Raises Failed where it did not come to one."""
+    """Its report, and the files that were asked for. Raises WatchFailed where it did not come to one."""
     if answer["status"] != "done":
         text = f"The evaluation {answer['id']} of {answer['version']} is {answer['status']}. {answer['note']}"
         raise WatchFailed(text.strip())

@@ -86,7 +86,7 @@ def until_fitted(api: Api, version: str, wait_seconds: float) -> dict[str, Any]:
 
 
 def describe_fitted(version: str, shown: dict[str, Any], counts: dict[str, Any]) -> str:
-    """A sentence about the scope that was fitted. Raises Failed where it was not."""
+    """A sentence about the scope that was fitted. Raises WatchFailed where it was not."""
     scope = shown.get("scope") or {}
     if scope.get("state") == "failed":
         raise WatchFailed(f"The scope of {version} was not fitted: {scope['error']}")

@@ -84,7 +84,7 @@ def count(
     with _archive(config, folder, json_only) as storage:
         try:
             days = archive.count(storage, _make_query(since, until, task, dataset))
-        except archive.Nothing:
+        except archive.NothingArchived:
             days = []
     out = Printer(json_only)
     rows = [asdict(day) for day in days]
@@ -175,14 +175,14 @@ def _archive(config: Path, folder: Path | None, json_only: bool = False) -> Iter
     """The archive. Whatever the block raises is one line on stderr, as JSON on stdout too, and exit code 2."""
     import duckdb
 
-    from monitoring.archive.tables import Nothing
+    from monitoring.archive.tables import NothingArchived
     from monitoring.helper_process import JobError
 
     try:
         storage = _storage(config, folder)
         with storage.explain_errors():
             yield storage
-    except (Nothing, SettingsError, Unusable, JobError, ValueError) as error:
+    except (NothingArchived, SettingsError, Unusable, JobError, ValueError) as error:
         _end(str(error), json_only)
     except OSError as error:
         _end(f"{error.filename}: {error.strerror}.", json_only)

@@ -166,7 +166,7 @@ def run(
     bounds: tuple[float | None, float | None],
     look_seconds: float,
 ) -> None:
-    """Replay the archive, and tell. Raises SettingsError, Nothing, and what DuckDB raises."""
+    """Replay the archive, and tell. Raises SettingsError, NothingArchived, and what DuckDB raises."""
     from monitoring.archive import entries as archive_entries
 
     replaying = begin_replay(settings, tasks, replayed, look_seconds)

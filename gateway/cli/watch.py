@@ -154,7 +154,7 @@ def _hint(answer: dict[str, Any]) -> str:
 
 
 def see_that_it_is_placed(answer: dict[str, Any], wait_seconds: float) -> str:
-    """A sentence about where a version is placed. Raises Failed where it is not, though it was waited for."""
+    """A sentence about where a version is placed. Raises WatchFailed where it is not, though it was waited for."""
     name, state = answer["version"], answer["state"]
     ready, wanted = len(answer["ready"]), len(answer["wanted"])
     if state in PLACED:

@@ -15,7 +15,7 @@ import duckdb
 import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, Nothing, connect_duckdb, fetch_rows, list_files, read
+from monitoring.archive.tables import ArchiveQuery, NothingArchived, connect_duckdb, fetch_rows, list_files, read
 from monitoring.quality.replay.recorded import Placed
 from monitoring.quality.signals.all_watches import FEEDBACK, RECORDS, REPORTED
 from monitoring.quality.signals.entries import Given, Seen, is_reported
@@ -34,12 +34,12 @@ def read_entries(
 ) -> Generator[Placed, None, None]:
     """All entries of these tasks from `since` on and before `until` (Unix seconds), in their order.
 
-    Feedback on a record from before `since` has none. Raises Nothing where there is no record.
+    Feedback on a record from before `since` has none. Raises NothingArchived where there is no record.
     """
     records = _table(storage, ArchiveQuery("records", since, until))
     try:
         feedback = _table(storage, ArchiveQuery("feedback", since, until))
-    except Nothing:
+    except NothingArchived:
         feedback = None
     with tempfile.TemporaryDirectory() as scratch, connect_duckdb(storage, Path(scratch)) as connection:
         streams = [_records(connection, records, tasks)]
@@ -49,7 +49,7 @@ def read_entries(
 
 
 def read_versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
-    """The versions that records of these tasks were led to or answered by. Raises Nothing as `read_entries` does."""
+    """The versions that records of these tasks were led to or answered by. Raises NothingArchived."""
     table = _table(storage, ArchiveQuery("records", since, until))
     names = f'SELECT unnest(["led_to", "version"]) AS name FROM {table} WHERE "task" IN {_marks(tasks)}'  # noqa: S608
     query = f"SELECT DISTINCT name FROM ({names}) WHERE name IS NOT NULL ORDER BY name"  # noqa: S608
@@ -58,7 +58,7 @@ def read_versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | 
 
 
 def _table(storage: ArchiveStorage, query: ArchiveQuery) -> str:
-    """The rows of a query, with each entry's place. Raises Nothing where there is no file."""
+    """The rows of a query, with each entry's place. Raises NothingArchived where there is no file."""
     source = read(storage, query.dataset, list(list_files(storage, query)))
     bounds = [f'"at" >= {query.since!r}'] if query.since is not None else []
     bounds += [f'"at" < {query.until!r}'] if query.until is not None else []

@@ -104,7 +104,7 @@ class Span(NamedTuple):
     is_merged: bool
 
 
-class Nothing(Exception):
+class NothingArchived(Exception):
     """There is no file of what was asked for."""
 
 
@@ -156,7 +156,7 @@ def write_parquet(connection: duckdb.DuckDBPyConnection, rows: str, path: Path) 
 
 
 def count(storage: ArchiveStorage, archive_query: ArchiveQuery) -> list[Day]:
-    """Rows by day. Raises Nothing where there is no file."""
+    """Rows by day. Raises NothingArchived where there is no file."""
     where, values = _where(archive_query)
     days = []
     with connect_duckdb(storage) as connection:
@@ -180,7 +180,7 @@ def export(storage: ArchiveStorage, archive_query: ArchiveQuery, target: Path) -
     """Write what is asked for to one file, whose ending names its form: .parquet, .csv or .jsonl. Returns the rows.
 
     In CSV, what is nested is JSON, and a text that begins like a formula has an apostrophe before it. The file appears
-    whole or not at all. Raises Nothing, OSError, and ValueError for another ending.
+    whole or not at all. Raises NothingArchived, OSError, and ValueError for another ending.
     """
     forms = {
         ".parquet": PARQUET,
@@ -233,7 +233,7 @@ def connect_duckdb(storage: ArchiveStorage | None = None, scratch: Path | None =
 
 
 def list_files(storage: ArchiveStorage, query: ArchiveQuery) -> Iterator[str]:
-    """The files that may hold what is asked for, in the order of their days. Raises Nothing where there is none."""
+    """The files that may hold what is asked for, in the order of their days. Raises NothingArchived."""
     first = day_of(query.since) if query.since is not None else ""
     last = day_of(query.until) if query.until is not None else "day=9999"
     there = False
@@ -245,7 +245,7 @@ def list_files(storage: ArchiveStorage, query: ArchiveQuery) -> Iterator[str]:
                 there = True
                 yield f"{query.dataset}/{day}/{name}"
     if not there:
-        raise Nothing(f"There are no {query.dataset} of that time in {storage.root}.")
+        raise NothingArchived(f"There are no {query.dataset} of that time in {storage.root}.")
 
 
 def read_span(name: str) -> Span | None:
@@ -297,7 +297,7 @@ def find_table(storage: ArchiveStorage, query: ArchiveQuery, named: bool = False
     """A data set as one table; without rows where there is no file."""
     try:
         return read(storage, query.dataset, list(list_files(storage, query)), named)
-    except Nothing:
+    except NothingArchived:
         return read(storage, query.dataset, [], named)
 
 

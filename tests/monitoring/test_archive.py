@@ -21,7 +21,7 @@ from monitoring.archive import tables as archive
 from monitoring.archive.merging import LOOKED_KEY
 from monitoring.archive.run import ArchiveJob, ArchiveReport
 from monitoring.archive.storage import FolderStorage
-from monitoring.archive.tables import ArchiveQuery, Day, Nothing
+from monitoring.archive.tables import ArchiveQuery, Day, NothingArchived
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
@@ -367,9 +367,9 @@ async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: 
     assert archive.export(storage, ArchiveQuery(), tmp_path / "all.jsonl") == 4
     with pytest.raises(ValueError, match="ends in none of"):
         archive.export(storage, ArchiveQuery(), tmp_path / "x.txt")
-    with pytest.raises(Nothing):
+    with pytest.raises(NothingArchived):
         archive.export(storage, ArchiveQuery(since=time.time()), tmp_path / "x.csv")
-    with pytest.raises(Nothing):
+    with pytest.raises(NothingArchived):
         archive.count(FolderStorage(tmp_path / "nowhere"), ArchiveQuery())
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".csv", ".jsonl", ".jsonl", ".jsonl", ".parquet"]
 

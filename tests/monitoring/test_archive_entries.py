@@ -17,7 +17,7 @@ from monitoring.archive import entries as archive_entries
 from monitoring.archive import run as archive_run
 from monitoring.archive import tables as archive
 from monitoring.archive.storage import FolderStorage
-from monitoring.archive.tables import ArchiveQuery, Nothing, columns_of
+from monitoring.archive.tables import ArchiveQuery, NothingArchived, columns_of
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.phases import Phase
 from monitoring.quality.replay.recorded import Placed, Replaying, Turn
@@ -248,7 +248,7 @@ async def test_what_is_in_the_archive_of_feedback_comes_back_as_the_monitor_read
 
 
 def test_an_archive_without_records_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Nothing):
+    with pytest.raises(NothingArchived):
         read(tmp_path)
 
 

@@ -25,7 +25,7 @@ from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import (
     ArchiveQuery,
     FeedbackRow,
-    Nothing,
+    NothingArchived,
     connect_duckdb,
     day_of,
     export,
@@ -110,7 +110,7 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 def parts(job: ArchiveJob) -> list[Path]:
     try:
         return [Path(job.folder, place) for place in list_files(FolderStorage(Path(job.folder)), ArchiveQuery("texts"))]
-    except Nothing:
+    except NothingArchived:
         return []
 
 

@@ -151,7 +151,7 @@ def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]
 
 
 def _of_silent_judge(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
-    """Return whether the model that judges pairs is asked and says nothing, and what to look at."""
+    """The caveat where the model that judges pairs is asked and says nothing, and what to look at."""
     judge = active.judge if active is not None else None
     if judge is None or active is None or plan.judge_pool is None:
         return
@@ -167,7 +167,7 @@ def _of_silent_judge(name: str, active: Judgement | None, plan: Plan) -> Iterato
 
 
 def _of_judge(active: Judgement | None, plan: Plan, silent: bool) -> Iterator[str]:
-    """Return whether the judge is one of those that it judges, and whether pairs that should be there are missing.
+    """The caveats where the judge is one of those that it judges, or pairs that should be there are missing.
 
     `silent`: it has been told that the judge says nothing, which is why.
     """

@@ -40,7 +40,7 @@ def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str
 
 
 def list_saving_caveats(name: str, task: str, judged: Judgement, quality: TaskQuality) -> Iterator[str]:
-    """Return whether the version costs more than it saves, at present, over enough requests and time."""
+    """The caveat where a version costs more than it saves at present, over enough requests and time."""
     saving = judged.saving
     if saving is None or saving.requests < REQUESTS_MIN or saving.net_usd_per_day >= 0.0:
         return

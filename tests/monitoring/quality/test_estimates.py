@@ -140,7 +140,7 @@ def test_values_out_of_range_are_refused() -> None:
         with pytest.raises(ValueError, match="within -1 and 1"):
             estimates.add_guess(Sums(), wrong)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        estimates.find_student_quantile(1.0, 10)
+        estimates.find_two_sided_quantile(10, 1.0)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 20, 59, 239, 5_000])
@@ -148,7 +148,7 @@ def test_values_out_of_range_are_refused() -> None:
 def test_students_quantiles_are_close(degrees: int, confidence: float) -> None:
     exact = float(stats.t.ppf(0.5 + confidence / 2, degrees))
     rel = 0.034 if confidence == 0.99 and degrees < 5 else 0.01
-    assert estimates.find_student_quantile(confidence, degrees) == pytest.approx(exact, rel=rel)
+    assert estimates.find_two_sided_quantile(degrees, confidence) == pytest.approx(exact, rel=rel)
 
 
 def test_json_gives_back_the_same() -> None:
