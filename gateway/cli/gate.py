@@ -59,14 +59,12 @@ def show_gate(
 
 
 def _tell(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
-    because = answer["because"]
-    for line in answer["lines"]:
-        because = because.replace(line["text"], "")  # it follows in its line
-    out.say(" ".join(f"{answer['version']}: {answer['verdict'].replace('_', ' ')}. {because}".split()))
+    summary = answer["summary"] if answer["lines"] else answer["because"]
+    out.say(f"{answer['version']}: {answer['verdict'].replace('_', ' ')}. {summary}".rstrip())
     if answer["lines"]:
         out.say("")
         for line in answer["lines"]:
-            is_said = line["needs"].lower() in because.lower()
+            is_said = line["needs"].lower() in summary.lower()
             needs = "" if is_said else f" It needs {line['needs']}."
             out.say(f"{line['verdict'].replace('_', ' '):<11}  {line['subject']:<8}  {line['text']}{needs}")
         out.say("")

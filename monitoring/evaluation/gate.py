@@ -104,11 +104,13 @@ class GateLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The gate's verdict on a version, in one sentence and line by line, and the versions that it is held against."""
+    """The gate's verdict on a version, in words and line by line, and the versions that it is held against. `summary`
+    is the part of `because` that no line says."""
 
     version: str
     verdict: GateVerdict
     because: str
+    summary: str = ""
     lines: tuple[GateLine, ...] = ()
     evaluations: tuple[str, ...] = ()
     held_against: dict[Role, str] = {}
@@ -189,17 +191,18 @@ def decide_gate(
         "failed" if "failed" in verdicts else "cannot_tell" if "cannot_tell" in verdicts else "passed"
     )
     most = max(lines, key=lambda line: line.rows_more)
-    because = next((line.text for line in lines if line.verdict == verdict), "")
+    summary, finding = "", next((line.text for line in lines if line.verdict == verdict), "")
     if verdict == "cannot_tell" and most.needs:
         be = "is" if most.rows_more == 1 else "are"
-        because = f"{most.needs[0].upper()}{most.needs[1:]} {be} needed. {most.text}"
+        summary, finding = f"{most.needs[0].upper()}{most.needs[1:]} {be} needed.", most.text
     elif verdict == "passed":
-        because = _praise(references, lines)
-    because = " ".join([because, *dict.fromkeys(line.text for line in lines if line.subject == "rows")])
+        summary, finding = _praise(references, lines), ""
+    left_out = dict.fromkeys(line.text for line in lines if line.subject == "rows")
     return GateReport(
         version=name,
         verdict=verdict,
-        because=because,
+        because=" ".join(filter(None, [summary, finding, *left_out])),
+        summary=summary,
         lines=tuple(lines),
         evaluations=tuple(dict.fromkeys(used)),
         held_against={reference.role: name_arm(reference.asked) for reference in references},
