@@ -90,5 +90,5 @@ def test_row_that_the_chat_template_refuses_is_told_by_its_line(engine_files: En
     (folder / "job.json").write_text(json.dumps({**job, "base": str(base)}))
     assert train(engine_files.venv.python, folder)[-1] == {
         "kind": "failed",
-        "text": "Line 3: the base's chat template refuses it: No system role",
+        "text": "Line 3: the base's chat template refuses it: System role not supported",
     }
