@@ -107,6 +107,17 @@ async def test_an_oversize_body_is_refused_before_it_is_held(configure: Configur
     ]
 
 
+@pytest.mark.parametrize(("kind", "body"), [("application/x-www-form-urlencoded", b"{}"), ("application/json", b"[1]")])
+@pytest.mark.parametrize("path", ["/v1/feedback", "/admin/v1/callers"])
+async def test_a_body_that_is_no_object_is_told_how_to_be_sent(
+    gateway: RunningGateway, kind: str, body: bytes, path: str
+) -> None:
+    async with gateway.http() as http:
+        answer = await http.post(path, content=body, headers={"content-type": kind})
+    told = "The body is no JSON object. Send one as `Content-Type: application/json`."
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, told)
+
+
 async def test_the_wrong_media_type_method_and_address_are_told(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         answers = [
