@@ -21,7 +21,7 @@ from gateway.cli.admin_client import Unusable, explain_os_error, read_text, writ
 from gateway.cli.command import Api, ClassField, Force, add_command, see_that_it_can_be_written, with_api
 from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
-from gateway.cli.prompts import as_lines
+from gateway.cli.prompts import OwnColumns, as_lines, read_columns
 from gateway.cli.reviews import list_pair_lines
 from gateway.cli.tables import Row, format_time, make_readable
 from gateway.cli.watch import WatchFailed, explain_leaving, make_sending_columns, until_ended
@@ -115,6 +115,7 @@ def evaluate(
         ),
     ] = None,
     options: EvaluationOptions = EvaluationOptions(),
+    column: OwnColumns = None,
     again: Annotated[
         bool,
         typer.Option("--again", help="Ask all rows again, where answers of this or an earlier evaluation are there."),
@@ -134,7 +135,7 @@ def evaluate(
         raise Unusable("Give either --data or --suite: what is the version to be evaluated on?")
     if data is not None:
         with ExitStack() as stack:
-            begun = [send_data(api, PATH, as_lines(stack, data, COLUMNS), query)]
+            begun = [send_data(api, PATH, as_lines(stack, data, COLUMNS, read_columns(column)), query)]
     else:
         if rows_out is not None and (len(suites or ()) > 1 or "all" in (suites or ())):
             raise Unusable("--rows-out is for one suite: name that one.")

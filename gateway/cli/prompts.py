@@ -27,7 +27,9 @@ Sources = list[tuple[str, Path]]
 OwnColumns = Annotated[
     list[str] | None,
     typer.Option(
-        "--column", metavar="OURS=THEIRS", help="A table's column, as in text=body or expected=reply. May be repeated."
+        "--column",
+        metavar="OURS=THEIRS",
+        help="A row's column or field, as in text=body or expected=reply. May be repeated.",
     ),
 ]
 BETWEEN_ROWS = re.compile(r"[\s,]*")
@@ -150,8 +152,8 @@ def _scope_cell(shown: dict[str, Any]) -> str:
 def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Mapping[str, str] | None = None) -> Path:
     """A file with a line of JSON each: `path` itself, or what is made of its CSV (of these columns) or JSON list.
 
-    `own_names` are the file's names of columns, by ours. What is made lasts as long as `stack`. A row is on the line
-    where it began before, or on the next free one. Raises Unusable.
+    `own_names` are the file's names of columns or fields, by ours. What is made lasts as long as `stack`. A row is on
+    the line where it began before, or on the next free one. Raises Unusable.
     """
     if not path.is_file():
         raise Unusable(f"There is no file {path}.")
@@ -159,15 +161,15 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Ma
         raise Unusable(f"{path} is empty: give a row on each line.")
     if path.suffix.lower() == ".parquet":
         raise Unusable(f"{path} is Parquet, which only `datasets build` reads: write it as .csv or JSON lines.")
-    if own_names and path.suffix.lower() != ".csv":
-        raise Unusable(f"--column is for the columns of a table: {path} is no .csv.")
-    if path.suffix.lower() not in (".json", ".csv"):
+    if path.suffix.lower() not in (".json", ".csv") and not own_names:
         return path
     file = StringIO(read_text(path), newline="")
     try:
-        rows = list(
-            _rows_of_csv(path, file, columns, own_names) if path.suffix.lower() == ".csv" else _rows_of_json(path, file)
-        )
+        if path.suffix.lower() == ".csv":
+            rows = list(_rows_of_csv(path, file, columns, own_names))
+        else:
+            objects = _rows_of_json(path, file) if path.suffix.lower() == ".json" else _rows_of_lines(file)
+            rows = list(_rename_fields(path, objects, own_names) if own_names else objects)
     except (ValueError, csv.Error) as error:
         raise Unusable(f"{path} can't be read: {error}.") from error
     made = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rows.jsonl"
@@ -216,3 +218,32 @@ def _rows_of_json(path: Path, file: StringIO) -> Iterator[tuple[int, Any]]:
         yield lines, {"text": row} if isinstance(row, str) else row
         before, written = before + text.count("\n", begin, at), written + lines + 1
         begin = next(BETWEEN_ROWS.finditer(text, at)).end()
+
+
+def _rows_of_lines(file: StringIO) -> Iterator[tuple[int, Any]]:
+    """The rows, each with the number of empty lines before it. Raises ValueError with the line of what is no JSON."""
+    before = 0
+    for at, line in enumerate(file, 1):
+        if not line.strip():
+            before += 1
+            continue
+        try:
+            yield before, json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {at}: {error}") from None
+        before = 0
+
+
+def _rename_fields(
+    path: Path, rows: Iterator[tuple[int, Any]], own_names: Mapping[str, str]
+) -> Iterator[tuple[int, Any]]:
+    """Rows with our names for these fields. A field of such a name makes room for the one that was named."""
+    from monitoring.datasets.foreign_rows import open_item
+
+    our_names = {theirs: ours for ours, theirs in own_names.items()}
+    for number, (before, row) in enumerate(rows):
+        fields = open_item(row) if isinstance(row, dict) else {}
+        if not number and (missing := [theirs for theirs in our_names if theirs not in fields]):
+            raise Unusable(f"{path} has no field {missing[0]!r} in its first row: it has {', '.join(fields)[:400]}.")
+        kept = {name: value for name, value in fields.items() if name not in own_names and name not in our_names}
+        yield before, kept | {ours: fields[theirs] for theirs, ours in our_names.items() if theirs in fields}

@@ -13,7 +13,7 @@ from rich.progress import SpinnerColumn, TextColumn
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, TaskName, Yes, add_command, make_sure
 from gateway.cli.evaluations import COLUMNS, send_data
-from gateway.cli.prompts import as_lines
+from gateway.cli.prompts import OwnColumns, as_lines, read_columns
 from gateway.cli.records import moments_of
 from gateway.cli.tables import Row, format_time
 
@@ -57,6 +57,7 @@ def add(
     class_field: Annotated[
         str | None, typer.Option(metavar="NAME", help="The field of the expected answers that is the class.")
     ] = None,
+    column: OwnColumns = None,
 ) -> None:
     """Add a suite to a task. It is kept with its texts until it is removed."""
     if from_production is not (since_time is not None) or from_production is (data is not None):
@@ -68,7 +69,7 @@ def add(
             progress.add_task("Reading kept texts")
             answer = api.send(PATH, iter(()), "application/json", 0, **query, since=str(since))
         else:
-            answer = send_data(api, PATH, as_lines(stack, data, COLUMNS), query)
+            answer = send_data(api, PATH, as_lines(stack, data, COLUMNS, read_columns(column)), query)
     added = f"{answer['task']} has the suite {answer['digest'][:12]} ({_words(answer)})."
     api.out.tell(answer, added, *answer["notes"])
 

@@ -27,12 +27,15 @@ CHOICE_FIELDS = frozenset({"chosen", "rejected"})
 ANSWERS = ("output", "response", "expected")
 ALPACA_FIELDS = frozenset({"instruction", "input", "context", "output", "response", "system", "history", "text"})
 """The fields that are read, and the text of all in one, which some files have beside them."""
+ITEM_FIELDS = frozenset({"item", "sample"})
+"""The fields of a row of OpenAI's Evals: what is asked and expected, and what a model answered."""
 TEXT_KEYS = ("text", "value", "arguments")
 """Where a block of TensorZero has its text: as it is, in older releases, and as the arguments of a template."""
 
 
 def as_own_form(entry: dict[str, Any], at: int) -> dict[str, Any]:
     """The object on line `at` with the keys that our rows have; one of ours is left as it is. Raises DatasetError."""
+    entry = open_item(entry)
     if "messages" in entry and not entry.keys() >= CHOICE_FIELDS:
         return entry
     translate = next((form for fields, form in FORMS if fields <= entry.keys()), None)
@@ -42,6 +45,12 @@ def as_own_form(entry: dict[str, Any], at: int) -> dict[str, Any]:
 def read_own_object(line: bytes, at: int) -> dict[str, Any]:
     """The object on line `at`, with the keys that our rows have. Raises DatasetError."""
     return as_own_form(object_of(line, at), at)
+
+
+def open_item(entry: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a row of OpenAI's Evals, which lie in its `item`; any other object as it is."""
+    item = entry.get("item")
+    return item if isinstance(item, dict) and entry.keys() <= ITEM_FIELDS else entry
 
 
 def _from_turns(entry: dict[str, Any], at: int) -> dict[str, Any]:
@@ -85,6 +94,16 @@ def _from_preference(entry: dict[str, Any], at: int) -> dict[str, Any]:
     rejected = own.pop("non_preferred_output", None)
     own["messages"] = [*messages, {"role": "assistant", "content": _last_text(entry["preferred_output"], at)}]
     return own | ({"rejected": _last_text(rejected, at)} if rejected else {})
+
+
+def _from_ideal(entry: dict[str, Any], at: int) -> dict[str, Any]:
+    """A sample of the repository openai/evals: a text or messages, and the ideal answer."""
+    asked, ideal = entry["input"], entry["ideal"]
+    answers = ideal if isinstance(ideal, list) else [ideal]
+    if len(answers) != 1:
+        raise DatasetError(f"Line {at}: its ideal has {len(answers)} answers: leave the one that is right.")
+    own = {name: value for name, value in entry.items() if name not in ("input", "ideal")}
+    return own | {"messages" if isinstance(asked, list) else "text": asked, "expected": answers[0]}
 
 
 def _from_choice(entry: dict[str, Any], at: int) -> dict[str, Any]:
@@ -191,6 +210,7 @@ FORMS: tuple[tuple[Set[str], Callable[[dict[str, Any], int], dict[str, Any]]], .
     ({"instruction", "output"}, _from_instruction),
     ({"instruction", "context"}, _from_instruction),
     ({"input", "preferred_output"}, _from_preference),
+    ({"input", "ideal"}, _from_ideal),
     (CHOICE_FIELDS, _from_choice),
     ({"input", "output"}, _from_inference),
 )

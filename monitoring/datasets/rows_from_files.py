@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.datasets.foreign_rows import as_own_form, time_of
+from monitoring.datasets.foreign_rows import as_own_form, open_item, time_of
 from monitoring.datasets.row_files import read_objects
 from monitoring.datasets.rows import ORIGINS, DataRow, LeftOut, Origin, digest
 from monitoring.evaluation.dataset import (
@@ -54,7 +54,7 @@ def read_rows(file: SourceFile) -> Iterator[DataRow | LeftOut]:
         try:
             if isinstance(entry, DatasetError):
                 raise entry
-            cells = {name: value for name, value in entry.items() if value is not None}
+            cells = {name: value for name, value in open_item(entry).items() if value is not None}
             own = as_own_form(_with_our_names(cells, file.columns), at)
             yield from [data_row_of(each, at, file.name) for each in _divide_chat(own, at)]
         except DatasetError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli.admin_client import Unusable
 from gateway.cli.prompts import PROMPT_COLUMNS, as_lines
 from router.fitting import background
 from tests.gateway.cli.conftest import Command
@@ -139,3 +140,19 @@ def test_the_demo_sends_a_sample_of_the_examples_training_rows(tmp_path: Path) -
     rows = [json.loads(line) for line in found.read_text().splitlines()]
     assert len({row["text"] for row in rows}) > 950
     assert sample_prompts(tmp_path / "adapter", tmp_path / "other.jsonl") is None
+
+
+def test_fields_of_json_rows_are_named(tmp_path: Path) -> None:
+    own_names, row = {"text": "ticket", "expected": "right"}, {"ticket": "A", "right": "b", "text": "other", "id": 7}
+    (tmp_path / "rows.jsonl").write_text(f"\n{json.dumps({'item': row})}\n\n{json.dumps(row)}\n")
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    named = {"id": 7, "text": "A", "expected": "b"}
+    with ExitStack() as stack:
+        made = as_lines(stack, tmp_path / "rows.jsonl", PROMPT_COLUMNS, own_names).read_text().split("\n")
+        assert [json.loads(line) if line else None for line in made[:4]] == [None, named, None, named], "on their lines"
+        assert json.loads(as_lines(stack, tmp_path / "rows.json", PROMPT_COLUMNS, own_names).read_text()) == named
+        with pytest.raises(Unusable, match=r"no field 'body' in its first row: it has ticket, right, text, id"):
+            as_lines(stack, tmp_path / "rows.jsonl", PROMPT_COLUMNS, {"text": "body"})
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n{")
+        with pytest.raises(Unusable, match="can't be read: line 2: Expecting property name"):
+            as_lines(stack, tmp_path / "rows.jsonl", PROMPT_COLUMNS, own_names)

@@ -89,8 +89,9 @@ async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: C
         csv.writer(file).writerows([("body", "text", "expected"), *rows_of_both])
     said = await ok(apprentice, "readiness", str(both), "--column", "text=body", "--json")
     assert said.json["facts"]["curve"] == answers[0]["curve"], "not the column that has the name already"
-    said = await apprentice("readiness", str(instructions), "--column", "text=input")
-    assert "alpaca.jsonl is no .csv" in said.err
+    evals = write(tmp_path / "evals.jsonl", [{"item": {"ask": row["text"], "right": row["expected"]}} for row in rows])
+    said = await ok(apprentice, "readiness", str(evals), "--column", "text=ask", "--column", "expected=right", "--json")
+    assert said.json["facts"]["curve"] == answers[0]["curve"], "as OpenAI's Evals have rows"
     said = await apprentice("readiness", str(sheet))
     assert "no column named prompt or text: it has Kundentext, Antwort." in said.err
     assert "as in --column text=NAME" in said.err

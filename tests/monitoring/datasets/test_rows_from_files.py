@@ -350,3 +350,19 @@ def test_a_row_keeps_its_tools_and_each_call_of_them_is_an_answer(tmp_path: Path
     again, *_ = read(lines(tmp_path / "pairs.jsonl", pair or {}))
     assert isinstance(again, DataRow)
     assert (again.tools, again.parallel_tool_calls) == (offer["tools"], False)
+
+
+def test_rows_of_evals_are_taken(tmp_path: Path) -> None:
+    item = {"ticket": "My monitor is black.", "right": "Hardware", "language": "en"}
+    path = lines(tmp_path / "items.jsonl", {"item": item}, {"item": item | {"ticket": "X"}, "sample": {"output": "y"}})
+    rows = read(path, text="ticket", expected="right")
+    assert [row.messages[0]["content"] for row in rows if isinstance(row, DataRow)] == [item["ticket"], "X"]
+    assert (
+        only(lines(tmp_path / "known.jsonl", {"item": {"question": "A kettle.", "answer": "yes"}})).messages[-1] == YES
+    )
+    chat, text = {"input": ASKED, "ideal": "yes"}, {"input": "A kettle.", "ideal": ["yes"]}
+    assert only(lines(tmp_path / "chat.jsonl", chat)).messages == [*ASKED, YES]
+    assert only(lines(tmp_path / "text.jsonl", text)).messages == [ASKED[1], YES]
+    (several,) = read(lines(tmp_path / "several.jsonl", {"input": "A kettle.", "ideal": ["yes", "no"]}))
+    assert isinstance(several, LeftOut)
+    assert several.fault == "Line 1: its ideal has 2 answers: leave the one that is right."
