@@ -176,7 +176,7 @@ async def _begun(
         wanted = msgspec.structs.replace(wanted, **kept_to)
         same = all(getattr(before, name) or not value for name, value in kept_to.items())
         failed = before.status == "done" and await store.has_engine_faults(before)
-        stale = before.status == "done" and wanted.calibrate and not await _goes_by(evaluations, before)
+        stale = before.status == "done" and wanted.calibrate and not await _is_calibrated_by(evaluations, before)
         if same and before.status in ("running", "done") and not failed and not stale:
             return await _shown(evaluations, before)
     step = evaluations.services.begin_step(admin.public)
@@ -190,7 +190,7 @@ def list_told(evaluation: Evaluation) -> dict[str, Any]:
     return {name: msgspec.to_builtins(getattr(evaluation, name)) for name in TOLD}
 
 
-async def _goes_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
+async def _is_calibrated_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
     """Return whether the models in force were calibrated by this evaluation, or can't be, as the task is judged now."""
     task = evaluations.services.settings.tasks.get(evaluation.task)
     entries = await evaluations.services.control.fitted.of(evaluation.version)

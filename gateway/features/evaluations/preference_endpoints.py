@@ -40,12 +40,10 @@ class PreferenceIn(Body):
 async def list_compared(request: Request, reviewer: Reviewer) -> dict[str, Any]:
     """The newest evaluations whose answers this key may compare: their texts are kept."""
     evaluations = feature_of(request, Evaluations)
-    listed = [
-        {"id": each.id, "task": each.task, "created_at": each.created_at}
-        for each in await evaluations.store.all(with_reports=False)
-        if len(each.arms) > 1 and reviewer.reviews(each.task) and await evaluations.store.has_texts(each)
-    ]
-    return {"evaluations": listed}
+    newest = await evaluations.store.all(with_reports=False)
+    own = [each for each in newest if len(each.arms) > 1 and reviewer.reviews(each.task)]
+    listed = await evaluations.store.select_with_texts(own)
+    return {"evaluations": [{"id": each.id, "task": each.task, "created_at": each.created_at} for each in listed]}
 
 
 @router.get("/v1/evaluations/{evaluation}/pair", responses=with_errors("not_found", "no_review"))

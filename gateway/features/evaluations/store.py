@@ -47,7 +47,7 @@ LOGPROBS_MAX = 256
 """So many first logprobs of an answer are kept; more where its task judges by more."""
 LOGPROBS_EVALUATIONS = 5
 """The newest evaluations of which logprobs are kept."""
-PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten", "preferences", "given")
+PARTS = ("results", "logprobs", "counts", "engine_faults", "scope", "texts", "forgotten", "preferences", "given")
 """The parts of an evaluation beside itself and its rows."""
 
 KEEP = """
@@ -392,7 +392,15 @@ class EvaluationStore:
 
     async def has_texts(self, evaluation: Evaluation) -> bool:
         """True if texts of any row are kept."""
-        return bool(await self._redis.exists(_key(evaluation.id, "texts")))
+        return bool(await self.select_with_texts([evaluation]))
+
+    async def select_with_texts(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+        """Those of which texts of any row are kept."""
+        async with self._redis.pipeline(transaction=False) as all_of_them:
+            for evaluation in evaluations:
+                all_of_them.exists(_key(evaluation.id, "texts"))
+            kept = await all_of_them.execute()
+        return [evaluation for evaluation, is_kept in zip(evaluations, kept, strict=True) if is_kept]
 
     async def note_given(self, evaluation: Evaluation, number: int, arms: tuple[str, str], reviewer: str) -> None:
         """Note that a reviewer has been given the answers of two arms to a row."""
@@ -443,12 +451,12 @@ class EvaluationStore:
 
     async def keep_scope(self, evaluation: Evaluation, scores: Sequence[float | None]) -> None:
         """Store how much each row was in the scope of the version."""
-        key = _key(evaluation.id, "coverage")
+        key = _key(evaluation.id, "scope")
         await self._redis.set(key, msgspec.json.encode(scores), ex=self._retention_seconds)
 
     async def scope(self, evaluation: Evaluation) -> list[float | None]:
         """The stored scope scores of the rows; empty where there are none."""
-        raw = await self._redis.get(_key(evaluation.id, "coverage"))
+        raw = await self._redis.get(_key(evaluation.id, "scope"))
         return [] if raw is None else msgspec.json.decode(raw, type=list[float | None])
 
     async def latest(self, version: str) -> dict[str, Any] | None:
