@@ -157,7 +157,7 @@ def push(
     tell_warnings(api.out, answer)
     if sample and wait:
         answer["fitted"] = until_fitted(api, answer["version"], wait)
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         signed = f", signed by {answer['signed_by']}" if answer.get("signed_by") else ""
         placed = f"for the pool {answer['pool']}, rank {answer['rank']}, {format_size(answer['size_bytes'])}{signed}"
         note = "It was there already, with the same files and manifest: nothing was added."
@@ -185,7 +185,7 @@ def fit(
         answer = send_prompts(api, version, sources_of(stack, prompts, background))
     if wait:
         answer["fitted"] = until_fitted(api, version, wait)
-    api.out.answer(answer)
+    api.out.print_json(answer)
     api.out.say(describe_fitted(version, answer["fitted"], answer["prompts"]))
 
 
@@ -198,7 +198,7 @@ def list_versions(
 ) -> None:
     """List the versions with their states, shares and replicas."""
     answer = api.get("/adapters", task=task, state=state)
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     tell_if_stale(api.out, answer)
     versions = [version for version in answer["adapters"] if everything or state or version["state"] != "retired"]
@@ -216,11 +216,11 @@ def show(
     """Show a version, or a task's alias."""
     if "@" not in name:
         alias = api.get(f"/aliases/{quote(name, safe='')}")
-        if not api.out.answer(alias):
+        if not api.out.print_json(alias):
             show_alias(api.out, alias, KeyNames(api))
         return
     answer = api.get(f"/adapters/{_quoted(name)}")
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     api.out.pairs(
         [
@@ -256,7 +256,7 @@ def stage(
     """
     with explain_interrupt(api.out, f"{version} goes on being placed", f"adapters show {version}"):
         answer = until_placed(api, api.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0), wait)
-    api.out.answer(answer)
+    api.out.print_json(answer)
     api.out.say(see_that_it_is_placed(answer, wait))
 
 
@@ -361,13 +361,13 @@ def why(
     """Explain the state of a version."""
     if "@" in name:
         answer = api.get(f"/adapters/{_quoted(name)}/why")
-        if not api.out.answer(answer):
+        if not api.out.print_json(answer):
             tell_why(api.out, answer, KeyNames(api))
         return
     alias = api.get(f"/aliases/{quote(name, safe='')}")
     names = [*alias["weights"], *(alias.get("shadow") or {})]
     versions = {each: api.get(f"/adapters/{_quoted(each)}/why") for each in names}
-    if api.out.answer({"alias": alias, "versions": versions}):
+    if api.out.print_json({"alias": alias, "versions": versions}):
         return
     keys = KeyNames(api)
     show_alias(api.out, alias, keys)

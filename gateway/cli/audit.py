@@ -49,7 +49,7 @@ def audit(
     (begin,) = moments_of(since)
     query = {"action": action, "object": of, "actor": actor, "since": None if begin is None else str(begin)}
     answer = api.get("/audit", newest="true", limit=str(limit), **query)
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     if not answer["entries"]:
         api.out.say("There is no such entry.")

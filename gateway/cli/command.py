@@ -115,7 +115,7 @@ def with_api(command: Callable[..., None], is_unasked: bool = False) -> Callable
             raise typer.Exit(error.exit_code) from error
         except CommandError as error:
             if connection.json_only and not out.answered:
-                out.answer({"error": error.content()})
+                out.print_json({"error": error.content()})
             text = error.in_options(options) if isinstance(error, Refused) else str(error)
             typer.echo(f"apprentice: {' '.join(text.split())}", err=True)
             raise typer.Exit(error.exit_code) from error

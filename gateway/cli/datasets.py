@@ -147,7 +147,7 @@ def delete(api: Api, digest: Digest, yes: Yes = False) -> None:
 
 def _tell(out: Printer, card: dict[str, Any]) -> None:
     """A card in words."""
-    if out.answer(card):
+    if out.print_json(card):
         return
     rows, left_out = card["rows"], card["left_out"]
     reasons = ", ".join(f"{count} {_plain(name)}" for name, count in left_out.items())

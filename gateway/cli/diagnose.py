@@ -24,7 +24,7 @@ def diagnose(
     with api.out.progress(*make_waiting_columns()) as progress:
         progress.add_task("Reading training rows, asking engines", total=None)
         answer = api.post("/diagnoses", request=request_id)
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         tell_diagnosis(api, answer)
 
 

@@ -29,7 +29,7 @@ def doctor(
     counts = {kind: sum(finding.kind == kind for finding in findings) for kind in SIGNS}
     out = Printer(json_only)
     answer: dict[str, Any] = {"findings": [dataclasses.asdict(finding) for finding in findings], "counts": counts}
-    if not out.answer(answer):
+    if not out.print_json(answer):
         rows = [(SIGNS[each.kind], each.check, each.found, each.advice) for each in findings]
         out.table(("", "check", "found", "what to do"), rows)
         out.say(f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} ok.")

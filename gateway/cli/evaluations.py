@@ -171,7 +171,7 @@ def _tell_all(api: Api, answers: Sequence[dict[str, Any]], report_to: Path | Non
     answer = {"evaluations": list(answers)}
     if report_to is not None:
         _write(api, report_to, answer, answers)
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         for evaluation in answers:
             if evaluation["status"] == "done":
                 tell_report(api.out, evaluation)
@@ -220,7 +220,7 @@ def compare(
     path = f"{api.url}/v1/evaluations/{quote(evaluation, safe='')}/pair"
     while True:
         pair = api.get(path, first=first, second=second)
-        if api.out.answer(pair):
+        if api.out.print_json(pair):
             return
         api.out.say(*list_pair_lines(pair))
         word = typer.prompt("Better: a, b, s (same) or q (quit)", type=click.Choice(["a", "b", "s", "q"]), err=True)
@@ -297,7 +297,7 @@ def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Pa
             partial.open("w", encoding="utf-8") as file,
         ):
             file.writelines(json.dumps(row) + "\n" for row in _rows(api, answer))
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         tell_report(api.out, answer)
 
 

@@ -18,7 +18,7 @@ def explain(
 ) -> None:
     """Explain a request: its checks, route and end."""
     answer = api.get(f"{api.url}/v1/requests/{quote(request_id, safe='')}")
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     record = answer["record"]
     api.out.pairs((name, record[name]) for name in ("id", "task", "version", "pool", "reason", "outcome"))

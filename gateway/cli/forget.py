@@ -61,7 +61,7 @@ def forget(
             wait(LOOK_SECONDS)
             erasure = api.get(f"/erasures/{erasure['id']}")
     is_known = erasure["state"] != "done" or _is_known(api, erasure, request)
-    if not api.out.answer(erasure) and erasure["state"] == "done" and is_known:
+    if not api.out.print_json(erasure) and erasure["state"] == "done" and is_known:
         _tell(api, erasure)
     if not is_known:
         raise NotErased("Nothing was erased: no request of that name is known, or no more. Is the name right?")

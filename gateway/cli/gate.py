@@ -52,7 +52,7 @@ def show_gate(
     if name.partition("@")[0] != task:
         raise Unusable(f"{name} is no version of {task}.")
     answer = api.get(f"/adapters/{quote(name, safe='')}/gate")
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         _tell(api.out, answer, KeyNames(api))
     if answer["verdict"] != "passed":
         raise typer.Exit(1)

@@ -90,7 +90,7 @@ def make(
     expires_at = None if expires_in is None else time.time() + parse_span(expires_in, least=1)
     body = as_body(name=name, role=role, models=model or ["*"], expires_at=expires_at, limits=limits.body())
     answer = api.post("/callers", body | as_body(owner=owner or None, unknown_fields=unknown_fields))
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         public = answer["public"]
         api.out.say(answer["key"])
         api.out.note(f"{public} is {name!r}, {role}. This key is shown once: keep it.")
@@ -132,7 +132,7 @@ def rotate(
 ) -> None:
     """Give a key a new secret, printed once. The old one works beside it for a while."""
     answer = api.post(f"/callers/{_quoted(public)}/rotate", {"overlap_seconds": parse_span(overlap)})
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         api.out.say(answer["key"])
         until = answer["former_until"]
         api.out.note(f"The old secret works until {format_time(until)}." if until else "The old secret works no more.")
@@ -155,7 +155,7 @@ def limits(api: Api, public: Public, limits: LimitOptions) -> None:
     if changes := limits.body():
         api.patch(path, {"limits": changes})
     answer = api.get(path)
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     rows = list(_usage_rows(answer["usage"]))
     if rows:

@@ -121,7 +121,7 @@ def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
 
 def tell_version(out: Printer, answer: dict[str, Any]) -> None:
     """The state of a version after a change, and where it still is."""
-    if out.answer(answer):
+    if out.print_json(answer):
         return
     left = [f"{item['replica']} ({item['state']})" for item in answer["placements"] if item["state"] not in GONE]
     more = f", and still on {', '.join(left)}: its last answers go out" if left else ""
@@ -131,7 +131,7 @@ def tell_version(out: Printer, answer: dict[str, Any]) -> None:
 
 def tell_alias(out: Printer, answer: dict[str, Any]) -> None:
     """The way of a task's requests from now on."""
-    if out.answer(answer):
+    if out.print_json(answer):
         return
     copied = shares_of(answer.get("shadow"))
     more = f"; copied to {copied}" if copied else ""

@@ -120,7 +120,7 @@ def main() -> None:
             from gateway.cli.admin_client import Unusable
             from gateway.cli.tables import Printer
 
-            Printer(True).answer({"error": Unusable(text).content()})
+            Printer(True).print_json({"error": Unusable(text).content()})
         if text:  # else its help was shown
             print(f"apprentice: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(2)

@@ -125,7 +125,7 @@ def _path(name: str) -> str:
 
 def _try(api: Api, name: str, body: dict[str, Any]) -> None:
     answer = api.post(f"{_path(name)}/dry-run", body)
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     api.out.say(answer["words"])
     if answer["changes"]:

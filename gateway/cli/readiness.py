@@ -91,7 +91,7 @@ def answer_readiness(
     if html is not None:
         with write_whole(html) as partial:
             partial.write_text(make_page(Path(task_or_file).name, answer), encoding="utf-8")
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         tell_readiness(api, answer)
 
 

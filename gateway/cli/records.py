@@ -88,7 +88,7 @@ def count(
             days = []
     out = Printer(json_only)
     rows = [asdict(day) for day in days]
-    if not out.answer({"dataset": dataset, "rows": sum(day.rows for day in days), "days": rows}):
+    if not out.print_json({"dataset": dataset, "rows": sum(day.rows for day in days), "days": rows}):
         cells = [(day.day, day.rows, day.files, format_size(day.size_bytes)) for day in days]
         total = ("all", *(sum(getattr(day, name) for day in days) for name in ("rows", "files")))
         cells.append((*total, format_size(sum(day.size_bytes for day in days))))
@@ -193,7 +193,7 @@ def _archive(config: Path, folder: Path | None, json_only: bool = False) -> Iter
 
 def _end(text: str, json_only: bool) -> NoReturn:
     if json_only:
-        Printer(json_only).answer({"error": Unusable(text).content()})
+        Printer(json_only).print_json({"error": Unusable(text).content()})
     typer.echo(f"apprentice: {' '.join(text.split())}", err=True)
     raise typer.Exit(2)
 

@@ -101,7 +101,7 @@ def tell(
         "verdict_changes": [turn_told(turn) for turn in turns],
         "versions": {name: {"verdict": verdicts[name], **msgspec.to_builtins(each)} for name, each in judged.items()},
     }
-    if out.answer(whole):
+    if out.print_json(whole):
         return
     print(f"Read {replaying.records} records and {replaying.feedback} judgements.")
     if replaying.unmatched:

@@ -16,7 +16,7 @@ def reload(
 ) -> None:
     """Reload the gateway's configuration, whole or not at all."""
     answer = api.post("/reload", dry_run="true" if dry_run else None)
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     rows = [(item["path"], _text(item["before"]), _text(item["after"], item["before"])) for item in answer["changes"]]
     if not rows:

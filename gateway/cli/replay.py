@@ -131,7 +131,7 @@ def replay(
     if svg is not None:
         with write_whole(svg) as partial:
             partial.write_text(make_svg(report["course"], _find_level(report), report["from"], report["to"]), "utf-8")
-    if not out.answer(report):
+    if not out.print_json(report):
         _show(out, report)
 
 

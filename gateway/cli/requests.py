@@ -36,7 +36,7 @@ def requests(
     query |= as_body(since=first, until=last, text=text, limit=limit, before=before)
     shows_texts = texts or text is not None
     answer = api.get(f"{api.url}/v1/requests", **query, texts=str(shows_texts).lower())
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     columns = ("id", "time", "task", "version", "reason", "outcome", "label")
     api.out.table((*columns, "asked", "answered") if shows_texts else columns, map(_row, answer["requests"]))

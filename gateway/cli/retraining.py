@@ -34,7 +34,7 @@ def show(api: Api, name: Id) -> None:
     answer = api.get(f"/retraining/{quote(name, safe='')}")
     closed = f"{format_time(answer['closed_at'])} by {answer['closed_by']}" if answer["closed_at"] else None
     examples = f"{answer['kept']} of {answer['examples']} are kept; {answer['complete']} can be evaluated"
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         first = [(name, answer[name]) for name in ("id", "task", "version", "state")]
         opened = f"{format_time(answer['opened_at'])} by {answer['by']}"
         last = [("opened", opened), ("closed", closed), ("because", answer["because"]), ("examples", examples)]

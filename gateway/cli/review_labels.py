@@ -36,11 +36,11 @@ def show_agreement(
         raise Unusable("Name a task, or a rater file with --data.")
     if data is not None:
         report = api.post("/ratings", {"text": read_text(data), "agreement_min": agreement_min})
-        if not api.out.answer(report):
+        if not api.out.print_json(report):
             _tell_report(api, report)
         return
     answer = api.get(f"/reviews/{quote(task or '', safe='')}/agreement")
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     if answer["agreement"] is None:
         api.out.say(
@@ -58,7 +58,7 @@ def show_agreement(
 def show_disputed(api: Api, task: Task) -> None:
     """Show the reviews on which reviewers disagree."""
     answer = api.get(f"/reviews/{quote(task, safe='')}/disputed")
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     for dispute in answer["disputed"]:
         if dispute["review"] is None:
@@ -88,7 +88,7 @@ def resolve(
 def show_gold(api: Api, task: Task) -> None:
     """List a task's gold questions with each reviewer's score."""
     answer = api.get(f"/reviews/{quote(task, safe='')}/gold")
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     rows = [(each["review"]["request_id"], json.dumps(each["value"]), each["by"]) for each in answer["questions"]]
     api.out.table(("gold question", "known value", "by"), rows)

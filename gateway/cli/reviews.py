@@ -35,7 +35,7 @@ def show_next(
 ) -> None:
     """Show the review that has waited longest, and lease it to your key."""
     answer = api.get(f"{api.url}/v1/reviews/next", task=task)
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     review = answer["review"]
     api.out.say(*lines_of(review))
@@ -84,7 +84,7 @@ def list_reviews(
 ) -> None:
     """List each task's reviews and its budget."""
     answer = api.get("/reviews", task=task)
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     columns = ("task", "waiting", "leased", "oldest", "drawn", "answered", "skipped", "expired", "left", "share")
     api.out.table(columns, map(_row, answer["reviews"]))

@@ -78,7 +78,7 @@ def export(
             flags |= os.O_EXCL
         with os.fdopen(os.open(partial, flags, 0o600), "w", encoding="utf-8") as file:
             file.write(text)  # it holds digests of keys' secrets: its writer's alone
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         counts = ", ".join(_counted(kind, answer[kind]) for kind in Objects if kind in answer)
         api.out.say(f"Wrote {output}: {counts}.")
 
@@ -132,7 +132,7 @@ def diff(
 ) -> None:
     """Compare a state file with the present state. Nothing is changed."""
     answer = _compare(api, read_json(file), prune)
-    if not api.out.answer(answer):
+    if not api.out.print_json(answer):
         _tell(api.out, answer)
     if exit_code and (answer["changes"] or answer["retired_here"]):
         raise typer.Exit(1)
@@ -167,7 +167,7 @@ def apply_file(
     content = read_json(file)
     answer = _compare(api, content, prune)
     if dry_run:
-        if not api.out.answer(answer):
+        if not api.out.print_json(answer):
             _tell(api.out, answer)
         return
     given_up = [change["name"] for change in answer["changes"] if change["action"] == "retire"]
@@ -188,7 +188,7 @@ def apply_file(
         if not answer["pending"] or left <= 0:
             break
         api.out.note(f"Waiting for {_names(answer['pending'])} to be placed.")
-    api.out.answer({"applied": applied, "pending": answer["pending"], "warnings": answer["warnings"]})
+    api.out.print_json({"applied": applied, "pending": answer["pending"], "warnings": answer["warnings"]})
     if answer["pending"]:
         text = f"{_names(answer['pending'])} not placed after {wait:g} s: aliases, rules and keys are as they were"
         first = _names(answer["pending"][:1])

@@ -87,7 +87,7 @@ def list_them(
 def show(api: Api, task: TaskName, suite: Suite) -> None:
     """Show a suite, with its rows by class, source, language and length."""
     answer = api.get(_path(task, suite))
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     added = f"{format_time(answer['created_at'])} by {answer['by']}"
     api.out.pairs([*((name, answer[name]) for name in SHOWN), ("added", added)])

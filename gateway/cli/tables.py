@@ -45,7 +45,7 @@ class Printer:
         self.stdout = Console(highlight=False)
         self.stderr = Console(stderr=True, highlight=False)
 
-    def answer(self, answer: Mapping[str, Any]) -> bool:
+    def print_json(self, answer: Mapping[str, Any]) -> bool:
         """With --json, print what the API told; whether it did, so that nothing else is to be printed."""
         if self.json_only:
             self.answered = True
@@ -54,7 +54,7 @@ class Printer:
 
     def tell(self, answer: Mapping[str, Any], *sentences: str) -> None:
         """Print what the API told with --json, else the sentences."""
-        if not self.answer(answer):
+        if not self.print_json(answer):
             self.say(*sentences)
 
     def tell_list(
@@ -66,7 +66,7 @@ class Printer:
         empty: str,
     ) -> None:
         """Print what the API told with --json, else a table of its list `name`; `empty` says how it gets rows."""
-        if self.answer(answer):
+        if self.print_json(answer):
             return
         self.table(columns, map(row, answer[name]))
         if not answer[name]:

@@ -29,7 +29,7 @@ Until = Annotated[
 def list_tasks(api: Api) -> None:
     """List the tasks with the verdict on what leads."""
     answer = api.get("/quality")
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     rows = [_row(item, _pin(api, item)) for item in answer["tasks"]]
     api.out.table(("task", "version", "verdict", "since", "keeps", "note"), rows)
@@ -152,7 +152,7 @@ def baseline(
     body = as_body(signal=signal, reason=reason, accept=accept, remove=remove or None, wrong=wrong, of=of)
     body |= as_body(evaluation=evaluation, calibration=calibration, of_class=of_class)
     answer = api.post(_path(task, version, "baseline"), body)
-    if api.out.answer(answer):
+    if api.out.print_json(answer):
         return
     baseline = answer["set"].get(signal if of_class is None else f"{signal}:{of_class}")
     learns = baseline is None or baseline["upper"] >= 1

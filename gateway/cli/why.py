@@ -44,7 +44,7 @@ def why(
     answer = api.get(f"/tasks/{quote(task, safe='')}/quality")
     if plan or labels_per_day is not None:
         tell_plan(api.out, answer, labels_per_day)
-    elif not api.out.answer(answer):
+    elif not api.out.print_json(answer):
         tell_why(api.out, answer, KeyNames(api))
 
 
@@ -68,7 +68,7 @@ def tell_plan(out: Printer, answer: dict[str, Any], labels_per_day: float | None
     if judged is None:
         raise Unusable(f"{answer['task']} has no version that was judged yet: its first requests come first.")
     outlook = make_outlook(msgspec.convert(judged, Judgement), msgspec.convert(answer["plan"], Plan), labels_per_day)
-    if out.answer(msgspec.to_builtins(outlook)):
+    if out.print_json(msgspec.to_builtins(outlook)):
         return
     rate = outlook.labels_per_day
     if rate is None:
