@@ -108,18 +108,19 @@ async def judge_release(services: Services, version: Version) -> GateReport:
     bounds = msgspec.convert(services.settings.release, GateBounds, from_attributes=True)
     comparisons = await GateStore(services.redis).comparisons_now(version.name)
     references = await find_references(services, version)
-    ranked = references.ranked or _first_references(services, version)
+    ranked = references.ranked or await _first_references(services, version)
     return decide_gate(arm_of(version), ranked, comparisons, bounds, references.unranked)
 
 
-def _first_references(services: Services, version: Version) -> list[GateReference]:
-    """The bar for a task's first version: the floor, and general, which answers now."""
+async def _first_references(services: Services, version: Version) -> list[GateReference]:
+    """The bar for a task's first version: the floor, and general, which answers now. Raises RedisError."""
     if services.settings.release.floor == "off":
         return []
     task = services.snapshot.current.policy.tasks.get(version.task)
     pool = task.fallback_pool if task is not None else None
     general = [GateReference("general", EvaluationArm(pool=pool))] if pool and task and task.reaches(pool) else []
-    return [GateReference("floor", FLOOR), *general]
+    evaluated = await GateStore(services.redis).find_evaluation(version.name)
+    return [GateReference("floor", FLOOR, evaluated=evaluated), *general]
 
 
 async def pass_gate(

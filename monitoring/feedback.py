@@ -49,6 +49,11 @@ if ARGV[11] == '0' then
   if id and known[string.sub(last, #id + 2)] then return {'same', index or '', 0, id} end
 end
 local have = redis.call('HGET', KEYS[2], ARGV[1])
+if not have then  -- an earlier release kept it under its name alone
+  local caller, name = string.match(ARGV[1], '^([^\\t]*)\\t(.*)$')
+  have = redis.call('HGET', KEYS[2], name)
+  have = have and string.find(have, '"caller":"' .. caller .. '"', 1, true) and have
+end
 if have then
   if known[string.match(have, '^[^\\n]*')] then return {'same', index or '', 0, ARGV[1]} end
   return {'conflict', index or '', 0, ''}

@@ -66,7 +66,7 @@ class PairRecord(msgspec.Struct, rename={"served_fingerprint": "served_stack"}):
 class FindingRecord(msgspec.Struct, kw_only=True):
     """The result of one check of one request."""
 
-    check: str  # The check; `override` of a rule that is observed or adds a message.
+    check: str = ""  # The check; `override` of a rule that is observed or adds a message.
     mode: str  # `observe` or `enforce`, at that time.
     fired: bool  # Whether it spoke against the adapter or its answer.
     score: float | None = None  # In the check's own unit; null: no score, or no model.
@@ -305,9 +305,10 @@ def read_place(lines: bytes) -> tuple[str, RecordIndex]:
     return place.decode(), RecordIndex.read(index)
 
 
-def find_stream(index: RecordIndex) -> str:
-    """The stream that has the record of this index."""
-    return REPORTED_STREAM_KEY if index.purpose == REPORTED else STREAM_KEY
+def streams_of(lines: bytes) -> tuple[str, ...]:
+    """The streams in which the record of these lines may be: a report also in the one where earlier gateways put it."""
+    _, index = read_place(lines)
+    return (REPORTED_STREAM_KEY, STREAM_KEY) if index.purpose == REPORTED else (STREAM_KEY,)
 
 
 class RecordStream:
@@ -389,10 +390,11 @@ class RecordStream:
         lines = await self._redis.get(f"apprentice:record:{request_id}")
         if lines is None:
             return None
-        place, index = read_place(lines)
-        for _, fields in await self._redis.xrange(find_stream(index), place, place, count=1):
-            if fields[b"id"].decode() == request_id:
-                return msgspec.json.decode(fields[b"record"], type=Record)
+        place, _ = read_place(lines)
+        for stream in streams_of(lines):
+            for _, fields in await self._redis.xrange(stream, place, place, count=1):
+                if fields[b"id"].decode() == request_id:
+                    return msgspec.json.decode(fields[b"record"], type=Record)
         return None
 
     async def newest(self, count: int, before: str | None = None) -> tuple[list[Record], str | None]:

@@ -13,6 +13,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -29,6 +30,9 @@ SURE_NATS = 1e-3
 PLAIN_TOKENS_MAX = 512
 """The number of tokens up to which Python is faster than numpy."""
 NAMES = ("minimum", "quantile_10", "mean", "length", "scope", "contract_broken")
+STORED = MappingProxyType({"scope": "coverage", "scope_mean": "coverage_mean"})
+"""Names that stored models have for ours."""
+STORED_NAMES = tuple(STORED.get(name, name) for name in NAMES)
 ROWS_MAX = 10_000_000
 
 
@@ -134,7 +138,8 @@ class ConfidenceModel:
 
     def to_json(self) -> bytes:
         """The model in its versioned form."""
-        return msgspec.json.encode({"form": FORM, "names": NAMES, **msgspec.to_builtins(self)})
+        fields = {STORED.get(name, name): value for name, value in msgspec.to_builtins(self).items()}
+        return msgspec.json.encode({"form": FORM, "names": STORED_NAMES, **fields})
 
     @classmethod
     def from_json(cls, data: bytes | str) -> ConfidenceModel:
@@ -142,10 +147,11 @@ class ConfidenceModel:
         try:
             fields = msgspec.json.decode(data)
             form = fields.pop("form", None) if isinstance(fields, dict) else None
-            if form != FORM or tuple(fields.pop("names", ())) != NAMES:
+            if form != FORM or tuple(fields.pop("names", ())) != STORED_NAMES:
                 raise ConfidenceError(
                     f"The confidence model is not of form {FORM}: calibrate the version again with this release."
                 )
+            fields = {ours: fields.pop(stored, None) for ours, stored in STORED.items() if stored in fields} | fields
             model: ConfidenceModel = msgspec.convert(fields, cls)
         except (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError) as error:
             raise ConfidenceError(f"The confidence model is damaged ({error}): calibrate the version again.") from None

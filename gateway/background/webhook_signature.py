@@ -8,6 +8,9 @@ import hmac
 
 from gateway.configuration.sections import ENCODED_KEY
 
+SIGNATURE = "x-apprentice-signature"
+"""The header of earlier releases, which says nothing of the time."""
+
 
 def sign_message(key: str, message_id: str, body: bytes, now_unix: float) -> dict[str, str]:
     """The headers of a message that is sent now (Unix seconds). `v1` is the HMAC-SHA256 of id, time and body."""
@@ -20,4 +23,5 @@ def sign_message(key: str, message_id: str, body: bytes, now_unix: float) -> dic
         "webhook-id": message_id,
         "webhook-timestamp": timestamp,
         "webhook-signature": f"v1,{base64.b64encode(signed).decode()}",
+        SIGNATURE: f"sha256={hmac.new(key.encode(), body, hashlib.sha256).hexdigest()}",
     }

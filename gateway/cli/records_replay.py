@@ -83,7 +83,12 @@ def replay_entries(replaying: Replaying, entries: Iterator[Placed]) -> tuple[lis
 
 
 def tell(
-    out: Printer, replaying: Replaying, turns: list[Turn], judged: Mapping[str, Judgement], version: str | None
+    out: Printer,
+    replaying: Replaying,
+    turns: list[Turn],
+    judged: Mapping[str, Judgement],
+    version: str | None,
+    places: int,
 ) -> None:
     """Print what came of it: all of it as JSON, or tables."""
     turns = [turn for turn in turns if version in (None, turn.version)]
@@ -95,6 +100,7 @@ def tell(
         "records": replaying.records,
         "feedback": replaying.feedback,
         "feedback_without_record": replaying.unmatched,
+        "without_a_place": places,
     }
     whole = {
         "read": read,
@@ -106,6 +112,8 @@ def tell(
     print(f"Read {replaying.records} records and {replaying.feedback} judgements.")
     if replaying.unmatched:
         print(f"{replaying.unmatched} judgements are on records that are not there, and count for nothing.")
+    if places:
+        print(f"{places} entries are of an older gateway: their order is that of their times.")
     cells = [
         (time_of(turn.at), turn.version, f"{turn.before} to {turn.after}", turn.requests, turn.labels, turn.because)
         for turn in turns
@@ -172,9 +180,10 @@ def run(
     replaying = begin_replay(settings, tasks, replayed, look_seconds)
     if replayed.version is not None:
         _see_that_it_is_there(replayed.version, archive_entries.read_versions(storage, tasks, *bounds))
+    places = archive_entries.count_without_place(storage, tasks, *bounds)
     with closing(archive_entries.read_entries(storage, tasks, *bounds)) as entries:
         turns, judged = replay_entries(replaying, entries)
-    tell(out, replaying, turns, judged, replayed.version)
+    tell(out, replaying, turns, judged, replayed.version, places)
 
 
 def _see_that_it_is_there(version: str, versions: list[str]) -> None:

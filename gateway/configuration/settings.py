@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -417,7 +418,22 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
         raise SettingsError(f"The configuration {path} has a key that is not text: {error}.") from error
 
 
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        "exit_pool": "fallback_pool",
+        "exits": "fallbacks",
+        "exit_breaks": "fallback_breaks",
+        "rungs": "checks",
+        "slice_share": "quota_share",
+        "standbys_kept": "previous_versions_kept",
+    }
+)
+"""Keys of earlier releases, and what they are called now."""
+
+
 def _describe(error: Any) -> str:
+    if error["type"] == "extra_forbidden" and (now := RENAMED.get(str(error["loc"][-1]))):
+        return f"this key is called {now} now"
     sentences = {
         "extra_forbidden": "unknown key",
         **dict.fromkeys(("model_type", "dict_type"), "it holds keys and values"),

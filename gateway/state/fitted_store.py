@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -21,6 +22,8 @@ from serving.object_store import ObjectStore
 
 Kind = ModelKind
 KINDS: tuple[Kind, ...] = get_args(Kind)
+STORED_KINDS: Mapping[Kind, str] = MappingProxyType({"scope": "coverage", "confidence": "confidence", "gain": "gain"})
+"""The name of each kind in Redis."""
 SELECTING: tuple[Kind, ...] = ("scope", "gain")
 """Those that read what a selector takes of a conversation."""
 FittingState = Literal["waiting", "fitting", "ready", "failed"]
@@ -90,7 +93,8 @@ class FittedStore:
         key = _model_key(version, kind)
         before = await self.object_store.get(name_of(version, kind))
         await self._redis.hset(key, digest, data)
-        await self.object_store.put(name_of(version, kind), msgspec.to_builtins(entry))
+        stored = msgspec.to_builtins(entry) | {"kind": STORED_KINDS[kind]}
+        await self.object_store.put(name_of(version, kind), stored)
         if before is not None and before["digest"] != digest:
             await self._redis.hdel(key, before["digest"])
         await self.say(version, kind, FittingStatus(state="ready", progress=1.0, by=by))
@@ -185,7 +189,7 @@ def find_unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> di
 
 def is_calibrated_apart(confidence: FittedEntry, scope: FittedEntry | None) -> bool:
     """Return whether a confidence was calibrated beside another scope model than this one (None: without any)."""
-    calibrated_with = confidence.summary.get("scope", "")
+    calibrated_with = confidence.summary.get("scope", confidence.summary.get("coverage", ""))  # the older name
     return bool(calibrated_with not in ("", identify_scores(scope) if scope is not None else None))
 
 
@@ -197,12 +201,13 @@ def identify_scores(scope: FittedEntry) -> str:
 
 def name_of(version: str, kind: Kind) -> str:
     """A model's name in the object store."""
-    return f"{version}/{kind}"
+    return f"{version}/{STORED_KINDS[kind]}"
 
 
 def entry_of(_: str, raw: Mapping[str, Any]) -> FittedEntry:
     """An entry of the object store."""
-    return msgspec.convert(raw, FittedEntry)
+    kind = next((kind for kind, stored in STORED_KINDS.items() if stored == raw.get("kind")), None)
+    return msgspec.convert({**raw, "kind": kind}, FittedEntry)
 
 
 def _model_key(version: str, kind: Kind) -> str:

@@ -65,11 +65,18 @@ class GateStore:
         for name, value in zip(versions, raw, strict=True):
             last: Mapping[str, Any] = {} if value is None else msgspec.json.decode(value)
             share = ((last.get("accuracy") or {}).get("adapter") or {}).get("share")
+            digest = last.get("data_digest")  # an earlier release kept none
             failed = (last.get("failed") or {}).get("adapter")
             is_sound = is_judge_trusted(last.get("judge")) and not last.get("leaked") and not failed
-            if share is not None and is_sound:
-                shares[name] = DataAccuracy(f"{last['data_digest']} {last.get('metric')}", float(share))
+            if share is not None and digest is not None and is_sound:
+                shares[name] = DataAccuracy(f"{digest} {last.get('metric')}", float(share))
         return shares
+
+    async def find_evaluation(self, version: str) -> str:
+        """The last evaluation that has asked a version; empty where none has."""
+        raw = await self._redis.hget(LATEST_KEY, version)
+        last: Mapping[str, Any] = {} if raw is None else msgspec.json.decode(raw)
+        return str(last.get("id") or "") if "adapter" in (last.get("accuracy") or {}) else ""
 
     async def forced(self, version: str) -> Forced | None:
         """The last step of a version past the gate; None where it took none."""

@@ -6,14 +6,20 @@ Beside it the judgements that it rests on: one a version, in a hash of their own
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, Judgement, Summary, TaskQuality
+from monitoring.quality.verdicts.quality import (
+    JUDGEMENTS_KEY,
+    SUMMARY_KEY,
+    Judgement,
+    Summary,
+    TaskQuality,
+    read_quality,
+)
 from serving.object_store import Change, LenientReader, Mirror, ObjectStore, change_together
 
 QUALITY_KIND = "health"
@@ -42,7 +48,7 @@ class QualityStore:
 
     async def of(self, task: str) -> tuple[TaskQuality, int]:
         """A task's quality and its generation; 0 where nothing was found yet."""
-        quality, generation = await self.object_store.fetch(task, partial(msgspec.convert, type=TaskQuality))
+        quality, generation = await self.object_store.fetch(task, read_quality)
         return quality or TaskQuality(), generation
 
     async def put(

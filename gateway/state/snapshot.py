@@ -21,7 +21,7 @@ from gateway.callers import Caller
 from gateway.state.fitted_models import FittedModels
 from gateway.state.fitted_store import Kind
 from gateway.state.quality_store import QUALITY_KIND
-from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
+from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality, read_quality
 from monitoring.quality.verdicts.retraining import Retraining
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched
@@ -125,7 +125,7 @@ class SnapshotKeeper:
         self._overrides = Mirror(object_store_of(redis, "overrides"), read_override, keeps=False)
         self._placements = Mirror(object_store_of(redis, "placements"), read_placement)
         self._cordons = ObjectStore(redis, "cordons")
-        self._quality = Mirror(ObjectStore(redis, QUALITY_KIND), lambda _, raw: msgspec.convert(raw, TaskQuality))
+        self._quality = Mirror(ObjectStore(redis, QUALITY_KIND), lambda _, raw: read_quality(raw))
         self._retraining = Mirror(ObjectStore(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining))
         self._leading = _Derived(_leading)
         self._by_place = _Derived(_by_place)

@@ -1,6 +1,8 @@
 """The archive's records and feedback as the monitor reads them: entries of all streams in their order.
 
-DuckDB puts them in order, and finds each feedback's record; what finds no room in memory lies in a folder meanwhile.
+DuckDB puts them in order, and finds each feedback's record; what finds no room in memory lies in a folder meanwhile. A
+file of an older gateway does not say where its entries stood: a record's place is then when it was answered, that of
+feedback when it was given.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ GIVEN = ("request", "metric", "caller", "rater", "reviewed", "reviewers", "resol
 VALUES = ("value_boolean", "value_float", "value_category")
 AS_JSON = ("tags", "demonstration_digests")
 PLACE = """
-CAST(split_part("entry", '-', 1) AS BIGINT) AS milliseconds, CAST(split_part("entry", '-', 2) AS BIGINT) AS number
+coalesce(CAST(split_part("entry", '-', 1) AS BIGINT), CAST(round(1000 * ({at})) AS BIGINT)) AS milliseconds,
+coalesce(CAST(nullif(split_part("entry", '-', 2), '') AS BIGINT), 0) AS number
 """
 
 
@@ -36,9 +39,10 @@ def read_entries(
 
     Feedback on a record from before `since` has none. Raises NothingArchived where there is no record.
     """
-    records = _table(storage, ArchiveQuery("records", since, until))
+    queries = ArchiveQuery("records", since, until), ArchiveQuery("feedback", since, until)
+    records = _table(storage, queries[0], '"at" + "duration_seconds"')
     try:
-        feedback = _table(storage, ArchiveQuery("feedback", since, until))
+        feedback = _table(storage, queries[1], '"at"')
     except NothingArchived:
         feedback = None
     with tempfile.TemporaryDirectory() as scratch, connect_duckdb(storage, Path(scratch)) as connection:
@@ -48,22 +52,39 @@ def read_entries(
         yield from heapq.merge(*streams, key=lambda entry: entry[:3])
 
 
+def count_without_place(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> int:
+    """The number of these entries in files without their places. Raises NothingArchived."""
+    total = 0
+    for dataset in ("records", "feedback"):
+        try:
+            table = _table(storage, ArchiveQuery(dataset, since, until), '"at"')
+        except NothingArchived:
+            if dataset == "records":
+                raise
+            continue
+        with connect_duckdb(storage) as connection:
+            query = f'SELECT count(*) FROM {table} WHERE "entry" IS NULL AND "task" IN {_marks(tasks)}'  # noqa: S608
+            row = connection.execute(query, list(tasks)).fetchone()
+        total += row[0] if row else 0
+    return total
+
+
 def read_versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
     """The versions that records of these tasks were led to or answered by. Raises NothingArchived."""
-    table = _table(storage, ArchiveQuery("records", since, until))
+    table = _table(storage, ArchiveQuery("records", since, until), '"at"')
     names = f'SELECT unnest(["led_to", "version"]) AS name FROM {table} WHERE "task" IN {_marks(tasks)}'  # noqa: S608
     query = f"SELECT DISTINCT name FROM ({names}) WHERE name IS NOT NULL ORDER BY name"  # noqa: S608
     with connect_duckdb(storage) as connection:
         return [row[0] for row in connection.execute(query, list(tasks)).fetchall()]
 
 
-def _table(storage: ArchiveStorage, query: ArchiveQuery) -> str:
+def _table(storage: ArchiveStorage, query: ArchiveQuery, at: str) -> str:
     """The rows of a query, with each entry's place. Raises NothingArchived where there is no file."""
-    source = read(storage, query.dataset, list(list_files(storage, query)))
+    place, source = PLACE.format(at=at), read(storage, query.dataset, list(list_files(storage, query)))
     bounds = [f'"at" >= {query.since!r}'] if query.since is not None else []
     bounds += [f'"at" < {query.until!r}'] if query.until is not None else []
     where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
-    return f"(SELECT *, {PLACE} FROM {source}{where})"  # noqa: S608 - numbers, and our own names
+    return f"(SELECT *, {place} FROM {source}{where})"  # noqa: S608 - numbers, and our own names
 
 
 def _records(connection: duckdb.DuckDBPyConnection, records: str, tasks: Sequence[str]) -> Iterator[Placed]:

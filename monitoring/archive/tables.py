@@ -38,7 +38,7 @@ SCALARS: Mapping[type, str] = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", b
 
 
 class RecordRow(Record, kw_only=True, omit_defaults=False):
-    """A record in the archive. `entry` is its place in its stream."""
+    """A record in the archive. `entry` is its place in its stream; None in a file of an older gateway."""
 
     entry: str | None = None
 

@@ -85,11 +85,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 class GateReference(msgspec.Struct, frozen=True):
     """A version that another one is held against, or what stands for it before the first. `asked` is what its arm must
-    have asked, and `placed` whether it can be asked now."""
+    have asked, and `placed` whether it can be asked now. `evaluated` is the last evaluation of the version."""
 
     role: Role
     asked: EvaluationArm
     placed: bool = True
+    evaluated: str = ""
 
 
 class GateLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,6 +226,12 @@ def is_judge_trusted(judge: Mapping[str, Any] | None) -> bool:
 
 def _missing(version: EvaluationArm, reference: GateReference, other: Comparison | None) -> GateLine:
     name = name_arm(reference.asked)
+    if other is None and reference.evaluated:  # each evaluation compares with the floor since there is one
+        text = (
+            f"The evaluation {reference.evaluated} ended before the gate held first versions against {name}. Run its "
+            f"command with --again: `apprentice evaluate {version.version} --data FILE --again`."
+        )
+        return GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
     fault, data = "no evaluation compares it", "--data FILE"
     if other is not None and other.suite in WHOLE:
         fault = f"the evaluation {other.evaluation} was of other bytes"

@@ -88,7 +88,9 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def view(self) -> VersionView:
         """As the router sees it."""
-        general_prompt = self.manifest.get("general_prompt") or {}
+        general_prompt = (
+            self.manifest.get("general_prompt") or self.manifest.get("blueprint") or {}
+        )  # its name of before
         return VersionView(
             self.name,
             self.task,
@@ -150,9 +152,14 @@ class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 def read_version(_: str, raw: Mapping[str, Any]) -> Version:
     """A version as it is kept in the object store. Raises ValidationError where this release can't read it."""
+    if raw.get("state") == "standby":  # the earlier name
+        raw = {**raw, "state": "previous_version"}
     return msgspec.convert(raw, Version)
 
 
 def read_alias(_: str, raw: Mapping[str, Any]) -> AliasEntry:
     """An alias as it is kept in the object store. Raises ValidationError where this release can't read it."""
+    previous = raw.get("previous")
+    if not isinstance(previous, list):  # up to 0.1.0 it was the one version before, or none
+        raw = {**raw, "previous": [previous] if previous else []}
     return msgspec.convert(raw, AliasEntry)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from serving.adapters import canonical
@@ -23,6 +24,8 @@ from serving.fleet_view import GeneralPromptView
 T = TypeVar("T")
 
 FILE_BYTES_MAX = 256 << 10
+RENAMED: Mapping[str, str] = MappingProxyType({"blueprint": "general_prompt"})
+"""Keys of earlier releases, and what they are called now."""
 TASK = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 SYSTEM_LENGTH_MAX = 100_000
 PROMPT_LENGTH_MAX = 20_000
@@ -164,6 +167,8 @@ class _Fields:
             raise ManifestError(f"{place or 'The manifest'} must be a mapping of keys to values.")
         self._place = place
         self._left = dict(value)
+        for key in RENAMED.keys() & self._left:
+            raise ManifestError(f"{quote_name(self._at(key))} is called {RENAMED[key]} now: rename it.")
         self._keys: list[str] = []
 
     def take(self, key: str, read: Callable[[str, Any], T]) -> T:

@@ -40,7 +40,10 @@ STEP = MonitorStep(
     versions={V3: WatchedVersion(task="returns", state="active")},
     metrics=METRICS,
 )
-NEWER_OF_FEEDBACK = ("reviewed", "reviewers", "resolves", "demonstration_digests")
+NEWER = {
+    "feedback": ("reviewed", "reviewers", "resolves", "demonstration_digests", "entry"),
+    "records": ("entry",),
+}
 NEWER_OF_PAIR = ("judge_digest", "judge_answered", "served_stack", "caller")
 
 
@@ -175,8 +178,8 @@ def older(folder: Path, dataset: Literal["records", "feedback"]) -> None:
     """Make its files those of an older gateway, without the newer columns."""
     for path in sorted((folder / dataset).rglob("*.parquet")):
         pair = ", ".join(f'"{name}" := pair."{name}"' for name in columns_of(PairRecord) if name not in NEWER_OF_PAIR)
-        of_records, of_feedback = f"REPLACE (struct_pack({pair}) AS pair)", f"EXCLUDE ({', '.join(NEWER_OF_FEEDBACK)})"
-        kept = of_records if dataset == "records" else of_feedback
+        kept = f"EXCLUDE ({', '.join(NEWER[dataset])})"
+        kept += f" REPLACE (struct_pack({pair}) AS pair)" if dataset == "records" else ""
         query = f"SELECT * {kept} FROM read_parquet('{path}', hive_partitioning=false)"
         duckdb.connect().execute(f"COPY ({query}) TO '{path}.old' (FORMAT parquet)")
         Path(f"{path}.old").replace(path)
@@ -185,6 +188,7 @@ def older(folder: Path, dataset: Literal["records", "feedback"]) -> None:
 async def test_files_of_an_older_gateway_are_read_alone_and_beside_newer_ones(
     redis: Redis, begin: Begin, tmp_path: Path
 ) -> None:
+    """Without places the order is that of their times."""
     await all_that_counts(redis, 60, 0.2, 1)
     archived(begin, tmp_path)
     whole = read(tmp_path)
@@ -196,12 +200,14 @@ async def test_files_of_an_older_gateway_are_read_alone_and_beside_newer_ones(
     assert archive.count(FolderStorage(tmp_path), ArchiveQuery("feedback"))[0].rows == sum(
         one.given is not None for one in whole
     )
+    assert archive_entries.count_without_place(FolderStorage(tmp_path), ["returns"], None, None) == len(whole)
     assert archive.export(FolderStorage(tmp_path), ArchiveQuery("feedback"), tmp_path / "old.jsonl") > 60
     assert '"reviewed":null' in (tmp_path / "old.jsonl").read_text().splitlines()[0]
     await all_that_counts(redis, 40, 0.2, 2)
     archived(begin, tmp_path)
     both = read(tmp_path)
     assert sum(one.given is None for one in both) == 125
+    assert archive_entries.count_without_place(FolderStorage(tmp_path), ["returns"], None, None) == len(whole)
     assert any(one.given.reviewed for one in both if one.given is not None)
     assert both == sorted(both, key=lambda one: one[:3])
     pairs = [one.seen.pair for one in both if one.given is None and one.seen is not None and one.seen.shadow_of]

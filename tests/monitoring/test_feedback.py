@@ -119,6 +119,22 @@ async def test_a_name_is_its_callers_alone(store: FeedbackStore, request_id: str
     assert (again.given, again.feedback_id) == ("same", "g")
 
 
+async def test_a_name_that_an_earlier_release_kept_is_still_its_callers(
+    store: FeedbackStore, request_id: str, redis: Redis
+) -> None:
+    given = judgement(caller="anna")
+    await store.give(request_id, given, "*", young=False)
+    key = f"apprentice:feedback:{request_id}"
+    ((field, kept),) = (await redis.hgetall(key)).items()
+    await redis.delete(key, f"{key}:latest")
+    await redis.hset(key, field.partition(b"\t")[2], kept)  # as it was kept
+    again = await store.give(request_id, given, "*", young=False)
+    assert (again.given, again.feedback_id) == ("same", "f1")
+    other = judgement(value=False, caller="anna")
+    assert (await store.give(request_id, other, "*", young=False)).given == "conflict"
+    assert (await store.give(request_id, judgement(caller="bob"), "*", young=False)).given == "created"
+
+
 async def test_a_second_judgement_is_created_but_not_the_first(store: FeedbackStore, request_id: str) -> None:
     await store.give(request_id, judgement("f1"), "caller1", young=False)
     second = await store.give(request_id, judgement("f2", value=False), "caller1", young=False)

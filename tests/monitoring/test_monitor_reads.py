@@ -129,6 +129,16 @@ async def test_reports_are_read_from_a_stream_of_their_own_in_the_order_of_all(
     assert watch_of(client) == watch
 
 
+async def test_what_an_older_release_has_read_is_gone_on_with_and_reports_come_to_it(
+    redis: Redis, begin: Begin, client: Client
+) -> None:
+    await some_traffic(redis, 20)
+    to_the_end(Monitor(begin))
+    client.hdel(CURSORS_KEY, "reported")
+    await some_traffic(redis, 20, purpose="reported")
+    assert to_the_end(Monitor(begin))[V3].requests == 40
+
+
 async def test_a_damaged_watch_is_begun_anew_and_counted(redis: Redis, begin: Begin, client: Client) -> None:
     await some_traffic(redis, 20)
     to_the_end(Monitor(begin))

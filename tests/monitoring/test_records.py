@@ -148,6 +148,13 @@ async def test_records_of_both_kinds_are_stored_from_one_batch(redis: Redis) -> 
     assert (await redis.xlen(STREAM_KEY), await redis.xlen(REPORTED_STREAM_KEY)) == (1, 1)
 
 
+async def test_a_report_that_an_older_gateway_stored_is_found_among_the_records(redis: Redis) -> None:
+    stream, reported = stream_of(redis), record(purpose=REPORTED)
+    await stream.append([reported])
+    await redis.rename(REPORTED_STREAM_KEY, STREAM_KEY)
+    assert await stream.read(reported.id) == reported
+
+
 async def test_what_is_not_archived_is_trimmed_beyond_a_hard_limit_only_and_counted(redis: Redis) -> None:
     stream = stream_of(redis, records_max=100, unarchived_max=50)
     await stream.append([record() for _ in range(150)])

@@ -34,7 +34,7 @@ MOVED_BY_JOBS = (
     *("apprentice:job", "apprentice:gateway", "apprentice:presence", "apprentice:placements", "apprentice:monitor"),
     *("apprentice:record", "apprentice:feedback", "apprentice:limits", "apprentice:generation", "apprentice:audit"),
     *("apprentice:evaluation", "apprentice:prompts", "apprentice:fitted", "apprentice:responses", "apprentice:admins"),
-    *("apprentice:health", "apprentice:reviews", "apprentice:state", "apprentice:installation"),
+    *("apprentice:health", "apprentice:reviews", "apprentice:rollout", "apprentice:state", "apprentice:installation"),
     *("apprentice:dataset", "apprentice:training", "apprentice:archive", "apprentice:erasures"),
     *("apprentice:duty", "apprentice:canary", "apprentice:agreement", "apprentice:changes"),
 )

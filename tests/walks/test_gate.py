@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.features.releases import alias_endpoints
 from gateway.release_gate import GatePass
+from gateway.state.gate_store import COMPARISONS_KEY
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import command_for, ok
 from tests.gateway.cli.exported_state import exported, refused
@@ -104,6 +105,15 @@ async def test_a_first_version_is_held_up_until_it_beats_the_most_frequent_answe
         told = await gate(http, V1)
         assert told["because"] == "It is shown to be better than the most frequent answer, and no worse than general."
         assert told["held_against"] == {"floor": "the most frequent answer", "general": "general"}
+        redis = running.services.redis
+        known = json.loads(await redis.hget(COMPARISONS_KEY, V1) or "")
+        former = {name: each for name, each in known.items() if not name.startswith("the most frequent")}
+        await redis.hset(COMPARISONS_KEY, V1, json.dumps(former))  # as an earlier release left it
+        told = await gate(http, V1)
+        last = (await http.get("/admin/v1/evaluations")).json()["evaluations"][0]["id"]
+        assert told["because"].startswith(f"The evaluation {last} ended before the gate held first versions against")
+        await evaluate(http, V1, arms="adapter,general", again=True)
+        assert (await gate(http, V1))["verdict"] == "passed"
         why = (await http.get(f"/admin/v1/adapters/{V1}/why")).json()["words"]
         assert any(words.startswith("The gate holds it against the most frequent answer") for words in why), why
         assert (await step(http, "promote", version=V1))["weights"] == {V1: 1.0}

@@ -57,7 +57,7 @@ async def next_pair(
     compared = await find_evaluation(evaluations, evaluation)
     arms = _find_arms(reviewer, compared, first, second)
     numbers = {preference.number for preference in await _list_own(evaluations, compared, arms, reviewer.public)}
-    rows = compared.rows if await evaluations.store.has_texts(compared) else 0
+    rows = compared.rows if await evaluations.store.select_with_texts([compared]) else 0
     drawn = draw_numbers(rows, _draw(evaluations, compared, "order"))
     unseen = (number for number in drawn if number not in numbers)
     while some := list(itertools.islice(unseen, LOOKED_AT_ONCE)):

@@ -22,6 +22,7 @@ from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import Kind
 from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
 from gateway.state.outbox import Outbox
+from gateway.state.redis import replace_value
 from monitoring.audit import AuditEntry
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
@@ -47,7 +48,7 @@ LOGPROBS_MAX = 256
 """So many first logprobs of an answer are kept; more where its task judges by more."""
 LOGPROBS_EVALUATIONS = 5
 """The newest evaluations of which logprobs are kept."""
-PARTS = ("results", "logprobs", "counts", "engine_faults", "scope", "texts", "forgotten", "preferences", "given")
+PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten", "preferences", "given")
 """The parts of an evaluation beside itself and its rows."""
 
 KEEP = """
@@ -194,6 +195,8 @@ class EvaluationStore:
             raw = await self._redis.get(_key(name.decode()))
             evaluation = None if raw is None else _read(raw)
             if evaluation is not None and evaluation.status == "running":
+                if raw != (written := msgspec.json.encode(evaluation)):  # an earlier release began it
+                    await replace_value(self._redis, _key(evaluation.id), raw, written)
                 return evaluation
             await self._redis.eval(DROP, 2, _key(name.decode()), OPEN_KEY, raw or b"", name)  # it has expired
         return None
@@ -390,10 +393,6 @@ class EvaluationStore:
             for raw in filter(None, await self.results_of(evaluation, arm, range(first, first + RESULTS_AT_ONCE))):
                 yield msgspec.json.decode(raw, type=RowResult)
 
-    async def has_texts(self, evaluation: Evaluation) -> bool:
-        """True if texts of any row are kept."""
-        return bool(await self.select_with_texts([evaluation]))
-
     async def select_with_texts(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
         """Those of which texts of any row are kept."""
         async with self._redis.pipeline(transaction=False) as all_of_them:
@@ -451,12 +450,12 @@ class EvaluationStore:
 
     async def keep_scope(self, evaluation: Evaluation, scores: Sequence[float | None]) -> None:
         """Store how much each row was in the scope of the version."""
-        key = _key(evaluation.id, "scope")
+        key = _key(evaluation.id, "coverage")
         await self._redis.set(key, msgspec.json.encode(scores), ex=self._retention_seconds)
 
     async def scope(self, evaluation: Evaluation) -> list[float | None]:
         """The stored scope scores of the rows; empty where there are none."""
-        raw = await self._redis.get(_key(evaluation.id, "scope"))
+        raw = await self._redis.get(_key(evaluation.id, "coverage"))
         return [] if raw is None else msgspec.json.decode(raw, type=list[float | None])
 
     async def latest(self, version: str) -> dict[str, Any] | None:
@@ -481,11 +480,15 @@ def get_coming_key(coming: str) -> str:
 
 
 def _read(raw: bytes, with_report: bool = True) -> Evaluation:
-    """An evaluation as it is kept; a report is much longer than all else, and read only where it is wanted."""
-    if with_report:
-        return msgspec.json.decode(raw, type=Evaluation)
+    """An evaluation as it is kept; up to 0.1.0 its arms were names, and `against` a version."""
     written = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    fields = {name: msgspec.json.decode(written[name]) for name in written if name != "report"}
+    fields: dict[str, Any] = {
+        name: msgspec.json.decode(value) for name, value in written.items() if with_report or name != "report"
+    }
+    if isinstance(fields["arms"], list):
+        against = EvaluationArm(fields.pop("against", None))
+        arms = {"adapter": EvaluationArm(fields["version"]), "general": EvaluationArm(), "against": against}
+        fields["arms"] = {name: msgspec.to_builtins(arms[name]) for name in fields["arms"]}
     return msgspec.convert(fields, Evaluation)
 
 

@@ -29,13 +29,17 @@ AUDITED_AS: Mapping[str, str] = {"promote": "alias.promote", "roll_back": "alias
 
 
 class KeptVerdict(msgspec.Struct, kw_only=True):
-    """The last verdict on a canary, as it is kept in Redis. `held`: that it is held is in the audit already."""
+    """The last verdict on a canary, as it is kept in Redis. `held`: that it is held is in the audit already.
+
+    `records_read` is set where an earlier release kept it, and the evidence with it.
+    """
 
     id: str = ""
     action: str = "continue"
     because: str = ""
     evidence: dict[str, Any] = {}
     held: bool = False
+    records_read: str | None = None
 
 
 class CanaryVerdicts:
@@ -80,6 +84,9 @@ class CanaryVerdicts:
         killed in between.
         """
         last = await self._read_last(task, rollout)
+        if last.records_read is not None:
+            last.records_read = None
+            log.warning("the evidence on the canary %s starts again: an earlier release kept it", rollout.version)
         if verdict.action == "promote" and (obstacle := await self._find_obstacle(rollout.version)) is not None:
             verdict = RolloutVerdict(action=obstacle[0], because=obstacle[1], evidence=verdict.evidence)
         last.action, last.because, last.evidence = verdict.action, verdict.because, verdict.evidence
@@ -133,9 +140,9 @@ class CanaryVerdicts:
     async def _read_last(self, task: str, rollout: Rollout) -> KeptVerdict:
         """The last verdict on a canary; one that has just begun has none, and neither has one that can't be read."""
         name = f"{rollout.version} {rollout.started_at}"
-        raw = await self._redis.get(_key(task))
+        raw, of_earlier_release = await self._redis.mget(_key(task), f"apprentice:rollout:{task}")
         try:
-            verdict = msgspec.json.decode(raw or b"{}", type=KeptVerdict)
+            verdict = msgspec.json.decode(raw or of_earlier_release or b"{}", type=KeptVerdict)
         except UNREADABLE:
             return KeptVerdict(id=name)
         return verdict if verdict.id == name else KeptVerdict(id=name)

@@ -39,7 +39,7 @@ class Attempt(msgspec.Struct):
 class RecordedFinding(msgspec.Struct):
     """A check's finding."""
 
-    check: str
+    check: str = ""  # empty: of an earlier release, which named it otherwise
     fired: bool = False
     score: float | None = None
     version: str | None = None

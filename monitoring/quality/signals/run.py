@@ -53,7 +53,7 @@ from monitoring.quality.signals.request_notes import KEPT_SECONDS_MAX, Note
 from monitoring.quality.signals.saved_watches import UNREADABLE, pack, read_watch
 from monitoring.quality.signals.stream_reader import READ_STREAMS, Batch, read_streams
 from monitoring.quality.signals.version_watch import Watch
-from monitoring.records import find_stream, read_place
+from monitoring.records import streams_of
 from monitoring.redis_address import open_redis
 
 log = logging.getLogger(__name__)
@@ -306,14 +306,17 @@ class Monitor:
         if not requests:
             return {}
         indexes = self._redis.mget([f"apprentice:record:{request}" for request in requests])
-        places = {
-            request: read_place(lines) for request, lines in zip(requests, indexes, strict=True) if lines is not None
-        }
+        places = [
+            (request, stream, index.split(b"\n", 1)[0].decode())
+            for request, index in zip(requests, indexes, strict=True)
+            if index is not None
+            for stream in streams_of(index)
+        ]
         pipeline = self._redis.pipeline(transaction=False)
-        for place, index in places.values():
-            pipeline.xrange(find_stream(index), place, place, count=1)
+        for _, stream, place in places:
+            pipeline.xrange(stream, place, place, count=1)
         records = {}
-        for request, rows in zip(places, pipeline.execute(), strict=True):
+        for (request, _, _), rows in zip(places, pipeline.execute(), strict=True):
             for name, fields in rows:
                 try:
                     record = _seen(read_entry(RECORDS, name.decode(), {"record": fields[b"record"]}))
@@ -376,11 +379,14 @@ def _after(seconds: float) -> Callable[[], bool]:
 
 
 def _cursors(stored: Mapping[bytes, bytes]) -> Cursors:
-    """The cursors as they stand in Redis; the beginning without any. Raises ValueError if one is damaged."""
+    """The cursors as they stand in Redis; the beginning without any. Raises ValueError if one is damaged.
+
+    An older release has read no stream of reports: its beginning is what was read of that.
+    """
     fields = {name.decode(): value.decode() for name, value in stored.items()}
     if not fields:
         return Cursors()
-    places = [fields.get(name, "") for name in ("records", "reported", "feedback")]
+    places = fields.get("records", ""), fields.get("reported", BEGINNING), fields.get("feedback", "")
     cursors = Cursors(fields.get("step", ""), fields.get("epoch", ""), *places)
     for stream, name in enumerate(places):
         read_entry(stream, name, {})

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring.quality.phases import Course, Phase, Verdict
+from monitoring.quality.signals.arms import Arm
 from monitoring.quality.signals.version_watch import Watch, start
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error)
@@ -34,6 +35,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     overruled: bool = False
     tested_from: float = 0.0
     restored_at: float = 0.0
+    standby: msgspec.Raw = msgspec.Raw(b"null")
+    """The earlier name of the arm `previous_version`."""
 
 
 def pack(written: bytes) -> bytes:
@@ -60,6 +63,11 @@ def read_watch(raw: bytes) -> tuple[Watch, list[str]]:
         watch, dropped = _read_parts(text, head)
     if head.course is None:
         watch = replace(watch, course=_course_of(head))
+    if watch.previous_version is None:
+        try:
+            watch = replace(watch, previous_version=msgspec.json.decode(head.standby, type=Arm | None))
+        except msgspec.ValidationError:
+            dropped.append("previous_version")
     return watch, dropped
 
 

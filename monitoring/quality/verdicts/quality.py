@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -364,3 +364,17 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 SUMMARY_KEY = "apprentice:monitor:summary"
 JUDGEMENTS_KEY = "apprentice:monitor:judgements"
 """A hash: each version's last judgement. The summary beside it has none."""
+
+
+def read_quality(raw: Mapping[str, Any]) -> TaskQuality:
+    """The quality of a task as it is kept in Redis, with the names of earlier releases. Raises ValidationError."""
+    versions = raw.get("versions")
+    if isinstance(versions, Mapping):
+        raw = {**raw, "versions": {name: _with_present_names(version) for name, version in versions.items()}}
+    return msgspec.convert(raw, TaskQuality)
+
+
+def _with_present_names(version: Any) -> Any:
+    if isinstance(version, Mapping) and version.get("to") == "standby":
+        return {**version, "to": "previous_version"}
+    return version

@@ -63,8 +63,8 @@ class Retraining(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def slipped_at(self) -> float:
-        """The time since when its evidence has grown; 0 where none tells."""
-        signals = self.evidence.get("signals") or ()
+        """The time since when its evidence has grown; 0 where none tells. `streams` is an earlier name of signals."""
+        signals = self.evidence.get("signals") or self.evidence.get("streams") or ()
         return min([signal["since"] for signal in signals if signal.get("since")], default=0.0)
 
 

@@ -74,7 +74,9 @@ def _unmarked(task: TaskQuality) -> dict[str, VersionQuality]:
     if change is None:
         return dict(task.versions)
     return {
-        name: replace(quality, stale_from=change.stale_before[name]) if name in change.stale_before else quality
+        name: replace(quality, stale_from=change.stale_before.get(name))
+        if name in change.stale_before or quality.stale_from == change.effective_at
+        else quality
         for name, quality in task.versions.items()
     }
 

@@ -189,7 +189,7 @@ def test_a_replay_tells_each_verdict_that_moved_with_its_evidence(configured: st
     ended = run("records", "replay", "--config", configured, "--task", "returns", *held, "--json")
     assert ended.exit_code == 0, ended.err
     told = ended.json
-    assert told["read"] == {"records": 700, "feedback": 700, "feedback_without_record": 0}
+    assert told["read"] == {"records": 700, "feedback": 700, "feedback_without_record": 0, "without_a_place": 0}
     assert [(one["from"], one["to"]) for one in told["verdict_changes"]] == [
         ("healthy", "degraded"),
         ("degraded", "healthy"),

@@ -61,6 +61,18 @@ def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:
     assert "line 4" in text
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("tasks: {returns: {exit_pool: general}}", "tasks.returns.exit_pool: this key is called fallback_pool now"),
+        ("tasks: {returns: {rungs: {}}}", "tasks.returns.rungs: this key is called checks now"),
+        ("limits: {slice_share: 0.5}", "limits.slice_share: this key is called quota_share now"),
+    ],
+)
+def test_key_of_an_earlier_release_gets_the_name_of_the_new_one(tmp_path: Path, text: str, told: str) -> None:
+    assert told in said(tmp_path, text)
+
+
 def test_nothing_changes_after_the_start(tmp_path: Path) -> None:
     settings = loaded(tmp_path, LEAST)
     with pytest.raises(ValidationError):

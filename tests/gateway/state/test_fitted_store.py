@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.features.fitting.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, WaitingSample
 from gateway.state.audited_step import AuditedStep
-from gateway.state.fitted_store import FittedError, FittedStore, FittingStatus
+from gateway.state.fitted_store import FittedError, FittedStore, FittingStatus, is_calibrated_apart
 from gateway.state.snapshot import ConfiguredPolicy, SnapshotKeeper
 from monitoring.audit import Audit
 from router.confidence import NAMES, Calibration, ConfidenceModel
@@ -25,7 +25,7 @@ V1 = "returns@v1"
 CONFIDENCE = ConfidenceModel(
     (0.0,) * len(NAMES), 0.0, 0.5, Calibration(100, 0.1, (0, 100), (0.9, 0.0), (50, 100))
 ).to_json()
-MODEL_KEY = "apprentice:fitted:model:returns@v1/scope"
+MODEL_KEY = "apprentice:fitted:model:returns@v1/coverage"
 
 
 @pytest.fixture
@@ -64,6 +64,18 @@ async def keeper_of(
     await ObjectStore(redis, "versions").put(V1, msgspec.to_builtins(version))
     await Registry(redis).promote("returns", V1)
     return SnapshotKeeper(redis, configured(), {}, lambda _: None, damaged, None, unsuited)
+
+
+async def test_models_and_entries_of_older_releases_are_read_under_their_stored_names(store: FittedStore) -> None:
+    entry = await store.put(V1, "scope", model_of("returns"), "admin", {})
+    held = await store.object_store.get(f"{V1}/coverage")
+    assert held is not None
+    assert (held["kind"], held["digest"]) == ("coverage", entry.digest)
+    stored = msgspec.json.decode(CONFIDENCE)
+    assert (stored["names"][4], stored["coverage_mean"]) == ("coverage", 0.5)
+    assert ConfidenceModel.from_json(CONFIDENCE).scope_mean == 0.5
+    beside = await store.put(V1, "confidence", CONFIDENCE, "admin", {"coverage": "another digest"})
+    assert is_calibrated_apart(beside, entry)
 
 
 async def test_a_model_comes_back_as_it_was_put_and_each_change_has_a_generation(

@@ -129,6 +129,12 @@ def test_a_first_version_without_an_evaluation_is_not_shown_and_told_the_command
         "No evaluation compares it with the most frequent answer, which a first version has to beat: run "
         "`apprentice evaluate returns@v3 --data FILE`.",
     )
+    before = decide_gate(CANDIDATE, [GateReference("floor", FLOOR, evaluated="e7")], {}, BOUNDS)
+    assert (before.verdict, before.because) == (
+        "cannot_tell",
+        "The evaluation e7 ended before the gate held first versions against the most frequent answer. Run its command "
+        "with --again: `apprentice evaluate returns@v3 --data FILE --again`.",
+    )
     assert first_version(answers(200, 0.05, 1), learned=range(200)).verdict == "cannot_tell", "it learned all rows"
     alike = [msgspec.structs.replace(row, wanted_form="same") for row in answers(200, 0.0, 1)]
     floor = {"floor": compare_with_floor((), {"adapter": alike}, Classes(), 0)}

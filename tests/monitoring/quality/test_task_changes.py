@@ -63,6 +63,14 @@ def test_version_stale_before_an_announcement_stays_stale_from_its_earlier_time(
     assert stale(take_back(second, "b", NOW + 5)[0]) == {"returns@v1": NOW - 50.0, "returns@v2": None}
 
 
+def test_announcement_stored_without_the_earlier_state_is_replaced_and_withdrawn() -> None:
+    old = TaskQuality(versions={"returns@v1": VersionQuality(stale_from=WORD.effective_at)}, changed=WORD)
+    assert stale(take_back(old, "b", NOW + 5)[0]) == {"returns@v1": None}
+    second, _ = announce(old, ["returns@v1"], LATER)
+    assert stale(second) == {"returns@v1": NOW + 900.0}
+    assert stale(take_back(second, "b", NOW + 5)[0]) == {"returns@v1": None}
+
+
 def test_it_is_taken_back_though_its_action_was_forgotten() -> None:
     after, _ = announce(HEALTH, ["returns@v1"], WORD)
     many = [Action(id=str(number), at=NOW, kind="verdict", version="", because="") for number in range(ACTIONS_MAX)]

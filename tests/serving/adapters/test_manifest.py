@@ -106,6 +106,11 @@ def test_digest_covers_every_part() -> None:
     assert len({each.digest() for each in [manifest, *others]}) == len(dataclasses.fields(Manifest)) + 1
 
 
+def test_key_of_an_earlier_release_gets_the_name_of_the_new_one() -> None:
+    with pytest.raises(ManifestError, match="'blueprint' is called general_prompt now: rename it"):
+        from_json({"task": "returns", "blueprint": {"system": "Decide."}})
+
+
 @pytest.mark.parametrize(
     ("path", "named"),
     [

@@ -206,6 +206,16 @@ async def test_rows_that_follow_an_erased_one_are_asked_all_the_same(
     assert asked == [number for number in range(2 * BATCH) if number != BATCH + 2]
 
 
+async def test_an_evaluation_that_an_earlier_release_began_goes_on(store: EvaluationStore, redis: Redis) -> None:
+    one = await begun(store, evaluation())
+    earlier = msgspec.to_builtins(one) | {"arms": ["adapter", "against"], "against": "returns@v0"}
+    await redis.set(get_evaluation_key(one.id), msgspec.json.encode(earlier))
+    read = await store.next()
+    assert read is not None
+    assert {name: arm.version for name, arm in read.arms.items()} == {"adapter": "returns@v1", "against": "returns@v0"}
+    assert await store.move(read, finish(read, "cancelled"), None, None), "it can be ended"
+
+
 async def test_all_that_have_expired_leave_the_list_not_only_the_newest(store: EvaluationStore, redis: Redis) -> None:
     await redis.zadd(EVALUATIONS_KEY, {f"gone-{number}": float(number) for number in range(300)})
     await begun(store, evaluation("here", created_at=150.5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hmac
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -97,6 +98,8 @@ async def test_an_action_is_told_with_its_evidence_and_a_signature(
     assert not verify(key, headers, content + b" ")
     assert not verify(key, headers | {"webhook-id": "returns-2"}, content)
     assert not verify(key, headers | {"webhook-timestamp": str(int(headers["webhook-timestamp"]) + 1)}, content)
+    earlier = hmac.new(key.encode(), content, "sha256").hexdigest()
+    assert headers["x-apprentice-signature"] == f"sha256={earlier}", "receivers of before go on"
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 301)
     assert not verify(key, headers, content), "it is sent again by somebody else"

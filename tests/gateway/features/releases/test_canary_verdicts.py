@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
+import pytest
 from redis.asyncio import Redis
 
 from gateway.features.releases.canary_verdicts import CanaryVerdicts
@@ -41,6 +44,28 @@ async def test_a_verdict_that_can_not_be_entered_keeps_no_other_waiting(redis: R
     await carrying_out(redis).enter_left()
     assert [entry.object for entry in await Audit(redis).read()] == ["returns"]
     assert set(await verdicts.all()) == {"alarms"}
+
+
+async def test_canary_under_way_at_an_upgrade_restarts_its_evidence_and_is_logged_once(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = {"id": "returns@v2 5.0", "state": {"bounds": [0, 1, 0]}, "records_read": "1-0", "feedback_read": "1-0"}
+    told = {"action": "hold", "because": "No verdict.", "evidence": {"canary_requests": 9}, "held": True}
+    await redis.set("apprentice:rollout:returns", msgspec.json.encode(earlier | told))
+    verdicts = carrying_out(redis)
+    assert (await verdicts.shown("returns", BEGUN))["because"] == "No verdict."
+    held = RolloutVerdict(action="hold", because="No verdict.", evidence={})
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            await verdicts.carry_out("returns", BEGUN, held)
+    assert [one.getMessage() for one in caplog.records] == [
+        "the evidence on the canary returns@v2 starts again: an earlier release kept it"
+    ]
+    assert await verdicts.shown("returns", BEGUN) == {
+        "verdict": "hold",
+        "because": "No verdict.",
+        "evidence": {},
+    }
 
 
 async def test_what_is_kept_of_a_canary_is_nothing_of_another_one_and_may_be_damaged(redis: Redis) -> None:
