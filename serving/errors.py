@@ -93,7 +93,7 @@ TOO_LONG_WORDS = (b"context_length", b"maximum context length", b"max_model_len"
 """Of them, one stands in what vLLM and OpenAI's API say of a prompt that is too long."""
 
 
-UNSERVED_WORDS = (b"not supported in", b"does not support", b"not allowed to generate")
+UNSERVED_WORDS = (b"not supported in", b"only supported in", b"does not support", b"not allowed to generate")
 """Of them, one stands in what OpenAI's API and engines say of a model that can't do what a path is for."""
 OF_CALLER = frozenset({400, 409, 422, 451})
 """Statuses that tell of the caller's own mistake. Others (405, 411, 413, 421, 426, 431, 499, those of our own key or
@@ -117,11 +117,14 @@ def from_status(status: int, body: bytes, retry_after: str | None) -> EngineErro
     return Failed(message, status, body)
 
 
-def as_unserved(error: EngineError, path: str) -> EngineError:
-    """The error, as Unserved where it says so of the path: a chat model is asked for embeddings, for example."""
+def as_unserved(error: EngineError, path: str, is_known: bool) -> EngineError:
+    """The error, as Unserved where it says so of the path: a chat model is asked for embeddings, for example.
+
+    Where the address `is_known` to lead to an engine, a status that names no model is enough.
+    """
     said = error.body.lower()
     names_path = error.status in (405, 501) or (error.status == 404 and b"model" not in said)
-    if names_path or (error.status in (403, 404) and any(words in said for words in UNSERVED_WORDS)):
+    if (is_known and names_path) or (error.status in (403, 404) and any(words in said for words in UNSERVED_WORDS)):
         return Unserved(f"The engine of this model does not serve {path} with it", error.status, error.body)
     return error
 

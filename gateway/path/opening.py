@@ -110,8 +110,8 @@ async def attempt(
         await answer.begin(services, body, engine_body, headers, policy.limits)
     except EngineError as error:
         answer.close()
-        if not body.wire_format.has_template or replica.config.traits.health_path is not None:  # its url is right
-            error = as_unserved(error, body.wire_format.path)
+        is_known = not body.wire_format.has_template or replica.config.traits.health_path is not None
+        error = as_unserved(error, body.wire_format.path, is_known)
         note_fault(services, choice, error, failures)
         ledger.note_attempt(choice, error.kind, began_at, time.monotonic())
         return answer, error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,18 @@ async def test_an_engine_without_a_key_gets_none(configure: Configure) -> None:
         async with run_gateway(configure(pools={"general": pool_of(engine)})) as gateway, gateway.openai() as client:
             await client.chat.completions.create(model="general", **ASK)
         assert "authorization" not in engine.requests[0].headers
+
+
+@pytest.mark.parametrize("message", ["is not a chat model and thus not supported in", "is only supported in"])
+async def test_a_model_that_is_none_for_chats_is_refused_and_does_not_rest(
+    configure: Configure, bare: FakeEngine, message: str
+) -> None:
+    bare.faults.add(Status(404, body={"error": {"message": f"This model {message} the v1/x endpoint."}}))
+    async with run_gateway(configure(pools={"general": pool_of(bare)})) as gateway, gateway.openai() as client:
+        for _ in range(3):
+            with pytest.raises(openai.BadRequestError, match="does not serve /v1/chat/completions"):
+                await client.chat.completions.create(model="general", **ASK)
+        assert gateway.services.fleet.replicas["general-0"].breaker_state(time.monotonic()) == "closed"
 
 
 @pytest.mark.parametrize("status", [200, 404, 405, 429, 500, 501])
