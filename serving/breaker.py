@@ -65,6 +65,12 @@ class Breaker:
             if rest_seconds is not None or not self.open:
                 row[RESTING_UNTIL] = max(row[RESTING_UNTIL], now + seconds)
 
+    def rest(self, now: float) -> None:
+        """A fault that may lie in what was asked for: others are preferred for a moment, and nothing is counted."""
+        with self._locked():
+            if not self.open:
+                self._row[RESTING_UNTIL] = max(self.resting_until, now + SOFT_REST_SECONDS)
+
     def answered(self, now: float) -> bool:
         """A good answer: it closes. Whether that changed what the router sees."""
         with self._locked():

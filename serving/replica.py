@@ -201,16 +201,20 @@ class Replica:
         jitter: float,
         rest_seconds: float | None = None,
         had_answered: bool = False,
+        is_doubtful: bool = False,
     ) -> None:
         """Count a fault against the replica, or against the model that was asked; see Breaker.failed.
 
-        Faults of another kind count against nobody.
+        Faults of another kind count against nobody. One that `is_doubtful` may lie in what was asked for.
         """
         name = model if kind in OF_MODEL else WHOLE if kind in OF_REPLICA else None
         if name is None:
             return
         breaker = self._breakers.get(name) or self._begin(name)
-        breaker.failed(now, jitter, rest_seconds, had_answered)
+        if is_doubtful:
+            breaker.rest(now)
+        else:
+            breaker.failed(now, jitter, rest_seconds, had_answered)
         self._changed()
 
     def answered(self, now: float, model: str) -> None:

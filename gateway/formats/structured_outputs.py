@@ -106,6 +106,14 @@ def _constructs(fields: Mapping[str, Raw], read: Fields) -> Iterator[Construct]:
         yield from _inside("tools", fields["tools"])
 
 
+def has_compiled_form(read: Fields) -> bool:
+    """True if an engine compiles a form of the caller's: vLLM answers 500 to some that it can't use."""
+    form = read.response_format
+    if read.structured_outputs is not None or (form is not None and form.type in ("json_schema", "structural_tag")):
+        return True
+    return bool(read.tools) and _compiles_tools(read)
+
+
 def _compiles_tools(read: Fields) -> bool:
     """True if an engine compiles the schemas of the tools: for a call that has to come, and of strict ones always."""
     if read.tool_choice == "required" or isinstance(read.tool_choice, ToolChoice):

@@ -7,6 +7,7 @@ import time
 from gateway.formats.answer_reading import Reading
 from gateway.formats.answer_terms import is_foreign
 from gateway.formats.request_body import RequestBody
+from gateway.formats.structured_outputs import has_compiled_form
 from gateway.path.answer import Answer
 from gateway.path.answer_checks import judge_now
 from gateway.path.ledger import Ledger
@@ -112,7 +113,9 @@ async def attempt(
         answer.close()
         is_known = not body.wire_format.has_template or replica.config.traits.health_path is not None
         error = as_unserved(error, body.wire_format.path, is_known)
-        note_fault(services, choice, error, failures)
+        note_fault(
+            services, choice, error, failures, is_doubtful=error.kind == "failed" and has_compiled_form(body.read)
+        )
         ledger.note_attempt(choice, error.kind, began_at, time.monotonic())
         return answer, error
     except BaseException:
@@ -194,12 +197,18 @@ def _turned_down(
 
 
 def note_fault(
-    services: Services, choice: Choice, error: EngineError, failures: tuple[Failure, ...], had_answered: bool = False
+    services: Services,
+    choice: Choice,
+    error: EngineError,
+    failures: tuple[Failure, ...],
+    had_answered: bool = False,
+    is_doubtful: bool = False,
 ) -> None:
     """Count a fault against its replica or version; a replica that does not know a version routed to it has lost it.
 
     `failures` are the request's before: what it asks for may be why its attempts fail, so that it counts once at each
-    replica. `had_answered` says that the answer had begun well.
+    replica. `had_answered` says that the answer had begun well, `is_doubtful` that the form which a caller asks for may
+    be at fault: no caller's form takes a model from others.
     """
     name = choice.replica.name
     if error.kind in OF_REQUEST and any(each.replica == name and each.kind in OF_REQUEST for each in failures):
@@ -211,4 +220,4 @@ def note_fault(
         return
     now = time.monotonic()
     jitter = services.moment(now).draw
-    replica.failed(now, choice.engine_model, error.kind, jitter, error.retry_after_seconds, had_answered)
+    replica.failed(now, choice.engine_model, error.kind, jitter, error.retry_after_seconds, had_answered, is_doubtful)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.fleet_view import FaultKind
+from serving.fleet_view import CircuitView, FaultKind
 from serving.replica import BACK_SECONDS_MAX, OUTAGE_SECONDS_UNKNOWN, Replica, ReplicaConfig
 
 
@@ -85,6 +85,17 @@ def test_one_fault_lets_it_rest_and_three_in_a_row_open_it() -> None:
     fail(there, 102.0)
     assert (there.resting_until, there.breaker_state(102.5)) == (103.0, "open")
     assert there.breaker_state(103.0) == "half_open"
+
+
+def test_doubtful_faults_let_a_model_rest_and_never_open_it() -> None:
+    there = replica()
+    for number in range(9):
+        fail(there, 100.0 + number, "failed", is_doubtful=True)
+    assert there.view().circuits["base"] == CircuitView(109.0)
+    for _ in range(3):
+        fail(there, 110.0, "failed")
+    fail(there, 110.5, "failed", is_doubtful=True)
+    assert there.view().circuits["base"] == CircuitView(111.0, open=True)
 
 
 def test_open_rests_grow_to_fifteen_seconds_and_an_answer_starts_anew() -> None:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import NAMED, Dies, Down, RawEvent, RefusesPrefill, SlowFirstToken, Stalls, Tokens
+from tests.fakes.faults import (
+    NAMED,
+    Dies,
+    Down,
+    Fault,
+    Moment,
+    RawEvent,
+    RefusesPrefill,
+    SlowFirstToken,
+    Stalls,
+    Tokens,
+)
+from tests.fakes.wire import AnswerOver
 from tests.walks.fault_world import World, ask, calls, gaps, world
 
 __all__ = ["world"]
@@ -223,6 +236,35 @@ async def test_fault_15_circuit_opens_probes_are_few_and_the_primary_returns(wor
     probes = [seen for seen in calls(small) if seen.at < down_until]
     assert asked_while_down > 6
     assert len(probes) <= 6
+
+
+@dataclass(frozen=True)
+class UnusableForm(Fault):
+    """Answers 500 to a form that refers to itself, as vLLM 0.32 does."""
+
+    async def on_request(self, moment: Moment) -> None:
+        if moment.body.get("response_format"):
+            await moment.exchange.whole(500, {"error": {"message": "Internal server error", "code": 500}})
+            raise AnswerOver("refused")
+
+
+@both
+async def test_form_that_no_engine_can_use_takes_the_adapter_from_no_other_request(
+    world: World, small: FakeEngine, general: FakeEngine, stream: bool
+) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}}
+    small.faults.add(UnusableForm())
+    general.faults.add(UnusableForm())
+    async with world() as gateway:
+        for _ in range(4):
+            assert (await ask(gateway, stream=stream, response_format=form)).status == 502
+            told = await ask(gateway)
+            assert (told.whole, told.models) == (True, {"returns@v1"})
+        for _ in range(4):
+            assert (await ask(gateway, stream=stream, response_format=form)).status == 502
+        assert gateway.services.fleet.replicas["small-0"].breaker_state(time.monotonic()) == "closed"
+        told = await ask(gateway)
+    assert (told.whole, told.models) == (True, {"returns@v1"})
 
 
 @both
