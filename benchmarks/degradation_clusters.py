@@ -47,11 +47,11 @@ class ClusteredWorld(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `day_height` is the height of the day's wave, as a share of `error`. On two days of the week errors are
     `weekend_times` as frequent. Every `level_days` days have an error of their own, with a deviation of `level_sd`, as
     a share. Labellers flip `flipped` of the labels, and did not for the baseline. Labels come by sessions whose errors
-    are `session_alike` (a correlation): most are short, few have up to 200 labels; or `session_bad` of them are wrong
-    half of the time. So many are open `sessions_at_once`. If `sessions_known`, labels name theirs. `sorted_by_class`:
-    each day's labels come at once, in the order of ten classes with unlike errors. `mild_away`: from
-    the first quarter of the labels to their half a reviewer is away who gives 40% of them, and who sees 40% of the
-    errors that all see together. At most `goal` of the runs may be degraded."""
+    are `session_alike` (a correlation): most are short, few have up to 200 labels, unless they have `session_labels` on
+    average; or `session_bad` of them are wrong half of the time. So many are open `sessions_at_once`. If
+    `sessions_known`, labels name theirs. `sorted_by_class`: each day's labels come at once, in the order of ten classes
+    with unlike errors. `mild_away`: from the first quarter of the labels to their half a reviewer is away who gives 40%
+    of them, and who sees 40% of the errors that all see together. At most `goal` of the runs may be degraded."""
 
     name: str
     error: float = 0.05
@@ -68,6 +68,7 @@ class ClusteredWorld(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     flipped: float = 0.0
     session_alike: float = 0.0
     session_bad: float = 0.0
+    session_labels: int = 0
     sessions_at_once: int = 1
     sessions_known: bool = False
     sorted_by_class: bool = False
@@ -153,7 +154,10 @@ def draw_sessions(world: ClusteredWorld, draw: np.random.Generator, runs: int, c
     """The error of each label, and the number of its session."""
     rates, numbers = np.empty((runs, count)), np.empty((runs, count), dtype=np.intp)
     for run in range(runs):
-        lengths = np.minimum(SESSION_MAX, np.ceil(draw.pareto(SESSION_TAIL, count) + 1e-9)).astype(np.intp)
+        if world.session_labels:
+            lengths = draw.geometric(1.0 / world.session_labels, count)
+        else:
+            lengths = np.minimum(SESSION_MAX, np.ceil(draw.pareto(SESSION_TAIL, count) + 1e-9)).astype(np.intp)
         if world.session_bad:
             usual = (world.error - BAD_ERROR * world.session_bad) / (1.0 - world.session_bad)
             errors = np.where(draw.random(count) < world.session_bad, BAD_ERROR, usual)

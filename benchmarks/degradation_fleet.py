@@ -23,7 +23,7 @@ from benchmarks.degradation_figures import CONFIDENCE, delays, median_of
 from benchmarks.degradation_worlds import BEFORE, Floats, Labels, drawing, poisoned, uneven
 from benchmarks.harness import say, table
 from monitoring.quality.detectors import dependence, planning, rising_errors
-from monitoring.quality.signals import label_signal
+from monitoring.quality.signals import own_baseline
 
 LABELS_MEDIAN = 300.0
 LABELS_SPREAD = 1.0
@@ -81,12 +81,12 @@ def fleet(versions: int, months: int, budget: float, seed: int) -> dict[str, Any
 
 
 def own_bounds(first: int, rates: Floats, draw: np.random.Generator) -> Floats:
-    """The baselines that `monitoring/quality/signals/label_signal.py` takes from the first labels of a version's
+    """The baselines that `monitoring/quality/signals/own_baseline.py` takes from the first labels of a version's
     only caller."""
     wrong = draw.binomial(first, rates)
     wrong, of = wrong / dependence.PRIOR, first / dependence.PRIOR
     bounds: Floats = np.minimum(
-        1.0 - rising_errors.BASELINE_MIN, beta.ppf(label_signal.CONFIDENCE, wrong + 1, of - wrong)
+        1.0 - rising_errors.BASELINE_MIN, beta.ppf(own_baseline.CONFIDENCE, wrong + 1, of - wrong)
     )
     return bounds
 

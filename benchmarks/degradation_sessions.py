@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.degradation_signals import Clusters, Held, Signals
+from benchmarks.degradation_signals import DOUBTED, WEIGHTS, Clusters, Held, Signals
 from benchmarks.degradation_worlds import Bools, Floats
 from monitoring.quality.detectors import dependence, recent_values, rising_errors, sessions
 from monitoring.quality.signals import label_evidence, repeats
@@ -68,17 +68,23 @@ class SessionSignals(Signals):
         self._times, self._due = np.ones(runs), np.ones(runs)
         self._taught, self._taught_wrong = np.zeros(runs), np.zeros(runs)
         self._alike = np.zeros((6, runs))
+        self._worst, self._worst_wrong, self._worst_seen = np.zeros(runs), np.zeros(runs), np.zeros(runs)
+        self._rests_on_one = np.zeros(runs, dtype=np.bool_)
+        self._alike_marks = np.ones((self._sessions.shape[0] // sessions.MARKED_EACH + 1, runs))
 
     @property
     def correlation(self) -> Floats:
         """The correlation of two labels of a session."""
-        labels, wrong, squares, before, products, chance = self._alike
+        beyond = self._together - sessions.CHANCE_Z * np.sqrt(self._alike[5])
+        return np.clip(beyond / (sessions.PRIOR_LABELS + self._alike[0]), 0.0, sessions.ALIKE_MAX)
+
+    @property
+    def _together(self) -> Floats:
+        labels, wrong, squares, before, products, _ = self._alike
         of = labels + sessions.SMOOTHED_LABELS
         mean = (wrong + sessions.SMOOTHED_WRONG) / of
         variance = np.maximum(1e-6, (squares + sessions.SMOOTHED_WRONG) / of - mean * mean)
-        together = (products - wrong * before / np.maximum(1.0, labels)) / variance
-        beyond = (together - sessions.CHANCE_Z * np.sqrt(chance)) / (sessions.PRIOR_LABELS + labels)
-        return np.clip(beyond, 0.0, sessions.ALIKE_MAX)
+        return np.asarray((products - wrong * before / np.maximum(1.0, labels)) / variance)
 
     def take(self, bad: Bools, at: Floats) -> None:
         """Take a label of each run, at these times."""
@@ -96,8 +102,60 @@ class SessionSignals(Signals):
         self._last[places] = self._labels
         kept = np.where(of < sessions.LABELS_MAX, 1.0, 1.0 - 1.0 / sessions.LABELS_MAX)
         self._pasts[places], self._past_wrong[places] = kept * of + 1.0, kept * wrong + bad
+        before_most, judged = self.most.copy(), ~np.isnan(self.held)
         super().take(bad, at)
         self._alike += more * has_past
+        mark, rest = divmod(self._labels, sessions.MARKED_EACH)
+        if not rest:
+            most = (self._together + sessions.UNLIKE_Z * np.sqrt(self._alike[5])) / np.maximum(1.0, self._alike[0])
+            self._alike_marks[mark] = np.where(self._alike[0] > 0.0, most, 1.0)
+        self._follow_worst(of, wrong, bad, judged)
+        now = WEIGHTS @ self.sums
+        largest = ~np.isnan(self.held) & (now >= np.maximum(before_most, DOUBTED))
+        self._rests_on_one[largest] = self._find_rests(largest)
+
+    def find_doubtful(self, these: Bools, bar: float) -> Bools:
+        """Which of these, whose evidence reaches the threshold, are doubted."""
+        return np.asarray(super().find_doubtful(these, bar) | (these & self._rests_on_one))
+
+    def _follow_worst(self, of: Floats, wrong: Floats, bad: Bools, judged: Bools) -> None:
+        """`sessions.follow_worst`, after a label of sessions with so many labels and errors before it."""
+        labels, errors = of + 1.0, wrong + bad
+        began = self._begun_after[self._leads, self._rows]
+        goes_on = (of > 0.0) & (of == self._worst) & (wrong == self._worst_wrong)
+        is_over = (self._worst_seen <= began) | (self._worst_seen > self._seen)
+        is_worse = errors - labels * self.held > self._worst_wrong - self._worst * self.held
+        moved = judged & (goes_on | is_over | is_worse)
+        self._worst = np.where(moved, labels, self._worst)
+        self._worst_wrong = np.where(moved, errors, self._worst_wrong)
+        self._worst_seen = np.where(moved, self._seen, self._worst_seen)
+
+    def _find_rests(self, these: Bools) -> Bools:
+        """In which of these runs the evidence rests on one session."""
+        places = np.flatnonzero(these)
+        if not len(places):
+            return np.zeros(0, dtype=np.bool_)
+        leads, held = self._leads[places], self.held[places]
+        seen = self._seen[places] - self._begun_after[leads, places]
+        weights = (self._observed[places] - self._begun[leads, places]) / np.maximum(seen, 1.0)
+        weights = np.where(seen > 0.0, weights, 1.0)
+        labels = np.maximum(0.0, seen - self._worst[places])
+        bad = self._observed_wrong[places] - self._begun_wrong[leads, places]
+        wrong = np.minimum(labels, np.maximum(0.0, bad / weights - self._worst_wrong[places]))
+        rates = held + np.minimum(
+            np.array(rising_errors.POINTS)[leads], (1.0 - held) * np.array(rising_errors.WAYS)[leads]
+        )
+        rest = wrong * np.log(rates / held) + (labels - wrong) * np.log((1.0 - rates) / (1.0 - held))
+        after = self._started[places] + self._begun_after[leads, places]
+        marks = (after // sessions.MARKED_EACH).astype(np.intp)
+        is_kept = marks > self._labels // sessions.MARKED_EACH - sessions.MARKS_MAX
+        alike = np.where(is_kept, self._alike_marks[marks, places], 1.0) >= sessions.UNLIKE
+        return np.asarray((self._worst[places] > 0.0) & alike & (weights * rest < sessions.REST_MIN))
+
+    @property
+    def _leads(self) -> Numbers:
+        """The alternative that leads in each run."""
+        return np.asarray((np.log1p(self.sums) + np.log(WEIGHTS)[:, None]).argmax(axis=0))
 
     def _find_gains(self, bad: Bools) -> Floats:
         turn = (2.0 * np.pi / recent_values.DAY_SECONDS) * (self._at % recent_values.DAY_SECONDS)

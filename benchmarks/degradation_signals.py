@@ -15,7 +15,7 @@ from scipy.special import betaincinv  # `beta.ppf` takes ten times as long for a
 
 from benchmarks.degradation_worlds import Bools, Floats
 from monitoring.quality.detectors import dependence, recent_values, rising_errors
-from monitoring.quality.signals import label_signal
+from monitoring.quality.signals import label_signal, own_baseline
 from monitoring.quality.signals.version_watch import FIRST_FEEDBACK
 
 Kind = Literal["known", "gate", "own"]
@@ -355,7 +355,7 @@ class Signals:
             np.broadcast_to(labels, these.shape)[these] / self.dispersion[these],
             bad[these] / self.dispersion[these],
         )
-        upper = betaincinv(wrong + 1.0, of - wrong, label_signal.CONFIDENCE)
+        upper = betaincinv(wrong + 1.0, of - wrong, own_baseline.CONFIDENCE)
         self.held[these] = self._bounded(upper)
         self._set_logs(these, np.ones(self._runs))
         self._restart(these)

@@ -160,6 +160,13 @@ def sum_since_change(detector: RateDetector) -> tuple[float, float]:
     return max(0.0, detector.total - detector.totals[leads]), detector.weight - detector.weights[leads]
 
 
+def weigh_labels(detector: RateDetector, bad: float, of: float, times: float = 1.0) -> float:
+    """The logarithm of the leading bet on so many labels with this sum, against so many times the baseline."""
+    baseline = min(1.0 - BASELINE_MIN, times * detector.baseline)
+    rate = list_alternatives(baseline, detector.side)[restarts.find_leader(detector.logs, WEIGHTS)]
+    return bad * log(rate / baseline) + (of - bad) * log((1.0 - rate) / (1.0 - baseline))
+
+
 def find_mean(detector: RateDetector) -> float | None:
     """The weighted mean of the badness so far; None before the first label."""
     return detector.total / detector.weight if detector.weight else None

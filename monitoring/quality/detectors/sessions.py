@@ -4,7 +4,8 @@ Where two labels of a session have the correlation r, and k of n labels before w
 the probability (c·m + k) / (c + n): m is the mean, and c = 1/r - 1 (J. Skellam, 1948). The label is held against that
 instead of the baseline: against a little less at most, and in a reverse test against no more. So the claim of
 `rising_errors.py` holds for each label given its session, as far as r is known, and a session counts for about 1/r
-labels at most, however long it is.
+labels at most, however long it is. Until r is known to be small, evidence of one session alone is a doubt: without its
+labels those since the change have to hint at a slip, too.
 
 r is the covariance of each label with the mean of the labels before in its session, over a label's variance. Of labels
 that are independent it is 0 on average, in one session too; the variance that chance gives it is known, and only what
@@ -20,8 +21,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from monitoring.quality.detectors import leave_one_out
+from monitoring.quality.detectors import leave_one_out, rising_errors
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
+from monitoring.quality.detectors.rising_errors import RateDetector
 
 PRIOR_LABELS = 300.0
 """The weight of independence, in labels."""
@@ -33,6 +35,13 @@ COUNTED_MAX = 32_000
 LABELS_MAX = 200
 """A session's latest labels that count as its past."""
 SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
+UNLIKE = 0.02
+"""Sessions whose correlation is shown to be less, at 95%, raise no doubt."""
+UNLIKE_Z = 1.645
+MARKED_EACH, MARKS_MAX = 50, 20
+"""The likeness is noted each so many labels, and kept so many times: a slip within a session makes it look alike."""
+REST_MIN = math.log(200.0)
+"""The logarithm of the evidence that labels of other sessions have to give."""
 
 
 class Past(msgspec.Struct, frozen=True, array_like=True):
@@ -67,12 +76,14 @@ class Alike(msgspec.Struct, frozen=True, array_like=True):
         """The correlation of two labels of a session, as far as it is beyond chance."""
         if not self.labels:
             return 0.0
-        of = self.labels + SMOOTHED_LABELS
-        mean = (self.wrong + SMOOTHED_WRONG) / of
-        variance = max(1e-6, (self.squares + SMOOTHED_WRONG) / of - mean * mean)
-        together = (self.products - self.wrong * self.before / self.labels) / variance
-        beyond = together - CHANCE_Z * math.sqrt(self.chance)
+        beyond = self._sum_together() - CHANCE_Z * math.sqrt(self.chance)
         return min(ALIKE_MAX, max(0.0, beyond / (PRIOR_LABELS + self.labels)))
+
+    def find_upper_bound(self) -> float:
+        """The upper bound of that correlation, of which nothing is known at first."""
+        if not self.labels:
+            return 1.0
+        return (self._sum_together() + UNLIKE_Z * math.sqrt(self.chance)) / self.labels
 
     def observe(self, badness: float, past: Past) -> Alike:
         """The likeness after a label of a session with this past."""
@@ -85,6 +96,26 @@ class Alike(msgspec.Struct, frozen=True, array_like=True):
             left * self.products + badness * mean,
             left * self.chance + 1.0 / past.labels,
         )
+
+    def _sum_together(self) -> float:
+        """The covariance of labels with their pasts, over a label's variance, times the number of labels."""
+        of = self.labels + SMOOTHED_LABELS
+        mean = (self.wrong + SMOOTHED_WRONG) / of
+        variance = max(1e-6, (self.squares + SMOOTHED_WRONG) / of - mean * mean)
+        return (self.products - self.wrong * self.before / self.labels) / variance
+
+
+AlikeMarks = tuple[tuple[int, float], ...]
+"""Numbers of labels, and how alike those of a session may be by them."""
+
+
+class Worst(msgspec.Struct, frozen=True, array_like=True):
+    """The worst session since the change: its labels, their sum, and how many labels the detector had seen with its
+    last one."""
+
+    labels: float = 0.0
+    wrong: float = 0.0
+    observed: int = 0
 
 
 class Likeness(NamedTuple):
@@ -104,9 +135,42 @@ def observe(state: Likeness, badness: float, past: Past, own: Collection[int], g
 
 def find_correlation(state: Likeness) -> float:
     """The correlation that counts: the least, whoever is left out beside whom others count."""
+    return min([part.find_correlation() for part in _list_parts(state)])
+
+
+def follow_worst(worst: Worst, badness: float, past: Past, detector: RateDetector) -> Worst:
+    """The worst session after a label of one with this past, which the detector has seen."""
+    session, baseline = past.add(badness), detector.baseline
+    goes_on = past.labels > 0.0 and (past.labels, past.wrong) == (worst.labels, worst.wrong)
+    is_over = not rising_errors.find_change(detector) < worst.observed <= detector.observed
+    is_worse = session.wrong - session.labels * baseline > worst.wrong - worst.labels * baseline
+    return Worst(session.labels, session.wrong, detector.observed) if goes_on or is_over or is_worse else worst
+
+
+def add_mark(marks: AlikeMarks, labels: int, state: Likeness) -> AlikeMarks:
+    """The marks after this number of labels: the least upper bound, as of the correlation."""
+    if labels % MARKED_EACH:
+        return marks
+    return (*marks, (labels, min([part.find_upper_bound() for part in _list_parts(state)])))[-MARKS_MAX:]
+
+
+def rests_on_one(worst: Worst, marks: AlikeMarks, change: int, detector: RateDetector) -> bool:
+    """Return whether without the worst session no slip is left, and sessions may be alike by the labels before the
+    change, which came after so many."""
+    if not worst.labels or next((bound for labels, bound in reversed(marks) if labels <= change), 1.0) < UNLIKE:
+        return False
+    bad, of = rising_errors.sum_since_change(detector)
+    seen = detector.observed - rising_errors.find_change(detector)
+    weight = of / seen if seen else 1.0
+    labels = max(0.0, seen - worst.labels)
+    wrong = min(labels, max(0.0, bad / weight - worst.wrong))
+    return weight * rising_errors.weigh_labels(detector, wrong, labels) < REST_MIN
+
+
+def _list_parts(state: Likeness) -> list[Alike]:
+    """The likeness of all labels, and without each group of callers beside whom others count."""
     enough = OTHERS_MIN * state.whole.labels
-    parts = [state.whole, *[part for part in state.without if part is not None and part.labels >= enough]]
-    return min([part.find_correlation() for part in parts])
+    return [state.whole, *[part for part in state.without if part is not None and part.labels >= enough]]
 
 
 def find_times(correlation: float, past: Past | None, mean: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from monitoring.quality.explanations import better_arm_wait, caveats, certainty, obstacles
+from monitoring.quality.explanations import better_arm_wait, caveats, certainty, doubt_steps, obstacles
 from monitoring.quality.explanations.obstacles import Obstacles
 from monitoring.quality.explanations.phrases import (
     format_count,
@@ -462,20 +462,8 @@ def _say_healthy(of: Situation, name: str) -> str:
 
 def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iterator[str]:
     wanted = 2 * of.plan.labels_min
-    doubts = set() if judged is None else {report.doubt for report in judged.reports}
-    if "labellers" in doubts:
-        yield (
-            f"Have those who label {name} now label rows of its evaluation too: "
-            f"`apprentice tasks baseline {of.task} {name} reviewed --calibrate FILE --reason TEXT`."
-        )
-    if "first_day" in doubts:
-        yield f"Wait until {name} has labels of a whole day: a bad hour is told from a slip then."
-    if "days_differ" in doubts:
-        yield f"Wait for more labels of {name}: a slip that lasts outweighs its bad days."
-    if "one_giver" in doubts:
-        export = "apprentice records export --dataset feedback --since 1d --out feedback.csv"
-        yield f"Look at who says so: one caller or rater alone speaks against {name} (`{export}`)."
-        yield f"Have people review answers of {name}: labels of operators and admins count without anybody else's."
+    if judged is not None:
+        yield from doubt_steps.list_steps(of.task, name, judged.reports)
     yield (
         f"Have answers of {name} judged: about {format_count(wanted, 'label', 'labels')} of one signal from now on, of "
         "more than one caller, show whether it is as good as before."

@@ -10,11 +10,11 @@ the labels since the likeliest change, because that is chosen where errors are m
 gets another baseline, or its first, begins the reverse test with the next label. The test sees labels of requests from
 after the verdict alone: once traffic is shifted, late praise of earlier requests would show a recovery.
 
-Labels depend on each other, so detectors take them on terms (`dependence.py`). Four kinds of evidence that would alarm
-are a doubt instead: it rests on one giver; less than a day was seen, and the errors may be those of a bad hour; days
-differ so much that some bad ones may be all of it; or no label shows that errors were fewer before, so that the
-evaluation's labellers may differ from those of now. A doubt makes the version suspect at most. What alarmed in the
-first day counts after it as it stands then.
+Labels depend on each other, so detectors take them on terms (`dependence.py`). Five kinds of evidence that would alarm
+are a doubt instead: it rests on one giver, or on one session; less than a day was seen, and the errors may be those of
+a bad hour; days differ so much that some bad ones may be all of it; or no label shows that errors were fewer before, so
+that the evaluation's labellers may differ from those of now. A doubt makes the version suspect at most. What alarmed in
+the first day counts after it as it stands then.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -28,7 +28,6 @@ from msgspec.structs import replace
 
 from monitoring import intervals
 from monitoring.quality.detectors import (
-    baselines,
     dependence,
     leave_one_out,
     raters,
@@ -37,21 +36,21 @@ from monitoring.quality.detectors import (
     rising_errors,
     sessions,
 )
-from monitoring.quality.detectors.baselines import Baseline, BaselineKind
+from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.dependence import Dependence
-from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
+from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, RateDetector, find_threshold
-from monitoring.quality.detectors.sessions import Likeness
+from monitoring.quality.detectors.sessions import AlikeMarks, Likeness, Worst
+from monitoring.quality.signals import own_baseline
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_evidence import observe_label
 from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
+from monitoring.quality.signals.own_baseline import Parts
 from monitoring.quality.verdicts.quality import Doubt
 
 BASELINE_MAX = 1.0 - BASELINE_MIN
-CONFIDENCE = 0.99
-"""Of the bound from a version's own first labels, or the version before's: they are few, and versions are many."""
 DOUBT_CONFIDENCE = 0.999
 """Of the lower bound that must refute a doubt: a doubtful alarm is looked at after many labels."""
 BAD_HOUR_POINTS, OWN_BAD_HOUR_POINTS = 0.05, 0.1
@@ -75,9 +74,6 @@ PART_MIN = 0.5
 """Labels that weigh less than this together are none."""
 
 
-Parts = tuple[tuple[float, float], ...]
-
-
 class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     """The state of a signal of labels.
 
@@ -88,8 +84,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters,
     `likeness` what they show of sessions. `shows_rise`: labels from before the change had fewer errors, when its
     evidence was largest; None: not known yet, as in states of earlier releases. `times_stronger`: the factor by which
-    its evidence had to be stronger then, since days differ. `reverse_bound` is the bound with which its reverse test
-    last began.
+    its evidence had to be stronger then, since days differ. `worst` is its worst session since the change, and
+    `one_session`: the evidence rested on that when it was largest. `alike_marks` say how alike labels of a session may
+    be. `reverse_bound` is the bound with which its reverse test last began.
     """
 
     wanted: int
@@ -110,6 +107,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     shows_rise: bool | None = None
     reverse_bound: float = 0.0
     times_stronger: float = 1.0
+    worst: Worst = Worst()
+    one_session: bool = False
+    alike_marks: AlikeMarks = ()
 
     @property
     def count(self) -> int:
@@ -192,28 +192,32 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         guard, seen = signal.guard, signal.likeness
         if guard is not None:
             guard = observe_label(guard, label, at, roll, dependence.find_terms(signal.dependence, at), seen)
+            if label.session is not None:
+                worst = sessions.follow_worst(signal.worst, bad, label.session, guard.detectors.whole)
+                signal = replace(signal, worst=worst)
         reverse = signal.reverse
         if reverse is not None and not predates_test:
             settled = dependence.forget_slip(signal.dependence)
             reverse = observe_label(reverse, label, at, roll, dependence.find_reverse_terms(settled, at), seen)
             reverse = signal._move_half_way(reverse)
         before = signal
+        likeness = signal._liken(label, own, is_degraded)
         signal = replace(
             signal._with_count(bad, own, at),
             steady=signal.steady + taught,
             steady_wrong=signal.steady_wrong + taught * bad,
-            steadies=_with_part(signal.steadies, own, taught, taught * bad),
+            steadies=own_baseline.add_part(signal.steadies, own, taught, taught * bad),
             begun=signal.begun,
             apart=signal.apart + (reverse is not None),
             guard=guard,
             reverse=reverse,
             shares=signal._shares_after(label, at, roll) if guard is None else None,
             dependence=signal._depend(label, own, at, is_degraded),
-            likeness=signal._liken(label, own, is_degraded),
+            likeness=likeness,
+            alike_marks=sessions.add_mark(signal.alike_marks, signal.labels + 1, likeness),
         )
         if signal._is_at_its_largest:
-            times = dependence.find_times_stronger(signal.dependence)
-            signal = replace(signal, shows_rise=signal._find_rise(), times_stronger=times)
+            signal = signal._note_largest()
         if counts and before._is_learning:
             signal = signal._learn(label, own, at)
         return signal._follow_day(before, at, is_degraded)
@@ -222,7 +226,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """The baseline of another version that follows from these labels; None without any."""
         if not self.steady:
             return None
-        return self._measure("previous", self.steady_wrong, self.steady, self.steadies, at, by, source)
+        return own_baseline.measure_least(
+            "previous", self.steady_wrong, self.steady, self.steadies, self.dependence, at, by, source
+        )
 
     def begin_reverse_test(self, since: float = 0.0) -> LabelSignal:
         """Begin the reverse test, since the version is degraded."""
@@ -293,6 +299,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return None
         if self.guard.detectors.log_max < find_threshold(labels, alpha) * self.times_stronger:
             return "days_differ"
+        if self.one_session:
+            return "one_session"
         return self._find_early_doubt()
 
     def _find_early_doubt(self) -> Doubt | None:
@@ -359,6 +367,17 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if self.guard is None or not self.has_strong_evidence:
             return False
         return self.guard.detectors.log_now >= self.guard.detectors.log_max
+
+    def _note_largest(self) -> LabelSignal:
+        """The signal with what its labels say of its evidence, which is the largest so far."""
+        assert self.guard is not None, "it has a detector"
+        whole = self.guard.detectors.whole
+        return replace(
+            self,
+            shows_rise=self._find_rise(),
+            times_stronger=dependence.find_times_stronger(self.dependence),
+            one_session=sessions.rests_on_one(self.worst, self.alike_marks, self.changed_after, whole),
+        )
 
     def _find_rise(self) -> bool:
         """Return whether a rise is shown by the labels up to the largest evidence, by which it alarms."""
@@ -446,38 +465,15 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """The signal after one of the first labels; with the last of those wanted its baseline is known."""
         bad = label.weight * label.badness
         first, wrong = self.first + label.weight, self.first_wrong + bad
-        firsts = _with_part(self.firsts, own, label.weight, bad)
+        firsts = own_baseline.add_part(self.firsts, own, label.weight, bad)
         signal = replace(self, first=first, first_wrong=wrong, firsts=firsts)
         if self.baseline is not None or first < self.wanted:
             return signal
         return signal.hold_against(signal._measure_first(at))
 
     def _measure_first(self, at: float) -> Baseline:
-        return self._measure("own", self.first_wrong, self.first, self.firsts, at, "monitor", "its first labels")
-
-    def _measure(
-        self, kind: BaselineKind, wrong: float, of: float, parts: Parts, at: float, by: str, source: str
-    ) -> Baseline:
-        """The baseline that follows from these labels: the least one, whichever caller is left out.
-
-        So nobody raises it. The least of several bounds is under the truth more often than each of them. Half of the
-        error is that of all labels' bound, and those without a caller share the other half. Labels that come in
-        clusters count as fewer.
-        """
-        state = self.dependence
-        clusters_without = state.without or (None,) * len(parts)  # none are known of labels of an earlier release
-        without = [
-            (min(of - part, max(0.0, wrong - wrong_part)), of - part, clusters_without[place] or state.whole)
-            for place, (part, wrong_part) in enumerate(parts)  # weights are no whole numbers: differences are rounded
-            if part and of - part >= OTHERS_MIN * of
-        ]
-        error = (1.0 - CONFIDENCE) / 2
-        confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
-        bounds = [
-            baselines.measure(kind, bad, count, at, by, source, level, clusters.find_dispersion())
-            for (bad, count, clusters), level in zip(((wrong, of, state.whole), *without), confidences, strict=True)
-        ]
-        return min(bounds, key=lambda baseline: baseline.upper)
+        parts = (self.first_wrong, self.first, self.firsts, self.dependence)
+        return own_baseline.measure_least("own", *parts, at, "monitor", "its first labels")
 
 
 def start(wanted: int, salt: str) -> LabelSignal:
@@ -489,12 +485,3 @@ def may_teach(label: Label, roll: GiverRoll) -> bool:
     """Return whether a label may become part of a baseline. A label on a report may where reports are all that there
     is."""
     return label.trusted or label.reported == roll.reported
-
-
-def _with_part(parts: Parts, own: int | None, weight: float, bad: float) -> Parts:
-    if own is None or not weight:
-        return parts
-    current = parts or ((0.0, 0.0),) * raters.GROUPS
-    return tuple(
-        [(of + weight, wrong + bad) if place == own else (of, wrong) for place, (of, wrong) in enumerate(current)]
-    )

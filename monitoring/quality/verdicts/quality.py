@@ -181,10 +181,11 @@ class TaskQuality(msgspec.Struct, frozen=True, kw_only=True):
         return [name for name in watched if name in self.versions and self.versions[name].looked_into]
 
 
-Doubt = Literal["one_giver", "first_day", "days_differ", "labellers"]
+Doubt = Literal["one_giver", "one_session", "first_day", "days_differ", "labellers"]
 """Why evidence that would alarm makes a version suspect at most.
 
 - `one_giver`: it rests on the caller or rater who gave most of the labels.
+- `one_session`: it rests on the labels of one session, and those of a session may be right or wrong together.
 - `first_day`: labels of less than a day were seen, and a bad hour may have as many errors.
 - `days_differ`: errors differ from day to day beyond chance, and some bad days may be as bad.
 - `labellers`: errors may have been more from the first label on, as labellers may differ from the evaluation's.

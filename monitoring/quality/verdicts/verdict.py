@@ -132,6 +132,7 @@ DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
     {
         None: "Its traffic or its answers are not as they were",
         "one_giver": "It got worse by the labels of one caller or rater alone",
+        "one_session": "It got worse in one session alone, whose answers may be right or wrong together",
         "first_day": "It got worse within its first day of labels, and a bad hour may be so bad",
         "days_differ": "Its errors differ from day to day, and it got worse by no more than some bad days may bring",
         "labellers": "It may have been worse than in its evaluation from the first label on, as labellers may differ",

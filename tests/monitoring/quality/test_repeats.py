@@ -107,11 +107,13 @@ def test_a_slip_is_found_where_one_session_sends_one_input() -> None:
 
 def test_a_slip_is_found_where_one_session_sends_ten_inputs_in_turn() -> None:
     told = Told(HELD)
-    told.take(labelled_traffic(errors(0.04, 300)))
-    traffic = labelled_traffic(errors(0.3, 100))
-    for number, (_, seen) in enumerate(traffic[0]):
-        seen.request_digest, seen.handles = f"{number % 10:08d}", ["the-session"]
-    told.take(traffic)
+    for share, count in ((0.04, 300), (0.3, 100)):
+        traffic = labelled_traffic(errors(share, count))
+        for number, (_, seen) in enumerate(traffic[0]):
+            seen.handles = ["the-session"]
+            if count == 100:
+                seen.request_digest = f"{number % 10:08d}"
+        told.take(traffic)
     assert told.stream("feedback").alarming
 
 
@@ -234,3 +236,41 @@ def test_a_watch_keeps_the_labels_of_the_latest_sessions() -> None:
     assert repeats.find_past(kept, ("input", "session0")) == NO_PAST
     assert repeats.find_past(kept, ("input", "session149")) == sessions.Past(2.0, 2.0)
     assert repeats.find_past(kept, ("input",)) is None
+
+
+def judge_each(labels: list[tuple[str, float]], before: LabelSignal | None = None) -> LabelSignal:
+    """A signal held against 5% after these labels, each of a session by its name."""
+    signal = before or label_signal.start(100, V3).hold_against(declare_rate(0.05, 1.0, "admin", "known"))
+    pasts: repeats.Sessions = {}
+    for number, (session, badness) in enumerate(labels):
+        past = pasts.get(session, NO_PAST)
+        label = Label(badness=badness, trusted=True, weight=0.5 if past.labels else 1.0, session=past)
+        signal = signal.take(label, 90_000.0 * (signal.labels + 1 + number / 1e6), ROLL, False)
+        pasts[session] = past.add(badness)
+    return signal
+
+
+def test_evidence_of_one_session_is_a_doubt_until_another_shows_it_too() -> None:
+    steady = [(f"s{number}", float(number % 20 == 7)) for number in range(80)]
+    signal = judge_each(steady)
+    assert signal.find_doubt(0, 200.0, 0.05) is None
+    signal = judge_each([("bad", 1.0)] * 40, signal)
+    assert signal.alarms(0, 200.0, 0.05)
+    assert signal.find_doubt(0, 200.0, 0.05) == "one_session"
+    signal = judge_each([("good", 0.0)] * 8, signal)
+    assert signal.find_doubt(0, 200.0, 0.05) == "one_session", "the evidence was largest before"
+    signal = judge_each([("worse", 1.0)] * 25, signal)
+    assert signal.alarms(0, 200.0, 0.05)
+    assert signal.find_doubt(0, 200.0, 0.05) is None
+
+
+@pytest.mark.parametrize("named", ["all", "of 100"])
+def test_sessions_that_are_shown_to_be_unlike_raise_no_doubt(named: str) -> None:
+    draw, found = random.Random(8), 0
+    for _ in range(12):
+        labels = [
+            (named if named == "all" else f"s{number // 100}", float(draw.random() < 0.05)) for number in range(800)
+        ]
+        signal = judge_each([*labels, *[(labels[-1][0], float(draw.random() < 0.5)) for _ in range(60)]])
+        found += signal.alarms(0, 10_000.0, 0.05) and signal.find_doubt(0, 10_000.0, 0.05) is None
+    assert found >= 11

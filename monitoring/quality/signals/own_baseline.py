@@ -1,0 +1,48 @@
+"""The baseline that a version's own labels make: the least one, whichever caller is left out. Pure."""
+
+from __future__ import annotations
+
+from monitoring.quality.detectors import baselines, raters
+from monitoring.quality.detectors.baselines import Baseline, BaselineKind
+from monitoring.quality.detectors.dependence import Dependence
+from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
+
+CONFIDENCE = 0.99
+"""Of the bound from a version's own first labels, or the version before's: they are few, and versions are many."""
+
+Parts = tuple[tuple[float, float], ...]
+"""The weight and the badness of labels by groups of callers."""
+
+
+def add_part(parts: Parts, own: int | None, weight: float, bad: float) -> Parts:
+    """The parts after a label of this group."""
+    if own is None or not weight:
+        return parts
+    current = parts or ((0.0, 0.0),) * raters.GROUPS
+    return tuple(
+        [(of + weight, wrong + bad) if place == own else (of, wrong) for place, (of, wrong) in enumerate(current)]
+    )
+
+
+def measure_least(
+    kind: BaselineKind, wrong: float, of: float, parts: Parts, state: Dependence, at: float, by: str, source: str
+) -> Baseline:
+    """The baseline that follows from these labels: the least one, whichever caller is left out.
+
+    So nobody raises it. The least of several bounds is under the truth more often than each of them. Half of the
+    error is that of all labels' bound, and those without a caller share the other half. Labels that come in
+    clusters count as fewer.
+    """
+    clusters_without = state.without or (None,) * len(parts)  # none are known of labels of an earlier release
+    without = [
+        (min(of - part, max(0.0, wrong - wrong_part)), of - part, clusters_without[place] or state.whole)
+        for place, (part, wrong_part) in enumerate(parts)  # weights are no whole numbers: differences are rounded
+        if part and of - part >= OTHERS_MIN * of
+    ]
+    error = (1.0 - CONFIDENCE) / 2
+    confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
+    bounds = [
+        baselines.measure(kind, bad, count, at, by, source, level, clusters.find_dispersion())
+        for (bad, count, clusters), level in zip(((wrong, of, state.whole), *without), confidences, strict=True)
+    ]
+    return min(bounds, key=lambda baseline: baseline.upper)
