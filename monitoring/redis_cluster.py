@@ -269,26 +269,26 @@ class _Packer:
         return self._packer.pack(*tag_names(args))
 
 
-class _Client(Redis):
-    """A client that tells names as they are without a Cluster."""
+class _PlainNames:
+    """Tells the names that a client reads as they are without a Cluster."""
+
+    response_callbacks: Any
+    set_response_callback: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.set_response_callback("SCAN", _untagging(self.response_callbacks["SCAN"]))
 
     def register_script(self, script: Any) -> Any:
-        return super().register_script(tag_script(_text(script)))
+        return super().register_script(tag_script(_text(script)))  # type: ignore[misc]
 
 
-class _AsyncClient(AsyncRedis):
-    """As _Client, not blocking."""
+class _Client(_PlainNames, Redis):
+    pass
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.set_response_callback("SCAN", _untagging(self.response_callbacks["SCAN"]))
 
-    def register_script(self, script: Any) -> Any:
-        return super().register_script(tag_script(_text(script)))
+class _AsyncClient(_PlainNames, AsyncRedis):  # type: ignore[misc]  # within redis-py
+    pass
 
 
 def is_slot_owner(nodes: str) -> bool:

@@ -16,6 +16,7 @@ from gateway.features.releases.recycling import Busy, begin
 from gateway.features.releases.state import Releases
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
+from serving.adapters.entries import split_version
 from serving.object_store import Change, LenientReader
 from serving.replica import Replica
 
@@ -112,12 +113,6 @@ def _replica(services: Services, name: str) -> Replica:
     return services.fleet.replicas[name]
 
 
-def sort_version(version: str) -> tuple[str, int]:
-    """By task, then by number: v2 before v10."""
-    task, _, number = version.rpartition("@v")
-    return task, int(number) if number.isdecimal() else 0
-
-
 def _shown(services: Services, replica: Replica) -> dict[str, Any]:
     snapshot = services.snapshot.current
     takes_adapters = replica.config.pool in services.control.adapters.bases
@@ -132,10 +127,10 @@ def _shown(services: Services, replica: Replica) -> dict[str, Any]:
         "engine_version": replica.engine_version,
         "in_flight": replica.load,
         "resting_seconds": max(0.0, replica.resting_until - time.monotonic()),
-        "loaded": sorted(replica.loaded, key=sort_version),
+        "loaded": sorted(replica.loaded, key=split_version),
         "capacity": {**asdict(capacity), "loads_left": capacity.loads_left} if takes_adapters else None,
         "placements": [
             {"version": p.version, "state": p.state, "since": p.since, "note": p.note}
-            for p in sorted(placed.values(), key=lambda placement: sort_version(placement.version))
+            for p in sorted(placed.values(), key=lambda placement: split_version(placement.version))
         ],
     }

@@ -150,6 +150,12 @@ class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return "shadow" if name in self.shadow else None
 
 
+def split_version(name: str) -> tuple[str, int]:
+    """A version's task and number. Sorted by it, v2 stands before v10."""
+    task, _, number = name.rpartition("@v")
+    return task, int(number) if number.isdecimal() else 0
+
+
 def read_version(_: str, raw: Mapping[str, Any]) -> Version:
     """A version as it is kept in the object store. Raises ValidationError where this release can't read it."""
     if raw.get("state") == "standby":  # the earlier name

@@ -22,6 +22,7 @@ from serving.adapters.entries import (
     VersionState,
     read_alias,
     read_version,
+    split_version,
 )
 from serving.adapters.manifest import Manifest, to_json
 from serving.adapters.verification import Artifact
@@ -119,7 +120,7 @@ class Registry:
                     signed = signed_by is None or (signed_by, signature) == (version.signed_by, version.signature)
                     return version if signed else await self._sign(version, signed_by, signature, noted)
             numbers = [version.number for version in ours]
-            numbers += [number for task_of, number in map(_parts, self.unreadable) if task_of == task]
+            numbers += [number for task_of, number in map(split_version, self.unreadable) if task_of == task]
             number = max(numbers, default=0) + 1
             if number > VERSIONS_PER_TASK_MAX:
                 raise RegistryError(f"{task} has {VERSIONS_PER_TASK_MAX} versions: name the task again.")
@@ -440,12 +441,6 @@ def _there(alias: AliasEntry | None, task: str) -> AliasEntry:
 def _named(alias: AliasEntry | None) -> frozenset[str]:
     """The versions that an alias has a part for."""
     return frozenset() if alias is None else frozenset(alias.weights.keys() | alias.shadow.keys())
-
-
-def _parts(name: str) -> tuple[str, int]:
-    """A version's task and number."""
-    task, _, number = name.rpartition("@v")
-    return task, int(number) if number.isdecimal() else 0
 
 
 def new_salt(task: str) -> str:

@@ -16,9 +16,9 @@ import msgspec
 import pytest
 from typer.main import get_command
 
-from gateway.admin.fleet_endpoints import sort_version
 from gateway.cli.main import app
 from monitoring.quality.verdicts.rollout import RolloutPlan
+from serving.adapters.entries import split_version
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, in_a_process, run
 from tests.waiting import until
@@ -174,7 +174,7 @@ async def test_a_version_that_is_ready_nowhere_and_an_engine_that_is_down_say_so
 
 def test_versions_are_in_the_order_of_their_numbers() -> None:
     names = ["returns@v10", "returns@v2", "a@v3", "returns@v1", "returns"]
-    assert sorted(names, key=sort_version) == ["returns", "a@v3", "returns@v1", "returns@v2", "returns@v10"]
+    assert sorted(names, key=split_version) == ["returns", "a@v3", "returns@v1", "returns@v2", "returns@v10"]
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
