@@ -5,6 +5,7 @@ spells          errors are four times as frequent in spells of 20 labels, a tent
 day_50          errors follow the day by half of their mean, 500 labels a day
 day_100         errors follow the day from none to twice their mean, 2,000 labels a day
 known_sessions  labels name their session, whose errors are alike
+mild_reviewer_away  a mild reviewer is away for a quarter of the labels
 
 Each world begins at a time of the week of its own in each run. `--worlds FILE` names others as JSON: a list of objects
 with the fields of `ClusteredWorld`. Those of `data/known_sessions.json` have sessions of other kinds. Those of
@@ -24,6 +25,7 @@ import numpy as np
 from scipy.stats import beta
 
 from benchmarks.canary import rate_of
+from benchmarks.degradation_reviewers import ReviewedSignals
 from benchmarks.degradation_sessions import Numbers, SessionSignals, renumber
 from benchmarks.degradation_signals import Held, find_alarms, hold, join
 from benchmarks.degradation_worlds import Bools, Floats, drawing
@@ -36,7 +38,7 @@ WEEK_DAYS = 7.0
 SESSION_TAIL, SESSION_MAX = 1.5, 200
 BAD_ERROR = 0.5
 CLASS_TIMES = np.array([0.2, 0.2, 0.4, 0.4, 0.6, 0.8, 1.0, 1.4, 2.2, 2.8])
-MILD_SHARE, MILD_TIMES = 0.4, 0.4
+MILD_SHARE, MILD_TIMES, STRICT_REVIEWERS = 0.4, 0.4, 3
 HARDER = Path(__file__).parent / "data" / "harder_worlds.json"
 
 
@@ -82,6 +84,7 @@ WORLDS = (
     ClusteredWorld(name="day_50", day_height=0.5),
     ClusteredWorld(name="day_100", day_height=1.0, labels_per_day=2_000.0, goal=0.1),
     ClusteredWorld(name="known_sessions", session_alike=0.09, sessions_known=True),
+    ClusteredWorld(name="mild_reviewer_away", mild_away=True),
 )
 
 
@@ -127,8 +130,7 @@ def draw_labels(world: ClusteredWorld, draw: np.random.Generator, runs: int, cou
         rates *= CLASS_TIMES[np.take_along_axis(classes, np.lexsort((classes, np.tile(days, (runs, 1)))), axis=1)]
         times = times[:, :1] + days * DAY_SECONDS
     if world.mild_away:
-        is_away = (np.arange(count) >= count // 4) & (np.arange(count) < count // 2)
-        is_mild = ~is_away & (draw.random((runs, count)) < MILD_SHARE)
+        is_mild = draw_reviewers(draw, runs, count) == 0
         rates *= np.where(is_mild, MILD_TIMES, (1.0 - MILD_SHARE * MILD_TIMES) / (1.0 - MILD_SHARE))
     chances = np.repeat(draw.random((runs, count // world.repeats + 1)), world.repeats, axis=1)[:, :count]
     rates = np.repeat(rates[:, :: world.repeats], world.repeats, axis=1)[:, :count]
@@ -172,6 +174,24 @@ def draw_sessions(world: ClusteredWorld, draw: np.random.Generator, runs: int, c
     return rates, numbers
 
 
+def draw_reviewers(draw: np.random.Generator, runs: int, count: int) -> Numbers:
+    """Who gives each label: the mild reviewer (0), who is away for a quarter of them, or one of the others in turn."""
+    places = np.arange(count)
+    is_away = (places >= count // 4) & (places < count // 2)
+    return np.where(~is_away & (draw.random((runs, count)) < MILD_SHARE), 0, 1 + places % STRICT_REVIEWERS)
+
+
+def draw_reviewed(
+    world: ClusteredWorld, draw: np.random.Generator, runs: int, count: int
+) -> tuple[Bools, Floats, Numbers]:
+    """The labels of a world whose mild reviewer is away, when they come in seconds, and who gives each."""
+    reviewers = draw_reviewers(draw, runs, count)
+    strict = (1.0 - MILD_SHARE * MILD_TIMES) / (1.0 - MILD_SHARE)
+    times = draw.random((runs, 1)) * DAY_SECONDS + np.arange(count) * (DAY_SECONDS / world.labels_per_day)
+    bad = draw.random((runs, count)) < world.error * np.where(reviewers == 0, MILD_TIMES, strict)
+    return bad, times, reviewers
+
+
 def draw_known(
     world: ClusteredWorld, draw: np.random.Generator, runs: int, count: int
 ) -> tuple[Bools, Floats, Numbers]:
@@ -201,6 +221,11 @@ def find_false_alarms(
             held = hold_all(world.error, runs, draw)
             signals = SessionSignals(held, len(held.rates), np.tile(renumber(numbers), (len(KINDS), 1)))
             alarms = find_alarms(bad, times, held, labels / alpha, signals)
+        elif world.mild_away:
+            bad, times, reviewers = draw_reviewed(world, draw, runs, labels)
+            held = hold_all(world.error, runs, draw)
+            signals_of = ReviewedSignals(held, len(held.rates), np.tile(reviewers, (len(KINDS), 1)))
+            alarms = find_alarms(bad, times, held, labels / alpha, signals_of)
         else:
             bad, times = draw_labels(world, draw, runs, labels)
             alarms = find_alarms(bad, times, hold_all(world.error, runs, draw), labels / alpha)

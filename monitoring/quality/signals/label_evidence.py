@@ -32,3 +32,9 @@ def observe_label(
         at=at,
         terms=terms._replace(times=terms.times * times),
     )
+
+
+def may_teach(label: Label, roll: GiverRoll) -> bool:
+    """Return whether a label may become part of a baseline. A label on a report may where reports are all that there
+    is."""
+    return label.trusted or label.reported == roll.reported

@@ -10,11 +10,11 @@ the labels since the likeliest change, because that is chosen where errors are m
 gets another baseline, or its first, begins the reverse test with the next label. The test sees labels of requests from
 after the verdict alone: once traffic is shifted, late praise of earlier requests would show a recovery.
 
-Labels depend on each other, so detectors take them on terms (`dependence.py`). Five kinds of evidence that would alarm
+Labels depend on each other, so detectors take them on terms (`dependence.py`). Six kinds of evidence that would alarm
 are a doubt instead: it rests on one giver, or on one session; less than a day was seen, and the errors may be those of
-a bad hour; days differ so much that some bad ones may be all of it; or no label shows that errors were fewer before, so
-that the evaluation's labellers may differ from those of now. A doubt makes the version suspect at most. What alarmed in
-the first day counts after it as it stands then.
+a bad hour; days differ so much that some bad ones may be all of it; the reviewers of now are stricter than those of
+before; or no label shows that errors were fewer before, so that the evaluation's labellers may differ from those of
+now. A doubt makes the version suspect at most. What alarmed in the first day counts after it as it stands then.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -27,12 +27,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from monitoring import intervals
+from monitoring.ids import name_rater
 from monitoring.quality.detectors import (
     dependence,
     leave_one_out,
     raters,
     recent_values,
     recoveries,
+    reviewers_mix,
     rising_errors,
     sessions,
 )
@@ -41,11 +43,12 @@ from monitoring.quality.detectors.dependence import Dependence
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.recent_values import FadedSums
+from monitoring.quality.detectors.reviewers_mix import ReviewersMix
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, RateDetector, find_threshold
 from monitoring.quality.detectors.sessions import AlikeMarks, Likeness, Worst
 from monitoring.quality.signals import own_baseline
 from monitoring.quality.signals.entries import Label
-from monitoring.quality.signals.label_evidence import observe_label
+from monitoring.quality.signals.label_evidence import may_teach, observe_label
 from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
 from monitoring.quality.signals.own_baseline import Parts
 from monitoring.quality.verdicts.quality import Doubt
@@ -86,7 +89,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     evidence was largest; None: not known yet, as in states of earlier releases. `times_stronger`: the factor by which
     its evidence had to be stronger then, since days differ. `worst` is its worst session since the change, and
     `one_session`: the evidence rested on that when it was largest. `alike_marks` say how alike labels of a session may
-    be. `reverse_bound` is the bound with which its reverse test last began.
+    be. `mix` are its reviewers, `stricter` how many times the errors of before they would see, and `part_left` the part
+    of the evidence, when that was largest, which this does not explain. `reverse_bound` is the bound with which its
+    reverse test last began.
     """
 
     wanted: int
@@ -110,6 +115,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     worst: Worst = Worst()
     one_session: bool = False
     alike_marks: AlikeMarks = ()
+    mix: ReviewersMix = ReviewersMix()
+    stricter: float = 1.0
+    part_left: float = 1.0
 
     @property
     def count(self) -> int:
@@ -216,6 +224,10 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             likeness=likeness,
             alike_marks=sessions.add_mark(signal.alike_marks, signal.labels + 1, likeness),
         )
+        if label.trusted and not is_degraded:
+            change = signal.changed_after if guard is not None else signal.labels
+            giver = name_rater(label.caller, label.rater)
+            signal = replace(signal, mix=reviewers_mix.add_label(signal.mix, giver, bad, signal.labels, change))
         if signal._is_at_its_largest:
             signal = signal._note_largest()
         if counts and before._is_learning:
@@ -289,6 +301,10 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """End the reverse test; the evidence remains."""
         return replace(self, reverse=None, reverse_bound=0.0)
 
+    def find_strictness(self) -> float:
+        """The errors that its reviewers of now would see where those of before saw one."""
+        return self.stricter
+
     def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:
         """The doubt for which evidence that would alarm does not; None where there is none, or no such evidence."""
         if self.guard is None or self.observed < labels_min:
@@ -297,11 +313,12 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return "one_giver"
         if not leave_one_out.has_alarmed(self.guard.detectors, labels, alpha):
             return None
-        if self.guard.detectors.log_max < find_threshold(labels, alpha) * self.times_stronger:
+        most, enough = self.guard.detectors.log_max, find_threshold(labels, alpha)
+        if most < enough * self.times_stronger:
             return "days_differ"
         if self.one_session:
             return "one_session"
-        return self._find_early_doubt()
+        return "reviewers" if most * self.part_left < enough else self._find_early_doubt()
 
     def _find_early_doubt(self) -> Doubt | None:
         """The doubt of evidence that came in the first day, or with the first labels."""
@@ -371,12 +388,14 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def _note_largest(self) -> LabelSignal:
         """The signal with what its labels say of its evidence, which is the largest so far."""
         assert self.guard is not None, "it has a detector"
-        whole = self.guard.detectors.whole
+        whole, stricter = self.guard.detectors.whole, reviewers_mix.find_times(self.mix)
         return replace(
             self,
             shows_rise=self._find_rise(),
             times_stronger=dependence.find_times_stronger(self.dependence),
             one_session=sessions.rests_on_one(self.worst, self.alike_marks, self.changed_after, whole),
+            stricter=stricter,
+            part_left=reviewers_mix.find_part_left(whole, stricter),
         )
 
     def _find_rise(self) -> bool:
@@ -479,9 +498,3 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 def start(wanted: int, salt: str) -> LabelSignal:
     """A signal without labels. `wanted` of its own make a baseline, if there is no other."""
     return LabelSignal(wanted=wanted, salt=salt)
-
-
-def may_teach(label: Label, roll: GiverRoll) -> bool:
-    """Return whether a label may become part of a baseline. A label on a report may where reports are all that there
-    is."""
-    return label.trusted or label.reported == roll.reported

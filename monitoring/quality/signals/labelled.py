@@ -187,6 +187,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
             doubt=doubt,
             dispersion=self.dispersion,
             has_rhythm=self.has_rhythm,
+            stricter=self.find_strictness(),
             recovered=self.has_recovered,
             since=self.evidence_since,
         )
@@ -212,6 +213,10 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     def has_rhythm(self) -> bool:
         """Return whether its errors follow the day."""
         return False
+
+    def find_strictness(self) -> float:
+        """The errors that its reviewers of now would see where those of before saw one."""
+        return 1.0
 
     def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:
         """The doubt for which evidence that would alarm does not; None without any."""

@@ -13,6 +13,7 @@ from monitoring.quality.signal_table import LABELLED, is_of_feedback_metric
 from monitoring.quality.signals import (
     complaint_signal,
     fingerprints,
+    label_evidence,
     label_signal,
     pair_signal,
     repeats,
@@ -188,7 +189,7 @@ def _with_class(
     is served here begins none."""
     name = f"{signal}:{of_class}"
     is_new = name not in watch.classes
-    if is_new and not label_signal.may_teach(label, roll):
+    if is_new and not label_evidence.may_teach(label, roll):
         return watch.classes
     if is_new and sum(class_name.startswith(f"{signal}:") for class_name in watch.classes) >= CLASSES_MAX:
         name = f"{signal}:{OTHER_CLASS}"

@@ -181,13 +181,14 @@ class TaskQuality(msgspec.Struct, frozen=True, kw_only=True):
         return [name for name in watched if name in self.versions and self.versions[name].looked_into]
 
 
-Doubt = Literal["one_giver", "one_session", "first_day", "days_differ", "labellers"]
+Doubt = Literal["one_giver", "one_session", "first_day", "days_differ", "reviewers", "labellers"]
 """Why evidence that would alarm makes a version suspect at most.
 
 - `one_giver`: it rests on the caller or rater who gave most of the labels.
 - `one_session`: it rests on the labels of one session, and those of a session may be right or wrong together.
 - `first_day`: labels of less than a day were seen, and a bad hour may have as many errors.
 - `days_differ`: errors differ from day to day beyond chance, and some bad days may be as bad.
+- `reviewers`: those who label now would see as many errors in what those of before labelled.
 - `labellers`: errors may have been more from the first label on, as labellers may differ from the evaluation's.
 """
 
@@ -201,7 +202,7 @@ class SignalReport(msgspec.Struct, frozen=True, kw_only=True):
     the reference.
     `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds. It would alarm,
     but for the `doubt` (None: no doubt, or not enough evidence). `dispersion` is how many labels count as one.
-    `has_rhythm`: errors follow the day.
+    `has_rhythm`: errors follow the day. `stricter`: how many times the errors of before its reviewers of now would see.
     """
 
     signal: str
@@ -221,6 +222,7 @@ class SignalReport(msgspec.Struct, frozen=True, kw_only=True):
     doubt: Doubt | None = None
     dispersion: float = 1.0
     has_rhythm: bool = False
+    stricter: float = 1.0
     recovered: bool = False
     since: float | None = None
 

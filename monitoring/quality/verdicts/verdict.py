@@ -135,6 +135,7 @@ DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
         "one_session": "It got worse in one session alone, whose answers may be right or wrong together",
         "first_day": "It got worse within its first day of labels, and a bad hour may be so bad",
         "days_differ": "Its errors differ from day to day, and it got worse by no more than some bad days may bring",
+        "reviewers": "Its reviewers of now are stricter than those of before, and may see no more than they saw then",
         "labellers": "It may have been worse than in its evaluation from the first label on, as labellers may differ",
     }
 )
