@@ -121,7 +121,7 @@ def advance(
         near = add_near(near, weight * badness)
     logs = restarts.grow(detector.logs, gains)
     observed, weighed, total = detector.observed + 1, detector.weight + weight, detector.total + weight * badness
-    rises, begun = restarts.find_runs(detector.rises, detector.begun, gains, observed)
+    rises, begun, weights, totals = _find_runs(detector, gains, observed, weighed, total)
     return RateDetector(
         baseline=detector.baseline,
         side=detector.side,
@@ -131,14 +131,32 @@ def advance(
         logs=logs,
         rises=rises,
         begun=begun,
-        weights=_kept(detector.weights, rises, weighed),
-        totals=_kept(detector.totals, rises, total),
+        weights=weights,
+        totals=totals,
         near=near,
     )
 
 
-def _kept(sums: tuple[float, ...], rises: tuple[float, ...], now: float) -> tuple[float, ...]:
-    return tuple([value if rise > 0.0 else now for value, rise in zip(sums, rises, strict=True)])
+def _find_runs(
+    detector: RateDetector, gains: tuple[float, ...], observed: int, weighed: float, total: float
+) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
+    """As `restarts.find_runs`, with what `weight` and `total` were then; in one loop, which each label passes."""
+    rises, begun, weights, totals = [], [], [], []
+    for rise, gain, at, weight, badness in zip(
+        detector.rises, gains, detector.begun, detector.weights, detector.totals, strict=True
+    ):
+        risen = rise + gain
+        if risen > 0.0:
+            rises.append(risen)
+            begun.append(at)
+            weights.append(weight)
+            totals.append(badness)
+        else:
+            rises.append(0.0)
+            begun.append(observed)
+            weights.append(weighed)
+            totals.append(total)
+    return tuple(rises), tuple(begun), tuple(weights), tuple(totals)
 
 
 def log_e(detector: RateDetector) -> float:
