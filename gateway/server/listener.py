@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 from urllib.parse import unquote
@@ -144,6 +145,7 @@ class Listener:
         return self._common_lines
 
 
+@lru_cache(maxsize=1024)  # most connections come from few addresses
 def network_of(host: str) -> str:
     """The network whose connections count together: an IPv4 address, or 64 bits of an IPv6 one."""
     address = ip_address(host.partition("%")[0])
