@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from tests.fakes.engine import FakeEngine
 from tests.fakes.valkey import AT_ONCE
 
-APPRENTICE = (sys.executable, "-m", "gateway.cli.main")
+APPRENTICE = (sys.executable, "-m", "gateway.cli.entry")
 ASK = {"model": "general", "messages": [{"role": "user", "content": "How many days are in a week?"}]}
 
 

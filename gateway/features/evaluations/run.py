@@ -14,7 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -23,10 +22,8 @@ from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.store import RESULTS_AT_ONCE, Evaluation, EvaluationStore, Model
 from gateway.state.fitted_store import FittedError, FittedStore, Kind, identify_scores
 from monitoring.datasets.build_job import KeptSource
-from monitoring.datasets.coverage import measure_production
 from monitoring.datasets.leaks import describe_leaks, find_leaks, get_request, tell_leaks
 from monitoring.datasets.rows import DataRow, fold_text, input_of
-from monitoring.datasets.rows_from_traffic import read_kept
 from monitoring.evaluation.report import compare_held_out, compare_with_floor, report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import JobError, run_job
@@ -130,6 +127,11 @@ async def _look_for_leaks(
 
 def _compare_with_production(inputs: Sequence[str], task: str, production: KeptSource) -> dict[str, Any]:
     """The part of a report on requests that no row is like. Whatever keeps texts from being read fails no report."""
+    import duckdb  # noqa: PLC0415 - a fifth of the start, where texts of production are kept
+
+    from monitoring.datasets.coverage import measure_production  # noqa: PLC0415 - the same
+    from monitoring.datasets.rows_from_traffic import read_kept  # noqa: PLC0415 - the same
+
     try:
         inputs_asked = [*read_kept(task, production, 0).asked.values()]
     except (RedisError, duckdb.Error, OSError, JobError):
