@@ -172,6 +172,8 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Ma
             rows = list(_rename_fields(path, objects, own_names) if own_names else objects)
     except (ValueError, csv.Error) as error:
         raise Unusable(f"{path} can't be read: {error}.") from error
+    if not rows:
+        raise Unusable(f"{path} has no rows: give one at least.")
     made = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rows.jsonl"
     with made.open("w", encoding="utf-8") as lines:
         for before, row in rows:

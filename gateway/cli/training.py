@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Force, OfTask, TaskName, add_command, as_body, see_that_it_can_be_written, with_api
-from gateway.cli.evaluations import send_data
+from gateway.cli.evaluations import COLUMNS, send_data
+from gateway.cli.prompts import as_lines
 from gateway.cli.pulls import read_manifest_file
 from gateway.cli.tables import Row, format_time, make_readable
 from gateway.cli.watch import WatchFailed, explain_leaving, until_ended
@@ -51,7 +53,10 @@ def train(
     api: Api,
     task: TaskName,
     data: Annotated[
-        str, typer.Option(metavar="DIGEST_OR_FILE", help="A data set's digest, or a file of JSON lines with rows.")
+        str,
+        typer.Option(
+            metavar="DIGEST_OR_FILE", help="A data set's digest, or a file of rows: JSON lines, .csv or .json."
+        ),
     ],
     parameters: ParameterOptions,
     begin: Annotated[
@@ -126,7 +131,9 @@ def _digest_of(api: Api, data: str) -> str:
         if DIGEST.fullmatch(data):
             return data
         raise Unusable(f"There is no file {data}, and it is no digest: `apprentice datasets list` has those.")
-    return str(send_data(api, "/datasets/files", path, {}, "application/octet-stream")["digest"])
+    with ExitStack() as stack:
+        lines = as_lines(stack, path, COLUMNS)
+        return str(send_data(api, "/datasets/files", lines, {}, "application/octet-stream")["digest"])
 
 
 def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:

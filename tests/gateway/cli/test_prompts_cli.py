@@ -58,7 +58,6 @@ def test_text_is_read_as_its_byte_order_mark_says(tmp_path: Path, encoding: str)
     [
         ('[\n  {"text": "a"},\n  {\n    "text": "b\\n,]"\n  },\n\n  "c"\n]\n', {2: "a", 3: "b\n,]", 7: "c"}),
         ('[{"text": "a"}, "b",\n\n\n"c"]', {1: "a", 2: "b", 4: "c"}),
-        ("[]", {}),
     ],
 )
 def test_a_row_of_a_list_is_told_by_its_line(tmp_path: Path, text: str, on_lines: dict[int, str]) -> None:

@@ -39,5 +39,12 @@ async def test_training_from_a_file_is_watched_shown_and_resumed(configure: Conf
         (training,) = json.loads(listed.out)["trainings"]
         assert (await ok(apprentice, "trainings", "show", training["id"])).out == told.out
         assert "is forgotten" in (await ok(apprentice, "trainings", "stop", training["id"])).out
+        table = tmp_path / "rows.csv"
+        table.write_text("text,expected\n" + "".join(f"Item {number},yes\n" for number in range(40)))
+        of_table = await ok(apprentice, *words[:3], str(table), "--steps", "4", "--manifest", str(manifest))
+        assert "It saw 36 rows; 4 were held out." in of_table.out
+        table.write_text("text,expected\n")
+        bare = await apprentice(*words[:3], str(table), "--manifest", str(manifest))
+        assert (bare.exit_code, "rows.csv has no rows: give one at least." in bare.err) == (2, True)
         nowhere = await apprentice("train", "returns", "--data", "nowhere.jsonl")
         assert "There is no file nowhere.jsonl" in nowhere.err
