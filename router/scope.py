@@ -28,8 +28,6 @@ from router.spelling import MARK_BITS, Marks, mend_words
 from router.text_units import Integers, Passage, WordLimits, read_passage
 
 NEIGHBOURS = 3
-ECHOES = 10
-"""Prompts whose margins a text's are compared with, and by which each prompt's crowd is measured."""
 WORST_PIECES = 2
 """Sentences that are scored in full, by their margins the worst; beside the whole text and what looks best."""
 HELD_BACK_MAX = 1_001
@@ -90,7 +88,7 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     A sentence belongs to the task by its first margin (`first_usual`) and by how far that leads the margin of frames
     (`lead_usual`); it frames a request by `frame_usual`. The worst suspect counts with `slack` added, and the worst
     part of a long sentence with `extract_slack`. A request within a sentence counts with `single_less` taken off, since
-    of many parts one looks well by chance.
+    of many parts one looks well by chance; None: it is not looked for.
     """
 
     first: float = 1.0
@@ -107,7 +105,7 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frame_usual: float = 0.0
     slack: float = 0.0
     extract_slack: float = 0.0
-    single_less: float = 0.0
+    single_less: float | None = None
 
     def score_windows(self, parts: ScoreParts) -> Vectors:
         """The score of each window."""
@@ -124,7 +122,7 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def of(self, parts: ScoreParts) -> float:
         """The score of the text: of its best window, unless a sentence is foreign."""
         scores = self.score_windows(parts)
-        best = float((scores - self.single_less * parts.singles).max())
+        best = float((scores - (self.single_less or 0.0) * parts.singles).max())
         return best if len(scores) == 1 else min(best, self.score_worst(parts, scores))
 
 
@@ -139,11 +137,13 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     with_frames: bool
     limits: WordLimits
     languages: tuple[str, ...]
+    mark_places: int = 1
+    echo_neighbours: int = 3
 
 
 _FORM = PackedForm(
     kind="scope",
-    magic=b"apprentice scope 6\n",
+    magic=b"apprentice scope 5\n",
     header=_Header,
     arrays=MappingProxyType(
         {
@@ -157,6 +157,7 @@ _FORM = PackedForm(
             "nearest": ("|i1", 2),
             "crowding": ("<f2", 1),
             "echo_middle": ("<f4", 1),
+            "echo_axes": ("<f2", 2),
             "echoes": ("|i1", 2),
             "centroids": ("<f2", 2),
             "held_back": ("<f4", 1),
@@ -170,6 +171,11 @@ _FORM = PackedForm(
     unpacked_bytes_max=16_000_000,
     header_bytes_max=1_000_000,
 )
+_EARLIER_FORMS = tuple(
+    replace(_FORM, magic=magic, arrays={name: _FORM.arrays[name] for name in list(_FORM.arrays)[:-1]})
+    for magic in (b"apprentice scope 4\n", b"apprentice scope 3\n")
+)
+"""The forms of models whose echoes have no crowd, and of those whose marks of words have one bit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,9 +186,10 @@ class ScopeModel:
     `sparse`, `sparse_scale`, `dense`, `bias`: a margin for each class; after these other traffic's and the frames', if
     it was fitted with any.  `languages`: those of the prompts.
     `nearest`, `ids`: training prompts; `crowding`: half of how near the next one is to each of them. `echoes`: the
-    margins of some of them, from `echo_middle`, of unit length; `echo_crowding`: what is taken off the likeness to
-    each, of which `ECHOES` count. All are in the order of classes, which begin at `nearest_starts` and `echo_starts`.
-    `known_words`: marks of the prompts' words.
+    margins of some of them, from `echo_middle` (along `echo_axes`, if there are any), of unit length; `echo_crowding`:
+    what is taken off the likeness to each, of which `echo_neighbours` count. All are in the order of classes, which
+    begin at `nearest_starts` and `echo_starts`. `known_words`: marks of the prompts' words, each with `mark_places`
+    bits.
     `centroids`: what stands for the prompts in an index of many tasks.
     `held_back`: ascending scores of `held_back_rows` inputs in scope that the score had not seen (at most 1,001 of
     them, evenly): training prompts, or real ones.
@@ -195,6 +202,8 @@ class ScopeModel:
     with_frames: bool
     limits: WordLimits
     languages: tuple[str, ...]
+    mark_places: int
+    echo_neighbours: int
     held_back_rows: int
     ids: tuple[str, ...]
     idf: Vectors
@@ -207,6 +216,7 @@ class ScopeModel:
     nearest: npt.NDArray[np.int8]
     crowding: Vectors
     echo_middle: npt.NDArray[np.float32]
+    echo_axes: Vectors
     echoes: npt.NDArray[np.int8]
     echo_crowding: Vectors
     centroids: Vectors
@@ -225,7 +235,7 @@ class ScopeModel:
         if result.score >= DOUBTED_BELOW:
             return result
         if len(passage.text) <= MENDED_CHARACTERS_MAX:
-            mended = mend_words(passage.text, self.known_words, self.embedding.is_word)
+            mended = mend_words(passage.text, self.known_words, self.embedding.is_word, self.mark_places)
             if mended != passage.text:
                 result = max(result, self._score(self._read(mended)), key=lambda candidate: candidate.score)
         return replace(result, language=find_other_language(passage.text, self.languages))
@@ -276,7 +286,9 @@ class ScopeModel:
     @classmethod
     def from_bytes(cls, data: bytes, embedding: StaticEmbedding, deep: Embedding | None = None) -> ScopeModel:
         """Read a model. Raises ScopeError if the bytes are not one, or one for other embeddings."""
-        header, arrays = _FORM.unpack(data)
+        form = next((form for form in _EARLIER_FORMS if data.startswith(form.magic)), _FORM)
+        header, arrays = form.unpack(data)
+        arrays.setdefault("echo_crowding", np.zeros(len(arrays["echoes"]), np.float16))
         if header.embedding != embedding.name:
             raise ScopeError(f"The scope model was fitted with {header.embedding}, not {embedding.name}: fit it again.")
         if header.deep is not None and (deep is None or deep.name != header.deep):
@@ -297,7 +309,7 @@ class ScopeModel:
         return margins
 
     def _read(self, text: str) -> Passage:
-        return read_passage(text, self.embedding, self.limits)
+        return read_passage(text, self.embedding, self.limits, self.mix.single_less is not None)
 
     def _margins(self, passage: Passage) -> tuple[Vectors, Vectors]:
         """The margins of all windows, and the vectors by which their nearest prompts are found."""
@@ -348,13 +360,13 @@ class ScopeModel:
         placed = scale_to_one(meaning @ self.axes)
         similarities = placed @ self.nearest[members].T.astype(np.float32)
         apart = classes - self.echo_middle
-        directions = scale_to_one(apart)
+        directions = scale_to_one(apart @ self.echo_axes if len(self.echo_axes) else apart)
         echo_members = members if len(self.echoes) == len(self.nearest) else _members(self.echo_starts, near)
         with np.errstate(invalid="ignore"):  # BLAS may set the flag by what it reads beyond a row; all here is finite
             alike = directions @ self.echoes[echo_members].T.astype(np.float32)
         alike *= np.float32(1 / 127)
         alike -= self.echo_crowding[echo_members]
-        echoes = min(ECHOES, alike.shape[1])
+        echoes = min(self.echo_neighbours, alike.shape[1])
         alike.partition(-echoes, 1)
         similarities *= np.float32(1 / 127)
         first, nothing = classes.max(1), np.zeros(len(margins), np.float32)
@@ -422,12 +434,15 @@ def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int,
         and arrays["echo_middle"].shape == (margins - int(header.with_background) - int(header.with_frames),)
         and _are_starts(arrays["nearest_starts"], len(arrays["nearest"]), len(arrays["echo_middle"]))
         and _are_starts(arrays["echo_starts"], len(arrays["echoes"]), len(arrays["echo_middle"]))
+        and arrays["echo_axes"].shape in ((0, 0), 2 * arrays["echo_middle"].shape)
         and arrays["echoes"].shape[1] == len(arrays["echo_middle"])
         and arrays["centroids"].shape[1] == static
         and len(arrays["known_words"]) == MARK_BITS // 8
         and len(header.ids) > 0
         and 0 < len(arrays["held_back"]) <= header.held_back_rows
         and header.mix.unit > 0.0
+        and header.mark_places in (1, 2)
+        and header.echo_neighbours > 0
         and _FORM.finite(arrays)
     )
     if not fits:

@@ -39,25 +39,27 @@ def mark_words(texts: Iterable[str]) -> Marks:
     return np.packbits(bits)
 
 
-def mend_words(text: str, marks: Marks, is_word: Callable[[str], bool]) -> str:
+def mend_words(text: str, marks: Marks, is_word: Callable[[str], bool], places: int = 2) -> str:
     """The text with words that are not known replaced by those that they most likely are; others stay.
 
-    What `is_word` says to be a word is no typing error.
+    What `is_word` says to be a word is no typing error. With one of the two places of a mark, as an earlier release has
+    them, no letter is guessed.
     """
     words = dict.fromkeys(word for word in WORD.findall(text) if not word.isdecimal())
-    unknown = [word for word in words if not _is_known(_sum(word), marks) and not is_word(word)]
-    mended = {word: _mend(word, marks) for word in unknown[:MENDED_WORDS_MAX]}
+    unknown = [word for word in words if not _is_known(_sum(word), marks, places) and not is_word(word)]
+    mended = {word: _mend(word, marks, places) for word in unknown[:MENDED_WORDS_MAX]}
     return WORD.sub(lambda match: mended.get(match[0], match[0]), text)
 
 
-def _mend(word: str, marks: Marks) -> str:
+def _mend(word: str, marks: Marks, places: int) -> str:
     """The known word that is most likely meant, or else the word."""
     likely = [f"{word[:at]}{word[at + 1]}{word[at]}{word[at + 2 :]}" for at in range(len(word) - 1)]
     likely += [f"{word[:at]}{word[at + 1 :]}" for at in range(len(word))]
-    at = _find_marked(np.array([_sum(other) for other in likely], np.uint32), marks)
+    at = _find_marked(np.array([_sum(other) for other in likely], np.uint32), marks, places)
     if at is not None:
         return likely[at]
-    return _guess_letter(word, marks) if word.isascii() and len(word) >= GUESSED_LETTERS_MIN else word
+    guessed = word.isascii() and len(word) >= GUESSED_LETTERS_MIN and places == 2
+    return _guess_letter(word, marks) if guessed else word
 
 
 def _guess_letter(word: str, marks: Marks) -> str:
@@ -65,7 +67,7 @@ def _guess_letter(word: str, marks: Marks) -> str:
     gaps = [(at, at + 1) for at in range(len(word))] + [(at, at) for at in range(len(word) + 1)]
     sums = np.array([_sum(f"{word[:end]}\0{word[start:]}") for end, start in gaps], np.uint32)
     changed = sums[:, None] ^ _CHANGES[[len(word) - start for _, start in gaps]]
-    at = _find_marked(changed.ravel(), marks)
+    at = _find_marked(changed.ravel(), marks, 2)
     if at is None:
         return word
     gap, letter = divmod(at, len(_LETTERS))
@@ -73,15 +75,15 @@ def _guess_letter(word: str, marks: Marks) -> str:
     return f"{word[:end]}{chr(_LETTERS[letter])}{word[start:]}"
 
 
-def _find_marked(sums: npt.NDArray[np.uint32], marks: Marks) -> int | None:
+def _find_marked(sums: npt.NDArray[np.uint32], marks: Marks, places: int) -> int | None:
     """The first of the checksums that has a mark."""
     first = sums & np.uint32(MARK_BITS - 1)
     marked = np.flatnonzero(marks[first >> np.uint32(3)] << (first & np.uint32(7)).astype(np.uint8) & np.uint8(128))
-    return next((at for at in marked.tolist() if _is_known(int(sums[at]), marks)), None)
+    return next((at for at in marked.tolist() if _is_known(int(sums[at]), marks, places)), None)
 
 
-def _is_known(checksum: int, marks: Marks) -> bool:
-    return all(marks[place >> 3] >> (7 - (place & 7)) & 1 for place in _list_places(checksum))
+def _is_known(checksum: int, marks: Marks, places: int) -> bool:
+    return all(marks[place >> 3] >> (7 - (place & 7)) & 1 for place in _list_places(checksum)[:places])
 
 
 def _list_places(checksum: int) -> tuple[int, int]:

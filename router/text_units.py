@@ -59,8 +59,8 @@ class Passage(NamedTuple):
     extracts_from: int
 
 
-def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits) -> Passage:
-    """Read a text, at most its first and last 1,100 characters."""
+def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits, with_singles: bool) -> Passage:
+    """Read a text, at most its first and last 1,100 characters. `with_singles`: single units are windows too."""
     clipped = clip_passage(clip_passage(text).casefold())
     pieces = split_pieces(clipped)
     by_piece = [piece.split() or [""] for piece in pieces]
@@ -77,7 +77,7 @@ def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits) -> P
     own = list(range(len(pieces))) if len(pieces) > 1 else []
     extracts = [(at, piece) for piece, (begin, end) in enumerate(spans) for at in range(begin, end - 1)]
     windows = [(0, len(firsts)), *(spans[at] for at in own), *((spans[at][0], spans[at + 1][1]) for at in own[:-1])]
-    several = [(piece, span) for piece, span in enumerate(spans) if span[1] - span[0] > 1]
+    several = [(piece, span) for piece, span in enumerate(spans) if span[1] - span[0] > 1 and with_singles]
     singles = [(at, piece) for piece, span in several for at in range(*span)]
     singles_from = len(windows)
     windows += [(at, at + 1) for at, _ in singles]

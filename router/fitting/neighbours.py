@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from router.embedding import Vectors, scale_to_one
-from router.scope import ECHOES
 
+ECHOES = 10
+"""Prompts whose margins a text's are compared with, and by which each prompt's crowd is measured."""
 ECHO_CROWDING_SHARE = 0.75
 ROWS_AT_ONCE = 512
 

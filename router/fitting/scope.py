@@ -26,6 +26,7 @@ from router.fitting.clusters import compute_centroids, number_classes
 from router.fitting.errors import FittingError
 from router.fitting.frames import add_typos, list_frames, put_in_frame, read_frames, split_frames
 from router.fitting.neighbours import (
+    ECHOES,
     find_axes,
     find_echoes,
     measure_crowding,
@@ -331,6 +332,8 @@ class _Fitter:
             with_frames=True,
             limits=_find_limits([rows.texts[at] for at in own]),
             languages=find_languages((rows.texts[at] for at in own), LANGUAGE_SHARE_MIN),
+            mark_places=2,
+            echo_neighbours=ECHOES,
             held_back_rows=1,
             ids=tuple(rows.ids[at] for at in chosen),
             idf=idf,
@@ -343,6 +346,7 @@ class _Fitter:
             nearest=nearest,
             crowding=measure_crowding(nearest),
             echo_middle=middle,
+            echo_axes=np.zeros((0, 0), np.float32),
             echoes=echoes,
             echo_crowding=measure_echo_crowding(echoes, starts),
             centroids=round_to_halves(compute_centroids(rows.static[own], self._seed)),

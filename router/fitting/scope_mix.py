@@ -95,6 +95,7 @@ def _find_slack(mix: Mix, zero: float, inside: Sequence[ScoreParts]) -> float:
 def find_bars(inside: Sequence[ScoreParts], frames: Sequence[ScoreParts]) -> Mix:
     """Find the margins that most prompts, and most sentences of frames, reach. They were not fitted with."""
     return Mix(
+        single_less=0.0,
         first_usual=float(np.quantile([parts.first[0] for parts in inside], MISSED_SHARE)),
         lead_usual=float(np.quantile([parts.first[0] - parts.frame[0] for parts in inside], MISSED_SHARE)),
         frame_usual=float(np.quantile([parts.frame[0] for parts in frames], MISSED_SHARE)),

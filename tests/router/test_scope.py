@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import time
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from threadpoolctl import threadpool_limits
 
 from router.clipping import clip_text
@@ -101,6 +104,41 @@ def test_a_model_for_another_embedding_is_refused_and_the_message_names_both(mod
         ScopeModel.from_bytes(model.to_bytes(), Renamed())
 
 
+@pytest.mark.parametrize(("form", "mark_places"), [(3, 1), (4, 2)])
+def test_a_model_of_an_earlier_form_is_read_and_scores_as_it_did(
+    form: int, mark_places: int, model: ScopeModel, embedding: StaticEmbedding
+) -> None:
+    before = replace(
+        model,
+        mark_places=mark_places,
+        mix=structs.replace(model.mix, single_less=None),
+        echo_neighbours=3,
+        echo_crowding=np.zeros_like(model.echo_crowding),
+        echo_axes=np.diag(np.linspace(0.5, 2.0, len(model.echo_middle))).astype(np.float16).astype(np.float32),
+    )
+    data = before.to_bytes()
+    body = zlib.decompress(data[data.index(b"\n") + 5 :])
+    end = 4 + struct.unpack_from("<I", body)[0]
+    header = json.loads(body[4:end])
+    del header["echo_neighbours"], header["shapes"]["echo_crowding"], header["mix"]["single_less"]
+    if form == 3:
+        del header["mark_places"]
+    described = json.dumps(header).encode()
+    kept = body[end : len(body) - 2 * len(model.echo_crowding)]
+    packed = zlib.compress(struct.pack("<I", len(described)) + described + kept)
+    head = f"apprentice scope {form}\n".encode()
+    again = ScopeModel.from_bytes(head + struct.pack("<I", zlib.crc32(packed)) + packed, embedding)
+    for text in (
+        "I want to return the lamp. What a day it was for my cousin! Refund me.",
+        "I want to return the lamp and where is the refund for the kettle that I sent back",
+        "refudn the ketttle",
+        "snow",
+    ):
+        assert again.score(text) == before.score(text)
+    assert again.threshold(0.05) == before.threshold(0.05)
+    assert ScopeModel.from_bytes(again.to_bytes(), embedding).to_bytes() == again.to_bytes()
+
+
 @pytest.fixture(scope="module")
 def travel(embedding: StaticEmbedding) -> ScopeModel:
     """A model of a domain of CLINC150, whose texts have no marks between sentences."""
@@ -162,6 +200,9 @@ def test_a_letter_that_is_wrong_or_missing_is_guessed_in_longer_words_that_are_k
     assert mend_words("uggage luggag lugage flght", marks, no_word) == "luggage luggage luggage flight"
     assert mend_words("boak grossbirg größburg", marks, no_word) == "boak grossburg größburg", (
         "short, known folded, no ASCII"
+    )
+    assert mend_words("lugvage fligth", marks, no_word, places=1) == "lugvage flight", (
+        "marks of one bit are too dense to guess"
     )
 
 

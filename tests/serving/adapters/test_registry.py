@@ -22,6 +22,16 @@ async def test_the_same_adapter_is_the_same_version_in_one_pool_and_another_in_t
     assert names == ["returns@v1", "returns@v1", "returns@v2"]
 
 
+async def test_an_alias_of_0_1_0_is_read_with_its_way_back(redis: Redis) -> None:
+    object_store = ObjectStore(redis, "aliases")
+    await object_store.put("returns", {"weights": {"returns@v2": 1.0}, "salt": "a", "previous": "returns@v1"})
+    await object_store.put("contracts", {"weights": {"contracts@v1": 1.0}, "salt": "b", "previous": None})
+    aliases = await Registry(redis).aliases()
+    assert aliases["returns"].previous == ["returns@v1"]
+    assert aliases["contracts"].previous == []
+    assert (await Registry(redis).alias("returns"))[0] == aliases["returns"]
+
+
 async def test_a_new_version_takes_no_name_that_a_newer_release_has_taken(redis: Redis) -> None:
     await ObjectStore(redis, "versions").put("returns@v2", {"state": "paused"})
     await ObjectStore(redis, "versions").put("returns-eu@v7", {"state": "paused"})
