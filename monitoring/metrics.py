@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import msgspec
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE_OPENMETRICS
 
 from monitoring.metric_series import KINDS, Counter, Exemplars, FamilyFault, Gauge, Histogram, Numbers
 from monitoring.metric_spec import evaluate
 from monitoring.metric_table import METRICS, MetricFamilies
 
 PREFIX = "apprentice_"
-PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 SERIES_MAX_DEFAULT = 32_000
 SERIES_MAX_LEAST = 2_000
 ACTIONS_EXPECTED = (
@@ -92,7 +92,8 @@ class Meters(MetricFamilies):
             parts.extend(self._families[spec.name].lines(openmetrics))
         if openmetrics:
             parts.append("# EOF\n")
-        return "".join(parts).encode(errors="replace"), OPENMETRICS if openmetrics else PLAIN_TEXT
+        content_type = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
+        return "".join(parts).encode(errors="replace"), content_type
 
     def measured(self) -> bytes:
         """All numbers, for `add` of another process's meters."""

@@ -9,8 +9,6 @@ from typing import get_type_hints
 
 import prometheus_client
 import pytest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 
 from monitoring.metric_table import METRICS, MetricFamilies
 from monitoring.metrics import Meters
@@ -149,9 +147,9 @@ def test_both_formats_say_the_same_and_no_created_series() -> None:
     text, openmetrics = samples(meters), samples(meters, OPENMETRICS)
     assert text == openmetrics
     assert not [name for name, _ in openmetrics if name.endswith("_created")]
-    assert meters.exposition()[1] == CONTENT_TYPE_PLAIN_0_0_4
+    assert meters.exposition()[1] == "text/plain; version=0.0.4; charset=utf-8"
     body, content_type = meters.exposition(OPENMETRICS)
-    assert content_type == CONTENT_TYPE_LATEST
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")
 
 
