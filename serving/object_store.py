@@ -25,9 +25,12 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 GENERATION_KEY = "apprentice:generation"
 CHANGED_CHANNEL = "apprentice:changed"
 CHANGES_KEY = "apprentice:changes"
-"""A hash: under each store's key a token of its last change, and under the key with NAMES what changed last: token,
-name and a NUL for each object, the latest first, cut off at some length.
+"""A hash: under each store's key a token of its last change, and under STEPS the number of steps that have left one.
+
+A release that knows nothing of it raises the generation alone, so that the difference of the two tells. Under the key
+with NAMES stands what changed last: token, name and a NUL for each object, the latest first, cut off at some length.
 """
+STEPS = "steps"
 NAMES = ":names"
 TOKEN_BYTES = 8
 TOKEN_LENGTH = 2 * TOKEN_BYTES
@@ -38,6 +41,8 @@ CONVERTING_SECONDS_MAX = 0.0005
 READ_AT_ONCE = 100
 """Objects that are read from Redis in one go, about."""
 T = TypeVar("T")
+Mark = tuple[int, bytes | None]
+"""The steps of releases that leave no tokens, and the token of a store's last change."""
 
 _NOTE = """
 local function note(changes, key, token, changed)
@@ -85,6 +90,7 @@ for i = 1, count, 2 do
     changed[key] = nil
   end
 end
+redis.call('HINCRBY', changes, 'steps', 1)
 redis.call('PUBLISH', ARGV[#ARGV], redis.call('INCR', KEYS[#KEYS]))
 return {1, 0, first}
 """
@@ -256,23 +262,25 @@ class ObjectStore:
             fields.update((_name(name), value) for name, value in some.items())
         return fields
 
-    async def changes_since(self, token: bytes | None) -> tuple[bytes, Collection[str] | None]:
-        """The token of the last change (empty: there was none), and the names of what has changed since another one.
+    async def changes_since(self, mark: Mark | None) -> tuple[Mark, Collection[str] | None]:
+        """A mark of now, and the names of what has changed since an earlier one.
 
-        None instead of the names: it can't be told, since nothing was read before, Redis has lost something, or it is
-        too long ago.
+        None instead of the names: it can't be told, since a release that leaves no tokens has changed something, Redis
+        has lost something, or it is too long ago.
         """
-        now: bytes = await self._redis.hget(CHANGES_KEY, self.values) or b""
-        if now == token:
+        pipe = self._redis.pipeline(transaction=False)
+        generation, (steps, token) = await pipe.get(GENERATION_KEY).hmget(CHANGES_KEY, STEPS, self.values).execute()
+        now = int(generation or 0) - int(steps or 0), token
+        if mark is None or token is None or now[0] != mark[0]:
+            return now, () if now == mark else None
+        if now == mark:
             return now, ()
-        if not now or not token:
-            return now, None
         names = await self._redis.hget(CHANGES_KEY, self.values + NAMES) or b""
         latest = [(entry[:TOKEN_LENGTH], entry[TOKEN_LENGTH:]) for entry in names.split(b"\0")[:-1]]
         tokens = [each for each, _ in latest]
-        if now not in tokens or token not in tokens:
+        if token not in tokens or mark[1] not in tokens:
             return now, None
-        return tokens[0], {_name(name) for _, name in latest[: tokens.index(token)]}
+        return (now[0], tokens[0]), {_name(name) for _, name in latest[: tokens.index(mark[1])]}
 
     async def generation(self, name: str) -> int:
         """The generation of one object; 0 of one that never was. Raises Unreadable where it is damaged."""
@@ -372,30 +380,30 @@ class Mirror(Generic[T]):
         self._made = made
         self._keeps = keeps
         self._reading = asyncio.Lock()
-        """One reading at a time: the token and the objects of two would not go together."""
-        self._token: bytes | None = None
-        """The token before the last reading; what changed in between is read once more."""
+        """One reading at a time: the mark and the objects of two would not go together."""
+        self._mark: Mark | None = None
+        """The mark before the last reading; what changed in between is read once more."""
         self._written: dict[str, bytes] = {}
         self._objects: Mapping[str, T] = MappingProxyType({})
-        self._generations: tuple[bytes | None, Mapping[str, int]] = (None, MappingProxyType({}))
+        self._generations: tuple[Mark | None, Mapping[str, int]] = (None, MappingProxyType({}))
         self.unreadable: frozenset[str] = frozenset()
         """The names of those that could not be read the last time."""
 
     async def generations(self) -> Mapping[str, int]:
         """The generation of every object; see ObjectStore.generations."""
         async with self._reading:
-            earlier_token, generations = self._generations
-            token, moved = await self._object_store.changes_since(earlier_token)
+            earlier_mark, generations = self._generations
+            mark, moved = await self._object_store.changes_since(earlier_mark)
             if moved is None or moved:
                 others = {name: value for name, value in generations.items() if name not in moved} if moved else {}
                 generations = MappingProxyType(others | await self._object_store.generations(moved))
-            self._generations = token, generations
+            self._generations = mark, generations
             return generations
 
     async def all_with_generations(self) -> tuple[Mapping[str, T], Mapping[str, int]]:
         """Both, with one look where nothing was written. Raises as `all` does."""
-        objects, (token, generations) = await self.all(), self._generations
-        return objects, generations if token is not None and token == self._token else await self.generations()
+        objects, (mark, generations) = await self.all(), self._generations
+        return objects, generations if mark is not None and mark == self._mark else await self.generations()
 
     async def all(self) -> Mapping[str, T]:
         """Every object by name; the same mapping as the last time where nothing was written.
@@ -403,10 +411,10 @@ class Mirror(Generic[T]):
         Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then still known.
         """
         async with self._reading:
-            token, moved = await self._object_store.changes_since(self._token)
+            mark, moved = await self._object_store.changes_since(self._mark)
             if moved is None or moved:
                 await self._read(moved)
-            self._token = token
+            self._mark = mark
             return self._objects
 
     async def _read(self, moved: Collection[str] | None) -> None:

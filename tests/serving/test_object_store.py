@@ -255,6 +255,18 @@ async def test_a_mirror_reads_all_where_a_release_left_no_names(object_store: Ob
         assert (await mirror.all())["a"] == ("a", n)
 
 
+async def test_a_mirror_reads_what_a_release_has_changed_that_leaves_no_token(
+    object_store: ObjectStore, redis: Redis
+) -> None:
+    mirror = Mirror(object_store, Converted())
+    for n in range(3):
+        await redis.hset(object_store.values, "a", msgspec.json.encode({"n": n}))
+        await redis.incr(GENERATION_KEY)
+        assert (await mirror.all())["a"] == ("a", n)
+        await object_store.put("b", {"n": n})
+        assert await mirror.all() == {"a": ("a", n), "b": ("b", n)}
+
+
 async def test_a_mirror_reads_again_where_redis_has_lost_what_it_had(object_store: ObjectStore, redis: Redis) -> None:
     """As many steps as before are not the same steps."""
     mirror = Mirror(object_store, Converted())

@@ -19,7 +19,7 @@ from gateway.features.quality import job
 from gateway.features.quality.state import Quality
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, ArmReport, Summary
-from serving.object_store import GENERATION_KEY, ObjectStore
+from serving.object_store import CHANGES_KEY, STEPS, ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.gateway.features.quality.test_webhooks import receiver
 from tests.waiting import until
@@ -310,4 +310,4 @@ async def test_many_tasks_of_a_new_fleet_get_their_health_in_one_step(configure:
 
         await until(of_all)
         assert all(health.shadow_share == 1.0 for health in running.services.snapshot.current.quality.values())
-    assert int(await redis.get(GENERATION_KEY) or 0) < len(tasks)
+    assert int(await redis.hget(CHANGES_KEY, STEPS) or 0) < len(tasks)

@@ -71,9 +71,8 @@ async def test_many_are_read_in_parts_so_that_no_answer_holds_the_loop(redis: Re
     await tell(QualityStore(redis), *(judged(number) for number in range(MANY)))
     client = Listening.beside(redis)
     assert len(await QualityStore(client).judgements()) == MANY
-    assert set(client.sent) == {"HGET", "HSCAN"}
-    assert client.sent.count("HGET") == 1
-    assert len(client.sent) > 2
+    assert set(client.sent) == {"HSCAN"}
+    assert len(client.sent) > 1
 
 
 async def test_only_what_the_last_writings_changed_is_read_again(redis: Redis) -> None:
@@ -85,11 +84,11 @@ async def test_only_what_the_last_writings_changed_is_read_again(redis: Redis) -
     await tell(store, judged(1, labels=101), writing=2)
     await tell(store, judged(3), writing=3, gone=("task-2@v1",))
     found = await follower.judgements()
-    assert client.sent == ["HGET", "HGET", "HMGET"]
+    assert client.sent == ["HGET", "HMGET"]
     assert set(found) == {"task-0@v1", "task-1@v1", "task-3@v1"}
     assert found["task-1@v1"].labels == 101
     assert await follower.judgements() is found
-    assert client.sent == ["HGET", "HGET", "HMGET", "HGET"]
+    assert client.sent == ["HGET", "HMGET"]
 
 
 async def test_nothing_is_missed_that_is_too_much_to_name_or_that_redis_has_lost(redis: Redis) -> None:
