@@ -294,7 +294,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
     configuration = CurrentConfiguration(settings, siblings.part_of, config)
     settings, bases = configuration.settings, _bases(settings)
     async with AsyncExitStack() as stack:
-        redis, durability = await stack.enter_async_context(_open_state(settings))
+        redis, durability, lives = await stack.enter_async_context(_open_state(settings))
         digest_secret = await read_shared_secret(redis)
         meters, fleet = Meters(settings.series_max), Fleet(settings.pool_configs(), siblings.memory)
         http, engines, certificates = await stack.enter_async_context(_open_clients(settings, fleet))
@@ -306,7 +306,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         note, recent = siblings.note_generation, RecentBodies(settings.records.recent_bytes_max)
         siblings.answers["bodies"] = recent.tell
         use_snapshot = lambda current: note(_use_snapshot(current, fleet, reconciler, meters, snapshot_changed))  # noqa: E731
-        snapshot = await _snapshot_keeper(settings, redis, audit, use_snapshot, meters, registry)
+        snapshot = await _snapshot_keeper(settings, redis, audit, use_snapshot, meters, registry, lives)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
         flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
@@ -390,7 +390,7 @@ async def _open_clients(
 
 
 @asynccontextmanager
-async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durability]]:
+async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durability, Lives]]:
     """Where state lives, looked at. Raises StateError where it can't be reached, or may be dropped."""
     redis_url = settings.redis_address()
     if settings.redis_tls is not None:
@@ -402,7 +402,7 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
         await durability.begin()
         await lives.stay_with(redis)
         try:
-            yield redis, durability
+            yield redis, durability, lives
         finally:
             await durability.close()
 
@@ -414,6 +414,7 @@ async def _snapshot_keeper(
     changed: Callable[[Snapshot], None],
     meters: Meters,
     registry: Registry,
+    lives: Lives,
 ) -> SnapshotKeeper:
     """The keeper of the policy in memory. MiniLM, where the settings name its file, is loaded here, before requests are
     served, since that holds the interpreter. Raises UnusableModel where it is missing or damaged."""
@@ -425,7 +426,8 @@ async def _snapshot_keeper(
         deep = await asyncio.to_thread(load_deep, path)
     damaged = lambda _: meters.fitted_unused.add(1, "damaged")  # noqa: E731
     unsuited = lambda _: meters.fitted_unused.add(1, "unsuited")  # noqa: E731
-    return SnapshotKeeper(redis, configured_policy_of(settings), fixed, changed, damaged, deep, unsuited, registry)
+    configured = configured_policy_of(settings)
+    return SnapshotKeeper(redis, configured, fixed, changed, damaged, deep, unsuited, registry, lives)
 
 
 def feedback_of(configuration: CurrentConfiguration, redis: Redis) -> FeedbackStore:

@@ -54,6 +54,13 @@ class Lives:
         """From now on connect to the state that is there alone. Raises RedisError."""
         self._installation = await read_installation_id(redis)
 
+    async def see_that_it_is_ours(self, installation: bytes | None) -> None:
+        """Raises Disconnected where a Redis that was not started again has lost the state, as by FLUSHALL. From then on
+        it is as one that is away."""
+        if self._installation not in (None, (installation or b"").decode()):
+            await self._leave_the_other()
+            raise Disconnected(ANOTHER_STATE)
+
     async def _connected(self, connection: Connection) -> None:
         await connection.on_connect()
         if self._installation is not None:

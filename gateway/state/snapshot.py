@@ -21,6 +21,7 @@ from gateway.callers import Caller
 from gateway.state.fitted_models import FittedModels
 from gateway.state.fitted_store import Kind
 from gateway.state.quality_store import QUALITY_KIND
+from gateway.state.redis import INSTALLATION_KEY, Lives
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality, read_quality
 from monitoring.quality.verdicts.retraining import Retraining
 from router.overrides import Override, needs_text
@@ -112,15 +113,17 @@ class SnapshotKeeper:
         deep: Embedding | None = None,
         unsuited: Callable[[Kind], None] = lambda _: None,
         registry: Registry | None = None,
+        lives: Lives | None = None,
     ) -> None:
         """`damaged` is told of each fitted model that can't be read, `unsuited` of each that does not go with its
         task's selector or with its scope model; `deep` is the neural embedding, if any. `registry` is
-        the gateway's own, so that versions are read and kept once."""
+        the gateway's own, so that versions are read and kept once; `lives` tells of a lost state."""
         self._redis = redis
         self._configured = configured
         self._fixed_callers = fixed_callers
         self._changed = changed
         self._registry = registry or Registry(redis)
+        self._lives = lives or Lives()
         self._callers = Mirror(object_store_of(redis, "callers"), Caller.from_json, keeps=False)
         self._overrides = Mirror(object_store_of(redis, "overrides"), read_override, keeps=False)
         self._placements = Mirror(object_store_of(redis, "placements"), read_placement)
@@ -156,7 +159,8 @@ class SnapshotKeeper:
             generation = await self._generation()
             while generation != self.current.generation or not self.fresh_at:
                 newer, readings = await self._read(generation), readings + 1
-                generation = await self._generation() if readings < READINGS_MAX else newer.generation
+                latest = await self._generation()
+                generation = latest if readings < READINGS_MAX else newer.generation
                 if generation == newer.generation:
                     self.current = self._as_configured(newer)
                     self.fresh_at = began
@@ -189,7 +193,10 @@ class SnapshotKeeper:
         return replace(read_state, policy=policy)
 
     async def _generation(self) -> int:
-        return int(await self._redis.get(GENERATION_KEY) or 0)
+        values: Any = await self._redis.mget(GENERATION_KEY, INSTALLATION_KEY)
+        generation, installation = values
+        await self._lives.see_that_it_is_ours(installation)
+        return int(generation or 0)
 
     async def _read(self, generation: int) -> Snapshot:
         aliases = await self._registry.aliases()

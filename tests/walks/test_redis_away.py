@@ -58,16 +58,21 @@ async def test_admins_read_the_last_state_and_the_log_has_one_begin_and_end_per_
     assert ended.startswith("Redis answers again, after ")
 
 
+@pytest.mark.parametrize("way", ["started again", "flushed"])
 async def test_requests_go_on_by_what_was_read_where_redis_comes_back_empty(
-    configure: Configure, make_adapter: MakeAdapter, caplog: pytest.LogCaptureFixture
+    configure: Configure, make_adapter: MakeAdapter, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     asked = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}]}
     async with valkey() as redis, run_gateway(configure(redis_url=redis.url)) as running:
         await running.place(make_adapter(1))
         async with running.http(await running.key()) as http:
             answer = await http.post("/v1/chat/completions", json=asked)
-            await redis.end()
-            await redis.start()
+            if way == "flushed":
+                async with Redis.from_url(redis.url) as client:
+                    await client.flushall()
+            else:
+                await redis.end()
+                await redis.start()
             await until(lambda: "start all gateways again" in caplog.text)
             judged = {"request_id": answer.headers["x-request-id"], "metric": "correct", "value": True}
             refused = await http.post("/v1/feedback", json=judged)
