@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
@@ -87,7 +87,7 @@ def authorization_of(request: Request) -> str | None:
     return request.headers.get("authorization") if exchange is None else exchange.authorization()
 
 
-def caller_of(request: Request) -> Caller:
+async def caller_of(request: Request) -> Caller:  # a coroutine, as all below: FastAPI runs the others in threads
     """The caller. Raises Problem (401; 403 where its role is not let in)."""
     signed_in: Caller | None = request.scope.get(SIGNED_IN)
     path: str = request.scope["path"]
@@ -106,16 +106,16 @@ Reason = Annotated[
 ]
 
 
-def identified_of(request: Request, caller: ClientIdentified) -> Caller:
+async def identified_of(request: Request, caller: ClientIdentified) -> Caller:
     """The caller. Raises Problem (401; 400 for an address that says what is not known)."""
     return _asked_rightly(request, caller)
 
 
-def _let_in(*roles: Role) -> Callable[[Request, Caller], Caller]:
+def _let_in(*roles: Role) -> Callable[[Request, Caller], Awaitable[Caller]]:
     """The dependency that gives the caller, if it has one of these roles. It raises Problem (401, 403; 400 for an
     address that says what is not known)."""
 
-    def caller_with_role(request: Request, caller: ClientIdentified) -> Caller:
+    async def caller_with_role(request: Request, caller: ClientIdentified) -> Caller:
         return _asked_rightly(request, require(caller, *roles))
 
     return caller_with_role
@@ -140,7 +140,7 @@ admin_of = _let_in("admin")
 operator_of = _let_in("operator", "admin")
 reviewer_of = _let_in("reviewer", "operator", "admin")
 sidecar_of = _let_in("sidecar", "operator", "admin")
-ROLES_OF: Mapping[Callable[..., Caller], tuple[Role, ...]] = MappingProxyType(
+ROLES_OF: Mapping[Callable[..., Awaitable[Caller]], tuple[Role, ...]] = MappingProxyType(
     {
         admin_of: ("admin",),
         operator_of: ("operator", "admin"),

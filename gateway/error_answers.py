@@ -59,7 +59,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _charged(request: Request, refusal: Problem) -> Problem:
     """The refusal of a body, which counts as one request against the key's limits; or their refusal of that one."""
     try:
-        caller = caller_of(request)
+        caller = await caller_of(request)
         async with services_of(request).limits.spending(caller):
             raise refusal
     except Problem as problem:

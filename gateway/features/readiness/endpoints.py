@@ -28,7 +28,7 @@ USD_MAX = 1e9
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
-def read_costs(
+async def read_costs(
     requests_per_month: Annotated[float | None, Query(ge=0, le=1e12, description="Requests a month.")] = None,
     general_usd: Annotated[
         float | None, Query(ge=0, le=USD_MAX, description="Cost of a request at general, in US dollars.")
