@@ -43,7 +43,7 @@ from router.findings import CheckPolicy
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.policy import AttemptLimits, TaskPolicy
 from router.routing_data import Moment, RoutingRequest
-from router.scope import ScopeModel
+from router.scope_model import ScopeModel
 from router.scoring import score
 from serving.adapters.entries import AliasEntry, Version
 from serving.fleet_view import FleetView

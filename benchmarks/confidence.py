@@ -37,7 +37,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks import confidence_pools
 from benchmarks.confidence_curve import FORM, curve_of, picture, read_rows
 from benchmarks.harness import Goal, Unmeasurable, conclude, options, say, table
-from router.confidence import (
+from router.confidence_model import (
     ConfidenceModel,
     bound_wrong_share,
     compute_probability_at_most,

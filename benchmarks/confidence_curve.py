@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Unmeasurable
-from router.confidence import ConfidenceFeatures, ConfidenceModel
+from router.confidence_model import ConfidenceFeatures, ConfidenceModel
 from router.fitting.confidence import CalibrationRow, draw_one_of_each
 
 POINTS_MAX = 200

@@ -64,7 +64,7 @@ from router.fitting.background import read_stand_in
 from router.fitting.clusters import compute_centroids
 from router.fitting.errors import FittingError
 from router.fitting.scope import TrainingPrompt, fit_scope
-from router.scope import ScopeModel
+from router.scope_model import ScopeModel
 from router.task_index import TaskIndex
 
 DEFERRED = 0.05

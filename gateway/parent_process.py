@@ -1,5 +1,5 @@
 """The parent of a gateway's processes: it starts them on its sockets, and a dead one again; it hands on signals,
-reloads and messages, and merges what they measure. It answers no request itself.
+reloads and messages, and tells the metrics of all (`monitoring/metrics.py`). It answers no request itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.background.interpreter import freeze_garbage
 from gateway.configuration.settings import Settings
 from gateway.graceful_server import BoundSockets, GracefulServer, close
 from gateway.sibling_processes import ANSWER_SECONDS_MAX, Channel, ProcessMessage, Questions, Siblings, Topic
-from monitoring.metrics import Meters
+from monitoring.metrics import Meters, merge_processes
 from serving.shared_memory import SharedMemory
 
 log = logging.getLogger(__name__)
@@ -307,13 +307,8 @@ class Parent:
         for (child, questions), answer in zip(live, answers, strict=True):
             if answer and child.ready and child.questions is questions:  # else one has ended that had answered
                 child.measured = answer
-        merged = Meters(self._settings.series_max)
-        for child in self._children:
-            if child.measured:
-                merged.add(child.measured)
-        self._ended.forget_all_but(merged.versions())
-        merged.add(self._ended.measured(), with_gauges=False)
-        body, content_type = merged.exposition(accept)
+        measured = [child.measured for child in self._children if child.measured]
+        body, content_type = merge_processes(measured, self._ended, self._settings.series_max).exposition(accept)
         return body, content_type.encode()
 
     # What happens between two turns of the loop.

@@ -6,7 +6,7 @@ beyond it is counted under `other`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -148,3 +148,13 @@ class Meters(MetricFamilies):
     def _count_fault(self, fault: FamilyFault, family: str) -> None:
         counter = self.series_overflow if fault == "overflow" else self.measurements_lost
         counter.add(1, family)
+
+
+def merge_processes(measured: Iterable[bytes], ended: Meters, series_max: int) -> Meters:
+    """The meters of a gateway's processes together. `ended` is of those that are no more, and forgets old versions."""
+    merged = Meters(series_max)
+    for each in measured:
+        merged.add(each)
+    ended.forget_all_but(merged.versions())
+    merged.add(ended.measured(), with_gauges=False)
+    return merged

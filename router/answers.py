@@ -10,7 +10,7 @@ from router.findings import CheckName, CheckPolicy
 from router.fitted import NO_CALIBRATION
 
 if TYPE_CHECKING:
-    from router.confidence import ConfidenceModel
+    from router.confidence_model import ConfidenceModel
     from router.contract import Contract
     from router.tool_arguments import Parameters
 

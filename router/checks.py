@@ -1,8 +1,9 @@
-"""The checks: one row each, in their order. Everything else that lists checks reads this table. Pure.
+"""The checks decide whether a request stays at its adapter, and whether an answer is sent. One row each. Pure.
 
-The rows before an answer are asked up to the first enforced one that fires. Scope comes before the predicted gain,
-which knows nothing of topics without labels. The holdout between them is drawn of all requests in scope. The rows
-after an answer are asked before the answer is committed; `router/attempts.py` decides what becomes of it then.
+Everything else that lists checks reads this table. The models behind some are in `scope_model.py`, `gain_model.py` and
+`confidence_model.py`. The rows before an answer are asked up to the first enforced one that fires. Scope comes before
+the predicted gain, which knows nothing of topics without labels. The holdout between them is drawn of all requests in
+scope. The rows after an answer are asked before its commit; `router/attempts.py` decides what follows.
 
 A new check needs its name in `router/findings.py`, its row and its judge here, and its section in
 `gateway/configuration/tasks.py`.
@@ -28,7 +29,7 @@ from router.version_choice import place_for_arm
 from serving.fleet_view import VersionView
 
 if TYPE_CHECKING:
-    from router.gain import GainModel
+    from router.gain_model import GainModel
 
 Need = Literal["scope", "whole_answer"]
 """Input of a check beside its own model: the request's scope score, or all of the answer."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from router.confidence import ConfidenceModel
-    from router.gain import GainModel
-    from router.scope import ScopeModel
+    from router.confidence_model import ConfidenceModel
+    from router.gain_model import GainModel
+    from router.scope_model import ScopeModel
 
 ModelKind = Literal["scope", "confidence", "gain"]
 """The judgement of a fitted model: whether an input is in scope, an answer sure enough, general likelier to be

@@ -13,7 +13,7 @@ from router.request_values import declare_frozen
 from serving.fleet_view import PoolView, ReplicaView, VersionView
 
 if TYPE_CHECKING:
-    from router.scope import ScopeScore
+    from router.scope_model import ScopeScore
 
 Reason = Literal[
     "override",

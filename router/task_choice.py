@@ -15,7 +15,7 @@ from router.version_choice import pick_live_version
 from serving.fleet_view import FleetView
 
 if TYPE_CHECKING:
-    from router.scope import ScopeModel, ScopeScore
+    from router.scope_model import ScopeModel, ScopeScore
 
 CANDIDATES_MAX = 5
 """Tasks whose models are asked in full for the model `auto`."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from router.clipping import clip_text
 from router.embedding import Embedding, Vectors
-from router.scope import ScopeModel
+from router.scope_model import ScopeModel
 
 CENTROIDS = 6
 AXES_MAX = 96

@@ -95,24 +95,20 @@ async def _ask(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool
 
 async def _ask_who_it_is(replica: Replica, engines: EngineClient, observation: Observation) -> None:
     """Ask for its build and its process's start. An engine that answers requests is not down for want of them."""
-    version, life = "unknown", ""
-    faults: list[Exception] = []
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
-            version = await _engine_version(replica, engines)
-    except UNREADABLE as error:
-        faults.append(error)
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
-            life = await _life(replica, engines)
-    except UNREADABLE as error:
-        faults.append(error)
+    answers, faults = list[str](), list[Exception]()
+    for ask, unknown in ((_engine_version, "unknown"), (_life, "")):
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+                answers.append(await ask(replica, engines))
+        except UNREADABLE as error:
+            answers.append(unknown)
+            faults.append(error)
     replica.untold_looks = replica.untold_looks + 1 if faults else 0
     if 0 < replica.untold_looks < UNTOLD_LOOKS_MAX:
         raise faults[0]
     if replica.untold_looks == UNTOLD_LOOKS_MAX:
         log.warning("replica %s can't tell its build or its process's start: %s", replica.name, _trouble(faults[0]))
-    observation.engine_version, observation.life = version, life
+    observation.engine_version, observation.life = answers
 
 
 def note_observation(fleet: Fleet, replica: Replica, observation: Observation) -> None:

@@ -11,7 +11,7 @@ from gateway.configuration.settings import Settings
 from gateway.configuration.tasks import TaskSettings
 from gateway.features.releases.unjudged_checks import lacks, list_answering_versions
 from gateway.state.fitted_store import FittedError, FittedStore, find_unused
-from router.confidence import ConfidenceError, ConfidenceModel
+from router.confidence_model import ConfidenceError, ConfidenceModel
 from serving.adapters.registry import Registry
 
 

@@ -17,10 +17,9 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
-STOPPED = 130
-"""The exit code after Ctrl-C."""
-TERMINATED = 143
-"""The exit code after SIGTERM: as a shell counts it, 128 and the signal's number."""
+BY_SIGNAL = 128
+"""The exit code of a command that a signal ends, less the signal's number: as a shell counts it."""
+STOPPED, TERMINATED = BY_SIGNAL + signal.SIGINT, BY_SIGNAL + signal.SIGTERM
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 READER_LEFT = 1
 FULL = 2
@@ -33,7 +32,7 @@ class EndedBySignal(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.exit_code = 128 + number
+        self.exit_code = BY_SIGNAL + number
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from serving.engine_traits import ENGINE_TRAITS, FORM_NAMES
 from serving.fleet_view import VersionView
 
 if TYPE_CHECKING:
-    from router.confidence import ConfidenceModel
+    from router.confidence_model import ConfidenceModel
     from router.policy import TaskPolicy
 
 log = logging.getLogger(__name__)

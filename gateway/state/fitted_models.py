@@ -34,7 +34,7 @@ from serving.object_store import Mirror
 if TYPE_CHECKING:
     from gateway.state.model_parsing import ModelParser
     from router.embedding import Embedding
-    from router.scope import ScopeModel
+    from router.scope_model import ScopeModel
     from router.task_index import TaskIndex
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from typing import Any, assert_never
 from threadpoolctl import threadpool_limits
 
 from gateway.state.fitted_store import Kind
-from router.confidence import ConfidenceModel
+from router.confidence_model import ConfidenceModel
 from router.embedding import Embedding, StaticEmbedding
-from router.gain import GainModel
-from router.scope import ScopeModel
+from router.gain_model import GainModel
+from router.scope_model import ScopeModel
 from router.task_index import TaskIndex
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 
-from router.confidence import (
+from router.confidence_model import (
     NAMES,
     ROWS_MAX,
     Calibration,

@@ -1,4 +1,4 @@
-"""Fits what `router.gain` scores with, from requests on which both arms were judged. Seconds: for a process beside.
+"""Fits what `router.gain_model` scores with, from requests on which both arms were judged. Takes seconds: in a process.
 
 What the model is worth is measured by cross-validation and stored in it. Where no order was better than a random one,
 the model is a constant.
@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from router.clipping import clip_text, fold_text
 from router.embedding import Vectors
 from router.fitting.errors import FittingError
-from router.gain import SHAPE_CLIP, GainModel, MeasuredGain
+from router.gain_model import SHAPE_CLIP, GainModel, MeasuredGain
 from router.ngrams import BUCKETS, count_buckets
 from router.text_shape import compute_shape
 

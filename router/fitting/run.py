@@ -19,7 +19,7 @@ from router.fitting.background import read_stand_in
 from router.fitting.errors import FittingError
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.fitting_job import FittingJob, FittingLine, FittingResult
-from router.scope import ScopeModel
+from router.scope_model import ScopeModel
 
 ASIDE_SHARE, ASIDE_SHARE_MAX = 0.1, 0.2
 """Of other traffic, kept from the fitting to measure it with: between ASIDE_MIN and ASIDE_MAX texts, or none."""

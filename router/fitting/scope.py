@@ -1,4 +1,4 @@
-"""Fits what `router.scope` scores with, from a version's training prompts. Seconds of work: for a process beside.
+"""Fits what `router.scope_model` scores with, from a version's training prompts. Takes seconds: in a process.
 
 A linear margin a class (words and runs of characters joined with the embeddings) says what a text is about; other
 traffic is a class of its own; the nearest training prompt says how far off it is. Their mix is chosen by how well each
@@ -36,7 +36,7 @@ from router.fitting.neighbours import (
 from router.fitting.scope_mix import choose_mix, draw_folds, find_bars, number_groups
 from router.languages import find_languages
 from router.ngrams import BUCKETS, find_buckets, fold
-from router.scope import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
+from router.scope_model import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
 from router.spelling import mark_words
 from router.text_units import WordLimits
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from router.scope import Mix, ScoreParts
+from router.scope_model import Mix, ScoreParts
 
 FOLDED_PROMPTS_MAX = 2_000
 FOLDS = 5

@@ -17,7 +17,7 @@ import pytest
 from benchmarks import confidence, confidence_curve, confidence_pools
 from benchmarks.confidence import oracle_kept, outcome, rate_of, ratio_of
 from benchmarks.harness import Unmeasurable
-from router.confidence import ConfidenceFeatures
+from router.confidence_model import ConfidenceFeatures
 
 OPENINGS = ("where is", "i lost", "please block", "how much is", "can you change")
 SUBJECTS = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from router.answers import AnswerAlternative, Offered, ReceivedAnswer, ReceivedCall, Terms
 from router.check_loop import AnswerJudgement, judge_answer
 from router.checks import ANSWER_CHECKS, CHECK_BY_NAME, CHECKS
-from router.confidence import Calibration, ConfidenceModel
+from router.confidence_model import Calibration, ConfidenceModel
 from router.contract import compile_contract
 from router.findings import CHECK_NAMES, CheckName, CheckPolicy, Finding, Mode
 from router.refusals import REFUSAL_LENGTH_MAX, WORDINGS, is_refusal

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from gateway.state.fitted_store import FittedStore
-from router.confidence import Calibration, ConfidenceModel
+from router.confidence_model import Calibration, ConfidenceModel
 from tests.fakes.answers import Said
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter

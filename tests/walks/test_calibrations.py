@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gateway.state.fitted_store import FittedStore
-from router.confidence import ConfidenceModel
+from router.confidence_model import ConfidenceModel
 from tests.fakes.answers import WORDS, Speaker, say
 from tests.fakes.engine import FakeEngine
 from tests.fakes.lora import adapter_digest

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.callers import new_key
 from gateway.features.reported.reports import REPORTS_MAX
-from router.confidence import Calibration, ConfidenceModel
+from router.confidence_model import Calibration, ConfidenceModel
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import (

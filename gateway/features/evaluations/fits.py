@@ -13,13 +13,13 @@ import msgspec
 
 from gateway.features.evaluations.messages import EvaluationJob
 from monitoring.evaluation.results import RowResult
-from router.confidence import ConfidenceFeatures, ConfidenceModel
+from router.confidence_model import ConfidenceFeatures, ConfidenceModel
 from router.fitted import CALIBRATION_ROWS_MIN
 from router.fitting.confidence import CalibrationRow, draw_one_of_each, fit_confidence
 from router.fitting.errors import FittingError
 from router.fitting.gain import GainRow, fit_gain
 from router.fitting.routed import route_rows
-from router.scope import ScopeModel
+from router.scope_model import ScopeModel
 from router.task_choice import DEFERRED_SHARE
 
 DELTA = 0.1

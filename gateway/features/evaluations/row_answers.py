@@ -39,7 +39,7 @@ def read_answer(body: bytes, contract: Contract | None) -> Said:
 
 def _sureness(logprobs: Sequence[float]) -> Sureness | None:
     """The features that the check `low_confidence` reads of a whole answer, by the same arithmetic."""
-    from router.confidence import compute_features  # noqa: PLC0415 - numpy, 12 MB, where rows are answered
+    from router.confidence_model import compute_features  # noqa: PLC0415 - numpy, 12 MB, where rows are answered
 
     features = compute_features(logprobs, None, None)
     return Sureness(features.minimum, features.quantile_10, features.mean, features.length) if features.length else None

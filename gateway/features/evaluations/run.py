@@ -31,7 +31,7 @@ from monitoring.redis_address import open_async_redis
 from monitoring.texts import Unsealable
 from router.embedding import EmbeddingError, StaticEmbedding, load_deep
 from router.fitted import MODEL_BYTES_MAX
-from router.scope import ScopeError, ScopeModel
+from router.scope_model import ScopeError, ScopeModel
 
 DIGITS = 6
 SUMMARY = ("rows", "groups", "delta", "apgr", "apgr_low", "shown_to_help")

@@ -19,7 +19,7 @@ from gateway.state.fitted_store import FittedStore
 from monitoring.feedback import FEEDBACK_SEALED_KEY, REDIS_SEALED_KEY, SealingLook, WordSeals
 from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from monitoring.texts import Seals
-from router.confidence import Calibration, ConfidenceModel
+from router.confidence_model import Calibration, ConfidenceModel
 from serving.adapters.entries import AliasEntry
 from serving.gpu import has_nvidia_gpu
 from serving.object_store import ObjectStore

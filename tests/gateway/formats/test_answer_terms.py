@@ -14,7 +14,7 @@ from gateway.formats.completions import COMPLETIONS
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.formats.wire_format import WireFormat
 from router.choice import choose
-from router.confidence import Calibration, ConfidenceModel
+from router.confidence_model import Calibration, ConfidenceModel
 from router.contract import Contract
 from router.findings import CheckPolicy
 from router.fitted import Fitted

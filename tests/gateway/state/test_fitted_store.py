@@ -13,7 +13,7 @@ from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import FittedError, FittedStore, FittingStatus, is_calibrated_apart
 from gateway.state.snapshot import ConfiguredPolicy, SnapshotKeeper
 from monitoring.audit import Audit
-from router.confidence import NAMES, Calibration, ConfidenceModel
+from router.confidence_model import NAMES, Calibration, ConfidenceModel
 from router.fitted import MODEL_BYTES_MAX
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.entries import Version

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from router.confidence import NAMES, ConfidenceModel, compute_features
+from router.confidence_model import NAMES, ConfidenceModel, compute_features
 from router.fitted import CALIBRATION_ROWS_MIN
 from router.fitting import confidence
 from router.fitting.confidence import (

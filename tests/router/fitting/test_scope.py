@@ -11,7 +11,7 @@ from router.embedding import StaticEmbedding, Vectors
 from router.fitting.background import read_stand_in
 from router.fitting.errors import FittingError
 from router.fitting.scope import PROMPTS_MIN, TrainingPrompt, fit_scope
-from router.scope import ScopeModel
+from router.scope_model import ScopeModel
 
 CHINESE = ("我想退货", "什么时候退款", "这个灯坏了", "换一个尺码", "包裹没有收到")
 ARABIC = ("أريد إرجاع المنتج", "متى أسترد أموالي", "المصباح مكسور", "أريد مقاسا آخر", "لم يصل الطرد")

@@ -20,7 +20,7 @@ from router.embedding import StaticEmbedding, Vectors
 from router.fitting.background import read_stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.ngrams import BUCKETS, count_buckets
-from router.scope import Mix, ScopeError, ScopeModel, ScoreParts
+from router.scope_model import Mix, ScopeError, ScopeModel, ScoreParts
 from router.spelling import mark_words, mend_words
 from router.task_index import TaskIndex
 from router.text_units import split_pieces

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.fitted import MODEL_BYTES_MAX
-from router.gain import GainError, GainModel, MeasuredGain
+from router.gain_model import GainError, GainModel, MeasuredGain
 from router.ngrams import BUCKETS
 from router.text_shape import FEATURES, compute_shape
 

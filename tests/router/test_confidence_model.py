@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import confidence
-from router.confidence import (
+from router import confidence_model
+from router.confidence_model import (
     LOGPROB_MIN,
     Calibration,
     ConfidenceError,
@@ -153,11 +153,11 @@ def test_the_errors_allowed_are_the_most_that_certify(rows: int, target: float, 
 
 
 def test_probabilities_of_few_and_of_many_are_exact() -> None:
-    assert confidence.compute_probability_at_most(0, 10, 0.5) == pytest.approx(0.5**10)
-    assert confidence.compute_probability_at_most(9, 10, 0.5) == pytest.approx(1 - 0.5**10)
-    assert confidence.compute_probability_at_most(10, 10, 0.999) == 1.0
-    assert confidence.compute_probability_at_most(99_000, 100_000, 0.5) == pytest.approx(1.0)
-    assert confidence.compute_probability_at_most(49_800, 100_000, 0.5) == pytest.approx(0.1035, abs=5e-4)
+    assert confidence_model.compute_probability_at_most(0, 10, 0.5) == pytest.approx(0.5**10)
+    assert confidence_model.compute_probability_at_most(9, 10, 0.5) == pytest.approx(1 - 0.5**10)
+    assert confidence_model.compute_probability_at_most(10, 10, 0.999) == 1.0
+    assert confidence_model.compute_probability_at_most(99_000, 100_000, 0.5) == pytest.approx(1.0)
+    assert confidence_model.compute_probability_at_most(49_800, 100_000, 0.5) == pytest.approx(0.1035, abs=5e-4)
 
 
 def test_the_curve_goes_from_the_strictest_threshold_to_the_one_that_keeps_all() -> None:
