@@ -64,7 +64,7 @@ class ReviewedSignals(Signals):
         return np.where((times > 1.0) & (whole > 0.0), left, 1.0)
 
     def _find_times(self, places: Numbers) -> Floats:
-        """The errors that reviewers of now would see where those of before saw one."""
+        """The errors that present reviewers would see where earlier ones saw one."""
         (labels, wrong), now = self._before[:, places], self._now[0, places]
         total, since = labels.sum(1), (now - labels).sum(1)
         smoothed, few = reviewers_mix.SMOOTHED_LABELS, np.maximum(1.0, total)

@@ -46,7 +46,7 @@ START_SECONDS_MAX = 300.0
 WATCH_SECONDS = 5.0
 """Time between two questions whether a process is alive."""
 SILENT_MAX = 3
-"""A process that leaves so many of them unanswered, one after the other, hangs."""
+"""A process that leaves this number of them unanswered in a row hangs."""
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 ARGUMENTS_AT = 45
 """The place behind the name in /proc/self/stat of where the arguments begin; where they end is the next one."""

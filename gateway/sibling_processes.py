@@ -143,7 +143,7 @@ class Siblings:
             self._begin(self._listen(self._channel, parent_ended))
 
     def tell(self, topic: Topic, payload: bytes = b"") -> None:
-        """Tell the parent, and those of the others that go by it."""
+        """Tell the parent, and the processes that apply it."""
         if self._channel is not None:
             self._channel.send(ProcessMessage(topic, 0, payload))
 
@@ -160,12 +160,12 @@ class Siblings:
             return []
 
     def note_generation(self, generation: int) -> None:
-        """This process goes by the snapshot of this generation."""
+        """Note that this process applies the snapshot of this generation."""
         if self._generations is not None:
             self._generations[self.number] = generation + 1
 
     async def catch_up(self) -> None:
-        """Wait until all processes go by the snapshot that this one goes by, or a second is over."""
+        """Wait until all processes apply the snapshot of this one, or a second is over."""
         if self._generations is None:
             return
         wanted = self._generations[self.number]

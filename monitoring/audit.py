@@ -113,8 +113,8 @@ class Audit:
         evidence: Any = None,
         generation: int | None = None,
     ) -> AuditEntry:
-        """An entry as of now that has no place in the chain yet. A value over VALUE_BYTES_MAX is replaced by its
-        digest, but for its `reason`. Raises ValueError for what is not JSON."""
+        """A new entry that has no place in the chain yet. A value over VALUE_BYTES_MAX is replaced by its
+        digest and its `reason`. Raises ValueError for what is not JSON."""
         return AuditEntry(
             number=0,
             at=float(self._clock()),

@@ -123,8 +123,8 @@ class Feedback(Sealable, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SealingLook(msgspec.Struct, frozen=True):
-    """A look `at` some time that found nothing to seal, nor did any before it `since` then. It went by a `mark`
-    (WordSeals.mark). Of what it could not read so much may have been `held` by former keys."""
+    """A look `at` some time that found nothing to seal, as all looks `since` then. Its terms have the digest `mark`
+    (WordSeals.mark). Former keys may have `held` this many of the texts that it could not read."""
 
     mark: str
     at: float
@@ -149,12 +149,12 @@ class WordSeals:
 
     @property
     def mark(self) -> str:
-        """The digest of what a look for words to seal goes by: the present key, all that are known, class tags."""
+        """The digest of the terms of a look for words to seal: the present key, all known keys, class tags."""
         terms = (self.seals.sealing, sorted(self.seals.names), sorted(self.class_tags))
         return hashlib.sha256(msgspec.json.encode(terms)).hexdigest()
 
     def read_look(self, raw: Any) -> SealingLook | None:
-        """The last look, as Redis has it; None: it sealed something, or went by other terms."""
+        """The last look, as Redis has it; None: it sealed something, or had other terms."""
         try:
             look = msgspec.json.decode(raw or b"", type=SealingLook)
         except msgspec.DecodeError:

@@ -49,7 +49,7 @@ def find_lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) ->
 
 
 def find_student_quantile(degrees: float, confidence: float) -> float:
-    """The value that Student's t of so many degrees of freedom exceeds with probability 1 - confidence.
+    """The value that Student's t with these degrees of freedom exceeds with probability 1 - confidence.
 
     By Newton's method on the logarithms of both. The tail is concave there: each step but the first comes nearer from
     above. Raises ValueError for a confidence that is not between 0.5 and 1, or for no degrees.

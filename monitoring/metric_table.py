@@ -30,7 +30,7 @@ def declare(
     joined: Joined = "sum",
     merged: Joined = "greatest",
 ) -> Any:
-    """A row of the table: a metric's Spec, but for the name and the kind, which its attribute tells."""
+    """A row of the table: a metric's Spec without name and kind, which its attribute has."""
     return Spec("", "gauge", unit, help_text, labels, children, bounds, joined, merged)
 
 

@@ -2,9 +2,9 @@
 
 A small logistic model gives the probability that an answer is right, from the logprobs of its tokens, the scope
 score of its request and whether it keeps its contract. None of its weights lets a less sure answer score higher. The
-threshold comes from held-out answers whose truth is known: of all requests, at most so many are kept **and** wrong,
-with a stated confidence (risk control: Bates et al., "Distribution-Free, Risk-Controlling Prediction Sets", arXiv
-2101.02703). Fitted in `router/fitting/confidence.py`; here it is only asked.
+threshold comes from held-out answers whose truth is known: of all requests, at most a given share is kept **and**
+wrong, with a stated confidence (risk control: Bates et al., "Distribution-Free, Risk-Controlling Prediction Sets",
+arXiv 2101.02703). Fitted in `router/fitting/confidence.py`; here it is only asked.
 """
 
 from __future__ import annotations

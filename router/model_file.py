@@ -47,7 +47,7 @@ class PackedForm(Generic[H]):
         return {name: np.ascontiguousarray(getattr(model, name), kind) for name, (kind, _) in self.arrays.items()}
 
     def pack(self, model: object, **fields: Any) -> bytes:
-        """The bytes of a model. Its header has the model's attributes, but for these `fields`."""
+        """The bytes of a model. Its header has the model's attributes, and `fields` in the place of theirs."""
         arrays = self.arrays_of(model)
         shapes = {name: list(array.shape) for name, array in arrays.items()}
         header: Any = self.header

@@ -79,7 +79,7 @@ OPENINGS: tuple[str, ...] = tuple(text for wording in WORDINGS.values() for text
 
 
 def is_refusal(text: str) -> bool:
-    """True if a short text begins as refusals do, but for white space, quotation marks and an apology before it."""
+    """True if a short text begins as refusals do, maybe after white space, quotation marks and an apology."""
     if len(text) > REFUSAL_LENGTH_MAX:
         return False
     folded = text.casefold().replace("’", "'").lstrip(" \t\r\n\"'“„«*")  # noqa: RUF001 - the typographic quote is meant

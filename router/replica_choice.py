@@ -67,7 +67,7 @@ def pick(
     Replicas that rest after a fault, or are being probed, are passed over, unless all of them are: then the least bad
     is tried, since a refusal helps nobody. With `spare_open`, for who has somewhere else to go, none is tried whose
     breaker is open. `avoid` holds replicas that this request must not be sent to again. A version that is `on_trial` is
-    asked however often it failed itself, so that its verdict has something to go by.
+    asked however often it failed itself, so that its verdict has evidence.
     """
     candidates: Candidates = pool.derived.get(version) or _find_candidates(pool, version)
     model = "" if on_trial else version or pool.base_model

@@ -41,7 +41,7 @@ FEATURES = 34
 
 
 def compute_shape(text: str) -> npt.NDArray[np.float32]:
-    """The text's features, each a finite number: of its first and last 400 characters, but for its length."""
+    """The text's features, each a finite number: its length, and others of its first and last 400 characters."""
     length, text = len(text), clip_text(text)
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     count = max(1, len(points))

@@ -34,7 +34,7 @@ class Breaker:
 
     Closed, it rests a second after a fault: others are preferred, and it is asked where there are none. Open, it is
     asked only where nobody else can answer, until its rest is over; then it is half-open, for one request at a time.
-    With `memory` all processes of the gateway go by one row of numbers: that which saw it open may see about it first.
+    With `memory` all processes of the gateway share one row of numbers: the one that saw it open may try it first.
     """
 
     __slots__ = ("_memory", "_row", "prober")

@@ -68,7 +68,7 @@ class CircuitView:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """One engine process. `up` is the health check's word, unless an admin or a recycling has it cordoned;
+    """One engine process. `up` is the health check's result, unless an admin or a recycling has it cordoned;
     `resting_until` (monotonic seconds) is the data path's. `circuits` holds what has failed lately: the replica
     itself under the empty name, and the models on it by theirs."""
 

@@ -47,25 +47,25 @@ class Observation(msgspec.Struct, array_like=True):
     trouble: str
 
 
-async def look(fleet: Fleet, replica: Replica, engines: EngineClient, *, anew: bool = False) -> Observation:
+async def look(fleet: Fleet, replica: Replica, engines: EngineClient, *, identify: bool = False) -> Observation:
     """Look at a replica once and write down what is there. One that is down has nothing loaded.
 
-    Which engine process it is, is read again if it was down, if a name has vanished, or if `anew` asks for it.
+    Which engine process it is, is read again if it was down, if a name has vanished, or if `identify` asks for it.
     One look at a time: what an older one saw is never written over what a newer one did.
     """
     async with replica.looking:
-        observation = await _look(fleet, replica, engines, anew)
+        observation = await _look(fleet, replica, engines, identify)
         note_observation(fleet, replica, observation)
         return observation
 
 
-async def _look(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool) -> Observation:
+async def _look(fleet: Fleet, replica: Replica, engines: EngineClient, identify: bool) -> Observation:
     observation = Observation(
         replica.name, replica.up, replica.seen, replica.engine_version, replica.life, replica.context_tokens, ""
     )
     try:
         async with asyncio.timeout(LOOK_SECONDS_MAX):
-            await _ask(fleet, replica, engines, anew, observation)
+            await _ask(fleet, replica, engines, identify, observation)
     except TimeoutError:
         observation.up, observation.seen = False, {}
         observation.trouble = f"its answers have not ended within {LOOK_SECONDS_MAX:g} s"
@@ -74,7 +74,7 @@ async def _look(fleet: Fleet, replica: Replica, engines: EngineClient, anew: boo
     return observation
 
 
-async def _ask(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool, observation: Observation) -> None:
+async def _ask(fleet: Fleet, replica: Replica, engines: EngineClient, identify: bool, observation: Observation) -> None:
     """Ask the engine, and note its answers in `observation`. Raises EngineError or the errors of reading them."""
     traits = replica.config.traits
     if traits.health_path is None:
@@ -85,7 +85,7 @@ async def _ask(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool
     listed = await _get(replica, engines, f"{traits.api_path}/models")
     models = json.loads(_see_that_it_is_well(listed))["data"]
     observation.seen = {str(model["id"]): str(model.get("root") or "") for model in models}
-    if anew or not replica.up or not replica.seen.keys() <= observation.seen.keys():  # it may be another process
+    if identify or not replica.up or not replica.seen.keys() <= observation.seen.keys():  # it may be another process
         await _ask_who_it_is(replica, engines, observation)
     base_model = fleet.pools[replica.config.pool].base_model
     observation.context_tokens = next((_length(entry) for entry in models if entry["id"] == base_model), None)

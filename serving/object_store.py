@@ -248,7 +248,7 @@ class ObjectStore:
         return await self._fields(self.values, names)
 
     async def generations(self, names: Collection[str] | None = None) -> dict[str, int]:
-        """The generation of those, or of every object that ever stood here, but for one that is damaged; what changes
+        """The generation of those, or of every object that ever was here, without damaged ones. What changes
         meanwhile may be in it or not."""
         fields = await self._fields(self.generation_names, names)
         return {name: int(value) for name, value in fields.items() if value.isdigit()}
@@ -263,7 +263,7 @@ class ObjectStore:
         return fields
 
     async def changes_since(self, mark: Mark | None) -> tuple[Mark, Collection[str] | None]:
-        """A mark of now, and the names of what has changed since an earlier one.
+        """A mark of this moment, and the names of what has changed since an earlier mark.
 
         None instead of the names: it can't be told, since a release that leaves no tokens has changed something, Redis
         has lost something, or it is too long ago.

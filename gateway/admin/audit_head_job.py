@@ -43,7 +43,7 @@ class AuditHeads:
         self._posted = 0
 
     async def step(self) -> None:
-        """Write the head of now to each place that has not got it. What fails is logged, and tried at the next step.
+        """Write the present head to each place that lacks it. What fails is logged, and tried at the next step.
 
         Raises RedisError, and SettingsError where the key can't be used.
         """

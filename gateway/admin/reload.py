@@ -121,7 +121,7 @@ class Reloaded:
 
 
 async def reload(services: Services, actor: str, dry_run: bool = False) -> Reloaded:
-    """Read the configuration again and go by it, or with `dry_run` only tell what would change.
+    """Read the configuration again and apply it, or with `dry_run` only tell what would change.
 
     Raises Problem where it can't be used, or needs a restart, and the errors of the audit: then nothing has changed.
     """
@@ -282,7 +282,7 @@ def _cut(value: Any) -> Any:
 def reload_on_signal(services: Services) -> None:
     """From now on SIGHUP has the configuration read again, where there is a file. What goes wrong is in the log.
 
-    Of several processes one reads it; the others go by the same settings.
+    Of several processes one reads it, and the others apply the same settings.
     """
     if services.configuration.config is None:
         return

@@ -1,4 +1,4 @@
-"""`apprentice tasks`: what the monitor says of tasks, and the word of people against it."""
+"""`apprentice tasks`: what the monitor says of tasks, and how people overrule it."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ class TaskMonitorSettings(Section):
         judges_itself: bool = False,
         general_pool: str | None = None,
     ) -> Plan:
-        """As the monitor goes by it. `explored_share` and `enforced` are those of the task's check `degraded`;
+        """As the monitor reads it. `explored_share` and `enforced` are those of the task's check `degraded`;
         `judges_itself` says that the fallback's model is the judge. `general_pool` judges where no pool is named."""
         same = {name: getattr(self, name) for name in Plan.__struct_fields__ if name in type(self).model_fields}
         others: dict[str, Any] = {

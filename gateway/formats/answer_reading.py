@@ -1,6 +1,6 @@
 """Reading an answer while it passes: what it says, for the checks that judge it, which alone may need its logprobs.
 
-What the caller gets is as the engine sent it, but for `null` in the place of logprobs that it did not ask for.
+The caller gets the answer as the engine sent it, with `null` in the place of logprobs that it did not ask for.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ class Ledger:
         )
 
     def note_sent(self, body: bytes, cache_salt: str | None, secret: bytes) -> None:
-        """Note the request as its engine got it, but for the salt: of one input all callers have one digest."""
+        """Note the request as its engine got it, without the salt: of one input all callers have one digest."""
         if cache_salt is not None:
             body = body.replace(b',"cache_salt":"%b"' % cache_salt.encode(), b"", 1)
         self.record.request_digest = digest(secret, body)

@@ -12,7 +12,7 @@ from gateway.state.durability import Durability, NotSettled, explain_not_settled
 
 class SettledSend:
     """`send` of a change by an admin: an answer that says that it was done goes out once it is durable, and all
-    processes of this gateway go by it."""
+    processes of this gateway apply it."""
 
     def __init__(self, durability: Durability, send: Send, refused: Any, notify: Callable[[], Awaitable[None]]) -> None:
         self._durability = durability

@@ -50,7 +50,7 @@ class GateStore:
         return raw or b"", self._reader.read(f"the comparisons of {version}", raw, dict[str, Comparison]) or {}
 
     async def comparisons_now(self, version: str) -> dict[str, Comparison]:
-        """The comparisons of a version, each with the kind that its suite is of now."""
+        """The comparisons of a version, each with the present kind of its suite."""
         return name_kinds(await self.comparisons(version), await read_suites(self._redis, version.partition("@")[0]))
 
     async def evidence(self, versions: Sequence[str]) -> LeaderEvidence:

@@ -82,7 +82,7 @@ class _Cancellable(AbstractConnection):
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         if isinstance(self, SSLConnection):
-            self.ssl_context.context = None  # else one that is opened again would show a certificate of before
+            self.ssl_context.context = None  # else one that is opened again would show the earlier certificate
         arguments: Mapping[str, Any] = super()._connection_arguments()  # type: ignore[misc]
         return arguments
 

@@ -224,7 +224,7 @@ class SnapshotKeeper:
     async def _made_aliases(
         self, entries: Mapping[str, AliasEntry], generations: Mapping[str, int]
     ) -> dict[str, Alias]:
-        """The aliases as the router goes by them; one that has not changed is the same object as before."""
+        """The aliases as the router reads them; one that has not changed is the same object as before."""
         before, self._made = self._made, {}
         for at, (task, entry) in enumerate(entries.items()):
             made = before.get(task)

@@ -121,7 +121,7 @@ def remove_spanned(storage: ArchiveStorage, place: str) -> list[str]:
 
 
 def _groups(storage: ArchiveStorage, place: str, names: Sequence[str], files_min: int) -> list[Group]:
-    """The neighbours of a day that fit into one file, at least so many at a time. None of a group overlaps a file
+    """The neighbours of a day that fit into one file, at least `files_min` at a time. None of a group overlaps a file
     outside of it: its merged file would span that one."""
     spans = {f"{place}/{name}": span for name in names if (span := read_span(name)) is not None}
     if len(spans) < files_min:

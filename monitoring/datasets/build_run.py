@@ -85,7 +85,7 @@ def _read(job: DatasetJob) -> tuple[list[DataRow], list[LeftOut]]:
 
 
 def _drop_forgotten(rows: list[DataRow], job: DatasetJob) -> list[DataRow]:
-    """The rows of files but for those of requests that were erased while the files were on their way. Raises
+    """The rows of files, without those of requests that were erased while the files were on their way. Raises
     RedisError."""
     if job.kept is None:
         return rows

@@ -15,7 +15,7 @@ DIGITS = 4
 
 
 class Preference(msgspec.Struct, frozen=True):
-    """One person's word on a row: which of two arms answered better; "" where both are as good."""
+    """One person's preference on a row: which of two arms answered better; "" where both are as good."""
 
     number: int
     reviewer: str

@@ -60,7 +60,7 @@ def kinds_of(suites: Sequence[Suite]) -> Mapping[str, KindNow]:
 
 
 def name_kinds(comparisons: Mapping[str, Comparison], suites: Sequence[Suite]) -> dict[str, Comparison]:
-    """The comparisons, each with the kind that its suite is of now. One on a task's own suite that was removed stays as
+    """The comparisons, each with the present kind of its suite. One on a task's own suite that was removed stays as
     long as there is no other."""
     kinds = kinds_of(suites)
     of_data = {digest: kinds[suite.digest] for suite in suites for digest in suite.list_digests()}

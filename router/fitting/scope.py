@@ -45,7 +45,7 @@ PROMPTS_MAX = 15_000
 CHARACTERS_MAX = 4_500_000
 BACKGROUND_MAX = 6_000
 KNOWN_MIN = 200
-"""With so many requests of other traffic they stand for it, and the shipped sample does not."""
+"""Requests of other traffic from which on they are taken for it, in the place of the shipped sample."""
 PROMPT_BYTES_MAX = 720_000
 NEAREST_AXES = 64
 SPARSE_BYTES_MAX = 1_300_000

@@ -88,9 +88,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def view(self) -> VersionView:
         """As the router sees it."""
-        general_prompt = (
-            self.manifest.get("general_prompt") or self.manifest.get("blueprint") or {}
-        )  # its name of before
+        general_prompt = self.manifest.get("general_prompt") or self.manifest.get("blueprint") or {}  # its earlier name
         return VersionView(
             self.name,
             self.task,

@@ -255,7 +255,7 @@ class AdapterLoader:
 
     async def _load(self, replica: Replica, version: Version, now: Pass) -> bool:
         """Have the engine load it. A refusal or a silence is answered by reading what the engine lists."""
-        await look(self._fleet, replica, self._engines, anew=True)
+        await look(self._fleet, replica, self._engines, identify=True)
         if not replica.up or version.name in replica.seen:
             return False  # the last look was too old
         before = now.placements.get((replica.name, version.name))
@@ -414,7 +414,7 @@ def _adapter_api_of(replica: Replica) -> AdapterApi:
 
 
 def join_notes(placements: Iterable[Placement]) -> str:
-    """The placements' notes, one after another; what is the same but for the replica is told once."""
+    """The placements' notes, one after another; what differs in the replica alone is told once."""
     by_note: dict[str, tuple[str, list[str]]] = {}
     for placement in placements:
         note = placement.note

@@ -123,7 +123,7 @@ def from_json(value: Any) -> Manifest:
 def to_json(manifest: Manifest) -> dict[str, Any]:
     """The manifest as a JSON object; `from_json` gives the same manifest again.
 
-    Digests and signatures go by it, so a key that came later stands in it only where it is set.
+    Digests and signatures are of this form, so a key that came later is in it only where it is set.
     """
     later = {} if manifest.review_by is None else {"review_by": manifest.review_by}
     return later | {

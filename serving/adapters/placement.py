@@ -81,7 +81,7 @@ class Sight:
     """The present view of a version on a replica.
 
     `wanted` says whether it is to be there and may be; `listed` whether the engine lists the name, and with our path;
-    `idle` that no gateway holds a lease on it; `life` and `fingerprint` are the engine's of now; `asked_at` (Unix
+    `idle` that no gateway holds a lease on it; `life` and `fingerprint` are the engine's present ones; `asked_at` (Unix
     seconds) when its version last changed its state: what failed before is forgotten.
     """
 

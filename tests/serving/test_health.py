@@ -99,7 +99,7 @@ async def test_engines_that_hang_keep_no_other_from_being_up(
         replicas = [ReplicaConfig(f"small-{number}", silent.url, "small") for number in range(HANGING)]
         fleet = Fleet([PoolConfig("small", "base-model", (*replicas, ReplicaConfig("well", well.url, "small")))])
         looks = [
-            asyncio.create_task(look(fleet, fleet.replicas[replica.name], engines, anew=True)) for replica in replicas
+            asyncio.create_task(look(fleet, fleet.replicas[each.name], engines, identify=True)) for each in replicas
         ]
         await silent.until(lambda: silent.calls_total == HANGING, 30)
         await look(fleet, fleet.replicas["well"], engines)
@@ -143,7 +143,7 @@ async def test_an_engine_that_can_not_tell_its_build_is_up_after_some_looks(
         replica = fleet.replicas["small-0"]
         assert (replica.engine_version == "0.32.0", bool(replica.life)) == (path != "/version", path != "/metrics")
         engine.faults.clear()
-        await look(fleet, replica, engines, anew=True)
+        await look(fleet, replica, engines, identify=True)
     assert (replica.up, replica.engine_version, bool(replica.life)) == (True, "0.32.0", True)
 
 

@@ -138,7 +138,7 @@ def _untold(results: Results, job: EvaluationJob) -> dict[str, Any]:
 
 
 def _answered(results: Results) -> list[RowResult]:
-    """The adapter's rows but for those that failed: there was no answer that could have been kept."""
+    """The adapter's rows without those that failed: these have no answer that could have been kept."""
     return [row for row in results["adapter"] if row.outcome != "failed"]
 
 

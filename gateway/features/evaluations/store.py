@@ -224,8 +224,8 @@ class EvaluationStore:
         }
 
     async def add_rows(self, coming: str, rows: Sequence[Row], erased: set[str]) -> None:
-        """Keep rows of an upload under way, whose name is `coming`, but for those of erased requests: an erasure that
-        comes later finds them. `erased` are the ids of rows that were left out, and comes to hold those of these."""
+        """Keep rows of the upload named `coming`, without those of erased requests, whose ids are added to `erased`. An
+        erasure that comes later finds the rows."""
         if not rows:
             return
         key, names, seals = get_coming_key(coming), list_all_names(rows), self._seals()
@@ -414,7 +414,7 @@ class EvaluationStore:
         return bool(await self._redis.sismember(_key(evaluation.id, "given"), _pair_field(number, *arms, reviewer)))
 
     async def keep_preference(self, evaluation: Evaluation, preference: Preference) -> None:
-        """Store a person's word on a row, in the place of an earlier one."""
+        """Store a person's preference on a row, in the place of an earlier one."""
         key = _key(evaluation.id, "preferences")
         field = _pair_field(preference.number, preference.first, preference.second, preference.reviewer)
         async with self._redis.pipeline(transaction=True) as both:

@@ -39,7 +39,7 @@ class SuiteStore:
         return sorted(await read_suites(self._redis, task), key=lambda suite: (-suite.created_at, suite.digest))
 
     async def find(self, task: str, name: str) -> Suite:
-        """The one suite of a task with this kind, or whose digest begins so; its kind is the one of now. Raises
+        """The one suite of a task with this kind, or whose digest begins so; its kind is the present one. Raises
         NoSuite."""
         added = await self.all(task)
         kinds = kinds_of(added)

@@ -95,9 +95,9 @@ async def pin_version(request: Request, task: str, version: str, body: PinIn, ad
     await require_version(quality.services, task, version)
     if body.until is not None and body.until <= now:
         raise Problem("invalid_value", "A pin has to end at a time that is yet to come.", "until")
-    word = Pin(verdict=body.verdict, by=admin.public, reason=body.reason, at=now, until=body.until)
+    pin = Pin(verdict=body.verdict, by=admin.public, reason=body.reason, at=now, until=body.until)
     return await change_quality(
-        quality, task, lambda current: responses.pin(current, version, word, now), body.expected_generation
+        quality, task, lambda current: responses.pin(current, version, pin, now), body.expected_generation
     )
 
 

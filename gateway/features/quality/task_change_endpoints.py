@@ -72,7 +72,7 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
     before, _ = await quality.store.of(task)
     rule = await _rule(quality, task, body, before.changed, now)
     retraining, opening = await _retraining(quality, task, live, body, before.changed, admin.public)
-    word = Changed(
+    announced = Changed(
         effective_at=body.effective_at,
         by=admin.public,
         note=body.note,
@@ -80,13 +80,13 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
         override=None if rule is None else rule.name,
         retraining=None if retraining is None else retraining.id,
     )
-    parts = (rule, opening, *_left_behind(quality, before.changed, word))
+    parts = (rule, opening, *_left_behind(quality, before.changed, announced))
     changes = [change for change in parts if change is not None]
 
     def step(current: TaskQuality) -> tuple[TaskQuality, Action]:
         if current.changed != before.changed:
             raise Problem("state_conflict", f"Somebody else has said at this moment that {task} changes: look again.")
-        return changing.announce(current, live, word)
+        return changing.announce(current, live, announced)
 
     try:
         answer = await change_quality(quality, task, step, body.expected_generation, changes)
@@ -95,7 +95,8 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
             await quality.retraining.store.forget_examples(opening.name)  # nobody else knows of them
         raise
     await quality.retraining.store.tidy()
-    return {**answer, "changed": msgspec.to_builtins(word), "stale": live, "rule": None if rule is None else rule.value}
+    fields = {"changed": msgspec.to_builtins(announced), "stale": live, "rule": None if rule is None else rule.value}
+    return answer | fields
 
 
 @router.delete("/tasks/{task}/changed", responses=with_errors(*CHANGE_ERRORS))
@@ -106,16 +107,16 @@ async def take_change_back(
     quality = feature_of(request, Quality)
     now = await read_redis_time(quality.services.redis)
     task_quality, _ = await quality.store.of(require_task(quality.services, task))
-    word = task_quality.changed
+    announced = task_quality.changed
     changes: list[Change] = []
-    if word is not None:
-        changes += _left_behind(quality, word, None)
-        retraining, generation = await quality.retraining.store.get(word.retraining or "")
+    if announced is not None:
+        changes += _left_behind(quality, announced, None)
+        retraining, generation = await quality.retraining.store.get(announced.retraining or "")
         if retraining is not None and retraining.state == "open":
             changes.append(quality.retraining.store.change(close_request(retraining, admin.public, now), generation))
 
     def step(current: TaskQuality) -> tuple[TaskQuality, Action]:
-        if word is not None and current.changed != word:
+        if announced is not None and current.changed != announced:
             raise Problem("state_conflict", f"Somebody else has moved this at this moment: look at {task} again.")
         after, _, action = changing.take_back(current, admin.public, now)
         return after, action
@@ -164,9 +165,9 @@ async def _rule(quality: Quality, task: str, body: ChangedIn, before: Changed | 
     return Change(quality.services.objects.overrides, name, value, generation)
 
 
-def _left_behind(quality: Quality, before: Changed | None, word: Changed | None) -> list[Change]:
+def _left_behind(quality: Quality, before: Changed | None, announced: Changed | None) -> list[Change]:
     """The rule of an earlier announcement, to be removed, unless the present one has it too."""
-    if before is None or before.override is None or (word is not None and before.override == word.override):
+    if before is None or before.override is None or (announced is not None and before.override == announced.override):
         return []
     return [Change(quality.services.objects.overrides, before.override, None)]
 
@@ -174,8 +175,8 @@ def _left_behind(quality: Quality, before: Changed | None, word: Changed | None)
 async def _retraining(
     quality: Quality, task: str, live: list[str], body: ChangedIn, before: Changed | None, by: str
 ) -> tuple[Retraining, Change] | tuple[None, None]:
-    """The request to train, and what the step makes of it: that of the word before, while it is open and nobody closes
-    it meanwhile, else a new one, whose examples are kept before it is there; None without a version."""
+    """The request to train, and its change in the step: that of the earlier announcement while it is open, else a new
+    one, whose examples are kept before it is there; None without a version."""
     opened, generation = (
         await quality.retraining.store.get(before.retraining or "") if before is not None else (None, 0)
     )

@@ -3,7 +3,7 @@
 Messages wait in Redis, so that the next gateway that has the job goes on where one was killed. One that could not be
 delivered within KEPT_SECONDS is dropped and counted. A receiver may get a message twice, with the same id. It gets
 those of a task in order: one that waits holds back what came after it, unless it was refused for what it says. Order
-and age go by Redis's clock, since those of two gateways need not agree.
+and age are by Redis's clock, since those of two gateways need not agree.
 """
 
 from __future__ import annotations

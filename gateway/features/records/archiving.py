@@ -124,7 +124,7 @@ def text_source_of(settings: Settings) -> TextSource:
 async def find_kept_source(
     services: Services, task: str, since: float | None, looked_since: float, until: float
 ) -> KeptSource:
-    """Where a task's kept texts are, and what its labels go by. Raises RedisError."""
+    """The place of a task's kept texts, and the rules of its labels. Raises RedisError."""
     texts, rules = text_source_of(services.settings), await read_rules(services, task)
     return KeptSource(texts=texts, rules=rules, since=since, looked_since=looked_since, until=until)
 

@@ -151,7 +151,7 @@ async def _give_up(releases: Releases, replica: Replica, cordon: Cordon, revisio
 
 
 def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica) -> bool:
-    """Return whether every version that is to be there is ready on the engine process of now."""
+    """Return whether every version that is to be there is ready on the present engine process."""
     placed = [p for (on, _), p in placements.items() if on == replica.name and p.state in HELD | {"failed"}]
     return all(p.state == "ready" and p.life == replica.life for p in placed)
 

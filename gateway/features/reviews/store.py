@@ -1,6 +1,6 @@
 """Requests that were drawn for people to review, as they wait in Redis with their texts, and the budget of a week.
 
-Texts are sealed as kept texts are, where a key is set. One of before is read as it is, and sealed by `reseal`.
+Texts are sealed as kept texts are, where a key is set. Earlier ones are read as they are, and sealed by `reseal`.
 
 Texts go once a review is answered or the retention is over; only of what was judged wrong they stay for the retention
 once more, for who retrains the version. Time is Redis's own clock, so that gateways' clocks change nothing.

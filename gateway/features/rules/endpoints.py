@@ -83,7 +83,7 @@ def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
 
 
 def _doubts(services: Services, body: OverrideIn) -> list[str]:
-    """Sentences on what the rule goes by that is not there now: it may come, so the rule is set all the same."""
+    """Warnings of a caller or version that the rule names and that is not there. It may come, so the rule is set."""
     snapshot, warnings = services.snapshot.current, []
     if body.caller is not None and body.caller not in snapshot.callers:
         warnings.append(f"There is no key {body.caller!r}: until there is one, the rule matches nothing.")

@@ -124,10 +124,10 @@ class RetrainingSteps:
         holds up only the request that it has opened itself."""
         services, entry = self._trainings.services, self._entry
         quality = services.snapshot.current.quality.get(entry.task)
-        word = quality.changed if quality is not None else None
-        is_due = word is not None and (word.effective_at <= time.time() or word.retraining == entry.id)
+        announced = quality.changed if quality is not None else None
+        is_due = announced is not None and (announced.effective_at <= time.time() or announced.retraining == entry.id)
         kept_from = entry.opened_at - services.settings.records.retention_seconds
-        return max(kept_from, word.effective_at if word is not None and is_due else 0.0, entry.slipped_at)
+        return max(kept_from, announced.effective_at if announced is not None and is_due else 0.0, entry.slipped_at)
 
     async def _build(self, name: str) -> None:
         """Begin the building: of the examples that have texts and a demonstration, and of kept texts."""

@@ -44,7 +44,7 @@ from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 
 RATIOS = (1.5, 2.0, 3.0, 5.0)
-"""Bets are on so many times the expected complaints: a small rise and a large one each have their own."""
+"""The multiples of the expected complaints that are bet on: a small rise and a large one each have their own."""
 RISES = (0.5, 1.0, 2.0, 4.0)
 LOG_RATIOS = (log(1.5), log(2.0), log(3.0), log(5.0))
 Logs = tuple[float, float, float, float]
@@ -56,7 +56,7 @@ EXPECTED_MIN = 3.0
 """With fewer complaints, or fewer expected ones, it never alarms."""
 REFERENCE_SEEN = 400
 REFERENCE_SECONDS_MIN = 7 * DAY_SECONDS
-"""The reference ends with so many complaints, but not before it has seen each day of a week."""
+"""The complaints that end the reference, once it has seen each day of a week."""
 REFERENCE_SEEN_MIN = 50
 REFERENCE_SECONDS_MAX = 30 * DAY_SECONDS
 """After so long fewer complaints are enough."""

@@ -54,7 +54,7 @@ more labels there are, the more often one is met. Pairs are few, and a slip amon
 FEW, MANY = 1_000, 5_000
 """Labels up to which the caution is that of few, and from which it is that of many."""
 COUNTED_MAX = 32_000
-"""Of so many labels the sum of products is halved, so that the newest count most."""
+"""The number of labels at which the sum of products is halved, so that the newest count most."""
 NEAR = 10.0
 CROWDED_POINTS = 0.14
 FADING = 1.0 - 1.0 / 14.0
@@ -73,7 +73,7 @@ DAYS_MAX = 28.0
 DAYS_Z = 1.036
 """Days differ where chance makes as much of it in 15% of all cases."""
 DAYS_CAUTION = 2.2
-"""Evidence has to be so many times stronger for each 1 that the days' dispersion lies over 1."""
+"""The factor by which evidence must be stronger for each 1 that the days' dispersion lies over 1."""
 FLAT = (1.0, 0.0, 0.0)
 """No rhythm."""
 TIMES_MIN, TIMES_MAX = 0.2, 2.0
@@ -232,7 +232,7 @@ def find_exponent_of(dispersion: float, caution: float = CAUTION) -> float:
 
 
 def find_caution(labels: int) -> float:
-    """The caution after so many labels."""
+    """The caution after this number of labels."""
     grown = min(1.0, max(0.0, (labels - FEW) / (MANY - FEW)))
     return CAUTION + grown * (CAUTION_OF_MANY - CAUTION)
 
@@ -255,7 +255,7 @@ def find_reverse_terms(state: Dependence, at: float) -> LabelTerms:
 
 
 def find_crowding(near: float, baseline: float) -> float:
-    """The exponent of the next label's factors, where so many errors are among about the last ten labels."""
+    """The exponent of the next label's factors, where `near` errors are among about the last ten labels."""
     room = NEAR * (baseline + CROWDED_POINTS)
     return 1.0 if near <= room else room / near
 

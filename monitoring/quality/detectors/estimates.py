@@ -11,7 +11,7 @@ With few labels the normal interval is too narrow. As in "add two successes and 
 1998) the interval, not the estimate, is reckoned as if every way in which label and judge can differ had been seen a
 little more often, and has Student's quantiles.
 
-Those intervals are for one look. Who looks at every row and acts on the first that tells goes by `bound_always`:
+Those intervals are for one look. For looking at every row, and acting on the first that shows it, use `bound_always`:
 bounds that hold at all times together (I. Waudby-Smith, D. Arbour, R. Sinha, E. Kennedy, A. Ramdas, "Time-uniform
 central limit theory and asymptotic confidence sequences", 2021, arXiv 2103.06476).
 
@@ -42,15 +42,15 @@ DIFFERENCES = (
     *((0.0, 0.0), (0.0, 0.0), (1.0, 1.0), (-1.0, -1.0)),
     *((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)),
 )
-"""Label and judge's word of the rows that are added for an interval of a difference."""
+"""Label and judge's guess of the rows that are added for an interval of a difference."""
 
 
 class Sums(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """The sums over rows that an estimate needs. JSON gives back the same, to the last bit.
 
-    Of the labelled rows: their number, the sums of the labels y, of the judge's word f, of their product and their
+    Of the labelled rows: their number, the sums of the labels y, of the judge's guess f, of their product and their
     squares. Of the other rows, which only the judge has seen: their number, the sum of f and of its squares. Of the
-    labelled rows without the judge's word: their number, and the sum of y.
+    labelled rows without the judge's guess: their number, and the sum of y.
     """
 
     labelled: int = 0
@@ -98,7 +98,7 @@ def add_label(sums: Sums, y: float, f: float | None = None) -> Sums:
 
 
 def add_guess(sums: Sums, f: float) -> Sums:
-    """The sums after a row that only the judge has seen. Raises ValueError if its word is not within -1 and 1."""
+    """The sums after a row that only the judge has seen. Raises ValueError if its guess is not within -1 and 1."""
     _see_that_it_is_bounded(f)
     return replace(sums, unlabelled=sums.unlabelled + 1, other_f=sums.other_f + f, other_ff=sums.other_ff + f * f)
 
@@ -119,7 +119,7 @@ def estimate(sums: Sums, confidence: float = 0.95) -> Estimate | None:
 def estimate_difference(sums: Sums, confidence: float = 0.95) -> Estimate | None:
     """The mean difference of two arms on the same rows, in [-1, 1]; None with fewer than two labels.
 
-    Each row's label is one arm's less the other's, and so is the judge's word.
+    Each row's label is one arm's less the other's, and so is the judge's guess.
     """
     return _estimated(sums, confidence, DIFFERENCES, ADDED_DIFFERENCE, -1.0, 1.0)
 
@@ -250,4 +250,4 @@ def find_two_sided_quantile(degrees: int, confidence: float) -> float:
 
 def _see_that_it_is_bounded(*values: float) -> None:
     if not all(-1.0 <= value <= 1.0 for value in values):
-        raise ValueError(f"{values}: labels and a judge's word lie within -1 and 1.")
+        raise ValueError(f"{values}: labels and a judge's guess lie within -1 and 1.")

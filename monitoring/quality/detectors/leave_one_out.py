@@ -6,9 +6,9 @@ their hash. A `Roll` knows who is in which group, and a `LeaveOneOut` holds the 
 places are those of one roll, or of several, one behind the other.
 
 One rule says who may be left out: everybody beside whom all others together have at least `OTHERS_MIN` of the requests
-or of the labels that are counted. If one alone uses a version, leaving it out would leave nothing, and its word counts;
-and a single request of somebody else silences nobody. Nobody counts for more than 1,000 requests and 500 labels, and
-what others have counts less with time alone: so no flood, however large, makes its sender the only one.
+or of the labels that are counted. If one alone uses a version, leaving it out would leave nothing: its labels count,
+and a single request of somebody else does not change that. Nobody counts for more than 1,000 requests and 500 labels,
+and what others have counts less with time alone: so no flood, however large, makes its sender the only one.
 
 Only what this gateway served counts for that, with its labels: requests that are reported cost nothing. Where nothing
 was served for a week reports count among themselves.

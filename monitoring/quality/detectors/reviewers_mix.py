@@ -46,7 +46,7 @@ class ReviewersMix(msgspec.Struct, frozen=True, array_like=True):
 
 
 def add_label(mix: ReviewersMix, reviewer: str, badness: float, at: int, change: int) -> ReviewersMix:
-    """The mix after a reviewer's label, the signal's number `at`. The change likeliest began after so many."""
+    """The mix after a reviewer's label, the signal's number `at`. The change likeliest began after label `change`."""
     digest = hashlib.blake2b(reviewer.encode(), digest_size=NAME_BYTES).hexdigest()
     known = mix.known if digest in mix.known or len(mix.known) >= REVIEWERS_MAX else (*mix.known, digest)
     place = known.index(digest) if digest in known else REVIEWERS_MAX
@@ -62,7 +62,7 @@ def add_label(mix: ReviewersMix, reviewer: str, badness: float, at: int, change:
 
 
 def find_times(mix: ReviewersMix) -> float:
-    """The errors that reviewers of now would see where those of before saw one: at least 1."""
+    """The errors that the present reviewers would see where the earlier ones saw one: at least 1."""
     before, now = mix.before, mix.now
     total = sum(before.labels)
     if not total:
@@ -79,7 +79,7 @@ def find_times(mix: ReviewersMix) -> float:
 
 
 def find_part_left(detector: RateDetector, times: float) -> float:
-    """The part of the evidence that is left against so many times the baseline."""
+    """The part of the evidence that is left against `times` the baseline."""
     bad, of = rising_errors.sum_since_change(detector)
     whole = rising_errors.weigh_labels(detector, bad, of)
     if times == 1.0 or whole <= 0.0:

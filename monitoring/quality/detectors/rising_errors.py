@@ -179,7 +179,7 @@ def sum_since_change(detector: RateDetector) -> tuple[float, float]:
 
 
 def weigh_labels(detector: RateDetector, bad: float, of: float, times: float = 1.0) -> float:
-    """The logarithm of the leading bet on so many labels with this sum, against so many times the baseline."""
+    """The logarithm of the leading bet on `of` labels with the sum `bad`, against `times` the baseline."""
     baseline = min(1.0 - BASELINE_MIN, times * detector.baseline)
     rate = list_alternatives(baseline, detector.side)[restarts.find_leader(detector.logs, WEIGHTS)]
     return bad * log(rate / baseline) + (of - bad) * log((1.0 - rate) / (1.0 - baseline))

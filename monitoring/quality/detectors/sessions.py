@@ -31,7 +31,7 @@ CHANCE_Z = 0.75
 """Standard deviations by chance that are taken off: labels that are independent pay little."""
 ALIKE_MAX = 0.9
 COUNTED_MAX = 32_000
-"""Of so many labels the sums are halved, so that the newest count most."""
+"""The number of labels at which the sums are halved, so that the newest count most."""
 LABELS_MAX = 200
 """A session's latest labels that count as its past."""
 SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
@@ -39,7 +39,7 @@ UNLIKE = 0.02
 """Sessions whose correlation is shown to be less, at 95%, raise no doubt."""
 UNLIKE_Z = 1.645
 MARKED_EACH, MARKS_MAX = 50, 20
-"""The likeness is noted each so many labels, and kept so many times: a slip within a session makes it look alike."""
+"""Labels between two notes of the likeness, and notes that are kept: a slip within a session makes it look alike."""
 REST_MIN = math.log(200.0)
 """The logarithm of the evidence that labels of other sessions have to give."""
 
@@ -156,7 +156,7 @@ def add_mark(marks: AlikeMarks, labels: int, state: Likeness) -> AlikeMarks:
 
 def rests_on_one(worst: Worst, marks: AlikeMarks, change: int, detector: RateDetector) -> bool:
     """Return whether without the worst session no slip is left, and sessions may be alike by the labels before the
-    change, which came after so many."""
+    change, which came after label `change`."""
     if not worst.labels or next((bound for labels, bound in reversed(marks) if labels <= change), 1.0) < UNLIKE:
         return False
     bad, of = rising_errors.sum_since_change(detector)

@@ -93,13 +93,13 @@ def _of_monitor(judged_at: float | None, behind_seconds: float, now: float) -> I
 
 def _of_pins(task_quality: TaskQuality, judgements: Mapping[str, Judgement], now: float) -> Iterator[str]:
     for name, quality in sorted(task_quality.versions.items()):
-        word = quality.pin
-        if word is None or (word.until is not None and word.until <= now):
+        pin = quality.pin
+        if pin is None or (pin.until is not None and pin.until <= now):
             continue
-        until = "until it is released" if word.until is None else f"until {format_moment(word.until)}"
-        what = "is held: nothing is done about its verdict" if word.verdict is None else f"is pinned as {word.verdict}"
-        yield f"{name} {what} {until}, by {word.by} since {format_moment(word.at)}: {word.reason.rstrip('.')}."
-        if word.verdict in ("healthy", "suspect") and name in judgements and find_degraded(judgements[name]):
+        until = "until it is released" if pin.until is None else f"until {format_moment(pin.until)}"
+        what = "is held: nothing is done about its verdict" if pin.verdict is None else f"is pinned as {pin.verdict}"
+        yield f"{name} {what} {until}, by {pin.by} since {format_moment(pin.at)}: {pin.reason.rstrip('.')}."
+        if pin.verdict in ("healthy", "suspect") and name in judgements and find_degraded(judgements[name]):
             yield f"The monitor would say that {name} is degraded: labels speak against it."
 
 

@@ -23,7 +23,7 @@ def list_steps(task: str, name: str, reports: Sequence[SignalReport]) -> Iterato
         yield f"Wait for more labels of {name}: a slip that lasts outweighs its bad days."
     if "reviewers" in doubts:
         times = max(report.stricter for report in reports if report.doubt == "reviewers")
-        yield f"Wait for the usual reviewers: those of now call {times:.1f} times as many answers of {name} wrong."
+        yield f"Wait for the usual reviewers: the present ones call {times:.1f} times as many answers of {name} wrong."
     if "one_giver" in doubts:
         export = "apprentice records export --dataset feedback --since 1d --out feedback.csv"
         yield f"Look at who says so: one caller or rater alone speaks against {name} (`{export}`)."

@@ -99,7 +99,7 @@ class Replaying:
                 self.reckoning.hear(entry.given, entry.seen, at)
 
     def _look(self, at: float) -> Iterator[Turn]:
-        """Judge the versions that have moved, and go by the verdicts that follow."""
+        """Judge the versions that have moved, and apply the verdicts that follow."""
         self.reckoning.tick(at - 0.001)
         moved, step = sorted(self.reckoning.moved), self._step
         self.reckoning.moved.clear()

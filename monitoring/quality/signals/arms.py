@@ -1,15 +1,15 @@
 """The quality of a version, and the advantage of another arm on the same requests, from judged and labelled pairs.
 
 What a label leaves open (`noted_pairs.py`) counts for the version in the lower bound of the other arm's advantage, for
-the other arm in the upper one, and is in no quality. A judge's word on both answers makes labels go farther
+the other arm in the upper one, and is in no quality. A judge's guess on both answers makes labels go farther
 (`estimates.py`), and has to do where there are no labels, or where these leave too much open.
 
 Labels that leave an answer open show no arm to be better, however many there are. So they take the place of a judge
 that says of both answers whether they are right only once enough of them are complete. Until then the advantage is by
-that judge alone: what it gets wrong, it gets wrong on both arms, and much of that cancels. A person's word on one
-answer is never held against the judge's on the other: there nothing would cancel, and an arm would look better or worse
-by whatever the judge differs from people. Which of both counts is decided by how many labels are complete, and by
-nothing that they say.
+that judge alone: what it gets wrong, it gets wrong on both arms, and much of that cancels. A person's label of one
+answer is never held against the judge's guess on the other: there nothing would cancel, and an arm would look better
+or worse by whatever the judge differs from people. Which of both counts is decided by how many labels are complete,
+and by nothing that they say.
 
 Whoever gives feedback as it comes gives it where something is wrong, so that the arm that answered looks worse than it
 is. What reviewers and trusted callers say is kept apart from it, and goes first; other feedback judges arms only where
@@ -92,8 +92,8 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Pairs of requests from `begins` (Unix seconds) on.
 
     `sure` has the labels of reviewers and trusted callers, `told` those of all other callers, each beside the judge's
-    word on all other pairs. `by_group` has the differences told by each group of callers. `outright` has the judge's
-    words on all pairs of which it says whether both answers are right, labelled or not; `agreements` counts those of
+    guess on all other pairs. `by_group` has the differences told by each group of callers. `outright` has the judge's
+    guesses on all pairs of which it says whether both answers are right, labelled or not; `agreements` counts those of
     which it says only how alike they are.
     """
 
@@ -129,9 +129,9 @@ def compare_with(arm: Arm, digest: str | None) -> Arm:
 
 
 def add_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_right: bool = False) -> Arm:
-    """The arm after a pair that nobody but the judge has judged; without its word the pair only counts.
+    """The arm after a pair that nobody but the judge has judged; without its guess the pair only counts.
 
-    `says_right`: its word is how right the answers are, and not how alike.
+    `says_right`: it guesses how right the answers are, and not how alike.
     """
     blocks = _open(arm.blocks, at)
     block = blocks[-1]
@@ -150,9 +150,9 @@ def add_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_righ
 def add_label(
     arm: Arm, begins: float, right: Right, guessed: tuple[float, float] | None, givers: tuple[str, ...] = ()
 ) -> Arm:
-    """The arm once a person's word is known on a pair that counts in the block which began at `begins`.
+    """The arm once a person's label is known on a pair that counts in the block which began at `begins`.
 
-    `givers` are the callers on whose word it rests; without any it is a reviewer's, or a trusted caller's. A pair of a
+    `givers` are the callers on whose label it rests; without any it is a reviewer's, or a trusted caller's. A pair of a
     block that is forgotten is passed over.
     """
     place = bisect_right(arm.blocks, begins, key=lambda block: block.begins) - 1
@@ -165,9 +165,9 @@ def add_label(
         )
         first_givers = tuple(dict.fromkeys((*first_givers, *digests)))[:GROUPS]
         own = {first_givers.index(digest) if digest in first_givers else int(digest, 16) % GROUPS for digest in digests}
-        word = None if guessed is None else guessed[1] - guessed[0]
+        guess = None if guessed is None else guessed[1] - guessed[0]
         by_group = tuple(
-            _apart(ends, right, word) if group in own else ends for group, ends in enumerate(block.by_group)
+            _apart(ends, right, guess) if group in own else ends for group, ends in enumerate(block.by_group)
         )
         block = replace(block, told=_labelled(block.told, right, guessed), by_group=by_group)
     else:
@@ -180,8 +180,8 @@ class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
     and an upper bound.
 
     Each bound holds with 97.5%, at whatever number of pairs one looks. `labels` are pairs that persons have judged,
-    `pairs` those of which there is the judge's word alone. The bounds rest on these, or on its word alone on `words`
-    pairs, labelled ones too.
+    `pairs` those of which there is the judge's guess alone. The bounds rest on these, or on its guesses alone, of
+    `words` pairs, labelled ones too.
     """
 
     version: Estimate | None
@@ -196,9 +196,9 @@ class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare(arm: Arm, since: float | None) -> ArmComparison | None:
     """Compare both arms on the requests since then, where that is known; None with fewer than 20 labelled or judged.
 
-    The labels of reviewers and trusted callers count where there are enough, with the judge's word; or else those of
-    other callers, where they are of at least half of the pairs; or else the judge's word alone. The advantage is by the
-    judge's word alone too where it says whether both answers are right, and fewer than 20 of the labels, or less than
+    The labels of reviewers and trusted callers count where there are enough, with the judge's guess; or else those of
+    other callers, where they are of at least half of the pairs; or else the judge's guess alone. The advantage is by
+    that alone too where it says whether both answers are right, and fewer than 20 of the labels, or less than
     nine tenths of them, do.
     """
     blocks = get_newest_blocks(arm, since)
@@ -222,7 +222,7 @@ def compare(arm: Arm, since: float | None) -> ArmComparison | None:
 
 
 def _labelled_sides(blocks: Sequence[Block]) -> tuple[Sides, list[Ends]] | None:
-    """The labels that count, with the judge's word, and what their difference is without each group of callers; None
+    """The labels that count, with the judge's guess, and what their difference is without each group of callers; None
     where there are too few."""
     sides, by_callers = _whole([block.sure for block in blocks]), _whole([block.told for block in blocks])
     if sides.difference.low.labelled >= LABELS_MIN:
@@ -242,7 +242,7 @@ def _is_complete(sides: Sides) -> bool:
 
 
 def _outright(blocks: Sequence[Block]) -> Sides | None:
-    """The word of a judge that says whether both answers are right, as if it were labels; None where there is no such
+    """The guess of a judge that says whether both answers are right, as if it were labels; None where there is no such
     judge, or where it has judged too few. A contract that both break says so too, of a few pairs by themselves."""
     sums = _add_judge_sums(block.outright for block in blocks)
     if sums is None or sums.pairs < max(LABELS_MIN, sum(block.agreements for block in blocks)):
@@ -297,16 +297,16 @@ def _judge_sums(own: float, other: float) -> JudgeSums:
 
 def _labelled(sides: Sides, right: Right, guessed: tuple[float, float] | None) -> Sides:
     ends, (low, high) = sides.difference, find_differences(right)
-    own, other, word = (None, None, None) if guessed is None else (*guessed, guessed[1] - guessed[0])
+    own, other, guess = (None, None, None) if guessed is None else (*guessed, guessed[1] - guessed[0])
     return Sides(
-        version=_with_word(sides.version, right[0], own),
-        other=_with_word(sides.other, right[1], other),
-        difference=Ends(_with_word(ends.low, low, word), _with_word(ends.high, high, word)),
+        version=_with_guess(sides.version, right[0], own),
+        other=_with_guess(sides.other, right[1], other),
+        difference=Ends(_with_guess(ends.low, low, guess), _with_guess(ends.high, high, guess)),
     )
 
 
-def _with_word(sums: Sums, y: float | None, guessed: float | None) -> Sums:
-    """The sums after a person's word on a row that the judge may have seen; the same where it leaves the row open."""
+def _with_guess(sums: Sums, y: float | None, guessed: float | None) -> Sums:
+    """The sums after a person's label on a row that the judge may have seen; the same where it leaves the row open."""
     if y is None:
         return sums
     return estimates.add_label(sums, y) if guessed is None else estimates.replace_guess(sums, y, guessed)
@@ -319,9 +319,9 @@ def find_differences(right: Right) -> tuple[float, float]:
     return low, (1.0 if other is None else other) - (0.0 if own is None else own)
 
 
-def _apart(ends: Ends, right: Right, word: float | None) -> Ends:
+def _apart(ends: Ends, right: Right, guess: float | None) -> Ends:
     low, high = find_differences(right)
-    return Ends(estimates.add_label(ends.low, low, word), estimates.add_label(ends.high, high, word))
+    return Ends(estimates.add_label(ends.low, low, guess), estimates.add_label(ends.high, high, guess))
 
 
 def _whole(sides: Sequence[Sides]) -> Sides:
@@ -357,7 +357,7 @@ def _combine(operation: Callable[[Any, Any], Any], whole: Sums, part: Sums) -> S
 
 
 def _taken_for_labels(sides: Sides) -> Sides:
-    """The judge's word on the rows that only it has seen, as if it were labels."""
+    """The judge's guess on the rows that only it has seen, as if it were labels."""
     version, other, apart = [
         Sums(labelled=sums.unlabelled, y=sums.other_f, yy=sums.other_ff)
         for sums in (sides.version, sides.other, sides.difference.low)

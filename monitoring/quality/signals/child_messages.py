@@ -81,7 +81,7 @@ class JudgedStep(msgspec.Struct, kw_only=True):
 
     `judgements` has the versions of which something was read, of which the Step tells something new, or whose last
     judgement is REJUDGED_SECONDS old; of the others the last one stands. `canaries` has each task's canary that is
-    judged by a plan, but for one that can't be judged. `at` is Redis's clock. `read` counts entries,
+    judged by a plan and can be judged. `at` is Redis's clock. `read` counts entries,
     `more` says that there are more, or that not all time has passed for all versions, `behind_seconds` is the age of
     the oldest that is not read. `unreadable` counts entries and states that could not be read, `unmatched` feedback
     whose record is gone. `unjudged` names the versions that can't be judged: their last judgement stands.

@@ -1,13 +1,13 @@
 """The fingerprint of general that a version is compared with: one at a time, though a pool may have several.
 
-While a pool is upgraded, or has engines of two builds for good, each next answer may come from another stack. What is
-of another than the one that the watch goes by is passed over, until IN_A_ROW answers in a row are of that one: then all
-that compares the version with general begins again, once. Answers count as they are given. Labels come later, when
-general may have moved on, and count by the stack that answered.
+While a pool is upgraded, or has engines of two builds for good, each next answer may come from another stack. A
+watch compares its version with one stack. Answers of another stack are passed over until IN_A_ROW of them come in a
+row. Then all comparisons with general begin again, once. Answers count when they are given. Labels come later, when
+general may have changed, and count for the stack that answered.
 
-A shadow may go to any replica, but what is served goes by its key to one: as many in a row of that one say nothing of
-the pool. So what was served counts only where general has had no shadow lately. While the version is degraded, which
-may end its shadows, it counts only where there never was one: what begins then learns nothing until it is healthy.
+A shadow may go to any replica. What is served goes to one replica by its key, so a row of such answers says nothing of
+the pool: they count only where general has had no shadow lately. While the version is degraded, its shadows may have
+ended. Then they count only where there never was one: what begins then learns nothing until the version is healthy.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -30,8 +30,8 @@ SHADOWS_LATELY_SECONDS = 86_400.0
 
 
 class GeneralStack(msgspec.Struct, frozen=True, array_like=True):
-    """The digest of the stack that a watch goes by (None: not known), of another, and the newest answers in a row that
-    are of that one. `shadow_at` is when the last shadow of general's came (Unix seconds; None: never)."""
+    """The digest of the stack that a watch compares with (None: not known), of another one, and the number of newest
+    answers in a row of that one. `shadow_at` is when general's last shadow came (Unix seconds; None: never)."""
 
     digest: str | None = None
     another: str | None = None

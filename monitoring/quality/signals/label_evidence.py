@@ -10,7 +10,7 @@ from monitoring.quality.detectors.sessions import Likeness
 from monitoring.quality.signals.entries import Label
 
 LEAST_TIMES = 0.7
-"""A label is held against so many times the baseline at least, however good its session was: r may be less."""
+"""The least multiple of the baseline that a label is held against, however good its session was: r may be less."""
 
 
 def observe_label(

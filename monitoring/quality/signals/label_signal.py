@@ -12,9 +12,9 @@ after the verdict alone: once traffic is shifted, late praise of earlier request
 
 Labels depend on each other, so detectors take them on terms (`dependence.py`). Six kinds of evidence that would alarm
 are a doubt instead: it rests on one giver, or on one session; less than a day was seen, and the errors may be those of
-a bad hour; days differ so much that some bad ones may be all of it; the reviewers of now are stricter than those of
-before; or no label shows that errors were fewer before, so that the evaluation's labellers may differ from those of
-now. A doubt makes the version suspect at most. What alarmed in the first day counts after it as it stands then.
+a bad hour; days differ so much that some bad ones may be all of it; the present reviewers are stricter than the
+earlier ones; or no label shows that errors were fewer before, so that the evaluation's labellers may differ from the
+present. A doubt makes the version suspect at most. What alarmed in the first day counts after it as it is then.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -89,7 +89,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     evidence was largest; None: not known yet, as in states of earlier releases. `times_stronger`: the factor by which
     its evidence had to be stronger then, since days differ. `worst` is its worst session since the change, and
     `one_session`: the evidence rested on that when it was largest. `alike_marks` say how alike labels of a session may
-    be. `mix` are its reviewers, `stricter` how many times the errors of before they would see, and `part_left` the part
+    be. `mix` are its reviewers, `stricter` how many times the earlier errors they would see, and `part_left` the part
     of the evidence, when that was largest, which this does not explain. `reverse_bound` is the bound with which its
     reverse test last began.
     """
@@ -302,7 +302,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return replace(self, reverse=None, reverse_bound=0.0)
 
     def find_strictness(self) -> float:
-        """The errors that its reviewers of now would see where those of before saw one."""
+        """The errors that its present reviewers would see where the earlier ones saw one."""
         return self.stricter
 
     def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:

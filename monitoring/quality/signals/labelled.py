@@ -127,7 +127,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def evidence_since(self) -> float | None:
-        """The time when the evidence of now began to grow, in Unix seconds; None without a detector."""
+        """The time when the present evidence began to grow, in Unix seconds; None without a detector."""
         return None if self.detectors is None else recent_values.find_time(self.marks, self.changed_after)
 
     def alarms(self, labels_min: int, labels: float, alpha: float) -> bool:
@@ -137,7 +137,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         return enough and self.detectors is not None and leave_one_out.has_alarmed(self.detectors, labels, alpha)
 
     def find_evidence(self, alarming: bool) -> float:
-        """The logarithm of its evidence: the largest so far where that alarms, else the one of now."""
+        """The logarithm of its evidence: the largest so far where that alarms, else the present one."""
         if self.detectors is None:
             return LOG_FLOOR
         return self.detectors.log_max if alarming else self.log_e()
@@ -215,7 +215,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         return False
 
     def find_strictness(self) -> float:
-        """The errors that its reviewers of now would see where those of before saw one."""
+        """The errors that its present reviewers would see where the earlier ones saw one."""
         return 1.0
 
     def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:

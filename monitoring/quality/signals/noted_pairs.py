@@ -1,4 +1,4 @@
-"""A pair of one request as it is kept until its label comes, and how right both answers are by whose word.
+"""A pair of one request as it is kept until its label comes, and how right both answers are by each judge of it.
 
 A pair is judged by what a person said of its request: by the right answer (a demonstration), or else by whether the
 answer that the caller got was right, which leaves the other answer open where it is not the same.
@@ -17,9 +17,9 @@ Right = tuple[float | None, float | None]
 
 
 class NotedPair(JudgedPair, frozen=True, kw_only=True):
-    """Whose answers, in the judge's form, and its word. `stack` is general's, if it is one of both.
+    """Both answers' digests in the judge's form, and its guess. `stack` is general's, if it is one of both.
 
-    `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the word of a
+    `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the label of a
     reviewer or a trusted caller counts, `told` those where another caller's does, `tested` those whose detector has
     seen it, `bet_on` those whose bets have (`arm_bets.py`). `on_trial`: the shadow is a version on trial; what the
     caller got may have been a third answer then, so that only a demonstration judges the pair. `caller` is whose

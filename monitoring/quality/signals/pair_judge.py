@@ -1,4 +1,4 @@
-"""The judge of a version's pairs: which one it is, and of how many pairs lately it gave no word though it was asked.
+"""The judge of a version's pairs: which one it is, and how many pairs lately it was asked of and did not judge.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -15,7 +15,7 @@ from monitoring.quality.signals.entries import Pair
 class PairJudge(msgspec.Struct, frozen=True, array_like=True):
     """The judge by its name, and by the digest of the model that it is (None: not known, or no model).
 
-    `silent` has a 1 for each pair of which that model gave no word, and a 0 for each other that it was asked of;
+    `silent` has a 1 for each pair that the model did not judge, and a 0 for each other that it was asked of;
     `answered_since` counts the pairs in a row of which it did, up to now.
     """
 

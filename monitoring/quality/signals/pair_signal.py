@@ -43,7 +43,7 @@ WAITING_MAX = 4
 
 
 class First(msgspec.Struct, frozen=True, array_like=True):
-    """Those of the first pairs that rest on the word of these groups of givers."""
+    """Those of the first pairs that rest on the labels of these groups of givers."""
 
     givers: tuple[int, ...]
     sums: Sums

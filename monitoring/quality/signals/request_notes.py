@@ -1,6 +1,6 @@
 """The note on one request, kept for as long as the request may be judged.
 
-What has counted of it already, and the pair that waits for a person's word, or the word that waits for the pair.
+It has what counted already, and the pair that waits for a person's label, or the label that waits for the pair.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -37,7 +37,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     """The note on one request. `given` has its first value in each labelled signal, as badness.
 
     `bad` is the label of the answer that its caller got, `right` the digests of the right answer by judge; `givers` are
-    the callers on whose word these rest, but for trusted ones. `canary`: a canary's tally has its feedback.
+    the callers on whose labels these rest, without trusted ones. `canary`: a canary's tally has its feedback.
     `judgements` are the answers of several reviewers (`reviewers.py`).
     """
 

@@ -24,7 +24,7 @@ from monitoring.quality.signals.version_watch import (
 def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
     """The watch held against the baselines that admins and evaluations have set, where they are others than before.
 
-    `baselines` go by signal, or `SIGNAL:CLASS`. One of an unlabelled signal has it learn its reference again, and so
+    `baselines` are by signal, or `SIGNAL:CLASS`. One of an unlabelled signal has it learn its reference again, and so
     has one of the complaints. While the version is degraded all reverse tests begin again where it is one of a labelled
     signal: what is to be refuted is another. A signal whose baseline was removed learns its own.
     """

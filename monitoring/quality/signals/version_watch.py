@@ -46,7 +46,7 @@ LabelledSignal = LabelSignal | PairSignal | ComplaintSignal
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """All signals of one version and how they stand; `epoch` is the reading of the streams that it belongs to.
 
-    `form` is another only where a state of before can't be read any more (`saved_watches.py`). `roll` knows which
+    `form` changes only where earlier states can't be read any more (`saved_watches.py`). `roll` knows which
     callers use the version. `stack` is the one of general that `shadow`, `holdout` and `general` are compared with.
     `classes` has the signals of classes, as `SIGNAL:CLASS`. `course` is the version's phase, and the times from which
     labels count. `judged` is the rate of requests that got their first label. `agreed` is the agreement of the judge of

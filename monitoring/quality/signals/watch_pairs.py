@@ -62,7 +62,7 @@ def use_opinions(
 
 
 def _add_label(watch: Watch, noted: NotedPair, right: Right | None, givers: tuple[str, ...]) -> tuple[Watch, NotedPair]:
-    """Watch and pair once a person's word is in the sums of the pair's arm, and beside the judge's."""
+    """Watch and pair once a person's label is in the sums of the pair's arm, and beside the judge's."""
     version, arm = watch.version, _arm(watch, noted, None)
     begins = noted.counted.get(version)
     counted_versions = noted.labelled if not givers else (*noted.labelled, *noted.told)

@@ -188,7 +188,7 @@ Doubt = Literal["one_giver", "one_session", "first_day", "days_differ", "reviewe
 - `one_session`: it rests on the labels of one session, and those of a session may be right or wrong together.
 - `first_day`: labels of less than a day were seen, and a bad hour may have as many errors.
 - `days_differ`: errors differ from day to day beyond chance, and some bad days may be as bad.
-- `reviewers`: those who label now would see as many errors in what those of before labelled.
+- `reviewers`: the present reviewers would see as many errors in what the earlier ones labelled.
 - `labellers`: errors may have been more from the first label on, as labellers may differ from the evaluation's.
 """
 
@@ -200,9 +200,9 @@ class SignalReport(msgspec.Struct, frozen=True, kw_only=True):
     lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out (None:
     not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline or of
     the reference.
-    `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds. It would alarm,
-    but for the `doubt` (None: no doubt, or not enough evidence). `dispersion` is how many labels count as one.
-    `has_rhythm`: errors follow the day. `stricter`: how many times the errors of before its reviewers of now would see.
+    `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds. It would alarm
+    without the `doubt` (None: no doubt, or not enough evidence). `dispersion` is how many labels count as one.
+    `has_rhythm`: errors follow the day. `stricter`: how many times the earlier errors its present reviewers would see.
     """
 
     signal: str
@@ -250,7 +250,7 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `version` is the name of the version that it is, None for general. `advantage_low` and `advantage_high` are bounds
     of how much better it is than the version judged, each of which holds with 97.5% however often one looks; None where
-    not known. Where they rest on the judge's word alone, `advantage_words` is on how many pairs; else it is 0.
+    not known. Where they rest on the judge's guesses alone, `advantage_words` is their number; else it is 0.
     `evidence` is that of pairs since the version was degraded (None: it is not, or there are none).
     """
 
@@ -277,8 +277,8 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The work of the model that judges pairs lately: of about how many pairs it was asked, of which share of them it
-    gave no word, and of how many in a row it did up to now."""
+    """The work of the model that judges pairs lately: of about how many pairs it was asked, the share that it did
+    not judge, and how many in a row it has judged up to now."""
 
     asked: float
     silent: float

@@ -1,7 +1,7 @@
 """The verdict that follows from a version's signals, with its reason. Pure. `phases.py` has the table of phases.
 
 Only labelled signals make a version degraded. Unlabelled signals make it suspect. So do labels that would make it
-degraded, but for a doubt: a person has to look.
+degraded without a doubt: a person has to look.
 
 A verdict ends by other evidence than what began it, so that it does not go back and forth:
 - Degraded ends with the reverse tests of the labelled signals that have alarmed.
@@ -135,7 +135,7 @@ DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
         "one_session": "It got worse in one session alone, whose answers may be right or wrong together",
         "first_day": "It got worse within its first day of labels, and a bad hour may be so bad",
         "days_differ": "Its errors differ from day to day, and it got worse by no more than some bad days may bring",
-        "reviewers": "Its reviewers of now are stricter than those of before, and may see no more than they saw then",
+        "reviewers": "Its present reviewers are stricter than the earlier ones, so errors may not have grown",
         "labellers": "It may have been worse than in its evaluation from the first label on, as labellers may differ",
     }
 )

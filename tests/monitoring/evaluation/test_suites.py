@@ -1,4 +1,4 @@
-"""The kind that a suite is of now, and so the comparisons that were made on it."""
+"""The present kind of a suite, and of the comparisons that were made on it."""
 
 from __future__ import annotations
 
