@@ -68,6 +68,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: list[Any] = []
     tools: list[Any] = []
     parallel_tool_calls: bool | None = None
+    tool_choice: Any = None
     cut: list[str] = []
 
     def as_asked(self) -> dict[str, Any]:
@@ -77,9 +78,11 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
             return {}
         if not self.messages:
             return {"prompt": self.prompt} if isinstance(self.prompt, str) else {}
-        offer: dict[str, Any] = {"tools": self.tools} if self.tools else {}
-        offer |= {"parallel_tool_calls": False} if self.tools and self.parallel_tool_calls is False else {}
-        return {"messages": self.messages, **offer}
+        if not self.tools:
+            return {"messages": self.messages}
+        offer: dict[str, Any] = {"parallel_tool_calls": False} if self.parallel_tool_calls is False else {}
+        offer |= {} if self.tool_choice in (None, "auto") else {"tool_choice": self.tool_choice}
+        return {"messages": self.messages, "tools": self.tools, **offer}
 
 
 class KeptText(Conversation, frozen=True, kw_only=True):

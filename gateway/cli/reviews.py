@@ -131,6 +131,8 @@ def lines_of(review: dict[str, Any]) -> Iterator[str]:
             yield from _block("prompt", prompt)
     for tool in review["tools"]:
         yield from _block("tool", json.dumps(tool, ensure_ascii=False))
+    if review.get("tool_choice") not in (None, "auto"):
+        yield from _block("tool_choice", json.dumps(review["tool_choice"]))
     yield from _block("ANSWER", review["answer"])
     for call in review["tool_calls"]:
         yield from _block("ANSWER calls", f"{call.get('name')}({call.get('arguments', '')})")

@@ -55,6 +55,7 @@ class AnsweredRequest:
         cut: list[str] = []
         messages, prompt = read_asked(self.body.wire_format, self.body.raw, cut.append)
         answer, tool_calls = read_answered(self.body.wire_format, self.answer, self.body.stream, cut.append)
+        choice = self.body.tool_choice()
         return Conversation(
             messages=messages,
             prompt=prompt,
@@ -62,6 +63,7 @@ class AnsweredRequest:
             tool_calls=tool_calls,
             tools=read_tools(self.body.tools(), cut.append),
             parallel_tool_calls=self.body.read.parallel_tool_calls,
+            tool_choice=None if choice is None else _read(choice),
             cut=cut,
         )
 

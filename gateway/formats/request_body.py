@@ -290,6 +290,10 @@ class RequestBody:
         """The tools that the answer may call, as JSON; None where there are none."""
         return self._fields.get("tools") if self.read.tools else None
 
+    def tool_choice(self) -> Raw | None:
+        """The `tool_choice` among them, as JSON; None where none was sent."""
+        return self._fields.get("tool_choice") if self.read.tools else None
+
     def for_engine(self, choice: Choice, added: Mapping[str, Any] | None = None) -> bytes:
         """The body as this choice's engine gets it: its model, its version's sampling, its general prompt, what is
         `added`.

@@ -32,6 +32,7 @@ COLUMNS: Mapping[str, str] = {
 }
 """Of Parquet, as `datasets` of Hugging Face reads it. Content that is no text is there as JSON, as tools are."""
 TOOLS: Mapping[str, str] = {"tools": "VARCHAR", "parallel_tool_calls": "BOOLEAN"}
+CHOICE: Mapping[str, str] = {"tool_choice": "VARCHAR"}
 
 
 def run(job: ExportJob) -> int:
@@ -74,7 +75,10 @@ def _write_parquet(source: Path, target: Path) -> int:
         has_more = any(b'"tool_call' in line or b'"name":' in line for line in lines)
         lines.seek(0)
         has_tools = any(b'"tools":' in line for line in lines)
+        lines.seek(0)
+        has_choice = any(b'"tool_choice":' in line for line in lines)
     kinds = {**COLUMNS, **({"messages": CALLING_MESSAGES} if has_more else {}), **(TOOLS if has_tools else {})}
+    kinds |= CHOICE if has_choice else {}
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in kinds.items())
     query = f"SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})"  # noqa: S608 - our names
     with connect_duckdb() as connection:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from monitoring.evaluation.dataset import (
+    OFFER_FIELDS,
     DatasetError,
     object_of,
     read_answer,
@@ -90,7 +91,7 @@ def _from_preference(entry: dict[str, Any], at: int) -> dict[str, Any]:
     if not isinstance(messages, list) or not messages:
         raise DatasetError(f"Line {at}: its input has no messages.")
     own = {name: value for name, value in entry.items() if name not in ("input", "preferred_output")}
-    own |= {name: request[name] for name in ("tools", "parallel_tool_calls") if request.get(name) is not None}
+    own |= {name: request[name] for name in OFFER_FIELDS if request.get(name) is not None}
     rejected = own.pop("non_preferred_output", None)
     own["messages"] = [*messages, {"role": "assistant", "content": _last_text(entry["preferred_output"], at)}]
     return own | ({"rejected": _last_text(rejected, at)} if rejected else {})

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from monitoring.evaluation.comparing import normalize
-from monitoring.evaluation.dataset import Row, has_tool_call, write_calls, write_canonically
+from monitoring.evaluation.dataset import Row, has_tool_call, list_offered, write_calls, write_canonically
 from monitoring.ids import SHAPE
 
 Origin = Literal["demonstrated", "real", "synthetic"]
@@ -39,6 +39,7 @@ class DataRow(msgspec.Struct, frozen=True, kw_only=True, rename={"label": "class
     rejected: str | None = None
     tools: list[dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
     parallel_tool_calls: bool | msgspec.UnsetType = msgspec.UNSET
+    tool_choice: str | dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def answer(self) -> str:
@@ -117,7 +118,7 @@ def fold_text(text: str) -> str:
 def digest_of_input(row: DataRow) -> str:
     """The digest of all that comes before the answer, instructions and tools too."""
     turns = [[message.get("role"), fold_text(text_of(message)), _more(message)] for message in row.messages[:-1]]
-    return digest(write_canonically([turns, row.tools] if row.tools else turns))
+    return digest(write_canonically([turns, *list_offered(row.tools, row.tool_choice)] if row.tools else turns))
 
 
 def digest_of_answer(row: DataRow) -> str:

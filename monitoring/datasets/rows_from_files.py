@@ -71,8 +71,6 @@ def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
         if not isinstance(message.get("role"), str):
             raise DatasetError(f"Line {at}: a message of it has no role: give system, user, assistant or tool.")
     messages = [*turns, row.answer]
-    more: dict[str, Any] = {"tools": row.tools} if row.tools else {}
-    more |= {"parallel_tool_calls": False} if row.parallel_tool_calls is False else {}
     row_id = entry.get("id")
     rejected = entry.get("rejected")
     return DataRow(
@@ -86,7 +84,7 @@ def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
         source=str(entry.get("source") or source),
         at=time_of(entry.get("at")),
         rejected=rejected if isinstance(rejected, str) and rejected else None,
-        **more,
+        **row.offer,
     )
 
 
@@ -122,6 +120,7 @@ def _divide_chat(entry: dict[str, Any], at: int) -> list[dict[str, Any]]:
     divided = []
     for place in places:
         own = {} if place == last else {"rejected": None, "id": f"{named}-{place}" if named else None}
+        own |= {} if place == last else {"tool_choice": None}  # it was said of the last answer
         divided.append(entry | shared | own | {"messages": bare[: place + 1]})
     return divided
 

@@ -21,7 +21,7 @@ from monitoring.datasets.rows import (
     fold_text,
     input_of,
 )
-from monitoring.evaluation.dataset import write_canonically
+from monitoring.evaluation.dataset import list_offered, write_canonically
 
 
 @dataclass
@@ -68,7 +68,7 @@ class _Rank(NamedTuple):
 
 def _rank(row: DataRow) -> _Rank:
     whole = digest(msgspec.json.encode(row).decode())
-    tools = write_canonically(row.tools or [])
+    tools = write_canonically(list_offered(row.tools, row.tool_choice))
     return _Rank(ORIGINS.index(row.origin), digest_of_input(row), digest_of_answer(row), whole, digest(tools))
 
 

@@ -6,6 +6,7 @@ it in `label`, as the example's data do, or as its chat's last message, as OpenA
 belong together have the same `group`, `paraphrase` or `parent`, which may be the id of a row. `source` and `language`
 tell rows apart in a report. With `tools` a chat's last message may call some of them: then the calls are what is
 expected, by their names and arguments as JSON; `expected` has them as `{"tool_calls": [{"name": …, "arguments": …}]}`.
+`tool_choice` and `parallel_tool_calls` are sent along with them.
 By `request`, the id of the request that it was, a row can be forgotten. Other fields are passed over.
 """
 
@@ -74,6 +75,7 @@ class Row(Sealable, frozen=True, omit_defaults=True):
     rejected: str = ""
     tools: list[dict[str, Any]] | None = None
     parallel_tool_calls: bool | None = None
+    tool_choice: str | dict[str, Any] | None = None
     calling: dict[str, Any] | None = None
     """The assistant's message that is expected, where it calls tools."""
 
@@ -82,7 +84,14 @@ class Row(Sealable, frozen=True, omit_defaults=True):
         """The assistant's message that is expected."""
         return self.calling or {"role": "assistant", "content": self.expected}
 
+    @property
+    def offer(self) -> dict[str, Any]:
+        """The fields of the request that offer its tools."""
+        fields = {name: getattr(self, name) for name in OFFER_FIELDS}
+        return {name: value for name, value in fields.items() if value is not None}
 
+
+OFFER_FIELDS = ("tools", "parallel_tool_calls", "tool_choice")
 TEXT_FIELDS = ("messages", "prompt", "tools", "calling")
 ROW_TEXTS = MappingProxyType({"expected": "", "rejected": "", **dict.fromkeys(TEXT_FIELDS)})
 """The fields that may be sealed while a row is kept. Its names, classes and slices stay plain."""
@@ -187,7 +196,7 @@ class DatasetReader:
         before = self._lines_of_ids.setdefault(row.id, at)
         if before != at:
             raise DatasetError(f"Line {at}: the id {row.id[:80]!r} is that of line {before}: give each row its own.")
-        request = _digest([row.messages, row.prompt, *([row.tools] if row.tools else [])])
+        request = _digest([row.messages, row.prompt, *list_offered(row.tools, row.tool_choice)])
         self._compare_with_others(row, request)
         self.rows += 1
         named = [group_named({name: read.get(name)}, at) for name in GROUP_FIELDS]
@@ -302,6 +311,7 @@ def row_of(read: dict[str, Any], at: int, number: int) -> Row:
     if tools:
         parallel = read.get("parallel_tool_calls")
         more |= {"tools": tools, "calling": calling, "parallel_tool_calls": parallel if parallel is False else None}
+        more |= {"tool_choice": _choice_of(read, tools, calling, at)}
     return msgspec.structs.replace(row, slices=_slices_of(read, at, text_of(row)), **more)
 
 
@@ -426,6 +436,27 @@ def _tools_of(read: dict[str, Any], at: int) -> list[dict[str, Any]] | None:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) and _name_of(tool) for tool in tools):
         raise CallError(f"Line {at}: its tools are no list of objects with a function and its name.")
     return tools
+
+
+def _choice_of(
+    read: dict[str, Any], tools: list[dict[str, Any]], calling: dict[str, Any] | None, at: int
+) -> str | dict[str, Any] | None:
+    """The `tool_choice` of a row; None where the answer may call a tool or none. Raises CallError."""
+    choice = read_arguments(read.get("tool_choice"))  # a column of Parquet has it as JSON
+    if choice in (None, "auto") or (isinstance(choice, dict) and choice.get("type") == "allowed_tools"):
+        return None if choice == "auto" else choice
+    name = _name_of(choice) if isinstance(choice, dict) else ""
+    if choice not in ("none", "required") and name not in map(_name_of, tools):
+        raise CallError(f"Line {at}: its tool_choice is neither none, auto nor required, nor names one of its tools.")
+    called = {_name_of(call) for call in list_calls(calling or {})}
+    if not (called == {name} if name else (choice == "required") is bool(called)):
+        raise CallError(f"Line {at}: its answer calls {' and '.join(sorted(called)) or 'none'}, against tool_choice.")
+    return {"type": "function", "function": {"name": name}} if name else str(choice)
+
+
+def list_offered(tools: Any, choice: Any) -> list[Any]:
+    """The offer of a request by which it differs from others with the same messages: its tools, and the choice."""
+    return [each for each in (tools, choice) if each]
 
 
 def _name_of(tool: dict[str, Any]) -> str:

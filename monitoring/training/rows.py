@@ -9,7 +9,14 @@ from typing import Any
 
 from monitoring.datasets.rows import digest, share_tools
 from monitoring.datasets.selection import Groups
-from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, join_groups, write_canonically
+from monitoring.evaluation.dataset import (
+    DatasetLimits,
+    DatasetReader,
+    Row,
+    join_groups,
+    list_offered,
+    write_canonically,
+)
 
 HELDOUT_ROWS_MAX = 400
 """Held-out rows that stop a training early: more would take longer than they tell."""
@@ -50,12 +57,11 @@ def as_line(row: Row, source: str) -> dict[str, Any]:
     files apart."""
     names = {"id": row.id, "request": row.request, "parent": row.parent}
     own: dict[str, Any] = {name: value for name, value in names.items() if value} | {"group": f"{source}-{row.group}"}
-    own |= {"tools": row.tools} if row.tools else {}
     if row.messages is None:
         return {"prompt": row.prompt, "expected": row.expected, **own}
-    return {"messages": [*row.messages, row.answer], **own}
+    return {"messages": [*row.messages, row.answer], **own, **row.offer}
 
 
 def make_request_key(row: Row) -> str:
     """The request of a row: rows that ask the same have the same."""
-    return digest(write_canonically([row.messages, row.prompt, *([row.tools] if row.tools else [])]))
+    return digest(write_canonically([row.messages, row.prompt, *list_offered(row.tools, row.tool_choice)]))

@@ -7,8 +7,8 @@ from the checkpoint. Options may also stand in FOLDER/job.json. Each line on std
 it is: `started`, `step`, `heldout`, and at the end `ended` or `failed` with advice.
 
 The prompt is rendered with the model's own chat template, as the engine does; the loss is taken on the answer alone. Of
-rows with `tools` the answer may be calls of them, as the template writes these.
-The base model runs in bfloat16, the LoRA weights have float32 masters.
+rows with `tools` the answer may be calls of them, as the template writes these; what their `tool_choice` forces is no
+part of it. The base model runs in bfloat16, the LoRA weights have float32 masters.
 """
 
 from __future__ import annotations
@@ -105,15 +105,14 @@ def split_row(row: dict[str, Any], line: int) -> tuple[list[dict[str, Any]] | st
 
 def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[TokenRow], int]:
     """The rows of a file as tokens, and how many were left out since they are longer than `tokens_max`."""
-    examples: list[TokenRow] = []
-    left_out = 0
+    examples, left_out = list[TokenRow](), 0
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             row = json.loads(line)
             request, answer = split_row(row, number)
-            prompt = request
+            prompt, calls = request, ""
             if not isinstance(request, str):
                 try:
                     prompt, calls = render(row, request, tokenizer, number)
@@ -121,9 +120,11 @@ def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[Tok
                     raise TrainingFailure(f"Line {number}: the base's chat template refuses it: {error}") from None
                 answer = calls or answer
             prompt_ids = tokenizer(prompt, add_special_tokens=isinstance(request, str)).input_ids
-            answer_ids = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+            said = tokenizer(answer, add_special_tokens=False)
+            given = count_given(row, said, calls)
+            answer_ids = [*said.input_ids[given:], tokenizer.eos_token_id]
             group = str(row.get("group") or row.get("family") or number)
-            example = TokenRow(prompt_ids, answer_ids, group)
+            example = TokenRow([*prompt_ids, *said.input_ids[:given]], answer_ids, group)
             if example.length > tokens_max or not prompt_ids:
                 left_out += 1
             else:
@@ -150,6 +151,18 @@ def render(row: dict[str, Any], request: list[dict[str, Any]], tokenizer: Any, l
             "engine could use them. Take another base, or put a template with tools into its folder."
         )
     return prompt, said
+
+
+def count_given(row: dict[str, Any], said: Any, calls: str) -> int:
+    """Number of the calls' first tokens that an engine gives by `tool_choice`, and no model chooses: up to the name of
+    a tool, and with it where it is named. Where a text comes first they were not given."""
+    choice, last = row.get("tool_choice"), (row.get("messages") or [{}])[-1]
+    is_named = isinstance(choice, dict) and choice.get("type") == "function"
+    if not calls or last.get("content") or not (is_named or choice == "required") or not said.is_fast:
+        return 0
+    name = last["tool_calls"][0]["function"]["name"]
+    end = calls.find(name) + (len(name) if is_named else 0)
+    return sum(said.token_to_chars(at).end <= end for at in range(len(said.input_ids)))
 
 
 def read_turn(turn: dict[str, Any]) -> dict[str, Any]:
@@ -181,8 +194,7 @@ def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:
     grouped: dict[str, list[TokenRow]] = {}
     for example in examples:
         grouped.setdefault(example.group, []).append(example)
-    groups = list(grouped.values())
-    batch = min(job.batch, len(examples))
+    groups, batch = list(grouped.values()), min(job.batch, len(examples))
     batches: list[list[TokenRow]] = []
     while len(batches) < job.steps:
         draw.shuffle(groups)
@@ -197,13 +209,9 @@ def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:
 
 def count_shared(examples: list[TokenRow]) -> int:
     """The number of leading tokens that all prompts have in common: the template's own opening."""
-    first = examples[0].prompt
-    shared = len(first) - 1
-    for example in examples:
-        shared = min(shared, len(example.prompt) - 1)
-        while example.prompt[:shared] != first[:shared]:
-            shared -= 1
-    return shared
+    prompts = [example.prompt[:-1] for example in examples]
+    first, last = min(prompts), max(prompts)  # whatever these have in common, those between them have, too
+    return next((at for at, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))
 
 
 class LoraModel:
@@ -255,9 +263,7 @@ class LoraModel:
         """
         width = max(example.length for example in group) - shared
         ids = torch.full((len(group), width), pad, dtype=torch.long)
-        rows: list[int] = []
-        places: list[int] = []
-        labels: list[int] = []
+        rows, places, labels = list[int](), list[int](), list[int]()
         for index, example in enumerate(group):
             ids[index, : example.length - shared] = torch.tensor((example.prompt + example.answer)[shared:])
             start = len(example.prompt) - 1 - shared
@@ -291,8 +297,7 @@ class LoraModel:
                 logits, labels = self.answer_logits(group, pad, shared)
                 loss_sum += float(functional.cross_entropy(logits, labels, reduction="sum"))
                 tokens += len(labels)
-                right = (logits.argmax(-1) == labels).tolist()
-                at = 0
+                right, at = (logits.argmax(-1) == labels).tolist(), 0
                 for example in group:
                     whole += all(right[at : at + len(example.answer)])
                     at += len(example.answer)
@@ -317,19 +322,16 @@ class LoraTraining:
     """One training under way: its model, optimiser, step, and the best held-out result so far."""
 
     def __init__(self, job: Job, folder: Path) -> None:
-        self.job = job
-        self.folder = folder
+        self.job, self.folder = job, folder
         self.model = LoraModel(job, folder)
         self.optimiser = torch.optim.AdamW(
             self.model.masters, lr=job.learning_rate, weight_decay=0.0, betas=(0.9, 0.99)
         )
-        self.step = 0
-        self.loss = 0.0
+        self.step, self.loss = 0, 0.0
         self.best: tuple[float, float] | None = None
         """The share of right held-out answers, and the loss with its sign turned."""
-        self.best_step = 0
-        self.worse = 0
-        """Evaluations since the best one."""
+        self.best_step, self.worse = 0, 0
+        """Its step, and the evaluations since."""
         self._checkpoint = folder / "checkpoint.pt"
         self._written_at = time.monotonic()
 
@@ -399,8 +401,7 @@ class LoraTraining:
             self.take_step(batches[self.step], pad, shared)
             now = time.monotonic()
             if now - told_at >= TELL_SECONDS or self.step == last:
-                told_at = now
-                each = (now - begun) / (self.step - first)
+                told_at, each = now, (now - begun) / (self.step - first)
                 tell("step", step=self.step, loss=round(self.loss, 5), seconds_each=round(each, 3))
             if self.step % job.evaluate_every == 0 or self.step == last:
                 self.evaluate(heldout, pad, shared)
@@ -484,8 +485,7 @@ def main() -> None:
     job, folder, follows = read_job(sys.argv[1:])
     if follows:
         follow_input()
-    if job.nice:
-        os.nice(job.nice)
+    os.nice(job.nice)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         train(job, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import time
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from redis import Redis as Client
 from redis.asyncio import Redis
 
-from gateway.features.texts.redactors import redact_all
+from gateway.features.texts.redactors import redact_all, redact_conversation
 from gateway.formats.conversation_texts import TEXT_BYTES_MAX
 from monitoring.archive.run import ArchiveJob, run
 from monitoring.archive.storage import FolderStorage
@@ -229,6 +230,21 @@ async def test_long_texts_of_a_task_need_no_more_memory_than_a_helper_has(redis:
 def with_tools(number: int, words: str = "Pay back.") -> KeptText:
     tools = [{"type": "function", "function": {"name": f"refund{n}", "description": words * 20}} for n in range(30)]
     return msgspec.structs.replace(text(number), tools=tools, parallel_tool_calls=False)
+
+
+def test_a_choice_of_tools_is_redacted_as_they_are_and_texts_without_one_are_read() -> None:
+    named = {"type": "function", "function": {"name": "refund7"}}
+    whole = msgspec.structs.replace(with_tools(1), tool_choice=named)
+    seals = keys("new", new=NEW).seals()
+    assert seals.open(seals.close(whole)) == whole
+    redacted = redact_conversation(whole, lambda part: part.replace("7", "x"))
+    chosen = redacted.tool_choice["function"]["name"]
+    assert chosen in [tool["function"]["name"] for tool in redacted.tools]
+    required = msgspec.structs.replace(whole, tool_choice="required")
+    assert redact_conversation(required, str.upper).tool_choice == "required"
+    earlier = Seals({}, None).close(with_tools(2))
+    content = {name: part for name, part in json.loads(earlier.text).items() if name != "tool_choice"}
+    assert Seals({}, None).open(msgspec.structs.replace(earlier, text=json.dumps(content))) == with_tools(2)
 
 
 def test_equal_tools_are_equal_bytes_and_no_others_can_be_put_in_their_place() -> None:

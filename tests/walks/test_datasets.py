@@ -182,6 +182,46 @@ async def test_requests_with_tools_give_rows_with_tools_and_calls(
     assert [call["name"] for call in found["tool_calls"]] == ["refund"]
 
 
+ASKS_CHOICES: dict[str, list[Any]] = {
+    "chat/completions": [{"type": "function", "function": {"name": "refund"}}, "required", "none", "auto"],
+    "responses": [{"type": "function", "name": "refund"}, "required", "none", "auto"],
+    "messages": [{"type": "tool", "name": "refund"}, {"type": "any"}, {"type": "none"}, {"type": "auto"}],
+}
+
+
+@pytest.mark.parametrize("path", ASKS_CHOICES)
+async def test_a_row_has_the_choice_of_tools_that_its_request_had(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, path: str
+) -> None:
+    small.auto_tool_choice = True
+    async with run_gateway(configure(tasks={"returns": {"texts": {"keep": "all"}}})) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.http() as http, browsing(gateway, gateway.admin_key) as page:
+            ids = []
+            for goods, choice in zip(GOODS, ASKS_CHOICES[path], strict=False):
+                ids.append(await ask_with_tools(http, path, f"Refund {goods}.", tool_choice=choice))
+                await judge(http, ids[-1], True)
+            forced = await ask_with_tools(http, path, "Refund this hat.", tool_choice=ASKS_CHOICES[path][0])
+            await judge(http, forced, False, demonstration="I may not.")
+            await all_is_stored(gateway)
+            build = await ended(http, {"since": 1, "heldout_share": 0})
+            assert build["state"] == "done", build
+            card = (await http.get(f"{PATH}/{build['digest']}")).json()
+            folder = gateway.services.settings.dataset_folder / build["digest"]
+            rows = [row_of(json.loads(line), 1, 0) for line in (folder / "train.jsonl").read_text().splitlines()]
+            found = [(await http.get(f"/v1/requests/{each}", params={"texts": True})).json()["text"] for each in ids]
+            shown = (await page.get(f"/console/requests/{ids[1]}?texts=true")).text
+            await http.post("/admin/v1/diagnoses", params={"request": ids[0]})
+            asked_again = small.requests[-1].body
+    named, *words = ASKS_CHOICES["chat/completions"]
+    assert card["kept_texts"] == {"right": 4, "bad_call": 1}, "none answers a forced call with a text"
+    assert {row.request: row.tool_choice for row in rows} == dict(
+        zip(ids, [named, "required", "none", None], strict=True)
+    )
+    assert [text["tool_choice"] for text in found] == [named, *words]
+    assert ("tool_choice required" in shown, asked_again["tool_choice"]) == (True, named)
+
+
 async def test_a_call_that_was_wrong_is_shown_diagnosed_and_an_example(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:

@@ -49,8 +49,7 @@ def body_of(row: Row, version: str, logprobs: bool = False) -> RequestBody:
     """A row as the request of a caller who names the version. Raises Problem for what no caller could send."""
     fields: dict[str, Any] = {"model": version}
     fields |= {"messages": row.messages} if row.messages is not None else {"prompt": row.prompt}
-    fields |= {"tools": row.tools} if row.tools else {}
-    fields |= {"parallel_tool_calls": False} if row.parallel_tool_calls is False else {}
+    fields |= row.offer
     if logprobs:
         fields["logprobs"] = True if row.messages is not None else 1
     return read_body(CHAT if row.messages is not None else COMPLETIONS, msgspec.json.encode(fields))

@@ -37,6 +37,8 @@ def redact_conversation(text: C, redact: Redact) -> C:
     redacted = {name: redact_all(getattr(text, name), redact) for name in REDACTED}
     if text.tools:
         redacted["tools"] = msgspec.json.decode(_redact_tools(msgspec.json.encode(text.tools), redact))
+    if isinstance(text.tool_choice, dict):  # a tool's name stays the same in both
+        redacted["tool_choice"] = redact_all(text.tool_choice, redact)
     return msgspec.structs.replace(text, **redacted)
 
 

@@ -100,6 +100,10 @@ def test_rows_with_other_tools_are_no_duplicates_and_stay_on_one_side() -> None:
     kept = [each for each in found.rows if "Lyon" in each.messages[0]["content"]]
     assert (reasons(found), len(found.contrasts)) == ({"near_duplicate": 1}, 0)
     assert ({each.id for each in kept} >= {"b", "none"}, len(kept), len({each.group for each in kept})) == (True, 3, 1)
+    forced = [
+        row("Refund a hat.", "no", id=choice, tools=offers["a"], tool_choice=choice) for choice in ("auto", "none")
+    ]
+    assert (reasons(built([*many(30), *forced])), len({digest_of_input(each) for each in forced})) == ({}, 2)
     known: dict[bytes, Any] = {}
     shared = [share_tools(each, known) for each in (rows[0], row(text, "no", tools=[*offers["a"]]), rows[2])]
     assert shared[0].tools is shared[1].tools

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgspec
@@ -180,6 +181,23 @@ def test_calls_of_tools_go_out_as_parquet_and_come_back(tmp_path: Path) -> None:
     assert run(ExportJob(str(source), str(target), "parquet")) == 2
     read = list(read_rows(SourceFile("train.parquet", str(target))))
     assert [each.messages for each in read if isinstance(each, DataRow)] == [each.messages for each in rows]
+
+
+def test_a_choice_of_tools_goes_out_as_parquet_and_comes_back(tmp_path: Path) -> None:
+    source, target = tmp_path / "train.jsonl", tmp_path / "train.parquet"
+    tool: dict[str, Any] = {"type": "function", "function": {"name": "look"}}
+    asked = {"messages": [{"role": "user", "content": "A lamp."}], "tools": [tool]}
+    called = {"tool_calls": [{"name": "look", "arguments": {}}]}
+    given = ((tool, called), ("required", called), ("none", "yes"), ("auto", "yes"))
+    rows = [data_row_of({**asked, "expected": answer, "tool_choice": choice}, 1, "") for choice, answer in given]
+    rows.append(row("A kite.", "yes"))
+    source.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in rows))
+    assert run(ExportJob(str(source), str(target), "parquet")) == 5
+    read = list(read_rows(SourceFile("train.parquet", str(target))))
+    choices = [each.tool_choice or None for each in read if isinstance(each, DataRow)]
+    assert choices == [tool, "required", "none", None, None]
+    assert run(ExportJob(str(source), str(target), "sft")) == 5
+    assert b"tool_choice" not in target.read_bytes(), "OpenAI's fine-tuning has no place for it"
 
 
 def test_long_rows_are_exported_in_row_groups_that_memory_holds(tmp_path: Path) -> None:

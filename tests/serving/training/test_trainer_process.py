@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from serving.training.trainer import TRAINER
 
@@ -21,6 +22,12 @@ LIBRARIES = {
 }
 TOKENS = """
 import runpy, sys
+from types import SimpleNamespace
+class Ids(list):
+    is_fast = True
+    input_ids = property(list)
+    def token_to_chars(self, at):
+        return SimpleNamespace(end=at + 1)
 class Tokenizer:
     eos_token, eos_token_id, begins = "<end>", 0, "assistant:"
     def apply_chat_template(self, turns, tools=None, tokenize=True, add_generation_prompt=False):
@@ -31,7 +38,7 @@ class Tokenizer:
             shown.append(f"{turn['role']}:" + turn["content"] + (str(calls) if calls and self.shows else "") + "<end>")
         return "|".join([*shown, *([self.begins] if add_generation_prompt else [])])
     def __call__(self, text, add_special_tokens):
-        return type("Ids", (), {"input_ids": [ord(letter) for letter in text]})
+        return Ids(ord(letter) for letter in text)
 trainer = runpy.run_path(sys.argv[1])
 for Tokenizer.shows, Tokenizer.begins in ((True, "assistant:"), (False, "assistant:"), (True, "assistant:<think>")):
     try:
@@ -88,3 +95,33 @@ def test_of_a_row_that_calls_a_tool_the_call_alone_is_learned(tmp_path: Path) ->
     assert [each.partition(" does not")[0] for each in failures] == 2 * [
         "Line 1: it has tools, and the base's chat template"
     ]
+
+
+def test_of_a_forced_call_only_what_an_engine_leaves_to_the_model_is_learned(tmp_path: Path) -> None:
+    write_libraries(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    tool: dict[str, Any] = {"type": "function", "function": {"name": "refund"}}
+    call = {"id": "c1", "type": "function", "function": {"name": "refund", "arguments": '{"order": "A-7"}'}}
+    choices = ("auto", "required", tool, {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}, None)
+    asked = [{"role": "user", "content": "Refund A-7."}]
+    objects = [
+        {"messages": [*asked, {"role": "assistant", "content": text, "tool_calls": [call]}], "tool_choice": choice}
+        for text, choice in (*((None, choice) for choice in choices), ("Gladly.", "required"))
+    ]
+    objects.append({"messages": [*asked, {"role": "assistant", "content": "No."}], "tool_choice": "none"})
+    rows.write_text("".join(json.dumps({**each, "tools": [tool]}) + "\n" for each in objects))
+    program = TOKENS.replace("examples[-1].prompt", "examples[1].prompt")
+    told = subprocess.run(
+        (sys.executable, "-c", program, str(TRAINER), str(rows)),
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    learned, asks, *_ = told.stdout.replace("\0", ".").splitlines()
+    whole = "[('refund', {'order': 'A-7'})]."
+    assert learned.split("/") == [
+        *(whole, whole.removeprefix("[('"), whole.removeprefix("[('refund"), whole, whole),
+        *("Gladly." + whole, "No.."),
+    ]
+    assert asks == "refund|user:Refund A-7.<end>|assistant:[('", "the rest of the call stands before it"

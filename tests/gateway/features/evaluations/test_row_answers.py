@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.features.evaluations.messages import body_of
 from gateway.features.evaluations.row_answers import read_answer
 from monitoring.evaluation.comparing import metric_of
 from monitoring.evaluation.dataset import row_of
-from monitoring.training.rows import as_line
+from monitoring.training.rows import as_line, make_request_key
 from router.contract import compile_contract
 
 CONTRACT = compile_contract({"choices": ["approve", "deny"]})
@@ -63,9 +64,27 @@ def test_calls_of_tools_are_compared_by_names_and_arguments_as_json() -> None:
     assert (unknown.fault, right(row.expected, unknown.text or "")) == (None, False), "a call without a name is wrong"
     sent = body_of(row, "returns@v1").read
     assert (len(sent.tools or ()), sent.parallel_tool_calls, len(sent.messages)) == (2, False, 1)
+    assert body_of(row, "returns@v1").tool_choice() is None
     line = as_line(row, "new")
     assert line["messages"][-1]["tool_calls"][1]["function"]["name"] == "refund"
     assert row_of(line, 1, 0).expected == row.expected, "the trainer's file says the same"
+
+
+def test_a_row_is_sent_and_trained_with_its_tool_choice() -> None:
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Refund A-7."}]}
+    asked["tools"] = [{"type": "function", "function": {"name": name}} for name in ("look", "refund")]
+    call, named = {"name": "refund", "arguments": {}}, {"type": "function", "function": {"name": "refund"}}
+    for choice, expected in (
+        ("none", "I may not."),
+        ("required", {"tool_calls": [call]}),
+        (named, {"tool_calls": [call]}),
+    ):
+        row = row_of({**asked, "expected": expected, "tool_choice": choice}, 1, 0)
+        assert msgspec.json.decode(body_of(row, "returns@v1").tool_choice() or b"") == choice
+        assert row_of(as_line(row, "new"), 1, 0).tool_choice == choice
+        assert make_request_key(row) != make_request_key(msgspec.structs.replace(row, tool_choice=None))
+    free = row_of({**asked, "expected": "I may not.", "tool_choice": "auto"}, 1, 0)
+    assert "tool_choice" not in as_line(free, "new"), "it is what a row without one has"
 
 
 @pytest.mark.parametrize(
