@@ -19,12 +19,12 @@ from types import MappingProxyType
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from gateway.errors import Problem
 from gateway.openapi_parts import BYTES
+from gateway.server.form_reader import FORM, FormReader, read_boundary
 from gateway.server.wire import Deadline, Scope
 from serving.adapters.adapter_folder import (
     BACKGROUND_FILE,
@@ -60,16 +60,12 @@ FORM_SCHEMAS: Mapping[str, Any] = {
     },
 }
 """The fields of an adapter's form in /openapi.json."""
-FORM = b"multipart/form-data"
-HEADERS_MAX = 8
-HEADER_BYTES_MAX = 1024
 WRITE_BYTES = 1 << 20
 PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/state/adapters"})
 DATA_PATHS = frozenset({"/admin/v1/evaluations", "/admin/v1/readiness", "/admin/v1/datasets/files"})
 """Their bodies are data sets (data_body.py)."""
 RESULT_PATH = re.compile(r"/v1/trainings/[^/]+/result")
 PROMPTS_PATH = re.compile(r"/admin/v1/adapters/[^/]+/prompts")
-BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
 
 def has_own_body_limits(scope: Scope) -> bool:
@@ -130,7 +126,7 @@ class Uploads:
         Raises Problem: 415 not a form, 413 too long, 503 too many at the same time or no room on the disk, 400 and
         422 with what is wrong in it; also where the caller hangs up or falls silent.
         """
-        boundary = _boundary_of(request.headers)
+        boundary = read_boundary(request.headers, "the adapter")
         _check_length(request.headers, self._limits.bytes_max)
         if self._under_way >= self._limits.at_once_max:
             text = (
@@ -175,10 +171,11 @@ class Uploads:
             raise Problem("overload", text, retry_after_seconds=60) from error
 
 
-class _Form:
+class _Form(FormReader):
     """One form: the parser's callbacks turn it into fields, and into pieces of files that wait to be written."""
 
     def __init__(self, folder: Path, limits: UploadLimits, needed: tuple[str, ...], optional: tuple[str, ...]) -> None:
+        super().__init__()
         self._limits = limits
         self._needed = needed
         sizes = {**FILES, **dict.fromkeys(SAMPLES, limits.prompts_bytes_max)}
@@ -187,32 +184,12 @@ class _Form:
         self._folder = folder
         self._fields: dict[str, bytes] = {}
         self._sizes: dict[str, int] = {}
-        self._ended = False
         # the part that is being read
-        self._headers: dict[bytes, bytes] = {}
-        self._header = (b"", b"")
         self._file: str | None = None
         self._field = ""
         # what waits to be written
         self._pieces: list[tuple[str, bytes]] = []
         self.waiting_bytes = 0
-
-    def parser(self, boundary: bytes) -> MultipartParser:
-        """The parser that calls this form."""
-        return MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin_part,
-                "on_header_field": lambda data, start, end: self._add_to_header(data[start:end], b""),
-                "on_header_value": lambda data, start, end: self._add_to_header(b"", data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._end_headers,
-                "on_part_data": self._take,
-                "on_end": self._end,
-            },
-            max_header_count=HEADERS_MAX,
-            max_header_size=HEADER_BYTES_MAX,
-        )
 
     def make_folder(self) -> None:
         """The folder for the adapter's files. Blocks; raises OSError."""
@@ -228,7 +205,7 @@ class _Form:
 
     def upload(self) -> Upload:
         """The upload, once all of it is written. Raises Problem where something is missing."""
-        if not self._ended:
+        if not self.has_ended:
             raise Problem("invalid_value", "The form ends before its closing boundary: send it again.")
         for name in self._needed:
             if name not in self._sizes:
@@ -249,31 +226,8 @@ class _Form:
         beside = name in (MANIFEST_FILE, SIGNATURE_FILE, *SAMPLES)
         return (self._folder if beside else self._adapter) / name
 
-    def _begin_part(self) -> None:
-        self._headers = {}
-        self._header = (b"", b"")
-
-    def _add_to_header(self, name: bytes, value: bytes) -> None:
-        self._header = (self._header[0] + name, self._header[1] + value)
-
-    def _end_header(self) -> None:
-        name, value = self._header
-        self._headers[name.lower()] = value
-        self._header = (b"", b"")
-
-    def _end_headers(self) -> None:
-        kind, options = parse_options_header(self._headers.get(b"content-disposition", b"").decode("latin-1"))
-        name = options.get(b"name", b"").decode("latin-1")
-        if kind != b"form-data" or not name:
-            raise Problem("invalid_value", "A part of the form has no name: send each as a field or a file of a form.")
-        if b"content-transfer-encoding" in self._headers:
-            raise Problem("invalid_value", f"{name[:80]!r} has a Content-Transfer-Encoding: send bytes as they are.")
-        if b"filename" in options:
-            self._begin_file(options[b"filename"].decode("latin-1"))
-        else:
-            self._begin_field(name)
-
-    def _begin_file(self, name: str) -> None:
+    def begin_file(self, field: str, name: str) -> None:
+        """The files are known by their own names, whatever the fields are named."""
         if name not in self._sizes_max:
             text = f"{name[:80]!r} is no file of an upload: its files are named {', '.join(self._sizes_max)}."
             raise Problem("unknown_parameter", text, "file")
@@ -283,22 +237,24 @@ class _Form:
         self._sizes[name] = 0
         self._pieces.append((name, b""))
 
-    def _begin_field(self, name: str) -> None:
-        if name in self._sizes_max:
-            raise Problem("invalid_value", f"{name} came as text: send it as a file with this file name.", name)
-        if name not in FIELDS:
-            text = f"The form has the field {name[:80]!r}: its text fields are {', '.join(FIELDS)}."
+    def begin_field(self, field: str) -> None:
+        """A text field, each at most once."""
+        if field in self._sizes_max:
+            raise Problem("invalid_value", f"{field} came as text: send it as a file with this file name.", field)
+        if field not in FIELDS:
+            text = f"The form has the field {field[:80]!r}: its text fields are {', '.join(FIELDS)}."
             raise Problem("unknown_parameter", text, "field")
-        if name in self._fields:
-            raise Problem("invalid_value", f"The form has the field {name} twice: send it once.", name)
+        if field in self._fields:
+            raise Problem("invalid_value", f"The form has the field {field} twice: send it once.", field)
         self._file = None
-        self._field = name
-        self._fields[name] = b""
+        self._field = field
+        self._fields[field] = b""
 
-    def _take(self, data: bytes, start: int, end: int) -> None:
-        size = end - start
+    def take(self, data: bytes) -> None:
+        """Bytes of the part, which wait to be written."""
+        size = len(data)
         if self._file is None:
-            self._fields[self._field] += data[start:end]
+            self._fields[self._field] += data
             if len(self._fields[self._field]) > FIELDS[self._field]:
                 text = f"{self._field} is longer than {FIELDS[self._field]} bytes: shorten it."
                 raise Problem("invalid_value", text, self._field)
@@ -307,11 +263,8 @@ class _Form:
         size_max = self._sizes_max[self._file]
         if size_max is not None and self._sizes[self._file] > size_max:
             raise Problem("body_too_large", f"{self._file} has more than {size_max} bytes: shorten it.", self._file)
-        self._pieces.append((self._file, data[start:end]))
+        self._pieces.append((self._file, data))
         self.waiting_bytes += size
-
-    def _end(self) -> None:
-        self._ended = True
 
 
 async def _parse(request: Request, form: _Form, boundary: bytes, limits: UploadLimits) -> None:
@@ -332,16 +285,6 @@ async def _parse(request: Request, form: _Form, boundary: bytes, limits: UploadL
             if form.waiting_bytes >= WRITE_BYTES:
                 await to_its_end(form.write)
     await to_its_end(form.write)
-
-
-def _boundary_of(headers: Headers) -> bytes:
-    kind, options = parse_options_header(headers.get("content-type", "")[:HEADER_BYTES_MAX])
-    if kind != FORM:
-        raise Problem("unsupported_media_type", "Send the adapter as `Content-Type: multipart/form-data`.")
-    boundary = options.get(b"boundary", b"")
-    if not BOUNDARY.fullmatch(boundary):
-        raise Problem("invalid_value", "The Content-Type names no boundary of 1 to 70 characters.")
-    return boundary
 
 
 def _check_length(headers: Headers, bytes_max: int) -> None:
