@@ -39,6 +39,8 @@ from gateway.features.diagnosis import endpoints as diagnosis
 from gateway.features.erasures.feature import ERASURES
 from gateway.features.evaluations.feature import EVALUATIONS
 from gateway.features.feedback import endpoints as feedback
+from gateway.features.fine_tuning import endpoints as fine_tuning
+from gateway.features.fine_tuning import file_endpoints
 from gateway.features.fitting.feature import FITTING
 from gateway.features.health import endpoints as health
 from gateway.features.pulls.feature import PULLS
@@ -131,6 +133,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     RELEASES,
     PULLS,
     TRAINING,
+    make_stateless(file_endpoints.router, fine_tuning.router),
     ERASURES,
     make_stateless(rules.router),
     SHADOWS,

@@ -21,11 +21,11 @@ import yaml
 
 from gateway.cli.admin_client import Refused, Unusable, explain_os_error, write_whole
 from gateway.cli.command import Api, ClassField, with_api
-from gateway.cli.manifest_draft import draft_manifest, read_row
 from gateway.cli.prompts import OwnColumns, read_columns
 from gateway.cli.tables import Printer
 from gateway.cli.training import ParameterOptions
 from gateway.cli.watch import WatchFailed
+from monitoring.training.manifest_draft import draft_manifest, read_row
 
 NOT_FOUND = 404
 STATE_FILE = "adopt.json"

@@ -62,8 +62,8 @@ FORM_SCHEMAS: Mapping[str, Any] = {
 """The fields of an adapter's form in /openapi.json."""
 WRITE_BYTES = 1 << 20
 PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/state/adapters"})
-DATA_PATHS = frozenset({"/admin/v1/evaluations", "/admin/v1/readiness", "/admin/v1/datasets/files"})
-"""Their bodies are data sets (data_body.py)."""
+DATA_PATHS = frozenset({"/admin/v1/evaluations", "/admin/v1/readiness", "/admin/v1/datasets/files", "/admin/v1/files"})
+"""Their bodies are data sets (data_body.py), or hold one (file_form.py)."""
 RESULT_PATH = re.compile(r"/v1/trainings/[^/]+/result")
 PROMPTS_PATH = re.compile(r"/admin/v1/adapters/[^/]+/prompts")
 

@@ -212,6 +212,18 @@ async def _send_file(world: World) -> httpx.Response:
     return await world.http.post("/admin/v1/datasets/files", content=b'{"text": "A vase.", "expected": "no"}')
 
 
+async def _send_form(world: World) -> httpx.Response:
+    rows = {"file": (SMILE * 200, b'{"text": "A cup.", "expected": "no"}')}
+    return await world.http.post("/admin/v1/files", data={"purpose": "fine-tune"}, files=rows)
+
+
+async def _begin_job(world: World) -> httpx.Response:
+    file = (await _send_form(world)).json()["id"]
+    metadata = {f"{number:02}" + SMILE * 31: SMILE * 256 for number in range(16)}
+    body = {"model": "returns", "training_file": file, "suffix": SMILE * 64, "metadata": metadata}
+    return await world.http.post("/admin/v1/fine_tuning/jobs", json=body)
+
+
 async def _approve(world: World) -> httpx.Response:
     _, public, digest = new_key()
     key = Caller(public, "n" * 100, "admin", digest, frozenset(models("p")), owner=SMILE * 100, pending=SMILE * 100)
@@ -309,6 +321,10 @@ CASES: tuple[Case, ...] = (
     Case("post", "/admin/v1/trainings", _train),
     call("DELETE", "/trainings/{training}", training="<training>"),
     call("DELETE", "/trainings/{training}", training="<training>"),
+    Case("post", "/admin/v1/files", _send_form, "unchanged"),
+    Case("post", "/admin/v1/fine_tuning/jobs", _begin_job),
+    call("POST", "/fine_tuning/jobs/{job}/cancel", job="<training>"),
+    call("DELETE", "/files/{file}", None, "refused", file="a" * 64),
     Case("post", "/admin/v1/evaluations", _evaluate),
     Case("post", "/admin/v1/suites", _add_suite),
     call("DELETE", "/suites/{task}/{suite}", task="returns", suite="newest"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from fastapi import Request
@@ -16,10 +17,18 @@ from serving.adapters.store import FREE_BYTES_MIN
 WRITE_BYTES = 1 << 20
 
 
-async def receive_file(request: Request, folder: Path, bytes_max: int) -> Path:
-    """The file in this request's body, in `folder` under its digest.
+async def receive_file(
+    request: Request,
+    folder: Path,
+    bytes_max: int,
+    unwrap: Callable[[bytes], bytes] = bytes,
+    end: Callable[[], None] = lambda: None,
+) -> Path:
+    """The file in this request's body, in `folder` under its digest. `unwrap` gives the file's bytes in a piece of the
+    body, and `end` sees at its end that it was whole.
 
-    Raises Problem: 413 too long, 503 no room on the disk, 400 where it is empty, breaks off or falls silent.
+    Raises Problem: 413 too long, 503 no room on the disk, 400 where it is empty, breaks off or falls silent; and what
+    `unwrap` and `end` raise.
     """
     digest, waiting = hashlib.sha256(), bytearray()
     try:
@@ -34,14 +43,15 @@ async def receive_file(request: Request, folder: Path, bytes_max: int) -> Path:
                 await to_its_end(lambda: append(rows, [piece], len(piece), FREE_BYTES_MIN))
 
             async def take(piece: bytes) -> None:
-                waiting.extend(piece)
+                waiting.extend(unwrap(piece))
                 if len(waiting) >= WRITE_BYTES:
                     await write()
 
             await receive_bytes(request, bytes_max, "datasets.file_bytes_max", take)
             await write()
+            end()
             if not rows.stat().st_size:
-                raise Problem("invalid_value", "The file is empty: send its rows as the body.")
+                raise Problem("invalid_value", "The file is empty: send rows.")
             target = folder / digest.hexdigest()
             await to_its_end(lambda: rows.replace(target))
             return target

@@ -38,6 +38,9 @@ async def draft_training(trainings: Trainings, wanted: Mapping[str, Any], pusher
     runner = wanted["runner"] or services.settings.training.runner
     await _see_that_it_can_run(trainings, runner)
     digest = await asyncio.to_thread(_digest_of, trainings, str(wanted["data"]), task)
+    heldout = str(wanted.get("heldout", ""))
+    if heldout and not await asyncio.to_thread((trainings.datasets.files / heldout).is_file):
+        raise Problem("not_found", f"There is no file {heldout}, or no more: send it again.", "heldout")
     parameters = dict(wanted["parameters"])
     rank = parameters["rank"] or (begin.rank if begin is not None else RANK)
     rank_max = services.settings.pools[pool].max_lora_rank
@@ -49,7 +52,7 @@ async def draft_training(trainings: Trainings, wanted: Mapping[str, Any], pusher
     manifest = _manifest(trainings, task, wanted["manifest"], base)
     now = await read_redis_time(services.redis)
     return Training(
-        id=id_of(task, pool, digest, wanted["begin"], parameters, base, wanted["manifest"]),
+        id=id_of(task, pool, digest, wanted["begin"], parameters, base, wanted["manifest"], heldout),
         task=task,
         pool=pool,
         data=digest,
@@ -57,7 +60,10 @@ async def draft_training(trainings: Trainings, wanted: Mapping[str, Any], pusher
         place=trainings.place,
         parameters=parameters,
         manifest=manifest,
+        heldout=heldout,
         begin=wanted["begin"],
+        stage=wanted.get("stage", False),
+        request=wanted.get("request", {}),
         base=base,
         by=pusher.public,
         owner=pusher.owner,

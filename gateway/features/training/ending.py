@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from gateway.errors import Problem
 from gateway.features.releases.adding import Pusher, add_version
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Status, Training
+from gateway.features.training.version_evaluation import stage_version
 from gateway.server.uploads import Upload
 from gateway.state.redis import read_redis_time
 from serving.adapters.adapter_folder import MANIFEST_FILE
+from serving.adapters.registry import RegistryError
 from serving.object_store import Stale, Unchanged
+
+log = logging.getLogger(__name__)
 
 
 class TrainingFault(Exception):
@@ -46,6 +51,11 @@ async def enter_result(trainings: Trainings, training: Training, adapter: Path, 
         )
     except (Problem, OSError) as error:
         raise TrainingFault(f"The adapter was trained, and not taken: {error}") from error
+    if training.stage:
+        try:
+            await stage_version(trainings.releases.evaluations, version)
+        except RegistryError as error:
+            log.warning("%s was trained, and can't be loaded: %s", version.name, error)
     await end_training(trainings, training, "done", "", result, version.name)
 
 
@@ -75,6 +85,15 @@ def provenance_of(
 def is_running(now: Training | None, training: Training) -> bool:
     """Return whether a training runs, and was not begun again since it was read."""
     return now is not None and now.status == "running" and now.begun_at == training.begun_at
+
+
+async def cancel_training(trainings: Trainings, training: Training, actor: str) -> Training:
+    """Stop a training that runs. Raises RedisError, and Problem (409) where it runs no more."""
+    after = await end_training(trainings, training, "cancelled", f"It was stopped by {actor}.", actor=actor)
+    if after is None:
+        raise Problem("state_conflict", "The training has ended: look at it.")
+    await trainings.services.snapshot.refresh()
+    return after
 
 
 async def end_training(

@@ -21,11 +21,10 @@ from gateway.endpoint_parts import (
     require_task,
     see_that_list_has_task,
 )
-from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.adding import Pusher
 from gateway.features.training.beginning import begin_run, draft_training
-from gateway.features.training.ending import end_training
+from gateway.features.training.ending import cancel_training
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
 from gateway.four_eyes import find_owner_to_keep
@@ -113,12 +112,7 @@ async def stop_training(request: Request, training: str, admin: Admin) -> dict[s
     trainings = feature_of(request, Trainings)
     record, generation = await find_training(trainings, training)
     if record.status == "running":
-        note = f"It was stopped by {admin.public}."
-        after = await end_training(trainings, record, "cancelled", note, actor=admin.public)
-        if after is None:
-            raise Problem("state_conflict", "The training has ended at this moment: look at it, then try again.")
-        await trainings.services.snapshot.refresh()
-        return await _shown(trainings, after)
+        return await _shown(trainings, await cancel_training(trainings, record, admin.public))
     step = trainings.services.begin_step(admin.public)
     step.note("training.forget", record.task, {"training": record.id}, None, generation=generation + 1)
     with conflicts():

@@ -57,10 +57,19 @@ class Trainings:
         sent = self.datasets.files / digest
         return TrainingFiles(sent, None) if DIGEST.fullmatch(digest) and sent.is_file() else None
 
+    def find_files_of(self, training: Training) -> TrainingFiles | None:
+        """The files of a training; None where one of them is there no more."""
+        files = self.find_files(training.data)
+        if files is None or not training.heldout:
+            return files
+        heldout = self.datasets.files / training.heldout
+        return TrainingFiles(files.train, heldout) if heldout.is_file() else None
+
     async def find_used(self) -> set[str]:
         """The paths of rows that were sent, and that a training waits for or reads. Raises RedisError."""
         running = [training for training in await self.store.all() if training.status == "running"]
-        return {str(self.datasets.files / training.data) for training in running}
+        digests = {digest for training in running for digest in (training.data, training.heldout) if digest}
+        return {str(self.datasets.files / digest) for digest in digests}
 
     def folder_of(self, training: Training) -> Path:
         """The folder of a training: one that is begun again gets another, one that goes on keeps its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,8 +25,10 @@ POINTS_KEPT_MAX = 4_000
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """A training. Times are Unix seconds.
 
-    `place` is the data folder that has its files, where it runs locally. `begin` is the version that it goes on from,
-    `manifest` that of its result. `note` says why it failed. `result` has its figures and `version` what came of it.
+    `place` is the data folder that has its files, where it runs locally. `heldout` is the digest of held-out rows that
+    were sent apart; empty: they are of the data. `begin` is the version that it goes on from, `manifest` that of its
+    result. With `stage` the result is loaded at once. `request` is what a client of OpenAI's API asked for. `note` says
+    why it failed. `result` has its figures and `version` what came of it.
     """
 
     id: str
@@ -36,7 +39,10 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     place: str
     parameters: dict[str, Any]
     manifest: dict[str, Any]
+    heldout: str = ""
     begin: str | None = None
+    stage: bool = False
+    request: dict[str, Any] = {}
     base: str = ""
     by: str = ""
     owner: str | None = None
@@ -58,10 +64,12 @@ def id_of(
     parameters: dict[str, Any],
     base: str,
     manifest: Mapping[str, Any] | None,
+    heldout: str = "",
 ) -> str:
     """The id of a training: the same one asked for again is the same training. `manifest` is the one that was given,
     if one was."""
-    written = msgspec.json.encode([task, pool, data, begin, sorted(parameters.items()), base, manifest], order="sorted")
+    asked = [task, pool, data, begin, sorted(parameters.items()), base, manifest, *([heldout] if heldout else [])]
+    written = msgspec.json.encode(asked, order="sorted")
     return hashlib.blake2b(written, digest_size=10).hexdigest()
 
 
@@ -100,7 +108,9 @@ class TrainingStore:
     async def note_progress(self, name: str, message: dict[str, Any]) -> None:
         """Keep a message of the trainer. What is told again of the same step replaces it: nothing counts twice."""
         kind = str(message.get("kind"))[:20]
-        field = f"{kind}:{int(message['step'])}" if kind in ("step", "heldout") else kind
+        is_point = kind in ("step", "heldout")
+        field = f"{kind}:{int(message['step'])}" if is_point else kind
+        message = message | {"at": time.time()} if is_point else message
         await self._redis.hset(_key(name), field, msgspec.json.encode(message))
         await self._redis.expire(_key(name), PROGRESS_SECONDS)
         if await self._redis.hlen(_key(name)) > POINTS_KEPT_MAX:
@@ -132,6 +142,13 @@ class TrainingStore:
             "losses": [[point["step"], point["loss"]] for point in thinned],
             "heldout": [[point["step"], point["loss"], point["right"]] for point in points["heldout"]],
         }
+
+    async def points(self, name: str) -> list[dict[str, Any]]:
+        """The losses that were told, oldest first; `at` is when, in Unix seconds, of all but what an earlier release
+        has kept."""
+        raw = await self._redis.hgetall(_key(name))
+        fields = {field.decode(): msgspec.json.decode(value) for field, value in raw.items() if b":" in field}
+        return sorted(fields.values(), key=lambda point: (point["step"], point["kind"] == "heldout"))
 
     async def forget_progress(self, name: str) -> None:
         """Forget what was told of a training that begins again."""

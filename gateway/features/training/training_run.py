@@ -85,9 +85,10 @@ class TrainingRun(ABC):
     async def _prepare(self) -> None:
         """Write the files of rows. Raises TrainingFault."""
         trainings, training = self._trainings, self._training
-        files = await asyncio.to_thread(trainings.find_files, training.data)
+        files = await asyncio.to_thread(trainings.find_files_of, training)
         if files is None:
-            raise TrainingFault(f"There is no data set {training.data} any more: build it, or send the file again.")
+            names = " or ".join(filter(None, (training.data, training.heldout)))
+            raise TrainingFault(f"There is no data set {names} any more: build it, or send the file again.")
         parameters, limits = training.parameters, trainings.services.settings.datasets
         older = await self._older() if parameters["rehearsal_share"] else {}
         job = PreparationJob(

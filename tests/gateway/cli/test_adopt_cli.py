@@ -16,8 +16,8 @@ import yaml
 from rich.console import Console
 
 from gateway.cli.adopt import run_command
-from gateway.cli.manifest_draft import draft_contract, draft_manifest, read_row
 from gateway.cli.tables import Printer
+from monitoring.training.manifest_draft import draft_contract, draft_manifest, read_row
 from serving.adapters.manifest import from_json
 from tests.fakes.certificates import Authority
 from tests.fakes.trainer import write_trainer

@@ -1,0 +1,104 @@
+"""A request of OpenAI's fine-tuning client, in our terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import Field
+
+from gateway.configuration.training import TrainingParameters
+from gateway.endpoint_parts import Body
+from gateway.errors import Problem
+from monitoring.training.manifest_draft import draft_manifest, read_row
+
+FILE_PREFIX, JOB_PREFIX = "file-", "ftjob-"
+DRAFTED_ROWS_MAX = 2000
+"""Rows of which the manifest of a task's first version is drafted."""
+Auto = Literal["auto"]
+FileId = Annotated[str, Field(pattern="^(file-)?[0-9a-f]{64}$", description="The id of a file that was sent.")]
+
+
+class HyperparametersIn(Body):
+    """Hyperparameters; `auto`: as `training.parameters` says."""
+
+    n_epochs: Auto | Annotated[int, Field(ge=1, le=1000)] = "auto"
+    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = "auto"
+
+
+class SupervisedIn(Body):
+    """Options of supervised training."""
+
+    hyperparameters: HyperparametersIn = HyperparametersIn()
+
+
+class MethodIn(Body):
+    """The method of training."""
+
+    type: Literal["supervised"] = Field(description="Of a preference file the preferred answers are examples.")
+    supervised: SupervisedIn = SupervisedIn()
+
+
+class JobIn(Body):
+    """A fine-tuning job."""
+
+    model: str = Field(max_length=100, description="The task; or one of its versions, to go on from.")
+    training_file: FileId
+    validation_file: FileId | None = None
+    method: MethodIn | None = None
+    hyperparameters: HyperparametersIn | None = Field(None, description="An older place of `method`'s.")
+    seed: int | None = Field(None, ge=0, le=2**31 - 1)
+    suffix: str | None = Field(None, max_length=64, description="Told back; versions are named by number.")
+    metadata: dict[str, str] | None = Field(None, max_length=16, description="Told back.")
+    integrations: list[Any] | None = Field(None, max_length=0, description="None can be had.")
+
+    @property
+    def wanted_hyperparameters(self) -> HyperparametersIn:
+        """The hyperparameters, wherever they stand."""
+        return self.method.supervised.hyperparameters if self.method else self.hyperparameters or HyperparametersIn()
+
+
+def resolve_parameters(job: JobIn, defaults: TrainingParameters, rows: int) -> dict[str, Any]:
+    """The parameters of the training on so many rows. An epoch takes each row that is not held out once."""
+    wanted, parameters = job.wanted_hyperparameters, defaults.model_dump()
+    if job.seed is not None:
+        parameters["seed"] = job.seed
+    if wanted.batch_size != "auto":
+        parameters["batch"] = wanted.batch_size
+    if wanted.learning_rate_multiplier != "auto":
+        parameters["learning_rate"] = min(1.0, defaults.learning_rate * wanted.learning_rate_multiplier)
+    if wanted.n_epochs != "auto":
+        trained = rows if job.validation_file else rows * (1.0 - parameters["heldout_share"])
+        parameters["steps"] = max(1, math.ceil(wanted.n_epochs * trained / parameters["batch"]))
+    return parameters
+
+
+def count_rows(path: Path) -> int:
+    """The rows of a file of JSON lines. Blocks; raises OSError."""
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def draft_manifest_of(task: str, path: Path) -> dict[str, Any]:
+    """A manifest for a task's first version, of the first rows of a file. Blocks; raises OSError, Problem (400)."""
+    rows = [read for row in islice(_objects_in(path), DRAFTED_ROWS_MAX) if (read := read_row(row)) is not None]
+    if not rows:
+        text = "None of its lines is an example: each needs `messages` that end with the assistant's."
+        raise Problem("invalid_value", text, "training_file")
+    return draft_manifest(task, rows)
+
+
+def _objects_in(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield msgspec.json.decode(line, type=dict[str, Any])
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                raise Problem("invalid_value", f"Line {number} is no JSON object: mend it.", "training_file") from None
