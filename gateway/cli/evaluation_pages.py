@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.tables import Row, make_readable
+from gateway.cli.tool_calls import describe_offer, write_called, write_message
 from monitoring.evaluation.judge_trust import describe_trust
 from monitoring.web_page import make_web_page, wrap_wide
 
@@ -158,13 +159,13 @@ def _write_texts(page: _Html | _Markdown, arms: Sequence[str], texts: Texts) -> 
     page.say(f"{len(texts)} rows that an arm got wrong:")
     columns = ("request", "expected", *arms)
     if isinstance(page, _Markdown):
-        rows = [(_prompt_of(row), row["expected"], *(row["answers"].get(arm) for arm in arms)) for row in texts]
-        page.table(columns, [[(cell or "-")[:CHARACTERS_MAX] for cell in row] for row in rows])
+        rows = [(_prompt_of(row), _expected_of(row), *(_answer_of(row, arm) for arm in arms)) for row in texts]
+        page.table(columns, [[cell[:CHARACTERS_MAX] for cell in row] for row in rows])
         return
     lines = []
     for row in texts:
-        cells = [("", _prompt_of(row)), ("", row["expected"])]
-        cells += [("right" if row["right"].get(arm) else "wrong", row["answers"].get(arm) or "-") for arm in arms]
+        cells = [("", _prompt_of(row)), ("", _expected_of(row))]
+        cells += [("right" if row["right"].get(arm) else "wrong", _answer_of(row, arm)) for arm in arms]
         tds = "".join(f"<td class='{kind}'><pre>{escape(text[:CHARACTERS_MAX])}</pre></td>" for kind, text in cells)
         lines.append(f"<tr>{tds}</tr>")
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
@@ -172,8 +173,16 @@ def _write_texts(page: _Html | _Markdown, arms: Sequence[str], texts: Texts) -> 
 
 
 def _prompt_of(row: Mapping[str, Any]) -> str:
-    messages = row.get("messages") or ()
-    return str(row.get("prompt") or "\n".join(f"{part.get('role')}: {part.get('content')}" for part in messages))
+    said = (f"{part.get('role')}: {write_message(part)}" for part in row.get("messages") or ())
+    return str(row.get("prompt") or "\n".join([*describe_offer(row), *said]))
+
+
+def _expected_of(row: Mapping[str, Any]) -> str:
+    return write_called(row["expected"], row) or "-"
+
+
+def _answer_of(row: Mapping[str, Any], arm: str) -> str:
+    return write_called(row["answers"].get(arm) or "-", row)
 
 
 def _cell(value: Any) -> str:

@@ -303,10 +303,13 @@ def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Pa
 
 def _write(api: Api, path: Path, answer: dict[str, Any], answers: Sequence[dict[str, Any]]) -> None:
     """The report as the file's name says. Raises CommandError."""
-    text = json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
+    texts = {each["id"]: _wrong_rows(api, each["id"]) for each in answers}
     if path.suffix in (".html", ".md"):
-        texts = {each["id"]: _wrong_rows(api, each["id"]) for each in answers}
         text = (make_html if path.suffix == ".html" else make_markdown)(answers, texts)
+    else:
+        whole = [each | ({"wrong_rows": texts[each["id"]]} if texts[each["id"]] else {}) for each in answers]
+        text = json.dumps({"evaluations": whole} if "evaluations" in answer else whole[0], indent=2, ensure_ascii=False)
+        text += "\n"
     with explain_os_error(f"{path} can't be written"), write_whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="replace")
 

@@ -9,6 +9,7 @@ import typer
 from gateway.cli.command import Api, OfTask, as_body, with_api
 from gateway.cli.records import Since, Until, moments_of
 from gateway.cli.tables import Row, format_time
+from gateway.cli.tool_calls import write_call
 
 EXCERPT = 60
 TEXTS_ARE_OFF = "Texts are kept only of tasks that say so: set tasks.NAME.texts.keep (docs/guides/kept-texts.md)."
@@ -60,7 +61,7 @@ def _excerpts(text: dict[str, Any] | None) -> tuple[str | None, str | None]:
     if text is None:
         return None, None
     prompt = text["messages"][-1].get("content") if text["messages"] else text["prompt"]
-    calls = (f"{call.get('name')}({call.get('arguments', '')})" for call in text["tool_calls"])
+    calls = map(write_call, text["tool_calls"])
     return _short(prompt), _short(" ".join(filter(None, (text["answer"], *calls))))
 
 

@@ -12,6 +12,7 @@ import typer
 from gateway.cli.admin_client import AdminClient, Refused, Unusable
 from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
 from gateway.cli.tables import Row, format_age, format_time
+from gateway.cli.tool_calls import write_call, write_called
 
 reviews = typer.Typer(
     help="Show the next request that was drawn for review, judge it, skip it, list what waits, and delete it.",
@@ -116,8 +117,9 @@ def list_pair_lines(pair: dict[str, Any]) -> Iterator[str]:
         yield from _block(str(message.get("role")), _text(message))
     if "prompt" in pair:
         yield from _block("prompt", pair["prompt"])
-    yield from _block("a", pair["a"])
-    yield from _block("b", pair["b"])
+    yield from _offer(pair)
+    yield from _block("a", write_called(pair["a"], pair))
+    yield from _block("b", write_called(pair["b"], pair))
 
 
 def lines_of(review: dict[str, Any]) -> Iterator[str]:
@@ -129,16 +131,20 @@ def lines_of(review: dict[str, Any]) -> Iterator[str]:
     for prompt in prompts:
         if prompt is not None:
             yield from _block("prompt", prompt)
-    for tool in review["tools"]:
-        yield from _block("tool", json.dumps(tool, ensure_ascii=False))
-    if review.get("tool_choice") not in (None, "auto"):
-        yield from _block("tool_choice", json.dumps(review["tool_choice"]))
+    yield from _offer(review)
     yield from _block("ANSWER", review["answer"])
     for call in review["tool_calls"]:
-        yield from _block("ANSWER calls", f"{call.get('name')}({call.get('arguments', '')})")
+        yield from _block("ANSWER calls", write_call(call))
     if review["fields"]:
         yield f"The contract names the fields {', '.join(review['fields'])}."
     yield from review["cut"]
+
+
+def _offer(asked: dict[str, Any]) -> Iterator[str]:
+    for tool in asked.get("tools") or ():
+        yield from _block("tool", json.dumps(tool, ensure_ascii=False))
+    if asked.get("tool_choice") not in (None, "auto"):
+        yield from _block("tool_choice", json.dumps(asked["tool_choice"]))
 
 
 def _block(name: str, text: str) -> Iterator[str]:

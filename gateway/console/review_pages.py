@@ -54,7 +54,7 @@ async def show_pair(visit: Visit, fault: str = "") -> Response:
         if refused.code != "no_review":
             raise
         return await visit.render("review_none.html", why=refused.text, progress=None)
-    return await visit.render("pair.html", 400 if fault else 200, **pair, fault=fault)
+    return await visit.render("pair.html", 400 if fault else 200, **pair, pair=pair, fault=fault)
 
 
 async def show_next(visit: Visit) -> Response:

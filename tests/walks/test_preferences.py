@@ -6,14 +6,17 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.fakes.answers import Called
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import run
 from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.console_browsing import browsing
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, audit_of
 from tests.walks.test_evaluate import begin, data, ended, right_but_for, said, with_schema
@@ -132,3 +135,40 @@ async def test_without_kept_texts_it_is_told_how_to_keep_them(
         answer = await http.get(f"/v1/evaluations/{told['id']}/pair")
         assert (await http.get("/v1/evaluations")).json() == {"evaluations": []}
     assert "set tasks.returns.texts" in answer.json()["error"]["message"]
+
+
+async def test_texts_of_an_evaluation_have_the_tools_and_the_calls(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, tmp_path: Path
+) -> None:
+    tool: dict[str, Any] = {"type": "function", "function": {"name": "refund", "description": "Ask jo@shop.example."}}
+    right, wrong = ({"tool_calls": [{"name": "refund", "arguments": {"order": order}}]} for order in ("A-7", "A-8"))
+    row = {"text": "Refund A-7.", "tools": [tool], "tool_choice": "required", "expected": right}
+    small.answers[V1], general.answers["*"] = (
+        (lambda _, said=said: Called("refund", said["tool_calls"][0]["arguments"])) for said in (wrong, right)
+    )
+    async with (
+        run_gateway(configure(**KEPT)) as running,
+        running.http() as http,
+        browsing(running, running.admin_key) as page,
+    ):
+        await running.place(make_adapter(1))
+        evaluation = (await ended(http, (await begin(http, json.dumps(row).encode()))["id"]))["id"]
+        (read,) = (await http.get(f"/admin/v1/evaluations/{evaluation}/texts")).json()["rows"]
+        place = {"APPRENTICE_URL": running.url, "APPRENTICE_KEY": running.admin_key}
+        file, as_json = tmp_path / "report.md", tmp_path / "report.json"
+        for path in (file, as_json):
+            await asyncio.to_thread(run, "evaluations", "show", evaluation, "--out", str(path), **place)
+        pair = (await http.get(f"/v1/evaluations/{evaluation}/pair")).json()
+        shown = (await page.get(f"/console/compare/{evaluation}")).text
+    masked = tool | {"function": tool["function"] | {"description": "Ask [email]."}}
+    assert (read["tools"], read["tool_choice"], read["right"]) == (
+        [masked],
+        "required",
+        {"adapter": False, "general": True},
+    )
+    assert (pair["tools"], pair["tool_choice"]) == ([masked], "required")
+    assert json.loads(as_json.read_text())["wrong_rows"] == [read]
+    assert [json.loads(each) for each in (read["expected"], *read["answers"].values())] == [right, wrong, right]
+    assert 'tools: refund() tool_choice: "required" user: Refund A-7.' in file.read_text()
+    assert '|refund({"order":"A-7"})|refund({"order":"A-8"})|refund({"order":"A-7"})|' in file.read_text()
+    assert ("1 tool, tool_choice required" in shown, "Ask [email]." in shown) == (True, True)

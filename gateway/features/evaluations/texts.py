@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation
-from gateway.features.texts.redactors import Redact, redact_all
+from gateway.features.texts.redactors import Redact, redact_conversation
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.erasure import list_names
 from monitoring.evaluation.results import Said
@@ -75,14 +75,15 @@ def _sealed(
         task=evaluation.task,
         version=evaluation.version,
         handles=list_names(row),
-        messages=redact_all(row.messages or [], redact),
-        prompt=redact_all(row.prompt, redact),
-        answer=redact(row.expected),
+        messages=row.messages or [],
+        prompt=row.prompt,
+        answer=row.expected,
+        **row.offer,
     )
-    fields = {"": question}
+    fields = {"": redact_conversation(question, redact)}
     if answer.text is not None:
-        text = redact(answer.text)
-        fields[arm] = msgspec.structs.replace(question, messages=[], prompt=None, answer=text)
+        bare = msgspec.structs.replace(question, messages=[], prompt=None, tools=[], tool_choice=None)
+        fields[arm] = msgspec.structs.replace(bare, answer=redact(answer.text))
     seals = evaluations.texts.seals
     return {f"{row.number}:{name}": msgspec.json.encode(seals.close(text)) for name, text in fields.items()}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from html import escape
 from typing import Any
 
 from gateway.cli.evaluation_pages import make_html, make_markdown
@@ -55,6 +57,40 @@ def test_answers_stand_side_by_side_and_are_escaped() -> None:
     markdown = make_markdown([answered()], TEXTS)
     assert "|user: &lt;script>alert(1)&lt;/script> a\\|b|" in markdown
     assert "## hard dddddddddddd" in markdown
+
+
+def test_tools_and_calls_of_them_are_shown() -> None:
+    calls = '{"tool_calls":[{"arguments":{"order":"A-%d"},"name":"refund"}]}'
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    row = {
+        "number": 0,
+        "messages": [
+            {"role": "user", "content": "Refund <it>."},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": None},
+        ],
+        "tools": [
+            {"type": "function", "function": {"name": "look"}},
+            {
+                "type": "function",
+                "function": {"name": "refund", "parameters": {"properties": {"order": {}, "eur": {}}}},
+            },
+        ],
+        "parallel_tool_calls": False,
+        "tool_choice": "required",
+        "expected": calls % 8,
+        "answers": {"adapter": calls % 7, "general": "No."},
+        "right": {"adapter": False, "general": False},
+    }
+    html, markdown = make_html([answered()], {"e1": [row]}), make_markdown([answered()], {"e1": [row]})
+    offered = ["tools: look(), refund(order, eur)", "parallel_tool_calls: false"]
+    said = ["user: Refund &lt;it&gt;.", "assistant: look({})", "tool: None"]
+    assert "\n".join([*offered, "tool_choice: &quot;required&quot;", *said]) in html
+    cells = ['refund({"order":"A-8"})', 'refund({"order":"A-7"})', "No."]
+    assert "".join(f"<pre>{escape(cell)}</pre>" for cell in cells) == "".join(re.findall("<pre>.*?</pre>", html)[-3:])
+    assert f"|{'|'.join(cells)}|" in markdown
+    plain = {name: value for name, value in row.items() if name != "tools"}
+    assert escape(calls % 8) in make_html([answered()], {"e1": [plain]}), "without tools it is a text"
 
 
 def test_names_of_classes_are_no_html_in_any_page() -> None:
