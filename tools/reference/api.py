@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 INTRODUCTION = """
 Point any OpenAI client at `http://HOST:8080/v1`, with a key of ours, and put a task's name into `model`. Keys look
 like `sk-app-<public12>-<secret>`; only the public part is shown or logged. `/openapi.json` has every field's bounds.
-Unknown fields are refused by name; query parameters too, but for `/v1/models` and the wire formats, whose clients add
+Unknown fields are refused by name; query parameters too, except on `/v1/models` and the wire formats, whose clients add
 some. `expected_generation` refuses a change (409) to an object that has moved since it was read.
 """
 MODELS: Mapping[str, str] = {
