@@ -31,6 +31,7 @@ EXPECTED: Mapping[str, Any] = {
     "openai responses reasoning": ["reasoning_text", "output_text"],
     "openai responses parsed": ["city"],
     "openai embeddings": True,
+    "openai files": {"name": "réws.jsonl", "same": True, "job": "state_conflict", "deleted": True},
     **{f"vercel {name} text": {"text": True, "finishReason": "stop", "model": "returns@v1", "tokens": True}
        for name in PROVIDERS},
     **{f"vercel {name} stream": STREAMED for name in PROVIDERS},

@@ -4,7 +4,7 @@ import { createAnthropic } from '@ai-sdk/anthropic';
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { embedMany, generateObject, generateText, stepCountIs, streamText, tool } from 'ai';
-import OpenAI from 'openai';
+import OpenAI, { toFile } from 'openai';
 import { zodTextFormat } from 'openai/helpers/zod';
 import { z } from 'zod';
 
@@ -86,6 +86,16 @@ for (const [name, ask] of Object.entries(asks)) {
   cases[`openai ${name}: unknown model`] = () => ask({ model: 'nothing' });
   cases[`openai ${name}: wrong field`] = () => ask({ user: 7 });
 }
+
+cases['openai files'] = async () => {
+  const admin = new OpenAI({ baseURL: `${url}/admin/v1`, apiKey: key, maxRetries: 0, timeout: 60000 });
+  const rows = JSON.stringify({ messages: [...messages, { role: 'assistant', content: 'Yes.' }] });
+  const file = await admin.files.create({ file: await toFile(Buffer.from(rows), 'réws.jsonl'), purpose: 'fine-tune' });
+  const content = await (await admin.files.content(file.id)).text();
+  const job = await admin.fineTuning.jobs.create({ model, training_file: file.id }).catch((error) => error.code);
+  const { deleted } = await admin.files.delete(file.id);
+  return { name: file.filename, same: content === rows, job, deleted };
+};
 
 // ---- Vercel's AI SDK ---------------------------------------------------------------------------
 
