@@ -13,6 +13,7 @@ from gateway.cli.admin_client import Unusable, explain_os_error
 from gateway.cli.command import Api
 from gateway.cli.watch import make_sending_columns
 from serving.adapters.adapter_folder import (
+    ADAPTER_FILES,
     CONFIG_FILE,
     DEFAULT_LIMITS,
     MANIFEST_FILE,
@@ -44,7 +45,7 @@ def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key
     """
     if not folder.is_dir():
         raise Unusable(f"There is no folder {folder}: name the one that the training has written.")
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    for name in ADAPTER_FILES:
         if not (folder / name).is_file():
             raise Unusable(f"There is no {name} in {folder}: name the folder that the training has written.")
     places = [manifest] if manifest else [folder / MANIFEST_FILE, folder.parent / MANIFEST_FILE]

@@ -17,7 +17,7 @@ from gateway.cli.admin_client import AdminClient, Unusable, explain_os_error, re
 from gateway.cli.command import Api, Yes, add_command, make_sure
 from gateway.cli.tables import Printer, Row, shorten_digest, tell_warnings
 from gateway.cli.watch import WatchFailed, list_evidence
-from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
+from serving.adapters.adapter_folder import ADAPTER_FILES, MANIFEST_FILE
 
 state = typer.Typer(
     help="Export, compare and apply all that admins have set: versions, aliases, rules and keys.", no_args_is_help=True
@@ -97,7 +97,7 @@ def _fetch(api: Api, answer: dict[str, Any], folder: Path) -> None:
             with explain_os_error(f"{target} can't be written"):
                 target.mkdir(parents=True, exist_ok=True)
                 if not _is_whole(target, digest):
-                    for name in (CONFIG_FILE, WEIGHTS_FILE):
+                    for name in ADAPTER_FILES:
                         api.download(f"/store/{digest}/{name}", target / name)
                     if not _is_whole(target, digest):
                         raise Unusable(f"The bytes fetched into {target} are not {digest}: see the gateway's log.")

@@ -27,6 +27,7 @@ from gateway.openapi_parts import BYTES
 from gateway.server.form_reader import FORM, FormReader, read_boundary
 from gateway.server.wire import Deadline, Scope
 from serving.adapters.adapter_folder import (
+    ADAPTER_FILES,
     BACKGROUND_FILE,
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -46,7 +47,7 @@ FILES: Mapping[str, int | None] = {
     README_FILE: 1 << 20,
 }
 """Most bytes of each file; None: as many as the whole upload may have."""
-NEEDED = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
+NEEDED = (*ADAPTER_FILES, MANIFEST_FILE)
 OPTIONAL = (SIGNATURE_FILE, README_FILE)
 SAMPLES = (PROMPTS_FILE, BACKGROUND_FILE)
 """A sample of training prompts, and other traffic beside it: each of `prompts_bytes_max` at most."""

@@ -358,7 +358,7 @@ def _no_worse(
     return GateLine(subject=subject, reference=name, verdict="cannot_tell", text=text, rows_more=more, needs=needs)
 
 
-def _classes(name: str, pair: Mapping[str, Any], loss_max: float, rows_min: int = 0) -> GateLine:
+def _classes(name: str, pair: Mapping[str, Any], loss_max: float, rows_min: int) -> GateLine:
     """The finding that no class is worse by Holm's test, and that none of `rows_min` rows can have lost `loss_max`."""
     classes = pair["by_class"]
     if not classes:

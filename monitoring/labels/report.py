@@ -18,10 +18,10 @@ RATERS_TOLD_MAX = 200
 DIFFERENT_TOLD_MAX = 100
 
 
-def report_ratings(ratings: Ratings, agreement_min: float = AGREEMENT_MIN, seed: int = 0) -> RatingsReport:
-    """The report on these ratings. The same for the same ratings and seed."""
-    agreement = measure_agreement(ratings, seed)
-    classes = _report_classes(ratings, agreement_min, seed)
+def report_ratings(ratings: Ratings, agreement_min: float = AGREEMENT_MIN) -> RatingsReport:
+    """The report on these ratings: the same for the same ratings."""
+    agreement = measure_agreement(ratings)
+    classes = _report_classes(ratings, agreement_min)
     return RatingsReport(
         items=len(ratings.items),
         ratings=len(ratings.item),
@@ -40,13 +40,13 @@ def is_too_low(agreement: Agreement, agreement_min: float) -> bool:
     return agreement.alpha is not None and agreement.items >= ITEMS_MIN and agreement.alpha < agreement_min
 
 
-def _report_classes(ratings: Ratings, agreement_min: float, seed: int) -> list[ClassReport]:
+def _report_classes(ratings: Ratings, agreement_min: float) -> list[ClassReport]:
     names: dict[str, list[str]] = {}
     for item, name in ratings.classes.items():
         names.setdefault(name, []).append(item)
     reports = []
     for name in sorted(names, key=lambda name: (-len(names[name]), name))[:CLASSES_TOLD_MAX]:
-        agreement = measure_agreement(ratings.select_items(names[name]), seed)
+        agreement = measure_agreement(ratings.select_items(names[name]))
         is_ambiguous = is_too_low(agreement, agreement_min)
         reports.append(ClassReport(class_name=name, agreement=agreement, is_ambiguous=is_ambiguous))
     return reports

@@ -15,6 +15,7 @@ from serving.adapters.errors import ArtifactError, quote_name
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 MANIFEST_FILE = "manifest.yaml"
 SIGNATURE_FILE = "signature.json"
 PROMPTS_FILE = "prompts.jsonl"
@@ -150,7 +151,7 @@ def _check_entry(entry: os.DirEntry[str]) -> None:
             "base model's. Remove it if it is the base's; if tokens or a chat template were changed, train "
             "again without.",
         )
-    if entry.name in (CONFIG_FILE, WEIGHTS_FILE):
+    if entry.name in ADAPTER_FILES:
         return
     ignored = suffix in IGNORED_SUFFIXES or os.path.splitext(name)[0] in IGNORED_FILES or name in IGNORED_FILES
     if not ignored or not entry.is_file(follow_symlinks=False):

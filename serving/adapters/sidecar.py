@@ -15,13 +15,17 @@ from pathlib import Path
 import httpx
 
 from monitoring.synced_files import sync
-from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, ArtifactLimits
+from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE
 from serving.adapters.errors import ArtifactError, quote_name
 from serving.adapters.incoming import append, make_incoming_folder, to_its_end
 from serving.adapters.store import FILE_MODE, FOLDER_MODE, FREE_BYTES_MIN, Store, move_in
 from serving.adapters.verification import digest_of
 
-FILES = (CONFIG_FILE, WEIGHTS_FILE)
+SIZES_MAX: Mapping[str, int] = {
+    CONFIG_FILE: DEFAULT_LIMITS.config_bytes_max,
+    WEIGHTS_FILE: DEFAULT_LIMITS.size_bytes_max,
+}
+"""Most bytes of each file of an adapter."""
 ENSURE_SECONDS_MAX = 120.0
 PULL_SECONDS_MAX = 1800.0
 CONNECT_SECONDS_MAX = 5.0
@@ -70,7 +74,6 @@ class Puller:
         gateway_url: str,
         key_path: Path,
         http: httpx.AsyncClient,
-        limits: ArtifactLimits = DEFAULT_LIMITS,
         free_bytes_min: int = FREE_BYTES_MIN,
     ) -> None:
         """`key_path` holds a key of the role sidecar; it is read again for each pull, so that it can be exchanged."""
@@ -78,8 +81,6 @@ class Puller:
         self._gateway_url = gateway_url.rstrip("/")
         self._key_path = key_path
         self._http = http
-        self._sizes_max: Mapping[str, int] = {CONFIG_FILE: limits.config_bytes_max, WEIGHTS_FILE: limits.size_bytes_max}
-        self._limits = limits
         self._free_bytes_min = free_bytes_min
         self._at_once = asyncio.Semaphore(AT_ONCE_MAX)
         self._pulls: dict[str, asyncio.Task[None]] = {}
@@ -134,7 +135,7 @@ class Puller:
         await to_its_end(lambda: self._store.sweep(PULL_SECONDS_MAX, time.time()))
         key = await asyncio.to_thread(self._key)
         async with make_incoming_folder(self._store.folder) as folder:
-            for name in FILES:
+            for name in SIZES_MAX:
                 await self._fetch_file(digest, name, folder / name, key)
             await to_its_end(lambda: self._let_in(digest, folder))
 
@@ -148,7 +149,7 @@ class Puller:
                     await answer.aread()
                     kind = NotThere if answer.status_code == httpx.codes.NOT_FOUND else PullError
                     raise kind(f"The gateway at {self._gateway_url} does not give {digest}: {_sentence_in(answer)}")
-                await self._keep(answer, path, self._sizes_max[name])
+                await self._keep(answer, path, SIZES_MAX[name])
         except httpx.HTTPError as error:
             fault = f"The gateway at {self._gateway_url} broke off or can't be reached"
             raise PullError(f"{fault} ({type(error).__name__} {error}).") from None
@@ -163,10 +164,10 @@ class Puller:
 
     def _let_in(self, digest: str, folder: Path) -> None:
         """Into the store in one atomic step, if the bytes are the digest's. What is on disk is what was read back."""
-        actual = digest_of(folder, self._limits)
+        actual = digest_of(folder)
         if actual != digest:
             raise PullError(f"What the gateway gave for {digest} has the digest {actual}: its store is damaged.")
-        for name in FILES:
+        for name in SIZES_MAX:
             (folder / name).chmod(FILE_MODE)
             sync(folder / name)
         folder.chmod(FOLDER_MODE)

@@ -18,9 +18,8 @@ from typing import BinaryIO
 from monitoring.synced_files import sync
 from serving.adapters import canonical
 from serving.adapters.adapter_folder import (
-    CONFIG_FILE,
+    ADAPTER_FILES,
     DEFAULT_LIMITS,
-    WEIGHTS_FILE,
     ArtifactLimits,
     open_file,
     open_folder,
@@ -105,7 +104,7 @@ class Store:
             raise ArtifactError("not_held", f"The store has no {digest}: push the adapter again.")
         try:
             names = sorted(entry.name for entry in folder.iterdir())
-            actual = digest_of(folder, self._limits) if names == [CONFIG_FILE, WEIGHTS_FILE] else None
+            actual = digest_of(folder, self._limits) if names == [*ADAPTER_FILES] else None
         except (ArtifactError, OSError) as error:
             raise _damaged(digest, str(error)) from None
         if actual is None:
@@ -133,7 +132,7 @@ class Store:
         changed = ArtifactError("changed", "The adapter was changed after it was verified: push it again.")
         copied = 0
         with open_folder(source) as source_fd:
-            for name in (CONFIG_FILE, WEIGHTS_FILE):
+            for name in ADAPTER_FILES:
                 with open_file(source_fd, name, self._limits.size_bytes_max) as (file, size_bytes):
                     copied += size_bytes
                     if copied > artifact.size_bytes:

@@ -11,13 +11,13 @@ from gateway.endpoint_parts import Sidecar, services_of
 from gateway.errors import Problem
 from gateway.openapi_parts import BYTES, with_answer, with_errors
 from gateway.server.wire import Receive, Scope, Send
+from serving.adapters.adapter_folder import ADAPTER_FILES
 from serving.adapters.errors import ArtifactError
-from serving.adapters.sidecar import FILES
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
-StoreFileName = Annotated[str, Path(json_schema_extra={"enum": list(FILES)})]
+StoreFileName = Annotated[str, Path(json_schema_extra={"enum": list(ADAPTER_FILES)})]
 
 
 class StoreFile(FileResponse):
@@ -44,8 +44,8 @@ def read_store_file(request: Request, digest: str, file: StoreFileName, _: Sidec
         path = store.path(digest) / file
     except ArtifactError as error:
         raise Problem("not_found", str(error), "digest") from None
-    if file not in FILES:
-        raise Problem("not_found", f"An adapter has the files {' and '.join(FILES)} here.", "file")
+    if file not in ADAPTER_FILES:
+        raise Problem("not_found", f"An adapter has the files {' and '.join(ADAPTER_FILES)} here.", "file")
     if path.parent.is_symlink() or path.is_symlink() or not path.is_file():
         raise Problem("not_found", f"The store has no {digest}.", "digest")
     headers = {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{digest}/{file}"'}

@@ -23,7 +23,7 @@ from gateway.features.training.trainer_keys import parts_of
 from gateway.features.training.training_run import JOB_FILE
 from gateway.openapi_parts import BYTES, FORM_ERRORS, as_form, with_answer, with_body, with_errors
 from monitoring.training.preparation_job import HELDOUT_FILE, ROWS_FILE
-from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from serving.adapters.adapter_folder import ADAPTER_FILES
 from serving.training.trainer import REMOTE_TRAINER, TRAINER
 
 TRAINER_ERRORS = ("not_found", "role_required", "state_conflict")
@@ -99,13 +99,13 @@ async def take_message(request: Request, message: TrainerMessage, training: Trai
 @router.post(
     "/trainings/{training}/result",
     responses=with_errors(*TRAINER_ERRORS, "stale_generation", *FORM_ERRORS),
-    openapi_extra=with_body(as_form({CONFIG_FILE: BYTES, WEIGHTS_FILE: BYTES}, [CONFIG_FILE, WEIGHTS_FILE])),
+    openapi_extra=with_body(as_form(dict.fromkeys(ADAPTER_FILES, BYTES), ADAPTER_FILES)),
 )
 async def take_result(request: Request, training: Trained, caller: Identified) -> dict[str, Any]:
     """Take the trained adapter, verify it and register it as a push would."""
     trainings = feature_of(request, Trainings)
     uploads = trainings.services.control.adapters.uploads
-    async with uploads.receive(request, (CONFIG_FILE, WEIGHTS_FILE), ()) as upload:
+    async with uploads.receive(request, ADAPTER_FILES, ()) as upload:
         await training_of(request, training.id, caller)  # it may have ended while the adapter came
         ended = (await trainings.store.progress(training.id))["ended"] or {}
         try:

@@ -154,14 +154,14 @@ def find_radius(n: float, alpha: float) -> float:
     return math.sqrt(2.0 * grown / (n * n * rho_squared) * math.log1p(math.sqrt(grown) / (2.0 * alpha)))
 
 
-def find_saved_share(agreement: float, differing: float = DIFFERING) -> float:
-    """The share of labels that a judge saves, in a comparison of arms that differ on this share of requests.
+def find_saved_share(agreement: float) -> float:
+    """The share of labels that a judge saves, in a comparison of arms that differ on `DIFFERING` of requests.
 
     `agreement` is how often it agrees with people on an answer. Labels and a judge that errs by chance correlate by r,
     and save r². One that agrees in 75% saves a sixth, in 60% next to nothing.
     """
     error = min(0.5, 1.0 - agreement)
-    explained = (1.0 - 2.0 * error) ** 2 * differing
+    explained = (1.0 - 2.0 * error) ** 2 * DIFFERING
     return explained / (explained + 2.0 * error * (1.0 - error)) if error > 0.0 else 1.0
 
 

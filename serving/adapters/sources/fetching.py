@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from monitoring.helper_process import run_job, tell_step
-from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE
+from serving.adapters.adapter_folder import ADAPTER_FILES, CONFIG_FILE, MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE
 from serving.adapters.errors import ArtifactError, quote_name
 from serving.adapters.incoming import append
 from serving.adapters.sources.bucket import BucketSource
@@ -30,13 +30,11 @@ SOURCES: Mapping[str, Callable[[str, FetchSettings], Source]] = {
 }
 TRIES_MAX = 5
 WAIT_SECONDS = 0.5
-NEEDED = (CONFIG_FILE, WEIGHTS_FILE)
 SIZES_MAX: Mapping[str, int] = {CONFIG_FILE: 1 << 20, MANIFEST_FILE: 256 << 10, SIGNATURE_FILE: 4 << 10}
 """Most bytes of each file beside the weights."""
 LISTING_FILE = "listing.json"
 LEFT_OUT_MAX = 20
 Tell = Callable[[str, float], None]
-Sleep = Callable[[float], None]
 Done = TypeVar("Done")
 
 
@@ -45,10 +43,10 @@ def open_source(address: str, settings: FetchSettings) -> Source:
     return SOURCES.get(scheme_of(address), BucketSource)(address, settings)
 
 
-def fetch(job: FetchJob, tell: Tell, sleep: Sleep = time.sleep) -> FetchResult:  # noqa: TID251 - a process of its own
+def fetch(job: FetchJob, tell: Tell) -> FetchResult:
     """Fetch the adapter of a job into its folder. The result says what went wrong."""
     try:
-        return _fetch(job, tell, sleep)
+        return _fetch(job, tell)
     except (SourceError, ArtifactError) as error:
         return FetchResult(error=str(error))
     except OSError as error:
@@ -57,22 +55,22 @@ def fetch(job: FetchJob, tell: Tell, sleep: Sleep = time.sleep) -> FetchResult: 
 
 def path_of(folder: Path, name: str) -> Path:
     """The place of a file: the adapter's two in a folder of their own, as an upload lays them."""
-    return folder / "adapter" / name if name in NEEDED else folder / name
+    return folder / "adapter" / name if name in ADAPTER_FILES else folder / name
 
 
-def _fetch(job: FetchJob, tell: Tell, sleep: Sleep) -> FetchResult:
+def _fetch(job: FetchJob, tell: Tell) -> FetchResult:
     source, folder = open_source(job.address, job.settings), Path(job.folder)
-    listing = _again(lambda: _list(source, job), sleep)
+    listing = _again(lambda: _list(source, job))
     _forget_others(folder, listing)
     total, done = sum(file.size_bytes for file in listing.files.values()) or 1, 0
     for name, file in listing.files.items():
         if name not in SIZES_MAX and name != WEIGHTS_FILE:
             continue
         path, before = path_of(folder, name), done
-        _again(lambda: _fetch_file(source, file, path, job, lambda got: tell(name, (before + got) / total)), sleep)  # noqa: B023 - called at once
+        _again(lambda: _fetch_file(source, file, path, job, lambda got: tell(name, (before + got) / total)))  # noqa: B023 - called at once
         _check_bytes(file, path)
         done += file.size_bytes
-    if _again(lambda: _list(source, job), sleep) != listing:
+    if _again(lambda: _list(source, job)) != listing:
         raise SourceError(f"{job.address} was changed while it was pulled: name what does not move, or pull it again.")
     tell("verifying", 1.0)
     if job.digest and (actual := digest_of(folder / "adapter")) != job.digest:
@@ -83,7 +81,7 @@ def _fetch(job: FetchJob, tell: Tell, sleep: Sleep) -> FetchResult:
 
 def _list(source: Source, job: FetchJob) -> Listing:
     listing = source.list_files()
-    for name in NEEDED:
+    for name in ADAPTER_FILES:
         if name not in listing.files:
             raise SourceError(f"There is no {name} at {job.address}: name the folder that the training has written.")
     for name, file in listing.files.items():
@@ -98,7 +96,7 @@ def _forget_others(folder: Path, listing: Listing) -> None:
     note, content = folder / LISTING_FILE, msgspec.json.encode(listing)
     (folder / "adapter").mkdir(parents=True, exist_ok=True)
     if not note.exists() or note.read_bytes() != content:
-        for name in (*NEEDED, MANIFEST_FILE, SIGNATURE_FILE):
+        for name in (*ADAPTER_FILES, MANIFEST_FILE, SIGNATURE_FILE):
             path_of(folder, name).unlink(missing_ok=True)
         note.write_bytes(content)
 
@@ -130,7 +128,7 @@ def _check_bytes(file: RemoteFile, path: Path) -> None:
         raise SourceError(f"{path.name} has the digest sha256:{actual}, and its source tells sha256:{file.sha256}.")
 
 
-def _again(work: Callable[[], Done], sleep: Sleep) -> Done:
+def _again(work: Callable[[], Done]) -> Done:
     """Do the work, and again where it broke off. Raises SourceError."""
     for attempt in range(TRIES_MAX):
         try:
@@ -138,7 +136,7 @@ def _again(work: Callable[[], Done], sleep: Sleep) -> Done:
         except BrokenOff as error:
             fault = error
         if attempt < TRIES_MAX - 1:
-            sleep(WAIT_SECONDS * 2**attempt)
+            time.sleep(WAIT_SECONDS * 2**attempt)  # noqa: TID251 - a process of its own
     raise SourceError(f"{fault}. What came is kept: pull it again to go on.")
 
 
