@@ -219,7 +219,7 @@ async def _send_form(world: World) -> httpx.Response:
 
 async def _begin_job(world: World) -> httpx.Response:
     file = (await _send_form(world)).json()["id"]
-    metadata = {f"{number:02}" + SMILE * 31: SMILE * 256 for number in range(16)}
+    metadata = {f"{number:02}" + SMILE * 31: SMILE * 512 for number in range(16)}
     body = {"model": "returns", "training_file": file, "suffix": SMILE * 64, "metadata": metadata}
     return await world.http.post("/admin/v1/fine_tuning/jobs", json=body)
 

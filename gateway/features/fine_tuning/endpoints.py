@@ -79,7 +79,9 @@ async def create_job(request: Request, body: JobIn, admin: Admin) -> dict[str, A
 async def list_jobs(request: Request, _: Operator, after: After = None, limit: Limit = 20) -> dict[str, Any]:
     """All trainings as OpenAI's jobs, the newest first."""
     trainings = feature_of(request, Trainings)
-    return cut_page([await _shown(trainings, each) for each in await trainings.store.all()], after, limit)
+    jobs = {JOB_PREFIX + each.id: each for each in await trainings.store.all()}
+    page = cut_page([{"id": name} for name in jobs], after, limit)
+    return page | {"data": [await _shown(trainings, jobs[row["id"]]) for row in page["data"]]}
 
 
 @router.get("/fine_tuning/jobs/{job}", responses=with_errors("not_found"))

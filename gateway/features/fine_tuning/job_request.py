@@ -20,6 +20,8 @@ FILE_PREFIX, JOB_PREFIX = "file-", "ftjob-"
 DRAFTED_ROWS_MAX = 2000
 """Rows of which the manifest of a task's first version is drafted."""
 Auto = Literal["auto"]
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataText = Annotated[str, Field(max_length=512)]
 FileId = Annotated[str, Field(pattern="^(file-)?[0-9a-f]{64}$", description="The id of a file that was sent.")]
 
 
@@ -54,7 +56,7 @@ class JobIn(Body):
     hyperparameters: HyperparametersIn | None = Field(None, description="An older place of `method`'s.")
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     suffix: str | None = Field(None, max_length=64, description="Told back; versions are named by number.")
-    metadata: dict[str, str] | None = Field(None, max_length=16, description="Told back.")
+    metadata: dict[MetadataKey, MetadataText] | None = Field(None, max_length=16, description="Told back.")
     integrations: list[Any] | None = Field(None, max_length=0, description="None can be had.")
 
     @property
