@@ -99,7 +99,8 @@ class Seen:
         """Another decision or rule than the policy's; for what is out of scope, any decision at all."""
         if self.case.expected is None:
             return self.decided is not None
-        return self.decided != self.case.expected
+        decided = self.decided or {}  # it may hold more, such as the facts that led to it
+        return any(decided.get(name) != value for name, value in self.case.expected.items())
 
 
 # ---- the cases ----------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ def test_a_decision_on_what_is_out_of_scope_is_wrong_and_words_are_not() -> None
     assert seen(OUTSIDE, RIGHT, "returns@v1").wrong
     assert not seen(OUTSIDE, "Why did the cat …").wrong
     assert not seen(INSIDE, RIGHT, "returns@v1").wrong
+    assert not seen(INSIDE, '{"facts":"used","rule":"used","decision":"deny"}', "returns@v1").wrong
     assert seen(INSIDE, '{"decision":"deny","rule":"defect"}').wrong
     assert seen(INSIDE, "no JSON").wrong
 
