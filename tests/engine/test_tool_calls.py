@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from tests.walks.served import run_program, served
 
 pytestmark = pytest.mark.engine
 TASK = "stock"
-TEMPLATE = Path(__file__).with_name("chat_with_tools.jinja")
 PRODUCTS = ("toaster", "kettle", "lamp", "chair", "sofa", "mirror")
 PHRASES = {
     "check_stock": ("Is the {} in stock?", "How many of the {} are left?", "Do you have the {}?"),
@@ -47,19 +45,10 @@ def make_row(name: str, phrase: str, product: str) -> dict[str, Any]:
     return {"messages": [asked, answer], "tools": TOOLS}
 
 
-def make_base(folder: Path, model: Path) -> Path:
-    """The base model with a chat template that shows tools, in a folder of the same name."""
-    base = folder / model.name
-    shutil.copytree(model, base, copy_function=os.link)
-    (base / "chat_template.jinja").unlink()
-    shutil.copy(TEMPLATE, base / "chat_template.jinja")
-    return base
-
-
 @pytest.mark.timeout(900)
 async def test_adopted_version_calls_the_tools_of_its_examples(engine_files: EngineFiles, tmp_path: Path) -> None:
-    base = make_base(tmp_path, engine_files.model)
-    engine = EngineFiles(engine_files.venv, base).engine("tools", memory_share=0.3)
+    base = engine_files.model
+    engine = engine_files.engine("tools", memory_share=0.3)
     rows = [
         make_row(name, phrase, product)
         for (name, phrases), product in itertools.product(PHRASES.items(), PRODUCTS)

