@@ -19,7 +19,7 @@ import msgspec
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table
 from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER, GONE, REQUESTS_FILE
-from monitoring.feedback_erasure import WORDS
+from monitoring.feedback_erasure import WORDED_FIELDS
 from monitoring.ids import SHAPE
 from monitoring.synced_files import replace_file
 from monitoring.text_retention import list_parts_of, rewrite_part
@@ -96,7 +96,7 @@ def erase_texts(storage: ArchiveStorage, requests: Set[str]) -> int:
 def erase_words_of_feedback(storage: ArchiveStorage, requests: Set[str]) -> int:
     """Erase comments, demonstrations and tags of these requests from the archive; values stay. Returns the judgements
     that had any. The storage is locked."""
-    return _rewrite_rows(storage, "feedback", requests, lambda row: row | dict.fromkeys(WORDS))
+    return _rewrite_rows(storage, "feedback", requests, lambda row: row | dict.fromkeys(WORDED_FIELDS))
 
 
 def _rewrite_rows(

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 PARTIAL_KEY = f"{STREAM_KEY}:partial"
 Change = Callable[[str, bytes], bytes | None]
 """A request's feedback as it is to become; None: as it is."""
-WORDS = ("comment", "demonstration", "demonstration_digests", "tags", "key", "sealed")
+WORDED_FIELDS = ("comment", "demonstration", "demonstration_digests", "tags", "key", "sealed")
 """The fields of feedback, and columns of the archive, that may hold texts."""
 
 REPLACE = """
@@ -142,7 +142,7 @@ def _bare_entry(raw: bytes) -> bytes | None:
 def _without_words(body: bytes) -> bytes | None:
     """A feedback without its words; None where it has none."""
     feedback = msgspec.json.decode(body, type=Feedback)
-    if not any(getattr(feedback, name) for name in WORDS):
+    if not any(getattr(feedback, name) for name in WORDED_FIELDS):
         return None
-    bare = dict.fromkeys(WORDS) | {"demonstration_digests": {}}
+    bare = dict.fromkeys(WORDED_FIELDS) | {"demonstration_digests": {}}
     return msgspec.json.encode(msgspec.structs.replace(feedback, **bare))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
-import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import (
     ArchiveQuery,
-    FeedbackRow,
     NothingArchived,
     fetch_rows,
     list_files,
@@ -19,13 +17,12 @@ from monitoring.archive.tables import (
     read_span,
 )
 from monitoring.feedback import Feedback, WordSeals, read_entries
+from monitoring.feedback_rows import feedback_of
 from monitoring.ids import SHAPE, read_time
 from monitoring.texts import Seals
 
 CLOCK_SECONDS = 60.0
 """The clocks of a gateway and of Redis may differ by so much."""
-VALUES = ("value_boolean", "value_float", "value_category")
-AS_JSON = ("demonstration", "tags", "demonstration_digests")
 
 
 def read_feedback(
@@ -81,18 +78,3 @@ def _last_at(place: str) -> float:
     """The time (Unix seconds) at which the last entry of a file came into its stream, as its name tells."""
     span = read_span(place.rpartition("/")[2])
     return float("inf") if span is None else span.last[0] / 1000
-
-
-def feedback_of(row: Mapping[str, Any]) -> Feedback:
-    """A judgement as it was given, from its row in the archive."""
-    value = next((row[name] for name in VALUES if row[name] is not None), False)
-    fields = {name: row[name] for name in FeedbackRow.__struct_fields__ if name in Feedback.__struct_fields__}
-    fields |= {name: msgspec.json.decode(row[name]) for name in AS_JSON if row[name] is not None}
-    return msgspec.convert(
-        {name: each for name, each in fields.items() if each is not None} | {"value": value}, Feedback
-    )
-
-
-def write_json(value: Any) -> str | None:
-    """A value as a column of JSON has it; None where there is none."""
-    return None if value is None else msgspec.json.encode(value).decode()

@@ -18,13 +18,13 @@ import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, NothingArchived, connect_duckdb, fetch_rows, list_files, read
+from monitoring.feedback_rows import VALUES
 from monitoring.quality.replay.recorded import Placed
 from monitoring.quality.signals.all_watches import FEEDBACK, RECORDS, REPORTED
 from monitoring.quality.signals.entries import Given, Seen, is_reported
 
 SEEN = tuple(field.name for field in msgspec.structs.fields(Seen) if field.name != "placed_at")
 GIVEN = ("request", "metric", "caller", "rater", "reviewed", "reviewers", "resolves")
-VALUES = ("value_boolean", "value_float", "value_category")
 AS_JSON = ("tags", "demonstration_digests")
 PLACE = """
 coalesce(CAST(split_part("entry", '-', 1) AS BIGINT), CAST(round(1000 * ({at})) AS BIGINT)) AS milliseconds,

@@ -27,11 +27,11 @@ from redis.exceptions import RedisError
 
 from monitoring.archive.merging import merge_parts
 from monitoring.archive.storage import ArchiveStorage, open_storage
-from monitoring.archive.tables import DAY_SECONDS, ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
+from monitoring.archive.tables import DAY_SECONDS, ROWS, Dataset, RecordRow, columns_of, day_of, write_part
 from monitoring.bucket_storage import Bucket
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
-from monitoring.feedback_reader import write_json
+from monitoring.feedback_rows import row_of
 from monitoring.helper_process import JobError, run_job
 from monitoring.records import REPORTED_STREAM_KEY, RecordIndex
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
@@ -257,32 +257,7 @@ def _text(redis: Any, fields: Mapping[bytes, bytes], staged: Staged) -> tuple[fl
 
 def _feedback(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
     feedback = msgspec.json.decode(fields[b"feedback"], type=Feedback)
-    index = RecordIndex.read(fields[b"index"])
-    value = feedback.value
-    row = FeedbackRow(
-        request=fields[b"request"].decode(),
-        at=feedback.at,
-        caller=feedback.caller,
-        task=index.task or None,
-        version=index.version or None,
-        pool=index.pool or None,
-        feedback_id=feedback.feedback_id,
-        metric=feedback.metric,
-        value_boolean=value if isinstance(value, bool) else None,
-        value_float=float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None,
-        value_category=value if isinstance(value, str) else None,
-        rater=feedback.rater,
-        comment=feedback.comment,
-        demonstration=write_json(feedback.demonstration),
-        tags=write_json(feedback.tags),
-        demonstration_digests=write_json(feedback.demonstration_digests or None),
-        reviewed=feedback.reviewed,
-        reviewers=feedback.reviewers,
-        resolves=feedback.resolves,
-        key=feedback.key,
-        sealed=feedback.sealed,
-        entry=entry,
-    )
+    row = row_of(feedback, fields[b"request"].decode(), RecordIndex.read(fields[b"index"]), entry)
     return feedback.at, msgspec.json.encode(row)
 
 

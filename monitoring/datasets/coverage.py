@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, WORDS, make_terms, measure_nearest
+from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, WORD_PATTERN, make_terms, measure_nearest
 
 FAR_QUANTILE = 0.05
 """A request is unlike the rows where its nearest row is less similar than for this share of the rows themselves."""
@@ -106,7 +106,7 @@ def _find_gaps(inputs: Sequence[str], texts: Mapping[str, str]) -> list[dict[str
 
 
 def _words_in(text: str) -> set[str]:
-    return {word for word in re.findall(WORDS, text) if not word.isdecimal()}
+    return {word for word in re.findall(WORD_PATTERN, text) if not word.isdecimal()}
 
 
 def _words_of_gap(gap: Mapping[str, Any], requests: int) -> str:

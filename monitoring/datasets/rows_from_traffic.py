@@ -24,7 +24,7 @@ from monitoring.datasets.similarity import COMPARED_MAX
 from monitoring.evaluation.answer_forms import write_demonstration
 from monitoring.evaluation.dataset import CallError, DatasetError, read_calling
 from monitoring.feedback import Feedback, WordSeals, read_entries
-from monitoring.feedback_reader import feedback_of
+from monitoring.feedback_rows import feedback_of
 from monitoring.labels.request_label import RequestLabel, find_label
 from monitoring.redis_address import open_redis
 from monitoring.text_reader import TextReader

@@ -13,7 +13,7 @@ COMPARED_MAX = 5000
 """So many of a set's own texts, or of a sample of requests, are compared."""
 AT_ONCE = 250
 TERMS_MAX = 50_000
-WORDS = r"(?u)\b\w[\w'-]+\b"
+WORD_PATTERN = r"(?u)\b\w[\w'-]+\b"
 Values = NDArray[np.float64]
 
 
@@ -21,7 +21,7 @@ def make_terms() -> Any:
     """A maker of TF-IDF vectors of texts, once it is fitted to some."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - a second, where it is of use
 
-    return TfidfVectorizer(token_pattern=WORDS, ngram_range=(1, 2), sublinear_tf=True, max_features=TERMS_MAX)
+    return TfidfVectorizer(token_pattern=WORD_PATTERN, ngram_range=(1, 2), sublinear_tf=True, max_features=TERMS_MAX)
 
 
 def measure_nearest(vectors: Any, others: Any, apart: bool = True) -> Values:

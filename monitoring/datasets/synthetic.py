@@ -11,7 +11,7 @@ import numpy as np
 
 from monitoring.datasets.build import BuiltSet
 from monitoring.datasets.rows import DataRow, fold_text, input_of
-from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, WORDS, make_terms, measure_nearest
+from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, WORD_PATTERN, make_terms, measure_nearest
 
 FOLDS = 5
 ROWS_MIN = 20
@@ -27,7 +27,7 @@ def measure_synthetic(built: BuiltSet) -> dict[str, Any]:
     if synthetic and min(len(synthetic), len(others)) < ROWS_MIN:
         few = f"Those are fewer than {ROWS_MIN}" if len(synthetic) < ROWS_MIN else f"Fewer than {ROWS_MIN} are not"
         words.append(f"{few}: their distance and their use are unknown.")
-    elif synthetic and not any(re.search(WORDS, text) for text in _texts(others)):
+    elif synthetic and not any(re.search(WORD_PATTERN, text) for text in _texts(others)):
         words.append("The others have no words: their distance and their use are unknown.")
     elif synthetic:
         figures["distance"] = distance = _measure_distance(_texts(synthetic), _texts(others))
