@@ -32,50 +32,53 @@ FEEDBACK_PER_REQUEST_MAX = 200
 FEEDBACK_BYTES_PER_REQUEST_MAX = 1 << 20
 
 GIVE = """
+local record, judgements, stream, pending, latest = unpack(KEYS)
+local name, digest, judgement, giver, young, life_ms, judgements_max = unpack(ARGV, 1, 7)
+local stream_max, request, rater, is_named, bytes_max = unpack(ARGV, 8, 12)
 local known = {}
 for at = 13, #ARGV do known[ARGV[at]] = true end
-local index = redis.call('GET', KEYS[1])
-local mine = ARGV[4] == '*'
+local index = redis.call('GET', record)
+local mine = giver == '*'
 if index then
   local caller = string.match(index, '^[^\\n]*\\n([^\\n]*)')
-  mine = mine or caller == ARGV[4]
-elseif ARGV[5] == '1' then
+  mine = mine or caller == giver
+elseif young == '1' then
   mine = true
 end
-if not mine or (not index and ARGV[5] ~= '1') then return {'unknown', '', 0, ''} end
-if ARGV[11] == '0' then
-  local last = redis.call('HGET', KEYS[5], ARGV[10])
+if not mine or (not index and young ~= '1') then return {'unknown', '', 0, ''} end
+if is_named == '0' then
+  local last = redis.call('HGET', latest, rater)
   local id = last and string.match(last, '^[^\\n]*')
   if id and known[string.sub(last, #id + 2)] then return {'same', index or '', 0, id} end
 end
-local have = redis.call('HGET', KEYS[2], ARGV[1])
+local have = redis.call('HGET', judgements, name)
 if not have then  -- an earlier release kept it under its name alone
-  local caller, name = string.match(ARGV[1], '^([^\\t]*)\\t(.*)$')
-  have = redis.call('HGET', KEYS[2], name)
+  local caller, alone = string.match(name, '^([^\\t]*)\\t(.*)$')
+  have = redis.call('HGET', judgements, alone)
   have = have and string.find(have, '"caller":"' .. caller .. '"', 1, true) and have
 end
 if have then
-  if known[string.match(have, '^[^\\n]*')] then return {'same', index or '', 0, ARGV[1]} end
+  if known[string.match(have, '^[^\\n]*')] then return {'same', index or '', 0, name} end
   return {'conflict', index or '', 0, ''}
 end
-local bytes = tonumber(redis.call('HGET', KEYS[5], 'bytes') or '0') + #ARGV[3]
-if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[7]) or bytes > tonumber(ARGV[12]) then
-  return {'full', index or '', 0, ''}
-end
-local first = redis.call('HLEN', KEYS[2]) == 0 and 1 or 0
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. '\\n' .. ARGV[4] .. '\\n' .. ARGV[3])
-redis.call('HSET', KEYS[5], ARGV[10], ARGV[1] .. '\\n' .. ARGV[2], 'bytes', bytes)
-redis.call('PEXPIRE', KEYS[5], ARGV[6])
-redis.call('PEXPIRE', KEYS[2], ARGV[6])
+local bytes = tonumber(redis.call('HGET', latest, 'bytes') or '0') + #judgement
+local count = redis.call('HLEN', judgements)
+if count >= tonumber(judgements_max) or bytes > tonumber(bytes_max) then return {'full', index or '', 0, ''} end
+local first = count == 0 and 1 or 0
+redis.call('HSET', judgements, name, digest .. '\\n' .. giver .. '\\n' .. judgement)
+redis.call('HSET', latest, rater, name .. '\\n' .. digest, 'bytes', bytes)
+redis.call('PEXPIRE', latest, life_ms)
+redis.call('PEXPIRE', judgements, life_ms)
 if index then
   local rest = string.match(index, '^[^\\n]*\\n(.*)$')
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'request', ARGV[9], 'index', rest, 'feedback', ARGV[3])
-  return {'created', index, first, ARGV[1]}
+  redis.call('XADD', stream, 'MAXLEN', '~', stream_max, '*', 'request', request, 'index', rest, 'feedback', judgement)
+  return {'created', index, first, name}
 end
-redis.call('SADD', KEYS[4], ARGV[1])
-redis.call('PEXPIRE', KEYS[4], ARGV[6])
-return {'pending', '', first, ARGV[1]}
+redis.call('SADD', pending, name)
+redis.call('PEXPIRE', pending, life_ms)
+return {'pending', '', first, name}
 """
+"""ARGV ends with the digests of the judgement under all known keys; a judgement with one of them is the same."""
 
 
 RESEAL = """

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from gateway.background.lease import announce_work
 from gateway.features.evaluations.row_batches import join_rows, read_batches, read_rows
+from gateway.features.evaluations.scripts import DROP, FORGET_FAULTS, KEEP, MOVE
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import Kind
 from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
@@ -50,45 +51,6 @@ LOGPROBS_EVALUATIONS = 5
 """The newest evaluations of which logprobs are kept."""
 PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten", "preferences", "given")
 """The parts of an evaluation beside itself and its rows."""
-
-KEEP = """
-if redis.call('HGET', KEYS[2], 'run') ~= ARGV[7] then return 0 end
-if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
-redis.call('HINCRBY', KEYS[2], 'done:' .. ARGV[3], 1)
-redis.call('HINCRBY', KEYS[2], 'right:' .. ARGV[3], ARGV[4])
-if ARGV[6] ~= '' then redis.call('HINCRBYFLOAT', KEYS[2], 'cost_usd:' .. ARGV[3], ARGV[6]) end
-if ARGV[8] ~= '' then redis.call('HSET', KEYS[3], ARGV[1], ARGV[8]) end
-if ARGV[9] == '1' then redis.call('SADD', KEYS[4], ARGV[1]) end
-for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[5]) end
-return 1
-"""
-DROP = """
-if (redis.call('GET', KEYS[1]) or '') == ARGV[1] then redis.call('ZREM', KEYS[2], ARGV[2]) end
-"""
-"""ARGV: an evaluation as it was read, and its id. One that was begun again meanwhile stays."""
-FORGET_FAULTS = """
-for _, field in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  redis.call('HDEL', KEYS[2], field)
-  redis.call('HINCRBY', KEYS[3], 'done:' .. string.match(field, ':(.*)'), -1)
-end
-redis.call('DEL', KEYS[1])
-"""
-MOVE = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[11] ~= '' and (redis.call('HGET', KEYS[7], ARGV[9]) or '') ~= ARGV[12] then return -1 end
-redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-if ARGV[4] == 'running' then
-  redis.call('ZADD', KEYS[2], ARGV[5], ARGV[6])
-else
-  redis.call('ZREM', KEYS[2], ARGV[6])
-  redis.call('DEL', KEYS[3])
-end
-if ARGV[7] ~= '' then redis.call('HSET', KEYS[4], ARGV[6], ARGV[7]) end
-if ARGV[8] ~= '' then redis.call('HSET', KEYS[5], ARGV[9], ARGV[8]) end
-if ARGV[10] ~= '' then redis.call('HSET', KEYS[6], ARGV[6], ARGV[10]) end
-if ARGV[11] ~= '' then redis.call('HSET', KEYS[7], ARGV[9], ARGV[11]) end
-return 1
-"""
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
