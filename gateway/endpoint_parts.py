@@ -35,6 +35,7 @@ READ_SECONDS_MAX = 2.0
 Short = Annotated[str, Field(max_length=256)]
 Moment = Annotated[float, Field(gt=0, lt=253_402_300_800, allow_inf_nan=False)]
 """Unix seconds, before the year 10000."""
+ExpectedGeneration = Annotated[int | None, Query(ge=0, le=2**53, description="409 if it has changed since.")]
 OfTask = Annotated[str | None, Query(max_length=63)]
 """The task of which a list is asked for; None: of all."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.endpoint_parts import Admin, Body, Operator, conflicts, see_state, services_of
+from gateway.endpoint_parts import Admin, Body, ExpectedGeneration, Operator, conflicts, see_state, services_of
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.recycling import Busy, begin
@@ -17,7 +18,7 @@ from gateway.features.releases.state import Releases
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
 from serving.adapters.entries import split_version
-from serving.object_store import Change, LenientReader
+from serving.object_store import Change, LenientReader, Stale
 from serving.replica import Replica
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -37,8 +38,9 @@ async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
     """
     services = services_of(request)
     snapshot, stale = await see_state(services)
+    generations = None if stale else await services.objects.cordons.generations([*services.fleet.replicas])
     return {
-        "replicas": [_shown(services, replica) for replica in services.fleet.replicas.values()],
+        "replicas": [_shown(services, replica, generations) for replica in services.fleet.replicas.values()],
         "cordons_left": {
             name: reason for name, reason in snapshot.cordons.items() if name not in services.fleet.replicas
         },
@@ -62,23 +64,29 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
         step = services.begin_step(admin.public)
         step.note("replica.cordon", name, before, {"reason": value["reason"]})
         await step.take([Change(services.objects.cordons, name, value)])
-    await services.snapshot.refresh()
-    return _shown(services, replica)
+    return await _show(services, replica)
 
 
-@router.post("/replicas/{name}/uncordon", responses=with_errors("not_found"))
-async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
+@router.post("/replicas/{name}/uncordon", responses=with_errors("not_found", "stale_generation"))
+async def uncordon(
+    request: Request, name: str, admin: Admin, expected_generation: ExpectedGeneration = None
+) -> dict[str, Any]:
     """Send the replica requests again. A cordon of one that has left, or has another name now, ends, too."""
     services = services_of(request)
+    store = services.objects.cordons
+    generation = (await store.generations([name])).get(name, 0)
     before = await _cordon_of(services, name)
-    if before is not None:
-        step = services.begin_step(admin.public)
-        step.note("replica.uncordon", name, before, None)
-        await step.take([Change(services.objects.cordons, name, None)])
+    with conflicts():
+        if expected_generation not in (None, generation):
+            raise Stale(name, generation)
+        if before is not None:
+            step = services.begin_step(admin.public)
+            step.note("replica.uncordon", name, before, None)
+            await step.take([Change(store, name, None, expected_generation)])
+    if before is not None and name not in services.fleet.replicas:
         await services.snapshot.refresh()
-        if name not in services.fleet.replicas:
-            return {"name": name, "cordoned": None}
-    return _shown(services, _replica(services, name))
+        return {"name": name, "cordoned": None}
+    return await _show(services, _replica(services, name))
 
 
 @router.post("/replicas/{name}/recycle", status_code=202, responses=with_errors(*CHANGE_ERRORS))
@@ -97,8 +105,7 @@ async def recycle(request: Request, name: str, admin: Admin) -> dict[str, Any]:
             await begin(feature_of(request, Releases), replica, admin.public, "it is being recycled")
     except Busy as busy:
         raise Problem("state_conflict", str(busy)) from None
-    await services.snapshot.refresh()
-    return _shown(services, replica)
+    return await _show(services, replica)
 
 
 async def _cordon_of(services: Services, name: str) -> dict[str, Any] | None:
@@ -113,7 +120,13 @@ def _replica(services: Services, name: str) -> Replica:
     return services.fleet.replicas[name]
 
 
-def _shown(services: Services, replica: Replica) -> dict[str, Any]:
+async def _show(services: Services, replica: Replica) -> dict[str, Any]:
+    await services.snapshot.refresh()
+    return _shown(services, replica, await services.objects.cordons.generations([replica.name]))
+
+
+def _shown(services: Services, replica: Replica, generations: Mapping[str, int] | None) -> dict[str, Any]:
+    """A replica; `generations` are those of cordons, None where they can't be read."""
     snapshot = services.snapshot.current
     takes_adapters = replica.config.pool in services.control.adapters.bases
     placed = snapshot.placements_by_replica.get(replica.name, {})
@@ -124,6 +137,7 @@ def _shown(services: Services, replica: Replica) -> dict[str, Any]:
         "url": replica.config.url,
         "up": replica.up,
         "cordoned": snapshot.cordons.get(replica.name),
+        "cordon_generation": None if generations is None else generations.get(replica.name, 0),
         "engine_version": replica.engine_version,
         "in_flight": replica.load,
         "resting_seconds": max(0.0, replica.resting_until - time.monotonic()),

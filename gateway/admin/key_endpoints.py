@@ -14,7 +14,17 @@ from pydantic import Field
 from gateway.audit import change_objects
 from gateway.callers import PUBLIC_LENGTH, Caller, CallerLimits, Former, join_key, limits_of, new_key, new_secret
 from gateway.console.sessions import ENDS
-from gateway.endpoint_parts import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, services_of
+from gateway.endpoint_parts import (
+    OBJECTS_MAX,
+    Admin,
+    Body,
+    ExpectedGeneration,
+    Moment,
+    Operator,
+    Short,
+    conflicts,
+    services_of,
+)
 from gateway.errors import Problem
 from gateway.four_eyes import (
     find_approver_left_out,
@@ -163,18 +173,23 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
 
 
 @router.post("/callers/{public}/approve", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
-async def approve_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
+async def approve_caller(
+    request: Request, public: str, admin: Admin, expected_generation: ExpectedGeneration = None
+) -> dict[str, Any]:
     """Approve an admin key that another owner's key has made."""
     services = services_of(request)
     before, generation = await _fetch_key(services, public)
     if before.pending is None:
         raise Problem("state_conflict", f"{public} waits for no approval.")
     see_that_it_may_be_approved(services, admin, before)
-    return await _put(services, admin, "caller.approve", before, replace(before, pending=None), generation)
+    expected = generation if expected_generation is None else expected_generation
+    return await _put(services, admin, "caller.approve", before, replace(before, pending=None), expected)
 
 
-@router.delete("/callers/{public}", responses=with_errors("not_found"))
-async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
+@router.delete("/callers/{public}", responses=with_errors("not_found", "stale_generation"))
+async def delete_caller(
+    request: Request, public: str, admin: Admin, expected_generation: ExpectedGeneration = None
+) -> dict[str, Any]:
     """Revoke a key on every gateway."""
     services = services_of(request)
     before = await services.objects.callers.get(public)
@@ -182,8 +197,10 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
         raise _no_key(public)
     step = services.begin_step(admin.public)
     step.note("caller.delete", public, {name: before.get(name) for name in ("name", "role", "owner")}, None)
-    removal = Change(ObjectStore(services.redis, "callers"), public, None)  # whatever it says
-    await step.take([removal, *remember_owner(services, public, before)])
+    # one that can't be read goes, too
+    removal = Change(ObjectStore(services.redis, "callers"), public, None, expected_generation)
+    with conflicts():
+        await step.take([removal, *remember_owner(services, public, before)])
     await services.snapshot.refresh()
     return {"public": public}
 

@@ -161,6 +161,7 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             "{version} can't be used again. Its bytes stay in the store.",
             *("POST", "/admin/v1/adapters/{version}/retire", VERSION),
             query={"wait_seconds": 30},
+            generation="query",
             is_dangerous=True,
         ),
         "cordon": Click(
@@ -173,6 +174,7 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             "Uncordon {replica}",
             "{replica} gets requests again.",
             *("POST", "/admin/v1/replicas/{replica}/uncordon", FLEET),
+            generation="query",
         ),
         "recycle": Click(
             "Recycle {replica}",
@@ -226,12 +228,14 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             "Revoke the key {public}",
             "No gateway takes the key any more. This can't be undone.",
             *("DELETE", "/admin/v1/callers/{public}", "/keys"),
+            generation="query",
             is_dangerous=True,
         ),
         "approve-key": Click(
             "Approve the admin key {public}",
             "The key works from then on.",
             *("POST", "/admin/v1/callers/{public}/approve", KEY),
+            generation="query",
         ),
     }
 )

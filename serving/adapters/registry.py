@@ -177,17 +177,29 @@ class Registry:
         state: Literal["verified", "draining"] = "verified",
         note: str = "",
         noted: Noted = note_nothing,
+        expected_generation: int | None = None,
     ) -> Version:
         """Have replicas unload a version, and bring it back to `verified`, or on its way to `retired`; with what is
         `noted` where it was in another state.
 
-        Raises RegistryError while its task's alias sends requests to it, also if that begins at this very moment, and
-        Unreadable where it can't be told.
+        Raises RegistryError while its task's alias sends requests to it, also if that begins at this very moment, Stale
+        at another generation than the expected one, and Unreadable where it can't be told.
         """
-        return await self._move(name, state, note, noted, must_be_unaliased=True)
+        return await self._move(name, state, note, noted, True, expected_generation)
 
-    async def _move(self, name: str, state: VersionState, note: str, noted: Noted, must_be_unaliased: bool) -> Version:
+    async def _move(
+        self,
+        name: str,
+        state: VersionState,
+        note: str,
+        noted: Noted,
+        must_be_unaliased: bool,
+        expected_generation: int | None = None,
+    ) -> Version:
         while True:
+            generation = await self._versions.generation(name)
+            if expected_generation not in (None, generation):
+                raise Stale(name, generation)
             version = await self.version(name)
             beside: list[Unchanged] = []
             if must_be_unaliased:
@@ -199,7 +211,6 @@ class Registry:
             if version.state == state:
                 return version
             _see_that_it_may(version, state)
-            generation = await self._versions.generation(name)
             change = self._moved(version, state, generation, note)
             after = msgspec.convert(change.value, Version)
             with contextlib.suppress(Stale):

@@ -385,3 +385,39 @@ async def test_a_request_says_when_it_came_and_by_whose_key(world: ConsoleWorld)
         assert "<code>apprentice evaluate returns@v3" in version
         task = (await http.get("/console/tasks/returns")).text
         assert (task.count("Wrong more often than general"), task.count('aria-label="shadow: 2.0%')) == (1, 1)
+
+
+async def test_the_second_of_two_admins_is_told_and_changes_nothing(world: ConsoleWorld) -> None:
+    async with browsing(world.gateway, world.gateway.admin_key) as http, world.gateway.http() as admin:
+        public = (await admin.post("/admin/v1/callers", json={"name": "x", "role": "admin"})).json()["public"]
+        await admin.post("/admin/v1/replicas/small-0/cordon", json={"reason": "hot"})
+        version = (await admin.get("/admin/v1/adapters/returns@v1")).json()
+        assert version["state"] not in ("retired", "draining")
+        pages = {"revoke-key": f"keys/{public}", "uncordon": "fleet", "retire": "versions/returns@v1"}
+        asked = {}
+        for step, page in pages.items():
+            question = re.search(rf'href="(/console/do/{step}[^"]+)"', (await http.get(f"/console/{page}")).text)
+            assert question is not None, step
+            asked[step] = question[1].replace("&amp;", "&")
+        await admin.patch(f"/admin/v1/callers/{public}", json={"name": "y"})
+        await admin.post("/admin/v1/replicas/small-0/cordon", json={"reason": "another"})
+        await admin.post("/admin/v1/adapters/returns@v1/unload")
+        for step, question in asked.items():
+            late = await take(http, question)
+            assert (late.status_code, "It was changed since you opened its page" in late.text) == (409, True), step
+        assert (await admin.get(f"/admin/v1/callers/{public}")).json()["name"] == "y"
+        replicas = {each["name"]: each for each in (await admin.get("/admin/v1/replicas")).json()["replicas"]}
+        assert replicas["small-0"]["cordoned"] == "another"
+        assert (await admin.get("/admin/v1/adapters/returns@v1")).json()["state"] != "retired"
+        expected = {"expected_generation": replicas["small-0"]["cordon_generation"]}
+        path = "/admin/v1/replicas/small-0/uncordon"
+        assert [(await admin.post(path, params=expected)).status_code for _ in "12"] == [200, 409]
+        assert (await admin.post(path)).status_code == 200
+        generation = (await admin.get("/admin/v1/adapters/returns@v1")).json()["generation"]
+        path = "/admin/v1/adapters/returns@v1/retire"
+        expected = {"expected_generation": generation}
+        assert [(await admin.post(path, params=expected)).status_code for _ in "12"] == [200, 409]
+        assert (await admin.post(path)).status_code == 200, "once more without it changes nothing"
+        again = re.search(r'href="(/console/do/revoke-key[^"]+)"', (await http.get(f"/console/keys/{public}")).text)
+        assert again is not None
+        assert "Done: Revoke" in (await take(http, again[1].replace("&amp;", "&"))).text

@@ -49,6 +49,10 @@ async def test_an_admin_key_works_once_another_owners_admin_has_approved_it(stri
             assert code(await http.post(path)) == REFUSED
             async with strict.http(await strict.admin_of(" ANNA ")) as same, strict.http() as other:
                 assert code(await same.post(path)) == REFUSED
+                generation = (await other.get(f"{CALLERS}/{told['public']}")).json()["generation"]
+                await http.patch(f"{CALLERS}/{told['public']}", json={"name": "else"})
+                late = await other.post(path, params={"expected_generation": generation})
+                assert code(late) == (409, "stale_generation")
                 approved = await other.post(path)
                 assert (approved.status_code, approved.json()["pending"]) == (200, None)
                 assert code(await other.post(path)) == (409, "state_conflict")

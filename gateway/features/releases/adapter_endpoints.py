@@ -19,7 +19,16 @@ from pydantic import Field, ValidationError
 
 from gateway.audit import take_step
 from gateway.callers import Caller
-from gateway.endpoint_parts import Admin, Body, OfTask, Operator, require_task, see_state, see_that_list_has_task
+from gateway.endpoint_parts import (
+    Admin,
+    Body,
+    ExpectedGeneration,
+    OfTask,
+    Operator,
+    require_task,
+    see_state,
+    see_that_list_has_task,
+)
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.endpoints import describe_last_evaluation
@@ -194,10 +203,15 @@ async def unload_adapter(
 
 @router.post("/adapters/{name}/retire", responses=with_errors(*CHANGE_ERRORS) | ACCEPTED)
 async def retire_adapter(
-    request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 30.0
+    request: Request,
+    response: Response,
+    name: str,
+    admin: Admin,
+    wait_seconds: Wait = 30.0,
+    expected_generation: ExpectedGeneration = None,
 ) -> dict[str, Any]:
     """Retire a version for good. Its bytes stay in the store, since an engine could still read them."""
-    return await _take_off(request, response, name, admin, wait_seconds, "draining")
+    return await _take_off(request, response, name, admin, wait_seconds, "draining", expected_generation)
 
 
 async def _take_off(
@@ -207,13 +221,17 @@ async def _take_off(
     admin: Caller,
     wait_seconds: float,
     state: Literal["verified", "draining"],
+    expected_generation: int | None = None,
 ) -> dict[str, Any]:
     releases = feature_of(request, Releases)
     before = await version_of(releases, name)
-    if not (state == "draining" and before.state == "retired"):
+    if not (state == "draining" and before.state == "retired") or expected_generation is not None:
         action = "adapter.retire" if state == "draining" else "adapter.unload"
         async with take_step(releases.services, admin) as step:
-            await releases.services.control.registry.withdraw(name, state, noted=step.noted(action, name, state_of))
+            noted = step.noted(action, name, state_of)
+            await releases.services.control.registry.withdraw(
+                name, state, noted=noted, expected_generation=expected_generation
+            )
     version = await _until(
         releases, name, wait_seconds, lambda current: current.state != "draining" and not _is_placed(releases, current)
     )
