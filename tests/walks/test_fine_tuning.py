@@ -95,10 +95,11 @@ async def test_a_job_of_openais_client_becomes_a_version_that_answers(
 
     async with gateway.http() as http:
         training = (await http.get(f"/admin/v1/trainings/{job.id.removeprefix('ftjob-')}")).json()
-        assert [training["parameters"][name] for name in ("steps", "batch", "learning_rate")] == [6, 10, 0.0005]
+        used = [training["parameters"][name] for name in ("steps", "batch", "learning_rate", "warmup_steps")]
+        assert used == [6, 10, 0.0005, 0]
     events = [event async for event in client.fine_tuning.jobs.list_events(job.id, limit=2)]
     assert [event.message for event in events][:1] == ["The new version is returns@v2."]
-    assert [event.data["step"] for event in events if event.type == "metrics"] == [6, 6, 5, 4, 3, 3, 2, 1]  # type: ignore[index]
+    assert [event.data["step"] for event in events if event.type == "metrics"] == [6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1]  # type: ignore[index]
     assert events[-1].message == "The training of returns has begun."
     (checkpoint,) = (await client.fine_tuning.jobs.checkpoints.list(job.id)).data
     assert (checkpoint.fine_tuned_model_checkpoint, checkpoint.metrics.full_valid_loss) == ("returns@v2", 0.2)

@@ -19,6 +19,8 @@ from monitoring.training.manifest_draft import draft_manifest, read_row
 FILE_PREFIX, JOB_PREFIX = "file-", "ftjob-"
 DRAFTED_ROWS_MAX = 2000
 """Rows of which the manifest of a task's first version is drafted."""
+WARMUP_PARTS, LOOKS_MIN = 10, 4
+"""Where epochs are asked for: at most a tenth of the steps is warm-up, and held-out rows are seen four times."""
 Auto = Literal["auto"]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataText = Annotated[str, Field(max_length=512)]
@@ -76,7 +78,10 @@ def resolve_parameters(job: JobIn, defaults: TrainingParameters, rows: int) -> d
         parameters["learning_rate"] = min(1.0, defaults.learning_rate * wanted.learning_rate_multiplier)
     if wanted.n_epochs != "auto":
         trained = rows if job.validation_file else rows * (1.0 - parameters["heldout_share"])
-        parameters["steps"] = max(1, math.ceil(wanted.n_epochs * trained / parameters["batch"]))
+        steps = parameters["steps"] = max(1, math.ceil(wanted.n_epochs * trained / parameters["batch"]))
+        # Of few steps, most would else pass before the learning rate is reached, and none be looked at.
+        parameters["warmup_steps"] = min(parameters["warmup_steps"], steps // WARMUP_PARTS)
+        parameters["evaluate_every"] = min(parameters["evaluate_every"], max(1, steps // LOOKS_MIN))
     return parameters
 
 
