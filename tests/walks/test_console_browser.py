@@ -6,17 +6,20 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, async_playwright
 
 from tests.programs import program
 from tests.walks.console_world import ConsoleWorld, open_console_world
 from tests.walks.node_packages import install_node_packages
 
+pytestmark = [pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 CHROMIUM = program("chromium")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
 QUIET = ("--disable-background-networking", "--disable-component-update")
@@ -40,18 +43,34 @@ PAGES = (
 LOOKS: tuple[tuple[Literal["light", "dark"], int, int], ...] = (("light", 1280, 800), ("dark", 390, 844))
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def world(tmp_path: Path, redis_url: str) -> AsyncIterator[ConsoleWorld]:
     async with open_console_world(tmp_path, redis_url=redis_url) as opened:
         yield opened
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@asynccontextmanager
+async def run_browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *QUIET], timeout=120_000)
         yield opened
         await opened.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Browser]:
+    """One for all tests here: its start takes a second of CPU time."""
+    async with run_browser() as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(chromium: Browser) -> AsyncIterator[Browser]:
+    """The browser without the cookies and pages of the test before."""
+    assert chromium.contexts == []
+    yield chromium
+    for context in chromium.contexts:
+        await context.close()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +107,6 @@ async def find_faults(page: Page, axe: str) -> list[str]:
     return faults + ([f"{over} px too wide"] if over > 0 else [])
 
 
-@pytest.mark.timeout(600)
 async def test_every_page_is_readable_for_all(tmp_path: Path, redis_url: str, browser: Browser, axe: str) -> None:
     errors: list[str] = []
     page = await opened(browser, errors, reduced_motion="reduce")  # else colours fade from one look to the other
@@ -118,7 +136,6 @@ async def test_every_page_is_readable_for_all(tmp_path: Path, redis_url: str, br
     assert errors == []
 
 
-@pytest.mark.timeout(600)
 async def test_a_link_from_another_site_and_a_step_back_show_the_whole_page(
     world: ConsoleWorld, browser: Browser
 ) -> None:
@@ -135,7 +152,6 @@ async def test_a_link_from_another_site_and_a_step_back_show_the_whole_page(
     assert (await page.input_value("[name=outcome]"), errors) == ("ok", [])
 
 
-@pytest.mark.timeout(600)
 async def test_a_session_that_ends_leads_back_and_loses_no_text(world: ConsoleWorld, browser: Browser) -> None:
     page, root = await opened(browser, []), f"{world.gateway.url}/console"
     await sign_in(page, world, world.operator_key)
@@ -169,7 +185,6 @@ async def test_a_session_that_ends_leads_back_and_loses_no_text(world: ConsoleWo
         await sign_in_again("/tasks/returns")
 
 
-@pytest.mark.timeout(600)
 async def test_a_review_is_judged_by_keyboard_and_a_canary_is_promoted_by_click(
     world: ConsoleWorld, browser: Browser
 ) -> None:
@@ -197,7 +212,6 @@ async def test_a_review_is_judged_by_keyboard_and_a_canary_is_promoted_by_click(
     assert errors == []
 
 
-@pytest.mark.timeout(600)
 async def test_second_click_on_a_form_that_is_on_its_way_sends_nothing(world: ConsoleWorld, browser: Browser) -> None:
     page = await opened(browser, [])
     await sign_in(page, world, world.gateway.admin_key)
@@ -233,7 +247,6 @@ async def test_second_click_on_a_form_that_is_on_its_way_sends_nothing(world: Co
         await page.wait_for_selector("[role=status] >> text=Done:")
 
 
-@pytest.mark.timeout(600)
 async def test_keyboard_focus_stays_where_a_live_part_grows(world: ConsoleWorld, browser: Browser) -> None:
     page = await opened(browser, [])
     await sign_in(page, world, world.gateway.admin_key)
@@ -246,7 +259,6 @@ async def test_keyboard_focus_stays_where_a_live_part_grows(world: ConsoleWorld,
     assert await page.evaluate("document.activeElement.textContent") == "Recycle"
 
 
-@pytest.mark.timeout(600)
 async def test_text_that_is_written_from_right_to_left_begins_at_the_right(
     world: ConsoleWorld, browser: Browser
 ) -> None:
@@ -277,7 +289,6 @@ async def find_answered(world: ConsoleWorld) -> str:
     return str(found.json()["requests"][0]["id"])
 
 
-@pytest.mark.timeout(600)
 async def test_nothing_typed_into_a_form_is_lost_where_the_session_ends(world: ConsoleWorld, browser: Browser) -> None:
     page, root = await opened(browser, []), f"{world.gateway.url}/console"
     await sign_in(page, world, world.gateway.admin_key)
@@ -315,7 +326,6 @@ async def test_nothing_typed_into_a_form_is_lost_where_the_session_ends(world: C
         assert await page.input_value("[name=reason]") == "", "it is there again after a sign-in alone"
 
 
-@pytest.mark.timeout(600)
 async def test_an_age_grows_while_its_page_is_open(world: ConsoleWorld, browser: Browser) -> None:
     page = await opened(browser, [])
     await page.clock.install()
@@ -325,7 +335,6 @@ async def test_an_age_grows_while_its_page_is_open(world: ConsoleWorld, browser:
     await page.wait_for_selector("td time small >> text=2 h ago")
 
 
-@pytest.mark.timeout(600)
 async def test_texts_of_any_kind_are_shown_as_they_are_and_fit(world: ConsoleWorld, browser: Browser, axe: str) -> None:
     errors: list[str] = []
     long, html = 3000 * "w", "<script>document.title='x'</script><img src=x onerror=alert(1)>"
@@ -350,7 +359,6 @@ async def test_texts_of_any_kind_are_shown_as_they_are_and_fit(world: ConsoleWor
     assert errors == []
 
 
-@pytest.mark.timeout(600)
 async def test_a_canarys_evidence_grows_on_the_open_page(world: ConsoleWorld, browser: Browser) -> None:
     redis, page = world.gateway.services.redis, await opened(browser, [])
     await sign_in(page, world, world.operator_key)

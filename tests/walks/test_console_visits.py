@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 from playwright.async_api import Browser, Page
 
 from tests.walks.gateway import RunningGateway
-from tests.walks.test_console_browser import LOOKS, axe, browser, find_faults, opened
+from tests.walks.test_console_browser import LOOKS, axe, find_faults, opened, run_browser
 from tests.walks.test_console_oidc import provided
 from tests.walks.test_preferences import compared
 
-__all__ = ["axe", "browser", "compared", "provided"]
+__all__ = ["axe", "compared", "provided"]
 pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with run_browser() as opened:
+        yield opened
 
 
 async def look(page: Page, axe: str) -> None:
