@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from tests.fakes.adapters import BASE_CONFIG, write_adapter, write_base
 from tests.fakes.engine import FakeEngine
+from tests.walks.fork_server import run_fork_server
 from tests.walks.gateway import RunningGateway, run_gateway
 
 BASE_MODEL = "tiny-base"
@@ -27,6 +28,13 @@ async def redis_url(valkey_socket: str, redis: Redis) -> str:
     """The address of a Valkey that was just emptied."""
     assert await redis.dbsize() == 0
     return f"unix://{valkey_socket}"
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[Path]:
+    """The socket of the process that forks gateways, for as long as the test process lives."""
+    with run_fork_server() as socket:
+        yield socket
 
 
 @pytest.fixture

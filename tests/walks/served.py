@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from tests.fakes.engine import FakeEngine
 from tests.fakes.valkey import AT_ONCE
+from tests.walks.fork_server import Forked, fork_gateway
 
 APPRENTICE = (sys.executable, "-m", "gateway.cli.entry")
 ASK = {"model": "general", "messages": [{"role": "user", "content": "How many days are in a week?"}]}
@@ -31,7 +32,7 @@ ASK = {"model": "general", "messages": [{"role": "user", "content": "How many da
 class Process:
     """A gateway's process, its address, and all that it has said."""
 
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | Forked
     url: str
     said: list[str]
 
@@ -52,38 +53,52 @@ async def run_program(*words: str | Path, folder: Path, variables: Mapping[str, 
 
 @asynccontextmanager
 async def served(
-    config: Path, key: str | None, *options: str, apprentice: Sequence[str] = APPRENTICE, folder: Path | None = None
+    config: Path,
+    key: str | None,
+    *options: str,
+    apprentice: Sequence[str] = APPRENTICE,
+    folder: Path | None = None,
+    fork_server: Path | None = None,
 ) -> AsyncIterator[Process]:
-    """`apprentice serve` with these options in this working folder, until the block ends."""
+    """`apprentice serve` with these options in this working folder, until the block ends.
+
+    It is forked where a server for that is given: for a test of what a gateway's death leaves, not of its start.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("APPRENTICE_")}
     if key is not None:
         environment["APPRENTICE_ADMIN_KEY"] = key
-    process = await asyncio.create_subprocess_exec(
-        *(*apprentice, "serve", "--config", str(config), *options),
-        cwd=folder,
-        env=environment,
-        umask=0o022,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    assert process.stdout is not None
-    said: list[str] = []
-    url = ""
-    async with asyncio.timeout(60):
-        while not url:
-            line = (await process.stdout.readline()).decode()
-            assert line, f"the gateway ended: {said}"
-            said.append(line)
-            found = re.search(r"running on (http://[0-9.:]+)", line)
-            url = found[1] if found else ""
-    reading = asyncio.create_task(_read_on(process.stdout, said))
-    try:
-        yield Process(process, url, said)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
-        await reading
+    words = ("serve", "--config", str(config), *options)
+    async with AsyncExitStack() as stack:
+        process: asyncio.subprocess.Process | Forked
+        if fork_server is not None:
+            process = await stack.enter_async_context(fork_gateway(fork_server, words, environment))
+        else:
+            process = await asyncio.create_subprocess_exec(
+                *(*apprentice, *words),
+                cwd=folder,
+                env=environment,
+                umask=0o022,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+        assert process.stdout is not None
+        said: list[str] = []
+        url = ""
+        async with asyncio.timeout(60):
+            while not url:
+                line = (await process.stdout.readline()).decode()
+                assert line, f"the gateway ended: {said}"
+                said.append(line)
+                found = re.search(r"running on (http://[0-9.:]+)", line)
+                url = found[1] if found else ""
+        reading = asyncio.create_task(_read_on(process.stdout, said))
+        try:
+            yield Process(process, url, said)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            await process.wait()
+            await reading
 
 
 async def _read_on(reader: asyncio.StreamReader, said: list[str]) -> None:

@@ -177,6 +177,7 @@ async def pair(
     valkey_socket: str,
     redis: Redis,
     tmp_path: Path,
+    fork_server: Path,
 ) -> AsyncIterator[Pair]:
     """Both gateways, over two replicas on which `returns@v1` serves; the process has the job."""
     gate, key = Gate(valkey_socket), new_key()[0]
@@ -187,7 +188,7 @@ async def pair(
         configuration["monitor"] = {"interval_seconds": 0.5}  # a verdict takes several steps of each of the two
         its_own = {"redis_url": redis_url, "listen": {"port": 0}, "log_format": "text"}
         path.write_text(json.dumps({**configuration, **its_own}, default=str))
-        async with served(path, key) as process:
+        async with served(path, key, fork_server=fork_server) as process:
 
             async def has_the_job() -> bool:
                 return await redis.exists(LEASE_KEY, MONITOR_LEASE_KEY) == 2

@@ -132,7 +132,12 @@ class Two:
 
 @pytest.fixture
 async def two(
-    configure: Configure, make_adapter: MakeAdapter, valkey_socket: str, redis: Redis, tmp_path: Path
+    configure: Configure,
+    make_adapter: MakeAdapter,
+    valkey_socket: str,
+    redis: Redis,
+    tmp_path: Path,
+    fork_server: Path,
 ) -> AsyncIterator[Two]:
     """Both gateways; `returns@v2` leads and `returns@v1` is its previous version."""
     gate, key = Gate(valkey_socket), new_key()[0]
@@ -144,7 +149,7 @@ async def two(
         path.write_text(json.dumps({**configuration, **its_own}, default=str))
         for each in (ENTER, SETTLE):  # or else the first command of each is only refused
             await redis.script_load(each)
-        async with served(path, key) as process:
+        async with served(path, key, fork_server=fork_server) as process:
             await until(lambda: redis.exists(MONITOR_LEASE_KEY))
             async with run_gateway(configuration, key) as gateway, gateway.http() as http:
                 await gateway.place(make_adapter(1))
