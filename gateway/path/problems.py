@@ -17,6 +17,9 @@ PARAM_CHARACTERS_MAX = 200
 ENGINE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 """An engine's own code that is passed on; vLLM's is often no more than the status."""
 
+FIELD_FAULT = re.compile(r"""'type': '(\w+)', 'loc': 'body\.([^']+)', 'msg': (?:'([^']*)'|"([^"]*)")""")
+"""A field that vLLM's model of a request does not take: the kind of its fault, its place, and why."""
+
 
 def explain_failures(
     step: GiveUp, error: EngineError, failures: Sequence[Failure], field: str, whole_seconds: float | None = None
@@ -89,12 +92,20 @@ def refusal_of(error: EngineError, field: str) -> Problem:
     content = _content(error)
     message = str(content.get("message") or content.get("detail") or "The engine refused the request.")[:2000]
     text = f"{content.get('code') or content.get('type')} {message}".lower()
-    param = str(content["param"])[:PARAM_CHARACTERS_MAX] if content.get("param") else None
+    param = str(content["param"])[:PARAM_CHARACTERS_MAX].removeprefix("body.") if content.get("param") else None
     if isinstance(error, TooLong):
         return Problem("context_length_exceeded", message, param or field)
     if "content_policy" in text or "content_filter" in text or "content policy" in text:
         return Problem("content_policy", message, param)
-    return Problem("engine_refused", message, param)
+    return Problem("engine_refused", _explain_fields(message, param), param)
+
+
+def _explain_fields(message: str, param: str | None) -> str:
+    """A refusal of vLLM's model of requests in a sentence: it lists the faults of each type that a field may have."""
+    faults = [each for each in FIELD_FAULT.findall(message) if each[1] == param]
+    texts = [quoted or doubled for kind, _, quoted, doubled in faults if not kind.endswith("_type")]
+    texts = texts or [quoted or doubled for _, _, quoted, doubled in faults]
+    return f"The engine refuses {param!r}: {', or '.join(dict.fromkeys(texts))}." if texts else message
 
 
 def engine_code_of(error: EngineError) -> str | None:

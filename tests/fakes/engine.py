@@ -44,6 +44,8 @@ __all__ = ["Call", "FakeEngine", "Seen", "adapter_digest"]
 
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 OWN = "/__"
+STOPS_MAX = 4
+"""Stop sequences that vLLM takes, unless VLLM_MAX_STOP_STRINGS says otherwise."""
 OPENAI_FIELDS = frozenset(
     (
         *("model", "messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"),
@@ -438,6 +440,12 @@ class FakeEngine:
             raise Refused(404, missing["message"], missing["type"], missing["param"])
 
     def _accept_options(self, body: Mapping[str, Any]) -> None:
+        stops = body.get("stop")
+        if isinstance(stops, list) and len(stops) > STOPS_MAX and not self.bare:
+            most = f"List should have at most {STOPS_MAX} items after validation, not {len(stops)}"
+            faults = [("string_type", "Input should be a valid string"), ("too_long", most)]
+            lines = [f"  {{'type': {kind!r}, 'loc': 'body.stop', 'msg': {text!r}}}" for kind, text in faults]
+            raise Refused(400, "\n".join(["2 validation errors:", *lines]), "Bad Request", "body.stop")
         most = body.get("max_completion_tokens") or body.get("max_tokens") or 0
         if not isinstance(most, int) or most > self.max_model_len:
             message = f"max_tokens={most} cannot be greater than max_model_len={self.max_model_len}."

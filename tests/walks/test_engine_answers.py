@@ -345,6 +345,31 @@ async def test_engines_own_code_of_an_error_inside_a_stream_is_told(
     assert (told.error or {})["engine_code"] == "content_filter"
 
 
+@pytest.mark.parametrize(
+    ("path", "asked", "param"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "Item 1"}], "stop": [*"abcde"]}, "stop"),
+        ("completions", {"prompt": "Item 1", "stop": [*"abcde"]}, "stop"),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": "Item 1"}], "max_tokens": 9, "stop_sequences": [*"abcde"]},
+            "stop_sequences",
+        ),
+    ],
+)
+async def test_a_field_that_vllm_refuses_is_named_as_the_caller_sent_it(
+    world: World, general: FakeEngine, path: str, asked: dict[str, Any], param: str
+) -> None:
+    """A setting of vLLM says how many stop sequences it takes, so the gateway refuses none itself."""
+    async with world() as gateway, gateway.http() as http:
+        answer = await http.post(f"/v1/{path}", json={"model": "returns", **asked})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "engine_refused", param)
+    why = "List should have at most 4 items after validation, not 5."
+    assert error["message"] == f"The engine refuses {param!r}: {why}"
+    assert calls(general) == [], "nobody else is asked for what was the caller's fault"
+
+
 REFUSAL = b'data: {"error":{"message":"no such token","type":"BadRequestError","param":"logit_bias","code":400}}\n\n'
 
 
