@@ -187,7 +187,7 @@ def train_version(adoption: Adoption) -> dict[str, Any]:
     options = ("--manifest", manifest) if manifest else ()
     words = ("train", adoption.task, "--data", adoption.outcomes["dataset"]["digest"], "--force", *options)
     answer = adoption.run(*words, "--plot", adoption.path("losses.svg"), *adoption.parameters)
-    return {"version": answer["version"], "training": answer["id"]}
+    return {"version": answer["version"], "training": answer["id"], "manifest": _digest_of_manifest(adoption)}
 
 
 def stage_version(adoption: Adoption) -> dict[str, Any]:
@@ -326,6 +326,11 @@ def _take_steps(adoption: Adoption, state: dict[str, Any]) -> None:
         adoption.api.out.note("Another version leads by now: the evaluation begins again.")
         del adoption.outcomes["evaluate"]
         adoption.outcomes.pop("gate", None)
+    trained = adoption.outcomes.get("train", {})
+    if "manifest" in trained and trained["manifest"] != _digest_of_manifest(adoption):  # earlier releases wrote none
+        adoption.api.out.note(f"The manifest was changed since {adoption.version} was trained: training begins again.")
+        for name in list(STEPS)[list(STEPS).index("train") :]:
+            adoption.outcomes.pop(name, None)
     for number, (name, step) in enumerate(STEPS.items(), 1):
         if name in adoption.outcomes:
             adoption.api.out.note(f"[{number}/{len(STEPS)}] {name}: done before.")
@@ -335,6 +340,15 @@ def _take_steps(adoption: Adoption, state: dict[str, Any]) -> None:
         state["done"] = adoption.outcomes
         with write_whole(adoption.folder / STATE_FILE) as partial:
             partial.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def _digest_of_manifest(adoption: Adoption) -> str | None:
+    """The digest of the manifest that a version is trained with; None where it is that of the version that leads."""
+    path = adoption.outcomes["manifest"]["manifest"]
+    if path is None:
+        return None
+    with explain_os_error(f"{path} can't be read"):
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _is_outdated(adoption: Adoption) -> bool:

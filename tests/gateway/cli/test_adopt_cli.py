@@ -112,6 +112,26 @@ async def test_a_version_is_evaluated_again_where_another_one_leads_meanwhile(
     assert "There is no version 'returns@v9'" in refused.err
 
 
+async def test_manifest_that_is_changed_after_training_goes_into_another_version(
+    adopting: Command, tmp_path: Path
+) -> None:
+    words = ("adopt", str(examples(tmp_path)), "--task", "returns", "--out", str(tmp_path / "out"), "--steps", "6")
+    words += ("--column", "text=the case", "--column", "expected=decision", "--past", "readiness", "--past", "manifest")
+    unshown = await adopting(*words)
+    assert (unshown.exit_code, "To go on: --past gate." in unshown.err) == (1, True), unshown.err
+    written = tmp_path / "out" / "manifest.yaml"
+    manifest = yaml.safe_load(written.read_text())
+    manifest["general_prompt"] = {"system": "Deny what the buyer has broken."}
+    written.write_text(yaml.safe_dump(manifest))
+    again = await adopting(*words, "--past", "gate")
+    assert "The manifest was changed since returns@v1 was trained: training begins again." in again.err
+    assert "returns@v2 may be released" in again.err
+    shown = await adopting("adapters", "show", "returns@v2", "--json")
+    assert shown.json["manifest"]["general_prompt"]["system"] == "Deny what the buyer has broken."
+    third = await adopting(*words, "--past", "gate")
+    assert "train: done before" in third.err, third.err
+
+
 async def test_each_step_trusts_the_named_authority_and_runs_no_code_that_lies_here(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
