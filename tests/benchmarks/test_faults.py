@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.fault_cases import CASES, DOWN_SECONDS, TOKENS, Attempt, Run, Told
-from tests.fakes.faults import NAMED
+from tests.fakes.fault_rules import NAMED
 
 WHOLE = Told(
     0.0,

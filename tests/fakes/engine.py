@@ -2,7 +2,7 @@
 
 In a test: `async with FakeEngine("base-model") as engine: ... engine.url`. By hand, or to be killed:
 `python -m tests.fakes.engine --port 0 --model base-model`, whose first line is its URL.
-What it does wrong on demand stands in tests/fakes/faults.py. `/__faults` and `/__state` are its own and need no key.
+What it does wrong on demand is in tests/fakes/faults.py. `/__faults` and `/__state` are its own and need no key.
 """
 
 from __future__ import annotations
@@ -23,17 +23,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from tests.fakes.answers import Said, Speaker, Wording, digest_of, embeddings_of, prompt_tokens
-from tests.fakes.faults import (
-    COMPLETIONS,
-    Fault,
-    Faults,
-    Moment,
-    ends_with_assistant,
-    error_body,
-    fault_name,
-    missing_model,
-    send_error,
-)
+from tests.fakes.bodies import OPENAI_FIELDS, check_options, read_json_object, read_json_or_nothing, read_name, refusal
+from tests.fakes.fault_rules import Faults, fault_name
+from tests.fakes.faults import COMPLETIONS, Fault, Moment, ends_with_assistant, error_body, missing_model, send_error
 from tests.fakes.lora import AdapterLost, Adapters, Refused, adapter_digest
 from tests.fakes.metrics import Count, exposition
 from tests.fakes.run import EngineDied, Run, Seen
@@ -44,17 +36,6 @@ __all__ = ["Call", "FakeEngine", "Seen", "adapter_digest"]
 
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 OWN = "/__"
-STOPS_MAX = 4
-"""Stop sequences that vLLM takes, unless VLLM_MAX_STOP_STRINGS says otherwise."""
-OPENAI_FIELDS = frozenset(
-    (
-        *("model", "messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"),
-        *("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "stop", "logit_bias", "logprobs"),
-        *("top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"),
-        *("suffix", "best_of", "echo", "user", "metadata", "store", "service_tier"),
-    )
-)
-"""Fields of a bare engine, as OpenAI's reference has them."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +271,7 @@ class FakeEngine:
         body: dict[str, Any] = {}
         try:
             if request.body:
-                body = _json_object(request.body)
+                body = read_json_object(request.body)
             moment, faults = self._faults(exchange, body, str(body.get("lora_name") or ""))
             for fault in faults:
                 await fault.on_request(moment)
@@ -335,13 +316,13 @@ class FakeEngine:
                 return 200, {"object": "list", "data": self._cards()}
             case "POST", "/v1/load_lora_adapter":
                 in_place = bool(body.get("load_inplace"))
-                return 200, await self._load(_named(body, "lora_name"), _named(body, "lora_path"), in_place)
+                return 200, await self._load(read_name(body, "lora_name"), read_name(body, "lora_path"), in_place)
             case "POST", "/v1/unload_lora_adapter":
-                return 200, self.adapters.unload(_named(body, "lora_name"))
+                return 200, self.adapters.unload(read_name(body, "lora_name"))
             case _, "/v1/load_lora_adapter" | "/v1/unload_lora_adapter":
                 return 405, {"detail": "Method Not Allowed"}
             case "POST", "/adapters":
-                return 200, await self._load(_named(body, "name"), _named(body, "src"), False)
+                return 200, await self._load(read_name(body, "name"), read_name(body, "src"), False)
             case "DELETE", _ if path.startswith("/adapters/"):
                 return 200, self.adapters.unload(path.removeprefix("/adapters/"))
         return 404, {"detail": "Not Found"}
@@ -370,7 +351,7 @@ class FakeEngine:
 
     async def _completion(self, exchange: Exchange) -> None:
         request = exchange.request
-        seen = Seen(request.path, request.headers, _json_or_nothing(request.body), request.body, time.monotonic())
+        seen = Seen(request.path, request.headers, read_json_or_nothing(request.body), request.body, time.monotonic())
         self.requests.append(seen)
         self.requests_total += 1
         self.in_flight += 1
@@ -422,51 +403,23 @@ class FakeEngine:
         if self.dead or self.draining:
             raise Refused(500, DEAD, "InternalServerError")
         if "json" not in seen.headers.get("content-type", ""):
-            raise _invalid("Unsupported Media Type: Only 'application/json' is allowed", None)
-        body = _json_object(seen.raw)
+            raise refusal("Unsupported Media Type: Only 'application/json' is allowed", None)
+        body = read_json_object(seen.raw)
         for key, kind in (("messages", list), ("prompt", (str, list))):
             if (key == "messages") == seen.path.endswith("chat/completions") and not isinstance(body.get(key), kind):
-                raise _invalid(f"{{'type': 'missing', 'loc': 'body.{key}', 'msg': 'Field required'}}", f"body.{key}")
+                raise refusal(f"{{'type': 'missing', 'loc': 'body.{key}', 'msg': 'Field required'}}", f"body.{key}")
         unknown = sorted(body.keys() - OPENAI_FIELDS) if self.bare else []
         if unknown:
             raise Refused(400, f"Unrecognized request argument supplied: {unknown[0]}", "invalid_request_error")
         self._see_that_it_knows(seen.model)
-        self._accept_options(body)
+        prefills, auto = self.continue_final_message, self.auto_tool_choice
+        check_options(body, self.max_model_len, prefills=prefills, auto_tool_choice=auto, bare=self.bare)
 
     def _see_that_it_knows(self, model: str) -> None:
         known = model in ("", self.model) or model in self.adapters.registered or fault_name(model)
         if not known and not self.bare:
             missing = missing_model(model, self.model)["error"]
             raise Refused(404, missing["message"], missing["type"], missing["param"])
-
-    def _accept_options(self, body: Mapping[str, Any]) -> None:
-        stops = body.get("stop")
-        if isinstance(stops, list) and len(stops) > STOPS_MAX and not self.bare:
-            most = f"List should have at most {STOPS_MAX} items after validation, not {len(stops)}"
-            faults = [("string_type", "Input should be a valid string"), ("too_long", most)]
-            lines = [f"  {{'type': {kind!r}, 'loc': 'body.stop', 'msg': {text!r}}}" for kind, text in faults]
-            raise Refused(400, "\n".join(["2 validation errors:", *lines]), "Bad Request", "body.stop")
-        most = body.get("max_completion_tokens") or body.get("max_tokens") or 0
-        if not isinstance(most, int) or most > self.max_model_len:
-            message = f"max_tokens={most} cannot be greater than max_model_len={self.max_model_len}."
-            raise Refused(400, message, "BadRequestError", "max_tokens")
-        prompt = prompt_tokens(body)
-        if prompt + 1 > self.max_model_len:
-            message = (
-                f"This model's maximum context length is {self.max_model_len} tokens. However, your prompt contains "
-                f"{prompt} input tokens, which exceeds this limit even without any output tokens. Please reduce the "
-                "length of the input prompt."
-            )
-            raise Refused(400, message, "BadRequestError", "input_tokens")
-        if body.get("continue_final_message") and body.get("add_generation_prompt", True):
-            message = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
-            raise Refused(400, message, "BadRequestError", "continue_final_message")
-        if not self.continue_final_message and ends_with_assistant(body):
-            message = "This model does not support assistant message prefill: end with a user message."
-            raise Refused(400, message, "BadRequestError", "messages")
-        if body.get("tools") and body.get("tool_choice", "auto") == "auto" and not self.auto_tool_choice:
-            message = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
-            raise Refused(400, message, "BadRequestError")
 
     async def rest(self, seconds: float) -> None:
         """Let time pass inside an answer. Raises EngineDied as soon as the engine dies."""
@@ -488,35 +441,6 @@ class FakeEngine:
 
     def _no_adapters(self) -> Adapters:
         return Adapters(self.model, self.max_loras, self.max_cpu_loras, self.max_lora_rank)
-
-
-def _named(body: Mapping[str, Any], key: str) -> str:
-    value = body.get(key)
-    if not isinstance(value, str):
-        kind = "missing" if value is None else "string_type"
-        raise _invalid(f"{{'type': '{kind}', 'loc': 'body.{key}', 'msg': 'Field required'}}", f"body.{key}")
-    return value
-
-
-def _invalid(message: str, param: str | None) -> Refused:
-    return Refused(400, f"1 validation error:\n  {message}", "Bad Request", param)
-
-
-def _json_or_nothing(raw: bytes) -> dict[str, Any]:
-    try:
-        return _json_object(raw)
-    except Refused:
-        return {}
-
-
-def _json_object(raw: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise _invalid("{'type': 'json_invalid', 'loc': 'body.0', 'msg': 'JSON decode error'}", "body.0") from error
-    if not isinstance(body, dict):
-        raise _invalid("{'type': 'model_attributes_type', 'loc': 'body'}", "body")
-    return body
 
 
 async def _serve(options: argparse.Namespace) -> None:

@@ -14,9 +14,8 @@ from openai import AsyncOpenAI
 
 from tests.fakes.asking import ASK, chat, events, post, read_until_broken, read_until_silent, text_of
 from tests.fakes.engine import FakeEngine
+from tests.fakes.fault_rules import NAMED, SHORT
 from tests.fakes.faults import (
-    NAMED,
-    SHORT,
     Dies,
     Down,
     EmptyAnswer,

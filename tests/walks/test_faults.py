@@ -9,18 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import (
-    NAMED,
-    Dies,
-    Down,
-    Fault,
-    Moment,
-    RawEvent,
-    RefusesPrefill,
-    SlowFirstToken,
-    Stalls,
-    Tokens,
-)
+from tests.fakes.fault_rules import NAMED
+from tests.fakes.faults import Dies, Down, Fault, Moment, RawEvent, RefusesPrefill, SlowFirstToken, Stalls, Tokens
 from tests.fakes.wire import AnswerOver
 from tests.walks.fault_world import World, ask, calls, gaps, world
 

@@ -14,7 +14,8 @@ import openai
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import NAMED, Edited, Moment, Status
+from tests.fakes.fault_rules import NAMED
+from tests.fakes.faults import Edited, Moment, Status
 from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 

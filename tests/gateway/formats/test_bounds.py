@@ -19,7 +19,7 @@ from gateway.formats.fields import ON_REQUEST
 from gateway.formats.request_body import read_body
 from gateway.formats.wire_format import WireFormat
 from router.policy import UnknownFields
-from tests.gateway.formats.test_request_body import DEFAULTS, MESSAGES, TASK, problem, read
+from tests.gateway.formats.bodies import DEFAULTS, MESSAGES, TASK, problem, read
 
 BYTES = 3_900_000
 CPU_SECONDS_MAX = 0.4

@@ -21,7 +21,7 @@ from gateway.formats.fields import (
     Fields,
 )
 from gateway.services import salt_of
-from tests.gateway.formats.test_request_body import (
+from tests.gateway.formats.bodies import (
     DEFAULTS,
     GENERAL_PROMPT,
     MESSAGES,

@@ -17,7 +17,7 @@ from gateway.formats.fields import GATEWAY_ALONE, NEVER_INSIDE, ON_REQUEST
 from gateway.formats.request_body import read_body
 from gateway.formats.wire_format import WireFormat
 from router.routing_data import Choice
-from tests.gateway.formats.test_request_body import (
+from tests.gateway.formats.bodies import (
     DEFAULTS,
     MESSAGES,
     TASK,

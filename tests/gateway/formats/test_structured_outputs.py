@@ -11,7 +11,7 @@ import pytest
 
 from gateway.formats.fields import OF_FORMS
 from gateway.formats.structured_outputs import PATTERN_CHARACTERS_MAX, PATTERNS_MAX
-from tests.gateway.formats.test_request_body import DEFAULTS, TASK, problem, read
+from tests.gateway.formats.bodies import DEFAULTS, TASK, problem, read
 
 ALLOWED = replace(TASK, parameters_allowed=OF_FORMS)
 DATE = {"type": "object", "properties": {"date": {"type": "string", "pattern": r"^\d{4}-\d\d$"}}}
