@@ -252,7 +252,8 @@ class EngineConnection(Wakeable, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; the exchange under way breaks."""
         self.open = False
-        self._broken(type(exc).__name__ if exc else "it was closed")
+        reason = getattr(exc, "reason", None)  # of TLS: the engine's alert
+        self._broken(f"{type(exc).__name__}{f' ({reason})' if reason else ''}" if exc else "it was closed")
 
     def _broken(self, why: str) -> None:
         self.open = False

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from serving.engine_client import EngineClient
-from serving.errors import EngineError, from_status
+from serving.errors import Dropped, EngineError, from_status
 from serving.fleet import Fleet
 from serving.replica import Replica
+from serving.tls import explain_certificate
 
 log = logging.getLogger(__name__)
 CHECK_TIMEOUT_SECONDS = 3.0
@@ -70,7 +71,7 @@ async def _look(fleet: Fleet, replica: Replica, engines: EngineClient, identify:
         observation.up, observation.seen = False, {}
         observation.trouble = f"its answers have not ended within {LOOK_SECONDS_MAX:g} s"
     except UNREADABLE as error:
-        observation.up, observation.seen, observation.trouble = False, {}, _trouble(error)
+        observation.up, observation.seen, observation.trouble = False, {}, _trouble(error, replica)
     return observation
 
 
@@ -107,7 +108,9 @@ async def _ask_who_it_is(replica: Replica, engines: EngineClient, observation: O
     if 0 < replica.untold_looks < UNTOLD_LOOKS_MAX:
         raise faults[0]
     if replica.untold_looks == UNTOLD_LOOKS_MAX:
-        log.warning("replica %s can't tell its build or its process's start: %s", replica.name, _trouble(faults[0]))
+        log.warning(
+            "replica %s can't tell its build or its process's start: %s", replica.name, _trouble(faults[0], replica)
+        )
     observation.engine_version, observation.life = answers
 
 
@@ -148,14 +151,16 @@ def _length(model: dict[str, Any]) -> int | None:
     return length if isinstance(length, int) and length > 0 else None
 
 
-def _trouble(error: Exception) -> str:
+def _trouble(error: Exception, replica: Replica) -> str:
     """The reason why a replica is down, in words."""
     if not isinstance(error, EngineError):
         return f"it does not answer as an engine of this kind: mend its url ({type(error).__name__}: {error})"[:300]
     status = error.status
     if status is None:
         because = f" ({error.__cause__})" if str(error.__cause__ or "") else ""
-        return f"{type(error).__name__}: {error}{because}"[:300]
+        text = f"{type(error).__name__}: {error}{because}"[:300]
+        advice = explain_certificate(replica.config.url, replica.config.tls) if isinstance(error, Dropped) else ""
+        return f"{text}. {advice}" if advice else text
     if status in (401, 403):
         return f"it answers {status}: the pool's or the replica's api_key is missing, wrong, or not allowed there"
     if 300 <= status < 400:

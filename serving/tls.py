@@ -130,6 +130,15 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
+def explain_certificate(url: str, files: TlsFiles | None) -> str:
+    """The advice where an engine closed a connection before it answered: so ends one that refuses a certificate."""
+    if not url.startswith("https://"):
+        return ""
+    if files is None or files.cert_file is None:
+        return "If it asks for a certificate (mTLS), set tls.cert_file and tls.key_file of its pool."
+    return f"If it asks for a certificate (mTLS), have it trust the authority of {files.cert_file}."
+
+
 class Trust:
     """The TLS of each origin, by the present replicas."""
 

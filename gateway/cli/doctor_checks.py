@@ -26,6 +26,7 @@ from serving.gpu import has_nvidia_gpu
 from serving.health import SAYS_NO
 from serving.replica import ReplicaConfig
 from serving.replica_sources import DiscoveryError
+from serving.tls import explain_certificate
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 CPU_ADVICE = (
@@ -36,6 +37,7 @@ FREE_BYTES_WARNED = 5 << 30
 FREE_BYTES_MIN = 500 << 20
 DESCRIPTORS_KEPT = 200
 ANSWER_SECONDS_MAX = 5.0
+ENDED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 ARCHIVED = ("records", "feedback", "texts", "unreadable")
 """The folders of an archive."""
 
@@ -201,7 +203,8 @@ async def _engine(pool: PoolConfig, replica: ReplicaConfig, http: httpx.AsyncCli
         answer = await _get(replica, http, f"{traits.api_path}/models")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = f"{replica.url}: {type(error).__name__}: {error}"[:200]
-        return report_problem(check, why, "Start it, or mend its url.")
+        advice = explain_certificate(replica.url, replica.tls) if isinstance(error, ENDED) else ""
+        return report_problem(check, why, f"Start it, or mend its url. {advice}".strip())
     if answer.status_code in (401, 403):
         return report_problem(
             check, f"{replica.url} refuses the key", f"Set pools.{pool.name}.api_key to the engine's."

@@ -11,14 +11,16 @@ from ssl import SSLContext
 from typing import Any
 
 import pytest
+from httpx import AsyncClient
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.app import open_gateway
 from gateway.callers import new_key
+from gateway.cli.doctor_checks import check_engines
 from gateway.configuration.settings import Settings
 from gateway.state.redis_options import make_client
-from serving.tls import TlsError
+from serving.tls import TlsError, Trust, TrustingTransport
 from tests.fakes.certificates import Authority, Pair
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
@@ -113,6 +115,29 @@ async def test_an_engine_that_is_not_trusted_gets_nothing_and_the_log_says_why(
             assert (await http.get("/health/ready")).status_code == 503
         assert not engine.calls
     assert "certificate verify failed" in caplog.text
+
+
+@pytest.mark.parametrize("shown", [False, True])
+async def test_who_refuses_our_certificate_is_told_with_what_to_do(
+    configure: Configure, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, shown: bool
+) -> None:
+    stranger = Authority(tmp_path, "another").sign("stranger")
+    advice = "set tls.cert_file and tls.key_file of its pool."
+    if shown:
+        advice = f"have it trust the authority of {stranger.cert}."
+    async with FakeEngine("large", tls=authority.listening(wants_certificate=True)) as engine:
+        replicas = [{"name": "general-0", "url": engine.url}]
+        tls = files(authority, stranger if shown else None)
+        content = configure(pools={"general": {"base_model": "large", "replicas": replicas, "tls": tls}}, tasks={})
+        async with run_gateway(content) as gateway, gateway.http() as http:
+            assert (await http.get("/health/ready")).status_code == 503
+            pools = gateway.services.settings.pool_configs()
+            trust = Trust(lambda: [(replica.url, replica.tls) for pool in pools for replica in pool.replicas])
+            async with AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as doctor:
+                (finding,) = [finding async for finding in check_engines(pools, doctor)]
+        assert not engine.calls
+    assert f"If it asks for a certificate (mTLS), {advice}" in caplog.text
+    assert finding.advice.endswith(advice)
 
 
 async def test_a_reload_tells_which_pair_towards_engines_is_broken_and_takes_nothing(
