@@ -48,6 +48,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "no_review": ErrorSpec(404, "not_found_error", "No request waits for this reviewer to judge it."),
     "not_found": ErrorSpec(404, "not_found_error", "No such address or object."),
     "method_not_allowed": ErrorSpec(405, "invalid_request_error", "The address does not take this method."),
+    "body_too_slow": ErrorSpec(408, "invalid_request_error", "The body did not come in time."),
     "feedback_conflict": ErrorSpec(409, "conflict_error", "The feedback id was used for another judgement."),
     "record_conflict": ErrorSpec(409, "conflict_error", "The source_id was used for another report."),
     "stale_generation": ErrorSpec(409, "conflict_error", "The object has changed since it was read."),
@@ -58,7 +59,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "feedback_window_over": ErrorSpec(410, "gone_error", "The request is too old to be judged."),
     "body_too_large": ErrorSpec(413, "invalid_request_error", "The body is longer than the gateway's limit."),
     "unsupported_media_type": ErrorSpec(415, "invalid_request_error", "The body is not declared as JSON."),
-    "adapter_rejected": ErrorSpec(422, "invalid_request_error", "The adapter did not pass verification."),
+    "adapter_rejected": ErrorSpec(422, "invalid_request_error", "The adapter failed verification."),
     "prompts_rejected": ErrorSpec(422, "invalid_request_error", "The training prompts are not usable."),
     "needs_human": ErrorSpec(422, "invalid_request_error", "The task leaves this request to a person."),
     "no_task_fits": ErrorSpec(422, "invalid_request_error", "The request for `auto` is in no task's scope."),
@@ -71,7 +72,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "budget_exceeded": ErrorSpec(429, "insufficient_quota", "The key's money of this day or month is spent."),
     "head_too_large": ErrorSpec(431, "invalid_request_error", "The request's headers are too many or too long."),
     "not_implemented": ErrorSpec(501, "invalid_request_error", "The transfer coding is not `chunked`."),
-    "internal_error": ErrorSpec(500, "api_error", "A fault of the gateway; it is logged with the request's id."),
+    "internal_error": ErrorSpec(500, "api_error", "A fault of the gateway, logged with the request's id."),
     "engine_error": ErrorSpec(502, "api_error", "Every attempt at an engine failed."),
     "contract_violation": ErrorSpec(
         502, "api_error", "The answer breaks the task's contract, and so does the fallback's."
@@ -79,7 +80,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "stream_broken": ErrorSpec(502, "api_error", "The engine failed inside a stream."),
     "overload": ErrorSpec(503, "overloaded_error", "The gateway or every replica is full."),
     "no_replica": ErrorSpec(503, "overloaded_error", "No replica can answer now."),
-    "version_not_loaded": ErrorSpec(503, "overloaded_error", "The pinned version is not loaded on any replica."),
+    "version_not_loaded": ErrorSpec(503, "overloaded_error", "No replica has the pinned version loaded."),
     "fallback_capped": ErrorSpec(503, "overloaded_error", "The task's fallback is capped."),
     "storage_unavailable": ErrorSpec(
         503,

@@ -12,7 +12,7 @@ Responses = dict[int | str, Json]
 CODES = "x-codes"
 """The key of an answer that holds its error codes, until openapi.py writes the answer."""
 
-JSON_ERRORS = ("invalid_json", "invalid_value", "missing_field", "unknown_parameter", "body_too_large")
+JSON_ERRORS = ("invalid_json", "invalid_value", "missing_field", "unknown_parameter", "body_too_large", "body_too_slow")
 FORM_ERRORS = (*JSON_ERRORS[1:], "unsupported_media_type", "adapter_rejected")
 DATA_ERRORS = (*JSON_ERRORS, "unsupported_media_type", "parameter_not_allowed")
 MODEL_ERRORS = ("model_not_allowed", "model_not_found")

@@ -424,4 +424,6 @@ class Connection(Wakeable, asyncio.Protocol):
         elif self._current is None:
             self._end(None)
         else:
-            self._close()
+            seconds = self._listener.limits.body_seconds_max
+            text = f"The body did not come within {seconds:g} s (limits.body_seconds_max). Send it again, in less time."
+            self._stop_reading(Problem("body_too_slow", text))

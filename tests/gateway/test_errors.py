@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import ERRORS, FINAL, Problem
 
-STATUSES = {400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429, 431, 500, 501, 502, 503, 504}
+STATUSES = {400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 422, 429, 431, 500, 501, 502, 503, 504}
 
 
 @pytest.mark.parametrize("code", ERRORS)

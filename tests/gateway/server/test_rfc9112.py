@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 
 import pytest
 
 from gateway.configuration.sections import DoorLimits
+from gateway.errors import Problem
 from gateway.server.exchange import Exchange
 from tests.gateway.server.listening import KEY, Answers, Listening, echo, listening
 from tests.gateway.server.raw_requests import AUTHORIZATION, CHUNKED, H2C, HEAD, NEXT, OURS, POST, ask
@@ -311,6 +313,28 @@ async def test_a_caller_that_goes_inside_its_body_is_told_to_its_reader() -> Non
         writer.close()
         async with asyncio.timeout(30):
             await gone.wait()
+
+
+async def test_a_body_that_does_not_come_in_time_is_answered_and_ends_its_connection() -> None:
+    async def begin(exchange: Exchange) -> None:
+        await exchange.begin(200, [(b"content-type", b"text/plain")])
+        with suppress(Problem):
+            await exchange.body(1000)
+        await exchange.write(b"whole")
+        await exchange.end()
+
+    for respond, status in ((echo, 408), (begin, 200)):
+        for begun in (b"Content-Length: 10\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"):
+            async with listening(Listening(respond, limits=DoorLimits(body_seconds_max=0.3))) as port:
+                answers = await ask(port, POST + begun, half_closes=False)
+            assert answers.statuses == [status], "and then it is closed"
+            if status == 200:
+                assert answers.bodies == [b"whole"]
+                continue
+            assert answers.headers[0]["connection"] == "close"
+            error = json.loads(answers.bodies[0])["error"]
+            assert (error["code"], error["type"]) == ("body_too_slow", "invalid_request_error")
+            assert "within 0.3 s" in error["message"]
 
 
 async def _trickle(writer: asyncio.StreamWriter, data: bytes) -> None:
