@@ -159,7 +159,7 @@ def digest_of(secret: str) -> str:
 
 
 def identify(callers: Mapping[str, Caller], authorization: str | None, now_unix: float, path: str) -> Caller:
-    """The caller whose key stands in the Authorization header. Raises Problem (401) where there is none, and (403) for
+    """The caller whose key is in the Authorization header. Raises Problem (401) where there is none, and (403) for
     a role that is not let in at the path."""
     if not authorization:
         raise Problem("invalid_api_key", "There is no API key. Send it as `Authorization: Bearer sk-app-…`.")
@@ -198,7 +198,7 @@ class KnownKeys:
         self._entries: dict[bytes, tuple[Caller, float]] = {}
 
     def find(self, callers: Mapping[str, Caller], header: bytes, now_unix: float) -> Caller | None:
-        """The caller whose key stands in this Authorization header; None where `identify` has to look."""
+        """The caller whose key is in this Authorization header; None where `identify` has to look."""
         if callers is not self._callers:
             self._callers = callers
             self._entries.clear()

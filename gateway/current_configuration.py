@@ -85,7 +85,7 @@ def prices_of(settings: Settings) -> Prices:
 
 
 def bounds_of(settings: Settings) -> Mapping[str, Bound]:
-    """Upper bounds of a request, by what may stand in `model`."""
+    """Upper bounds of a request, by what may be in `model`."""
     prices = prices_of(settings).by_pool
     adapted = [prices[name] for name, pool in settings.pools.items() if pool.base_folder is not None]
     pools = {name: bound_of(settings.limits.pool_max_tokens_max, [price]) for name, price in prices.items()}

@@ -143,10 +143,10 @@ class Audit:
         raise _conflict(entry)
 
     async def enter(self, key: str, name: str) -> AuditEntry | None:
-        """Append the draft that stands under a name in a Redis hash, as JSON, and remove it there, in one step:
+        """Append the draft under a name in a Redis hash, as JSON, and remove it there, in one step:
         it becomes one entry, however many try and wherever they are killed.
 
-        None where no draft stands there, or none any more. Raises AuditConflict and the errors of Redis as
+        None where no draft is there, or none any more. Raises AuditConflict and the errors of Redis as
         `append` does.
         """
         async with self._turn:
@@ -239,7 +239,7 @@ class Audit:
         except ResponseError as error:
             if REFUSED_ID not in str(error):
                 raise
-            # The client sends a command again after a broken connection: what stands there may be this entry.
+            # The client sends a command again after a broken connection: what is there may be this entry.
             there = await self.read(entry.number - 1, 1)
             return bool(there) and there[0].digest == entry.digest
         return True
@@ -336,7 +336,7 @@ def _as_read(name: str, value: Any) -> Any:
 
 def _shortened(value: Any, text: str) -> Any:
     """The digest of a value that is too long; of an object, where that is enough, the digests of its long members. A
-    `reason`, which a person has given, stands whole beside either."""
+    `reason`, which a person has given, is whole beside either."""
     if not isinstance(value, dict):
         return digest_of(text)
     reason = {name: value[name] for name in ("reason",) if name in value}

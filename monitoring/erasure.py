@@ -242,7 +242,7 @@ def _comes_from(row: dict[str, Any], requests: Set[str], erased: dict[str, Any])
 
 def _requests_of(row: dict[str, Any]) -> set[str]:
     """The ids by which a row may name its request: of an example to train on, its own id is that."""
-    inner = row.get("row") or row  # one that was left out stands inside the reason
+    inner = row.get("row") or row  # one that was left out is inside the reason
     return {str(inner[name]) for name in ("request", "id") if inner.get(name)}
 
 

@@ -17,7 +17,7 @@ SAME = frozenset(FeedbackRow.__struct_fields__) & frozenset(Feedback.__struct_fi
 
 
 def row_of(feedback: Feedback, request: str, index: RecordIndex, entry: str) -> FeedbackRow:
-    """The row of a judgement that stands at this place of its stream."""
+    """The row of a judgement from this place of its stream."""
     value = feedback.value
     fields: dict[str, Any] = {name: getattr(feedback, name) for name in SAME}
     fields["demonstration_digests"] = feedback.demonstration_digests or None

@@ -74,7 +74,7 @@ def strip_id(text: str) -> str:
 
 
 def digest(secret: bytes, data: bytes) -> str:
-    """The keyed digest that stands on records: it proves a text to whoever has it, and tells nobody else of it."""
+    """The keyed digest that records have: it proves a text to whoever has it, and tells nobody else of it."""
     return hashlib.blake2b(data, key=secret, digest_size=DIGEST_BYTES).hexdigest()
 
 

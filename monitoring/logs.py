@@ -1,6 +1,6 @@
 """The gateway's log: one line an event, on standard error, for machines (JSON) or people (text).
 
-Neither keys nor what people wrote get into it: keys are cut down to their public part wherever they stand in
+Neither keys nor what people wrote get into it: keys are cut down to their public part wherever they are in
 a line, and fields named in UNLOGGED are left out whatever they hold.
 """
 

@@ -1,4 +1,4 @@
-"""W3C trace contexts: the ids under which a request and its attempts stand in a trace."""
+"""W3C trace contexts: the ids of a request and its attempts in a trace."""
 
 from __future__ import annotations
 

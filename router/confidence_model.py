@@ -86,7 +86,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceModel:
-    """A version's confidence model. `weights` go with NAMES; `scope_mean` stands in where scope is not known.
+    """A version's confidence model. `weights` go with NAMES; `scope_mean` is used where scope is not known.
 
     `tokens` is how many of an answer's first tokens it judges, None where it judges them all.
     """

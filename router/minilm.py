@@ -200,7 +200,7 @@ def write(path: Path, form: Form = "int8", progress: Progress = lambda done, ste
 
 
 class _Graph:
-    """Nodes and constants as they are added; a name stands for what a node gives."""
+    """Nodes and constants as they are added; a name is that of what a node gives."""
 
     def __init__(self, onnx: Any, weights: Mapping[str, Tensor], form: Form) -> None:
         self._onnx = onnx

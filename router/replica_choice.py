@@ -36,7 +36,7 @@ _WEIGHTS_MASK = (1 << _WEIGHT_BITS) - 1
 
 
 class Candidates(NamedTuple):
-    """The replicas of a pool that are up and have a version, and where each stands on the ring of a large pool.
+    """The replicas of a pool that are up and have a version, and the place of each on the ring of a large pool.
 
     `calm` says that none of them has failed lately. `points` are in order, once around to the first one again, and
     `on_ring` has the replica of each.

@@ -90,11 +90,11 @@ class TooLong(RefusedByEngine):
 
 
 TOO_LONG_WORDS = (b"context_length", b"maximum context length", b"max_model_len")
-"""Of them, one stands in what vLLM and OpenAI's API say of a prompt that is too long."""
+"""One of them is in what vLLM and OpenAI's API say of a prompt that is too long."""
 
 
 UNSERVED_WORDS = (b"not supported in", b"only supported in", b"does not support", b"not allowed to generate")
-"""Of them, one stands in what OpenAI's API and engines say of a model that can't do what a path is for."""
+"""One of them is in what OpenAI's API and engines say of a model that can't do what a path is for."""
 OF_CALLER = frozenset({400, 409, 422, 451})
 """Statuses that tell of the caller's own mistake. Others (405, 411, 413, 421, 426, 431, 499, those of our own key or
 address) tell of the way to the engine or of the engine, and no caller can change that."""

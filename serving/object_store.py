@@ -28,7 +28,7 @@ CHANGES_KEY = "apprentice:changes"
 """A hash: under each store's key a token of its last change, and under STEPS the number of steps that have left one.
 
 A release that knows nothing of it raises the generation alone, so that the difference of the two tells. Under the key
-with NAMES stands what changed last: token, name and a NUL for each object, the latest first, cut off at some length.
+with NAMES is what changed last: token, name and a NUL for each object, the latest first, cut off at some length.
 """
 STEPS = "steps"
 NAMES = ":names"
@@ -155,7 +155,7 @@ async def change_together(redis: Redis, changes: Sequence[Change | Unchanged]) -
     """Make all changes in one atomic step, or none; the new generation of the first object.
 
     It also raises the generation of the whole state and tells all gateways. Raises Stale for the first object that is
-    not at its expected generation, and Unreadable for one that stands there and can't be read.
+    not at its expected generation, and Unreadable for one that is there and can't be read.
     """
     while True:
         expected = await _seen(redis, changes)
@@ -220,7 +220,7 @@ def _written(change: Change | Unchanged) -> bytes:
 class ObjectStore:
     """One kind of object (versions, aliases, overrides, callers) by name. Values are JSON objects.
 
-    `values` and `generation_names` are the keys under which they and their generations stand in Redis. `reads` is what
+    `values` and `generation_names` are the keys under which Redis has them and their generations. `reads` is what
     makes an object of its name and value, and raises what UNREADABLE names: what it can't read is not written over.
     Without it anything is.
     """
@@ -233,7 +233,7 @@ class ObjectStore:
         self.generation_names = f"apprentice:{kind}:generations"
 
     def see_that_it_can_be_read(self, name: str, raw: bytes) -> None:
-        """Raises Unreadable where this release can't read what stands under a name."""
+        """Raises Unreadable where this release can't read what is under a name."""
         if self.reads is not None:
             with guard_read(self.kind, name):
                 self.reads(name, msgspec.json.decode(raw, type=dict[str, Any]))
@@ -243,7 +243,7 @@ class ObjectStore:
         return {name: msgspec.json.decode(value) for name, value in (await self.written()).items()}
 
     async def written(self, names: Collection[str] | None = None) -> dict[str, bytes]:
-        """The JSON of those objects, or of every one, by name, as it stands in Redis; what changes meanwhile may be in
+        """The JSON of those objects, or of every one, by name, as Redis has it; what changes meanwhile may be in
         it or not."""
         return await self._fields(self.values, names)
 
@@ -314,7 +314,7 @@ class ObjectStore:
     async def put(self, name: str, value: dict[str, Any], expected_generation: int | None = None) -> int:
         """Set an object and return its new generation. 0 is the generation of one that never was.
 
-        Raises Stale if `expected_generation` is given and is not the present one, and Unreadable if what stands there
+        Raises Stale if `expected_generation` is given and is not the present one, and Unreadable if what is there
         can't be read; nothing has changed then.
         """
         return await change_together(self._redis, [Change(self, name, value, expected_generation)])

@@ -99,12 +99,12 @@ CHANGEABLE = (
     "limits.lease_timeout_seconds",
     "limits.general_share_window_seconds",
 )
-"""The keys that a reload changes: `*` stands for one name, and at the end for all that is below, too."""
+"""The keys that a reload changes: `*` is any one name, and at the end for all that is below, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """One difference between two configurations, by its key. None stands for what is not there; secrets are hidden."""
+    """One difference between two configurations, by its key. None: it is not there; secrets are hidden."""
 
     path: str
     before: Any

@@ -215,7 +215,7 @@ async def _is_from_here(services: Services, state: StateIn) -> bool:
 
 
 async def _read(services: Services, admin: Caller, state: StateIn, present: Objects) -> Objects:
-    """The file, with the generations that are expected here. Raises Problem (400), and Unreadable for what stands here
+    """The file, with the generations that are expected here. Raises Problem (400), and Unreadable for what is here
     and can't be read: nothing is made of it then."""
     file = await asyncio.to_thread(validate_file, state.objects())
     await asyncio.to_thread(_see_that_all_can_be_read, present)

@@ -114,7 +114,7 @@ def write_file(objects: Objects, installation: str) -> dict[str, Any]:
 
 def rebase_file(file: Objects, present: Objects, left_at: Mapping[tuple[str, str], int]) -> Objects:
     """The file of another installation, with the generations that its objects are expected to have here: those at which
-    its last file left them (by kind and name), and 0 for what stands here and no file of it has made. A version is
+    its last file left them (by kind and name), and 0 for what is here and no file of it has made. A version is
     known by its content alone."""
 
     def expected(kind: Kind, name: str) -> int:

@@ -44,7 +44,7 @@ class Stopped(WatchFailed):
 
 @dataclass
 class Adoption:
-    """One adoption: where it stands, and how its steps are run. `outcomes` has what each step that is done led to."""
+    """One adoption: how far it is, and how its steps are run. `outcomes` has what each step that is done led to."""
 
     api: Api
     task: str
@@ -360,7 +360,7 @@ def _is_outdated(adoption: Adoption) -> bool:
 
 
 def _read_state(adoption: Adoption) -> dict[str, Any]:
-    """Where this adoption stood; a new beginning for another file, or by other options. Raises Unusable."""
+    """The progress of this adoption; a new beginning for another file, or by other options. Raises Unusable."""
     with explain_os_error(f"{adoption.file} can't be read"), adoption.file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     manifest = None if adoption.manifest is None else str(adoption.manifest)

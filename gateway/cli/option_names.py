@@ -56,7 +56,7 @@ def name_options(message: str, param: str | None, options: Mapping[str, str]) ->
     """A message of the gateway's with the command's options in place of the body's fields.
 
     A field is known by its place at the beginning where it is the `param` at fault, by backquotes, or by an underscore.
-    An option at fault that the message does not name stands before it.
+    An option at fault that the message does not name comes before it.
     """
 
     def named(match: re.Match[str]) -> str:

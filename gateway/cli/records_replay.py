@@ -68,7 +68,7 @@ def begin_replay(settings: Settings, tasks: list[str], replayed: ReplayedVersion
 
 
 def replay_entries(replaying: Replaying, entries: Iterator[Placed]) -> tuple[list[Turn], dict[str, Judgement]]:
-    """Every verdict that moved, and how the versions stand after the last entry. How far it is goes to stderr."""
+    """Every verdict that moved, and the versions' verdicts after the last entry. How far it is goes to stderr."""
     last = [0]
 
     def with_progress() -> Iterator[Placed]:
@@ -146,7 +146,7 @@ def list_signals(name: str, verdict: str, judged: Judgement) -> Iterator[tuple[A
 
 
 def turn_told(turn: Turn) -> dict[str, Any]:
-    """A verdict that moved, as it stands in the JSON."""
+    """A verdict that moved, as JSON has it."""
     return {
         "version": turn.version,
         "time": time_of(turn.at),

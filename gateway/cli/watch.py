@@ -172,7 +172,7 @@ def see_that_it_is_placed(answer: dict[str, Any], wait_seconds: float) -> str:
 
 
 def until_judged(api: Api, alias: dict[str, Any], version: str) -> dict[str, Any]:
-    """The task's `alias` once the canary has ended, or is held for people to judge; how it stands meanwhile, live."""
+    """The task's `alias` once the canary has ended, or is held for people to judge; its state meanwhile, live."""
     on_terminal = api.out.stderr.is_terminal and not api.out.json_only
     last, told_at = ("", ""), -PIPE_SECONDS
     screen = Live(console=api.out.stderr, auto_refresh=False, transient=True) if on_terminal else nullcontext()

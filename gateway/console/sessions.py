@@ -40,7 +40,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """A signed-in browser. `public` and `secret_digest` are those of the key that it was begun with, or there is a
-    `person`. `csrf` stands in each form; `notes` are shown once, on the next page. It ends with that secret."""
+    `person`. `csrf` is in each form; `notes` are shown once, on the next page. It ends with that secret."""
 
     csrf: str
     ends_at: float

@@ -175,7 +175,7 @@ class Reading:
         return None if alternative is None or alternative.calls or not alternative.text else "".join(alternative.text)
 
     def _note(self, choice: _Choice) -> bytes | None:
-        """Note what a choice says; its logprobs as they stand there, None where there are none."""
+        """Note what a choice says; its logprobs as they came, None where there are none."""
         place = choice.index if isinstance(choice.index, int) else 0
         alternative = self._alternatives.get(place)
         if alternative is None:

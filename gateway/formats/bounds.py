@@ -70,7 +70,7 @@ FIELD_BYTES_MIN = min(FIELD_BYTES_MAX, *BYTES_MAX.values())
 
 
 def _strings(raw: bytes) -> int:
-    """At least the number of strings in JSON: each begins with a quote that no backslash stands before.
+    """At least the number of strings in JSON: each begins with a quote without a backslash before it.
 
     Ends of strings are not told apart from their beginnings, so the quotes are halved: at worst it is half of them.
     """

@@ -243,7 +243,7 @@ class StructuredOutputs(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ToolFunction(msgspec.Struct):
-    """A function that a tool stands for; its parameters go to the engine as they came."""
+    """The function of a tool; its parameters go to the engine as they came."""
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     strict: bool | None = None

@@ -3,7 +3,7 @@
 | selector | reads |
 |---|---|
 | `last_user` | the last user message |
-| `user_turns` | all user messages, so that "yes, the blue one" stands beside what it answers |
+| `user_turns` | all user messages, so that "yes, the blue one" is read with what it answers |
 | `dialogue` | all messages but the system's |
 | `field:PATH` | a field of the last user message, which is JSON; the whole message where there is no such field |
 """

@@ -69,7 +69,7 @@ class EventBody(msgspec.Struct, gc=False):
 
 
 class _Uncounted(msgspec.Struct, gc=False):
-    """An EventBody whatever stands in its usage."""
+    """An EventBody, whatever its usage is."""
 
     id: str | None = None
     error: Any = None

@@ -225,7 +225,7 @@ class Admission:
             raise self.shed("caller_busy")
 
     def join(self, place: Place, wanted: Wanted) -> None:
-        """For places only: stand in line; who was there before, at its caller's front."""
+        """For places only: queue; who was there before, at its caller's front."""
         again = place.wanted is not None
         place.wanted = wanted
         self._lines[place.priority].add(place, first=again)

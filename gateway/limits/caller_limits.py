@@ -122,7 +122,7 @@ def estimate_cut_off_nanos(record: Record, estimate: tuple[int, int], price: Pri
 
 
 class Purse:
-    """One key's allowances, for as long as it is asked with and its limits stand."""
+    """One key's allowances, for as long as it is asked with and its limits are the same."""
 
     __slots__ = ("allowances", "feedback_bytes", "limits", "names", "public")
 
@@ -221,7 +221,7 @@ class Limits:
         self.apply_settings(bounds, settings)
 
     def apply_settings(self, bounds: Mapping[str, Bound], settings: LimitSettings) -> None:
-        """Go by these from now on. `bounds` are those of all that may stand in `model`, a task's for its versions."""
+        """Use these from now on. `bounds` are those of all that may be in `model`, a task's for its versions."""
         self._bounds = bounds
         self._wait_seconds = self.quotas.timeout_seconds = settings.lease_timeout_seconds
         self.quotas.share = settings.quota_share

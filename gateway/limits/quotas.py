@@ -3,7 +3,7 @@ never more than the limit. docs/guides/limits-and-keys.md tells what follows fro
 
 A gateway says how much of a window's limit it holds and how much more it wants; the script takes what it held before
 out of the window's total, adds what it holds now, and grants as much as the limit still has room for. A gateway that
-knows of no quota gets back what stands there as its own. So a reply that was lost takes nothing for good, and a gateway
+knows of no quota gets back what is there as its own. So a reply that was lost takes nothing for good, and a gateway
 that is gone has spent what it held until the window is over.
 """
 
@@ -300,7 +300,7 @@ class Quotas:
                 yield Order(allowance, None, 0, allowance.target, 0, 1)
 
     def _forget(self, allowance: Allowance, now: float) -> bool:
-        """Forget it, if it is idle and all that was spent of it stands in Redis, and nothing else; whether it is so."""
+        """Forget it, if it is idle and all that was spent of it is in Redis, and nothing else; whether it is so."""
         present = allowance.quota_at(now)
         quotas = [quota for quota in (present, allowance.ahead) if quota is not None]
         is_settled = all(quota.told_held == quota.held == quota.used == quota.told_used for quota in quotas)

@@ -36,7 +36,7 @@ class PartialAnswer:
     reading: Reading | None = None
     """The reading of it, which the next engine's part continues; None where nobody needs it."""
     versions: frozenset[str | None] = frozenset()
-    """The versions whose text it is; None stands for a pool's base."""
+    """The versions whose text it is; None is a pool's base."""
     skipped: int = 0
     """Events that could not be read and may have held a token."""
 

@@ -81,7 +81,7 @@ class Accepting:
         task.add_done_callback(self._opening.discard)
 
     def _is_our_turn(self) -> bool:
-        """True if no other process has fewer connections. A count is 1 more, so that 0 stands for nobody."""
+        """True if no other process has fewer connections. A count is 1 more, so that 0 means nobody."""
         own = len(self._opening) + self._open_connections() + 1
         self._counts[self._memory.process] = own
         return all(not count or own <= count for count in self._counts)

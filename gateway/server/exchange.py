@@ -145,7 +145,7 @@ class Exchange(Wakeable):
         self.ended = False
         self._chunked = False
         self._events = False
-        """True if the answer is server-sent events, between which a comment may stand."""
+        """True if the answer is server-sent events, between which a comment may be sent."""
         self._body_left: int | None = None
         # its caller
         self.hung_up = False
@@ -441,7 +441,7 @@ class HangUpWatch:
 
 
 def write_head(status: int, server_headers: bytes, headers: Headers, framing: bytes) -> bytes:
-    """The head of an answer. `framing` stands for its `connection`. Raises ValueError for a header with a line end."""
+    """The head of an answer. `framing` replaces its `connection`. Raises ValueError for a header with a line end."""
     lines = [b": ".join(header) for header in headers if header[0] != b"connection"]
     text = b"\r\n".join([*lines, b""])
     if not text.count(b"\n") == text.count(b"\r") == len(lines):

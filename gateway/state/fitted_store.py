@@ -1,8 +1,8 @@
 """The models that were fitted for versions, as they are kept in Redis, and how far a fitting is.
 
-A model is bytes with a digest. What is known of it stands on an object store, so that each change has a generation and
+A model is bytes with a digest. What is known of it is in an object store, so that each change has a generation and
 all gateways hear of it; the bytes lie beside, in one hash for each version and kind, by their digest. How far a fitting
-is changes often and is read by people alone: it stands apart, and no gateway is told of it.
+is changes often and is read by people alone: it is kept apart, and no gateway is told of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pieces of work that a background job does once each, as they stand in Redis: one object each, its progress apart."""
+"""Pieces of work that a background job does once each, in Redis: one object each, its progress apart."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The archive's records and feedback as the monitor reads them: entries of all streams in their order.
 
 DuckDB puts them in order, and finds each feedback's record; what finds no room in memory lies in a folder meanwhile. A
-file of an older gateway does not say where its entries stood: a record's place is then when it was answered, that of
+file of an older gateway does not say where its entries were: a record's place is then when it was answered, that of
 feedback when it was given.
 """
 

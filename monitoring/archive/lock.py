@@ -46,7 +46,7 @@ return 1
 
 
 class LockLost(JobError):
-    """Redis was away, or this process stood still, for so long that others may write: it must begin no change of a
+    """Redis was away, or this process did not run, for so long that others may write: it must begin no change of a
     file. One request that is on its way may still be carried out."""
 
 

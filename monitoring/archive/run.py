@@ -4,9 +4,9 @@
 is closed: it never outlives the gateway that began it.
 
 Records of reported traffic come from a stream of their own, into the dataset of records. The stream of kept texts has
-only ids: the texts stand beside it, and go from Redis once they are in a file.
+only ids: the texts are beside it, and go from Redis once they are in a file.
 
-How far it has got stands in Redis, `apprentice:archive:SOURCE`. A range of entries is `planned` there before its first
+How far it is, Redis has under `apprentice:archive:SOURCE`. A range of entries is `planned` there before its first
 file appears, and `done` once all are there. Whoever comes after a crash does the planned range again, under the same
 names: what is there is left, what is missing is written.
 """
@@ -115,7 +115,7 @@ class Staged:
     """Requests whose texts are among the entries."""
 
     def add(self, entry: str, day: str, line: bytes) -> None:
-        """Put an entry behind the others of its day; an empty line stands for one of which nothing is left."""
+        """Put an entry behind the others of its day; an empty line is one of which nothing is left."""
         self.first = self.first or entry
         self.last = entry
         if not line:

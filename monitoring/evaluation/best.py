@@ -35,7 +35,7 @@ class LeaderEvidence(NamedTuple):
 
 
 def rank_leaders(leaders: Sequence[EvaluationArm], evidence: LeaderEvidence) -> Ranking:
-    """The leader that none is shown to be better than; of several the one that leads, which stands first. The newer of
+    """The leader that none is shown to be better than; of several the one that leads, which comes first. The newer of
     two equal ones counts as better."""
     if not leaders:
         return Ranking(None, [])

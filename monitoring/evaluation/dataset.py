@@ -56,7 +56,7 @@ class Row(Sealable, frozen=True, omit_defaults=True):
 
     Rows of one `group` tell as much as one: those that the data say belong together, and equal requests. It is the
     number of its first row. `slices` are the parts of the data that the row is in: its source, language and length.
-    `repeat` counts how often the same row stands before this one, so that its answers can be compared. `request` and
+    `repeat` counts how often the same row came before this one, so that its answers can be compared. `request` and
     `parent` are where the row came from, `rejected` is an answer to it that people found wrong.
     """
 
@@ -139,9 +139,9 @@ class DatasetReader:
         self.groups = 0
         """Groups of rows that tell as much as one row."""
         self.repeated = 0
-        """Rows whose request and expected answer stood there before."""
+        """Rows whose request and expected answer were there before."""
         self.contradicted = 0
-        """Rows whose request stood there before with another expected answer."""
+        """Rows whose request was there before with another expected answer."""
         self._limits = limits
         self._read_object = read_object or object_of
         self._bytes = 0

@@ -126,7 +126,7 @@ def compare_arms(
     suite: str = "",
 ) -> dict[str, Comparison]:
     """The comparisons of the arm `adapter` with other versions, general and the floor in a report, by the other one's
-    name and the suite: the last one takes the place of what stood there. Data of no suite never take the place of a
+    name and the suite: the last one takes the place of what was there. Data of no suite never take the place of a
     suite's. Rows that one of both was trained on are left out."""
     of_suite = f" suite {data_digest[:12]}" if suite else " "
     held_out = report.get("held_out") or {}

@@ -1,6 +1,6 @@
 """The measuring of a learning curve: a cheap model is trained on growing parts of labelled texts. Pure, and seeded.
 
-The model is a linear one on words and pairs of words. It stands for the question whether more examples would help, not
+The model is a linear one on words and pairs of words. It answers the question whether more examples would help, not
 for the adapter: an adapter begins with all that its base knows, and mostly does better.
 
 It imports scikit-learn, which a process of its own can spare and a gateway cannot.
@@ -31,7 +31,7 @@ class CurveError(Exception):
 def measure_curve(
     texts: Sequence[str], labels: Sequence[str], groups: Sequence[int] | None = None, seed: int = 0
 ) -> Curve:
-    """The curve of these texts. Rows of one group stand on the same side of every split. Raises CurveError."""
+    """The curve of these texts. Rows of one group are on the same side of every split. Raises CurveError."""
     labelled = np.array(labels, dtype=object)
     numbers = np.unique(np.arange(len(texts)) if groups is None else np.array(groups), return_inverse=True)[1]
     count = int(numbers.max()) + 1 if len(texts) else 0

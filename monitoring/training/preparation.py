@@ -36,7 +36,7 @@ def _write_rows(job: PreparationJob) -> Preparation:
     except DatasetError as error:
         return Preparation(error=str(error))
     rows, heldout = name_requests(rows, (*rows, *heldout)), name_requests(heldout, (*rows, *heldout))
-    if Path(job.train).parent.name == FILES_FOLDER:  # of a data set they stand beside its rows
+    if Path(job.train).parent.name == FILES_FOLDER:  # of a data set they are beside its rows
         requests = "".join(f"{each}\n" for each in list_requests(rows)).encode()
         keep_requests(Path(job.datasets), Path(job.train).name, requests)
     if not heldout:

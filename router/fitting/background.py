@@ -13,7 +13,7 @@ FILE = Path(__file__).parents[1] / "data" / "background.txt"
 def read_stand_in(without: Collection[str] = ()) -> tuple[str, ...]:
     """The texts, in the file's order, but those of the sources named. Raises FittingError if the file is damaged.
 
-    Sources: banking77, clinc150 (in scope), cuad, gsm8k, hwu64, mmlu; their licences stand beside the file.
+    Sources: banking77, clinc150 (in scope), cuad, gsm8k, hwu64, mmlu; their licences are beside the file.
     """
     try:
         lines = FILE.read_text(encoding="utf-8").splitlines()

@@ -26,7 +26,7 @@ Integers = npt.NDArray[np.intp]
 
 
 def number_groups(names: Sequence[str | None]) -> Integers:
-    """A number for each name, the same for the same one; who has none stands alone."""
+    """A number for each name, the same for the same one; who has none is alone."""
     numbers: dict[str, int] = {}
     alone = len(names)
     return np.array(

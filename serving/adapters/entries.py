@@ -149,7 +149,7 @@ class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def split_version(name: str) -> tuple[str, int]:
-    """A version's task and number. Sorted by it, v2 stands before v10."""
+    """A version's task and number. Sorted by it, v2 comes before v10."""
     task, _, number = name.rpartition("@v")
     return task, int(number) if number.isdecimal() else 0
 

@@ -1,6 +1,6 @@
 """Takes one step with a version on one replica: writes it down, has the engine do it, and writes down what came of it.
 
-Every step is written down before it is taken, so that whoever comes after a crash reads where things stand, and looks
+Every step is written down before it is taken, so that whoever comes after a crash reads how far things are, and looks
 at the engine before it does anything again.
 """
 
@@ -206,7 +206,7 @@ class AdapterLoader:
     async def _write(
         self, replica: Replica, version: Version, now: Pass, state: PlacementState, **changed: Any
     ) -> Placement:
-        """Write down where a version stands on a replica, before anything is done about it. Raises Stale."""
+        """Write down the state of a version on a replica, before anything is done about it. Raises Stale."""
         before = now.placements.get((replica.name, version.name))
         ghosts = before.ghosts if before and before.life == replica.life else 0
         fields: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The one reader of YAML. In none of it a key stands twice; in what others hand in there is no other surprise."""
+"""The one reader of YAML. In none of it a key is given twice; in what others hand in there is no other surprise."""
 
 from __future__ import annotations
 

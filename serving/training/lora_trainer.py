@@ -3,7 +3,7 @@
     python lora_trainer.py FOLDER --base MODEL --rows train.jsonl --heldout heldout.jsonl
 
 FOLDER takes the checkpoint and, under `result/`, the best adapter so far. Started again with the same folder it goes on
-from the checkpoint. Options may also stand in FOLDER/job.json. Each line on stdout is a JSON object that tells how far
+from the checkpoint. Options may also be in FOLDER/job.json. Each line on stdout is a JSON object that tells how far
 it is: `started`, `step`, `heldout`, and at the end `ended` or `failed` with advice.
 
 The prompt is rendered with the model's own chat template, as the engine does; the loss is taken on the answer alone. Of

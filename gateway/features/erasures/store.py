@@ -1,4 +1,4 @@
-"""Erasures as they stand in Redis: what is to be erased, and what came of it. They name requests, and hold no text."""
+"""Erasures in Redis: what is to be erased, and what came of it. They name requests, and hold no text."""
 
 from __future__ import annotations
 

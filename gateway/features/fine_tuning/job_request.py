@@ -63,7 +63,7 @@ class JobIn(Body):
 
     @property
     def wanted_hyperparameters(self) -> HyperparametersIn:
-        """The hyperparameters, wherever they stand."""
+        """The hyperparameters, wherever they are given."""
         return self.method.supervised.hyperparameters if self.method else self.hyperparameters or HyperparametersIn()
 
 

@@ -42,7 +42,7 @@ class PromptsError(Exception):
 
 
 class PromptRow(msgspec.Struct, forbid_unknown_fields=False):
-    """A line, as far as it is read; whatever else stands in it is left aside. `group` is another name for `parent`."""
+    """A line, as far as it is read; whatever else it has is ignored. `group` is another name for `parent`."""
 
     id: Named | None = None
     prompt: str | None = None

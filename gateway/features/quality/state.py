@@ -37,7 +37,7 @@ class Quality:
 async def follow_judgements(quality: Quality) -> None:
     """Read what the gateway with the monitor's job has judged, again and again. Runs until cancelled.
 
-    While Redis is away what was read last stands.
+    While Redis is away what was read last is used.
     """
     while True:
         with contextlib.suppress(RedisError, OSError):

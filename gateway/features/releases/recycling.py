@@ -1,8 +1,8 @@
 """Engines started again, one of a pool at a time, so that what they have of unloaded versions goes with them.
 
 A replica that is being recycled gets no new requests; its answers finish; its engine is restarted at its `recycle_url`;
-the reconciler loads and probes its versions again; then it gets requests again. How far it is stands beside its cordon
-in Redis, so that another gateway goes on from there.
+the reconciler loads and probes its versions again; then it gets requests again. Redis has its progress beside its
+cordon, so that another gateway goes on from there.
 """
 
 from __future__ import annotations

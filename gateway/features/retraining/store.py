@@ -1,4 +1,4 @@
-"""Requests to retrain adapters, as they stand in Redis: one object a request, its examples apart."""
+"""Requests to retrain adapters in Redis: one object a request, its examples apart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RetrainingStore:
     """The object store `retraining`, and each request's examples. Every method raises RedisError.
 
     An example is kept until its request is `retention_seconds` old, as long as that may be judged: those of the
-    requests of one day stand together, and go together once the oldest of them is so old.
+    requests of one day are kept together, and go together once the oldest of them is so old.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The table URL → function for admins, the queue of reviews: how it stands, and what is taken out of it."""
+"""The table URL → function for admins, the queue of reviews: its state, and what is taken out of it."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 KEYS[1] is what the keys of the task begin with; ARGV[1] the time in milliseconds (-1: Redis's own clock). Of a task:
 `waiting` (ids by when they came), `leases` (id to reviewer and end of the lease), `held` (reviewer to id), and by hour
-how many were `drawn`, `answered`, `skipped` and `expired`. A review's own texts stand under `apprentice:review:ID`,
+how many were `drawn`, `answered`, `skipped` and `expired`. A review's own texts are under `apprentice:review:ID`,
 those of one that was judged wrong under `apprentice:reviewed:ID` (`kept_on`: ids by when that was). The first line of
-both is the task, and where several are to review it, a tab and their number; who has, stands under
+both is the task, and where several are to review it, a tab and their number; who has, is under
 `apprentice:review:ID:by`, and to whom the audit says that it was given, under `apprentice:given:REVIEWER:ID`. `shared`
 has the ids that several have answered.
 """

@@ -42,7 +42,7 @@ PLACE_BYTES_MAX = 80
 SHARED_MAX = 2000
 """Requests of a task that several have answered: the newest of which agreement is measured."""
 UNREAD = "Its texts can't be read."
-"""Why a review is skipped for a reviewer that a gateway can't read; it also stands for a reason that can't be read."""
+"""Why a review is skipped for a reviewer that a gateway can't read; also for a reason that can't be read."""
 REASON = MappingProxyType({"reason": ""})
 
 

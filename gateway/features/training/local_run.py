@@ -63,7 +63,7 @@ class LocalRun(TrainingRun):
         await enter_result(self._trainings, self._training, self._folder / "result", result)
 
     def job(self) -> dict[str, Any]:
-        """The trainer's options, which stand in job.json."""
+        """The trainer's options, for job.json."""
         services = self._trainings.services
         settings, begin = services.settings.training, services.snapshot.current.versions.get(self._training.begin or "")
         own: dict[str, Any] = {"threads": settings.threads, "nice": settings.niceness}

@@ -1,4 +1,4 @@
-"""Trainings as they stand in Redis: one object a training, and its progress beside it."""
+"""Trainings in Redis: one object a training, and its progress beside it."""
 
 from __future__ import annotations
 

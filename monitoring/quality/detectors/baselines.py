@@ -95,5 +95,5 @@ def declare_rate(rate: float, at: float, by: str, source: str) -> Baseline:
 
 
 def get_rate(baseline: Baseline) -> float | None:
-    """The share that was wrong; None where no labels stand behind it."""
+    """The share that was wrong; None where it is from no labels."""
     return baseline.wrong / baseline.of if baseline.of else None

@@ -255,7 +255,7 @@ def find_expected(
     """The complaints that may come in a tick at most, of each cohort with all younger ones: the 97.5% bound. And those
     that come on average.
 
-    The cohorts stand oldest first, with their age buckets. The bound is that of a Poisson rate (Garwood 1936, by Wilson
+    The cohorts come oldest first, with age buckets. The bound is that of a Poisson rate (Garwood 1936, by Wilson
     and Hilferty's formula) from as many complaints as weigh the same for these ages: where most requests are of an age
     of which little is known, it is wider. That is so of the youngest ones alone.
     """

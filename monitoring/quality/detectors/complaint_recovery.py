@@ -26,7 +26,7 @@ LOG_RATIO = log(RATIO)
 
 
 class Fewer(msgspec.Struct, frozen=True, array_like=True):
-    """The test of requests from a tick on, and how it stands.
+    """The test of requests from a tick on, and its state.
 
     `log` is log(S + 1). Today `seen` complaints came, where `expected` were expected.
     """

@@ -78,7 +78,7 @@ class Cohort(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Complaints(msgspec.Struct, frozen=True, kw_only=True):
-    """The complaints about one version, and how the detector stands. JSON gives back the same, to the last bit.
+    """The complaints about one version, and the detector's state. JSON gives back the same, to the last bit.
 
     `at` is the last moment that was heard of, in tick `tick`; up to `settled` all is reckoned with. `cohorts` stand
     oldest first; the last one is open, and its requests have been watched for `open_watched` request-ticks since
@@ -357,7 +357,7 @@ def _taught(state: Complaints) -> Complaints:
 
 
 def _stand(cohort: Cohort, learned: Delays | None) -> Logs:
-    """The bets of a cohort as they stand, those of today with them."""
+    """The present bets of a cohort, those of today with them."""
     if learned is None or not (cohort.seen or cohort.expected):
         return cohort.logs
     count, mu, shape = cohort.seen / learned.dispersion, cohort.expected / learned.dispersion, learned.day_shape
@@ -382,7 +382,7 @@ def _join(older: Cohort, other: Cohort, learned: Delays | None) -> Cohort:
 
 
 def _of_all(state: Complaints) -> Logs:
-    """The sums of all bets as they stand, one for each ratio."""
+    """The present sums of all bets, one for each ratio."""
     by_cohort = [_stand(cohort, state.learned) for cohort in state.cohorts]
     a, b, c, d = [_log_of_sum(logs) for logs in zip(*by_cohort, strict=True)]
     return (a, b, c, d)

@@ -37,7 +37,7 @@ ROUNDING = 1e-6
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal and how it stands. JSON gives back the same, to the last bit.
+    """A signal and its state. JSON gives back the same, to the last bit.
 
     `sides` says which changes count: more of it, less of it, or both. `observed` counts values, `happened` sums those
     of a rate's reference. `sorted_values` is a reference of values while it is learned, `low` and `high` are their

@@ -228,7 +228,7 @@ def judge(
     """The detectors with the evidence now, and the largest so far.
 
     Where somebody who was believed for want of others may be left out now, what rested on that belief is void: the
-    largest is what stands without it. Nothing rests on who has given nothing.
+    largest is what is left without it. Nothing rests on who has given nothing.
     """
     evidence = find_least(detectors, log_e, believed)
     is_void = any(place not in believed and detectors.without[place] is not None for place in detectors.believed)

@@ -25,7 +25,7 @@ NOTHING = (0.0, 0.0, 0.0, 0.0)
 
 
 class PairedDetector(msgspec.Struct, frozen=True, kw_only=True):
-    """A detector over pairs and how it stands. JSON gives back the same, to the last bit.
+    """A detector over pairs and its state. JSON gives back the same, to the last bit.
 
     `side` is what its evidence is for: the mean difference lies above the margin, or below it. `observed` counts pairs,
     `logs` are log(S + 1) of each stake. `rises` and `begun` tell since when each stake has been winning.

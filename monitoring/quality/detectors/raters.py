@@ -47,7 +47,7 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """A guarded detector and how it stands. JSON gives back the same, to the last bit.
+    """A guarded detector and its state. JSON gives back the same, to the last bit.
 
     `detectors` leave out the groups of `callers`, and behind them those of `raters`. `labels` is the faded count of
     labels, `heavy` the faded weights of the heaviest raters.

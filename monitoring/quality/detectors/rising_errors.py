@@ -50,7 +50,7 @@ NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class RateDetector(msgspec.Struct, frozen=True, kw_only=True):
-    """A detector and how it stands. JSON gives back the same, to the last bit.
+    """A detector and its state. JSON gives back the same, to the last bit.
 
     `side` is what an alarm shows: the rate lies above the baseline, or below it. `observed` counts labels, `weight` is
     the sum of their weights, `total` the weighted sum of badness. `logs` are log(S + 1) of each alternative. `rises`

@@ -31,7 +31,7 @@ START = (math.log(WEIGHTS[0]), math.log(WEIGHTS[1]), math.log(WEIGHTS[2]), math.
 
 
 class Bets(msgspec.Struct, frozen=True, kw_only=True):
-    """A test and how it stands. JSON gives back the same test, to the last bit.
+    """A test and its state. JSON gives back the same test, to the last bit.
 
     `side` is what a rejection shows: the mean lies above the margin, or below it. `observed` counts differences,
     `total` is their sum, `log_capitals` are the natural logarithms of the parts of the capital, one for each stake,
@@ -85,7 +85,7 @@ def observe(bets: Bets, difference: float, times: int = 1) -> Bets:
 
 
 def log_e(bets: Bets) -> float:
-    """The natural logarithm of the e-value as it stands now: 0 at the start, never infinite."""
+    """The natural logarithm of the present e-value: 0 at the start, never infinite."""
     return _log_of_sum(bets.log_capitals)
 
 

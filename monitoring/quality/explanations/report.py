@@ -1,6 +1,6 @@
 """The report on a task in plain words: facts, their certainty, actions done, and next steps. Pure.
 
-Every sentence stands alone, and names the version, the number and its unit: it is read at night, and out of its order.
+Each sentence is complete, and names the version, the number and its unit: it is read at night, and out of its order.
 """
 
 from __future__ import annotations

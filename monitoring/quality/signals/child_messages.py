@@ -37,7 +37,7 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A task as it stands: its plan, its previous version, and the canary that is judged by a plan of its own (None:
+    """The state of a task: its plan, its previous version, and the canary that is judged by a plan of its own (None:
     none)."""
 
     plan: Plan
@@ -46,7 +46,7 @@ class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """A version as it stands: its task and state, its phase, and since when its verdict holds (Unix seconds).
+    """The state of a version: its task and state, its phase, and since when its verdict holds (Unix seconds).
 
     `stepped_at` is when its share last moved. `previous` is the version that led its task before it, with whose
     feedback its own is compared (None: none). Of one whose state is `retired` all is forgotten.
@@ -80,11 +80,11 @@ class JudgedStep(msgspec.Struct, kw_only=True):
     """The result of a step. With an `error` there is none: the step is to be given again.
 
     `judgements` has the versions of which something was read, of which the Step tells something new, or whose last
-    judgement is REJUDGED_SECONDS old; of the others the last one stands. `canaries` has each task's canary that is
+    judgement is REJUDGED_SECONDS old; of the others the last one is kept. `canaries` has each task's canary that is
     judged by a plan and can be judged. `at` is Redis's clock. `read` counts entries,
     `more` says that there are more, or that not all time has passed for all versions, `behind_seconds` is the age of
     the oldest that is not read. `unreadable` counts entries and states that could not be read, `unmatched` feedback
-    whose record is gone. `unjudged` names the versions that can't be judged: their last judgement stands.
+    whose record is gone. `unjudged` names the versions that can't be judged: their last judgement is kept.
     """
 
     judgements: dict[str, Judgement] = {}

@@ -3,7 +3,7 @@
 `python -m monitoring.quality.signals.run` reads lines of JSON, `Begin` and then a `MonitorStep` each, and answers each
 step with a `JudgedStep`. It ends at once when its input is closed: it never outlives the gateway that began it.
 
-How far the streams are reckoned with stands in Redis with the watches. Both are written in one step, and only if nobody
+How far the streams were read is kept in Redis with the watches. Both are written in one step, and only if nobody
 else has written meanwhile: so an entry counts once, whoever reads it, and wherever a child is killed. What is kept in
 memory is trusted only as long as Redis says that this child was the last to write. Where there are no cursors yet, all
 is read that the streams hold.
@@ -183,7 +183,7 @@ class Monitor:
         self._generation = b"unread"
 
     def _resumed(self, step: MonitorStep) -> Watches:
-        """The watches as they stand, from memory where this child was the last to write. Raises RedisError."""
+        """The present watches, from memory where this child was the last to write. Raises RedisError."""
         generation, *hashes = self._redis.pipeline(transaction=True).get(GENERATION_KEY).hgetall(CURSORS_KEY).execute()
         try:
             cursors = _cursors(hashes[0])
@@ -379,7 +379,7 @@ def _after(seconds: float) -> Callable[[], bool]:
 
 
 def _cursors(stored: Mapping[bytes, bytes]) -> Cursors:
-    """The cursors as they stand in Redis; the beginning without any. Raises ValueError if one is damaged.
+    """The cursors in Redis; the beginning without any. Raises ValueError if one is damaged.
 
     An older release has read no stream of reports: its beginning is what was read of that.
     """

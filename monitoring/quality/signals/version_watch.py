@@ -44,7 +44,7 @@ LabelledSignal = LabelSignal | PairSignal | ComplaintSignal
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """All signals of one version and how they stand; `epoch` is the reading of the streams that it belongs to.
+    """All signals of one version and their state; `epoch` is the reading of the streams that it belongs to.
 
     `form` changes only where earlier states can't be read any more (`saved_watches.py`). `roll` knows which
     callers use the version. `stack` is the one of general that `shadow`, `holdout` and `general` are compared with.

@@ -144,7 +144,7 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     """The organisation's own word that the task has changed: from when on (Unix seconds), and what was set for it.
 
     `stale_before` says of the versions that it marks from when on each was stale before anything was said (None: it was
-    not): a word that replaces another keeps what stood before the first.
+    not): a change that replaces another keeps that from before the first.
     """
 
     effective_at: float

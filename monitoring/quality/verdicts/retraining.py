@@ -38,7 +38,7 @@ class Example(Sealable, frozen=True, kw_only=True, omit_defaults=True):
 class Retraining(msgspec.Struct, frozen=True, kw_only=True):
     """A request to train a version's successor. Times are Unix seconds; `action` is what of its quality opened it.
 
-    `examples` says how many there are; they stand apart, since they are long. `dataset` is the digest of what was built
+    `examples` says how many there are; they are apart, since they are long. `dataset` is the digest of what was built
     of them, and `command` trains on it. Where the system goes on by itself, `training` and `evaluation` are the ids of
     what it began; `note` says why it did not go on.
     """

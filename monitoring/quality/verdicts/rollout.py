@@ -236,7 +236,7 @@ def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
 def judge_rollout(state: Tally, plan: RolloutPlan, seconds_running: float) -> RolloutVerdict:
     """The verdict after `seconds_running`. Raises ValueError if the plan's bounds moved.
 
-    Harm that was shown at any time rolls back, whatever came later. Promotion asks for the evidence as it stands now.
+    Harm that was shown at any time rolls back, whatever came later. Promotion asks for the present evidence.
     """
     _see_that_it_is_the_plan(state, plan)
     shares = split_alpha(plan)
@@ -384,7 +384,7 @@ def _log_e_of_harm(evidence: Evidence) -> float:
 
 
 def _log_e_of_no_worse(state: Tally, name: RolloutSignal) -> float:
-    """The evidence that it is no worse, as it stands now: what is left whoever is left out."""
+    """The present evidence that it is no worse: what is left whoever is left out."""
     return leave_one_out.find_least(
         _of(state, name), lambda evidence: sequential.log_e(evidence.no_worse), _believed(state, name)
     )
