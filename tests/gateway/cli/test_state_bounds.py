@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.state.redis import INSTALLATION_KEY
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, ok, served_by
@@ -91,7 +92,9 @@ async def test_versions_are_given_up_by_the_file_and_their_numbers_stay_taken(
     file = str(path)
     state = await exported(apprentice, path)
     edit(path, lambda s: (s.pop("aliases"), s.pop("callers"), s.pop("overrides")))
+    installation = await redis.get(INSTALLATION_KEY)
     await redis.flushall()
+    await redis.set(INSTALLATION_KEY, installation or b"")  # without it the gateway takes Redis for another's state
     await ok(apprentice, "state", "apply", file)
     listed = (await ok(apprentice, "adapters", "list", "--json")).json["adapters"]
     assert [(one["version"], one["state"]) for one in listed] == [("returns@v1", "verified"), ("returns@v2", "retired")]
