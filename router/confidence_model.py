@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from monitoring.intervals import compute_incomplete_beta, find_upper_bound
-from router.fitted import UnusableModel
+from router.model_file import UnusableModel
 
 FORM = 1
 LOGPROB_MIN = -20.0

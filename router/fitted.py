@@ -13,18 +13,11 @@ if TYPE_CHECKING:
 ModelKind = Literal["scope", "confidence", "gain"]
 """The judgement of a fitted model: whether an input is in scope, an answer sure enough, general likelier to be
 right."""
-MODEL_BYTES_MAX = 2_000_000
-"""Longest model of a kind that is kept for a version."""
 CALIBRATION_ROWS_MIN = 100
 """Fewest rows of a calibration: with fewer, no target under 2.3% could be certified if every answer were right."""
 OTHER_SELECTOR = "fitted with another selector"
 NO_CALIBRATION = "no calibration"
 OTHER_SCOPE = "no calibration: the scope model has changed"
-
-
-class UnusableModel(Exception):
-    """A model, or the embedding that it reads texts with, is missing or damaged; the message is a sentence that says
-    what to do."""
 
 
 @dataclass(frozen=True, slots=True)

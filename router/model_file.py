@@ -12,9 +12,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from router.fitted import MODEL_BYTES_MAX
-
+MODEL_BYTES_MAX = 2_000_000
+"""Longest model of a kind that is kept for a version."""
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+class UnusableModel(Exception):
+    """A model, or the embedding that it reads texts with, is missing or damaged; the message is a sentence that says
+    what to do."""
 
 
 class Shaped(Protocol):

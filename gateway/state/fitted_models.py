@@ -27,7 +27,8 @@ from gateway.state.fitted_store import (
     find_unused,
     is_calibrated_apart,
 )
-from router.fitted import NOTHING_FITTED, Fitted, UnusableModel
+from router.fitted import NOTHING_FITTED, Fitted
+from router.model_file import UnusableModel
 from router.policy import TaskPolicy
 from serving.object_store import Mirror
 

@@ -17,7 +17,8 @@ import msgspec
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from router.fitted import MODEL_BYTES_MAX, ModelKind
+from router.fitted import ModelKind
+from router.model_file import MODEL_BYTES_MAX
 from serving.object_store import ObjectStore
 
 Kind = ModelKind

@@ -21,7 +21,6 @@ from threadpoolctl import threadpool_limits
 
 from router.clipping import clip_text, fold_text
 from router.embedding import Embedding, StaticEmbedding, Vectors, scale_to_one
-from router.fitted import MODEL_BYTES_MAX
 from router.fitting.clusters import compute_centroids, number_classes
 from router.fitting.errors import FittingError
 from router.fitting.frames import add_typos, list_frames, put_in_frame, read_frames, split_frames
@@ -35,6 +34,7 @@ from router.fitting.neighbours import (
 )
 from router.fitting.scope_mix import choose_mix, draw_folds, find_bars, number_groups
 from router.languages import find_languages
+from router.model_file import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS, find_buckets, fold
 from router.scope_model import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
 from router.spelling import mark_words

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.fitted import MODEL_BYTES_MAX
 from router.gain_model import GainError, GainModel, MeasuredGain
+from router.model_file import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS
 from router.text_shape import FEATURES, compute_shape
 

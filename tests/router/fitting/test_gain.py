@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from router.fitted import MODEL_BYTES_MAX
 from router.fitting.errors import FittingError
 from router.fitting.gain import GainRow, fit_gain, fit_unmeasured, predict_gains, read
 from router.gain_model import GainModel
+from router.model_file import MODEL_BYTES_MAX
 
 HARD = ("derivative", "integral", "theorem", "matrix")
 EASY = ("parcel", "refund", "invoice", "delivery")
