@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.fakes.adapters import BASE_CONFIG, write_adapter, write_base
 from tests.fakes.engine import FakeEngine
 from tests.walks.fork_server import run_fork_server
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.served import Served, served
 
 BASE_MODEL = "tiny-base"
 GENERAL_PROMPT = "Decide the return by the shop's policy."
@@ -31,10 +33,10 @@ async def redis_url(valkey_socket: str, redis: Redis) -> str:
 
 
 @pytest.fixture(scope="session")
-def fork_server() -> Iterator[Path]:
-    """The socket of the process that forks gateways, for as long as the test process lives."""
+def forked() -> Iterator[Served]:
+    """`served`, of gateways that are forked by a process that has loaded one: for all but tests of a start."""
     with run_fork_server() as socket:
-        yield socket
+        yield partial(served, fork_server=socket)
 
 
 @pytest.fixture

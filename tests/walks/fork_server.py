@@ -43,6 +43,10 @@ class Forked:
             raise ProcessLookupError
         os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
     async def wait(self) -> int:
         """Wait for its end. Its exit code, negative for a signal."""
         if self.returncode is None:

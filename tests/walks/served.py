@@ -9,8 +9,8 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,10 @@ from tests.walks.fork_server import Forked, fork_gateway
 
 APPRENTICE = (sys.executable, "-m", "gateway.cli.entry")
 ASK = {"model": "general", "messages": [{"role": "user", "content": "How many days are in a week?"}]}
+
+
+Served = Callable[..., AbstractAsyncContextManager["Process"]]
+"""As `served` below, or the fixture `forked`."""
 
 
 @dataclass

@@ -34,7 +34,7 @@ from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import ask, audit_of
-from tests.walks.test_process import Process, served
+from tests.walks.served import Process, Served
 from tests.walks.two_replicas import (
     LEASE_KEY,
     LOAD,
@@ -177,7 +177,7 @@ async def pair(
     valkey_socket: str,
     redis: Redis,
     tmp_path: Path,
-    fork_server: Path,
+    forked: Served,
 ) -> AsyncIterator[Pair]:
     """Both gateways, over two replicas on which `returns@v1` serves; the process has the job."""
     gate, key = Gate(valkey_socket), new_key()[0]
@@ -188,7 +188,7 @@ async def pair(
         configuration["monitor"] = {"interval_seconds": 0.5}  # a verdict takes several steps of each of the two
         its_own = {"redis_url": redis_url, "listen": {"port": 0}, "log_format": "text"}
         path.write_text(json.dumps({**configuration, **its_own}, default=str))
-        async with served(path, key, fork_server=fork_server) as process:
+        async with forked(path, key) as process:
 
             async def has_the_job() -> bool:
                 return await redis.exists(LEASE_KEY, MONITOR_LEASE_KEY) == 2

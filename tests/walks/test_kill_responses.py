@@ -31,8 +31,8 @@ from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, V2, audit_of, step
+from tests.walks.served import Process, Served, client
 from tests.walks.test_kill import Gate, When
-from tests.walks.test_process import Process, client, served
 from tests.walks.two_replicas import LEASE_KEY, end_leases
 
 NOW = 1_800_000_000.0
@@ -137,7 +137,7 @@ async def two(
     valkey_socket: str,
     redis: Redis,
     tmp_path: Path,
-    fork_server: Path,
+    forked: Served,
 ) -> AsyncIterator[Two]:
     """Both gateways; `returns@v2` leads and `returns@v1` is its previous version."""
     gate, key = Gate(valkey_socket), new_key()[0]
@@ -149,7 +149,7 @@ async def two(
         path.write_text(json.dumps({**configuration, **its_own}, default=str))
         for each in (ENTER, SETTLE):  # or else the first command of each is only refused
             await redis.script_load(each)
-        async with served(path, key, fork_server=fork_server) as process:
+        async with forked(path, key) as process:
             await until(lambda: redis.exists(MONITOR_LEASE_KEY))
             async with run_gateway(configuration, key) as gateway, gateway.http() as http:
                 await gateway.place(make_adapter(1))

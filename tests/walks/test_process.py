@@ -21,7 +21,7 @@ from gateway.callers import new_key
 from tests.fakes.valkey import AT_ONCE
 from tests.live_folder import find_paths
 from tests.waiting import until
-from tests.walks.served import ASK, Process, client, config, served
+from tests.walks.served import ASK, Process, Served, client, config, served
 
 __all__ = ["config"]
 
@@ -93,11 +93,13 @@ async def stall(config: Path, seconds: float, **rule: object) -> None:
         assert (await http.post(f"{engine}/__faults", json={"faults": [stalls], **rule})).is_success
 
 
-async def test_sigterm_turns_ready_off_then_closes_finishes_streams_and_loses_no_record(config: Path) -> None:
+async def test_sigterm_turns_ready_off_then_closes_finishes_streams_and_loses_no_record(
+    config: Path, forked: Served
+) -> None:
     configured(config, drain_seconds_min=3)
     await stall(config, seconds=5, times=1)
     key = new_key()[0]
-    async with served(config, key) as process, client(process, key) as http, client(process, key) as other:
+    async with forked(config, key) as process, client(process, key) as http, client(process, key) as other:
         async with http.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
             lines = answer.aiter_lines()
             await anext(lines)
@@ -110,21 +112,21 @@ async def test_sigterm_turns_ready_off_then_closes_finishes_streams_and_loses_no
         assert await process.process.wait() == 0
     assert (taken.status_code, taken.headers["connection"]) == (200, "close")
     assert rest[-2] == "data: [DONE]"
-    async with served(config, key) as again, client(again, key) as http:
+    async with forked(config, key) as again, client(again, key) as http:
         records = [(await http.get(f"/v1/requests/{one}")).json()["record"] for one in request_ids]
     assert [record["outcome"] for record in records] == ["ok", "ok"]
 
 
 @pytest.mark.invariant("A stop leaves no stream without an end.")
-async def test_what_is_left_when_the_time_to_drain_is_over_ends_with_an_error(config: Path) -> None:
+async def test_what_is_left_when_the_time_to_drain_is_over_ends_with_an_error(config: Path, forked: Served) -> None:
     configured(config, drain_seconds_max=1)
     key = new_key()[0]
-    async with served(config, key) as process, client(process, key) as http:
+    async with forked(config, key) as process, client(process, key) as http:
         rest, request_id = await stopped_inside_a_stream(config, process, http)
         assert await process.process.wait() == 0
     assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "draining"
     assert "data: [DONE]" not in rest
-    async with served(config, key) as again, client(again, key) as http:
+    async with forked(config, key) as again, client(again, key) as http:
         record = (await http.get(f"/v1/requests/{request_id}")).json()["record"]
     assert (record["outcome"], record["error_code"], record["status"]) == ("truncated", "draining", 200)
     assert record["completion_tokens"] > 0
@@ -132,21 +134,21 @@ async def test_what_is_left_when_the_time_to_drain_is_over_ends_with_an_error(co
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 async def test_a_second_signal_waits_for_nothing_and_still_loses_no_record(
-    config: Path, second: signal.Signals
+    config: Path, forked: Served, second: signal.Signals
 ) -> None:
     configured(config, drain_seconds_min=60, drain_seconds_max=60)
     key = new_key()[0]
-    async with served(config, key) as process, client(process, key) as http:
+    async with forked(config, key) as process, client(process, key) as http:
         rest, request_id = await stopped_inside_a_stream(config, process, http, second)
         assert await asyncio.wait_for(process.process.wait(), 30) == 0
     configured(config)
     assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "draining"
-    async with served(config, key) as again, client(again, key) as http:
+    async with forked(config, key) as again, client(again, key) as http:
         assert (await http.get(f"/v1/requests/{request_id}")).json()["record"]["outcome"] == "truncated"
 
 
-async def test_signals_that_come_together_are_one_and_the_stop_is_an_orderly_one(config: Path) -> None:
-    async with served(config, new_key()[0]) as process:
+async def test_signals_that_come_together_are_one_and_the_stop_is_an_orderly_one(config: Path, forked: Served) -> None:
+    async with forked(config, new_key()[0]) as process:
         for _ in range(5):
             process.process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.process.wait(), 30) == 0
@@ -169,9 +171,11 @@ async def stopped_inside_a_stream(
         return [line async for line in lines], answer.headers["x-request-id"]
 
 
-async def test_sighup_has_the_configuration_read_again_and_a_bad_one_keeps_the_old_one(config: Path) -> None:
+async def test_sighup_has_the_configuration_read_again_and_a_bad_one_keeps_the_old_one(
+    config: Path, forked: Served
+) -> None:
     key = new_key()[0]
-    async with served(config, key) as process, client(process, key) as http:
+    async with forked(config, key) as process, client(process, key) as http:
         configured(config, pool_max_tokens_max=10)
         process.process.send_signal(signal.SIGHUP)
         async with asyncio.timeout(30):
@@ -188,9 +192,11 @@ async def test_sighup_has_the_configuration_read_again_and_a_bad_one_keeps_the_o
     assert (entry["actor"], entry["action"]) == ("system", "configuration.reload")
 
 
-async def test_kill_9_loses_no_acknowledged_feedback_and_the_next_takes_valkey_over(config: Path) -> None:
+async def test_kill_9_loses_no_acknowledged_feedback_and_the_next_takes_valkey_over(
+    config: Path, forked: Served
+) -> None:
     key = new_key()[0]
-    async with served(config, key) as process, client(process, key) as http:
+    async with forked(config, key) as process, client(process, key) as http:
         request_id = (await http.post("/v1/chat/completions", json=ASK)).headers["x-request-id"]
         feedback = {"request_id": request_id, "metric": "correct", "value": True}
         assert (await http.post("/v1/feedback", json=feedback)).status_code == 201
@@ -199,16 +205,16 @@ async def test_kill_9_loses_no_acknowledged_feedback_and_the_next_takes_valkey_o
             while "\napprentice_records_pending 0" not in (await http.get("/metrics")).text:
                 await asyncio.sleep(0.01)
         assert await process.stop(signal.SIGKILL) == -signal.SIGKILL
-    async with served(config, key) as again, client(again, key) as http:
+    async with forked(config, key) as again, client(again, key) as http:
         told = (await http.get(f"/v1/requests/{request_id}")).json()
         callers = (await http.get("/admin/v1/callers")).json()["callers"]
     assert told["feedback"][0]["value"] is True
     assert "kept" in [caller["name"] for caller in callers]
 
 
-async def test_valkey_killed_alone_is_restarted_and_has_all_that_was_acknowledged(config: Path) -> None:
+async def test_valkey_killed_alone_is_restarted_and_has_all_that_was_acknowledged(config: Path, forked: Served) -> None:
     key = new_key()[0]
-    async with served(config, key) as process, client(process, key) as http:
+    async with forked(config, key) as process, client(process, key) as http:
         assert (await http.post("/admin/v1/callers", json={"name": "before"})).status_code == 201
         for _ in range(2):
             os.kill(await valkey_pid(config), signal.SIGKILL)
@@ -222,9 +228,11 @@ async def test_valkey_killed_alone_is_restarted_and_has_all_that_was_acknowledge
         await until(lambda: "was started again" in "".join(process.said))
 
 
-async def test_one_of_two_gateways_restarts_the_killed_valkey_even_if_only_adopted(config: Path) -> None:
+async def test_one_of_two_gateways_restarts_the_killed_valkey_even_if_only_adopted(
+    config: Path, forked: Served
+) -> None:
     key = new_key()[0]
-    async with served(config, key) as one, served(config, key) as two, client(two, key) as http:
+    async with forked(config, key) as one, forked(config, key) as two, client(two, key) as http:
         await one.stop(signal.SIGKILL)
         os.kill(await valkey_pid(config), signal.SIGKILL)
         async with asyncio.timeout(60):
@@ -241,11 +249,13 @@ async def valkey_pid(config: Path) -> int:
                 await asyncio.sleep(0.02)
 
 
-async def test_two_gateways_on_one_folder_share_its_valkey_and_the_last_one_stops_it(config: Path) -> None:
+async def test_two_gateways_on_one_folder_share_its_valkey_and_the_last_one_stops_it(
+    config: Path, forked: Served
+) -> None:
     key = new_key()[0]
     socket = config.parent / "valkey" / "valkey.sock"
-    async with served(config, key) as one:
-        async with served(config, key) as two, client(one, key) as first, client(two, key) as second:
+    async with forked(config, key) as one:
+        async with forked(config, key) as two, client(one, key) as first, client(two, key) as second:
             made = (await first.post("/admin/v1/callers", json={"name": "shared"})).json()
             async with asyncio.timeout(30):
                 while (await second.get("/v1/models", headers={"Authorization": f"Bearer {made['key']}"})).is_error:

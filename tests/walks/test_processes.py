@@ -24,7 +24,7 @@ from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.waiting import until
 from tests.walks.console_browsing import sign_in
-from tests.walks.served import ASK, Process, client, config, served
+from tests.walks.served import ASK, Process, Served, client, config, served
 
 __all__ = ["config"]
 SHORT = ASK | {"max_tokens": 2}
@@ -34,9 +34,9 @@ OPEN, LISTENING = "01", "0A"
 
 
 @asynccontextmanager
-async def pair(config: Path, key: str) -> AsyncIterator[tuple[Process, list[httpx.AsyncClient]]]:
+async def pair(serve: Served, config: Path, key: str) -> AsyncIterator[tuple[Process, list[httpx.AsyncClient]]]:
     """A gateway of two processes, and callers with a connection each, which both processes share."""
-    async with served(config, key, "--processes", "2") as process, AsyncExitStack() as stack:
+    async with serve(config, key, "--processes", "2") as process, AsyncExitStack() as stack:
         callers = [await stack.enter_async_context(client(process, key)) for _ in range(CALLERS)]
         await until(lambda: is_whole(process))
         for caller in callers:
@@ -105,7 +105,7 @@ def configured(config: Path, **sections: object) -> None:
 @pytest.mark.invariant("Callers share their connections over all processes of a gateway, and its metrics are the sum.")
 async def test_both_processes_serve_and_whichever_answers_says_the_same(config: Path) -> None:
     key = new_key()[0]
-    async with pair(config, key) as (process, callers):
+    async with pair(served, config, key) as (process, callers):
         assert set(children(process)) == {0, 1}
         assert min(connections(process).values()) > 0
         answers = [await caller.post("/v1/chat/completions", json=SHORT) for caller in callers]
@@ -126,9 +126,9 @@ async def test_both_processes_serve_and_whichever_answers_says_the_same(config: 
         assert {one.status_code for one in found} == {200}
 
 
-async def test_a_dry_run_of_a_rule_reads_what_was_asked_at_the_other_process_too(config: Path) -> None:
+async def test_a_dry_run_of_a_rule_reads_what_was_asked_at_the_other_process_too(config: Path, forked: Served) -> None:
     configured(config, tasks={"returns": {}})
-    async with pair(config, new_key()[0]) as (_, callers):
+    async with pair(forked, config, new_key()[0]) as (_, callers):
         for caller in callers:
             answer = await caller.post("/v1/chat/completions", json=SHORT | {"model": "returns"})
             assert answer.status_code == 200, answer.text
@@ -146,8 +146,8 @@ async def test_a_dry_run_of_a_rule_reads_what_was_asked_at_the_other_process_too
 
 
 @pytest.mark.invariant("A process that dies takes only its own requests with it, and no counter goes down.")
-async def test_one_killed_under_load_loses_its_own_requests_alone_and_comes_back(config: Path) -> None:
-    async with pair(config, new_key()[0]) as (process, callers):
+async def test_one_killed_under_load_loses_its_own_requests_alone_and_comes_back(config: Path, forked: Served) -> None:
+    async with pair(forked, config, new_key()[0]) as (process, callers):
         for caller in callers:
             await caller.post("/v1/chat/completions", json=SHORT)
         before = await metric(callers[0], "apprentice_requests_total")
@@ -166,8 +166,8 @@ async def test_one_killed_under_load_loses_its_own_requests_alone_and_comes_back
         assert any("has ended by SIGKILL" in line for line in process.said)
 
 
-async def test_a_process_that_does_not_answer_makes_no_counter_go_down(config: Path) -> None:
-    async with pair(config, new_key()[0]) as (process, callers):
+async def test_a_process_that_does_not_answer_makes_no_counter_go_down(config: Path, forked: Served) -> None:
+    async with pair(forked, config, new_key()[0]) as (process, callers):
         for caller in callers:
             await caller.post("/v1/chat/completions", json=SHORT)
         before = await metric(callers[0], "apprentice_requests_total")
@@ -202,8 +202,10 @@ async def begin_streams(callers: Sequence[httpx.AsyncClient]) -> list[asyncio.Ta
 
 
 @pytest.mark.parametrize("way", ["signal", "admin"])
-async def test_a_reload_reaches_all_processes_and_is_one_entry_of_the_audit(config: Path, way: str) -> None:
-    async with pair(config, new_key()[0]) as (process, callers):
+async def test_a_reload_reaches_all_processes_and_is_one_entry_of_the_audit(
+    config: Path, forked: Served, way: str
+) -> None:
+    async with pair(forked, config, new_key()[0]) as (process, callers):
         configured(config, limits={"pool_max_tokens_max": 10, "in_flight_max": 100})
         if way == "signal":
             process.process.send_signal(signal.SIGHUP)
@@ -226,8 +228,10 @@ async def test_a_reload_reaches_all_processes_and_is_one_entry_of_the_audit(conf
         assert set(statuses) == {400}
 
 
-async def test_a_process_that_starts_while_the_configuration_is_read_again_goes_by_it(config: Path) -> None:
-    async with pair(config, new_key()[0]) as (process, callers):
+async def test_a_process_that_starts_while_the_configuration_is_read_again_goes_by_it(
+    config: Path, forked: Served
+) -> None:
+    async with pair(forked, config, new_key()[0]) as (process, callers):
         killed = children(process)[1]
         os.kill(killed, signal.SIGKILL)
         started = await until(lambda: pid if (pid := children(process).get(1)) not in (None, killed) else None)
@@ -247,8 +251,8 @@ async def test_a_process_that_starts_while_the_configuration_is_read_again_goes_
 
 
 @pytest.mark.invariant("A stop drains all processes of a gateway.")
-async def test_a_stop_finishes_the_streams_of_all_processes(config: Path) -> None:
-    async with pair(config, new_key()[0]) as (process, callers):
+async def test_a_stop_finishes_the_streams_of_all_processes(config: Path, forked: Served) -> None:
+    async with pair(forked, config, new_key()[0]) as (process, callers):
         streams = await begin_streams(callers)
         process.process.send_signal(signal.SIGTERM)
         assert all([await stream for stream in streams])
@@ -256,8 +260,10 @@ async def test_a_stop_finishes_the_streams_of_all_processes(config: Path) -> Non
         assert not (config.parent / "valkey" / "valkey.sock").exists()
 
 
-async def test_a_process_that_is_stopped_alone_finishes_what_it_has_begun_and_is_replaced(config: Path) -> None:
-    async with pair(config, new_key()[0]) as (process, callers):
+async def test_a_process_that_is_stopped_alone_finishes_what_it_has_begun_and_is_replaced(
+    config: Path, forked: Served
+) -> None:
+    async with pair(forked, config, new_key()[0]) as (process, callers):
         streams = await begin_streams(callers)
         os.kill(children(process)[0], signal.SIGTERM)
         assert all([await stream for stream in streams])
@@ -265,9 +271,9 @@ async def test_a_process_that_is_stopped_alone_finishes_what_it_has_begun_and_is
         assert {(await caller.get("/health/ready")).status_code for caller in callers} == {200}
 
 
-async def test_a_process_that_is_stopped_alone_still_answers_on_its_connections(config: Path) -> None:
+async def test_a_process_that_is_stopped_alone_still_answers_on_its_connections(config: Path, forked: Served) -> None:
     configured(config, limits={"drain_seconds_min": 60})
-    async with pair(config, new_key()[0]) as (process, callers):
+    async with pair(forked, config, new_key()[0]) as (process, callers):
         own = connections(process)[0]
         os.kill(children(process)[0], signal.SIGTERM)
         await until(lambda: not connections(process, LISTENING)[0])
@@ -277,17 +283,17 @@ async def test_a_process_that_is_stopped_alone_still_answers_on_its_connections(
         await kill_all(process)
 
 
-async def test_processes_without_their_parent_end(config: Path) -> None:
-    async with pair(config, new_key()[0]) as (process, _):
+async def test_processes_without_their_parent_end(config: Path, forked: Served) -> None:
+    async with pair(forked, config, new_key()[0]) as (process, _):
         pids = children(process).values()
         process.process.kill()
         await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 @pytest.mark.invariant("The bounds of a gateway are of all its processes together.")
-async def test_places_are_bounded_over_both_processes_together(config: Path) -> None:
+async def test_places_are_bounded_over_both_processes_together(config: Path, forked: Served) -> None:
     configured(config, limits={"in_flight_max": 2, "queue_max": 0})
-    async with pair(config, new_key()[0]) as (process, callers):
+    async with pair(forked, config, new_key()[0]) as (process, callers):
         await hold(config)
         async with AsyncExitStack() as stack:
             statuses = []
@@ -305,9 +311,9 @@ async def test_a_bound_less_than_the_processes_stops_the_start(config: Path) -> 
             pass
 
 
-async def test_a_callers_limit_is_of_both_processes_together(config: Path) -> None:
+async def test_a_callers_limit_is_of_both_processes_together(config: Path, forked: Served) -> None:
     configured(config, limits={"lease_timeout_seconds": 30})
-    async with pair(config, new_key()[0]) as (_, callers):
+    async with pair(forked, config, new_key()[0]) as (_, callers):
         body = {"name": "limited", "limits": {"requests_per_minute": 5}}
         made = (await callers[0].post("/admin/v1/callers", json=body)).json()["key"]
         headers, began_at = {"Authorization": f"Bearer {made}"}, time.time()
@@ -320,12 +326,12 @@ async def test_a_callers_limit_is_of_both_processes_together(config: Path) -> No
 
 
 @pytest.mark.invariant("The processes of a gateway try a sick engine no more often than one process does.")
-async def test_a_sick_engine_is_tried_no_more_often_than_by_one_process(config: Path) -> None:
+async def test_a_sick_engine_is_tried_no_more_often_than_by_one_process(config: Path, forked: Served) -> None:
     async with FakeEngine("large", n_tokens=2) as sick:
         content = yaml.safe_load(config.read_text())
         content["pools"]["general"]["replicas"].append({"name": "general-1", "url": sick.url})
         configured(config, **content)
-        async with pair(config, new_key()[0]) as (_, callers):
+        async with pair(forked, config, new_key()[0]) as (_, callers):
             began_at, before = time.monotonic(), sick.requests_total
             sick.faults.add(Status(503))
             for _ in range(5):

@@ -21,7 +21,7 @@ from monitoring.records import STREAM_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.valkey import Valkey, valkey
 from tests.waiting import until
-from tests.walks.test_process import ASK, Process, client, served
+from tests.walks.served import ASK, Process, Served, client
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 KEEP = RecordSettings()
@@ -36,6 +36,7 @@ class World:
 
     valkey: Valkey
     config: Path
+    serve: Served
     key: str = field(default_factory=lambda: new_key()[0])
 
     @property
@@ -50,7 +51,7 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, forked: Served) -> AsyncIterator[World]:
     async with FakeEngine("large", n_tokens=3) as engine, valkey(*DURABLE) as running:
         pool = {"base_model": "large", "callable": True, "replicas": [{"name": "general-0", "url": engine.url}]}
         content = {
@@ -62,7 +63,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         }
         path = tmp_path / "apprentice.yaml"
         path.write_text(yaml.safe_dump(content))
-        yield World(running, path)
+        yield World(running, path, forked)
 
 
 @dataclass
@@ -111,7 +112,7 @@ async def load(process: Process, key: str, at_once: int = 4) -> AsyncIterator[As
 
 async def all_are_stored_by_the_next(world: World) -> list[str]:
     """Start a gateway, which takes over what is there, and wait until nothing is left to store."""
-    async with served(world.config, world.key) as process, client(process, world.key) as http:
+    async with world.serve(world.config, world.key) as process, client(process, world.key) as http:
 
         async def is_done() -> bool:
             told = (await http.get("/metrics")).text
@@ -128,7 +129,7 @@ async def all_are_stored_by_the_next(world: World) -> list[str]:
 async def test_kill_9_under_load_loses_no_record_past_the_window_and_doubles_none(world: World, redis: str) -> None:
     process_of_valkey = world.valkey._process
     assert process_of_valkey is not None
-    async with served(world.config, world.key) as process, load(process, world.key) as asked:
+    async with world.serve(world.config, world.key) as process, load(process, world.key) as asked:
         await asked.more(50)
         if redis == "hangs":
             process_of_valkey.send_signal(signal.SIGSTOP)
@@ -157,7 +158,7 @@ async def test_kill_9_under_load_loses_no_record_past_the_window_and_doubles_non
 
 
 async def test_sigterm_while_redis_is_gone_leaves_every_record_to_the_next_gateway(world: World) -> None:
-    async with served(world.config, world.key) as process:
+    async with world.serve(world.config, world.key) as process:
         async with load(process, world.key) as asked:
             await asked.more(20)
             await world.valkey.end()
@@ -171,7 +172,7 @@ async def test_sigterm_while_redis_is_gone_leaves_every_record_to_the_next_gatew
 
 async def test_returning_redis_gets_what_it_missed_in_order_while_requests_go_on(world: World) -> None:
     async with (
-        served(world.config, world.key) as process,
+        world.serve(world.config, world.key) as process,
         load(process, world.key, at_once=1) as asked,
         client(process, world.key) as http,
     ):
