@@ -6,7 +6,7 @@ Pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -25,7 +25,8 @@ class Failure:
     """An attempt that came to nothing before commit, `at` (monotonic seconds).
 
     `retry_after_seconds` is the engine's own word, if it gave it. `fragile`: the request has a pattern or a grammar of
-    its caller's, which may crash an engine. `status` is the HTTP status of the failure, None where there was none.
+    its caller's, which may crash an engine. `has_form`: engines compile a form of its caller's, if they can. `status`
+    is the HTTP status of the failure, None where there was none.
     """
 
     kind: FaultKind
@@ -35,6 +36,12 @@ class Failure:
     at: float = 0.0
     fragile: bool = False
     status: int | None = None
+    has_form: bool = False
+
+    @property
+    def may_be_its_form(self) -> bool:
+        """True if the request's form may be one that the engine can't compile."""
+        return self.has_form and self.kind == "failed"
 
     @property
     def may_have_ended_it(self) -> bool:
@@ -106,7 +113,8 @@ def choose_next_attempt(
     once; giving up. A request never changes its version, a silent replica is not asked twice, and what the engine
     refused as the caller's own mistake is never sent again; a prompt that is too long for this pool goes to a fallback
     that is known to take longer ones. An answer that is longer than we take would be so again, so that only the
-    fallback is asked. What may have ended one engine is sent to no other. With `going_on`, for an answer of which a
+    fallback is asked. What may have ended one engine is sent to no other. A form of which two replicas may not have
+    been able to make anything is sent to no more engines of their kind. With `going_on`, for an answer of which a
     part is there, only pools whose engines continue one come into question.
     """
     last = failures[-1]
@@ -115,18 +123,26 @@ def choose_next_attempt(
     if seconds_left <= 0 or last.may_have_ended_it:
         return GiveUp("exhausted")
     here = [failure for failure in failures if failure.pool == choice.pool.name]
-    may_help = last.kind != "oversize" and (choice.pool.continues or not going_on)
+    unable = find_unable(failures, view)
+    may_help = last.kind != "oversize" and (choice.pool.continues or not going_on) and choice.pool.engine not in unable
     if may_help and len(here) <= policy.limits.retries_max:
         again = _again(choice, here, view, moment, policy.limits)
         if again is not None and again.wait_seconds < seconds_left:
             return again
     spent = frozenset(failure.replica for failure in failures if _is_spent(failure, choice))
     instead = _instead(choice, last, policy, view, moment, spent)
-    if isinstance(instead, Choice) and (_continues(instead) or not going_on):
+    if isinstance(instead, Choice) and (_continues(instead) or not going_on) and instead.pool.engine not in unable:
         return NextAttempt(instead)
     if isinstance(instead, Refusal) and instead.code in ("fallback_capped", "needs_human"):
         return GiveUp(instead.code, None, instead.reason, instead.fallback_capped)
     return GiveUp("exhausted", last.retry_after_seconds)
+
+
+def find_unable(failures: Iterable[Failure], view: FleetView) -> frozenset[str]:
+    """The kinds of engines that may not be able to compile the request's form, since two replicas have failed at it."""
+    doubted = {failure.replica: failure.pool for failure in failures if failure.may_be_its_form}
+    kinds = frozenset(view.pools[pool].engine for pool in doubted.values() if pool in view.pools)
+    return kinds if len(doubted) > 1 else frozenset()
 
 
 def choose_after_rejection(
@@ -198,7 +214,12 @@ def _again(
     last = here[-1]
     if last.kind not in SAME_REPLICA_HELPS:
         return None
-    hopeless = frozenset(failure.replica for failure in here if failure.kind not in SAME_REPLICA_HELPS)
+    hopeless = frozenset(
+        failure.replica
+        for at, failure in enumerate(here)
+        if failure.kind not in SAME_REPLICA_HELPS
+        or (failure.may_be_its_form and any(each.replica == failure.replica for each in here[:at]))
+    )
     same = pick(pool, version, view.in_flight, moment.now, moment.draw, hopeless, choice.key)
     if isinstance(same, str):
         return None

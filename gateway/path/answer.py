@@ -74,6 +74,8 @@ class Answer:
         self._event_bytes_max = 0
         self.fragile = False
         """True if the request may crash its engine: it has a caller's own pattern or grammar."""
+        self.has_form = False
+        """True if it failed, and engines compile a form of the caller's."""
         self._choices = 1
         self._first = b""
         self._committed = partial is not None and partial.committed

@@ -113,9 +113,8 @@ async def attempt(
         answer.close()
         is_known = not body.wire_format.has_template or replica.config.traits.health_path is not None
         error = as_unserved(error, body.wire_format.path, is_known)
-        note_fault(
-            services, choice, error, failures, is_doubtful=error.kind == "failed" and has_compiled_form(body.read)
-        )
+        answer.has_form = has_compiled_form(body.read)
+        note_fault(services, choice, error, failures, is_doubtful=failure_of(answer, error).may_be_its_form)
         ledger.note_attempt(choice, error.kind, began_at, time.monotonic())
         return answer, error
     except BaseException:
@@ -137,7 +136,7 @@ def failure_of(answer: Answer, failed: EngineError) -> Failure:
     choice = answer.choice
     kind = "truncated" if answer.partial is not None and isinstance(failed, RefusedByEngine) else failed.kind
     name, wait, now = choice.replica.name, failed.retry_after_seconds, time.monotonic()
-    return Failure(kind, name, choice.pool.name, wait, now, answer.fragile, failed.status)
+    return Failure(kind, name, choice.pool.name, wait, now, answer.fragile, failed.status, answer.has_form)
 
 
 def next_step(

@@ -84,7 +84,12 @@ def _exhausted(step: GiveUp, error: EngineError, failures: Sequence[Failure]) ->
         return Problem("overload", "Every engine is busy. Try again later.", None, step.retry_after_seconds)
     if all(failure.kind == "unreachable" for failure in failures):
         return Problem("no_replica", "No engine can be reached now. Try again later.", None, step.retry_after_seconds)
-    return Problem("engine_error", f"Every attempt at an engine failed. The last one: {error}. Try again later.")
+    if len({failure.replica for failure in failures if failure.may_be_its_form}) > 1:
+        text = "Two engines failed at the form of the answer that it asks for (`response_format`, `tools` or such)"
+        advice = "They may not be able to compile it: simplify it."
+    else:
+        text, advice = "Every attempt at an engine failed", "Try again later."
+    return Problem("engine_error", f"{text}. The last one: {error}. {advice}")
 
 
 def refusal_of(error: EngineError, field: str) -> Problem:

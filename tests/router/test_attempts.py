@@ -23,7 +23,20 @@ from router.findings import CheckName, CheckPolicy
 from router.policy import AttemptLimits, Policy, TaskPolicy
 from router.routing_data import NO_SCORES, Choice
 from serving.fleet_view import FaultKind, FleetView
-from tests.router.situations import NOW, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet, version
+from tests.router.situations import (
+    NOW,
+    VERSIONS,
+    Case,
+    asked,
+    cases,
+    fleet,
+    many,
+    moment,
+    policy,
+    replica,
+    usual_fleet,
+    version,
+)
 
 KINDS = tuple(kind for kind in get_args(FaultKind) if kind != "too_long")
 SECONDS = 60.0
@@ -471,3 +484,20 @@ def test_fallback_failing_for_another_reason_is_not_followed_by_its_version() ->
     silent = tuple(Failure("silent", f"general-{number}", "general", None, NOW) for number in range(2))
     choice = replace(away, pool=usual_fleet().pools["general"], replica=usual_fleet().pools["general"].replicas[1])
     assert isinstance(choose_next_attempt(choice, silent, policy(), usual_fleet(), moment(), SECONDS), GiveUp)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_form_is_tried_at_one_more_replica(count: int) -> None:
+    """At another one where there is; else once more at the same, and then at the fallback."""
+    small = (replica(f"small-{at}", "small", *VERSIONS) for at in range(count))
+    view = fleet(*small, *(replica(f"general-{at}", "general") for at in range(2)))
+    choice, failures = start(view=view), list[Failure]()
+    while True:
+        failures.append(Failure("failed", choice.replica.name, choice.pool.name, None, NOW, status=500, has_form=True))
+        then = choose_next_attempt(choice, tuple(failures), policy(), view, moment(), SECONDS)
+        if isinstance(then, GiveUp):
+            break
+        choice = then.choice
+    names = [failure.pool for failure in failures]
+    assert (then.because, names) == ("exhausted", ["small", "small", *(["general"] if count == 1 else [])])
+    assert len({failure.replica for failure in failures}) == 2

@@ -484,6 +484,23 @@ async def test_request_with_a_callers_pattern_that_ends_an_engine_is_sent_to_no_
         assert (plain.whole, plain.models) == (True, {"large"})
 
 
+async def test_a_form_that_two_replicas_fail_at_is_sent_to_no_more(
+    world: World, small: FakeEngine, general: FakeEngine
+) -> None:
+    """vLLM answers 500 to some schemas that it can't compile: six attempts were made, three in each pool."""
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+    async with world() as gateway:
+        for engine in (small, general):
+            engine.faults.add(Status(500))
+        told = await ask(gateway, response_format=form)
+        attempts = [len(calls(engine)) for engine in (small, general)]
+        await ask(gateway)
+        plain = [len(calls(engine)) for engine in (small, general)]
+    assert (told.status, (told.error or {})["code"], attempts) == (502, "engine_error", [2, 1])
+    assert "They may not be able to compile it" in (told.error or {})["message"]
+    assert sum(plain) - sum(attempts) > 3, "what asks for no form is tried as before"
+
+
 @pytest.mark.parametrize("status", [401, 405, 503])
 async def test_request_with_a_callers_pattern_goes_on_where_no_engine_ended(
     world: World, small: FakeEngine, status: int
