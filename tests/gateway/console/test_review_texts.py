@@ -28,6 +28,7 @@ def test_a_message_is_shown_with_or_without_a_text_and_calls(message: dict[str, 
     request, _ = str(template.module.texts(review)).split('aria-label="Answer"')  # type: ignore[attr-defined]
     assert shown in request
     assert request.count("<pre>") == blocks
-    page = templates.get_template("pair.html").render(messages=[message], a="Yes.", b="No.", person={})
+    asked = {"messages": [message], "a": "Yes.", "b": "No."}
+    page = templates.get_template("pair.html").render(**asked, pair=asked, person={})
     pair = page.partition('aria-label="Request"')[2].partition('aria-label="First answer"')[0]
     assert (shown in pair, pair.count("<pre>")) == (True, blocks)
