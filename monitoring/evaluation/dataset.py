@@ -441,7 +441,8 @@ def _tools_of(read: dict[str, Any], at: int) -> list[dict[str, Any]] | None:
 def _choice_of(
     read: dict[str, Any], tools: list[dict[str, Any]], calling: dict[str, Any] | None, at: int
 ) -> str | dict[str, Any] | None:
-    """The `tool_choice` of a row; None where the answer may call a tool or none. Raises CallError."""
+    """The `tool_choice` of a row; None where the answer may call a tool or none, or is one that the choice does not
+    allow: who says that it is right says that it was not to be forced. Raises CallError."""
     choice = read_arguments(read.get("tool_choice"))  # a column of Parquet has it as JSON
     if choice in (None, "auto") or (isinstance(choice, dict) and choice.get("type") == "allowed_tools"):
         return None if choice == "auto" else choice
@@ -450,7 +451,7 @@ def _choice_of(
         raise CallError(f"Line {at}: its tool_choice is neither none, auto nor required, nor names one of its tools.")
     called = {_name_of(call) for call in list_calls(calling or {})}
     if not (called == {name} if name else (choice == "required") is bool(called)):
-        raise CallError(f"Line {at}: its answer calls {' and '.join(sorted(called)) or 'none'}, against tool_choice.")
+        return None
     return {"type": "function", "function": {"name": name}} if name else str(choice)
 
 

@@ -214,10 +214,9 @@ async def test_a_row_has_the_choice_of_tools_that_its_request_had(
             await http.post("/admin/v1/diagnoses", params={"request": ids[0]})
             asked_again = small.requests[-1].body
     named, *words = ASKS_CHOICES["chat/completions"]
-    assert card["kept_texts"] == {"right": 4, "bad_call": 1}, "none answers a forced call with a text"
-    assert {row.request: row.tool_choice for row in rows} == dict(
-        zip(ids, [named, "required", "none", None], strict=True)
-    )
+    assert card["kept_texts"] == {"right": 4, "demonstrated": 1}
+    choices = dict(zip(ids, [named, "required", "none", None], strict=True)) | {forced: None}
+    assert {row.request: row.tool_choice for row in rows} == choices, "who gave a text would not have forced a call"
     assert [text["tool_choice"] for text in found] == [named, *words]
     assert ("tool_choice required" in shown, asked_again["tool_choice"]) == (True, named)
 

@@ -11,7 +11,7 @@ import pytest
 from gateway.features.evaluations.messages import body_of
 from gateway.features.evaluations.row_answers import read_answer
 from monitoring.evaluation.comparing import metric_of
-from monitoring.evaluation.dataset import row_of
+from monitoring.evaluation.dataset import CallError, row_of
 from monitoring.training.rows import as_line, make_request_key
 from router.contract import compile_contract
 
@@ -85,6 +85,19 @@ def test_a_row_is_sent_and_trained_with_its_tool_choice() -> None:
         assert make_request_key(row) != make_request_key(msgspec.structs.replace(row, tool_choice=None))
     free = row_of({**asked, "expected": "I may not.", "tool_choice": "auto"}, 1, 0)
     assert "tool_choice" not in as_line(free, "new"), "it is what a row without one has"
+    other = {"type": "function", "function": {"name": "look"}}
+    for choice, expected in (
+        ("required", "I may not."),
+        ("none", {"tool_calls": [call]}),
+        (other, {"tool_calls": [call]}),
+    ):
+        row = row_of({**asked, "expected": expected, "tool_choice": choice}, 1, 0)
+        assert row.tool_choice is None, "with it the right answer could not come"
+    for choice in ("any", {"type": "any"}, {"type": "function", "function": {"name": "burn"}}, [named]):
+        with pytest.raises(
+            CallError, match="Line 1: its tool_choice is neither none, auto nor required, nor names one"
+        ):
+            row_of({**asked, "expected": "I may not.", "tool_choice": choice}, 1, 0)
 
 
 @pytest.mark.parametrize(
