@@ -398,7 +398,7 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
     redis_url = settings.redis_address()
     if settings.redis_tls is not None:
         settings.redis_tls.files().context()  # says which file is at fault, where redis-py does not
-    make_private_folder(settings.data_folder)
+    _make_data_folder(settings.data_folder)
     lives, limits = Lives(settings.read_redis_password, settings.read_sentinel_password), settings.redis
     async with open_state(redis_url, settings.data_folder, lives) as redis:
         durability = Durability(redis, lives, limits.replicas_acked_min, limits.acked_timeout_seconds)
@@ -408,6 +408,19 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
             yield redis, durability, lives
         finally:
             await durability.close()
+
+
+def _make_data_folder(folder: Path) -> None:
+    """Raises StateError where this process can't write there."""
+    cause = None
+    try:
+        make_private_folder(folder)
+    except OSError as error:
+        cause = error
+    if cause is not None or not os.access(folder, os.W_OK | os.X_OK):
+        why = f" ({cause.strerror})" if cause else ""
+        text = f"data_folder {folder} can't be written{why}: give it to this user, or name another."
+        raise StateError(text) from cause
 
 
 async def _snapshot_keeper(

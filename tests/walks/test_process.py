@@ -289,3 +289,21 @@ async def test_a_configuration_that_can_not_be_used_is_one_line_and_no_trace(con
     assert "colour: unknown key" in said
     assert "pools.general.replica: unknown key" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("place", ["file", "/proc/none"])
+async def test_a_data_folder_that_can_not_be_written_is_named_with_what_to_do(config: Path, place: str) -> None:
+    (config.parent / "file").touch()
+    folder = config.parent / place
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"data_folder": str(folder)}))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.cli.main", "serve", "--config", str(config)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    said = output.decode()
+    assert process.returncode != 0
+    assert f"data_folder {folder} can't be written" in said
+    assert "give it to this user, or name another." in said
+    assert "Traceback" not in said
