@@ -96,7 +96,7 @@ from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
 from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
-from router.model_file import UnusableModel
+from router.model_bytes import UnusableModel
 from serving.adapters.base_model import Base, read_base
 from serving.adapters.errors import ArtifactError
 from serving.adapters.loader import AdapterLoader

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from monitoring.intervals import compute_incomplete_beta, find_upper_bound
-from router.model_file import UnusableModel
+from router.model_bytes import UnusableModel
 
 FORM = 1
 LOGPROB_MIN = -20.0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from router.model_file import UnusableModel
+from router.model_bytes import UnusableModel
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from router.model_file import PackedForm, UnusableModel, list_fields
+from router.model_bytes import UnusableModel
+from router.model_file import PackedForm, list_fields
 from router.ngrams import BUCKETS, count_buckets
 from router.text_shape import FEATURES, compute_shape
 

@@ -12,14 +12,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-MODEL_BYTES_MAX = 2_000_000
-"""Longest model of a kind that is kept for a version."""
+from router.model_bytes import MODEL_BYTES_MAX
+
 Arrays = dict[str, npt.NDArray[Any]]
-
-
-class UnusableModel(Exception):
-    """A model, or the embedding that it reads texts with, is missing or damaged; the message is a sentence that says
-    what to do."""
 
 
 class Shaped(Protocol):

@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from router.embedding import Embedding, StaticEmbedding, Vectors, scale_to_one
 from router.languages import find_other_language
-from router.model_file import PackedForm, UnusableModel, list_fields
+from router.model_bytes import UnusableModel
+from router.model_file import PackedForm, list_fields
 from router.ngrams import BUCKETS
 from router.spelling import MARK_BITS, Marks, mend_words
 from router.text_units import Integers, Passage, WordLimits, read_passage

@@ -28,7 +28,7 @@ from gateway.state.fitted_store import (
     is_calibrated_apart,
 )
 from router.fitted import NOTHING_FITTED, Fitted
-from router.model_file import UnusableModel
+from router.model_bytes import UnusableModel
 from router.policy import TaskPolicy
 from serving.object_store import Mirror
 

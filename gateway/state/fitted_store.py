@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from router.fitted import ModelKind
-from router.model_file import MODEL_BYTES_MAX
+from router.model_bytes import MODEL_BYTES_MAX
 from serving.object_store import ObjectStore
 
 Kind = ModelKind

@@ -34,7 +34,7 @@ from router.fitting.neighbours import (
 )
 from router.fitting.scope_mix import choose_mix, draw_folds, find_bars, number_groups
 from router.languages import find_languages
-from router.model_file import MODEL_BYTES_MAX
+from router.model_bytes import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS, find_buckets, fold
 from router.scope_model import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
 from router.spelling import mark_words

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.gain_model import GainError, GainModel, MeasuredGain
-from router.model_file import MODEL_BYTES_MAX
+from router.model_bytes import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS
 from router.text_shape import FEATURES, compute_shape
 

@@ -30,7 +30,7 @@ from monitoring.helper_process import JobError, run_job
 from monitoring.redis_address import open_async_redis
 from monitoring.texts import Unsealable
 from router.embedding import EmbeddingError, StaticEmbedding, load_deep
-from router.model_file import MODEL_BYTES_MAX
+from router.model_bytes import MODEL_BYTES_MAX
 from router.scope_model import ScopeError, ScopeModel
 
 DIGITS = 6

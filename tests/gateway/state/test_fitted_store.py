@@ -14,7 +14,7 @@ from gateway.state.fitted_store import FittedError, FittedStore, FittingStatus, 
 from gateway.state.snapshot import ConfiguredPolicy, SnapshotKeeper
 from monitoring.audit import Audit
 from router.confidence_model import NAMES, Calibration, ConfidenceModel
-from router.model_file import MODEL_BYTES_MAX
+from router.model_bytes import MODEL_BYTES_MAX
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.entries import Version
 from serving.adapters.registry import Registry

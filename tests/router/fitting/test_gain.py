@@ -10,7 +10,7 @@ import pytest
 from router.fitting.errors import FittingError
 from router.fitting.gain import GainRow, fit_gain, fit_unmeasured, predict_gains, read
 from router.gain_model import GainModel
-from router.model_file import MODEL_BYTES_MAX
+from router.model_bytes import MODEL_BYTES_MAX
 
 HARD = ("derivative", "integral", "theorem", "matrix")
 EASY = ("parcel", "refund", "invoice", "delivery")
