@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 
+from monitoring.archive.feedback_rows import feedback_of
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import (
     ArchiveQuery,
@@ -17,7 +18,6 @@ from monitoring.archive.tables import (
     read_span,
 )
 from monitoring.feedback import Feedback, WordSeals, read_entries
-from monitoring.feedback_rows import feedback_of
 from monitoring.ids import SHAPE, read_time
 from monitoring.texts import Seals
 

@@ -15,13 +15,13 @@ from typing import Any
 import duckdb
 import msgspec
 
+from monitoring.archive.feedback_rows import feedback_of, write_json
 from monitoring.archive.merging import remove_spanned
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, fetch_rows, find_table, read, replace_part
 from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, WordSeals
 from monitoring.feedback_erasure import seal_stream
-from monitoring.feedback_rows import feedback_of, write_json
 from monitoring.texts import PRUNED_KEY, SEALED_SECONDS, Resealing, Seals, TextRetention, TextRow
 
 PRUNED_EVERY_SECONDS = 3600

@@ -16,9 +16,9 @@ from typing import Any
 import duckdb
 import msgspec
 
+from monitoring.archive.feedback_rows import VALUES
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, NothingArchived, connect_duckdb, fetch_rows, list_files, read
-from monitoring.feedback_rows import VALUES
 from monitoring.quality.replay.recorded import Placed
 from monitoring.quality.signals.all_watches import FEEDBACK, RECORDS, REPORTED
 from monitoring.quality.signals.entries import Given, Seen, is_reported

@@ -25,13 +25,13 @@ from typing import Any, Literal, assert_never
 import msgspec
 from redis.exceptions import RedisError
 
+from monitoring.archive.feedback_rows import row_of
 from monitoring.archive.merging import merge_parts
 from monitoring.archive.storage import ArchiveStorage, open_storage
 from monitoring.archive.tables import DAY_SECONDS, ROWS, Dataset, RecordRow, columns_of, day_of, write_part
 from monitoring.bucket_storage import Bucket
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
-from monitoring.feedback_rows import row_of
 from monitoring.helper_process import JobError, run_job
 from monitoring.records import REPORTED_STREAM_KEY, RecordIndex
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 from redis import Redis
 
+from monitoring.archive.feedback_rows import feedback_of
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, connect_duckdb, fetch_rows, find_table
 from monitoring.datasets.build_job import KeptSource
@@ -24,7 +25,6 @@ from monitoring.datasets.similarity import COMPARED_MAX
 from monitoring.evaluation.answer_forms import write_demonstration
 from monitoring.evaluation.dataset import CallError, DatasetError, read_calling
 from monitoring.feedback import Feedback, WordSeals, read_entries
-from monitoring.feedback_rows import feedback_of
 from monitoring.labels.request_label import RequestLabel, find_label
 from monitoring.redis_address import open_redis
 from monitoring.text_reader import TextReader
