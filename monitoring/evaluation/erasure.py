@@ -17,6 +17,7 @@ from monitoring.evaluation.dataset import ROW_TEXTS, Row
 from monitoring.evaluation.redis_keys import (
     ERASED_ENDING,
     EVALUATIONS_KEY,
+    SHARED,
     SUITES_KEY,
     get_evaluation_key,
     get_suite_key,
@@ -100,8 +101,7 @@ def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:
         rows = [msgspec.json.decode(raw, type=Row) for raw in redis.lrange(data, 0, -1)]
         gone = _find_gone(rows, requests)
         waiting = [row.number for row in rows if row.id in gone]
-        fields = redis.hscan_iter(texts, count=PUSHED_AT_ONCE)
-        handles_by_field = {field: msgspec.json.decode(raw, type=TextRow).handles for field, raw in fields}
+        handles_by_field, tools_by_field = _read_names(redis, texts)
         named = _close(handles_by_field.values(), requests | gone)
         numbers = {int(field.split(b":")[0]) for field, handles in handles_by_field.items() if named & {*handles}}
         erased += len(numbers.union(waiting))
@@ -111,9 +111,26 @@ def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:
         while left := [raw for raw in redis.lrange(data, 0, -1) if msgspec.json.decode(raw, type=Row).id in gone]:
             for raw in left:  # one that is sealed again meanwhile is met the next time
                 redis.lrem(data, 1, raw)
-        if late := [field for field in redis.hkeys(texts) if int(field.split(b":")[0]) in numbers]:
+        present = redis.hkeys(texts)
+        late = [field for field in present if int(field.split(b":")[0]) in numbers]
+        if handles_by_field.keys() >= {*present}:  # else a row that came meanwhile may have the same tools
+            kept = {tools for field, tools in tools_by_field.items() if field not in late}
+            late += {*tools_by_field.values()} - kept
+        if late:
             redis.hdel(texts, *late)
     return erased
+
+
+def _read_names(redis: Any, texts: str) -> tuple[dict[bytes, list[str]], dict[bytes, bytes]]:
+    """By field of an evaluation's texts its row's names, and the field of the tools that it has."""
+    handles: dict[bytes, list[str]] = {}
+    tools: dict[bytes, bytes] = {}
+    for field, raw in redis.hscan_iter(texts, count=PUSHED_AT_ONCE):
+        text = msgspec.json.decode(raw, type=TextRow)
+        handles[field] = text.handles
+        if (text.tools or "").startswith(f"{SHARED}:"):
+            tools[field] = (text.tools or "").encode()
+    return handles, tools
 
 
 def _erase_rows(pipe: Any, name: bytes, key: str, requests: Set[str], seals: Seals) -> int:

@@ -10,6 +10,9 @@ EVALUATIONS_KEY = "apprentice:evaluations"
 ERASED_ENDING = ":erased"
 """Behind the key of an upload's rows: the ids of those that an erasure has taken away."""
 
+SHARED = -1
+"""Among kept texts of an evaluation, in the place of a row's number: tools, which many rows have."""
+
 
 def get_suite_key(task: str, digest: str) -> str:
     """The key of a suite's rows."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from monitoring.evaluation.erasure import erase_from_evaluations
+from monitoring.redis_address import open_redis
 from tests.fakes.answers import Called
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import run
@@ -137,14 +141,38 @@ async def test_without_kept_texts_it_is_told_how_to_keep_them(
     assert "set tasks.returns.texts" in answer.json()["error"]["message"]
 
 
+def call_or_refuse(arguments: dict[str, Any], body: dict[str, Any]) -> Called | str:
+    return Called("refund", arguments) if "A-7" in str(body["messages"]) else "I may not."
+
+
+async def list_texts(running: RunningGateway, evaluation: str, erased: str | None) -> list[int]:
+    """The number of kept texts by row, tools first, once this row is erased."""
+
+    url = running.services.settings.redis_url
+    assert url is not None
+
+    def look() -> list[int]:
+        with open_redis(url.get_secret_value()) as redis:
+            if erased is not None:
+                erase_from_evaluations(redis, {erased})
+            fields: Any = redis.hkeys(f"apprentice:evaluation:{evaluation}:texts")
+        counts = Counter(int(field.split(b":")[0]) for field in fields)
+        return [counts[number] for number in sorted(counts)]
+
+    return await asyncio.to_thread(look)
+
+
 async def test_texts_of_an_evaluation_have_the_tools_and_the_calls(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, tmp_path: Path
 ) -> None:
     tool: dict[str, Any] = {"type": "function", "function": {"name": "refund", "description": "Ask jo@shop.example."}}
     right, wrong = ({"tool_calls": [{"name": "refund", "arguments": {"order": order}}]} for order in ("A-7", "A-8"))
-    row = {"text": "Refund A-7.", "tools": [tool], "tool_choice": "required", "expected": right}
+    row = {"id": "r0", "text": "Refund A-7.", "tools": [tool], "tool_choice": "required", "expected": right}
+    other = {"id": "r1", "text": "Refund B-7.", "tools": [tool], "expected": "I may not."}
+    small.auto_tool_choice = general.auto_tool_choice = True
+    rows = b"".join(json.dumps(each).encode() + b"\n" for each in (row, other))
     small.answers[V1], general.answers["*"] = (
-        (lambda _, said=said: Called("refund", said["tool_calls"][0]["arguments"])) for said in (wrong, right)
+        partial(call_or_refuse, said["tool_calls"][0]["arguments"]) for said in (wrong, right)
     )
     async with (
         run_gateway(configure(**KEPT)) as running,
@@ -152,14 +180,15 @@ async def test_texts_of_an_evaluation_have_the_tools_and_the_calls(
         browsing(running, running.admin_key) as page,
     ):
         await running.place(make_adapter(1))
-        evaluation = (await ended(http, (await begin(http, json.dumps(row).encode()))["id"]))["id"]
-        (read,) = (await http.get(f"/admin/v1/evaluations/{evaluation}/texts")).json()["rows"]
+        evaluation = (await ended(http, (await begin(http, rows))["id"]))["id"]
+        read, _ = (await http.get(f"/admin/v1/evaluations/{evaluation}/texts")).json()["rows"]
         place = {"APPRENTICE_URL": running.url, "APPRENTICE_KEY": running.admin_key}
         file, as_json = tmp_path / "report.md", tmp_path / "report.json"
         for path in (file, as_json):
             await asyncio.to_thread(run, "evaluations", "show", evaluation, "--out", str(path), **place)
         pair = (await http.get(f"/v1/evaluations/{evaluation}/pair")).json()
         shown = (await page.get(f"/console/compare/{evaluation}")).text
+        left = [await list_texts(running, evaluation, erased) for erased in (None, "r1", "r0")]
     masked = tool | {"function": tool["function"] | {"description": "Ask [email]."}}
     assert (read["tools"], read["tool_choice"], read["right"]) == (
         [masked],
@@ -167,7 +196,8 @@ async def test_texts_of_an_evaluation_have_the_tools_and_the_calls(
         {"adapter": False, "general": True},
     )
     assert (pair["tools"], pair["tool_choice"]) == ([masked], "required")
-    assert json.loads(as_json.read_text())["wrong_rows"] == [read]
+    assert json.loads(as_json.read_text())["wrong_rows"][0] == read
+    assert left == [[1, 3, 3], [1, 3], []], "tools are kept once, and go with the last row that has them"
     assert [json.loads(each) for each in (read["expected"], *read["answers"].values())] == [right, wrong, right]
     assert 'tools: refund() tool_choice: "required" user: Refund A-7.' in file.read_text()
     assert '|refund({"order":"A-7"})|refund({"order":"A-8"})|refund({"order":"A-7"})|' in file.read_text()

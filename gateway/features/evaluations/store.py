@@ -404,7 +404,7 @@ class EvaluationStore:
             all_of_it.sismember(_key(evaluation.id, "forgotten"), number)
             *_, is_forgotten = await all_of_it.execute()
         if is_forgotten:  # an erasure came while the row was asked
-            await self._redis.hdel(key, *fields)
+            await self._redis.hdel(key, *(name for name in fields if name.startswith(f"{number}:")))
 
     async def texts(self, evaluation: Evaluation, number: int, arms: Sequence[str]) -> list[bytes | None]:
         """The sealed texts of a row by arm, and those of the row itself by an empty name; None where none is kept."""

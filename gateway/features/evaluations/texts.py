@@ -6,6 +6,7 @@ They are redacted as the task's kept texts are, and sealed by the same key, befo
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from gateway.features.evaluations.store import Evaluation
 from gateway.features.texts.redactors import Redact, redact_conversation
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.erasure import list_names
+from monitoring.evaluation.redis_keys import SHARED
 from monitoring.evaluation.results import Said
 from monitoring.texts import KeptText, TextRow, Unsealable
 
@@ -54,7 +56,7 @@ async def read_texts(evaluations: Evaluations, evaluation: Evaluation, number: i
     """A row with its expected answer and each arm's, as far as they are kept and can be opened. Raises RedisError."""
     names = ["", *evaluation.arms]
     raw = dict(zip(names, await evaluations.store.texts(evaluation, number, names), strict=True))
-    row = _opened(evaluations, raw[""])
+    row = _opened(evaluations, await _with_tools(evaluations, evaluation, raw[""]))
     if row is None:
         return None
     answers = {arm: _opened(evaluations, raw[arm]) for arm in evaluation.arms}
@@ -84,8 +86,24 @@ def _sealed(
     if answer.text is not None:
         bare = msgspec.structs.replace(question, messages=[], prompt=None, tools=[], tool_choice=None)
         fields[arm] = msgspec.structs.replace(bare, answer=redact(answer.text))
-    seals = evaluations.texts.seals
-    return {f"{row.number}:{name}": msgspec.json.encode(seals.close(text)) for name, text in fields.items()}
+    closed = {f"{row.number}:{name}": evaluations.texts.seals.close(text) for name, text in fields.items()}
+    asked = closed[f"{row.number}:"]
+    if asked.tools is not None:  # once for all rows that have them
+        name = f"{SHARED}:{hashlib.sha256(asked.tools.encode()).hexdigest()}"
+        closed[name] = TextRow(request="", at=asked.at, task=asked.task, tools=asked.tools)
+        asked.tools = name
+    return {name: msgspec.json.encode(text) for name, text in closed.items()}
+
+
+async def _with_tools(evaluations: Evaluations, evaluation: Evaluation, raw: bytes | None) -> bytes | None:
+    """The sealed texts of a row with its tools, which lie beside them. Raises RedisError."""
+    text = None if raw is None else msgspec.json.decode(raw, type=TextRow)
+    if text is None or not (text.tools or "").startswith(f"{SHARED}:"):
+        return raw
+    _, _, digest = (text.tools or "").partition(":")
+    (shared,) = await evaluations.store.texts(evaluation, SHARED, [digest])
+    text.tools = None if shared is None else msgspec.json.decode(shared, type=TextRow).tools
+    return msgspec.json.encode(text)
 
 
 def _opened(evaluations: Evaluations, raw: bytes | None) -> KeptText | None:
