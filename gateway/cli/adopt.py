@@ -367,10 +367,10 @@ def _read_state(adoption: Adoption) -> dict[str, Any]:
     options = [adoption.class_field, *adoption.columns, manifest, *adoption.parameters]
     fresh: dict[str, Any] = {"task": adoption.task, "file": digest, "options": options, "done": {}}
     try:
-        state: dict[str, Any] = json.loads((adoption.folder / STATE_FILE).read_bytes())
+        state: Any = json.loads((adoption.folder / STATE_FILE).read_bytes())
     except (OSError, ValueError):
         return fresh
-    same = all(state.get(name) == fresh[name] for name in ("task", "file", "options"))
+    same = isinstance(state, dict) and all(state.get(name) == fresh[name] for name in ("task", "file", "options"))
     return state if same and isinstance(state.get("done"), dict) else fresh
 
 

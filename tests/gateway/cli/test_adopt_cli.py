@@ -149,6 +149,14 @@ async def test_each_step_trusts_the_named_authority_and_runs_no_code_that_lies_h
     assert "more rows, at least. Look at" in said.err  # what to do, and where it is shown
 
 
+async def test_state_file_that_is_no_state_is_a_new_beginning(adopting: Command, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("text,expected\na kettle,approve\na tent,deny\n")
+    (tmp_path / "adopt.json").write_text("[]")
+    said = await adopting("adopt", str(file), "--task", "returns", "--out", str(tmp_path))
+    assert (said.exit_code, "To go on: --past readiness." in said.err) == (1, True), said.err
+
+
 async def test_unknown_task_and_unknown_stop_say_what_to_do(adopting: Command, tmp_path: Path) -> None:
     file = examples(tmp_path)
     unknown = await adopting("adopt", str(file), "--task", "clauses")
