@@ -107,13 +107,13 @@ async def _trickle(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_unfinished_body_closes_the_connection_and_is_recorded_as_cancelled(
-    configure: Configure,
-) -> None:
+async def test_an_unfinished_body_gets_408_and_its_connection_closes(configure: Configure) -> None:
     async with run_gateway(configure(limits={"body_seconds_max": 0.2})) as gateway:
         async with connected(gateway) as (reader, writer):
             key = f"authorization: Bearer {gateway.admin_key}\r\ncontent-length: 100\r\n\r\n".encode()
             writer.write(CHAT + key + b'{"model":')
+            status, _, body = await head_and_body(reader)
+            assert (status, json.loads(body)["error"]["code"]) == (408, "body_too_slow")
             assert await closed(reader) == b""
         assert gateway.services.admission.in_flight == 0
 
