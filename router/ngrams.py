@@ -13,8 +13,6 @@ FOLDED_MAX = 2_424
 _BASE = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 _SHIFT = np.uint64(64 - 15)
-_BUCKET_BITS = np.uint64(15)
-_RUNS_KEPT = np.uint64(3 << 61)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 _SALTS = tuple(np.uint64(salt) for salt in (0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB))
 
@@ -41,14 +39,11 @@ def fold(text: str) -> str:
     return f" {' '.join(text.casefold().split())} "[:FOLDED_MAX]
 
 
-def find_buckets(
-    folded: str, is_lean: bool = False, with_pairs: bool = True
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def find_buckets(folded: str, is_lean: bool = False) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """The buckets of runs of 3 to 5 characters, of words and of pairs of words, and the place where each begins.
 
-    `is_lean`: of words, of pairs, and of three in eight runs of 4 characters, by their hashes: they tell as much.
-    Lean and without pairs: of words and of every second run, by its bucket. Each kind has a salt of its own, so that
-    a word is not its own run of characters.
+    `is_lean`: of words and of every second run of 4 characters alone, by its bucket: they tell nearly as much.
+    Each kind has a salt of its own, so that a word is not its own run of characters.
     """
     points = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     sums = np.zeros(len(points) + 1, np.uint64)
@@ -63,7 +58,7 @@ def find_buckets(
     if len(points) > 2:
         hashes.append((sums[ends] - sums[starts]) * _INVERSES[starts] ^ _SALTS[3])
         places.append(starts)
-        if with_pairs:
+        if not is_lean:
             hashes.append((sums[ends[1:]] - sums[starts[:-1]]) * _INVERSES[starts[:-1]] ^ _SALTS[4])
             places.append(starts[:-1])
     if not hashes:
@@ -75,6 +70,6 @@ def find_buckets(
     place = np.concatenate(places)
     if not is_lean:
         return buckets, place
-    chosen = (mixed << _BUCKET_BITS) < _RUNS_KEPT if with_pairs else (buckets & 1) == 0
-    chosen[len(points) - 3 :] = True  # the words, and their pairs
+    chosen = (buckets & 1) == 0
+    chosen[len(points) - 3 :] = True  # the words
     return buckets[chosen], place[chosen]

@@ -24,7 +24,6 @@ from router.languages import find_other_language
 from router.model_bytes import UnusableModel
 from router.model_file import PackedForm, list_fields
 from router.ngrams import BUCKETS
-from router.scope_parts import Mix, ScoreParts
 from router.spelling import MARK_BITS, Marks, mend_words
 from router.text_units import Integers, Passage, WordLimits, read_passage
 
@@ -36,9 +35,6 @@ MENDED_CHARACTERS_MAX = 400
 """Longest text in which typing errors are mended, which costs a second score."""
 DOUBTED_BELOW = 0.3
 """Score from which on nobody looks for typing errors or another language."""
-
-
-_WHOLE: npt.NDArray[np.bool_] = np.zeros((3, 1), np.bool_)
 
 
 class ScopeError(UnusableModel):
@@ -62,12 +58,72 @@ class ScopeScore:
     language: str = ""
 
 
-class _Ngrams(NamedTuple):
-    """The n-grams of a text: their `lines` of weights, and the squares of their weights, each and by window."""
+class ScoreParts(NamedTuple):
+    """The parts of the scores of a text's windows, one number a window.
 
-    lines: npt.NDArray[np.int8]
-    shares: Vectors
-    squares: Vectors
+    Margins of the nearest class, of the next one, of other traffic, and of what frames a request; the similarity of
+    the nearest training prompt, less what is due to its crowd; and the echo: how like the margins of all classes are to
+    those of the training prompts that are most alike in them, a mean cosine from the middle of all prompts, less what
+    is due to the crowd.
+    `sentences`: windows that may be foreign sentences; `extracts`: those that may be foreign parts of a long one;
+    `singles`: those that may be one of several requests in a sentence.
+    """
+
+    first: Vectors
+    second: Vectors
+    background: Vectors
+    frame: Vectors
+    nearest: Vectors
+    echo: Vectors
+    sentences: npt.NDArray[np.bool_]
+    extracts: npt.NDArray[np.bool_]
+    singles: npt.NDArray[np.bool_]
+
+
+class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The weights of the parts, the result that counts as 0, and its distance to 1.
+
+    The margin of other traffic counts in full by `background`; by `excess` only what of it is over `usual`, which nine
+    in ten of the training prompts do not reach: it says that a text is far off, and nothing of one that is near.
+    A sentence belongs to the task by its first margin (`first_usual`) and by how far that leads the margin of frames
+    (`lead_usual`); it frames a request by `frame_usual`. The worst suspect counts with `slack` added, and the worst
+    part of a long sentence with `extract_slack`. A request within a sentence counts with `single_less` taken off, since
+    of many parts one looks well by chance; None: it is not looked for.
+    """
+
+    first: float = 1.0
+    second: float = 0.0
+    background: float = 0.0
+    excess: float = 0.0
+    usual: float = 0.0
+    nearest: float = 0.0
+    echo: float = 0.0
+    zero: float = 0.0
+    unit: float = 1.0
+    first_usual: float = 0.0
+    lead_usual: float = 0.0
+    frame_usual: float = 0.0
+    slack: float = 0.0
+    extract_slack: float = 0.0
+    single_less: float | None = None
+
+    def score_windows(self, parts: ScoreParts) -> Vectors:
+        """The score of each window."""
+        sums: Vectors = self.first * parts.first - self.second * parts.second - self.background * parts.background
+        sums -= self.excess * np.maximum(0.0, parts.background - self.usual)
+        sums += self.nearest * parts.nearest + self.echo * parts.echo
+        return (sums - self.zero) / self.unit
+
+    def score_worst(self, parts: ScoreParts, scores: Vectors) -> float:
+        """The score of the most foreign window, with its slack; infinite where none may be foreign."""
+        sentences = scores.min(where=parts.sentences, initial=np.inf) + self.slack
+        return float(min(sentences, scores.min(where=parts.extracts, initial=np.inf) + self.extract_slack))
+
+    def of(self, parts: ScoreParts) -> float:
+        """The score of the text: of its best window, unless a sentence is foreign."""
+        scores = self.score_windows(parts)
+        best = float((scores - (self.single_less or 0.0) * parts.singles).max())
+        return best if len(scores) == 1 else min(best, self.score_worst(parts, scores))
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +139,6 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     languages: tuple[str, ...]
     mark_places: int = 1
     echo_neighbours: int = 3
-    with_pairs: bool = False
 
 
 _FORM = PackedForm(
@@ -149,7 +204,6 @@ class ScopeModel:
     languages: tuple[str, ...]
     mark_places: int
     echo_neighbours: int
-    with_pairs: bool
     held_back_rows: int
     ids: tuple[str, ...]
     idf: Vectors
@@ -190,8 +244,11 @@ class ScopeModel:
         parts, similarities, members = self._parts(passage)
         count = min(NEIGHBOURS, len(members))
         best = np.argpartition(similarities, -count)[-count:]
-        near = sorted(zip((-similarities[best]).tolist(), members[best].tolist(), strict=True))
-        return ScopeScore(self.mix.of(parts), tuple(Neighbour(self.ids[at], -distance) for distance, at in near))
+        best = best[np.lexsort((members[best], -similarities[best]))]
+        return ScopeScore(
+            score=self.mix.of(parts),
+            neighbours=tuple(Neighbour(self.ids[members[at]], float(similarities[at])) for at in best),
+        )
 
     def parts(self, text: str) -> ScoreParts:
         """The parts of the text's score."""
@@ -252,10 +309,10 @@ class ScopeModel:
         return margins
 
     def _read(self, text: str) -> Passage:
-        return read_passage(text, self.embedding, self.limits, self.mix.single_less is not None, self.with_pairs)
+        return read_passage(text, self.embedding, self.limits, self.mix.single_less is not None)
 
-    def _margins(self, passage: Passage) -> tuple[Vectors, Vectors, _Ngrams]:
-        """The margins of all windows, the vectors by which their nearest prompts are found, and the n-grams."""
+    def _margins(self, passage: Passage) -> tuple[Vectors, Vectors]:
+        """The margins of all windows, and the vectors by which their nearest prompts are found."""
         dense = scale_to_one(passage.windows @ passage.vectors)
         meaning = dense
         if self.deep is not None:
@@ -263,9 +320,8 @@ class ScopeModel:
             dense = np.concatenate((dense, meaning), 1)
         margins: Vectors = dense @ self.dense
         margins += self.bias
-        added, ngrams = self._of_ngrams(passage)
-        margins += added
-        return margins, meaning, ngrams
+        margins += self._of_ngrams(passage)
+        return margins, meaning
 
     def _deep_windows(self, deep: Embedding, passage: Passage) -> Vectors:
         """The neural vectors of the whole and of the pieces, and for other windows the sum of the pieces in them."""
@@ -276,37 +332,24 @@ class ScopeModel:
         sums = np.stack([pieces[first:end].sum(0) for first, end in passage.pieces_in[1:]])
         return np.concatenate((whole, scale_to_one(sums)))
 
-    def _of_ngrams(self, passage: Passage) -> tuple[Vectors, _Ngrams]:
-        """The part of each window's margins that words and runs of characters add, and these."""
+    def _of_ngrams(self, passage: Passage) -> Vectors:
+        """The part of each window's margins that words and runs of characters add."""
         buckets, units = passage.buckets, passage.vectors.shape[0]
-        counts: Vectors = np.empty(BUCKETS, np.float32)  # to clear all of it would take longer than the rest
-        counts[buckets] = 0.0
-        np.add.at(counts, buckets, np.float32(1.0))
-        repeats = counts.take(buckets)
-        weights: Any = self.idf.take(buckets) * (np.log(repeats) + np.float32(1.0))
-        shares = weights * weights / repeats
-        squares = np.bincount(passage.units, shares, units)
+        repeats = np.bincount(buckets, minlength=BUCKETS)[buckets].astype(np.float32)
+        weights = self.idf[buckets] * (1.0 + np.log(repeats))
+        squares = np.bincount(passage.units, weights * weights / repeats, units)
         weights /= repeats
         spread = np.zeros((units, len(buckets)), np.float32)
         spread[passage.units, np.arange(len(buckets))] = weights
-        lines = self.sparse.take(self.rows.take(buckets), 0)  # faster than by brackets
-        added: Vectors = passage.windows @ (spread @ lines.astype(np.float32))
+        added: Vectors = passage.windows @ (spread @ self.sparse[self.rows[buckets]].astype(np.float32))
         added *= self.sparse_scale
-        lengths = np.maximum(np.sqrt(passage.windows @ squares.astype(np.float32)), np.float32(1e-6))
-        added /= lengths[:, None]
-        return added, _Ngrams(lines, shares, lengths * lengths)
-
-    def _find_typical(self, passage: Passage, ngrams: _Ngrams, windows: list[int], near: Integers) -> Vectors:
-        """The share of each window's n-grams that speak for its nearest class."""
-        speaks = (ngrams.lines.take(near, 1) > 0).T * ngrams.shares
-        if len(passage.vectors) > 1:
-            speaks *= passage.windows.take(windows, 0).take(passage.units, 1)
-        typical: Vectors = speaks.sum(1) / ngrams.squares[windows]
-        return typical
+        lengths = np.sqrt(passage.windows @ squares.astype(np.float32))
+        added /= np.maximum(lengths, np.float32(1e-6))[:, None]
+        return added
 
     def _parts(self, passage: Passage) -> tuple[ScoreParts, Vectors, Integers]:
         """The parts of the score's windows, and the similarities of the best one to training prompts, with these."""
-        margins, meaning, ngrams = self._margins(passage)
+        margins, meaning = self._margins(passage)
         count = len(self.echo_middle)
         windows, suspects = self._choose_windows(passage, margins) if len(margins) > 1 else ([0], [])
         if len(margins) > 1:
@@ -315,37 +358,30 @@ class ScopeModel:
         near = classes.argmax(1)
         members = _members(self.nearest_starts, near)
         placed = scale_to_one(meaning @ self.axes)
-        similarities = placed @ self.nearest.take(members, 0).T.astype(np.float32)
+        similarities = placed @ self.nearest[members].T.astype(np.float32)
         apart = classes - self.echo_middle
-        extent: Vectors = np.sqrt(np.einsum("ij,ij->i", apart, apart))
-        lengths: Any = np.maximum(extent, np.float32(1e-6))
-        directions: Vectors = apart / lengths[:, None]
-        if len(self.echo_axes):
-            directions = scale_to_one(apart @ self.echo_axes)
+        directions = scale_to_one(apart @ self.echo_axes if len(self.echo_axes) else apart)
         echo_members = members if len(self.echoes) == len(self.nearest) else _members(self.echo_starts, near)
         with np.errstate(invalid="ignore"):  # BLAS may set the flag by what it reads beyond a row; all here is finite
-            alike = directions @ self.echoes.take(echo_members, 0).T.astype(np.float32)
+            alike = directions @ self.echoes[echo_members].T.astype(np.float32)
         alike *= np.float32(1 / 127)
-        alike -= self.echo_crowding.take(echo_members)
+        alike -= self.echo_crowding[echo_members]
         echoes = min(self.echo_neighbours, alike.shape[1])
         alike.partition(-echoes, 1)
         similarities *= np.float32(1 / 127)
         first, nothing = classes.max(1), np.zeros(len(margins), np.float32)
-        kinds = _find_kinds(passage, windows, suspects) if len(windows) > 1 else _WHOLE
         parts = ScoreParts(
             first=first,
             second=np.partition(classes, -2, 1)[:, -2] if count > 1 and self.mix.second else nothing,
             background=margins[:, count] if self.with_background else nothing,
             frame=margins[:, -1] if self.with_frames else nothing,
-            nearest=(similarities - self.crowding.take(members)).max(1),
+            nearest=(similarities - self.crowding[members]).max(1),
             echo=alike[:, -echoes:].mean(1),
-            typical=self._find_typical(passage, ngrams, windows, near),
-            extent=extent,
-            sentences=kinds[0],
-            extracts=kinds[1],
-            singles=kinds[2],
+            sentences=np.array([at in suspects and at < passage.extracts_from for at in windows]),
+            extracts=np.array([at in suspects and at >= passage.extracts_from for at in windows]),
+            singles=np.array([passage.singles_from <= at < passage.extracts_from for at in windows]),
         )
-        return parts, similarities[int(parts.nearest.argmax())], members
+        return parts, similarities[int(first.argmax())], members
 
     def _choose_windows(self, passage: Passage, margins: Vectors) -> tuple[list[int], list[int]]:
         """The windows to score in full, and which of them may be foreign: the whole, what looks best and worst."""
@@ -374,13 +410,6 @@ class ScopeModel:
         strange = {at for at in judged if at not in owned and frame[at] < mix.frame_usual}
         beside = strange if len(belong) > len(strange) else ()
         return [at for place, at in enumerate(judged) if belong[0] < place < belong[-1] or at in beside]
-
-
-def _find_kinds(passage: Passage, windows: list[int], suspects: list[int]) -> npt.NDArray[np.bool_]:
-    """A row each for what may be a foreign sentence, a foreign part of one, and what is a single request."""
-    singles, extracts = passage.singles_from, passage.extracts_from
-    kinds = [(at in suspects and at < extracts, at in suspects and at >= extracts) for at in windows]
-    return np.array([*zip(*kinds, strict=True), [singles <= at < extracts for at in windows]])
 
 
 def _members(starts: npt.NDArray[np.uint32], classes: Integers) -> Integers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from itertools import accumulate, chain, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -59,11 +59,8 @@ class Passage(NamedTuple):
     extracts_from: int
 
 
-def read_passage(
-    text: str, embedding: StaticEmbedding, limits: WordLimits, with_singles: bool, with_pairs: bool
-) -> Passage:
-    """Read a text, at most its first and last 1,100 characters. `with_singles`: single units are windows too;
-    `with_pairs`: pairs of words are n-grams too."""
+def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits, with_singles: bool) -> Passage:
+    """Read a text, at most its first and last 1,100 characters. `with_singles`: single units are windows too."""
     clipped = clip_passage(clip_passage(text).casefold())
     pieces = split_pieces(clipped)
     by_piece = [piece.split() or [""] for piece in pieces]
@@ -88,7 +85,7 @@ def read_passage(
     windows += [(at, at + 2) for at, _ in extracts]
     judged = [*range(extracts_from, len(windows))]
     judged += [1 + at for at in own if spans[at][1] == spans[at][0] + 1 and len(pieces[at]) >= JUDGED_CHARACTERS_MIN]
-    buckets, units, vectors = _read_units(words, firsts, embedding, with_pairs)
+    buckets, units, vectors = _read_units(words, firsts, embedding)
     return Passage(
         text=clipped,
         pieces=tuple(pieces),
@@ -110,22 +107,21 @@ def read_passage(
 
 
 def _read_units(
-    words: Sequence[str], firsts: Sequence[int], embedding: StaticEmbedding, with_pairs: bool
+    words: Sequence[str], firsts: Sequence[int], embedding: StaticEmbedding
 ) -> tuple[Integers, Integers, Vectors]:
     """The n-grams of the words, the unit of each, and the sums of word vectors by unit. Units begin at `firsts`."""
-    buckets, places = find_buckets(f" {' '.join(words)} ", is_lean=True, with_pairs=with_pairs)
+    buckets, places = find_buckets(f" {' '.join(words)} ", is_lean=True)
     rows = embedding.look_up(words)
     if len(firsts) == 1:
         return buckets, np.zeros(len(buckets), np.intp), rows.sum(0, keepdims=True)
-    ends = np.fromiter(accumulate(map(len, words)), np.intp, len(words))
-    later = np.array(firsts[1:])
-    units = np.searchsorted(ends.take(later - 1) + later + 1, places, "right")
+    edges = np.cumsum([1, *map(len, words)])[firsts] + firsts
+    units = np.searchsorted(edges[1:], places, "right")
     return buckets, units, _make_rows([*pairwise([*firsts, len(words)])], len(words)) @ rows
 
 
 def _make_rows(spans: Sequence[tuple[int, int]], width: int) -> Vectors:
     """A row a span, with 1 in it."""
-    ends = np.fromiter(chain.from_iterable(spans), np.intp, 2 * len(spans)).reshape(-1, 2)
+    ends = np.array(spans)
     places = np.arange(width)
     return ((ends[:, :1] <= places) & (places < ends[:, 1:])).astype(np.float32)
 

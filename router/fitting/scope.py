@@ -33,12 +33,10 @@ from router.fitting.neighbours import (
     round_to_halves,
 )
 from router.fitting.scope_mix import choose_mix, draw_folds, find_bars, number_groups
-from router.fitting.scope_weights import learn_weights
 from router.languages import find_languages
 from router.model_bytes import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS, find_buckets, fold
-from router.scope_model import HELD_BACK_MAX, ScopeModel
-from router.scope_parts import Mix, ScoreParts
+from router.scope_model import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
 from router.spelling import mark_words
 from router.text_units import WordLimits
 
@@ -66,9 +64,6 @@ NEGATIVES_MIN = 600
 """Rows that stand for all else beside each class: fewer where texts are long, since these take longer."""
 ENTRIES_MAX = 1_500_000
 UNLIKE_PROMPTS_MAX = 3_000
-HELD_OUT_CLASSES_MIN, KEPT_CLASSES_MAX, JUDGED_MAX = 8, 40, 800
-"""Weights are learned with models of half of the classes: least classes for it, most in a model, and prompts judged of
-those kept and of those held out."""
 STATIC_WEIGHT = 0.6
 DEEP_WEIGHT = 1.0
 REGULARISATION = 1.0
@@ -99,7 +94,7 @@ class _Progress:
     end: float
 
     def __call__(self, share: float) -> None:
-        self.tell(self.step, min(self.start + (self.end - self.start) * share, 1.0))
+        self.tell(self.step, self.start + (self.end - self.start) * share)
 
     def part(self, number: int, of: int) -> _Progress:
         """One of the step's equal parts."""
@@ -339,7 +334,6 @@ class _Fitter:
             languages=find_languages((rows.texts[at] for at in own), LANGUAGE_SHARE_MIN),
             mark_places=2,
             echo_neighbours=ECHOES,
-            with_pairs=True,
             held_back_rows=1,
             ids=tuple(rows.ids[at] for at in chosen),
             idf=idf,
@@ -366,46 +360,27 @@ class _Fitter:
         """The model with its mix, scaled on training prompts that it, or a fold's model, was not fitted with."""
         own = rows.own
         folds = draw_folds(own, rows.groups[own], draw)
-        weights = learn_weights(list(self._without_classes(rows, draw, tell.part(0, len(folds) + 2))))
-        steps = len(folds) + 2
+        steps = len(folds) + int(len(folds) > 1)
         parts: list[ScoreParts] = []
         doubled: list[ScoreParts] = []
         _, frames = split_frames(read_frames())
         for number, left_out in enumerate(folds):
             hidden = np.append(rows.groups[left_out], FRAMES_KEPT_BACK)
             others = np.flatnonzero(~np.isin(rows.groups, hidden))
-            model = self.fit(rows.of(others), tell.part(number + 1, steps))
+            model = self.fit(rows.of(others), tell.part(number, steps))
             texts = [rows.texts[at] for at in left_out]
             framing = [model.parts(text) for text in list_frames(frames)]
             model = replace(model, mix=find_bars([model.parts(text) for text in texts], framing))
             parts += [model.parts(text) for text in texts]
             doubled += [model.parts(text) for text in _double(texts)]
-        mix = choose_mix(parts, doubled, model.mix, weights)
-        model = self.fit(rows, tell.part(steps - 1, steps))
+        bars = model.mix
+        if len(folds) > 1:
+            model = self.fit(rows, tell.part(steps - 1, steps))
+        mix = choose_mix(parts, doubled, bars)
         scores = np.sort([mix.of(part) for part in parts])
         if len(scores) > HELD_BACK_MAX:
             scores = scores[np.round(np.linspace(0, len(scores) - 1, HELD_BACK_MAX)).astype(np.intp)]
         return replace(model, mix=mix, held_back_rows=len(parts), held_back=scores.astype(np.float32))
-
-    def _without_classes(
-        self, rows: _Rows, draw: np.random.Generator, tell: _Progress
-    ) -> Iterator[tuple[list[ScoreParts], list[ScoreParts]]]:
-        """The parts of prompts in scope and of classes held out, by models of the other half of the classes."""
-        names = draw.permutation(int(rows.classes.max()) + 1)
-        for number, half in enumerate(np.array_split(names, 2) if len(names) >= HELD_OUT_CLASSES_MIN else ()):
-            is_kept = np.isin(rows.classes[rows.own], half[:KEPT_CLASSES_MAX])
-            strange, own = rows.own[~is_kept], rows.own[is_kept]
-            left_out = draw_folds(own, rows.groups[own], draw)[0]
-            is_shown = ~np.isin(rows.groups, rows.groups[left_out])
-            known = np.unique(rows.classes[own[is_shown[own]]])
-            left_out = left_out[np.isin(rows.classes[left_out], known)][:JUDGED_MAX]
-            if len(known) < 2 or not len(left_out):
-                continue
-            part = rows.of(np.flatnonzero(is_shown & np.isin(rows.classes, [*known, OTHER, FRAME])))
-            classes = np.where(part.classes >= 0, np.searchsorted(known, part.classes), part.classes)
-            model = self.fit(replace(part, classes=classes), tell.part(number, 2))
-            judged = draw.permutation(strange)[:JUDGED_MAX]
-            yield [model.parts(rows.texts[at]) for at in left_out], [model.parts(rows.texts[at]) for at in judged]
 
     def _joined(self, rows: _Rows, idf: Vectors) -> Any:
         """Weighted n-grams of unit length, and the embeddings beside them."""

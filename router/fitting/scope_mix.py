@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from router.fitting.scope_weights import PARTS, USUAL, Numbers, measure_scale
-from router.scope_parts import Mix, ScoreParts
+from router.scope_model import Mix, ScoreParts
 
 FOLDED_PROMPTS_MAX = 2_000
 FOLDS = 5
+FIRST, NEAREST, EXCESS = 0.15, 0.25, 1.0
+"""Weights beside the echo's: of the first margin, of the nearest prompt, and of other traffic's unusual margin."""
 MISSED_SHARE = 0.1
 """Share of sentences in scope, and of frames, that are not taken for one."""
 SINGLE_LESS = 0.5
@@ -53,14 +54,22 @@ def choose_mix(
     inside: Sequence[ScoreParts],
     doubled: Sequence[ScoreParts],
     bars: Mix,
-    weights: Numbers = USUAL,
 ) -> Mix:
-    """The mix by these weights, scaled by held-back prompts. The slack is such that few of them seem foreign."""
-    scale = measure_scale(inside)
+    """The usual mix, scaled by held-back prompts.
+
+    The echo and the nearest prompt are made as large as a margin. The slack is such that few of them seem foreign.
+    """
+    first, near, echo = (
+        float(np.std([getattr(parts, part)[0] for parts in inside])) for part in ("first", "nearest", "echo")
+    )
+    usual = float(np.quantile([parts.background[0] for parts in inside], 0.9))
     mix = replace(
         bars,
-        usual=scale.usual,
-        **dict(zip(PARTS, (weights / scale.sizes).tolist(), strict=True)),
+        first=FIRST,
+        excess=EXCESS,
+        usual=usual,
+        nearest=NEAREST * first / max(near, 1e-6),
+        echo=first / max(echo, 1e-6),
         slack=np.inf,
         extract_slack=np.inf,
     )

@@ -19,9 +19,8 @@ from router.clipping import clip_text
 from router.embedding import StaticEmbedding, Vectors
 from router.fitting.background import read_stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
-from router.ngrams import BUCKETS, count_buckets, find_buckets, fold
-from router.scope_model import ScopeError, ScopeModel
-from router.scope_parts import Mix, ScoreParts
+from router.ngrams import BUCKETS, count_buckets
+from router.scope_model import Mix, ScopeError, ScopeModel, ScoreParts
 from router.spelling import mark_words, mend_words
 from router.task_index import TaskIndex
 from router.text_units import split_pieces
@@ -105,15 +104,14 @@ def test_a_model_for_another_embedding_is_refused_and_the_message_names_both(mod
         ScopeModel.from_bytes(model.to_bytes(), Renamed())
 
 
-@pytest.mark.parametrize(("form", "mark_places"), [(3, 1), (4, 2), (5, 2)])
+@pytest.mark.parametrize(("form", "mark_places"), [(3, 1), (4, 2)])
 def test_a_model_of_an_earlier_form_is_read_and_scores_as_it_did(
     form: int, mark_places: int, model: ScopeModel, embedding: StaticEmbedding
 ) -> None:
     before = replace(
         model,
         mark_places=mark_places,
-        with_pairs=False,
-        mix=structs.replace(model.mix, single_less=None, typical=0.0, extent=0.0),
+        mix=structs.replace(model.mix, single_less=None),
         echo_neighbours=3,
         echo_crowding=np.zeros_like(model.echo_crowding),
         echo_axes=np.diag(np.linspace(0.5, 2.0, len(model.echo_middle))).astype(np.float16).astype(np.float32),
@@ -122,15 +120,11 @@ def test_a_model_of_an_earlier_form_is_read_and_scores_as_it_did(
     body = zlib.decompress(data[data.index(b"\n") + 5 :])
     end = 4 + struct.unpack_from("<I", body)[0]
     header = json.loads(body[4:end])
-    for name in ("single_less", "typical", "extent"):
-        del header["mix"][name]
-    del header["echo_neighbours"], header["with_pairs"]
-    if form < 5:
-        del header["shapes"]["echo_crowding"]
+    del header["echo_neighbours"], header["shapes"]["echo_crowding"], header["mix"]["single_less"]
     if form == 3:
         del header["mark_places"]
     described = json.dumps(header).encode()
-    kept = body[end : len(body) - (2 * len(model.echo_crowding) if form < 5 else 0)]
+    kept = body[end : len(body) - 2 * len(model.echo_crowding)]
     packed = zlib.compress(struct.pack("<I", len(described)) + described + kept)
     head = f"apprentice scope {form}\n".encode()
     again = ScopeModel.from_bytes(head + struct.pack("<I", zlib.crc32(packed)) + packed, embedding)
@@ -352,7 +346,7 @@ def test_marks_in_a_row_are_looked_at_once() -> None:
 
 def test_the_mix_counts_of_other_traffic_only_what_is_unusual() -> None:
     def score(background: float) -> float:
-        row = np.array([[1.0, 0.0, background, 0.0, 0.0, 0.0, 0.0, 0.0]], np.float32).T
+        row = np.array([[1.0, 0.0, background, 0.0, 0.0, 0.0]], np.float32).T
         return Mix(excess=2.0, usual=-0.5).of(ScoreParts(*row, *np.zeros((3, 1), np.bool_)))
 
     assert score(-0.9) == score(-0.5) == 1.0
@@ -364,13 +358,6 @@ def test_letters_case_and_white_space_make_no_difference_but_script_does() -> No
     assert set(count_buckets("退货")) != set(count_buckets("发票"))
     assert len(count_buckets("")) == 0
     assert count_buckets("x" * 10**6).max() < BUCKETS
-
-
-def test_pairs_of_words_count_where_a_model_was_fitted_with_them() -> None:
-    pairs = [find_buckets(fold(text), is_lean=True)[0][-1] for text in ("lost card", "my lost card", "card lost")]
-    assert pairs[0] == pairs[1] != pairs[2]
-    words = [find_buckets(fold(text), is_lean=True, with_pairs=False)[0][-1] for text in ("lost card", "card")]
-    assert words[0] == words[1] != pairs[0]
 
 
 def test_a_word_has_the_same_bucket_wherever_it_stands() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from router.fitting.scope_mix import FOLDS, MISSED_SHARE, SINGLE_LESS, choose_mix, draw_folds, find_bars, number_groups
-from router.scope_parts import Mix, ScoreParts
+from router.scope_model import Mix, ScoreParts
 
 
 def parts(first: float = 0.0, frame: float = 0.0, echo: float = 0.0, sentence: float | None = None) -> ScoreParts:
@@ -20,8 +20,6 @@ def parts(first: float = 0.0, frame: float = 0.0, echo: float = 0.0, sentence: f
         frame=nothing + frame,
         nearest=echoes,
         echo=echoes,
-        typical=nothing,
-        extent=nothing,
         sentences=np.arange(len(rows)) == 1,
         extracts=np.zeros(len(rows), np.bool_),
         singles=np.zeros(len(rows), np.bool_),
