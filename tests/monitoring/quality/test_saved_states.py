@@ -64,8 +64,10 @@ def test_saved_watch_keeps_its_phase_and_all_evidence(name: str) -> None:
     now = {(one["signal"], one["of_class"]): one for one in labelled_signals(watch, state["at"])}
     assert now.keys() == before.keys()
     for key, one in now.items():
-        for field in ("observed", "wrong", "e_value", "recovered", "since", "baseline"):
+        for field in ("observed", "wrong", "recovered", "since", "baseline"):
             assert one[field] == before[key][field]
+        # The states are of Python 3.11: from 3.12 on `sum` rounds once, not at each step.
+        assert one["e_value"] == pytest.approx(before[key]["e_value"], rel=1e-12)
 
 
 @pytest.mark.parametrize("name", WATCHES)
