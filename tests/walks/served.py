@@ -87,22 +87,24 @@ async def served(
             )
         assert process.stdout is not None
         said: list[str] = []
-        url = ""
-        async with asyncio.timeout(60):
-            while not url:
-                line = (await process.stdout.readline()).decode()
-                assert line, f"the gateway ended: {said}"
-                said.append(line)
-                found = re.search(r"running on (http://[0-9.:]+)", line)
-                url = found[1] if found else ""
-        reading = asyncio.create_task(_read_on(process.stdout, said))
-        try:
+        reading: asyncio.Task[None] | None = None
+        try:  # from its start on: one that ends there is waited for, too
+            url = ""
+            async with asyncio.timeout(60):
+                while not url:
+                    line = (await process.stdout.readline()).decode()
+                    assert line, f"the gateway ended: {said}"
+                    said.append(line)
+                    found = re.search(r"running on (http://[0-9.:]+)", line)
+                    url = found[1] if found else ""
+            reading = asyncio.create_task(_read_on(process.stdout, said))
             yield Process(process, url, said)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             await process.wait()
-            await reading
+            if reading is not None:
+                await reading
 
 
 async def _read_on(reader: asyncio.StreamReader, said: list[str]) -> None:
