@@ -17,7 +17,6 @@ from gateway.features.fine_tuning.job_request import (
     FILE_PREFIX,
     JOB_PREFIX,
     JobIn,
-    count_rows,
     draft_manifest_of,
     resolve_parameters,
 )
@@ -46,14 +45,14 @@ async def create_job(request: Request, body: JobIn, admin: Admin) -> dict[str, A
     require_task(trainings.services, task, param="model")
     data, heldout = (_digest_of(trainings, body, name) for name in ("training_file", "validation_file"))
     path = trainings.datasets.files / data
-    rows = await asyncio.to_thread(count_rows, path)
+    defaults = trainings.services.settings.training.parameters
     has_version = bool(trainings.services.snapshot.current.versions_by_task.get(task))
     wanted = {
         "task": task,
         "data": data,
         "heldout": heldout,
         "begin": body.model if number else None,
-        "parameters": resolve_parameters(body, trainings.services.settings.training.parameters, rows),
+        "parameters": await asyncio.to_thread(resolve_parameters, body, defaults, path),
         "manifest": None if has_version else await asyncio.to_thread(draft_manifest_of, task, path),
         "pool": None,
         "runner": None,

@@ -67,8 +67,11 @@ class JobIn(Body):
         return self.method.supervised.hyperparameters if self.method else self.hyperparameters or HyperparametersIn()
 
 
-def resolve_parameters(job: JobIn, defaults: TrainingParameters, rows: int) -> dict[str, Any]:
-    """The parameters of the training on so many rows. An epoch takes each row that is not held out once."""
+def resolve_parameters(job: JobIn, defaults: TrainingParameters, path: Path) -> dict[str, Any]:
+    """The parameters of the training on this file. An epoch takes each row that is not held out once.
+
+    Blocks: epochs need the rows counted. Raises OSError.
+    """
     wanted, parameters = job.wanted_hyperparameters, defaults.model_dump()
     if job.seed is not None:
         parameters["seed"] = job.seed
@@ -77,6 +80,7 @@ def resolve_parameters(job: JobIn, defaults: TrainingParameters, rows: int) -> d
     if wanted.learning_rate_multiplier != "auto":
         parameters["learning_rate"] = min(1.0, defaults.learning_rate * wanted.learning_rate_multiplier)
     if wanted.n_epochs != "auto":
+        rows = _count_rows(path)
         trained = rows if job.validation_file else rows * (1.0 - parameters["heldout_share"])
         steps = parameters["steps"] = max(1, math.ceil(wanted.n_epochs * trained / parameters["batch"]))
         # Of few steps, most would else pass before the learning rate is reached, and none be looked at.
@@ -85,8 +89,7 @@ def resolve_parameters(job: JobIn, defaults: TrainingParameters, rows: int) -> d
     return parameters
 
 
-def count_rows(path: Path) -> int:
-    """The rows of a file of JSON lines. Blocks; raises OSError."""
+def _count_rows(path: Path) -> int:
     with path.open("rb") as file:
         return sum(1 for line in file if line.strip())
 
