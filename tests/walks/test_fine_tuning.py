@@ -121,6 +121,8 @@ async def test_a_tasks_first_version_needs_no_manifest(bare_gateway: RunningGate
     async with bare_gateway.http() as http:
         manifest = (await http.get("/admin/v1/adapters/returns@v1")).json()["manifest"]
     assert (manifest["general_prompt"]["system"], manifest["contract"]) == ("Decide.", {"choices": ["yes"]})
+    again = await client.fine_tuning.jobs.create(model="returns", training_file=job.training_file)
+    assert (again.id, again.fine_tuned_model) == (job.id, "returns@v1")  # though there is a manifest by now
 
 
 @pytest.mark.usefixtures("gateway")

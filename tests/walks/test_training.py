@@ -17,7 +17,7 @@ from gateway.features.datasets.state import Build, Datasets
 from gateway.features.erasures.job import list_versions_of
 from gateway.features.erasures.state import Erasures
 from gateway.features.releases.adding import Pusher
-from gateway.features.training.beginning import begin_run, draft_training
+from gateway.features.training.beginning import WantedTraining, begin_run, draft_training
 from gateway.features.training.state import Trainings
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build_job import DatasetOptions
@@ -111,10 +111,8 @@ async def test_same_training_that_several_begin_at_once_is_begun_once(gateway: R
     async with gateway.http() as http:
         trainings = gateway.features[Trainings]
         parameters = TrainingParameters().model_dump() | {"steps": 6}
-        wanted = {"task": "returns", "data": await send(http, data()), "parameters": parameters}
-        draft = await draft_training(
-            trainings, wanted | dict.fromkeys(("pool", "begin", "runner", "manifest")), Pusher("x", None)
-        )
+        wanted = WantedTraining("returns", await send(http, data()), parameters)
+        draft = await draft_training(trainings, wanted, Pusher("x", None))
         begun = await asyncio.gather(*(begin_run(trainings, draft) for _ in range(4)))
         assert sorted(is_known for _, is_known in begun) == [False, True, True, True]
         told = await ended(http, draft.id)

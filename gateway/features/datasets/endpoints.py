@@ -90,12 +90,12 @@ async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict
     require_task(datasets.services, body.task)
     if not body.files and body.since is None:
         raise Problem("missing_field", "files: give some, or `since`, from when on requests go in.", "files")
-    files = [SourceFile(file.name, str(_sent(datasets, file.digest)), file.columns) for file in body.files]
+    sent = [(file, datasets.require_file(file.digest, "files")) for file in body.files]
     now = time.time()
     build = Build(
         id=make_timed_id(now),
         task=body.task,
-        files=files,
+        files=[SourceFile(file.name, str(path), file.columns) for file, path in sent],
         options=msgspec.convert(body, DatasetOptions, from_attributes=True),
         since=body.since,
         until=body.until or now,
@@ -185,16 +185,6 @@ async def _folder_of(datasets: Datasets, digest: str) -> Path:
     if folder is None:
         raise Problem("not_found", f"There is no data set {digest[:80]!r}: see the list of data sets.")
     return folder
-
-
-def _sent(datasets: Datasets, digest: str) -> Path:
-    """The file of this digest. Raises Problem (404)."""
-    path = datasets.files / digest
-    if not path.is_file():
-        raise Problem(
-            "not_found", f"There is no file {digest}, or no more: send it to /admin/v1/datasets/files.", "files"
-        )
-    return path
 
 
 def _audited(build: Build) -> dict[str, Any]:

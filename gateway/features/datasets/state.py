@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.errors import Problem
 from gateway.services import Services
 from gateway.state.private_files import name_shared_folder
 from gateway.state.work_store import Work, WorkStore
@@ -74,6 +75,13 @@ class Datasets:
             return None
         paths = [path for path in self.folder.iterdir() if path.name.startswith(digest) and DIGEST.fullmatch(path.name)]
         return paths[0] if len(paths) == 1 else None
+
+    def require_file(self, digest: str, param: str) -> Path:
+        """The file that was sent, by its digest; `param` is the field that names it. Raises Problem (404)."""
+        path = self.files / digest
+        if not DIGEST.fullmatch(digest) or not path.is_file():
+            raise Problem("not_found", f"There is no file {digest[:80]!r}, or no more: send it again.", param)
+        return path
 
     def cards(self) -> list[dict[str, Any]]:
         """The cards of all data sets, the newest first."""

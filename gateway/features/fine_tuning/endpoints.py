@@ -22,7 +22,7 @@ from gateway.features.fine_tuning.job_request import (
 )
 from gateway.features.fine_tuning.job_view import cut_page, list_checkpoints, list_events, show_job
 from gateway.features.releases.adding import Pusher
-from gateway.features.training.beginning import begin_run, draft_training
+from gateway.features.training.beginning import WantedTraining, begin_run, draft_training
 from gateway.features.training.ending import cancel_training
 from gateway.features.training.endpoints import find_training
 from gateway.features.training.state import Trainings
@@ -43,26 +43,24 @@ async def create_job(request: Request, body: JobIn, admin: Admin) -> dict[str, A
     trainings = feature_of(request, Trainings)
     task, _, number = body.model.partition("@")
     require_task(trainings.services, task, param="model")
-    data, heldout = (_digest_of(trainings, body, name) for name in ("training_file", "validation_file"))
-    path = trainings.datasets.files / data
+    path = trainings.datasets.require_file(body.training_file.removeprefix(FILE_PREFIX), "training_file")
+    heldout = (body.validation_file or "").removeprefix(FILE_PREFIX)
     defaults = trainings.services.settings.training.parameters
     has_version = bool(trainings.services.snapshot.current.versions_by_task.get(task))
-    wanted = {
-        "task": task,
-        "data": data,
-        "heldout": heldout,
-        "begin": body.model if number else None,
-        "parameters": await asyncio.to_thread(resolve_parameters, body, defaults, path),
-        "manifest": None if has_version else await asyncio.to_thread(draft_manifest_of, task, path),
-        "pool": None,
-        "runner": None,
-        "stage": True,
-        "request": {
+    wanted = WantedTraining(
+        task=task,
+        data=path.name,
+        heldout=heldout,
+        begin=body.model if number else None,
+        parameters=await asyncio.to_thread(resolve_parameters, body, defaults, path),
+        first_manifest=None if has_version else await asyncio.to_thread(draft_manifest_of, task, path),
+        stage=True,
+        request={
             "hyperparameters": body.wanted_hyperparameters.model_dump(),
             "suffix": body.suffix,
             "metadata": body.metadata,
         },
-    }
+    )
     pusher = Pusher(admin.public, find_owner_to_keep(trainings.services, admin))
     try:
         training = await draft_training(trainings, wanted, pusher)
@@ -115,14 +113,6 @@ async def cancel_job(request: Request, job: str, admin: Admin) -> dict[str, Any]
     trainings = feature_of(request, Trainings)
     training = await _training_of(trainings, job)
     return await _shown(trainings, await cancel_training(trainings, training, admin.public))
-
-
-def _digest_of(trainings: Trainings, body: JobIn, field: str) -> str:
-    """The digest of a file that a job names; empty where it names none. Raises Problem (404)."""
-    digest = str(getattr(body, field) or "").removeprefix(FILE_PREFIX)
-    if digest and not (trainings.datasets.files / digest).is_file():
-        raise Problem("not_found", f"There is no file {FILE_PREFIX}{digest}, or no more: send it again.", field)
-    return digest
 
 
 async def _training_of(trainings: Trainings, job: str) -> Training:

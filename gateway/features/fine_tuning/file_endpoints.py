@@ -55,9 +55,10 @@ async def list_files(
 ) -> dict[str, Any]:
     """The files that were sent, and wait for a job."""
     datasets = feature_of(request, Datasets)
-    shown = [await _shown(datasets, path) for path in await asyncio.to_thread(_list_paths, datasets.files)]
-    shown.sort(key=lambda each: (each["created_at"], each["id"]), reverse=order == "desc")
-    return cut_page(shown if purpose in (None, PURPOSE) else [], after, limit)
+    files = await asyncio.to_thread(_list_files, datasets.files) if purpose in (None, PURPOSE) else []
+    files.sort(key=lambda each: (each["created_at"], each["id"]), reverse=order == "desc")
+    page = cut_page(files, after, limit)
+    return page | {"data": [await _named(datasets, file) for file in page["data"]]}
 
 
 @router.get("/files/{file}", responses=with_errors("not_found"))
@@ -94,33 +95,46 @@ async def delete_file(request: Request, file: str, admin: Admin) -> dict[str, An
 
 def _path_of(datasets: Datasets, file: str) -> Path:
     """Raises Problem (404)."""
-    path = datasets.files / (digest := file.removeprefix(FILE_PREFIX))
-    if not DIGEST.fullmatch(digest) or not path.is_file():
-        raise Problem("not_found", f"There is no file {file[:80]!r}, or no more: send it again.", "file")
-    return path
-
-
-def _list_paths(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if DIGEST.fullmatch(path.name)]
+    return datasets.require_file(file.removeprefix(FILE_PREFIX), "file")
 
 
 async def _shown(datasets: Datasets, path: Path) -> dict[str, Any]:
     """Raises Problem (404) where it is gone at this moment."""
+    try:
+        return await _named(datasets, await asyncio.to_thread(_show_file, path))
+    except FileNotFoundError:
+        raise Problem("not_found", f"There is no file {path.name} any more: send it again.", "file") from None
+
+
+def _list_files(folder: Path) -> list[dict[str, Any]]:
+    files = []
+    for path in folder.glob("*"):
+        if DIGEST.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):  # it is deleted at this moment
+                files.append(_show_file(path))
+    return files
+
+
+def _show_file(path: Path) -> dict[str, Any]:
+    """Raises FileNotFoundError where it is gone at this moment."""
+    status = path.stat()
+    return {
+        "object": "file",
+        "id": FILE_PREFIX + path.name,
+        "bytes": status.st_size,
+        "created_at": round(status.st_mtime),
+        "expires_at": round(status.st_mtime + FILE_SECONDS_MAX),
+        "filename": f"{path.name[:12]}.jsonl",
+        "purpose": PURPOSE,
+        "status": "processed",
+    }
+
+
+async def _named(datasets: Datasets, file: dict[str, Any]) -> dict[str, Any]:
+    """The file with the name by which it was sent, where that is known."""
     redis: Any = datasets.services.redis  # replies are bytes; redis-py's types say bytes or str
-    name = await redis.get(_name_key(path.name))
-    with contextlib.suppress(FileNotFoundError):
-        status = await asyncio.to_thread(path.stat)
-        return {
-            "object": "file",
-            "id": FILE_PREFIX + path.name,
-            "bytes": status.st_size,
-            "created_at": round(status.st_mtime),
-            "expires_at": round(status.st_mtime + FILE_SECONDS_MAX),
-            "filename": f"{path.name[:12]}.jsonl" if name is None else name.decode(),
-            "purpose": PURPOSE,
-            "status": "processed",
-        }
-    raise Problem("not_found", f"There is no file {path.name} any more: send it again.", "file")
+    name = await redis.get(_name_key(file["id"].removeprefix(FILE_PREFIX)))
+    return file if name is None else file | {"filename": name.decode()}
 
 
 def _name_key(digest: str) -> str:

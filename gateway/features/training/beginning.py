@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,38 @@ TOLD = ("id", "task", "data", "runner", "begin", "parameters")
 GOLDEN_KEPT = 3
 
 
-async def draft_training(trainings: Trainings, wanted: Mapping[str, Any], pusher: Pusher) -> Training:
+@dataclass(frozen=True)
+class WantedTraining:
+    """A training to begin. `data` is a data set, or a file that was sent, and `heldout` such a file, by digest;
+    `first_manifest` serves a task without a version, and does not tell one training from another."""
+
+    task: str
+    data: str
+    parameters: Mapping[str, Any]
+    begin: str | None = None
+    pool: str | None = None
+    runner: RunnerName | None = None
+    manifest: Mapping[str, Any] | None = None
+    first_manifest: Mapping[str, Any] | None = None
+    heldout: str = ""
+    stage: bool = False
+    request: dict[str, Any] = field(default_factory=dict)
+
+
+async def draft_training(trainings: Trainings, wanted: WantedTraining, pusher: Pusher) -> Training:
     """A training as it is asked for, not yet begun. Raises Problem (400, 404, 409)."""
-    services, task = trainings.services, str(wanted["task"])
+    services, task = trainings.services, wanted.task
     snapshot = await services.snapshot.refresh()
-    begin = _version_to_begin(snapshot.versions, task, wanted["begin"])
-    pool = _pool(trainings, wanted["pool"] or (begin.pool if begin is not None else None))
+    begin = _version_to_begin(snapshot.versions, task, wanted.begin)
+    pool = _pool(trainings, wanted.pool or (begin.pool if begin is not None else None))
     if begin is not None and begin.pool != pool:
         raise Problem("invalid_value", f"{begin.name} is of the pool {begin.pool}: train for that one.", "begin")
-    runner = wanted["runner"] or services.settings.training.runner
+    runner = wanted.runner or services.settings.training.runner
     await _see_that_it_can_run(trainings, runner)
-    digest = await asyncio.to_thread(_digest_of, trainings, str(wanted["data"]), task)
-    heldout = str(wanted.get("heldout", ""))
-    if heldout and not await asyncio.to_thread((trainings.datasets.files / heldout).is_file):
-        raise Problem("not_found", f"There is no file {heldout}, or no more: send it again.", "heldout")
-    parameters = dict(wanted["parameters"])
+    digest = await asyncio.to_thread(_digest_of, trainings, wanted.data, task)
+    if wanted.heldout:
+        await asyncio.to_thread(trainings.datasets.require_file, wanted.heldout, "heldout")
+    parameters = dict(wanted.parameters)
     rank = parameters["rank"] or (begin.rank if begin is not None else RANK)
     rank_max = services.settings.pools[pool].max_lora_rank
     if rank > rank_max:
@@ -49,10 +67,10 @@ async def draft_training(trainings: Trainings, wanted: Mapping[str, Any], pusher
         raise Problem("invalid_value", text, "parameters.rank")
     parameters["rank"] = rank
     base = services.control.adapters.bases[pool].fingerprint
-    manifest = _manifest(trainings, task, wanted["manifest"], base)
+    manifest = _manifest(trainings, wanted, base)
     now = await read_redis_time(services.redis)
     return Training(
-        id=id_of(task, pool, digest, wanted["begin"], parameters, base, wanted["manifest"], heldout),
+        id=id_of(task, pool, digest, wanted.begin, parameters, base, wanted.manifest, wanted.heldout),
         task=task,
         pool=pool,
         data=digest,
@@ -60,10 +78,10 @@ async def draft_training(trainings: Trainings, wanted: Mapping[str, Any], pusher
         place=trainings.place,
         parameters=parameters,
         manifest=manifest,
-        heldout=heldout,
-        begin=wanted["begin"],
-        stage=wanted.get("stage", False),
-        request=wanted.get("request", {}),
+        heldout=wanted.heldout,
+        begin=wanted.begin,
+        stage=wanted.stage,
+        request=wanted.request,
         base=base,
         by=pusher.public,
         owner=pusher.owner,
@@ -145,12 +163,14 @@ def _digest_of(trainings: Trainings, digest: str, task: str) -> str:
     return files.train.parent.name
 
 
-def _manifest(trainings: Trainings, task: str, fields: Mapping[str, Any] | None, base: str) -> dict[str, Any]:
+def _manifest(trainings: Trainings, wanted: WantedTraining, base: str) -> dict[str, Any]:
     """The manifest of what is trained. Golden answers are those of another adapter, and are left out.
 
     Raises Problem (400).
     """
-    manifest = fields if fields is not None else _latest_manifest(trainings, task)
+    task, manifest = wanted.task, wanted.manifest
+    if manifest is None:
+        manifest = _latest_manifest(trainings, task) or wanted.first_manifest
     if manifest is None:
         text = (
             f"{task} has no version whose manifest the new one could take: give one (--manifest FILE) with `task` and "

@@ -23,7 +23,7 @@ from gateway.endpoint_parts import (
 )
 from gateway.feature import feature_of
 from gateway.features.releases.adding import Pusher
-from gateway.features.training.beginning import begin_run, draft_training
+from gateway.features.training.beginning import WantedTraining, begin_run, draft_training
 from gateway.features.training.ending import cancel_training
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
@@ -69,7 +69,7 @@ async def begin_training(
     pusher = Pusher(admin.public, find_owner_to_keep(trainings.services, admin))
     parameters = trainings.services.settings.training.parameters.model_dump()
     parameters |= body.parameters.model_dump(exclude_unset=True)
-    training = await draft_training(trainings, body.model_dump() | {"parameters": parameters}, pusher)
+    training = await draft_training(trainings, WantedTraining(**body.model_dump() | {"parameters": parameters}), pusher)
     with conflicts():
         begun, is_known = await begin_run(trainings, training, again)
     response.status_code = 200 if is_known else 201

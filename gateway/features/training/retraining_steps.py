@@ -21,7 +21,7 @@ from gateway.features.datasets.state import Build, read_card
 from gateway.features.evaluations.store import Status
 from gateway.features.releases.adding import Pusher
 from gateway.features.retraining.requests_to_train import read_rows
-from gateway.features.training.beginning import begin_run, draft_training
+from gateway.features.training.beginning import WantedTraining, begin_run, draft_training
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
 from gateway.features.training.version_evaluation import evaluate_version, stage_version
@@ -183,8 +183,7 @@ class RetrainingSteps:
                 raise Halt(f"The training {self._entry.training} was forgotten: run the command by hand.")
             return earlier
         parameters = trainings.services.settings.training.parameters.model_dump()
-        wanted: dict[str, Any] = {"task": self._entry.task, "data": self._entry.dataset, "begin": self._entry.version}
-        wanted |= {"pool": None, "runner": None, "manifest": None, "parameters": parameters}
+        wanted = WantedTraining(self._entry.task, self._entry.dataset, parameters, begin=self._entry.version)
         try:
             draft = await draft_training(trainings, wanted, Pusher("system", None))
         except Problem as problem:
