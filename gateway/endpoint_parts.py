@@ -21,6 +21,7 @@ from gateway.server.exchange import Exchange
 from gateway.services import Services
 from gateway.state.snapshot import Snapshot
 from router.policy import TaskPolicy
+from serving.adapters.entries import Version
 from serving.adapters.registry import RegistryError
 from serving.object_store import Stale
 
@@ -198,6 +199,14 @@ def see_that_it_reviews(caller: Caller, task: str) -> None:
     """Raises Problem (403) for a reviewer whose key is not for the task."""
     if not caller.reviews(task):
         raise Problem("role_required", f"This key does not review the task {task[:80]!r}.", "task")
+
+
+async def find_version(services: Services, name: str, *, param: str | None = None) -> Version:
+    """The version as it is now. Raises Problem (404) and RedisError."""
+    try:
+        return await services.control.registry.version(name)
+    except KeyError:
+        raise Problem("not_found", f"There is no version {name[:80]!r}.", param) from None
 
 
 async def require_version(services: Services, task: str, version: str) -> str:

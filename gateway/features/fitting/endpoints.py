@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from gateway.callers import Caller
-from gateway.endpoint_parts import Admin
+from gateway.endpoint_parts import Admin, find_version
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.fitting.prompts import PromptsError, Sample, is_barely_useful, read_sample
@@ -42,10 +42,7 @@ async def give_prompts(request: Request, name: str, admin: Admin) -> dict[str, A
     async with fitting.services.control.adapters.uploads.receive(
         request, (PROMPTS_FILE,), (BACKGROUND_FILE,)
     ) as upload:
-        try:
-            version = await fitting.services.control.registry.version(name)
-        except KeyError:
-            raise Problem("not_found", f"There is no version {name[:80]!r}.") from None
+        version = await find_version(fitting.services, name)
         if version.state in GIVEN_UP:
             raise Problem("state_conflict", f"{name} is {version.state}: nothing is fitted for it any more.")
         sample = await sample_of(fitting, version.task, upload.prompts, upload.background)

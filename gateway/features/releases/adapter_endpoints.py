@@ -25,6 +25,7 @@ from gateway.endpoint_parts import (
     ExpectedGeneration,
     OfTask,
     Operator,
+    find_version,
     require_task,
     see_state,
     see_that_list_has_task,
@@ -112,7 +113,7 @@ async def list_adapters(
 async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, Any]:
     """One version with its manifest, last evaluation and fitted models."""
     releases = feature_of(request, Releases)
-    version = await version_of(releases, name)
+    version = await find_version(releases.services, name)
     fitted = await releases.services.control.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
     details = {"manifest": version.manifest, "evaluation": evaluation, "fitted": fitted}
@@ -176,7 +177,7 @@ async def stage_adapter(
     Answers 202 if it is not done within `wait_seconds`: it goes on, and GET shows how far it is.
     """
     releases = feature_of(request, Releases)
-    version = await version_of(releases, name)
+    version = await find_version(releases.services, name)
     if not releases.services.control.adapters.reconciler.fits(version):
         text = f"{name} was trained on another base model than the pool {version.pool} serves."
         raise Problem("state_conflict", text)
@@ -224,7 +225,7 @@ async def _take_off(
     expected_generation: int | None = None,
 ) -> dict[str, Any]:
     releases = feature_of(request, Releases)
-    before = await version_of(releases, name)
+    before = await find_version(releases.services, name)
     if not (state == "draining" and before.state == "retired") or expected_generation is not None:
         action = "adapter.retire" if state == "draining" else "adapter.unload"
         async with take_step(releases.services, admin) as step:
@@ -246,7 +247,7 @@ async def _take_off(
 async def read_gate(request: Request, name: str, _: Operator) -> dict[str, Any]:
     """The gate's verdict on the version, line by line, whatever `release.gate` is."""
     releases = feature_of(request, Releases)
-    version = await version_of(releases, name)
+    version = await find_version(releases.services, name)
     await releases.services.snapshot.refresh()
     report = await judge_release(releases.services, version)
     forced = await GateStore(releases.services.redis).forced(name)
@@ -257,7 +258,7 @@ async def read_gate(request: Request, name: str, _: Operator) -> dict[str, Any]:
 async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     """The state of the version in words, with placements and audit."""
     releases = feature_of(request, Releases)
-    version = await version_of(releases, name)
+    version = await find_version(releases.services, name)
     snapshot = await releases.services.snapshot.refresh()
     alias = snapshot.aliases.get(version.task)
     rollout = alias.rollout if alias is not None else None
@@ -301,20 +302,12 @@ def _beside(folders: Sequence[Path], folder: Path, name: str) -> Path | None:
     return None if path_found is None else import_path(folders, path_found, "adapter_rejected", "path")
 
 
-async def version_of(releases: Releases, name: str) -> Version:
-    """A version. Raises Problem (404)."""
-    try:
-        return await releases.services.control.registry.version(name)
-    except KeyError:
-        raise Problem("not_found", f"There is no version {name[:80]!r}.") from None
-
-
 async def _until(releases: Releases, name: str, seconds: float, done: Callable[[Version], bool]) -> Version:
     """The version once `done` holds of it, or as it is when the time is over."""
     until = time.monotonic() + seconds
     while True:
         await releases.services.snapshot.refresh()
-        version = await version_of(releases, name)
+        version = await find_version(releases.services, name)
         if done(version) or time.monotonic() >= until:
             return version
         await releases.services.snapshot.next(POLL_SECONDS)

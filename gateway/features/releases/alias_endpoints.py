@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 
 from gateway.audit import take_step
 from gateway.callers import Caller
-from gateway.endpoint_parts import Admin, Body, Operator, Reason, require_task
+from gateway.endpoint_parts import Admin, Body, Operator, Reason, find_version, require_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.releases.adapter_endpoints import show_rollout, version_of
+from gateway.features.releases.adapter_endpoints import show_rollout
 from gateway.features.releases.availability import explain_unready, find_obstacles
 from gateway.features.releases.state import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, list_answering_versions
@@ -262,7 +262,7 @@ async def _see_that_they_may_serve(
     snapshot = await releases.services.snapshot.refresh()
     released = []
     for name in weights:
-        version = await version_of(releases, name)
+        version = await find_version(releases.services, name)
         if admin is not None:
             await see_that_another_pushed(releases.services, admin, version, "release it")
         if version.task != task or version.state not in PLACED:
