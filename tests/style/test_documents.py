@@ -114,6 +114,14 @@ def test_architecture_is_one_page() -> None:
     assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split()) <= 600
 
 
+def test_architecture_names_each_feature() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = text.split("HTTP/1.1")[1].split("|`limits/`")[0]
+    folders = {path.parent.name for path in (ROOT / "gateway" / "features").glob("*/*.py")}
+    assert folders
+    assert not {folder for folder in folders if not re.search(rf"\b{folder}\b", named)}
+
+
 def test_all_documents_together_are_short() -> None:
     texts = [(ROOT / path).read_text(encoding="utf-8") for path in DOCUMENTS if not path.endswith(NOT_COUNTED)]
     assert sum(len(text.split()) for text in texts) <= WORDS_MAX
