@@ -56,16 +56,28 @@ def answer(
     rater: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who judges, where several people share the key.")
     ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A tag, such as the class by `class_tag`. May be repeated."),
+    ] = None,
 ) -> None:
     """Judge a request that waits for review. Its texts are then gone, or if it was judged wrong kept for who
     retrains the version.
     """
     metric, first = _metric_of(api, request_id)
     body = as_body(request_id=request_id, metric=metric["metric"], value=value_of(metric, value))
-    body |= as_body(comment=comment, demonstration=right, rater=rater)
+    body |= as_body(comment=comment, demonstration=right, rater=rater, tags=_read_tags(tag))
     answer = api.post(f"{api.url}/v1/feedback", body)
     sentence = f"{answer['request_id']}: {answer['metric']} is {json.dumps(body['value'])}"
     api.out.tell(answer, f"{sentence}{'' if first is None else _beside(api, request_id, first)}.")
+
+
+def _read_tags(tags: list[str] | None) -> dict[str, str] | None:
+    """Tags as they are sent. Raises Unusable."""
+    pairs = [tag.partition("=") for tag in tags or ()]
+    if wrong := next((name for name, equals, value in pairs if not (name and equals and value)), None):
+        raise Unusable(f"--tag is NAME=VALUE, such as decision=refuse; not {wrong[:40]!r}.")
+    return {name: value for name, _, value in pairs} or None
 
 
 @add_command(reviews, "skip")

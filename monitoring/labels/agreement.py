@@ -74,6 +74,7 @@ def _report_rater(apart: Numbers, expected: float) -> Agreement:
         return msgspec.structs.replace(agreement, alpha=alpha)
     wide = float(find_student_quantile(len(apart) - 1, 0.975) * apart.std(ddof=1) / np.sqrt(len(apart))) / expected
     low = min(alpha - wide, _find_low(float(apart.mean()), len(apart), expected))
+    low = max(low, 1.0 - 1.0 / expected)  # of one who always differs
     return msgspec.structs.replace(agreement, alpha=alpha, low=low, high=min(1.0, alpha + wide))
 
 

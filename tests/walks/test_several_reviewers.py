@@ -20,9 +20,18 @@ from gateway.features.reviews.job import settings_of
 from gateway.features.reviews.state import Reviews
 from gateway.request_labels import list_agreed_only
 from tests.walks.conftest import Configure, MakeAdapter
-from tests.walks.gateway import RunningGateway
+from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import audit_of
-from tests.walks.review_world import NEXT, ask, counts, find_in_redis, monitor_elsewhere, reviewing, until_settled
+from tests.walks.review_world import (
+    NEXT,
+    ask,
+    counts,
+    find_in_redis,
+    monitor_elsewhere,
+    reviewing,
+    until_settled,
+    watch,
+)
 
 __all__ = ["monitor_elsewhere"]
 DISPUTED, GOLD = "/admin/v1/reviews/returns/disputed", "/admin/v1/reviews/returns/gold"
@@ -123,6 +132,26 @@ async def test_low_agreement_is_measured_and_then_only_agreed_labels_count(sever
     assert step.tasks["returns"].plan.agreed_only
 
 
+async def test_agreement_of_a_class_counts_requests_whose_class_their_caller_named(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    tasks = {"returns": {"monitor": {"class_tag": "kind", "reviews": {"per_week": 100, "several_share": 1.0}}}}
+    async with run_gateway(configure(tasks=tasks)) as gateway:
+        await gateway.place(make_adapter(1))
+        await watch(gateway, 1.0)
+        keys = [await gateway.key(), *[await gateway.key(role="operator") for _ in range(2)]]
+        ids = [await ask(gateway, keys[0]) for _ in range(2)]
+        await until_settled(gateway, 2)
+        async with gateway.http(keys[0]) as caller, gateway.http(keys[1]) as one, gateway.http(keys[2]) as two:
+            for request_id, kind in zip(ids, ("shoes", "toys"), strict=True):
+                await say(one, request_id, True)
+                await say(two, request_id, False, **({"tags": {"kind": "books"}} if kind == "toys" else {}))
+                await say(caller, request_id, True, tags={"kind": kind})
+            await keep_agreement(gateway.features[Reviews])
+            agreement = (await one.get("/admin/v1/reviews/returns/agreement")).json()["agreement"]
+        assert {each["class_name"] for each in agreement["report"]["classes"]} == {"shoes", "books"}
+
+
 async def test_a_changed_answer_is_measured_again_and_leads_to_a_dispute(several: RunningGateway) -> None:
     keys = [await several.key(role="operator") for _ in range(2)]
     request_id = await ask(several)
@@ -166,6 +195,26 @@ async def test_what_low_agreement_leaves_unresolved_can_be_resolved(
             assert any(sentence.startswith("20 reviews wait to be resolved") for sentence in why)
             path = f"{DISPUTED}/{ids[0]}/resolve"
             assert (await admin.post(path, json={"value": False, "comment": "Opened goods."})).status_code == 200
+
+
+async def test_texts_of_a_dissent_stay_for_who_resolves_it_once_agreement_is_low(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter, several_share=1.0, reviewers=3) as gateway:
+        keys = [await gateway.key(role="operator") for _ in range(3)]
+        ids = [await ask(gateway) for _ in range(20)]
+        await until_settled(gateway, 20)
+        for at, key in enumerate(keys):
+            async with gateway.http(key) as http:
+                for number, request_id in enumerate(ids):
+                    await say(http, request_id, number == 0 or number % 3 != at)
+        async with gateway.http() as admin:
+            for _ in range(2):
+                await keep_agreement(gateway.features[Reviews])
+            told = (await admin.get(DISPUTED)).json()
+        assert told["count"] == 19, "two of three say right, where only agreed labels count"
+        assert all(one["review"] is not None for one in told["disputed"])
+        assert await gateway.features[Reviews].store.kept_on(ids[0]) is None, "all say right"
 
 
 async def test_gold_answers_score_their_reviewer_and_are_no_feedback(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -124,14 +125,20 @@ async def _list_ratings(reviews: Reviews, task: str, shared: list[SharedReview])
     class_tag = reviews.services.settings.plan(task).class_tag or ""
     ratings = []
     for review in shared:
+        class_name = _find_class(review, class_tag)
         for feedback in review.feedback:
             metric = rules.metrics.get(feedback.metric)
             value = None if metric is None else measure_badness(metric, feedback.value)
             if feedback.reviewed and not feedback.resolves and value is not None:
                 rater = name_rater(feedback.caller, feedback.rater).replace("\n", " ")
-                class_name = (feedback.tags or {}).get(class_tag)
                 ratings.append(Rating(review.request_id, rater, "wrong" if is_bad(value) else "right", class_name))
     return ratings
+
+
+def _find_class(review: SharedReview, class_tag: str) -> str | None:
+    """The class of a request, as most of those who named one say, its caller too; of ties the first."""
+    named = Counter(name for each in review.feedback if (name := (each.tags or {}).get(class_tag)))
+    return named.most_common(1)[0][0] if named else None
 
 
 def _digest(ratings: list[Rating], labels: list[str], agreement_min: float) -> str:

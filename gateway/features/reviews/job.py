@@ -216,12 +216,12 @@ async def note_answered(
     if receipt.given not in ("created", "same", "pending"):
         return
     task = drawn.task
-    wrong = is_bad(measure_badness(services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))
+    keep_on = is_bad(measure_badness(services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))
     if drawn.reviewers > 1:
-        label = await read_label(services, task, request_id)
-        wrong = label is not None and (label.value == "wrong" or label.is_disputed)
+        label = await read_label(services, task, request_id)  # where two differ, low agreement may open it again
+        keep_on = label is not None and label.wrong > 0
     known_seconds = services.settings.records.retention_seconds
     rater = Rater(name_rater(feedback.caller, feedback.rater), feedback.caller)
-    if await reviews.store.answer(task, request_id, wrong, find_retention(reviews, task), known_seconds, rater):
+    if await reviews.store.answer(task, request_id, keep_on, find_retention(reviews, task), known_seconds, rater):
         services.meters.reviews.add(1, task, "answered")
         services.meters.review_cost_usd.add(settings_of(reviews, task).usd_each, task)

@@ -80,12 +80,14 @@ async def test_a_review_is_answered_with_what_would_have_been_right(
     gateway: RunningGateway, apprentice: Command
 ) -> None:
     request_id = await drawn(gateway)
-    words = ("--comment", "rule 3", "--right", "Yes.", "--rater", "anna")
+    words = ("--comment", "rule 3", "--right", "Yes.", "--rater", "anna", "--tag", "kind=toaster")
+    wrong = await apprentice("reviews", "answer", request_id, "no", "--tag", "toaster")
+    assert wrong.err == "apprentice: --tag is NAME=VALUE, such as decision=refuse; not 'toaster'.\n"
     said = await ok(apprentice, "reviews", "answer", request_id, "no", *words)
     assert said.out == f"{request_id}: correct is false.\n"
     (told,) = await feedback(gateway, request_id)
     assert (told["value"], told["comment"], told["demonstration"], told["rater"]) == (False, "rule 3", "Yes.", "anna")
-    assert told["reviewed"] is True
+    assert (told["reviewed"], told["tags"]) == (True, {"kind": "toaster"})
     again = await apprentice("reviews", "next")
     assert (again.exit_code, again.out) == (1, "")
     assert again.err.endswith("(no_review)\n")

@@ -80,6 +80,14 @@ def test_raters_who_rarely_differ_are_not_known_to_be_alike() -> None:
     assert inside >= 0.9 * len(samples)
 
 
+def test_no_alpha_is_below_that_of_raters_who_always_differ() -> None:
+    ratings = read_rater_file("item,a,b\n1,1,1\n2,0,1\n3,1,1\n")
+    always = 1 - 1 / (2 * 5 / (6 * 5) * 1)
+    for agreement in (measure_agreement(ratings), *measure_raters(ratings).values()):
+        assert agreement.low is not None
+        assert agreement.low >= always
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
