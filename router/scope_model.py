@@ -122,8 +122,10 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def of(self, parts: ScoreParts) -> float:
         """The score of the text: of its best window, unless a sentence is foreign."""
         scores = self.score_windows(parts)
+        if len(scores) == 1:
+            return float(scores[0])
         best = float((scores - (self.single_less or 0.0) * parts.singles).max())
-        return best if len(scores) == 1 else min(best, self.score_worst(parts, scores))
+        return min(best, self.score_worst(parts, scores))
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -244,11 +246,8 @@ class ScopeModel:
         parts, similarities, members = self._parts(passage)
         count = min(NEIGHBOURS, len(members))
         best = np.argpartition(similarities, -count)[-count:]
-        best = best[np.lexsort((members[best], -similarities[best]))]
-        return ScopeScore(
-            score=self.mix.of(parts),
-            neighbours=tuple(Neighbour(self.ids[members[at]], float(similarities[at])) for at in best),
-        )
+        near = sorted(zip((-similarities[best]).tolist(), members[best].tolist(), strict=True))
+        return ScopeScore(self.mix.of(parts), tuple(Neighbour(self.ids[at], -distance) for distance, at in near))
 
     def parts(self, text: str) -> ScoreParts:
         """The parts of the text's score."""
@@ -335,13 +334,17 @@ class ScopeModel:
     def _of_ngrams(self, passage: Passage) -> Vectors:
         """The part of each window's margins that words and runs of characters add."""
         buckets, units = passage.buckets, passage.vectors.shape[0]
-        repeats = np.bincount(buckets, minlength=BUCKETS)[buckets].astype(np.float32)
-        weights = self.idf[buckets] * (1.0 + np.log(repeats))
+        counts: Vectors = np.empty(BUCKETS, np.float32)  # to clear all of it would take longer than the rest
+        counts[buckets] = 0.0
+        np.add.at(counts, buckets, np.float32(1.0))
+        repeats = counts.take(buckets)
+        weights: Any = self.idf.take(buckets) * (np.float32(1.0) + np.log(repeats))
         squares = np.bincount(passage.units, weights * weights / repeats, units)
         weights /= repeats
         spread = np.zeros((units, len(buckets)), np.float32)
         spread[passage.units, np.arange(len(buckets))] = weights
-        added: Vectors = passage.windows @ (spread @ self.sparse[self.rows[buckets]].astype(np.float32))
+        lines = self.sparse.take(self.rows.take(buckets), 0)  # faster than by brackets
+        added: Vectors = passage.windows @ (spread @ lines.astype(np.float32))
         added *= self.sparse_scale
         lengths = np.sqrt(passage.windows @ squares.astype(np.float32))
         added /= np.maximum(lengths, np.float32(1e-6))[:, None]
@@ -358,14 +361,14 @@ class ScopeModel:
         near = classes.argmax(1)
         members = _members(self.nearest_starts, near)
         placed = scale_to_one(meaning @ self.axes)
-        similarities = placed @ self.nearest[members].T.astype(np.float32)
+        similarities = placed @ self.nearest.take(members, 0).T.astype(np.float32)
         apart = classes - self.echo_middle
         directions = scale_to_one(apart @ self.echo_axes if len(self.echo_axes) else apart)
         echo_members = members if len(self.echoes) == len(self.nearest) else _members(self.echo_starts, near)
         with np.errstate(invalid="ignore"):  # BLAS may set the flag by what it reads beyond a row; all here is finite
-            alike = directions @ self.echoes[echo_members].T.astype(np.float32)
+            alike = directions @ self.echoes.take(echo_members, 0).T.astype(np.float32)
         alike *= np.float32(1 / 127)
-        alike -= self.echo_crowding[echo_members]
+        alike -= self.echo_crowding.take(echo_members)
         echoes = min(self.echo_neighbours, alike.shape[1])
         alike.partition(-echoes, 1)
         similarities *= np.float32(1 / 127)
@@ -375,7 +378,7 @@ class ScopeModel:
             second=np.partition(classes, -2, 1)[:, -2] if count > 1 and self.mix.second else nothing,
             background=margins[:, count] if self.with_background else nothing,
             frame=margins[:, -1] if self.with_frames else nothing,
-            nearest=(similarities - self.crowding[members]).max(1),
+            nearest=(similarities - self.crowding.take(members)).max(1),
             echo=alike[:, -echoes:].mean(1),
             sentences=np.array([at in suspects and at < passage.extracts_from for at in windows]),
             extracts=np.array([at in suspects and at >= passage.extracts_from for at in windows]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -114,14 +114,15 @@ def _read_units(
     rows = embedding.look_up(words)
     if len(firsts) == 1:
         return buckets, np.zeros(len(buckets), np.intp), rows.sum(0, keepdims=True)
-    edges = np.cumsum([1, *map(len, words)])[firsts] + firsts
-    units = np.searchsorted(edges[1:], places, "right")
+    ends = np.fromiter(accumulate(map(len, words)), np.intp, len(words))
+    later = np.array(firsts[1:])
+    units = np.searchsorted(ends.take(later - 1) + later + 1, places, "right")
     return buckets, units, _make_rows([*pairwise([*firsts, len(words)])], len(words)) @ rows
 
 
 def _make_rows(spans: Sequence[tuple[int, int]], width: int) -> Vectors:
     """A row a span, with 1 in it."""
-    ends = np.array(spans)
+    ends = np.fromiter(chain.from_iterable(spans), np.intp, 2 * len(spans)).reshape(-1, 2)
     places = np.arange(width)
     return ((ends[:, :1] <= places) & (places < ends[:, 1:])).astype(np.float32)
 
