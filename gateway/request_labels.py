@@ -14,6 +14,7 @@ from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.errors import Problem
 from gateway.services import Services
 from monitoring.evaluation.answer_forms import write_demonstration
+from monitoring.labels.messages import Agreement
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label, make_rules
 from monitoring.quality.verdicts.plan import Plan
 from serving.object_store import UNREADABLE
@@ -42,6 +43,29 @@ class AgreedOnly(msgspec.Struct):
     """The part of a report that decides labels."""
 
     agreed_only: bool = False
+
+
+class _AgreementOf(msgspec.Struct, frozen=True):
+    """The part of a report that tells how far reviewers agree."""
+
+    agreement: Agreement = Agreement()
+
+
+class _StoredAgreement(msgspec.Struct, frozen=True):
+    """The agreement on a task's reviews, as it is kept."""
+
+    report: _AgreementOf = _AgreementOf()
+
+
+async def read_agreement_of_reviewers(services: Services, task: str) -> Agreement | None:
+    """The agreement of a task's reviewers, as last measured; None where it is not known. Raises RedisError."""
+    redis: Any = services.redis
+    try:
+        return msgspec.json.decode(
+            await redis.hget(AGREEMENT_KEY, task) or b"{}", type=_StoredAgreement
+        ).report.agreement
+    except UNREADABLE:
+        return None
 
 
 async def read_label(services: Services, task: str | None, request_id: str) -> RequestLabel | None:

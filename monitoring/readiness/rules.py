@@ -70,11 +70,13 @@ class Prompted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts about a task beside its examples: its traffic, and the version that leads it."""
+    """Facts about a task beside its examples: its traffic, the version that leads it, and the agreement of people who
+    judged its answers, unseen by each other."""
 
     task: str
     traffic: Traffic | None = None
     version: LiveVersion | None = None
+    reviewed: Interval | None = None
 
 
 class ReadinessReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,11 +99,11 @@ def answer_readiness(
     evidence = {
         "examples": _examples(facts, goal),
         "cases": _cases(facts),
-        "agreement": _agreement(facts),
+        "agreement": _agreement(facts, live),
         "stability": _stability(facts, live),
         "breadth": _breadth(facts),
         "prompting": _prompting(facts, prompted),
-        "volume": _volume(costs, break_even),
+        "volume": _volume(costs, break_even, live),
         "flexibility": _flexibility(costs, break_even),
     }
     rules = tuple(
@@ -192,16 +194,19 @@ def _cases(facts: Facts) -> RuleEvidence:
     return RuleEvidence("against", text, f"Collect rows of the thin classes: {named}.")
 
 
-def _agreement(facts: Facts) -> RuleEvidence:
-    alpha = facts.agreement
+def _agreement(facts: Facts, live: Live | None) -> RuleEvidence:
+    alpha, reviewed = facts.agreement, live.reviewed if live is not None else None
+    how = "were labelled twice or more"
+    if reviewed is not None and (alpha is None or reviewed.of > alpha.of):
+        alpha, how = reviewed, "several reviewers judged"
     more = "Have two people label the same 50 requests, unseen by each other."
     if alpha is None or alpha.of < AGREED_ITEMS_MIN:
         count = alpha.of if alpha is not None else 0
-        text = f"Unknown: {count} requests were labelled twice, and it takes {AGREED_ITEMS_MIN}."
+        text = f"Unknown: {count} requests {how}, and it takes {AGREED_ITEMS_MIN}."
         return RuleEvidence("unknown", text, more)
     text = (
         f"Krippendorff's alpha is {alpha.value:.3f} (95% interval {alpha.low:.3f} to {alpha.high:.3f}) over "
-        f"{alpha.of:,} requests that were labelled twice or more."
+        f"{alpha.of:,} requests that {how}."
     )
     if alpha.high < AGREEMENT_MIN:
         return RuleEvidence("against", text, "Settle what is right first: no model can be better than its labels.")
@@ -256,7 +261,7 @@ def _prompting(facts: Facts, prompted: Prompted | None) -> RuleEvidence:
     return RuleEvidence("for" if prompted.right.high < tuned.low else "unknown", text)
 
 
-def _volume(costs: Costs, point: BreakEven) -> RuleEvidence:
+def _volume(costs: Costs, point: BreakEven, live: Live | None) -> RuleEvidence:
     if point.margin_usd is not None and point.margin_usd <= 0:
         text = f"Each request would cost {-1000 * point.margin_usd:.4g} US dollars a thousand more than at general."
         return RuleEvidence("never", text)
@@ -266,7 +271,8 @@ def _volume(costs: Costs, point: BreakEven) -> RuleEvidence:
             text += f" A thousand requests would save {1000 * point.margin_usd:.4g} US dollars."
         if point.requests_per_month is not None:
             text += f" It pays from {point.requests_per_month:,.0f} requests a month on."
-        return RuleEvidence("unknown", text, "Give volume and costs as options, or run it on a live task.")
+        more = "Give volume and costs as options" + ("." if live is not None else ", or run it on a live task.")
+        return RuleEvidence("unknown", text, more)
     text = (
         f"It pays from {point.requests_per_month:,.0f} requests a month on, retraining included; there are "
         f"{costs.requests_per_month:,.0f}, a thousand of which save {1000 * (point.margin_usd or 0):.4g} US dollars."

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from monitoring.readiness.break_even import Costs
-from monitoring.readiness.evidence import ArchivedTask, LiveVersion
+from monitoring.readiness.evidence import ArchivedTask, Interval, LiveVersion
 from monitoring.readiness.rules import Prompted, ReadinessReport
 
 
 class ReadinessJob(msgspec.Struct):
     """The job: the data are the `bytes` that follow. `selector` is what is read of a conversation, `class_field` the
     field of the answers that is the class (empty: found in the rows), `goal` the share of right answers that is wanted.
-    Of a task there are the archive, and the version that leads.
+    Of a task there are the archive, the version that leads, and the agreement of its reviewers.
     """
 
     bytes: int
@@ -25,6 +25,7 @@ class ReadinessJob(msgspec.Struct):
     prompted: Prompted | None = None
     archived: ArchivedTask | None = None
     leading: LiveVersion | None = None
+    reviewed: Interval | None = None
     seed: int = 0
 
 

@@ -33,7 +33,8 @@ def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
     """The report on these data. Raises DatasetError with the line at fault, and duckdb.Error."""
     live = None
     if job.archived is not None:
-        live = Live(task=job.archived.task, traffic=read_traffic(job.archived), version=job.leading)
+        traffic = read_traffic(job.archived)
+        live = Live(task=job.archived.task, traffic=traffic, version=job.leading, reviewed=job.reviewed)
     costs = add_measured_costs(job.costs, live.traffic if live is not None else None)
     facts = Facts(rows=0, groups=0, no_curve="no examples were given", no_drop="no examples were given")
     if data:

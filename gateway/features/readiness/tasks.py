@@ -11,10 +11,12 @@ import msgspec
 from gateway.features.datasets.state import Datasets
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.readiness.messages import ReadinessJob
+from gateway.request_labels import read_agreement_of_reviewers
 from gateway.services import Services
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
 from monitoring.evaluation.gate import WHOLE, is_judge_trusted
 from monitoring.evaluation.unleaked_rows import count_unleaked
+from monitoring.labels.messages import Agreement
 from monitoring.quality.detectors.recent_values import FadedSums, find_share_interval
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import ArchivedTask, Interval, LiveVersion
@@ -40,6 +42,7 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
             settings.find_redis_address(), str(settings.archive), settings.archive_bucket, task, time.time()
         ),
         leading=leading,
+        reviewed=_as_interval(await read_agreement_of_reviewers(services, task)),
         prompted=await find_prompted(evaluations, task),
         costs=_with_settings(services, job.costs, task, None if version is None else version.pool),
     )
@@ -77,6 +80,12 @@ async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:
                 evaluation=evaluation.id, arm=best, right=prompted[best], version=evaluation.version, tuned=tuned
             )
     return None
+
+
+def _as_interval(agreement: Agreement | None) -> Interval | None:
+    if agreement is None or agreement.alpha is None or agreement.low is None or agreement.high is None:
+        return None
+    return Interval(agreement.alpha, agreement.low, agreement.high, agreement.items)
 
 
 def _accuracy(report: Mapping[str, Any], arm: str) -> Interval | None:

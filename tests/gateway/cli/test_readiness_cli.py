@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from gateway.request_labels import AGREEMENT_KEY
 from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import RecordRow, day_of, write_part
+from monitoring.labels.messages import Agreement
 from tests.gateway.cli.conftest import Command, ok
 from tests.walks.gateway import RunningGateway
 
@@ -185,5 +187,10 @@ async def test_a_live_task_is_retired_where_it_costs_more_than_it_saves(
         write(folder / f"{name}.jsonl", tuning)
     said = await ok(apprentice, "readiness", "returns", "--tuning-usd", "3", "--json")
     assert said.json["facts"]["rows"] == 160
+    agreement = Agreement(items=43, ratings=129, same=0.6, alpha=0.21, low=-0.2, high=0.47)
+    redis: Any = gateway.services.redis
+    await redis.hset(AGREEMENT_KEY, "returns", msgspec.json.encode({"report": {"agreement": agreement}}))
+    said = await ok(apprentice, "readiness", "returns", "--tuning-usd", "3")
+    assert "0.210 (95% interval -0.200 to 0.470) over 43 requests that several reviewers judged." in said.out
     said = await apprentice("readiness", "refunds")
     assert "The configuration has no task 'refunds'" in said.err

@@ -135,6 +135,17 @@ def test_a_job_that_changed_and_labels_that_disagree_speak_against_it() -> None:
     assert states(told([*rows, *rows[:60]]))["agreement"] == "for"
 
 
+def test_a_tasks_reviewers_who_disagree_speak_against_it() -> None:
+    rows = Rows().make(200)
+    assert states(told(rows, live=Live(task="returns")))["agreement"] == "unknown"
+    report = told(rows, live=Live(task="returns", reviewed=Interval(0.21, -0.2, 0.47, 43)))
+    (rule,) = (rule for rule in report.rules if rule.name == "agreement")
+    assert (rule.state, rule.next[:6]) == ("against", "Settle")
+    assert rule.evidence.endswith("over 43 requests that several reviewers judged.")
+    doubled = told([*rows, *rows[:60]], live=Live(task="returns", reviewed=Interval(0.21, -0.2, 0.47, 43)))
+    assert states(doubled)["agreement"] == "for", "more requests were labelled twice"
+
+
 def test_rows_that_belong_together_are_no_change_of_the_job() -> None:
     draw, rows = random.Random(2), list[LabelledText]()
     for case in range(300):  # sessions of four, whose words alone tell what is right
