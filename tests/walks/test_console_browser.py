@@ -371,3 +371,18 @@ async def test_a_canarys_evidence_grows_on_the_open_page(world: ConsoleWorld, br
     await redis.set("apprentice:canary:returns", msgspec.json.encode(verdict | {"because": "Errors rise."}))
     await page.wait_for_selector('svg[aria-label^="error: 100 of 120"]')  # by server-sent events
     assert "Errors rise." in await page.inner_text("main")
+
+
+async def test_a_form_that_meets_no_gateway_stays_with_what_was_written(world: ConsoleWorld, browser: Browser) -> None:
+    page = await opened(browser, [])
+    await sign_in(page, world, world.gateway.admin_key)
+    question = f"{world.gateway.url}/console/do/cordon?replica=small-0"
+    await page.goto(question)
+    await page.fill("[name=reason]", "a new driver")
+    await page.context.set_offline(True)
+    await page.click("main button")
+    await page.wait_for_selector("text=nothing was sent")
+    assert (page.url, await page.input_value("[name=reason]")) == (question, "a new driver")
+    await page.context.set_offline(False)
+    await page.click("main button")
+    await page.wait_for_selector("text=Done: Cordon small-0.")

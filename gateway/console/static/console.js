@@ -1,5 +1,5 @@
 // A page is old once the gateway no longer answers it. One without a session leads to the sign-in: it is loaded again.
-const old = document.getElementById("old");
+const old = document.getElementById("old"), unsent = document.getElementById("unsent");
 for (const name of ["old", "htmx:error", "htmx:response:error", "htmx:sse:error"]) {
   document.addEventListener(name, () => { old.hidden = false; });
 }
@@ -31,13 +31,25 @@ for (const [name, value, checked] of JSON.parse(sessionStorage.getItem(place) ??
 document.addEventListener("input", keep);
 who.addEventListener("submit", () => sessionStorage.clear());
 
-// A form is sent once: a second click would drop the answer to the first, and with it a new key that is shown once.
+// A form is sent once: a second click would drop the answer to the first, and with it a new key that is shown once. The
+// gateway is asked first, so that where it is away the page stays, with what was written.
 const AGAIN_MS = 30_000; // a sending that was stopped by hand may be tried again
-let sentAt = -Infinity;
-document.addEventListener("submit", (event) => {
-  if (event.target.method !== "post") return;
-  if (event.timeStamp - sentAt < AGAIN_MS) event.preventDefault();
-  else sentAt = event.timeStamp;
+const own = document.querySelector("link[rel=stylesheet]").href;
+let sentAt = -Infinity, going = false;
+document.addEventListener("submit", async (event) => {
+  const { target: form, submitter, timeStamp } = event;
+  if (form.method !== "post" || going) return;
+  event.preventDefault();
+  if (timeStamp - sentAt < AGAIN_MS) return;
+  sentAt = timeStamp;
+  going = await fetch(own, { method: "HEAD", cache: "no-store" }).then(({ ok }) => ok, () => false);
+  if (going) form.requestSubmit(submitter);
+  else {
+    sentAt = -Infinity;
+    unsent.hidden = false;
+    unsent.scrollIntoView({ block: "nearest" });
+  }
+  going = false;
 });
 addEventListener("pageshow", () => { sentAt = -Infinity; }); // also after a step back to this page
 
