@@ -18,6 +18,8 @@ from gateway.server.listener import CONSOLE
 GOLD = "/admin/v1/reviews/{task}/gold"
 PAIR = "/v1/evaluations/{evaluation}/pair"
 NOTHING_SAID: Mapping[str, str] = MappingProxyType({})
+NOT_HELD = frozenset({"state_conflict", "no_review"})
+"""What a review is refused with that another tab of the reviewer, or the end of its time, has given back."""
 COMPARED_MAX = 10
 """Evaluations that the page of reviews names."""
 
@@ -66,18 +68,28 @@ async def answer_review(visit: Visit) -> Response:
     """Judge a review, or give it back, and go on to the next one."""
     fields = await visit.form()
     task, request = fields.get("task", ""), fields.get("request", "")
+    if fields.get("step") == "skip":
+        return await _give_back(visit, task, request, fields)
     try:
-        if fields.get("step") == "skip":
-            reason = fields.get("comment") or "no reason was given"
-            path = fill_address("/v1/reviews/{request}/skip", request=request)
-            await visit.api.send("POST", path, {"reason": reason[:256]})
-            return await visit.done(f"{CONSOLE}/reviews/next?task={task}", "You gave one back. Others get it.")
         body = {"request_id": request, "metric": fields.get("metric", ""), "value": _read_value(fields)}
         body |= {name: fields[name] for name in ("comment", "demonstration") if fields.get(name)}
         await visit.api.send("POST", "/v1/feedback", body)
     except (Declined, ValueError) as error:
         return await _render_next(visit, task, str(error), fields)
     return await visit.done(f"{CONSOLE}/reviews/next?task={task}")
+
+
+async def _give_back(visit: Visit, task: str, request: str, fields: Mapping[str, str]) -> Response:
+    """Give a review back, and go on to the next one."""
+    reason, note = fields.get("comment") or "no reason was given", "You gave one back. Others get it."
+    try:
+        path = fill_address("/v1/reviews/{request}/skip", request=request)
+        await visit.api.send("POST", path, {"reason": reason[:256]})
+    except Declined as refused:
+        if refused.code not in NOT_HELD:
+            return await _render_next(visit, task, refused.text, fields)
+        note = "That one was not yours any more: it was judged or given back, or its time was over."
+    return await visit.done(f"{CONSOLE}/reviews/next?task={task}", note)
 
 
 async def resolve_disputed(visit: Visit) -> Response:

@@ -159,6 +159,15 @@ async def test_reviewers_see_how_far_they_agree_and_lose_nothing_that_they_wrote
         assert re.fullmatch(rf".*/requests/{given_back}.* by Ada <code>\w+</code>: It is in Danish.", skipped[1])
 
 
+async def test_a_second_tab_of_a_reviewer_tells_that_its_review_was_judged(world: ConsoleWorld) -> None:
+    async with browsing(world.gateway, world.operator_key) as http:
+        page = await http.get("/console/reviews/next?task=returns")
+        fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.text.partition("<main")[2]))
+        await http.post("/console/reviews/next", data=fields | {"value": "true", "step": "send"})
+        told = await http.post("/console/reviews/next", data=fields | {"step": "skip"})
+        assert (told.status_code, "not yours any more" in told.text, "/v1/" in told.text) == (200, True, False)
+
+
 async def test_admin_makes_a_gold_question_of_a_request_and_sees_who_answers_it_right(world: ConsoleWorld) -> None:
     gateway, gold = world.gateway, "/console/reviews/returns/gold"
     async with browsing(gateway, gateway.admin_key) as http, gateway.http(world.operator_key) as reviewer:

@@ -475,13 +475,13 @@ def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iter
 def _label_more(of: Situation) -> str:
     if of.plan.reviews_per_week == 0:
         return (
-            f"Have answers judged: set tasks.{of.task}.monitor.reviews.per_week, and answer GET /v1/reviews/next; or "
-            "send feedback."
+            f"Have answers judged: set tasks.{of.task}.monitor.reviews.per_week, and answer them in the console or "
+            "by `apprentice reviews next`; or send feedback."
         )
     waiting = of.around.reviews
     if waiting == 0:
-        return "Have answers judged: requests that are drawn will wait at GET /v1/reviews/next; none waits now."
+        return "Have answers judged: requests that are drawn will wait for `apprentice reviews next`; none waits now."
     there = (
         "requests that wait" if waiting is None else format_count(waiting, "request that waits", "requests that wait")
     )
-    return f"Have answers judged: GET /v1/reviews/next has {there} for a person."
+    return f"Have answers judged, in the console or by `apprentice reviews next`: it has {there} for a person."
