@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-WIDTH, ROW_HEIGHT, NAME_WIDTH, FIGURE_WIDTH = 470, 30, 140, 108
+WIDTH, ROW_HEIGHT, NAME_WIDTH, FIGURE_WIDTH = 400, 30, 140, 108
 NAME_MAX = 18
 SPLIT_HEIGHT = 14
 TICKS = (0.25, 0.5, 0.75)

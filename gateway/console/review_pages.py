@@ -25,8 +25,8 @@ COMPARED_MAX = 10
 
 
 async def show_queue(visit: Visit) -> Response:
-    """Each task's reviews: how many wait, the budget, and how far reviewers agree."""
-    rows = (await visit.api.get("/admin/v1/reviews"))["reviews"]
+    """Each task's reviews, where most wait first: the budget, and how far reviewers agree."""
+    rows = sorted((await visit.api.get("/admin/v1/reviews"))["reviews"], key=lambda row: -row["waiting"])
     compared = (await visit.api.get("/v1/evaluations"))["evaluations"][:COMPARED_MAX]
     if visit.person.judges_only:
         return await visit.render("reviews.html", rows=rows, evaluations=compared)

@@ -49,11 +49,10 @@ def make_card(card: Mapping[str, Any]) -> str:
             "Origins: training rows, and held-out rows below",
             draw_bars({name: (origins["train"][name], origins["heldout"][name]) for name in origins["train"]}),
         ),
-        _section("Left out", draw_bars({name.replace("_", " "): (count,) for name, count in card["left_out"].items()})),
         *(
-            [_section("Kept texts", draw_bars({name.replace("_", " "): (count,) for name, count in kept.items()}))]
-            if (kept := card.get("kept_texts"))
-            else []
+            _section(title, draw_bars({name.replace("_", " "): (count,) for name, count in counts.items()}))
+            for title, counts in (("Left out", card["left_out"]), ("Kept texts", card.get("kept_texts")))
+            if counts
         ),
         _section("Characters of inputs", draw_bars({name: (count,) for name, count in card["lengths"].items()})),
         _section("Sources", _table(card["sources"])),

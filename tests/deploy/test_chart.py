@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 SMALL: dict[str, Any] = {"lora": {"loras": 4, "cpuLoras": 16, "rank": 16}}
 GENERAL: dict[str, Any] = {"settings": {"callable": True}}
+GENERAL_ALONE = {"general": GENERAL}
 LARGE: dict[str, Any] = {
     "gateway": {"replicas": 4, "autoscaling": {"kind": "keda"}, "tlsSecret": "gateway-tls"},
     "pools": {
@@ -204,6 +206,24 @@ def test_values_that_can_not_be_meant_are_refused(values: dict[str, Any]) -> Non
         render({"pools": {"small": {}}} | values)
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"gateway": {"autoscaling": {"kind": "hpa", "min": 12}}}, "autoscaling of gateway: min 12 is over max 10"),
+        (
+            {"pools": {"a": {"lora": {"loras": 4, "cpuLoras": 2, "rank": 8}}}},
+            "pools.a.lora: cpuLoras 2 is under loras 4",
+        ),
+        ({"pools": {"small": SMALL}}, 'pools: there is no pool "general"'),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused_in_words(values: dict[str, Any], told: str) -> None:
+    from helm_python.errors import HelmError
+
+    with pytest.raises(HelmError, match=re.escape(told)):
+        render({"pools": GENERAL_ALONE} | values)
+
+
 def gateway_pod(cluster: Cluster) -> dict[str, Any]:
     return dict(cluster.named("Deployment", "gateway")["spec"]["template"]["spec"])
 
@@ -259,7 +279,7 @@ def test_pods_are_placed_as_the_values_say() -> None:
         template = workload["spec"]["template"]
         assert placing.items() <= template["spec"].items(), workload["metadata"]["name"]
         assert template["metadata"]["annotations"] == PLACED["podAnnotations"]
-    assert not {*placing, "annotations"} & pod_keys(made({"pools": {"small": SMALL}}))
+    assert not {*placing, "annotations"} & pod_keys(made({"pools": {"small": SMALL} | GENERAL_ALONE}))
 
 
 def pod_keys(cluster: Cluster) -> set[str]:

@@ -72,7 +72,7 @@ def test_redis_may_hold_half_of_its_memory_limit_so_that_a_rewrite_fits(cluster:
 @needs("redis-server", "redis-cli")
 def test_with_a_certificate_the_redis_of_the_chart_speaks_tls_alone(tmp_path: Path) -> None:
     pytest.importorskip("helm_python")
-    made = render({"pools": {"small": {}}, "redis": {"tlsSecret": "redis-tls"}})
+    made = render({"pools": {"general": {}}, "redis": {"tlsSecret": "redis-tls"}})
     chart, port = Cluster(made, tuple(yaml.safe_load_all(made))), free_port()
     settings = yaml.safe_load(chart.config("apprentice-config", "apprentice.yaml"))
     assert settings["redis_url"] == "rediss://redis:6379/0"

@@ -159,6 +159,22 @@ async def test_reviewers_see_how_far_they_agree_and_lose_nothing_that_they_wrote
         assert re.fullmatch(rf".*/requests/{given_back}.* by Ada <code>\w+</code>: It is in Danish.", skipped[1])
 
 
+async def test_pages_of_much_show_first_what_matters_first(world: ConsoleWorld) -> None:
+    async with world.gateway.http() as admin:
+        for number in range(12):
+            rule = {"action": "general", "task": "returns", "contains": f"word {number}"}
+            assert (await admin.put(f"/admin/v1/overrides/rule-{number}", json=rule)).status_code == 200
+        await world.gateway.services.snapshot.refresh()
+    async with browsing(world.gateway, world.operator_key) as http:
+        known = (await http.get("/console/tasks/returns")).text.partition("<h3>Known")[2].partition("<h3>")[0]
+        shown, _, more = known.partition("<details")
+        assert (shown.count("<li>"), more.count("<li>") > 2) == (10, True), "the rest is folded"
+        reviews = (await http.get("/console/reviews")).text
+        tasks = re.findall(r'<h2><a href="/console/tasks/(\w+)"', reviews)
+        assert (tasks[0], sorted(tasks[1:])) == ("returns", tasks[1:]), "where most wait"
+        assert re.findall(r'"button primary" href="/console/reviews/next\?task=(\w+)"', reviews) == ["returns"]
+
+
 async def test_a_second_tab_of_a_reviewer_tells_that_its_review_was_judged(world: ConsoleWorld) -> None:
     async with browsing(world.gateway, world.operator_key) as http:
         page = await http.get("/console/reviews/next?task=returns")

@@ -335,6 +335,17 @@ async def test_an_age_grows_while_its_page_is_open(world: ConsoleWorld, browser:
     await page.wait_for_selector("td time small >> text=2 h ago")
 
 
+async def test_the_words_of_a_plot_can_be_read_on_a_phone(world: ConsoleWorld, browser: Browser) -> None:
+    page = await opened(browser, [], viewport={"width": 390, "height": 844})
+    await sign_in(page, world, world.operator_key)
+    await page.goto(f"{world.gateway.url}/console/tasks/returns")
+    sizes = await page.evaluate(
+        """[...document.querySelectorAll(".plot text")].map(
+          (text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a)"""
+    )
+    assert min(sizes) > 9
+
+
 async def test_texts_of_any_kind_are_shown_as_they_are_and_fit(world: ConsoleWorld, browser: Browser, axe: str) -> None:
     errors: list[str] = []
     long, html = 3000 * "w", "<script>document.title='x'</script><img src=x onerror=alert(1)>"

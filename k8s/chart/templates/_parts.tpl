@@ -109,6 +109,7 @@ spec:
 {{- $_ := set $made "tls" (dict "ca_file" (printf "/run/secrets/engine-tls/%s/ca.crt" $name)) }}
 {{- end }}
 {{- with $pool.lora }}
+{{- if lt (int .cpuLoras) (int .loras) }}{{ fail (printf "pools.%s.lora: cpuLoras %v is under loras %v: no engine starts" $name .cpuLoras .loras) }}{{ end }}
 {{- $_ := set $made "base_folder" (printf "/models/%s" $name) }}
 {{- $_ := set $made "max_loras" .loras }}
 {{- $_ := set $made "max_cpu_loras" .cpuLoras }}
@@ -118,6 +119,8 @@ spec:
 {{- $_ := set $made "discover" $discover }}
 {{- $_ := set $pools $name (mergeOverwrite $made $pool.settings) }}
 {{- end }}
+{{- $general := .Values.config.general_pool | default "general" }}
+{{- if not (hasKey $pools $general) }}{{ fail (printf "pools: there is no pool %q: make one, or name another in config.general_pool" $general) }}{{ end }}
 {{- $own := .Values.redis.tlsSecret | empty | ternary "redis://redis:6379/0" "rediss://redis:6379/0" }}
 {{- $redis := dict "redis_url" (.Values.redis.url | default $own) "redis_password_file" "/run/secrets/apprentice/redis-password" }}
 {{- if .Values.redis.tlsSecret }}{{ $_ := set $redis "redis_tls" (dict "ca_file" "/run/secrets/redis-tls/ca.crt") }}{{ end }}
@@ -131,6 +134,9 @@ spec:
 
 {{/* KEDA or an HPA that holds a query at a target for each pod. */}}
 {{- define "scaling" -}}
+{{- if gt (int .auto.min) (int .auto.max) }}
+{{- fail (printf "autoscaling of %s: min %v is over max %v" .name .auto.min .auto.max) }}
+{{- end }}
 {{- if eq .auto.kind "keda" }}
 ---
 apiVersion: keda.sh/v1alpha1
