@@ -166,7 +166,8 @@ def identify(callers: Mapping[str, Caller], authorization: str | None, now_unix:
     scheme, _, key = authorization.partition(" ")
     parts = split_key(key.strip()) if scheme.lower() == "bearer" else None
     if parts is None:
-        raise Problem("invalid_api_key", "The Authorization header holds no key of the form `Bearer sk-app-…`.")
+        text = "This is no key of the form `sk-app-…`. Send one as `Authorization: Bearer sk-app-…` or as `x-api-key`."
+        raise Problem("invalid_api_key", text)
     public, secret = parts
     caller = callers.get(public)
     fits = (caller or UNKNOWN_CALLER).accepts(digest_of(secret), now_unix)

@@ -19,7 +19,7 @@ GOLD = "/admin/v1/reviews/{task}/gold"
 PAIR = "/v1/evaluations/{evaluation}/pair"
 NOTHING_SAID: Mapping[str, str] = MappingProxyType({})
 NOT_HELD = frozenset({"state_conflict", "no_review"})
-"""What a review is refused with that another tab of the reviewer, or the end of its time, has given back."""
+"""The refusals of a review that another tab of the reviewer, or the end of its time, has given back."""
 COMPARED_MAX = 10
 """Evaluations that the page of reviews names."""
 
