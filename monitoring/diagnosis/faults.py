@@ -19,7 +19,7 @@ ArmKind = Literal["own", "earlier", "base", "general"]
 NEAR = 0.4
 """A training row is near from this similarity on (cosine of word weights)."""
 FAR = 0.2
-"""A request is unlike all training rows where the nearest has less."""
+"""A request is unlike all training rows where the nearest has less, unless rows are as unlike each other."""
 AGREED = 0.8
 
 
@@ -63,6 +63,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     expected: str | None = None
     neighbours: tuple[TrainingNeighbour, ...] | None = None
     no_neighbours: str = "the version's provenance names no data set"
+    far: float = FAR
     answers: tuple[ArmAnswer, ...] = ()
     scope: ServedScope | None = None
 
@@ -118,9 +119,9 @@ def _judge_scope(case: Case) -> Cause:
     alike = "" if nearest is None else f" The nearest training row has a similarity of {nearest:.2f}."
     if finding is not None and finding.fired:
         return Cause(name="scope", state="likely", evidence=f"The version did not learn such requests. {words}{alike}")
-    if nearest is not None and nearest < FAR:
+    if nearest is not None and nearest < case.far:
         text = f"No training row is like the request. {words}{alike}"
-        return Cause(name="scope", state="likely", evidence=text)
+        return Cause(name="scope", state="likely" if finding is None else "possible", evidence=text)
     if finding is None and nearest is None:
         return Cause(name="scope", state="unknown", evidence="No scope score, and no training rows.")
     sure = finding is not None or (nearest is not None and nearest >= NEAR)

@@ -6,26 +6,36 @@ It imports scikit-learn, which a process of its own can spare and a gateway cann
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from monitoring.datasets.rows import DataRow, input_of
-from monitoring.diagnosis.faults import TrainingNeighbour
+from monitoring.datasets.similarity import measure_nearest
+from monitoring.diagnosis.faults import FAR, TrainingNeighbour
 
 NEIGHBOURS_MAX = 8
 CHARACTERS_TOLD = 400
+FAR_QUANTILE, FAR_ROWS_MIN, FAR_ROWS_MAX = 0.05, 100, 1000
 
 
-def find_neighbours(rows: Sequence[DataRow], text: str) -> tuple[TrainingNeighbour, ...]:
-    """The nearest rows, the nearest first; none where no word of the text is in any of them."""
+class Neighbours(NamedTuple):
+    """The nearest rows, the nearest first. A text is unlike all rows where the nearest is less similar than `far`."""
+
+    nearest: tuple[TrainingNeighbour, ...] = ()
+    far: float = FAR
+
+
+def find_neighbours(rows: Sequence[DataRow], text: str) -> Neighbours:
+    """The nearest rows; none where no word of the text is in any of them."""
     inputs = [input_of(row) for row in rows]
     try:
         features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform([*inputs, text])
     except ValueError:  # there is no word at all
-        return ()
+        return Neighbours()
     similar = (features[:-1] @ features[-1].T).toarray().ravel()
-    return tuple(
+    nearest = tuple(
         TrainingNeighbour(
             id=rows[at].id,
             text=inputs[at][:CHARACTERS_TOLD],
@@ -37,3 +47,12 @@ def find_neighbours(rows: Sequence[DataRow], text: str) -> tuple[TrainingNeighbo
         for at in np.argsort(-similar, kind="stable")[:NEIGHBOURS_MAX]
         if similar[at] > 0
     )
+    return Neighbours(nearest, _find_far(features[:-1]))
+
+
+def _find_far(features: Any) -> float:
+    """FAR, or what few of the rows themselves are below where rows differ much."""
+    if features.shape[0] < FAR_ROWS_MIN:
+        return FAR
+    among = measure_nearest(features[:FAR_ROWS_MAX], features, apart=False)
+    return min(FAR, float(np.quantile(among, FAR_QUANTILE)))

@@ -61,6 +61,7 @@ async def diagnose_request(
         expected=None if shown is None else write_demonstration(shown, has_tools),
         neighbours=looked_up.neighbours,
         no_neighbours=looked_up.no_neighbours,
+        far=looked_up.far,
         answers=answers,
         scope=await _find_scope(services, record, task, version, text),
     )

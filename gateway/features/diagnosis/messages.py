@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.diagnosis.faults import TrainingNeighbour
+from monitoring.diagnosis.faults import FAR, TrainingNeighbour
 from monitoring.texts import KeptText, TextSource
 
 
@@ -19,8 +19,10 @@ class LookupJob(msgspec.Struct):
 
 
 class LookedUp(msgspec.Struct):
-    """The result: the kept text (None: not kept), and the neighbours (None: `no_neighbours` says why)."""
+    """The result: the kept text (None: not kept), and the neighbours (None: `no_neighbours` says why).
+    `far` is the similarity below which a text is unlike all rows."""
 
     text: KeptText | None = None
     neighbours: tuple[TrainingNeighbour, ...] | None = None
     no_neighbours: str = ""
+    far: float = FAR

@@ -37,7 +37,8 @@ def look_up(job: LookupJob) -> LookedUp:
 
     with path.open("rb") as lines:
         rows = [replace(msgspec.json.decode(line, type=DataRow), tools=msgspec.UNSET) for line in lines]
-    return LookedUp(text, find_neighbours(rows, words_of(text)))
+    found = find_neighbours(rows, words_of(text))
+    return LookedUp(text, found.nearest, far=found.far)
 
 
 def words_of(text: KeptText) -> str:

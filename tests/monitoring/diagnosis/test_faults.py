@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from monitoring.datasets.rows import DataRow
-from monitoring.diagnosis.faults import ArmAnswer, Case, ServedScope, TrainingNeighbour, diagnose
+from monitoring.diagnosis.faults import FAR, ArmAnswer, Case, ServedScope, TrainingNeighbour, diagnose
 from monitoring.diagnosis.neighbours import find_neighbours
 
 
@@ -70,7 +71,25 @@ def test_nearest_rows_come_first_and_unlike_ones_are_no_neighbours() -> None:
         )
         for name, text in (("far", "Wine by mail"), ("near", "A toaster, blue, sealed"), ("some", "A kettle, sealed"))
     ]
-    found = find_neighbours(rows, "A blue toaster, sealed")
+    found = find_neighbours(rows, "A blue toaster, sealed").nearest
     assert [each.id for each in found] == ["near", "some"]
     assert found[0].similarity > 2 * found[1].similarity
-    assert find_neighbours(rows, "?!") == ()
+    assert find_neighbours(rows, "?!").nearest == ()
+
+
+def test_a_request_as_unlike_rows_as_these_are_unlike_each_other_is_within_scope() -> None:
+    draw = random.Random(1)
+    words = [f"word{number}" for number in range(600)]
+    texts = [" ".join(draw.sample(words, 20)) for _ in range(200)]
+    answer = {"role": "assistant", "content": "approve"}
+    rows = [DataRow(id=text, messages=[{"role": "user", "content": text}, answer]) for text in texts]
+    inside = find_neighbours(rows, " ".join(draw.sample(words, 20)))
+    assert 0 < inside.far <= inside.nearest[0].similarity < FAR
+    assert diagnose(Case(**WRONG, neighbours=inside.nearest)).likely == "scope"
+    assert diagnose(Case(**WRONG, neighbours=inside.nearest, far=inside.far)).likely == "unknown"
+
+
+def test_what_the_scope_model_lets_pass_is_no_likely_fault_of_scope() -> None:
+    passed = ServedScope(score=0.8, threshold=-0.1, fired=False)
+    found = diagnose(Case(**WRONG, neighbours=taught("approve", similarity=0.05), scope=passed))
+    assert (found.likely, found.causes[0].state) == ("unknown", "possible")
