@@ -135,6 +135,16 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     }
 )
 """Values that ask for what happens anyway, as null does: who does not know or allow the field loses nothing."""
+SENT_INSTEAD: Mapping[str, str] = MappingProxyType(
+    {
+        "functions": "tools",
+        "function_call": "tool_choice",
+        "max_output_tokens": "max_completion_tokens",
+        "output_format": "output_config.format",
+        **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), "structured_outputs"),
+    }
+)
+"""Fields of earlier clients, or of another format, and the one that says the same here."""
 NEVER_INSIDE: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "kv_transfer_params": frozenset({"prompt_token_ids"}),
@@ -152,7 +162,7 @@ BYTES_MAX: Mapping[str, int] = MappingProxyType(
         "response_format": 65_536,
         "structured_outputs": 65_536,
         "tools": 262_144,
-        "tool_choice": 4096,
+        "tool_choice": 65_536,
         "stream_options": 4096,
         "prompt_cache_options": 4096,
         "stop": 65_536,
@@ -254,13 +264,28 @@ class Tool(msgspec.Struct):
 
     type: Literal["function", "custom"]
     function: ToolFunction | None = None
+    custom: ToolFunction | None = None
+
+    @property
+    def name(self) -> str | None:
+        """Its name, whatever its type."""
+        named = self.function or self.custom
+        return named.name if named is not None else None
+
+
+class AllowedTools(msgspec.Struct):
+    """The tools that the answer may call, of those that are sent."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[Tool], Meta(min_length=1, max_length=512)]
 
 
 class ToolChoice(msgspec.Struct):
-    """A tool that the answer has to call."""
+    """A tool that the answer has to call, or the tools that it may call."""
 
     type: Annotated[str, Meta(max_length=64)]
     function: ToolFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class Fields(msgspec.Struct):

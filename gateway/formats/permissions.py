@@ -18,6 +18,7 @@ from gateway.formats.fields import (
     ON_REQUEST,
     RAW_FIELDS,
     ROLES,
+    SENT_INSTEAD,
     Fields,
     Message,
 )
@@ -54,7 +55,8 @@ def refusal_of(
         return Problem("parameter_not_allowed", f"Only the gateway sets {shown!r}: leave it out.", shown)
     if name not in ON_REQUEST:
         place = shown.partition("=")[0]
-        return Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", place)
+        instead = f"send {SENT_INSTEAD[name]}" if name in SENT_INSTEAD else "leave it out"
+        return Problem("unknown_parameter", f"The gateway does not know {shown!r}: {instead}.", place)
     if name not in limits.parameters_allowed:
         return Problem("parameter_not_allowed", f"{name_owner(limits)} does not allow {shown!r}.", shown)
     if limits.adapters and _kills(wire_format, name, read):

@@ -18,8 +18,10 @@ from gateway.formats.fields import (
     NULL,
     RAW_FIELDS,
     SHAPES_THE_ANSWER,
+    AllowedTools,
     Fields,
     StreamOptions,
+    ToolChoice,
 )
 from gateway.formats.permissions import check_messages, is_neutral, refusal_of, shorten_name
 from gateway.formats.structured_outputs import check_forms
@@ -409,6 +411,12 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         for name in OF_TOOLS:  # they ask for nothing, and OpenAI refuses them
             fields.pop(name, None)
             setattr(read, name, None)
+    if (
+        wire_format.has_tools
+        and isinstance(read.tool_choice, ToolChoice)
+        and read.tool_choice.allowed_tools is not None
+    ):
+        _keep_allowed_tools(fields, read, read.tool_choice.allowed_tools)
     if read.logprobs is False:
         fields.pop("logprobs", None)  # in a completion vLLM takes false for 0, which asks for them
     request_body = RequestBody(wire_format, fields, read)
@@ -416,6 +424,18 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
     request_body.callers_format = callers_format
     request_body.writer = writer
     return request_body
+
+
+def _keep_allowed_tools(fields: dict[str, Raw], read: Fields, allowed: AllowedTools) -> None:
+    """Leave out the other tools, since vLLM knows no such choice. Raises Problem (400) for one that is not there."""
+    tools, names = read.tools or [], {tool.name for tool in allowed.tools}
+    for name in names - {tool.name for tool in tools}:
+        raise Problem("invalid_value", f"tool_choice allows {name!r}, which is not among the tools.", "tool_choice")
+    kept = [number for number, tool in enumerate(tools) if tool.name in names]
+    raws = decode_list(fields["tools"])
+    fields["tools"] = Raw(msgspec.json.encode([raws[number] for number in kept]))
+    fields["tool_choice"] = Raw(msgspec.json.encode(allowed.mode))
+    read.tools, read.tool_choice = [tools[number] for number in kept], allowed.mode
 
 
 def _why_no_json(body: bytes, message: str) -> str:

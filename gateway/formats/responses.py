@@ -37,7 +37,6 @@ UNTAKEN_FIELDS: Mapping[str, str] = MappingProxyType(
         "conversation": STATELESS,
         "background": "The gateway answers at once, or as a stream.",
         "prompt": "The gateway stores no prompt templates: send the text as instructions and input.",
-        "max_tool_calls": "The gateway calls no tools of its own.",
     }
 )
 """Fields that are refused, most of them since they need stored state, and what to do instead."""
@@ -81,10 +80,12 @@ class FunctionTool(msgspec.Struct):
 
 
 class NamedTool(msgspec.Struct):
-    """A tool that an answer has to call."""
+    """A tool that an answer has to call, or the tools that it may call."""
 
     type: Annotated[str, Meta(max_length=64)]
     name: str | None = None
+    mode: Literal["auto", "required"] = "auto"
+    tools: Annotated[list[NamedTool], Meta(max_length=512)] | None = None
 
 
 class InputItem(msgspec.Struct):
@@ -130,7 +131,8 @@ class ResponsesRequest(msgspec.Struct):
     conversation: Raw = msgspec.field(default_factory=Raw)
     background: bool | None = None
     prompt: Raw = msgspec.field(default_factory=Raw)
-    max_tool_calls: Raw = msgspec.field(default_factory=Raw)
+    max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
+    """A bound of calls by the server. The gateway makes none."""
     client_metadata: Annotated[dict[str, Raw], Meta(max_length=64)] | None = None
     """Codex's own notes of its turn. It goes no further."""
     temperature: float | None = None
@@ -148,7 +150,7 @@ class ResponsesFormat(TranslatedFormat):
     path = "/v1/responses"
     request_type = ResponsesRequest
     required = "input"
-    whole_numbers = frozenset({"max_output_tokens", "top_logprobs"})
+    whole_numbers = frozenset({"max_output_tokens", "max_tool_calls", "top_logprobs"})
     conversation_fields = frozenset({"input", "instructions"})
     field_names = MappingProxyType(
         {"messages": "input", "max_completion_tokens": "max_output_tokens", "max_tokens": "max_output_tokens",
@@ -218,8 +220,11 @@ def _refuse_untaken(request: ResponsesRequest) -> None:
 def _tool_choice(choice: str | NamedTool) -> Any:
     if isinstance(choice, str):
         return choice
+    if choice.type == "allowed_tools":
+        tools = [choose_tool(tool.name) for tool in choice.tools or () if tool.type == "function"]
+        return {"type": choice.type, "allowed_tools": {"mode": choice.mode, "tools": tools}} if tools else "none"
     if choice.type != "function":
-        raise refuse_value("tool_choice.type", choice.type, "function")
+        raise refuse_value("tool_choice.type", choice.type, "function", "allowed_tools")
     return choose_tool(choice.name)
 
 

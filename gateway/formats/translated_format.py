@@ -65,7 +65,8 @@ class TranslatedFormat(ChatFormat):
         for name, value in raw_fields.items():
             if name not in self.known_fields and value != NULL:
                 if name in CHAT_ALONE:
-                    raise Problem("unknown_parameter", f"{self.path} does not know {name!r}: leave it out.", name)
+                    instead = f"send {self.field_names[name]}" if name in self.field_names else "leave it out"
+                    raise Problem("unknown_parameter", f"{self.path} does not know {name!r}: {instead}.", name)
                 fields[name] = value
         return fields
 
@@ -106,7 +107,8 @@ def put_tools(tools: list[dict[str, Any]], tool_count: int, choice: Mapping[str,
     if not tools:
         return {}
     chosen, names = choice.get("tool_choice"), {tool["function"]["name"] for tool in tools}
-    if len(tools) < tool_count and isinstance(chosen, dict) and chosen["function"]["name"] not in names:
+    named = chosen.get("function") if isinstance(chosen, dict) else None
+    if len(tools) < tool_count and named is not None and named["name"] not in names:
         choice = {name: value for name, value in choice.items() if name != "tool_choice"}
     return {"tools": tools, **choice}
 

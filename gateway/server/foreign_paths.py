@@ -21,6 +21,8 @@ def explain_path(path: str) -> str:
         return f"{NOWHERE} The API begins at /v1; pages for people, where they are on, at /console."
     if path.startswith("/v1/v1/"):
         return f"{NOWHERE} `/v1` is there twice: OpenAI's clients want it in the base URL, Anthropic's add it."
+    if "//" in path:
+        return f"{NOWHERE} Two slashes follow each other: the base URL ends without one."
     for address in WITHOUT_PREFIX:
         if _is_below(path, address):
             return f"{NOWHERE} Did you mean /v1{address}? The base URL of an OpenAI client ends in `/v1`."

@@ -88,6 +88,7 @@ ADDRESSES_NOT_OFFERED = [
     ("GET", "/models", "Did you mean /v1/models?"),
     ("POST", "/v1/v1/chat/completions", "is there twice"),
     ("POST", "/v1/chat/completions/", "the slash at its end"),
+    ("POST", "/v1//chat/completions", "Two slashes follow each other"),
     ("POST", "/v1/nothing", "There is nothing at this address."),
 ]
 

@@ -99,6 +99,61 @@ async def test_response_calls_a_tool_and_takes_what_it_gave_back(
     assert tool["content"] == "rain"
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+async def test_tools_that_the_choice_leaves_out_do_not_reach_the_engine(
+    responses: AsyncOpenAI, small: FakeEngine, mode: str
+) -> None:
+    small.auto_tool_choice = True
+    names = ("weather", "clock", "calendar")
+    tools: list[Any] = [{"type": "function", "name": name, "parameters": WEATHER} for name in names]
+    allowed = [{"type": "function", "name": name} for name in ("calendar", "weather")]
+    choice: Any = {"type": "allowed_tools", "mode": mode, "tools": allowed}
+    answer: Any = await responses.responses.create(model="returns", input=TEXT, tools=tools, tool_choice=choice)
+    assert answer.tool_choice.model_dump() == choice
+    chat_tools: Any = [{"type": "function", "function": {"name": name, "parameters": WEATHER}} for name in names]
+    chat_allowed = [{"type": "function", "function": {"name": name}} for name in ("calendar", "weather")]
+    chat_choice: Any = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": chat_allowed}}
+    turn: Any = {"role": "user", "content": TEXT}
+    asked: Any = {"model": "returns", "messages": [turn], "tools": chat_tools, "tool_choice": chat_choice}
+    await responses.chat.completions.create(**asked)
+    for request in list(small.requests)[-2:]:
+        assert [tool["function"]["name"] for tool in request.body["tools"]] == ["weather", "calendar"]
+        assert request.body["tool_choice"] == mode
+
+
+async def test_choice_of_server_tools_alone_allows_no_call(running: RunningGateway, small: FakeEngine) -> None:
+    small.auto_tool_choice = True
+    tools = [{"type": "web_search"}, {"type": "function", "name": "weather", "parameters": WEATHER}]
+    choice = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "web_search"}]}
+    key = await running.key(unknown_fields="drop")
+    async with running.http(key) as http:
+        asked = {"model": "returns", "input": TEXT, "tools": tools, "tool_choice": choice}
+        answer = await http.post("/v1/responses", json=asked)
+    assert answer.status_code == 200, answer.text
+    assert small.requests[-1].body["tool_choice"] == "none"
+
+
+async def test_bound_of_calls_by_a_server_that_makes_none_is_taken(responses: AsyncOpenAI, small: FakeEngine) -> None:
+    await responses.responses.create(model="returns", input=TEXT, max_tool_calls=3)
+    assert "max_tool_calls" not in small.requests[-1].body
+
+
+@pytest.mark.parametrize(
+    ("fields", "instead"),
+    [
+        ({"max_tokens": 9}, "send max_output_tokens"),
+        ({"response_format": {"type": "json_object"}}, "send text.format"),
+        ({"stop": ["."]}, "leave it out"),
+    ],
+)
+async def test_field_of_chat_in_a_response_is_refused_with_its_name_there(
+    responses: AsyncOpenAI, fields: dict[str, Any], instead: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=instead) as refused:
+        await responses.responses.create(model="returns", input=TEXT, extra_body=fields)
+    assert (refused.value.code, refused.value.param) == ("unknown_parameter", next(iter(fields)))
+
+
 async def test_response_keeps_a_schema(responses: AsyncOpenAI) -> None:
     form: Any = {"type": "json_schema", "name": "weather", "schema": WEATHER, "strict": True}
     answer = await responses.responses.create(model="returns", input=TEXT, text={"format": form}, max_output_tokens=64)
@@ -153,6 +208,14 @@ async def test_response_of_a_stored_item_says_how_a_client_sends_it_itself(respo
         ({"tool_choice": "required"}, "tool_choice"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"include": ["file_search_call.results"]}, "include[0]"),
+        ({"max_tool_calls": 0}, "max_tool_calls"),
+        (
+            {
+                "tools": [{"type": "function", "name": "f"}],
+                "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]},
+            },
+            "tool_choice",
+        ),
     ],
 )
 async def test_response_that_is_not_taken_names_the_field(

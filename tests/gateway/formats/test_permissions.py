@@ -107,6 +107,16 @@ def test_special_tokens_are_neutral_as_each_endpoint_has_them() -> None:
     assert problem(read(COMPLETIONS, add_special_tokens=False), COMPLETIONS).code == "unknown_parameter"
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("functions", "send tools"), ("guided_json", "send structured_outputs"), ("num_ctx", "leave it out")],
+)
+def test_a_field_of_earlier_clients_is_refused_with_its_present_name(name: str, instead: str) -> None:
+    refused = problem(read(**{name: [{"name": "weather"}]}))
+    assert (refused.code, refused.param) == ("unknown_parameter", name)
+    assert refused.message.endswith(f": {instead}.")
+
+
 def test_zero_is_not_taken_for_false() -> None:
     assert problem(read(prompt_logprobs=0)).param == "prompt_logprobs"
     assert problem(read(priority=False)).param == "priority"
