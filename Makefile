@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 PYTEST = $(BIN)/pytest
 # Empty: bytecode is cached. Else every process of the tests compiles all of it.
 export PYTHONDONTWRITEBYTECODE :=
-# Two for each core: many tests wait, for intervals or for processes of theirs.
-WORKERS = $(shell expr 2 '*' `nproc`)
+MEMORY_GB := $(shell awk '/MemTotal/ { print int($$2 / 1e6) }' /proc/meminfo 2>/dev/null || echo 8)
+# Three for each core: many tests wait, for intervals or for processes of theirs. Memory has 2 GB for each.
+WORKERS = $(shell printf '%d\n' $$((3 * `nproc`)) $$(($(MEMORY_GB) / 2)) | sort -n | head -n 1)
 LEFT_OUT := var/left-out.txt
 SOURCES := gateway router serving monitoring tools tests benchmarks examples
 
