@@ -1,6 +1,7 @@
 """The hook of mkdocs.yml: pages that stand outside docs/, and links as the site has them.
 
-Documents link to files as the repository has them. A link to what is no page of the site becomes its text.
+Documents link to files as the repository has them. A link to what is no page of the site becomes its text. The drawing
+of the README is a picture here: what draws it would be loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ OUTSIDE: Mapping[str, str] = MappingProxyType(
     {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CONTRIBUTING.md": "contributing.md"}
 )
 """Documents outside docs/, and their pages."""
+DRAWING = re.compile(r"```mermaid\n.*?```", re.DOTALL)
+PICTURE = "![A request: identify, read, admit, score, choose, open, relay, settle](docs/request.svg)"
 LINK = re.compile(r"(?P<text>!?\[(?:[^\]\[]|\[[^\]]*\])*\])\((?P<target>[^)\s]+)\)")
 
 
@@ -48,4 +51,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         shown = os.path.relpath(place, os.path.dirname(uri) or ".")
         return f"{found['text']}({shown}{'#' if anchor else ''}{anchor})"
 
-    return LINK.sub(replace, markdown)
+    return LINK.sub(replace, DRAWING.sub(PICTURE, markdown))

@@ -41,6 +41,15 @@ def test_every_document_is_a_page_and_is_found_by_the_search(site: Path) -> None
     assert documents <= found
 
 
+def test_the_drawing_of_the_readme_is_a_picture_with_the_same_words(site: Path) -> None:
+    (drawing,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    picture = (ROOT / "docs" / "request.svg").read_text(encoding="utf-8")
+    words = {*re.findall(r"\b[a-z]{4,}\b", drawing)} - {"flowchart", "subgraph"}
+    assert words == {*re.findall(r"\b[a-z]{4,}\b", " ".join(re.findall(r"<text[^>]*>(.*?)</text>", picture)))}
+    page = (site / "index.html").read_text(encoding="utf-8")
+    assert ("flowchart" in page, 'src="request.svg"' in page) == (False, True)
+
+
 def test_pages_load_nothing_from_elsewhere_and_all_pictures_are_there(site: Path) -> None:
     pictures = 0
     for page in site.rglob("*.html"):
