@@ -18,7 +18,14 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE: Mapping[str, str] = MappingProxyType(
-    {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CONTRIBUTING.md": "contributing.md"}
+    {
+        "README.md": "index.md",
+        "ARCHITECTURE.md": "architecture.md",
+        "CONTRIBUTING.md": "contributing.md",
+        "CHANGELOG.md": "changelog.md",
+        "k8s/README.md": "guides/kubernetes.md",
+        "benchmarks/README.md": "benchmarks.md",
+    }
 )
 """Documents outside docs/, and their pages."""
 DRAWING = re.compile(r"```mermaid\n.*?```", re.DOTALL)

@@ -36,6 +36,7 @@ def test_every_document_is_a_page_and_is_found_by_the_search(site: Path) -> None
     pages = {path.relative_to(site) for path in site.rglob("*.html")}
     assert documents <= pages
     assert {Path("index.html"), Path("architecture.html"), Path("contributing.html")} <= pages
+    assert 'href="kubernetes.html"' in (site / "guides" / "fleet.html").read_text(encoding="utf-8").partition("<h1")[2]
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     found = {Path(entry["location"].partition("#")[0]) for entry in index["docs"]}
     assert documents <= found
