@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import click
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from gateway.cli.admin_client import Unusable, explain_os_error, read_text, write_whole
+from gateway.cli.admin_client import Refused, Unusable, explain_os_error, read_text, write_whole
 from gateway.cli.command import Api, ClassField, Force, add_command, see_that_it_can_be_written, with_api
 from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
@@ -218,16 +217,29 @@ def compare(
 ) -> None:
     """Judge pairs of answers side by side, blind. Texts of the task have to be kept."""
     path = f"{api.url}/v1/evaluations/{quote(evaluation, safe='')}/pair"
+    judged = 0
     while True:
-        pair = api.get(path, first=first, second=second)
+        try:
+            pair = api.get(path, first=first, second=second)
+        except Refused as error:
+            if error.code != "no_review" or not judged:
+                raise
+            api.out.note("Nothing is left to compare: thank you.")
+            return
         if api.out.print_json(pair):
             return
         api.out.say(*list_pair_lines(pair))
-        word = typer.prompt("Better: a, b, s (same) or q (quit)", type=click.Choice(["a", "b", "s", "q"]), err=True)
+        word = ""
+        while word not in ("a", "b", "s", "q"):
+            try:
+                word = typer.prompt("Better: a, b, s (same) or q (quit)", err=True).strip().lower()
+            except typer.Abort:  # Ctrl-C, or the end of the input
+                word = "q"
         if word == "q":
             return
         better = {"number": pair["number"], "better": "same" if word == "s" else word}
         api.post(path, better, first=first, second=second)
+        judged += 1
 
 
 @add_command(evaluations)

@@ -85,6 +85,21 @@ async def test_people_compare_what_differs_and_the_report_counts_it(compared: tu
             assert (stuffed.status_code, stuffed.json()["error"]["code"]) == (409, "state_conflict")
 
 
+async def test_a_person_compares_at_the_command_line(compared: tuple[RunningGateway, str]) -> None:
+    running, path = compared
+    evaluation = path.split("/")[3]
+    place = {"APPRENTICE_URL": running.url, "APPRENTICE_KEY": await running.key(role="reviewer", models=["returns"])}
+    compare = partial(asyncio.to_thread, run, "evaluations", "compare", evaluation, **place)
+    said_so = await compare(typed="both\nA\ns\nq\n")
+    assert (said_so.exit_code, said_so.err.count("Better: a, b, s (same) or q (quit)")) == (0, 4)
+    assert said_so.out.count("Item") == 3
+    async with running.http() as http:
+        [told] = (await http.get(f"/admin/v1/evaluations/{evaluation}")).json()["preferences"]
+    assert told["rows"] == 2
+    left = await compare(typed="b\nb\n")
+    assert (left.exit_code, left.err.endswith("Nothing is left to compare: thank you.\n")) == (0, True)
+
+
 async def test_two_arms_in_either_order_are_one_comparison(compared: tuple[RunningGateway, str]) -> None:
     running, path = compared
     right = {number: said(("approve", "deny")[number % 2]) for number in range(ROWS)}

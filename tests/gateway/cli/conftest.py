@@ -43,10 +43,11 @@ class Said:
 Command = Callable[..., Awaitable[Said]]
 
 
-def run(*words: str, **environment: str) -> Said:
-    """Run `apprentice …` in this process. It blocks: a gateway of the same event loop could not answer it."""
+def run(*words: str, typed: str | None = None, **environment: str) -> Said:
+    """Run `apprentice …` in this process. It blocks: a gateway of the same event loop could not answer it. `typed` is
+    its input."""
     variables = {"APPRENTICE_URL": None, "APPRENTICE_KEY": None, "COLUMNS": "200", **environment}
-    ended = testing.CliRunner().invoke(app, list(words), env=variables)
+    ended = testing.CliRunner().invoke(app, list(words), input=typed, env=variables)
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     return Said(ended.exit_code, ended.stdout, ended.stderr)
