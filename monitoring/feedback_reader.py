@@ -14,6 +14,7 @@ from monitoring.archive.tables import (
     NothingArchived,
     fetch_rows,
     list_files,
+    match_requests,
     read,
     read_span,
 )
@@ -62,7 +63,8 @@ def _read_archived(
     table = read(storage, "feedback", [place for place in listed if _last_at(place) > since])
     with connection.cursor() as cursor:
         storage.attach(cursor)
-        cursor.execute(f'SELECT * FROM {table} WHERE "request" IN (SELECT unnest(?::VARCHAR[]))', [list(requests)])  # noqa: S608 - our own names
+        where, values = match_requests(requests)
+        cursor.execute(f"SELECT * FROM {table} WHERE {where}", values)  # noqa: S608 - our own names
         for row in fetch_rows(cursor):
             by_request.setdefault(row["request"], []).append(words.read(feedback_of(row), row["request"]))
     return by_request

@@ -129,19 +129,27 @@ def search(job: SearchJob) -> SearchResult:
 
 def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterator[dict[str, Any]]:
     """Those of a batch that are wanted also by label and text, with both."""
-    ids = [hit.id for hit in batch]
-    feedback = read_feedback(reader.redis, reader.connection, reader.archive, ids, reader.seals)
-    labels = {hit.id: _label_of(hit, feedback, job) for hit in batch}
-    values = {request: "none" if label is None else label.value for request, label in labels.items()}
-    hits = [hit for hit in batch if job.query.label in (None, values[hit.id])]
-    texts = reader.of_requests([hit.id for hit in hits]) if job.query.with_texts or job.query.text else {}
+    query, hits, labels = job.query, batch, dict[str, RequestLabel | None]()
+    if query.label is not None:
+        labels = _find_labels(reader, job, hits)
+        values = {request: "none" if label is None else label.value for request, label in labels.items()}
+        hits = [hit for hit in hits if values[hit.id] == query.label]
+    texts = reader.of_requests([hit.id for hit in hits]) if query.with_texts or query.text else {}
+    if query.text is not None:
+        hits = [hit for hit in hits if hit.id in texts and has_text(texts[hit.id], query.text)]
+    if query.label is None:  # only of the few that are told
+        labels = _find_labels(reader, job, hits)
     for hit in hits:
-        text = texts.get(hit.id)
-        if job.query.text is None or (text is not None and has_text(text, job.query.text)):
-            label = labels[hit.id]
-            label_fields = None if label is None else {"value": label.value, "words": label.words}
-            more = {"text": msgspec.to_builtins(text)} if job.query.with_texts else {}
-            yield {name: getattr(hit, name) for name in SHOWN} | {"label": label_fields} | more
+        label = labels[hit.id]
+        label_fields = None if label is None else {"value": label.value, "words": label.words}
+        more = {"text": msgspec.to_builtins(texts.get(hit.id))} if query.with_texts else {}
+        yield {name: getattr(hit, name) for name in SHOWN} | {"label": label_fields} | more
+
+
+def _find_labels(reader: TextReader, job: SearchJob, hits: list[Found]) -> dict[str, RequestLabel | None]:
+    ids = [hit.id for hit in hits]
+    feedback = read_feedback(reader.redis, reader.connection, reader.archive, ids, reader.seals) if ids else {}
+    return {hit.id: _label_of(hit, feedback, job) for hit in hits}
 
 
 def _label_of(hit: Found, feedback: Mapping[str, Any], job: SearchJob) -> RequestLabel | None:

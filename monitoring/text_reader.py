@@ -16,7 +16,7 @@ from typing import Any, Self
 import msgspec
 
 from monitoring.archive.storage import open_storage
-from monitoring.archive.tables import ArchiveQuery, connect_duckdb, fetch_rows, find_table
+from monitoring.archive.tables import ArchiveQuery, connect_duckdb, fetch_rows, find_table, match_requests
 from monitoring.helper_process import run_job
 from monitoring.ids import SHAPE, read_time
 from monitoring.redis_address import open_redis
@@ -66,8 +66,7 @@ class TextReader:
         if missing:
             has_times = len(times) == len(missing)
             since, until = (min(times) - CLOCK_SECONDS, max(times) + CLOCK_SECONDS) if has_times else (None, None)
-            where = '"request" IN (SELECT unnest(?::VARCHAR[]))'
-            rows = self._archived(ArchiveQuery("texts", since, until), where, [missing])
+            rows = self._archived(ArchiveQuery("texts", since, until), *match_requests(missing))
             texts |= {text.request: text for text in self._opened(rows)}
         return texts
 

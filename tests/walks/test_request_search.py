@@ -39,6 +39,21 @@ async def settled(gateway: RunningGateway) -> None:
     await until(lambda: not len(texts.queue) and not texts.spool.records and not gateway.services.flow.pending)
 
 
+async def test_a_search_in_texts_reads_feedback_on_what_it_tells_alone(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with run_gateway(configure(tasks={"returns": {"texts": {"keep": "all"}}})) as gateway:
+        await gateway.place(make_adapter(1))
+        requests = [await ask(gateway, f"Vase {number}.") for number in range(9)]
+        await settled(gateway)
+        redis = gateway.services.redis
+        for query in ({"text": "vase 4"}, {"text": "vase", "label": "none"}):
+            await redis.config_resetstat()
+            ids = await found(gateway, **query)
+            assert ids == ([requests[4]] if query == {"text": "vase 4"} else requests[::-1])
+            assert (await redis.info("commandstats"))["cmdstat_hvals"]["calls"] == len(ids)
+
+
 async def test_requests_are_found_newest_first_whether_they_are_archived_or_not(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
