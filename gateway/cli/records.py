@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
@@ -26,15 +27,15 @@ if TYPE_CHECKING:
 records = typer.Typer(
     help="Export, count and replay the archived records and feedback; forget texts.", no_args_is_help=True
 )
-AGO = re.compile(r"(\d{1,6})(h|d)")
-HOUR_SECONDS = 3600
+AGO = re.compile(r"(\d{1,6})(m|h|d)")
+UNIT_SECONDS = MappingProxyType({"m": 60, "h": 3600, "d": 86_400})
 
 
 Dataset = Literal["records", "feedback"]
 """The datasets of an archive."""
 Since = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="From when on: 2026-03-01, 2026-03-01T12:00 (UTC), or so long ago: 36h, 7d."),
+    typer.Option(metavar="TIME", help="From when on: 2026-03-01, 2026-03-01T12:00 (UTC), or an age: 30m, 36h, 7d."),
 ]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before when; as --since.")]
 Which = Annotated[Dataset, typer.Option(help="Records, or the feedback on them.")]
@@ -134,12 +135,12 @@ def moment_of(text: str, now: float) -> float:
     """
     ago = AGO.fullmatch(text)
     if ago is not None:
-        return now - int(ago[1]) * HOUR_SECONDS * (24 if ago[2] == "d" else 1)
+        return now - int(ago[1]) * UNIT_SECONDS[ago[2]]
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
-        raise SettingsError(f"{text!r} is no time: write 2026-03-01, 2026-03-01T12:00, 36h or 7d.") from error
+        raise SettingsError(f"{text!r} is no time: write 2026-03-01, 2026-03-01T12:00, 30m, 36h or 7d.") from error
 
 
 def moments_of(*texts: str | None) -> list[float | None]:

@@ -118,6 +118,7 @@ def test_times_are_days_moments_and_ages() -> None:
     assert moment_of("2026-03-01", now) == moment_of("2026-03-01T00:00Z", now) == now - 43_200
     assert moment_of("2026-03-01T13:00+01:00", now) == now
     assert (moment_of("36h", now), moment_of("7d", now)) == (now - 36 * 3600, now - 7 * 86_400)
+    assert moment_of("30m", now) == now - 1800
     assert moment_of("1h", time.time()) < time.time()
     for wrong in ("yesterday", "7w", "", "2026-13-01", "-1h"):
         with pytest.raises(SettingsError):
