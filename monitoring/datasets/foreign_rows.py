@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Set
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
+from monitoring.datasets.tensorzero_rows import from_inference
 from monitoring.evaluation.dataset import (
     OFFER_FIELDS,
     DatasetError,
@@ -15,7 +14,6 @@ from monitoring.evaluation.dataset import (
     read_answer,
     see_that_it_is_text,
     write_as_text,
-    write_canonically,
 )
 
 ROLES: Mapping[str, str] = {
@@ -30,8 +28,6 @@ ALPACA_FIELDS = frozenset({"instruction", "input", "context", "output", "respons
 """The fields that are read, and the text of all in one, which some files have beside them."""
 ITEM_FIELDS = frozenset({"item", "sample"})
 """The fields of a row of OpenAI's Evals: what is asked and expected, and what a model answered."""
-TEXT_KEYS = ("text", "value", "arguments")
-"""Where a block of TensorZero has its text: as it is, in older releases, and as the arguments of a template."""
 
 
 def as_own_form(entry: dict[str, Any], at: int) -> dict[str, Any]:
@@ -131,65 +127,6 @@ def _last_text(output: Any, at: int) -> str:
     return content
 
 
-def _from_inference(entry: dict[str, Any], at: int) -> dict[str, Any]:
-    """An inference or a datapoint of TensorZero. An episode's inferences belong together."""
-    request, output = _decoded(entry["input"]), _decoded(entry["output"])
-    if not isinstance(request, dict) or "messages" not in request:
-        named = {name: value for name, value in entry.items() if name not in ("input", "output")}
-        return named | {"text": request, "expected": output}
-    system = request.get("system")
-    messages: list[dict[str, Any]] = [{"role": "system", "content": write_as_text(system)}] if system else []
-    for message in request["messages"] if isinstance(request["messages"], list) else []:
-        if not isinstance(message, dict):
-            raise DatasetError(f"Line {at}: a message of its input is no object with role and content.")
-        messages.append({"role": message.get("role"), "content": _text_in(message.get("content"), at)})
-    own: dict[str, Any] = {
-        "messages": [*messages, {"role": "assistant", "content": _output_text(output, at)}],
-        "id": entry.get("id") or entry.get("inference_id"),
-        "group": entry.get("episode_id"),
-        "at": entry.get("timestamp"),
-        "label": entry.get("label"),
-    }
-    worse = _decoded(entry.get("dispreferred_outputs") or [])
-    if worse:
-        own["rejected"] = _output_text(_decoded(worse[0]), at)
-    return {name: value for name, value in own.items() if value is not None}
-
-
-def _output_text(output: Any, at: int) -> str:
-    """The text of an output: of a chat function its blocks, of a JSON function the raw answer."""
-    if isinstance(output, dict) and ("raw" in output or "parsed" in output):
-        return str(output["raw"]) if output.get("raw") else write_canonically(output.get("parsed"))
-    return _text_in(output, at)
-
-
-def _text_in(content: Any, at: int) -> str:
-    if isinstance(content, str):
-        return content
-    texts = []
-    for block in content if isinstance(content, list) else [content]:
-        value = (
-            next((block[key] for key in TEXT_KEYS if block.get(key) is not None), None)
-            if isinstance(block, dict)
-            else None
-        )
-        if value is None or block.get("type") not in ("text", "raw_text", "template", None):
-            kind = block.get("type") if isinstance(block, dict) else type(block).__name__
-            raise DatasetError(f"Line {at}: it has a block of the type {str(kind)[:40]!r}: only texts can be taken.")
-        texts.append(write_as_text(value))
-    return "\n".join(texts)
-
-
-def _decoded(value: Any) -> Any:
-    """A value that a table's column may hold as JSON."""
-    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
-        try:
-            return msgspec.json.decode(value)
-        except (msgspec.DecodeError, RecursionError):
-            return value
-    return value
-
-
 def time_of(value: Any) -> float | None:
     """Unix seconds of a number or of a time in ISO 8601; None for anything else."""
     if isinstance(value, bool) or value is None:
@@ -213,6 +150,6 @@ FORMS: tuple[tuple[Set[str], Callable[[dict[str, Any], int], dict[str, Any]]], .
     ({"input", "preferred_output"}, _from_preference),
     ({"input", "ideal"}, _from_ideal),
     (CHOICE_FIELDS, _from_choice),
-    ({"input", "output"}, _from_inference),
+    ({"input", "output"}, from_inference),
 )
 """The forms of others, each with the fields by which it is known; the first one that fits."""

@@ -170,10 +170,94 @@ def test_inferences_of_tensorzero_are_taken_from_its_table_and_from_its_api(tmp_
     path.write_text(json.dumps({"inferences": [answered]}))
     row = only(path)
     assert (row.id, row.answer, row.rejected) == ("02", '{"ok": true}', '{"ok": false}')
-    calling = {**inference, "output": [{"type": "tool_call", "name": "look", "arguments": {}}]}
-    (fault,) = read(lines(tmp_path / "tools.jsonl", calling))
+    (fault,) = read(lines(tmp_path / "empty.jsonl", {**answered, "output": {"raw": None, "parsed": None}}))
     assert isinstance(fault, LeftOut)
-    assert fault.fault == "Line 1: it has a block of the type 'tool_call': only texts can be taken."
+    assert fault.fault == "Line 1: it has no expected answer: give one as `expected`."
+
+
+LOOK = {"name": "look", "description": "Look an order up.", "parameters": {"type": "object"}, "strict": False}
+CALLED = {"type": "tool_call", "id": "c1", "raw_name": "look", "raw_arguments": '{"order": "A-7"}'}
+CHAT_INFERENCE = {
+    "inference_id": "03",
+    "input": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Where is A-7?"}]},
+            {"role": "assistant", "content": [
+                {"type": "thought", "text": "Look it up."},
+                {"type": "text", "text": "One moment."},
+                {"type": "tool_call", "id": "c0", "name": "look", "arguments": "{}"},
+            ]},
+            {"role": "user", "content": [
+                {"type": "text", "text": "Well?"},
+                {"type": "tool_result", "id": "c0", "name": "look", "result": "Which order?"},
+            ]},
+        ]
+    },
+    "output": [{"type": "thought", "text": "Again."}, CALLED | {"name": "look", "arguments": {"order": "A-7"}}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        {"additional_tools": [LOOK], "tool_choice": {"specific": "look"}, "parallel_tool_calls": False},
+        {
+            "dynamic_tools": [json.dumps({"type": "client_side_function"} | LOOK)],
+            "allowed_tools": '{"tools": [], "choice": "function_default"}',
+            "tool_choice": '{"specific":"look"}',
+            "parallel_tool_calls": False,
+            "tool_params": "",
+        },
+        {
+            "dynamic_tools": [],
+            "tool_params": json.dumps(
+                {"tools_available": [LOOK], "tool_choice": {"specific": "look"}, "parallel_tool_calls": False}
+            ),
+        },
+        {
+            "tools": [{"type": "function", "function": LOOK}],
+            "tool_choice": {"type": "function", "function": {"name": "look"}},
+            "parallel_tool_calls": False,
+        },
+    ],
+    ids=["API", "table", "older table", "added"],
+)
+def test_tools_of_tensorzero_and_calls_of_them_are_taken(tmp_path: Path, offer: dict[str, object]) -> None:
+    row = only(lines(tmp_path / "tools.jsonl", CHAT_INFERENCE | offer))
+    call = {"id": "c0", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    assert row.messages[:-1] == [
+        {"role": "user", "content": "Where is A-7?"},
+        {"role": "assistant", "content": "One moment.", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c0", "content": "Which order?"},
+        {"role": "user", "content": "Well?"},
+    ]
+    assert row.answer == '{"tool_calls":[{"arguments":{"order":"A-7"},"name":"look"}]}'
+    assert row.messages[-1]["content"] is None
+    assert (row.tools, row.parallel_tool_calls) == ([{"type": "function", "function": LOOK}], False)
+    assert row.tool_choice == {"type": "function", "function": {"name": "look"}}
+
+
+def test_rows_of_tensorzero_that_cannot_be_taken_are_refused_by_line(tmp_path: Path) -> None:
+    offer = {"additional_tools": [LOOK]}
+    question = {"role": "user", "content": [{"type": "file", "mime_type": "image/png", "storage_path": {}}]}
+    text = [{"type": "text", "text": "It is here."}]
+    path = lines(
+        tmp_path / "faults.jsonl",
+        CHAT_INFERENCE,
+        CHAT_INFERENCE | {"input": {"messages": [question]}},
+        CHAT_INFERENCE | offer | {"output": [CALLED | {"raw_name": "burn"}]},
+        CHAT_INFERENCE | offer | {"output": text, "dispreferred_outputs": [[CALLED]]},
+        CHAT_INFERENCE | {"output": text, "staled_at": "2026-11-01 10:00:00"},
+        CHAT_INFERENCE | {"output": text, "tool_params": "{}", "dynamic_tools": "['{}']"},
+    )
+    assert [each.fault for each in read(path) if isinstance(each, LeftOut)] == [
+        "Line 1: its answer calls 'look', but it has no tools: add them as `tools`.",
+        "Line 2: it has a block of the type 'file': only texts and calls of tools can be taken: leave it out.",
+        "Line 3: its answer calls 'burn', which its tools do not have: add it.",
+        "Line 4: an answer of a pair calls a tool: only texts can be compared: leave it out.",
+        "Line 5: it was changed or deleted in TensorZero: leave it out.",
+        "Line 6: its tools are no list of objects with a function and its name.",
+    ]
 
 
 def test_values_of_parquet_that_json_does_not_have_are_taken_as_texts(tmp_path: Path) -> None:
