@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, get_args
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from router.choice import choose
 from router.findings import CHECK_NAMES, CheckName, CheckPolicy, FallbackName
 from router.fitted import Fitted
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy
-from router.routing_data import NO_SCORES, Moment, RoutingRequest, Scores
+from router.routing_data import NO_SCORES, Choice, Moment, RoutingRequest, Scores
 from serving.adapters.entries import VERSION_STATES
 from serving.fleet_view import CircuitView, FaultKind, FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 
@@ -312,3 +313,13 @@ def any_faults(chance: random.Random) -> tuple[tuple[FaultKind, float | None], .
     waits = [None, None, 0.0, 0.5, 4.0, 30.0, 3600.0]
     found = [(chance.choice(mild), chance.choice(waits)) for _ in range(16)]
     return (*found[: chance.randint(0, 3)], ("refused", None)) if refused else tuple(found)
+
+
+SECONDS = 60.0
+"""Left for an answer."""
+
+
+def start(model: str = "returns", view: FleetView | None = None, rules: Policy | None = None) -> Choice:
+    decision = choose(asked(model), NO_SCORES, rules or policy(), view or usual_fleet(), moment(0.0))
+    assert isinstance(decision, Choice)
+    return decision
