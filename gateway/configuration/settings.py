@@ -410,8 +410,9 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     try:
         return Settings(**raw)
     except ValidationError as error:
-        lines = ["  " + ": ".join(filter(None, (_place(e), _describe(e)))) for e in error.errors()]
-        raise SettingsError("\n".join([f"The configuration {path or ''} can't be used:", *lines])) from error
+        faults = [": ".join(filter(None, (_place(e), _describe(e)))).rstrip(".") for e in error.errors()]
+        told = ";\n  ".join(faults)
+        raise SettingsError(f"The configuration {path or ''} can't be used:\n  {told}.") from error
     except UnreadableVariable as error:
         raise SettingsError(f"An environment variable can't be used: {error}.") from error
     except TypeError as error:
