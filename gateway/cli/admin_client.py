@@ -300,7 +300,9 @@ def read_text(path: Path, kind: str = "") -> str:
     try:
         return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Unusable(f"{kind}{path} is no text in UTF-8: save it as such.") from error
+        at = data.count(b"\n", 0, error.start) + 1
+        fault = f"{kind}{path} is no text in UTF-8: save it as such. The fault is on line {at}."
+        raise Unusable(fault) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

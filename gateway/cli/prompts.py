@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -170,7 +170,7 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Ma
         else:
             objects = _rows_of_json(path, file) if path.suffix.lower() == ".json" else _rows_of_lines(file)
             rows = list(_rename_fields(path, objects, own_names) if own_names else objects)
-    except (ValueError, csv.Error) as error:
+    except ValueError as error:
         raise Unusable(f"{path} can't be read: {error}.") from error
     if not rows:
         raise Unusable(f"{path} has no rows: give one at least.")
@@ -185,25 +185,36 @@ def _rows_of_csv(
     path: Path, file: StringIO, columns: Sequence[str], own_names: Mapping[str, str] | None
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows, each with the number of lines before it that are not its own."""
-    from monitoring.evaluation.dataset import find_separator
+    from monitoring.datasets.row_files import read_table
+    from monitoring.evaluation.dataset import DatasetError, describe_faults
 
-    separator = find_separator(file.getvalue().partition("\n")[0])
-    reader, written = csv.DictReader(file, delimiter=separator), 0
-    head, our_names = list(reader.fieldnames or ()), {theirs: ours for ours, theirs in (own_names or {}).items()}
-    if missing := [theirs for theirs in our_names if theirs not in head]:
+    names = {name: (own_names or {}).get(name, name) for name in columns}
+    faults, written = [], 0
+    try:
+        for at, row in read_table(file, path.name, partial(_see_that_columns_fit, path, names, own_names)):
+            if isinstance(row, DatasetError):
+                faults.append(str(row))
+                continue
+            yield at - 1 - written, {ours: row[theirs] for ours, theirs in names.items() if row.get(theirs)}
+            written = at
+    except DatasetError as error:
+        raise Unusable(str(error)) from None
+    if faults:
+        raise Unusable(f"{path}: {describe_faults(faults)}")
+
+
+def _see_that_columns_fit(
+    path: Path, names: Mapping[str, str], own_names: Mapping[str, str] | None, head: list[str]
+) -> None:
+    """Raises Unusable where a column is missing, or one that is read is there twice."""
+    if missing := [theirs for theirs in (own_names or {}).values() if theirs not in head]:
         raise Unusable(f"{path} has no column {missing[0]!r}: it has {', '.join(head)[:400]}.")
-    taken = set(our_names.values())  # a column of such a name makes room for the one that was named
-    reader.fieldnames = [our_names.get(name, "" if name in taken else name) for name in head]
-    if not {"prompt", "text", "instruction"} & set(columns) & set(reader.fieldnames):
+    if doubled := [theirs for theirs in names.values() if head.count(theirs) > 1]:
+        raise Unusable(f"{path} has two columns {doubled[0]!r}: which one counts? Rename the other.")
+    if not {names[name] for name in ("prompt", "text", "instruction") if name in names} & {*head}:
         option = "" if own_names is None else ", or say which one it is, as in --column text=NAME"
-        raise Unusable(
-            f"{path} has no column named prompt or text: it has {', '.join(head)[:400]}. Name one so in its first line"
-            f"{option}."
-        )
-    begins = reader.line_num
-    for row in reader:
-        yield begins - written, {name: row[name] for name in columns if row.get(name) is not None}
-        written, begins = begins + 1, reader.line_num
+        fault = f"{path} has no column named prompt or text: it has {', '.join(head)[:400]}."
+        raise Unusable(f"{fault} Name one so in its first line{option}.")
 
 
 def _rows_of_json(path: Path, file: StringIO) -> Iterator[tuple[int, Any]]:

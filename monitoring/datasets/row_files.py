@@ -100,26 +100,30 @@ def _decode_whole(whole: bytes, name: str) -> Any:
 
 def _read_csv(file: BinaryIO, name: str, check_columns: CheckColumns) -> Objects:
     with TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        lines = _see_that_all_is_utf_8(text)
-        first = next(lines, "")
-        rows = _number_rows(csv.reader(chain([first], lines), strict=True, delimiter=find_separator(first)), name)
-        head = [column.strip() for column in next(rows, (1, []))[1]]
-        check_columns(head)
-        for at, cells in rows:
-            if len(cells) == len(head):
-                yield at, {column: cell or None for column, cell in zip(head, cells, strict=True)}
-            else:
-                difference = "more" if len(cells) > len(head) else "fewer"
-                yield at, DatasetError(f"Line {at}: it has {difference} cells than the {len(head)} columns.")
+        yield from read_table(_see_that_all_is_utf_8(text, name), name, check_columns)
 
 
-def _see_that_all_is_utf_8(lines: Iterable[str]) -> Iterator[str]:
+def read_table(lines: Iterator[str], name: str, check_columns: CheckColumns) -> Objects:
+    """The rows of CSV in these lines, as `read_objects` has them. Raises DatasetError for lines that are no CSV."""
+    first = next(lines, "")
+    rows = _number_rows(csv.reader(chain([first], lines), strict=True, delimiter=find_separator(first)), name)
+    head = [column.strip() for column in next(rows, (1, []))[1]]
+    check_columns(head)
+    for at, cells in rows:
+        if len(cells) == len(head):
+            yield at, {column: cell or None for column, cell in zip(head, cells, strict=True)}
+        else:
+            difference = "more" if len(cells) > len(head) else "fewer"
+            yield at, DatasetError(f"Line {at}: it has {difference} cells than the {len(head)} columns.")
+
+
+def _see_that_all_is_utf_8(lines: Iterable[str], name: str) -> Iterator[str]:
     for at, line in enumerate(lines, 1):
         if not line.isascii():
             try:
                 line.encode()
             except UnicodeEncodeError:
-                raise DatasetError(f"Line {at}: it is no text in UTF-8: save the file as such.") from None
+                raise DatasetError(f"{name} is no text in UTF-8: save it as such. The fault is on line {at}.") from None
         yield line
 
 

@@ -67,6 +67,28 @@ def test_a_row_of_a_list_is_told_by_its_line(tmp_path: Path, text: str, on_lines
     assert {number: json.loads(line)["text"] for number, line in enumerate(lines, 1) if line} == on_lines
 
 
+def test_a_table_is_read_as_data_sets_read_it_and_told_what_is_wrong(tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+
+    def read(content: str, own_names: dict[str, str] | None = None) -> list[str]:
+        table.write_text(content, newline="")
+        with ExitStack() as stack:
+            return as_lines(stack, table, PROMPT_COLUMNS, own_names).read_text().split("\n")
+
+    rows = read('body;id\r\n"a\r\nb";1\r\n;\r\n\r\nc;2\r\n', {"text": "body"})
+    assert {at: json.loads(row) for at, row in enumerate(rows, 1) if row} == {
+        2: {"text": "a\r\nb", "id": "1"},
+        6: {"text": "c", "id": "2"},
+    }
+    for content, fault in (
+        ("text,id\na, b,1\nc,2\nd\n", r"rows\.csv: 2 rows can't be read\. Line 2: it has more .* Line 4: it has fewer"),
+        ("text,id,text\na,1,b\n", r"rows\.csv has two columns 'text': which one counts\? Rename the other\."),
+        ('text,id\n"a,1\nb,2\n', r"rows\.csv, line 2: the row that begins there is no CSV"),
+    ):
+        with pytest.raises(Unusable, match=fault):
+            read(content)
+
+
 @pytest.mark.parametrize("form", ["csv", "json"])
 async def test_prompts_are_taken_as_csv_and_as_a_list_too(
     gateway: object, apprentice: Command, tmp_path: Path, form: str
