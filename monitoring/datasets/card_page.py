@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from monitoring.datasets.rows import describe_spellings
 from monitoring.web_page import make_web_page, wrap_wide
 
 WIDTH, ROW_HEIGHT, NAME_WIDTH, FIGURE_WIDTH = 760, 22, 200, 110
@@ -43,7 +44,8 @@ def make_card(card: Mapping[str, Any]) -> str:
             "Classes: training rows, and held-out rows below",
             draw_bars(
                 {name or "(none)": (classes["train"].get(name, 0), classes["heldout"].get(name, 0)) for name in names}
-            ),
+            )
+            + f"<p>{escape(describe_spellings(names))}</p>",
         ),
         _section(
             "Origins: training rows, and held-out rows below",

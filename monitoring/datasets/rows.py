@@ -17,6 +17,7 @@ Origin = Literal["demonstrated", "real", "synthetic"]
 ORIGINS: tuple[Origin, ...] = ("demonstrated", "real", "synthetic")
 """The origins of rows. Of two equal rows that of the earlier origin is kept."""
 Because = Literal["unreadable", "conflict", "exact_duplicate", "near_duplicate", "class_ratio", "made_from_heldout"]
+SPELLINGS_TOLD = 8
 INSTRUCTING = frozenset({"system", "developer"})
 
 
@@ -113,6 +114,16 @@ def text_of(message: dict[str, Any]) -> str:
 def fold_text(text: str) -> str:
     """A text in the form in which rows are compared: case, white space and forms of one letter make no difference."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def describe_spellings(classes: Iterable[str]) -> str:
+    """The sentence of classes whose names differ in case or white space alone; empty where there are none."""
+    folded: dict[str, list[str]] = {}
+    for name in sorted(set(classes)):
+        folded.setdefault(fold_text(name), []).append(name)
+    several = [" and ".join(f"{name[:60]!r}" for name in names) for names in folded.values() if len(names) > 1]
+    more = f", and {len(several) - SPELLINGS_TOLD} more" if len(several) > SPELLINGS_TOLD else ""
+    return f"Spell each class in one way: {', '.join(several[:SPELLINGS_TOLD])}{more}." if several else ""
 
 
 def digest_of_input(row: DataRow) -> str:

@@ -48,9 +48,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts from the rows. None is unknown; the sentence beside it says why.
 
     `groups` counts rows that tell as much as one row once. `unseen` is the share of requests of classes that the rows
-    do not have, by Good and Turing; `effective_classes` as many equal classes as would be as hard to guess. `agreement`
-    is Krippendorff's alpha of the answers to equal requests. `drop` is how much worse late rows are answered by
-    what was learned from early rows than by what was learned from rows of all times.
+    do not have, by Good and Turing; `spellings` is what to do about classes that differ in case alone;
+    `effective_classes` as many equal classes as would be as hard to guess. `agreement` is Krippendorff's alpha of the
+    answers to equal requests. `drop` is how much worse late rows are answered by what was learned from early rows
+    than by what was learned from rows of all times.
     """
 
     rows: int
@@ -61,6 +62,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     thin: dict[str, int] = {}
     thin_classes: int = 0
     thin_share: float = 0.0
+    spellings: str = ""
     unseen: float | None = None
     different_answers: int = 0
     curve: LearningCurve | None = None

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from monitoring.datasets.rows import fold_text
+from monitoring.datasets.rows import describe_spellings, fold_text
 from monitoring.evaluation.comparing import normalize
 from monitoring.labels.agreement import measure_agreement
 from monitoring.labels.messages import Rating
@@ -81,6 +81,7 @@ def _cases(labels: Sequence[str]) -> dict[str, object]:
         "thin": dict(list(thin.items())[:CLASSES_TOLD]),
         "thin_classes": len(thin),
         "thin_share": round(sum(thin.values()) / len(labels), DIGITS),
+        "spellings": describe_spellings(counts),
         "unseen": round(sum(count == 1 for count in counts.values()) / len(labels), DIGITS),
     }
 

@@ -188,6 +188,8 @@ def _cases(facts: Facts) -> RuleEvidence:
         f"{facts.classes} classes; about {facts.unseen:.1%} of requests are of a class that no row has; "
         f"{thin} fewer than 10 rows ({facts.thin_share:.1%} of all rows)."
     )
+    if facts.spellings:
+        return RuleEvidence("against", text, facts.spellings)
     if facts.unseen <= UNSEEN_MAX and facts.thin_share <= THIN_SHARE_MAX:
         return RuleEvidence("for", text)
     named = ", ".join(f"{thin[:60]} ({count})" for thin, count in facts.thin.items())

@@ -123,6 +123,9 @@ def test_leaving_synthetic_rows_out_leaves_the_same_real_ones(monkeypatch: pytes
 def test_the_page_has_every_figure_and_escapes_what_others_wrote() -> None:
     draw = random.Random(3)
     rows = [row(asked(draw), "<script>" if n % 2 else "yes") for n in range(40)]
+    spelt = [msgspec.structs.replace(row, label=label) for row, label in zip(rows, ("Yes", "yes "), strict=False)]
+    card = {"task": "t"} | card_of(built(spelt, []), DatasetOptions(), KeptRows())
+    assert "Spell each class in one way: &#x27;Yes&#x27; and &#x27;yes &#x27;." in make_card_page(card)
     page = make_card_page({"task": "<b>", "digest": "d"} | card_of(built(rows, rows[:4]), DatasetOptions(), KeptRows()))
     assert "<script>" not in page
     assert "<b>" not in page

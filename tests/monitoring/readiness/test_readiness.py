@@ -112,6 +112,10 @@ def test_few_rows_thin_classes_and_a_goal_out_of_reach_say_what_to_collect() -> 
     cases = next(rule for rule in told(thin).rules if rule.name == "cases")
     assert cases.state == "against"
     assert "rare 1 (1)" in cases.next
+    spelt = [*rows, *(msgspec.structs.replace(row, expected=row.expected.title(), group=900) for row in rows[:60])]
+    (cases,) = (rule for rule in told(spelt).rules if rule.name == "cases")
+    assert (cases.state, cases.next.partition(":")[0]) == ("against", "Spell each class in one way")
+    assert "'Food' and 'food'" in cases.next
     noisy = [msgspec.structs.replace(row, expected=random.Random(row.text).choice("ab")) for row in rows]
     examples = next(rule for rule in told(noisy, goal=0.9).rules if rule.name == "examples")
     assert examples.state != "for"
