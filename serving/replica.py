@@ -249,7 +249,7 @@ class Replica:
         self.looked_at = float("-inf")
 
     def may_look(self, now: float, interval_seconds: float) -> bool:
-        """Take the turn to look at it, or leave it to another process that has had_answered to: it will tell."""
+        """Take the turn to look at it. False where another process has looked lately, which tells the others."""
         self.looked_at = now
         if self._looks is None or self._memory is None:
             return True
