@@ -37,7 +37,7 @@ from monitoring.metric_values import Metric
 from monitoring.quality.phases import Phase
 from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
-from monitoring.quality.signals.entries import Attempt, Given, Pair, Seen
+from monitoring.quality.signals.entries import Attempt, FeedbackEntry, Pair, RecordEntry
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
@@ -105,8 +105,8 @@ class Run:
     draw: random.Random
     now: float = BEGAN
     events: list[tuple[float, int, str, Any]] = field(default_factory=list)
-    waiting: deque[tuple[float, Seen]] = field(default_factory=deque)
-    shadows: deque[Seen] = field(default_factory=deque)
+    waiting: deque[tuple[float, RecordEntry]] = field(default_factory=deque)
+    shadows: deque[RecordEntry] = field(default_factory=deque)
     callers_held: int = 0
     shadows_held: int = 0
     sent: int = 0
@@ -171,7 +171,7 @@ class Run:
             else:
                 return
 
-    def answered(self, request: Seen) -> None:
+    def answered(self, request: RecordEntry) -> None:
         """A caller has an answer: it may be labelled, and a shadow may answer too."""
         self.callers_held -= 1
         self.answers += 1
@@ -183,7 +183,7 @@ class Run:
         own, other = self.right[request.id]
         if self.draw.random() < self.world.labelled:
             shown = {"fields": "right"} if self.draw.random() < self.world.shown else {}
-            given = Given(
+            given = FeedbackEntry(
                 metric="correct", value=own, caller=request.caller, request=request.id,
                 reviewed=self.world.reviewed, demonstration_digests=shown,
             )  # fmt: skip
@@ -200,7 +200,7 @@ class Run:
             self.offer(shadow)
         self.fill()
 
-    def offer(self, shadow: Seen) -> None:
+    def offer(self, shadow: RecordEntry) -> None:
         """Have a shadow answer too: in line where shadows come first, else at once or not at all."""
         if self.plan.shadow_room_share:
             if len(self.shadows) < FIRST_QUEUE_MAX:
@@ -210,11 +210,11 @@ class Run:
             self.after(self.draw.expovariate(1.0), "shadow", shadow)
 
 
-def request_of(name: str, caller: str, **more: Any) -> Seen:
+def request_of(name: str, caller: str, **more: Any) -> RecordEntry:
     """A record of a request that was led to the degraded version."""
     usual: dict[str, Any] = {"version": LEADING, "reason": "adapter", "attempts": [Attempt(LEADING)]}
-    return Seen(
-        id=name, caller=caller, model_asked=TASK, task=TASK, led_to=LEADING, outcome="ok", **{**usual, **more}
+    return RecordEntry(
+        id=name, caller=caller, requested_model=TASK, task=TASK, led_to=LEADING, outcome="ok", **{**usual, **more}
     )  # fmt: skip
 
 

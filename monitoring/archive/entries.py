@@ -21,10 +21,10 @@ from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, NothingArchived, connect_duckdb, fetch_rows, list_files, read
 from monitoring.quality.replay.recorded import Placed
 from monitoring.quality.signals.all_watches import FEEDBACK, RECORDS, REPORTED
-from monitoring.quality.signals.entries import Given, Seen, is_reported
+from monitoring.quality.signals.entries import FeedbackEntry, RecordEntry, is_reported
 
-SEEN = tuple(field.name for field in msgspec.structs.fields(Seen) if field.name != "placed_at")
-GIVEN = ("request", "metric", "caller", "rater", "reviewed", "reviewers", "resolves")
+RECORD_COLUMNS = tuple(field.encode_name for field in msgspec.structs.fields(RecordEntry) if field.name != "placed_at")
+FEEDBACK_COLUMNS = ("request", "metric", "caller", "rater", "reviewed", "reviewers", "resolves")
 AS_JSON = ("tags", "demonstration_digests")
 PLACE = """
 coalesce(CAST(split_part("entry", '-', 1) AS BIGINT), CAST(round(1000 * ({at})) AS BIGINT)) AS milliseconds,
@@ -88,13 +88,13 @@ def _table(storage: ArchiveStorage, query: ArchiveQuery, at: str) -> str:
 
 
 def _records(connection: duckdb.DuckDBPyConnection, records: str, tasks: Sequence[str]) -> Iterator[Placed]:
-    columns = ", ".join(_quoted(name) for name in SEEN)
+    columns = ", ".join(_quoted(name) for name in RECORD_COLUMNS)
     query = (
         f"SELECT milliseconds, number, {columns} FROM {records} "  # noqa: S608
         f'WHERE "task" IN {_marks(tasks)} ORDER BY milliseconds, purpose = \'reported\', number, "id"'
     )
     for row in _rows(connection, query, tasks):
-        record = _seen(row, row["milliseconds"])
+        record = _read_record(row, row["milliseconds"])
         yield Placed(row["milliseconds"], REPORTED if is_reported(record) else RECORDS, row["number"], record)
 
 
@@ -102,17 +102,19 @@ def _feedback(
     connection: duckdb.DuckDBPyConnection, records: str, feedback: str, tasks: Sequence[str]
 ) -> Iterator[Placed]:
     """Feedback with the record that it is on, the last one of that id."""
-    of_given = ", ".join(f"f.{_quoted(name)} AS {_quoted(f'given_{name}')}" for name in (*GIVEN, *VALUES, *AS_JSON))
-    of_seen = ", ".join(f"r.{_quoted(name)}" for name in SEEN)
+    of_feedback = ", ".join(
+        f"f.{_quoted(name)} AS {_quoted(f'feedback_{name}')}" for name in (*FEEDBACK_COLUMNS, *VALUES, *AS_JSON)
+    )
+    of_records = ", ".join(f"r.{_quoted(name)}" for name in RECORD_COLUMNS)
     last = 'row_number() OVER (PARTITION BY "id" ORDER BY milliseconds DESC, number DESC) = 1'
     query = (
-        f"SELECT f.milliseconds, f.number, r.milliseconds AS placed, {of_given}, {of_seen} "  # noqa: S608
+        f"SELECT f.milliseconds, f.number, r.milliseconds AS placed, {of_feedback}, {of_records} "  # noqa: S608
         f"FROM {feedback} f LEFT JOIN (SELECT * FROM {records} QUALIFY {last}) r ON f.request = r.id "
         f'WHERE f."task" IN {_marks(tasks)} ORDER BY f.milliseconds, f.number, f."request", f."feedback_id"'
     )
     for row in _rows(connection, query, tasks):
-        record = None if row["placed"] is None else _seen(row, row["placed"])
-        yield Placed(row["milliseconds"], FEEDBACK, row["number"], record, _given(row))
+        record = None if row["placed"] is None else _read_record(row, row["placed"])
+        yield Placed(row["milliseconds"], FEEDBACK, row["number"], record, _read_feedback(row))
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -120,18 +122,18 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str, tasks: Sequence[str
         yield from fetch_rows(cursor.execute(query, list(tasks)))
 
 
-def _seen(row: Mapping[str, Any], placed_ms: int) -> Seen:
-    fields = {name: row[name] for name in SEEN if row[name] is not None}
-    record = msgspec.convert(fields, Seen)
+def _read_record(row: Mapping[str, Any], placed_ms: int) -> RecordEntry:
+    fields = {name: row[name] for name in RECORD_COLUMNS if row[name] is not None}
+    record = msgspec.convert(fields, RecordEntry)
     record.placed_at = placed_ms / 1000
     return record
 
 
-def _given(row: Mapping[str, Any]) -> Given:
-    fields = {name: value for name in GIVEN if (value := row[f"given_{name}"]) is not None}
-    fields |= {name: msgspec.json.decode(text) for name in AS_JSON if (text := row[f"given_{name}"]) is not None}
-    value = next((value for name in VALUES if (value := row[f"given_{name}"]) is not None), None)
-    return msgspec.convert({**fields, "value": value}, Given)
+def _read_feedback(row: Mapping[str, Any]) -> FeedbackEntry:
+    fields = {name: value for name in FEEDBACK_COLUMNS if (value := row[f"feedback_{name}"]) is not None}
+    fields |= {name: msgspec.json.decode(text) for name in AS_JSON if (text := row[f"feedback_{name}"]) is not None}
+    value = next((value for name in VALUES if (value := row[f"feedback_{name}"]) is not None), None)
+    return msgspec.convert({**fields, "value": value}, FeedbackEntry)
 
 
 def _quoted(name: str) -> str:

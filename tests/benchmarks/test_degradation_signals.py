@@ -77,7 +77,7 @@ def test_signals_of_known_sessions_in_numpy_are_the_monitors(
         enough = many.most >= 1_000.0
         doubtful = many.find_doubtful(enough, 1_000.0)
         for run in range(2):
-            seen = entries.Seen(id=f"{n}", request_digest=f"{n:08d}", handles=[f"{numbers[run, n]:08d}"])
+            seen = entries.RecordEntry(id=f"{n}", request_digest=f"{n:08d}", handles=[f"{numbers[run, n]:08d}"])
             label = entries.Label(badness=float(bad[run, n]), caller="shop", trusted=True)
             label, latest[run], kept[run] = repeats.weigh(latest[run], kept[run], "feedback", label, seen)
             signal = signals[run] = signals[run].take(label, float(times[run, n]), roll, False)

@@ -22,7 +22,7 @@ from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.phases import Phase
 from monitoring.quality.replay.recorded import Placed, Replaying, Turn
 from monitoring.quality.signals.child_messages import WATCH_KEY, Begin, MonitorStep, WatchedTask, WatchedVersion
-from monitoring.quality.signals.entries import Given
+from monitoring.quality.signals.entries import FeedbackEntry
 from monitoring.quality.signals.run import Monitor
 from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
@@ -120,8 +120,8 @@ async def test_the_watch_of_a_replay_is_the_live_one_to_the_last_bit(
 
 
 def test_all_that_the_monitor_reads_of_feedback_is_read_from_the_archive() -> None:
-    read_back = {*archive_entries.GIVEN, *archive_entries.AS_JSON, "value"}
-    assert read_back == {field.name for field in msgspec.structs.fields(Given)}
+    read_back = {*archive_entries.FEEDBACK_COLUMNS, *archive_entries.AS_JSON, "value"}
+    assert read_back == {field.name for field in msgspec.structs.fields(FeedbackEntry)}
 
 
 async def test_a_replay_takes_reported_records_in_the_order_of_the_live_monitor(
@@ -196,9 +196,9 @@ async def test_files_of_an_older_gateway_are_read_alone_and_beside_newer_ones(
     older(tmp_path, "feedback")
     alone = read(tmp_path)
     assert len(alone) == len(whole)
-    assert [one.given for one in alone if one.given and one.given.reviewed] == []
+    assert [one.feedback for one in alone if one.feedback and one.feedback.reviewed] == []
     assert archive.count(FolderStorage(tmp_path), ArchiveQuery("feedback"))[0].rows == sum(
-        one.given is not None for one in whole
+        one.feedback is not None for one in whole
     )
     assert archive_entries.count_without_place(FolderStorage(tmp_path), ["returns"], None, None) == len(whole)
     assert archive.export(FolderStorage(tmp_path), ArchiveQuery("feedback"), tmp_path / "old.jsonl") > 60
@@ -206,11 +206,13 @@ async def test_files_of_an_older_gateway_are_read_alone_and_beside_newer_ones(
     await all_that_counts(redis, 40, 0.2, 2)
     archived(begin, tmp_path)
     both = read(tmp_path)
-    assert sum(one.given is None for one in both) == 125
+    assert sum(one.feedback is None for one in both) == 125
     assert archive_entries.count_without_place(FolderStorage(tmp_path), ["returns"], None, None) == len(whole)
-    assert any(one.given.reviewed for one in both if one.given is not None)
+    assert any(one.feedback.reviewed for one in both if one.feedback is not None)
     assert both == sorted(both, key=lambda one: one[:3])
-    pairs = [one.seen.pair for one in both if one.given is None and one.seen is not None and one.seen.shadow_of]
+    pairs = [
+        one.record.pair for one in both if one.feedback is None and one.record is not None and one.record.shadow_of
+    ]
     assert {one.judge_answered for one in pairs if one is not None} == {None, True}
 
 
@@ -234,8 +236,8 @@ async def test_what_is_in_the_archive_of_feedback_comes_back_as_the_monitor_read
     await store_of(redis).give(gone.id, feedback(0.5, metric="stars"), "*", young=False)
     archived(begin, tmp_path)
     places = {name: await redis.xrange(f"apprentice:{name}") for name in ("records", "feedback")}
-    found = {one.given.metric: one for one in read(tmp_path) if one.given is not None}
-    assert found["correct"].given == Given(
+    found = {one.feedback.metric: one for one in read(tmp_path) if one.feedback is not None}
+    assert found["correct"].feedback == FeedbackEntry(
         metric="correct",
         value=False,
         caller="reviewer",
@@ -246,11 +248,11 @@ async def test_what_is_in_the_archive_of_feedback_comes_back_as_the_monitor_read
         request=made.id,
     )
     assert f"{found['correct'].milliseconds}-{found['correct'].number}" == places["feedback"][0][0].decode()
-    seen = found["correct"].seen
+    seen = found["correct"].record
     assert seen is not None
     assert seen.placed_at == int(places["records"][0][0].decode().partition("-")[0]) / 1000
-    assert found["stars"].given is not None
-    assert (found["stars"].given.value, found["stars"].given.reviewed) == (0.5, False)
+    assert found["stars"].feedback is not None
+    assert (found["stars"].feedback.value, found["stars"].feedback.reviewed) == (0.5, False)
 
 
 def test_an_archive_without_records_is_told(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from monitoring.archive import run as archive_run
 from monitoring.quality.signals.child_messages import Begin, JudgedStep
-from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.entries import FeedbackEntry, RecordEntry
 from monitoring.quality.signals.run import Monitor
 from tests.fakes.valkey import Valkey
 from tests.monitoring.monitor_child import (
@@ -267,10 +267,10 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
-def _seen(row: dict[str, Any]) -> tuple[str, Seen]:
-    return f"{int(row['at'] * 1000)}-0", msgspec.convert(row, Seen)
+def _seen(row: dict[str, Any]) -> tuple[str, RecordEntry]:
+    return f"{int(row['at'] * 1000)}-0", msgspec.convert(row, RecordEntry)
 
 
-def _given(row: dict[str, Any]) -> tuple[str, Given]:
+def _given(row: dict[str, Any]) -> tuple[str, FeedbackEntry]:
     known = {name: value for name, value in row.items() if value is not None}
-    return f"{int(row['at'] * 1000)}-0", msgspec.convert({**known, "value": row["value_boolean"]}, Given)
+    return f"{int(row['at'] * 1000)}-0", msgspec.convert({**known, "value": row["value_boolean"]}, FeedbackEntry)

@@ -17,7 +17,7 @@ from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase, Verdict
 from monitoring.quality.signals.all_watches import PART_SECONDS, Watches
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedVersion
-from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.entries import FeedbackEntry, RecordEntry
 from monitoring.quality.signals.request_notes import KEPT_SECONDS_MAX
 from monitoring.quality.verdicts.quality import Judgement, SignalReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
@@ -33,8 +33,8 @@ class Placed(NamedTuple):
     milliseconds: int
     stream: int
     number: int
-    seen: Seen | None
-    given: Given | None = None
+    record: RecordEntry | None
+    feedback: FeedbackEntry | None = None
 
 
 class Turn(NamedTuple):
@@ -87,16 +87,16 @@ class Replaying:
     def take(self, entry: Placed) -> None:
         """Take an entry into account; nobody looks."""
         at = entry.milliseconds / 1000
-        if entry.given is None:
+        if entry.feedback is None:
             self.records += 1
-            if entry.seen is not None:
-                self.reckoning.take(entry.seen, at)
+            if entry.record is not None:
+                self.reckoning.take(entry.record, at)
         else:
             self.feedback += 1
-            if entry.seen is None:
+            if entry.record is None:
                 self.unmatched += 1
             else:
-                self.reckoning.hear(entry.given, entry.seen, at)
+                self.reckoning.hear(entry.feedback, entry.record, at)
 
     def _look(self, at: float) -> Iterator[Turn]:
         """Judge the versions that have moved, and apply the verdicts that follow."""

@@ -28,8 +28,8 @@ from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask
 from monitoring.quality.signals.entries import (
     GENERAL,
-    Given,
-    Seen,
+    FeedbackEntry,
+    RecordEntry,
     get_held_out_version,
     get_labelled_version,
     get_sides,
@@ -132,7 +132,7 @@ class Watches:
         for state in self.watches.values():
             self._count(state)
 
-    def take(self, record: Seen, at: float) -> None:
+    def take(self, record: RecordEntry, at: float) -> None:
         """Take a record that came at `at` (Unix seconds) into account."""
         task = self._task(record.task)
         if task is None:
@@ -147,7 +147,7 @@ class Watches:
         for canary, state, tally in self._canaries(task):
             self._put(_with_tally(state, canaries.add_record(tally, canary, record, at)))
 
-    def hear(self, feedback: Given, record: Seen, at: float) -> None:
+    def hear(self, feedback: FeedbackEntry, record: RecordEntry, at: float) -> None:
         """Take a feedback that came at `at` on this record into account: by all its watches, or by none of them."""
         task = self._task(record.task)
         if task is None:
@@ -243,7 +243,7 @@ class Watches:
             state, canaries.start_tally(state.canary, canary, active.roll if active is not None else None)
         )
 
-    def _take_shadow(self, shadow: Seen, task: WatchedTask, at: float) -> None:
+    def _take_shadow(self, shadow: RecordEntry, task: WatchedTask, at: float) -> None:
         if shadow.pair is None or shadow.shadow_of is None:
             return
         before_it = self.notes.get(shadow.shadow_of) or Note(epoch=self.epoch)
@@ -321,7 +321,7 @@ def _with_tally(state: Watch, tally: Tally | None) -> Watch:
     return state if tally is state.canary else replace(state, canary=tally)
 
 
-def find_versions(records: Iterable[Seen]) -> set[str]:
+def find_versions(records: Iterable[RecordEntry]) -> set[str]:
     """The versions that these records may move."""
     names = {name for record in records for name in (record.version, record.led_to) if name is not None}
     return names | {record.pair.version for record in records if record.pair is not None and record.pair.version}

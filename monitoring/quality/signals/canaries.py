@@ -11,7 +11,13 @@ from msgspec.structs import replace
 
 from monitoring.quality.detectors.leave_one_out import GiverRoll
 from monitoring.quality.signals import noted_pairs
-from monitoring.quality.signals.entries import Label, Seen, get_asked_version, get_labelled_version, has_broken_contract
+from monitoring.quality.signals.entries import (
+    Label,
+    RecordEntry,
+    get_asked_version,
+    get_labelled_version,
+    has_broken_contract,
+)
 from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.verdicts import rollout
@@ -43,7 +49,7 @@ def start_tally(tally: Tally | None, canary: Canary | None, callers: GiverRoll |
     return rollout.start(canary.plan, canary.started_at, callers)
 
 
-def add_record(tally: Tally, canary: Canary, record: Seen, at: float) -> Tally:
+def add_record(tally: Tally, canary: Canary, record: RecordEntry, at: float) -> Tally:
     """The tally after a request that came at `at`: an outcome of the version that was asked first."""
     version = get_asked_version(record) if record.purpose == "serve" else None
     arm = canary.arm(version)
@@ -62,7 +68,7 @@ def add_record(tally: Tally, canary: Canary, record: Seen, at: float) -> Tally:
 
 
 def add_label(
-    tally: Tally, canary: Canary, label: Label | None, record: Seen, note: Note, at: float
+    tally: Tally, canary: Canary, label: Label | None, record: RecordEntry, note: Note, at: float
 ) -> tuple[Tally, Note]:
     """The tally after a feedback at `at` that the request's note has heard, and the note. `label` is the feedback's.
 

@@ -58,7 +58,7 @@ class JudgedPair(msgspec.Struct, frozen=True, kw_only=True):
     judge_digest: str | None = None
 
 
-class Pair(JudgedPair, frozen=True, kw_only=True):
+class Pair(JudgedPair, frozen=True, kw_only=True, rename={"served_fingerprint": "served_stack"}):
     """On a shadow's record: the answer that the caller got beside the shadow's, and how a judge found both.
 
     `version` gave the caller's answer, empty or None: general; `contract_kept` is that answer's, `caller` whose request
@@ -71,15 +71,15 @@ class Pair(JudgedPair, frozen=True, kw_only=True):
     text_digest: str | None = None
     arm: str | None = None
     judge_answered: bool | None = None
-    served_stack: str | None = None
+    served_fingerprint: str | None = None
 
 
-class Seen(msgspec.Struct):
+class RecordEntry(msgspec.Struct, rename={"requested_model": "model_asked", "fingerprint": "stack"}):
     """The fields of a record that are read. `placed_at` is when it came into the stream, by Redis's clock."""
 
     id: str
     caller: str = ""
-    model_asked: str = ""
+    requested_model: str = ""
     purpose: str = "serve"
     shadow_of: str | None = None
     task: str | None = None
@@ -90,7 +90,7 @@ class Seen(msgspec.Struct):
     override_id: str | None = None
     attempts: list[Attempt] = []
     findings: list[RecordedFinding] = []
-    stack: str | None = None
+    fingerprint: str | None = None
     text_digest: str | None = None
     contract_kept: bool | None = None
     pair: Pair | None = None
@@ -104,7 +104,7 @@ class Seen(msgspec.Struct):
     handles: list[str] = []
 
 
-class Given(msgspec.Struct):
+class FeedbackEntry(msgspec.Struct):
     """The fields of a feedback that are read, and the id of its request."""
 
     metric: str
@@ -136,7 +136,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     session: Past | None = None
 
 
-def read_label(feedback: Given, record: Seen, plan: Plan, metrics: Mapping[str, Metric]) -> Label | None:
+def read_label(feedback: FeedbackEntry, record: RecordEntry, plan: Plan, metrics: Mapping[str, Metric]) -> Label | None:
     """The label in a feedback on this request; None where its metric is not declared, or has no order."""
     metric = metrics.get(feedback.metric)
     bad = measure_badness(metric, feedback.value) if metric is not None else None
@@ -152,14 +152,14 @@ def read_label(feedback: Given, record: Seen, plan: Plan, metrics: Mapping[str, 
     )
 
 
-def is_trusted(feedback: Given, plan: Plan) -> bool:
+def is_trusted(feedback: FeedbackEntry, plan: Plan) -> bool:
     """Return whether this feedback counts like a reviewer's."""
     return feedback.reviewed or feedback.caller in plan.trusted_callers
 
 
-def is_drawn(record: Seen) -> bool:
+def is_drawn(record: RecordEntry) -> bool:
     """Return whether chance decided here which arm a caller's request went to."""
-    if record.purpose != "serve" or "@" in record.model_asked or record.override_id is not None:
+    if record.purpose != "serve" or "@" in record.requested_model or record.override_id is not None:
         return False
     first_version = record.attempts[0].version if record.attempts else None
     if record.reason == "degraded" and first_version is not None:
@@ -169,17 +169,17 @@ def is_drawn(record: Seen) -> bool:
     return record.reason not in NOT_THERE or first_version != record.version
 
 
-def is_by_chance(record: Seen) -> bool:
+def is_by_chance(record: RecordEntry) -> bool:
     """Return whether labels of this request may speak for or against whoever answered it."""
     return is_drawn(record) if record.purpose == "serve" else record.purpose in LABELLED_PURPOSES
 
 
-def is_reported(record: Seen) -> bool:
+def is_reported(record: RecordEntry) -> bool:
     """Return whether it was served elsewhere, and only reported here."""
     return record.purpose == "reported"
 
 
-def get_labelled_version(record: Seen) -> str | None:
+def get_labelled_version(record: RecordEntry) -> str | None:
     """The version that a label of this request speaks of: the one whose answer was given; None if it is of none."""
     if record.version is None or not is_by_chance(record):
         return None
@@ -187,7 +187,7 @@ def get_labelled_version(record: Seen) -> str | None:
     return record.version if is_own else None
 
 
-def get_shifted_version(record: Seen) -> str | None:
+def get_shifted_version(record: RecordEntry) -> str | None:
     """The version that got this request as one of the share that a degraded version does not keep; None: none did."""
     first_version = record.attempts[0].version if record.attempts else None
     if record.reason != "degraded" or first_version == record.led_to or not is_drawn(record):
@@ -195,14 +195,14 @@ def get_shifted_version(record: Seen) -> str | None:
     return first_version
 
 
-def get_held_out_version(record: Seen) -> str | None:
+def get_held_out_version(record: RecordEntry) -> str | None:
     """The version from which chance has sent this request to general, so that a label speaks of general beside it."""
     if record.version is not None or record.reason not in BY_CHANCE_TO_GENERAL or not is_drawn(record):
         return None
     return record.led_to if get_shifted_version(record) is None else None
 
 
-def get_asked_version(record: Seen) -> str | None:
+def get_asked_version(record: RecordEntry) -> str | None:
     """The version that was asked first and may be judged by what became of it; None where it says nothing of any."""
     if record.purpose == "reported":
         return record.version
@@ -212,14 +212,14 @@ def get_asked_version(record: Seen) -> str | None:
     return first.version
 
 
-def get_led_version(record: Seen) -> str | None:
+def get_led_version(record: RecordEntry) -> str | None:
     """The version that the request was led to by chance, whatever answered it then; None where that is not known."""
     if record.purpose == "reported":
         return record.version
     return (get_shifted_version(record) or record.led_to) if is_drawn(record) else None
 
 
-def get_score(record: Seen, check: str, version: str | None) -> float | None:
+def get_score(record: RecordEntry, check: str, version: str | None) -> float | None:
     """The score of the task's check, by the models of this version; None without one."""
     for finding in record.findings:
         if finding.check == check and finding.score is not None and finding.version in (None, version):
@@ -227,7 +227,7 @@ def get_score(record: Seen, check: str, version: str | None) -> float | None:
     return None
 
 
-def has_broken_contract(record: Seen, version: str) -> bool | None:
+def has_broken_contract(record: RecordEntry, version: str) -> bool | None:
     """Return whether this version's answer broke its contract, though its caller may have got another's."""
     if any(attempt.version == version and attempt.fault == "contract" for attempt in record.attempts):
         return True
@@ -236,12 +236,12 @@ def has_broken_contract(record: Seen, version: str) -> bool | None:
     return not record.contract_kept
 
 
-def says_nothing(record: Seen) -> bool:
+def says_nothing(record: RecordEntry) -> bool:
     """Return whether what became of its first attempt says nothing of the version that was asked."""
     return bool(record.attempts) and record.attempts[0].fault in OUR_FAULTS
 
 
-def have_kept_contracts(shadow: Seen) -> tuple[bool, bool] | None:
+def have_kept_contracts(shadow: RecordEntry) -> tuple[bool, bool] | None:
     """Return whether the shadow's and the caller's answer kept their contracts; None where not both have one. A shadow
     that failed by its own fault did not."""
     if shadow.pair is None or shadow.pair.contract_kept is None or says_nothing(shadow):
@@ -251,23 +251,23 @@ def have_kept_contracts(shadow: Seen) -> tuple[bool, bool] | None:
     return shadow.outcome == "ok" and bool(shadow.contract_kept), shadow.pair.contract_kept
 
 
-def get_sides(shadow: Seen) -> tuple[str, str]:
+def get_sides(shadow: RecordEntry) -> tuple[str, str]:
     """Whose answer the shadow's is, and whose the caller got: versions, or `general`."""
     assert shadow.pair is not None, "it is a shadow's"
     general = shadow.pair.arm == GENERAL or shadow.version is None
     return GENERAL if general else str(shadow.version), shadow.pair.version or GENERAL
 
 
-def get_general_stack(shadow: Seen) -> str | None:
-    """The stack of general's answer, where it is one of the shadow's pair; None where that is not known."""
+def get_general_fingerprint(shadow: RecordEntry) -> str | None:
+    """The fingerprint of general's answer, where it is one of the shadow's pair; None where that is not known."""
     assert shadow.pair is not None, "it is a shadow's"
     other, served = get_sides(shadow)
     if other == GENERAL:
-        return shadow.stack
-    return shadow.pair.served_stack if served == GENERAL else None
+        return shadow.fingerprint
+    return shadow.pair.served_fingerprint if served == GENERAL else None
 
 
-def get_class(feedback: Given, tag: str | None) -> str | None:
+def get_class(feedback: FeedbackEntry, tag: str | None) -> str | None:
     """The class that the feedback names for its request; None where it names none, or none is looked for."""
     named = (feedback.tags or {}).get(tag) if tag is not None else None
     return named[:TEXT_MAX] if named and named != OTHER_CLASS else None

@@ -1,9 +1,9 @@
 """The fingerprint of general that a version is compared with: one at a time, though a pool may have several.
 
-While a pool is upgraded, or has engines of two builds for good, each next answer may come from another stack. A
-watch compares its version with one stack. Answers of another stack are passed over until IN_A_ROW of them come in a
-row. Then all comparisons with general begin again, once. Answers count when they are given. Labels come later, when
-general may have changed, and count for the stack that answered.
+While a pool is upgraded, or has engines of two builds for good, each next answer may have another fingerprint. A watch
+compares its version with one. Answers of another are passed over until IN_A_ROW of them come in a row. Then all
+comparisons with general begin again, once. Answers count when they are given. Labels come later, when general may have
+changed, and count for the fingerprint that answered.
 
 A shadow may go to any replica. What is served goes to one replica by its key, so a row of such answers says nothing of
 the pool: they count only where general has had no shadow lately. While the version is degraded, its shadows may have
@@ -24,13 +24,13 @@ from monitoring.quality.signals.arms import Arm
 from monitoring.quality.signals.pair_signal import PairSignal
 
 IN_A_ROW = 20
-"""With a half of the answers from either stack, this number in a row are of one of them once in two million."""
+"""With a half of the answers of either fingerprint, this number in a row are of one of them once in two million."""
 SHADOWS_LATELY_SECONDS = 86_400.0
 """The time after a shadow of general's in which nothing else counts."""
 
 
-class GeneralStack(msgspec.Struct, frozen=True, array_like=True):
-    """The digest of the stack that a watch compares with (None: not known), of another one, and the number of newest
+class GeneralFingerprint(msgspec.Struct, frozen=True, array_like=True):
+    """The fingerprint that a watch compares with (None: not known), of another one, and the number of newest
     answers in a row of that one. `shadow_at` is when general's last shadow came (Unix seconds; None: never)."""
 
     digest: str | None = None
@@ -39,13 +39,13 @@ class GeneralStack(msgspec.Struct, frozen=True, array_like=True):
     shadow_at: float | None = None
 
 
-def is_compared_with(stack: GeneralStack, digest: str | None) -> bool:
+def is_compared_with(fingerprint: GeneralFingerprint, digest: str | None) -> bool:
     """Return whether an answer of general's counts, as far as is known."""
-    return None in (stack.digest, digest) or stack.digest == digest
+    return None in (fingerprint.digest, digest) or fingerprint.digest == digest
 
 
 def add_answer(
-    stack: GeneralStack,
+    fingerprint: GeneralFingerprint,
     digest: str | None,
     shadow: PairSignal,
     holdout: PairSignal,
@@ -55,36 +55,36 @@ def add_answer(
     is_degraded: bool,
 ) -> dict[str, Any]:
     """The changed fields of a watch after one more answer of general; begun again where the fingerprint is another."""
-    if digest is None or not (is_shadow or _served_counts(stack, at, is_degraded)):
+    if digest is None or not (is_shadow or _served_counts(fingerprint, at, is_degraded)):
         return {}
-    current = stack
-    if stack.digest is None:
-        current = replace(stack, digest=shadow.against or general.against or holdout.against)
+    current = fingerprint
+    if fingerprint.digest is None:
+        current = replace(fingerprint, digest=shadow.against or general.against or holdout.against)
     moved = _met(current, digest)
     if is_shadow:
         moved = replace(moved, shadow_at=at)
-    if moved == stack:
+    if moved == fingerprint:
         return {}
-    if moved.digest == stack.digest:
-        return {"stack": moved}
+    if moved.digest == fingerprint.digest:
+        return {"fingerprint": moved}
     return {
-        "stack": moved,
+        "fingerprint": moved,
         "shadow": shadow.compare_with(moved.digest),
         "holdout": holdout.compare_with(moved.digest),
         "general": arms.compare_with(general, moved.digest),
     }
 
 
-def _served_counts(stack: GeneralStack, at: float, is_degraded: bool) -> bool:
-    if stack.shadow_at is None:
+def _served_counts(fingerprint: GeneralFingerprint, at: float, is_degraded: bool) -> bool:
+    if fingerprint.shadow_at is None:
         return True
-    return not is_degraded and at - stack.shadow_at >= SHADOWS_LATELY_SECONDS
+    return not is_degraded and at - fingerprint.shadow_at >= SHADOWS_LATELY_SECONDS
 
 
-def _met(stack: GeneralStack, digest: str) -> GeneralStack:
-    if stack.digest in (None, digest):
-        return GeneralStack(digest, shadow_at=stack.shadow_at)
-    in_a_row = stack.in_a_row + 1 if digest == stack.another else 1
+def _met(fingerprint: GeneralFingerprint, digest: str) -> GeneralFingerprint:
+    if fingerprint.digest in (None, digest):
+        return GeneralFingerprint(digest, shadow_at=fingerprint.shadow_at)
+    in_a_row = fingerprint.in_a_row + 1 if digest == fingerprint.another else 1
     if in_a_row >= IN_A_ROW:
-        return GeneralStack(digest, shadow_at=stack.shadow_at)
-    return GeneralStack(stack.digest, digest, in_a_row, stack.shadow_at)
+        return GeneralFingerprint(digest, shadow_at=fingerprint.shadow_at)
+    return GeneralFingerprint(fingerprint.digest, digest, in_a_row, fingerprint.shadow_at)

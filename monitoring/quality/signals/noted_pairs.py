@@ -17,7 +17,8 @@ Right = tuple[float | None, float | None]
 
 
 class NotedPair(JudgedPair, frozen=True, kw_only=True):
-    """Both answers' digests in the judge's form, and its guess. `stack` is general's, if it is one of both.
+    """Both answers' digests in the judge's form, and its guess. `fingerprint` is general's, if it is one
+    of both.
 
     `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the label of a
     reviewer or a trusted caller counts, `told` those where another caller's does, `tested` those whose detector has
@@ -30,7 +31,7 @@ class NotedPair(JudgedPair, frozen=True, kw_only=True):
     shadow: str
     served: str
     on_trial: bool = False
-    stack: str | None = None
+    fingerprint: str | None = msgspec.field(default=None, name="stack")  # the stored name of earlier releases
     counted: dict[str, float] = msgspec.field(default_factory=dict)
     labelled: tuple[str, ...] = ()
     told: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from monitoring.quality.detectors.sessions import NO_PAST, Past
-from monitoring.quality.signals.entries import Label, Seen
+from monitoring.quality.signals.entries import Label, RecordEntry
 
 LATEST = 64
 KEY_CHARACTERS = 8
@@ -31,7 +31,7 @@ Sessions = dict[str, Past]
 """The labels of the latest sessions and subjects by key, the latest last."""
 
 
-def find_keys(record: Seen) -> tuple[str, ...]:
+def find_keys(record: RecordEntry) -> tuple[str, ...]:
     """The keys of a request, that of its input first: two requests with one in common are not independent."""
     return tuple([(name or "")[:KEY_CHARACTERS] for name in (record.request_digest, *record.handles)])
 
@@ -70,7 +70,7 @@ def add_badness(sessions: Sessions, keys: tuple[str, ...], badness: float) -> Se
 
 
 def weigh(
-    latest: Mapping[str, Latest], sessions: Mapping[str, Sessions], signal: str, label: Label, record: Seen
+    latest: Mapping[str, Latest], sessions: Mapping[str, Sessions], signal: str, label: Label, record: RecordEntry
 ) -> tuple[Label, dict[str, Latest], dict[str, Sessions]]:
     """The label of this request with its weight and its session's past; and the keys of the latest labels, and the
     latest sessions, of all signals after it."""

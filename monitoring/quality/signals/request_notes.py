@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from monitoring.labels.request_label import RaterJudgement
 from monitoring.quality.signals.entries import (
-    Given,
+    FeedbackEntry,
     JudgedPair,
     Label,
-    Seen,
-    get_general_stack,
+    RecordEntry,
+    get_general_fingerprint,
     get_sides,
     have_kept_contracts,
     is_trusted,
@@ -51,7 +51,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     judgements: tuple[RaterJudgement, ...] = ()
 
 
-def add_pair(note: Note, shadow: Seen) -> Note:
+def add_pair(note: Note, shadow: RecordEntry) -> Note:
     """The note with a shadow's pair, if it can ever be judged."""
     pair = shadow.pair
     if pair is None or len(note.pairs) >= PAIRS_MAX:
@@ -66,7 +66,7 @@ def add_pair(note: Note, shadow: Seen) -> Note:
         shadow=other,
         served=served,
         on_trial=on_trial,
-        stack=get_general_stack(shadow),
+        fingerprint=get_general_fingerprint(shadow),
         caller=pair.caller or "",
         failed=shadow.outcome != "ok" and not says_nothing(shadow),
         kept=have_kept_contracts(shadow),
@@ -76,7 +76,7 @@ def add_pair(note: Note, shadow: Seen) -> Note:
     return replace(note, pairs=(*note.pairs, noted))
 
 
-def add_feedback(note: Note, feedback: Given, plan: Plan, label: Label | None) -> Note:
+def add_feedback(note: Note, feedback: FeedbackEntry, plan: Plan, label: Label | None) -> Note:
     """The note with the first label and the first demonstration that may judge pairs.
 
     Where the task has reviews or trusted callers, only their word judges pairs: it is the less biased one. Elsewhere

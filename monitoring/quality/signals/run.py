@@ -48,7 +48,7 @@ from monitoring.quality.signals.child_messages import (
     JudgedStep,
     MonitorStep,
 )
-from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.entries import FeedbackEntry, RecordEntry
 from monitoring.quality.signals.request_notes import KEPT_SECONDS_MAX, Note
 from monitoring.quality.signals.saved_watches import UNREADABLE, pack, read_watch
 from monitoring.quality.signals.stream_reader import READ_STREAMS, Batch, read_streams
@@ -276,21 +276,21 @@ class Monitor:
 
     def _take(self, reckoning: Watches, entries: Sequence[StreamEntry]) -> None:
         """Move the watches by these entries, in their order. One that can't be read is counted, and passed over."""
-        items: list[tuple[StreamEntry, Seen | Given]] = []
+        items: list[tuple[StreamEntry, RecordEntry | FeedbackEntry]] = []
         for entry in entries:
             try:
-                items.append((entry, _given(entry.fields) if entry.stream == FEEDBACK else _seen(entry)))
+                items.append((entry, _read_feedback(entry.fields) if entry.stream == FEEDBACK else _read_record(entry)))
             except (msgspec.DecodeError, KeyError, UnicodeDecodeError, RecursionError):
                 reckoning.unreadable += 1
-        feedback = [item for _, item in items if isinstance(item, Given)]
+        feedback = [item for _, item in items if isinstance(item, FeedbackEntry)]
         judged = self._records_of(feedback, reckoning)
-        shadowed = [item.shadow_of for _, item in items if isinstance(item, Seen) and item.shadow_of is not None]
+        shadowed = [item.shadow_of for _, item in items if isinstance(item, RecordEntry) and item.shadow_of is not None]
         self._load_notes(reckoning, {*shadowed, *(item.request for item in feedback)})
-        records = [item for _, item in items if isinstance(item, Seen)]
+        records = [item for _, item in items if isinstance(item, RecordEntry)]
         self._load(reckoning, find_versions([*records, *judged.values()]))
         for place, item in items:
             try:
-                if isinstance(item, Seen):
+                if isinstance(item, RecordEntry):
                     reckoning.take(item, item.placed_at)
                 elif item.request in judged:
                     reckoning.hear(item, judged[item.request], place.milliseconds / 1000)
@@ -300,7 +300,7 @@ class Monitor:
                 log.exception("an entry can't be reckoned with: %s", place.name)
                 reckoning.unreadable += 1
 
-    def _records_of(self, feedback: Sequence[Given], reckoning: Watches) -> dict[str, Seen]:
+    def _records_of(self, feedback: Sequence[FeedbackEntry], reckoning: Watches) -> dict[str, RecordEntry]:
         """The records of the requests that were judged, as far as they are still there."""
         requests = sorted({item.request for item in feedback})
         if not requests:
@@ -319,7 +319,7 @@ class Monitor:
         for (request, _, _), rows in zip(places, pipeline.execute(), strict=True):
             for name, fields in rows:
                 try:
-                    record = _seen(read_entry(RECORDS, name.decode(), {"record": fields[b"record"]}))
+                    record = _read_record(read_entry(RECORDS, name.decode(), {"record": fields[b"record"]}))
                     if record.id == request:
                         records[request] = record
                 except (msgspec.DecodeError, KeyError, ValueError, RecursionError):
@@ -394,14 +394,14 @@ def _cursors(stored: Mapping[bytes, bytes]) -> Cursors:
     return cursors
 
 
-def _seen(entry: StreamEntry) -> Seen:
-    record = msgspec.json.decode(entry.fields["record"], type=Seen)
+def _read_record(entry: StreamEntry) -> RecordEntry:
+    record = msgspec.json.decode(entry.fields["record"], type=RecordEntry)
     record.placed_at = entry.milliseconds / 1000
     return record
 
 
-def _given(fields: Mapping[str, bytes]) -> Given:
-    feedback = msgspec.json.decode(fields["feedback"], type=Given)
+def _read_feedback(fields: Mapping[str, bytes]) -> FeedbackEntry:
+    feedback = msgspec.json.decode(fields["feedback"], type=FeedbackEntry)
     feedback.request = fields["request"].decode()
     return feedback
 

@@ -22,7 +22,7 @@ from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.signal_table import UNLABELLED, UnlabelledName
 from monitoring.quality.signals.entries import (
-    Seen,
+    RecordEntry,
     get_asked_version,
     get_led_version,
     get_score,
@@ -62,7 +62,7 @@ def is_looked_at(request: str, requests: int, per_day: float) -> bool:
     return hashlib.blake2b(request.encode(), digest_size=2).digest() < int(65535 * share).to_bytes(2, "big")
 
 
-def read_values(record: Seen, version: str) -> Iterator[tuple[UnlabelledName, float]]:
+def read_values(record: RecordEntry, version: str) -> Iterator[tuple[UnlabelledName, float]]:
     """The values of a record for a version, by signal, without its language."""
     ours = record.purpose != "reported"
     if get_led_version(record) == version:
@@ -94,7 +94,7 @@ def read_values(record: Seen, version: str) -> Iterator[tuple[UnlabelledName, fl
             yield "cost", record.cost_usd
 
 
-def add_language(languages: Languages, record: Seen) -> tuple[Languages, float | None]:
+def add_language(languages: Languages, record: RecordEntry) -> tuple[Languages, float | None]:
     """The languages after a request, and whether its own is another than the main one; None while that is learned."""
     if record.language is None or not is_drawn(record):
         return languages, None
@@ -109,7 +109,7 @@ def add_language(languages: Languages, record: Seen) -> tuple[Languages, float |
 
 
 def add_record(
-    signals: Mapping[str, Signal], languages: Languages, record: Seen, version: str, at: float
+    signals: Mapping[str, Signal], languages: Languages, record: RecordEntry, version: str, at: float
 ) -> tuple[dict[str, Signal], Languages]:
     """A version's signals, and its languages, after a record."""
     moved, foreign = dict(signals), None

@@ -28,7 +28,7 @@ from monitoring.quality.signals.arm_bets import ArmBets
 from monitoring.quality.signals.arms import Arm
 from monitoring.quality.signals.complaint_signal import ComplaintSignal
 from monitoring.quality.signals.entries import GENERAL
-from monitoring.quality.signals.fingerprints import GeneralStack
+from monitoring.quality.signals.fingerprints import GeneralFingerprint
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.pair_judge import PairJudge
 from monitoring.quality.signals.pair_signal import PairSignal
@@ -47,7 +47,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """All signals of one version and their state; `epoch` is the reading of the streams that it belongs to.
 
     `form` changes only where earlier states can't be read any more (`saved_watches.py`). `roll` knows which
-    callers use the version. `stack` is the one of general that `shadow`, `holdout` and `general` are compared with.
+    callers use the version. `fingerprint` is the one of general that `shadow`, `holdout` and `general` are compared
+    with.
     `classes` has the signals of classes, as `SIGNAL:CLASS`. `course` is the version's phase, and the times from which
     labels count. `judged` is the rate of requests that got their first label. `agreed` is the agreement of the judge of
     pairs with people, of the judge that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
@@ -67,7 +68,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     shadow: PairSignal
     holdout: PairSignal
     general: Arm
-    stack: GeneralStack = GeneralStack()
+    fingerprint: GeneralFingerprint = msgspec.field(default=GeneralFingerprint(), name="stack")  # as before
     previous_version: Arm | None = None
     metric: str | None = None
     complaint_metric: str | None = None

@@ -21,9 +21,9 @@ from monitoring.quality.signals import (
 )
 from monitoring.quality.signals.complaint_signal import ComplaintSignal
 from monitoring.quality.signals.entries import (
-    Given,
+    FeedbackEntry,
     Label,
-    Seen,
+    RecordEntry,
     get_class,
     get_held_out_version,
     get_labelled_version,
@@ -33,7 +33,7 @@ from monitoring.quality.signals.entries import (
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.signals.version_watch import CLASSES_MAX, FIRST_OF_CLASS, Watch, start
-from monitoring.quality.signals.watch_pairs import use_opinions, with_stack
+from monitoring.quality.signals.watch_pairs import add_fingerprint, use_opinions
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import OTHER_CLASS
 
@@ -42,7 +42,7 @@ PREVIOUS_MIN = 200
 MARKED_EVERY = 16
 
 
-def take_record(watch: Watch, record: Seen, plan: Plan, at: float, previous: Watch | None = None) -> Watch:
+def take_record(watch: Watch, record: RecordEntry, plan: Plan, at: float, previous: Watch | None = None) -> Watch:
     """The watch after a request of a caller's, or a reported one, that was led to its version or answered by it."""
     if not is_by_chance(record):
         return watch
@@ -65,11 +65,11 @@ def take_record(watch: Watch, record: Seen, plan: Plan, at: float, previous: Wat
         signals, languages = unlabelled.add_record(watch.signals, watch.languages, record, watch.version, at)
         moved.update(looked_at=watch.looked_at + 1, signals=signals, languages=languages)
     if record.version is None and record.led_to == watch.version:
-        watch = with_stack(watch, record.stack, at)
+        watch = add_fingerprint(watch, record.fingerprint, at)
     return replace(watch, **moved) if moved else watch
 
 
-def _with_served(watch: Watch, record: Seen, metric: str, at: float, previous: Watch | None) -> Watch:
+def _with_served(watch: Watch, record: RecordEntry, metric: str, at: float, previous: Watch | None) -> Watch:
     """The watch whose complaints have taken a request; begun with the first one."""
     track = watch.complaints
     if track is None or watch.complaint_metric != metric:
@@ -83,7 +83,7 @@ def _with_served(watch: Watch, record: Seen, metric: str, at: float, previous: W
     return replace(watch, complaint_metric=metric, complaints=track)
 
 
-def _teaches_complaints(watch: Watch, track: ComplaintSignal, record: Seen) -> bool:
+def _teaches_complaints(watch: Watch, track: ComplaintSignal, record: RecordEntry) -> bool:
     """Return whether complaints may take a request, or a complaint about it: while they learn, none of what is not to
     be learned from."""
     if not track.learns:
@@ -93,9 +93,9 @@ def _teaches_complaints(watch: Watch, track: ComplaintSignal, record: Seen) -> b
 
 def take_feedback(
     watch: Watch,
-    feedback: Given,
+    feedback: FeedbackEntry,
     label: Label | None,
-    record: Seen,
+    record: RecordEntry,
     note: Note,
     plan: Plan,
     at: float,
@@ -124,7 +124,7 @@ def take_feedback(
             delays=recent_values.add_delay(watch.delays, max(0.0, at - record.placed_at)),
         )
     for index, noted in enumerate(note.pairs):
-        if watch.version in noted.counted and fingerprints.is_compared_with(watch.stack, noted.stack):
+        if watch.version in noted.counted and fingerprints.is_compared_with(watch.fingerprint, noted.fingerprint):
             watch, note = use_opinions(watch, note, index, noted, at, record.placed_at)
     return watch, note
 
@@ -133,8 +133,8 @@ def _with_label(
     watch: Watch,
     label: Label,
     signal: str,
-    feedback: Given,
-    record: Seen,
+    feedback: FeedbackEntry,
+    record: RecordEntry,
     plan: Plan,
     at: float,
     previous: Watch | None,
@@ -144,7 +144,7 @@ def _with_label(
     roll = watch.roll if label.trusted else leave_one_out.add_label(watch.roll, label.caller, label.reported, at)
     alone, moved = leave_one_out.find_alone(roll), dict[str, Any](roll=roll)
     is_degraded, predates_restart = watch.course.is_degraded, watch.course.predates_restart(record.placed_at)
-    is_compared = fingerprints.is_compared_with(watch.stack, record.stack)
+    is_compared = fingerprints.is_compared_with(watch.fingerprint, record.fingerprint)
     held_out = get_held_out_version(record) == watch.version and is_compared
     at_the_time = (own and not label.reported) or held_out
     if signal == "feedback" and not predates_restart and at_the_time:
@@ -198,7 +198,7 @@ def _with_class(
     return {**watch.classes, name: moved}
 
 
-def _with_complaint(watch: Watch, label: Label, record: Seen, note: Note, at: float) -> tuple[Watch, Note]:
+def _with_complaint(watch: Watch, label: Label, record: RecordEntry, note: Note, at: float) -> tuple[Watch, Note]:
     """The watch after the first value of the complaint metric for a request; only a bad one is a complaint."""
     if "complaints" in note.given:
         return watch, note
@@ -215,7 +215,10 @@ def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
     """The watch without the labels of the metric that it went by before, if any, and what was set for these."""
     if watch.metric is None:
         return replace(watch, metric=metric)
-    fresh, holdout = start(watch.version, watch.task, watch.epoch), pair_signal.start(watch.version, watch.stack.digest)
+    fresh, holdout = (
+        start(watch.version, watch.task, watch.epoch),
+        pair_signal.start(watch.version, watch.fingerprint.digest),
+    )
     return replace(
         watch,
         metric=metric,

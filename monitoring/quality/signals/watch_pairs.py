@@ -12,14 +12,14 @@ from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.signals import arm_bets, arms, fingerprints, noted_pairs, pair_judge
 from monitoring.quality.signals.arm_bets import ArmBets
 from monitoring.quality.signals.arms import Arm
-from monitoring.quality.signals.entries import GENERAL, Pair, Seen, get_sides
+from monitoring.quality.signals.entries import GENERAL, Pair, RecordEntry, get_sides
 from monitoring.quality.signals.noted_pairs import NotedPair, Right
 from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.signals.version_watch import Watch
 
 
 def take_pair(
-    watch: Watch, shadow: Seen, note: Note, at: float, previous_version: str | None = None
+    watch: Watch, shadow: RecordEntry, note: Note, at: float, previous_version: str | None = None
 ) -> tuple[Watch, Note]:
     """The watch after a shadow whose pair is in the note, and the note.
 
@@ -32,13 +32,13 @@ def take_pair(
         watch = _with_cost(watch, shadow.cost_usd, at)
     watch = _with_judge(watch, shadow.pair)
     if whose[0] == GENERAL:
-        watch = with_stack(watch, shadow.stack, at, is_shadow=True)
+        watch = add_fingerprint(watch, shadow.fingerprint, at, is_shadow=True)
     index = next((n for n, pair in enumerate(note.pairs) if (pair.shadow, pair.served) == whose), None)
     noted = note.pairs[index] if index is not None else None
     arm = _arm(watch, noted, previous_version) if noted is not None else None
     if index is None or noted is None or arm is None or watch.version in noted.counted:
         return watch, note
-    if not fingerprints.is_compared_with(watch.stack, noted.stack):
+    if not fingerprints.is_compared_with(watch.fingerprint, noted.fingerprint):
         return watch, note
     says_right = noted_pairs.get_outright(noted, watch.version) is not None
     arm = arms.add_pair(arm, at, noted_pairs.get_guesses(noted, watch.version), says_right)
@@ -113,16 +113,16 @@ def _bet(
 
 def _with_bets(watch: Watch, other: str, step: Callable[[ArmBets], ArmBets]) -> Watch:
     """The watch whose bets on another arm have moved."""
-    against = watch.stack.digest if other == GENERAL else None
+    against = watch.fingerprint.digest if other == GENERAL else None
     bets = arm_bets.move(watch.bets, other, watch.course.since, against, watch.roll.groups, step)
     return replace(watch, bets=bets)
 
 
-def with_stack(watch: Watch, digest: str | None, at: float, is_shadow: bool = False) -> Watch:
+def add_fingerprint(watch: Watch, digest: str | None, at: float, is_shadow: bool = False) -> Watch:
     """The watch after one more answer of general's: a shadow, or what a caller got."""
     is_degraded = watch.course.is_degraded
     moved = fingerprints.add_answer(
-        watch.stack, digest, watch.shadow, watch.holdout, watch.general, at, is_shadow, is_degraded
+        watch.fingerprint, digest, watch.shadow, watch.holdout, watch.general, at, is_shadow, is_degraded
     )
     return replace(watch, **moved) if moved else watch
 

@@ -102,14 +102,14 @@ def _seconds(name: str) -> float:
     return float(name.partition("-")[0]) / 1000
 
 
-def shadowed(rate: float, stack: str = "general-1") -> Traffic:
+def shadowed(rate: float, fingerprint: str = "general-1") -> Traffic:
     """Requests that both arms answered and a person gave the right answer to; general's answers are all right."""
     draw, records, feedback = random.Random(3), [], []
     for number in range(150):
         name, wrong, shop = f"p{number}", draw.random() < rate, f"shop{number % 3}"
         pair = {"digest": "right", "served_digest": "wrong" if wrong else "right"}
         records.append((at(number * 60.0), served(name, shop)))
-        records.append((at(number * 60.0 + 1), shadow(name, pair=pair, stack=stack)))
+        records.append((at(number * 60.0 + 1), shadow(name, pair=pair, fingerprint=fingerprint)))
         told = said(name, not wrong, shop, demonstration_digests={"normal": "right"})
         feedback.append((at(number * 60.0 + 9), told))
     return records, feedback
@@ -126,12 +126,12 @@ def complained(rate: float) -> Traffic:
     return records, feedback
 
 
-def beside_general(rate: float, count: int, stack: str = "general-1", seed: int = 9) -> Traffic:
+def beside_general(rate: float, count: int, fingerprint: str = "general-1", seed: int = 9) -> Traffic:
     """Every other request is held out; general is wrong on 5% of its own."""
     draw, records, feedback = random.Random(seed), [], []
     for number in range(count):
         name, out = f"h{number}", number % 2 == 1
-        one = held_out(name, f"shop{number % 3}", stack=stack) if out else served(name, f"shop{number % 3}")
+        one = held_out(name, f"shop{number % 3}", fingerprint=fingerprint) if out else served(name, f"shop{number % 3}")
         records.append((at(number * 60.0), one))
         bad = draw.random() < (0.05 if out else rate)
         feedback.append((at(number * 60.0 + 9), said(name, not bad, f"shop{number % 3}")))

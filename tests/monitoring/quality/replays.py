@@ -9,13 +9,13 @@ from msgspec.structs import replace
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.signals.all_watches import FEEDBACK, RECORDS, Watches, read_entry
 from monitoring.quality.signals.child_messages import MonitorStep
-from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.entries import FeedbackEntry, RecordEntry
 from monitoring.quality.verdicts.quality import Judgement
 
 
 def replay(
-    records: Sequence[tuple[str, Seen]],
-    feedback: Sequence[tuple[str, Given]],
+    records: Sequence[tuple[str, RecordEntry]],
+    feedback: Sequence[tuple[str, FeedbackEntry]],
     step: MonitorStep,
     at: float,
     baselines: Mapping[str, Mapping[str, Baseline]] | None = None,
@@ -26,16 +26,16 @@ def replay(
     """
     reckoning = Watches("replay")
     reckoning.begin(step, baselines or {})
-    placed: dict[str, Seen] = {}
-    order: list[tuple[tuple[int, int, int], Seen | Given]] = [
+    placed: dict[str, RecordEntry] = {}
+    order: list[tuple[tuple[int, int, int], RecordEntry | FeedbackEntry]] = [
         *((read_entry(RECORDS, name, {})[:3], seen) for name, seen in records),
         *((read_entry(FEEDBACK, name, {})[:3], given) for name, given in feedback),
     ]
     for key, seen in order:
-        if isinstance(seen, Seen):
+        if isinstance(seen, RecordEntry):
             placed[seen.id] = replace(seen, placed_at=key[0] / 1000)
     for key, entry in sorted(order, key=lambda item: item[0]):
-        if isinstance(entry, Seen):
+        if isinstance(entry, RecordEntry):
             reckoning.take(placed[entry.id], key[0] / 1000)
         elif entry.request in placed:
             reckoning.hear(entry, placed[entry.request], key[0] / 1000)

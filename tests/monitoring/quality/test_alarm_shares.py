@@ -11,7 +11,7 @@ import pytest
 from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
-from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.entries import FeedbackEntry, RecordEntry
 from monitoring.quality.verdicts.quality import SignalReport
 from tests.monitoring.quality.traffic import METRICS, MORNING, PLAN, V3, at, errors, labelled_traffic, said, served
 
@@ -29,7 +29,7 @@ class Fleet:
         self.tasks: tuple[str, ...] = ("returns", "other")
         self.reckoning = Watches("e")
         self.baselines: dict[str, dict[str, Baseline]] = HELD
-        self.placed: dict[str, Seen] = {}
+        self.placed: dict[str, RecordEntry] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -38,14 +38,14 @@ class Fleet:
         tasks = {name: WatchedTask(plan=self.plan) for name in self.tasks}
         self.reckoning.begin(MonitorStep(tasks=tasks, versions=versions, metrics=METRICS), self.baselines)
 
-    def take(self, traffic: tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]) -> None:
+    def take(self, traffic: tuple[list[tuple[str, RecordEntry]], list[tuple[str, FeedbackEntry]]]) -> None:
         """All of it in its order."""
         entries = [(float(name.partition("-")[0]) / 1000, one) for part in traffic for name, one in part]
         for when, one in sorted(entries, key=lambda found: found[0]):
-            if isinstance(one, Seen):
+            if isinstance(one, RecordEntry):
                 self.placed[one.id] = msgspec.structs.replace(one, placed_at=when)
                 self.reckoning.take(self.placed[one.id], when)
-            elif isinstance(one, Given):
+            elif isinstance(one, FeedbackEntry):
                 self.reckoning.hear(one, self.placed[one.request], when)
 
     def others(self) -> None:

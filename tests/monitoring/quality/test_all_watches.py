@@ -19,7 +19,7 @@ from monitoring.quality.signals.all_watches import (
     read_entry,
 )
 from monitoring.quality.signals.child_messages import WatchedVersion
-from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.entries import FeedbackEntry, RecordEntry
 from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.signals.stream_reader import unpack
 from monitoring.quality.signals.version_watch import Watch
@@ -56,8 +56,8 @@ def mixed_traffic(count: int, seed: int) -> Traffic:
     return together((records, feedback), pairs)
 
 
-def ordered(traffic: Traffic) -> list[tuple[tuple[int, int, int], Seen | Given]]:
-    entries: list[tuple[tuple[int, int, int], Seen | Given]] = [
+def ordered(traffic: Traffic) -> list[tuple[tuple[int, int, int], RecordEntry | FeedbackEntry]]:
+    entries: list[tuple[tuple[int, int, int], RecordEntry | FeedbackEntry]] = [
         (read_entry(0, name, {})[:3], one) for name, one in traffic[0]
     ]
     entries += [(read_entry(1, name, {})[:3], one) for name, one in traffic[1]]
@@ -89,7 +89,7 @@ def reckoned(traffic: Traffic, cuts: set[int]) -> dict[str, bytes]:
                 taken_over.notes[request] = msgspec.json.decode(msgspec.json.encode(note), type=Note)
             reckoning = taken_over
             reckoning.begin(both_versions(), BASELINES)
-        if isinstance(one, Seen):
+        if isinstance(one, RecordEntry):
             reckoning.take(placed[one.id], key[0] / 1000)
         else:
             reckoning.hear(one, placed[one.request], key[0] / 1000)
@@ -118,7 +118,7 @@ def taken(traffic: Traffic) -> Watches:
     reckoning.begin(both_versions(), BASELINES)
     placed = {one.id: one for _, one in traffic[0]}
     for key, one in ordered(traffic):
-        if isinstance(one, Seen):
+        if isinstance(one, RecordEntry):
             reckoning.take(one, key[0] / 1000)
         else:
             reckoning.hear(one, placed[one.request], key[0] / 1000)

@@ -212,7 +212,7 @@ def traffic(
     for number in range(begin, begin + count):
         name = f"q{number}"
         pair = {"arm": "general" if other is None else "version", "digest": "right", "served_digest": "wrong"}
-        told = {"version": other, "stack": "general-1", "pair": pair} | fields
+        told = {"version": other, "fingerprint": "general-1", "pair": pair} | fields
         records += [(at(number * 60.0), served(name)), (at(number * 60.0 + 1), shadow(name, **told))]
         if number in labels:
             feedback.append((at(number * 60.0 + 9), said(name, False, demonstration_digests={"normal": "right"})))
@@ -264,7 +264,7 @@ def test_pairs_with_a_version_that_stands_by_no_more_are_not_told() -> None:
     assert reckoning.judged([V3], MORNING + 86_400)[V3].arms == []
 
 
-def test_the_general_arm_begins_anew_with_another_stack() -> None:
+def test_the_general_arm_begins_anew_with_another_fingerprint() -> None:
     records, feedback = traffic(50)
-    later, more = traffic(60, begin=50, stack="general-2")
+    later, more = traffic(60, begin=50, fingerprint="general-2")
     assert reports([*records, *later], [*feedback, *more])["general"].labels == 41, "19 were passed over"

@@ -10,7 +10,7 @@ import pytest
 from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
-from monitoring.quality.signals.entries import Attempt, Given, Seen
+from monitoring.quality.signals.entries import Attempt, FeedbackEntry, RecordEntry
 from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.rollout import RolloutPlan, Tally
 from tests.monitoring.quality.traffic import METRICS, PLAN, V2, V3, said, served, shadow
@@ -32,7 +32,7 @@ class Trial:
     def __init__(self, step: MonitorStep | None = None) -> None:
         self.reckoning = Watches("e")
         self.reckoning.begin(step or step_of(), {})
-        self.records: dict[str, Seen] = {}
+        self.records: dict[str, RecordEntry] = {}
 
     @property
     def tally(self) -> Tally:
@@ -40,12 +40,12 @@ class Trial:
         assert found is not None
         return found
 
-    def take(self, *records: Seen, at: float = BEGAN + 1) -> None:
+    def take(self, *records: RecordEntry, at: float = BEGAN + 1) -> None:
         for one in records:
             self.records[one.id] = msgspec.structs.replace(one, placed_at=at)
             self.reckoning.take(self.records[one.id], at)
 
-    def hear(self, *told: Given, at: float = BEGAN + 2) -> None:
+    def hear(self, *told: FeedbackEntry, at: float = BEGAN + 2) -> None:
         for one in told:
             self.reckoning.hear(one, self.records[one.request], at)
 
@@ -56,17 +56,17 @@ class Trial:
         return tally.canary_requests, tally.active_requests, len(feedback.canary) + len(feedback.active)
 
 
-def asked(request: str, *attempts: tuple[str | None, str | None], **fields: Any) -> Seen:
+def asked(request: str, *attempts: tuple[str | None, str | None], **fields: Any) -> RecordEntry:
     """A record of a request: which versions were tried, and with what fault; the last one has answered."""
     tried = [Attempt(version, fault) for version, fault in attempts]
     return served(request, **{"led_to": attempts[0][0], "version": attempts[-1][0], "attempts": tried, **fields})
 
 
-def of_version(request: str, version: str, **fields: Any) -> Seen:
+def of_version(request: str, version: str, **fields: Any) -> RecordEntry:
     return asked(request, (version, None), **fields)
 
 
-def on_trial(of: str, outcome: str = "ok", digest: str | None = "wrong", **fields: Any) -> Seen:
+def on_trial(of: str, outcome: str = "ok", digest: str | None = "wrong", **fields: Any) -> RecordEntry:
     """The canary's answer to a request that the active version has answered with the digest `right`."""
     pair = {"version": V2, "arm": None, "judge": None, "digest": None, "served_digest": None, "text_digest": "right"}
     usual = {"version": V3, "outcome": outcome, "text_digest": digest, "pair": pair | fields.pop("pair", {})}
@@ -88,7 +88,7 @@ def on_trial(of: str, outcome: str = "ok", digest: str | None = "wrong", **field
     ],
 )
 def test_a_rejected_answer_counts_against_its_version_whoever_answered_in_the_end(
-    record: Seen, broken: bool | None, error: bool
+    record: RecordEntry, broken: bool | None, error: bool
 ) -> None:
     trial = Trial()
     trial.take(record)
@@ -107,13 +107,13 @@ def test_a_rejected_answer_counts_against_its_version_whoever_answered_in_the_en
         (asked("r", (V3, "failed"), (V2, None), reason="engine_error"), True),
         (asked("r", (V3, "overloaded"), (V2, None), reason="engine_error"), False),
         (of_version("r", V3, outcome="cancelled"), False),
-        (of_version("r", V3, model_asked=V3), False),
+        (of_version("r", V3, requested_model=V3), False),
         (of_version("r", V3, override_id="testers"), False),
         (of_version("r", V3, purpose="reported"), False),
         (of_version("r", "returns@v1"), False),
     ],
 )
-def test_only_what_chance_sent_to_an_arm_counts(record: Seen, counts: bool) -> None:
+def test_only_what_chance_sent_to_an_arm_counts(record: RecordEntry, counts: bool) -> None:
     trial = Trial()
     trial.take(record)
     trial.hear(said("r", 1, metric="stars"))
@@ -162,7 +162,7 @@ def test_a_demonstration_judges_a_pair_once_whether_it_or_the_shadow_comes_first
     ],
 )
 def test_contracts_judge_a_pair_where_both_have_one_and_else_a_demonstration(
-    record: Seen, pairs: int, difference: float
+    record: RecordEntry, pairs: int, difference: float
 ) -> None:
     trial = Trial()
     trial.take(of_version("r", V2), record)

@@ -11,7 +11,7 @@ from monitoring.quality.signals.child_messages import WatchedVersion
 from monitoring.quality.signals.entries import (
     Attempt,
     RecordedFinding,
-    Seen,
+    RecordEntry,
     get_held_out_version,
     get_labelled_version,
 )
@@ -21,7 +21,7 @@ from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, at, errors, 
 SHIFTED: dict[str, Any] = {"version": V2, "led_to": V3, "reason": "degraded", "attempts": [Attempt(V2)]}
 
 
-def shifted(request: str, **fields: Any) -> Seen:
+def shifted(request: str, **fields: Any) -> RecordEntry:
     """A request of a degraded version that was drawn to go to the version before."""
     return served(request, **{**SHIFTED, **fields})
 
@@ -47,7 +47,7 @@ def test_requests_shifted_to_the_previous_version_count_for_it_and_no_other() ->
 @pytest.mark.parametrize(
     "chosen",
     [
-        {"model_asked": V3},
+        {"requested_model": V3},
         {"override_id": "rule-1"},
         {"reason": "low_confidence", "attempts": [Attempt(V3), Attempt(V2)]},
         {"attempts": [Attempt(V3), Attempt(V2)]},

@@ -1,4 +1,4 @@
-"""A pool of general with several stacks: a version is compared with one at a time, and what that needs is kept."""
+"""A pool of general with several fingerprints: a version is compared with one at a time, and what it needs is kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.signals import arms, fingerprints, version_watch
 from monitoring.quality.signals.all_watches import Watches
-from monitoring.quality.signals.fingerprints import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
+from monitoring.quality.signals.fingerprints import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralFingerprint
 from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.quality import Judgement
 from tests.monitoring.quality.reckoned import HELD, Told, stream, task_step
@@ -36,7 +36,7 @@ def after(
 ) -> Watch:
     for digest in digests:
         moved = fingerprints.add_answer(
-            one.stack, digest, one.shadow, one.holdout, one.general, at, is_shadow, is_degraded
+            one.fingerprint, digest, one.shadow, one.holdout, one.general, at, is_shadow, is_degraded
         )
         one = msgspec.structs.replace(one, **moved)
     return one
@@ -81,7 +81,7 @@ def test_one_of_the_first_or_of_a_third_between_begins_the_count_anew(between: s
 
 @settings(max_examples=60, deadline=None)
 @given(digests=st.lists(st.sampled_from([None, ONE, ONE, TWO, TWO, TWO, THREE]), max_size=200), row=st.integers(0, 40))
-def test_it_goes_by_a_stack_from_when_the_last_so_many_that_are_known_were_all_of_it(
+def test_it_goes_by_a_fingerprint_once_the_last_known_ones_in_a_row_were_all_of_it(
     digests: list[str | None], row: int
 ) -> None:
     digests = [*digests, *[THREE] * row]
@@ -91,13 +91,13 @@ def test_it_goes_by_a_stack_from_when_the_last_so_many_that_are_known_were_all_o
         last = set(known[end - IN_A_ROW : end])
         current = known[end - 1] if len(last) == 1 else current
     one = after(fresh(), digests)
-    assert one.stack.digest == one.shadow.against == one.holdout.against == one.general.against == current
+    assert one.fingerprint.digest == one.shadow.against == one.holdout.against == one.general.against == current
     decoded = msgspec.json.decode(msgspec.json.encode(one), type=Watch)
     assert decoded == one
 
 
-def test_a_state_that_does_not_know_its_stack_yet_goes_by_that_of_its_streams() -> None:
-    older = msgspec.structs.replace(with_pairs(after(fresh(), [ONE])), stack=GeneralStack())
+def test_a_state_that_does_not_know_its_fingerprint_yet_goes_by_that_of_its_streams() -> None:
+    older = msgspec.structs.replace(with_pairs(after(fresh(), [ONE])), fingerprint=GeneralFingerprint())
     assert held(after(older, [TWO, ONE])) == (1, 1, 1)
     assert held(after(older, [TWO] * IN_A_ROW)) == (0, 0, 0)
 
@@ -143,7 +143,7 @@ class Pool:
         self.reckoning, self.count = Watches("e"), 0
         self.reckoning.begin(step(), HELD)
 
-    def ask(self, count: int, stack: Callable[[int], str], labelled: bool = True) -> list[Callable[[], None]]:
+    def ask(self, count: int, fingerprint: Callable[[int], str], labelled: bool = True) -> list[Callable[[], None]]:
         """So many of either; what is said of them, which is not said yet where they are not `labelled`."""
         later = list[Callable[[], None]]()
         for _ in range(count):
@@ -151,8 +151,8 @@ class Pool:
             number, when = self.count, MORNING + 60.0 * self.count
             pair: dict[str, Any] = {"digest": "right", "served_digest": "wrong"}
             own = served(f"q{number}", placed_at=when)
-            out = held_out(f"h{number}", stack=stack(number), placed_at=when)
-            for one in (own, shadow(own.id, stack=stack(number), pair=pair, placed_at=when), out):
+            out = held_out(f"h{number}", fingerprint=fingerprint(number), placed_at=when)
+            for one in (own, shadow(own.id, fingerprint=fingerprint(number), pair=pair, placed_at=when), out):
                 self.reckoning.take(one, when)
             demonstrated = said(own.id, False, demonstration_digests={"normal": "right"})
 
@@ -176,7 +176,7 @@ class Pool:
         return streams | {one.arm: one.labels for one in self.judged.arms if one.arm == "general"}
 
 
-def test_a_pool_of_two_stacks_keeps_its_pairs_with_one_of_them() -> None:
+def test_a_pool_of_two_fingerprints_keeps_its_pairs_with_one_of_them() -> None:
     pool = Pool()
     pool.ask(200, lambda number: (ONE, TWO)[number % 2])
     assert pool.pairs == {"shadow": 100, "holdout": 100, "general": 100}
@@ -193,7 +193,7 @@ def test_a_rolling_upgrade_begins_them_anew_once() -> None:
     assert pool.pairs == {"shadow": 86, "holdout": 86, "general": 86}
 
 
-def test_labels_that_come_after_an_upgrade_count_by_the_stack_that_answered() -> None:
+def test_labels_that_come_after_an_upgrade_count_by_the_fingerprint_that_answered() -> None:
     pool = Pool()
     late = pool.ask(40, lambda _: ONE, labelled=False)
     pool.ask(60, lambda _: TWO)
@@ -201,50 +201,54 @@ def test_labels_that_come_after_an_upgrade_count_by_the_stack_that_answered() ->
     for told in late:
         told()
     assert pool.pairs == before
-    assert pool.reckoning.watches[V3].stack.digest == TWO
+    assert pool.reckoning.watches[V3].fingerprint.digest == TWO
 
 
-def test_where_general_answered_the_caller_its_stack_is_that_of_the_pair() -> None:
-    """Requests that went to general, with a shadow of the version's, whose own stack says nothing of general's."""
+def test_where_general_answered_the_caller_its_fingerprint_is_that_of_the_pair() -> None:
+    """Requests that went to general, with a shadow of the version's: its own fingerprint says nothing of general's."""
     pool = Pool()
     for number in range(60):
         when, name = MORNING + 60.0 * number, f"g{number}"
-        pair = {"version": "", "arm": "version", "served_stack": (ONE, TWO)[number % 2], "right": True}
-        own = served(name, version=None, reason="low_confidence", stack=pair["served_stack"], placed_at=when)
-        other = shadow(name, version=V3, stack="sha256:v3", pair={**pair, "served_right": True}, placed_at=when)
+        pair = {"version": "", "arm": "version", "served_fingerprint": (ONE, TWO)[number % 2], "right": True}
+        own = served(
+            name, version=None, reason="low_confidence", fingerprint=pair["served_fingerprint"], placed_at=when
+        )
+        other = shadow(name, version=V3, fingerprint="sha256:v3", pair={**pair, "served_right": True}, placed_at=when)
         pool.reckoning.take(own, when)
         pool.reckoning.take(other, when)
     watched = pool.reckoning.watches[V3]
-    assert (watched.stack.digest, watched.shadow.pairs) == (ONE, 30)
+    assert (watched.fingerprint.digest, watched.shadow.pairs) == (ONE, 30)
 
 
 def test_an_answer_that_is_shadowed_by_the_version_counts_once() -> None:
     pool = Pool()
     for number in range(IN_A_ROW):
-        when, stack = MORNING + 60.0 * number, TWO if number else ONE
-        own = held_out(f"g{number}", stack=stack, placed_at=when)
-        pair = {"version": "", "arm": "version", "served_stack": stack, "right": True, "served_right": True}
+        when, fingerprint = MORNING + 60.0 * number, TWO if number else ONE
+        own = held_out(f"g{number}", fingerprint=fingerprint, placed_at=when)
+        pair = {"version": "", "arm": "version", "served_fingerprint": fingerprint, "right": True, "served_right": True}
         pool.reckoning.take(own, when)
-        pool.reckoning.take(shadow(own.id, version=V3, stack="sha256:v3", pair=pair, placed_at=when + 1.0), when + 1.0)
-    assert pool.reckoning.watches[V3].stack == GeneralStack(ONE, TWO, IN_A_ROW - 1)
+        pool.reckoning.take(
+            shadow(own.id, version=V3, fingerprint="sha256:v3", pair=pair, placed_at=when + 1.0), when + 1.0
+        )
+    assert pool.reckoning.watches[V3].fingerprint == GeneralFingerprint(ONE, TWO, IN_A_ROW - 1)
 
 
 def test_a_shift_to_one_replica_begins_nothing_anew() -> None:
-    """Shadows of general are of either stack, what is shifted goes by its key to one of them."""
+    """Shadows of general are of either fingerprint, what is shifted goes by its key to one of them."""
     told, draw = Told({}, task_step()), random.Random(1)
 
     def ask(begin: int, count: int, wrong: float, shifted: float) -> None:
         for number in range(begin, begin + count):
             when, name = MORNING + 60.0 * number, f"p{number}"
             if draw.random() < shifted:
-                own = held_out(name, reason="degraded", stack=TWO, placed_at=when)
+                own = held_out(name, reason="degraded", fingerprint=TWO, placed_at=when)
                 told.reckoning.take(own, when)
                 continue
             is_wrong = draw.random() < wrong
             pair = {"judge": "model", "right": True, "served_right": not is_wrong, "served_digest": "b"}
             told.reckoning.take(served(name, placed_at=when), when)
-            stack = ONE if number == 0 else draw.choice((ONE, TWO))
-            told.reckoning.take(shadow(name, stack=stack, pair=pair, placed_at=when), when)
+            fingerprint = ONE if number == 0 else draw.choice((ONE, TWO))
+            told.reckoning.take(shadow(name, fingerprint=fingerprint, pair=pair, placed_at=when), when)
 
     ask(0, 700, 0.05, 0.0)
     ask(700, 500, 0.4, 0.0)
@@ -254,7 +258,7 @@ def test_a_shift_to_one_replica_begins_nothing_anew() -> None:
     ask(1_200, 2_000, 0.05, 0.95)
     told.day = 3_200 / 1_440
     found = stream(told.judged(), "shadow")
-    assert told.reckoning.watches[V3].stack.digest == ONE
+    assert told.reckoning.watches[V3].fingerprint.digest == ONE
     assert found.alarming
     ask(3_200, 600, 0.05, 0.8)
     assert stream(told.judged(), "shadow").recovered

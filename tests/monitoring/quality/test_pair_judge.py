@@ -10,7 +10,7 @@ import pytest
 from monitoring.quality.detectors.baselines import measure
 from monitoring.quality.explanations.report import make_report
 from monitoring.quality.signals.all_watches import Watches
-from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.entries import FeedbackEntry, RecordEntry
 from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, JudgeReport
@@ -23,8 +23,8 @@ HELD = {V3: {"feedback": measure("gate", 40, 1000, 1.0, "gate", "evaluation-1")}
 MODEL: dict[str, Any] = {"judge": "model", "judge_digest": "sha256:a"}
 SPOKE: dict[str, Any] = {"judge_answered": True, "right": True, "served_right": True, "score": 1.0, "served_score": 1.0}
 SILENT: dict[str, Any] = {"judge_answered": False}
-Records = list[tuple[str, Seen]]
-Labels = list[tuple[str, Given]]
+Records = list[tuple[str, RecordEntry]]
+Labels = list[tuple[str, FeedbackEntry]]
 
 
 def pairs(count: int, begin: int = 0, **pair: Any) -> Records:

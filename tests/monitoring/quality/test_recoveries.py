@@ -12,7 +12,7 @@ from monitoring.quality.detectors import recoveries
 from monitoring.quality.detectors.baselines import declare_rate, measure
 from monitoring.quality.phases import Judged, Phase, Verdict, next_phase
 from monitoring.quality.signals import complaint_signal, pair_signal, signal_changes, version_watch
-from monitoring.quality.signals.entries import Seen
+from monitoring.quality.signals.entries import RecordEntry
 from monitoring.quality.signals.saved_watches import read_watch
 from monitoring.quality.signals.version_watch import Watch
 from tests.monitoring.quality.reckoned import (
@@ -290,7 +290,7 @@ def test_complaints_that_were_being_learned_are_learned_on_after_an_admins_degra
 
 def _complained_in_turn(told: Told, rate: float) -> None:
     """A day of requests of which so many are complained about after some minutes, each entry at its time."""
-    draw, due = random.Random(4), list[Seen]()
+    draw, due = random.Random(4), list[RecordEntry]()
     for number in range(1440):
         one = msgspec.structs.replace(served(f"c{number}-{told.day}", f"shop{number % 3}"), placed_at=told.now)
         told.reckoning.take(one, told.now)

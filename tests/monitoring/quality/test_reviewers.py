@@ -7,15 +7,15 @@ from typing import Any
 import msgspec
 
 from monitoring.quality.signals.all_watches import Watches
-from monitoring.quality.signals.entries import Given
+from monitoring.quality.signals.entries import FeedbackEntry
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3, served, step
 
 
-def said(request: str, rater: str, value: bool, **more: Any) -> Given:
-    return Given(metric="correct", value=value, caller=rater, reviewed=True, request=request, **more)
+def said(request: str, rater: str, value: bool, **more: Any) -> FeedbackEntry:
+    return FeedbackEntry(metric="correct", value=value, caller=rater, reviewed=True, request=request, **more)
 
 
-def judge(*given: Given, agreed_only: bool = False) -> tuple[int, float]:
+def judge(*given: FeedbackEntry, agreed_only: bool = False) -> tuple[int, float]:
     """Reviewed labels that counted, and how many of them were wrong."""
     plan = msgspec.structs.replace(PLAN, reviews_per_week=10, agreed_only=agreed_only)
     watches = Watches("test")

@@ -12,7 +12,7 @@ from monitoring.quality.detectors.recent_values import RATE_SECONDS
 from monitoring.quality.detectors.saving import Saving
 from monitoring.quality.explanations.phrases import format_dollars
 from monitoring.quality.explanations.report import TaskReport, make_report
-from monitoring.quality.signals.entries import Seen
+from monitoring.quality.signals.entries import RecordEntry
 from monitoring.quality.verdicts.quality import Judgement, SavingReport, TaskQuality
 from tests.monitoring.quality import situations
 from tests.monitoring.quality.replays import replay
@@ -20,7 +20,7 @@ from tests.monitoring.quality.situations import HEALTHY, JUDGED, SHIFTED, of, si
 from tests.monitoring.quality.traffic import MORNING, V3, at, served, shadow, step
 
 DAY = 86_400.0
-Records = list[tuple[str, Seen]]
+Records = list[tuple[str, RecordEntry]]
 
 
 def traffic(days: float, begin: int = 0, every: int = 10, **fields: Any) -> Records:
@@ -57,7 +57,7 @@ def test_what_is_saved_in_a_day_and_what_shadows_cost_is_that_of_the_last_days()
 
 
 def test_it_is_of_what_chance_led_to_the_version() -> None:
-    for fields in ({"model_asked": V3}, {"override_id": "rule"}, {"purpose": "reported"}):
+    for fields in ({"requested_model": V3}, {"override_id": "rule"}, {"purpose": "reported"}):
         assert judged(traffic(1, **fields), 1).saving is None
 
 

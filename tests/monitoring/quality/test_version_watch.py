@@ -177,7 +177,7 @@ def test_a_value_of_another_kind_than_its_metric_says_nothing() -> None:
 @pytest.mark.parametrize(
     "chosen",
     [
-        {"model_asked": V3},
+        {"requested_model": V3},
         {"override_id": "rule-1"},
         {"purpose": "evaluation"},
         {"purpose": "shadow"},

@@ -114,7 +114,7 @@ def test_pairs_that_worsen_against_general_alarm_and_another_general_restarts_th
     assert found.baseline["difference"]
     records, feedback = worse
     renewed = [
-        (name, msgspec.structs.replace(one, stack="general-2") if one.purpose == "shadow" else one)
+        (name, msgspec.structs.replace(one, fingerprint="general-2") if one.purpose == "shadow" else one)
         for name, one in records
     ]
     afresh = stream(judged(together(usual, (renewed, feedback))), "shadow")

@@ -8,7 +8,7 @@ from typing import Any
 
 from monitoring.metric_values import Metric
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
-from monitoring.quality.signals.entries import Attempt, Given, Pair, RecordedFinding, Seen
+from monitoring.quality.signals.entries import Attempt, FeedbackEntry, Pair, RecordedFinding, RecordEntry
 from monitoring.quality.verdicts.plan import Plan
 
 V3, V2 = "returns@v3", "returns@v2"
@@ -19,7 +19,7 @@ METRICS = {
     "stars": Metric(kind="float", minimum=1, maximum=5),
 }
 PLAN = Plan(feedback_metric="correct", complaint_metric="complaint", class_tag="kind")
-Traffic = tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]
+Traffic = tuple[list[tuple[str, RecordEntry]], list[tuple[str, FeedbackEntry]]]
 
 
 def step(plan: Plan = PLAN, v3: WatchedVersion | None = None, v2: WatchedVersion | None = None) -> MonitorStep:
@@ -33,10 +33,10 @@ def at(seconds: float, number: int = 0) -> str:
     return f"{round((MORNING + seconds) * 1000)}-{number}"
 
 
-def served(request: str, caller: str = "shop", **fields: Any) -> Seen:
+def served(request: str, caller: str = "shop", **fields: Any) -> RecordEntry:
     """A record of a request that its version answered."""
     usual: dict[str, Any] = {
-        "model_asked": "returns",
+        "requested_model": "returns",
         "task": "returns",
         "led_to": V3,
         "version": V3,
@@ -48,26 +48,33 @@ def served(request: str, caller: str = "shop", **fields: Any) -> Seen:
         "saving_usd": 0.001,
         "duration_seconds": 0.4,
     }
-    return Seen(id=request, caller=caller, **{**usual, **fields})
+    return RecordEntry(id=request, caller=caller, **{**usual, **fields})
 
 
-def held_out(request: str, caller: str = "shop", **fields: Any) -> Seen:
+def held_out(request: str, caller: str = "shop", **fields: Any) -> RecordEntry:
     """A record of a request that chance has sent to general."""
-    general: dict[str, Any] = {"version": None, "reason": "holdout", "attempts": [Attempt(None)], "stack": "general-1"}
+    general: dict[str, Any] = {
+        "version": None,
+        "reason": "holdout",
+        "attempts": [Attempt(None)],
+        "fingerprint": "general-1",
+    }
     return served(request, caller, **{**general, **fields})
 
 
-def shadow(of: str, **fields: Any) -> Seen:
+def shadow(of: str, **fields: Any) -> RecordEntry:
     """A record of general's answer to a request that the version has answered."""
     told = {"version": V3, "arm": "general", "judge": "normal", "digest": "a", "served_digest": "a"}
     pair = Pair(**{**told, **fields.pop("pair", {})})
-    usual: dict[str, Any] = {"purpose": "shadow", "version": None, "cost_usd": 0.002, "stack": "general-1"}
+    usual: dict[str, Any] = {"purpose": "shadow", "version": None, "cost_usd": 0.002, "fingerprint": "general-1"}
     return served(f"shadow-{of}", "", shadow_of=of, pair=pair, **{**usual, **fields})
 
 
-def said(request: str, value: Any = True, caller: str = "shop", metric: str = "correct", **fields: Any) -> Given:
+def said(
+    request: str, value: Any = True, caller: str = "shop", metric: str = "correct", **fields: Any
+) -> FeedbackEntry:
     """A feedback."""
-    return Given(metric=metric, value=value, caller=caller, request=request, **fields)
+    return FeedbackEntry(metric=metric, value=value, caller=caller, request=request, **fields)
 
 
 def labelled_traffic(
@@ -77,7 +84,7 @@ def labelled_traffic(
     caller: Callable[[int], str] = lambda number: f"shop{number % 3}",
     begin: int = 0,
     **fields: Any,
-) -> tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]:
+) -> tuple[list[tuple[str, RecordEntry]], list[tuple[str, FeedbackEntry]]]:
     """A request at every interval, each with a label after a while: bad where `errors` says so."""
     records, feedback = [], []
     for number, wrong in enumerate(errors, begin):
@@ -93,7 +100,7 @@ def errors(rate: float, count: int, seed: int = 1) -> list[bool]:
     return [draw.random() < rate for _ in range(count)]
 
 
-def with_findings(request: str, **scores: float) -> Seen:
+def with_findings(request: str, **scores: float) -> RecordEntry:
     """A record on which checks left their scores."""
     return served(request, findings=[RecordedFinding(check, score=score) for check, score in scores.items()])
 
