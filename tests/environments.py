@@ -18,11 +18,12 @@ def install_environment(name: str) -> Path:
     lock, folder = ROOT / "requirements" / f"{name}.lock", ROOT / "var" / f"{name}-venv"
     folder.parent.mkdir(exist_ok=True)
     python, mark = folder / "bin" / "python", folder / lock.name
+    uv = Path(sys.executable).with_name("uv")  # pip takes ten times as long
     with folder.with_suffix(".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not mark.exists() or mark.read_bytes() != lock.read_bytes():
-            install = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock]
-            for command in ([sys.executable, "-m", "venv", "--clear", folder], install):
+            install = [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", lock]
+            for command in ([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], install):
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     pytest.skip(f"{name} can't be installed: {done.stderr[-300:]}")
