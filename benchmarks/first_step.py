@@ -179,7 +179,7 @@ class Run:
             self.fill()
             return
         request.placed_at = self.now
-        self.monitor.take(request, self.now)
+        self.monitor.take_record(request, self.now)
         own, other = self.right[request.id]
         if self.draw.random() < self.world.labelled:
             shown = {"fields": "right"} if self.draw.random() < self.world.shown else {}
@@ -187,7 +187,7 @@ class Run:
                 metric="correct", value=own, caller=request.caller, request=request.id,
                 reviewed=self.world.reviewed, demonstration_digests=shown,
             )  # fmt: skip
-            self.monitor.hear(given, request, self.now)
+            self.monitor.take_feedback(given, request, self.now)
         if self.draw.random() < self.quality.shadow_share:
             pair = Pair(
                 version=LEADING, caller=request.caller, arm="version", judge="fields",
@@ -237,7 +237,7 @@ def follow(run: Run, load: float, interval: float, answers_max: int) -> float:
                 assert run.monitor is not None, "shadows are drawn since the verdict"
                 run.shadows_held -= 1
                 what.placed_at = run.now
-                run.monitor.take(what, run.now)
+                run.monitor.take_record(what, run.now)
                 run.fill()
             case _:
                 if run.respond():

@@ -115,7 +115,7 @@ async def test_the_watch_of_a_replay_is_the_live_one_to_the_last_bit(
     judged = replaying.judged(seen.at)[V3]
     assert judged == seen
     assert (replaying.records, replaying.unmatched) == (502, 0)
-    again = msgspec.structs.replace(replaying.reckoning.watches[V3], epoch="", complaints=None)
+    again = msgspec.structs.replace(replaying.watches.by_version[V3], epoch="", complaints=None)
     assert msgspec.json.encode(again) == msgspec.json.encode(live_watch(client))
 
 
@@ -140,7 +140,7 @@ async def test_a_replay_takes_reported_records_in_the_order_of_the_live_monitor(
         replaying.take(one)
     assert replaying.judged(seen.at)[V3] == seen
     assert (seen.requests, replaying.unmatched) == (243, 0)
-    again = msgspec.structs.replace(replaying.reckoning.watches[V3], epoch="", complaints=None)
+    again = msgspec.structs.replace(replaying.watches.by_version[V3], epoch="", complaints=None)
     assert msgspec.json.encode(again) == msgspec.json.encode(live_watch(client))
 
 
@@ -272,7 +272,7 @@ async def test_feedback_whose_record_is_not_there_counts_for_nothing(
     replaying = Replaying(STEP, {}, look_seconds=60.0)
     list(replaying.run(read(tmp_path)))
     assert replaying.unmatched >= 5
-    assert replaying.reckoning.watches[V3].labels < replaying.feedback - replaying.unmatched + 1
+    assert replaying.watches.by_version[V3].labels < replaying.feedback - replaying.unmatched + 1
 
 
 # ---- verdicts over a long time, pure -------------------------------------------------------------------
@@ -307,5 +307,5 @@ def test_looking_seldom_moves_the_times_of_verdicts_by_no_more_than_that() -> No
 def test_what_is_known_of_requests_is_forgotten_once_they_are_judged_no_more() -> None:
     replaying = Replaying(step(), {}, 3600.0)
     list(replaying.run(placed([False] * 500, 6 * 3600.0)))
-    assert len(replaying.reckoning.notes) < 200
-    assert replaying.reckoning.watches[V3].labels == 500
+    assert len(replaying.watches.notes) < 200
+    assert replaying.watches.by_version[V3].labels == 500

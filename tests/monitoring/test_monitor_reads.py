@@ -283,18 +283,18 @@ async def test_a_version_that_can_not_be_judged_is_named_at_each_step(redis: Red
     await some_traffic(redis, 10)
     monitor = Monitor(begin)
     assert V3 in to_the_end(monitor)
-    assert monitor._reckoning is not None
-    whole = monitor._reckoning.watches[V3]
+    assert monitor._watches is not None
+    whole = monitor._watches.by_version[V3]
     assert whole.complaints is not None
     damaged = msgspec.structs.replace(whole.complaints.detectors.whole, cohorts=())
     detectors = msgspec.structs.replace(whole.complaints.detectors, whole=damaged)
     complaints = msgspec.structs.replace(whole.complaints, detectors=detectors)
-    monitor._reckoning.watches[V3] = msgspec.structs.replace(whole, complaints=complaints)
+    monitor._watches.by_version[V3] = msgspec.structs.replace(whole, complaints=complaints)
     other = msgspec.structs.replace(STEP, metrics={**METRICS, "more": METRICS["correct"]})
     for step in (other, STEP, STEP):
         judged = monitor.step(step)
         assert (judged.unjudged, list(judged.judgements)) == ([V3], [])
-    monitor._reckoning.watches[V3] = whole
+    monitor._watches.by_version[V3] = whole
     assert monitor.step(other).unjudged == []
 
 

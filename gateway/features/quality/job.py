@@ -1,7 +1,7 @@
 """The monitor: one gateway's job judges every version from records and feedback, and does what follows.
 
-Reading and reckoning is a child process's (monitoring/quality/signals/run.py), so that it holds no event loop. Here
-its judgements are told to all gateways, and what follows from them (monitoring/quality/verdicts/responses.py) is
+A child process reads and judges (monitoring/quality/signals/run.py), so that no event loop is held. Here its
+judgements are told to all gateways, and what follows from them (monitoring/quality/verdicts/responses.py) is
 carried out.
 """
 

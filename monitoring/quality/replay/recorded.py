@@ -58,14 +58,14 @@ class Replaying:
 
     def __init__(self, step: MonitorStep, baselines: Mapping[str, Mapping[str, Baseline]], look_seconds: float) -> None:
         """`step` has the tasks, and what is known of their versions; verdicts follow from the replay."""
-        self.reckoning = Watches("replay")
+        self.watches = Watches("replay")
         self.qualities: dict[str, VersionQuality] = {}
         self.records = self.feedback = self.unmatched = 0
         self._step, self._baselines = step, baselines
         self._look_ms = max(1, round(look_seconds * 1000))
         self._noted: dict[str, float] = {}
         self._forgotten_at = 0.0
-        self.reckoning.begin(step, baselines)
+        self.watches.begin(step, baselines)
 
     def run(self, entries: Iterable[Placed]) -> Iterator[Turn]:
         """Every verdict that moves, as it does. The entries come in their order."""
@@ -81,8 +81,8 @@ class Replaying:
 
     def judged(self, at: float) -> dict[str, Judgement]:
         """The judgements of all versions at that time."""
-        self.reckoning.tick(at)
-        return self.reckoning.judged(list(self.reckoning.watches), at)
+        self.watches.tick(at)
+        return self.watches.judged(list(self.watches.by_version), at)
 
     def take(self, entry: Placed) -> None:
         """Take an entry into account; nobody looks."""
@@ -90,21 +90,21 @@ class Replaying:
         if entry.feedback is None:
             self.records += 1
             if entry.record is not None:
-                self.reckoning.take(entry.record, at)
+                self.watches.take_record(entry.record, at)
         else:
             self.feedback += 1
             if entry.record is None:
                 self.unmatched += 1
             else:
-                self.reckoning.hear(entry.feedback, entry.record, at)
+                self.watches.take_feedback(entry.feedback, entry.record, at)
 
     def _look(self, at: float) -> Iterator[Turn]:
         """Judge the versions that have moved, and apply the verdicts that follow."""
-        self.reckoning.tick(at - 0.001)
-        moved, step = sorted(self.reckoning.moved), self._step
-        self.reckoning.moved.clear()
+        self.watches.tick(at - 0.001)
+        moved, step = sorted(self.watches.moved), self._step
+        self.watches.moved.clear()
         self._forget(at)
-        for name, judged in self.reckoning.judged(moved, at).items():
+        for name, judged in self.watches.judged(moved, at).items():
             before = self.qualities.get(name, VersionQuality(since=at))
             plan = replace(step.tasks[judged.task].plan, responses=[])
             task_quality, _ = respond(TaskQuality(versions={name: before}), {name: judged}, Roles(), plan, at)
@@ -121,22 +121,22 @@ class Replaying:
         """Let a silence pass: time is evidence too."""
         while at + PART_SECONDS < until and any(quality.verdict != "healthy" for quality in self.qualities.values()):
             at += PART_SECONDS
-            self.reckoning.moved |= {name for name, quality in self.qualities.items() if quality.verdict != "healthy"}
+            self.watches.moved |= {name for name, quality in self.qualities.items() if quality.verdict != "healthy"}
             yield from self._look(at)
 
     def _follow(self, name: str, task: str, phase: Phase, since: float) -> None:
         version = self._step.versions.get(name) or WatchedVersion(task=task, state="active")
         version = replace(version, phase=phase, since=since)
         self._step = replace(self._step, versions={**self._step.versions, name: version})
-        self.reckoning.begin(self._step, self._baselines)
+        self.watches.begin(self._step, self._baselines)
 
     def _forget(self, at: float) -> None:
         """Drop what is known of requests that are not judged any more."""
-        self._noted.update(dict.fromkeys(self.reckoning.noted, at))
-        self.reckoning.noted.clear()
+        self._noted.update(dict.fromkeys(self.watches.noted, at))
+        self.watches.noted.clear()
         if at - self._forgotten_at < FORGET_EVERY_SECONDS:
             return
         self._forgotten_at = at
         for request in [name for name, noted_at in self._noted.items() if at - noted_at > KEPT_SECONDS_MAX]:
             del self._noted[request]
-            self.reckoning.notes.pop(request, None)
+            self.watches.notes.pop(request, None)

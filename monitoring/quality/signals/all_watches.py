@@ -95,7 +95,7 @@ class Watches:
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
-        self.watches: dict[str, Watch] = {}
+        self.by_version: dict[str, Watch] = {}
         self.notes: dict[str, Note] = {}
         self.moved: set[str] = set()
         self.noted: set[str] = set()
@@ -116,11 +116,11 @@ class Watches:
         }
         for name, version in step.versions.items():
             if version.state == RETIRED:
-                self.watches.pop(name, None)
+                self.by_version.pop(name, None)
                 continue
             if version.task not in step.tasks:
                 continue
-            state = self.watches.get(name) or version_watch.start(name, version.task, self.epoch)
+            state = self.by_version.get(name) or version_watch.start(name, version.task, self.epoch)
             try:
                 if (of_version := baselines.get(name)) is not None:  # what can't be read was not removed
                     state = signal_changes.hold_against(state, of_version)
@@ -129,10 +129,10 @@ class Watches:
             except Exception:
                 self._fails(name)
         self._signal_counts, self._all_signal_counts = {}, SignalCounts()
-        for state in self.watches.values():
+        for state in self.by_version.values():
             self._count(state)
 
-    def take(self, record: RecordEntry, at: float) -> None:
+    def take_record(self, record: RecordEntry, at: float) -> None:
         """Take a record that came at `at` (Unix seconds) into account."""
         task = self._task(record.task)
         if task is None:
@@ -147,7 +147,7 @@ class Watches:
         for canary, state, tally in self._canaries(task):
             self._put(_with_tally(state, canaries.add_record(tally, canary, record, at)))
 
-    def hear(self, feedback: FeedbackEntry, record: RecordEntry, at: float) -> None:
+    def take_feedback(self, feedback: FeedbackEntry, record: RecordEntry, at: float) -> None:
         """Take a feedback that came at `at` on this record into account: by all its watches, or by none of them."""
         task = self._task(record.task)
         if task is None:
@@ -174,8 +174,8 @@ class Watches:
 
         After each part it ends where that is `enough`. Watches that are no more than `lag` seconds behind are left.
         """
-        for name in list(self.watches):
-            while (moved := self._ticked(self.watches[name], at, lag)) is not self.watches[name]:
+        for name in list(self.by_version):
+            while (moved := self._ticked(self.by_version[name], at, lag)) is not self.by_version[name]:
                 self._put(moved)
                 if enough is not None and enough():
                     return False
@@ -195,11 +195,13 @@ class Watches:
     def judged(self, names: Iterable[str], at: float) -> dict[str, Judgement]:
         """The judgements of these versions at `at`. The fleet's false alarms are parted among its signals: those of the
         tasks that are watched."""
-        parts = [alarm_shares.count_signals(state) for state in self.watches.values() if state.task in self._step.tasks]
+        parts = [
+            alarm_shares.count_signals(state) for state in self.by_version.values() if state.task in self._step.tasks
+        ]
         labelled, unlabelled = sum(count for count, _ in parts), sum(count for _, count in parts)
         judgements = {}
         for name in names:
-            state = self.watches[name]
+            state = self.by_version[name]
             task = self._task(state.task)
             if task is None:
                 continue
@@ -230,7 +232,7 @@ class Watches:
 
     def _canaries(self, task: WatchedTask) -> Iterator[tuple[Canary, Watch, Tally]]:
         """The task's canary that is judged by a plan, with its watch and its tally, if it has one."""
-        state = self.watches.get(task.canary.version) if task.canary is not None else None
+        state = self.by_version.get(task.canary.version) if task.canary is not None else None
         if task.canary is not None and state is not None and state.canary is not None:
             yield task.canary, state, state.canary
 
@@ -238,7 +240,7 @@ class Watches:
         """The watch with a tally where it is of a canary that is judged by a plan, and without one where it is not."""
         canary = self._step.tasks[state.task].canary
         canary = canary if canary is not None and canary.version == state.version else None
-        active = self.watches.get(canary.active) if canary is not None else None
+        active = self.by_version.get(canary.active) if canary is not None else None
         return _with_tally(
             state, canaries.start_tally(state.canary, canary, active.roll if active is not None else None)
         )
@@ -266,7 +268,7 @@ class Watches:
         """A version's watch; one that was not seen before gets a fresh one, one that is retired none."""
         if version is None or task is None or version == GENERAL:
             return None
-        state = self.watches.get(version)
+        state = self.by_version.get(version)
         if state is not None:
             return state if state.task == task else None
         watched = self._step.versions.get(version)
@@ -278,7 +280,7 @@ class Watches:
 
     def _previous(self, state: Watch) -> Watch | None:
         watched = self._step.versions.get(state.version)
-        return self.watches.get(watched.previous) if watched is not None and watched.previous is not None else None
+        return self.by_version.get(watched.previous) if watched is not None and watched.previous is not None else None
 
     def _fails(self, version: str) -> None:
         """Within an except clause: a version's watch can't be moved or judged, which stops none of the others."""
@@ -289,7 +291,7 @@ class Watches:
 
     def _move(self, moved: Watch, at: float) -> None:
         """Keep a watch that an entry at `at` has moved."""
-        before = self.watches.get(moved.version)
+        before = self.by_version.get(moved.version)
         if moved is not before:
             self._count(moved)
             self._put(alarm_shares.keep_most(before, moved, self._all_signal_counts, at))
@@ -307,8 +309,8 @@ class Watches:
             )
 
     def _put(self, moved: Watch) -> None:
-        if self.watches.get(moved.version) is not moved:
-            self.watches[moved.version] = moved
+        if self.by_version.get(moved.version) is not moved:
+            self.by_version[moved.version] = moved
             self.moved.add(moved.version)
 
     def _note(self, request: str, note: Note) -> None:

@@ -111,7 +111,7 @@ class Monitor:
         self._write_script = self._redis.register_script(WRITE)
         self._cursors = Cursors()
         self._written = self._cursors
-        self._reckoning: Watches | None = None
+        self._watches: Watches | None = None
         self._loaded: set[str] = set()
         self._judged_at: dict[str, float] = {}
         self._step: MonitorStep | None = None
@@ -133,53 +133,53 @@ class Monitor:
 
     def _stepped(self, step: MonitorStep, began: float) -> JudgedStep:
         self._unreadable = 0
-        reckoning = self._resumed(step)
-        reckoning.unreadable = reckoning.unmatched = 0
-        reckoning.begin(step, self._baselines)
-        batch = self._read_on(reckoning, step)
+        watches = self._resumed(step)
+        watches.unreadable = watches.unmatched = 0
+        watches.begin(step, self._baselines)
+        batch = self._read_on(watches, step)
         read = len(batch.entries)
         while batch.more and read < step.entries_max and time.monotonic() - began < step.seconds_max:
-            batch = self._read_on(reckoning, step)
+            batch = self._read_on(watches, step)
             read += len(batch.entries)
-        passed = batch.more or reckoning.tick((batch.now_ms - 1) / 1000, _after(step.seconds_max))
-        moved = set(reckoning.moved)
-        self._write(reckoning, step)
+        passed = batch.more or watches.tick((batch.now_ms - 1) / 1000, _after(step.seconds_max))
+        moved = set(watches.moved)
+        self._write(watches, step)
         at = batch.now_ms / 1000
-        names = self._to_judge(reckoning, step, moved, at)
-        judgements = reckoning.judged(names, at)
+        names = self._to_judge(watches, step, moved, at)
+        judgements = watches.judged(names, at)
         self._judged_at.update(dict.fromkeys(names, at))  # those that can't be judged, too: they are not always next
         self._step = step
         return JudgedStep(
             judgements=judgements,
-            canaries=reckoning.canaries(batch.left_ms / 1000),
+            canaries=watches.canaries(batch.left_ms / 1000),
             at=at,
             read=read,
             more=batch.more or not passed,
             behind_seconds=max(0.0, (batch.now_ms - batch.left_ms) / 1000) if batch.more else 0.0,
-            unreadable=reckoning.unreadable + self._unreadable,
-            unmatched=reckoning.unmatched,
-            unjudged=sorted(reckoning.unjudged),
+            unreadable=watches.unreadable + self._unreadable,
+            unmatched=watches.unmatched,
+            unjudged=sorted(watches.unjudged),
         )
 
-    def _to_judge(self, reckoning: Watches, step: MonitorStep, moved: set[str], at: float) -> list[str]:
+    def _to_judge(self, watches: Watches, step: MonitorStep, moved: set[str], at: float) -> list[str]:
         """The versions that have moved or of which something new is told, and some of those judged longest ago."""
         before = self._step
         if before is None or before.metrics != step.metrics:
-            return list(reckoning.watches)
+            return list(watches.by_version)
         tasks = {name for name, task in step.tasks.items() if before.tasks.get(name) != task}
         named = {
             name
-            for name, watch in reckoning.watches.items()
+            for name, watch in watches.by_version.items()
             if name in moved or watch.task in tasks or step.versions.get(name) != before.versions.get(name)
         }
-        waiting = {name: self._judged_at.get(name, 0.0) for name in reckoning.watches if name not in named}
+        waiting = {name: self._judged_at.get(name, 0.0) for name in watches.by_version if name not in named}
         due = sorted((when, name) for name, when in waiting.items() if at - when >= REJUDGED_SECONDS)
         return [*named, *(name for _, name in due[:REJUDGED_AT_ONCE])]
 
     # ---- what is in memory -------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        self._reckoning = None
+        self._watches = None
         self._generation = b"unread"
 
     def _resumed(self, step: MonitorStep) -> Watches:
@@ -195,27 +195,27 @@ class Monitor:
         if generation != self._generation:
             self._baselines = self._read_baselines()
             self._generation = generation
-        if self._reckoning is None or cursors != self._written:
+        if self._watches is None or cursors != self._written:
             epoch = cursors.epoch or uuid.uuid4().hex
-            self._reckoning = Watches(epoch)
+            self._watches = Watches(epoch)
             self._loaded = set()
             self._judged_at = {}
             self._step = None
             self._written = cursors
             self._cursors = replace(cursors, epoch=epoch)
-        reckoning = self._reckoning
-        self._load(reckoning, (name for name, version in step.versions.items() if version.state != RETIRED))
-        return reckoning
+        watches = self._watches
+        self._load(watches, (name for name, version in step.versions.items() if version.state != RETIRED))
+        return watches
 
-    def _load(self, reckoning: Watches, versions: Iterable[str]) -> None:
+    def _load(self, watches: Watches, versions: Iterable[str]) -> None:
         """Read the watches of these versions that are not in memory. One that can't be read begins again."""
         missing = sorted(set(versions) - self._loaded)
         for first in range(0, len(missing), LOADED_AT_ONCE):
             names = missing[first : first + LOADED_AT_ONCE]
             for name, raw in zip(names, self._redis.mget([WATCH_KEY + name for name in names]), strict=True):
                 watch = self._read_watch(name, raw) if raw is not None else None
-                if watch is not None and (watch.epoch, watch.version) == (reckoning.epoch, name):
-                    reckoning.watches[name] = watch
+                if watch is not None and (watch.epoch, watch.version) == (watches.epoch, name):
+                    watches.by_version[name] = watch
             self._loaded.update(names)
 
     def _read_baselines(self) -> dict[str, dict[str, Baseline]]:
@@ -250,7 +250,7 @@ class Monitor:
 
     # ---- the streams -------------------------------------------------------------------------------
 
-    def _read_on(self, reckoning: Watches, step: MonitorStep) -> Batch:
+    def _read_on(self, watches: Watches, step: MonitorStep) -> Batch:
         """Take the next entries into account, or none yet: a silence before them passes first, however many steps it
         takes. Raises Raced, RedisError."""
         batch = read_streams(self._look_script, self._cursors.read, step.known_at)
@@ -259,10 +259,10 @@ class Monitor:
         if batch.entries:
             begin = batch.entries[0].milliseconds
             at = min(begin, batch.now_ms) - 1
-            if not reckoning.tick(at / 1000, _after(step.seconds_max), lag=PART_SECONDS):
+            if not watches.tick(at / 1000, _after(step.seconds_max), lag=PART_SECONDS):
                 return batch._replace(entries=[], more=True, left_ms=begin)
             batch = _until(batch, begin + int(PART_SECONDS * 1000))
-        self._take(reckoning, batch.entries)
+        self._take(watches, batch.entries)
         latest = {entry.stream: entry.name for entry in batch.entries}
         cursors = self._cursors
         self._cursors = Cursors(
@@ -274,33 +274,33 @@ class Monitor:
         )
         return batch
 
-    def _take(self, reckoning: Watches, entries: Sequence[StreamEntry]) -> None:
+    def _take(self, watches: Watches, entries: Sequence[StreamEntry]) -> None:
         """Move the watches by these entries, in their order. One that can't be read is counted, and passed over."""
         items: list[tuple[StreamEntry, RecordEntry | FeedbackEntry]] = []
         for entry in entries:
             try:
                 items.append((entry, _read_feedback(entry.fields) if entry.stream == FEEDBACK else _read_record(entry)))
             except (msgspec.DecodeError, KeyError, UnicodeDecodeError, RecursionError):
-                reckoning.unreadable += 1
+                watches.unreadable += 1
         feedback = [item for _, item in items if isinstance(item, FeedbackEntry)]
-        judged = self._records_of(feedback, reckoning)
+        judged = self._records_of(feedback, watches)
         shadowed = [item.shadow_of for _, item in items if isinstance(item, RecordEntry) and item.shadow_of is not None]
-        self._load_notes(reckoning, {*shadowed, *(item.request for item in feedback)})
+        self._load_notes(watches, {*shadowed, *(item.request for item in feedback)})
         records = [item for _, item in items if isinstance(item, RecordEntry)]
-        self._load(reckoning, find_versions([*records, *judged.values()]))
+        self._load(watches, find_versions([*records, *judged.values()]))
         for place, item in items:
             try:
                 if isinstance(item, RecordEntry):
-                    reckoning.take(item, item.placed_at)
+                    watches.take_record(item, item.placed_at)
                 elif item.request in judged:
-                    reckoning.hear(item, judged[item.request], place.milliseconds / 1000)
+                    watches.take_feedback(item, judged[item.request], place.milliseconds / 1000)
                 else:
-                    reckoning.unmatched += 1
+                    watches.unmatched += 1
             except Exception:  # whatever an entry holds, it keeps none of the others waiting
                 log.exception("an entry can't be reckoned with: %s", place.name)
-                reckoning.unreadable += 1
+                watches.unreadable += 1
 
-    def _records_of(self, feedback: Sequence[FeedbackEntry], reckoning: Watches) -> dict[str, RecordEntry]:
+    def _records_of(self, feedback: Sequence[FeedbackEntry], watches: Watches) -> dict[str, RecordEntry]:
         """The records of the requests that were judged, as far as they are still there."""
         requests = sorted({item.request for item in feedback})
         if not requests:
@@ -323,21 +323,21 @@ class Monitor:
                     if record.id == request:
                         records[request] = record
                 except (msgspec.DecodeError, KeyError, ValueError, RecursionError):
-                    reckoning.unreadable += 1
+                    watches.unreadable += 1
         return records
 
-    def _load_notes(self, reckoning: Watches, requests: set[str]) -> None:
-        missing = sorted(requests - reckoning.notes.keys())
+    def _load_notes(self, watches: Watches, requests: set[str]) -> None:
+        missing = sorted(requests - watches.notes.keys())
         if not missing:
             return
         for request, raw in zip(missing, self._redis.mget([NOTE_KEY + request for request in missing]), strict=True):
             note = self._decoded(raw, Note) if raw is not None else None
-            if note is not None and note.epoch == reckoning.epoch:
-                reckoning.notes[request] = note
+            if note is not None and note.epoch == watches.epoch:
+                watches.notes[request] = note
 
     # ---- what is written ---------------------------------------------------------------------------
 
-    def _write(self, reckoning: Watches, step: MonitorStep) -> None:
+    def _write(self, watches: Watches, step: MonitorStep) -> None:
         """Write what has moved, and the cursors with it, unless somebody else has written. Raises Raced, RedisError."""
         before = self._step.versions if self._step is not None else {}
         retired = {
@@ -345,23 +345,23 @@ class Monitor:
             for name, version in step.versions.items()
             if version.state == RETIRED and (name not in before or before[name].state != RETIRED)
         }
-        watches = [name for name in reckoning.moved if name in reckoning.watches]
-        moved = self._cursors.read != self._written.read
-        if moved or watches or reckoning.noted or retired:
+        moved = [name for name in watches.moved if name in watches.by_version]
+        has_read = self._cursors.read != self._written.read
+        if has_read or moved or watches.noted or retired:
             after = replace(self._cursors, step=str(int(self._written.step or 0) + 1))
-            keys = [CURSORS_KEY, *(WATCH_KEY + name for name in (*watches, *sorted(retired)))]
-            values: list[Any] = [pack(msgspec.json.encode(reckoning.watches[name])) for name in watches]
+            keys = [CURSORS_KEY, *(WATCH_KEY + name for name in (*moved, *sorted(retired)))]
+            values: list[Any] = [pack(msgspec.json.encode(watches.by_version[name])) for name in moved]
             values += [b""] * len(retired)
-            keys += [NOTE_KEY + request for request in reckoning.noted]
-            values += [msgspec.json.encode(reckoning.notes[request]) for request in reckoning.noted]
-            of_watches = len(watches) + len(retired)
+            keys += [NOTE_KEY + request for request in watches.noted]
+            values += [msgspec.json.encode(watches.notes[request]) for request in watches.noted]
+            of_watches = len(moved) + len(retired)
             cursors = [self._written.step, after.step, after.epoch, *after.read]
             if not self._write_script(keys=keys, args=[*cursors, of_watches, self._note_seconds, *values]):
                 raise Raced
             self._written = self._cursors = after
-        reckoning.moved.clear()
-        reckoning.noted.clear()
-        reckoning.notes.clear()
+        watches.moved.clear()
+        watches.noted.clear()
+        watches.notes.clear()
 
 
 def _until(batch: Batch, end_ms: int) -> Batch:

@@ -120,24 +120,24 @@ def test_it_goes_on_after_an_alarm_degraded_recovered_and_degraded_again(
 
 @pytest.mark.parametrize("classes", [(), ("toys", "food", "books")])
 def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[str, ...]) -> None:
-    """The same labels, one caller's, come to the same tracks and verdicts through the monitor's own reckoning."""
+    """The same labels, one caller's, come to the same tracks and verdicts through the monitor's own watches."""
     draw, outcomes = random.Random(4), list[tuple[bool, str]]()
     for n in range(1_600):
         worse = 400 <= n < 800 or n >= 1_200
         outcomes.append((draw.random() < (0.4 if worse else 0.05), draw.choice(classes) if classes else ""))
     lines = [f"{MORNING + n},{int(wrong)},{kind}" for n, (wrong, kind) in enumerate(outcomes)]
     rows = replay_rows.read_rows(Path(written(tmp_path / "labels.csv", ["time,outcome,class", *lines])))
-    reckoning, health = Watches("e"), TaskQuality()
+    watches, health = Watches("e"), TaskQuality()
     streams = 1 + len(classes)
     claim = Claim(10_000, 0.05, PLAN.labels_min)
     version = VersionReplay(rows.classes(), FIRST_FEEDBACK, FIRST_OF_CLASS, None, claim)
     turns, wanted = [], []
-    reckoning.begin(step(), {})
+    watches.begin(step(), {})
     for label, row in enumerate(rows, 1):
         seen = served(f"r{label}", "file", placed_at=row.at)
-        reckoning.take(seen, row.at)
-        reckoning.hear(said(seen.id, not row.wrong, "file", tags={"kind": row.kind or ""}), seen, row.at)
-        known = reckoning.watches[V3]
+        watches.take_record(seen, row.at)
+        watches.take_feedback(said(seen.id, not row.wrong, "file", tags={"kind": row.kind or ""}), seen, row.at)
+        known = watches.by_version[V3]
         tracked = {"all": known.feedback} | {
             f"class {name.partition(':')[2]}": one for name, one in known.classes.items()
         }
@@ -158,11 +158,11 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
             versions = {
                 V3: WatchedVersion(task="returns", state="active", phase=Phase(own=found.verdict), since=row.at)
             }
-            reckoning.begin(msgspec.structs.replace(step(), versions=versions), {})
+            watches.begin(msgspec.structs.replace(step(), versions=versions), {})
     assert turns == wanted
     assert len([after for _, _, after in wanted if after != "suspect"]) == 3
-    tracked = {"all": reckoning.watches[V3].feedback} | {
-        f"class {name.partition(':')[2]}": one for name, one in reckoning.watches[V3].classes.items()
+    tracked = {"all": watches.by_version[V3].feedback} | {
+        f"class {name.partition(':')[2]}": one for name, one in watches.by_version[V3].classes.items()
     }
     for name, stream in version.signals.items():
         one = tracked[name]

@@ -1,4 +1,4 @@
-"""A reckoning that takes traffic day by day and is told verdicts, and traffic of pairs, complaints and holdouts."""
+"""Watches that take traffic day by day and are told verdicts, and traffic of pairs, complaints and holdouts."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def together(*traffics: Traffic) -> Traffic:
 
 
 class Told:
-    """A reckoning that is told verdicts, and takes traffic from where the last ended."""
+    """Watches that are told verdicts, and take traffic from where the last ended."""
 
     def __init__(self, baselines: dict[str, dict[str, Baseline]] = HELD, step: MonitorStep | None = None) -> None:
         self.step, self.baselines, self.day = step or task_step(), baselines, 0.0
-        self.reckoning = Watches("e")
-        self.reckoning.begin(self.step, baselines)
+        self.watches = Watches("e")
+        self.watches.begin(self.step, baselines)
 
     def tell(self, verdict: Verdict, pinned: bool = False) -> None:
         """Tell it the verdict as of now: the monitor's, or an admin's."""
@@ -66,7 +66,7 @@ class Told:
         """Tell it something else of the version."""
         known = msgspec.structs.replace(self.step.versions[V3], **fields)
         self.step = msgspec.structs.replace(self.step, versions={V3: known})
-        self.reckoning.begin(self.step, self.baselines)
+        self.watches.begin(self.step, self.baselines)
 
     @property
     def now(self) -> float:
@@ -79,15 +79,15 @@ class Told:
             when = _seconds(name) + self.day * DAY
             of = None if one.shadow_of is None else f"{one.shadow_of}-{self.day}"
             placed[one.id] = msgspec.structs.replace(one, id=f"{one.id}-{self.day}", shadow_of=of, placed_at=when)
-            self.reckoning.take(placed[one.id], when)
+            self.watches.take_record(placed[one.id], when)
         for name, given in traffic[1]:
             known = placed[given.request]
             about = msgspec.structs.replace(given, request=known.id)
-            self.reckoning.hear(about, known, _seconds(name) + self.day * DAY)
+            self.watches.take_feedback(about, known, _seconds(name) + self.day * DAY)
         self.day += 1.0
 
     def judged(self) -> Judgement:
-        return self.reckoning.judged([V3], self.now)[V3]
+        return self.watches.judged([V3], self.now)[V3]
 
     def stream(self, name: str) -> SignalReport:
         (found,) = [one for one in self.judged().reports if (one.signal, one.of_class) == (name, None)]

@@ -24,8 +24,8 @@ def replay(
 
     What an entry says is taken as it stands; feedback on a record that is not there is passed over.
     """
-    reckoning = Watches("replay")
-    reckoning.begin(step, baselines or {})
+    watches = Watches("replay")
+    watches.begin(step, baselines or {})
     placed: dict[str, RecordEntry] = {}
     order: list[tuple[tuple[int, int, int], RecordEntry | FeedbackEntry]] = [
         *((read_entry(RECORDS, name, {})[:3], seen) for name, seen in records),
@@ -36,8 +36,8 @@ def replay(
             placed[seen.id] = replace(seen, placed_at=key[0] / 1000)
     for key, entry in sorted(order, key=lambda item: item[0]):
         if isinstance(entry, RecordEntry):
-            reckoning.take(placed[entry.id], key[0] / 1000)
+            watches.take_record(placed[entry.id], key[0] / 1000)
         elif entry.request in placed:
-            reckoning.hear(entry, placed[entry.request], key[0] / 1000)
-    reckoning.tick(at)
-    return reckoning.judged(list(reckoning.watches), at)
+            watches.take_feedback(entry, placed[entry.request], key[0] / 1000)
+    watches.tick(at)
+    return watches.judged(list(watches.by_version), at)

@@ -27,7 +27,7 @@ class Fleet:
         self.state = "active"
         self.plan = PLAN
         self.tasks: tuple[str, ...] = ("returns", "other")
-        self.reckoning = Watches("e")
+        self.watches = Watches("e")
         self.baselines: dict[str, dict[str, Baseline]] = HELD
         self.placed: dict[str, RecordEntry] = {}
         self.begin()
@@ -36,7 +36,7 @@ class Fleet:
         versions = {name: WatchedVersion(task="other", state=self.state) for name in OTHERS}
         versions[V3] = WatchedVersion(task="returns", state="active")
         tasks = {name: WatchedTask(plan=self.plan) for name in self.tasks}
-        self.reckoning.begin(MonitorStep(tasks=tasks, versions=versions, metrics=METRICS), self.baselines)
+        self.watches.begin(MonitorStep(tasks=tasks, versions=versions, metrics=METRICS), self.baselines)
 
     def take(self, traffic: tuple[list[tuple[str, RecordEntry]], list[tuple[str, FeedbackEntry]]]) -> None:
         """All of it in its order."""
@@ -44,9 +44,9 @@ class Fleet:
         for when, one in sorted(entries, key=lambda found: found[0]):
             if isinstance(one, RecordEntry):
                 self.placed[one.id] = msgspec.structs.replace(one, placed_at=when)
-                self.reckoning.take(self.placed[one.id], when)
+                self.watches.take_record(self.placed[one.id], when)
             elif isinstance(one, FeedbackEntry):
-                self.reckoning.hear(one, self.placed[one.request], when)
+                self.watches.take_feedback(one, self.placed[one.request], when)
 
     def others(self) -> None:
         """A request and a label of each of the others."""
@@ -55,7 +55,7 @@ class Fleet:
             self.take(([(at(0), served(f"of-{name}", "shop", **fields))], [(at(1), said(f"of-{name}"))]))
 
     def stream(self, name: str, days: float = 1.0) -> SignalReport:
-        judged = self.reckoning.judged([V3], MORNING + days * DAY)[V3]
+        judged = self.watches.judged([V3], MORNING + days * DAY)[V3]
         (found,) = [one for one in judged.reports if (one.signal, one.of_class) == (name, None)]
         return found
 

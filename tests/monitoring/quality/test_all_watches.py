@@ -77,24 +77,24 @@ def reckoned(traffic: Traffic, cuts: set[int]) -> dict[str, bytes]:
         one.id: msgspec.structs.replace(one, placed_at=read_entry(0, name, {}).milliseconds / 1000)
         for name, one in traffic[0]
     }
-    reckoning = Watches("e")
-    reckoning.begin(both_versions(), BASELINES)
+    watches = Watches("e")
+    watches.begin(both_versions(), BASELINES)
     for place, (key, one) in enumerate(ordered(traffic)):
         if place in cuts:
-            reckoning.tick((key[0] - 1) / 1000)
+            watches.tick((key[0] - 1) / 1000)
             taken_over = Watches("e")
-            for name, known in reckoning.watches.items():
-                taken_over.watches[name] = msgspec.json.decode(msgspec.json.encode(known), type=Watch)
-            for request, note in reckoning.notes.items():
+            for name, known in watches.by_version.items():
+                taken_over.by_version[name] = msgspec.json.decode(msgspec.json.encode(known), type=Watch)
+            for request, note in watches.notes.items():
                 taken_over.notes[request] = msgspec.json.decode(msgspec.json.encode(note), type=Note)
-            reckoning = taken_over
-            reckoning.begin(both_versions(), BASELINES)
+            watches = taken_over
+            watches.begin(both_versions(), BASELINES)
         if isinstance(one, RecordEntry):
-            reckoning.take(placed[one.id], key[0] / 1000)
+            watches.take_record(placed[one.id], key[0] / 1000)
         else:
-            reckoning.hear(one, placed[one.request], key[0] / 1000)
-    reckoning.tick(MORNING + 100_000)
-    return {name: msgspec.json.encode(known) for name, known in reckoning.watches.items()}
+            watches.take_feedback(one, placed[one.request], key[0] / 1000)
+    watches.tick(MORNING + 100_000)
+    return {name: msgspec.json.encode(known) for name, known in watches.by_version.items()}
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +114,15 @@ def test_any_cut_and_any_child_leave_the_same_watches_to_the_last_bit(
 
 def taken(traffic: Traffic) -> Watches:
     """All of it reckoned with, and no more time passed than that."""
-    reckoning = Watches("e")
-    reckoning.begin(both_versions(), BASELINES)
+    watches = Watches("e")
+    watches.begin(both_versions(), BASELINES)
     placed = {one.id: one for _, one in traffic[0]}
     for key, one in ordered(traffic):
         if isinstance(one, RecordEntry):
-            reckoning.take(one, key[0] / 1000)
+            watches.take_record(one, key[0] / 1000)
         else:
-            reckoning.hear(one, placed[one.request], key[0] / 1000)
-    return reckoning
+            watches.take_feedback(one, placed[one.request], key[0] / 1000)
+    return watches
 
 
 def test_a_long_silence_passes_in_parts_and_leaves_the_same_watches(whole: tuple[Traffic, dict[str, bytes]]) -> None:
@@ -133,20 +133,20 @@ def test_a_long_silence_passes_in_parts_and_leaves_the_same_watches(whole: tuple
     while not in_parts.tick(end, lambda: True):
         parts += 1
     assert parts > 2 * 8 * 4, "two versions, of which each has some 8 days to go"
-    assert in_parts.watches == at_once.watches
-    known = dict(in_parts.watches)
+    assert in_parts.by_version == at_once.by_version
+    known = dict(in_parts.by_version)
     assert in_parts.tick(end + 3600, lag=7200.0)
-    assert in_parts.watches == known, "they are not that far behind"
+    assert in_parts.by_version == known, "they are not that far behind"
 
 
 def test_versions_of_a_task_that_is_watched_no_more_take_no_part_of_the_false_alarms(
     whole: tuple[Traffic, dict[str, bytes]],
 ) -> None:
     usual, other = taken(whole[0]), taken(whole[0])
-    gone = other.watches[V2]
+    gone = other.by_version[V2]
     for number in range(30):
         name = f"gone@v{number}"
-        other.watches[name] = msgspec.structs.replace(gone, version=name, task="gone")
+        other.by_version[name] = msgspec.structs.replace(gone, version=name, task="gone")
     at_ = MORNING + 1e5
     assert other.judged([V3], at_) == usual.judged([V3], at_)
 
@@ -154,25 +154,25 @@ def test_versions_of_a_task_that_is_watched_no_more_take_no_part_of_the_false_al
 def test_a_state_that_can_not_be_reckoned_with_stops_none_of_the_others(
     whole: tuple[Traffic, dict[str, bytes]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    reckoning = taken(whole[0])
-    known = reckoning.watches[V2]
+    watches = taken(whole[0])
+    known = watches.by_version[V2]
     assert known.complaints is not None
     damaged = msgspec.structs.replace(known.complaints.detectors.whole, cohorts=())
     detectors = msgspec.structs.replace(known.complaints.detectors, whole=damaged)
     complaints = msgspec.structs.replace(known.complaints, detectors=detectors)
     signals: Any = {"length": None}
-    reckoning.watches[V2] = msgspec.structs.replace(known, complaints=complaints, signals=signals)
+    watches.by_version[V2] = msgspec.structs.replace(known, complaints=complaints, signals=signals)
     for _ in range(2):
-        assert reckoning.tick(MORNING + 2e5)
-        reckoning.begin(both_versions(), BASELINES)
-        assert reckoning.judged([V2, V3], MORNING + 2e5).keys() == {V3}
-    assert reckoning.unreadable == len(caplog.records) == 1
-    broken = reckoning.watches[V2]
-    assert reckoning.unjudged == {V2}
+        assert watches.tick(MORNING + 2e5)
+        watches.begin(both_versions(), BASELINES)
+        assert watches.judged([V2, V3], MORNING + 2e5).keys() == {V3}
+    assert watches.unreadable == len(caplog.records) == 1
+    broken = watches.by_version[V2]
+    assert watches.unjudged == {V2}
     for count, (state, unjudged) in enumerate(((known, set()), (broken, {V2})), start=1):
-        reckoning.watches[V2] = state
-        reckoning.judged([V2, V3], MORNING + 2e5)
-        assert (reckoning.unjudged, len(caplog.records)) == (unjudged, count)
+        watches.by_version[V2] = state
+        watches.judged([V2, V3], MORNING + 2e5)
+        assert (watches.unjudged, len(caplog.records)) == (unjudged, count)
 
 
 def test_the_order_in_which_entries_are_given_does_not_matter(whole: tuple[Traffic, dict[str, bytes]]) -> None:

@@ -250,18 +250,18 @@ def test_pairs_with_a_version_that_stands_by_no_more_are_not_told() -> None:
     records, feedback = traffic(50, other=V2)
     standing = step()
     standing.tasks["returns"] = msgspec.structs.replace(standing.tasks["returns"], previous_version=V2)
-    reckoning = Watches("e")
-    reckoning.begin(standing, {})
+    watches = Watches("e")
+    watches.begin(standing, {})
     seen = reports(records, feedback, standing)
     assert (seen["previous_version"].version, seen["previous_version"].mean, seen["version"].version) == (V2, 1.0, V3)
     for name, one in records:
-        reckoning.take(msgspec.structs.replace(one, placed_at=0.0), int(name.partition("-")[0]) / 1000)
+        watches.take_record(msgspec.structs.replace(one, placed_at=0.0), int(name.partition("-")[0]) / 1000)
     requests = {one.id: one for _, one in records}
     for name, word in feedback:
-        reckoning.hear(word, requests[word.request], int(name.partition("-")[0]) / 1000)
-    assert [one.arm for one in reckoning.judged([V3], MORNING + 86_400)[V3].arms] == ["version", "previous_version"]
-    reckoning.begin(step(), {})
-    assert reckoning.judged([V3], MORNING + 86_400)[V3].arms == []
+        watches.take_feedback(word, requests[word.request], int(name.partition("-")[0]) / 1000)
+    assert [one.arm for one in watches.judged([V3], MORNING + 86_400)[V3].arms] == ["version", "previous_version"]
+    watches.begin(step(), {})
+    assert watches.judged([V3], MORNING + 86_400)[V3].arms == []
 
 
 def test_the_general_arm_begins_anew_with_another_fingerprint() -> None:

@@ -27,27 +27,27 @@ def step_of(plan: RolloutPlan | None = BY_FEEDBACK, started_at: float = BEGAN, o
 
 
 class Trial:
-    """A reckoning of a canary under way."""
+    """The watches of a canary under way."""
 
     def __init__(self, step: MonitorStep | None = None) -> None:
-        self.reckoning = Watches("e")
-        self.reckoning.begin(step or step_of(), {})
+        self.watches = Watches("e")
+        self.watches.begin(step or step_of(), {})
         self.records: dict[str, RecordEntry] = {}
 
     @property
     def tally(self) -> Tally:
-        found = self.reckoning.watches[V3].canary
+        found = self.watches.by_version[V3].canary
         assert found is not None
         return found
 
     def take(self, *records: RecordEntry, at: float = BEGAN + 1) -> None:
         for one in records:
             self.records[one.id] = msgspec.structs.replace(one, placed_at=at)
-            self.reckoning.take(self.records[one.id], at)
+            self.watches.take_record(self.records[one.id], at)
 
     def hear(self, *told: FeedbackEntry, at: float = BEGAN + 2) -> None:
         for one in told:
-            self.reckoning.hear(one, self.records[one.request], at)
+            self.watches.take_feedback(one, self.records[one.request], at)
 
     def counted(self) -> tuple[int, int, int]:
         """Requests of the canary and of the active version, and values of feedback that wait for the other arm."""
@@ -179,7 +179,7 @@ def test_a_pair_rests_on_whose_request_it_was() -> None:
     for number in range(2, 40, 4):
         pair = {"contract_kept": True, "caller": "shop2"}
         trial.take(on_trial(f"r{number}", contract_kept=False, pair=pair))
-    verdict = trial.reckoning.canaries(BEGAN + 60)["returns"]
+    verdict = trial.watches.canaries(BEGAN + 60)["returns"]
     assert (verdict.action, verdict.evidence["signals"]["shadow"]["harm"]["rests_on_one"]) == ("continue", True)
 
 
@@ -187,32 +187,32 @@ def test_those_who_used_the_active_version_before_keep_one_caller_from_being_alo
     trial = Trial(step_of(None))
     for number in range(100):
         trial.take(of_version(f"r{number}", V2, caller=f"shop{number % 4}"), at=BEGAN - 1)
-    trial.reckoning.begin(step_of(), {})
+    trial.watches.begin(step_of(), {})
     for number in range(60):
         trial.take(of_version(f"a{number}", V2, caller="shop0"))
         trial.take(of_version(f"c{number}", V3, caller="shop0", outcome="failed"))
-    verdict = trial.reckoning.canaries(BEGAN + 60)["returns"]
+    verdict = trial.watches.canaries(BEGAN + 60)["returns"]
     assert (verdict.action, verdict.evidence["canary_requests"]) == ("continue", 60)
 
 
 def test_tally_continues_with_the_same_plan_restarts_with_another_ends_with_canary() -> None:
     trial = Trial()
     trial.take(of_version("r", V3))
-    trial.reckoning.begin(step_of(), {})
+    trial.watches.begin(step_of(), {})
     assert trial.counted() == (1, 0, 0)
     for other in (step_of(started_at=BEGAN + 5), step_of(RolloutPlan(margin=0.1), started_at=BEGAN + 5)):
-        trial.reckoning.begin(other, {})
+        trial.watches.begin(other, {})
         trial.take(of_version("r", V3), at=BEGAN + 4)
         assert trial.counted() == (0, 0, 0)
-    trial.reckoning.begin(step_of(None), {})
-    assert trial.reckoning.watches[V3].canary is None
-    assert trial.reckoning.canaries(BEGAN + 60) == {}
+    trial.watches.begin(step_of(None), {})
+    assert trial.watches.by_version[V3].canary is None
+    assert trial.watches.canaries(BEGAN + 60) == {}
 
 
 def test_a_watch_with_a_tally_goes_through_json_and_one_without_is_as_it_was() -> None:
     trial = Trial()
     trial.take(of_version("r", V3), of_version("s", V2))
-    watch = trial.reckoning.watches[V3]
+    watch = trial.watches.by_version[V3]
     assert msgspec.json.decode(msgspec.json.encode(watch), type=Watch) == watch
     earlier = {name: value for name, value in msgspec.to_builtins(watch).items() if name != "canary"}
     assert msgspec.convert(earlier, Watch) == msgspec.structs.replace(watch, canary=None)

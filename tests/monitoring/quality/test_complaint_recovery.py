@@ -186,13 +186,13 @@ def test_a_state_of_before_gets_a_reverse_test_with_the_next_request() -> None:
     told = Told(step=step())
     told.take(complained(0.1))
     told.tell("degraded")
-    watched = told.reckoning.watches[V3]
+    watched = told.watches.by_version[V3]
     assert watched.complaints is not None
     detectors = watched.complaints.detectors
     bare = msgspec.structs.replace(detectors, whole=complaints.end_reverse_test(detectors.whole))
     known_before = msgspec.structs.replace(watched.complaints, detectors=bare)
-    told.reckoning.watches[V3] = msgspec.structs.replace(watched, complaints=known_before)
+    told.watches.by_version[V3] = msgspec.structs.replace(watched, complaints=known_before)
     told.take(complained(0.1))
-    after = told.reckoning.watches[V3].complaints
+    after = told.watches.by_version[V3].complaints
     assert after is not None
     assert after.is_tested

@@ -140,8 +140,8 @@ class Pool:
     """Requests in turn of the version, with a shadow of general's, and held out; each with what is said of it."""
 
     def __init__(self) -> None:
-        self.reckoning, self.count = Watches("e"), 0
-        self.reckoning.begin(step(), HELD)
+        self.watches, self.count = Watches("e"), 0
+        self.watches.begin(step(), HELD)
 
     def ask(self, count: int, fingerprint: Callable[[int], str], labelled: bool = True) -> list[Callable[[], None]]:
         """So many of either; what is said of them, which is not said yet where they are not `labelled`."""
@@ -153,12 +153,12 @@ class Pool:
             own = served(f"q{number}", placed_at=when)
             out = held_out(f"h{number}", fingerprint=fingerprint(number), placed_at=when)
             for one in (own, shadow(own.id, fingerprint=fingerprint(number), pair=pair, placed_at=when), out):
-                self.reckoning.take(one, when)
+                self.watches.take_record(one, when)
             demonstrated = said(own.id, False, demonstration_digests={"normal": "right"})
 
             def told(when: float = when, own: Any = own, out: Any = out, demonstrated: Any = demonstrated) -> None:
-                self.reckoning.hear(demonstrated, own, when + 1.0)
-                self.reckoning.hear(said(out.id, True), out, when + 1.0)
+                self.watches.take_feedback(demonstrated, own, when + 1.0)
+                self.watches.take_feedback(said(out.id, True), out, when + 1.0)
 
             if labelled:
                 told()
@@ -168,7 +168,7 @@ class Pool:
 
     @property
     def judged(self) -> Judgement:
-        return self.reckoning.judged([V3], MORNING + 86_400.0)[V3]
+        return self.watches.judged([V3], MORNING + 86_400.0)[V3]
 
     @property
     def pairs(self) -> dict[str, float]:
@@ -201,7 +201,7 @@ def test_labels_that_come_after_an_upgrade_count_by_the_fingerprint_that_answere
     for told in late:
         told()
     assert pool.pairs == before
-    assert pool.reckoning.watches[V3].fingerprint.digest == TWO
+    assert pool.watches.by_version[V3].fingerprint.digest == TWO
 
 
 def test_where_general_answered_the_caller_its_fingerprint_is_that_of_the_pair() -> None:
@@ -214,9 +214,9 @@ def test_where_general_answered_the_caller_its_fingerprint_is_that_of_the_pair()
             name, version=None, reason="low_confidence", fingerprint=pair["served_fingerprint"], placed_at=when
         )
         other = shadow(name, version=V3, fingerprint="sha256:v3", pair={**pair, "served_right": True}, placed_at=when)
-        pool.reckoning.take(own, when)
-        pool.reckoning.take(other, when)
-    watched = pool.reckoning.watches[V3]
+        pool.watches.take_record(own, when)
+        pool.watches.take_record(other, when)
+    watched = pool.watches.by_version[V3]
     assert (watched.fingerprint.digest, watched.shadow.pairs) == (ONE, 30)
 
 
@@ -226,11 +226,11 @@ def test_an_answer_that_is_shadowed_by_the_version_counts_once() -> None:
         when, fingerprint = MORNING + 60.0 * number, TWO if number else ONE
         own = held_out(f"g{number}", fingerprint=fingerprint, placed_at=when)
         pair = {"version": "", "arm": "version", "served_fingerprint": fingerprint, "right": True, "served_right": True}
-        pool.reckoning.take(own, when)
-        pool.reckoning.take(
+        pool.watches.take_record(own, when)
+        pool.watches.take_record(
             shadow(own.id, version=V3, fingerprint="sha256:v3", pair=pair, placed_at=when + 1.0), when + 1.0
         )
-    assert pool.reckoning.watches[V3].fingerprint == GeneralFingerprint(ONE, TWO, IN_A_ROW - 1)
+    assert pool.watches.by_version[V3].fingerprint == GeneralFingerprint(ONE, TWO, IN_A_ROW - 1)
 
 
 def test_a_shift_to_one_replica_begins_nothing_anew() -> None:
@@ -242,13 +242,13 @@ def test_a_shift_to_one_replica_begins_nothing_anew() -> None:
             when, name = MORNING + 60.0 * number, f"p{number}"
             if draw.random() < shifted:
                 own = held_out(name, reason="degraded", fingerprint=TWO, placed_at=when)
-                told.reckoning.take(own, when)
+                told.watches.take_record(own, when)
                 continue
             is_wrong = draw.random() < wrong
             pair = {"judge": "model", "right": True, "served_right": not is_wrong, "served_digest": "b"}
-            told.reckoning.take(served(name, placed_at=when), when)
+            told.watches.take_record(served(name, placed_at=when), when)
             fingerprint = ONE if number == 0 else draw.choice((ONE, TWO))
-            told.reckoning.take(shadow(name, fingerprint=fingerprint, pair=pair, placed_at=when), when)
+            told.watches.take_record(shadow(name, fingerprint=fingerprint, pair=pair, placed_at=when), when)
 
     ask(0, 700, 0.05, 0.0)
     ask(700, 500, 0.4, 0.0)
@@ -258,7 +258,7 @@ def test_a_shift_to_one_replica_begins_nothing_anew() -> None:
     ask(1_200, 2_000, 0.05, 0.95)
     told.day = 3_200 / 1_440
     found = stream(told.judged(), "shadow")
-    assert told.reckoning.watches[V3].fingerprint.digest == ONE
+    assert told.watches.by_version[V3].fingerprint.digest == ONE
     assert found.alarming
     ask(3_200, 600, 0.05, 0.8)
     assert stream(told.judged(), "shadow").recovered

@@ -76,11 +76,11 @@ def test_what_another_model_did_not_say_is_forgotten() -> None:
 
 
 def test_a_state_from_before_goes_on_and_one_with_it_goes_through_json_unchanged() -> None:
-    reckoning = Watches("e")
-    reckoning.begin(step(), HELD)
+    watches = Watches("e")
+    watches.begin(step(), HELD)
     for number, (_, seen) in enumerate(pairs(20, **SILENT)):
-        reckoning.take(seen, MORNING + number)
-    known = reckoning.watches[V3]
+        watches.take_record(seen, MORNING + number)
+    known = watches.by_version[V3]
     raw = msgspec.json.encode(known)
     assert msgspec.json.decode(raw, type=Watch) == known
     before = {name: one for name, one in msgspec.json.decode(raw).items() if name not in ("judge", "saving")}

@@ -39,8 +39,8 @@ def _heard(told: Told, days: range, bad: bool, placed_day: float) -> None:
         for number in range(50):
             name, at = f"q{placed_day}-{day}-{number}", MORNING + day * DAY + number * 60.0
             one = msgspec.structs.replace(served(name, f"shop{number % 3}"), placed_at=MORNING + placed_day * DAY)
-            told.reckoning.take(one, one.placed_at)
-            told.reckoning.hear(said(name, not bad, f"shop{number % 3}", tags={"kind": "toys"}), one, at)
+            told.watches.take_record(one, one.placed_at)
+            told.watches.take_feedback(said(name, not bad, f"shop{number % 3}", tags={"kind": "toys"}), one, at)
 
 
 def test_late_praise_of_requests_from_before_the_verdict_is_no_recovery() -> None:
@@ -51,7 +51,7 @@ def test_late_praise_of_requests_from_before_the_verdict_is_no_recovery() -> Non
     _heard(told, range(5, 13), False, 3.0)
     found = told.stream("feedback")
     assert (found.observed, found.recovered) == (600.0, False)
-    track = told.reckoning.watches[V3].feedback
+    track = told.watches.by_version[V3].feedback
     assert track.guard is not None
     assert track.guard.detectors.whole.observed == 600, "its detector goes on"
     _heard(told, range(13, 17), False, 5.0)
@@ -78,10 +78,10 @@ def test_late_praise_after_shifted_traffic_is_no_recovery_of_a_lasting_slip() ->
             heapq.heappush(due, (at + delay, len(placed), name, bad))
         for one in list(placed.values())[-40:]:
             if one.placed_at >= now:
-                told.reckoning.take(one, one.placed_at)
+                told.watches.take_record(one, one.placed_at)
         while due and due[0][0] <= now + HOUR:
             at, _, name, bad = heapq.heappop(due)
-            told.reckoning.hear(said(name, not bad, placed[name].caller), placed[name], at)
+            told.watches.take_feedback(said(name, not bad, placed[name].caller), placed[name], at)
         if hour >= bad_from + 6:
             told.day = (hour + 1) / 24
             found.append(told.stream("feedback").recovered)
@@ -97,7 +97,7 @@ def test_late_praise_from_before_the_last_step_of_the_share_is_no_recovery() -> 
     told.step = msgspec.structs.replace(
         told.step, versions={V3: msgspec.structs.replace(told.step.versions[V3], stepped_at=since + DAY)}
     )
-    told.reckoning.begin(told.step, told.baselines)
+    told.watches.begin(told.step, told.baselines)
     _heard(told, range(6, 12), False, 4.5)
     assert not told.stream("feedback").recovered
     _heard(told, range(12, 18), False, 5.5)
@@ -145,7 +145,7 @@ def test_labels_that_wait_are_dropped_with_a_recovery() -> None:
 
 
 def _counts(told: Told) -> tuple[int, int, int]:
-    of = told.reckoning.watches[V3]
+    of = told.watches.by_version[V3]
     assert of.complaints is not None
     return of.feedback.recoveries, of.shadow.recoveries, of.complaints.recoveries
 
@@ -162,7 +162,7 @@ def test_an_admins_word_is_no_recovery_and_throws_no_evidence_away() -> None:
     told.tell("healthy", pinned=True)
     assert _counts(told) == (0, 0, 0)
     assert told.stream("feedback") == before
-    assert told.reckoning.watches[V3].course.restarted_at == 0.0
+    assert told.watches.by_version[V3].course.restarted_at == 0.0
     told.tell("degraded")
     assert _counts(told) == (0, 0, 0)
 
@@ -177,7 +177,7 @@ def test_once_a_pin_is_over_what_has_not_recovered_still_speaks_against_it(verdi
     _release(told)
     found = told.stream("feedback")
     assert (found.alarming, found.recovered) == (True, False)
-    assert told.reckoning.watches[V3].feedback.reverse is None
+    assert told.watches.by_version[V3].feedback.reverse is None
 
 
 def test_labels_from_before_an_ended_pin_are_evidence_where_nothing_recovered() -> None:
@@ -187,9 +187,9 @@ def test_labels_from_before_an_ended_pin_are_evidence_where_nothing_recovered() 
     told.day += 1.0
     told.tell("healthy", pinned=True)
     _release(told)
-    assert told.reckoning.watches[V3].course.restarted_at == 0.0
+    assert told.watches.by_version[V3].course.restarted_at == 0.0
     _heard(told, range(3, 4), True, 1.5)
-    track = told.reckoning.watches[V3].feedback
+    track = told.watches.by_version[V3].feedback
     assert track.guard is not None
     assert track.guard.detectors.whole.observed == 150
 
@@ -204,20 +204,20 @@ def test_once_a_pin_is_over_what_has_recovered_meanwhile_begins_anew() -> None:
     _release(told)
     found = told.stream("feedback")
     assert (found.alarming, found.recovered, found.e_value) == (False, False, 0.0)
-    known = told.reckoning.watches[V3]
+    known = told.watches.by_version[V3]
     assert (known.feedback.recoveries, known.course.restarted_at) == (1, told.step.versions[V3].since)
 
 
 def test_the_end_of_an_admins_degraded_is_no_recovery_and_throws_no_evidence_away() -> None:
     told = Told(step=step(PLAN))
     told.take(together(labelled_traffic(errors(0.08, 300)), shadowed(0.05), complained(0.3)))
-    before, watched = told.judged().reports, told.reckoning.watches[V3]
+    before, watched = told.judged().reports, told.watches.by_version[V3]
     for _ in range(3):
         told.tell("degraded", pinned=True)
-        assert told.reckoning.watches[V3].feedback.reverse is not None
+        assert told.watches.by_version[V3].feedback.reverse is not None
         told.tell("healthy")
     assert told.judged().reports == before
-    known = told.reckoning.watches[V3]
+    known = told.watches.by_version[V3]
     assert (_counts(told), known.course.restarted_at, known.course.phase.verdict) == ((0, 0, 0), 0.0, "healthy")
     assert (known.feedback, known.shadow) == (watched.feedback, watched.shadow)
 
@@ -232,7 +232,7 @@ def test_an_admins_degraded_that_the_monitor_takes_over_ends_with_a_recovery() -
     assert told.stream("feedback").recovered
     told.tell("healthy")
     assert told.stream("feedback").e_value == 0.0
-    assert told.reckoning.watches[V3].feedback.recoveries == 1
+    assert told.watches.by_version[V3].feedback.recoveries == 1
 
 
 def test_an_admins_degraded_of_which_streams_have_alarmed_is_the_monitors_too() -> None:
@@ -243,12 +243,12 @@ def test_an_admins_degraded_of_which_streams_have_alarmed_is_the_monitors_too() 
     told.take(labelled_traffic(errors(0.5, 200)))
     assert told.stream("feedback").alarming
     told.move(phase=next_phase(told.step.versions[V3].phase, Judged("degraded")))
-    assert told.reckoning.watches[V3].course.since == since
+    assert told.watches.by_version[V3].course.since == since
     told.take(labelled_traffic(errors(0.03, 300, 2)))
     assert told.stream("feedback").recovered
     told.tell("healthy")
     assert told.stream("feedback").e_value == 0.0
-    assert told.reckoning.watches[V3].feedback.recoveries == 1
+    assert told.watches.by_version[V3].feedback.recoveries == 1
 
 
 def test_repeated_admin_verdicts_leave_evidence_and_reverse_tests_unchanged() -> None:
@@ -257,13 +257,13 @@ def test_repeated_admin_verdicts_leave_evidence_and_reverse_tests_unchanged() ->
     told.take(labelled_traffic(errors(0.5, 200)))
     told.tell("degraded")
     told.take(labelled_traffic(errors(0.5, 20, 2)))
-    before = told.reckoning.watches[V3].feedback
+    before = told.watches.by_version[V3].feedback
     for verdict in ("healthy", "degraded", "healthy", "degraded"):
         told.tell(verdict, pinned=True)
-        assert told.reckoning.watches[V3].feedback == before
+        assert told.watches.by_version[V3].feedback == before
     told.tell("healthy")
     assert told.stream("feedback").alarming
-    assert told.reckoning.watches[V3].feedback == msgspec.structs.replace(before, reverse=None, reverse_bound=0.0)
+    assert told.watches.by_version[V3].feedback == msgspec.structs.replace(before, reverse=None, reverse_bound=0.0)
 
 
 def test_complaints_that_were_being_learned_are_learned_on_after_an_admins_degraded() -> None:
@@ -275,7 +275,7 @@ def test_complaints_that_were_being_learned_are_learned_on_after_an_admins_degra
     told.judged()
     _complained_in_turn(told, 0.9)
     told.tell("healthy")
-    track = told.reckoning.watches[V3].complaints
+    track = told.watches.by_version[V3].complaints
     assert track is not None
     reference = track.detectors.whole.learning
     assert reference is not None
@@ -293,10 +293,10 @@ def _complained_in_turn(told: Told, rate: float) -> None:
     draw, due = random.Random(4), list[RecordEntry]()
     for number in range(1440):
         one = msgspec.structs.replace(served(f"c{number}-{told.day}", f"shop{number % 3}"), placed_at=told.now)
-        told.reckoning.take(one, told.now)
+        told.watches.take_record(one, told.now)
         due.append(one)
         if number >= 10 and draw.random() < rate:
-            told.reckoning.hear(said(due[-11].id, True, due[-11].caller, metric="complaint"), due[-11], told.now)
+            told.watches.take_feedback(said(due[-11].id, True, due[-11].caller, metric="complaint"), due[-11], told.now)
         told.day += 1 / 1440
 
 
@@ -313,7 +313,7 @@ def test_labels_of_the_degraded_time_before_an_admin_verdict_add_no_recovery() -
     _release(told)
     told.day += 0.1
     told.tell("degraded")
-    assert told.reckoning.watches[V3].feedback.recoveries == 1
+    assert told.watches.by_version[V3].feedback.recoveries == 1
 
 
 def test_pairs_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() -> None:
@@ -330,7 +330,7 @@ def test_pairs_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() ->
 def test_a_reverse_test_that_begins_again_forgives_no_second_recovery() -> None:
     told = Told({V3: {"feedback": GATE}})
     told.take(together(labelled_traffic(errors(0.1, 300)), shadowed(0.1)))
-    watch = told.reckoning.watches[V3]
+    watch = told.watches.by_version[V3]
     for track in (watch.feedback, watch.shadow):
         stood = msgspec.structs.replace(track, recoveries=2, apart=-10_000)  # it has held for long
         first = stood.begin_reverse_test(recoveries.HOLDS_SECONDS)
@@ -341,11 +341,11 @@ def test_complaints_of_while_it_was_degraded_are_none_for_which_a_recovery_stood
     told = Told({V3: {}}, step(PLAN))
     for _ in range(8):
         _complained_in_turn(told, 0.3)
-    before = told.reckoning.watches[V3]
+    before = told.watches.by_version[V3]
     assert before.complaints is not None
     track = complaint_signal.start(V3, told.now, before.complaints.detectors.whole.learned)
     known = msgspec.structs.replace(before, complaints=msgspec.structs.replace(track, recoveries=1))
-    told.reckoning.watches[V3] = known
+    told.watches.by_version[V3] = known
     told.tell("degraded")
     for _ in range(4):
         _complained_in_turn(told, 0.6)
@@ -353,21 +353,21 @@ def test_complaints_of_while_it_was_degraded_are_none_for_which_a_recovery_stood
     _release(told)
     told.day += 0.1
     told.tell("degraded")
-    track = told.reckoning.watches[V3].complaints or track
+    track = told.watches.by_version[V3].complaints or track
     assert (track.recoveries, track.detectors.whole.expected > 800) == (1, True)
     told.tell("healthy", pinned=True)
     _release(told)
     for _ in range(14):
         _complained_in_turn(told, 0.3)
     told.tell("degraded")
-    assert (told.reckoning.watches[V3].complaints or track).recoveries == 0
+    assert (told.watches.by_version[V3].complaints or track).recoveries == 0
 
 
 def test_recovery_of_complaints_is_forgiven_by_time_and_not_by_one_busy_day() -> None:
     told = Told({V3: {}}, step(PLAN))
     for _ in range(8):
         _complained_in_turn(told, 0.3)
-    known = told.reckoning.watches[V3].complaints
+    known = told.watches.by_version[V3].complaints
     assert known is not None
     learned = known.detectors.whole.learned
     track = complaint_signal.start(V3, told.now, learned)
@@ -387,7 +387,7 @@ def test_a_stream_that_has_shown_no_recovery_counts_none() -> None:
     told.take(together(labelled_traffic(errors(0.5, 200)), shadowed(0.1)))
     told.take(labelled_traffic(errors(0.5, 60), reviewed=True))
     _recover(told)
-    of = told.reckoning.watches[V3]
+    of = told.watches.by_version[V3]
     assert (of.feedback.recoveries, of.shadow.recoveries, of.reviewed.recoveries) == (1, 0, 0)
     assert told.stream("reviewed").e_value == 0.0, "it has begun anew all the same"
 
@@ -425,10 +425,10 @@ def test_baseline_of_an_unlabelled_signal_leaves_reverse_tests_and_their_count()
     told.take(labelled_traffic(errors(0.5, 200, 2)))
     told.tell("degraded")
     told.take(labelled_traffic(errors(0.03, 100, 3)))
-    before = told.reckoning.watches[V3].feedback
+    before = told.watches.by_version[V3].feedback
     told.baselines = {V3: {"feedback": GATE, "latency": measure("admin", 1, 100, 5.0, "key", "accepted")}}
     told.tell("degraded")
-    assert told.reckoning.watches[V3].feedback == before
+    assert told.watches.by_version[V3].feedback == before
     assert before.recoveries == 1
 
 
@@ -440,10 +440,10 @@ def test_labels_while_degraded_are_none_for_which_a_recovery_stood() -> None:
     told.tell("degraded")
     for day in range(3):
         told.take(labelled_traffic(errors(0.5, 400, day)))
-    assert told.reckoning.watches[V3].feedback.guard is not None
+    assert told.watches.by_version[V3].feedback.guard is not None
     told.baselines = {V3: {"feedback": GATE, "reviewed": measure("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
     told.tell("degraded")
-    assert told.reckoning.watches[V3].feedback.recoveries == 1
+    assert told.watches.by_version[V3].feedback.recoveries == 1
     assert recoveries.count_left(1, 1_400.0, recoveries.HOLDS_SECONDS) == 0, "if they counted it would be forgotten"
 
 
@@ -454,7 +454,7 @@ def test_another_baseline_of_a_labelled_stream_begins_all_reverse_tests_anew() -
     told.take(labelled_traffic(errors(0.03, 50, 3)))
     told.baselines = {V3: {"feedback": GATE, "reviewed": measure("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
     told.tell("degraded")
-    track = told.reckoning.watches[V3].feedback
+    track = told.watches.by_version[V3].feedback
     assert track.reverse is not None
     assert track.reverse.detectors.whole.observed == 0
 
@@ -464,15 +464,15 @@ def test_a_watch_of_before_is_read_and_goes_on() -> None:
     told = Told({V3: {}}, task_step())
     told.take(beside_general(0.05, 300))
     told.tell("degraded")
-    state = msgspec.to_builtins(told.reckoning.watches[V3])
+    state = msgspec.to_builtins(told.watches.by_version[V3])
     del state["course"]
     for field in ("placed", "other_placed"):
         del state["holdout"][field]
     found = msgspec.convert(state, Watch)
     assert found.course.tested_from == 0.0
-    told.reckoning.watches[V3] = found
+    told.watches.by_version[V3] = found
     told.take(beside_general(0.05, 50))
-    assert told.reckoning.watches[V3].holdout.pairs > found.holdout.pairs
+    assert told.watches.by_version[V3].holdout.pairs > found.holdout.pairs
 
 
 def test_a_degraded_watch_of_before_goes_by_requests_from_after_its_verdict() -> None:
@@ -480,13 +480,13 @@ def test_a_degraded_watch_of_before_goes_by_requests_from_after_its_verdict() ->
     told.take(labelled_traffic(errors(0.5, 200)))
     told.tell("degraded")
     since = told.now
-    state = msgspec.to_builtins(told.reckoning.watches[V3])
+    state = msgspec.to_builtins(told.watches.by_version[V3])
     del state["course"]
     before, dropped = read_watch(msgspec.json.encode({**state, "told": "degraded", "told_since": since}))
     assert dropped == []
-    told.reckoning.watches[V3] = before
-    told.reckoning.begin(told.step, told.baselines)
-    assert told.reckoning.watches[V3].course.tested_from == since
-    told.reckoning.watches[V3] = before
+    told.watches.by_version[V3] = before
+    told.watches.begin(told.step, told.baselines)
+    assert told.watches.by_version[V3].course.tested_from == since
+    told.watches.by_version[V3] = before
     told.move(stepped_at=since + HOUR)
-    assert told.reckoning.watches[V3].course.tested_from == since + HOUR
+    assert told.watches.by_version[V3].course.tested_from == since + HOUR

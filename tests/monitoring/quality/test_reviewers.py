@@ -21,8 +21,8 @@ def judge(*given: FeedbackEntry, agreed_only: bool = False) -> tuple[int, float]
     watches = Watches("test")
     watches.begin(step(plan), {})
     for one in given:
-        watches.hear(one, served(one.request), MORNING)
-    signal = watches.watches[V3].reviewed if V3 in watches.watches else None
+        watches.take_feedback(one, served(one.request), MORNING)
+    signal = watches.by_version[V3].reviewed if V3 in watches.by_version else None
     return (signal.labels, signal.first_wrong) if signal is not None else (0, 0.0)
 
 

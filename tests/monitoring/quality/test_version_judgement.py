@@ -108,7 +108,7 @@ def test_late_labels_of_the_bad_time_are_no_evidence_after_the_recovery() -> Non
     for number, seen in enumerate(old):
         tags = {"kind": "toys"}
         given = said(seen.id, False, seen.caller, tags=tags)
-        told.reckoning.hear(given, seen, told.now + number)
+        told.watches.take_feedback(given, seen, told.now + number)
     assert told.judged().labels == before + 100
     assert not any(one.alarming or one.e_value for one in told.judged().reports if one.signal == "feedback")
     told.take(labelled_traffic([True] * 40))
@@ -128,7 +128,7 @@ def test_one_caller_who_spoils_the_first_labels_hides_no_slip() -> None:
     told = Told({V3: {}})
     told.take(first)
     assert told.stream("feedback").baseline["upper"] < 0.21
-    previous = told.reckoning.watches[V3].feedback.make_baseline(1.0, "monitor", V3)
+    previous = told.watches.by_version[V3].feedback.make_baseline(1.0, "monitor", V3)
     assert previous is not None
     assert previous.upper < 0.21
     told.take(labelled_traffic(errors(0.4, 250, 2)))
@@ -217,13 +217,13 @@ def test_a_feedback_moves_all_its_watches_or_none() -> None:
     told.take(labelled_traffic([False] * 3))
     seen = served("r9", placed_at=told.now)
     noted = NotedPair(shadow=V2, served=V3, counted={V2: 0.0})
-    told.reckoning.notes["r9"] = Note(epoch="e", pairs=(noted,))
+    told.watches.notes["r9"] = Note(epoch="e", pairs=(noted,))
     damaged = version_watch.start(V2, "returns", "e")
-    told.reckoning.watches[V2] = msgspec.structs.replace(damaged, previous_version="damaged")
+    told.watches.by_version[V2] = msgspec.structs.replace(damaged, previous_version="damaged")
     with pytest.raises(AttributeError):
-        told.reckoning.hear(said("r9", True), seen, told.now)
-    assert told.reckoning.watches[V3].labels == 3
-    assert not told.reckoning.notes["r9"].given
+        told.watches.take_feedback(said("r9", True), seen, told.now)
+    assert told.watches.by_version[V3].labels == 3
+    assert not told.watches.notes["r9"].given
 
 
 # ---- what is told ------------------------------------------------------------------------------------

@@ -104,32 +104,32 @@ def test_an_admins_baseline_starts_the_detector_anew_and_the_same_again_does_not
 
 
 def test_signals_whose_baselines_are_removed_learn_their_own() -> None:
-    reckoning, held = Watches("e"), {**BY_GATE[V3], "shadow": GATE, "feedback:toys": GATE, "length": GATE}
-    reckoning.begin(step(), {V3: held})
-    _moved(reckoning, labelled_traffic(errors(0.04, 30), caller=_only))
-    reckoning.begin(step(), {})  # it can't be read: nothing was removed
-    assert reckoning.watches[V3].set_at.keys() == held.keys()
-    reckoning.begin(step(), {V3: {"reviewed": GATE}})
-    watch = reckoning.watches[V3]
+    watches, held = Watches("e"), {**BY_GATE[V3], "shadow": GATE, "feedback:toys": GATE, "length": GATE}
+    watches.begin(step(), {V3: held})
+    _moved(watches, labelled_traffic(errors(0.04, 30), caller=_only))
+    watches.begin(step(), {})  # it can't be read: nothing was removed
+    assert watches.by_version[V3].set_at.keys() == held.keys()
+    watches.begin(step(), {V3: {"reviewed": GATE}})
+    watch = watches.by_version[V3]
     assert ([*watch.set_at], watch.classes, watch.shadow and watch.shadow.detectors) == (["reviewed"], {}, None)
-    assert stream(_judged(reckoning, MORNING), "feedback").baseline == {"labels": 0, "wanted": 200}
-    _moved(reckoning, labelled_traffic(errors(0.05, 200), begin=100, caller=_only))
-    learned = stream(_judged(reckoning, MORNING), "feedback").baseline
+    assert stream(_judged(watches, MORNING), "feedback").baseline == {"labels": 0, "wanted": 200}
+    _moved(watches, labelled_traffic(errors(0.05, 200), begin=100, caller=_only))
+    learned = stream(_judged(watches, MORNING), "feedback").baseline
     assert (learned["kind"], learned["of"]) == ("own", 200)
-    assert stream(_judged(reckoning, MORNING), "reviewed").baseline["kind"] == "gate"
+    assert stream(_judged(watches, MORNING), "reviewed").baseline["kind"] == "gate"
 
 
 def test_signal_whose_baseline_is_removed_keeps_its_own_and_who_labels_it() -> None:
-    reckoning = Watches("e")
-    reckoning.begin(step(), {V3: {}})
-    _moved(reckoning, labelled_traffic(errors(0.05, 250)))
-    own = reckoning.watches[V3].feedback
-    reckoning.begin(step(), {V3: {"feedback": GATE}})
-    assert reckoning.watches[V3].feedback.baseline == GATE
-    reckoning.begin(step(), {V3: {}})
-    assert reckoning.watches[V3].feedback.shares is not None
-    _moved(reckoning, labelled_traffic([False], begin=300))
-    after = reckoning.watches[V3].feedback
+    watches = Watches("e")
+    watches.begin(step(), {V3: {}})
+    _moved(watches, labelled_traffic(errors(0.05, 250)))
+    own = watches.by_version[V3].feedback
+    watches.begin(step(), {V3: {"feedback": GATE}})
+    assert watches.by_version[V3].feedback.baseline == GATE
+    watches.begin(step(), {V3: {}})
+    assert watches.by_version[V3].feedback.shares is not None
+    _moved(watches, labelled_traffic([False], begin=300))
+    after = watches.by_version[V3].feedback
     assert own.baseline is not None
     assert after.baseline is not None
     assert (after.baseline.kind, after.baseline.of) == ("own", pytest.approx(own.baseline.of, abs=60))
@@ -300,23 +300,23 @@ def test_a_class_of_any_name_has_a_stream_that_is_not_that_of_all_others() -> No
 
 
 def test_what_was_set_for_another_metric_is_told_until_it_is_set_anew() -> None:
-    reckoning = Watches("e")
+    watches = Watches("e")
     held = {V3: {**BY_GATE[V3], "feedback:toys": GATE, "shadow": GATE}}
-    reckoning.begin(step(), held)
-    _moved(reckoning, labelled_traffic(errors(0.04, 30)))
-    assert "set_for_another_metric" not in stream(_judged(reckoning, MORNING), "feedback").baseline
+    watches.begin(step(), held)
+    _moved(watches, labelled_traffic(errors(0.04, 30)))
+    assert "set_for_another_metric" not in stream(_judged(watches, MORNING), "feedback").baseline
     stars = step(msgspec.structs.replace(PLAN, feedback_metric="stars"))
-    reckoning.begin(stars, held)
+    watches.begin(stars, held)
     records, feedback = labelled_traffic([False] * 30, begin=100)
     rated = [(name, msgspec.structs.replace(one, metric="stars", value=5)) for name, one in feedback]
-    _moved(reckoning, (records, rated))
-    found = _judged(reckoning, MORNING)
-    assert reckoning.watches[V3].outdated == ("feedback", "feedback:toys", "reviewed")
+    _moved(watches, (records, rated))
+    found = _judged(watches, MORNING)
+    assert watches.by_version[V3].outdated == ("feedback", "feedback:toys", "reviewed")
     assert stream(found, "feedback").baseline == {"labels": 30, "wanted": 200, "set_for_another_metric": True}
     assert stream(found, "reviewed").baseline["set_for_another_metric"]
     anew = {V3: {**held[V3], "feedback": msgspec.structs.replace(GATE, at=9.0)}}
-    reckoning.begin(stars, anew)
-    found = stream(_judged(reckoning, MORNING), "feedback")
+    watches.begin(stars, anew)
+    found = stream(_judged(watches, MORNING), "feedback")
     assert found.baseline["kind"] == "gate"
     assert "set_for_another_metric" not in found.baseline
 
@@ -324,47 +324,47 @@ def test_what_was_set_for_another_metric_is_told_until_it_is_set_anew() -> None:
 # ---- verdicts ------------------------------------------------------------------------------------
 
 
-def _moved(reckoning: Watches, traffic: Traffic, seconds: float = 0.0) -> None:
+def _moved(watches: Watches, traffic: Traffic, seconds: float = 0.0) -> None:
     placed = {}
     for name, one in traffic[0]:
         when = float(name.partition("-")[0]) / 1000 + seconds
         placed[one.id] = msgspec.structs.replace(one, placed_at=when)
-        reckoning.take(placed[one.id], when)
+        watches.take_record(placed[one.id], when)
     for name, given in traffic[1]:
-        reckoning.hear(given, placed[given.request], float(name.partition("-")[0]) / 1000 + seconds)
+        watches.take_feedback(given, placed[given.request], float(name.partition("-")[0]) / 1000 + seconds)
 
 
-def _judged(reckoning: Watches, when: float) -> Judgement:
-    return reckoning.judged([V3], when)[V3]
+def _judged(watches: Watches, when: float) -> Judgement:
+    return watches.judged([V3], when)[V3]
 
 
 def test_recovery_is_found_by_the_reverse_test_and_then_the_detector_begins_anew() -> None:
-    reckoning, when = Watches("e"), MORNING + 86_400
-    reckoning.begin(step(), BY_GATE)
-    _moved(reckoning, labelled_traffic(errors(0.04, 300) + errors(0.4, 80, 2)))
-    found = stream(_judged(reckoning, when), "feedback")
+    watches, when = Watches("e"), MORNING + 86_400
+    watches.begin(step(), BY_GATE)
+    _moved(watches, labelled_traffic(errors(0.04, 300) + errors(0.4, 80, 2)))
+    found = stream(_judged(watches, when), "feedback")
     assert (found.alarming, found.recovered) == (True, False)
     bad = WatchedVersion(task="returns", state="active", phase=Phase(own="degraded"), since=MORNING + 30_000)
-    reckoning.begin(step(v3=bad), BY_GATE)
-    _moved(reckoning, labelled_traffic(errors(0.4, 150, 3), begin=1000))
-    still = stream(_judged(reckoning, when), "feedback")
+    watches.begin(step(v3=bad), BY_GATE)
+    _moved(watches, labelled_traffic(errors(0.4, 150, 3), begin=1000))
+    still = stream(_judged(watches, when), "feedback")
     assert (still.alarming, still.recovered) == (True, False)
-    _moved(reckoning, labelled_traffic(errors(0.04, 150, 4), begin=2000))
-    back = stream(_judged(reckoning, when), "feedback")
+    _moved(watches, labelled_traffic(errors(0.04, 150, 4), begin=2000))
+    back = stream(_judged(watches, when), "feedback")
     assert (back.alarming, back.recovered) == (True, True)
-    reckoning.begin(step(v3=msgspec.structs.replace(bad, phase=Phase(), since=when + 1)), BY_GATE)
-    anew = stream(_judged(reckoning, when), "feedback")
+    watches.begin(step(v3=msgspec.structs.replace(bad, phase=Phase(), since=when + 1)), BY_GATE)
+    anew = stream(_judged(watches, when), "feedback")
     assert (anew.alarming, anew.recovered, anew.e_value) == (False, False, 0.0)
 
 
 def test_labels_of_a_degraded_version_are_no_baseline_of_the_next() -> None:
-    reckoning = Watches("e")
-    reckoning.begin(step(), BY_GATE)
-    _moved(reckoning, labelled_traffic(errors(0.04, 300)))
+    watches = Watches("e")
+    watches.begin(step(), BY_GATE)
+    _moved(watches, labelled_traffic(errors(0.04, 300)))
     bad = WatchedVersion(task="returns", state="active", phase=Phase(own="degraded"), since=1.0)
-    reckoning.begin(step(v3=bad), BY_GATE)
-    _moved(reckoning, labelled_traffic([True] * 300, begin=1000))
-    track = reckoning.watches[V3].feedback
+    watches.begin(step(v3=bad), BY_GATE)
+    _moved(watches, labelled_traffic([True] * 300, begin=1000))
+    track = watches.by_version[V3].feedback
     assert (track.labels, track.steady) == (600, 300)
     assert track.steady_wrong < 30
 
@@ -450,33 +450,33 @@ def test_shadows_cost_is_told_and_more_labels_a_month_ask_for_more_evidence() ->
 
 def test_a_watch_goes_through_json_unchanged_and_stays_small() -> None:
     """Eight callers, twenty classes, everything on: the worst case, and a usual one."""
-    reckoning = Watches("e")
-    reckoning.begin(step(), BY_GATE)
+    watches = Watches("e")
+    watches.begin(step(), BY_GATE)
     records, feedback = paired_traffic(3000, 0.1, 0.1)
     usual = together((records, feedback), complaint_traffic(8, 0.1, 0.1))
-    _moved(reckoning, usual)
-    known = reckoning.watches[V3]
+    _moved(watches, usual)
+    known = watches.by_version[V3]
     assert msgspec.json.decode(msgspec.json.encode(known), type=Watch) == known
     assert len(msgspec.json.encode(known)) < 55_000
 
 
 def test_a_watch_of_another_plan_begins_its_labels_anew() -> None:
-    reckoning = Watches("e")
-    reckoning.begin(step(), BY_GATE)
-    _moved(reckoning, labelled_traffic([True] * 50))
+    watches = Watches("e")
+    watches.begin(step(), BY_GATE)
+    _moved(watches, labelled_traffic([True] * 50))
     other = msgspec.structs.replace(PLAN, feedback_metric="stars")
     told = MonitorStep(tasks={"returns": WatchedTask(plan=other)}, versions=step().versions, metrics=METRICS)
-    reckoning.begin(told, BY_GATE)
-    _moved(reckoning, labelled_traffic([True], begin=90))
-    reckoning.hear(said("r90", 5, metric="stars"), served("r90"), MORNING + 9e4)
-    assert (reckoning.watches[V3].feedback.labels, reckoning.watches[V3].feedback.wrong) == (1, 0.0)
+    watches.begin(told, BY_GATE)
+    _moved(watches, labelled_traffic([True], begin=90))
+    watches.take_feedback(said("r90", 5, metric="stars"), served("r90"), MORNING + 9e4)
+    assert (watches.by_version[V3].feedback.labels, watches.by_version[V3].feedback.wrong) == (1, 0.0)
 
 
 def test_a_judgement_is_the_same_for_the_same_watch() -> None:
-    reckoning = Watches("e")
-    reckoning.begin(step(), BY_GATE)
-    _moved(reckoning, labelled_traffic(errors(0.1, 300)))
-    known = reckoning.watches[V3]
+    watches = Watches("e")
+    watches.begin(step(), BY_GATE)
+    _moved(watches, labelled_traffic(errors(0.1, 300)))
+    known = watches.by_version[V3]
     budget = version_judgement.Budget(false_alarms_per_month=1.0, labelled=3, unlabelled=9)
     once, again = (version_judgement.judge(known, PLAN, budget, MORNING + 9e4) for _ in range(2))
     assert msgspec.json.encode(once) == msgspec.json.encode(again)

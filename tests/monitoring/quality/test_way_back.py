@@ -62,7 +62,7 @@ def test_an_alarm_that_a_setting_takes_away_leaves_a_way_back() -> None:
     told.step = msgspec.structs.replace(
         told.step, tasks={"returns": WatchedTask(plan=msgspec.structs.replace(PLAN, labels_min=1000))}
     )
-    told.reckoning.begin(told.step, told.baselines)
+    told.watches.begin(told.step, told.baselines)
     told.take(labelled_traffic(errors(0.03, 300, 2)))
     found = told.stream("feedback")
     assert (found.alarming, found.recovered) == (False, True)
@@ -75,11 +75,11 @@ def test_another_general_while_degraded_makes_pairs_learn_again_once_healthy() -
     told.tell("degraded")
     for rate in (0.5, 0.05, 0.05, 0.05):
         told.take(beside_general(rate, 500, "general-2"))
-        assert told.reckoning.watches[V3].holdout.baseline is None
+        assert told.watches.by_version[V3].holdout.baseline is None
     assert told.stream("feedback").recovered, "its own labels are the way back"
     told.tell("healthy")
     told.take(beside_general(0.05, 500, "general-2"))
-    held = told.reckoning.watches[V3].holdout.baseline
+    held = told.watches.by_version[V3].holdout.baseline
     assert held is not None
     assert held.upper < 0.2
 
@@ -96,7 +96,7 @@ def test_no_baseline_is_learned_from_labels_of_a_degraded_version() -> None:
         told.take(labelled_traffic(errors(0.4, 300, day), tags={"kind": "toys"}))
     waits = told.stream("feedback")
     assert (waits.baseline, waits.recovered) == ({"labels": 100, "wanted": 200}, False)
-    watched = told.reckoning.watches[V3]
+    watched = told.watches.by_version[V3]
     assert watched.classes["feedback:toys"].first == 0
     told.tell("healthy")
     told.take(labelled_traffic(errors(0.05, 150, 9)))
@@ -120,7 +120,7 @@ def test_no_reference_of_shadows_is_learned_while_degraded() -> None:
 def test_complaints_teach_nothing_while_degraded() -> None:
     told = Told(step=step())
     told.take(complained(0.1))
-    before = told.reckoning.watches[V3].complaints
+    before = told.watches.by_version[V3].complaints
     assert before is not None
     told.tell("degraded")
     for _ in range(4):
@@ -137,13 +137,13 @@ def test_labels_of_an_alarming_version_are_no_baseline_though_pinned_as_healthy(
     told.take(labelled_traffic(errors(0.04, 300)))
     told.take(labelled_traffic(errors(0.5, 600, 2)))
     assert told.stream("feedback").alarming
-    track = told.reckoning.watches[V3].feedback
+    track = told.watches.by_version[V3].feedback
     assert 300 <= track.steady < 340
     assert track.steady_wrong < 40
     told.tell("degraded")
     told.tell("healthy")
     told.take(labelled_traffic(errors(0.04, 100, 3)))
-    assert told.reckoning.watches[V3].feedback.steady == track.steady + 100
+    assert told.watches.by_version[V3].feedback.steady == track.steady + 100
 
 
 def test_a_recovery_stands_no_more_once_the_version_gets_bad_again() -> None:
@@ -210,7 +210,7 @@ def test_each_kind_of_stream_counts_the_recoveries_that_it_has_shown() -> None:
             told.take(together(shadowed(0.0), complained(0.0)))
         assert {told.stream(name).recovered for name in ("feedback", "shadow", "complaints")} == {bool(count)}
         told.tell("healthy")
-        of = told.reckoning.watches[V3]
+        of = told.watches.by_version[V3]
         assert of.complaints is not None
         assert (of.feedback.recoveries, of.shadow.recoveries, of.complaints.recoveries) == (count, count, count)
 
