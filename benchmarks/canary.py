@@ -32,8 +32,8 @@ import msgspec
 from benchmarks.canary_worlds import PROMOTION_REQUESTS_MAX, WORLDS, Pairs, World, by_callers, judged
 from benchmarks.harness import Goal, conclude, options, say, table
 from monitoring.quality.detectors import sequential
-from monitoring.quality.verdicts import rollout
-from monitoring.quality.verdicts.rollout import RolloutPlan
+from monitoring.quality.verdicts import canary_verdict
+from monitoring.quality.verdicts.canary_verdict import CanaryPlan
 
 HARM = 0.05
 HARM_PAIRS_GOAL = 200
@@ -153,7 +153,7 @@ def median_of(values: Sequence[float]) -> dict[str, float | None]:
 # ---- the measurements ----------------------------------------------------------------------------
 
 
-def false_rollbacks(plan: RolloutPlan, canaries: int, requests_max: int, seed: int) -> dict[str, Any]:
+def false_rollbacks(plan: CanaryPlan, canaries: int, requests_max: int, seed: int) -> dict[str, Any]:
     """Good canaries through the whole judgement, world by world."""
     found = {}
     for world in WORLDS:
@@ -172,7 +172,7 @@ def false_rollbacks(plan: RolloutPlan, canaries: int, requests_max: int, seed: i
     return found
 
 
-def promotions(plan: RolloutPlan, canaries: int, seed: int) -> dict[str, Any]:
+def promotions(plan: CanaryPlan, canaries: int, seed: int) -> dict[str, Any]:
     """Equal canaries through the whole judgement, until they are promoted or have had 5,000 requests."""
     found = {}
     for world in (World("equal_0", 0.0), *WORLDS[:2]):
@@ -188,7 +188,7 @@ def promotions(plan: RolloutPlan, canaries: int, seed: int) -> dict[str, Any]:
     return found
 
 
-def tests_at_their_bound(plan: RolloutPlan, canaries: int, pairs_max: int, seed: int) -> dict[str, Any]:
+def tests_at_their_bound(plan: CanaryPlan, canaries: int, pairs_max: int, seed: int) -> dict[str, Any]:
     """How often a test alone rejects although the mean lies exactly at its bound; alpha is not divided here."""
     say(f"{canaries} canaries exactly at the bound, {pairs_max} pairs")
     cases = {
@@ -206,7 +206,7 @@ def tests_at_their_bound(plan: RolloutPlan, canaries: int, pairs_max: int, seed:
 
 
 def shadow_pairs(
-    plan: RolloutPlan, canaries: int, baselines: Sequence[float], harm: float, seed: int
+    plan: CanaryPlan, canaries: int, baselines: Sequence[float], harm: float, seed: int
 ) -> list[dict[str, Any]]:
     """By baseline and agreement; a quarter of the canaries in every row but those on which the goal stands."""
     say("Shadow pairs until harm is found, and until an equal canary is accepted")
@@ -218,10 +218,10 @@ def shadow_pairs(
 
 
 def shadow_row(
-    plan: RolloutPlan, baseline: float, unshared: float, canaries: int, points: float, seed: int
+    plan: CanaryPlan, baseline: float, unshared: float, canaries: int, points: float, seed: int
 ) -> dict[str, Any]:
     """Pairs to find harm and to accept an equal canary, ours and the usual test's."""
-    alpha = rollout.split_alpha(plan)["shadow"] * plan.alpha
+    alpha = canary_verdict.split_alpha(plan)["shadow"] * plan.alpha
     harmful, equal = Pairs.correlated(baseline, unshared, points), Pairs.correlated(baseline, unshared, 0.0)
     harm, accept = sequential.start("above", plan.shadow_harm_margin), sequential.start("below", plan.margin)
 
@@ -241,10 +241,10 @@ def shadow_row(
     }
 
 
-def errors_apart(plan: RolloutPlan, canaries: int, seed: int) -> list[dict[str, Any]]:
+def errors_apart(plan: CanaryPlan, canaries: int, seed: int) -> list[dict[str, Any]]:
     """Pairs of requests of either arm, on other inputs: to accept an equal error rate, and to find a worse one."""
     say("Errors of arms that answer different requests")
-    alpha = rollout.split_alpha(plan)["error"] * plan.alpha
+    alpha = canary_verdict.split_alpha(plan)["error"] * plan.alpha
     harm, accept = sequential.start("above", plan.margin), sequential.start("below", plan.margin)
     found = []
     for rate in ERROR_RATES:
@@ -267,7 +267,7 @@ def errors_apart(plan: RolloutPlan, canaries: int, seed: int) -> list[dict[str, 
 def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Simulate everything."""
     began = time.monotonic()
-    plan = RolloutPlan(alpha=asked.alpha, margin=asked.margin)
+    plan = CanaryPlan(alpha=asked.alpha, margin=asked.margin)
     rollbacks = false_rollbacks(plan, asked.canaries, asked.requests, asked.seed)
     bounds = tests_at_their_bound(plan, asked.canaries, asked.pairs, asked.seed)
     promoted = promotions(plan, asked.canaries // 10, asked.seed)
@@ -408,7 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not all(0 < baseline < 1 - asked.harm for baseline in asked.baselines) or asked.harm <= 0:
         parser.error("--baselines, --harm: rates above 0 that make at most 1 together")
     try:
-        RolloutPlan(alpha=asked.alpha, margin=asked.margin)
+        CanaryPlan(alpha=asked.alpha, margin=asked.margin)
     except ValueError as error:
         parser.error(str(error))
     goals = [

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.harness import say
-from monitoring.quality.verdicts import rollout
-from monitoring.quality.verdicts.rollout import Outcome, RolloutPlan, ShadowPair
+from monitoring.quality.verdicts import canary_verdict
+from monitoring.quality.verdicts.canary_verdict import CanaryPlan, Outcome, ShadowPair
 
 FEEDBACK_SHARE = 0.2
 SHADOW_SHARE = 0.1
@@ -66,13 +66,13 @@ class Pairs:
                 left -= 1
 
 
-def judged(world: World, plan: RolloutPlan, requests_max: int, draw: random.Random) -> tuple[str, int]:
+def judged(world: World, plan: CanaryPlan, requests_max: int, draw: random.Random) -> tuple[str, int]:
     """One good canary through the whole judgement: its verdict, and the canary requests it took."""
     worse = plan.margin if world.at_the_bound else 0.0
     slower = plan.latency_ratio_max if world.at_the_bound else 1.0
     shadow = Pairs.correlated(world.rate, 0.3, plan.shadow_harm_margin if world.at_the_bound else 0.0)
     feedback_share = FEEDBACK_SHARE if plan.feedback_metric else 0.0
-    state = rollout.start(plan)
+    state = canary_verdict.start(plan)
     while state.canary_requests < requests_max:
         canary = draw.random() < 0.5
         rate = world.rate + (worse if canary else 0.0)
@@ -87,21 +87,21 @@ def judged(world: World, plan: RolloutPlan, requests_max: int, draw: random.Rand
             badness=float(draw.random() < rate) if draw.random() < feedback_share else None,
             caller=f"caller {caller}",
         )
-        state = rollout.observe(state, plan, outcome)
+        state = canary_verdict.observe(state, plan, outcome)
         if draw.random() < SHADOW_SHARE:
             place = draw.random()
             pair = ShadowPair(
                 canary_wrong=place < shadow.worse, active_wrong=shadow.worse <= place < shadow.worse + shadow.better
             )
-            state = rollout.observe_pair(state, plan, pair)
+            state = canary_verdict.observe_pair(state, plan, pair)
         if canary and state.canary_requests % 50 == 0:
-            action = rollout.judge_rollout(state, plan, 1.0).action
+            action = canary_verdict.judge_canary(state, plan, 1.0).action
             if action != "continue":
                 return action, state.canary_requests
-    return rollout.judge_rollout(state, plan, 1.0).action, state.canary_requests
+    return canary_verdict.judge_canary(state, plan, 1.0).action, state.canary_requests
 
 
-def by_callers(plan: RolloutPlan, canaries: int, seed: int) -> list[dict[str, Any]]:
+def by_callers(plan: CanaryPlan, canaries: int, seed: int) -> list[dict[str, Any]]:
     """Requests until an equal canary is promoted and until a bad one is rolled back, by how many callers there are; and
     how often one caller alone gets a good one rolled back."""
     found = []

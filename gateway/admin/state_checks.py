@@ -20,7 +20,7 @@ from gateway.features.rules.endpoints import OverrideIn, find_fallback_fault
 from gateway.four_eyes import see_that_another_pushed, see_that_it_may_change
 from gateway.release_gate import GatePass, pass_gate
 from gateway.services import Services
-from monitoring.quality.verdicts.rollout import RolloutPlan
+from monitoring.quality.verdicts.canary_verdict import CanaryPlan
 from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests
 from serving.adapters.canonical import DIGEST
@@ -133,7 +133,7 @@ def _check_alias(task: str, alias: AliasEntry) -> None:
     if alias.rollout is not None and (len(alias.weights) < 2 or alias.rollout.version not in alias.weights):
         raise ValueError("a canary is one of two versions or more that have weights")
     if alias.rollout is not None and alias.rollout.plan is not None:
-        msgspec.convert(alias.rollout.plan, RolloutPlan)
+        msgspec.convert(alias.rollout.plan, CanaryPlan)
 
 
 def _check_caller(caller: Caller) -> None:

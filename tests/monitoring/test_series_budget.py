@@ -10,8 +10,8 @@ from gateway.errors import ERRORS
 from monitoring.metric_spec import CLOSED, SCALE, evaluate
 from monitoring.metric_table import METRICS
 from monitoring.metrics import ACTIONS_EXPECTED, SERIES_MAX_DEFAULT, SERIES_MAX_LEAST, Meters
+from monitoring.quality.verdicts.canary_verdict import CanaryAction
 from monitoring.quality.verdicts.quality import ActionKind
-from monitoring.quality.verdicts.rollout import RolloutAction
 from router.routing_data import REASONS
 from serving.adapters.entries import VERSION_STATES
 from serving.adapters.placement import PLACEMENT_STATES
@@ -35,7 +35,7 @@ def test_closed_labels_have_room_for_the_lists_in_the_code_and_other() -> None:
         "reason": (REASONS,),
         "code": (ERRORS,),
         "state": (VERSION_STATES, (*PLACEMENT_STATES, "absent")),
-        "action": (set(get_args(RolloutAction)) - {"continue"},),
+        "action": (set(get_args(CanaryAction)) - {"continue"},),
         "family": (METRICS,),
     }
     for label, values in lists.items():

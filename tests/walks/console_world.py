@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 
 from gateway.features.quality.state import Quality
 from gateway.state.embedded_valkey import run_embedded_valkey
-from monitoring.quality.verdicts import rollout
+from monitoring.quality.verdicts import canary_verdict
 from monitoring.quality.verdicts.quality import (
     JUDGEMENTS_KEY,
     SUMMARY_KEY,
@@ -256,16 +256,16 @@ def _health(now: float) -> dict[str, TaskQuality]:
 
 def _canary_verdict(given: dict[str, Any]) -> dict[str, Any]:
     """The verdict on a canary after some hundred requests of either arm."""
-    plan = msgspec.convert(given, rollout.RolloutPlan)
-    state = rollout.start(plan, 0.0)
+    plan = msgspec.convert(given, canary_verdict.CanaryPlan)
+    state = canary_verdict.start(plan, 0.0)
     for number in range(420):
         for arm in ("canary", "active"):
             slow = 0.4 if (arm == "active") == (number % 3 > 0) else 0.25
-            outcome = rollout.Outcome(
+            outcome = canary_verdict.Outcome(
                 arm=arm, error=number % 60 == 0 and arm == "active", latency_seconds=slow, caller=f"c{number % 7}"
             )  # fmt: skip
-            state = rollout.observe(state, plan, outcome, float(number))
-    verdict = rollout.judge_rollout(state, plan, 420.0)
+            state = canary_verdict.observe(state, plan, outcome, float(number))
+    verdict = canary_verdict.judge_canary(state, plan, 420.0)
     return {"because": verdict.because, "evidence": verdict.evidence}
 
 

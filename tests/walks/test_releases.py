@@ -11,7 +11,7 @@ import pytest
 from gateway.features.releases.state import Releases
 from gateway.features.shadows.draws import QUEUE_MAX
 from gateway.features.shadows.job import AT_ONCE_MAX
-from monitoring.quality.verdicts.rollout import RolloutPlan, RolloutVerdict
+from monitoring.quality.verdicts.canary_verdict import CanaryPlan, CanaryVerdict
 from router.version_choice import place_session
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
@@ -340,8 +340,8 @@ async def test_a_canary_that_no_replica_has_now_is_promoted_by_itself_only_once_
     gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     canary = await gateway.place(make_adapter(2), alias=False)
-    services, promote = gateway.services, RolloutVerdict(action="promote", because="It is no worse.", evidence={})
-    await services.control.registry.canary("returns", canary, 0.5, "ada", msgspec.to_builtins(RolloutPlan()))
+    services, promote = gateway.services, CanaryVerdict(action="promote", because="It is no worse.", evidence={})
+    await services.control.registry.canary("returns", canary, 0.5, "ada", msgspec.to_builtins(CanaryPlan()))
     replica = services.fleet.replicas["small-0"]
     await small.kill()
     await until(lambda: not replica.up)
@@ -352,7 +352,7 @@ async def test_a_canary_that_no_replica_has_now_is_promoted_by_itself_only_once_
     assert (await services.control.registry.alias("returns"))[0] == alias
     await small.restart()
     await until(lambda: canary in replica.loaded)
-    held = RolloutVerdict(action="hold", because="Its time is over.", evidence={})
+    held = CanaryVerdict(action="hold", because="Its time is over.", evidence={})
     await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.rollout, held)
     holds = [entry for entry in await services.control.audit.read(limit=1000) if entry.action == "alias.hold"]
     assert [entry.after["because"] for entry in holds] == ["Its time is over."], "the wait was no hold"

@@ -25,10 +25,10 @@ from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.child_messages import Begin, JudgedStep, MonitorStep, WatchedTask, WatchedVersion
+from monitoring.quality.verdicts.canary_verdict import CanaryPlan
 from monitoring.quality.verdicts.quality import Judgement, Summary, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.reviewing import compute_review_share
-from monitoring.quality.verdicts.rollout import RolloutPlan
 from monitoring.quality.verdicts.shares import Roles
 from serving.adapters.entries import PLACED, AliasEntry
 from serving.object_store import UNREADABLE, Change, Stale, change_together
@@ -293,7 +293,7 @@ def _canary_of(alias: AliasEntry) -> Canary | None:
     if rollout is None or rollout.plan is None:
         return None
     try:
-        plan = msgspec.convert(rollout.plan, RolloutPlan)
+        plan = msgspec.convert(rollout.plan, CanaryPlan)
     except msgspec.ValidationError:
         return None
     return Canary(version=rollout.version, active=alias.leading, started_at=rollout.started_at, plan=plan)

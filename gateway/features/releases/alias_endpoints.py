@@ -28,7 +28,7 @@ from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.release_gate import GatePass, PastGate, keep_leaders, pass_gate
 from gateway.state.redis import read_redis_time
 from monitoring.quality.explanations import obstacles as in_words
-from monitoring.quality.verdicts.rollout import RolloutPlan
+from monitoring.quality.verdicts.canary_verdict import CanaryPlan
 from serving.adapters.entries import PLACED, AliasEntry
 from serving.adapters.registry import Noted
 from serving.object_store import Change, Stale, Unchanged
@@ -281,7 +281,7 @@ def _leaders(alias: AliasEntry | None) -> list[str]:
 def _plan(releases: Releases, fields: dict[str, Any]) -> dict[str, Any]:
     """The plan with its defaults filled in. Raises Problem where it can't be used."""
     try:
-        plan = msgspec.convert(fields, RolloutPlan)
+        plan = msgspec.convert(fields, CanaryPlan)
     except (msgspec.ValidationError, ValueError) as error:
         raise Problem("invalid_value", f"The plan can't be used: {str(error).rstrip('.')}.", "plan") from None
     if plan.feedback_metric is not None and plan.feedback_metric not in releases.services.settings.feedback_metrics:

@@ -17,7 +17,7 @@ from gateway.state.audited_step import Drafts
 from gateway.state.quality_store import QualityStore
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
-from monitoring.quality.verdicts.rollout import RolloutAction, RolloutVerdict
+from monitoring.quality.verdicts.canary_verdict import CanaryAction, CanaryVerdict
 from serving.adapters.entries import Rollout
 from serving.adapters.registry import Registry, RegistryError
 from serving.object_store import UNREADABLE, Change, Stale
@@ -51,7 +51,7 @@ class CanaryVerdicts:
         registry: Registry,
         audit: Audit,
         meters: Meters,
-        find_obstacle: Callable[[str], Awaitable[tuple[RolloutAction, str] | None]],
+        find_obstacle: Callable[[str], Awaitable[tuple[CanaryAction, str] | None]],
     ) -> None:
         """`find_obstacle` gives what is done instead of a promotion, and why; None where the version may be promoted.
         What passes by itself is no `hold`: of these one is entered, and the next one may last."""
@@ -77,7 +77,7 @@ class CanaryVerdicts:
         """Enter into the audit the verdicts that a killed gateway has carried out. Raises RedisError."""
         await self._drafts.enter_left()
 
-    async def carry_out(self, task: str, rollout: Rollout, verdict: RolloutVerdict) -> None:
+    async def carry_out(self, task: str, rollout: Rollout, verdict: CanaryVerdict) -> None:
         """Keep the verdict on a canary, and do as it says, once. Raises RedisError.
 
         The entry's draft is written in the same step as what is done: whoever comes next enters it if this gateway is
@@ -88,7 +88,7 @@ class CanaryVerdicts:
             last.records_read = None
             log.warning("the evidence on the canary %s starts again: an earlier release kept it", rollout.version)
         if verdict.action == "promote" and (obstacle := await self._find_obstacle(rollout.version)) is not None:
-            verdict = RolloutVerdict(action=obstacle[0], because=obstacle[1], evidence=verdict.evidence)
+            verdict = CanaryVerdict(action=obstacle[0], because=obstacle[1], evidence=verdict.evidence)
         last.action, last.because, last.evidence = verdict.action, verdict.because, verdict.evidence
         await self._redis.set(_key(task), msgspec.json.encode(last), ex=KEPT_SECONDS)
         if verdict.action == "continue" or (verdict.action == "hold" and last.held):

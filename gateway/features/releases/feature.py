@@ -14,7 +14,7 @@ from gateway.features.releases.reconciling import keep_reconciling
 from gateway.features.releases.state import Releases
 from gateway.release_gate import find_obstacle
 from gateway.services import Services
-from monitoring.quality.verdicts.rollout import RolloutAction
+from monitoring.quality.verdicts.canary_verdict import CanaryAction
 
 
 def _open(services: Services, features: Features) -> Releases:
@@ -28,7 +28,7 @@ def _open(services: Services, features: Features) -> Releases:
     return Releases(services, canary_verdicts, features[Fitting], features[Evaluations])
 
 
-async def _find_obstacle(services: Services, name: str) -> tuple[RolloutAction, str] | None:
+async def _find_obstacle(services: Services, name: str) -> tuple[CanaryAction, str] | None:
     """The step of a canary that may not be promoted by itself, and why; None where it may be. Raises RedisError."""
     snapshot = await services.snapshot.refresh()
     version = snapshot.versions.get(name)

@@ -39,9 +39,9 @@ from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.signals.reviewers import decide_together
 from monitoring.quality.signals.version_judgement import Budget
 from monitoring.quality.signals.version_watch import Watch
-from monitoring.quality.verdicts import rollout
+from monitoring.quality.verdicts import canary_verdict
+from monitoring.quality.verdicts.canary_verdict import Tally
 from monitoring.quality.verdicts.quality import Judgement
-from monitoring.quality.verdicts.rollout import Tally
 
 log = logging.getLogger(__name__)
 RETIRED = "retired"
@@ -219,13 +219,13 @@ class Watches:
                 self._failing.discard(name)
         return judgements
 
-    def canaries(self, at: float) -> dict[str, rollout.RolloutVerdict]:
+    def canaries(self, at: float) -> dict[str, canary_verdict.CanaryVerdict]:
         """The verdict on each task's canary, from what came before `at`; without those that can't be judged."""
         verdicts = {}
         for name, task in self._step.tasks.items():
             for canary, state, tally in self._canaries(task):
                 try:
-                    verdicts[name] = rollout.judge_rollout(tally, canary.plan, max(0.0, at - canary.started_at))
+                    verdicts[name] = canary_verdict.judge_canary(tally, canary.plan, max(0.0, at - canary.started_at))
                 except Exception:
                     self._fails(state.version)
         return verdicts

@@ -1,7 +1,7 @@
 """The tally of a canary as a part of its version's watch: which records, feedback and pairs count for either arm.
 
 Only requests that chance has sent to an arm count, and only those that came after the canary began. What was reported
-counts for no canary. The verdict is `verdicts/rollout.py`'s.
+counts for no canary. The verdict is `verdicts/canary_verdict.py`'s.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from monitoring.quality.signals.entries import (
 )
 from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.signals.request_notes import Note
-from monitoring.quality.verdicts import rollout
-from monitoring.quality.verdicts.rollout import Outcome, RolloutArm, ShadowPair, Tally
+from monitoring.quality.verdicts import canary_verdict
+from monitoring.quality.verdicts.canary_verdict import CanaryArm, Outcome, ShadowPair, Tally
 
 
 class Canary(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,9 +30,9 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     active: str
     started_at: float
-    plan: rollout.RolloutPlan
+    plan: canary_verdict.CanaryPlan
 
-    def arm(self, version: str | None) -> RolloutArm | None:
+    def arm(self, version: str | None) -> CanaryArm | None:
         """The arm that a version is; None where it is neither."""
         return "canary" if version == self.version else "active" if version == self.active else None
 
@@ -44,9 +44,9 @@ def start_tally(tally: Tally | None, canary: Canary | None, callers: GiverRoll |
     """
     if canary is None:
         return None
-    if tally is not None and tally.started_at == canary.started_at and rollout.is_of(tally, canary.plan):
+    if tally is not None and tally.started_at == canary.started_at and canary_verdict.is_of(tally, canary.plan):
         return tally
-    return rollout.start(canary.plan, canary.started_at, callers)
+    return canary_verdict.start(canary.plan, canary.started_at, callers)
 
 
 def add_record(tally: Tally, canary: Canary, record: RecordEntry, at: float) -> Tally:
@@ -64,7 +64,7 @@ def add_record(tally: Tally, canary: Canary, record: RecordEntry, at: float) -> 
         latency_seconds=record.duration_seconds if answered and not rejected else None,
         caller=record.caller,
     )
-    return rollout.observe(tally, canary.plan, outcome, at)
+    return canary_verdict.observe(tally, canary.plan, outcome, at)
 
 
 def add_label(
@@ -81,7 +81,7 @@ def add_label(
     if note.canary or record.placed_at < canary.started_at:
         return tally, note
     outcome = Outcome(arm=arm, badness=label.badness, caller=label.caller, rater=label.rater, trusted=label.trusted)
-    return rollout.observe(tally, canary.plan, outcome, at), replace(note, canary=True)
+    return canary_verdict.observe(tally, canary.plan, outcome, at), replace(note, canary=True)
 
 
 def add_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
@@ -97,7 +97,7 @@ def add_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
             continue
         callers = tuple(caller for caller in dict.fromkeys((noted.caller, *note.givers)) if caller)
         pair = ShadowPair(canary_wrong=not right[0], active_wrong=not right[1], callers=callers)
-        tally = rollout.observe_pair(tally, canary.plan, pair)
+        tally = canary_verdict.observe_pair(tally, canary.plan, pair)
         pairs = (*note.pairs[:place], replace(noted, canary=True), *note.pairs[place + 1 :])
         note = replace(note, pairs=pairs)
     return tally, note

@@ -11,9 +11,9 @@ import msgspec
 from monitoring.metric_values import Metric
 from monitoring.quality.phases import Phase
 from monitoring.quality.signals.canaries import Canary
+from monitoring.quality.verdicts.canary_verdict import CanaryVerdict
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement
-from monitoring.quality.verdicts.rollout import RolloutVerdict
 
 CURSORS_KEY = "apprentice:monitor:cursors"
 """A hash: `records` and `feedback` are the last entries that are reckoned with, `step` counts the writings."""
@@ -88,7 +88,7 @@ class JudgedStep(msgspec.Struct, kw_only=True):
     """
 
     judgements: dict[str, Judgement] = {}
-    canaries: dict[str, RolloutVerdict] = {}
+    canaries: dict[str, CanaryVerdict] = {}
     at: float = 0.0
     read: int = 0
     more: bool = False

@@ -34,7 +34,7 @@ from monitoring.quality.signals.pair_judge import PairJudge
 from monitoring.quality.signals.pair_signal import PairSignal
 from monitoring.quality.signals.repeats import Latest, Sessions
 from monitoring.quality.signals.unlabelled import Languages
-from monitoring.quality.verdicts.rollout import Tally
+from monitoring.quality.verdicts.canary_verdict import Tally
 
 FIRST_REVIEWED = 100
 FIRST_FEEDBACK = 200

@@ -17,7 +17,7 @@ import pytest
 from typer.main import get_command
 
 from gateway.cli.main import app
-from monitoring.quality.verdicts.rollout import RolloutPlan
+from monitoring.quality.verdicts.canary_verdict import CanaryPlan
 from serving.adapters.entries import split_version
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, in_a_process, run
@@ -188,7 +188,7 @@ async def test_canary_without_a_share_or_with_all_of_it_is_refused_before_any_re
 
 def test_every_field_of_a_plan_has_an_option() -> None:
     options = {option for parameter in commands()["adapters canary"].params for option in parameter.opts}
-    fields = {f"--{field.name.replace('_', '-')}" for field in msgspec.structs.fields(RolloutPlan)}
+    fields = {f"--{field.name.replace('_', '-')}" for field in msgspec.structs.fields(CanaryPlan)}
     assert not fields - options
 
 

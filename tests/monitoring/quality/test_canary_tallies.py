@@ -12,14 +12,14 @@ from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Attempt, FeedbackEntry, RecordEntry
 from monitoring.quality.signals.version_watch import Watch
-from monitoring.quality.verdicts.rollout import RolloutPlan, Tally
+from monitoring.quality.verdicts.canary_verdict import CanaryPlan, Tally
 from tests.monitoring.quality.traffic import METRICS, PLAN, V2, V3, said, served, shadow
 
 BEGAN = 1000.0
-BY_FEEDBACK = RolloutPlan(feedback_metric="stars")
+BY_FEEDBACK = CanaryPlan(feedback_metric="stars")
 
 
-def step_of(plan: RolloutPlan | None = BY_FEEDBACK, started_at: float = BEGAN, of_task: Any = PLAN) -> MonitorStep:
+def step_of(plan: CanaryPlan | None = BY_FEEDBACK, started_at: float = BEGAN, of_task: Any = PLAN) -> MonitorStep:
     """A task of which V2 leads, with V3 on trial by this plan; None: by people, or not at all."""
     canary = Canary(version=V3, active=V2, started_at=started_at, plan=plan) if plan is not None else None
     versions = {name: WatchedVersion(task="returns", state="active") for name in (V2, V3)}
@@ -200,7 +200,7 @@ def test_tally_continues_with_the_same_plan_restarts_with_another_ends_with_cana
     trial.take(of_version("r", V3))
     trial.watches.begin(step_of(), {})
     assert trial.counted() == (1, 0, 0)
-    for other in (step_of(started_at=BEGAN + 5), step_of(RolloutPlan(margin=0.1), started_at=BEGAN + 5)):
+    for other in (step_of(started_at=BEGAN + 5), step_of(CanaryPlan(margin=0.1), started_at=BEGAN + 5)):
         trial.watches.begin(other, {})
         trial.take(of_version("r", V3), at=BEGAN + 4)
         assert trial.counted() == (0, 0, 0)

@@ -11,13 +11,13 @@ from redis.asyncio import Redis
 from gateway.features.releases.canary_verdicts import CanaryVerdicts
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
-from monitoring.quality.verdicts.rollout import RolloutAction, RolloutVerdict
+from monitoring.quality.verdicts.canary_verdict import CanaryAction, CanaryVerdict
 from serving.adapters.entries import Rollout
 from serving.adapters.registry import Registry
 from serving.object_store import ObjectStore
 
 BEGUN = Rollout(version="returns@v2", share=0.1, started_at=5.0, by="ada", plan={})
-WAITS = RolloutVerdict(action="continue", because="It waits.", evidence={"canary_requests": 1})
+WAITS = CanaryVerdict(action="continue", because="It waits.", evidence={"canary_requests": 1})
 
 
 async def no_obstacle(_: str) -> None:
@@ -54,7 +54,7 @@ async def test_canary_under_way_at_an_upgrade_restarts_its_evidence_and_is_logge
     await redis.set("apprentice:rollout:returns", msgspec.json.encode(earlier | told))
     verdicts = carrying_out(redis)
     assert (await verdicts.shown("returns", BEGUN))["because"] == "No verdict."
-    held = RolloutVerdict(action="hold", because="No verdict.", evidence={})
+    held = CanaryVerdict(action="hold", because="No verdict.", evidence={})
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             await verdicts.carry_out("returns", BEGUN, held)
@@ -82,12 +82,12 @@ async def test_what_is_kept_of_a_canary_is_nothing_of_another_one_and_may_be_dam
 
 
 async def test_a_promotion_that_the_gate_does_not_allow_is_a_hold_that_says_why(redis: Redis) -> None:
-    async def obstacle(name: str) -> tuple[RolloutAction, str]:
+    async def obstacle(name: str) -> tuple[CanaryAction, str]:
         return "hold", f"The gate holds {name} up."
 
     verdicts = CanaryVerdicts(redis, Registry(redis), Audit(redis), Meters(), obstacle)
-    await verdicts.carry_out("returns", BEGUN, RolloutVerdict(action="promote", because="No worse.", evidence={}))
+    await verdicts.carry_out("returns", BEGUN, CanaryVerdict(action="promote", because="No worse.", evidence={}))
     shown = await verdicts.shown("returns", BEGUN)
     assert (shown["verdict"], shown["because"]) == ("hold", "The gate holds returns@v2 up.")
-    await verdicts.carry_out("returns", BEGUN, RolloutVerdict(action="roll_back", because="Worse.", evidence={}))
+    await verdicts.carry_out("returns", BEGUN, CanaryVerdict(action="roll_back", because="Worse.", evidence={}))
     assert (await verdicts.shown("returns", BEGUN))["verdict"] == "roll_back"

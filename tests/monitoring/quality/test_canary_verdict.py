@@ -14,19 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors import leave_one_out, raters, sequential
-from monitoring.quality.verdicts import rollout
-from monitoring.quality.verdicts.rollout import (
+from monitoring.quality.verdicts import canary_verdict
+from monitoring.quality.verdicts.canary_verdict import (
     SIGNALS,
     WAITING_MAX,
+    CanaryArm,
+    CanaryPlan,
+    CanaryVerdict,
     Outcome,
-    RolloutArm,
-    RolloutPlan,
-    RolloutVerdict,
     ShadowPair,
     Tally,
 )
 
-PLAN = RolloutPlan()
+PLAN = CanaryPlan()
 arms = st.sampled_from(["canary", "active"])
 known = st.none() | st.booleans()
 outcomes = st.builds(
@@ -43,17 +43,17 @@ outcomes = st.builds(
 pairs = st.builds(ShadowPair, canary_wrong=st.booleans(), active_wrong=st.booleans())
 
 
-def good(arm: RolloutArm, **more: Any) -> Outcome:
+def good(arm: CanaryArm, **more: Any) -> Outcome:
     return Outcome(**{"arm": arm, "error": False, "latency_seconds": 0.2, **more})
 
 
-def seen(plan: RolloutPlan, *happened: Outcome | ShadowPair, state: Tally | None = None) -> Tally:
-    state = state or rollout.start(plan)
+def seen(plan: CanaryPlan, *happened: Outcome | ShadowPair, state: Tally | None = None) -> Tally:
+    state = state or canary_verdict.start(plan)
     for one in happened:
         if isinstance(one, Outcome):
-            state = rollout.observe(state, plan, one)
+            state = canary_verdict.observe(state, plan, one)
         else:
-            state = rollout.observe_pair(state, plan, one)
+            state = canary_verdict.observe_pair(state, plan, one)
     return state
 
 
@@ -63,8 +63,8 @@ def both(count: int, canary: Outcome | None = None, active: Outcome | None = Non
         yield canary or good("canary")
 
 
-def judged(plan: RolloutPlan, *happened: Outcome | ShadowPair, seconds: float = 60.0) -> RolloutVerdict:
-    return rollout.judge_rollout(seen(plan, *happened), plan, seconds)
+def judged(plan: CanaryPlan, *happened: Outcome | ShadowPair, seconds: float = 60.0) -> CanaryVerdict:
+    return canary_verdict.judge_canary(seen(plan, *happened), plan, seconds)
 
 
 # ---- promotion -----------------------------------------------------------------------------------
@@ -77,17 +77,17 @@ def test_a_canary_that_is_as_good_is_promoted_once_enough_is_seen() -> None:
 
 
 def test_it_waits_for_the_requests_that_the_plan_asks_for() -> None:
-    found = judged(RolloutPlan(requests_min=301), *both(300))
+    found = judged(CanaryPlan(requests_min=301), *both(300))
     assert found.action == "continue"
     assert "300 of 301 canary requests were seen" in found.because
 
 
 def test_it_waits_for_the_seconds_that_the_plan_asks_for() -> None:
-    plan = RolloutPlan(seconds_min=600)
+    plan = CanaryPlan(seconds_min=600)
     state = seen(plan, *both(300))
-    assert rollout.judge_rollout(state, plan, 599).action == "continue"
-    assert "599 of 600 s have passed" in rollout.judge_rollout(state, plan, 599).because
-    assert rollout.judge_rollout(state, plan, 600).action == "promote"
+    assert canary_verdict.judge_canary(state, plan, 599).action == "continue"
+    assert "599 of 600 s have passed" in canary_verdict.judge_canary(state, plan, 599).because
+    assert canary_verdict.judge_canary(state, plan, 600).action == "promote"
 
 
 def test_errors_and_latency_are_always_required() -> None:
@@ -104,14 +104,14 @@ def test_contracts_are_required_where_there_is_one() -> None:
 
 
 def test_feedback_is_required_where_the_plan_names_its_metric() -> None:
-    plan = RolloutPlan(feedback_metric="correct")
+    plan = CanaryPlan(feedback_metric="correct")
     assert "no worse: feedback" in judged(plan, *both(300)).because
     judgements = both(300, Outcome(arm="canary", badness=0.0), Outcome(arm="active", badness=0.0))
     assert judged(plan, *both(300), *judgements).action == "promote"
 
 
 def test_shadow_pairs_are_required_where_the_plan_says_so() -> None:
-    plan = RolloutPlan(shadow_required=True)
+    plan = CanaryPlan(shadow_required=True)
     equal = [ShadowPair(canary_wrong=False, active_wrong=False)] * 300
     assert judged(plan, *both(300)).action == "continue"
     assert judged(plan, *both(300), *equal).action == "promote"
@@ -136,7 +136,7 @@ def test_late_feedback_is_no_request() -> None:
     ],
 )
 def test_harm_in_any_signal_rolls_back_at_once(name: str, worse: dict[str, Any], words: str) -> None:
-    plan = RolloutPlan(feedback_metric="correct")
+    plan = CanaryPlan(feedback_metric="correct")
     fine = good("active", contract_broken=False, badness=0.0)
     found = judged(plan, *both(80, good("canary", **{"contract_broken": False, "badness": 0.0, **worse}), fine))
     assert found.action == "roll_back"
@@ -155,7 +155,7 @@ def test_harm_on_the_same_inputs_rolls_back_and_says_how_sure_it_is() -> None:
 def test_harm_rolls_back_before_a_promotion_and_after_the_time() -> None:
     happened: list[Outcome | ShadowPair] = [*both(300), *[ShadowPair(canary_wrong=True, active_wrong=False)] * 10]
     assert judged(PLAN, *happened).action == "roll_back"
-    assert judged(RolloutPlan(on_timeout="promote"), *happened, seconds=1e6).action == "roll_back"
+    assert judged(CanaryPlan(on_timeout="promote"), *happened, seconds=1e6).action == "roll_back"
 
 
 def test_harm_that_was_shown_once_stays_shown_however_seldom_anybody_looks() -> None:
@@ -175,13 +175,13 @@ def test_feedback_that_the_plan_does_not_name_rolls_nothing_back() -> None:
 
 def test_an_outage_of_both_arms_is_nobody_s_harm() -> None:
     draw = random.Random(3)
-    state, worst = rollout.start(PLAN), 0.0
+    state, worst = canary_verdict.start(PLAN), 0.0
     for n in range(4_000):
         out = (n // 100) % 4 == 3
-        arm: RolloutArm = "canary" if draw.random() < 0.3 else "active"
+        arm: CanaryArm = "canary" if draw.random() < 0.3 else "active"
         state = seen(PLAN, good(arm, error=out or draw.random() < 0.02), state=state)
         worst = max(worst, state.error.whole.harm.log_e_max)
-    assert math.exp(worst) < 1 / (PLAN.alpha * rollout.split_alpha(PLAN)["error"])
+    assert math.exp(worst) < 1 / (PLAN.alpha * canary_verdict.split_alpha(PLAN)["error"])
 
 
 def test_outage_with_values_waiting_takes_an_e_value_from_one_to_seven_at_most() -> None:
@@ -213,7 +213,7 @@ def of_shops(bad: tuple[str, ...], worse: dict[str, Any], rounds: int = 100) -> 
 
 @pytest.mark.parametrize(("name", "worse"), WORSE)
 def test_harm_to_one_caller_alone_rolls_nothing_back_and_people_are_told(name: str, worse: dict[str, Any]) -> None:
-    plan = RolloutPlan(feedback_metric="correct")
+    plan = CanaryPlan(feedback_metric="correct")
     found = judged(plan, *of_shops(SHOPS[2:3], worse))
     assert found.action == "continue"
     assert f"one caller or rater alone shows it to be worse, which is not enough: {name}" in found.because
@@ -224,7 +224,7 @@ def test_harm_to_one_caller_alone_rolls_nothing_back_and_people_are_told(name: s
 
 @pytest.mark.parametrize(("name", "worse"), WORSE)
 def test_harm_to_several_callers_rolls_back(name: str, worse: dict[str, Any]) -> None:
-    found = judged(RolloutPlan(feedback_metric="correct"), *of_shops(SHOPS[:3], worse))
+    found = judged(CanaryPlan(feedback_metric="correct"), *of_shops(SHOPS[:3], worse))
     assert found.action == "roll_back"
     assert [one for one in SIGNALS if found.evidence["signals"][one]["harm"]["shown"]] == [name]
     assert not found.evidence["signals"][name]["harm"]["rests_on_one"]
@@ -240,7 +240,7 @@ def test_shadow_pairs_of_one_caller_s_requests_roll_nothing_back() -> None:
 
 
 def test_one_rater_of_a_caller_who_is_alone_rolls_nothing_back() -> None:
-    plan = RolloutPlan(feedback_metric="correct")
+    plan = CanaryPlan(feedback_metric="correct")
     for complaining, action in ((("ann",), "continue"), (("ann", "bob", "cem"), "roll_back")):
         state = seen(plan, *both(20, good("canary", caller="app"), good("active", caller="app")))
         for number in range(90):
@@ -252,11 +252,11 @@ def test_one_rater_of_a_caller_who_is_alone_rolls_nothing_back() -> None:
                 msgspec.structs.replace(fine, arm="canary", badness=float(rater in complaining)),
                 state=state,
             )
-        assert rollout.judge_rollout(state, plan, 1.0).action == action
+        assert canary_verdict.judge_canary(state, plan, 1.0).action == action
 
 
 def test_trusted_feedback_is_never_left_out() -> None:
-    plan = RolloutPlan(feedback_metric="correct")
+    plan = CanaryPlan(feedback_metric="correct")
     requests = list(of_shops((), {}, rounds=10))
     labels = [
         Outcome(arm="canary", badness=1.0, caller="desk", trusted=True),
@@ -272,21 +272,21 @@ def test_first_caller_of_a_canary_is_not_alone_beside_the_active_versions_caller
     used = raters.start_roll("returns@v1")
     for number in range(100):
         used = leave_one_out.add_request(used, SHOPS[number % 4])
-    assert rollout.judge_rollout(seen(PLAN, *failing), PLAN, 1.0).action == "roll_back"
-    beside_others = rollout.start(PLAN, callers=used)
-    assert rollout.judge_rollout(seen(PLAN, *failing, state=beside_others), PLAN, 1.0).action == "continue"
+    assert canary_verdict.judge_canary(seen(PLAN, *failing), PLAN, 1.0).action == "roll_back"
+    beside_others = canary_verdict.start(PLAN, callers=used)
+    assert canary_verdict.judge_canary(seen(PLAN, *failing, state=beside_others), PLAN, 1.0).action == "continue"
 
 
 @pytest.mark.invariant("No caller and no rater moves a canary alone.")
 def test_one_caller_s_good_requests_promote_nothing_that_is_worse_for_the_others() -> None:
-    draw, state = random.Random(4), rollout.start(PLAN)
+    draw, state = random.Random(4), canary_verdict.start(PLAN)
     for number in range(4_000):
         big = number % 10 != 0
         for arm in ("active", "canary"):
             error = not big and arm == "canary" and draw.random() < 0.1
             caller = "big" if big else SHOPS[number % 4]
             state = seen(PLAN, good(arm, error=error, caller=caller), state=state)  # type: ignore[arg-type]
-    found = rollout.judge_rollout(state, PLAN, 1.0)
+    found = canary_verdict.judge_canary(state, PLAN, 1.0)
     assert found.action != "promote"
     assert sequential.log_e(state.error.whole.no_worse) >= -math.log(PLAN.alpha)
 
@@ -296,9 +296,9 @@ def test_one_caller_s_good_requests_promote_nothing_that_is_worse_for_the_others
 
 @pytest.mark.parametrize("on_timeout", ["hold", "roll_back", "promote"])
 def test_without_a_verdict_the_plan_decides_when_the_time_is_over(on_timeout: Any) -> None:
-    plan = RolloutPlan(on_timeout=on_timeout, seconds_max=100)
-    assert rollout.judge_rollout(rollout.start(plan), plan, 99).action == "continue"
-    found = rollout.judge_rollout(rollout.start(plan), plan, 100)
+    plan = CanaryPlan(on_timeout=on_timeout, seconds_max=100)
+    assert canary_verdict.judge_canary(canary_verdict.start(plan), plan, 99).action == "continue"
+    found = canary_verdict.judge_canary(canary_verdict.start(plan), plan, 100)
     assert found.action == on_timeout
     assert found.because.startswith("No verdict after 100 s (0 of 200 canary requests were seen; ")
 
@@ -334,11 +334,11 @@ def test_with_equal_shares_nine_tenths_of_the_requests_find_a_partner() -> None:
 
 
 def test_good_canaries_are_rolled_back_no_more_often_than_the_plan_says() -> None:
-    plan = RolloutPlan(alpha=0.2, feedback_metric="correct")
+    plan = CanaryPlan(alpha=0.2, feedback_metric="correct")
     rolled_back = 0
     for n in range(100):
         draw = random.Random(n)
-        state = rollout.start(plan)
+        state = canary_verdict.start(plan)
         for _ in range(300):
             canary = draw.random() < 0.5
             rate = 0.07 if canary else 0.05
@@ -351,13 +351,13 @@ def test_good_canaries_are_rolled_back_no_more_often_than_the_plan_says() -> Non
             )
             pair = ShadowPair(canary_wrong=draw.random() < 0.2, active_wrong=draw.random() < 0.2)
             state = seen(plan, happened, pair, state=state)
-        rolled_back += rollout.judge_rollout(state, plan, 1).action == "roll_back"
+        rolled_back += canary_verdict.judge_canary(state, plan, 1).action == "roll_back"
     assert rolled_back <= 100 * 0.2 + 3.1 * math.sqrt(100 * 0.2 * 0.8)
 
 
 @given(st.none() | st.just("correct"))
 def test_the_shares_of_alpha_add_up_to_one(metric: str | None) -> None:
-    shares = rollout.split_alpha(RolloutPlan(feedback_metric=metric))
+    shares = canary_verdict.split_alpha(CanaryPlan(feedback_metric=metric))
     assert sum(shares.values()) == pytest.approx(1.0)
     assert set(shares) == set(SIGNALS)
 
@@ -370,12 +370,12 @@ def test_the_shares_of_alpha_add_up_to_one(metric: str | None) -> None:
 def test_a_gateway_that_goes_on_from_the_saved_state_says_the_same(
     happened: list[Outcome | ShadowPair], cut: int
 ) -> None:
-    plan = RolloutPlan(feedback_metric="correct", requests_min=1)
+    plan = CanaryPlan(feedback_metric="correct", requests_min=1)
     saved = msgspec.json.encode(seen(plan, *happened[:cut]))
     resumed = seen(plan, *happened[cut:], state=msgspec.json.decode(saved, type=Tally))
     straight = seen(plan, *happened)
     assert resumed == straight
-    assert rollout.judge_rollout(resumed, plan, 5.0) == rollout.judge_rollout(straight, plan, 5.0)
+    assert canary_verdict.judge_canary(resumed, plan, 5.0) == canary_verdict.judge_canary(straight, plan, 5.0)
 
 
 @settings(max_examples=60)
@@ -383,7 +383,7 @@ def test_a_gateway_that_goes_on_from_the_saved_state_says_the_same(
 def test_every_verdict_is_json_without_nan_and_says_why(happened: list[Outcome | ShadowPair], seconds: float) -> None:
     found = judged(PLAN, *happened, seconds=seconds)
     json.dumps(found.evidence, allow_nan=False)
-    assert msgspec.json.decode(msgspec.json.encode(found), type=RolloutVerdict) == found
+    assert msgspec.json.decode(msgspec.json.encode(found), type=CanaryVerdict) == found
     assert found.because.endswith(".")
     assert set(found.evidence["signals"]) == set(SIGNALS)
 
@@ -408,18 +408,18 @@ def test_the_state_stays_small() -> None:
 def test_looking_and_observing_change_nothing_that_was_there() -> None:
     state = seen(PLAN, *both(20))
     before = msgspec.json.encode(state)
-    rollout.judge_rollout(state, PLAN, 3.0)
+    canary_verdict.judge_canary(state, PLAN, 3.0)
     seen(PLAN, *both(5), ShadowPair(canary_wrong=True, active_wrong=False), state=state)
     assert msgspec.json.encode(state) == before
 
 
 @pytest.mark.parametrize("moved", [{"margin": 0.03}, {"latency_ratio_max": 2.0}, {"shadow_harm_margin": 0.01}])
 def test_a_plan_with_other_margins_asks_for_a_fresh_start(moved: dict[str, Any]) -> None:
-    state, plan = rollout.start(PLAN), RolloutPlan(**moved)
+    state, plan = canary_verdict.start(PLAN), CanaryPlan(**moved)
     for ask in (
-        lambda: rollout.observe(state, plan, good("canary")),
-        lambda: rollout.observe_pair(state, plan, ShadowPair(canary_wrong=True, active_wrong=True)),
-        lambda: rollout.judge_rollout(state, plan, 1.0),
+        lambda: canary_verdict.observe(state, plan, good("canary")),
+        lambda: canary_verdict.observe_pair(state, plan, ShadowPair(canary_wrong=True, active_wrong=True)),
+        lambda: canary_verdict.judge_canary(state, plan, 1.0),
     ):
         with pytest.raises(ValueError, match="start the canary's judgement afresh"):
             ask()
@@ -447,15 +447,15 @@ def test_a_plan_with_other_margins_asks_for_a_fresh_start(moved: dict[str, Any])
 )
 def test_a_plan_out_of_bounds_is_refused_with_the_name_of_what_is_wrong(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        RolloutPlan(**wrong)
+        CanaryPlan(**wrong)
 
 
 def test_a_plan_comes_from_json_with_the_same_bounds_and_no_unknown_field() -> None:
-    assert msgspec.json.decode(b"{}", type=RolloutPlan) == PLAN
-    assert msgspec.json.decode(msgspec.json.encode(PLAN), type=RolloutPlan) == PLAN
+    assert msgspec.json.decode(b"{}", type=CanaryPlan) == PLAN
+    assert msgspec.json.decode(msgspec.json.encode(PLAN), type=CanaryPlan) == PLAN
     for raw in (b'{"alpha": 2}', b'{"alhpa": 0.05}', b'{"on_timeout": "wait"}', b'{"requests_min": "many"}'):
         with pytest.raises(msgspec.ValidationError):
-            msgspec.json.decode(raw, type=RolloutPlan)
+            msgspec.json.decode(raw, type=CanaryPlan)
 
 
 @pytest.mark.parametrize(

@@ -23,16 +23,16 @@ from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import GROUPS
 from monitoring.quality.detectors.sequential import Bets
 
-RolloutSignal = Literal["error", "contract", "latency", "feedback", "shadow"]
-RolloutArm = Literal["canary", "active"]
-RolloutAction = Literal["promote", "roll_back", "hold", "continue"]
+CanarySignal = Literal["error", "contract", "latency", "feedback", "shadow"]
+CanaryArm = Literal["canary", "active"]
+CanaryAction = Literal["promote", "roll_back", "hold", "continue"]
 
-SIGNALS: tuple[RolloutSignal, ...] = ("error", "contract", "latency", "feedback", "shadow")
+SIGNALS: tuple[CanarySignal, ...] = ("error", "contract", "latency", "feedback", "shadow")
 SHADOW_SHARE = 0.5
 # So few that an outage of both arms, paired with what waits from before it, takes an e-value from 1 to 7 at most.
 WAITING_MAX = 4
 SECONDS_MAX = 90 * 86_400
-WORSE: Mapping[RolloutSignal, str] = {
+WORSE: Mapping[CanarySignal, str] = {
     "error": "errors are more than {points} points more frequent than with the active version",
     "contract": "broken contracts are more than {points} points more frequent than with the active version",
     "latency": "more than half of its answers take over {ratio:g} times as long as the active version's",
@@ -41,10 +41,10 @@ WORSE: Mapping[RolloutSignal, str] = {
 }
 
 
-class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CanaryPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The plan by which a canary is judged. Raises ValueError if a value is out of its bounds.
 
-    alpha: probability, over the whole rollout, of ever rolling back a good canary, and of ever promoting a bad one;
+    alpha: probability, over the whole canary, of ever rolling back a good canary, and of ever promoting a bad one;
         above 0, at most 0.5.
     margin: how much worse still counts as no worse, as a difference of rates (0.02 is 2 points): errors, broken
         contracts, feedback and shadow pairs; 0 to 0.5. With 0 an equal canary is never shown to be no worse.
@@ -96,7 +96,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     trusted: the feedback is by an operator, a reviewer or a trusted caller: it is never left out.
     """
 
-    arm: RolloutArm
+    arm: CanaryArm
     error: bool | None = None
     contract_broken: bool | None = None
     latency_seconds: float | None = None
@@ -158,15 +158,15 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     shadow: LeaveOneOut[Evidence]
 
 
-class RolloutVerdict(msgspec.Struct, frozen=True, kw_only=True):
+class CanaryVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """The action, its reason in a sentence, and the evidence of every signal, ready for JSON."""
 
-    action: RolloutAction
+    action: CanaryAction
     because: str
     evidence: dict[str, Any]
 
 
-def start(plan: RolloutPlan, started_at: float = 0.0, callers: GiverRoll | None = None) -> Tally:
+def start(plan: CanaryPlan, started_at: float = 0.0, callers: GiverRoll | None = None) -> Tally:
     """The state before the first outcome. `callers` are who used the active version until then: beside them the first
     caller of a canary is not alone."""
     callers = raters.start_roll("canary") if callers is None else leave_one_out.count_kind(callers, reported=False)
@@ -184,12 +184,12 @@ def start(plan: RolloutPlan, started_at: float = 0.0, callers: GiverRoll | None 
     )
 
 
-def is_of(state: Tally, plan: RolloutPlan) -> bool:
+def is_of(state: Tally, plan: CanaryPlan) -> bool:
     """Return whether the state was started with the plan's bounds."""
     return state.bounds == _bounds(plan)
 
 
-def observe(state: Tally, plan: RolloutPlan, outcome: Outcome, at: float = 0.0) -> Tally:
+def observe(state: Tally, plan: CanaryPlan, outcome: Outcome, at: float = 0.0) -> Tally:
     """The state after an outcome that came at `at` (Unix seconds), in the order in which outcomes came.
 
     Raises ValueError if the plan's bounds moved.
@@ -221,7 +221,7 @@ def observe(state: Tally, plan: RolloutPlan, outcome: Outcome, at: float = 0.0) 
     )
 
 
-def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
+def observe_pair(state: Tally, plan: CanaryPlan, pair: ShadowPair) -> Tally:
     """The state after a judged shadow pair. Raises ValueError if the plan's bounds moved."""
     _see_that_it_is_the_plan(state, plan)
     callers, difference = state.callers, float(pair.canary_wrong - pair.active_wrong)
@@ -233,7 +233,7 @@ def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
     return replace(state, callers=callers, shadow=shadow)
 
 
-def judge_rollout(state: Tally, plan: RolloutPlan, seconds_running: float) -> RolloutVerdict:
+def judge_canary(state: Tally, plan: CanaryPlan, seconds_running: float) -> CanaryVerdict:
     """The verdict after `seconds_running`. Raises ValueError if the plan's bounds moved.
 
     Harm that was shown at any time rolls back, whatever came later. Promotion asks for the present evidence.
@@ -251,27 +251,27 @@ def judge_rollout(state: Tally, plan: RolloutPlan, seconds_running: float) -> Ro
     harmful = [name for name in SIGNALS if _harm_excess(state, plan, shares, name) >= 0]
     if harmful:
         worst = max(harmful, key=lambda name: _harm_excess(state, plan, shares, name))
-        return RolloutVerdict(action="roll_back", because=_harm_words(worst, state, plan, shares), evidence=evidence)
+        return CanaryVerdict(action="roll_back", because=_harm_words(worst, state, plan, shares), evidence=evidence)
     missing = _missing(state, plan, required, seconds_running)
     if not missing:
         because = f"After {state.canary_requests} requests it is shown to be no worse: {', '.join(required)}."
-        return RolloutVerdict(action="promote", because=because, evidence=evidence)
+        return CanaryVerdict(action="promote", because=because, evidence=evidence)
     alone = [name for name in SIGNALS if _rests_on_one(state, plan, shares[name], name)]
     if alone:
         missing.append(f"one caller or rater alone shows it to be worse, which is not enough: {', '.join(alone)}")
     waits = "; ".join(missing)
     if seconds_running >= plan.seconds_max:
         because = f"No verdict after {plan.seconds_max:g} s ({waits}): the plan says {plan.on_timeout}."
-        return RolloutVerdict(action=plan.on_timeout, because=because, evidence=evidence)
-    return RolloutVerdict(action="continue", because=f"No harm is shown, and it waits: {waits}.", evidence=evidence)
+        return CanaryVerdict(action=plan.on_timeout, because=because, evidence=evidence)
+    return CanaryVerdict(action="continue", because=f"No harm is shown, and it waits: {waits}.", evidence=evidence)
 
 
-def split_alpha(plan: RolloutPlan) -> dict[RolloutSignal, float]:
+def split_alpha(plan: CanaryPlan) -> dict[CanarySignal, float]:
     """The split of alpha over the signals that can roll back: half for shadow pairs, the other half in equal parts.
 
     Feedback has a part only where the plan names its metric; without it its share is 0.
     """
-    others: list[RolloutSignal] = ["error", "contract", "latency"]
+    others: list[CanarySignal] = ["error", "contract", "latency"]
     if plan.feedback_metric is not None:
         others.append("feedback")
     part = (1 - SHADOW_SHARE) / len(others)
@@ -298,7 +298,7 @@ def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float,
     return replace(state, feedback=feedback)
 
 
-def _believed(state: Tally, name: RolloutSignal) -> set[int]:
+def _believed(state: Tally, name: CanarySignal) -> set[int]:
     """The groups that may not be left out of a signal's evidence."""
     groups = set(leave_one_out.find_believed(state.callers))
     if name == "feedback":
@@ -349,10 +349,10 @@ def _evidence(harm_margin: float, margin: float, groups: int) -> LeaveOneOut[Evi
 # ---- what is shown, and what is missing -----------------------------------------------------------
 
 
-def _required(state: Tally, plan: RolloutPlan) -> list[RolloutSignal]:
+def _required(state: Tally, plan: CanaryPlan) -> list[CanarySignal]:
     """The signals that must show "no worse" before a promotion."""
     contract = state.contract.whole
-    required: Mapping[RolloutSignal, bool] = {
+    required: Mapping[CanarySignal, bool] = {
         "error": True,
         "contract": bool(contract.harm.observed or contract.canary or contract.active),
         "latency": True,
@@ -362,7 +362,7 @@ def _required(state: Tally, plan: RolloutPlan) -> list[RolloutSignal]:
     return [name for name in SIGNALS if required[name]]
 
 
-def _missing(state: Tally, plan: RolloutPlan, required: list[RolloutSignal], seconds_running: float) -> list[str]:
+def _missing(state: Tally, plan: CanaryPlan, required: list[CanarySignal], seconds_running: float) -> list[str]:
     reasons = []
     if state.canary_requests < plan.requests_min:
         reasons.append(f"{state.canary_requests} of {plan.requests_min} canary requests were seen")
@@ -374,7 +374,7 @@ def _missing(state: Tally, plan: RolloutPlan, required: list[RolloutSignal], sec
     return reasons
 
 
-def _of(state: Tally, name: RolloutSignal) -> LeaveOneOut[Evidence]:
+def _of(state: Tally, name: CanarySignal) -> LeaveOneOut[Evidence]:
     evidence: LeaveOneOut[Evidence] = getattr(state, name)
     return evidence
 
@@ -383,20 +383,20 @@ def _log_e_of_harm(evidence: Evidence) -> float:
     return sequential.log_e(evidence.harm)
 
 
-def _log_e_of_no_worse(state: Tally, name: RolloutSignal) -> float:
+def _log_e_of_no_worse(state: Tally, name: CanarySignal) -> float:
     """The present evidence that it is no worse: what is left whoever is left out."""
     return leave_one_out.find_least(
         _of(state, name), lambda evidence: sequential.log_e(evidence.no_worse), _believed(state, name)
     )
 
 
-def _harm_excess(state: Tally, plan: RolloutPlan, shares: Mapping[RolloutSignal, float], name: RolloutSignal) -> float:
+def _harm_excess(state: Tally, plan: CanaryPlan, shares: Mapping[CanarySignal, float], name: CanarySignal) -> float:
     """The logarithm of how far the evidence of harm went over its threshold; negative if it never reached it."""
     share = shares[name]
     return _of(state, name).log_max + math.log(share * plan.alpha) if share else -math.inf
 
 
-def _rests_on_one(state: Tally, plan: RolloutPlan, share: float, name: RolloutSignal) -> bool:
+def _rests_on_one(state: Tally, plan: CanaryPlan, share: float, name: CanarySignal) -> bool:
     """Return whether all evidence shows harm, but not without one caller or rater alone: somebody should look."""
     if not share:
         return False
@@ -404,7 +404,7 @@ def _rests_on_one(state: Tally, plan: RolloutPlan, share: float, name: RolloutSi
     return bool(leave_one_out.rests_on(_of(state, name), _log_e_of_harm, enough, believed, GROUPS))
 
 
-def _harm_words(name: RolloutSignal, state: Tally, plan: RolloutPlan, shares: Mapping[RolloutSignal, float]) -> str:
+def _harm_words(name: CanarySignal, state: Tally, plan: CanaryPlan, shares: Mapping[CanarySignal, float]) -> str:
     harm = _of(state, name).whole.harm
     fault = WORSE[name].format(points=f"{100 * harm.margin:g}", ratio=plan.latency_ratio_max)
     if name == "latency":
@@ -417,7 +417,7 @@ def _harm_words(name: RolloutSignal, state: Tally, plan: RolloutPlan, shares: Ma
     return f"It is shown that {fault} ({amount}; e-value {e_value:g}, threshold {threshold:g})."
 
 
-def _shown(name: RolloutSignal, state: Tally, plan: RolloutPlan, share: float, required: bool) -> dict[str, Any]:
+def _shown(name: CanarySignal, state: Tally, plan: CanaryPlan, share: float, required: bool) -> dict[str, Any]:
     """One signal's evidence for JSON. A threshold of None: the signal can't roll back under this plan."""
     guarded = _of(state, name)
     evidence, no_worse = guarded.whole, _log_e_of_no_worse(state, name)
@@ -463,10 +463,10 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name} is {value}: it must lie within {low:g} and {high:g}.")
 
 
-def _bounds(plan: RolloutPlan) -> tuple[float, float, float]:
+def _bounds(plan: CanaryPlan) -> tuple[float, float, float]:
     return (float(plan.margin), float(plan.latency_ratio_max), float(plan.shadow_harm_margin))
 
 
-def _see_that_it_is_the_plan(state: Tally, plan: RolloutPlan) -> None:
+def _see_that_it_is_the_plan(state: Tally, plan: CanaryPlan) -> None:
     if not is_of(state, plan):
         raise ValueError("The plan's margins or latency ratio moved: start the canary's judgement afresh.")
