@@ -22,7 +22,7 @@ from benchmarks.harness import say, table
 from monitoring.quality.replay.rows import LabelRow
 from monitoring.quality.replay.version import Claim, VersionReplay
 from monitoring.quality.signals.version_watch import FIRST_FEEDBACK, FIRST_OF_CLASS
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 HEALTHY_BEFORE, HEALTHY_AFTER = 400, 2_000
 RATES = ((0.04, 0.14), (0.04, 0.20), (0.15, 0.40))
@@ -46,7 +46,7 @@ def row_of(healthy: float, slipped: float, runs: int, labels: int, alpha: float,
     found: dict[str, Any] = {"healthy": healthy, "slipped": slipped, "labels": labels, "runs": runs}
     streams = [drawing(seed, "lasting", healthy, slipped, run).random(len(rates)) < rates for run in range(runs)]
     for kind in KINDS:
-        ends = [_run(wrong, labels, Claim(10_000, alpha, Plan().labels_min), kind) for wrong in streams]
+        ends = [_run(wrong, labels, Claim(10_000, alpha, MonitorPlan().labels_min), kind) for wrong in streams]
         found[kind] = {
             "false_recoveries_a_run": float(np.mean([count for count, _ in ends])),
             "false_recoveries_most": max(count for count, _ in ends),
@@ -80,7 +80,9 @@ def turn_back_and_forth(runs: int, alpha: float, seed: int) -> dict[str, Any]:
     say("A version that slips and recovers again and again")
     changes, delays = 0, dict[str, list[float]](degraded=[], healthy=[])
     for run in range(runs):
-        version = VersionReplay([], FIRST_FEEDBACK, FIRST_OF_CLASS, None, Claim(10_000, alpha, Plan().labels_min))
+        version = VersionReplay(
+            [], FIRST_FEEDBACK, FIRST_OF_CLASS, None, Claim(10_000, alpha, MonitorPlan().labels_min)
+        )
         rates = np.repeat([TURNS[part % 2] for part in range(PARTS)], PART_LABELS)
         wrong, found = drawing(seed, "back and forth", run).random(len(rates)) < rates, dict[int, int]()
         for number, bad in enumerate(wrong):

@@ -25,7 +25,7 @@ from monitoring.quality.detectors.dependence import CAUTION_OF_PAIRS, PRIOR_PAIR
 from monitoring.quality.detectors.estimates import Sums
 from monitoring.quality.signals import pair_signal
 from monitoring.quality.signals.pair_signal import First
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 WORLDS = ("single", "fives", "spells")
 KINDS = ("known", "own")
@@ -79,7 +79,7 @@ class PairSignals:
 
     def find_alarms(self, labels: float, alpha: float) -> Bools:
         """Which runs alarm."""
-        return (self.most >= labels / alpha) & (self._pairs - self._begun >= Plan().labels_min)
+        return (self.most >= labels / alpha) & (self._pairs - self._begun >= MonitorPlan().labels_min)
 
     def _find_references(self) -> Floats:
         uppers = list[float]()

@@ -38,7 +38,7 @@ from monitoring.quality.phases import Phase
 from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Attempt, FeedbackEntry, Pair, RecordEntry
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
@@ -83,9 +83,9 @@ WORLDS = (
 POLICIES = ("first", "beside", "usual")
 
 
-def plan_of(policy: str, room: float) -> Plan:
+def plan_of(policy: str, room: float) -> MonitorPlan:
     """The settings of a task under a policy."""
-    usual = Plan(feedback_metric="correct", responses=list(RESPONSES), enforced=True)  # type: ignore[arg-type]
+    usual = MonitorPlan(feedback_metric="correct", responses=list(RESPONSES), enforced=True)  # type: ignore[arg-type]
     match policy:
         case "first":
             return msgspec.structs.replace(usual, shadow_room_share=room)
@@ -100,7 +100,7 @@ class Run:
     """One verdict and what follows: the engine's places, who waits for them, and the monitor."""
 
     world: World
-    plan: Plan
+    plan: MonitorPlan
     places: int
     draw: random.Random
     now: float = BEGAN
@@ -326,7 +326,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, help="runs of each world and policy, at least 5 (default 60)")
     parser.add_argument("--places", type=int, default=8, help="requests that the engine holds (default 8)")
     parser.add_argument("--load", type=float, default=0.9, help="share of the engine that callers fill (default 0.9)")
-    parser.add_argument("--room", type=float, default=Plan().shadow_room_share, help="shadow_room_share (as set)")
+    parser.add_argument(
+        "--room", type=float, default=MonitorPlan().shadow_room_share, help="shadow_room_share (as set)"
+    )
     parser.add_argument("--interval", type=float, default=0.5, help="time between judgements (default 0.5)")
     parser.add_argument("--answers", type=int, default=300, help="answers after which a run ends (default 300)")
     parser.add_argument(

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.harness import Goal, conclude, median, options, table
 from monitoring import intervals
 from monitoring.quality.detectors import planning, rising_errors
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.reviewing import compute_review_share
 
 PER_WEEK = (20, 50, 100, 250)
@@ -95,7 +95,7 @@ class Year:
     """A year of one task: what was drawn, within a budget of seven days by whole hours, and what was said of it."""
 
     def __init__(self, budget: int, per_week: float, error: float, chance: random.Random) -> None:
-        self.share = compute_review_share(Plan(reviews_per_week=budget), per_week, suspect=False)
+        self.share = compute_review_share(MonitorPlan(reviews_per_week=budget), per_week, suspect=False)
         self.wrong = self.labels = self.complaints = self.feedback = 0
         self.true = self.requests = 0.0
         self.in_week_max = 0

@@ -16,7 +16,7 @@ from gateway.services import Services
 from monitoring.evaluation.answer_forms import write_demonstration
 from monitoring.labels.messages import Agreement
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label, make_rules
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from serving.object_store import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ async def read_all_rules(services: Services) -> dict[str, LabelRules]:
 
 
 def _make_rules(services: Services, task: str | None, agreed_only: Set[str]) -> LabelRules:
-    plan = services.settings.plan(task) if task is not None and task in services.settings.tasks else Plan()
+    plan = services.settings.plan(task) if task is not None and task in services.settings.tasks else MonitorPlan()
     plan = msgspec.structs.replace(plan, agreed_only=task in agreed_only)
     return make_rules(plan, services.settings.judged_metrics())
 

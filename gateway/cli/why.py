@@ -61,13 +61,15 @@ def tell_plan(out: Printer, answer: dict[str, Any], labels_per_day: float | None
     import msgspec
 
     from monitoring.quality.explanations.outlook import make_outlook
-    from monitoring.quality.verdicts.plan import Plan
+    from monitoring.quality.verdicts.monitor_plan import MonitorPlan
     from monitoring.quality.verdicts.quality import Judgement
 
     judged = answer["judgements"].get(answer["roles"]["active"] or "")
     if judged is None:
         raise Unusable(f"{answer['task']} has no version that was judged yet: its first requests come first.")
-    outlook = make_outlook(msgspec.convert(judged, Judgement), msgspec.convert(answer["plan"], Plan), labels_per_day)
+    outlook = make_outlook(
+        msgspec.convert(judged, Judgement), msgspec.convert(answer["plan"], MonitorPlan), labels_per_day
+    )
     if out.print_json(msgspec.to_builtins(outlook)):
         return
     rate = outlook.labels_per_day

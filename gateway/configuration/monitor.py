@@ -11,7 +11,7 @@ from gateway.configuration.sections import Name, Seconds, Section, Share, Url, U
 from monitoring.evaluation.answer_forms import AnswerForm
 from monitoring.evaluation.comparing import ComparisonMetric
 from monitoring.metric_values import Metric
-from monitoring.quality.verdicts.plan import Plan, ResponseName
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan, ResponseName
 
 JudgeKind = Literal["exact", "normal", "fields", "model"]
 RetrainingMode = Literal["off", "ask", "auto"]
@@ -204,10 +204,10 @@ class TaskMonitorSettings(Section):
         fleet: MonitorSettings,
         judges_itself: bool = False,
         general_pool: str | None = None,
-    ) -> Plan:
+    ) -> MonitorPlan:
         """As the monitor reads it. `explored_share` and `enforced` are those of the task's check `degraded`;
         `judges_itself` says that the fallback's model is the judge. `general_pool` judges where no pool is named."""
-        same = {name: getattr(self, name) for name in Plan.__struct_fields__ if name in type(self).model_fields}
+        same = {name: getattr(self, name) for name in MonitorPlan.__struct_fields__ if name in type(self).model_fields}
         others: dict[str, Any] = {
             "feedback_metric": self.feedback_metric or ("correct" if "correct" in metrics else None),
             "trusted_callers": sorted(self.trusted_callers),
@@ -223,7 +223,7 @@ class TaskMonitorSettings(Section):
             "judge_pool": (self.judge.pool or general_pool) if self.judge.kind == "model" else None,
             "has_webhook": fleet.webhook_url is not None,
         }
-        return Plan(**same | others)
+        return MonitorPlan(**same | others)
 
 
 def _why_unordered(metric: Metric) -> str | None:

@@ -51,7 +51,7 @@ from gateway.configuration.training import TrainingSettings
 from gateway.errors import SettingsError
 from monitoring.bucket_storage import Bucket
 from monitoring.metric_values import Metric
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from router.policy import AttemptLimits, CacheIsolation
 from serving.adapters.plain_yaml import read_yaml
 from serving.adapters.signature import SignatureError, read_public_key
@@ -334,7 +334,7 @@ class Settings(BaseSettings):
         """The tags of feedback that name classes, of all tasks."""
         return frozenset(tag for task in self.tasks.values() if (tag := task.monitor.class_tag) is not None)
 
-    def plan(self, task: str) -> Plan:
+    def plan(self, task: str) -> MonitorPlan:
         """The terms on which a task's versions are watched."""
         watch, check = self.tasks[task].monitor, self.tasks[task].checks.degraded
         enforced, metrics, itself = check.mode == "enforce", frozenset(self.feedback_metrics), self._judges_itself(task)

@@ -28,7 +28,7 @@ from monitoring.evaluation.comparing import normalize
 from monitoring.feedback import Feedback
 from monitoring.ids import name_rater
 from monitoring.metric_values import Metric, is_bad, measure_badness
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 LabelValue = Literal["right", "wrong", "unresolved"]
 
@@ -84,7 +84,7 @@ class LabelRules(msgspec.Struct, frozen=True, kw_only=True):
     agreed_only: bool = False
 
 
-def make_rules(plan: Plan, declared: Mapping[str, Metric]) -> LabelRules:
+def make_rules(plan: MonitorPlan, declared: Mapping[str, Metric]) -> LabelRules:
     """The rules of a task: by its own metrics where it has any, else by all that are declared."""
     ours = [name for name in (plan.feedback_metric, plan.complaint_metric) if name is not None]
     return LabelRules(

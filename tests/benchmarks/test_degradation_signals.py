@@ -23,7 +23,7 @@ from monitoring.quality.detectors import leave_one_out, raters, sessions
 from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.signals import entries, label_signal, pair_signal, repeats
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 PLAIN = [world for world in degradation_clusters.WORLDS if not world.sessions_known]
 KNOWN = [
@@ -138,7 +138,7 @@ def test_pairs_in_numpy_are_the_monitors(world: str, kind: str) -> None:
             wrong = max(0.0, difference)
             signal = signals[run] = signals[run].take_pair(wrong, wrong - difference, (), 600.0 * n, None)
             if signal.detectors is not None and n % 25 == 0:
-                assert signal.alarms(Plan().labels_min, 20.0, 0.05) == many.find_alarms(20.0, 0.05)[run]
+                assert signal.alarms(MonitorPlan().labels_min, 20.0, 0.05) == many.find_alarms(20.0, 0.05)[run]
                 e_value = float((degradation_pairs.WEIGHTS @ many.sums)[run])
                 assert signal.log_e() == pytest.approx(math.log(e_value) if e_value else LOG_FLOOR, abs=1e-9)
     assert [signal.dispersion for signal in signals] == pytest.approx(many.dispersion.tolist())

@@ -27,13 +27,13 @@ from monitoring.quality.signals.child_messages import (
     WatchedVersion,
 )
 from monitoring.quality.signals.run import Monitor
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Judgement, SignalReport
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
 from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 
 V3 = "returns@v3"
-PLAN = Plan(feedback_metric="correct", complaint_metric="complaint")
+PLAN = MonitorPlan(feedback_metric="correct", complaint_metric="complaint")
 METRICS = {"correct": Metric(kind="boolean"), "complaint": Metric(kind="boolean", better="lower")}
 STEP = MonitorStep(
     tasks={"returns": WatchedTask(plan=PLAN)},

@@ -16,7 +16,7 @@ from gateway.features.releases.state import Releases
 from gateway.state.outbox import Write
 from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, SignalReport, TaskQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
@@ -189,7 +189,7 @@ SLIPPED = Judgement(
     reports=[SignalReport(signal="feedback", labelled=True, observed=200, e_value=5e3, threshold=4e3, alarming=True)],
     arms=[ArmReport(arm="previous_version", advantage_low=0.1)],
 )
-ROLLS_BACK = Plan(responses=["roll_back"])
+ROLLS_BACK = MonitorPlan(responses=["roll_back"])
 
 
 async def test_what_is_not_over_holds_back_what_came_after_it_of_the_same_task_alone(

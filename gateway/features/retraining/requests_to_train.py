@@ -20,7 +20,7 @@ from monitoring.feedback import STREAM_KEY, Feedback
 from monitoring.ids import make_timed_id
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
 from monitoring.metric_values import is_bad, measure_badness
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Action
 from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining, row_of
 from monitoring.records import REPORTED, RecordIndex
@@ -123,7 +123,7 @@ class _Judgements:
 
     def __init__(self, retraining: RetrainingRequests, task: str, version: str, rules: LabelRules) -> None:
         services = retraining.services
-        plan = services.settings.plan(task) if task in services.settings.tasks else Plan()
+        plan = services.settings.plan(task) if task in services.settings.tasks else MonitorPlan()
         self._feedback = services.feedback
         self._rules = rules
         self._class_tag = plan.class_tag

@@ -15,7 +15,7 @@ from monitoring.quality.explanations.phrases import (
     join_words,
 )
 from monitoring.quality.signals.arms import LABELS_MIN
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Judgement, TaskQuality
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import find_degraded, shows_recovery
@@ -37,7 +37,7 @@ BESIDE_LABELS: Mapping[str, str] = MappingProxyType({"shadow": "judged pairs", "
 
 def list_caveats(
     quality: TaskQuality,
-    plan: Plan,
+    plan: MonitorPlan,
     roles: Roles,
     judgements: Mapping[str, Judgement],
     judged_at: float | None,
@@ -134,7 +134,7 @@ def _of_change(task_quality: TaskQuality, review_by: Mapping[str, float], now: f
             yield f"The review of {name} by its owner is overdue since {format_moment(due)}."
 
 
-def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
+def _of_labels(name: str, active: Judgement | None, plan: MonitorPlan) -> Iterator[str]:
     reports = [] if active is None else active.reports
     others = join_words([BESIDE_LABELS[report.signal] for report in reports if report.signal in BESIDE_LABELS])
     if active is None or active.labels < plan.labels_min:
@@ -150,7 +150,7 @@ def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]
         yield f"No label comes at present: without labels {at_most}."
 
 
-def _of_silent_judge(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
+def _of_silent_judge(name: str, active: Judgement | None, plan: MonitorPlan) -> Iterator[str]:
     """The caveat where the model that judges pairs is asked and says nothing, and what to look at."""
     judge = active.judge if active is not None else None
     if judge is None or active is None or plan.judge_pool is None:
@@ -166,7 +166,7 @@ def _of_silent_judge(name: str, active: Judgement | None, plan: Plan) -> Iterato
     )
 
 
-def _of_judge(active: Judgement | None, plan: Plan, silent: bool) -> Iterator[str]:
+def _of_judge(active: Judgement | None, plan: MonitorPlan, silent: bool) -> Iterator[str]:
     """The caveats where the judge is one of those that it judges, or pairs that should be there are missing.
 
     `silent`: it has been told that the judge says nothing, which is why.

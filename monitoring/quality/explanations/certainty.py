@@ -19,7 +19,7 @@ from monitoring.quality.explanations.phrases import (
 )
 from monitoring.quality.signal_table import LABELLED, get_measure
 from monitoring.quality.signals.detection import list_label_signals
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import OTHER_CLASS, Judgement, SignalReport
 
 KINDS: Mapping[str, str] = {
@@ -40,7 +40,7 @@ E_VALUES = (
 """The meaning of the numbers of its evidence."""
 
 
-def describe_signals(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
+def describe_signals(judged: Judgement, plan: MonitorPlan, stale: bool) -> Iterator[str]:
     """A sentence on each labelled signal and on each alarm, and one on all others. `stale`: the task has changed."""
     quiet: list[str] = []
     learning: list[str] = []
@@ -86,7 +86,7 @@ def _why_never(judged: Judgement) -> str:
     )
 
 
-def _labelled(report: SignalReport, task: str, plan: Plan) -> str:
+def _labelled(report: SignalReport, task: str, plan: MonitorPlan) -> str:
     name = _name(report)
     if not report.observed:
         return f"{name}: nothing came of this signal{_outdated(report)}."

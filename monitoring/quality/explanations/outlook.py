@@ -17,7 +17,7 @@ from monitoring.quality.explanations.phrases import (
 )
 from monitoring.quality.signals import detection
 from monitoring.quality.signals.detection import Held
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Judgement, SignalReport
 from monitoring.quality.verdicts.verdict import DOUBTS
 
@@ -56,7 +56,7 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     sentences: list[str]
 
 
-def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = None) -> Outlook:
+def make_outlook(judged: Judgement, plan: MonitorPlan, labels_per_day: float | None = None) -> Outlook:
     """The outlook at `labels_per_day` of each signal; None: as they come now."""
     reports = detection.list_label_signals(judged.reports)
     signals = [
@@ -84,7 +84,7 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
 
 
 def _look_ahead(
-    report: SignalReport, bound: Held, judged: Judgement, plan: Plan, labels_per_day: float | None
+    report: SignalReport, bound: Held, judged: Judgement, plan: MonitorPlan, labels_per_day: float | None
 ) -> SignalOutlook:
     threshold = detection.find_threshold(report, plan.false_alarms_per_month, judged.signals, labels_per_day)
     labels = {str(points): detection.count_labels(report, points / 100, threshold) for points in POINTS}
@@ -101,7 +101,7 @@ def _look_ahead(
     )
 
 
-def _describe(judged: Judgement, plan: Plan, reports: list[SignalReport]) -> Iterator[str]:
+def _describe(judged: Judgement, plan: MonitorPlan, reports: list[SignalReport]) -> Iterator[str]:
     name = judged.version
     yield (
         f"You are woken when {name} becomes degraded: labels, complaints or judged pairs show more errors than their "

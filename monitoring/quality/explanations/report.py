@@ -23,7 +23,7 @@ from monitoring.quality.explanations.phrases import (
 )
 from monitoring.quality.explanations.savings import describe_net_saving
 from monitoring.quality.phases import Verdict
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import find_last_move, is_asked_again
 from monitoring.quality.verdicts.shares import Roles
@@ -49,7 +49,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     now: float
     quality: TaskQuality
-    plan: Plan
+    plan: MonitorPlan
     roles: Roles
     judgements: dict[str, Judgement] = {}
     judged_at: float | None = None

@@ -18,12 +18,12 @@ from monitoring.quality.replay.label_times import format_time
 from monitoring.quality.replay.rows import KnownChange, LabelRows, Progress
 from monitoring.quality.replay.version import ALL, Claim, SignalReplay, VerdictChange, VersionReplay
 from monitoring.quality.signals.version_watch import FIRST_FEEDBACK, FIRST_OF_CLASS
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 PROGRESS_EVERY = 10_000
 PARTS_MAX = 72
 """The parts of equal time into which the course of the error is cut."""
-USUAL = Claim(10_000, 0.05, Plan().labels_min)
+USUAL = Claim(10_000, 0.05, MonitorPlan().labels_min)
 CLASSES_IGNORED = "the column class is passed over: --classes gives each class a detector of its own too"
 
 

@@ -25,7 +25,7 @@ from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms
 from monitoring.quality.signals.version_watch import CLASSES_MAX
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, SignalReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
@@ -234,7 +234,7 @@ class VersionReplay:
         reports = [signal.report(row.at, self._roll) for signal in self._signals.values()]
         judged = Judgement(task=VERSION, version=VERSION, at=row.at, labels=label, reports=reports)
         before = self._quality
-        quality, _ = respond(TaskQuality(versions={VERSION: before}), {VERSION: judged}, Roles(), Plan(), row.at)
+        quality, _ = respond(TaskQuality(versions={VERSION: before}), {VERSION: judged}, Roles(), MonitorPlan(), row.at)
         after = self._quality = quality.versions[VERSION]
         if after.verdict == before.verdict:
             return None

@@ -12,7 +12,7 @@ from monitoring.metric_values import Metric
 from monitoring.quality.phases import Phase
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.verdicts.canary_verdict import CanaryVerdict
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Judgement
 
 CURSORS_KEY = "apprentice:monitor:cursors"
@@ -40,7 +40,7 @@ class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a task: its plan, its previous version, and the canary that is judged by a plan of its own (None:
     none)."""
 
-    plan: Plan
+    plan: MonitorPlan
     previous_version: str | None = None
     canary: Canary | None = None
 

@@ -15,7 +15,7 @@ import msgspec
 
 from monitoring.metric_values import Metric, measure_badness
 from monitoring.quality.detectors.sessions import Past
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import OTHER_CLASS
 
 GENERAL = "general"
@@ -136,7 +136,9 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     session: Past | None = None
 
 
-def read_label(feedback: FeedbackEntry, record: RecordEntry, plan: Plan, metrics: Mapping[str, Metric]) -> Label | None:
+def read_label(
+    feedback: FeedbackEntry, record: RecordEntry, plan: MonitorPlan, metrics: Mapping[str, Metric]
+) -> Label | None:
     """The label in a feedback on this request; None where its metric is not declared, or has no order."""
     metric = metrics.get(feedback.metric)
     bad = measure_badness(metric, feedback.value) if metric is not None else None
@@ -152,7 +154,7 @@ def read_label(feedback: FeedbackEntry, record: RecordEntry, plan: Plan, metrics
     )
 
 
-def is_trusted(feedback: FeedbackEntry, plan: Plan) -> bool:
+def is_trusted(feedback: FeedbackEntry, plan: MonitorPlan) -> bool:
     """Return whether this feedback counts like a reviewer's."""
     return feedback.reviewed or feedback.caller in plan.trusted_callers
 

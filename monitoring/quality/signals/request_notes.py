@@ -25,7 +25,7 @@ from monitoring.quality.signals.entries import (
     says_nothing,
 )
 from monitoring.quality.signals.noted_pairs import NotedPair
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 PAIRS_MAX = 4
 """Pairs of one request that are kept."""
@@ -76,7 +76,7 @@ def add_pair(note: Note, shadow: RecordEntry) -> Note:
     return replace(note, pairs=(*note.pairs, noted))
 
 
-def add_feedback(note: Note, feedback: FeedbackEntry, plan: Plan, label: Label | None) -> Note:
+def add_feedback(note: Note, feedback: FeedbackEntry, plan: MonitorPlan, label: Label | None) -> Note:
     """The note with the first label and the first demonstration that may judge pairs.
 
     Where the task has reviews or trusted callers, only their word judges pairs: it is the less biased one. Elsewhere

@@ -13,14 +13,14 @@ from monitoring.ids import name_rater
 from monitoring.labels.request_label import RaterJudgement, decide_label
 from monitoring.quality.signals.entries import FeedbackEntry, Label
 from monitoring.quality.signals.request_notes import Note
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 JUDGEMENTS_MAX = 16
 """Answers of one request that are kept, the latest."""
 
 
 def decide_together(
-    note: Note, feedback: FeedbackEntry, label: Label | None, plan: Plan
+    note: Note, feedback: FeedbackEntry, label: Label | None, plan: MonitorPlan
 ) -> tuple[Note, FeedbackEntry, Label | None]:
     """The note with a reviewer's answer, and what counts now: the answer itself where its request had one reviewer,
     else the label of all answers, or nothing while that is unresolved."""

@@ -26,7 +26,7 @@ from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms, e_value_of
 from monitoring.quality.signals.pair_signal import PairSignal
 from monitoring.quality.signals.version_watch import LabelledSignal, Watch, get_labelled
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import (
     ArmEvidence,
     ArmReport,
@@ -48,7 +48,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     unlabelled: int
 
 
-def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version: str | None = None) -> Judgement:
+def judge(watch: Watch, plan: MonitorPlan, budget: Budget, at: float, previous_version: str | None = None) -> Judgement:
     """All that the watch says at `at` (Unix seconds). The same for the same watch, plan, budget and time.
 
     `previous_version` is the task's previous version now: pairs with one that was it before are not spoken of.
@@ -122,7 +122,7 @@ def _threshold(signal: LabelledSignal, budget: Budget, at: float) -> float:
 # ---- labelled signals ------------------------------------------------------------------------------
 
 
-def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[SignalReport]:
+def _labelled(watch: Watch, plan: MonitorPlan, budget: Budget, at: float) -> Iterator[SignalReport]:
     signals = get_labelled(watch)
     for name in (*[name for name in signals if name not in watch.classes], *sorted(watch.classes)):
         signal = signals[name]

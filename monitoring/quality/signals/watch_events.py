@@ -34,7 +34,7 @@ from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.signals.version_watch import CLASSES_MAX, FIRST_OF_CLASS, Watch, start
 from monitoring.quality.signals.watch_pairs import add_fingerprint, use_opinions
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import OTHER_CLASS
 
 PREVIOUS_MIN = 200
@@ -42,7 +42,9 @@ PREVIOUS_MIN = 200
 MARKED_EVERY = 16
 
 
-def take_record(watch: Watch, record: RecordEntry, plan: Plan, at: float, previous: Watch | None = None) -> Watch:
+def take_record(
+    watch: Watch, record: RecordEntry, plan: MonitorPlan, at: float, previous: Watch | None = None
+) -> Watch:
     """The watch after a request of a caller's, or a reported one, that was led to its version or answered by it."""
     if not is_by_chance(record):
         return watch
@@ -97,7 +99,7 @@ def take_feedback(
     label: Label | None,
     record: RecordEntry,
     note: Note,
-    plan: Plan,
+    plan: MonitorPlan,
     at: float,
     previous: Watch | None = None,
 ) -> tuple[Watch, Note]:
@@ -135,7 +137,7 @@ def _with_label(
     signal: str,
     feedback: FeedbackEntry,
     record: RecordEntry,
-    plan: Plan,
+    plan: MonitorPlan,
     at: float,
     previous: Watch | None,
     own: bool,
@@ -174,7 +176,7 @@ def _has_strong_evidence(watch: Watch) -> bool:
     return any(getattr(watch, name).has_strong_evidence for name in names)
 
 
-def _with_previous(track: LabelSignal, previous: Watch | None, plan: Plan, at: float) -> LabelSignal:
+def _with_previous(track: LabelSignal, previous: Watch | None, plan: MonitorPlan, at: float) -> LabelSignal:
     """The signal held against the version before, once that has labels enough of the same metric."""
     if previous is None or previous.metric != plan.feedback_metric or previous.feedback.steady < PREVIOUS_MIN:
         return track

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from monitoring.quality.phases import Phase, Verdict
-from monitoring.quality.verdicts.plan import RESPONSES, ResponseName
+from monitoring.quality.verdicts.monitor_plan import RESPONSES, ResponseName
 
 OTHER_CLASS = "*"
 """The class of all labels whose class has no signal of its own. No tag names it."""

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from monitoring.quality.phases import Phase, Pinned, Released, Verdict, next_phase
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS, Noting, add_actions
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import (
     ACTIONS_MAX,
     Action,
@@ -61,7 +61,7 @@ def respond(
     task: TaskQuality,
     judgements: Mapping[str, Judgement],
     roles: Roles,
-    plan: Plan,
+    plan: MonitorPlan,
     now: float,
     review_shares: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[TaskQuality, list[Action]]:
@@ -163,7 +163,7 @@ def _with_reason(text: str, reason: str) -> str:
 
 
 def is_asked_again(
-    task: TaskQuality, failed: Action, judgements: Mapping[str, Judgement], roles: Roles, plan: Plan, now: float
+    task: TaskQuality, failed: Action, judgements: Mapping[str, Judgement], roles: Roles, plan: MonitorPlan, now: float
 ) -> bool:
     """Return whether an action that was not carried out still follows from the judgements, so that it is repeated."""
     at = max(now, failed.at + AGAIN_SECONDS)
@@ -226,7 +226,9 @@ def _later_moves(task: TaskQuality, done: Action) -> list[str]:
 # ---- verdicts --------------------------------------------------------------------------------------
 
 
-def _with_verdict(noting: Noting, name: str, quality: VersionQuality, judged: Judgement, plan: Plan) -> VersionQuality:
+def _with_verdict(
+    noting: Noting, name: str, quality: VersionQuality, judged: Judgement, plan: MonitorPlan
+) -> VersionQuality:
     """The version with the verdict that follows; one that an admin has pinned keeps it."""
     if quality.phase.pinned == "degraded":
         return replace(quality, alarmed=list_alarmed(quality, judged))
@@ -250,7 +252,7 @@ def _with_verdict(noting: Noting, name: str, quality: VersionQuality, judged: Ju
 
 
 def _with_ticket(
-    noting: Noting, task: TaskQuality, watched: list[str], judgements: Mapping[str, Judgement], plan: Plan
+    noting: Noting, task: TaskQuality, watched: list[str], judgements: Mapping[str, Judgement], plan: MonitorPlan
 ) -> TaskQuality:
     """A suspicion opens a ticket, which bounds what looking into it may cost; it is closed once all is well."""
     worse = [name for name in watched if task.versions[name].verdict != "healthy"]
@@ -281,7 +283,7 @@ def _with_levers(
     task: TaskQuality,
     watched: list[str],
     judgements: Mapping[str, Judgement],
-    plan: Plan,
+    plan: MonitorPlan,
     review_shares: tuple[float, float],
 ) -> TaskQuality:
     """The shares of shadows and reviews, and the deferral, that follow from the verdicts.
@@ -319,7 +321,7 @@ def _with_levers(
 
 
 def _raised_shadow_share(
-    task: TaskQuality, worse: list[str], judgements: Mapping[str, Judgement], plan: Plan, may: frozenset[str]
+    task: TaskQuality, worse: list[str], judgements: Mapping[str, Judgement], plan: MonitorPlan, may: frozenset[str]
 ) -> float:
     """The share of shadows that these versions ask for: of all requests while evidence about other arms comes first."""
     if "shadow" not in may:
@@ -328,7 +330,7 @@ def _raised_shadow_share(
     return EVIDENCE_SHARE if is_first and plan.shadow_room_share > 0.0 else plan.shadow_share_suspect
 
 
-def _shadow_share(task: TaskQuality, judgements: Mapping[str, Judgement], plan: Plan, raised: float) -> float:
+def _shadow_share(task: TaskQuality, judgements: Mapping[str, Judgement], plan: MonitorPlan, raised: float) -> float:
     """The probability of a shadow: `raised` while a ticket has money for it, else the usual one.
 
     All shadows together may cost as much as one ticket and a share of the saving; where no saving is known nothing
@@ -380,7 +382,7 @@ def _since(before: Mapping[str, float], now: Mapping[str, float]) -> float:
 # ---- small steps -------------------------------------------------------------------------------------
 
 
-def _may(task: TaskQuality, plan: Plan) -> frozenset[str]:
+def _may(task: TaskQuality, plan: MonitorPlan) -> frozenset[str]:
     """The responses that are allowed now, as far as that is not up to a version."""
     return frozenset(plan.responses) - frozenset(task.undone)
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import TaskQuality
 
 
-def find_weekly_budget(plan: Plan, suspect: bool) -> int:
+def find_weekly_budget(plan: MonitorPlan, suspect: bool) -> int:
     """The budget: how many requests of the task may be drawn in seven days, at most."""
     return max(plan.reviews_per_week, plan.reviews_per_week_suspect) if suspect else plan.reviews_per_week
 
@@ -26,7 +26,7 @@ def aim_reviews(budget: int) -> float:
     return ((math.sqrt(1.0 + 4.0 * budget) - 1.0) / 2.0) ** 2
 
 
-def compute_review_share(plan: Plan, requests_per_week: float, suspect: bool) -> float:
+def compute_review_share(plan: MonitorPlan, requests_per_week: float, suspect: bool) -> float:
     """The probability with which a request is drawn, from 0 to 1, at the expected requests of a week.
 
     0 where none is expected: as long as nothing is known of the traffic, a share could spend the week's budget at once.
@@ -39,7 +39,7 @@ def compute_review_share(plan: Plan, requests_per_week: float, suspect: bool) ->
     return min(1.0, aim_reviews(find_weekly_budget(plan, suspect)) / requests_per_week)
 
 
-def are_raised(quality: TaskQuality, watched: Iterable[str], plan: Plan) -> bool:
+def are_raised(quality: TaskQuality, watched: Iterable[str], plan: MonitorPlan) -> bool:
     """Return whether the raised budget is in force: one of these versions is looked into, and the task's plan lets the
     monitor raise the reviews."""
     if "reviews" not in plan.responses or "reviews" in quality.undone:

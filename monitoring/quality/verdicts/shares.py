@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring.quality.verdicts.actions import Noting
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import ArmReport, Judgement, TaskQuality, VersionQuality
 
 EVIDENCE_PAIRS_MAX = 100
@@ -38,7 +38,7 @@ class Lines(NamedTuple):
 
     versions: Mapping[str, VersionQuality]
     roles: Roles
-    plan: Plan
+    plan: MonitorPlan
     may: frozenset[str]
 
 
@@ -159,7 +159,7 @@ def _shifted(
     return after
 
 
-def _step_back(noting: Noting, name: str, quality: VersionQuality, plan: Plan) -> VersionQuality:
+def _step_back(noting: Noting, name: str, quality: VersionQuality, plan: MonitorPlan) -> VersionQuality:
     """One step of a version's share back to it, once it is no longer degraded."""
     if quality.to is None or _has_just_stepped(quality, noting.now, plan):
         return quality
@@ -253,12 +253,12 @@ def _is_same(quality: VersionQuality, arm: str, roles: Roles) -> bool:
     return arm != "previous_version" or quality.to_version in (None, roles.previous_version)
 
 
-def _has_just_stepped(quality: VersionQuality, now: float, plan: Plan) -> bool:
+def _has_just_stepped(quality: VersionQuality, now: float, plan: MonitorPlan) -> bool:
     """Return whether the next step has to wait; a clock that was set back has it wait no longer."""
     return 0.0 <= now - quality.stepped_at < plan.step_seconds
 
 
-def _next_down(share: float, plan: Plan) -> float:
+def _next_down(share: float, plan: MonitorPlan) -> float:
     return max([step for step in (*plan.kept_steps, plan.explored_share) if step < share], default=share)
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from monitoring.quality.phases import Judged, Verdict, next_phase
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, SignalReport, VersionQuality
 
 
@@ -45,7 +45,7 @@ class ReverseTest(NamedTuple):
     from_before: bool
 
 
-def find_verdict(quality: VersionQuality, judged: Judgement, plan: Plan, now: float) -> Conclusion:
+def find_verdict(quality: VersionQuality, judged: Judgement, plan: MonitorPlan, now: float) -> Conclusion:
     """The verdict that follows from a version's quality until now and its judgement, at `now` in Unix seconds."""
     labelled = find_degraded(judged)
     speaking = [report for report in judged.reports if report.doubt or (report.alarming and not report.labelled)]
@@ -188,7 +188,7 @@ def _of_suspect(
     judged: Judgement,
     fresh: list[SignalReport],
     cleared: tuple[str, ...],
-    plan: Plan,
+    plan: MonitorPlan,
     now: float,
 ) -> Conclusion:
     refuting = _refuting(quality, judged, plan)
@@ -214,7 +214,7 @@ def _with(cleared: tuple[str, ...], fresh: list[SignalReport]) -> tuple[str, ...
     return tuple(dict.fromkeys((*cleared, *map(name_of, fresh))))
 
 
-def _refuting(quality: VersionQuality, judged: Judgement, plan: Plan) -> list[SignalReport]:
+def _refuting(quality: VersionQuality, judged: Judgement, plan: MonitorPlan) -> list[SignalReport]:
     """The labelled signals that show a suspect version to be as good as before: each has enough labels since, and the
     interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
     known it refutes nothing. None does while another one lies wholly above that, but for one that rests on one

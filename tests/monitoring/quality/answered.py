@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monitoring.quality.verdicts.plan import RESPONSES, Plan
+from monitoring.quality.verdicts.monitor_plan import RESPONSES, MonitorPlan
 from monitoring.quality.verdicts.quality import (
     ArmReport,
     Judgement,
@@ -18,7 +18,7 @@ from monitoring.quality.verdicts.shares import Roles
 NOW = 1_800_000_000.0
 V1, V2, V3 = "returns@v1", "returns@v2", "returns@v3"
 ROLES = Roles(active=V2, previous_version=V1, general=True)
-PLAN = Plan(
+PLAN = MonitorPlan(
     feedback_metric="correct",
     responses=list(RESPONSES),
     enforced=True,
@@ -47,7 +47,11 @@ def better(arm: Any, by: float = 0.1) -> ArmReport:
 
 
 def after(
-    *judgements: Judgement, health: TaskQuality | None = None, plan: Plan = PLAN, at: float = 0.0, roles: Roles = ROLES
+    *judgements: Judgement,
+    health: TaskQuality | None = None,
+    plan: MonitorPlan = PLAN,
+    at: float = 0.0,
+    roles: Roles = ROLES,
 ) -> tuple[TaskQuality, list[str]]:
     by_name = {one.version: one for one in judgements}
     found, actions = respond(health or TaskQuality(), by_name, roles, plan, NOW + at, (0.01, 0.05))

@@ -9,7 +9,7 @@ import msgspec
 
 from monitoring.quality.explanations.obstacles import ActiveRule, Obstacles
 from monitoring.quality.explanations.report import Situation, TaskReport
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import (
     Action,
     ArmReport,
@@ -26,7 +26,7 @@ from monitoring.quality.verdicts.shares import Roles
 NOW = 1_795_680_000.0
 """2026-11-26 08:00 UTC."""
 HOUR, DAY = 3_600.0, 86_400.0
-PLAN = Plan(
+PLAN = MonitorPlan(
     feedback_metric="correct",
     responses=["pause_canary", "retrain", "reviews", "roll_back", "shadow", "shift", "widen"],
     enforced=True,

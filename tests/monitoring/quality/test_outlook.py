@@ -8,15 +8,15 @@ import pytest
 
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.explanations.outlook import Outlook, make_outlook
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from tests.monitoring.quality.reckoned import DAY, HELD, Told
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3, errors, labelled_traffic
 
 PER_DAY = 1440.0
-THRIFTY = Plan(feedback_metric="correct", false_alarms_per_month=0.1)
+THRIFTY = MonitorPlan(feedback_metric="correct", false_alarms_per_month=0.1)
 
 
-def look_ahead(told: Told, plan: Plan = PLAN, labels_per_day: float | None = PER_DAY) -> Outlook:
+def look_ahead(told: Told, plan: MonitorPlan = PLAN, labels_per_day: float | None = PER_DAY) -> Outlook:
     return make_outlook(told.judged(), plan, labels_per_day)
 
 

@@ -12,7 +12,7 @@ from monitoring.quality.explanations.report import make_report
 from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.entries import FeedbackEntry, RecordEntry
 from monitoring.quality.signals.version_watch import Watch
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Judgement, JudgeReport
 from tests.monitoring.quality import situations
 from tests.monitoring.quality.replays import replay
@@ -121,7 +121,7 @@ PLAN = msgspec.structs.replace(situations.PLAN, shadow_share=0.02, judge_pool="j
 PAIRED = msgspec.structs.replace(JUDGED, shadows=240, reports=[*JUDGED.reports, situations.PAIRS])
 
 
-def caveats(report: JudgeReport | None, plan: Plan = PLAN, known: Judgement = PAIRED) -> list[str]:
+def caveats(report: JudgeReport | None, plan: MonitorPlan = PLAN, known: Judgement = PAIRED) -> list[str]:
     return make_report(of(single(HEALTHY), msgspec.structs.replace(known, judge=report), plan=plan)).caveats
 
 
@@ -144,7 +144,7 @@ def test_a_judge_that_gives_no_word_is_told_with_what_to_look_at() -> None:
     ],
     ids=["no model", "few pairs", "a small share", "back again", "no model any more"],
 )
-def test_little_of_it_or_what_is_over_is_not_told(report: JudgeReport | None, plan: Plan) -> None:
+def test_little_of_it_or_what_is_over_is_not_told(report: JudgeReport | None, plan: MonitorPlan) -> None:
     assert caveats(report, plan) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from monitoring.quality.explanations import certainty
 from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from monitoring.quality.explanations.report import TaskReport, make_report
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import (
     Action,
     ArmEvidence,
@@ -269,7 +269,7 @@ def test_what_failed_is_told_with_why_and_as_what_waits_only_while_it_is_wanted(
     slipped = msgspec.structs.replace(SLIPPED, arms=[previous_version])
     recovered = msgspec.structs.replace(JUDGED, arms=[previous_version])
 
-    def told_of(known: VersionQuality, judged: Judgement, plan: Plan) -> str:
+    def told_of(known: VersionQuality, judged: Judgement, plan: MonitorPlan) -> str:
         (one,) = make_report(of(single(known, actions=[failed]), judged, plan=plan)).done
         return one
 
@@ -324,7 +324,7 @@ def test_no_more_actions_are_told_than_can_be_read() -> None:
 
 def test_whatever_is_not_known_is_left_out() -> None:
     judged = Judgement(task="returns", version="returns@v3", at=NOW)
-    found = make_report(of(single(VersionQuality()), judged, plan=Plan(), roles=Roles(active="returns@v3")))
+    found = make_report(of(single(VersionQuality()), judged, plan=MonitorPlan(), roles=Roles(active="returns@v3")))
     assert found.line == "returns@v3 is healthy; as far as can be told with so few labels; 0 labels."
     assert found.since is None
 
@@ -419,7 +419,7 @@ def test_the_number_of_labels_depends_on_the_judges_agreement(agreement: float |
 def test_clusters_of_errors_and_their_rhythm_are_told() -> None:
     signal = SignalReport(signal="reviewed", labelled=True, observed=400, wrong=20, dispersion=2.4, has_rhythm=True)
     judged = Judgement(task="returns", version="returns@v3", at=1.0, reports=[signal])
-    (sentence,) = certainty.describe_signals(judged, Plan(), stale=False)
+    (sentence,) = certainty.describe_signals(judged, MonitorPlan(), stale=False)
     assert "errors come in clusters: about 2.4 labels count as one; errors follow the day" in sentence
     plain = msgspec.structs.replace(judged, reports=[msgspec.structs.replace(signal, dispersion=1.1, has_rhythm=False)])
-    assert "clusters" not in next(certainty.describe_signals(plain, Plan(), stale=False))
+    assert "clusters" not in next(certainty.describe_signals(plain, MonitorPlan(), stale=False))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.quality.signal_table import LABELLED, UNLABELLED
-from monitoring.quality.verdicts.plan import RESPONSES
+from monitoring.quality.verdicts.monitor_plan import RESPONSES
 from monitoring.quality.verdicts.quality import (
     ArmEvidence,
     ArmReport,

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from benchmarks.reviews import time_cut
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.reviewing import (
     aim_reviews,
@@ -16,7 +16,7 @@ from monitoring.quality.verdicts.reviewing import (
     find_weekly_budget,
 )
 
-PLAN = Plan(reviews_per_week=100, reviews_per_week_suspect=400, responses=["reviews"])
+PLAN = MonitorPlan(reviews_per_week=100, reviews_per_week_suspect=400, responses=["reviews"])
 
 
 def test_the_share_aims_a_standard_deviation_below_the_budget() -> None:
@@ -30,8 +30,8 @@ def test_the_share_aims_a_standard_deviation_below_the_budget() -> None:
 def test_few_requests_are_all_drawn_and_none_without_data_or_wanted_reviews() -> None:
     assert compute_review_share(PLAN, 10, suspect=False) == 1.0
     assert compute_review_share(PLAN, 0, suspect=True) == 0.0
-    assert compute_review_share(Plan(), 10, suspect=True) == 0.0
-    assert find_weekly_budget(Plan(reviews_per_week=9), suspect=True) == 9
+    assert compute_review_share(MonitorPlan(), 10, suspect=True) == 0.0
+    assert find_weekly_budget(MonitorPlan(reviews_per_week=9), suspect=True) == 9
 
 
 @pytest.mark.parametrize("requests", [-1.0, float("nan"), float("inf")])
@@ -46,7 +46,7 @@ def test_budget_rises_while_a_watched_version_is_suspect_if_plan_and_admins_allo
     health = TaskQuality(versions={"returns@v1": VersionQuality(), "returns@v2": suspect, "returns@v3": held})
     assert are_raised(health, ["returns@v1", "returns@v2"], PLAN)
     assert not are_raised(health, ["returns@v1", "returns@v3", "returns@v9"], PLAN)
-    assert not are_raised(health, ["returns@v2"], Plan(reviews_per_week_suspect=4))
+    assert not are_raised(health, ["returns@v2"], MonitorPlan(reviews_per_week_suspect=4))
     undone = TaskQuality(versions={"returns@v2": suspect}, undone=("reviews",))
     assert not are_raised(undone, ["returns@v2"], PLAN)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import (
     ArmReport,
     Judgement,
@@ -105,7 +105,9 @@ def test_shadows_cost_no_more_than_their_share_of_the_saving() -> None:
     assert after(judged(saving_usd=-5.0, shadow_usd=1.1))[0].shadow_share == 0.0, "what saves nothing pays for little"
 
 
-def stepped(health: TaskQuality, said: Judgement, plan: Plan, at: float, shares: tuple[float, float]) -> list[str]:
+def stepped(
+    health: TaskQuality, said: Judgement, plan: MonitorPlan, at: float, shares: tuple[float, float]
+) -> list[str]:
     return [one.kind for one in respond(health, {V2: said}, ROLES, plan, NOW + at, shares)[1]]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from monitoring.quality.verdicts.plan import RESPONSES
+from monitoring.quality.verdicts.monitor_plan import RESPONSES
 from monitoring.quality.verdicts.quality import (
     ArmReport,
     Pin,

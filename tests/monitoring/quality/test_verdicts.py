@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.quality.phases import Verdict
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Judgement, Pin, SignalReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import pin, release, respond
 from monitoring.quality.verdicts.shares import Roles
@@ -18,7 +18,7 @@ from monitoring.quality.verdicts.verdict import name_of, shows_recovery
 
 NOW = 1_800_000_000.0
 V2 = "returns@v2"
-PLAN = Plan(feedback_metric="correct", labels_min=30, suspect_clears_seconds=86_400.0)
+PLAN = MonitorPlan(feedback_metric="correct", labels_min=30, suspect_clears_seconds=86_400.0)
 GATE = {"kind": "gate", "upper": 0.08, "at": NOW - 1000}
 LEARNING = {"labels": 12, "wanted": 100}
 

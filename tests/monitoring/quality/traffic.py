@@ -9,7 +9,7 @@ from typing import Any
 from monitoring.metric_values import Metric
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Attempt, FeedbackEntry, Pair, RecordedFinding, RecordEntry
-from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 V3, V2 = "returns@v3", "returns@v2"
 MORNING = 1_767_250_800.0
@@ -18,11 +18,11 @@ METRICS = {
     "complaint": Metric(kind="boolean", better="lower"),
     "stars": Metric(kind="float", minimum=1, maximum=5),
 }
-PLAN = Plan(feedback_metric="correct", complaint_metric="complaint", class_tag="kind")
+PLAN = MonitorPlan(feedback_metric="correct", complaint_metric="complaint", class_tag="kind")
 Traffic = tuple[list[tuple[str, RecordEntry]], list[tuple[str, FeedbackEntry]]]
 
 
-def step(plan: Plan = PLAN, v3: WatchedVersion | None = None, v2: WatchedVersion | None = None) -> MonitorStep:
+def step(plan: MonitorPlan = PLAN, v3: WatchedVersion | None = None, v2: WatchedVersion | None = None) -> MonitorStep:
     """A step of a task with one version, or with the one before besides."""
     named = {V3: v3 or WatchedVersion(task="returns", state="active")} | ({V2: v2} if v2 is not None else {})
     return MonitorStep(tasks={"returns": WatchedTask(plan=plan)}, versions=named, metrics=METRICS)

@@ -1,4 +1,4 @@
-"""The plan for a task's versions: their judging and the responses, as the operator's settings say."""
+"""A task's plan for its monitor: how its versions are judged, and the responses, as the operator's settings say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ shift the share of a degraded version to a better arm, roll back, pause a canary
 RESPONSES: tuple[ResponseName, ...] = get_args(ResponseName)
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class MonitorPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A task's settings for its monitor (docs/reference/settings.md, under tasks.TASK.monitor).
 
     `enforced` says whether the check `degraded` is enforced, so that shares may be shifted; `explored_share` is what a
