@@ -44,10 +44,10 @@ from benchmarks.canary import rate_of
 from benchmarks.harness import Goal, Unmeasurable, conclude, options, say, table
 from benchmarks.scores import DATA, LAYOUT, DataSet
 from monitoring.evaluation.arms import EvaluationArm
-from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.gate import FLOOR, Comparison, GateBounds, GateReference, decide_gate
 from monitoring.evaluation.report import compare_arms, compare_with_floor
 from monitoring.evaluation.results import RowResult
+from monitoring.evaluation.row_classes import Classes
 from monitoring.evaluation.statistics import Paired, lower_bounds
 
 SETS: Mapping[str, Callable[[Path], DataSet]] = {

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gateway.configuration.sections import Name, Seconds, Section, Share, Url, Usd, WebhookKey
 from monitoring.evaluation.answer_forms import AnswerForm
-from monitoring.evaluation.comparing import ComparisonMetric
+from monitoring.evaluation.answer_metrics import ComparisonMetric
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan, ResponseName
 

@@ -12,7 +12,7 @@ from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows import DataRow, LeftOut, digest, list_requests, name_requests
 from monitoring.datasets.selection import select_rows
 from monitoring.datasets.splitting import bound_classes, split_groups
-from monitoring.evaluation.comparing import Classes, ClassFinder
+from monitoring.evaluation.row_classes import Classes, ClassFinder
 
 
 @dataclass(frozen=True)

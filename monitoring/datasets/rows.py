@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from monitoring.evaluation.comparing import normalize
+from monitoring.evaluation.answer_metrics import normalize
 from monitoring.evaluation.dataset import Row, has_tool_call, list_offered, write_calls, write_canonically
 from monitoring.ids import SHAPE
 

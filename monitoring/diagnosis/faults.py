@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from monitoring.evaluation.comparing import normalize
+from monitoring.evaluation.answer_metrics import normalize
 
 FaultName = Literal["scope", "data", "training", "base", "unknown"]
 CauseState = Literal["likely", "possible", "unlikely", "unknown"]

@@ -10,7 +10,7 @@ from typing import assert_never
 
 import msgspec
 
-from monitoring.evaluation.comparing import ComparisonMetric, normalize, read_object
+from monitoring.evaluation.answer_metrics import ComparisonMetric, normalize, read_object
 from monitoring.evaluation.dataset import read_calling, write_calls, write_canonically
 from monitoring.ids import digest
 from monitoring.texts import Conversation

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from monitoring.evaluation.comparing import ClassFinder
 from monitoring.evaluation.dataset import ROW_TEXTS, Row
 from monitoring.evaluation.redis_keys import (
     ERASED_ENDING,
@@ -22,6 +21,7 @@ from monitoring.evaluation.redis_keys import (
     get_evaluation_key,
     get_suite_key,
 )
+from monitoring.evaluation.row_classes import ClassFinder
 from monitoring.evaluation.slices import SliceCounts
 from monitoring.texts import FORGOTTEN_KEY, Seals, TextRow, Unsealable
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.consistency import measure_flips
 from monitoring.evaluation.gate import FIGURES
 from monitoring.evaluation.results import RowResult
+from monitoring.evaluation.row_classes import Classes
 from monitoring.evaluation.statistics import (
     Paired,
     adjust_by_holm,

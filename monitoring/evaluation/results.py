@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import msgspec
 
 from monitoring.evaluation.answer_forms import NORMAL, AnswerForm
+from monitoring.evaluation.answer_metrics import ComparisonMetric
 from monitoring.evaluation.answer_overlap import measure_overlap
-from monitoring.evaluation.comparing import Classes, ComparisonMetric
 from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.row_classes import Classes
 
 THREAD_CHARACTERS = 1 << 14
 """A longer answer is judged in a thread: comparing it would hold the event loop."""

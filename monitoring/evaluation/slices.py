@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.row_classes import Classes
 
 VALUES_MAX = 200
 """More values of one slice are not counted each."""

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from monitoring.evaluation.answer_forms import write_demonstration
-from monitoring.evaluation.comparing import normalize
+from monitoring.evaluation.answer_metrics import normalize
 from monitoring.feedback import Feedback
 from monitoring.ids import name_rater
 from monitoring.metric_values import Metric, is_bad, measure_badness

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monitoring.evaluation.comparing import CLASSES_MAX, NO_CALL, normalize, read_object
+from monitoring.evaluation.answer_metrics import normalize, read_object
 from monitoring.evaluation.dataset import write_as_text
+from monitoring.evaluation.row_classes import CLASSES_MAX, NO_CALL
 from monitoring.readiness.evidence import LabelledText
 
 REPEATED_MIN = 2.0

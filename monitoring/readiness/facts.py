@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from monitoring.datasets.rows import describe_spellings, fold_text
-from monitoring.evaluation.comparing import normalize
+from monitoring.evaluation.answer_metrics import normalize
 from monitoring.labels.agreement import measure_agreement
 from monitoring.labels.messages import Rating
 from monitoring.labels.ratings import collect_ratings

@@ -29,10 +29,11 @@ from gateway.features.evaluations.suite_endpoints import ClassField, MetricName,
 from gateway.features.evaluations.texts import read_texts
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
 from gateway.state.fitted_store import find_unused
+from monitoring.evaluation.answer_metrics import choose_metric
 from monitoring.evaluation.arms import EvaluationArm
-from monitoring.evaluation.comparing import ClassFinder, choose_metric
 from monitoring.evaluation.judge_trust import describe_trust
 from monitoring.evaluation.preferences import count_preferences
+from monitoring.evaluation.row_classes import ClassFinder
 from monitoring.evaluation.suites import Suite
 from router.fitted import CALIBRATION_ROWS_MIN
 from router.policy import TaskPolicy

@@ -19,9 +19,10 @@ from gateway.features.evaluations.messages import body_of
 from gateway.features.evaluations.state import Evaluations
 from gateway.server.data_body import receive_data
 from monitoring.datasets.foreign_rows import read_own_object
-from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric
+from monitoring.evaluation.answer_metrics import ComparisonMetric
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from monitoring.evaluation.erasure import number_again
+from monitoring.evaluation.row_classes import ClassFinder
 from monitoring.evaluation.suites import Suite
 from monitoring.texts import Unsealable
 from router.languages import find_languages

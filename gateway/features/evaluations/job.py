@@ -35,7 +35,7 @@ from gateway.formats.judge_question import JudgeQuestion, make_constraint, make_
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
 from monitoring.datasets.folder import TRAIN_FILE
-from monitoring.evaluation.comparing import metric_of
+from monitoring.evaluation.answer_metrics import metric_of
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.gate import WHOLE, compare_arms
 from monitoring.evaluation.results import RowResult, Said, answer_rows

@@ -26,7 +26,6 @@ from gateway.state.outbox import Outbox
 from gateway.state.redis import replace_value
 from monitoring.audit import AuditEntry
 from monitoring.evaluation.arms import EvaluationArm
-from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row, write_row
 from monitoring.evaluation.erasure import find_erased, find_forgotten, list_all_names, list_names
 from monitoring.evaluation.gate import Comparison
@@ -34,6 +33,7 @@ from monitoring.evaluation.preferences import Preference
 from monitoring.evaluation.redis_keys import ERASED_ENDING, EVALUATIONS_KEY
 from monitoring.evaluation.redis_keys import get_evaluation_key as _key
 from monitoring.evaluation.results import RowResult
+from monitoring.evaluation.row_classes import Classes
 from monitoring.texts import FORGOTTEN_KEY, Seals
 
 Status = Literal["running", "done", "failed", "cancelled"]

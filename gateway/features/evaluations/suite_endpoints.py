@@ -17,8 +17,9 @@ from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.suites import SUITES_MAX, NoSuite
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
-from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, metric_of
+from monitoring.evaluation.answer_metrics import ComparisonMetric, MetricError, metric_of
 from monitoring.evaluation.dataset import DatasetError
+from monitoring.evaluation.row_classes import ClassFinder
 from monitoring.evaluation.slices import SliceCounts
 from monitoring.evaluation.suites import Suite, SuiteKind, kinds_of
 

@@ -13,7 +13,6 @@ from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
 from gateway.formats.fields import Message
 from gateway.formats.selectors import select_from_messages, select_from_text
 from monitoring.datasets.foreign_rows import read_own_object, time_of
-from monitoring.evaluation.comparing import ClassFinder, name_called
 from monitoring.evaluation.dataset import (
     BYTE_ORDER_MARK,
     DatasetError,
@@ -22,6 +21,7 @@ from monitoring.evaluation.dataset import (
     Row,
     describe_faults,
 )
+from monitoring.evaluation.row_classes import ClassFinder, name_called
 from monitoring.helper_process import run_data_job
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import Facts, LabelledText, Traffic

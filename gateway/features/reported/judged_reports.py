@@ -14,7 +14,7 @@ from gateway.features.reported.reports import Report
 from gateway.formats.selectors import select_from_messages, select_from_text
 from gateway.path.ledger import make_finding_record
 from gateway.services import Services
-from monitoring.evaluation.comparing import normalize
+from monitoring.evaluation.answer_metrics import normalize
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import Record

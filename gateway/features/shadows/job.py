@@ -23,7 +23,7 @@ from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.ledger import Ledger, settle_shadow
 from gateway.path.own_requests import ask_beside, has_room, take_room
-from monitoring.evaluation.comparing import normalize
+from monitoring.evaluation.answer_metrics import normalize
 from monitoring.ids import digest
 from monitoring.quality.verdicts.shares import is_evidence_first, is_healthy
 from monitoring.records import PairRecord, Record

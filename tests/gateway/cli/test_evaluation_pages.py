@@ -7,9 +7,9 @@ from html import escape
 from typing import Any
 
 from gateway.cli.evaluation_pages import make_html, make_markdown
-from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import RowResult
+from monitoring.evaluation.row_classes import Classes
 
 
 def answered() -> dict[str, Any]:

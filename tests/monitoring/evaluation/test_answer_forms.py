@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from monitoring.evaluation.answer_forms import AnswerForm, write_demonstration
-from monitoring.evaluation.comparing import ComparisonMetric, metric_of
+from monitoring.evaluation.answer_metrics import ComparisonMetric, metric_of
 
 ANSWERS = [
     "",

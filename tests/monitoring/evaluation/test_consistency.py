@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from monitoring.evaluation.comparing import ClassFinder, metric_of
+from monitoring.evaluation.answer_metrics import metric_of
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import RowResult, Said, judge_row
+from monitoring.evaluation.row_classes import ClassFinder
 
 LIMITS = DatasetLimits(100, 1 << 20, 1 << 16)
 DATA = b"""{"text": "May I return it?", "expected": "yes", "paraphrase": "a", "language": "English", "source": "mail"}

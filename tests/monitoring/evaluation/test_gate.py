@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from monitoring.evaluation.arms import EvaluationArm
-from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.gate import (
     FLOOR,
     Comparison,
@@ -22,6 +21,7 @@ from monitoring.evaluation.gate import (
 )
 from monitoring.evaluation.report import compare_held_out, compare_with_floor, report
 from monitoring.evaluation.results import RowResult
+from monitoring.evaluation.row_classes import Classes
 
 CANDIDATE, LEADING, BEST = (EvaluationArm(f"returns@v{n}", f"sha256:{n}", f"manifest:{n}") for n in (3, 2, 1))
 NAMES = tuple(f"class-{number:02}" for number in range(10))

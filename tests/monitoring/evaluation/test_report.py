@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from monitoring.evaluation.comparing import Classes, ComparisonMetric
+from monitoring.evaluation.answer_metrics import ComparisonMetric
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import THREAD_CHARACTERS, RowResult, Said, answer_rows, judge_row
+from monitoring.evaluation.row_classes import Classes
 
 LABELS = Classes("text", "", ("no", "yes"))
 

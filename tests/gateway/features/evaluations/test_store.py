@@ -25,7 +25,6 @@ from gateway.state.audited_step import AuditedStep
 from gateway.state.gate_store import COMPARISONS_KEY, GateStore
 from monitoring.audit import Audit
 from monitoring.evaluation.arms import EvaluationArm
-from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row, seal_row_again
 from monitoring.evaluation.erasure import (
     MARKED_AT_ONCE,
@@ -38,6 +37,7 @@ from monitoring.evaluation.erasure import (
 from monitoring.evaluation.gate import Comparison
 from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key, get_suite_key
 from monitoring.evaluation.results import RowResult
+from monitoring.evaluation.row_classes import Classes
 from monitoring.evaluation.suites import Suite
 from monitoring.texts import FORGOTTEN_KEY, Resealing, Seals, Unsealable
 

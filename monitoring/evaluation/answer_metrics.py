@@ -1,0 +1,124 @@
+"""Metrics of answers: an answer is right by the same text, the same normal form, the same fields, or enough words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, assert_never
+
+import msgspec
+
+from monitoring.evaluation.answer_overlap import measure_overlap
+from monitoring.evaluation.dataset import DatasetError, Row, write_canonically
+
+NORMAL_LENGTH_MAX = 1 << 16
+"""Longer texts are compared as they are: they would hold the event loop for too long."""
+FIELDS_MAX = 32
+OVERLAP_LEAST = 0.5
+
+
+class MetricError(Exception):
+    """There is no such metric; the message says which there are."""
+
+
+def normalize(text: str) -> bytes:
+    """The form in which answers are compared: JSON by its value, other texts with each run of white space as one."""
+    if len(text) > NORMAL_LENGTH_MAX:
+        return text.encode(errors="surrogatepass")
+    try:
+        return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError, UnicodeEncodeError):
+        return " ".join(text.split()).encode(errors="surrogatepass")
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonMetric:
+    """A way to compare answers. `fields` are those that have to be equal, of the kind `fields`; `least` is the overlap
+    from which on an answer is right, of the kind `overlap`. Of the kind `judge` a model is asked about each answer that
+    does not say the same as the expected one."""
+
+    kind: Literal["exact", "normal", "fields", "overlap", "judge"]
+    fields: tuple[str, ...] = ()
+    least: float = OVERLAP_LEAST
+
+    def __str__(self) -> str:
+        if self.kind == "overlap":
+            return f"overlap:{self.least:g}"
+        return f"fields:{','.join(self.fields)}" if self.kind == "fields" else self.kind
+
+    def right(self, expected: str, answer: str) -> bool:
+        """True if this answer counts as the expected one."""
+        match self.kind:
+            case "exact":
+                return answer == expected
+            case "normal" | "judge":
+                return normalize(answer) == normalize(expected)
+            case "overlap":
+                return measure_overlap(expected, answer) >= self.least
+            case "fields":
+                wanted, got = read_object(expected) or {}, read_object(answer) or {}
+                return all(
+                    name in wanted and name in got and write_canonically(wanted[name]) == write_canonically(got[name])
+                    for name in self.fields
+                )
+            case _:
+                assert_never(self.kind)
+
+    def check(self, row: Row) -> None:
+        """Raises DatasetError for a row that can't be compared so."""
+        if self.kind != "fields":
+            return
+        wanted = read_object(row.expected)
+        lacking = next((name for name in self.fields if wanted is None or name not in wanted), None)
+        if lacking is not None:
+            lack = "no JSON object" if wanted is None else f"without the field {lacking!r}"
+            raise DatasetError(f"Line {row.line}: its expected answer is {lack}, which the metric {self} compares.")
+
+
+PLAIN_METRICS: Mapping[str, ComparisonMetric] = MappingProxyType(
+    {"exact": ComparisonMetric("exact"), "normal": ComparisonMetric("normal"), "judge": ComparisonMetric("judge")}
+)
+
+
+def metric_of(text: str) -> ComparisonMetric:
+    """The metric of this name: `exact`, `normal`, `fields:a,b`, `overlap:0.5` or `judge`. Raises MetricError."""
+    kind, _, listed = text.partition(":")
+    names = tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
+    if text in PLAIN_METRICS:
+        return PLAIN_METRICS[text]
+    if kind == "fields" and 0 < len(names) <= FIELDS_MAX:
+        return ComparisonMetric("fields", names)
+    if kind == "overlap" and (least := _share_in(listed or str(OVERLAP_LEAST))) is not None:
+        return ComparisonMetric("overlap", least=least)
+    raise MetricError(f"{text[:80]!r} is no metric: it is exact, normal, fields:NAME,NAME, overlap:SHARE or judge.")
+
+
+def _share_in(text: str) -> float | None:
+    try:
+        return share if 0.0 < (share := float(text)) <= 1.0 else None
+    except ValueError:
+        return None
+
+
+def choose_metric(contract: Mapping[str, Any] | None, first: Row) -> ComparisonMetric:
+    """The metric where none is named: the fields that the contract requires, if the first row's answer has them all."""
+    schema = (contract or {}).get("json_schema")
+    required = schema.get("required") if isinstance(schema, Mapping) else None
+    wanted = read_object(first.expected)
+    if wanted is None or not isinstance(required, list | tuple) or not 0 < len(required) <= FIELDS_MAX:
+        return ComparisonMetric("normal")
+    names = tuple(str(name) for name in required)
+    return ComparisonMetric("fields", names) if all(name in wanted for name in names) else ComparisonMetric("normal")
+
+
+def read_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is; None where it is none."""
+    if len(text) > NORMAL_LENGTH_MAX or not text.lstrip().startswith("{"):
+        return None
+    try:
+        read = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return None
+    return read if isinstance(read, dict) else None

@@ -1,0 +1,131 @@
+"""Classes of a data set's rows and of answers: figures are given for each class."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal, assert_never
+
+import msgspec
+
+from monitoring.evaluation.answer_metrics import normalize, read_object
+from monitoring.evaluation.dataset import DatasetError, Row, read_calling, write_as_text
+
+CLASSES_MAX = 200
+TEXTS_MAX = 50
+"""So many different expected answers are classes of their own; with more, none is."""
+CLASS_CHARACTERS_MAX = 200
+NO_CALL = "no tool call"
+"""The class of an answer without a call, where others call tools."""
+Source = Literal["field", "label", "calls", "text", "none"]
+
+
+class Classes(msgspec.Struct, frozen=True):
+    """The classes of a data set's rows. `names` are the classes; `by_digest` gives that of an answer where they are
+    labels.
+
+    With the source `none` there are no classes; without `by_digest` labels are known of rows, and not of answers. Its
+    keys are digests of expected answers. With the source `calls` a class is the tools that are called: arguments
+    differ from row to row.
+    """
+
+    source: Source = "none"
+    field: str = ""
+    names: tuple[str, ...] = ()
+    by_digest: dict[str, str] | None = None
+
+    def of_row(self, row: Row) -> str | None:
+        """The class that the row is of."""
+        return row.label if self.source == "label" else self._of_text(row.expected)
+
+    def of_answer(self, answer: str) -> str | None:
+        """The class that the answer says; None where it says none that there is."""
+        if self.source == "label":
+            return (self.by_digest or {}).get(_digest(normalize(answer)))
+        name = self._of_text(answer)
+        return name if name in self.names else None
+
+    def _of_text(self, text: str) -> str | None:
+        match self.source:
+            case "field":
+                return _field_of(text, self.field)
+            case "calls":
+                return name_called(text)
+            case "text":
+                return _shown(normalize(text))
+            case "label" | "none":
+                return None
+            case _:
+                assert_never(self.source)
+
+
+@dataclass
+class ClassFinder:
+    """Finds the classes of a data set while it is read. `wanted` is the field that was named, if one was."""
+
+    wanted: str = ""
+    _values: dict[str, None] = field(default_factory=dict)
+    _labels: dict[str, str] = field(default_factory=dict)
+    _label_names: dict[str, None] = field(default_factory=dict)
+    _all_labelled: bool = True
+    _called: dict[str, None] = field(default_factory=dict)
+    _calls: bool = False
+    _texts: dict[str, None] = field(default_factory=dict)
+    _clear: bool = True
+
+    def add(self, row: Row) -> None:
+        """Look at one row. Raises DatasetError where it lacks the wanted field, or there are too many classes."""
+        if self.wanted:
+            value = _field_of(row.expected, self.wanted)
+            if value is None:
+                raise DatasetError(f"Line {row.line}: its expected answer has no field {self.wanted!r} for a class.")
+            self._values.setdefault(value)
+            if len(self._values) > CLASSES_MAX:
+                raise DatasetError(f"Line {row.line}: {self.wanted!r} has more than {CLASSES_MAX} values: too many.")
+            return
+        form = normalize(row.expected)
+        text, digest = _shown(form), _digest(form)
+        self._all_labelled = self._all_labelled and row.label is not None
+        if self._all_labelled and len(self._label_names) <= CLASSES_MAX and row.label is not None:
+            self._label_names.setdefault(row.label)
+            self._clear = self._clear and self._labels.setdefault(digest, row.label) == row.label
+            self._clear = self._clear and len(self._labels) <= CLASSES_MAX
+        self._calls = self._calls or row.calling is not None
+        if len(self._called) <= CLASSES_MAX:
+            self._called.setdefault(name_called(row.expected) if row.tools else NO_CALL)
+        if len(self._texts) <= TEXTS_MAX:
+            self._texts.setdefault(text)
+
+    def found(self) -> Classes:
+        """The classes, once every row was added."""
+        if self.wanted:
+            return Classes("field", self.wanted, tuple(sorted(self._values)))
+        if self._all_labelled and 0 < len(self._label_names) <= CLASSES_MAX:
+            return Classes("label", "", tuple(sorted(self._label_names)), self._labels if self._clear else None)
+        if self._calls and len(self._called) <= CLASSES_MAX:
+            return Classes("calls", "", tuple(sorted(self._called)))
+        if len(self._texts) <= TEXTS_MAX and all(len(text) <= CLASS_CHARACTERS_MAX for text in self._texts):
+            return Classes("text", "", tuple(sorted(self._texts)))
+        return Classes()
+
+
+def name_called(answer: str) -> str:
+    """The class of an answer by the tools that it calls: their names, each once; NO_CALL where it calls none."""
+    calls = (read_calling(answer) or {"tool_calls": ()})["tool_calls"]
+    return ", ".join(sorted({call["function"]["name"] for call in calls}))[:CLASS_CHARACTERS_MAX] or NO_CALL
+
+
+def _field_of(text: str, name: str) -> str | None:
+    value = (read_object(text) or {}).get(name)
+    if value is None or isinstance(value, dict | list):
+        return None
+    return write_as_text(value)[:CLASS_CHARACTERS_MAX]
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def _shown(text: bytes) -> str:
+    """A normal form as the name of a class; a long one is cut where no class can be so long."""
+    return text[: 4 * CLASS_CHARACTERS_MAX + 4].decode(errors="replace")
