@@ -149,7 +149,7 @@ def _tell(out: Printer, card: dict[str, Any]) -> None:
     """A card in words."""
     if out.print_json(card):
         return
-    from monitoring.datasets.rows import describe_spellings
+    from monitoring.datasets.card_page import list_warnings
 
     rows, left_out = card["rows"], card["left_out"]
     reasons = ", ".join(f"{count} {_plain(name)}" for name, count in left_out.items())
@@ -174,8 +174,8 @@ def _tell(out: Printer, card: dict[str, Any]) -> None:
         out.say("")
         cells = ((name or "-", train.get(name, 0), heldout.get(name, 0)) for name in names)
         out.table(("class", "train", "held out"), cells)
-        if spellings := describe_spellings(names):
-            out.say("", spellings)
+    if warnings := list_warnings(card):
+        out.say("", *warnings)
 
 
 def _plain(name: str) -> str:

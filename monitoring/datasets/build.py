@@ -17,12 +17,16 @@ from monitoring.evaluation.row_classes import Classes, ClassFinder
 
 @dataclass(frozen=True)
 class BuiltSet:
-    """A data set. `contrasts` are pairs of ids whose inputs are near each other, and whose answers differ."""
+    """A data set. `contrasts` are pairs of ids whose inputs are near each other, and whose answers differ.
+
+    `held_before` counts rows that are held out because earlier sets did so, and not by this set's draw.
+    """
 
     train: list[DataRow]
     heldout: list[DataRow]
     left_out: list[LeftOut]
     contrasts: list[tuple[str, str]]
+    held_before: int = 0
 
     @property
     def rows(self) -> list[DataRow]:
@@ -56,6 +60,7 @@ def build_set(
         labelled.append(msgspec.structs.replace(row, label=label, group=named))
         groups.append(group)
     held_out = split_groups(labelled, groups, options.heldout_share, selection.held_before)
+    drawn = split_groups(labelled, groups, options.heldout_share)
     divided = [(row, side) for row, side in zip(labelled, held_out, strict=True)]
     all_synthetic = all(row.origin == "synthetic" for row, side in divided if side)
     heldout = [row for row, side in divided if side and (all_synthetic or row.origin != "synthetic")]
@@ -68,6 +73,7 @@ def build_set(
         sorted(heldout, key=_order),
         sorted([*left_out, *over], key=_place),
         selection.contrasts,
+        sum(side and not alone for side, alone in zip(held_out, drawn, strict=True)),
     )
 
 

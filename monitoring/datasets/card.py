@@ -29,6 +29,7 @@ def card_of(built: BuiltSet, options: DatasetOptions, kept_rows: KeptRows) -> di
         },
         "rows": {"train": len(built.train), "heldout": len(built.heldout), "left_out": len(built.left_out)},
         "left_out": dict(sorted(Counter(each.because for each in built.left_out).items())),
+        "held_before": built.held_before,
         "conflicts": len({each.conflict for each in built.left_out if each.conflict}),
         "contrasts": {"pairs": len(built.contrasts), "first": built.contrasts[:CONTRASTS_MAX]},
         "classes": {"train": _counted(built.train), "heldout": _counted(built.heldout)},

@@ -38,14 +38,14 @@ def make_card(card: Mapping[str, Any]) -> str:
     parts = [
         f"<h1>Data set for {escape(str(card['task']))}</h1><p><code>{escape(str(card.get('digest', '')))}</code></p>",
         _table(figures),
+        _list(list_warnings(card)),
         _section("Coverage of production", _list(card["coverage"]["words"])),
         _section("Synthetic rows", _list(card["synthetic"]["words"])),
         _section(
             "Classes: training rows, and held-out rows below",
             draw_bars(
                 {name or "(none)": (classes["train"].get(name, 0), classes["heldout"].get(name, 0)) for name in names}
-            )
-            + f"<p>{escape(describe_spellings(names))}</p>",
+            ),
         ),
         _section(
             "Origins: training rows, and held-out rows below",
@@ -60,6 +60,22 @@ def make_card(card: Mapping[str, Any]) -> str:
         _section("Sources", _table(card["sources"])),
     ]
     return "".join(parts)
+
+
+def list_warnings(card: Mapping[str, Any]) -> list[str]:
+    """Sentences on what a card's figures hide: of how the rows were divided, and how classes are spelt."""
+    rows, classes, before = card["rows"], card["classes"], card.get("held_before", 0)
+    groups = card["groups"]["train"]["count"]
+    warnings = [
+        f"{before:,} of the held-out rows are so because earlier sets of the task held them, or their groups, out."
+        if before
+        else "",
+        f"No row is held out: a group is on one side, and sessions, equal and near texts leave {groups:,} of them."
+        if card["options"]["heldout_share"] and not rows["heldout"]
+        else "",
+        describe_spellings([*classes["train"], *classes["heldout"]]),
+    ]
+    return [warning for warning in warnings if warning]
 
 
 def draw_bars(bars: Mapping[str, Sequence[int]]) -> str:

@@ -207,7 +207,8 @@ async def _find_candidate(reviews: Reviews, task: str, request_id: str) -> Revie
     """The texts of a request. Raises Problem (404)."""
     review = await reviews.store.find_texts(request_id)
     if review is None or review.task != task:
-        raise Problem("no_review", f"No texts of {request_id[:80]!r} are kept for review.", "request_id")
+        text = f"No texts of {request_id[:80]!r} are kept for review: name one that waits for it, or was judged wrong."
+        raise Problem("no_review", text, "request_id")
     return review
 
 

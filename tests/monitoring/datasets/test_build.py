@@ -21,6 +21,7 @@ from msgspec import structs
 from monitoring.datasets.build import BuiltSet, build_set
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.card import card_of
+from monitoring.datasets.card_page import list_warnings, make_card_page
 from monitoring.datasets.folder import remove_set, sweep, write_set
 from monitoring.datasets.held_before import list_held_before
 from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of
@@ -197,7 +198,15 @@ def test_what_earlier_sets_held_out_stays_so_where_rows_have_no_times(tmp_path: 
         return held_out & {groups[input_of(each)] for each in larger.train}
 
     assert len(moved(built([*older, *newer]))) > 5, "chance alone moves them"
-    assert not moved(build_set([*older, *newer], [], options, held_before))
+    larger = build_set([*older, *newer], [], options, held_before)
+    assert not moved(larger)
+    assert 0 < larger.held_before < len(larger.heldout)
+    card = {"task": "returns", **card_of(larger, options, KeptRows())}
+    assert f"<li>{larger.held_before} of the held-out rows are so because earlier sets" in make_card_page(card)
+    one = built([row(text, "yes", group="one") for text in texts])
+    assert list_warnings(card_of(one, options, KeptRows())) == [
+        "No row is held out: a group is on one side, and sessions, equal and near texts leave 1 of them."
+    ]
     assert msgspec.json.encode(build_set(older, [], options, held_before).rows) == msgspec.json.encode(first.rows)
     for task, share in (("other", 0.2), ("returns", 0.1)):
         assert not list_held_before(tmp_path, task, share)
