@@ -59,11 +59,11 @@ two_versions = partial(releases.two_versions, **JUDGED_OFTEN)
 async def test_a_canary_that_fails_is_rolled_back_by_itself_and_quarantined(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
-    async with two_versions(configure, make_adapter) as (_, http):
+    async with two_versions(configure, make_adapter) as (running, http):
         loads = loads_of(small)
         small.faults.add(Status(500), model=V2)
         await step(http, "canary", version=V2, share=0.5, plan=STRICT)
-        entry = await rolled_back(http, await asked_until_it_ends(http), "error")
+        entry = await rolled_back(http, await asked_until_it_ends(running, http), "error")
         assert "errors are more than 2 points more frequent" in entry["after"]["because"]
         assert await metric(http, "apprentice_rollout_verdicts_total", 'action="roll_back"') == 1
         assert loads_of(small) == loads
@@ -81,7 +81,7 @@ async def test_a_record_that_can_not_be_read_is_passed_over_and_the_canary_is_ju
         await step(http, "canary", version=V2, share=0.5, plan=STRICT)
         await running.services.redis.xadd(STREAM_KEY, {"record": b'{"id": 5, "task": "returns"}'})
         await running.services.redis.xadd(STREAM_KEY, {"no": "record"})
-        await rolled_back(http, await asked_until_it_ends(http), "error")
+        await rolled_back(http, await asked_until_it_ends(running, http), "error")
         summary = await running.features[Quality].store.read_last_summary()
         assert summary is not None
         assert summary.unreadable == 2
@@ -121,9 +121,9 @@ async def test_a_canary_that_breaks_its_contract_is_rolled_back_by_itself(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     small.answers |= {V1: "approve", V2: "well, approve"}
-    async with two_versions(configure, make_adapter, contract=True) as (_, http):
+    async with two_versions(configure, make_adapter, contract=True) as (running, http):
         await step(http, "canary", version=V2, share=0.5, plan=STRICT)
-        entry = await rolled_back(http, await asked_until_it_ends(http), "contract")
+        entry = await rolled_back(http, await asked_until_it_ends(running, http), "contract")
         assert "broken contracts are more than 2 points more frequent" in entry["after"]["because"]
 
 
@@ -146,17 +146,17 @@ async def test_a_canary_that_can_not_be_judged_keeps_no_other_waiting(
 async def test_a_canary_that_is_slow_is_rolled_back_by_itself(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
-    async with two_versions(configure, make_adapter) as (_, http):
+    async with two_versions(configure, make_adapter) as (running, http):
         small.faults.add(SlowHeaders(0.3), model=V2)
         await step(http, "canary", version=V2, share=0.5, plan={"latency_ratio_max": 2})
-        entry = await rolled_back(http, await asked_until_it_ends(http), "latency")
+        entry = await rolled_back(http, await asked_until_it_ends(running, http), "latency")
         assert "take over 2 times as long" in entry["after"]["because"]
 
 
 async def test_a_canary_that_feedback_finds_worse_is_rolled_back_by_itself(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    async with two_versions(configure, make_adapter) as (_, http):
+    async with two_versions(configure, make_adapter) as (running, http):
 
         async def judge(answer: httpx.Response) -> None:
             good = answer.headers["x-apprentice-version"] == V1
@@ -164,7 +164,7 @@ async def test_a_canary_that_feedback_finds_worse_is_rolled_back_by_itself(
             assert (await http.post("/v1/feedback", json=body)).status_code == 201
 
         await step(http, "canary", version=V2, share=0.5, plan=STRICT | {"feedback_metric": "correct"})
-        entry = await rolled_back(http, await asked_until_it_ends(http, judge), "feedback")
+        entry = await rolled_back(http, await asked_until_it_ends(running, http, judge), "feedback")
         assert "feedback is more than 2 points worse" in entry["after"]["because"]
 
 
@@ -176,7 +176,7 @@ async def test_canary_worse_on_the_same_inputs_is_rolled_back_though_few_meet_it
         await step(http, "shadow", version=V2, share=1.0)
         shown = await step(http, "canary", version=V2, share=1e-9, plan=STRICT)
         assert shown["shadow"] == {V2: 1.0}
-        await rolled_back(http, await asked_until_it_ends(http), "shadow")
+        await rolled_back(http, await asked_until_it_ends(running, http), "shadow")
         assert (await alias(http))["shadow"] == {}
         assert {one["version"] for one in await shadows(running)} == {V2}
 
@@ -196,7 +196,7 @@ async def test_a_demonstration_judges_both_answers_to_a_request_that_was_shadowe
             again = await http.post("/v1/feedback", json=body | {"rater": "somebody else"})
             assert again.status_code == 201
 
-        entry = await rolled_back(http, await asked_until_it_ends(http, demonstrate), "shadow")
+        entry = await rolled_back(http, await asked_until_it_ends(running, http, demonstrate), "shadow")
         assert entry["evidence"]["signals"]["shadow"]["pairs"] <= len(await shadows(running))
         assert entry["evidence"]["signals"]["shadow"]["mean_difference"] == 1.0
 
@@ -254,10 +254,10 @@ async def test_requests_that_name_the_canary_or_follow_a_rule_are_no_evidence(
 async def test_equally_good_canary_is_promoted_by_itself_with_the_evidence_in_the_audit(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
-    async with two_versions(configure, make_adapter) as (_, http):
+    async with two_versions(configure, make_adapter) as (running, http):
         loads = loads_of(small)
         await step(http, "canary", version=V2, share=0.5, plan=EASY)
-        shown = await asked_until_it_ends(http)
+        shown = await asked_until_it_ends(running, http)
         assert (shown["weights"], shown["previous"]) == ({V2: 1.0}, [V1])
         assert await states(http) == {V1: "previous_version", V2: "active"}
         [entry] = await until(lambda: audit_of(http, "alias.promote"))
@@ -344,10 +344,10 @@ async def test_a_second_gateway_goes_on_with_the_judgement_where_a_killed_one_st
         await first.stop(signal.SIGKILL)
         async with run_gateway(configuration, key) as second, second.http() as http:
             begun = (await alias(http))["rollout"]
-            running = {"seconds_running": begun["evidence"]["seconds_running"]}  # it was judged once more meanwhile
-            assert begun["evidence"] == evidence | running
+            later = {"seconds_running": begun["evidence"]["seconds_running"]}  # it was judged once more meanwhile
+            assert begun["evidence"] == evidence | later
             asked = len(small.requests)
-            entry = await rolled_back(http, await asked_until_it_ends(http), "error")
+            entry = await rolled_back(http, await asked_until_it_ends(second, http), "error")
             told = entry["evidence"]["signals"]["error"]
             assert told["pairs"] > evidence["signals"]["error"]["pairs"]
             records = await second.services.redis.xlen(STREAM_KEY)
