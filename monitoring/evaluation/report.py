@@ -97,7 +97,7 @@ def compute_arm_figures(results: Sequence[RowResult], classes: Classes) -> dict[
         "prompt_tokens": _sum([result.prompt_tokens for result in there]),
         "completion_tokens": _sum([result.completion_tokens for result in there]),
         "cost_usd": _rounded(None if None in costs else math.fsum(cost or 0.0 for cost in costs), 9),
-        "stacks": sorted({result.stack for result in there if result.stack}),
+        "stacks": sorted({result.fingerprint for result in there if result.fingerprint}),
     }
 
 
@@ -309,9 +309,10 @@ def _cannot_see(rows: int, results: Results, classes: Classes) -> Iterator[str]:
     elif classes.source == "label" and classes.by_digest is None:
         yield "The labels can't be read off the answers: there is the share of right rows by class, and no F1."
     for arm, of in results.items():
-        stacks = {result.stack for result in of if result.stack}
-        if len(stacks) > 1:
-            yield f"{arm} answered on {len(stacks)} different stacks: an engine or a manifest changed meanwhile."
+        fingerprints = {result.fingerprint for result in of if result.fingerprint}
+        if len(fingerprints) > 1:
+            count = len(fingerprints)
+            yield f"{arm} answered with {count} different fingerprints: an engine or a manifest changed meanwhile."
         earlier = [result.earlier for result in of if result.earlier]
         if earlier:
             named = ", ".join(sorted(set(earlier)))

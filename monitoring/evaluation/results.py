@@ -27,7 +27,7 @@ class Sureness(msgspec.Struct, frozen=True):
     length: int
 
 
-class Said(msgspec.Struct, kw_only=True):
+class RowAnswer(msgspec.Struct, kw_only=True):
     """An arm's answer to one row, with time, tokens and cost. `text` is None without an answer: `fault` says why.
 
     Times in seconds, cost in US dollars; None is unknown. `logprobs` are empty where they were not asked for, or the
@@ -45,11 +45,11 @@ class Said(msgspec.Struct, kw_only=True):
     sureness: Sureness | None = None
     fault: str | None = None
     request_id: str = ""
-    stack: str = ""
+    fingerprint: str = ""
     verdict: bool | None = None
 
 
-class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
+class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True, rename={"fingerprint": "stack"}):
     """One row, as one arm answered it. `outcome` is answered, empty, refused or failed; a failed row is not right.
 
     `expected` and `answered` are classes, None where there is none that is known; `group`, `repeat` and `slices` are
@@ -73,7 +73,7 @@ class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     sureness: Sureness | None = None
     fault: str | None = None
     request_id: str = ""
-    stack: str = ""
+    fingerprint: str = ""
     repeat: int = 0
     slices: dict[str, str] = {}
     wanted_form: str = ""
@@ -82,7 +82,9 @@ class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     earlier: str = ""
 
 
-def judge_row(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes, secret: bytes = b"") -> RowResult:
+def judge_row(
+    row: Row, answer: RowAnswer, metric: ComparisonMetric, classes: Classes, secret: bytes = b""
+) -> RowResult:
     """One row's result; `secret` keys the digests of forms."""
     text, form = answer.text, AnswerForm(str(metric), metric)
     right = text is not None and not answer.refused and (bool(answer.verdict) or metric.right(row.expected, text))
@@ -109,7 +111,7 @@ def judge_row(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes
         sureness=answer.sureness,
         fault=answer.fault,
         request_id=answer.request_id,
-        stack=answer.stack,
+        fingerprint=answer.fingerprint,
         repeat=row.repeat,
         slices=row.slices,
         wanted_form=form.digest(secret, row.expected) or "",
@@ -118,7 +120,7 @@ def judge_row(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes
     )
 
 
-Ask = Callable[[str, Row], Awaitable[Said]]
+Ask = Callable[[str, Row], Awaitable[RowAnswer]]
 """Has an arm answer a row."""
 Keep = Callable[[str, RowResult, Sequence[float]], Awaitable[None]]
 """Stores an arm's result for a row, with the logprobs of its answer: it is not asked again."""

@@ -113,4 +113,4 @@ def _asks_alike(evaluations: Evaluations, first: tuple[Evaluation, str], second:
 
 
 def _outcome_of(result: RowResult) -> tuple[bool, str, str]:
-    return result.right, result.outcome, result.stack
+    return result.right, result.outcome, result.fingerprint

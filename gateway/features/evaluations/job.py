@@ -38,7 +38,7 @@ from monitoring.datasets.folder import TRAIN_FILE
 from monitoring.evaluation.answer_metrics import metric_of
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.gate import WHOLE, compare_arms
-from monitoring.evaluation.results import RowResult, Said, answer_rows
+from monitoring.evaluation.results import RowAnswer, RowResult, answer_rows
 from monitoring.evaluation.unleaked_rows import count_leaked
 from monitoring.records import Record
 from monitoring.texts import Unsealable
@@ -160,14 +160,14 @@ class _Run:
         if await self._store.keep(self._evaluation, arm, result, logprobs[:first], again):
             self._services.meters.evaluation_rows.add(1, _counted(result))
 
-    async def _answer(self, arm: str, row: Row) -> Said:
+    async def _answer(self, arm: str, row: Row) -> RowAnswer:
         answer = await self._ask(arm, row)
         if self._evaluation.metric == "judge":
             await self._judge(arm, row, answer)
         await keep_texts(self._evaluations, self._evaluation, arm, row, answer)
         return answer
 
-    async def _ask(self, arm: str, row: Row) -> Said:
+    async def _ask(self, arm: str, row: Row) -> RowAnswer:
         """One arm's answer."""
         try:
             spec = self._evaluation.arms[arm]
@@ -176,7 +176,7 @@ class _Run:
             raise Impossible(f"Line {row.line} of the data: {problem.message}") from None
         return await self._until_answered(arm, partial(self._choice, arm), body)
 
-    async def _judge(self, arm: str, row: Row, answer: Said) -> None:
+    async def _judge(self, arm: str, row: Row, answer: RowAnswer) -> None:
         """Have a model judge an answer that does not say the same as the expected one; without a verdict it counts as
         failed."""
         if answer.text is None or answer.refused or metric_of("judge").right(row.expected, answer.text):
@@ -210,7 +210,7 @@ class _Run:
         place: Callable[[], Choice | str],
         body: RequestBody,
         constrain: Callable[[EngineKind], Mapping[str, Any]] | None = None,
-    ) -> Said:
+    ) -> RowAnswer:
         """The answer of an arm, or of the judge, once there is room; asked again as long as its engine fails at all
         rows."""
         alone, waits, pause = 0, ROOM_SECONDS[0], RETRY_SECONDS[0]
@@ -410,7 +410,7 @@ async def answer_once(
     choice: Choice,
     body: RequestBody,
     constrain: Callable[[EngineKind], Mapping[str, Any]] | None = None,
-) -> Said:
+) -> RowAnswer:
     """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others.
     `constrain` gives fields that keep an engine to certain answers.
     """
@@ -432,12 +432,12 @@ async def answer_once(
     engine_body = body.for_engine(choice, fields if version is not None else {"temperature": 0, **fields})
     ledger, answer, fault = await ask_beside(services, choice, body, engine_body, record, policy.limits)
     contract = services.terms.contract_of(version) if version is not None else None
-    row_answer = Said(text=None, fault=fault) if fault is not None else read_answer(answer.body, contract)
+    row_answer = RowAnswer(text=None, fault=fault) if fault is not None else read_answer(answer.body, contract)
     _settle(evaluations, record, row_answer, ledger.engine_seconds)
     return row_answer
 
 
-def _settle(evaluations: Evaluations, record: Record, row_answer: Said, seconds: float) -> None:
+def _settle(evaluations: Evaluations, record: Record, row_answer: RowAnswer, seconds: float) -> None:
     """Close the record; no caller's figures change."""
     record.duration_seconds = row_answer.seconds = seconds
     record.saving_usd = None
@@ -450,7 +450,8 @@ def _settle(evaluations: Evaluations, record: Record, row_answer: Said, seconds:
     if not evaluations.services.flow.buffer.put(record):
         evaluations.services.meters.records_dropped.add(1)
     row_answer.prompt_tokens, row_answer.completion_tokens = record.prompt_tokens, record.completion_tokens
-    row_answer.cost_usd, row_answer.request_id, row_answer.stack = record.cost_usd, record.id, record.fingerprint or ""
+    row_answer.cost_usd, row_answer.request_id = record.cost_usd, record.id
+    row_answer.fingerprint = record.fingerprint or ""
 
 
 def _counted(result: RowResult) -> str:

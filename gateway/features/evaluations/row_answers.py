@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from monitoring.evaluation.dataset import has_tool_call, write_calls
-from monitoring.evaluation.results import Said, Sureness
+from monitoring.evaluation.results import RowAnswer, Sureness
 from router.contract import Contract
 from router.refusals import is_refusal
 
 
-def read_answer(body: bytes, contract: Contract | None) -> Said:
+def read_answer(body: bytes, contract: Contract | None) -> RowAnswer:
     """The answer's text, its logprobs where the engine told them, and whether it keeps the version's contract.
 
     A refusal is what an engine marks as one, or what begins as refusals do and does not keep the contract. The text of
@@ -26,15 +26,17 @@ def read_answer(body: bytes, contract: Contract | None) -> Said:
         text = message.get("content") if isinstance(message, Mapping) else choice.get("text")
         marked = isinstance(message, Mapping) and bool(message.get("refusal"))
     except (msgspec.DecodeError, RecursionError, LookupError, TypeError, AttributeError):
-        return Said(text=None, fault="failed")
+        return RowAnswer(text=None, fault="failed")
     text = text if isinstance(text, str) else ""
     if isinstance(message, Mapping) and has_tool_call(message):
-        return Said(text=write_calls(message), logprobs=_logprobs(choice.get("logprobs")))
+        return RowAnswer(text=write_calls(message), logprobs=_logprobs(choice.get("logprobs")))
     cut = choice.get("finish_reason") == "length"
     form_kept = None if contract is None else contract.broken_by(text, cut) is None
     refused = marked or choice.get("finish_reason") == "content_filter" or (form_kept is not True and is_refusal(text))
     logprobs = _logprobs(choice.get("logprobs"))
-    return Said(text=text, refused=refused, contract_kept=form_kept, logprobs=logprobs, sureness=_sureness(logprobs))
+    return RowAnswer(
+        text=text, refused=refused, contract_kept=form_kept, logprobs=logprobs, sureness=_sureness(logprobs)
+    )
 
 
 def _sureness(logprobs: Sequence[float]) -> Sureness | None:

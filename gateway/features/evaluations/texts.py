@@ -18,13 +18,13 @@ from gateway.features.texts.redactors import Redact, redact_conversation
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.erasure import list_names
 from monitoring.evaluation.redis_keys import SHARED
-from monitoring.evaluation.results import Said
+from monitoring.evaluation.results import RowAnswer
 from monitoring.texts import KeptText, TextRow, Unsealable
 
 DAY_SECONDS = 86_400
 
 
-async def keep_texts(evaluations: Evaluations, evaluation: Evaluation, arm: str, row: Row, answer: Said) -> None:
+async def keep_texts(evaluations: Evaluations, evaluation: Evaluation, arm: str, row: Row, answer: RowAnswer) -> None:
     """Keep a row and an arm's answer to it; nothing where the task keeps no texts. Raises RedisError."""
     if row.repeat or not has_texts_kept(evaluations, evaluation.task):
         return
@@ -69,7 +69,7 @@ def _count_seconds(evaluations: Evaluations, evaluation: Evaluation) -> int:
 
 
 def _sealed(
-    evaluations: Evaluations, evaluation: Evaluation, arm: str, row: Row, answer: Said, redact: Redact
+    evaluations: Evaluations, evaluation: Evaluation, arm: str, row: Row, answer: RowAnswer, redact: Redact
 ) -> dict[str, bytes]:
     question = KeptText(
         request=f"{evaluation.id}:{row.number}",

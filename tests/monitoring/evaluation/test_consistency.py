@@ -9,7 +9,7 @@ import pytest
 from monitoring.evaluation.answer_metrics import metric_of
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from monitoring.evaluation.report import report
-from monitoring.evaluation.results import RowResult, Said, judge_row
+from monitoring.evaluation.results import RowAnswer, RowResult, judge_row
 from monitoring.evaluation.row_classes import ClassFinder
 
 LIMITS = DatasetLimits(100, 1 << 20, 1 << 16)
@@ -36,7 +36,7 @@ def reported(answers: list[list[str]]) -> dict[str, Any]:
         for repeat, text in enumerate(texts):
             number = row.number * len(texts) + repeat
             asked = Row(number, row.id, row.line, row.expected, row.messages, None, None, row.group, row.slices, repeat)
-            results.append(judge_row(asked, Said(text=text), metric, finder.found(), b"secret"))
+            results.append(judge_row(asked, RowAnswer(text=text), metric, finder.found(), b"secret"))
     return report({"adapter": results}, finder.found(), [], seed=0)
 
 

@@ -13,7 +13,7 @@ import pytest
 from monitoring.evaluation.answer_metrics import ComparisonMetric
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.report import report
-from monitoring.evaluation.results import THREAD_CHARACTERS, RowResult, Said, answer_rows, judge_row
+from monitoring.evaluation.results import THREAD_CHARACTERS, RowAnswer, RowResult, answer_rows, judge_row
 from monitoring.evaluation.row_classes import Classes
 
 LABELS = Classes("text", "", ("no", "yes"))
@@ -88,7 +88,7 @@ def test_a_class_that_is_lost_is_found_at_a_mean_that_hardly_moves() -> None:
         (results(60, bool)[::2], LABELS, "All rows are of one class"),
         (results(60, bool), Classes("label", "", ("no", "yes")), "The labels can't be read off the answers"),
         ([RowResult(number=0, group=0, id="a", right=False, outcome="failed")], LABELS, "1 rows of adapter failed"),
-        (results(2, bool, stack="a") + results(2, bool, stack="b"), LABELS, "2 different stacks"),
+        (results(2, bool, fingerprint="a") + results(2, bool, fingerprint="b"), LABELS, "2 different fingerprints"),
         ([], LABELS, "There are 0 rows"),
     ],
 )
@@ -118,14 +118,14 @@ ROW = Row(3, "row-3", 4, "yes", None, "Once")
 @pytest.mark.parametrize(
     ("said", "outcome", "right"),
     [
-        (Said(text="yes "), "answered", True),
-        (Said(text="no"), "answered", False),
-        (Said(text=" "), "empty", False),
-        (Said(text="yes", refused=True), "refused", False),
-        (Said(text=None, fault="failed"), "failed", False),
+        (RowAnswer(text="yes "), "answered", True),
+        (RowAnswer(text="no"), "answered", False),
+        (RowAnswer(text=" "), "empty", False),
+        (RowAnswer(text="yes", refused=True), "refused", False),
+        (RowAnswer(text=None, fault="failed"), "failed", False),
     ],
 )
-def test_an_answer_is_judged_once(said: Said, outcome: str, right: bool) -> None:
+def test_an_answer_is_judged_once(said: RowAnswer, outcome: str, right: bool) -> None:
     found = judge_row(ROW, said, ComparisonMetric("normal"), LABELS)
     assert (found.outcome, found.right, found.number, found.expected) == (outcome, right, 3, "yes")
 
@@ -146,13 +146,13 @@ async def test_rows_are_asked_a_few_at_a_time_and_each_is_kept_as_it_comes() -> 
         for number in range(20):
             yield "adapter", Row(number, str(number), number + 1, "yes", None, "Once")
 
-    async def ask(arm: str, row: Row) -> Said:
+    async def ask(arm: str, row: Row) -> RowAnswer:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
         await asyncio.sleep(0)
         under_way -= 1
-        return Said(text="yes")
+        return RowAnswer(text="yes")
 
     async def keep(arm: str, result: RowResult, logprobs: Sequence[float]) -> None:
         kept.append(result.number)
@@ -174,8 +174,8 @@ async def test_a_long_answer_is_judged_beside_the_event_loop() -> None:
         for number in range(2):
             yield "adapter", Row(number, str(number), number + 1, "yes", None, "Once")
 
-    async def ask(arm: str, row: Row) -> Said:
-        return Said(text="yes" if row.number == 0 else "y" * (THREAD_CHARACTERS + 1))
+    async def ask(arm: str, row: Row) -> RowAnswer:
+        return RowAnswer(text="yes" if row.number == 0 else "y" * (THREAD_CHARACTERS + 1))
 
     async def keep(arm: str, result: RowResult, logprobs: Sequence[float]) -> None:
         pass
@@ -188,7 +188,7 @@ async def test_what_asking_raises_ends_it_as_it_is() -> None:
     async def left() -> AsyncIterator[tuple[str, Row]]:
         yield "adapter", ROW
 
-    async def ask(arm: str, row: Row) -> Said:
+    async def ask(arm: str, row: Row) -> RowAnswer:
         raise ConnectionError("gone")
 
     async def keep(arm: str, result: RowResult, logprobs: Sequence[float]) -> None:
