@@ -210,6 +210,11 @@ class Services:
         isolation = task.cache_isolation if task is not None else self.settings.cache_isolation
         return salt_of(self.digest_secret, caller) if isolation == "caller" else None
 
+    def keep_record(self, record: Record) -> None:
+        """Put a closed record on its way to Redis; one too many is dropped, and counted."""
+        if not self.flow.buffer.put(record):
+            self.meters.records_dropped.add(1)
+
     def lease_job(self, job: str, lease_seconds: float = LEASE_SECONDS, key_suffix: str = "") -> JobLease:
         """This gateway's lease of a background job; `key_suffix` tells those apart that each data folder has."""
         return JobLease(self.redis, self.snapshot, self.control.passes, job, self.name, lease_seconds, key_suffix)

@@ -55,18 +55,18 @@ def choose_fallback(
     stands_in = reason in ADAPTER_STANDS_IN
     capped = False
     lack: Lack | None = None
-    for fallback_ in _fallbacks(routing, policy):
-        if fallback_ == "needs_human":
+    for name in _fallbacks(routing, policy):
+        if name == "needs_human":
             if lack == "overload":
                 break
             return _to_a_person(routing, capped)
-        if fallback_ == "general":
+        if name == "general":
             version, pool = None, view.pools.get(task.fallback_pool or "")
-        elif fallback_ == "previous_version":
+        elif name == "previous_version":
             version = _previous_version(routing, policy, view)
             pool = view.pools.get(version.pool) if version is not None else None
         else:
-            assert_never(fallback_)
+            assert_never(name)
         if pool is None or not task.reaches(pool.name) or not _is_longer(pool, context_above):
             continue
         if version is None and task.name in moment.fallbacks_closed:

@@ -172,14 +172,14 @@ def _circuits(replica: ReplicaView, model: str) -> list[CircuitView]:
 
 
 def _badness(replica: ReplicaView, model: str) -> tuple[bool, float]:
-    """Pick one of replicas that all rest: first those that are not open, then that which rests the shortest."""
+    """The order among replicas that all rest: those that are not open first, then who rests the shortest."""
     circuits = _circuits(replica, model)
     rests = max((circuit.resting_until for circuit in circuits), default=0.0)
     return any(circuit.open for circuit in circuits), max(rests, replica.resting_until)
 
 
 def _first_choice(replicas: Sequence[tuple[ReplicaView, int]], key: str) -> ReplicaView:
-    """One of them is always within the bound, since not all can carry more than their mean."""
+    """The replica of the greatest weight for the key among those within the bound: not all carry more than the mean."""
     bound = math.ceil(BALANCE_MAX * (sum([load for _, load in replicas]) + 1) / len(replicas))
     point = zlib.crc32(key.encode("utf-8", "surrogatepass")) + 1
     first, heaviest = replicas[0][0], -1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gateway.current_configuration import Prices
 from gateway.errors import Problem
@@ -17,6 +17,7 @@ from gateway.services import RequestTracing, Services
 from monitoring.cost import compute_cost, compute_saving
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
+from monitoring.metrics import Meters
 from monitoring.records import AttemptRecord, FindingRecord, Record
 from monitoring.trace_context import trace_of
 from router.awaited_replicas import list_awaited_replicas
@@ -30,12 +31,8 @@ FALLBACK_REASONS = frozenset(
     | list_names(lambda check: not check.is_random)
 )
 """Reasons for which a task's fallback answers in its adapter's place, because that could not or may not."""
-
-
 USD_MIN = 1e-12
 """Less money than this is what adding and taking away leaves."""
-
-
 LANGUAGE = re.compile(r"[a-z]{2,3}")
 """A code of ISO 639, as callers say it in `metadata.language`."""
 
@@ -364,8 +361,7 @@ def settle(services: Services, ledger: Ledger, now: float) -> None:
     _count(services, ledger)
     if ledger.body is not None and record.task is not None:
         services.recent.keep(record.id, ledger.body)
-    if not services.flow.buffer.put(record):
-        services.meters.records_dropped.add(1)
+    services.keep_record(record)
     if ledger.trace is not None and services.observers.tracing is not None:  # last: a fault of it costs no record
         services.observers.tracing.end(ledger, ledger.trace, now)
 
@@ -383,8 +379,7 @@ def settle_shadow(services: Services, ledger: Ledger, now: float, outcome: str) 
     if record.cost_usd is not None:
         services.meters.cost_usd.add(record.cost_usd, task, version, pool, "shadow")
         record.cost_usd += (record.pair.judge_usd or 0.0) if record.pair is not None else 0.0
-    if not services.flow.buffer.put(record):
-        services.meters.records_dropped.add(1)
+    services.keep_record(record)
 
 
 def _note_language(services: Services, ledger: Ledger) -> None:
@@ -443,7 +438,7 @@ def _could_not_judge(finding: FindingRecord) -> bool:
     return check is not None and check.lacks_basis(finding.threshold, finding.note)
 
 
-def _count_rejected(rejected: Rejection, meters: Any, wasted: float | None) -> float | None:
+def _count_rejected(rejected: Rejection, meters: Meters, wasted: float | None) -> float | None:
     """Count what a rejected answer took; returns what is left of the wasted money for others to answer for."""
     for tokens, kind in ((rejected.prompt_tokens, "prompt"), (rejected.completion_tokens, "completion")):
         if tokens is not None:
@@ -455,7 +450,7 @@ def _count_rejected(rejected: Rejection, meters: Any, wasted: float | None) -> f
     return left if left > USD_MIN else None
 
 
-def _count_cost(record: Record, meters: Any, labels: tuple[str, str, str], wasted: float | None) -> None:
+def _count_cost(record: Record, meters: Meters, labels: tuple[str, str, str], wasted: float | None) -> None:
     if record.prompt_tokens is not None:
         meters.tokens.add(record.prompt_tokens, *labels, "prompt")
     if record.completion_tokens is not None:

@@ -447,8 +447,7 @@ def _settle(evaluations: Evaluations, record: Record, row_answer: RowAnswer, sec
     if record.cost_usd is not None:
         labels = (record.task or "", record.version or "", record.pool or "", "evaluation")
         evaluations.services.meters.cost_usd.add(record.cost_usd, *labels)
-    if not evaluations.services.flow.buffer.put(record):
-        evaluations.services.meters.records_dropped.add(1)
+    evaluations.services.keep_record(record)
     row_answer.prompt_tokens, row_answer.completion_tokens = record.prompt_tokens, record.completion_tokens
     row_answer.cost_usd, row_answer.request_id = record.cost_usd, record.id
     row_answer.fingerprint = record.fingerprint or ""
