@@ -266,12 +266,13 @@ def _erase_from_card(
     rest: Mapping[str, list[dict[str, Any]]],
     tasks: Mapping[str, float],
 ) -> None:
-    """Of the card, what quotes an erased text or names its request or row goes, and its classes are those of the rest.
+    """Of the card, what quotes an erased text or names its request or row goes; its rows and classes are of the rest.
     All other pages go, since they are made from rows and card."""
     before: dict[str, Any] = msgspec.json.decode((folder / CARD_FILE).read_bytes())
     card = _without(before, [text for row in erased.values() for text in _texts_of(row)], requests | erased.keys())
     if erased:
         counts = {part: Counter(row.get("class") or "" for row in rest.get(part, ())) for part in ("train", "heldout")}
+        card["rows"] = before["rows"] | {part: count.total() for part, count in counts.items()}
         card["classes"] = {
             part: dict(sorted(count.items(), key=lambda item: (-item[1], item[0]))) for part, count in counts.items()
         }

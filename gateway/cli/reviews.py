@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -182,9 +183,11 @@ def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], di
     try:
         request = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
     except Refused as refused:
-        answer = client.get(f"{client.url}/v1/reviews/next") if refused.code in NO_RECORD else {}
-        if answer.get("review", {}).get("request_id") == request_id and answer["say"]:
-            return answer["say"], None
+        if refused.code in NO_RECORD:
+            with suppress(Refused):
+                answer = client.get(f"{client.url}/v1/reviews/next")
+                if answer["review"]["request_id"] == request_id and answer["say"]:
+                    return answer["say"], None
         raise
     task = request["record"]["task"]
     if task is None:

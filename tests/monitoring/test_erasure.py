@@ -146,6 +146,7 @@ async def test_a_card_forgets_words_ids_and_classes_of_erased_texts(
     card = (target / "card.json").read_text()
     assert [word in card for word in ("Vanderbilt", "oxenstierna", "r90", "row3")] == [False] * 4
     assert msgspec.json.decode(card)["classes"]["train"] == {"approve": 30, "deny": 1}
+    assert msgspec.json.decode(card)["rows"]["train"] == 31
 
 
 async def test_a_derived_row_is_erased_where_its_parent_is_in_another_file(

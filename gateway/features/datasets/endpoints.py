@@ -183,7 +183,8 @@ async def _folder_of(datasets: Datasets, digest: str) -> Path:
     """Raises Problem (404)."""
     folder = await asyncio.to_thread(datasets.find, digest)
     if folder is None:
-        raise Problem("not_found", f"There is no data set {digest[:80]!r}: see the list of data sets.")
+        text = f"There is no data set {digest[:80]!r}, or more than one: give 4 digits or more of one in the list."
+        raise Problem("not_found", text)
     return folder
 
 

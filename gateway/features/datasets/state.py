@@ -20,7 +20,7 @@ from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER
 from monitoring.datasets.rows_from_files import SourceFile
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-BEGINNING = re.compile(r"[0-9a-f]{8,64}")
+BEGINNING = re.compile(r"[0-9a-f]{4,64}")
 NAME_FILE = ".name"
 
 

@@ -19,7 +19,7 @@ from monitoring.evaluation.suites import Suite, kinds_of
 from monitoring.texts import Seals
 
 SUITES_MAX = 50
-DIGEST_START = re.compile(r"[0-9a-f]{6,64}")
+DIGEST_START = re.compile(r"[0-9a-f]{4,64}")
 
 
 class NoSuite(Exception):

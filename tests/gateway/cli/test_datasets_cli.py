@@ -34,7 +34,9 @@ async def test_a_data_set_is_built_of_files_and_the_same_files_are_the_same_set(
     assert again.json == card
     listed = await ok(apprentice, "datasets", "list")
     assert f"{card['digest'][:12]}  returns  {len(train)}" in listed.out
-    shown = await ok(apprentice, "datasets", "show", card["digest"][:8])
+    refused = await apprentice("datasets", "show", card["digest"][:3])
+    assert "or more than one: give 4 digits or more" in refused.err
+    shown = await ok(apprentice, "datasets", "show", card["digest"][:4])
     assert f"training rows  {len(train)}" in shown.out
     # a building is told as done before its files go, which its entry comes before
     await until(lambda: not list((gateway.services.settings.dataset_folder / ".files").iterdir()))

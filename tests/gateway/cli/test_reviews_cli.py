@@ -88,6 +88,7 @@ async def test_a_review_is_answered_with_what_would_have_been_right(
     (told,) = await feedback(gateway, request_id)
     assert (told["value"], told["comment"], told["demonstration"], told["rater"]) == (False, "rule 3", "Yes.", "anna")
     assert (told["reviewed"], told["tags"]) == (True, {"kind": "toaster"})
+    assert (await apprentice("reviews", "answer", "nosuch", "no")).err.endswith("(request_not_found)\n")
     again = await apprentice("reviews", "next")
     assert (again.exit_code, again.out) == (1, "")
     assert again.err.endswith("(no_review)\n")
