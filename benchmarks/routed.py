@@ -45,6 +45,7 @@ from benchmarks.harness import (
 from benchmarks.scores import DATA, bitext, clinc150
 from benchmarks.subjects import BASE_MODEL, TASK, apprentice
 from benchmarks.swap_subjects import MODEL, start_engines
+from monitoring.intervals import find_share_interval
 from tests.fakes.ports import free_port
 
 RETURNS = ROOT / "examples" / "returns"
@@ -321,9 +322,7 @@ def _share(found: Any) -> float:
 
 def lower_bound(share: float, count: int, z: float = 2.5758) -> float:
     """The lower end of a share's 99% interval (Wilson)."""
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, middle - half)
+    return find_share_interval(share, count, z)[0]
 
 
 def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:

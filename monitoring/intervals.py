@@ -1,5 +1,4 @@
-"""Exact one-sided intervals of a rate, from counts of wrong labels (C. Clopper, E. Pearson, 1934), and Student's t.
-Pure.
+"""Intervals of a rate: exact one-sided ones (C. Clopper, E. Pearson, 1934), Wilson's; and Student's t. Pure.
 
 Not taken from scipy: nothing on the path of a request imports it (pyproject.toml), and it is 0.2 s of a process' start.
 """
@@ -10,6 +9,7 @@ import math
 from statistics import NormalDist
 
 CONFIDENCE = 0.95
+Z_95 = 1.959963984540054
 BISECTIONS = 60
 """Halves after which an interval is as short as floats of this size can tell. Newton's method takes some eight."""
 ROOT_STEP_MIN = 1e-10
@@ -46,6 +46,13 @@ def find_lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) ->
     if wrong <= LEAST:
         return 0.0
     return _find_root(wrong, of - wrong + 1.0, 1.0 - confidence)
+
+
+def find_share_interval(share: float, of: float, z: float = Z_95) -> tuple[float, float]:
+    """The interval of a share of `of` values (E. B. Wilson, 1927), at z standard errors. That of 0 begins at 0."""
+    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return max(0.0, round(middle - half, 12)), min(1.0, round(middle + half, 12))
 
 
 def find_student_quantile(degrees: float, confidence: float) -> float:

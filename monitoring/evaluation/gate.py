@@ -18,6 +18,7 @@ import msgspec
 
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.judge_trust import describe_trust
+from monitoring.intervals import find_share_interval
 
 GateVerdict = Literal["passed", "failed", "cannot_tell"]
 LineVerdict = Literal["passed", "failed", "cannot_tell", "not_judged"]
@@ -455,10 +456,8 @@ def _differing(count: int, rows: int, side: int) -> float:
     """The share of rows of which the answers differ: Jeffreys' estimate, or an end of Wilson's 80% interval."""
     if not side:
         return (count + 0.5) / (rows + 1)
-    z = NormalDist().inv_cdf(0.9)
-    share = count / rows
-    half = z * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
-    return (share + z**2 / (2 * rows) + side * half) / (1 + z**2 / rows)
+    low, high = find_share_interval(count / rows, rows, NormalDist().inv_cdf(0.9))
+    return low if side < 0 else high
 
 
 def _upper(pair: Mapping[str, Any]) -> float:

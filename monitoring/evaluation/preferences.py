@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.detectors.recent_values import FadedSums, find_share_interval
+from monitoring.intervals import find_share_interval
 
 DIGITS = 4
 
@@ -42,7 +42,7 @@ def count_preferences(preferences: Iterable[Preference]) -> list[dict[str, Any]]
 def _compare(votes: Counter[int]) -> dict[str, Any]:
     first, second = sum(vote > 0 for vote in votes.values()), sum(vote < 0 for vote in votes.values())
     decided = first + second
-    interval = find_share_interval(FadedSums(decided, decided, first, first))
+    interval = find_share_interval(first / decided, decided) if decided else None
     beyond = sum(math.comb(decided, count) for count in range(max(first, second), decided + 1))
     return {
         "rows": len(votes),

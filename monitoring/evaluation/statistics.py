@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from monitoring.intervals import find_student_quantile
-from monitoring.quality.detectors.recent_values import FadedSums, find_share_interval
+from monitoring.intervals import find_share_interval, find_student_quantile
 
 BOOTSTRAP_DRAWS = 10_000
 BISECTIONS = 60
@@ -35,7 +34,7 @@ def share_of(right: int, of: int) -> Share:
     """`right` of `of` rows."""
     if of == 0:
         return Share(right, of, None, None, None)
-    return Share(right, of, right / of, *(find_share_interval(FadedSums(of, of, right, right)) or (None, None)))
+    return Share(right, of, right / of, *find_share_interval(right / of, of))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from monitoring.intervals import find_student_quantile
+from monitoring.intervals import find_share_interval, find_student_quantile
 from monitoring.labels.messages import Agreement
 from monitoring.labels.ratings import Numbers, Ratings
 
@@ -80,10 +80,7 @@ def _report_rater(apart: Numbers, expected: float) -> Agreement:
 
 def _find_low(disagreement: float, items: int, expected: float) -> float:
     """The lower end of the alpha of this mean disagreement, which no item has more than 1 of."""
-    z = 1.96
-    half = z * np.sqrt(disagreement * (1 - disagreement) / items + z**2 / (4 * items**2))
-    most = (disagreement + z**2 / (2 * items) + half) / (1 + z**2 / items)
-    return 1.0 - float(most) / expected
+    return 1.0 - find_share_interval(disagreement, items)[1] / expected
 
 
 def _expect(totals: Numbers) -> Numbers:

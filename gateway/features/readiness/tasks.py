@@ -16,8 +16,8 @@ from gateway.services import Services
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
 from monitoring.evaluation.gate import WHOLE, is_judge_trusted
 from monitoring.evaluation.unleaked_rows import count_unleaked
+from monitoring.intervals import find_share_interval
 from monitoring.labels.messages import Agreement
-from monitoring.quality.detectors.recent_values import FadedSums, find_share_interval
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import ArchivedTask, Interval, LiveVersion
 from monitoring.readiness.rules import Prompted
@@ -90,8 +90,10 @@ def _as_interval(agreement: Agreement | None) -> Interval | None:
 
 def _accuracy(report: Mapping[str, Any], arm: str) -> Interval | None:
     rows = count_unleaked(report, arm)
-    interval = find_share_interval(FadedSums(rows.of, rows.of, rows.right, rows.right)) if rows is not None else None
-    return Interval(rows.right / rows.of, *interval, rows.of) if rows is not None and interval is not None else None
+    if rows is None or not rows.of:
+        return None
+    share = rows.right / rows.of
+    return Interval(share, *find_share_interval(share, rows.of), rows.of)
 
 
 def _with_settings(services: Services, costs: Costs, task: str, pool: str | None) -> Costs:

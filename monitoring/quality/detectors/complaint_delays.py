@@ -26,7 +26,8 @@ from itertools import accumulate, pairwise
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors.recent_values import DAY_SECONDS, Z_95
+from monitoring.intervals import Z_95
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
 TICK_SECONDS = 300.0
 HORIZON_TICKS = 8640

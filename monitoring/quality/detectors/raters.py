@@ -16,10 +16,10 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring.ids import name_rater
-from monitoring.quality.detectors import leave_one_out, recent_values, restarts, rising_errors
+from monitoring.intervals import find_share_interval
+from monitoring.quality.detectors import leave_one_out, restarts, rising_errors
 from monitoring.quality.detectors.dependence import PLAIN, LabelTerms
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
-from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.detectors.rising_errors import RateDetector, Side
 
 GROUPS = 8
@@ -210,9 +210,9 @@ def _seen(guarded: Guarded, badness: float, weight: float, terms: LabelTerms, ow
 
 
 def _find_lower_bound(detector: RateDetector) -> float:
-    sums = FadedSums(detector.weight, detector.weight, detector.total, detector.total)
-    interval = recent_values.find_share_interval(sums)
-    return 0.0 if interval is None else interval[0]
+    if not detector.weight:
+        return 0.0
+    return find_share_interval(min(1.0, detector.total / detector.weight), detector.weight)[0]
 
 
 def _believed(guarded: Guarded) -> set[int]:

@@ -11,10 +11,12 @@ from operator import mul
 import msgspec
 from msgspec.structs import astuple
 
+from monitoring import intervals
+from monitoring.intervals import Z_95
+
 WINDOW = 200
 """The number of newest values that make a share, about."""
 FADING = 1.0 - 1.0 / WINDOW
-Z_95 = 1.959963984540054
 RATE_SECONDS = 3 * 86_400.0
 """A rate is that of about the last three days."""
 RATE_SECONDS_MIN = 3600.0
@@ -70,15 +72,11 @@ def find_mean(recent: FadedSums) -> float | None:
 
 
 def find_share_interval(recent: FadedSums) -> tuple[float, float] | None:
-    """The 95% interval of a share (E. B. Wilson, 1927), by as many values as weigh the same; None before the first."""
+    """The 95% interval of a share, by as many values as weigh the same; None before the first."""
     if not recent.weight:
         return None
     of = recent.weight * recent.weight / recent.squares
-    share = min(1.0, max(0.0, recent.total / recent.weight))
-    z2 = Z_95 * Z_95
-    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = Z_95 / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
-    return max(0.0, round(middle - half, 12)), min(1.0, round(middle + half, 12))  # a bound of 0 is 0
+    return intervals.find_share_interval(min(1.0, max(0.0, recent.total / recent.weight)), of)
 
 
 def find_mean_interval(recent: FadedSums) -> tuple[float, float] | None:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from monitoring.intervals import Z_95
 from monitoring.quality.detectors import dependence, estimates, leave_one_out, paired, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.dependence import Dependence
@@ -218,7 +219,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         error = margin + STEP_UP_MIN
         if since_then is not None:
             total, of = since_then
-            error = max(error, total / of - recent_values.Z_95 * math.sqrt(self._spread() / of))
+            error = max(error, total / of - Z_95 * math.sqrt(self._spread() / of))
         reverse = leave_one_out.start(paired.start(_bound((margin + error) / 2), "below"), GROUPS)
         left = self.recoveries
         if self.reverse is None:
