@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 import time
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -32,6 +33,8 @@ OwnColumns = Annotated[
         help="A row's column or field, as in text=body or expected=reply. May be repeated.",
     ),
 ]
+JSON_ENDINGS = (".json", ".jsonl")
+LOOKED_AT_BYTES = 1024
 BETWEEN_ROWS = re.compile(r"[\s,]*")
 PROMPT_COLUMNS = ("prompt", "text", "id", "label")
 """Columns of a CSV file of training prompts that are read."""
@@ -161,11 +164,12 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Ma
         raise Unusable(f"{path} is empty: give a row on each line.")
     if path.suffix.lower() == ".parquet":
         raise Unusable(f"{path} is Parquet, which only `datasets build` reads: write it as .csv or JSON lines.")
-    if path.suffix.lower() not in (".json", ".csv") and not own_names:
+    is_table = path.suffix.lower() not in JSON_ENDINGS and not _begins_as_json(path)
+    if path.suffix.lower() != ".json" and not is_table and not own_names:
         return path
     file = StringIO(read_text(path), newline="")
     try:
-        if path.suffix.lower() == ".csv":
+        if is_table:
             rows = list(_rows_of_csv(path, file, columns, own_names))
         else:
             objects = _rows_of_json(path, file) if path.suffix.lower() == ".json" else _rows_of_lines(file)
@@ -179,6 +183,11 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Ma
         for before, row in rows:
             lines.write("\n" * before + json.dumps(row) + "\n")
     return made
+
+
+def _begins_as_json(path: Path) -> bool:
+    with explain_os_error(f"{path} can't be read"), path.open("rb") as file:
+        return file.read(LOOKED_AT_BYTES).removeprefix(BOM_UTF8).lstrip()[:1] in (b"{", b"[")
 
 
 def _rows_of_csv(

@@ -296,7 +296,7 @@ def row_of(read: dict[str, Any], at: int, number: int) -> Row:
         calling, expected = _check_calling(called, tools, at), write_calls(called)
     if expected is None:
         expected, label = label, read.get("class")
-    if expected is None or expected == "":
+    if expected is None or (isinstance(expected, str) and not expected.strip()):
         raise DatasetError(f"Line {at}: it has no expected answer: give one as `expected`.")
     if not isinstance(expected, str):
         expected = write_canonically(expected)
@@ -362,7 +362,7 @@ def _asked_of(read: dict[str, Any], at: int) -> tuple[list[dict[str, Any]] | Non
         if not isinstance(content, list) or not content or not all(isinstance(message, dict) for message in content):
             raise DatasetError(f"Line {at}: its messages are no list of objects with role and content.")
         return content, None
-    if not isinstance(content, str) or not content:
+    if not isinstance(content, str) or not content.strip():
         raise DatasetError(f"Line {at}: its {names[0]} is no text, or empty.")
     return ([{"role": "user", "content": content}], None) if names[0] == "text" else (None, content)
 

@@ -80,6 +80,9 @@ def test_a_table_is_read_as_data_sets_read_it_and_told_what_is_wrong(tmp_path: P
         2: {"text": "a\r\nb", "id": "1"},
         6: {"text": "c", "id": "2"},
     }
+    table = tmp_path / "rows.tsv"
+    assert json.loads(read("text\tid\na, b\t1\n")[1]) == {"text": "a, b", "id": "1"}
+    table = tmp_path / "rows.csv"
     for content, fault in (
         ("text,id\na, b,1\nc,2\nd\n", r"rows\.csv: 2 rows can't be read\. Line 2: it has more .* Line 4: it has fewer"),
         ("text,id,text\na,1,b\n", r"rows\.csv has two columns 'text': which one counts\? Rename the other\."),

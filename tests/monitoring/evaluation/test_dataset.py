@@ -69,6 +69,8 @@ def test_a_label_is_the_rows_class_where_something_else_is_expected() -> None:
         (b"x" * 2500, "Line 1: it has more than 2000 bytes"),
         (lines(*[GOOD] * 101), "Line 101: the data have more than 100 rows"),
         (lines({**GOOD, "text": "x" * 1900}) * 60, "more than 100000 bytes"),
+        (lines({**GOOD, "text": " \n"}), "Line 1: its text is no text, or empty"),
+        (lines({**GOOD, "expected": " "}), "Line 1: it has no expected answer"),
     ],
 )
 def test_what_can_not_be_used_is_said_with_its_line(data: bytes, said: str) -> None:
