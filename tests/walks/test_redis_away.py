@@ -40,6 +40,7 @@ async def test_admins_read_the_last_state_and_the_log_has_one_begin_and_end_per_
         assert stale == {**fresh, "stale": True, "adapters": [{**fresh["adapters"][0], "generation": None}]}
         replicas = (await http.get("/admin/v1/replicas")).json()
         assert (replicas["stale"], replicas["replicas"][0]["loaded"]) == (True, ["returns@v1"])
+        assert (await http.get("/health/ready")).status_code == 200, "requests go on"
         unread = await http.get("/admin/v1/state")
         assert (unread.status_code, unread.json()["error"]["code"]) == (503, "storage_unavailable")
         assert "can't be read now" in unread.json()["error"]["message"]
