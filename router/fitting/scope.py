@@ -360,7 +360,7 @@ class _Fitter:
         """The model with its mix, scaled on training prompts that it, or a fold's model, was not fitted with."""
         own = rows.own
         folds = draw_folds(own, rows.groups[own], draw)
-        steps = len(folds) + int(len(folds) > 1)
+        steps = len(folds) + 1
         parts: list[ScoreParts] = []
         doubled: list[ScoreParts] = []
         _, frames = split_frames(read_frames())
@@ -373,10 +373,8 @@ class _Fitter:
             model = replace(model, mix=find_bars([model.parts(text) for text in texts], framing))
             parts += [model.parts(text) for text in texts]
             doubled += [model.parts(text) for text in _double(texts)]
-        bars = model.mix
-        if len(folds) > 1:
-            model = self.fit(rows, tell.part(steps - 1, steps))
-        mix = choose_mix(parts, doubled, bars)
+        mix = choose_mix(parts, doubled, model.mix)
+        model = self.fit(rows, tell.part(steps - 1, steps))
         scores = np.sort([mix.of(part) for part in parts])
         if len(scores) > HELD_BACK_MAX:
             scores = scores[np.round(np.linspace(0, len(scores) - 1, HELD_BACK_MAX)).astype(np.intp)]

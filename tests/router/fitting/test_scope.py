@@ -130,6 +130,12 @@ def test_a_model_of_many_prompts_stays_small(embedding: StaticEmbedding) -> None
     assert len(model.ids) == 1_500
 
 
+def test_a_model_of_many_prompts_has_also_those_that_set_its_threshold(embedding: StaticEmbedding) -> None:
+    model = fit_scope(made(("return the lamp", "refund please"), 2_100), (), embedding, 1, quiet)
+    assert model.held_back_rows == 1_000
+    assert len(model.ids) == 2_100
+
+
 class Deep:
     """A second embedding, which knows one word alone."""
 
