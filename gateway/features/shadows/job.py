@@ -45,8 +45,6 @@ def offer_copies(shadows: Shadows, policy: Policy, body: RequestBody, answer: An
     choice, record = answer.choice, ledger.record
     if record.reviewed:
         offer_review(shadows.reviews, body, answer, record)
-    if not shadows.draws.watches(policy, choice, record):  # it is kept for another reader
-        return
     text = None
     if answer.parts is not None and body.choices == 1:
         text = body.wire_format.read_answer(answer.parts, body.stream).text()
