@@ -22,10 +22,10 @@ from serving.adapters.adapter_folder import (
     check_files,
     open_folder,
 )
+from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError, read_manifest
 from serving.adapters.signature import SignatureError, read_signature, sign, write_signature
-from serving.adapters.verification import digest_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer
         return write_signature(read_signature(path)) if path.is_file() else None
     with explain_os_error(f"The signing key {sign_key} can't be read"):
         key = sign_key.read_bytes()
-    return write_signature(sign(key, signer, digest_of(folder), manifest_digest))
+    return write_signature(sign(key, signer, digest_adapter(folder), manifest_digest))
 
 
 def upload(

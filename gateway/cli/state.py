@@ -112,11 +112,11 @@ def _living(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _is_whole(folder: Path, digest: str) -> bool:
+    from serving.adapters.artifact_digest import digest_adapter
     from serving.adapters.errors import ArtifactError
-    from serving.adapters.verification import digest_of
 
     try:
-        return digest_of(folder) == digest
+        return digest_adapter(folder) == digest
     except (ArtifactError, OSError):
         return False
 

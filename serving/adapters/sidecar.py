@@ -16,10 +16,10 @@ import httpx
 
 from monitoring.synced_files import sync
 from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE
+from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.errors import ArtifactError, quote_name
 from serving.adapters.incoming import append, make_incoming_folder, to_its_end
 from serving.adapters.store import FILE_MODE, FOLDER_MODE, FREE_BYTES_MIN, Store, move_in
-from serving.adapters.verification import digest_of
 
 SIZES_MAX: Mapping[str, int] = {
     CONFIG_FILE: DEFAULT_LIMITS.config_bytes_max,
@@ -164,7 +164,7 @@ class Puller:
 
     def _let_in(self, digest: str, folder: Path) -> None:
         """Into the store in one atomic step, if the bytes are the digest's. What is on disk is what was read back."""
-        actual = digest_of(folder)
+        actual = digest_adapter(folder)
         if actual != digest:
             raise PullError(f"What the gateway gave for {digest} has the digest {actual}: its store is damaged.")
         for name in SIZES_MAX:

@@ -24,8 +24,9 @@ from serving.adapters.adapter_folder import (
     open_file,
     open_folder,
 )
+from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.errors import ArtifactError, quote_name
-from serving.adapters.verification import Artifact, digest_of
+from serving.adapters.verification import Artifact
 
 INCOMING = ".incoming-"
 PULLED = f"{INCOMING}pull-"
@@ -104,7 +105,7 @@ class Store:
             raise ArtifactError("not_held", f"The store has no {digest}: push the adapter again.")
         try:
             names = sorted(entry.name for entry in folder.iterdir())
-            actual = digest_of(folder, self._limits) if names == [*ADAPTER_FILES] else None
+            actual = digest_adapter(folder, self._limits) if names == [*ADAPTER_FILES] else None
         except (ArtifactError, OSError) as error:
             raise _damaged(digest, str(error)) from None
         if actual is None:
@@ -139,7 +140,7 @@ class Store:
                         raise changed
                     _copy_file(file, incoming / name, size_bytes)
         try:
-            same = digest_of(incoming, self._limits) == artifact.digest
+            same = digest_adapter(incoming, self._limits) == artifact.digest
         except ArtifactError:
             raise changed from None
         if not same or copied != artifact.size_bytes:

@@ -14,14 +14,12 @@ the base's fingerprint. A claimed fingerprint that is not the base's is refused 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from serving.adapters import canonical
 from serving.adapters.adapter_folder import (
     DEFAULT_LIMITS,
     WEIGHTS_FILE,
@@ -30,12 +28,11 @@ from serving.adapters.adapter_folder import (
     open_file,
     open_folder,
 )
+from serving.adapters.artifact_digest import compute_digest
 from serving.adapters.base_model import Base, count_layers, measure_modules, name_of
 from serving.adapters.errors import ArtifactError, quote_name
 from serving.adapters.peft_config import Promise, read_config, read_promise, refuse_feature
-from serving.adapters.tensors import FLOATS, Tensor, check_values, read_exactly, read_header
-
-DIGEST_VERSION = b"apprentice-adapter-1\n"
+from serving.adapters.tensors import FLOATS, Tensor, read_header
 
 TENSOR_NAME = re.compile(
     r"base_model\.model\.model\.layers\.(0|[1-9][0-9]{0,4})\.([a-z0-9_.]{1,64})\.lora_([AB])\.weight"
@@ -81,7 +78,7 @@ def verify(
             pairs = _pair_up(tensors, promise, base)
             _check_complete(pairs, promise, base)
             dtype = _one_dtype(tensors)
-            digest = _digest(config, tensors, file, check=True)
+            digest = compute_digest(config, tensors, file, checks_values=True)
     return Artifact(
         digest=digest,
         rank=promise.rank,
@@ -91,15 +88,6 @@ def verify(
         size_bytes=config_size + weights_size,
         base_fingerprint=base.fingerprint,
     )
-
-
-def digest_of(folder: Path, limits: ArtifactLimits = DEFAULT_LIMITS) -> str:
-    """The digest of the adapter in `folder`, whatever its base. Raises ArtifactError if it can't be read."""
-    with open_folder(folder) as folder_fd:
-        config, _ = read_config(folder_fd, limits)
-        with open_file(folder_fd, WEIGHTS_FILE, limits.size_bytes_max) as (file, size_bytes):
-            tensors = read_header(file, size_bytes, limits.header_bytes_max)
-            return _digest(config, tensors, file, check=False)
 
 
 def _check_base(config: Mapping[str, Any], base: Base, claimed_fingerprint: str | None) -> None:
@@ -245,19 +233,6 @@ def _one_dtype(tensors: Mapping[str, Tensor]) -> str:
             f"Its tensors are {', '.join(dtypes)}: save all of them as one of float32, bfloat16 and float16.",
         )
     return FLOATS[dtypes[0]]
-
-
-def _digest(config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: BinaryIO, *, check: bool) -> str:
-    """Over the configuration and every tensor; with `check` the values are looked at in the same reading."""
-    whole = hashlib.sha256(DIGEST_VERSION + canonical.write(config) + b"\n")
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        data = read_exactly(file, tensor.start, tensor.size_bytes, f"tensor {quote_name(name)}")
-        if check:
-            check_values(name, tensor.dtype, data)
-        whole.update(canonical.write([name, tensor.dtype, tensor.shape]) + b"\n")
-        whole.update(data)
-    return "sha256:" + whole.hexdigest()
 
 
 def _bad_name(name: str) -> ArtifactError:

@@ -17,7 +17,7 @@ import yaml
 
 from gateway.features.pulls.job import PullingWork
 from gateway.features.pulls.state import Pulls
-from serving.adapters.verification import digest_of
+from serving.adapters.artifact_digest import digest_adapter
 from tests.fakes.sources import (
     PASSWORD,
     USER,
@@ -82,7 +82,7 @@ async def test_an_adapter_in_a_bucket_becomes_a_version_and_answers(
         await put_objects(url, folder, "returns/run-7")
         allowed = {"allowed": ["s3://models/returns/"], "s3_endpoint_url": url}
         async with run_gateway(configure(pulls=allowed)) as gateway:
-            told = await pulled(gateway, "s3://models/returns/run-7", digest=digest_of(folder))
+            told = await pulled(gateway, "s3://models/returns/run-7", digest=digest_adapter(folder))
             assert (told["state"], told["version"], told["error"]) == ("done", "returns@v1", "")
             assert told["left_out"] == ["'tokenizer.json'"]
             assert left(gateway) == []
@@ -303,7 +303,7 @@ async def test_what_is_left_of_other_bytes_is_not_gone_on_with(
         assert (await pulled(gateway, "hf://shop/returns@main"))["state"] == "failed"
         folder = make_adapter(2)
         hugging_face.commit(folder)
-        told = await pulled(gateway, "hf://shop/returns@main", digest=digest_of(folder))
+        told = await pulled(gateway, "hf://shop/returns@main", digest=digest_adapter(folder))
         assert told["state"] == "done", told
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.manifest import read_manifest
 from serving.adapters.sidecar import ensure_on
 from serving.adapters.signature import new_key as new_signing_key
 from serving.adapters.signature import sign, write_signature
 from serving.adapters.store import Store
-from serving.adapters.verification import digest_of
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 from tests.walks.test_sidecar import FILES, UNKNOWN, Giving, digest, gateway, http, key_path, lying_in, own, url
@@ -81,7 +81,7 @@ async def test_pushed_adapter_reaches_an_engine_that_shares_no_disk_with_the_gat
 ) -> None:
     folder = make_adapter(3)
     manifest = read_manifest(folder / "manifest.yaml")
-    signature = sign(new_signing_key(), "returns-team", digest_of(folder), manifest.digest())
+    signature = sign(new_signing_key(), "returns-team", digest_adapter(folder), manifest.digest())
     (folder / "signature.json").write_bytes(write_signature(signature))
     headers = {"authorization": f"Bearer {gateway.keys['admin']}"}
     where = f"{gateway.url}/admin/v1/adapters"

@@ -15,6 +15,7 @@ import msgspec
 
 from monitoring.helper_process import run_job, tell_step
 from serving.adapters.adapter_folder import ADAPTER_FILES, CONFIG_FILE, MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE
+from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.errors import ArtifactError, quote_name
 from serving.adapters.incoming import append
 from serving.adapters.sources.bucket import BucketSource
@@ -22,7 +23,6 @@ from serving.adapters.sources.fetch_job import FetchJob, FetchResult, FetchSetti
 from serving.adapters.sources.hub import HubSource
 from serving.adapters.sources.oci_registry import RegistrySource
 from serving.adapters.sources.source import BrokenOff, Listing, RemoteFile, Source, SourceError
-from serving.adapters.verification import digest_of
 
 SOURCES: Mapping[str, Callable[[str, FetchSettings], Source]] = {
     "hf": HubSource,
@@ -73,7 +73,7 @@ def _fetch(job: FetchJob, tell: Tell) -> FetchResult:
     if _again(lambda: _list(source, job)) != listing:
         raise SourceError(f"{job.address} was changed while it was pulled: name what does not move, or pull it again.")
     tell("verifying", 1.0)
-    if job.digest and (actual := digest_of(folder / "adapter")) != job.digest:
+    if job.digest and (actual := digest_adapter(folder / "adapter")) != job.digest:
         raise SourceError(f"The adapter has the digest {actual}, not {job.digest}: nothing was taken.")
     others = sorted(name for name in listing.files if name not in SIZES_MAX and name != WEIGHTS_FILE)
     return FetchResult(listing.address, tuple(quote_name(name, 60) for name in others[:LEFT_OUT_MAX]))

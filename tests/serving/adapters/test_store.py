@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from serving.adapters.adapter_folder import ArtifactLimits
+from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.base_model import Base
 from serving.adapters.errors import ArtifactError
 from serving.adapters.store import Store
-from serving.adapters.verification import Artifact, digest_of, verify
+from serving.adapters.verification import Artifact, verify
 from tests.fakes.adapters import write_adapter
 
 
@@ -41,7 +42,7 @@ def test_adapter_lies_under_its_digest(store: Store, source: Path, artifact: Art
     assert folder == store.path(artifact.digest) == store.folder / artifact.digest.removeprefix("sha256:")
     assert store.holds(artifact.digest)
     assert [entry.name for entry in store.folder.iterdir()] == [folder.name]
-    assert digest_of(folder) == artifact.digest
+    assert digest_adapter(folder) == artifact.digest
     store.verify_copy(artifact.digest)
     assert left_over(store) == []
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from serving.adapters.adapter_folder import ArtifactLimits
+from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.base_model import SPLIT_FAMILIES, Base, measure_modules
-from serving.adapters.verification import Artifact, digest_of, verify
+from serving.adapters.verification import Artifact, verify
 from tests.fakes.adapters import (
     ALL_LINEAR,
     ATTENTION,
@@ -29,7 +30,7 @@ from tests.serving.adapters.conftest import Q0, refused
 def test_valid_adapter_is_verified(tmp_path: Path, base: Base) -> None:
     artifact = verify(write_adapter(tmp_path / "a"), base, ArtifactLimits())
     assert artifact == Artifact(
-        digest=digest_of(tmp_path / "a"),
+        digest=digest_adapter(tmp_path / "a"),
         rank=4,
         alpha=8.0,
         target_modules=("k_proj", "o_proj", "q_proj", "v_proj"),

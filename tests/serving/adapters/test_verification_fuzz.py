@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.base_model import Base
 from serving.adapters.errors import ArtifactError
 from serving.adapters.tensors import read_header
-from serving.adapters.verification import digest_of, verify
+from serving.adapters.verification import verify
 from tests.fakes.adapters import adapter_config, adapter_tensors, write_adapter, write_base
 
 WEIGHTS = "adapter_model.safetensors"
@@ -44,7 +45,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Base]:
 
 def refuses_only(folder: Path, base: Base) -> None:
     """Whatever lies there: it is verified, or refused with our own error in a sentence."""
-    for read in (lambda: verify(folder, base), lambda: digest_of(folder)):
+    for read in (lambda: verify(folder, base), lambda: digest_adapter(folder)):
         said = "It is verified."
         try:
             read()
