@@ -100,7 +100,7 @@ def list_reviews(
     answer = api.get("/reviews", task=task)
     if api.out.print_json(answer):
         return
-    columns = ("task", "waiting", "leased", "oldest", "drawn", "answered", "skipped", "expired", "left", "share")
+    columns = ("task", "waiting", "leased", "oldest", "drawn", "answers", "skipped", "expired", "left", "share")
     api.out.table(columns, map(_row, answer["reviews"]))
     for each in answer["reviews"]:
         for skipped in each["skips"][:3]:

@@ -157,7 +157,8 @@ def _judge_training(case: Case, near: Sequence[TrainingNeighbour], taught: bytes
         text = f"Asked again at temperature 0, {own.arm} answers rightly: its answers are not steady."
         return Cause(name="training", state="likely", evidence=text)
     if able:
-        text = f"{', '.join(able)} answers rightly, and has the same base: the training lost it."
+        verbs = "answers rightly, and has" if len(able) == 1 else "answer rightly, and have"
+        text = f"{' and '.join(able)} {verbs} the same base: the training lost it."
         return Cause(name="training", state="likely", evidence=text)
     base = next((each for each in case.answers if each.kind == "base" and each.text is not None), None)
     if taught == right and share >= AGREED and near:

@@ -76,8 +76,9 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def dataset(self) -> str:
         """The digest of the data set that it was trained on, as its provenance says; empty where it names none."""
-        named = DATASET_DIGEST.fullmatch(str((self.manifest.get("provenance") or {}).get("dataset")))
-        return named[1] if named else ""
+        provenance = self.manifest.get("provenance") or {}
+        names = (str(provenance.get(field)) for field in ("dataset", "dataset_digest"))
+        return next((named[1] for named in map(DATASET_DIGEST.fullmatch, names) if named), "")
 
     @property
     def datasets(self) -> list[str]:

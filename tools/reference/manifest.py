@@ -72,7 +72,7 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("provenance.trained_by", "text", TEXT, "Trainer."),
     ("provenance.trained_at", "text", "ISO 8601", "When."),
     ("provenance.dataset", "text", TEXT, "Name."),
-    ("provenance.dataset_digest", "text", DIGEST, "Digest of its file."),
+    ("provenance.dataset_digest", "text", DIGEST, "The data set's digest."),
     ("provenance.base_model", "text", TEXT, "Name."),
     ("provenance.framework", "text", TEXT, "Software."),
     ("provenance.command", "text", NOTES, "Command."),

@@ -38,7 +38,7 @@ def write_rows(folder: Path) -> None:
 async def place(gateway: RunningGateway, folder: Path) -> None:
     """Place an adapter that was trained on the data set."""
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
-    manifest["provenance"] = {"dataset": DIGEST, "number": folder.name}
+    manifest["provenance"] = {"dataset": "returns", "dataset_digest": f"sha256:{DIGEST}", "number": folder.name}
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
     await gateway.place(folder)
 

@@ -93,3 +93,10 @@ def test_what_the_scope_model_lets_pass_is_no_likely_fault_of_scope() -> None:
     passed = ServedScope(score=0.8, threshold=-0.1, fired=False)
     found = diagnose(Case(**WRONG, neighbours=taught("approve", similarity=0.05), scope=passed))
     assert (found.likely, found.causes[0].state) == ("unknown", "possible")
+
+
+def test_versions_that_answer_rightly_are_named_together() -> None:
+    able = [ArmAnswer(arm=arm, kind="earlier", text="approve") for arm in ("returns@v2", "returns@v1")]
+    found = diagnose(Case(**WRONG, answers=tuple(able)))
+    text = "returns@v2 and returns@v1 answer rightly, and have the same base: the training lost it."
+    assert text in [cause.evidence for cause in found.causes]
