@@ -118,7 +118,8 @@ async def answer_readiness(
 
 async def compute(readiness: Readiness, job: ReadinessJob, data: bytes) -> ReadinessResult:
     """The result of a process that does the job. Raises Problem (500, 503, 504)."""
-    if readiness.turn.locked():
-        raise Problem("overload", "Another answer is being computed: try again in a minute.", retry_after_seconds=30.0)
+    if readiness.places.locked():
+        raise Problem("overload", "Other answers are being computed: try again in a minute.", retry_after_seconds=30.0)
     advice, turn = "give fewer rows, or shorter ones", readiness.turn
-    return await run_process(COMMAND, job, ReadinessResult, ANSWER_SECONDS_MAX, data=data, advice=advice, turn=turn)
+    async with readiness.places:
+        return await run_process(COMMAND, job, ReadinessResult, ANSWER_SECONDS_MAX, data=data, advice=advice, turn=turn)

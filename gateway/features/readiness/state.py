@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from gateway.services import Services
 
+PLACES = 4
+"""Answers at the same time, each with its data in memory: one is computed, the others wait."""
+
 
 @dataclass(frozen=True)
 class Readiness:
@@ -14,3 +17,4 @@ class Readiness:
 
     services: Services
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PLACES))

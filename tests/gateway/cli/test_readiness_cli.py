@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import random
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.features.readiness.state import PLACES, Readiness
 from gateway.request_labels import AGREEMENT_KEY
 from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import RecordRow, day_of, write_part
@@ -157,6 +159,20 @@ async def test_files_in_another_encoding_and_empty_ones_are_refused(apprentice: 
     path.write_bytes(b"PAR1\0")
     said = await apprentice("readiness", str(path))
     assert (said.exit_code, "write it as .csv or JSON lines" in said.err) == (2, True), said.err
+
+
+async def test_answers_are_computed_one_after_another_and_few_wait(gateway: RunningGateway) -> None:
+    data = "".join(json.dumps(row) + "\n" for row in rows_of(40))
+    headers = {"content-type": "application/x-ndjson"}
+    async with gateway.http() as http:
+        async with gateway.features[Readiness].turn:
+            asked = [
+                asyncio.create_task(http.post("/admin/v1/readiness", content=data, headers=headers))
+                for _ in range(PLACES + 1)
+            ]
+            (refused,), waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert (refused.result().status_code, refused.result().headers["retry-after"]) == (503, "30")
+        assert [answer.status_code for answer in await asyncio.gather(*waiting)] == PLACES * [200]
 
 
 async def test_a_live_task_is_retired_where_it_costs_more_than_it_saves(
