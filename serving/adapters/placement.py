@@ -111,7 +111,8 @@ def next_step(placement: Placement | None, sight: Sight) -> Step:
 def _step_to_ready(placement: Placement | None, sight: Sight) -> Step:
     if placement is None:
         return "probe" if sight.listed == "here" else "load"
-    proven = placement.fingerprint == sight.fingerprint
+    # An unknown life is another one, too: gateways serve what was proven in the present life alone.
+    proven = (placement.fingerprint, placement.life) == (sight.fingerprint, sight.life)
     if placement.state in ("failed", "unknown") and placement.since >= sight.asked_at and _waits(placement, sight):
         return "none"
     if sight.listed == "not":

@@ -20,7 +20,7 @@ from gateway.features.releases.reconciling import reconcile_once
 from gateway.features.releases.state import Releases
 from serving.adapters import loader, reconcile, registry
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders
+from tests.fakes.faults import Fault, Lost, Moment, Reset, Silent, SlowHeaders, Status
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -112,6 +112,35 @@ async def test_restarted_replica_serves_a_version_only_once_it_is_loaded_and_pro
     asked.only("returns@v1")
     assert loads([small], "returns@v1") == 2
     assert loads([other], "returns@v1") == 1
+
+
+@pytest.mark.parametrize("fault", [Status(500), Reset()], ids=["refused", "reset"])
+async def test_restarted_gateway_serves_what_is_loaded_where_a_replica_lost_its_metrics(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, fault: Fault
+) -> None:
+    async with run_gateway(with_two(configure, other)) as first:
+        await first.place(make_adapter(1))
+        await until_ready(first, "returns@v1")
+    small.faults.add(fault, path="/metrics")
+    async with run_gateway(with_two(configure, other)) as second:
+        await until(lambda: second.services.fleet.replicas["small-0"].loaded == {"returns@v1"})
+        await go_down(second, small)
+        small.faults.clear()
+        await small.restart()
+        await until_ready(second, "returns@v1")
+    assert loads([small], "returns@v1") == 2
+
+
+@pytest.mark.parametrize("fault", [Status(500), Reset()], ids=["refused", "reset"])
+async def test_restarted_replica_that_has_lost_its_metrics_gets_its_adapters_again(
+    two: RunningGateway, small: FakeEngine, fault: Fault
+) -> None:
+    await go_down(two, small)
+    small.faults.add(fault, path="/metrics")
+    await small.restart()
+    await until_ready(two, "returns@v1")
+    assert lists(small, "returns@v1")
+    assert two.services.fleet.replicas["small-0"].loaded == {"returns@v1"}
 
 
 async def test_of_two_gateways_one_loads_and_a_swap_at_either_is_seen_by_both(

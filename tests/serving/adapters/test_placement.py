@@ -125,14 +125,16 @@ def test_an_engine_that_was_started_anew_voids_all_that_was_written_of_it(placem
 
 @many
 @given(maybe_placements, sights)
-def test_what_is_ready_stays_so_only_on_the_fingerprint_probed(placement: Placement | None, sight: Sight) -> None:
+def test_what_is_ready_stays_so_only_in_the_life_and_on_the_fingerprint_probed(
+    placement: Placement | None, sight: Sight
+) -> None:
     sight = replace(sight, wanted=True, listed="here")
     assume(not is_of_another_life(placement, sight))
     if next_step(placement, sight) in ("none", "reopen"):
         assert placement is not None
         waits = placement.state in ("failed", "unknown") and placement.retry_at > sight.now
         used = placement.state == "failed" and not sight.idle
-        assert waits or used or placement.fingerprint == sight.fingerprint
+        assert waits or used or (placement.fingerprint, placement.life) == (sight.fingerprint, sight.life)
 
 
 @many
