@@ -138,7 +138,7 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             generation="query",
         ),
         "undo": Click(
-            "Undo what the monitor did",
+            "Undo what the monitor did to {task}",
             "What was there before is there again. The monitor does not do the same before the version is healthy.",
             *("POST", "/admin/v1/tasks/{task}/quality/actions/{action}/undo", TASK),
             generation="query",

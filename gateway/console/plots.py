@@ -11,7 +11,9 @@ from markupsafe import Markup, escape
 WIDTH, ROW_HEIGHT, NAME_WIDTH, FIGURE_WIDTH = 400, 30, 140, 108
 NAME_MAX = 18
 SPLIT_HEIGHT = 14
-TICKS = (0.25, 0.5, 0.75)
+TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TICKS_WITHOUT_WORDS = (0.25, 0.75)
+"""Their words would touch those beside them."""
 
 
 def draw_split(weights: Mapping[str, float], of: str = "Traffic") -> Markup:
@@ -104,10 +106,11 @@ def _shorten(value: float) -> str:
 
 
 def _grid(bottom: float, top: float, height: float, span: float) -> Iterator[str]:
-    for tick in (0.0, *TICKS, 1.0):
+    for tick in TICKS:
         x, share = NAME_WIDTH + span * tick, bottom + (top - bottom) * tick
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 18}"/>'
-        yield f'<text class="dim" x="{x:.1f}" y="{height - 4}" text-anchor="middle">{share:.1%}</text>'
+        if tick not in TICKS_WITHOUT_WORDS:
+            yield f'<text class="dim" x="{x:.1f}" y="{height - 4}" text-anchor="middle">{share:.1%}</text>'
 
 
 def _picture(

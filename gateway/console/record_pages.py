@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,14 +20,21 @@ ENTRIES = 100
 
 
 async def show_keys(visit: Visit) -> Response:
-    """All keys, with what is spent of their limits."""
+    """All keys, or those with a word in a name, owner, public part or model, with the limit of which most is spent."""
     callers = (await visit.api.get("/admin/v1/callers"))["callers"]
+    find = visit.query("find").strip()
+    callers = [caller for caller in callers if find.casefold() in _words_of(caller)]
     callers.sort(key=lambda caller: (caller["role"], caller["name"].casefold()))
     for caller in [caller for caller in callers if caller["limits"]][:SPENT_MAX]:
         answer = await visit.api.find(fill_address("/admin/v1/callers/{public}", public=caller["public"]))
-        caller["usage"] = answer["usage"] if answer else {}
+        usage = answer["usage"].items() if answer else ()
+        caller["fullest"] = max(usage, key=lambda named: named[1]["spent"] / named[1]["limit"], default=None)
     await _add_costs(visit, callers)
-    return await visit.render("keys.html", callers=callers)
+    return await visit.render("keys.html", callers=callers, find=find)
+
+
+def _words_of(caller: Mapping[str, Any]) -> str:
+    return "\n".join((caller["name"], caller["owner"], caller["public"], *caller["models"])).casefold()
 
 
 async def show_key(visit: Visit) -> Response:

@@ -16,10 +16,11 @@ from monitoring.quality.signal_table import get_measure
 COUNTERS = ("apprentice_requests_total", "apprentice_cost_usd_total", "apprentice_saving_usd_total")
 SIGNALS_MAX = 12
 """Signals of a version that are drawn, those with most evidence first."""
+WORST_FIRST = ("degraded", "suspect")
 
 
 async def show_overview(visit: Visit) -> Response:
-    """All tasks: who leads, the verdict, the traffic split, cost and saving."""
+    """All tasks, the worst verdicts first: who leads, the verdict, the traffic split, cost and saving."""
     return await visit.render("overview.html", **await load_overview(visit))
 
 
@@ -40,6 +41,7 @@ async def load_overview(visit: Visit) -> dict[str, Any]:
         }
         for row in quality["tasks"]
     ]
+    tasks.sort(key=lambda row: WORST_FIRST.index(row["verdict"]) if row["verdict"] in WORST_FIRST else len(WORST_FIRST))
     totals = {name: sum(each.get(name, 0.0) for each in money.values()) if money else none[name] for name in COUNTERS}
     shown = {name: quality[name] for name in ("behind_seconds", "caveats")}
     return {"tasks": tasks, "totals": totals, "replicas": fleet, **shown}

@@ -446,3 +446,24 @@ async def test_the_second_of_two_admins_is_told_and_changes_nothing(world: Conso
         again = re.search(r'href="(/console/do/revoke-key[^"]+)"', (await http.get(f"/console/keys/{public}")).text)
         assert again is not None
         assert "Done: Revoke" in (await take(http, again[1].replace("&amp;", "&"))).text
+
+
+async def test_the_worst_verdict_is_the_first_and_a_key_is_found_among_many(world: ConsoleWorld) -> None:
+    async with browsing(world.gateway, world.gateway.admin_key) as http, world.gateway.http() as admin:
+        for version, verdict in (("clauses@v1", "healthy"), ("returns@v2", "suspect")):
+            path = f"/admin/v1/tasks/{version.partition('@')[0]}/quality/{version}/pin"
+            assert (await admin.post(path, json={"reason": "a test", "verdict": verdict})).status_code == 200
+        overview = (await http.get("/console/")).text
+        assert re.findall(r'<li class="card" id="task-(\w+)"', overview) == ["returns", "clauses", "triage"]
+        public = world.caller_key.split("-")[2]
+        for word in ("WEBSHOP", "grace", public, "clauses"):
+            rows = re.findall(r"<tr><td>.*?</tr>", (await http.get(f"/console/keys?find={word}")).text, re.DOTALL)
+            assert [f"/keys/{public}" in row for row in rows] == [True], word
+        assert rows[0].count("<small>") == 2, "whose it is, and one of its two limits"
+        assert "No key has that in it." in (await http.get("/console/keys?find=nobody")).text
+        assert "Judge what waits longest" in (await http.get("/console/reviews")).text
+
+
+async def test_nothing_to_judge_is_offered_where_nothing_waits(gateway: RunningGateway) -> None:
+    async with browsing(gateway, gateway.admin_key) as http:
+        assert "Judge what waits longest" not in (await http.get("/console/reviews")).text

@@ -16,6 +16,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, async_playwright
 
 from tests.programs import program
+from tests.waiting import until
 from tests.walks.console_world import ConsoleWorld, open_console_world
 from tests.walks.node_packages import install_node_packages
 
@@ -99,12 +100,14 @@ async def opened(browser: Browser, faults: list[str], **options: Any) -> Page:
 
 
 async def find_faults(page: Page, axe: str) -> list[str]:
-    """The findings of axe on a page, and its width where that is more than the screen's."""
+    """The findings of axe on a page, its width where that is more than the screen's, and cells whose text runs over."""
     await page.evaluate(axe)  # by the debugger, to which no policy of the page applies
     found = await page.evaluate("axe.run().then(result => result.violations)")
     faults = [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
     over = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    return faults + ([f"{over} px too wide"] if over > 0 else [])
+    full = "[...document.querySelectorAll('td')].filter((cell) => cell.scrollWidth > cell.clientWidth + 1)"
+    cells = await page.evaluate(f"{full}.map((cell) => `runs over: ${{cell.innerText}}`)")
+    return faults + cells + ([f"{over} px too wide"] if over > 0 else [])
 
 
 async def test_every_page_is_readable_for_all(tmp_path: Path, redis_url: str, browser: Browser, axe: str) -> None:
@@ -344,6 +347,12 @@ async def test_the_words_of_a_plot_can_be_read_on_a_phone(world: ConsoleWorld, b
           (text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a)"""
     )
     assert min(sizes) > 9
+    await page.goto(f"{world.gateway.url}/console/tasks/clauses")
+    gaps = await page.evaluate(
+        """[...document.querySelectorAll(".intervals text.dim")].map((text) => text.getBoundingClientRect()).map(
+          (box, at, all) => at && all[at - 1].bottom === box.bottom ? box.left - all[at - 1].right : 9)"""
+    )
+    assert min(gaps) > 3
 
 
 async def test_texts_of_any_kind_are_shown_as_they_are_and_fit(world: ConsoleWorld, browser: Browser, axe: str) -> None:
@@ -368,6 +377,31 @@ async def test_texts_of_any_kind_are_shown_as_they_are_and_fit(world: ConsoleWor
         assert (await page.title()).endswith("Apprentice"), path
         assert await page.locator("main img").count() == 0, path
     assert errors == []
+
+
+async def test_a_long_contract_leaves_its_answer_and_the_judgement_in_sight(
+    world: ConsoleWorld, browser: Browser, axe: str
+) -> None:
+    async with world.gateway.http(world.caller_key) as http:
+        contract = "\n\n".join(f"{number}. The tenant pays the rent in advance." for number in range(120))
+        body = {"model": "returns", "messages": [{"role": "user", "content": contract}]}
+        answer = await http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    services = world.gateway.services
+    await until(lambda: not services.admission.in_flight and not services.flow.pending)
+    page = await opened(browser, [], reduced_motion="reduce")
+    await sign_in(page, world, world.gateway.admin_key)
+    await page.goto(f"{world.gateway.url}/console/reviews/returns/gold?request={answer.headers['x-request-id']}")
+    for scheme, width, height in LOOKS:
+        await page.emulate_media(color_scheme=scheme)
+        await page.set_viewport_size({"width": width, "height": height})
+        assert await find_faults(page, axe) == []
+    await page.set_viewport_size({"width": 1280, "height": 800})
+    await page.focus("section[aria-label=Request]")
+    await page.keyboard.press("End")
+    await until(lambda: page.evaluate("document.activeElement.scrollTop > 1000"))
+    bottom = await page.evaluate("document.querySelector('.choices').getBoundingClientRect().bottom")
+    assert (bottom <= 800, await page.evaluate("scrollY")) == (True, 0)
 
 
 async def test_a_canarys_evidence_grows_on_the_open_page(world: ConsoleWorld, browser: Browser) -> None:
