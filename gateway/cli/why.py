@@ -50,10 +50,10 @@ def why(
 
 def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
     """A task's quality in words, a part after the other."""
-    out.say(answer["told"]["line"])
+    out.say(answer["report"]["line"])
     for name, title in PARTS:
-        if answer["told"][name]:
-            out.say("", f"{title}:", *(f"  {names.within(sentence)}" for sentence in answer["told"][name]))
+        if answer["report"][name]:
+            out.say("", f"{title}:", *(f"  {names.within(sentence)}" for sentence in answer["report"][name]))
 
 
 def tell_plan(out: Printer, answer: dict[str, Any], labels_per_day: float | None) -> None:

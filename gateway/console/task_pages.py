@@ -65,7 +65,7 @@ async def load_task(visit: Visit) -> dict[str, Any]:
     return {
         "task": task,
         "quality": quality,
-        "report": quality["told"],
+        "report": quality["report"],
         "alias": alias,
         "split_of": _split(alias, roles["active"], quality["quality"]["versions"].get(roles["active"])),
         "versions": versions,

@@ -52,7 +52,7 @@ async def test_a_change_and_what_is_opened_and_closed_for_it_are_of_redis_time(
         found = await sent(http, "POST", f"{HEALTH.removesuffix('/quality')}/changed", effective_at=ahead + DAY / 2)
         assert is_of_now(found["changed"]["at"], ahead)
         assert not (await told(http, f"{HEALTH}/returns@v1/baselines"))["stale"]
-        assert any("changes on" in one for one in (await told(http))["told"]["known"])
+        assert any("changes on" in one for one in (await told(http))["report"]["known"])
         asked = (await told(http, "/admin/v1/retraining"))["retraining"][0]
         assert is_of_now(asked["opened_at"], ahead)
         taken = await sent(http, "DELETE", f"{HEALTH.removesuffix('/quality')}/changed")

@@ -72,8 +72,8 @@ async def test_arrived_change_marks_versions_sends_to_general_and_requests_train
         assert (asked["state"], asked["version"]) == ("open", "returns@v1")
         assert asked["because"] == "The task's rules change: 60 days to return."
         assert asked["id"] == found["changed"]["retraining"]
-        assert any(one.startswith("returns@v1 is stale since") for one in found["told"]["caveats"])
-        assert found["told"]["line"].count("; stale;") == 1
+        assert any(one.startswith("returns@v1 is stale since") for one in found["report"]["caveats"])
+        assert found["report"]["line"].count("; stale;") == 1
         (row,) = (await http.get("/admin/v1/adapters")).json()["adapters"]
         assert row["stale_from"] == effective
         assert (await told(http, f"{HEALTH}/returns@v1/baselines"))["stale"] is True
@@ -90,7 +90,7 @@ async def test_a_change_to_come_begins_at_its_time_on_its_own(gateway: RunningGa
         refusing = {"override": "refuse", "message": "New rules from today on."}
         found = await sent(http, "POST", CHANGED, effective_at=time.time() + DAY, **refusing)
         assert await reason(http) == "adapter"
-        assert any(one.startswith("returns@v1 gets stale on") for one in found["told"]["caveats"])
+        assert any(one.startswith("returns@v1 gets stale on") for one in found["report"]["caveats"])
         assert 'apprentice_version_stale{task="returns",version="returns@v1"} 0' in (await http.get("/metrics")).text
         effective = time.time() + 1.0
         await sent(http, "POST", CHANGED, effective_at=effective, **refusing)
@@ -304,6 +304,6 @@ async def test_a_version_says_until_when_its_owner_has_to_look_at_it(
         metrics = (await http.get("/metrics")).text
     assert (one["review_by"], one["review_due"], one["manifest"]["review_by"]) == ("2026-01-31", due, "2026-01-31")
     assert found["review_by"] == {"returns@v2": due}
-    assert "The review of returns@v2 by its owner is overdue since 2026-02-01 00:00 UTC." in found["told"]["caveats"]
+    assert "The review of returns@v2 by its owner is overdue since 2026-02-01 00:00 UTC." in found["report"]["caveats"]
     assert next(row["review_due"] for row in rows if row["task"] == "returns") == due
     assert 'apprentice_version_review_by_seconds{task="returns",version="returns@v2"} 1' in metrics

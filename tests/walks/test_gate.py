@@ -179,7 +179,7 @@ async def test_a_worse_version_fails_and_is_forced_with_a_reason_that_stays(
         assert moved["warnings"][0].startswith(f"{V2} was let past the gate by force. Right answers: ")
         (entry,) = await audit_of(http, "alias.promote")
         assert entry["evidence"]["gate"][0]["forced"] == PAST["past_gate"]
-        told = (await http.get("/admin/v1/tasks/returns/quality")).json()["told"]["caveats"]
+        told = (await http.get("/admin/v1/tasks/returns/quality")).json()["report"]["caveats"]
         assert any(words.startswith(f"{V2} was let past the gate by force") for words in told), told
         assert (await step(http, "rollback"))["weights"] == {V1: 1.0}
         why = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()

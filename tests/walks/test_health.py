@@ -94,9 +94,9 @@ async def test_a_task_is_told_in_words_and_in_numbers_with_its_generation(gatewa
     await become(gateway, SHIFT)
     async with gateway.http() as http:
         found = await told(http)
-    assert found["told"]["verdict"] == "degraded"
-    assert "returns@v1 answers 20% of its requests; the general model gets the rest." in found["told"]["known"]
-    assert any("apprentice tasks undo returns 19d5f0a1-0" in one for one in found["told"]["next"])
+    assert found["report"]["verdict"] == "degraded"
+    assert "returns@v1 answers 20% of its requests; the general model gets the rest." in found["report"]["known"]
+    assert any("apprentice tasks undo returns 19d5f0a1-0" in one for one in found["report"]["next"])
     assert found["quality"]["versions"]["returns@v1"]["to"] == "general"
     assert found["roles"]["active"] == "returns@v1"
     assert found["plan"]["labels_min"] == 30
@@ -132,7 +132,7 @@ async def test_a_verdict_is_overruled_and_its_share_comes_back_at_once(gateway: 
         known = found["quality"]["versions"]["returns@v1"]
         assert (known["verdict"], known["kept"], known["to"]) == ("healthy", 1.0, None)
         assert (known["pin"]["reason"], known["pin"]["until"]) == ("The labels are wrong.", ends_at)
-        assert any("is pinned as healthy until" in one for one in found["told"]["caveats"])
+        assert any("is pinned as healthy until" in one for one in found["report"]["caveats"])
         assert not gateway.services.snapshot.current.policy.shifts
         (entry,) = await entries(http, "monitor.pin")
     assert (entry["object"], entry["before"]["verdict"], entry["after"]["verdict"]) == (
@@ -148,7 +148,7 @@ async def test_a_version_is_held_and_released(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         found = await sent(http, "POST", PIN, reason="An experiment.")
         assert found["quality"]["versions"]["returns@v1"]["verdict"] == "degraded"
-        assert any("is held" in one for one in found["told"]["caveats"])
+        assert any("is held" in one for one in found["report"]["caveats"])
         found = await sent(http, "DELETE", PIN)
         assert found["quality"]["versions"]["returns@v1"]["pin"] is None
         refused = await sent(http, "DELETE", PIN, wanted=409)
@@ -166,7 +166,7 @@ async def test_releases_and_undoings_keep_their_reason(gateway: RunningGateway) 
         blank = await http.post(path, params={"reason": " "})
         undone = await http.post(path, params={"reason": "The labels were wrong."})
         (released,) = await entries(http, "monitor.release")
-        told = (await http.get(HEALTH)).json()["told"]["done"][0]
+        told = (await http.get(HEALTH)).json()["report"]["done"][0]
     assert (blank.status_code, undone.status_code) == (400, 200)
     assert released["after"]["because"].endswith(" lets the monitor judge it again. It is over.")
     assert told.endswith(" undid shift (19d5f0a1-0). The labels were wrong.")

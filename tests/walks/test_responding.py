@@ -161,7 +161,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         for number in range(3):
             await respond_at(number * AGAIN_SECONDS)
             shown = (await http.get("/admin/v1/tasks/returns/quality")).json()
-            said = shown["told"]["done"][0]  # "tried again" is not said: no settings and no judgement let it be
+            said = shown["report"]["done"][0]  # "tried again" is not said: no settings and no judgement let it be
             assert said.endswith("It was not carried out: returns@v1 is staging: stage it first.")
         await services.control.registry._versions.put(V1, previous_version)
         await respond_at(3 * AGAIN_SECONDS)
@@ -174,7 +174,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         assert (last["after"]["id"], last["after"]["again"]) == (first["after"]["id"], 3)
         assert {one.id for one in actions} == {first["after"]["id"]}
         shown = (await http.get("/admin/v1/tasks/returns/quality")).json()
-        assert "not carried out" not in shown["told"]["done"][0]
+        assert "not carried out" not in shown["report"]["done"][0]
         told = [msgspec.json.decode(one)["body"] for one in await services.redis.hvals(MESSAGES_KEY)]
         sent = {one["id"]: one["failed"] is None for one in told if one["kind"] == "roll_back"}
         assert sent == {actions[0].id: False, f"{actions[0].id}-3": True}

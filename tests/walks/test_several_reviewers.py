@@ -124,7 +124,7 @@ async def test_low_agreement_is_measured_and_then_only_agreed_labels_count(sever
         assert (report["agreement"]["items"], report["agreed_only"]) == (22, True)
         assert report["agreement"]["alpha"] < 0.667
         assert {rater["rater"] for rater in report["raters"]} == {key.split("-")[2] for key in keys}
-        why = (await one.get("/admin/v1/tasks/returns/quality")).json()["told"]["caveats"]
+        why = (await one.get("/admin/v1/tasks/returns/quality")).json()["report"]["caveats"]
     assert any("only labels of two who agree count" in sentence for sentence in why)
     assert any("says wrong" in sentence for sentence in why)
     agreed_only = await list_agreed_only(several.services)
@@ -162,7 +162,7 @@ async def test_a_changed_answer_is_measured_again_and_leads_to_a_dispute(several
         await keep_agreement(several.features[Reviews])
         await say(two, request_id, True)
         await keep_agreement(several.features[Reviews])
-        why = (await admin.get("/admin/v1/tasks/returns/quality")).json()["told"]["caveats"]
+        why = (await admin.get("/admin/v1/tasks/returns/quality")).json()["report"]["caveats"]
         disputed = (await admin.get(DISPUTED)).json()
     told = "1 review waits to be resolved: see them with `apprentice reviews disputed returns`."
     assert told in why
@@ -185,7 +185,7 @@ async def test_what_low_agreement_leaves_unresolved_can_be_resolved(
             assert (await admin.get(DISPUTED)).json()["count"] == 0, "two of three say wrong"
             for _ in range(2):  # the first finds that single labels should not count, the second what that leaves
                 await keep_agreement(gateway.features[Reviews])
-            why = (await admin.get("/admin/v1/tasks/returns/quality")).json()["told"]["caveats"]
+            why = (await admin.get("/admin/v1/tasks/returns/quality")).json()["report"]["caveats"]
             assert (await admin.delete(f"/admin/v1/reviews/returns?request_id={ids[-1]}")).status_code == 200
             told = (await admin.get(DISPUTED)).json()
             listed = [(one["request_id"], one["review"] is None) for one in told["disputed"]]

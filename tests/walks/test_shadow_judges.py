@@ -341,7 +341,7 @@ async def test_why_tells_of_a_judge_that_is_down(
     async with watching(configure, make_adapter, judge=MODEL | {"pool": "judges"}, pools=pools) as (running, http):
 
         async def silence() -> list[str]:
-            told = (await http.get("/admin/v1/tasks/returns/quality")).json()["told"]
+            told = (await http.get("/admin/v1/tasks/returns/quality")).json()["report"]
             return [one for one in told["caveats"] if "got no word from it" in one]
 
         other.faults.add(Status(500))

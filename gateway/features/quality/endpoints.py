@@ -215,14 +215,14 @@ async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[
     return {
         "task": task,
         "generation": generation,
-        "told": msgspec.to_builtins(make_report(state)),
+        "report": msgspec.to_builtins(make_report(state)),
         "quality": msgspec.to_builtins(task_quality),
         "judgements": {name: msgspec.to_builtins(judgement) for name, judgement in state.judgements.items()},
         "roles": msgspec.to_builtins(state.roles),
         "plan": msgspec.to_builtins(state.plan),
         "review_by": state.review_by,
         "retraining": state.retraining,
-        "around": msgspec.to_builtins(state.around),
+        "obstacles": msgspec.to_builtins(state.obstacles),
         "judged_at": state.judged_at,
         "behind_seconds": state.behind_seconds,
     }
@@ -242,7 +242,7 @@ def read_situation(
         quality=task_quality if task_quality is not None else snapshot.quality.get(task, TaskQuality()),
         plan=quality.services.settings.plan(task),
         roles=roles,
-        around=find_obstacles(
+        obstacles=find_obstacles(
             quality.releases,
             snapshot,
             task,

@@ -32,32 +32,32 @@ class Obstacles(msgspec.Struct, frozen=True, kw_only=True):
     reviews: int | None = None
 
 
-def is_nowhere(around: Obstacles, name: str | None) -> bool:
+def is_nowhere(obstacles: Obstacles, name: str | None) -> bool:
     """Return whether it is known that no replica can answer by this version."""
-    return name is not None and around.ready.get(name, (1, 1))[0] == 0
+    return name is not None and obstacles.ready.get(name, (1, 1))[0] == 0
 
 
-def find_rule_for_all(around: Obstacles) -> ActiveRule | None:
+def find_rule_for_all(obstacles: Obstacles) -> ActiveRule | None:
     """The rule that sends all of the task's requests elsewhere, if there is one."""
-    return next((rule for rule in around.rules if not rule.some), None)
+    return next((rule for rule in obstacles.rules if not rule.some), None)
 
 
-def list_for_line(around: Obstacles, name: str) -> list[str]:
+def list_for_line(obstacles: Obstacles, name: str) -> list[str]:
     """The obstacles for the one line on a task that this version leads."""
-    rule = find_rule_for_all(around)
+    rule = find_rule_for_all(obstacles)
     return [
-        *(["ready nowhere"] if is_nowhere(around, name) else []),
+        *(["ready nowhere"] if is_nowhere(obstacles, name) else []),
         *([f"the rule {rule.name} keeps its requests from it"] if rule is not None else []),
     ]
 
 
-def describe_obstacles(task: str, around: Obstacles, names: Iterable[str]) -> Iterator[str]:
+def describe_obstacles(task: str, obstacles: Obstacles, names: Iterable[str]) -> Iterator[str]:
     """A sentence for each rule that sends requests elsewhere, and for each of these versions that is ready nowhere."""
-    for rule in around.rules:
+    for rule in obstacles.rules:
         yield _rule(task, rule)
     for name in names:
-        if is_nowhere(around, name):
-            yield describe_nowhere(name, around.ready[name][1])
+        if is_nowhere(obstacles, name):
+            yield describe_nowhere(name, obstacles.ready[name][1])
 
 
 def describe_nowhere(name: str, up: int) -> str:
@@ -68,11 +68,11 @@ def describe_nowhere(name: str, up: int) -> str:
     )
 
 
-def list_steps(task: str, around: Obstacles, name: str, stale: bool, set_for_change: str | None) -> Iterator[str]:
+def list_steps(task: str, obstacles: Obstacles, name: str, stale: bool, set_for_change: str | None) -> Iterator[str]:
     """The steps against them, for the version that leads. `set_for_change` is the rule that an announced change set."""
-    if is_nowhere(around, name):
+    if is_nowhere(obstacles, name):
         yield f"See why {name} is ready nowhere, and bring it back: `apprentice adapters why {name}`."
-    rule = find_rule_for_all(around)
+    rule = find_rule_for_all(obstacles)
     if rule is not None and rule.name == set_for_change and not stale:
         yield (
             f"End the rule that the change of {task} set, now that {name} leads, which is not stale: "

@@ -43,7 +43,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
     `judged_at` is when the monitor last judged (or None), `behind_seconds` the age of what it has not read. It can't
     judge the versions `unjudged`. `review_by` says when a version's owner has to look at it, `retraining` names open
-    requests to train. `around` stands between versions and callers; `notes` are on labellers and steps past the gate.
+    requests to train. `obstacles` stand between versions and callers; `notes` are on labellers and steps past the gate.
     """
 
     task: str
@@ -57,7 +57,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     unjudged: list[str] = []
     review_by: dict[str, float] = {}
     retraining: list[str] = []
-    around: Obstacles = Obstacles()
+    obstacles: Obstacles = Obstacles()
     notes: list[str] = []
 
 
@@ -107,9 +107,9 @@ def _line(of: Situation, quality: VersionQuality | None, judged: Judgement | Non
     """The whole of it in one line."""
     if of.roles.active is None:
         return f"{of.task} has no version: there is nothing to judge."
-    around_it = obstacles.list_for_line(of.around, of.roles.active)
+    in_its_way = obstacles.list_for_line(of.obstacles, of.roles.active)
     if quality is None and judged is None:
-        return "; ".join([f"{of.roles.active} has not been judged yet", *around_it]) + "."
+        return "; ".join([f"{of.roles.active} has not been judged yet", *in_its_way]) + "."
     quality = quality or VersionQuality()
     unsure = quality.verdict == "healthy" and (judged is None or judged.labels < of.plan.labels_min)
     parts = [f"{of.roles.active} is {quality.verdict}{_since(quality, of.now)}"]
@@ -122,7 +122,7 @@ def _line(of: Situation, quality: VersionQuality | None, judged: Judgement | Non
         parts.append("held by an admin" if quality.pin.verdict is None else "pinned by an admin")
     if quality.stale_from is not None and quality.stale_from <= of.now:
         parts.append("stale")
-    parts += around_it
+    parts += in_its_way
     if of.roles.canary is not None and (beside := _known_of(of, of.roles.canary)).verdict != "healthy":
         paused = " and paused" if of.roles.canary_share == 0.0 else ""
         parts.append(f"the canary {of.roles.canary} is {beside.verdict}{paused}")
@@ -158,7 +158,7 @@ def _known(of: Situation) -> Iterator[str]:
         )
     if of.quality.changed is not None:
         yield _changed(of)
-    yield from obstacles.describe_obstacles(of.task, of.around, [name for _, name in roles if name is not None])
+    yield from obstacles.describe_obstacles(of.task, of.obstacles, [name for _, name in roles if name is not None])
 
 
 def _of_version(
@@ -326,7 +326,7 @@ def _next(of: Situation, name: str | None, quality: VersionQuality | None, judge
     quality = quality or VersionQuality()
     stale = quality.stale_from is not None and quality.stale_from <= of.now
     set_for_change = of.quality.changed.override if of.quality.changed is not None else None
-    kept_away = list(obstacles.list_steps(of.task, of.around, name, stale, set_for_change))
+    kept_away = list(obstacles.list_steps(of.task, of.obstacles, name, stale, set_for_change))
     yield from kept_away
     if quality.verdict == "degraded":
         yield from _next_of_degraded(of, name, quality, judged)
@@ -395,10 +395,10 @@ def _next_of_degraded(of: Situation, name: str, quality: VersionQuality, judged:
         yield f"Decide now: {name} still answers its callers, and is known to be worse than it was."
         previous_version = of.roles.previous_version
         can_help = previous_version is not None and _known_of(of, previous_version).verdict != "degraded"
-        if can_help and not obstacles.is_nowhere(of.around, previous_version):
+        if can_help and not obstacles.is_nowhere(of.obstacles, previous_version):
             command = f"apprentice adapters rollback {of.task} --to {previous_version}"  # without it, a canary ends
             yield f"Go back to {previous_version} if you trust it: `{command}`."
-        if of.roles.general and obstacles.find_rule_for_all(of.around) is None:
+        if of.roles.general and obstacles.find_rule_for_all(of.obstacles) is None:
             rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
             yield f"Send its requests to the general model if you trust that more: `{rule}`."
         if judged is None or not _better_arms(judged):
@@ -478,7 +478,7 @@ def _label_more(of: Situation) -> str:
             f"Have answers judged: set tasks.{of.task}.monitor.reviews.per_week, and answer them in the console or "
             "by `apprentice reviews next`; or send feedback."
         )
-    waiting = of.around.reviews
+    waiting = of.obstacles.reviews
     if waiting == 0:
         return "Have answers judged: requests that are drawn will wait for `apprentice reviews next`; none waits now."
     there = (

@@ -48,7 +48,7 @@ async def test_a_task_is_told_in_plain_words_and_as_json(gateway: RunningGateway
     assert any(line.startswith("  feedback: 22.0% wrong lately, 95% interval 18.0% to 27.0%") for line in said)
     assert any("action 19d5f0a1-0. General is better by at least 4.1 points." in line for line in said)
     told = (await ok(apprentice, "why", "returns", "--json")).json
-    assert (told["told"]["verdict"], told["task"]) == ("degraded", "returns")
+    assert (told["report"]["verdict"], told["task"]) == ("degraded", "returns")
 
 
 async def test_without_a_webhook_every_list_of_verdicts_says_that_nobody_is_woken(

@@ -227,7 +227,7 @@ SITUATIONS: Mapping[str, Situation] = {
             ),
         ),
         JUDGED,
-        around=Obstacles(
+        obstacles=Obstacles(
             rules=[
                 ActiveRule(name="changed-returns", action="general", ends_at=NOW + 13 * DAY),
                 ActiveRule(name="vases", action="refuse", some=True),
@@ -236,7 +236,7 @@ SITUATIONS: Mapping[str, Situation] = {
             reviews=12,
         ),
     ),
-    "ready_nowhere": of(single(HEALTHY), JUDGED, around=Obstacles(ready={"returns@v3": (0, 2)})),
+    "ready_nowhere": of(single(HEALTHY), JUDGED, obstacles=Obstacles(ready={"returns@v3": (0, 2)})),
     "degraded_and_held": of(single(msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))), UNCOMPARED),
     "pinned": of(
         single(

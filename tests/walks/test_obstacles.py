@@ -34,7 +34,7 @@ async def ruled(http: httpx.AsyncClient, name: str, **rule: Any) -> None:
 
 async def why(http: httpx.AsyncClient) -> dict[str, Any]:
     answer = (await http.get("/admin/v1/tasks/returns/quality")).json()
-    return dict(answer["told"])
+    return dict(answer["report"])
 
 
 async def test_a_rule_that_takes_all_requests_is_told_and_how_it_is_ended(gateway: RunningGateway) -> None:
