@@ -45,12 +45,12 @@ def add(
         typer.Option("--since", metavar="TIME", help="With --from-production: from then on, as in 2026-11-01 or 7d."),
     ] = None,
     kind: Annotated[
-        Literal["newest", "general", "hard"],
+        Literal["newest", "general", "hard"] | None,
         typer.Option(
             help="newest: the task as it is now; the one before is then older. general: other skills to be kept. "
-            "hard: cases that production found."
+            "hard: cases that production found. Unset: hard with --from-production, else newest."
         ),
-    ] = "newest",
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="When an answer is right, as for `evaluate`. Unset: by the version's contract.")
     ] = None,

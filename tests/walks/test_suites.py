@@ -291,9 +291,9 @@ async def test_hard_cases_are_what_people_corrected_and_the_report_tells_what_la
         await judge(http, requests[2], False, demonstration={"decision": "approve"})
         texts = running.features[Texts]
         await until(lambda: not len(texts.queue) and not texts.spool.records)
-        refused = await add(http, b"", status=400, since="2026-01-01")
+        refused = await add(http, b"", status=400, kind="general", since="2026-01-01")
         assert "the kind is hard" in refused["error"]["message"]
-        cli = ("suites", "add", "returns", "--from-production", "--kind", "hard", "--json")
+        cli = ("suites", "add", "returns", "--from-production", "--json")
         folder = running.services.settings.dataset_folder
         folder.mkdir(parents=True, exist_ok=True)
         with lock_folder(folder):  # an erasure goes on: it would not find the texts that the suite comes to hold

@@ -56,8 +56,12 @@ async def add_suite(
     admin: Admin,
     task: Annotated[str, Query(max_length=63, description="The task whose versions are evaluated on it.")],
     kind: Annotated[
-        SuiteKind, Query(description="newest: the task itself, as it is now; general: other skills; hard: hard cases.")
-    ] = "newest",
+        SuiteKind | None,
+        Query(
+            description="newest: the task itself, as it is now; general: other skills; hard: hard cases, and no other "
+            "with `since`. Unset: hard with `since`, else newest."
+        ),
+    ] = None,
     metric: MetricName = "",
     class_field: ClassField = "",
     since: Annotated[
@@ -68,6 +72,7 @@ async def add_suite(
 
     With `since` its rows are requests whose label is wrong, and whose right answer is agreed.
     """
+    kind = kind or ("newest" if since is None else "hard")
     if since is not None and kind != "hard":
         raise Problem("invalid_value", "What production found are hard cases: the kind is hard.", "kind")
     evaluations = feature_of(request, Evaluations)
