@@ -30,7 +30,6 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring.quality.detectors import leave_one_out
-from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
 KEEPS = 1.0 - 1.0 / 12.0
@@ -205,13 +204,14 @@ PLAIN = LabelTerms()
 
 def find_dispersion(state: Dependence, prior: float = PRIOR_LABELS) -> float:
     """The dispersion of the labels: the least, whoever is left out beside whom others count."""
-    return min([part.find_dispersion(prior) for part in _list_parts(state)])
+    return min([part.find_dispersion(prior) for part in leave_one_out.list_parts(state.whole, state.without)])
 
 
 def find_times_stronger(state: Dependence) -> float:
     """The factor by which evidence has to be stronger, since days differ: the least, whoever is left out. The days are
     those from before anything hinted at a slip."""
-    parts = _list_parts(state.settled or state)
+    settled = state.settled or state
+    parts = leave_one_out.list_parts(settled.whole, settled.without)
     return 1.0 + DAYS_CAUTION * (min([part.days.find_dispersion() for part in parts]) - 1.0)
 
 
@@ -223,7 +223,7 @@ def find_relief(state: Dependence) -> float:
 
 def find_exponent(state: Dependence) -> float:
     """The exponent of the bets' factors by the dispersion alone: the largest, whoever is left out."""
-    return max([part.find_exponent() for part in _list_parts(state)])
+    return max([part.find_exponent() for part in leave_one_out.list_parts(state.whole, state.without)])
 
 
 def find_exponent_of(dispersion: float, caution: float = CAUTION) -> float:
@@ -304,12 +304,6 @@ def find_wave(at: float) -> tuple[float, float]:
     """The cosine and sine of the time of day."""
     turn = 2.0 * math.pi * (at % DAY_SECONDS) / DAY_SECONDS
     return math.cos(turn), math.sin(turn)
-
-
-def _list_parts(state: Dependence) -> list[Clusters]:
-    """All labels, and those without each group of callers beside whom others count."""
-    enough = OTHERS_MIN * state.whole.labels
-    return [state.whole, *[part for part in state.without if part is not None and part.labels >= enough]]
 
 
 def _move_clock(state: Dependence, at: float) -> Dependence:

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -44,7 +44,18 @@ NAME_BYTES = 8
 REPORTS_COUNT_AFTER_SECONDS = 7 * 86_400.0
 """For so long nothing was served, where reports decide who may be left out."""
 
+
+class CountsLabels(Protocol):
+    """A part of the evidence that knows the number of its labels."""
+
+    @property
+    def labels(self) -> float:
+        """The number of labels."""
+        ...
+
+
 Detector = TypeVar("Detector")
+Part = TypeVar("Part", bound=CountsLabels)
 
 
 class GiverRoll(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,6 +218,12 @@ def move(
     """The detectors after something that these groups gave: those that leave one of them out do not see it."""
     whole, without = move_each(detectors.whole, detectors.without, move, own)
     return replace(detectors, whole=whole, without=without)
+
+
+def list_parts(whole: Part, without: Iterable[Part | None]) -> list[Part]:
+    """The part of all labels, and those without each group beside whom others count."""
+    enough = OTHERS_MIN * whole.labels
+    return [whole, *[part for part in without if part is not None and part.labels >= enough]]
 
 
 def move_each(

@@ -22,7 +22,6 @@ from typing import NamedTuple
 import msgspec
 
 from monitoring.quality.detectors import leave_one_out, rising_errors
-from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
 from monitoring.quality.detectors.rising_errors import RateDetector
 
 PRIOR_LABELS = 300.0
@@ -135,7 +134,7 @@ def observe(state: Likeness, badness: float, past: Past, own: Collection[int], g
 
 def find_correlation(state: Likeness) -> float:
     """The correlation that counts: the least, whoever is left out beside whom others count."""
-    return min([part.find_correlation() for part in _list_parts(state)])
+    return min([part.find_correlation() for part in leave_one_out.list_parts(*state)])
 
 
 def follow_worst(worst: Worst, badness: float, past: Past, detector: RateDetector) -> Worst:
@@ -151,7 +150,7 @@ def add_mark(marks: AlikeMarks, labels: int, state: Likeness) -> AlikeMarks:
     """The marks after this number of labels: the least upper bound, as of the correlation."""
     if labels % MARKED_EACH:
         return marks
-    return (*marks, (labels, min([part.find_upper_bound() for part in _list_parts(state)])))[-MARKS_MAX:]
+    return (*marks, (labels, min([part.find_upper_bound() for part in leave_one_out.list_parts(*state)])))[-MARKS_MAX:]
 
 
 def rests_on_one(worst: Worst, marks: AlikeMarks, change: int, detector: RateDetector) -> bool:
@@ -165,12 +164,6 @@ def rests_on_one(worst: Worst, marks: AlikeMarks, change: int, detector: RateDet
     labels = max(0.0, seen - worst.labels)
     wrong = min(labels, max(0.0, bad / weight - worst.wrong))
     return weight * rising_errors.weigh_labels(detector, wrong, labels) < REST_MIN
-
-
-def _list_parts(state: Likeness) -> list[Alike]:
-    """The likeness of all labels, and without each group of callers beside whom others count."""
-    enough = OTHERS_MIN * state.whole.labels
-    return [state.whole, *[part for part in state.without if part is not None and part.labels >= enough]]
 
 
 def find_times(correlation: float, past: Past | None, mean: float) -> float:
