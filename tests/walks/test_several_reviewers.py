@@ -15,8 +15,8 @@ from gateway.features.quality.job import step_of
 from gateway.features.quality.state import Quality
 from gateway.features.reviews import label_endpoints
 from gateway.features.reviews.agreement_job import keep_agreement
+from gateway.features.reviews.budgets import settings_of
 from gateway.features.reviews.gold import HELD
-from gateway.features.reviews.job import settings_of
 from gateway.features.reviews.state import Reviews
 from gateway.request_labels import list_agreed_only
 from tests.walks.conftest import Configure, MakeAdapter

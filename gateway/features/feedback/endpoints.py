@@ -31,7 +31,7 @@ from gateway.error_answers import FEEDBACK_PATH
 from gateway.errors import Problem, describe_fault
 from gateway.feature import feature_of
 from gateway.features.requests.endpoints import resolve_id
-from gateway.features.reviews.job import find_review, note_answered, redact_words
+from gateway.features.reviews.answered_reviews import find_review, note_answered, redact_words
 from gateway.features.reviews.reviewer_endpoints import metric_of
 from gateway.features.reviews.state import Reviews
 from gateway.openapi_parts import SPENT_ERRORS, STORED, with_errors

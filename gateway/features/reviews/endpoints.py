@@ -10,7 +10,8 @@ from fastapi import APIRouter, Query, Request
 from gateway.endpoint_parts import Admin, Reviewer
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.reviews.job import budget_of, count_reviews, is_raised
+from gateway.features.reviews.budgets import budget_of, is_raised
+from gateway.features.reviews.job import count_reviews
 from gateway.features.reviews.reviewer_endpoints import OfTask, metric_of, said_of, tasks_of
 from gateway.features.reviews.state import Reviews
 from gateway.features.reviews.store import Counts

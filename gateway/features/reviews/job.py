@@ -15,20 +15,14 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.callers import Caller
-from gateway.configuration.monitor import ReviewSettings
 from gateway.features.reviews.agreement_job import MEASURED_SECONDS, keep_agreement
+from gateway.features.reviews.budgets import budget_of, find_waiting_seconds, settings_of
 from gateway.features.reviews.state import Reviews
-from gateway.features.reviews.store import Counts, DrawnReview, Rater, Review
+from gateway.features.reviews.store import Counts, Review
 from gateway.features.reviews.unsaved_reviews import Drawn
-from gateway.features.texts.redactors import redact_all, redact_conversation
+from gateway.features.texts.redactors import redact_conversation
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
-from gateway.request_labels import read_label
-from monitoring.feedback import Feedback, Receipt
-from monitoring.ids import name_rater
-from monitoring.metric_values import is_bad, measure_badness
-from monitoring.quality.verdicts.reviewing import are_raised, find_weekly_budget
 from monitoring.records import Record
 from router.routing_data import Choice
 
@@ -121,11 +115,6 @@ def _review(reviews: Reviews, drawn: Drawn) -> Review:
     return redact_conversation(read, reviews.texts.find_redaction(read.task))
 
 
-async def redact_words(reviews: Reviews, task: str, words: Any) -> Any:
-    """Redact the words of a reviewer on a request of this task, as its texts are."""
-    return await asyncio.to_thread(lambda: redact_all(words, reviews.texts.find_redaction(task)))
-
-
 async def _count(reviews: Reviews) -> None:
     is_seen = False
     while True:
@@ -153,75 +142,3 @@ async def count_reviews(reviews: Reviews, tasks: Sequence[str]) -> dict[str, Cou
         if of_task.expired_now:
             reviews.services.meters.reviews.add(of_task.expired_now, task, "expired")
     return counts
-
-
-# ---- what the settings and the monitor say --------------------------------------------------------------
-
-
-def settings_of(reviews: Reviews, task: str) -> ReviewSettings:
-    """The task's settings of reviews; the defaults for a task that is no longer configured."""
-    settings = reviews.services.settings.tasks.get(task)
-    return settings.monitor.reviews if settings is not None else ReviewSettings()
-
-
-def find_retention(reviews: Reviews, task: str) -> float:
-    """The time for which the task's reviews are kept once they were judged."""
-    return 86_400.0 * settings_of(reviews, task).retention_days
-
-
-def find_waiting_seconds(reviews: Reviews, task: str) -> float:
-    """The time for which the task's reviews wait: no longer than their requests can be judged."""
-    return min(find_retention(reviews, task), reviews.services.settings.records.retention_seconds)
-
-
-def budget_of(reviews: Reviews, task: str) -> int:
-    """The number of the task's requests that may be drawn in seven days, as the monitor says now."""
-    plan = reviews.services.settings.plan(task)
-    return find_weekly_budget(plan, is_raised(reviews, task))
-
-
-def is_raised(reviews: Reviews, task: str) -> bool:
-    """Return whether the raised budget is in force."""
-    snapshot = reviews.services.snapshot.current
-    quality, alias = snapshot.quality.get(task), snapshot.aliases.get(task)
-    if quality is None or alias is None:
-        return False
-    canary = [alias.rollout.version] if alias.rollout is not None else []
-    return are_raised(quality, [alias.leading, *canary], reviews.services.settings.plan(task))
-
-
-# ---- what is answered -----------------------------------------------------------------------------------
-
-
-async def find_review(reviews: Reviews, caller: Caller, request_id: str, metric: str) -> DrawnReview | None:
-    """The review of a request that waits for it or has been reviewed, where it is judged by who may review it (of
-    reviewers, who was given it), and by the metric that reviewers are asked for; else None. Raises RedisError."""
-    if caller.judges != "*":
-        return None
-    drawn = await reviews.store.find_drawn(request_id)
-    if drawn is None or drawn.task not in reviews.services.settings.tasks or not caller.reviews(drawn.task):
-        return None
-    if caller.judges_only and not await reviews.store.was_given(caller.public, request_id):
-        return None
-    wanted = reviews.services.settings.plan(drawn.task).feedback_metric
-    return drawn if wanted in (None, metric) else None
-
-
-async def note_answered(
-    reviews: Reviews, drawn: DrawnReview, request_id: str, feedback: Feedback, receipt: Receipt
-) -> None:
-    """A review was judged, and that is stored: it no longer waits for this rater. Raises RedisError; sent again, it is
-    noted then."""
-    services = reviews.services
-    if receipt.given not in ("created", "same", "pending"):
-        return
-    task = drawn.task
-    keep_on = is_bad(measure_badness(services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))
-    if drawn.reviewers > 1:
-        label = await read_label(services, task, request_id)  # where two differ, low agreement may open it again
-        keep_on = label is not None and label.wrong > 0
-    known_seconds = services.settings.records.retention_seconds
-    rater = Rater(name_rater(feedback.caller, feedback.rater), feedback.caller)
-    if await reviews.store.answer(task, request_id, keep_on, find_retention(reviews, task), known_seconds, rater):
-        services.meters.reviews.add(1, task, "answered")
-        services.meters.review_cost_usd.add(settings_of(reviews, task).usd_each, task)

@@ -15,8 +15,9 @@ from gateway.endpoint_parts import Admin, Body, Operator, refuse_blank, require_
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.reviews.agreement_job import UnreadableRatings, read_agreement, read_shared, report_on
+from gateway.features.reviews.answered_reviews import redact_words
+from gateway.features.reviews.budgets import settings_of
 from gateway.features.reviews.gold import GOLD_MAX, GoldQuestion
-from gateway.features.reviews.job import redact_words, settings_of
 from gateway.features.reviews.reviewer_endpoints import metric_of, said_of
 from gateway.features.reviews.state import Reviews
 from gateway.features.reviews.store import Review

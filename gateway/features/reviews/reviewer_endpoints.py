@@ -17,14 +17,9 @@ from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.endpoint_parts import Body, Reviewer, refuse_blank, require_task, see_that_it_reviews
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.reviews.job import (
-    budget_of,
-    count_reviews,
-    find_retention,
-    find_waiting_seconds,
-    redact_words,
-    settings_of,
-)
+from gateway.features.reviews.answered_reviews import redact_words
+from gateway.features.reviews.budgets import budget_of, find_retention, find_waiting_seconds, settings_of
+from gateway.features.reviews.job import count_reviews
 from gateway.features.reviews.state import Reviews
 from gateway.features.reviews.store import Counts, Leased, NoneLeft, Skip
 from gateway.openapi_parts import OK, with_errors

@@ -1,0 +1,55 @@
+"""Answers of reviewers: the review that a judgement is of, its words redacted, and the review that waits no more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from gateway.callers import Caller
+from gateway.features.reviews.budgets import find_retention, settings_of
+from gateway.features.reviews.state import Reviews
+from gateway.features.reviews.store import DrawnReview, Rater
+from gateway.features.texts.redactors import redact_all
+from gateway.request_labels import read_label
+from monitoring.feedback import Feedback, Receipt
+from monitoring.ids import name_rater
+from monitoring.metric_values import is_bad, measure_badness
+
+
+async def find_review(reviews: Reviews, caller: Caller, request_id: str, metric: str) -> DrawnReview | None:
+    """The review of a request that waits for it or has been reviewed, where it is judged by who may review it (of
+    reviewers, who was given it), and by the metric that reviewers are asked for; else None. Raises RedisError."""
+    if caller.judges != "*":
+        return None
+    drawn = await reviews.store.find_drawn(request_id)
+    if drawn is None or drawn.task not in reviews.services.settings.tasks or not caller.reviews(drawn.task):
+        return None
+    if caller.judges_only and not await reviews.store.was_given(caller.public, request_id):
+        return None
+    wanted = reviews.services.settings.plan(drawn.task).feedback_metric
+    return drawn if wanted in (None, metric) else None
+
+
+async def note_answered(
+    reviews: Reviews, drawn: DrawnReview, request_id: str, feedback: Feedback, receipt: Receipt
+) -> None:
+    """A review was judged, and that is stored: it no longer waits for this rater. Raises RedisError; sent again, it is
+    noted then."""
+    services = reviews.services
+    if receipt.given not in ("created", "same", "pending"):
+        return
+    task = drawn.task
+    keep_on = is_bad(measure_badness(services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))
+    if drawn.reviewers > 1:
+        label = await read_label(services, task, request_id)  # where two differ, low agreement may open it again
+        keep_on = label is not None and label.wrong > 0
+    known_seconds = services.settings.records.retention_seconds
+    rater = Rater(name_rater(feedback.caller, feedback.rater), feedback.caller)
+    if await reviews.store.answer(task, request_id, keep_on, find_retention(reviews, task), known_seconds, rater):
+        services.meters.reviews.add(1, task, "answered")
+        services.meters.review_cost_usd.add(settings_of(reviews, task).usd_each, task)
+
+
+async def redact_words(reviews: Reviews, task: str, words: Any) -> Any:
+    """Redact the words of a reviewer on a request of this task, as its texts are."""
+    return await asyncio.to_thread(lambda: redact_all(words, reviews.texts.find_redaction(task)))
