@@ -27,7 +27,7 @@ FEEDBACK_SEALED_KEY = "apprentice:archive:feedback_sealed_by"
 WORDS: Mapping[str, Any] = MappingProxyType({"comment": None, "demonstration": None, "tags": None})
 STREAM_MAX = 1_000_000
 READ_AT_ONCE = 200
-Given = Literal["created", "same", "pending", "conflict", "unknown", "full"]
+FeedbackOutcome = Literal["created", "same", "pending", "conflict", "unknown", "full"]
 FEEDBACK_PER_REQUEST_MAX = 200
 FEEDBACK_BYTES_PER_REQUEST_MAX = 1 << 20
 
@@ -202,12 +202,17 @@ class Receipt:
     `reported` says that another gateway served the request.
     """
 
-    given: Given
+    outcome: FeedbackOutcome
     feedback_id: str = ""
     first: bool = False
     task: str | None = None
     version: str | None = None
     reported: bool = False
+
+    @property
+    def is_stored(self) -> bool:
+        """True if the judgement is stored, by this sending or an earlier one."""
+        return self.outcome in ("created", "same", "pending")
 
 
 class FeedbackStore:

@@ -266,11 +266,11 @@ async def test_feedback_is_in_the_archive_with_its_records_task_and_version(redi
         comment="no",
         rater="r",
     )
-    assert (await store.give(judged.id, early, "caller1", young=True)).given == "pending"
+    assert (await store.give(judged.id, early, "caller1", young=True)).outcome == "pending"
     await put(redis, judged)
     for number, value in enumerate(values):
         said = Feedback(feedback_id=f"f{number}", metric=f"m{number}", value=value, at=NOON, caller="caller1")
-        assert (await store.give(judged.id, said, "caller1", young=False)).given == "created"
+        assert (await store.give(judged.id, said, "caller1", young=False)).outcome == "created"
     assert archive_run.run(job).feedback == 4
     (path,) = parts(job, "feedback")
     assert path.parent.name == "day=2026-03-01"

@@ -49,13 +49,13 @@ async def test_judgements_of_one_request_have_a_bound_in_bytes(redis: Redis, req
 
     async def give(name: str, length: int) -> str:
         told = judgement(name, comment="x" * length)
-        return (await store.give(request_id, told, "caller1", young=False)).given
+        return (await store.give(request_id, told, "caller1", young=False)).outcome
 
     assert [await give(name, 4000) for name in ("a", "b", "c", "a")] == ["created", "created", "full", "same"]
     assert await give("d", 100) == "created"
     assert [one.feedback_id for one in await store.of(request_id)] == ["a", "b", "d"]
     reviewed = judgement("e", comment="x" * 4000, caller="anna", reviewed=True)
-    assert (await store.give(request_id, reviewed, "*", young=False)).given == "created"
+    assert (await store.give(request_id, reviewed, "*", young=False)).outcome == "created"
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ async def test_the_same_feedback_again_changes_nothing(store: FeedbackStore, req
     first = judgement()
     await store.give(request_id, first, "caller1", young=False)
     again = await store.give(request_id, judgement(at=time.time() + 9), "caller1", young=False)
-    assert (again.given, again.first) == ("same", False)
+    assert (again.outcome, again.first) == ("same", False)
     assert await store.of(request_id) == [first]
     assert await redis.xlen(STREAM_KEY) == 1
 
@@ -100,13 +100,13 @@ async def test_the_same_id_with_another_judgement_is_a_conflict(
     store: FeedbackStore, request_id: str, changed: dict[str, Any]
 ) -> None:
     await store.give(request_id, judgement(), "caller1", young=False)
-    assert (await store.give(request_id, judgement(**changed), "caller1", young=False)).given == "conflict"
+    assert (await store.give(request_id, judgement(**changed), "caller1", young=False)).outcome == "conflict"
     assert len(await store.of(request_id)) == 1
 
 
 async def test_a_name_is_its_callers_alone(store: FeedbackStore, request_id: str) -> None:
     given = [
-        (await store.give(request_id, judgement("f1", value, caller=caller), "*", young=False)).given
+        (await store.give(request_id, judgement("f1", value, caller=caller), "*", young=False)).outcome
         for caller, value in (("anna", True), ("ben", True), ("carl", False), ("ben", True), ("ben", False))
     ]
     assert given == ["created", "created", "created", "same", "conflict"], "none is told what another one said"
@@ -116,7 +116,7 @@ async def test_a_name_is_its_callers_alone(store: FeedbackStore, request_id: str
     unnamed = judgement("g", caller="dora", named=False)
     assert (await store.give(request_id, unnamed, "*", young=False)).feedback_id == "g"
     again = await store.give(request_id, judgement("h", caller="dora", named=False), "*", young=False)
-    assert (again.given, again.feedback_id) == ("same", "g")
+    assert (again.outcome, again.feedback_id) == ("same", "g")
 
 
 async def test_a_name_that_an_earlier_release_kept_is_still_its_callers(
@@ -129,30 +129,30 @@ async def test_a_name_that_an_earlier_release_kept_is_still_its_callers(
     await redis.delete(key, f"{key}:latest")
     await redis.hset(key, field.partition(b"\t")[2], kept)  # as it was kept
     again = await store.give(request_id, given, "*", young=False)
-    assert (again.given, again.feedback_id) == ("same", "f1")
+    assert (again.outcome, again.feedback_id) == ("same", "f1")
     other = judgement(value=False, caller="anna")
-    assert (await store.give(request_id, other, "*", young=False)).given == "conflict"
-    assert (await store.give(request_id, judgement(caller="bob"), "*", young=False)).given == "created"
+    assert (await store.give(request_id, other, "*", young=False)).outcome == "conflict"
+    assert (await store.give(request_id, judgement(caller="bob"), "*", young=False)).outcome == "created"
 
 
 async def test_a_second_judgement_is_created_but_not_the_first(store: FeedbackStore, request_id: str) -> None:
     await store.give(request_id, judgement("f1"), "caller1", young=False)
     second = await store.give(request_id, judgement("f2", value=False), "caller1", young=False)
-    assert (second.given, second.first) == ("created", False)
+    assert (second.outcome, second.first) == ("created", False)
     assert [one.feedback_id for one in await store.of(request_id)] == ["f1", "f2"]
 
 
 @pytest.mark.invariant("Feedback is stored once, and only from those who may judge.")
 async def test_nobody_judges_anothers_request_but_operators_do(store: FeedbackStore, request_id: str) -> None:
     for young in (False, True):
-        assert (await store.give(request_id, judgement(), "caller2", young=young)).given == "unknown"
+        assert (await store.give(request_id, judgement(), "caller2", young=young)).outcome == "unknown"
     assert await store.of(request_id) == []
-    assert (await store.give(request_id, judgement(), "*", young=False)).given == "created"
+    assert (await store.give(request_id, judgement(), "*", young=False)).outcome == "created"
 
 
 async def test_an_old_id_without_a_record_is_unknown(store: FeedbackStore, redis: Redis) -> None:
     for giver in ("caller1", "*"):
-        assert (await store.give(IDS.make("caller1"), judgement(), giver, young=False)).given == "unknown"
+        assert (await store.give(IDS.make("caller1"), judgement(), giver, young=False)).outcome == "unknown"
     assert await redis.dbsize() == 0
 
 
@@ -160,8 +160,8 @@ async def test_a_young_id_without_a_record_is_pending_and_then_the_same(store: F
     request_id = IDS.make("caller1")
     first = await store.give(request_id, judgement(), "caller1", young=True)
     assert first == Receipt("pending", "f1", first=True)
-    assert (await store.give(request_id, judgement(), "caller1", young=True)).given == "same"
-    assert (await store.give(request_id, judgement(value=False), "caller1", young=True)).given == "conflict"
+    assert (await store.give(request_id, judgement(), "caller1", young=True)).outcome == "same"
+    assert (await store.give(request_id, judgement(value=False), "caller1", young=True)).outcome == "conflict"
     assert await redis.xlen(STREAM_KEY) == 0
     for key in [key async for key in redis.scan_iter()]:
         assert 0 < await redis.pttl(key) <= RETENTION_SECONDS * 1000
@@ -169,17 +169,19 @@ async def test_a_young_id_without_a_record_is_pending_and_then_the_same(store: F
 
 async def test_a_request_is_judged_only_so_often(store: FeedbackStore, request_id: str) -> None:
     for number in range(FEEDBACK_PER_REQUEST_MAX):
-        assert (await store.give(request_id, judgement(f"f{number}"), "caller1", young=False)).given == "created"
-    assert (await store.give(request_id, judgement("one more"), "caller1", young=False)).given == "full"
-    assert (await store.give(request_id, judgement("f7"), "caller1", young=False)).given == "same"
+        assert (await store.give(request_id, judgement(f"f{number}"), "caller1", young=False)).outcome == "created"
+    assert (await store.give(request_id, judgement("one more"), "caller1", young=False)).outcome == "full"
+    assert (await store.give(request_id, judgement("f7"), "caller1", young=False)).outcome == "same"
     reviewed = judgement("a reviewer's", caller="anna", reviewed=True)
-    assert (await store.give(request_id, reviewed, "*", young=False)).given == "created", "its caller can't prevent it"
+    assert (await store.give(request_id, reviewed, "*", young=False)).outcome == "created", (
+        "its caller can't prevent it"
+    )
 
 
 @pytest.mark.invariant("Feedback is stored once, and only from those who may judge.")
 async def test_one_of_many_who_send_the_same_at_once_creates_it(store: FeedbackStore, request_id: str) -> None:
     sent = [store.give(request_id, judgement(), "caller1", young=False) for _ in range(20)]
-    given = [receipt.given for receipt in await asyncio.gather(*sent)]
+    given = [receipt.outcome for receipt in await asyncio.gather(*sent)]
     assert sorted(given) == ["created"] + ["same"] * 19
 
 
@@ -209,7 +211,7 @@ class Keys:
         return resealing
 
     async def give(self, request: str, feedback: Feedback) -> str:
-        return (await self.store.give(request, feedback, "caller1", young=False)).given
+        return (await self.store.give(request, feedback, "caller1", young=False)).outcome
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ async def test_the_first_child_begins_where_the_streams_begin(redis: Redis, begi
 async def test_feedback_that_comes_before_its_record_counts_once_it_is_there(redis: Redis, begin: Begin) -> None:
     monitor, one = Monitor(begin), served()
     receipt = await store_of(redis).give(one.id, said(), "caller1", young=True)
-    assert receipt.given == "pending"
+    assert receipt.outcome == "pending"
     assert to_the_end(monitor)[V3].labels == 0
     await stream_of(redis).append([one])
     assert to_the_end(monitor)[V3].labels == 1

@@ -197,8 +197,8 @@ async def test_a_handle_leads_to_the_latest_of_its_requests(redis: Redis) -> Non
 async def test_feedback_that_came_first_is_joined_to_its_record(redis: Redis) -> None:
     store = FeedbackStore(redis, RETENTION_SECONDS, 1000)
     late = record()
-    assert (await store.give(late.id, judgement("mine"), "caller1", young=True)).given == "pending"
-    assert (await store.give(late.id, judgement("operators", "op"), "*", young=True)).given == "pending"
+    assert (await store.give(late.id, judgement("mine"), "caller1", young=True)).outcome == "pending"
+    assert (await store.give(late.id, judgement("operators", "op"), "*", young=True)).outcome == "pending"
     assert await redis.xlen(FEEDBACK_STREAM_KEY) == 0
     joined = await stream_of(redis).append([record(), late])
     assert {(one.record.id, one.outcome, one.feedback["feedback_id"]) for one in joined} == {
@@ -226,7 +226,7 @@ async def test_feedback_is_joined_once_however_often_its_record_is_written(redis
     assert len(await stream_of(redis).append([late])) == 1
     assert await stream_of(redis).append([late]) == []
     assert await redis.xlen(FEEDBACK_STREAM_KEY) == 1
-    assert (await store.give(late.id, judgement("mine"), "caller1", young=True)).given == "same"
+    assert (await store.give(late.id, judgement("mine"), "caller1", young=True)).outcome == "same"
 
 
 async def test_a_record_without_task_version_and_pool_leads_to_its_feedback_too(redis: Redis) -> None:
@@ -235,4 +235,4 @@ async def test_a_record_without_task_version_and_pool_leads_to_its_feedback_too(
     receipt = await FeedbackStore(redis, RETENTION_SECONDS, 1000).give(
         bare.id, judgement("mine"), "caller1", young=False
     )
-    assert (receipt.given, receipt.task, receipt.version) == ("created", None, None)
+    assert (receipt.outcome, receipt.task, receipt.version) == ("created", None, None)

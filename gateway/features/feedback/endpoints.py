@@ -210,7 +210,7 @@ async def _give(reviews: Reviews, caller: Caller, body: FeedbackIn) -> tuple[int
     )
     receipt = await services.feedback.give(request_id, feedback, caller.judges, genuine)
     services.meters.feedback.add(1, receipt.task or "", receipt.version or "", body.metric, _counted(receipt))
-    if receipt.first and not receipt.reported and receipt.given != "pending":  # whose task nobody knows yet
+    if receipt.first and not receipt.reported and receipt.outcome != "pending":  # whose task nobody knows yet
         services.coverage.judged(receipt.task or "")
     if drawn is not None:
         await note_answered(reviews, drawn, request_id, feedback, receipt)
@@ -234,19 +234,19 @@ async def _answer_gold(reviews: Reviews, caller: Caller, body: FeedbackIn, value
 
 
 def _make_answer(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:
-    if receipt.given == "unknown":
+    if receipt.outcome == "unknown":
         raise Problem("request_not_found", f"No request of yours has the id {request_id[:80]!r}.", "request_id")
-    if receipt.given == "conflict":
+    if receipt.outcome == "conflict":
         raise Problem("feedback_conflict", "This feedback_id was used for another judgement.", "feedback_id")
-    if receipt.given == "full":
+    if receipt.outcome == "full":
         text = "This request has been judged too often, or at too great a length."
         raise Problem("feedback_full", text, "request_id")
     result = {"request_id": request_id, "feedback_id": receipt.feedback_id, "metric": feedback.metric}
-    return (200 if receipt.given == "same" else 201), result
+    return (200 if receipt.outcome == "same" else 201), result
 
 
 def _counted(receipt: Receipt) -> str:
-    return receipt.given if receipt.given in ("created", "same", "pending") else "refused"
+    return receipt.outcome if receipt.is_stored else "refused"
 
 
 async def _named(services: Services, caller: Caller, body: FeedbackIn) -> str:

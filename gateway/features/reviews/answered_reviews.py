@@ -36,7 +36,7 @@ async def note_answered(
     """A review was judged, and that is stored: it no longer waits for this rater. Raises RedisError; sent again, it is
     noted then."""
     services = reviews.services
-    if receipt.given not in ("created", "same", "pending"):
+    if not receipt.is_stored:
         return
     task = drawn.task
     keep_on = is_bad(measure_badness(services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))

@@ -140,7 +140,7 @@ async def resolve_dispute(
     evidence = {"task": task, "value": value}  # a comment may quote a text, and the audit can forget none
     await enter_event(services, admin, "review.resolve", request_id, evidence)
     receipt = await services.feedback.give(request_id, feedback, "*", young=True)
-    if receipt.given not in ("created", "same", "pending"):
+    if not receipt.is_stored:
         raise Problem("no_review", f"The request {request_id[:80]!r} was judged too often.", "request_id")
     label = await read_label(services, task, request_id)
     return {"request_id": request_id, "task": task, "label": msgspec.to_builtins(label)}
