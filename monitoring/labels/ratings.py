@@ -115,8 +115,8 @@ def _check_header(header: list[str]) -> None:
     is_long = "rater" in header or "label" in header
     missing = {"item", "rater", "label"} - set(header) if is_long else {"item"} - set(header)
     if missing:
-        names = " and ".join(sorted(missing))
-        raise RatingsError(f"Line 1: {names} is missing. Name the columns item, rater and label, or item and raters.")
+        names = " and no ".join(sorted(missing))
+        raise RatingsError(f"Line 1: it has no {names}. Name the columns item, rater and label, or item and raters.")
     if not is_long and not _raters(header):
         raise RatingsError("Line 1: there is no column of a rater beside item.")
 

@@ -179,8 +179,12 @@ async def test_a_worse_version_fails_and_is_forced_with_a_reason_that_stays(
         assert moved["warnings"][0].startswith(f"{V2} was let past the gate by force. Right answers: ")
         (entry,) = await audit_of(http, "alias.promote")
         assert entry["evidence"]["gate"][0]["forced"] == PAST["past_gate"]
-        told = (await http.get("/admin/v1/tasks/returns/quality")).json()["report"]["caveats"]
+        report = (await http.get("/admin/v1/tasks/returns/quality")).json()["report"]
+        told = report["caveats"]
         assert any(words.startswith(f"{V2} was let past the gate by force") for words in told), told
+        assert any(
+            "passes it now (`apprentice gate returns returns@v2`), else go back" in one for one in report["next"]
+        )
         assert (await step(http, "rollback"))["weights"] == {V1: 1.0}
         why = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()
         assert any("by force" in words and "The old version is unsafe." in words for words in why["words"])

@@ -209,9 +209,12 @@ async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[
     state = read_situation(quality, snapshot, task, await read_redis_time(quality.services.redis), task_quality)
     agreement = await read_agreement(quality.reviews, task)
     notes = [] if agreement is None else list(describe_reviewers(task, agreement))
+    gates, forced = GateStore(quality.services.redis), []
     for name in filter(None, (state.roles.active, state.roles.canary, state.roles.previous_version)):
-        notes += describe_forced(name, await GateStore(quality.services.redis).forced(name))
-    state = replace(state, notes=notes)
+        if steps := describe_forced(name, await gates.forced(name)):
+            forced.append(name)
+            notes += steps
+    state = replace(state, notes=notes, forced=forced)
     return {
         "task": task,
         "generation": generation,

@@ -43,7 +43,8 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
     `judged_at` is when the monitor last judged (or None), `behind_seconds` the age of what it has not read. It can't
     judge the versions `unjudged`. `review_by` says when a version's owner has to look at it, `retraining` names open
-    requests to train. `obstacles` stand between versions and callers; `notes` are on labellers and steps past the gate.
+    requests to train. `obstacles` stand between versions and callers; `notes` are on labellers and steps past the gate;
+    the versions `forced` took one.
     """
 
     task: str
@@ -59,6 +60,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     retraining: list[str] = []
     obstacles: Obstacles = Obstacles()
     notes: list[str] = []
+    forced: list[str] = []
 
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,9 +348,16 @@ def _next(of: Situation, name: str | None, quality: VersionQuality | None, judge
         more = f" ({len(of.retraining) - 1} older: `apprentice retraining list`)" if len(of.retraining) > 1 else ""
         export = f"`apprentice retraining export {of.retraining[0]} --complete`{more}"
         yield f"Take what failed into a data set, and train on that: {export}."
-    beside = [*_next_of_canary(of), *_next_of_previous_version(of)]
+    beside = [*_next_of_forced(of), *_next_of_canary(of), *_next_of_previous_version(of)]
     yield from beside
     yield from _nothing(of, quality, judged, due, bool(beside or kept_away))
+
+
+def _next_of_forced(of: Situation) -> Iterator[str]:
+    for name in of.forced:
+        if name in (of.roles.active, of.roles.canary):
+            look, back = f"`apprentice gate {of.task} {name}`", f"`apprentice adapters rollback {of.task}`"
+            yield f"See whether {name}, let past the gate by force, passes it now ({look}), else go back ({back})."
 
 
 def _nothing(

@@ -91,9 +91,10 @@ def test_no_alpha_is_below_that_of_raters_who_always_differ() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "Line 1: item is missing"),
+        ("", "Line 1: it has no item."),
         ("item,A,A\n1,x,y\n", "Line 1: every column needs a name of its own."),
-        ("item,rater\n1,a\n", "Line 1: label is missing"),
+        ("item,rater\n1,a\n", "Line 1: it has no label."),
+        ("request,rater,value\n1,a,b\n", "Line 1: it has no item and no label."),
         ("item,rater,label\n1,a,x\n,b,x\n2,,x\n3,c\n", "Line 3: item is empty. Line 4: rater is empty. Line 5: it has"),
         ("item,A,gold\n1,x,y\n\n1,z,x\n", "Line 4: gold is 'x', and it was 'y' for this item before."),
         ("item,A,B\n1,,\n2,,\n", "There is no rating in it"),
