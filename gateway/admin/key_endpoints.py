@@ -262,7 +262,7 @@ def _limits_changed(before: Caller, body: CallerChange) -> CallerLimits | None:
 
 def _see_that_it_is_to_come(expires_at: float | None) -> None:
     if expires_at is not None and expires_at <= time.time():
-        raise Problem("invalid_value", "expires_at is in the past: give Unix seconds that are to come.", "expires_at")
+        raise Problem("invalid_value", "expires_at is in the past: name a time to come.", "expires_at")
 
 
 def _no_key(public: str) -> Problem:

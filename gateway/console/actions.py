@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from gateway.callers import LIMIT_NAMES
 from gateway.console.admin_api import Declined, fill_address
+from gateway.console.figures import read_moment
 from gateway.console.signed_in_request import Visit
 from gateway.roles import ROLES
 from gateway.server.listener import CONSOLE
@@ -207,6 +208,7 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
                 Field(
                     "models", "Models", "list", True, value="*", hint="Tasks and pools, with commas between; * is all."
                 ),
+                Field("expires_at", "Ends (UTC)", "moment", hint="Empty: never."),
                 *LIMITS,
             ),
         ),
@@ -376,6 +378,8 @@ def _read(field: Field, text: str) -> Any:
         return int(number) if number == int(number) and field.kind == "number" else number
     if field.kind == "list":
         return [part.strip() for part in text.split(",") if part.strip()]
+    if field.kind == "moment":
+        return read_moment(text)
     if field.name == "plan":
         return {} if text == "{}" else None
     return text

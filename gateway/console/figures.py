@@ -30,8 +30,11 @@ TONES: Mapping[str, str] = MappingProxyType(
 
 
 def read_moment(text: str) -> float:
-    """The Unix seconds of a time, of UTC where it names no other zone. Raises ValueError."""
-    moment = datetime.fromisoformat(text)
+    """The Unix seconds of a time, of UTC where it names no other zone. Raises ValueError in words."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("A time is written as 2026-12-01T09:30, in UTC.") from None
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 

@@ -31,8 +31,8 @@ async def show_requests(visit: Visit) -> Response:
         answer = await visit.api.get("/v1/requests", **query, **times, limit=PAGE)
     except Declined as refused:
         fault = refused.text
-    except ValueError:
-        fault = "A time is written as 2026-12-01T09:30, in UTC."
+    except ValueError as error:
+        fault = str(error)
     filled = {name: value for name, value in filters.items() if value}
     at_newest = {name: value for name, value in filled.items() if name != "before"}
     older = answer["next_before"] and urlencode(filled | {"before": answer["next_before"]})

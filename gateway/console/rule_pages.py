@@ -80,9 +80,8 @@ def _read_rule(fields: Mapping[str, str]) -> dict[str, Any]:
         if fields.get(name):
             try:
                 body[name] = read_moment(fields[name])
-            except ValueError:
-                text = "A time is written as 2026-12-01T09:30, in UTC."
-                raise Declined(400, "invalid_value", text, name) from None
+            except ValueError as error:
+                raise Declined(400, "invalid_value", str(error), name) from None
     pairs = [line.partition("=") for line in fields.get(METADATA, "").splitlines() if line.strip()]
     if any(not sign for _, sign, _ in pairs):
         raise Declined(400, "invalid_value", "Write one name=value on each line.", METADATA)

@@ -51,6 +51,13 @@ async def test_a_field_that_has_to_be_filled_is_refused_empty(gateway: RunningGa
         field = r'<input name="usd_per_day" value="-1"[^>]* aria-invalid="true"[^>]*>\s*<small [^>]*>Input should be'
         assert (too_little.status_code, bool(re.search(field, too_little.text))) == (400, True), too_little.text
         assert "<label>US dollars per day" in answer.text
+        for ends, words in (("soon", "A time is written as 2026-"), ("2020-01-01T00:00", "expires_at is in the past")):
+            wrong = await take(http, "/console/do/make-key", name="x", role="caller", models="*", expires_at=ends)
+            field = r'<input name="expires_at"[^>]* aria-invalid="true"[^>]*>\s*<small [^>]*>' + words
+            assert (wrong.status_code, bool(re.search(field, wrong.text))) == (400, True), wrong.text
+        made = await take(http, "/console/do/make-key", name="x", role="reviewer", models="*", expires_at="2999-01-01")
+        assert "sk-app-" in made.text, made.text
+        assert 'datetime="2999-01-01T00:00:00Z"' in (await http.get("/console/keys?find=x")).text
         long = await http.post("/console/reviews/next", data={f"field_{number}": "x" for number in range(101)})
         assert (long.status_code, "is too long" in long.text) == (400, True)
 
