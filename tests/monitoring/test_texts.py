@@ -394,7 +394,7 @@ async def test_words_of_feedback_in_files_come_under_the_present_key(
     for number, (name, of) in enumerate(sealed.items()):
         given.append(Feedback(feedback_id=name, metric="correct", value=True, at=NOW + number, caller="c", **words))
         seals = partial(WordSeals, of.seals(), frozenset({"class"}))
-        assert (await FeedbackStore(redis, 1000, 1000, seals=seals).give("r1", given[-1], "c", young=True)).given
+        assert (await FeedbackStore(redis, 1000, 1000, seals=seals).give("r1", given[-1], "c", young=True)).outcome
     job.texts = TextRetention({}, 366, keys("new", old=OLD, new=NEW), ["class"])
     for entry in await redis.hvals("apprentice:feedback:r1"):
         await redis.xadd(FEEDBACK_STREAM_KEY, {"request": "r1", "index": "", "feedback": entry.split(b"\n", 2)[2]})
