@@ -183,6 +183,12 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             *("POST", "/admin/v1/replicas/{replica}/recycle", FLEET),
             is_dangerous=True,
         ),
+        "stop-training": Click(
+            "Stop the training {training}",
+            "Its checkpoint stays: the same training, asked for again, goes on from there.",
+            *("POST", "/admin/v1/fine_tuning/jobs/{training}/cancel", "/trainings/{training}"),
+            is_dangerous=True,
+        ),
         "delete-rule": Click(
             "Delete the rule {rule}",
             "The rule matches nothing any more, from the next request on.",
@@ -248,6 +254,7 @@ HOMES: Mapping[str, Home] = MappingProxyType(
         "version": Home("/admin/v1/adapters/{version}"),
         "public": Home("/admin/v1/callers/{public}"),
         "replica": Home("/admin/v1/replicas", at=("replicas",), key="name"),
+        "training": Home("/admin/v1/trainings/{training}"),
         "rule": Home("/admin/v1/overrides", at=("overrides",), key="id"),
         "action": Home("/admin/v1/tasks/{task}/quality", at=("quality", "actions"), key="id"),
     }

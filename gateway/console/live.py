@@ -15,6 +15,7 @@ from gateway.console.admin_api import Declined
 from gateway.console.fleet_pages import load_fleet
 from gateway.console.signed_in_request import Visit
 from gateway.console.task_pages import load_overview, load_task
+from gateway.console.training_pages import load_training
 
 TICK_SECONDS = 1.0
 LOOK_TICKS = 2
@@ -33,6 +34,7 @@ LIVE: Mapping[str, tuple[Load, str]] = MappingProxyType(
         "/live/overview": (load_overview, "overview_live.html"),
         "/live/fleet": (load_fleet, "fleet_live.html"),
         "/live/tasks/{task}": (load_task, "task_live.html"),
+        "/live/trainings/{training}": (load_training, "training_live.html"),
     }
 )
 """The table address → the data, and the part of a page that is made of it."""

@@ -54,9 +54,9 @@ async def _add_costs(visit: Visit, callers: Iterable[dict[str, Any]]) -> None:
 
 
 async def show_datasets(visit: Visit) -> Response:
-    """All data sets, and the latest buildings."""
-    page = await visit.api.get("/admin/v1/datasets")
-    names = await visit.name_people(build["by"] for build in page["builds"])
+    """All data sets, the latest buildings, and what was trained."""
+    page = await visit.api.get("/admin/v1/datasets") | await visit.api.get("/admin/v1/trainings")
+    names = await visit.name_people(each["by"] for each in (*page["builds"], *page["trainings"]))
     return await visit.render("datasets.html", **page, names=names)
 
 

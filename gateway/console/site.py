@@ -19,7 +19,16 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from gateway.console import actions, fleet_pages, record_pages, request_pages, review_pages, rule_pages, task_pages
+from gateway.console import (
+    actions,
+    fleet_pages,
+    record_pages,
+    request_pages,
+    review_pages,
+    rule_pages,
+    task_pages,
+    training_pages,
+)
 from gateway.console.admin_api import Declined
 from gateway.console.live import LIVE, LiveParts
 from gateway.console.sign_in import begin_session, end_session, show_sign_in
@@ -58,6 +67,7 @@ PAGES: Mapping[str, Page] = MappingProxyType(
         "/fleet": fleet_pages.show_fleet,
         "/datasets": record_pages.show_datasets,
         "/datasets/{digest}": record_pages.show_dataset,
+        "/trainings/{training}": training_pages.show_training,
         "/rules": rule_pages.show_rules,
         "/rules/edit": rule_pages.show_rule_form,
         "/keys": record_pages.show_keys,

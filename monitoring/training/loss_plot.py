@@ -23,15 +23,15 @@ def draw_losses(title: str, losses: Sequence[Sequence[float]], heldout: Sequence
         return f"{x:.1f},{y:.1f}"
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="12" fill="#333">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/><text x="{LEFT}" y="20">{escape(title)}</text>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(title)}" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12" fill="currentColor">',
+        f'<text x="{LEFT}" y="20">{escape(title)}</text>',
     ]
     for tick in range(TICKS + 1):
         y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * tick / TICKS
         x = LEFT + (WIDTH - LEFT - RIGHT) * tick / TICKS
         parts += [
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>',
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity="0.2"/>',
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{top * tick / TICKS:.3g}</text>',
             f'<text x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{last * tick / TICKS:.0f}</text>',
         ]
@@ -39,5 +39,7 @@ def draw_losses(title: str, losses: Sequence[Sequence[float]], heldout: Sequence
     for at, (curve, colour, name) in enumerate(rows):
         line = " ".join(place(point[0], point[1]) for point in curve)
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{line}"/>')
-        parts.append(f'<text x="{WIDTH - 200 + 100 * at}" y="20" fill="{colour}">{name}</text>')
+        x = WIDTH - 240 + 120 * at
+        parts.append(f'<line x1="{x}" x2="{x + 16}" y1="16" y2="16" stroke="{colour}" stroke-width="3"/>')
+        parts.append(f'<text x="{x + 22}" y="20">{name}</text>')
     return "".join([*parts, f'<text x="{WIDTH / 2}" y="{HEIGHT - 5}" text-anchor="middle">step</text></svg>'])

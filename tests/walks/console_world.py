@@ -37,6 +37,7 @@ from monitoring.quality.verdicts.quality import (
 from tests.fakes.adapters import BASE_CONFIG, write_adapter, write_base
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
+from tests.fakes.trainer import write_trainer
 from tests.waiting import until
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -65,7 +66,8 @@ class ConsoleWorld:
 async def open_console_world(
     folder: Path, redis_url: str, dataset: bool = False, **sections: Any
 ) -> AsyncIterator[ConsoleWorld]:
-    """The world in this folder, with its state in this Redis, and with a data set where that is looked at."""
+    """The world in this folder, with its state in this Redis, and with a data set and a training of it where these
+    are looked at."""
     base = folder / BASE_MODEL
     base.mkdir()
     write_base(base, BASE_CONFIG)
@@ -76,6 +78,8 @@ async def open_console_world(
             engine.answers["*"] = "accept"
         async with Redis.from_url(redis_url) as redis:
             await redis.set("apprentice:duty:monitor", "another gateway")  # what is set here stays
+        if dataset:
+            sections = {"training": {"python": write_trainer(folder)[0]}} | sections
         settings = _configure(folder, base, [engine.url for engine in engines], general.url) | sections
         gateway = await stack.enter_async_context(run_gateway({"redis_url": redis_url} | settings))
         world = ConsoleWorld(
@@ -86,7 +90,7 @@ async def open_console_world(
         await _judge(world)
         await _govern(world)
         if dataset:
-            await _build_dataset(world)
+            await _train(world, await _build_dataset(world))
         yield world
 
 
@@ -280,17 +284,30 @@ async def _govern(world: ConsoleWorld) -> None:
             assert answer.status_code == 200, answer.text
 
 
-async def _build_dataset(world: ConsoleWorld) -> None:
+async def _build_dataset(world: ConsoleWorld) -> str:
+    """Its digest."""
     rows = [f'{{"prompt": "case {number}", "answer": "{GOOD[number % 2]}"}}' for number in range(60)]
     async with world.gateway.http() as http:
         digest = (await http.post("/admin/v1/datasets/files", content="\n".join(rows).encode())).json()["digest"]
         body = {"task": "returns", "files": [{"digest": digest, "name": "cases.jsonl"}]}
         build = (await http.post("/admin/v1/datasets", json=body)).json()["id"]
 
-        async def is_built() -> bool:
-            return bool((await http.get(f"/admin/v1/datasets/builds/{build}")).json()["state"] != "running")
+        async def is_built() -> Any:
+            shown = (await http.get(f"/admin/v1/datasets/builds/{build}")).json()
+            return shown if shown["state"] != "running" else None
 
-        await until(is_built)
+        return str((await until(is_built))["digest"])
+
+
+async def _train(world: ConsoleWorld, digest: str) -> None:
+    async with world.gateway.http() as http:
+        body = {"task": "returns", "data": digest, "parameters": {"steps": 60, "evaluate_every": 10}}
+        training = (await http.post("/admin/v1/trainings", json=body)).json()["id"]
+
+        async def is_trained() -> bool:
+            return bool((await http.get(f"/admin/v1/trainings/{training}")).json()["status"] != "running")
+
+        await until(is_trained)
 
 
 async def _serve(folder: Path) -> None:

@@ -131,8 +131,15 @@ async def test_every_page_is_readable_for_all(tmp_path: Path, redis_url: str, br
         await sign_in(page, world, world.gateway.admin_key)
         async with world.gateway.http() as admin:
             (card,) = (await admin.get("/admin/v1/datasets")).json()["datasets"]
+            (training,) = (await admin.get("/admin/v1/trainings")).json()["trainings"]
         more = (f"/keys/{world.caller_key.split('-')[2]}", f"/requests/{await find_answered(world)}")
-        for path in (*PAGES, *more, f"/datasets/{card['digest']}", "/requests?outcome=failed&task=triage"):
+        for path in (
+            *PAGES,
+            *more,
+            f"/datasets/{card['digest']}",
+            f"/trainings/{training['id']}",
+            "/requests?outcome=failed&task=triage",
+        ):
             await page.goto(f"{world.gateway.url}/console{path}", wait_until="load")
             await look(path)
     assert {path: found for path, found in faults.items() if found} == {}

@@ -25,6 +25,7 @@ from monitoring.datasets.rows_from_files import SourceFile
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.console_browsing import browsing, take
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import audit_of
 
@@ -243,7 +244,12 @@ async def test_stopped_training_leaves_no_version_and_no_texts(
         name = (await begin(http, await send(http, data())))["id"]
         await until(lambda: _step_of(http, name, 2))
         assert list(folder.glob("*/rows.jsonl"))
-        assert (await http.delete(f"{PATH}/{name}")).json()["status"] == "cancelled"
+        async with browsing(gateway, gateway.admin_key) as browser:
+            page = await browser.get(f"/console/trainings/{name}")
+            assert ("2 of 6" in page.text, "Stop the training" in page.text, "<polyline" in page.text) == (True,) * 3
+            assert f"/console/trainings/{name}" in (await browser.get("/console/datasets")).text
+            stopped = await take(browser, f"/console/do/stop-training?training={name}")
+            assert (stopped.status_code, "Stop the training</a>" in stopped.text) == (200, False), stopped.text
         await until(lambda: not list(folder.glob("*/rows.jsonl")))
         assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
 
