@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from io import TextIOWrapper
@@ -20,7 +21,6 @@ from monitoring.evaluation.dataset import (
     BYTE_ORDER_MARK,
     TEXT_LOOKED_AT_BYTES,
     DatasetError,
-    find_separator,
     find_text_fault,
     object_of,
 )
@@ -28,6 +28,8 @@ from monitoring.evaluation.dataset import (
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader
 
+SEPARATORS = (",", ";", "\t", "|")
+QUOTED = re.compile(r'"[^"]*"')
 ROW_BYTES_MAX = 1 << 18
 LIST_BYTES_MAX = 1 << 28
 """The largest JSON list: it is read whole."""
@@ -115,6 +117,11 @@ def read_table(lines: Iterator[str], name: str, check_columns: CheckColumns) -> 
         else:
             difference = "more" if len(cells) > len(head) else "fewer"
             yield at, DatasetError(f"Line {at}: it has {difference} cells than the {len(head)} columns.")
+
+
+def find_separator(head: str) -> str:
+    """The delimiter of a CSV file with this first line: a comma, or what spreadsheets write in its place."""
+    return max(SEPARATORS, key=QUOTED.sub("", head).count)
 
 
 def _see_that_all_is_utf_8(lines: Iterable[str], name: str) -> Iterator[str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -39,8 +38,6 @@ LENGTHS = ((200, "up to 200 characters"), (1000, "201 to 1,000"), (4000, "1,001 
 LONGEST = "over 4,000"
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 TEXT_LOOKED_AT_BYTES = 4096
-SEPARATORS = (",", ";", "\t", "|")
-QUOTED = re.compile(r'"[^"]*"')
 
 
 class DatasetError(Exception):
@@ -142,6 +139,7 @@ class DatasetReader:
         """Rows whose request and expected answer were there before."""
         self.contradicted = 0
         """Rows whose request was there before with another expected answer."""
+        self.faults: list[str] = []  # of rows that can't be read: `end` raises them together
         self._limits = limits
         self._read_object = read_object or object_of
         self._bytes = 0
@@ -160,7 +158,7 @@ class DatasetReader:
         return self._hash.hexdigest()
 
     def feed(self, piece: bytes) -> list[Row]:
-        """The rows that are complete with this piece. Raises DatasetError."""
+        """The rows that are complete with this piece. Raises DatasetError for what is no fault of a row alone."""
         if not self._bytes and (fault := find_text_fault(piece)):
             raise DatasetError(f"The data {fault}")
         self._bytes += len(piece)
@@ -176,6 +174,8 @@ class DatasetReader:
     def end(self) -> list[Row]:
         """The last row, at the end of the data. Raises DatasetError, also where there was no row at all."""
         row, self._rest = self._read(self._rest), b""
+        if self.faults:
+            raise DatasetError(describe_faults(self.faults))
         if self.rows == 0:
             raise DatasetError("The data have no row: give JSON lines with a request and what is expected of it.")
         return [row] if row is not None else []
@@ -187,10 +187,17 @@ class DatasetReader:
             line = line.removeprefix(BYTE_ORDER_MARK)
         if not line.strip():
             return None
-        if len(line) > self._limits.row_bytes_max:
-            raise self._too_long(at)
         if self.rows >= self._limits.rows_max:
             raise DatasetError(f"Line {at}: the data have more than {self._limits.rows_max} rows: send a part of them.")
+        try:
+            return self._take(line, at)
+        except DatasetError as error:
+            self.faults.append(str(error))
+            return None
+
+    def _take(self, line: bytes, at: int) -> Row:
+        if len(line) > self._limits.row_bytes_max:
+            raise self._too_long(at)
         read = self._read_object(line, at)
         row = row_of(read, at, self.rows)
         before = self._lines_of_ids.setdefault(row.id, at)
@@ -253,11 +260,6 @@ def find_text_fault(beginning: bytes) -> str:
     if b"\0" in beginning[:TEXT_LOOKED_AT_BYTES]:
         return "have bytes of zero, as UTF-16 or a damaged file has: save them as text in UTF-8."
     return ""
-
-
-def find_separator(head: str) -> str:
-    """The delimiter of a CSV file with this first line: a comma, or what spreadsheets write in its place."""
-    return max(SEPARATORS, key=QUOTED.sub("", head).count)
 
 
 def write_canonically(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from monitoring.evaluation.dataset import find_separator
+from monitoring.datasets.row_files import find_separator
 from monitoring.labels.messages import Rating
 
 RATINGS_MAX = 1_000_000

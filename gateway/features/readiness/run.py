@@ -19,7 +19,6 @@ from monitoring.evaluation.dataset import (
     DatasetLimits,
     DatasetReader,
     Row,
-    describe_faults,
 )
 from monitoring.evaluation.row_classes import ClassFinder, name_called
 from monitoring.helper_process import run_data_job
@@ -49,21 +48,18 @@ def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
 def read_examples(job: ReadinessJob, data: bytes) -> list[LabelledText]:
     """The rows of the data. Raises DatasetError, which names all rows that can't be read."""
     reader = DatasetReader(DatasetLimits(job.rows_max, len(data) + 1, job.row_bytes_max), read_own_object)
-    finder, examples, faults = ClassFinder(job.class_field), list[LabelledText](), list[str]()
+    finder, examples = ClassFinder(job.class_field), list[LabelledText]()
     for line in data.split(b"\n"):
-        if reader.rows == job.rows_max and line.strip():
-            reader.feed(line + b"\n")  # raises: there are too many
-        try:
-            for row in reader.feed(line + b"\n"):
+        for row in reader.feed(line + b"\n"):
+            try:
                 if job.class_field:
                     finder.add(row)
                 text, at = read_text(row, job.selector), read_time(line, row)
-                called = name_called(row.expected) if row.calling else None
-                examples.append(LabelledText(text, row.expected, row.label, row.group, at, called))
-        except DatasetError as error:
-            faults.append(str(error))
-    if faults:
-        raise DatasetError(describe_faults(faults))
+            except DatasetError as error:
+                reader.faults.append(str(error))
+                continue
+            called = name_called(row.expected) if row.calling else None
+            examples.append(LabelledText(text, row.expected, row.label, row.group, at, called))
     reader.end()
     joined = reader.joined
     return [msgspec.structs.replace(each, group=joined.get(each.group, each.group)) for each in examples]

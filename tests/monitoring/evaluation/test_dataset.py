@@ -79,6 +79,13 @@ def test_what_can_not_be_used_is_said_with_its_line(data: bytes, said: str) -> N
     assert said in str(caught.value)
 
 
+def test_all_rows_that_cannot_be_read_are_named_together() -> None:
+    with pytest.raises(DatasetError) as caught:
+        read(lines({"text": "A toaster."}, GOOD, {"expected": "a"}) + b"{no")
+    assert str(caught.value).startswith("3 rows can't be read. Line 1: it has no expected answer")
+    assert all(f" Line {line}: " in str(caught.value) for line in (3, 4))
+
+
 def test_rows_that_repeat_or_contradict_are_counted() -> None:
     reader = DatasetReader(LIMITS)
     reader.feed(lines(GOOD, GOOD, {**GOOD, "expected": "deny"}))
