@@ -14,6 +14,7 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
+from monitoring.intervals import Z_95
 from monitoring.quality.detectors import complaint_delays, complaints, rising_errors
 from monitoring.quality.detectors.complaint_delays import (
     AGES,
@@ -25,7 +26,7 @@ from monitoring.quality.detectors.complaint_delays import (
     Reference,
 )
 from monitoring.quality.detectors.complaint_learning import learn
-from monitoring.quality.detectors.recent_values import DAY_SECONDS, Z_95
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 
 Numbers = npt.NDArray[np.float64]

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import betaincinv  # `beta.ppf` takes ten times as long for a few runs
 
 from benchmarks.degradation_worlds import Bools, Floats
+from monitoring.intervals import Z_95
 from monitoring.quality.detectors import dependence, recent_values, rising_errors
 from monitoring.quality.signals import label_signal, own_baseline
 from monitoring.quality.signals.version_watch import FIRST_FEEDBACK
@@ -221,9 +222,9 @@ class Signals:
             now = WEIGHTS @ self.sums
             self.most[ended] = now[ended]
             share = self._recent_wrong / self._recent
-            of, z2 = self._recent**2 / self._recent_squares, recent_values.Z_95**2
+            of, z2 = self._recent**2 / self._recent_squares, Z_95**2
             low = (share + z2 / (2 * of)) / (1 + z2 / of)
-            low -= recent_values.Z_95 / (1 + z2 / of) * np.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
+            low -= Z_95 / (1 + z2 / of) * np.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
             lasts = ended & self._is_own & (low > self.held)
             self.rhythm[:, lasts] = np.array(dependence.FLAT)[:, None]
             self._moments[:, lasts] = 0.0

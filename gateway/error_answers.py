@@ -14,11 +14,11 @@ from gateway.errors import Problem, describe_fault
 from gateway.formats.format_table import get_format
 from gateway.formats.surrogates import HALF
 from gateway.server.foreign_paths import explain_path
+from gateway.services import FEEDBACK_PATH
 from monitoring.audit import AuditConflict
 from serving.object_store import Unreadable
 
 log = logging.getLogger(__name__)
-FEEDBACK_PATH = "/v1/feedback"
 
 
 def add_error_answers(app: FastAPI) -> None:

@@ -55,6 +55,9 @@ from serving.fleet import Fleet
 from serving.object_store import ObjectStore
 from serving.tls import FreshContext
 
+FEEDBACK_PATH = "/v1/feedback"
+"""The address whose bodies have a limit of their own, and whose refused bodies count against the key's."""
+
 
 def _nothing(*_: Any) -> None:
     """The part of an observer that has nothing to do there."""
@@ -192,7 +195,7 @@ class Services:
     def body_bytes_max_at(self, path: str) -> int:
         """Longest body of a request to this address."""
         limits = self.settings.limits
-        is_feedback = path == "/v1/feedback"
+        is_feedback = path == FEEDBACK_PATH
         return min(limits.body_bytes_max, limits.feedback_body_bytes_max) if is_feedback else limits.body_bytes_max
 
     def moment(self, now: float) -> Moment:

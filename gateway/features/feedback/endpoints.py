@@ -27,7 +27,6 @@ from pydantic import (
 
 from gateway.callers import Caller
 from gateway.endpoint_parts import Identified
-from gateway.error_answers import FEEDBACK_PATH
 from gateway.errors import Problem, describe_fault
 from gateway.feature import feature_of
 from gateway.features.requests.endpoints import resolve_id
@@ -36,7 +35,7 @@ from gateway.features.reviews.reviewer_endpoints import metric_of
 from gateway.features.reviews.state import Reviews
 from gateway.openapi_parts import SPENT_ERRORS, STORED, with_errors
 from gateway.request_labels import Demonstration, check_value, digest_demonstration
-from gateway.services import Services
+from gateway.services import FEEDBACK_PATH, Services
 from gateway.state.durability import NotSettled, explain_not_settled
 from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import name_rater, read_time
