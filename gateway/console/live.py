@@ -65,9 +65,8 @@ class LiveParts:
                     session = await console.sessions.find(visit.token)
                     if session is None or console.caller_of(session) != visit.person:
                         return  # the browser asks again, as who it is now
-                    part = console.templates.get_template(template).render(
-                        visit.shared() | await self._look(load, visit)
-                    )
+                    render = console.templates.get_template(template).render
+                    part = await asyncio.to_thread(render, visit.shared() | await self._look(load, visit))
                     if part != shown:
                         shown = part
                         lines = "".join(f"data: {line}\n" for line in part.splitlines() if line.strip())

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import Any
 
+import httpx
 import pytest
+from jinja2 import Template
 
 from gateway.console import live
+from tests.waiting import until
 from tests.walks.console_browsing import browsing, gateway, token_in
 from tests.walks.gateway import RunningGateway
 from tests.walks.review_world import monitor_elsewhere
@@ -55,3 +60,30 @@ async def test_a_live_page_ends_with_the_key_of_its_session(gateway: RunningGate
             if line.startswith("data:") and not revoked:
                 revoked = (await admin.delete(f"/admin/v1/callers/{key.split('-')[2]}")).status_code
         assert revoked == 200
+
+
+@pytest.mark.parametrize("page", ["/console/fleet", "/console/live/fleet"])
+async def test_callers_are_answered_while_a_long_page_is_made(
+    gateway: RunningGateway, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, going, make = threading.Event(), threading.Event(), Template.render
+
+    def make_slowly(template: Template, *context: Any, **more: Any) -> str:
+        begun.set()
+        assert going.wait(10), "the event loop is held"
+        return make(template, *context, **more)
+
+    async with browsing(gateway, gateway.admin_key) as http, gateway.http() as caller:
+        monkeypatch.setattr(Template, "render", make_slowly)
+        async with asyncio.TaskGroup() as tasks:
+            shown = tasks.create_task(read_begin(http, page))
+            await until(begun.is_set)
+            assert (await caller.get("/v1/models")).status_code == 200
+            going.set()
+        assert "small-0" in shown.result()
+
+
+async def read_begin(http: httpx.AsyncClient, page: str) -> str:
+    """The beginning of an answer, which may go on and on."""
+    async with http.stream("GET", page) as stream:
+        return await anext(stream.aiter_text())
