@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from gateway.errors import Problem
-from gateway.features.evaluations.job import answer_once
+from gateway.features.evaluations.row_asking import answer_once
 from gateway.features.evaluations.state import Evaluations
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
@@ -73,7 +73,7 @@ async def _ask(evaluations: Evaluations, task: TaskPolicy, text: KeptText, arm: 
         body = read_body(wire_format, msgspec.json.encode({"model": arm.version.name, "temperature": 0, **prompt}))
     except Problem as problem:
         return ArmAnswer(arm=arm.name, kind=arm.kind, fault=problem.message)
-    reply = await answer_once(evaluations, choice, body)
+    reply = await answer_once(evaluations.services, choice, body)
     return ArmAnswer(arm=arm.name, kind=arm.kind, text=reply.text, fault=reply.fault)
 
 

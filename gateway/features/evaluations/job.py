@@ -11,7 +11,6 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,28 +25,23 @@ from gateway.features.evaluations.baselines import gate_of, take_gate
 from gateway.features.evaluations.earlier_answers import find_earlier_answers, take_earlier_answers
 from gateway.features.evaluations.judging import describe_judge, digest_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
-from gateway.features.evaluations.row_answers import read_answer
+from gateway.features.evaluations.placing import Impossible, place_judge, place_row
+from gateway.features.evaluations.row_asking import answer_once
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, finish
 from gateway.features.evaluations.texts import keep_texts
 from gateway.features.records.archiving import find_kept_source, text_keys_of
 from gateway.formats.judge_question import JudgeQuestion, make_constraint, make_judge_request, read_verdict
 from gateway.formats.request_body import RequestBody
-from gateway.path.own_requests import ask_beside
 from monitoring.datasets.folder import TRAIN_FILE
 from monitoring.evaluation.answer_metrics import metric_of
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.gate import WHOLE, compare_arms
 from monitoring.evaluation.results import RowAnswer, RowResult, answer_rows
 from monitoring.evaluation.unleaked_rows import count_leaked
-from monitoring.records import Record
 from monitoring.texts import Unsealable
-from router.policy import TaskPolicy
-from router.replica_choice import pick
-from router.routing_data import NO_SCORES, OUT_OF_SERVICE, Choice
-from serving.adapters.entries import GIVEN_UP, PLACED
+from router.routing_data import Choice
 from serving.engine_traits import EngineKind
-from serving.fleet_view import FleetView, VersionView
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
@@ -70,10 +64,6 @@ PRODUCTION_SECONDS = 30 * 86_400.0
 OF_THE_ROW = frozenset({"refused", "too_long", "unjudged"})
 """Faults that the same row meets again."""
 COMMAND = make_command("gateway.features.evaluations.run")
-
-
-class Impossible(Exception):
-    """The evaluation can't go on; the message is a sentence that says why and what to do."""
 
 
 async def keep_evaluating(evaluations: Evaluations) -> None:
@@ -174,7 +164,7 @@ class _Run:
             body = body_of(row, spec.version or self._evaluation.version, logprobs=spec.version is not None)
         except Problem as problem:  # the gateway that took the row in was another build
             raise Impossible(f"Line {row.line} of the data: {problem.message}") from None
-        return await self._until_answered(arm, partial(self._choice, arm), body)
+        return await self._until_answered(arm, partial(place_row, self._services, self._evaluation, arm), body)
 
     async def _judge(self, arm: str, row: Row, answer: RowAnswer) -> None:
         """Have a model judge an answer that does not say the same as the expected one; without a verdict it counts as
@@ -192,17 +182,12 @@ class _Run:
         if not question.is_too_long:
             number = secrets.token_hex(8)
             body = make_judge_request(question.tell(number), self._evaluation.task, judge.prompt, judge.max_tokens)
-            judged = await self._until_answered("judge", partial(self._judge_choice, pool), body, make_constraint)
+            judged = await self._until_answered(
+                "judge", partial(place_judge, self._services, self._evaluation, pool), body, make_constraint
+            )
             answer.verdict = read_verdict(judged.text or "")
         if answer.verdict is None:
             answer.fault = "unjudged"
-
-    def _judge_choice(self, pool: str) -> Choice | str:
-        """The place for a question to the model that judges, or the reason why it waits. Raises Impossible."""
-        task = self._services.snapshot.current.policy.tasks.get(self._evaluation.task)
-        if task is None:
-            raise Impossible(f"The configuration has no task {self._evaluation.task!r} any more.")
-        return self._placed(task, None, pool, None, self._services.fleet.view())
 
     async def _until_answered(
         self,
@@ -222,7 +207,7 @@ class _Run:
                 await asyncio.sleep(waits)
                 waits = min(2 * waits, ROOM_SECONDS[1])
                 continue
-            answer = await answer_once(self._evaluations, choice, body, constrain)
+            answer = await answer_once(self._services, choice, body, constrain)
             now = time.monotonic()
             if answer.fault is None or answer.fault in OF_THE_ROW:
                 self._answered_at[name] = now
@@ -235,57 +220,6 @@ class _Run:
             await self._tell_of_waiting(reason, began)
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS[1])
-
-    def _choice(self, arm: str) -> Choice | str:
-        """The place for a row, or the reason why it waits. Raises Impossible where waiting is of no use."""
-        services, evaluation = self._services, self._evaluation
-        view, task = services.fleet.view(), services.snapshot.current.policy.tasks.get(evaluation.task)
-        spec = evaluation.arms[arm]
-        name = spec.version or evaluation.version
-        version = view.versions.get(name)
-        if task is not None and spec.prompt is not None:
-            placed = self._placed(task, None, spec.pool or "", None, view)
-            return placed if isinstance(placed, str) else replace(placed, system=spec.prompt)
-        if task is None or version is None:
-            raise Impossible(f"The configuration has no task {evaluation.task!r} any more, or there is no {name}.")
-        if spec.version is None:
-            return self._placed(task, None, spec.pool or task.fallback_pool or "", version, view)
-        if version.state in OUT_OF_SERVICE or version.state not in PLACED | {"staging"}:
-            todo = "stage it, and run the evaluation again: it goes on from here"
-            if version.state in GIVEN_UP:
-                todo = "evaluate without it"
-            raise Impossible(f"{name} is {version.state}: {todo}.")
-        return self._placed(task, version, version.pool, None, view)
-
-    def _placed(
-        self,
-        task: TaskPolicy,
-        version: VersionView | None,
-        pool_name: str,
-        general_prompt_of: VersionView | None,
-        view: FleetView,
-    ) -> Choice | str:
-        """A replica with room to spare, or what is missing."""
-        services, now = self._services, time.monotonic()
-        pool = view.pools.get(pool_name)
-        if pool is None or not task.reaches(pool.name):
-            raise Impossible(
-                f"The task {task.name!r} may not reach the pool {pool_name!r}: see fallback_pool, pools_allowed."
-            )
-        if services.admission.waiting:
-            return "callers wait for a place, and go first"
-        if services.admission.stage != "open":
-            return "the gateway is shutting down"
-        name = version.name if version else None
-        replica = pick(pool, name, view.in_flight, now, services.moment(now).draw, spare_open=True)
-        if replica == "no_replica":
-            return f"no replica of the pool {pool.name!r} can answer" + (f" with {name}" if name else "")
-        if isinstance(replica, str):
-            return f"every replica of the pool {pool.name!r} is full"
-        load_max = services.settings.evaluation.load_share_max * replica.in_flight_max
-        if view.in_flight.get(replica.name, 0) + 1 > max(1.0, load_max):
-            return f"the pool {pool.name!r} has no room beside its callers"
-        return Choice(task, version, pool, replica, "pinned", general_prompt_of)
 
     async def _tell_of_waiting(self, reason: str, began: float) -> None:
         now = time.monotonic()
@@ -403,54 +337,6 @@ def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
             for pair in report.get("paired", ())
         ],
     }
-
-
-async def answer_once(
-    evaluations: Evaluations,
-    choice: Choice,
-    body: RequestBody,
-    constrain: Callable[[EngineKind], Mapping[str, Any]] | None = None,
-) -> RowAnswer:
-    """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others.
-    `constrain` gives fields that keep an engine to certain answers.
-    """
-    services, version = evaluations.services, choice.version or choice.general_prompt_of
-    policy = services.snapshot.current.policy
-    record = Record(
-        id=services.ids.make(""),
-        at=time.time(),
-        endpoint=body.wire_format.name,
-        caller="",
-        requested_model=version.name if version is not None else choice.task.name if choice.task is not None else "",
-        purpose="evaluation",
-        policy_generation=policy.generation,
-    )
-    demands = services.terms.make_demands(policy, body, choice, NO_SCORES)
-    body.cache_salt = services.cache_salt("evaluation", choice.task)
-    fields = dict(demands.fields or {}) if demands is not None else {}
-    fields |= constrain(choice.pool.engine) if constrain is not None else {}
-    engine_body = body.for_engine(choice, fields if version is not None else {"temperature": 0, **fields})
-    ledger, answer, fault = await ask_beside(services, choice, body, engine_body, record, policy.limits)
-    contract = services.terms.contract_of(version) if version is not None else None
-    row_answer = RowAnswer(text=None, fault=fault) if fault is not None else read_answer(answer.body, contract)
-    _settle(evaluations, record, row_answer, ledger.engine_seconds)
-    return row_answer
-
-
-def _settle(evaluations: Evaluations, record: Record, row_answer: RowAnswer, seconds: float) -> None:
-    """Close the record; no caller's figures change."""
-    record.duration_seconds = row_answer.seconds = seconds
-    record.saving_usd = None
-    record.contract_kept = row_answer.contract_kept
-    if row_answer.fault is None:
-        record.outcome, record.status = "ok", 200
-    if record.cost_usd is not None:
-        labels = (record.task or "", record.version or "", record.pool or "", "evaluation")
-        evaluations.services.meters.cost_usd.add(record.cost_usd, *labels)
-    evaluations.services.keep_record(record)
-    row_answer.prompt_tokens, row_answer.completion_tokens = record.prompt_tokens, record.completion_tokens
-    row_answer.cost_usd, row_answer.request_id = record.cost_usd, record.id
-    row_answer.fingerprint = record.fingerprint or ""
 
 
 def _counted(result: RowResult) -> str:
