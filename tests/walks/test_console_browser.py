@@ -386,6 +386,16 @@ async def test_texts_of_any_kind_are_shown_as_they_are_and_fit(world: ConsoleWor
     assert errors == []
 
 
+async def test_a_phone_shows_how_requests_ended(world: ConsoleWorld, browser: Browser) -> None:
+    page = await opened(browser, [], viewport={"width": 390, "height": 844})
+    await sign_in(page, world, world.operator_key)
+    await page.goto(f"{world.gateway.url}/console/requests")
+    ends = await page.evaluate(
+        "[...document.querySelectorAll('td:nth-child(2) .badge')].map((each) => each.getBoundingClientRect().right)"
+    )
+    assert (len(ends), max(ends) < 390) == (37, True)
+
+
 async def test_a_long_contract_leaves_its_answer_and_the_judgement_in_sight(
     world: ConsoleWorld, browser: Browser, axe: str
 ) -> None:
