@@ -88,9 +88,13 @@ class RequestBody:
         return self.wire_format.alternatives(self.read)
 
     def session(self, header: str | None) -> str | None:
-        """The conversation that this request belongs to, or None where the caller names none."""
+        """The conversation that this request belongs to, else the person who asks; None where the caller names none.
+
+        `prompt_cache_key` is none: applications send one for all requests with the same prefix, and no canary would
+        get its share of these.
+        """
         named = (self.read.metadata or {}).get("session_id")
-        return header or (str(named) if named else None) or self.read.prompt_cache_key or self.read.user
+        return header or (str(named) if named else None) or self.read.user or self.read.safety_identifier
 
     def metadata(self) -> dict[str, str]:
         """The caller's metadata, as far as its values are text."""

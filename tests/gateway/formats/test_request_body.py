@@ -282,12 +282,12 @@ def test_token_ids_are_not_taken_as_a_prompt(prompt: list[Any]) -> None:
 
 
 def test_a_session_is_the_headers_else_the_first_that_the_body_names() -> None:
-    everything: dict[str, Any] = {"metadata": {"session_id": "m"}, "prompt_cache_key": "k", "user": "u"}
+    everything: dict[str, Any] = {"metadata": {"session_id": "m"}, "user": "u", "safety_identifier": "s"}
     assert read(**everything).session("h") == "h"
-    for expected, name in (("m", "metadata"), ("k", "prompt_cache_key"), ("u", "user")):
+    for expected, name in (("m", "metadata"), ("u", "user"), ("s", "safety_identifier")):
         assert read(**everything).session(None) == expected
         del everything[name]
-    assert read().session(None) is None
+    assert read(prompt_cache_key="one for all").session(None) is None
     assert read(metadata={"session_id": 7}).session(None) == "7"
 
 
