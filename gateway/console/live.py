@@ -45,7 +45,7 @@ class LiveParts:
 
     def __init__(self) -> None:
         self._open = 0
-        self._loads: dict[tuple[str, str], tuple[float, asyncio.Task[dict[str, Any]]]] = {}
+        self._looks: dict[tuple[str, str], tuple[float, asyncio.Task[str]]] = {}
         """The last look at each page, by its address and the role that looked, with its time."""
 
     async def stream(self, load: Load, template: str, visit: Visit) -> StreamingResponse:
@@ -65,8 +65,7 @@ class LiveParts:
                     session = await console.sessions.find(visit.token)
                     if session is None or console.caller_of(session) != visit.person:
                         return  # the browser asks again, as who it is now
-                    render = console.templates.get_template(template).render
-                    part = await asyncio.to_thread(render, visit.shared() | await self._look(load, visit))
+                    part = await self._look(load, template, visit)
                     if part != shown:
                         shown = part
                         lines = "".join(f"data: {line}\n" for line in part.splitlines() if line.strip())
@@ -80,10 +79,16 @@ class LiveParts:
         finally:
             self._open -= 1
 
-    async def _look(self, load: Load, visit: Visit) -> dict[str, Any]:
-        """The data of a page, loaded once for all of a role that look in the same time. Raises Declined, RedisError."""
+    async def _look(self, load: Load, template: str, visit: Visit) -> str:
+        """The part of a page, made once for all of a role that look in the same time. Raises Declined, RedisError."""
         page, now = (visit.request.url.path, visit.person.role), time.monotonic()
-        if page not in self._loads or now - self._loads[page][0] >= LOOK_SECONDS:
-            self._loads = {page_role: look for page_role, look in self._loads.items() if now - look[0] < LOOK_SECONDS}
-            self._loads[page] = now, asyncio.ensure_future(load(visit))
-        return await asyncio.shield(self._loads[page][1])
+        if page not in self._looks or now - self._looks[page][0] >= LOOK_SECONDS:
+            self._looks = {page_role: look for page_role, look in self._looks.items() if now - look[0] < LOOK_SECONDS}
+            self._looks[page] = now, asyncio.ensure_future(_make(load, template, visit))
+        return await asyncio.shield(self._looks[page][1])
+
+
+async def _make(load: Load, template: str, visit: Visit) -> str:
+    """The part. It has nothing of this one person: all of the role get it."""
+    context = await load(visit) | {"is_admin": visit.is_admin}
+    return await asyncio.to_thread(visit.console.templates.get_template(template).render, context)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+from jinja2 import DictLoader, Environment
 from starlette.requests import Request
 
 from gateway.callers import Caller
 from gateway.console import live
 from gateway.console.signed_in_request import Visit
 
+TEMPLATE = "{{ number }}: {{ is_admin }} {{ person }}{{ csrf }}"
+"""All of a role get the same part: it has nothing of a person."""
+
 
 def visit(path: str, role: Literal["operator", "admin"] = "admin") -> Visit:
     scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
     nothing: Any = None
+    console: Any = SimpleNamespace(templates=Environment(loader=DictLoader({"part": TEMPLATE}), autoescape=True))
     person = Caller("abcdefghijkl", "Ada", role, "", frozenset({"*"}))
-    return Visit(Request(scope), nothing, "", nothing, person, nothing)
+    return Visit(Request(scope), console, "", nothing, person, nothing)
 
 
 async def test_streams_of_a_page_share_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,14 +35,14 @@ async def test_streams_of_a_page_share_one_look(monkeypatch: pytest.MonkeyPatch)
         return {"number": len(loads)}
 
     looks = [visit("/live/overview") for _ in range(20)]
-    shown = await asyncio.gather(*(parts._look(load, each) for each in looks))
-    assert shown == [{"number": 1}] * 20
-    await parts._look(load, visit("/live/overview", "operator"))
-    await parts._look(load, visit("/live/tasks/returns"))
+    shown = await asyncio.gather(*(parts._look(load, "part", each) for each in looks))
+    assert shown == ["1: True "] * 20
+    assert await parts._look(load, "part", visit("/live/overview", "operator")) == "2: False "
+    await parts._look(load, "part", visit("/live/tasks/returns"))
     assert loads == [("/live/overview", "admin"), ("/live/overview", "operator"), ("/live/tasks/returns", "admin")]
     monkeypatch.setattr(live, "LOOK_SECONDS", 0.0)
-    assert await parts._look(load, visit("/live/overview")) == {"number": 4}
-    assert len(parts._loads) == 1, "what nobody looks at is let go"
+    assert await parts._look(load, "part", visit("/live/overview")) == "4: True "
+    assert len(parts._looks) == 1, "what nobody looks at is let go"
 
 
 async def test_a_stream_counts_as_it_begins_so_that_no_two_take_the_last_place(
