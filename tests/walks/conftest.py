@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from tests.fakes.adapters import BASE_CONFIG, write_adapter, write_base
 from tests.fakes.engine import FakeEngine
-from tests.walks.fork_server import run_fork_server
+from tests.walks.fork_server import ForkServer
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.served import Served, served
 
@@ -33,10 +33,9 @@ async def redis_url(valkey_socket: str, redis: Redis) -> str:
 
 
 @pytest.fixture(scope="session")
-def forked() -> Iterator[Served]:
+def forked(fork_server: ForkServer) -> Served:
     """`served`, of gateways that are forked by a process that has loaded one: for all but tests of a start."""
-    with run_fork_server() as socket:
-        yield partial(served, fork_server=socket)
+    return partial(served, fork_server=fork_server.path())
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""A process that has loaded a gateway, and forks one for each connection: 0.8 s of CPU time less for each than a start.
+"""A process that has loaded a gateway and its helpers, and forks one for each connection, where a start would import.
 
 `python -m tests.walks.fork_server SOCKET` ends with its standard input. A connection sends a line of JSON with the
-descriptor that takes the gateway's output; it is told the gateway's number, and its exit code in the end.
+three standard descriptors; it is told the number of the process, and its exit code in the end.
 """
 
 from __future__ import annotations
@@ -10,21 +10,50 @@ import asyncio
 import gc
 import json
 import os
+import runpy
 import selectors
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from subprocess import PIPE, Popen
+from typing import Any, NoReturn
 
 from gateway.cli.entry import main
 
 ROOT = Path(__file__).parents[2]
-LOADED = ("gateway.cli.serve", "gateway.app", "gateway.graceful_server", "gateway.parent_process", "monitoring.logs")
+LOADED = (
+    "gateway.cli.adopt",
+    "gateway.cli.serve",
+    "gateway.app",
+    "gateway.graceful_server",
+    "gateway.parent_process",
+    "monitoring.logs",
+)
+HELPERS = (
+    "gateway.features.diagnosis.run",
+    "gateway.features.evaluations.run",
+    "gateway.features.readiness.run",
+    "monitoring.archive.bucket",
+    "monitoring.archive.run",
+    "monitoring.datasets.build_run",
+    "monitoring.datasets.export_run",
+    "monitoring.datasets.hard_run",
+    "monitoring.erasure_run",
+    "monitoring.labels.run",
+    "monitoring.quality.signals.run",
+    "monitoring.request_search",
+    "monitoring.text_reader",
+    "monitoring.training.preparation",
+    "router.fitting.run",
+    "serving.adapters.sources.fetching",
+)
+"""Each is the main module of its process."""
 JOB_BYTES_MAX = 1 << 18
 
 
@@ -54,29 +83,116 @@ class Forked:
         return self.returncode
 
 
-@contextmanager
-def run_fork_server() -> Iterator[Path]:
-    """The socket of one, which ends with the block."""
-    with tempfile.TemporaryDirectory(prefix="fk") as folder:
-        path = Path(folder) / "socket"
-        with Popen((sys.executable, "-m", __name__, path), stdin=PIPE, stdout=PIPE, cwd=ROOT) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            yield path
-            process.stdin.close()
+class ForkServer:
+    """One that starts when it is first asked for, and ends when it is closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        self._path: Path | None = None
+
+    def path(self) -> Path:
+        """Its socket."""
+        with self._lock:
+            if self._path is None:
+                self._path = self._start()
+            return self._path
+
+    def close(self) -> None:
+        """End it. Those that it has forked go on."""
+        self._stack.close()
+
+    def _start(self) -> Path:
+        path = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fk"))) / "socket"
+        process = Popen((sys.executable, "-m", __name__, path), stdin=PIPE, stdout=PIPE, cwd=ROOT)
+        self._stack.enter_context(process)  # closes its input, and waits
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        return path
+
+
+class ForkedProgram:
+    """A program that was forked, with what `ChildProcess` uses of a Popen."""
+
+    def __init__(self, server: Path, words: Sequence[str], environment: Mapping[str, str], stderr: int = 2) -> None:
+        taken, stdin = os.pipe()
+        stdout, told = os.pipe()
+        self._connection = ask_for_fork(server, words, environment, (taken, told, stderr))
+        for descriptor in (taken, told):
+            os.close(descriptor)
+        self._told = self._connection.makefile("rb")
+        self.pid = int(self._told.readline())
+        self.returncode: int | None = None
+        self.stdin, self.stdout = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")
+
+    def wait(self) -> int:
+        """Wait for its end. Its exit code, negative for a signal."""
+        if self.returncode is None:
+            self.returncode = int(self._told.readline())
+            self._told.close()
+            self._connection.close()
+        return self.returncode
+
+    def __enter__(self) -> ForkedProgram:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdout.close()
+        try:
+            self.stdin.close()
+        finally:
+            self.wait()
+
+
+class ForkingSubprocess:
+    """In the place of the module subprocess where a gateway starts helpers: those that are known are forked."""
+
+    PIPE = PIPE
+
+    def __init__(self, server: ForkServer) -> None:
+        self._server = server
+
+    def Popen(self, command: Sequence[str], **options: Any) -> Popen[bytes] | ForkedProgram:  # noqa: N802 - its name there
+        """A process that runs the command."""
+        *python, module = command
+        if python == [sys.executable, "-P", "-m"] and module in HELPERS:
+            return ForkedProgram(self._server.path(), ("-m", module), os.environ)
+        return Popen(command, **options)
+
+
+def run_forked(server: Path, words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
+    """Run `apprentice` with these words to its end: its code, its output, and its errors."""
+    with (
+        tempfile.TemporaryFile() as errors,
+        ForkedProgram(server, words, environment, errors.fileno()) as program,
+    ):
+        program.stdin.close()
+        out, code = program.stdout.read(), program.wait()
+        errors.seek(0)
+        return code, out.decode(), errors.read().decode()
+
+
+def ask_for_fork(
+    server: Path, words: Sequence[str], environment: Mapping[str, str], standard: Sequence[int]
+) -> socket.socket:
+    """The connection to a process that was asked for, with these words and standard descriptors."""
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+        connection.connect(str(server))
+        socket.send_fds(connection, [json.dumps([words, dict(environment)]).encode()], standard)
+        connection.shutdown(socket.SHUT_WR)
+        stack.pop_all()
+    return connection
 
 
 @asynccontextmanager
 async def fork_gateway(server: Path, words: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[Forked]:
     """A gateway that runs `apprentice` with these words. Who enters the block ends it there."""
     with ExitStack() as stack:
-        connection = stack.enter_context(socket.socket(socket.AF_UNIX))
-        connection.connect(str(server))
-        out, into = os.pipe()
-        socket.send_fds(connection, [json.dumps([words, dict(environment)]).encode()], [into])
-        connection.shutdown(socket.SHUT_WR)
-        os.close(into)
+        nothing, (out, into) = os.open(os.devnull, os.O_RDONLY), os.pipe()
+        connection = stack.enter_context(ask_for_fork(server, words, environment, (nothing, into, into)))
+        for descriptor in (nothing, into):
+            os.close(descriptor)
         told, writer = await asyncio.open_unix_connection(sock=connection)
         stdout = asyncio.StreamReader()
         reading, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -102,43 +218,88 @@ def _accept(path: str) -> socket.socket | None:
             if os.fork() == 0:
                 return connection
             connection.close()
+            _reap()
+    _reap()
     return None
 
 
-def _become(connection: socket.socket) -> bool:
-    """Take the job, and be its gateway; what remains waits for that and tells how it ended, and is False."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    raw, (into,), _, _ = socket.recv_fds(connection, JOB_BYTES_MAX, 1)
+def _reap() -> None:
+    """Wait for those that have ended, so that their CPU time is counted as this process's children's."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _become(connection: socket.socket) -> None:
+    """Take the job, and be its process; what remains waits for that and tells how it ended."""
+    raw, standard, _, _ = socket.recv_fds(connection, JOB_BYTES_MAX, 3)
     while more := connection.recv(JOB_BYTES_MAX):
         raw += more
     pid = os.fork()
     if pid:
-        os.close(into)
+        for descriptor in (0, *standard):
+            os.close(descriptor)
         connection.sendall(f"{pid}\n".encode())
         connection.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
-        return False
+        os._exit(0)  # else all that is loaded is freed, and each page of it copied
     connection.close()
-    for number in (1, 2):
-        os.dup2(into, number)
-    os.close(into)
+    for number, descriptor in enumerate(standard):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     words, environment = json.loads(raw)
     sys.argv = ["apprentice", *words]
     os.environ.clear()
     os.environ.update(environment)
     os.umask(0o022)
-    return True
 
 
 def _serve() -> None:
     gc.disable()
-    for module in LOADED:
+    for module in (*LOADED, *HELPERS):
         import_module(module)
+    for module in HELPERS:
+        del sys.modules[module]  # each will be __main__
     gc.freeze()  # so the pages of what is loaded stay shared
     gc.enable()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     connection = _accept(sys.argv[1])
-    if connection is not None and _become(connection):
+    if connection is not None:
+        _become(connection)
+        if sys.argv[1] == "-m":
+            os.setsid()  # as a gateway starts its helpers
+            runpy.run_module(sys.argv[2], run_name="__main__", alter_sys=True)
+        elif sys.argv[1] == "serve":
+            main()
+        else:
+            sys.modules["gateway.cli.adopt"].run_command = _run_in_fork  # type: ignore[attr-defined]
+            _command()
+
+
+def _command() -> NoReturn:
+    """Run a command, and end without freeing what is loaded: each page of it would be copied."""
+    code: object = 0
+    try:
         main()
+    except SystemExit as ended:
+        code = ended.code or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def _run_in_fork(command: Sequence[str], *_: object) -> tuple[int, bytes]:
+    """A step of `apprentice adopt`, forked by that itself."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(writing, sys.stdout.fileno())
+        os.close(writing)
+        sys.argv = ["apprentice", *command[4:]]
+        _command()
+    os.close(writing)
+    with os.fdopen(reading, "rb") as output:
+        said = output.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
 
 
 if __name__ == "__main__":

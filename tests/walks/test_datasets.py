@@ -349,6 +349,7 @@ def fill_disk(child: int) -> None:
     resource.prlimit(child, resource.RLIMIT_FSIZE, (1000, 1000))
 
 
+@pytest.mark.usefixtures("started_helpers")
 @pytest.mark.parametrize(
     ("harm", "text"),
     [

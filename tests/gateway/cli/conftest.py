@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from gateway.cli.main import app
 from tests.walks.conftest import base_folder, configure, gateway, general, make_adapter, redis_url, small
+from tests.walks.fork_server import ForkServer, run_forked
 from tests.walks.gateway import RunningGateway
 
 __all__ = ["base_folder", "configure", "gateway", "general", "make_adapter", "redis_url", "small"]
@@ -64,6 +65,16 @@ def in_a_process(running: RunningGateway) -> Command:
         )
         out, err = await process.communicate()
         return Said(process.returncode or 0, out.decode(), err.decode())
+
+    return command
+
+
+def in_a_fork(running: RunningGateway, server: ForkServer) -> Command:
+    """The same, forked by what has loaded the commands."""
+
+    async def command(*words: str) -> Said:
+        variables = {**os.environ, "APPRENTICE_URL": running.url, "APPRENTICE_KEY": running.admin_key}
+        return Said(*await asyncio.to_thread(run_forked, server.path(), words, variables))
 
     return command
 

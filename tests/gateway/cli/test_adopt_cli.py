@@ -21,8 +21,9 @@ from monitoring.training.manifest_draft import draft_contract, draft_manifest, r
 from serving.adapters.manifest import from_json
 from tests.fakes.certificates import Authority
 from tests.fakes.trainer import write_trainer
-from tests.gateway.cli.conftest import Command, in_a_process
+from tests.gateway.cli.conftest import Command, in_a_fork, in_a_process
 from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.fork_server import ForkServer
 from tests.walks.gateway import RunningGateway, run_gateway
 
 PRODUCTS = ("kettle", "toaster", "laptop", "novel", "lamp", "jacket", "phone", "chair", "mixer", "tent")
@@ -36,8 +37,8 @@ async def empty(configure: Configure, tmp_path: Path) -> AsyncIterator[RunningGa
 
 
 @pytest.fixture
-def adopting(empty: RunningGateway) -> Command:
-    return in_a_process(empty)
+def adopting(empty: RunningGateway, fork_server: ForkServer) -> Command:
+    return in_a_fork(empty, fork_server)
 
 
 def examples(folder: Path) -> Path:
