@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,10 +32,16 @@ KNOWN = [
     *[world for world in degradation_clusters.WORLDS if world.sessions_known],
     *degradation_clusters.read_worlds(degradation_clusters.HARDER.with_name("known_sessions.json")),
 ]
+KINDS = ("known", "gate", "own")
 
 
-@pytest.mark.parametrize("kind", ["known", "gate", "own"])
-@pytest.mark.parametrize("world", PLAIN, ids=lambda world: world.name)
+def each_with_a_kind(worlds: list[ClusteredWorld]) -> list[Any]:
+    """Each world with one kind of baseline, and each kind in several worlds: neither knows of the other."""
+    pairs = zip(worlds, cycle(KINDS), strict=False)
+    return [pytest.param(world, kind, id=f"{world.name}-{kind}") for world, kind in pairs]
+
+
+@pytest.mark.parametrize(("world", "kind"), each_with_a_kind(PLAIN))
 def test_signals_in_numpy_are_the_monitors(world: ClusteredWorld, kind: degradation_signals.Kind) -> None:
     bad, times = degradation_clusters.draw_labels(world, drawing(6, world.name), 2, 1_500)
     bad[:, 1_000:] |= drawing(7, world.name).random((2, 500)) < 0.1
@@ -59,8 +67,7 @@ def test_signals_in_numpy_are_the_monitors(world: ClusteredWorld, kind: degradat
     assert [signal.dispersion for signal in signals] == pytest.approx(many.dispersion.tolist())
 
 
-@pytest.mark.parametrize("kind", ["known", "gate", "own"])
-@pytest.mark.parametrize("world", KNOWN, ids=lambda world: world.name)
+@pytest.mark.parametrize(("world", "kind"), each_with_a_kind(KNOWN))
 def test_signals_of_known_sessions_in_numpy_are_the_monitors(
     world: ClusteredWorld, kind: degradation_signals.Kind
 ) -> None:
@@ -91,7 +98,7 @@ def test_signals_of_known_sessions_in_numpy_are_the_monitors(
     assert shown == pytest.approx(many.correlation.tolist())
 
 
-@pytest.mark.parametrize("kind", ["known", "gate", "own"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_signals_of_known_reviewers_in_numpy_are_the_monitors(kind: degradation_signals.Kind) -> None:
     world = ClusteredWorld(name="away", mild_away=True, error=0.1)
     bad, times, reviewers = degradation_clusters.draw_reviewed(world, drawing(3, kind), 3, 2_000)
