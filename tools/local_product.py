@@ -1,4 +1,7 @@
-"""Engines and a gateway on this machine, for `make up` and `make demo`."""
+"""Engines and a gateway on this machine, for `make up` and `make demo`.
+
+`python -m tools.local_product` only installs the engine and makes the model, in var/.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from rich.console import Console
 
 from gateway.callers import new_key
 from gateway.configuration.settings import Settings
@@ -246,3 +251,7 @@ def _is_free(host: str, port: int) -> bool:
 def _prefixed(name: str, hint: Callable[[str], None]) -> Callable[[str], None]:
     """A hint that begins with the engine's name."""
     return lambda text: hint(f"{name}: {text}" if text else "")
+
+
+if __name__ == "__main__":
+    asyncio.run(LocalProduct(Path("var"), Steps(Console())).install())
