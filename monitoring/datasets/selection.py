@@ -23,6 +23,9 @@ from monitoring.datasets.rows import (
 )
 from monitoring.evaluation.dataset import list_offered, write_canonically
 
+SHARED_GROUPS_MAX = 2
+"""An input that more groups have, such as a greeting, joins none of them: most sessions would be one group."""
+
 
 @dataclass
 class Selection:
@@ -47,10 +50,13 @@ def select_rows(rows: Sequence[DataRow], held_before: Set[str] = frozenset()) ->
     parents = {row.parent for row in rows}
     groups = Groups([_names_of_groups(row, parents) for _, row in ranked])  # by the ids that were given
     selection = Selection()
-    numbers = _without_near(ordered, ranks, _without_equal(ordered, ranks, groups, selection), groups, selection)
+    shared = _find_shared(ranks, groups)
+    equal = _without_equal(ordered, ranks, groups, selection, shared)
+    numbers = _without_near(ordered, ranks, equal, groups, selection)
     selection.kept = [ordered[number] for number in numbers]
-    selection.groups = _name_groups(ordered, ranks, numbers, groups)
-    held = {groups.first_of(number) for number, rank in enumerate(ranks) if rank.input in held_before}
+    selection.groups = _name_groups(ordered, ranks, numbers, groups, shared)
+    deciding = {*numbers, *(number for number, rank in enumerate(ranks) if rank.input not in shared)}
+    held = {groups.first_of(number) for number in deciding if ranks[number].input in held_before}
     named = zip(numbers, selection.groups, strict=True)
     selection.held_before = frozenset(name for number, name in named if groups.first_of(number) in held)
     return selection
@@ -94,7 +100,17 @@ def _names_of_groups(row: DataRow, parents: Set[str | None]) -> list[tuple[str, 
     return names + ([("group", row.group)] if row.group else [])
 
 
-def _without_equal(rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: Groups, selection: Selection) -> list[int]:
+def _find_shared(ranks: Sequence[_Rank], groups: Groups) -> set[str]:
+    """The digests of inputs that more groups have than it joins, by the groups that the rows name."""
+    of_input: dict[str, set[int]] = {}
+    for number, rank in enumerate(ranks):
+        of_input.setdefault(rank.input, set()).add(groups.first_of(number))
+    return {name for name, firsts in of_input.items() if len(firsts) > SHARED_GROUPS_MAX}
+
+
+def _without_equal(
+    rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: Groups, selection: Selection, shared: Set[str]
+) -> list[int]:
     """The numbers of rows that stand for all with the same input; of those with several answers none does."""
     by_input: dict[str, dict[str, list[int]]] = {}
     for number, rank in enumerate(ranks):
@@ -102,7 +118,8 @@ def _without_equal(rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: Grou
     standing = []
     for name, by_answer in by_input.items():
         numbers = [number for equal in by_answer.values() for number in equal]
-        groups.join(*numbers)
+        if name not in shared:
+            groups.join(*numbers)
         if len(by_answer) > 1:
             selection.left_out += [LeftOut(because="conflict", row=rows[each], conflict=name[:16]) for each in numbers]
             continue
@@ -133,14 +150,17 @@ def _without_near(
     return distinct
 
 
-def _name_groups(rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: Groups) -> list[str]:
-    """The names of the groups of the rows with these numbers, each by its oldest row: newer ones change none."""
-    oldest: dict[int, tuple[float, str]] = {}
+def _name_groups(
+    rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: Groups, shared: Set[str]
+) -> list[str]:
+    """The names of the groups of the rows with these numbers, each by its oldest row: newer ones change none. An input
+    that groups share names none that has another."""
+    oldest: dict[int, tuple[bool, float, str]] = {}
     for number, (row, rank) in enumerate(zip(rows, ranks, strict=True)):
-        age = (math.inf if row.at is None else row.at, rank.input)
+        age = (rank.input in shared, math.inf if row.at is None else row.at, rank.input)
         first = groups.first_of(number)
         oldest[first] = min(oldest.get(first, age), age)
-    return [oldest[groups.first_of(number)][1][:16] for number in numbers]
+    return [oldest[groups.first_of(number)][2][:16] for number in numbers]
 
 
 class Groups:

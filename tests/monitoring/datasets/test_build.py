@@ -212,6 +212,38 @@ def test_what_earlier_sets_held_out_stays_so_where_rows_have_no_times(tmp_path: 
         assert not list_held_before(tmp_path, task, share)
 
 
+def sessions(count: int) -> list[DataRow]:
+    """Sessions that begin with the same words, ask two questions that several ask, and one of their own."""
+    draw = random.Random(7)
+    common = [" ".join(draw.choices(WORDS, k=20)) for _ in range(30)]
+    rows = []
+    for n in range(count):
+        own = " ".join(draw.choices(WORDS, k=25))
+        texts = ["hi", *draw.choices(common, weights=[1 / (each + 1) for each in range(30)], k=2), own]
+        rows += [
+            row(text, f"Answer to {text}", id=f"{n}-{at}", group=f"s{n}", at=10 * n + at)
+            for at, text in enumerate(texts)
+        ]
+    return rows
+
+
+def test_sessions_that_share_a_greeting_or_a_common_question_are_no_one_group() -> None:
+    rows = sessions(300)
+    found = built(rows, heldout_share=0.2)
+    assert 0.1 < len(found.heldout) / len(found.rows) < 0.3
+    sides = [
+        {given.group for given in rows if given.id in {each.id for each in side}}
+        for side in (found.train, found.heldout)
+    ]
+    assert not sides[0] & sides[1]
+    texts = [{input_of(each) for each in side} for side in (found.train, found.heldout)]
+    assert not texts[0] & texts[1]
+    held_before = frozenset(digest_of_input(each) for each in found.heldout)
+    larger = build_set(sessions(600), [], DatasetOptions(heldout_share=0.2), held_before)
+    assert not texts[1] & {input_of(each) for each in larger.train}
+    assert len(larger.heldout) / len(larger.rows) < 0.35
+
+
 def test_every_class_is_held_out_and_no_class_is_more_than_the_bound() -> None:
     rare = [row(f"A {word} from Oslo came {n} times", "escalate") for n, word in enumerate(WORDS[: GROUPS_MIN + 3])]
     found = built([*many(120), *rare], heldout_share=0.05, class_ratio_max=2)
