@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from importlib import import_module
@@ -267,8 +268,6 @@ def _serve() -> None:
         if sys.argv[1] == "-m":
             os.setsid()  # as a gateway starts its helpers
             runpy.run_module(sys.argv[2], run_name="__main__", alter_sys=True)
-        elif sys.argv[1] == "serve":
-            main()
         else:
             sys.modules["gateway.cli.adopt"].run_command = _run_in_fork  # type: ignore[attr-defined]
             _command()
@@ -281,7 +280,11 @@ def _command() -> NoReturn:
         main()
     except SystemExit as ended:
         code = ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     finally:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as each process does at its end
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 1)
