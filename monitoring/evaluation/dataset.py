@@ -181,14 +181,14 @@ class DatasetReader:
         return [row] if row is not None else []
 
     def _read(self, line: bytes) -> Row | None:
-        self._line += 1
-        at = self._line
+        at = self._line = self._line + 1
         if at == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
         if not line.strip():
             return None
-        if self.rows >= self._limits.rows_max:
-            raise DatasetError(f"Line {at}: the data have more than {self._limits.rows_max} rows: send a part of them.")
+        if self.rows + len(self.faults) >= self._limits.rows_max:
+            too_many = f"Line {at}: the data have more than {self._limits.rows_max} rows: send a part of them."
+            raise DatasetError(describe_faults([*self.faults, too_many]))
         try:
             return self._take(line, at)
         except DatasetError as error:

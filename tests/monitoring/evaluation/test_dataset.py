@@ -86,6 +86,12 @@ def test_all_rows_that_cannot_be_read_are_named_together() -> None:
     assert all(f" Line {line}: " in str(caught.value) for line in (3, 4))
 
 
+def test_rows_that_cannot_be_read_count_towards_the_most_rows() -> None:
+    reader = DatasetReader(LIMITS)
+    with pytest.raises(DatasetError, match=r"101 rows can't be read\. Line 1: .* 81 more are like that\."):
+        reader.feed(b"0\n" * 1_000)
+
+
 def test_rows_that_repeat_or_contradict_are_counted() -> None:
     reader = DatasetReader(LIMITS)
     reader.feed(lines(GOOD, GOOD, {**GOOD, "expected": "deny"}))
