@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from itertools import compress
 
 import msgspec
 
@@ -63,17 +64,17 @@ def build_set(
     drawn = split_groups(labelled, groups, options.heldout_share)
     divided = [(row, side) for row, side in zip(labelled, held_out, strict=True)]
     all_synthetic = all(row.origin == "synthetic" for row, side in divided if side)
-    heldout = [row for row, side in divided if side and (all_synthetic or row.origin != "synthetic")]
+    is_held = [side and (all_synthetic or row.origin != "synthetic") for row, side in divided]
     if not all_synthetic:
         synthetic = [row for row, side in divided if side and row.origin == "synthetic"]
         left_out += [LeftOut(because="made_from_heldout", row=row) for row in synthetic]
     train, over = bound_classes([row for row, side in divided if not side], options.class_ratio_max)
     return BuiltSet(
         sorted(train, key=_order),
-        sorted(heldout, key=_order),
+        sorted(compress(labelled, is_held), key=_order),
         sorted([*left_out, *over], key=_place),
         selection.contrasts,
-        sum(side and not alone for side, alone in zip(held_out, drawn, strict=True)),
+        sum(held and not alone for held, alone in zip(is_held, drawn, strict=True)),
     )
 
 

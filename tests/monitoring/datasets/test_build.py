@@ -203,6 +203,9 @@ def test_what_earlier_sets_held_out_stays_so_where_rows_have_no_times(tmp_path: 
     assert 0 < larger.held_before < len(larger.heldout)
     card = {"task": "returns", **card_of(larger, options, KeptRows())}
     assert f"<li>{larger.held_before} of the held-out rows are so because earlier sets" in make_card_page(card)
+    made = [row(" ".join(draw.choices(WORDS, k=40)), "yes", group=f"s{n}", origin="synthetic") for n in range(200)]
+    beside = build_set([*older, *made], [], options, {digest_of_input(each) for each in older[:50]})
+    assert 0 < beside.held_before <= 50, "synthetic rows of a group that is held out are in no part"
     one = built([row(text, "yes", group="one") for text in texts])
     assert list_warnings(card_of(one, options, KeptRows())) == [
         "No row is held out: a group is on one side, and sessions, equal and near texts leave 1 of them."
