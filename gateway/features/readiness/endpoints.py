@@ -120,6 +120,6 @@ async def compute(readiness: Readiness, job: ReadinessJob, data: bytes) -> Readi
     """The result of a process that does the job. Raises Problem (500, 503, 504)."""
     if readiness.places.locked():
         raise Problem("overload", "Other answers are being computed: try again in a minute.", retry_after_seconds=30.0)
-    advice, turn = "give fewer rows, or shorter ones", readiness.turn
-    async with readiness.places:
-        return await run_process(COMMAND, job, ReadinessResult, ANSWER_SECONDS_MAX, data=data, advice=advice, turn=turn)
+    advice = "give fewer rows, or shorter ones"
+    async with readiness.places, readiness.turn:  # its time begins with its turn
+        return await run_process(COMMAND, job, ReadinessResult, ANSWER_SECONDS_MAX, data=data, advice=advice)

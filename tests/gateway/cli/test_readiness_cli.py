@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
+from gateway.features.readiness import endpoints
 from gateway.features.readiness.state import PLACES, Readiness
 from gateway.request_labels import AGREEMENT_KEY
 from monitoring.archive.storage import FolderStorage
@@ -161,7 +163,10 @@ async def test_files_in_another_encoding_and_empty_ones_are_refused(apprentice: 
     assert (said.exit_code, "write it as .csv or JSON lines" in said.err) == (2, True), said.err
 
 
-async def test_answers_are_computed_one_after_another_and_few_wait(gateway: RunningGateway) -> None:
+async def test_answers_are_computed_one_after_another_and_few_wait(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "ANSWER_SECONDS_MAX", 0.01)
     data = "".join(json.dumps(row) + "\n" for row in rows_of(40))
     headers = {"content-type": "application/x-ndjson"}
     async with gateway.http() as http:
@@ -171,6 +176,8 @@ async def test_answers_are_computed_one_after_another_and_few_wait(gateway: Runn
                 for _ in range(PLACES + 1)
             ]
             (refused,), waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            assert not (await asyncio.wait(waiting, timeout=0.5))[0], "the time of those before it is none of its own"
+            monkeypatch.undo()
         assert (refused.result().status_code, refused.result().headers["retry-after"]) == (503, "30")
         assert [answer.status_code for answer in await asyncio.gather(*waiting)] == PLACES * [200]
 
