@@ -22,9 +22,7 @@ from monitoring.datasets.rows import (
     input_of,
 )
 from monitoring.evaluation.dataset import list_offered, write_canonically
-
-SHARED_GROUPS_MAX = 2
-"""An input that more groups have, such as a greeting, joins none of them: most sessions would be one group."""
+from monitoring.evaluation.row_groups import SHARED_GROUPS_MAX
 
 
 @dataclass

@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from monitoring.evaluation.row_groups import RowGroups
 from monitoring.texts import Sealable, Seals
 
 FAULTS_SHOWN = 20
@@ -133,8 +134,6 @@ class DatasetReader:
     def __init__(self, limits: DatasetLimits, read_object: ReadObject | None = None) -> None:
         """`read_object` reads the object on a line; unset: as it is."""
         self.rows = 0
-        self.groups = 0
-        """Groups of rows that tell as much as one row."""
         self.repeated = 0
         """Rows whose request and expected answer were there before."""
         self.contradicted = 0
@@ -148,9 +147,7 @@ class DatasetReader:
         self._hash = hashlib.sha256()
         self._lines_of_ids: dict[str, int] = {}
         self._expected_of: dict[bytes, bytes] = {}
-        self._group_of: dict[tuple[str, str | bytes], int] = {}
-        self._joined: dict[int, int] = {}
-        """Groups that a later row joined to an earlier one."""
+        self._groups = RowGroups()
 
     @property
     def digest(self) -> str:
@@ -207,32 +204,18 @@ class DatasetReader:
         self._compare_with_others(row, request)
         self.rows += 1
         named = [group_named({name: read.get(name)}, at) for name in GROUP_FIELDS]
-        group = self._group(row, request, [name for name in named if name is not None])
-        self.groups += group == row.number
+        group = self._groups.add(row.number, row.id, request, [name for name in named if name is not None])
         return msgspec.structs.replace(row, group=group)
+
+    @property
+    def groups(self) -> int:
+        """The number of groups of rows that tell as much as one row."""
+        return self._groups.count
 
     @property
     def joined(self) -> dict[int, int]:
         """The groups of rows that were read which later rows joined to others, each with that which it is a part of."""
-        return {group: self._find(group) for group in self._joined}
-
-    def _find(self, group: int) -> int:
-        """The group that a group is a part of, by all rows so far."""
-        while (whole := self._joined.get(group)) is not None:
-            self._joined[group] = self._joined.get(whole, whole)
-            group = whole
-        return group
-
-    def _group(self, row: Row, request: bytes, named: Sequence[tuple[str, str]]) -> int:
-        """The group of all rows that have a name or the request in common with this one, over any chain of rows."""
-        names: list[tuple[str, str | bytes]] = [*named, ("parent", row.id), ("request", request)]
-        shared = sorted({self._find(self._group_of[name]) for name in names if name in self._group_of})
-        group, *others = shared or [row.number]
-        self._joined |= dict.fromkeys(others, group)
-        self.groups -= len(others)
-        for name in names:
-            self._group_of.setdefault(name, group)
-        return group
+        return self._groups.joined
 
     def _compare_with_others(self, row: Row, request: bytes) -> None:
         expected = _digest(row.expected)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row
+from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, join_groups
 from monitoring.training.loss_plot import draw_losses
 from monitoring.training.preparation import prepare
 from monitoring.training.preparation_job import Preparation, PreparationJob
@@ -54,6 +54,18 @@ def test_an_equal_request_of_another_group_is_held_out_with_its_like(seed: int) 
     train, heldout = split_heldout(rows, 0.5, seed)
     assert heldout
     assert not {str(row.messages) for row in train} & {str(row.messages) for row in heldout}
+
+
+def test_chats_that_begin_alike_are_no_one_group() -> None:
+    texts = [(text, n) for n in range(60) for text in ("hi", f"Question {n}", f"And then {n}")]
+    lines = [json.dumps({"text": text, "group": f"c{n}", "expected": "yes"}) + "\n" for text, n in texts]
+    reader = DatasetReader(DatasetLimits(1000, 100_000, 1000))
+    rows = join_groups(reader.feed("".join(lines).encode()), reader.joined)
+    train, heldout = split_heldout(rows, 0.2, 1)
+    assert 20 <= len(heldout) <= 80
+    assert {row.group for row in heldout}.isdisjoint(row.group for row in train)
+    assert not {str(row.messages) for row in train} & {str(row.messages) for row in heldout}
+    assert reader.groups == 59, "each chat, but the first two that say hi; and copies of hi tell as much as one"
 
 
 def test_rows_with_equal_tools_share_them_in_memory(tmp_path: Path) -> None:
