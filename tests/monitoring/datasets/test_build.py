@@ -247,6 +247,21 @@ def test_sessions_that_share_a_greeting_or_a_common_question_are_no_one_group() 
     assert len(larger.heldout) / len(larger.rows) < 0.35
 
 
+def test_what_was_made_from_equal_requests_is_on_their_side() -> None:
+    draw, made_from, rows = random.Random(1), dict[str, str](), list[DataRow]()
+    for at in range(80):
+        text = " ".join(draw.choices(WORDS, k=40))
+        for n in range(3):
+            made = " ".join(draw.choices(WORDS, k=40))
+            made_from[made] = text
+            rows.append(row(text, "yes", id=f"{at}-{n}"))
+            rows.append(row(made, "yes", parent=f"{at}-{n}", origin="synthetic"))
+    found = built(rows, heldout_share=0.2)
+    held_out = {input_of(each) for each in found.heldout}
+    assert len(held_out) > 8
+    assert not [each for each in found.train if made_from.get(input_of(each)) in held_out]
+
+
 def test_every_class_is_held_out_and_no_class_is_more_than_the_bound() -> None:
     rare = [row(f"A {word} from Oslo came {n} times", "escalate") for n, word in enumerate(WORDS[: GROUPS_MIN + 3])]
     found = built([*many(120), *rare], heldout_share=0.05, class_ratio_max=2)
