@@ -107,7 +107,9 @@ async def find_faults(page: Page, axe: str) -> list[str]:
     over = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
     full = "[...document.querySelectorAll('td')].filter((cell) => cell.scrollWidth > cell.clientWidth + 1)"
     cells = await page.evaluate(f"{full}.map((cell) => `runs over: ${{cell.innerText}}`)")
-    return faults + cells + ([f"{over} px too wide"] if over > 0 else [])
+    wide = "[...document.querySelectorAll('.wide')].some((table) => table.scrollWidth > table.clientWidth)"
+    tables = ["a table hides columns"] if await page.evaluate(f"innerWidth >= 1280 && {wide}") else []
+    return faults + cells + tables + ([f"{over} px too wide"] if over > 0 else [])
 
 
 async def test_every_page_is_readable_for_all(tmp_path: Path, redis_url: str, browser: Browser, axe: str) -> None:
