@@ -10,6 +10,7 @@ INSTEAD: Mapping[str, str] = {
     "/v1/responses/input_tokens": "Tokens are counted at POST /v1/messages/count_tokens alone.",
     "/v1/responses": "The gateway stores no responses: send the whole conversation to POST /v1/responses.",
     "/v1/messages": "Of Anthropic's API the gateway has POST /v1/messages and /v1/messages/count_tokens alone.",
+    **dict.fromkeys(("/v1/files", "/v1/fine_tuning"), "An admin finds it at a base URL that ends in `/admin/v1`."),
     "/v1/conversations": "The gateway stores no conversations: send all of one to POST /v1/responses.",
 }
 WITHOUT_PREFIX = ("/chat/completions", "/completions", "/models", "/responses", "/messages", "/embeddings")

@@ -82,6 +82,8 @@ ADDRESSES_NOT_OFFERED = [
     ("POST", "/v1/responses/input_tokens", "/v1/messages/count_tokens"),
     ("POST", "/openai/deployments/returns/chat/completions", "Azure's addresses"),
     ("POST", "/v1/messages/batches", "POST /v1/messages and"),
+    ("GET", "/v1/files", "ends in `/admin/v1`"),
+    ("POST", "/v1/fine_tuning/jobs", "ends in `/admin/v1`"),
     ("POST", "/v1/conversations", "stores no conversations"),
     ("POST", "/chat/completions", "Did you mean /v1/chat/completions?"),
     ("POST", "/completions", "Did you mean /v1/completions?"),
