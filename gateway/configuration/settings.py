@@ -435,6 +435,8 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 def _describe(error: Any) -> str:
     if error["type"] == "extra_forbidden" and (now := RENAMED.get(str(error["loc"][-1]))):
         return f"this key is called {now} now"
+    if str(error.get("ctx", {}).get("pattern", "")).startswith("^https?://"):
+        return "an address is needed, such as http://127.0.0.1:8000"
     sentences = {
         "extra_forbidden": "unknown key",
         **dict.fromkeys(("model_type", "dict_type"), "it holds keys and values"),

@@ -73,6 +73,11 @@ def test_key_of_an_earlier_release_gets_the_name_of_the_new_one(tmp_path: Path, 
     assert told in said(tmp_path, text)
 
 
+def test_address_without_its_scheme_is_refused_with_an_example(tmp_path: Path) -> None:
+    told = said(tmp_path, with_pool(replicas=[{**POOL["replicas"][0], "url": "127.0.0.1:8101"}]))  # type: ignore[index]
+    assert "pools.general.replicas.0.url: an address is needed, such as http://127.0.0.1:8000" in told
+
+
 def test_nothing_changes_after_the_start(tmp_path: Path) -> None:
     settings = loaded(tmp_path, LEAST)
     with pytest.raises(ValidationError):
