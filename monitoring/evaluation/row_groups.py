@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 SHARED_GROUPS_MAX = 2
 """A request that more groups have, such as a greeting, joins none of them: most sessions would be one group."""
+SESSION_FIELD = "group"
+"""The field of such groups. What was made from a request, and its paraphrases, are always of one group with it."""
 
 
 class RowGroups:
@@ -29,9 +31,9 @@ class RowGroups:
 
         `request` is its digest, `named` are the groups that the data give it.
         """
-        names: list[tuple[str, str | bytes]] = [("parent", row_id), ("request", request)]
-        if not self._is_shared(request, named):
-            names += named
+        is_shared = self._is_shared(request, named)
+        joining = [name for name in named if not (is_shared and name[0] == SESSION_FIELD)]
+        names: list[tuple[str, str | bytes]] = [*joining, ("parent", row_id), ("request", request)]
         before = sorted({self._find(self._group_of[name]) for name in names if name in self._group_of})
         group, *others = before or [number]
         self._joined |= dict.fromkeys(others, group)
@@ -42,11 +44,12 @@ class RowGroups:
 
     def _is_shared(self, request: bytes, named: Sequence[tuple[str, str]]) -> bool:
         """True if more groups have this request than it joins, this one among the others."""
+        session = next((name for name in named if name[0] == SESSION_FIELD), None)
         names = self._names_of.get(request, ())
-        if not named or named[0] in names:
+        if session is None or session in names:
             return False
         if len(names) < SHARED_GROUPS_MAX:
-            self._names_of[request] = (*names, named[0])
+            self._names_of[request] = (*names, session)
         return len(names) >= SHARED_GROUPS_MAX
 
     def _find(self, group: int) -> int:

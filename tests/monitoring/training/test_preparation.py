@@ -68,6 +68,19 @@ def test_chats_that_begin_alike_are_no_one_group() -> None:
     assert reader.groups == 59, "each chat, but the first two that say hi; and copies of hi tell as much as one"
 
 
+@given(st.sampled_from(["paraphrase", "parent"]))
+def test_paraphrases_of_a_request_that_is_there_three_times_are_on_its_side(field: str) -> None:
+    lines = []
+    for n in range(180):
+        whole = {"id" if field == "parent" else field: f"p{n}"}
+        lines.append(json.dumps({"text": f"Said {n // 3} {n}", "expected": f"{n // 3}", **whole}) + "\n")
+        lines.append(json.dumps({"text": f"Said {n // 3}", "expected": f"{n // 3}", field: f"p{n}"}) + "\n")
+    reader = DatasetReader(DatasetLimits(1000, 100_000, 1000))
+    rows = join_groups(reader.feed("".join(lines).encode()), reader.joined)
+    sides = [{row.expected for row in side} for side in split_heldout(rows, 0.2, 1)]
+    assert reader.groups == len(sides[0]) + len(sides[1]) == 60
+
+
 def test_rows_with_equal_tools_share_them_in_memory(tmp_path: Path) -> None:
     tools = [{"type": "function", "function": {"name": "refund", "description": "Pay back. " * 10_000}}]
     lines = [json.dumps({"text": f"Item {n}", "expected": "yes", "tools": tools}) + "\n" for n in range(100)]
