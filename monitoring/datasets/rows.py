@@ -18,6 +18,8 @@ ORIGINS: tuple[Origin, ...] = ("demonstrated", "real", "synthetic")
 """The origins of rows. Of two equal rows that of the earlier origin is kept."""
 Because = Literal["unreadable", "conflict", "exact_duplicate", "near_duplicate", "class_ratio", "made_from_heldout"]
 SPELLINGS_TOLD = 8
+PARAPHRASED = "paraphrase "
+"""The beginning of a group's name that a row has as `paraphrase`."""
 INSTRUCTING = frozenset({"system", "developer"})
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from monitoring.datasets.foreign_rows import as_own_form, open_item, time_of
 from monitoring.datasets.row_files import read_objects
-from monitoring.datasets.rows import ORIGINS, DataRow, LeftOut, Origin, digest
+from monitoring.datasets.rows import ORIGINS, PARAPHRASED, DataRow, LeftOut, Origin, digest
 from monitoring.evaluation.dataset import (
     DatasetError,
     group_named,
@@ -77,7 +77,7 @@ def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
         messages=messages,
         id=str(row_id) if row_id not in (None, "") else f"row-{digest(write_canonically(messages))[:16]}",
         label=row.label,
-        group=named[1] if named else None,
+        group=(PARAPHRASED if named[0] == "paraphrase" else "") + named[1] if named else None,
         origin=_origin_of(entry.get("origin")),
         parent=parent[1] if parent else None,
         request=str(entry["request"]) if entry.get("request") else None,
@@ -114,7 +114,7 @@ def _divide_chat(entry: dict[str, Any], at: int) -> list[dict[str, Any]]:
     named = str(entry.get("id") or "")
     whole = named or f"chat-{digest(write_canonically(bare))[:16]}"
     shared = {
-        "group": entry.get("group") or entry.get("paraphrase") or whole,
+        "group": entry.get("group") or (None if entry.get("paraphrase") else whole),
         "request": entry.get("request") or (named if SHAPE.fullmatch(named) else None),
     }
     divided = []

@@ -13,6 +13,7 @@ import msgspec
 from monitoring.datasets.near_duplicates import NearIndex
 from monitoring.datasets.rows import (
     ORIGINS,
+    PARAPHRASED,
     DataRow,
     LeftOut,
     digest,
@@ -48,8 +49,7 @@ def select_rows(rows: Sequence[DataRow], held_before: Set[str] = frozenset()) ->
     parents = {row.parent for row in rows}
     groups = Groups([_names_of_groups(row, parents) for _, row in ranked])  # by the ids that were given
     selection = Selection()
-    made = {rank.input for rank, row in ranked if row.parent or row.id in parents}  # always with what they belong to
-    shared = _find_shared(ranks, groups) - made
+    shared = _find_shared(ranks, groups) - {rank.input for rank, row in ranked if _has_kin(row, parents)}
     equal = _without_equal(ordered, ranks, groups, selection, shared)
     numbers = _without_near(ordered, ranks, equal, groups, selection)
     selection.kept = [ordered[number] for number in numbers]
@@ -97,6 +97,11 @@ def _names_of_groups(row: DataRow, parents: Set[str | None]) -> list[tuple[str, 
     its group, may come from elsewhere."""
     names = [("parent", name) for name in (row.parent, row.id) if name and name in parents]
     return names + ([("group", row.group)] if row.group else [])
+
+
+def _has_kin(row: DataRow, parents: Set[str | None]) -> bool:
+    """True if others ask the same in other words: what was made from it, what it was made from, or a paraphrase."""
+    return row.parent is not None or row.id in parents or (row.group or "").startswith(PARAPHRASED)
 
 
 def _find_shared(ranks: Sequence[_Rank], groups: Groups) -> set[str]:

@@ -247,15 +247,16 @@ def test_sessions_that_share_a_greeting_or_a_common_question_are_no_one_group() 
     assert len(larger.heldout) / len(larger.rows) < 0.35
 
 
-def test_what_was_made_from_equal_requests_is_on_their_side() -> None:
+@pytest.mark.parametrize("name", ["parent", "paraphrase"])
+def test_what_was_made_from_equal_requests_is_on_their_side(name: str) -> None:
     draw, made_from, rows = random.Random(1), dict[str, str](), list[DataRow]()
     for at in range(80):
         text = " ".join(draw.choices(WORDS, k=40))
         for n in range(3):
             made = " ".join(draw.choices(WORDS, k=40))
             made_from[made] = text
-            rows.append(row(text, "yes", id=f"{at}-{n}"))
-            rows.append(row(made, "yes", parent=f"{at}-{n}", origin="synthetic"))
+            rows.append(row(text, "yes", **{"id" if name == "parent" else name: f"{at}-{n}"}))
+            rows.append(row(made, "yes", **{name: f"{at}-{n}"}, origin="synthetic"))
     found = built(rows, heldout_share=0.2)
     held_out = {input_of(each) for each in found.heldout}
     assert len(held_out) > 8
