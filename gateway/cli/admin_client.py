@@ -244,13 +244,20 @@ def _trust(ca_file: Path) -> ssl.SSLContext:
 
 
 def _local_url() -> str | None:
-    """Where the gateway of `make up` listens; None where none was ever started here."""
+    """Where the gateway of `make up` listens; None where none was ever started here.
+
+    Raises Unusable for a file that can't tell.
+    """
+    file = LOCAL_KEPT / "apprentice.yaml"
     try:
-        listen = (read_yaml((LOCAL_KEPT / "apprentice.yaml").read_text(encoding="utf-8")) or {}).get("listen") or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
+        listen = (read_yaml(file.read_text(encoding="utf-8")) or {}).get("listen") or {}
+        host, port = str(listen.get("host", "127.0.0.1")), listen.get("port", 8080)
+    except OSError:
         return None
-    host = str(listen.get("host", "127.0.0.1"))
-    return f"http://{f'[{host}]' if ':' in host else host}:{listen.get('port', 8080)}"
+    except (UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+        text = f"The gateway's address can't be read from {file}: mend it, or name the address with --gateway"
+        raise Unusable(f"{text}. {error}.") from error
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _is_here(url: str) -> bool:

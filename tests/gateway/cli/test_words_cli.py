@@ -119,6 +119,18 @@ def test_a_check_beside_make_up_names_the_configuration_that_its_gateway_reads(
     assert run("check", "--config", str(kept)).err == ""
 
 
+def test_broken_configuration_of_make_up_is_named_where_the_address_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = Path("var/up/apprentice.yaml")
+    kept.parent.mkdir(parents=True)
+    for broken in ("listen: {port: 8090}\n\tx: 1\n", "listen: 8090\n", "- listen\n"):
+        kept.write_text(broken)
+        refused = run("reload")
+        assert (refused.exit_code, str(kept) in refused.err, "8080" in refused.err) == (2, True, False), refused.err
+
+
 async def test_a_share_is_written_in_one_way(staged: Command) -> None:
     for version, share in (("returns@v1", "100%"), ("returns@v2", "0%")):
         shown = (await staged("adapters", "why", version)).out
