@@ -43,7 +43,7 @@ def audit(
     """
     if verify or heads is not None or public_key is not None:
         chain = verify_entries(api, heads, public_key)
-        whole = f"{chain['entries']} entries: the chain is whole. {chain['heads']} heads fit."
+        whole = f"{chain['entries']} entries: the chain is whole." + (f" {chain['heads']} heads fit." if heads else "")
         api.out.tell(chain, chain["fault"] or whole)
         raise typer.Exit(1 if chain["fault"] else 0)
     (begin,) = moments_of(since)

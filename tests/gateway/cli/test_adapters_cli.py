@@ -344,7 +344,8 @@ def test_addresses_are_taken_with_and_without_what_openais_clients_need(
     (kept / "apprentice.yaml").write_text("listen: {host: '::1', port: 99}")
     assert find_gateway(None) == "http://[::1]:99"
     (kept / "apprentice.yaml").write_text("- not a mapping")
-    assert find_gateway(None) == DEFAULT_URL
+    with pytest.raises(Unusable, match=r"var/up/apprentice\.yaml"):
+        find_gateway(None)
 
 
 def on_a_terminal(*words: str, **environment: str) -> tuple[int, str]:

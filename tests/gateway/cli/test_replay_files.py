@@ -72,7 +72,9 @@ def test_files_that_are_none_or_no_text_are_refused(tmp_path: Path, capsys: pyte
     assert "can't be read" in refused(capsys, str(tmp_path / "nowhere.csv"))
     assert "can't be read" in refused(capsys, str(tmp_path))
     (tmp_path / "bytes.csv").write_bytes(b"time,outcome\n1,0\n2,\xff\xfe\n")
-    assert "Line 3: it is no text in UTF-8" in refused(capsys, str(tmp_path / "bytes.csv"))
+    assert "is no text in UTF-8: save it as such. The fault is on line 3." in refused(
+        capsys, str(tmp_path / "bytes.csv")
+    )
     (tmp_path / "wide.csv").write_bytes("time,outcome\n1,0\n".encode("utf-16"))
     assert "are UTF-16: save them as UTF-8." in refused(capsys, str(tmp_path / "wide.csv"))
     (tmp_path / "empty.csv").touch()
