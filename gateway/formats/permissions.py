@@ -81,6 +81,9 @@ def check_messages(messages: Sequence[Message], limits: TaskPolicy) -> None:
         if message.role not in ROLES and "roles" not in allowed:
             text = f"{name_owner(limits)} does not allow the role {message.role!r}."
             raise Problem("parameter_not_allowed", text, f"messages[{number}].role")
+        if message.content is None and message.role == "user":
+            place = f"messages[{number}].content"
+            raise Problem("missing_field", f"The field {place!r} is required.", place)
         if isinstance(message.content, list) and "media" not in allowed and has_media(message):
             raise Problem("parameter_not_allowed", f"{name_owner(limits)} takes text only.", "messages")
 

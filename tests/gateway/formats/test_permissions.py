@@ -235,6 +235,14 @@ def test_roles_of_ones_own_need_permission() -> None:
     assert sent(body, by_adapter())["messages"] == messages
 
 
+def test_user_message_without_content_is_refused_and_one_that_calls_tools_is_not() -> None:
+    """vLLM answers it, and a decision would rest on nothing."""
+    for empty in ({"role": "user"}, {"role": "user", "content": None}):
+        found = problem(read(messages=[*MESSAGES, empty]))
+        assert (found.code, found.param) == ("missing_field", "messages[1].content")
+    read(messages=[*MESSAGES, {"role": "assistant", "content": None}]).check(TASK, DEFAULTS)
+
+
 def test_permissions_that_are_no_fields_allow_no_field() -> None:
     for name in ("roles", "media"):
         assert problem(read(**{name: True}), task=allows("roles", "media")).code == "unknown_parameter"
