@@ -8,6 +8,7 @@ docs/reference/settings.md lists them all.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -406,6 +407,9 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
             raise SettingsError(f"The configuration {path} is not YAML: {error}.") from error
     if not isinstance(raw, dict):
         raise SettingsError(f"The configuration {path} is not a mapping of keys to values.")
+    if places := list(_find_placeholders(raw)):
+        text = "a variable is not replaced here. Set it from the environment: docs/reference/settings.md"
+        raise SettingsError(f"The configuration {path} can't be used: {', '.join(places)}: {text}.")
     _refuse_unknown_variables(os.environ if environment is None else environment)
     try:
         return Settings(**raw)
@@ -419,6 +423,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
         raise SettingsError(f"The configuration {path} has a key that is not text: {error}.") from error
 
 
+PLACEHOLDER = re.compile(r"\$\{\w+\}")
 RENAMED: Mapping[str, str] = MappingProxyType(
     {
         "exit_pool": "fallback_pool",
@@ -430,6 +435,15 @@ RENAMED: Mapping[str, str] = MappingProxyType(
     }
 )
 """Keys of earlier releases, and what they are called now."""
+
+
+def _find_placeholders(value: Any, place: str = "") -> Iterator[str]:
+    """Yield the keys whose value is `${NAME}` alone."""
+    if isinstance(value, str) and PLACEHOLDER.fullmatch(value):
+        yield place
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from _find_placeholders(child, f"{place}.{key}" if place else str(key))
 
 
 def _describe(error: Any) -> str:

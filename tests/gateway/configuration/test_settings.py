@@ -78,6 +78,12 @@ def test_address_without_its_scheme_is_refused_with_an_example(tmp_path: Path) -
     assert "pools.general.replicas.0.url: an address is needed, such as http://127.0.0.1:8000" in told
 
 
+def test_variable_that_nobody_replaces_is_refused_with_its_key(tmp_path: Path) -> None:
+    told = said(tmp_path, {**with_pool(api_key="${THEIR_KEY}"), "data_folder": "${DATA}"})
+    assert "data_folder, pools.general.api_key: a variable is not replaced here" in told
+    assert loaded(tmp_path, with_pool(api_key="a ${key} of theirs")).pools["general"].api_key is not None
+
+
 def test_nothing_changes_after_the_start(tmp_path: Path) -> None:
     settings = loaded(tmp_path, LEAST)
     with pytest.raises(ValidationError):
