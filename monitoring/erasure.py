@@ -272,7 +272,7 @@ def _erase_from_card(
     card = _without(before, [text for row in erased.values() for text in _texts_of(row)], requests | erased.keys())
     if erased:
         counts = {part: Counter(row.get("class") or "" for row in rest.get(part, ())) for part in ("train", "heldout")}
-        card["rows"] = before["rows"] | {part: count.total() for part, count in counts.items()}
+        card["rows"] = before.get("rows", {}) | {part: count.total() for part, count in counts.items()}
         card["classes"] = {
             part: dict(sorted(count.items(), key=lambda item: (-item[1], item[0]))) for part, count in counts.items()
         }
