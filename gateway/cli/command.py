@@ -137,6 +137,17 @@ def as_body(group: object = None, **values: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def read_pairs(option: str, example: str, texts: Iterable[str], needs_value: bool = False) -> dict[str, str]:
+    """The values by their names, each given as NAME=VALUE. Raises Unusable."""
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals or (needs_value and not value):
+            raise Unusable(f"{option} is NAME=VALUE, such as {example}; not {text[:40]!r}.")
+        pairs[name] = value
+    return pairs
+
+
 def _flat(parameters: Iterable[inspect.Parameter]) -> Iterator[inspect.Parameter]:
     """The parameters, with those of its fields in the place of each dataclass."""
     for each in parameters:

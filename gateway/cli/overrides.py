@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable
-from gateway.cli.command import Api, add_command, as_body
+from gateway.cli.command import Api, add_command, as_body, read_pairs
 from gateway.cli.gate import PastGate, read_past_gate
 from gateway.cli.keys import parse_span
 from gateway.cli.tables import Row, format_time, tell_warnings
@@ -56,7 +55,8 @@ class RuleOptions:
         if self.action is None:
             raise Unusable("A rule needs an --action: general, version, refuse or system.")
         task = self.version.partition("@")[0] if self.version is not None and self.task is None else self.task
-        return as_body(self, task=task, metadata=dict(_pairs(self.metadata)) if self.metadata else None)
+        metadata = read_pairs("--metadata", "shop=berlin", self.metadata or ())
+        return as_body(self, task=task, metadata=metadata or None)
 
 
 @add_command(overrides, "list")
@@ -140,14 +140,6 @@ def _rule_of(client: AdminClient, name: str) -> dict[str, Any]:
         if item["id"] == name:
             return {key: value for key, value in item.items() if key not in NOT_OF_A_RULE}
     raise Unusable(f"No rule {name[:80]!r} is set: say with --action and the other options what it would be.")
-
-
-def _pairs(metadata: list[str]) -> Iterator[tuple[str, str]]:
-    for text in metadata:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise Unusable(f"--metadata is NAME=VALUE, such as shop=berlin; not {text[:40]!r}.")
-        yield name, value
 
 
 def _row(rule: dict[str, Any]) -> Row:

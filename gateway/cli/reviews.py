@@ -11,7 +11,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, Refused, Unusable
-from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
+from gateway.cli.command import Api, Yes, add_command, as_body, make_sure, read_pairs
 from gateway.cli.tables import Row, format_age, format_time
 from gateway.cli.tool_calls import write_call, write_called
 
@@ -67,18 +67,11 @@ def answer(
     """
     metric, first = _metric_of(api, request_id)
     body = as_body(request_id=request_id, metric=metric["metric"], value=value_of(metric, value))
-    body |= as_body(comment=comment, demonstration=right, rater=rater, tags=_read_tags(tag))
+    tags = read_pairs("--tag", "decision=refuse", tag or (), needs_value=True)
+    body |= as_body(comment=comment, demonstration=right, rater=rater, tags=tags or None)
     answer = api.post(f"{api.url}/v1/feedback", body)
     sentence = f"{answer['request_id']}: {answer['metric']} is {json.dumps(body['value'])}"
     api.out.tell(answer, f"{sentence}{'' if first is None else _beside(api, request_id, first)}.")
-
-
-def _read_tags(tags: list[str] | None) -> dict[str, str] | None:
-    """Tags as they are sent. Raises Unusable."""
-    pairs = [tag.partition("=") for tag in tags or ()]
-    if wrong := next((name for name, equals, value in pairs if not (name and equals and value)), None):
-        raise Unusable(f"--tag is NAME=VALUE, such as decision=refuse; not {wrong[:40]!r}.")
-    return {name: value for name, _, value in pairs} or None
 
 
 @add_command(reviews, "skip")

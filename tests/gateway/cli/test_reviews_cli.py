@@ -81,8 +81,9 @@ async def test_a_review_is_answered_with_what_would_have_been_right(
 ) -> None:
     request_id = await drawn(gateway)
     words = ("--comment", "rule 3", "--right", "Yes.", "--rater", "anna", "--tag", "kind=toaster")
-    wrong = await apprentice("reviews", "answer", request_id, "no", "--tag", "toaster")
-    assert wrong.err == "apprentice: --tag is NAME=VALUE, such as decision=refuse; not 'toaster'.\n"
+    for tag in ("toaster", "=toaster", "kind="):
+        wrong = await apprentice("reviews", "answer", request_id, "no", "--tag", tag)
+        assert wrong.err == f"apprentice: --tag is NAME=VALUE, such as decision=refuse; not {tag!r}.\n"
     said = await ok(apprentice, "reviews", "answer", request_id, "no", *words)
     assert said.out == f"{request_id}: correct is false.\n"
     (told,) = await feedback(gateway, request_id)
