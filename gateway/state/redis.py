@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from gateway.errors import StateError
 from gateway.state.embedded_valkey import run_embedded_valkey
-from gateway.state.redis_options import address_of, make_client
+from gateway.state.redis_options import address_of, close_client, make_client
 
 INSTALLATION_KEY = "apprentice:installation"
 SECRET_KEY = "apprentice:secret"  # noqa: S105 - the name of a key, not a secret
@@ -144,4 +144,4 @@ async def _connected(redis: Redis) -> AsyncIterator[Redis]:
             raise StateError(f"Redis can't be reached: {error}. Start it, or unset redis_url.") from error
         yield redis
     finally:
-        await redis.aclose()
+        await close_client(redis)

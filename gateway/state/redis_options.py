@@ -50,13 +50,27 @@ def make_client(
     address.
     """
     client = open_async_redis(address, **CONNECTION, **options)
-    pool: Any = client.connection_pool  # not all of it has types
-    sentinels = pool.sentinel_manager.sentinels if hasattr(pool, "sentinel_manager") else ()
-    for each, read in ((pool, password), *((one.connection_pool, sentinel_password) for one in sentinels)):
+    pool, *of_sentinels = _list_pools(client)
+    for each, read in ((pool, password), *((one, sentinel_password) for one in of_sentinels)):
         each.connection_class = type(
             "Cancellable", (_Cancellable, each.connection_class), {"read_password": staticmethod(read)}
         )
     return client
+
+
+async def close_client(client: Redis) -> None:
+    """Close the connections of a client that `make_client` made, and let it open none again: a job that has not stopped
+    in time would, and nobody would close that one."""
+    for pool in _list_pools(client):
+        pool.connection_class.is_closed = True
+    await client.aclose()
+
+
+def _list_pools(client: Redis) -> list[Any]:
+    """Its pool of connections, and those of its Sentinels; not all of them have types."""
+    pool: Any = client.connection_pool
+    sentinels = pool.sentinel_manager.sentinels if hasattr(pool, "sentinel_manager") else ()
+    return [pool, *(each.connection_pool for each in sentinels)]
 
 
 class _Cancellable(AbstractConnection):
@@ -67,6 +81,7 @@ class _Cancellable(AbstractConnection):
     """
 
     read_password: Callable[[], str | None]
+    is_closed = False
 
     async def _connect(self) -> None:
         try:
@@ -74,6 +89,9 @@ class _Cancellable(AbstractConnection):
         except Silence as error:  # of the handshake over a Unix socket: redis-py takes it for a lost connection
             await self.disconnect(nowait=True)
             raise TimeoutError from error
+        if self.is_closed:
+            await self.disconnect(nowait=True)
+            raise Disconnected("this client is closed")
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         with contextlib.suppress(SettingsError):  # the file is being replaced

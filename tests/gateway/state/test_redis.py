@@ -102,3 +102,18 @@ async def test_a_cancelled_command_ends_its_task_in_whichever_turn_of_the_loop_i
         await asyncio.wait([asking], timeout=5)
         assert asking.cancelled()
         assert await redis.ping()
+
+
+@pytest.mark.parametrize("turns", range(0, 60, 2))
+async def test_a_closed_client_has_no_connection_and_opens_none(valkey_socket: str, turns: int) -> None:
+    """Whatever its last command waits for as it is closed: of a job that did not stop in time."""
+    async with open_state(f"unix://{valkey_socket}", Path("unused")) as redis:
+        pool: Any = redis.connection_pool
+        await pool.disconnect()
+        asking = asyncio.create_task(redis.get("key"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    await asyncio.gather(asking, return_exceptions=True)
+    with pytest.raises(RedisError, match="closed"):
+        await redis.get("key")
+    assert not [each for each in pool._available_connections if each.is_connected]
