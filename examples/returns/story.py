@@ -143,7 +143,7 @@ class Story:
         found = self._known.get(self._leading)
         words = "" if found is None else (
             f"  {self._leading} {found.verdict}, keeps {found.kept:.0%}, "
-            f"e-value {found.e_value:.3g} of {found.threshold:.3g}, {found.labels} labels"
+            f"e-value {found.e_value:,.2f} of {found.threshold:,.0f}, {found.labels} labels"
         )  # fmt: skip
         return f"{_clock(point['at'])}  {point['season']:7}  error {error}  {shares or 'no answers yet'}{words}"
 

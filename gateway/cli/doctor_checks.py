@@ -18,7 +18,7 @@ import httpx
 from gateway.cli.admin_client import LOCAL_KEPT
 from gateway.cli.tables import format_size
 from gateway.configuration.settings import Settings
-from monitoring.quality.explanations.phrases import NOBODY_WOKEN
+from monitoring.quality.phrases import NOBODY_WOKEN
 from serving.discovery import fill
 from serving.engine_traits import AdapterApi
 from serving.fleet import PoolConfig

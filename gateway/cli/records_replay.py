@@ -16,6 +16,7 @@ from gateway.cli.tables import Printer
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
 from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.phrases import format_evidence
 from monitoring.quality.replay.recorded import Placed, Replaying, Turn
 from monitoring.quality.signal_table import LABELLED
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
@@ -139,8 +140,8 @@ def list_signals(name: str, verdict: str, judged: Judgement) -> Iterator[tuple[A
             f"{report.observed:g}",
             "-" if report.wrong is None else f"{report.wrong:g}",
             f"{upper:.4f}" if isinstance(upper, float) else "-",
-            f"{report.e_value:.4g}",
-            f"{report.threshold:.4g}",
+            format_evidence(report.e_value),
+            format_evidence(report.threshold),
             "recovered" if report.recovered else "alarm" if report.alarming else "-",
         )
 

@@ -17,6 +17,7 @@ from gateway.cli.command import Api, Force, UnaskedApi, see_that_it_can_be_writt
 from gateway.cli.pictures import draw_course, make_svg
 from gateway.cli.tables import Printer
 from gateway.errors import SettingsError
+from monitoring.quality.phrases import format_evidence
 
 if TYPE_CHECKING:
     from monitoring.quality.detectors.baselines import Baseline
@@ -289,8 +290,8 @@ def _find_level(report: Mapping[str, Any]) -> float | None:
 def _describe_claim(claim: Mapping[str, Any]) -> Iterator[str]:
     """The settings, and what follows from them."""
     like = "this command: --like TASK takes a task's" if claim["like"] is None else f"{claim['like']}, as it is now"
-    threshold = claim["labels"] / claim["alpha"]
-    yield f"Settings of {like}. Alarm at an e-value of {threshold:g}, from {claim['labels_min']} labels on"
+    threshold = format_evidence(claim["labels"] / claim["alpha"])
+    yield f"Settings of {like}. Alarm at an e-value of {threshold}, from {claim['labels_min']} labels on"
     if claim["like"] is None:
         signals = f"{claim['signals']} {'signal' if claim['signals'] == 1 else 'signals'}"
         yield f"P(any false alarm in {claim['labels']:g} labels) is at most {claim['alpha']:g}, over {signals}"

@@ -27,6 +27,7 @@ from rich.text import Text
 from gateway.cli.admin_client import CommandError, Unusable
 from gateway.cli.command import Api
 from gateway.cli.tables import Printer, format_age, format_time, frame_table, make_readable, share
+from monitoring.quality.phrases import format_evidence
 from serving.adapters.entries import PLACED
 
 POLL_SECONDS = 0.5
@@ -227,7 +228,7 @@ def _signal_row(name: str, signal: dict[str, Any]) -> list[str]:
 def _test(test: dict[str, Any]) -> str:
     if test["threshold"] is None:
         return "not looked at"
-    answer = f"e {test['e_value']:.3g} of {test['threshold']:.3g}"
+    answer = f"e {format_evidence(test['e_value'])} of {format_evidence(test['threshold'])}"
     return f"yes, {answer}" if test["shown"] else answer
 
 

@@ -13,7 +13,7 @@ from gateway.cli.command import Api, TaskName, with_api
 from gateway.cli.key_names import KeyNames
 from gateway.cli.pictures import draw_bar
 from gateway.cli.tables import Printer, Row
-from monitoring.quality.explanations.phrases import format_digits
+from monitoring.quality.phrases import format_digits
 
 if TYPE_CHECKING:
     from monitoring.quality.explanations.outlook import Outlook, SignalOutlook

@@ -13,6 +13,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from monitoring.quality.phrases import format_evidence
+
 NOTHING = "\N{EN DASH}"
 SPANS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -127,6 +129,7 @@ FILTERS: Mapping[str, Callable[..., str]] = MappingProxyType(
     {
         "share": format_share,
         "usd": format_usd,
+        "evidence": format_evidence,
         "figure": format_figure,
         "seconds": format_seconds,
         "span": format_span,

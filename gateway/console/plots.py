@@ -8,6 +8,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from monitoring.quality.phrases import format_evidence
+
 WIDTH, ROW_HEIGHT, NAME_WIDTH, FIGURE_WIDTH = 400, 30, 140, 108
 NAME_MAX = 18
 SPLIT_HEIGHT = 14
@@ -74,14 +76,14 @@ def draw_evidence(rows: Sequence[Mapping[str, Any]]) -> Markup:
     for number, row in enumerate(rows):
         y = ROW_HEIGHT * number + 8
         part = _find_part(row["value"], row["threshold"])
-        words = f"{_shorten(row['value'])} of {_shorten(row['threshold'])}"
+        words = _describe_part(row)
         parts.append(
             f"{_write_name(row['name'], y + 11)}"
             f'<rect class="track" x="{NAME_WIDTH}" y="{y}" width="{span}" height="14" rx="7"/>'
             f'<rect class="grown {row["tone"]}" x="{NAME_WIDTH}" y="{y}" width="{span * part:.1f}" height="14" rx="7"/>'
             f'<text x="{WIDTH}" y="{y + 11}" text-anchor="end">{words}</text>'
         )
-    words = "; ".join(f"{row['name']}: {_shorten(row['value'])} of {_shorten(row['threshold'])}" for row in rows)
+    words = "; ".join(f"{row['name']}: {_describe_part(row)}" for row in rows)
     return _picture("evidence", words or "no evidence yet", WIDTH, ROW_HEIGHT * len(rows) or 1, parts)
 
 
@@ -91,18 +93,15 @@ def _write_name(name: str, y: float) -> str:
     return f'<text x="0" y="{y:.0f}">{escape(shown)}<title>{escape(name)}</title></text>'
 
 
+def _describe_part(row: Mapping[str, Any]) -> str:
+    return f"{format_evidence(row['value'])} of {format_evidence(row['threshold'])}"
+
+
 def _find_part(value: float, threshold: float) -> float:
     """The part of the way from no evidence (1) to the threshold, by the powers of both; at least what can be seen."""
     if value <= 1.0 or threshold <= 1.0:
         return 0.01
     return min(1.0, max(0.01, math.log(value) / math.log(threshold)))
-
-
-def _shorten(value: float) -> str:
-    """A number in few characters; what is far over all thresholds is told as that."""
-    if value > 1e6:
-        return "over 1M"
-    return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}" if value >= 0.001 or value == 0 else "under 0.001"
 
 
 def _grid(bottom: float, top: float, height: float, span: float) -> Iterator[str]:

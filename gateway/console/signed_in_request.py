@@ -21,7 +21,7 @@ from gateway.console.admin_api import Declined, PersonalApi
 from gateway.console.sessions import Session, Sessions, match_tokens
 from gateway.server.listener import CONSOLE
 from gateway.services import Services
-from monitoring.quality.explanations.phrases import is_short
+from monitoring.quality.phrases import is_short
 
 COOKIE = "apprentice_console"
 FIELDS_MAX = 100

@@ -27,9 +27,9 @@ from gateway.release_gate import describe_forced
 from gateway.state.gate_store import GateStore
 from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
-from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from monitoring.quality.explanations.report import Situation, TaskReport, make_report
 from monitoring.quality.phases import Verdict
+from monitoring.quality.phrases import NOBODY_WOKEN
 from monitoring.quality.verdicts import responses
 from monitoring.quality.verdicts.quality import Action, Judgement, Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import ResponseError

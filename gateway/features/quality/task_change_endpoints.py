@@ -22,7 +22,7 @@ from gateway.features.retraining.requests_to_train import draft_retraining
 from gateway.features.rules.endpoints import find_fallback_fault
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import read_redis_time
-from monitoring.quality.explanations.phrases import format_day
+from monitoring.quality.phrases import format_day
 from monitoring.quality.verdicts import task_changes as changing
 from monitoring.quality.verdicts.quality import Action, Changed, TaskQuality
 from monitoring.quality.verdicts.retraining import Retraining, close_request

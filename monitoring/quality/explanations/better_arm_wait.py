@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from monitoring.quality.detectors import estimates
-from monitoring.quality.explanations.phrases import format_count, format_evidence, format_percent, format_span
+from monitoring.quality.phrases import format_count, format_evidence, format_percent, format_span
 from monitoring.quality.signals.arms import ALPHA
 from monitoring.quality.verdicts.quality import (
     E_VALUE_MIN,

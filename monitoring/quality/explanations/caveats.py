@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from monitoring.quality.explanations import savings
-from monitoring.quality.explanations.phrases import (
+from monitoring.quality.phrases import (
     NOBODY_WOKEN,
     format_count,
     format_moment,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, assert_never
 
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
-from monitoring.quality.explanations.phrases import (
+from monitoring.quality.phrases import (
     format_count,
     format_day,
     format_digits,

@@ -10,7 +10,7 @@ from typing import Literal, assert_never
 
 import msgspec
 
-from monitoring.quality.explanations.phrases import format_count, format_moment
+from monitoring.quality.phrases import format_count, format_moment
 
 
 class ActiveRule(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from monitoring.quality.explanations.certainty import DISPERSION_TOLD, KINDS
-from monitoring.quality.explanations.phrases import (
+from monitoring.quality.phrases import (
     NOBODY_WOKEN,
     format_count,
     format_digits,

@@ -11,7 +11,9 @@ import msgspec
 
 from monitoring.quality.explanations import better_arm_wait, caveats, certainty, doubt_steps, obstacles
 from monitoring.quality.explanations.obstacles import Obstacles
-from monitoring.quality.explanations.phrases import (
+from monitoring.quality.explanations.savings import describe_net_saving
+from monitoring.quality.phases import Verdict
+from monitoring.quality.phrases import (
     format_count,
     format_digits,
     format_moment,
@@ -21,8 +23,6 @@ from monitoring.quality.explanations.phrases import (
     format_span,
     join_words,
 )
-from monitoring.quality.explanations.savings import describe_net_saving
-from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import find_last_move, is_asked_again

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from monitoring.quality.explanations.phrases import format_count, format_dollars, format_percent, format_span, is_short
+from monitoring.quality.phrases import format_count, format_dollars, format_percent, format_span, is_short
 from monitoring.quality.verdicts.quality import Judgement, SavingReport, TaskQuality
 
 REQUESTS_MIN = 200.0

@@ -22,6 +22,7 @@ from monitoring.quality.detectors import leave_one_out, raters, sequential
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import GROUPS
 from monitoring.quality.detectors.sequential import Bets
+from monitoring.quality.phrases import format_evidence
 
 CanarySignal = Literal["error", "contract", "latency", "feedback", "shadow"]
 CanaryArm = Literal["canary", "active"]
@@ -412,9 +413,10 @@ def _harm_words(name: CanarySignal, state: Tally, plan: CanaryPlan, shares: Mapp
     else:
         amount = f"{100 * (sequential.find_mean(harm) or 0.0):+.1f} points in {harm.observed} pairs"
     e_value, threshold = (
-        sequential.round_e_value(value) for value in (_of(state, name).log_max, -math.log(shares[name] * plan.alpha))
+        format_evidence(sequential.round_e_value(value))
+        for value in (_of(state, name).log_max, -math.log(shares[name] * plan.alpha))
     )
-    return f"It is shown that {fault} ({amount}; e-value {e_value:g}, threshold {threshold:g})."
+    return f"It is shown that {fault} ({amount}; e-value {e_value}, threshold {threshold})."
 
 
 def _shown(name: CanarySignal, state: Tally, plan: CanaryPlan, share: float, required: bool) -> dict[str, Any]:

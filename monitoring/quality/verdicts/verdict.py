@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from monitoring.quality.phases import Judged, Verdict, next_phase
+from monitoring.quality.phrases import format_evidence
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, SignalReport, VersionQuality
 
@@ -263,4 +264,5 @@ def _word(report: SignalReport) -> str:
         rate = f", {100 * report.estimate:.1f}{unit} {bad} lately"
         upper = _upper(report.baseline)
         against = f" against at most {100 * upper:.1f}{unit}" if upper is not None else ""
-    return f"{report.signal}{of_class}{rate}{against} (e-value {report.e_value:.3g}, threshold {report.threshold:.3g})"
+    evidence = f"e-value {format_evidence(report.e_value)}, threshold {format_evidence(report.threshold)}"
+    return f"{report.signal}{of_class}{rate}{against} ({evidence})"

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from gateway.state.fitted_store import FittedStore
 from monitoring.feedback import FEEDBACK_SEALED_KEY, REDIS_SEALED_KEY, SealingLook, WordSeals
-from monitoring.quality.explanations.phrases import NOBODY_WOKEN
+from monitoring.quality.phrases import NOBODY_WOKEN
 from monitoring.texts import Seals
 from router.confidence_model import Calibration, ConfidenceModel
 from serving.adapters.entries import AliasEntry

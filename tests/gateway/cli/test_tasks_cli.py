@@ -13,7 +13,7 @@ import pytest
 
 from gateway.features.retraining.state import RetrainingRequests
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
-from monitoring.quality.explanations.phrases import NOBODY_WOKEN
+from monitoring.quality.phrases import NOBODY_WOKEN
 from monitoring.quality.verdicts.quality import SignalReport
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together

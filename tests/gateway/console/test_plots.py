@@ -14,6 +14,11 @@ def test_a_long_name_is_cut_and_shown_whole_to_a_pointer() -> None:
     assert ">feedback (electro…<title>feedback (electronics &amp; &lt;toys&gt;)</title></text>" in picture
 
 
+def test_evidence_is_drawn_with_the_figures_of_the_report() -> None:
+    rows = [{"name": "feedback", "value": 2_345_678.0, "threshold": 26_000.0, "tone": "warn"}]
+    assert "feedback: 2.3e6 of 26,000" in str(draw_evidence(rows))
+
+
 def interval(**values: float | None) -> dict[str, Any]:
     return {"name": "shadow", "estimate": 0.02, "low": None, "high": None, "baseline": None, "tone": "plain"} | values
 

@@ -137,7 +137,7 @@ SLIPPED = msgspec.structs.replace(
 UNCOMPARED = msgspec.structs.replace(
     SLIPPED, arms=[ArmReport(arm="general", mean=0.72, low=0.61, high=0.82, labels=20, pairs=60, advantage_low=-0.09)]
 )
-BECAUSE = "It got worse: feedback, 26.5% bad lately against at most 8.2% (e-value 3.14e+04, threshold 2.6e+04)."
+BECAUSE = "It got worse: feedback, 26.5% bad lately against at most 8.2% (e-value 31,400, threshold 26,000)."
 HEALTHY = VersionQuality(since=NOW - 20 * DAY)
 DEGRADED = VersionQuality(verdict="degraded", since=NOW - 3 * HOUR, because=BECAUSE)
 
@@ -191,7 +191,7 @@ SITUATIONS: Mapping[str, Situation] = {
                 verdict="suspect",
                 since=NOW - 6 * HOUR,
                 because="It got worse by the labels of one caller or rater alone: feedback, 26.5% bad lately "
-                "against at most 8.2% (e-value 0.31, threshold 2.6e+04).",
+                "against at most 8.2% (e-value 0.31, threshold 26,000).",
             )
         ),
         msgspec.structs.replace(
@@ -209,7 +209,7 @@ SITUATIONS: Mapping[str, Situation] = {
             VersionQuality(
                 verdict="suspect",
                 since=NOW - 6 * HOUR,
-                because="Its traffic or its answers are not as they were: coverage (e-value 4.8e+04).",
+                because="Its traffic or its answers are not as they were: coverage (e-value 48,000).",
             )
         ),
         SUSPICIOUS,
@@ -274,7 +274,7 @@ SITUATIONS: Mapping[str, Situation] = {
         single(
             VersionQuality(
                 since=NOW - 600,
-                because="It has recovered: feedback, 4.0% bad lately (e-value 5.1e+04, threshold 2.6e+04).",
+                because="It has recovered: feedback, 4.0% bad lately (e-value 51,000, threshold 26,000).",
                 kept=0.5,
                 to="general",
                 stepped_at=NOW - 300,

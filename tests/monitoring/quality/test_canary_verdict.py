@@ -145,11 +145,11 @@ def test_harm_in_any_signal_rolls_back_at_once(name: str, worse: dict[str, Any],
 
 
 def test_harm_on_the_same_inputs_rolls_back_and_says_how_sure_it_is() -> None:
-    found = judged(PLAN, *[ShadowPair(canary_wrong=True, active_wrong=False)] * 10)
+    found = judged(PLAN, *[ShadowPair(canary_wrong=True, active_wrong=False)] * 14)
     assert found.action == "roll_back"
     assert "on the same inputs it is wrong more than 0 points more often" in found.because
-    assert "+100.0 points in 10 pairs" in found.because
-    assert "threshold 40)" in found.because
+    assert "+100.0 points in 14 pairs" in found.because
+    assert "e-value 2,625, threshold 40)" in found.because
 
 
 def test_harm_rolls_back_before_a_promotion_and_after_the_time() -> None:

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from monitoring.quality.explanations import certainty
-from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from monitoring.quality.explanations.report import TaskReport, make_report
+from monitoring.quality.phrases import NOBODY_WOKEN
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import (
     Action,

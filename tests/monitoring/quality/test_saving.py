@@ -10,8 +10,8 @@ import pytest
 from monitoring.quality.detectors import saving
 from monitoring.quality.detectors.recent_values import RATE_SECONDS
 from monitoring.quality.detectors.saving import Saving
-from monitoring.quality.explanations.phrases import format_dollars
 from monitoring.quality.explanations.report import TaskReport, make_report
+from monitoring.quality.phrases import format_dollars
 from monitoring.quality.signals.entries import RecordEntry
 from monitoring.quality.verdicts.quality import Judgement, SavingReport, TaskQuality
 from tests.monitoring.quality import situations

@@ -48,6 +48,13 @@ def verdict_of(health: TaskQuality) -> Verdict:
     return health.versions[V2].verdict
 
 
+def test_a_verdict_writes_its_evidence_like_the_report() -> None:
+    health = after(TaskQuality(), alarm("feedback", e_value=31_441.0, threshold=1_364.0))
+    assert "(e-value 31,441, threshold 1,364)" in health.versions[V2].because
+    health = after(TaskQuality(), alarm("feedback", e_value=3e-305))
+    assert "(e-value under 0.001, threshold 4,000)" in health.versions[V2].because
+
+
 # ---- degraded ----------------------------------------------------------------------------------------
 
 

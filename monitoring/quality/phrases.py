@@ -83,7 +83,9 @@ def format_evidence(value: float) -> str:
     """An e-value or a threshold, to three digits."""
     if not math.isfinite(value):
         return "infinite" if value > 0 else "0"
-    if value >= 1e7:
+    if 0 < value < 0.001:
+        return "under 0.001"
+    if value >= 1e6:
         return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
