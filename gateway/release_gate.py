@@ -105,6 +105,11 @@ async def judge_release(services: Services, version: Version) -> GateReport:
     if version.name in await leaders_of(services, version.task):
         because = "It leads its task, or has led it: a way back is never held up."
         return GateReport(version=version.name, verdict="passed", because=because)
+    return await judge_evidence(services, version)
+
+
+async def judge_evidence(services: Services, version: Version) -> GateReport:
+    """The gate's verdict by comparisons alone, for a version that leads its task, too. Raises RedisError."""
     bounds = msgspec.convert(services.settings.release, GateBounds, from_attributes=True)
     comparisons = await GateStore(services.redis).comparisons_now(version.name)
     references = await find_references(services, version)

@@ -192,6 +192,20 @@ async def test_a_worse_version_fails_and_is_forced_with_a_reason_that_stays(
         assert (await step(http, "promote", 409, version=V2))["error"]["code"] == "gate_not_passed", "each step anew"
 
 
+async def test_a_forced_version_that_passes_since_has_no_step_left(two: RunningGateway, small: FakeEngine) -> None:
+    small.answers[V2] = right_but_for(2)
+    async with two.http() as http:
+        await evaluate(http, V2)
+        await step(http, "promote", version=V2, **PAST)
+        assert (await gate(http, V2))["verdict"] == "failed", "that it leads its task shows nothing"
+        small.answers[V2] = right_but_for(12)
+        await evaluate(http, V2, arms="adapter,best")
+        assert (await gate(http, V2))["verdict"] == "passed"
+        report = (await http.get("/admin/v1/tasks/returns/quality")).json()["report"]
+        assert not any("by force" in step for step in report["next"]), report["next"]
+        assert f"{V2} passes the gate now." in report["caveats"]
+
+
 @pytest.mark.invariant("An older suite never passes for a task's newest one.")
 async def test_a_report_on_an_older_suite_passes_no_version(two: RunningGateway, small: FakeEngine) -> None:
     older, newest = data(ROWS), data(2 * ROWS)

@@ -23,7 +23,7 @@ from gateway.features.quality.state import Quality
 from gateway.features.releases.availability import find_obstacles
 from gateway.features.reviews.agreement_job import describe_reviewers, read_agreement
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
-from gateway.release_gate import describe_forced
+from gateway.release_gate import describe_forced, judge_evidence
 from gateway.state.gate_store import GateStore
 from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
@@ -34,6 +34,7 @@ from monitoring.quality.verdicts import responses
 from monitoring.quality.verdicts.quality import Action, Judgement, Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import ResponseError
 from monitoring.quality.verdicts.retraining import Retraining, close_request
+from monitoring.quality.verdicts.shares import Roles
 from serving.adapters.entries import PLACED
 from serving.adapters.manifest import read_review_due
 from serving.object_store import Change, Stale
@@ -209,11 +210,7 @@ async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[
     state = read_situation(quality, snapshot, task, await read_redis_time(quality.services.redis), task_quality)
     agreement = await read_agreement(quality.reviews, task)
     notes = [] if agreement is None else list(describe_reviewers(task, agreement))
-    gates, forced = GateStore(quality.services.redis), []
-    for name in filter(None, (state.roles.active, state.roles.canary, state.roles.previous_version)):
-        if steps := describe_forced(name, await gates.forced(name)):
-            forced.append(name)
-            notes += steps
+    forced = await _list_forced(quality, snapshot, state.roles, notes)
     state = replace(state, notes=notes, forced=forced)
     return {
         "task": task,
@@ -229,6 +226,21 @@ async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[
         "judged_at": state.judged_at,
         "behind_seconds": state.behind_seconds,
     }
+
+
+async def _list_forced(quality: Quality, snapshot: Snapshot, roles: Roles, notes: list[str]) -> list[str]:
+    """The versions that were let past the gate by force and do not pass now, with notes on all. Raises RedisError."""
+    gates, forced = GateStore(quality.services.redis), []
+    for name in filter(None, (roles.active, roles.canary, roles.previous_version)):
+        version = snapshot.versions.get(name)
+        if version is None or not (steps := describe_forced(name, await gates.forced(name))):
+            continue
+        notes += steps
+        if (await judge_evidence(quality.services, version)).verdict == "passed":
+            notes.append(f"{name} passes the gate now.")
+        else:
+            forced.append(name)
+    return forced
 
 
 def read_situation(
