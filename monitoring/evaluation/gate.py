@@ -42,6 +42,8 @@ FLOOR = EvaluationArm()
 NEVER_DIFFER: Mapping[str, Any] = MappingProxyType(
     {"rows": 1, "spread": 1.0, "difference": 0.0, "first_only": 0, "second_only": 0}
 )
+LATENCY_FLOOR_SECONDS = 0.01
+"""A difference of median times that is never worse, however many times it is: so much comes and goes by the load."""
 FIGURES = ("rows", "failed", "contract_kept", "latency_seconds", "cost_usd")
 """The figures of an arm that the gate looks at."""
 PAIR = (
@@ -407,7 +409,8 @@ def _contract(comparison: Comparison, margin: float) -> GateLine:
 
 def _latency(comparison: Comparison, most: float) -> GateLine:
     own, other = (figures["latency_seconds"]["p50"] for figures in (comparison.figures, comparison.reference_figures))
-    return _ratio(comparison, "latency", "Half of its answers take {own:.3g} s, {other:.3g} s with", own, other, most)
+    words = "Half of its answers take {own:.3g} s, {other:.3g} s with"
+    return _ratio(comparison, "latency", words, own, other, most, LATENCY_FLOOR_SECONDS)
 
 
 def _cost(comparison: Comparison, most: float) -> GateLine:
@@ -428,12 +431,16 @@ def _ratio(
     own: float | None,
     other: float | None,
     most: float,
+    floor: float = 0.0,
 ) -> GateLine:
+    """The finding on a figure (seconds or US dollars) that may be `most` times the other's, or more by `floor`."""
     name = name_arm(comparison.reference)
     if own is None or other is None:
         return GateLine(subject=subject, reference=name, verdict="not_judged", text=f"The {subject} is not known.")
-    text = f"{words.format(own=own, other=other)} {name}; {most:g} times that is the bound."
-    return GateLine(subject=subject, reference=name, verdict="passed" if own <= most * other else "failed", text=text)
+    or_more = f", or {floor:g} s more" if floor else ""
+    text = f"{words.format(own=own, other=other)} {name}; {most:g} times that is the bound{or_more}."
+    verdict: LineVerdict = "passed" if own <= max(most * other, other + floor) else "failed"
+    return GateLine(subject=subject, reference=name, verdict=verdict, text=text)
 
 
 def _rows_needed(pair: Mapping[str, Any], margin: float, side: int = 0) -> int:

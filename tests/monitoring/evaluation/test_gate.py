@@ -154,6 +154,8 @@ def test_a_first_version_without_an_evaluation_is_not_shown_and_told_the_command
         (answers(1000, 0.02, 1, contract_kept=None), answers(1000, 0.02, 1), "contract", "failed"),
         (answers(1000, 0.02, 1), answers(1000, 0.02, 1, contract_kept=None), "contract", "not_judged"),
         (answers(1000, 0.02, 1, seconds=0.2), answers(1000, 0.02, 1), "latency", "failed"),
+        (answers(1000, 0.02, 1, seconds=0.0032), answers(1000, 0.02, 1, seconds=0.002), "latency", "passed"),
+        (answers(1000, 0.02, 1, seconds=0.013), answers(1000, 0.02, 1, seconds=0.002), "latency", "failed"),
         (answers(1000, 0.02, 1, cost_usd=0.002), answers(1000, 0.02, 1), "cost", "failed"),
         (answers(1000, 0.02, 1, cost_usd=None), answers(1000, 0.02, 1), "cost", "not_judged"),
         (answers(60, 0.02, 1), answers(60, 0.02, 1), "accuracy", "cannot_tell"),
@@ -166,6 +168,11 @@ def test_each_fault_is_found_in_its_own_line(
     found = decided(first, second)
     assert verdicts(found)[subject] == verdict
     assert found.verdict == ("passed" if verdict == "not_judged" else verdict)
+
+
+def test_the_bound_of_the_latency_is_told_with_its_floor() -> None:
+    (line,) = [one for one in decided(answers(1000, 0.02, 1), answers(1000, 0.02, 1)).lines if one.subject == "latency"]
+    assert line.text.endswith("; 1.5 times that is the bound, or 0.01 s more.")
 
 
 @pytest.mark.parametrize("suite", ["", "older"])
