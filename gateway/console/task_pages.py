@@ -86,7 +86,14 @@ async def show_version(visit: Visit) -> Response:
     try:
         gate = await visit.api.get(fill_address("/admin/v1/adapters/{version}/gate", version=version))
     except Declined as refused:
-        gate = {"verdict": "cannot_tell", "because": refused.text, "lines": [], "mode": "", "forced": None}
+        gate = {
+            "verdict": "cannot_tell",
+            "because": refused.text,
+            "lines": [],
+            "mode": "",
+            "forced": None,
+            "running": [],
+        }
     alias = await visit.api.find(fill_address("/admin/v1/aliases/{task}", task=adapter["task"]))
     shown = {
         "why": why,

@@ -20,6 +20,7 @@ from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import command_for, ok
 from tests.gateway.cli.exported_state import exported, refused
 from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.console_browsing import browsing
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, V2, alias, audit_of, step
 from tests.walks.test_evaluate import asked_number, begin, data, decided, ended, right_but_for, said, with_schema
@@ -339,6 +340,21 @@ async def test_a_state_file_is_held_up_too(
     async with two.http() as http:
         assert (await alias(http))["weights"] == {V2: 1.0}
         assert (await gate(http, V2))["forced"]["reason"] == "Set back by hand."
+
+
+async def test_a_running_evaluation_is_told_beside_the_gates_verdict(two: RunningGateway, small: FakeEngine) -> None:
+    small.first_token_delay_seconds = 60.0
+    async with two.http() as http:
+        running = (await begin(http, data(ROWS), version=V2, arms="adapter,leading"))["id"]
+        await begin(http, data(ROWS), version=V1, arms="adapter")
+        assert (await gate(http, V2))["running"] == [running]
+        said = await command_for(two)("gate", "returns", V2)
+        assert f"Running: {running} (`apprentice evaluations show ID`)." in said.out
+        async with browsing(two, two.admin_key) as page:
+            shown = (await page.get(f"/console/versions/{V2}")).text
+        assert f"Evaluation {running} is running: see <code>apprentice evaluations show {running}</code>." in shown
+        await http.delete(f"/admin/v1/evaluations/{running}")
+        assert (await gate(http, V2))["running"] == []
 
 
 async def test_the_command_tells_it_line_by_line_and_by_its_exit_code(two: RunningGateway) -> None:

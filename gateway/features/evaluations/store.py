@@ -163,6 +163,14 @@ class EvaluationStore:
             await self._redis.eval(DROP, 2, _key(name.decode()), OPEN_KEY, raw or b"", name)  # it has expired
         return None
 
+    async def list_running(self, version: str) -> list[str]:
+        """The evaluations of a version that have not ended, the oldest first."""
+        names = [name.decode() for name in await self._redis.zrange(OPEN_KEY, 0, -1)]
+        opened = [evaluation for name in names if (evaluation := await self.get(name, with_report=False)) is not None]
+        return [
+            one.id for one in opened if one.version == version and one.status == "running" and "adapter" in one.arms
+        ]
+
     async def say_waiting(self, evaluation: Evaluation, reason: str, seconds: int = WAITING_SECONDS) -> None:
         """Tell people what it waits for; it is forgotten by itself."""
         await self._redis.set(_key(evaluation.id, "waiting"), reason, ex=seconds)

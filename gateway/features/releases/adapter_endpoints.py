@@ -245,14 +245,15 @@ async def _take_off(
 
 @router.get("/adapters/{name}/gate", responses=with_errors("not_found"))
 async def read_gate(request: Request, name: str, _: Operator) -> dict[str, Any]:
-    """The gate's verdict on the version, line by line, whatever `release.gate` is."""
+    """The gate's verdict on the version, line by line, whatever `release.gate` is; `running`: evaluations of it now."""
     releases = feature_of(request, Releases)
     version = await find_version(releases.services, name)
     await releases.services.snapshot.refresh()
     forced = await GateStore(releases.services.redis).forced(name)
     judge = judge_release if forced is None else judge_evidence  # that it leads by force shows nothing
     report = await judge(releases.services, version)
-    return to_json(report, releases.services.settings.release.gate, forced)
+    running = await releases.evaluations.store.list_running(name)
+    return {**to_json(report, releases.services.settings.release.gate, forced), "running": running}
 
 
 @router.get("/adapters/{name}/why", responses=with_errors("not_found"))
