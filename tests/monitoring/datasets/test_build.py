@@ -247,6 +247,15 @@ def test_sessions_that_share_a_greeting_or_a_common_question_are_no_one_group() 
     assert len(larger.heldout) / len(larger.rows) < 0.35
 
 
+@pytest.mark.parametrize("seed", [1, 16, 19])
+def test_group_with_most_of_the_rows_is_for_training(seed: int) -> None:
+    rows = many(200, seed)
+    grouped = [structs.replace(each, group="form") for each in rows[:150]]
+    found = built([*grouped, *rows[150:]], heldout_share=0.2)
+    assert 0 < len(found.heldout) < 50
+    assert len(found.train) >= 150
+
+
 @pytest.mark.parametrize("name", ["parent", "paraphrase"])
 def test_what_was_made_from_equal_requests_is_on_their_side(name: str) -> None:
     draw, made_from, rows = random.Random(1), dict[str, str](), list[DataRow]()
