@@ -28,6 +28,7 @@ from gateway.admin import fleet_endpoints, key_endpoints, reload_endpoints, stat
 from gateway.admin.audit_head_job import keep_audit_head, key_of
 from gateway.background.jobs import Job, run_jobs
 from gateway.callers import Caller, KnownKeys, identify
+from gateway.configuration.base_models import read_bases
 from gateway.configuration.settings import Settings
 from gateway.console.routes import list_console_routes
 from gateway.current_configuration import CurrentConfiguration, bounds_of, caps_of, configured_policy_of
@@ -97,7 +98,7 @@ from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from router.model_bytes import UnusableModel
-from serving.adapters.base_model import Base, read_base
+from serving.adapters.base_model import Base
 from serving.adapters.errors import ArtifactError
 from serving.adapters.loader import AdapterLoader
 from serving.adapters.reconcile import Reconciler
@@ -295,7 +296,7 @@ async def open_gateway(
 async def open_services(settings: Settings, config: Path | None, siblings: Siblings) -> AsyncIterator[Services]:
     """Build what all features share, and tear it down in reverse. Raises StateError or SettingsError."""
     configuration = CurrentConfiguration(settings, siblings.part_of, config)
-    settings, bases = configuration.settings, _bases(settings)
+    settings, bases = configuration.settings, read_bases(configuration.settings.pools)
     async with AsyncExitStack() as stack:
         redis, durability, lives = await stack.enter_async_context(_open_state(settings))
         digest_secret = await read_shared_secret(redis)
@@ -458,17 +459,6 @@ def upload_limits_of(settings: Settings) -> UploadLimits:
     limits = settings.limits
     prompts = settings.fitting.prompts_bytes_max
     return UploadLimits(limits.adapter_bytes_max, limits.uploads_max, prompts_bytes_max=prompts)
-
-
-def _bases(settings: Settings) -> Mapping[str, Base]:
-    """The base model of each pool that takes adapters."""
-    return MappingProxyType(
-        {
-            name: read_base(pool.base_folder, pool.base_fingerprint, pool.base_model)
-            for name, pool in settings.pools.items()
-            if pool.base_folder is not None
-        }
-    )
 
 
 def _base_fingerprints(settings: Settings, bases: Mapping[str, Base]) -> Mapping[str, BaseFingerprint]:

@@ -21,6 +21,7 @@ from gateway.cli.doctor_checks import (
     report_problem,
 )
 from gateway.cli.doctor_state import check_state
+from gateway.configuration.base_models import find_unusable_bases
 from gateway.configuration.settings import Settings, load_settings
 from gateway.errors import SettingsError
 from serving.discovery import list_names
@@ -50,6 +51,8 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFindi
     yield report_ok("configuration", f"{config}: {len(pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks")
     async for finding in check_state(settings):
         yield finding
+    for fault in find_unusable_bases(settings.pools):
+        yield report_problem("base model", fault, "Put the base's config.json there, or mend the folder.")
     for name, folder in (("data folder", settings.data_folder), ("store folder", settings.store)):
         yield check_folder(name, folder)
     if settings.records.archive and settings.records.archive_folder is not None:

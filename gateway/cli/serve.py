@@ -24,6 +24,7 @@ def serve(
     """Run the gateway until SIGTERM; it drains first."""
     # Here and below, not above: the help of all commands would take 0.7 s more.
     from gateway.app import build_app
+    from gateway.configuration.base_models import read_bases
     from gateway.configuration.settings import load_settings
     from gateway.graceful_server import GracefulServer, bind
     from gateway.parent_process import Parent
@@ -32,7 +33,8 @@ def serve(
 
     os.umask(UMASK)  # what is made public, such as the adapter store, is made so on purpose
     settings = load_settings(config)
-    settings.listen.load_certificate()  # before anything is started
+    settings.listen.load_certificate()  # before anything is started, as what is next
+    read_bases(settings.pools)
     configure(settings.log_level, settings.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     count = processes_of(processes or settings.processes)
@@ -60,6 +62,7 @@ def processes_of(value: str | int) -> int:
 def check(config: Config = Path("apprentice.yaml")) -> None:
     """Validate a configuration; nothing is started."""
     from gateway.cli.admin_client import LOCAL_KEPT
+    from gateway.configuration.base_models import find_unusable_bases
     from gateway.configuration.settings import load_settings
 
     settings = load_settings(config)
@@ -67,5 +70,7 @@ def check(config: Config = Path("apprentice.yaml")) -> None:
     counts = (len(settings.pools), "pool"), (replicas, "replica"), (len(settings.tasks), "task")
     summary = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for number, word in counts)
     print(f"{config} is valid: {summary}.")
+    for fault in find_unusable_bases(settings.pools):
+        print(f"{config}: {fault} So no gateway starts on this machine.", file=sys.stderr)
     if config == Path("apprentice.yaml") and (local := LOCAL_KEPT / config).exists():
         print(f"The gateway of `make up` reads {local}: check that with --config {local}.", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -17,6 +18,8 @@ import pytest
 from typer.main import get_command
 
 from gateway.cli.main import app
+from gateway.cli.serve import serve
+from gateway.errors import SettingsError
 from monitoring.quality.verdicts.canary_verdict import CanaryPlan
 from serving.adapters.entries import split_version
 from tests.fakes.engine import FakeEngine
@@ -103,6 +106,25 @@ def test_a_checked_configuration_is_counted_in_words_that_fit(tmp_path: Path) ->
     path.write_text("pools: {general: {base_model: base, replicas: [{name: a, url: 'http://127.0.0.1:1'}]}}\n")
     said = run("check", "--config", str(path))
     assert said.out.replace("\n", "") == f"{path} is valid: 1 pool, 1 replica, 0 tasks."
+
+
+def test_a_missing_base_folder_is_named_with_its_pool(tmp_path: Path) -> None:
+    path, missing = tmp_path / "apprentice.yaml", tmp_path / "missing"
+    pools: dict[str, dict[str, Any]] = {
+        name: {"base_model": "base", "replicas": [{"name": name, "url": "http://127.0.0.1:1"}]}
+        for name in ("general", "small")
+    }
+    pools["small"]["base_folder"] = str(missing)
+    path.write_text(json.dumps({"pools": pools, "data_folder": str(tmp_path / "data")}))
+    fault = f"pools.small.base_folder is {missing}. The base model in 'missing' can't be used: config.json can't be"
+    checked = run("check", "--config", str(path))
+    assert f"{path}: {fault}" in checked.err
+    assert checked.exit_code == 0, "it may be for another machine"
+    findings = json.loads(run("doctor", "--json", "--config", str(path)).out)["findings"]
+    assert [one["kind"] for one in findings if one["found"].startswith(fault)] == ["problem"]
+    with pytest.raises(SettingsError, match=re.escape(fault)):
+        serve(path)
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_check_beside_make_up_names_the_configuration_that_its_gateway_reads(
