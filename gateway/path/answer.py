@@ -270,7 +270,7 @@ class Answer:
         progress = self.progress
         if self._fault is not None:
             raise self._fault
-        if progress.done or (progress.usage_payload is not None and self.finished):
+        if self.is_over:
             self._see_that_it_is_whole()
             return None
         try:
@@ -351,6 +351,11 @@ class Answer:
     def finished(self) -> bool:
         """True if all of a stream's answer has come."""
         return len(self.progress.ended) >= self._choices
+
+    @property
+    def is_over(self) -> bool:
+        """True if nothing more of a stream is waited for."""
+        return self.progress.done or (self.progress.usage_payload is not None and self.finished)
 
     def _see_that_it_is_whole(self, rest: bytes = b"") -> None:
         if self.finished:

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from gateway.errors import Problem
+from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.format_table import get_format
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import extend_usage_event, with_fingerprint, with_last_field
@@ -64,21 +65,21 @@ async def _relay_stream(
     services: Services, exchange: Exchange, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
 ) -> None:
     end = HeldEnd(answer, holds=not body.wants_usage)
-    flow, writer = TokenFlow(exchange, answer, ledger, _keyed(services, b"")), body.writer
+    flow, writer = TokenFlow(exchange, answer, ledger, _keyed(services, b""), body.writer), body.writer
     try:
-        await exchange.begin(200, [*STREAM_HEADERS, *make_choice_headers(ledger, get_format(exchange.path))])
+        headers = [*STREAM_HEADERS, *make_choice_headers(ledger, get_format(exchange.path))]
+        await exchange.begin(200, headers, flow.write(end.ready(answer.take_held_events())))
         if writer is None:
             answer.pass_to(flow.take)
-        events: list[bytes] | None = answer.take_held_events()
+        events: list[bytes] | None = []
         while events is not None:
-            if part := end.ready(events):
-                flow.note(part)
-                await exchange.write(part if writer is None else writer.write_events(part))
             try:
                 events = await end.next_events()
             except EngineError as error:
                 await go_on(services, policy, body, answer, ledger, error)
                 events = answer.take_held_events()
+            if events is not None:
+                await exchange.write(flow.write(end.ready(events)))
         if last := end.release():
             flow.note(last)
         ledger.record.outcome = "ok"
@@ -99,10 +100,18 @@ class TokenFlow:
     leaves wakes the relay: the stream's end, the usage, a fault, a caller that reads slowly.
     """
 
-    def __init__(self, exchange: Exchange, answer: Answer, ledger: Ledger, digest: hashlib.blake2b) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        answer: Answer,
+        ledger: Ledger,
+        digest: hashlib.blake2b,
+        writer: AnswerWriter | None,
+    ) -> None:
         self._exchange = exchange
         self._answer = answer
         self._ledger = ledger
+        self._writer = writer
         self.digest = digest
 
     def take(self, parts: list[bytes]) -> int:
@@ -113,6 +122,13 @@ class TokenFlow:
             self.note(part)
             self._exchange.pass_on(part)
         return taken
+
+    def write(self, part: bytes) -> bytes:
+        """Note a part that the relay sends now; returns it in the caller's format."""
+        if not part:
+            return b""
+        self.note(part)
+        return part if self._writer is None else self._writer.write_events(part)
 
     def note(self, part: bytes) -> None:
         """Note a part that is sent now."""
@@ -125,8 +141,8 @@ class TokenFlow:
 class HeldEnd:
     """A stream's last events, held for the usage that follows: its fingerprint goes into the last one.
 
-    With `holds` False all events are ready at once, as where the caller gets the usage itself. Once an event is held,
-    all of the answer has come, so that no engine has to go on with it.
+    With `holds` False, as where the caller gets the usage itself, they are held only if all has come: then one write
+    takes them and the end. Once an event is held, all of the answer has come, so that no engine has to go on with it.
     """
 
     def __init__(self, answer: Answer, holds: bool) -> None:
@@ -137,7 +153,7 @@ class HeldEnd:
     def ready(self, events: list[bytes]) -> bytes:
         """The part of the stream to send now; the rest is held."""
         part, self._end = self._end + b"".join(events), b""
-        if self._holds and self._answer.finished:
+        if self._answer.finished and (self._holds or self._answer.is_over):
             part, self._end = b"", part
         return part
 
@@ -156,9 +172,9 @@ class HeldEnd:
             return []
 
     def release(self) -> bytes:
-        """The events still held, with the fingerprint; empty where there are none."""
+        """The events still held, with the fingerprint if they waited for it; empty where there are none."""
         end, self._end = self._end, b""
-        return with_fingerprint(end, self._answer.total().usage_payload)
+        return with_fingerprint(end, self._answer.total().usage_payload) if self._holds else end
 
 
 def _ending(body: RequestBody, answer: Answer, record: Record, end: bytes) -> bytes:

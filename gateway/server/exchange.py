@@ -246,16 +246,17 @@ class Exchange(Wakeable):
 
     # The answer.
 
-    async def begin(self, status: int, headers: Headers) -> None:
-        """Send status and headers. From here on the answer belongs to the caller."""
+    async def begin(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Send status, headers and a first part of the body at once. From here on the answer belongs to the caller."""
         await self._wire.writable()
-        self._wire.send(self._head(status, headers))
+        head = self._head(status, headers)
+        self._wire.send(head + self._framed(body))
 
     async def write(self, body: bytes) -> None:
         """Send a part of the body; waits while the caller reads slowly."""
         await self._wire.writable()
-        if body and self._body_left != 0:
-            self._wire.send(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else self._counted(body))
+        if framed := self._framed(body):
+            self._wire.send(framed)
 
     @property
     def flows(self) -> bool:
@@ -269,10 +270,7 @@ class Exchange(Wakeable):
     async def end(self, body: bytes = b"") -> None:
         """Send the last part of the body."""
         await self._wire.writable()
-        if body and self._body_left != 0:
-            body = b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else self._counted(body)
-        elif self._body_left == 0:
-            body = b""
+        body = self._framed(body)
         if self._body_left:
             raise ValueError("an answer is shorter than its content-length")
         while len(body) > WRITE_AHEAD_BYTES and not self._chunked:
@@ -327,7 +325,12 @@ class Exchange(Wakeable):
         self.begun = True
         return head
 
-    def _counted(self, body: bytes) -> bytes:
+    def _framed(self, body: bytes) -> bytes:
+        """A part of the body as it is sent: nothing where the answer has none, or none any more."""
+        if not body or self._body_left == 0:
+            return b""
+        if self._chunked:
+            return b"%x\r\n%b\r\n" % (len(body), body)
         if self._body_left is not None:
             if len(body) > self._body_left:
                 raise ValueError("an answer is longer than its content-length")

@@ -43,6 +43,19 @@ async def test_usage_is_told_only_to_who_asks_and_then_with_the_cost(gateway: Ru
     assert with_usage.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("include_usage", [False, True])
+async def test_what_came_together_goes_to_the_caller_in_one_piece_with_the_end(
+    gateway: RunningGateway, small: FakeEngine, include_usage: bool
+) -> None:
+    small.faults.add(Framing(together=99), model="returns@*")
+    ask = {"model": "returns", "stream": True, "stream_options": {"include_usage": include_usage}, **ASK}
+    async with gateway.http() as http, http.stream("POST", "/v1/chat/completions", json=ask) as answer:
+        pieces = [piece async for piece in answer.aiter_raw()]
+    assert len(pieces) == 1
+    assert pieces[0].startswith(b"data: {")
+    assert pieces[0].endswith(b"data: [DONE]\n\n")
+
+
 @pytest.mark.parametrize(
     "fault",
     [

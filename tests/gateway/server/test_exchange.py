@@ -26,6 +26,7 @@ class Caller:
 
     def __init__(self, *parts: bytes, headers: dict[str, str] | None = None, breaks_off: bool = False) -> None:
         self.sent = b""
+        self.writes = 0
         self.read = 0
         self.ended = False
         fields = {name.encode(): value.encode() for name, value in (headers or {}).items()}
@@ -38,6 +39,7 @@ class Caller:
 
     def send(self, data: bytes) -> None:
         self.sent += data
+        self.writes += 1
 
     async def writable(self) -> None:
         return None
@@ -170,6 +172,16 @@ async def test_an_answer_goes_out_in_order_and_knows_whether_it_has_begun() -> N
     assert (call.ended, caller.ended) == (True, True)
     head = b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     assert caller.sent == head + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(("method", "framed"), [("POST", b"1\r\na\r\n"), ("HEAD", b"")])
+async def test_a_first_part_goes_out_with_the_head(method: str, framed: bytes) -> None:
+    caller = Caller()
+    caller.call.come()
+    caller.call.method = method
+    await caller.call.begin(200, [], b"a")
+    assert caller.writes == 1
+    assert caller.sent.endswith(b"\r\n\r\n" + framed)
 
 
 async def test_a_whole_answer_says_how_long_it_is() -> None:
