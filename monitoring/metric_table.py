@@ -126,7 +126,7 @@ class MetricFamilies:
         "records", "Reported records: created, same, conflict or refused.", ("task", "version", "outcome"),
         "(T+1)*(V+1)*3 + 14",
     )
-    rollout_verdicts: Counter = declare(
+    canary_verdicts: Counter = declare(
         "verdicts", "Verdicts on canaries that were carried out.", ("task", "action"), "T*3 + 4",
     )
     verdict: Gauge = declare(

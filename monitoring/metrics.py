@@ -59,7 +59,7 @@ class Meters(MetricFamilies):
         """
         for outcome in ("sent", "retried", "dropped"):
             self.webhooks.cell(outcome)
-        self.rollout_verdicts.begin(tasks, ("promote", "roll_back", "hold"))
+        self.canary_verdicts.begin(tasks, ("promote", "roll_back", "hold"))
         self.monitor_actions.begin(tasks, ACTIONS_EXPECTED)
         self.reviews.begin(tasks, ("drawn", "dropped", "given", "skipped", "answered", "expired"))
 

@@ -17,7 +17,7 @@ BYTES_OF_A_PLACE = 7
 
 
 def place_session(session: str, salt: str) -> float:
-    """A session's fixed place in [0, 1): the same for every gateway, another after each rollout's salt."""
+    """A session's fixed place in [0, 1): the same for every gateway, another after each canary's salt."""
     digest = hashlib.blake2b(session.encode(), key=salt.encode()[:64], digest_size=7).digest()
     return int.from_bytes(digest, "big") / (1 << 56)
 

@@ -275,9 +275,9 @@ class Loop:
 
     async def _leads(self, version: str) -> bool:
         alias = await self._ask(f"/aliases/{TASK}")
-        if alias["rollout"] is None and version not in alias["weights"]:
+        if alias["canary"] is None and version not in alias["weights"]:
             raise Untold(f"{version} was rolled back.")
-        return bool(alias["rollout"] is None and alias["weights"].get(version) == 1.0)
+        return bool(alias["canary"] is None and alias["weights"].get(version) == 1.0)
 
     async def _has_ended(self, evaluation: str) -> bool:
         answer = await self._ask(f"/evaluations/{evaluation}")

@@ -24,7 +24,7 @@ from monitoring.quality.verdicts.canary_verdict import CanaryPlan
 from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests
 from serving.adapters.canonical import DIGEST
-from serving.adapters.entries import GIVEN_UP, AliasEntry, Rollout, Version
+from serving.adapters.entries import GIVEN_UP, AliasEntry, CanaryEntry, Version
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError
 from serving.adapters.signature import SignatureError, check, from_text
@@ -43,14 +43,14 @@ class VersionIn(Version, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A version as a file has it."""
 
 
-class RolloutIn(Rollout, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CanaryState(CanaryEntry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A canary as a file has it."""
 
 
 class AliasState(AliasEntry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An alias as a file has it."""
 
-    rollout: RolloutIn | None = None
+    canary: CanaryState | None = msgspec.field(default=None, name="rollout")
 
 
 def validate_file(file: Objects) -> Objects:
@@ -123,17 +123,17 @@ def _check_version(name: str, version: Version) -> None:
 
 
 def _check_alias(task: str, alias: AliasEntry) -> None:
-    names = [*alias.weights, *alias.shadow, *alias.previous, *([alias.rollout.version] if alias.rollout else [])]
+    names = [*alias.weights, *alias.shadow, *alias.previous, *([alias.canary.version] if alias.canary else [])]
     if not alias.weights or abs(sum(alias.weights.values()) - 1) > 1e-6:
         raise ValueError("the weights of an alias add up to 1")
     if min(*alias.weights.values(), *alias.shadow.values(), 1.0) <= 0 or any(s > 1 for s in alias.shadow.values()):
         raise ValueError("weights and shares are above 0, and at most 1")
     if any(name.partition("@")[0] != task for name in names):
         raise ValueError("an alias has versions of its own task alone")
-    if alias.rollout is not None and (len(alias.weights) < 2 or alias.rollout.version not in alias.weights):
+    if alias.canary is not None and (len(alias.weights) < 2 or alias.canary.version not in alias.weights):
         raise ValueError("a canary is one of two versions or more that have weights")
-    if alias.rollout is not None and alias.rollout.plan is not None:
-        msgspec.convert(alias.rollout.plan, CanaryPlan)
+    if alias.canary is not None and alias.canary.plan is not None:
+        msgspec.convert(alias.canary.plan, CanaryPlan)
 
 
 def _check_caller(caller: Caller) -> None:

@@ -59,7 +59,7 @@ from gateway.state.redis import read_installation_id
 from gateway.state.snapshot import READERS, object_store_of
 from serving.adapters import canonical
 from serving.adapters import manifest as manifests
-from serving.adapters.entries import PLACED, AliasEntry, Rollout, Version
+from serving.adapters.entries import PLACED, AliasEntry, CanaryEntry, Version
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError
 from serving.adapters.registry import find_role_changes, new_salt
@@ -377,10 +377,10 @@ def _begun(step: Difference) -> dict[str, Any] | None:
         return value
     begun = {**value, "salt": value.get("salt") or new_salt(step.name)}
     if begun.get("rollout") is not None:
-        now = msgspec.convert({**begun["rollout"], "started_at": time.time()}, Rollout)
+        now = msgspec.convert({**begun["rollout"], "started_at": time.time()}, CanaryEntry)
         before = None if step.before is None else msgspec.convert(step.before, AliasEntry)
         if before is not None and before.leading == msgspec.convert(begun, AliasEntry).leading:
-            now = now.since(before.rollout)
+            now = now.since(before.canary)
         begun["rollout"] = msgspec.to_builtins(now)
     return begun
 

@@ -302,7 +302,7 @@ def canary(
     if watch:
         answer = until_judged(api, answer, version)
     tell_alias(api.out, answer)
-    if watch and answer["rollout"] is None and version not in answer["weights"]:
+    if watch and answer["canary"] is None and version not in answer["weights"]:
         raise WatchFailed(f"{version} was rolled back. See why: apprentice adapters why {version}")
 
 

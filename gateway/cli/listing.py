@@ -100,11 +100,11 @@ def show_alias(out: Printer, alias: dict[str, Any], names: KeyNames) -> None:
             ("generation", alias["generation"]),
         ]
     )
-    if alias.get("rollout"):
+    if alias.get("canary"):
         out.say("")
         for line in describe_canary(alias):
             out.say(names.within(line))
-        columns, rows = make_evidence_table(alias["rollout"]["evidence"])
+        columns, rows = make_evidence_table(alias["canary"]["evidence"])
         if rows:
             out.table(columns, rows)
 

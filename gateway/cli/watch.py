@@ -179,17 +179,17 @@ def until_judged(api: Api, alias: dict[str, Any], version: str) -> dict[str, Any
     screen = Live(console=api.out.stderr, auto_refresh=False, transient=True) if on_terminal else nullcontext()
     with screen as live, explain_interrupt(api.out, f"The canary {version} goes on", f"adapters show {alias['task']}"):
         while True:
-            rollout = alias.get("rollout")
-            if rollout is None or rollout["version"] != version or rollout["verdict"] == "hold":
+            canary = alias.get("canary")
+            if canary is None or canary["version"] != version or canary["verdict"] == "hold":
                 return alias
             if live is not None:
                 parts = [Text(line) for line in describe_canary(alias)]
-                columns, rows = make_evidence_table(rollout["evidence"])
+                columns, rows = make_evidence_table(canary["evidence"])
                 live.update(
                     Group(*parts, frame_table(columns, rows), Text("Ctrl-C ends the watching alone.")), refresh=True
                 )
             else:
-                now = (f"{rollout['share']} {rollout['verdict']}", rollout["because"])
+                now = (f"{canary['share']} {canary['verdict']}", canary["because"])
                 if now[0] != last[0] or (now != last and time.monotonic() - told_at >= PIPE_SECONDS):
                     api.out.note(" ".join(describe_canary(alias)))
                     last, told_at = now, time.monotonic()
@@ -199,13 +199,13 @@ def until_judged(api: Api, alias: dict[str, Any], version: str) -> dict[str, Any
 
 def describe_canary(alias: dict[str, Any]) -> list[str]:
     """Sentences about a canary under way."""
-    rollout = alias["rollout"]
-    begun = f"since {format_age(rollout['started_at'])}, by {rollout['by']}"
-    lines = [f"Canary: {rollout['version']} has {share(rollout['share'])} of {alias['task']}, {begun}."]
-    if rollout["plan"] is None:
+    canary = alias["canary"]
+    begun = f"since {format_age(canary['started_at'])}, by {canary['by']}"
+    lines = [f"Canary: {canary['version']} has {share(canary['share'])} of {alias['task']}, {begun}."]
+    if canary["plan"] is None:
         return [*lines, "It has no plan: promote or rollback ends it."]
-    verdict = VERDICTS.get(rollout["verdict"], rollout["verdict"])
-    return [*lines, f"Verdict: {verdict}. {rollout['because']}".strip()]
+    verdict = VERDICTS.get(canary["verdict"], canary["verdict"])
+    return [*lines, f"Verdict: {verdict}. {canary['because']}".strip()]
 
 
 def make_evidence_table(evidence: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:

@@ -69,7 +69,7 @@ async def load_task(visit: Visit) -> dict[str, Any]:
         "alias": alias,
         "split_of": _split(alias, roles["active"], quality["quality"]["versions"].get(roles["active"])),
         "versions": versions,
-        "canary": list(_canary_rows(alias["rollout"])),
+        "canary_signals": list(_canary_rows(alias["canary"])),
         "signals": {name: list(_signal_rows(judgement)) for name, judgement in judged.items()},
         "judgements": judged,
         "verdicts": quality["quality"]["versions"],
@@ -119,9 +119,9 @@ def _split(alias: Mapping[str, Any] | None, leading: str | None, quality: Mappin
     return shares
 
 
-def _canary_rows(rollout: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+def _canary_rows(canary: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
     """The evidence on a canary, a row for each signal: that it does harm, and that it is no worse."""
-    signals = ((rollout or {}).get("evidence") or {}).get("signals") or {}
+    signals = ((canary or {}).get("evidence") or {}).get("signals") or {}
     for name, signal in signals.items():
         if not signal["pairs"] and not signal["required"]:
             continue

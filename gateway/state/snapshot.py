@@ -282,7 +282,7 @@ class SnapshotKeeper:
 
 
 def _alias(task: str, generation: int, entry: AliasEntry) -> Alias:
-    canary = entry.rollout.version if entry.rollout else None
+    canary = entry.canary.version if entry.canary else None
     first = {} if canary is None else {canary: entry.weights[canary]}  # it has the beginning of the draw
     previous_version = entry.previous[0] if entry.previous else None
     return Alias(task, generation, first | entry.weights, entry.salt, canary, entry.shadow, previous_version)

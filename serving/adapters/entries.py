@@ -107,7 +107,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         )
 
 
-class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CanaryEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A canary under way: who began it, when (Unix seconds), and the plan by which it is judged (None: by people)."""
 
     version: str
@@ -116,7 +116,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     by: str
     plan: dict[str, Any] | None = None
 
-    def since(self, before: Rollout | None) -> Rollout:
+    def since(self, before: CanaryEntry | None) -> CanaryEntry:
         """The same, begun when `before` began if that is the same version on the same plan: its judgement goes on."""
         if before is None or (before.version, before.plan) != (self.version, self.plan):
             return self
@@ -124,7 +124,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A task's versions and their weights, and the salt that makes each rollout draw again.
+    """A task's versions and their weights, and the salt that makes each canary draw again.
 
     `shadow` are versions that get a copy of a share of the requests; `previous` those that led before, newest first.
     """
@@ -133,12 +133,12 @@ class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     salt: str = ""
     shadow: dict[str, float] = {}
     previous: list[str] = []
-    rollout: Rollout | None = None
+    canary: CanaryEntry | None = msgspec.field(default=None, name="rollout")  # the stored name of earlier releases
 
     @property
     def leading(self) -> str:
         """The version with the greatest weight, a canary aside: the active one."""
-        canary = self.rollout.version if self.rollout else None
+        canary = self.canary.version if self.canary else None
         others = {name: weight for name, weight in self.weights.items() if name != canary}
         return max(others or self.weights, key=lambda name: self.weights[name])
 

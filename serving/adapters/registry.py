@@ -17,7 +17,7 @@ from serving.adapters.entries import (
     ROLES,
     STEPS,
     AliasEntry,
-    Rollout,
+    CanaryEntry,
     Version,
     VersionState,
     read_alias,
@@ -245,7 +245,7 @@ class Registry:
 
         def shadowed(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
             entry = _there(before, task)
-            on_trial = entry.rollout is not None and entry.rollout.version == name
+            on_trial = entry.canary is not None and entry.canary.version == name
             if name in entry.weights and not on_trial:
                 raise RegistryError(f"{name} answers requests of {task}: it can't be its own shadow.")
             return replace(entry, shadow={name: share} if share else {})
@@ -277,17 +277,17 @@ class Registry:
             leading = entry.leading
             if name == leading:
                 raise RegistryError(f"{name} is the active version of {task}: a canary is another one.")
-            before_it = entry.rollout
+            before_it = entry.canary
             if before_it is not None and before_it.version != name:
                 end = f"`apprentice adapters rollback {task} --canary`"
                 raise RegistryError(f"{before_it.version} is the canary of {task}: promote it, or end it with {end}.")
             of_it = before_it.plan if before_it is not None and keeps_plan else plan
-            rollout = Rollout(version=name, share=share, started_at=time.time(), by=by, plan=of_it).since(before_it)
+            canary = CanaryEntry(version=name, share=share, started_at=time.time(), by=by, plan=of_it).since(before_it)
             return replace(
                 entry,
                 weights={name: share, leading: 1 - share},
                 salt=entry.salt if before_it is not None else new_salt(task),
-                rollout=rollout,
+                canary=canary,
             )
 
         return await self._realias(task, expected_generation, split, beside=beside, noted=noted)
@@ -325,9 +325,9 @@ class Registry:
 
         def back(before: AliasEntry | None, versions: Mapping[str, Version]) -> AliasEntry:
             entry = _there(before, task)
-            if entry.rollout is not None and to is None:
-                shadow = {name: share for name, share in entry.shadow.items() if name != entry.rollout.version}
-                return replace(entry, weights={entry.leading: 1.0}, shadow=shadow, rollout=None)
+            if entry.canary is not None and to is None:
+                shadow = {name: share for name, share in entry.shadow.items() if name != entry.canary.version}
+                return replace(entry, weights={entry.leading: 1.0}, shadow=shadow, canary=None)
             if canary_only:
                 raise RegistryError(f"{task} has no canary: {entry.leading} leads it, and nothing was changed.")
             if to is not None and _leads_alone(entry, to):
@@ -338,7 +338,7 @@ class Registry:
                 raise RegistryError(_no_way_back(task, entry, versions))
             at = entry.previous.index(target) + 1 if target in entry.previous else 0
             return replace(
-                entry, weights={target: 1.0}, salt=new_salt(task), previous=entry.previous[at:], rollout=None, shadow={}
+                entry, weights={target: 1.0}, salt=new_salt(task), previous=entry.previous[at:], canary=None, shadow={}
             )
 
         return await self._realias(task, expected_generation, back, quarantine, beside, noted)
@@ -440,7 +440,7 @@ def _led(before: AliasEntry | None, task: str, weights: dict[str, float]) -> Ali
 
 def _leads_alone(alias: AliasEntry, name: str) -> bool:
     """True if the version answers all requests already, with nothing on trial beside it."""
-    return set(alias.weights) == {name} and alias.rollout is None and not alias.shadow
+    return set(alias.weights) == {name} and alias.canary is None and not alias.shadow
 
 
 def _there(alias: AliasEntry | None, task: str) -> AliasEntry:
@@ -455,7 +455,7 @@ def _named(alias: AliasEntry | None) -> frozenset[str]:
 
 
 def new_salt(task: str) -> str:
-    """A new salt: with it, a rollout draws its sessions again."""
+    """A new salt: with it, a canary draws its sessions again."""
     return f"{time.time_ns():x}-{task}"
 
 

@@ -29,7 +29,7 @@ def judge(desk: Desk, version: str, share: float, shadow: float = 0.0) -> list[A
         desk.call("POST", f"aliases/{TASK}/canary", {"version": version, "share": share, "plan": PLAN})
         if shadow:
             desk.call("POST", f"aliases/{TASK}/shadow", {"version": version, "share": shadow})
-        wait_until(lambda: desk.call("GET", f"aliases/{TASK}")["rollout"] is None, f"the verdict on {version}")
+        wait_until(lambda: desk.call("GET", f"aliases/{TASK}")["canary"] is None, f"the verdict on {version}")
 
     desk.point(ACTIVE)
     desk.stage(version)  # a replica that was killed before may not have it back yet

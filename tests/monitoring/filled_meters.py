@@ -76,7 +76,7 @@ def fill_as_forty_tasks_of_three_versions_do(
                 meters.fallbacks.add(1, task, origin, "general", f"reason-{reason}")
             meters.fallback_capped.add(1, task, "no_replica")
             for action in ("promote", "roll_back", "hold"):
-                meters.rollout_verdicts.add(1, task, action)
+                meters.canary_verdicts.add(1, task, action)
             for version in versions:
                 for check in range(5):
                     meters.check_fired.add(1, task, version, f"check-{check}", "enforce")

@@ -165,7 +165,7 @@ def test_rare_events_to_come_stand_at_zero_and_take_no_room_of_others() -> None:
     begun = ("verdicts", "monitor_actions", "reviews_total", "webhooks", "overflow")
     found = {key: number for key, number in samples(meters).items() if any(name in key[0] for name in begun)}
     assert set(found.values()) == {0.0}
-    for name in ("rollout_verdicts_total", "monitor_actions_total", "reviews_total"):
+    for name in ("canary_verdicts_total", "monitor_actions_total", "reviews_total"):
         (spec,) = (one for one in METRICS if one.name == f"apprentice_{name}")
         assert 0 < series_by_metric(meters)[spec.name] <= evaluate(spec.children)
     assert not [name for name, _ in found if "overflow" in name]

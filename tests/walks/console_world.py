@@ -186,7 +186,7 @@ async def _judge(world: ConsoleWorld) -> None:
     for task, health in _health(now).items():
         await store.put(task, health, (await store.of(task))[1])
     async with world.gateway.http() as http:
-        begun = (await http.get("/admin/v1/aliases/returns")).json()["rollout"]
+        begun = (await http.get("/admin/v1/aliases/returns")).json()["canary"]
     kept = {"id": f"returns@v3 {begun['started_at']}", "action": "continue", **_canary_verdict(begun["plan"])}
     await redis.set("apprentice:canary:returns", msgspec.json.encode(kept))
     second = await world.gateway.key(name="Edsger", role="operator")

@@ -79,7 +79,7 @@ async def judged_by_now(http: httpx.AsyncClient) -> dict[str, Any]:
     now = time.time()
 
     async def evidence() -> dict[str, Any] | None:
-        shown = (await alias(http))["rollout"]
+        shown = (await alias(http))["canary"]
         until_now = shown["evidence"] and shown["started_at"] + shown["evidence"]["seconds_running"] > now
         return dict(shown["evidence"]) if until_now else None
 
@@ -156,7 +156,7 @@ async def asked_until_it_ends(
                     await after(answer)
             await until_the_monitor_has_read(running)
             shown = await alias(http)
-            if shown["rollout"] is None:
+            if shown["canary"] is None:
                 return shown
 
 

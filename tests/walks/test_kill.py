@@ -337,7 +337,7 @@ async def test_canary_verdict_is_entered_once_with_evidence_wherever_its_gateway
         alias = (await http.get("/admin/v1/aliases/returns")).json()
     assert (entry["object"], entry["after"]["version"]) == ("returns", version)
     assert entry["generation"] == alias["generation"]
-    assert (alias["rollout"] is None) == (action == "alias.rollback")
+    assert (alias["canary"] is None) == (action == "alias.rollback")
     assert set(entry["evidence"]["signals"]) >= {"error", "latency"}
     assert verify(await pair.gateway.services.control.audit.read(limit=1000)) is None
     assert await pair.redis.hlen("apprentice:verdicts") == 0

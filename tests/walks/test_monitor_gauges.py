@@ -60,5 +60,5 @@ async def test_what_the_monitor_is_to_do_first_stands_at_zero(gateway: RunningGa
     async with gateway.http() as http:
         text = (await http.get("/metrics")).text
     assert 'apprentice_webhooks_total{outcome="retried"} 0\n' in text
-    assert 'apprentice_rollout_verdicts_total{task="returns",action="hold"} 0\n' in text
+    assert 'apprentice_canary_verdicts_total{task="returns",action="hold"} 0\n' in text
     assert 'apprentice_monitor_actions_total{task="returns",kind="shift"} 0\n' in text

@@ -201,9 +201,9 @@ async def test_a_second_canary_is_refused_and_names_the_first_which_keeps_its_pl
         assert f"{V2} is the canary of returns" in refused["error"]["message"]
         assert "apprentice adapters rollback returns --canary" in refused["error"]["message"]
         now = await alias(http)
-        assert (now["weights"], now["rollout"]["plan"]) == (begun["weights"], begun["rollout"]["plan"])
+        assert (now["weights"], now["canary"]["plan"]) == (begun["weights"], begun["canary"]["plan"])
         await step(http, "rollback", canary_only=True)
-        assert (await step(http, "canary", version=third, share=0.1))["rollout"]["version"] == third
+        assert (await step(http, "canary", version=third, share=0.1))["canary"]["version"] == third
 
 
 async def test_judgement_continues_after_a_raised_share_and_restarts_with_another_plan(
@@ -220,13 +220,13 @@ async def test_judgement_continues_after_a_raised_share_and_restarts_with_anothe
             await ask(http, f"session {number}")
         counted = await until(seen)
         for raised, body in ((0.95, {"plan": plan}), (0.97, {})):
-            shown = (await step(http, "canary", version=V2, share=raised, **body))["rollout"]
-            assert shown == begun["rollout"] | {name: shown[name] for name in ("share", "because", "evidence")}
+            shown = (await step(http, "canary", version=V2, share=raised, **body))["canary"]
+            assert shown == begun["canary"] | {name: shown[name] for name in ("share", "because", "evidence")}
             assert (shown["share"], await seen() >= counted) == (raised, True)
         await step(http, "canary", version=V2, share=0.95, plan=plan | {"alpha": 0.01})
         assert await seen() == 0
         by_people = await step(http, "canary", version=V2, share=0.96, plan=None)
-        assert by_people["rollout"]["plan"] is None
+        assert by_people["canary"]["plan"] is None
 
 
 # ---- shadows -------------------------------------------------------------------------------------
@@ -347,16 +347,16 @@ async def test_a_canary_that_no_replica_has_now_is_promoted_by_itself_only_once_
     await until(lambda: not replica.up)
     alias, _ = await services.control.registry.alias("returns")
     assert alias is not None
-    assert alias.rollout is not None
-    await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.rollout, promote)
+    assert alias.canary is not None
+    await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.canary, promote)
     assert (await services.control.registry.alias("returns"))[0] == alias
     await small.restart()
     await until(lambda: canary in replica.loaded)
     held = CanaryVerdict(action="hold", because="Its time is over.", evidence={})
-    await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.rollout, held)
+    await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.canary, held)
     holds = [entry for entry in await services.control.audit.read(limit=1000) if entry.action == "alias.hold"]
     assert [entry.after["because"] for entry in holds] == ["Its time is over."], "the wait was no hold"
-    await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.rollout, promote)
+    await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.canary, promote)
     promoted, _ = await services.control.registry.alias("returns")
     assert promoted is not None
     assert promoted.weights == {canary: 1.0}

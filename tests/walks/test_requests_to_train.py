@@ -69,7 +69,7 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
         evaluation = (await http.get(f"/admin/v1/evaluations/{told['evaluation']}")).json()
         assert (evaluation["version"], set(evaluation["arms"])) == ("returns@v2", {"adapter", "leading"})
         alias = (await http.get("/admin/v1/aliases/returns")).json()
-        assert (alias["weights"], alias["rollout"]) == ({"returns@v1": 1.0}, None)
+        assert (alias["weights"], alias["canary"]) == ({"returns@v1": 1.0}, None)
 
         async def read_request() -> dict[str, Any]:
             return dict((await http.get(f"/admin/v1/retraining/{request}")).json())

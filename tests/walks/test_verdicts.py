@@ -65,7 +65,7 @@ async def test_a_canary_that_fails_is_rolled_back_by_itself_and_quarantined(
         await step(http, "canary", version=V2, share=0.5, plan=STRICT)
         entry = await rolled_back(http, await asked_until_it_ends(running, http), "error")
         assert "errors are more than 2 points more frequent" in entry["after"]["because"]
-        assert await metric(http, "apprentice_rollout_verdicts_total", 'action="roll_back"') == 1
+        assert await metric(http, "apprentice_canary_verdicts_total", 'action="roll_back"') == 1
         assert loads_of(small) == loads
         why = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()
         assert why["words"][0] == f"{V2} is quarantined: {entry['after']['because']}"
@@ -110,9 +110,9 @@ async def test_one_caller_alone_rolls_no_canary_back_and_several_do(
         await step(http, "canary", version=V2, share=0.5, plan=STRICT | {"feedback_metric": "correct"})
         await until(rests_on_one)
         await some_rounds(shops[:1])
-        because = (await alias(http))["rollout"]["because"]
+        because = (await alias(http))["canary"]["because"]
         assert "one caller or rater alone shows it to be worse, which is not enough: feedback" in because
-        while (shown := await alias(http))["rollout"] is not None:
+        while (shown := await alias(http))["canary"] is not None:
             await some_rounds(shops)
         await rolled_back(http, shown, "feedback")
 
@@ -286,7 +286,7 @@ async def test_a_canary_without_a_plan_is_never_moved_by_itself(
 
         await until(judged_all)
         assert await alias(http) == before
-        assert before["rollout"]["verdict"] == "continue"
+        assert before["canary"]["verdict"] == "continue"
         words = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()["words"]
         assert words[-1] == "Its canary: judged by people, since it has no plan."
 
@@ -314,7 +314,7 @@ async def test_a_plan_that_can_not_be_used_is_refused_and_named(
         for plan, word in (({"alpha": 2}, "alpha"), ({"alhpa": 0.1}, "alhpa"), ({"feedback_metric": "x"}, "'x'")):
             error = (await step(http, "canary", 400, version=V2, share=0.5, plan=plan))["error"]
             assert (error["code"], word in error["message"]) == ("invalid_value", True)
-        assert (await alias(http))["rollout"] is None
+        assert (await alias(http))["canary"] is None
 
 
 # ---- two gateways --------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ async def test_a_second_gateway_goes_on_with_the_judgement_where_a_killed_one_st
             evidence = await until(lambda: _evidence_of(http, 20))
         await first.stop(signal.SIGKILL)
         async with run_gateway(configuration, key) as second, second.http() as http:
-            begun = (await alias(http))["rollout"]
+            begun = (await alias(http))["canary"]
             later = {"seconds_running": begun["evidence"]["seconds_running"]}  # it was judged once more meanwhile
             assert begun["evidence"] == evidence | later
             asked = len(small.requests)
@@ -357,6 +357,6 @@ async def test_a_second_gateway_goes_on_with_the_judgement_where_a_killed_one_st
 
 
 async def _evidence_of(http: httpx.AsyncClient, requests: int) -> dict[str, Any] | None:
-    evidence: dict[str, Any] = (await alias(http))["rollout"]["evidence"]
+    evidence: dict[str, Any] = (await alias(http))["canary"]["evidence"]
     seen = evidence and evidence["canary_requests"] + evidence["active_requests"]
     return evidence if seen == requests else None

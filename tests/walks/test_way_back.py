@@ -21,7 +21,7 @@ async def test_who_means_the_canary_alone_moves_no_leader(configure: Configure, 
         await step(http, "canary", version=V1, share=0.5)
         await step(http, "rollback", 400, version=V1, canary_only=True)
         ended = await step(http, "rollback", canary_only=True)
-        assert (ended["weights"], ended["rollout"]) == ({V2: 1.0}, None)
+        assert (ended["weights"], ended["canary"]) == ({V2: 1.0}, None)
         refused = await step(http, "rollback", 409, canary_only=True)
         assert refused["error"]["message"] == f"returns has no canary: {V2} leads it, and nothing was changed."
         assert (await alias(http))["weights"] == {V2: 1.0}

@@ -158,7 +158,7 @@ def _verdicts(board: Board) -> None:
         Query(_gauge("complaints_expected"), "{{version}} expected"),
     ), 8).add(make_graph(
         "What became of canaries?", "Verdicts on canaries that were carried out.", "none",
-        Query(sum_increase("apprentice_rollout_verdicts_total", "task, action"), "{{task}} {{action}}"),
+        Query(sum_increase("apprentice_canary_verdicts_total", "task, action"), "{{task}} {{action}}"),
         bars=True, stacked=True,
     ), 8)  # fmt: skip
 

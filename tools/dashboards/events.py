@@ -17,7 +17,7 @@ def make_events(match: str = TASK) -> tuple[Event, ...]:
     led_before = _earlier(match, "previous_version")
     watched = f"max(max_over_time(apprentice_build_info[{INTERVAL}] offset $__interval))"
     promoted = f"{leads} unless {BY_VERSION} {led_before} and on () {watched}"
-    rolled_back = f'apprentice_rollout_verdicts_total{{{match}{", " if match else ""}action="roll_back"}}'
+    rolled_back = f'apprentice_canary_verdicts_total{{{match}{", " if match else ""}action="roll_back"}}'
     canaries = f"sum by (task) (increase({rolled_back}[{INTERVAL}])) > 0"
     back = (
         f"{leads} and {BY_VERSION} {led_before}"

@@ -144,14 +144,14 @@ class Monitoring:
     async def _carry_out_canary(self, task: str, snapshot: Snapshot, judged: JudgedStep) -> None:
         """Do as the verdict on a task's canary says, if it is judged by a plan."""
         alias = snapshot.aliases.get(task)
-        rollout = alias.rollout if alias is not None else None
-        if rollout is None or rollout.plan is None:
+        canary = alias.canary if alias is not None else None
+        if canary is None or canary.plan is None:
             return
         verdict = judged.canaries.get(task)
         if verdict is None:
-            self._pass_over(task, f"the canary {rollout.version} can't be judged: see its plan, and the log")
+            self._pass_over(task, f"the canary {canary.version} can't be judged: see its plan, and the log")
             return
-        await self._quality.releases.canary_verdicts.carry_out(task, rollout, verdict)
+        await self._quality.releases.canary_verdicts.carry_out(task, canary, verdict)
 
     def _pass_over(self, task: str, why: str, exc_info: bool = False) -> None:
         """Nothing follows for a task at the moment: that is logged once, and holds up no other task."""
@@ -232,15 +232,15 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
     there += tuple(name for name in unknown if name.partition("@")[0] == task)
     if alias is None:
         return Roles(general=general, there=there)
-    rollout = alias.rollout
+    canary = alias.canary
     placed = [
         name for name in alias.previous[:1] if name in snapshot.versions and snapshot.versions[name].state in PLACED
     ]
     return Roles(
         active=alias.leading,
         previous_version=placed[0] if placed else None,
-        canary=rollout.version if rollout is not None else None,
-        canary_share=alias.weights.get(rollout.version, 0.0) if rollout is not None else 0.0,
+        canary=canary.version if canary is not None else None,
+        canary_share=alias.weights.get(canary.version, 0.0) if canary is not None else 0.0,
         general=general,
         there=there,
     )
@@ -289,14 +289,14 @@ def step_of(quality: Quality, snapshot: Snapshot, known_at: float, agreed_only: 
 
 def _canary_of(alias: AliasEntry) -> Canary | None:
     """The alias's canary where it is judged by a plan that can be read."""
-    rollout = alias.rollout
-    if rollout is None or rollout.plan is None:
+    canary = alias.canary
+    if canary is None or canary.plan is None:
         return None
     try:
-        plan = msgspec.convert(rollout.plan, CanaryPlan)
+        plan = msgspec.convert(canary.plan, CanaryPlan)
     except msgspec.ValidationError:
         return None
-    return Canary(version=rollout.version, active=alias.leading, started_at=rollout.started_at, plan=plan)
+    return Canary(version=canary.version, active=alias.leading, started_at=canary.started_at, plan=plan)
 
 
 async def _answered(process: ChildProcess, step: MonitorStep) -> JudgedStep:

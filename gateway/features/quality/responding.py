@@ -189,11 +189,11 @@ class Responding:
         """
         registry, task = self._quality.services.control.registry, entry.value.task
         alias, generation = await registry.alias(task)
-        rollout = alias.rollout if alias is not None else None
-        if rollout is None or rollout.version != version:
+        canary = alias.canary if alias is not None else None
+        if canary is None or canary.version != version:
             return entry
         noted, effected = await self._quality.outbox.note_effect(entry)
-        await registry.canary(task, version, share, rollout.by, rollout.plan, generation, noted)
+        await registry.canary(task, version, share, canary.by, canary.plan, generation, noted)
         return effected
 
     async def _roll_back(self, entry: WaitingAction, leading: str, to: Any) -> WaitingAction:

@@ -43,7 +43,7 @@ from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, a
 from gateway.release_gate import describe_forced, describe_references, judge_evidence, judge_release, to_json
 from gateway.server.uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, has_own_body_limits
 from gateway.state.gate_store import GateStore
-from serving.adapters.entries import PLACED, Rollout, Version, VersionState
+from serving.adapters.entries import PLACED, CanaryEntry, Version, VersionState
 from serving.adapters.manifest import read_review_due
 from serving.adapters.placement import HELD, Placement
 
@@ -263,8 +263,8 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     version = await find_version(releases.services, name)
     snapshot = await releases.services.snapshot.refresh()
     alias = snapshot.aliases.get(version.task)
-    rollout = alias.rollout if alias is not None else None
-    shown = await show_rollout(releases, version.task, rollout) if rollout and rollout.version == name else None
+    canary = alias.canary if alias is not None else None
+    shown = await show_canary(releases, version.task, canary) if canary and canary.version == name else None
     fitted = await releases.services.control.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
     forced = await GateStore(releases.services.redis).forced(name)
@@ -281,7 +281,7 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
         "fitted": fitted,
         "audit": await _audit_of(releases, version),
         "placements": _placed(releases, version),
-        "rollout": shown,
+        "canary": shown,
     }
 
 
@@ -379,12 +379,12 @@ def _shown(releases: Releases, version: Version, generation: int | None, placed:
     }
 
 
-async def show_rollout(releases: Releases, task: str, rollout: Rollout) -> dict[str, Any]:
+async def show_canary(releases: Releases, task: str, canary: CanaryEntry) -> dict[str, Any]:
     """A canary under way, with what its verdict rests on so far."""
-    return {**msgspec.to_builtins(rollout), **await releases.canary_verdicts.shown(task, rollout)}
+    return {**msgspec.to_builtins(canary), **await releases.canary_verdicts.shown(task, canary)}
 
 
-def _words(releases: Releases, version: Version, rollout: dict[str, Any] | None) -> list[str]:
+def _words(releases: Releases, version: Version, canary: dict[str, Any] | None) -> list[str]:
     """The version's situation, one sentence a fact."""
     alias = releases.services.snapshot.current.policy.aliases.get(version.task)
     share = alias.weights.get(version.name, 0.0) if alias else 0.0
@@ -394,9 +394,9 @@ def _words(releases: Releases, version: Version, rollout: dict[str, Any] | None)
         note = f" ({placement['note'].rstrip('.')})" if placement["note"] else ""
         up = "" if placement["up"] else ", which is down"
         words.append(f"On {placement['replica']}{up} it is {placement['state']}{note}.")
-    if rollout is not None:
-        unsaid = "no verdict yet" if rollout["plan"] else "judged by people, since it has no plan"
-        words.append(f"Its canary: {rollout['because'].rstrip('.') or unsaid}.")
+    if canary is not None:
+        unsaid = "no verdict yet" if canary["plan"] else "judged by people, since it has no plan"
+        words.append(f"Its canary: {canary['because'].rstrip('.') or unsaid}.")
     return words
 
 

@@ -19,7 +19,7 @@ from gateway.callers import Caller
 from gateway.endpoint_parts import Admin, Body, Operator, Reason, find_version, require_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.releases.adapter_endpoints import show_rollout
+from gateway.features.releases.adapter_endpoints import show_canary
 from gateway.features.releases.availability import explain_unready, find_obstacles
 from gateway.features.releases.state import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, list_answering_versions
@@ -297,6 +297,6 @@ async def _alias_shown(releases: Releases, task: str) -> dict[str, Any]:
         "weights": alias.weights if alias else {},
         "shadow": alias.shadow if alias else {},
         "previous": alias.previous if alias else [],
-        "rollout": await show_rollout(releases, task, alias.rollout) if alias and alias.rollout else None,
+        "canary": await show_canary(releases, task, alias.canary) if alias and alias.canary else None,
         "generation": generation,
     }

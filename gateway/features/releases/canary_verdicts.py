@@ -18,7 +18,7 @@ from gateway.state.quality_store import QualityStore
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
 from monitoring.quality.verdicts.canary_verdict import CanaryAction, CanaryVerdict
-from serving.adapters.entries import Rollout
+from serving.adapters.entries import CanaryEntry
 from serving.adapters.registry import Registry, RegistryError
 from serving.object_store import UNREADABLE, Change, Stale
 
@@ -63,9 +63,9 @@ class CanaryVerdicts:
         self._drafts = Drafts(redis, audit, "verdicts")
         self._quality = QualityStore(redis)
 
-    async def shown(self, task: str, rollout: Rollout) -> dict[str, Any]:
+    async def shown(self, task: str, canary: CanaryEntry) -> dict[str, Any]:
         """A canary's last verdict, its reason, and the evidence."""
-        last = await self._read_last(task, rollout)
+        last = await self._read_last(task, canary)
         return {"verdict": last.action, "because": last.because, "evidence": last.evidence}
 
     @property
@@ -77,33 +77,33 @@ class CanaryVerdicts:
         """Enter into the audit the verdicts that a killed gateway has carried out. Raises RedisError."""
         await self._drafts.enter_left()
 
-    async def carry_out(self, task: str, rollout: Rollout, verdict: CanaryVerdict) -> None:
+    async def carry_out(self, task: str, canary: CanaryEntry, verdict: CanaryVerdict) -> None:
         """Keep the verdict on a canary, and do as it says, once. Raises RedisError.
 
         The entry's draft is written in the same step as what is done: whoever comes next enters it if this gateway is
         killed in between.
         """
-        last = await self._read_last(task, rollout)
+        last = await self._read_last(task, canary)
         if last.records_read is not None:
             last.records_read = None
-            log.warning("the evidence on the canary %s starts again: an earlier release kept it", rollout.version)
-        if verdict.action == "promote" and (obstacle := await self._find_obstacle(rollout.version)) is not None:
+            log.warning("the evidence on the canary %s starts again: an earlier release kept it", canary.version)
+        if verdict.action == "promote" and (obstacle := await self._find_obstacle(canary.version)) is not None:
             verdict = CanaryVerdict(action=obstacle[0], because=obstacle[1], evidence=verdict.evidence)
         last.action, last.because, last.evidence = verdict.action, verdict.because, verdict.evidence
         await self._redis.set(_key(task), msgspec.json.encode(last), ex=KEPT_SECONDS)
         if verdict.action == "continue" or (verdict.action == "hold" and last.held):
             return
-        if verdict.action == "promote" and await self._is_degraded(task, rollout.version):
+        if verdict.action == "promote" and await self._is_degraded(task, canary.version):
             return  # the monitor has paused it, and recovery is the monitor's to find
         alias, generation = await self._registry.alias(task)
-        if alias is None or alias.rollout != rollout:
+        if alias is None or alias.canary != canary:
             return
         draft = self._audit.draft(
             "system",
             AUDITED_AS[verdict.action],
             task,
             before=alias.weights,
-            after={"version": rollout.version, "action": verdict.action, "because": verdict.because},
+            after={"version": canary.version, "action": verdict.action, "because": verdict.because},
             evidence=verdict.evidence,
             generation=generation if verdict.action == "hold" else generation + 1,
         )
@@ -111,7 +111,7 @@ class CanaryVerdicts:
         try:
             match verdict.action:
                 case "promote":
-                    await self._registry.promote(task, rollout.version, generation, noted)
+                    await self._registry.promote(task, canary.version, generation, noted)
                 case "roll_back":
                     await self._registry.roll_back(task, None, generation, verdict.because, noted)
                 case "hold":
@@ -119,10 +119,10 @@ class CanaryVerdicts:
                 case _:
                     assert_never(verdict.action)
         except (Stale, RegistryError) as error:
-            log.warning("the verdict on %s was not carried out: %s", rollout.version, error)
+            log.warning("the verdict on %s was not carried out: %s", canary.version, error)
             return
-        self._meters.rollout_verdicts.add(1, task, verdict.action)
-        log.warning("canary %s: %s. %s", rollout.version, verdict.action, verdict.because)
+        self._meters.canary_verdicts.add(1, task, verdict.action)
+        log.warning("canary %s: %s. %s", canary.version, verdict.action, verdict.because)
         await self._drafts.enter(task)
 
     async def _is_degraded(self, task: str, version: str) -> bool:
@@ -137,9 +137,9 @@ class CanaryVerdicts:
             both.hset(self._drafts.values, task, msgspec.json.encode(noted.value))
             await both.execute()
 
-    async def _read_last(self, task: str, rollout: Rollout) -> KeptVerdict:
+    async def _read_last(self, task: str, canary: CanaryEntry) -> KeptVerdict:
         """The last verdict on a canary; one that has just begun has none, and neither has one that can't be read."""
-        name = f"{rollout.version} {rollout.started_at}"
+        name = f"{canary.version} {canary.started_at}"
         raw, of_earlier_release = await self._redis.mget(_key(task), f"apprentice:rollout:{task}")
         try:
             verdict = msgspec.json.decode(raw or of_earlier_release or b"{}", type=KeptVerdict)

@@ -35,5 +35,5 @@ def is_raised(reviews: Reviews, task: str) -> bool:
     quality, alias = snapshot.quality.get(task), snapshot.aliases.get(task)
     if quality is None or alias is None:
         return False
-    canary = [alias.rollout.version] if alias.rollout is not None else []
+    canary = [alias.canary.version] if alias.canary is not None else []
     return are_raised(quality, [alias.leading, *canary], reviews.services.settings.plan(task))

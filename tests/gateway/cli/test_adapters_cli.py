@@ -84,15 +84,15 @@ async def test_the_plan_of_an_automatic_verdict_is_the_one_of_the_options(
     options = "--share 0.2 --auto --alpha 0.01 --margin 0.03 --latency-ratio-max 2 --requests-min 50 --seconds-min 1"
     rest = "--seconds-max 60 --feedback-metric correct --on-timeout roll_back --json"
     told = (await ok(apprentice, "adapters", "canary", "returns@v2", *options.split(), *rest.split())).json
-    plan = told["rollout"]["plan"]
+    plan = told["canary"]["plan"]
     wanted = {"alpha": 0.01, "margin": 0.03, "latency_ratio_max": 2, "requests_min": 50, "seconds_min": 1}
     wanted |= {"seconds_max": 60, "feedback_metric": "correct", "on_timeout": "roll_back"}
     assert {name: plan[name] for name in wanted} == wanted
     assert "judged by people" not in (await ok(apprentice, "adapters", "why", "returns@v2")).out
     raised = (await ok(apprentice, "adapters", "canary", "returns@v2", "--share", "0.4", "--json")).json
-    assert (raised["rollout"]["share"], raised["rollout"]["plan"]) == (0.4, plan)
+    assert (raised["canary"]["share"], raised["canary"]["plan"]) == (0.4, plan)
     taken = (await ok(apprentice, "adapters", "canary", "returns@v2", "--share", "0.4", "--no-auto", "--json")).json
-    assert taken["rollout"]["plan"] is None
+    assert taken["canary"]["plan"] is None
     outside = await apprentice("adapters", "canary", "returns@v2", "--share", "0.2", "--auto", "--alpha", "7")
     assert (outside.exit_code, "(invalid_value)" in outside.err) == (1, True)
 
@@ -107,7 +107,7 @@ async def test_a_canary_is_watched_until_it_ends(
         in_a_process(gateway)("adapters", "canary", "returns@v2", "--share", "0.5", "--watch")
     )
     async with gateway.http() as http, asyncio.timeout(60):
-        while not (await http.get("/admin/v1/aliases/returns")).json()["rollout"]:
+        while not (await http.get("/admin/v1/aliases/returns")).json()["canary"]:
             await asyncio.sleep(0.02)
     await ok(apprentice, "adapters", *ending)
     watched = await watching

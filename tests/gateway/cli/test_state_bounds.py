@@ -195,11 +195,11 @@ async def test_a_canary_in_a_file_begins_anew(
     await gateway.place(make_adapter(2), alias=False)
     path = tmp_path / "state.json"
     await ok(apprentice, "adapters", "canary", "returns@v2", "--share", "0.25", "--auto")
-    began = (await aliases(gateway))["returns"]["rollout"]
+    began = (await aliases(gateway))["returns"]["canary"]
     await exported(apprentice, path)
     await ok(apprentice, "adapters", "rollback", "returns")
     await ok(apprentice, "state", "apply", str(path), "--force")
-    now = (await aliases(gateway))["returns"]["rollout"]
+    now = (await aliases(gateway))["returns"]["canary"]
     assert (now["version"], now["share"], now["plan"]) == ("returns@v2", 0.25, began["plan"])
     assert now["started_at"] > began["started_at"]
     assert (await ok(apprentice, "state", "diff", str(path))).out.startswith("There is nothing to do")
@@ -224,8 +224,8 @@ async def test_a_share_raised_in_a_file_keeps_when_its_canary_began_and_its_sess
     now, _ = await gateway.services.control.registry.alias("returns")
     assert began is not None
     assert now is not None
-    assert began.rollout is not None
-    assert now.rollout == msgspec.structs.replace(began.rollout, share=0.5)
+    assert began.canary is not None
+    assert now.canary == msgspec.structs.replace(began.canary, share=0.5)
     assert (now.weights["returns@v2"], now.salt) == (0.5, began.salt)
 
 

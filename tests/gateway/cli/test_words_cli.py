@@ -243,8 +243,8 @@ async def test_a_canary_watched_into_a_pipe_is_a_line_a_change(gateway: RunningG
     async with gateway.http() as http:
 
         async def has_lasted() -> bool:
-            rollout = (await http.get("/admin/v1/aliases/returns")).json()["rollout"]
-            return rollout is not None and time.time() - rollout["started_at"] > 2.2
+            canary = (await http.get("/admin/v1/aliases/returns")).json()["canary"]
+            return canary is not None and time.time() - canary["started_at"] > 2.2
 
         await until(has_lasted)
     assert (await staged("adapters", "rollback", "returns")).exit_code == 0

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from gateway.callers import Caller
 from gateway.state.snapshot import ConfiguredPolicy, Snapshot, SnapshotKeeper, object_store_of
 from router.policy import AttemptLimits, Shift, TaskPolicy
-from serving.adapters.entries import AliasEntry, Rollout, Version
+from serving.adapters.entries import AliasEntry, CanaryEntry, Version
 from serving.adapters.placement import Placement
 from serving.adapters.registry import Registry
 from serving.object_store import ObjectStore, Stale, Unreadable
@@ -268,7 +268,7 @@ UP_TO_NOW = {
     Version: "name task number pool state digest base_fingerprint rank size_bytes manifest manifest_digest created_at"
     " created_by changed_at signed_by signature note",
     AliasEntry: "weights salt shadow previous rollout",
-    Rollout: "version share started_at by plan",
+    CanaryEntry: "version share started_at by plan",
     Placement: "replica version state path life stack since ghosts failures retry_at wrong note",
 }
 
@@ -279,7 +279,7 @@ def test_a_field_that_is_new_is_left_out_where_it_is_not_used(kind: type[msgspec
     fresh = {
         Version: version(1),
         AliasEntry: AliasEntry(weights={V1: 1.0}),
-        Rollout: Rollout(version=V1, share=0.1, started_at=0.0, by=""),
+        CanaryEntry: CanaryEntry(version=V1, share=0.1, started_at=0.0, by=""),
         Placement: Placement(replica="small-0", version=V1, state="ready", path=""),
     }[kind]
     assert set(msgspec.to_builtins(fresh)) == set(UP_TO_NOW[kind].split())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -13,7 +15,7 @@ from monitoring.quality.signals.version_watch import start
 from monitoring.quality.verdicts.quality import read_quality
 from monitoring.quality.verdicts.retraining import Retraining
 from monitoring.records import FindingRecord
-from serving.adapters.entries import read_version
+from serving.adapters.entries import AliasEntry, CanaryEntry, read_version
 
 VERSION = {
     "name": "returns@v1",
@@ -36,6 +38,15 @@ def test_version_that_stood_by_is_the_previous_version_with_its_general_prompt()
     view = read_version("returns@v1", raw).view()
     assert view.state == "previous_version"
     assert view.general_prompt.system == "Decide."
+
+
+def test_canary_under_way_is_read_and_written_under_its_earlier_name() -> None:
+    raw: dict[str, Any] = {"weights": {"returns@v1": 0.9, "returns@v2": 0.1}}
+    raw["rollout"] = {"version": "returns@v2", "share": 0.1, "started_at": 5.0, "by": "ada"}
+    alias = msgspec.convert(raw, AliasEntry)
+    assert alias.canary == CanaryEntry(version="returns@v2", share=0.1, started_at=5.0, by="ada")
+    assert alias.leading == "returns@v1"
+    assert "rollout" in msgspec.to_builtins(alias), "an earlier gateway beside this one reads no other"
 
 
 def test_traffic_that_moved_to_the_previous_version_still_does() -> None:

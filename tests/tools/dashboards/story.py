@@ -259,7 +259,7 @@ def _move(gateway: Gateway, passed: float) -> None:
     for kind, times in {**kinds, "retrain": (DEGRADED,)}.items():
         done = meters.monitor_actions.cell("returns", kind)
         done.add(sum(passed + moment >= since for since in times) - done.value)
-    rolled = meters.rollout_verdicts.cell("contracts", "promote")
+    rolled = meters.canary_verdicts.cell("contracts", "promote")
     rolled.add(float(passed >= PROMOTED) - rolled.value)
 
 

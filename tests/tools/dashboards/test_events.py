@@ -27,7 +27,7 @@ def samples(begin: float) -> Iterator[str]:
         verdict = 2 if DEGRADED <= passed < RETURNED else 1 if SUSPECT <= passed < DEGRADED else 0
         series = {
             'apprentice_build_info{version="0.1.0"': 1,
-            'apprentice_rollout_verdicts_total{task="returns",action="roll_back"': int(passed >= CANARY_BACK),
+            'apprentice_canary_verdicts_total{task="returns",action="roll_back"': int(passed >= CANARY_BACK),
             'apprentice_verdict{task="returns",version="v2"': verdict,
             **{f'apprentice_adapter_info{{task="returns",version="{v}",state="{s}"': 1 for v, s in states.items()},
         }

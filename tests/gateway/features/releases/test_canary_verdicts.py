@@ -12,11 +12,11 @@ from gateway.features.releases.canary_verdicts import CanaryVerdicts
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
 from monitoring.quality.verdicts.canary_verdict import CanaryAction, CanaryVerdict
-from serving.adapters.entries import Rollout
+from serving.adapters.entries import CanaryEntry
 from serving.adapters.registry import Registry
 from serving.object_store import ObjectStore
 
-BEGUN = Rollout(version="returns@v2", share=0.1, started_at=5.0, by="ada", plan={})
+BEGUN = CanaryEntry(version="returns@v2", share=0.1, started_at=5.0, by="ada", plan={})
 WAITS = CanaryVerdict(action="continue", because="It waits.", evidence={"canary_requests": 1})
 
 
