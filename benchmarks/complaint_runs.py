@@ -27,7 +27,7 @@ from monitoring.quality.detectors.complaint_delays import (
 )
 from monitoring.quality.detectors.complaint_learning import learn
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
-from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR
 
 Numbers = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]

@@ -15,7 +15,7 @@ poison         one caller sends only bad labels: how often that makes a verdict,
 
 known          ours, a `LabelSignal` that knows the healthy rate (`degradation_signals.py`)
 gate_1000      ours with the upper 95% bound of the rate from so many rows of a gate, drawn anew for each run; gate_300
-guarded        the detector alone with `raters.py`: where one rater's burst comes, it is what counts
+guarded        the detector alone with `guards.py`: where one rater's burst comes, it is what counts
 last_200       the usual rule: alarm when the last 200 labels are wrong 5 points more often than the baseline
 adwin, page_hinkley, hddm_a, hddm_w   river's, with its own parameters, where `--peers` has installed them
 

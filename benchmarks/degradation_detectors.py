@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.degradation_worlds import GIVERS, Bools, Floats, Givers
-from monitoring.quality.detectors import dependence, raters, rising_errors
+from monitoring.quality.detectors import dependence, guards, rising_errors
 
 WEIGHTS = np.array(rising_errors.WEIGHTS)
 WINDOW = 200
@@ -75,7 +75,7 @@ def first_alarms(bad: Bools, baselines: Floats, bars: Floats, design: Design | N
 
 
 class Guard:
-    """`raters.Guarded` of up to eight callers who all are known, for many runs at once."""
+    """`guards.Guarded` of up to eight callers who all are known, for many runs at once."""
 
     def __init__(self, baselines: Floats) -> None:
         runs = len(baselines)
@@ -110,12 +110,12 @@ class Guard:
         self._runs = np.arange(int(these.sum()))
 
     def _weight(self, givers: Givers) -> Floats:
-        self._labels = raters.FADING * self._labels + 1.0
-        self._heavy *= raters.FADING
+        self._labels = guards.FADING * self._labels + 1.0
+        self._heavy *= guards.FADING
         have = self._heavy[givers, self._runs]
-        count = (self._heavy >= raters.PRESENT_MIN).sum(axis=0) + (have < raters.PRESENT_MIN)
-        room = np.maximum(raters.RATER_SHARE_MAX, 1.0 / count) * self._labels - have
-        weight = np.where(count < raters.RATERS_MIN, 1.0, np.clip(room, raters.WEIGHT_MIN, 1.0))
+        count = (self._heavy >= guards.PRESENT_MIN).sum(axis=0) + (have < guards.PRESENT_MIN)
+        room = np.maximum(guards.RATER_SHARE_MAX, 1.0 / count) * self._labels - have
+        weight = np.where(count < guards.RATERS_MIN, 1.0, np.clip(room, guards.WEIGHT_MIN, 1.0))
         self._heavy[givers, self._runs] += weight
         return np.asarray(weight, dtype=np.float64)
 

@@ -2,10 +2,10 @@
 
 fleet     so many healthy versions, with labels a month of a long-tailed spread and error rates of their own, for whole
           months. Each version's detector alarms at the threshold that follows from the false alarms that the fleet may
-          have in a month (`monitoring/quality/detectors/planning.py`), and is begun anew after an alarm; held
+          have in a month (`monitoring/quality/detectors/detection_delay.py`), and is begun anew after an alarm; held
           against what is known, a gate's rows, or what the monitor makes of the first labels of their only caller
 poison    a healthy version's labels, and one caller more who gives 10, 30 or 50% of all labels, all of them bad: how
-          often that makes a verdict, with the guard of `raters.py` and without
+          often that makes a verdict, with the guard of `guards.py` and without
 guard     what the guard costs where callers are honest, by how unevenly they give labels
 """
 
@@ -22,7 +22,7 @@ from benchmarks.degradation_detectors import WEIGHTS, factors, first_alarms, fir
 from benchmarks.degradation_figures import CONFIDENCE, delays, median_of
 from benchmarks.degradation_worlds import BEFORE, Floats, Labels, drawing, poisoned, uneven
 from benchmarks.harness import say, table
-from monitoring.quality.detectors import dependence, planning, rising_errors
+from monitoring.quality.detectors import dependence, detection_delay, rising_errors
 from monitoring.quality.signals import own_baseline
 
 LABELS_MEDIAN = 300.0
@@ -55,8 +55,10 @@ def fleet(versions: int, months: int, budget: float, seed: int) -> dict[str, Any
     rates = np.clip(draw.beta(2, 23, versions), 0.005, 0.4)
     wrong = draw.binomial(GATE_ROWS, rates)
     bounds = beta.ppf(GATE_CONFIDENCE, wrong + 1, GATE_ROWS - wrong)
-    days = planning.MONTH_DAYS
-    between = np.array([planning.find_labels_between(budget, versions, count / days) for count in labels.tolist()])
+    days = detection_delay.MONTH_DAYS
+    between = np.array(
+        [detection_delay.find_labels_between(budget, versions, count / days) for count in labels.tolist()]
+    )
     found: dict[str, Any] = {
         "versions": versions,
         "months": months,

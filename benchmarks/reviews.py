@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.harness import Goal, conclude, median, options, table
 from monitoring import intervals
-from monitoring.quality.detectors import planning, rising_errors
+from monitoring.quality.detectors import detection_delay, rising_errors
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.reviewing import compute_review_share
 
@@ -55,7 +55,7 @@ def time_cut(expected: float, budget: int) -> float:
 
 def between(per_week: int, streams: int) -> float:
     """Labels between two false alarms of one stream."""
-    return planning.find_labels_between(1.0, streams, per_week * MONTH_WEEKS / planning.MONTH_DAYS)
+    return detection_delay.find_labels_between(1.0, streams, per_week * MONTH_WEEKS / detection_delay.MONTH_DAYS)
 
 
 def labels_until_found(baseline: float, error: float, labels: float, chance: random.Random) -> int:
@@ -75,7 +75,7 @@ def found(asked: argparse.Namespace) -> list[dict[str, Any]]:
         for points in POINTS:
             chance = random.Random(f"{asked.seed} {per_week} {points}")
             runs = [labels_until_found(baseline, asked.error + points, labels, chance) for _ in range(asked.runs)]
-            planned = planning.find_labels_to_detect(baseline, points, labels, ALPHA, rate=asked.error)
+            planned = detection_delay.find_labels_to_detect(baseline, points, labels, ALPHA, rate=asked.error)
             rows.append(
                 {
                     "per_week": per_week,

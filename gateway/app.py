@@ -76,12 +76,12 @@ from gateway.limits.threads import Threads
 from gateway.openapi import complete_document
 from gateway.path.request_path import note_refused, walk
 from gateway.roles import ADDRESSES
+from gateway.server.adapter_uploads import UploadLimits, Uploads, has_own_body_limits
 from gateway.server.asgi import answer_with, scope_of
 from gateway.server.cors import make_preflight_routes
+from gateway.server.durable_send import DurableSend
 from gateway.server.exchange import Exchange
 from gateway.server.listener import Answers
-from gateway.server.settled_send import SettledSend
-from gateway.server.uploads import UploadLimits, Uploads, has_own_body_limits
 from gateway.server.wire import Message, Receive, Scope, Send, bound_body, forbid_storing
 from gateway.service_jobs import SERVICE_JOBS
 from gateway.services import Adapters, ControlPlane, Observers, PolicyObjects, Services
@@ -203,7 +203,7 @@ class Gateway(FastAPI):
             if scope["method"] == "HEAD" and (scope["path"] in PROBES or scope["path"].startswith(MODELS)):
                 scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
             elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
-                send = SettledSend(
+                send = DurableSend(
                     services.durability, send, services.meters.refusals, services.control.siblings.catch_up
                 )
         elif scope["type"] == "lifespan":

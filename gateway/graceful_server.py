@@ -18,7 +18,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from gateway.admin.reload import reload_on_signal
 from gateway.app import Gateway
-from gateway.background.interpreter import freeze_garbage, share_interpreter
+from gateway.background.interpreter_tuning import freeze_garbage, share_interpreter
 from gateway.configuration.sections import ListenSettings
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError

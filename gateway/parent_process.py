@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.app import build_app
-from gateway.background.interpreter import freeze_garbage
+from gateway.background.interpreter_tuning import freeze_garbage
 from gateway.configuration.settings import Settings
 from gateway.graceful_server import BoundSockets, GracefulServer, close
 from gateway.sibling_processes import ANSWER_SECONDS_MAX, Channel, ProcessMessage, Questions, Siblings, Topic

@@ -27,7 +27,7 @@ from gateway.limits.caller_limits import Limits
 from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.gain_budgets import LiveGainBudgets
 from gateway.limits.threads import Threads
-from gateway.server.uploads import Uploads
+from gateway.server.adapter_uploads import Uploads
 from gateway.sibling_processes import Siblings
 from gateway.state.audited_step import AuditedStep
 from gateway.state.durability import Durability

@@ -8,9 +8,9 @@ from typing import assert_never
 
 from router.checks import list_names
 from router.findings import FallbackName, Finding
+from router.frozen_dataclass import declare_frozen
 from router.policy import Policy, TaskPolicy
 from router.replica_choice import Lack, pick
-from router.request_values import declare_frozen
 from router.routing_data import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
 from serving.fleet_view import FleetView, PoolView, VersionView
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from router.findings import Finding, RequestReason
+from router.frozen_dataclass import declare_frozen
 from router.gain_budget import GainBudgets
 from router.policy import TaskPolicy
-from router.request_values import declare_frozen
 from serving.fleet_view import PoolView, ReplicaView, VersionView
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ from gateway.features.releases.adding import limits_of
 from gateway.four_eyes import find_owner_to_keep, remember_owner
 from gateway.openapi_parts import ACCEPTED, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.release_gate import PastGate, keep_leaders
-from gateway.server.uploads import FORM_SCHEMAS, NEEDED
+from gateway.server.adapter_uploads import FORM_SCHEMAS, NEEDED
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import read_installation_id

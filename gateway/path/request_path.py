@@ -1,4 +1,4 @@
-"""THE WALK: what happens to a request, top to bottom, in one function. The rest of the gateway are its verbs."""
+"""THE WALK: what happens to a request, top to bottom, in one function."""
 
 from __future__ import annotations
 

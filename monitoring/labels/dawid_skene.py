@@ -1,9 +1,9 @@
-"""Two votes on what the value of each item is: the majority, and the one of Dawid and Skene.
+"""Labels of several raters joined into one for each item: by the majority, and by Dawid and Skene. For reports alone.
 
-The second weighs raters by how often they are right and what they mistake for what
-(A. P. Dawid, A. M. Skene, 1979). Of little data it makes worse labels than the majority, so it is recommended only from
-3 labels an item and 50 items a rater on. Each rater begins with two labels of the average rater; so it errs less where
-a rater gave few.
+What a request's label is for the monitor, `request_label.py` decides. The second way weighs raters by how often they
+are right and what they mistake for what (A. P. Dawid, A. M. Skene, 1979). Of little data it makes worse labels than the
+majority, so it is recommended only from 3 labels an item and 50 items a rater on. Each rater begins with two labels of
+the average rater; so it errs less where a rater gave few.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from monitoring.synced_files import sync
 from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE
 from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.errors import ArtifactError, quote_name
-from serving.adapters.incoming import append, make_incoming_folder, to_its_end
+from serving.adapters.incoming_folder import append, make_incoming_folder, to_its_end
 from serving.adapters.store import FILE_MODE, FOLDER_MODE, FREE_BYTES_MIN, Store, move_in
 
 SIZES_MAX: Mapping[str, int] = {

@@ -26,9 +26,9 @@ from benchmarks.degradation_detectors import Guard, evidence, first_alarms, firs
 from benchmarks.degradation_figures import delays, median_of
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawing, labels_of, poisoned, uneven
 from benchmarks.harness import Unmeasurable
-from monitoring.quality.detectors import leave_one_out, raters, rising_errors
-from monitoring.quality.detectors.raters import Guarded
-from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.detectors import guards, leave_one_out, rising_errors
+from monitoring.quality.detectors.guards import Guarded
+from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR
 from monitoring.quality.replay.rows import read_rows
 from monitoring.quality.signals import entries, label_signal
 
@@ -46,7 +46,7 @@ def test_the_detector_in_numpy_is_the_monitors_to_the_last_digits(baseline: floa
 
 def served(guard: Guarded, caller: str) -> Guarded:
     """The monitor's guard once a request of this caller was answered."""
-    return raters.set_callers(guard, leave_one_out.add_request(guard.callers, caller))
+    return guards.set_callers(guard, leave_one_out.add_request(guard.callers, caller))
 
 
 @pytest.mark.parametrize("callers", [2, 3, 6, 8])
@@ -55,16 +55,16 @@ def test_the_guard_in_numpy_is_the_monitors_to_the_last_digits(callers: int) -> 
     bad, givers = draw.random((3, 300)) < 0.12, draw.integers(0, callers, (3, 300)).astype(np.int8)
     givers[:, 100:180] = 0
     guard = Guard(np.full(3, 0.05))
-    detectors = [raters.start(0.05, "returns@v3")] * 3
+    detectors = [guards.start(0.05, "returns@v3")] * 3
     for run in range(3):
         for caller in range(8):
             detectors[run] = served(detectors[run], f"caller-{caller}")
     for n in range(300):
         found = guard.evidence(bad[:, n], givers[:, n])
         for run in range(3):
-            detectors[run] = raters.observe(detectors[run], float(bad[run, n]), f"caller-{givers[run, n]}")
+            detectors[run] = guards.observe(detectors[run], float(bad[run, n]), f"caller-{givers[run, n]}")
             log_e = math.log(found[run]) if found[run] else LOG_FLOOR
-            assert log_e == pytest.approx(raters.log_e(detectors[run]), abs=1e-9)
+            assert log_e == pytest.approx(guards.log_e(detectors[run]), abs=1e-9)
 
 
 def test_the_first_alarm_is_the_monitors_in_each_run_whatever_ended_before_it() -> None:
@@ -75,13 +75,13 @@ def test_the_first_alarm_is_the_monitors_in_each_run_whatever_ended_before_it() 
     baselines, bars = np.full(12, 0.05), np.full(12, 2_000.0)
     plain, guarded = first_alarms(bad, baselines, bars), first_alarms_guarded(bad, givers, baselines, bars)
     for run in range(12):
-        detector, guard = rising_errors.start(0.05), raters.start(0.05, "returns@v3")
+        detector, guard = rising_errors.start(0.05), guards.start(0.05, "returns@v3")
         at: dict[str, float] = {}
         for caller in range(8):
             guard = served(guard, f"caller-{caller}")
         for n in range(900):
             detector = rising_errors.observe(detector, float(bad[run, n]))
-            guard = raters.observe(guard, float(bad[run, n]), f"caller-{givers[run, n]}")
+            guard = guards.observe(guard, float(bad[run, n]), f"caller-{givers[run, n]}")
             if rising_errors.log_e(detector) >= rising_errors.find_threshold(100, 0.05):
                 at.setdefault("plain", n + 1)
             if leave_one_out.has_alarmed(guard.detectors, 100, 0.05):
@@ -169,7 +169,7 @@ def test_false_verdicts_of_a_fleet_restart_the_monitors_detector_after_each() ->
 
 @pytest.mark.parametrize("wrong", [0, 3, 20])
 def test_bounds_of_first_labels_are_the_baselines_that_the_monitor_takes(wrong: int) -> None:
-    track, roll = label_signal.start(50, "returns@v3"), raters.start_roll("returns@v3")
+    track, roll = label_signal.start(50, "returns@v3"), guards.start_roll("returns@v3")
     for n in range(50):
         track = track.take(entries.Label(badness=float(n * 7 % 50 < wrong), caller="shop"), float(n), roll, False)
     assert track.baseline is not None

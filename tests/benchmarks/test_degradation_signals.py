@@ -21,9 +21,9 @@ from benchmarks.degradation_sessions import SessionSignals, renumber
 from benchmarks.degradation_signals import Signals, find_alarms, hold
 from benchmarks.degradation_worlds import drawing
 from benchmarks.harness import Unmeasurable
-from monitoring.quality.detectors import leave_one_out, raters, sessions
+from monitoring.quality.detectors import guards, leave_one_out, sessions
 from monitoring.quality.detectors.baselines import Baseline, declare_rate
-from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR
 from monitoring.quality.signals import entries, label_signal, pair_signal, repeats
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
@@ -50,7 +50,7 @@ def test_signals_in_numpy_are_the_monitors(world: ClusteredWorld, kind: degradat
     if kind != "own":
         held = Baseline(kind="gate" if kind == "gate" else "admin", wrong=0, of=0, upper=0.05, at=1, by="", source="")
         signals = [signal.hold_against(held) for signal in signals]
-    roll = leave_one_out.add_request(raters.start_roll("returns@v3"), "shop")
+    roll = leave_one_out.add_request(guards.start_roll("returns@v3"), "shop")
     labels = 1_000.0
     for n in range(bad.shape[1]):
         many.take(bad[:, n], times[:, n])
@@ -77,7 +77,7 @@ def test_signals_of_known_sessions_in_numpy_are_the_monitors(
     held = Baseline(kind="gate" if kind == "gate" else "admin", wrong=0, of=0, upper=0.05, at=1, by="", source="")
     signals = [label_signal.start(200, "returns@v3") for _ in range(2)]
     signals = signals if kind == "own" else [signal.hold_against(held) for signal in signals]
-    roll = leave_one_out.add_request(raters.start_roll("returns@v3"), "shop")
+    roll = leave_one_out.add_request(guards.start_roll("returns@v3"), "shop")
     latest, kept = [dict[str, repeats.Latest]()] * 2, [dict[str, repeats.Sessions]()] * 2
     for n in range(bad.shape[1]):
         many.take(bad[:, n], times[:, n])
@@ -107,7 +107,7 @@ def test_signals_of_known_reviewers_in_numpy_are_the_monitors(kind: degradation_
     held = Baseline(kind="gate" if kind == "gate" else "admin", wrong=0, of=0, upper=0.1, at=1, by="", source="")
     signals = [label_signal.start(200, "returns@v3") for _ in range(3)]
     signals = signals if kind == "own" else [signal.hold_against(held) for signal in signals]
-    roll, doubts = leave_one_out.add_request(raters.start_roll("returns@v3"), "shop"), set[str | None]()
+    roll, doubts = leave_one_out.add_request(guards.start_roll("returns@v3"), "shop"), set[str | None]()
     for n in range(bad.shape[1]):
         many.take(bad[:, n], times[:, n])
         enough = many.most >= 1_000.0

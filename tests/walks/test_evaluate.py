@@ -336,7 +336,7 @@ async def held_in(running: RunningGateway) -> str:
 async def test_it_waits_where_no_replica_can_answer_and_says_so(
     ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.features.evaluations.job.TOLD_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.features.evaluations.row_asking.TOLD_SECONDS", 0.05)
     async with ready.http() as http:
         assert (await http.post("/admin/v1/replicas/small-0/cordon", json={})).status_code == 200
         begun = await begin(http, data(4), arms="adapter")
@@ -418,7 +418,7 @@ async def test_it_is_for_admins_and_for_data_that_say_what_they_are(ready: Runni
 
 @pytest.mark.invariant("No evaluation keeps a caller waiting.")
 async def test_while_callers_wait_no_row_is_asked(ready: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.features.evaluations.job.TOLD_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.features.evaluations.row_asking.TOLD_SECONDS", 0.05)
     ready.services.admission.waiting += 1
     try:
         async with ready.http() as http:

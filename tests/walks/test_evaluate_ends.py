@@ -35,8 +35,8 @@ async def ready(configure: Configure, make_adapter: MakeAdapter, small: FakeEngi
 async def test_while_an_engine_fails_rows_wait_and_none_counts_as_failed(
     ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.features.evaluations.job.RETRY_SECONDS", (0.01, 0.05))
-    monkeypatch.setattr("gateway.features.evaluations.job.TOLD_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.features.evaluations.row_asking.RETRY_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr("gateway.features.evaluations.row_asking.TOLD_SECONDS", 0.05)
     small.faults.add(Status(500), model=V1, times=10**6)
     async with ready.http() as http:
         begun = await begin(http, data(20), arms="adapter")
@@ -54,7 +54,7 @@ async def test_while_an_engine_fails_rows_wait_and_none_counts_as_failed(
 async def test_rows_that_failed_for_long_are_asked_again_by_the_same_command(
     ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.features.evaluations.job.FAILING_SECONDS_MAX", 0.0)
+    monkeypatch.setattr("gateway.features.evaluations.row_asking.FAILING_SECONDS_MAX", 0.0)
     small.faults.add(Status(500), model=V1, times=2)
     async with ready.http() as http:
         begun = await begin(http, data(20), arms="adapter")
@@ -77,7 +77,7 @@ class FailsAtOne(Status):
 async def test_a_row_at_which_an_engine_fails_that_answers_others_ends_as_failed(
     ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.features.evaluations.job.RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("gateway.features.evaluations.row_asking.RETRY_SECONDS", (0.0, 0.0))
     small.faults.add(FailsAtOne(500), model=V1, times=10**6)
     async with ready.http() as http:
         begun = await begin(http, data(300), arms="adapter")

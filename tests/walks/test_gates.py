@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.baselines import take_gate
+from gateway.features.evaluations.gate_baselines import take_gate
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.quality.state import Quality
 from monitoring.quality.verdicts.quality import TaskQuality

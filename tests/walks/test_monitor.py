@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.baselines import SIGNAL
+from gateway.features.evaluations.gate_baselines import SIGNAL
 from gateway.features.quality import job
 from gateway.features.quality.state import Quality
 from monitoring.quality.detectors.baselines import declare_rate

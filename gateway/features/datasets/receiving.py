@@ -11,7 +11,7 @@ from fastapi import Request
 from gateway.errors import Problem
 from gateway.server.data_body import receive_bytes
 from gateway.state.private_files import make_private_folder
-from serving.adapters.incoming import append, make_incoming_folder, to_its_end
+from serving.adapters.incoming_folder import append, make_incoming_folder, to_its_end
 from serving.adapters.store import FREE_BYTES_MIN
 
 WRITE_BYTES = 1 << 20

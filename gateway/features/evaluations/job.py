@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,18 +21,17 @@ from gateway.background.job_process import make_command, run_process
 from gateway.background.jobs import run_until
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
-from gateway.features.evaluations.baselines import gate_of, take_gate
 from gateway.features.evaluations.earlier_answers import find_earlier_answers, take_earlier_answers
+from gateway.features.evaluations.gate_baselines import gate_of, take_gate
 from gateway.features.evaluations.judging import describe_judge, digest_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.placing import Impossible, place_judge, place_row
-from gateway.features.evaluations.row_asking import answer_once
+from gateway.features.evaluations.row_asking import OF_THE_ROW, RowAsker
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, finish
 from gateway.features.evaluations.texts import keep_texts
 from gateway.features.records.archiving import find_kept_source, text_keys_of
 from gateway.formats.judge_question import JudgeQuestion, make_constraint, make_judge_request, read_verdict
-from gateway.formats.request_body import RequestBody
 from monitoring.datasets.folder import TRAIN_FILE
 from monitoring.evaluation.answer_metrics import metric_of
 from monitoring.evaluation.dataset import Row
@@ -40,29 +39,15 @@ from monitoring.evaluation.gate import WHOLE, compare_arms
 from monitoring.evaluation.results import RowAnswer, RowResult, answer_rows
 from monitoring.evaluation.unleaked_rows import count_leaked
 from monitoring.texts import Unsealable
-from router.routing_data import Choice
-from serving.engine_traits import EngineKind
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
 UNREADABLE_SECONDS = 60
 """Pause of an evaluation whose rows can't be read: each try may ask engines in vain."""
 STOP_INTERVAL_SECONDS = 0.5
-ROOM_SECONDS = (0.05, 1.0)
-"""First and longest wait for room on a replica."""
-TOLD_SECONDS = 3.0
-"""Time that a row waits for room before people are told of it, and between two such messages."""
-RETRY_SECONDS = (0.5, 8.0)
-"""First and longest wait after an engine's fault."""
-FAULTS_ALONE_MAX = 4
-"""So often an engine may fail at a row while it answers others, before the row counts as failed."""
-FAILING_SECONDS_MAX = 3600.0
-"""So long a row is tried while the engine fails at all of them."""
 CLOSE_SECONDS_MAX = 1800.0
 PRODUCTION_SECONDS = 30 * 86_400.0
 """Requests of so long before are what the rows are to be like."""
-OF_THE_ROW = frozenset({"refused", "too_long", "unjudged"})
-"""Faults that the same row meets again."""
 COMMAND = make_command("gateway.features.evaluations.run")
 
 
@@ -101,8 +86,7 @@ class _Run:
         self._services = evaluations.services
         self._evaluation = evaluation
         self._store = evaluations.store
-        self._told_at = 0.0
-        self._answered_at: dict[str, float] = {}
+        self._asker = RowAsker(evaluations.services, partial(evaluations.store.say_waiting, evaluation))
 
     async def to_its_end(self) -> None:
         """Answer the rows that are left, then make the report. Returns early where somebody ends it. Raises
@@ -164,7 +148,7 @@ class _Run:
             body = body_of(row, spec.version or self._evaluation.version, logprobs=spec.version is not None)
         except Problem as problem:  # the gateway that took the row in was another build
             raise Impossible(f"Line {row.line} of the data: {problem.message}") from None
-        return await self._until_answered(arm, partial(place_row, self._services, self._evaluation, arm), body)
+        return await self._asker.ask(arm, partial(place_row, self._services, self._evaluation, arm), body)
 
     async def _judge(self, arm: str, row: Row, answer: RowAnswer) -> None:
         """Have a model judge an answer that does not say the same as the expected one; without a verdict it counts as
@@ -182,50 +166,12 @@ class _Run:
         if not question.is_too_long:
             number = secrets.token_hex(8)
             body = make_judge_request(question.tell(number), self._evaluation.task, judge.prompt, judge.max_tokens)
-            judged = await self._until_answered(
+            judged = await self._asker.ask(
                 "judge", partial(place_judge, self._services, self._evaluation, pool), body, make_constraint
             )
             answer.verdict = read_verdict(judged.text or "")
         if answer.verdict is None:
             answer.fault = "unjudged"
-
-    async def _until_answered(
-        self,
-        name: str,
-        place: Callable[[], Choice | str],
-        body: RequestBody,
-        constrain: Callable[[EngineKind], Mapping[str, Any]] | None = None,
-    ) -> RowAnswer:
-        """The answer of an arm, or of the judge, once there is room; asked again as long as its engine fails at all
-        rows."""
-        alone, waits, pause = 0, ROOM_SECONDS[0], RETRY_SECONDS[0]
-        began = tried_at = time.monotonic()
-        while True:
-            choice = place()
-            if isinstance(choice, str):
-                await self._tell_of_waiting(choice, began)
-                await asyncio.sleep(waits)
-                waits = min(2 * waits, ROOM_SECONDS[1])
-                continue
-            answer = await answer_once(self._services, choice, body, constrain)
-            now = time.monotonic()
-            if answer.fault is None or answer.fault in OF_THE_ROW:
-                self._answered_at[name] = now
-                return answer
-            alone += alone == 0 or self._answered_at.get(name, began) > tried_at
-            if alone >= FAULTS_ALONE_MAX or now - began >= FAILING_SECONDS_MAX:
-                return answer
-            tried_at = now
-            reason = f"the pool {choice.pool.name!r} fails at the rows ({answer.fault}): they are asked again"
-            await self._tell_of_waiting(reason, began)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, RETRY_SECONDS[1])
-
-    async def _tell_of_waiting(self, reason: str, began: float) -> None:
-        now = time.monotonic()
-        if now - began >= TOLD_SECONDS and now - self._told_at >= TOLD_SECONDS:
-            self._told_at = now
-            await self._store.say_waiting(self._evaluation, reason)
 
     async def _done(self, closed: Closed) -> None:
         """Keep the report, and put the models that were asked for into force."""

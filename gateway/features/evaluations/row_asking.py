@@ -1,9 +1,10 @@
-"""One row at one engine: sent, recorded, and paid for as evaluation."""
+"""A row at an engine: it waits for room, is sent, recorded, paid for as evaluation, and asked again where it fails."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from gateway.features.evaluations.row_answers import read_answer
@@ -14,6 +15,68 @@ from monitoring.evaluation.results import RowAnswer
 from monitoring.records import Record
 from router.routing_data import NO_SCORES, Choice
 from serving.engine_traits import EngineKind
+
+ROOM_SECONDS = (0.05, 1.0)
+"""First and longest wait for room on a replica."""
+TOLD_SECONDS = 3.0
+"""Time that a row waits for room before people are told of it, and between two such messages."""
+RETRY_SECONDS = (0.5, 8.0)
+"""First and longest wait after an engine's fault."""
+FAULTS_ALONE_MAX = 4
+"""So often an engine may fail at a row while it answers others, before the row counts as failed."""
+FAILING_SECONDS_MAX = 3600.0
+"""So long a row is tried while the engine fails at all of them."""
+OF_THE_ROW = frozenset({"refused", "too_long", "unjudged"})
+"""Faults that the same row meets again."""
+
+
+class RowAsker:
+    """Asks the rows of one evaluation."""
+
+    def __init__(self, services: Services, say_waiting: Callable[[str], Awaitable[None]]) -> None:
+        """`say_waiting` tells people why rows wait."""
+        self._services = services
+        self._say_waiting = say_waiting
+        self._told_at = 0.0
+        self._answered_at: dict[str, float] = {}
+
+    async def ask(
+        self,
+        name: str,
+        place: Callable[[], Choice | str],
+        body: RequestBody,
+        constrain: Callable[[EngineKind], Mapping[str, Any]] | None = None,
+    ) -> RowAnswer:
+        """The answer of an arm, or of the judge, once there is room; asked again as long as its engine fails at all
+        rows. `place` gives where, or why there is no room."""
+        alone, waits, pause = 0, ROOM_SECONDS[0], RETRY_SECONDS[0]
+        began = tried_at = time.monotonic()
+        while True:
+            choice = place()
+            if isinstance(choice, str):
+                await self._tell_of_waiting(choice, began)
+                await asyncio.sleep(waits)
+                waits = min(2 * waits, ROOM_SECONDS[1])
+                continue
+            answer = await answer_once(self._services, choice, body, constrain)
+            now = time.monotonic()
+            if answer.fault is None or answer.fault in OF_THE_ROW:
+                self._answered_at[name] = now
+                return answer
+            alone += alone == 0 or self._answered_at.get(name, began) > tried_at
+            if alone >= FAULTS_ALONE_MAX or now - began >= FAILING_SECONDS_MAX:
+                return answer
+            tried_at = now
+            reason = f"the pool {choice.pool.name!r} fails at the rows ({answer.fault}): they are asked again"
+            await self._tell_of_waiting(reason, began)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS[1])
+
+    async def _tell_of_waiting(self, reason: str, began: float) -> None:
+        now = time.monotonic()
+        if now - began >= TOLD_SECONDS and now - self._told_at >= TOLD_SECONDS:
+            self._told_at = now
+            await self._say_waiting(reason)
 
 
 async def answer_once(

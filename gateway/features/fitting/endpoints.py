@@ -19,7 +19,7 @@ from gateway.features.fitting.prompts import PromptsError, Sample, is_barely_use
 from gateway.features.fitting.samples import WaitingSample
 from gateway.features.fitting.state import Fitting
 from gateway.openapi_parts import BYTES, JSON_ERRORS, as_form, with_body, with_errors
-from gateway.server.uploads import SAMPLES
+from gateway.server.adapter_uploads import SAMPLES
 from gateway.state.fitted_store import FittingStatus
 from router.policy import AUTO_SELECTOR
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE

@@ -24,7 +24,7 @@ from gateway.background.jobs import run_until, skip_unchanged
 from gateway.errors import Problem
 from gateway.features.pulls.state import Pull, Pulls
 from gateway.features.releases.adding import Pusher, add_version
-from gateway.server.uploads import Upload
+from gateway.server.adapter_uploads import Upload
 from monitoring.helper_process import ProgressStep
 from serving.adapters.adapter_folder import MANIFEST_FILE, SIGNATURE_FILE
 from serving.adapters.sources.fetch_job import FetchJob, FetchResult

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from gateway.endpoint_parts import Admin, Body, Operator, Reason, conflicts, require_version
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.evaluations.baselines import counts_of
+from gateway.features.evaluations.gate_baselines import counts_of
 from gateway.features.quality.state import Quality
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import read_redis_time

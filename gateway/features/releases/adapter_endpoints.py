@@ -41,7 +41,7 @@ from gateway.features.rules.endpoints import list_rules_to
 from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.release_gate import describe_forced, describe_references, judge_evidence, judge_release, to_json
-from gateway.server.uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, has_own_body_limits
+from gateway.server.adapter_uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, has_own_body_limits
 from gateway.state.gate_store import GateStore
 from serving.adapters.entries import PLACED, CanaryEntry, Version, VersionState
 from serving.adapters.manifest import read_review_due

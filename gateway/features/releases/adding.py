@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway.endpoint_parts import conflicts, require_task
 from gateway.errors import Problem
 from gateway.features.releases.state import Releases
-from gateway.server.uploads import Upload
+from gateway.server.adapter_uploads import Upload
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from router.contract import ContractError, compile_contract

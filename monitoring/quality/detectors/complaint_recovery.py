@@ -1,5 +1,5 @@
 """The reverse test of `complaints.py`: it finds that complaints come down. It begins again all the time
-(`restarts.py`).
+(`shiryaev_roberts.py`).
 
 It refutes that there are still 1.5 times as many complaints as mu, the number expected on average. Its bet on a day is
 that of `complaints.py` the other way round: (1/1.5)^c·((k + 1.5·mu)/(k + mu))^(c + k), which is at most 1 on average
@@ -19,7 +19,7 @@ from math import exp, expm1, log, log1p
 import msgspec
 
 from monitoring.quality.detectors.complaint_delays import Delays
-from monitoring.quality.detectors.restarts import EXPONENT_MAX, LOG_FLOOR
+from monitoring.quality.detectors.shiryaev_roberts import EXPONENT_MAX, LOG_FLOOR
 
 RATIO = 1.5
 LOG_RATIO = log(RATIO)

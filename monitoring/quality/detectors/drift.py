@@ -23,9 +23,9 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring import intervals
-from monitoring.quality.detectors import restarts, rising_errors
-from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.detectors import rising_errors, shiryaev_roberts
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, RateDetector
+from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR
 
 ValueKind = Literal["rate", "value"]
 Sides = Literal["both", "above", "below"]
@@ -111,7 +111,7 @@ def log_e(signal: Signal) -> float:
 
 def has_alarmed(signal: Signal, labels: float, alpha: float) -> bool:
     """Return whether it has ever reached the threshold for `labels` values. What it finds is a change, not a fault."""
-    return signal.log_max >= restarts.find_threshold(labels, alpha)
+    return signal.log_max >= shiryaev_roberts.find_threshold(labels, alpha)
 
 
 def find_change(signal: Signal) -> int | None:

@@ -27,7 +27,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors.restarts import LOG_FLOOR, find_threshold
+from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR, find_threshold
 
 OTHERS_MIN = 0.05
 ALONE_MIN = 66

@@ -15,7 +15,7 @@ from math import log1p
 
 import msgspec
 
-from monitoring.quality.detectors import restarts
+from monitoring.quality.detectors import shiryaev_roberts
 from monitoring.quality.detectors.rising_errors import Side
 
 STAKES = (0.08, 0.3, 0.6, 0.9)
@@ -59,9 +59,9 @@ def observe(detector: PairedDetector, difference: float, exponent: float = 1.0) 
     margin = detector.margin
     won = (difference - margin) / (1 + margin) if detector.side == "above" else (margin - difference) / (1 - margin)
     gained = tuple([exponent * log1p(stake * won) for stake in STAKES])
-    logs = restarts.grow(detector.logs, gained)
+    logs = shiryaev_roberts.grow(detector.logs, gained)
     observed = detector.observed + 1
-    rises, begun = restarts.find_runs(detector.rises, detector.begun, gained, observed)
+    rises, begun = shiryaev_roberts.find_runs(detector.rises, detector.begun, gained, observed)
     return PairedDetector(margin=margin, side=detector.side, observed=observed, logs=logs, rises=rises, begun=begun)
 
 
@@ -70,9 +70,9 @@ def log_e(detector: PairedDetector) -> float:
 
     What is told as an e-value is no such thing: its mean while nothing is wrong is up to the number of pairs.
     """
-    return restarts.log_of_mean(detector.logs, WEIGHTS)
+    return shiryaev_roberts.log_of_mean(detector.logs, WEIGHTS)
 
 
 def find_change(detector: PairedDetector) -> int:
     """The number of pairs after which the change likeliest began, by the stake that leads."""
-    return restarts.find_change(detector.logs, detector.begun, WEIGHTS)
+    return shiryaev_roberts.find_change(detector.logs, detector.begun, WEIGHTS)

@@ -3,8 +3,8 @@
 Each label is a badness in [0, 1]: 1 is wrong, 0 is right. Several alternatives to the baseline m are bet on, p1 = m
 plus 2, 5, 11, 20, 45 points, each with the factor L = x·p1/m + (1 - x)·(1 - p1)/(1 - m), which is at most 1 on average
 while the expected badness, given all that came before, is at most m. The bets begin again at every label
-(`restarts.py`), so that P(any alarm within N labels) is at most alpha at a threshold of log(N/alpha). The same the
-other way round finds a recovery: the null hypothesis is then that the rate is still at least m.
+(`shiryaev_roberts.py`), so that P(any alarm within N labels) is at most alpha at a threshold of log(N/alpha). The same
+the other way round finds a recovery: the null hypothesis is then that the rate is still at least m.
 
 Labels that depend on each other are taken on terms (`dependence.py`): an exponent on the factors, and a baseline that
 follows the day.
@@ -22,9 +22,9 @@ from typing import Literal
 
 import msgspec
 
-from monitoring.quality.detectors import restarts
+from monitoring.quality.detectors import shiryaev_roberts
 from monitoring.quality.detectors.dependence import PLAIN, LabelTerms, add_near, find_crowding
-from monitoring.quality.detectors.restarts import find_threshold
+from monitoring.quality.detectors.shiryaev_roberts import find_threshold
 
 __all__ = [
     "RateDetector",
@@ -119,7 +119,7 @@ def advance(
         crowding = find_crowding(near, detector.baseline)
         gains = gains if crowding == 1.0 else tuple([crowding * gain for gain in gains])
         near = add_near(near, weight * badness)
-    logs = restarts.grow(detector.logs, gains)
+    logs = shiryaev_roberts.grow(detector.logs, gains)
     observed, weighed, total = detector.observed + 1, detector.weight + weight, detector.total + weight * badness
     rises, begun, weights, totals = _find_runs(detector, gains, observed, weighed, total)
     return RateDetector(
@@ -140,7 +140,7 @@ def advance(
 def _find_runs(
     detector: RateDetector, gains: tuple[float, ...], observed: int, weighed: float, total: float
 ) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
-    """As `restarts.find_runs`, with what `weight` and `total` were then; in one loop, which each label passes."""
+    """As `shiryaev_roberts.find_runs`, with `weight` and `total` of then; in one loop, which each label passes."""
     rises, begun, weights, totals = [], [], [], []
     for rise, gain, at, weight, badness in zip(
         detector.rises, gains, detector.begun, detector.weights, detector.totals, strict=True
@@ -164,24 +164,24 @@ def log_e(detector: RateDetector) -> float:
 
     What is told as an e-value is no such thing: its mean while nothing is wrong is up to the number of labels.
     """
-    return restarts.log_of_mean(detector.logs, WEIGHTS)
+    return shiryaev_roberts.log_of_mean(detector.logs, WEIGHTS)
 
 
 def find_change(detector: RateDetector) -> int:
     """The number of labels after which the change likeliest began, by the alternative that leads."""
-    return restarts.find_change(detector.logs, detector.begun, WEIGHTS)
+    return shiryaev_roberts.find_change(detector.logs, detector.begun, WEIGHTS)
 
 
 def sum_since_change(detector: RateDetector) -> tuple[float, float]:
     """The badness of the labels since the change likeliest began, and their weight."""
-    leads = restarts.find_leader(detector.logs, WEIGHTS)
+    leads = shiryaev_roberts.find_leader(detector.logs, WEIGHTS)
     return max(0.0, detector.total - detector.totals[leads]), detector.weight - detector.weights[leads]
 
 
 def weigh_labels(detector: RateDetector, bad: float, of: float, times: float = 1.0) -> float:
     """The logarithm of the leading bet on `of` labels with the sum `bad`, against `times` the baseline."""
     baseline = min(1.0 - BASELINE_MIN, times * detector.baseline)
-    rate = list_alternatives(baseline, detector.side)[restarts.find_leader(detector.logs, WEIGHTS)]
+    rate = list_alternatives(baseline, detector.side)[shiryaev_roberts.find_leader(detector.logs, WEIGHTS)]
     return bad * log(rate / baseline) + (of - bad) * log((1.0 - rate) / (1.0 - baseline))
 
 

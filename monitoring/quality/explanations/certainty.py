@@ -18,7 +18,7 @@ from monitoring.quality.phrases import (
     join_words,
 )
 from monitoring.quality.signal_table import LABELLED, get_measure
-from monitoring.quality.signals.detection import list_label_signals
+from monitoring.quality.signals.days_to_detect import list_label_signals
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import OTHER_CLASS, Judgement, SignalReport
 

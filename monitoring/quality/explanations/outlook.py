@@ -15,8 +15,8 @@ from monitoring.quality.phrases import (
     format_percent,
     is_short,
 )
-from monitoring.quality.signals import detection
-from monitoring.quality.signals.detection import Held
+from monitoring.quality.signals import days_to_detect
+from monitoring.quality.signals.days_to_detect import Held
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Judgement, SignalReport
 from monitoring.quality.verdicts.verdict import DOUBTS
@@ -58,11 +58,11 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_outlook(judged: Judgement, plan: MonitorPlan, labels_per_day: float | None = None) -> Outlook:
     """The outlook at `labels_per_day` of each signal; None: as they come now."""
-    reports = detection.list_label_signals(judged.reports)
+    reports = days_to_detect.list_label_signals(judged.reports)
     signals = [
         _look_ahead(report, bound, judged, plan, labels_per_day)
         for report in reports
-        if (bound := detection.find_held(report)) is not None
+        if (bound := days_to_detect.find_held(report)) is not None
     ]
     days = {
         str(points): min((day for signal in signals if (day := signal.days[str(points)]) is not None), default=None)
@@ -86,8 +86,8 @@ def make_outlook(judged: Judgement, plan: MonitorPlan, labels_per_day: float | N
 def _look_ahead(
     report: SignalReport, bound: Held, judged: Judgement, plan: MonitorPlan, labels_per_day: float | None
 ) -> SignalOutlook:
-    threshold = detection.find_threshold(report, plan.false_alarms_per_month, judged.signals, labels_per_day)
-    labels = {str(points): detection.count_labels(report, points / 100, threshold) for points in POINTS}
+    threshold = days_to_detect.find_threshold(report, plan.false_alarms_per_month, judged.signals, labels_per_day)
+    labels = {str(points): days_to_detect.count_labels(report, points / 100, threshold) for points in POINTS}
     per_day = labels_per_day
     if per_day is None and not is_short(judged.labels_since, judged.at):
         per_day = report.labels_per_day

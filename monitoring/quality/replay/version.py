@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from monitoring.quality.detectors import leave_one_out, raters
+from monitoring.quality.detectors import guards, leave_one_out
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.leave_one_out import GiverRoll
 from monitoring.quality.phases import Verdict
@@ -152,7 +152,7 @@ class SignalReplay:
         count = len(self._places)
         guard = self.track.reverse if recovered else self.track.guard
         assert guard is not None, "it alarms, or has recovered"
-        since = raters.find_change(guard)
+        since = guards.find_change(guard)
         since = self._tested[min(since, len(self._tested) - 1)] if recovered else self.track.begun + since
         since = min(since, count - 1)
         share = (self._wrong[count] - self._wrong[since]) / (count - since)
@@ -160,7 +160,7 @@ class SignalReplay:
             signal=self.name,
             signal_labels=count,
             since_label=self._places[since],
-            log_e=raters.log_e(guard),
+            log_e=guards.log_e(guard),
             wrong_share_since=share,
         )
 
@@ -188,7 +188,7 @@ class VersionReplay:
         for kind in named:
             self._signals[kind] = SignalReplay(kind, label_signal.start(class_warm_up, VERSION), claim)
         self._has_callers = has_callers
-        self._roll = raters.start_roll(VERSION)
+        self._roll = guards.start_roll(VERSION)
         self._quality = VersionQuality()
         self._restored_at = self._degraded_since = 0.0
         self._changed_at_label = 0

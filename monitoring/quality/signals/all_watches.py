@@ -35,8 +35,8 @@ from monitoring.quality.signals.entries import (
     get_sides,
     read_label,
 )
+from monitoring.quality.signals.joint_labels import decide_together
 from monitoring.quality.signals.request_notes import Note
-from monitoring.quality.signals.reviewers import decide_together
 from monitoring.quality.signals.version_judgement import Budget
 from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts import canary_verdict

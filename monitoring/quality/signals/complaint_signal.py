@@ -22,8 +22,8 @@ from monitoring.quality.detectors import complaint_recovery as fewer
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.complaint_delays import HORIZON_TICKS, TICK_SECONDS, Delays
 from monitoring.quality.detectors.complaints import EXPECTED_MIN, SEEN_MIN, Complaints
+from monitoring.quality.detectors.detection_delay import BETWEEN_MIN
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
-from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.recent_values import Rate
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms, e_value_of
 from monitoring.quality.verdicts.quality import SignalReport

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from monitoring.quality.detectors import raters, sessions
+from monitoring.quality.detectors import guards, sessions
 from monitoring.quality.detectors.dependence import LabelTerms
+from monitoring.quality.detectors.guards import Guarded
 from monitoring.quality.detectors.leave_one_out import GiverRoll
-from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.detectors.sessions import Likeness
 from monitoring.quality.signals.entries import Label
 
@@ -21,8 +21,8 @@ def observe_label(
     if label.session is not None and label.session.labels:
         times = sessions.find_times(sessions.find_correlation(seen), label.session, detector.baseline)
     times = max(LEAST_TIMES, times) if detector.side == "above" else min(1.0, times)
-    return raters.observe(
-        raters.set_callers(guard, roll),
+    return guards.observe(
+        guards.set_callers(guard, roll),
         label.badness,
         label.caller,
         label.trusted,

@@ -5,10 +5,10 @@ soon as that has enough labels. Else the signal's own first labels become the ba
 none are learned: the reverse test would be held against the slipped state, and find a recovery that is none.
 
 A degraded version is held against the rate half-way between its baseline and its error then. The reverse test has to
-refute that the error is still at least so high (`raters.py` with side `below`). The error then is the lower bound of
-the labels since the likeliest change, because that is chosen where errors are most frequent. A degraded version that
-gets another baseline, or its first, begins the reverse test with the next label. The test sees labels of requests from
-after the verdict alone: once traffic is shifted, late praise of earlier requests would show a recovery.
+refute that the error is still at least so high (`guards.py` with side `below`). The error then is the lower
+bound of the labels since the likeliest change, because that is chosen where errors are most frequent. A degraded
+version that gets another baseline, or its first, begins the reverse test with the next label. The test sees labels of
+requests from after the verdict alone: once traffic is shifted, late praise of earlier requests would show a recovery.
 
 Labels depend on each other, so detectors take them on terms (`dependence.py`). Six kinds of evidence that would alarm
 are a doubt instead: it rests on one giver, or on one session; less than a day was seen, and the errors may be those of
@@ -30,8 +30,8 @@ from monitoring import intervals
 from monitoring.ids import name_rater
 from monitoring.quality.detectors import (
     dependence,
+    guards,
     leave_one_out,
-    raters,
     recent_values,
     recoveries,
     reviewers_mix,
@@ -40,8 +40,8 @@ from monitoring.quality.detectors import (
 )
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.dependence import Dependence
+from monitoring.quality.detectors.guards import Guarded, Shares
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
-from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.detectors.reviewers_mix import ReviewersMix
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, RateDetector, find_threshold
@@ -148,12 +148,12 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def changed_after(self) -> int:
         """The number of labels after which the change likeliest began."""
         assert self.guard is not None, "it has a detector"
-        return self.begun + raters.find_change(self.guard)
+        return self.begun + guards.find_change(self.guard)
 
     def log_e(self) -> float:
         """The logarithm of the evidence now, whichever caller or rater is left out."""
         assert self.guard is not None, "it has a detector"
-        return raters.log_e(self.guard)
+        return guards.log_e(self.guard)
 
     def hold_against(self, baseline: Baseline) -> LabelSignal:
         """Hold it against this baseline from now on; the same object if it is already."""
@@ -161,9 +161,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return self
         upper = min(BASELINE_MAX, max(BASELINE_MIN, baseline.upper))
         if self.guard is not None:
-            guard = raters.restart(self.guard, upper)
+            guard = guards.restart(self.guard, upper)
         else:
-            guard = raters.start_knowing(upper, self.salt, self.shares or raters.start_shares(self.salt))
+            guard = guards.start_knowing(upper, self.salt, self.shares or guards.start_shares(self.salt))
         return begin(replace(self, baseline=baseline, guard=guard, shares=None))
 
     def release(self) -> LabelSignal:
@@ -252,7 +252,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if self.reverse is None:
             left = recoveries.count_left(left, self.observed - self.apart, since - self.recovered_at)
         bound = self._find_half_way(error)
-        reverse = raters.restart(self.guard, bound, "below")
+        reverse = guards.restart(self.guard, bound, "below")
         return replace(self, reverse=reverse, reverse_bound=bound, recoveries=left)
 
     def _find_half_way(self, error: float) -> float:
@@ -268,8 +268,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """
         if reverse.detectors.whole.observed % MOVED_EACH or reverse.detectors.log_now >= SETTLED_LOG:
             return reverse
-        return raters.move_baseline(
-            reverse, max(self.reverse_bound, self._find_half_way(raters.find_least_error(reverse)))
+        return guards.move_baseline(
+            reverse, max(self.reverse_bound, self._find_half_way(guards.find_least_error(reverse)))
         )
 
     def count_apart(self) -> float:
@@ -286,7 +286,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """
         if self.guard is None:
             return self
-        guard = raters.restart(self.guard, self.guard.detectors.whole.baseline)
+        guard = guards.restart(self.guard, self.guard.detectors.whole.baseline)
         restarted = replace(begin(self), guard=guard, recoveries=self.recoveries)
         if not self.has_recovered:
             return restarted
@@ -309,7 +309,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """The doubt for which evidence that would alarm does not; None where there is none, or no such evidence."""
         if self.guard is None or self.observed < labels_min:
             return None
-        if raters.rests_on_most(self.guard, labels, alpha, dependence.find_relief(self.dependence)):
+        if guards.rests_on_most(self.guard, labels, alpha, dependence.find_relief(self.dependence)):
             return "one_giver"
         if not leave_one_out.has_alarmed(self.guard.detectors, labels, alpha):
             return None
@@ -336,7 +336,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def rests_on_one(self, labels: float, alpha: float) -> bool:
         """Return whether all labels would alarm, and not without one caller or rater alone."""
         relief = dependence.find_relief(self.dependence)
-        return self.guard is not None and raters.rests_on_one(self.guard, labels, alpha, relief)
+        return self.guard is not None and guards.rests_on_one(self.guard, labels, alpha, relief)
 
     def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` labels, whose badness has this total."""
@@ -430,7 +430,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if label.weight < 1.0 or is_degraded:
             return dependence.pass_over(self.dependence, at)
         places = () if own is None else (own,)
-        observed = dependence.observe(self.dependence, label.badness, at, places, raters.GROUPS)
+        observed = dependence.observe(self.dependence, label.badness, at, places, guards.GROUPS)
         is_settled = self.guard is None or self.guard.detectors.log_now < SETTLED_LOG
         return dependence.settle(observed) if is_settled else observed
 
@@ -438,7 +438,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if is_degraded or label.session is None:
             return self.likeness
         places = () if own is None else (own,)
-        return sessions.observe(self.likeness, label.badness, label.session, places, raters.GROUPS)
+        return sessions.observe(self.likeness, label.badness, label.session, places, guards.GROUPS)
 
     def _follow_day(self, before: LabelSignal, at: float, is_degraded: bool) -> LabelSignal:
         """The signal, where the label after `before` has ended its first day, or has shown a rhythm."""
@@ -458,7 +458,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def _with_count(self, bad: float, own: int | None, at: float) -> LabelSignal:
         """The signal with a label that no detector has seen."""
-        parts = self.by_caller or (() if own is None else (FadedSums(),) * raters.GROUPS)
+        parts = self.by_caller or (() if own is None else (FadedSums(),) * guards.GROUPS)
         count, wrong, rate = self.labels + 1, self.wrong + bad, recent_values.add_event(self.rate, at)
         return replace(
             self,
@@ -476,9 +476,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """The shares of its raters after a label that no detector has seen."""
         if label.trusted:
             return self.shares
-        shares = self.shares or raters.start_shares(self.salt)
+        shares = self.shares or guards.start_shares(self.salt)
         shares = replace(shares, raters=leave_one_out.count_kind(shares.raters, roll.reported))
-        return raters.add_label(shares, label.caller, label.rater, label.reported, at=at)[0]
+        return guards.add_label(shares, label.caller, label.rater, label.reported, at=at)[0]
 
     def _learn(self, label: Label, own: int | None, at: float) -> LabelSignal:
         """The signal after one of the first labels; with the last of those wanted its baseline is known."""

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from monitoring.quality.detectors import baselines, leave_one_out, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.detection_delay import BETWEEN_MIN
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
-from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.recent_values import FadedSums, Marks, Rate
-from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.detectors.sequential import E_VALUE_MAX
+from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR
 from monitoring.quality.verdicts.quality import Doubt, SignalReport
 
 ALPHA = 0.05

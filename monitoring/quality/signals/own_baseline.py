@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monitoring.quality.detectors import baselines, raters
+from monitoring.quality.detectors import baselines, guards
 from monitoring.quality.detectors.baselines import Baseline, BaselineKind
 from monitoring.quality.detectors.dependence import Dependence
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
@@ -18,7 +18,7 @@ def add_part(parts: Parts, own: int | None, weight: float, bad: float) -> Parts:
     """The parts after a label of this group."""
     if own is None or not weight:
         return parts
-    current = parts or ((0.0, 0.0),) * raters.GROUPS
+    current = parts or ((0.0, 0.0),) * guards.GROUPS
     return tuple(
         [(of + weight, wrong + bad) if place == own else (of, wrong) for place, (of, wrong) in enumerate(current)]
     )

@@ -38,7 +38,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
     `bad` is the label of the answer that its caller got, `right` the digests of the right answer by judge; `givers` are
     the callers on whose labels these rest, without trusted ones. `canary`: a canary's tally has its feedback.
-    `judgements` are the answers of several reviewers (`reviewers.py`).
+    `judgements` are the answers of several reviewers (`joint_labels.py`).
     """
 
     epoch: str = ""

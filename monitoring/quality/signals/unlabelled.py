@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import drift, planning, rising_errors
+from monitoring.quality.detectors import detection_delay, drift, rising_errors
 from monitoring.quality.detectors.drift import Signal
-from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR
 from monitoring.quality.signal_table import UNLABELLED, UnlabelledName
 from monitoring.quality.signals.entries import (
     RecordEntry,
@@ -40,7 +40,7 @@ LOOKED_EVERY = 16
 RELEARNED_AFTER = 5000
 REFERENCE_SPACING_SECONDS = 3600.0 / drift.REFERENCE
 """Between two values of a reference, so that it spans an hour at least."""
-ALARM_MIN = math.log(planning.BETWEEN_MIN)
+ALARM_MIN = math.log(detection_delay.BETWEEN_MIN)
 LANGUAGES_FIRST = 50
 LANGUAGES_MAX = 8
 ESCALATED = frozenset({"out_of_scope", "other_language", "contract", "low_confidence", "refusal", "predicted_gain"})

@@ -2,7 +2,7 @@
 
 The fleet's accepted false alarms go in equal parts to all labelled signals of all versions, and as many again to the
 unlabelled ones, which only make suspect: a signal's part and its labels a month give the e-value at which it alarms
-(`planning.py`). Both are those of when there were most signals and labels since its detector began
+(`detection_delay.py`). Both are those of when there were most signals and labels since its detector began
 (`alarm_shares.py`). A class is a signal of its own.
 
 Pure functions.
@@ -16,11 +16,11 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import drift, planning, recent_values, saving
+from monitoring.quality.detectors import detection_delay, drift, recent_values, saving
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.estimates import Estimate
 from monitoring.quality.signal_table import UNLABELLED, get_measure
-from monitoring.quality.signals import arm_bets, arms, detection
+from monitoring.quality.signals import arm_bets, arms, days_to_detect
 from monitoring.quality.signals.entries import GENERAL
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms, e_value_of
@@ -116,7 +116,7 @@ def _of_saving(watch: Watch, at: float) -> SavingReport | None:
 def _threshold(signal: LabelledSignal, budget: Budget, at: float) -> float:
     """The e-value at which a labelled signal alarms, by the most signals and labels a day since its detector began."""
     signals, per_day = max(signal.signals, budget.labelled), recent_values.find_busiest(signal.busiest, signal.rate, at)
-    return planning.find_labels_between(budget.false_alarms_per_month, signals, per_day)
+    return detection_delay.find_labels_between(budget.false_alarms_per_month, signals, per_day)
 
 
 # ---- labelled signals ------------------------------------------------------------------------------
@@ -160,7 +160,10 @@ def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[SignalRepor
             signals = max(signal.signals, budget.unlabelled)
             per_day = recent_values.find_busiest(signal.busiest, watch.request_rate, at)
             yield _of_signal(
-                name, signal, watch, planning.find_labels_between(budget.false_alarms_per_month, signals, per_day)
+                name,
+                signal,
+                watch,
+                detection_delay.find_labels_between(budget.false_alarms_per_month, signals, per_day),
             )
 
 
@@ -256,5 +259,5 @@ def _of_arm(name: Any, version: str | None, comparison: arms.ArmComparison, qual
 def _seconds_to_detect(reports: Sequence[SignalReport], budget: Budget) -> Iterator[tuple[str, float | None]]:
     """By points, the seconds until the fastest signal finds so much more badness; None where none would."""
     for points in POINTS:
-        days = detection.find_days(reports, points / 100, budget.false_alarms_per_month, budget.labelled)
+        days = days_to_detect.find_days(reports, points / 100, budget.false_alarms_per_month, budget.labelled)
         yield str(points), None if days is None else days * recent_values.DAY_SECONDS

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import raters
+from monitoring.quality.detectors import guards
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.leave_one_out import GiverRoll
 from monitoring.quality.detectors.recent_values import DelayCounts, FadedSums, Marks, Rate
@@ -106,7 +106,7 @@ def start(version: str, task: str, epoch: str) -> Watch:
         version=version,
         task=task,
         epoch=epoch,
-        roll=raters.start_roll(version),
+        roll=guards.start_roll(version),
         reviewed=label_signal.start(FIRST_REVIEWED, version),
         feedback=label_signal.start(FIRST_FEEDBACK, version),
         shadow=pair_signal.start(version),

@@ -18,9 +18,9 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring.ids import name_rater
-from monitoring.quality.detectors import leave_one_out, raters, sequential
+from monitoring.quality.detectors import guards, leave_one_out, sequential
+from monitoring.quality.detectors.guards import GROUPS
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
-from monitoring.quality.detectors.raters import GROUPS
 from monitoring.quality.detectors.sequential import Bets
 from monitoring.quality.phrases import format_evidence
 
@@ -170,13 +170,13 @@ class CanaryVerdict(msgspec.Struct, frozen=True, kw_only=True):
 def start(plan: CanaryPlan, started_at: float = 0.0, callers: GiverRoll | None = None) -> Tally:
     """The state before the first outcome. `callers` are who used the active version until then: beside them the first
     caller of a canary is not alone."""
-    callers = raters.start_roll("canary") if callers is None else leave_one_out.count_kind(callers, reported=False)
+    callers = guards.start_roll("canary") if callers is None else leave_one_out.count_kind(callers, reported=False)
     rate = _evidence(plan.margin, plan.margin, GROUPS)
     return Tally(
         bounds=_bounds(plan),
         started_at=started_at,
         callers=callers,
-        raters=raters.start_roll(callers.salt),
+        raters=guards.start_roll(callers.salt),
         error=rate,
         contract=rate,
         latency=_evidence(0.0, 0.0, GROUPS),

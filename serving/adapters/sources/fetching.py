@@ -17,7 +17,7 @@ from monitoring.helper_process import run_job, tell_step
 from serving.adapters.adapter_folder import ADAPTER_FILES, CONFIG_FILE, MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE
 from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.errors import ArtifactError, quote_name
-from serving.adapters.incoming import append
+from serving.adapters.incoming_folder import append
 from serving.adapters.sources.bucket import BucketSource
 from serving.adapters.sources.fetch_job import FetchJob, FetchResult, FetchSettings, scheme_of
 from serving.adapters.sources.hub import HubSource

@@ -7,7 +7,7 @@ import random
 import msgspec
 import pytest
 
-from monitoring.quality.detectors import leave_one_out, raters
+from monitoring.quality.detectors import guards, leave_one_out
 from monitoring.quality.detectors.leave_one_out import GiverRoll
 from monitoring.quality.signals import arm_bets
 from monitoring.quality.signals.arm_bets import ArmBets
@@ -18,7 +18,7 @@ CALLERS = tuple(f"caller {number}" for number in range(8))
 
 
 def roll_of(*callers: str) -> GiverRoll:
-    roll = raters.start_roll("returns@v2")
+    roll = guards.start_roll("returns@v2")
     for number in range(80):
         roll = leave_one_out.add_request(roll, callers[number % len(callers)], float(number))
     return roll
@@ -26,7 +26,7 @@ def roll_of(*callers: str) -> GiverRoll:
 
 def bet(differences: list[float], callers: tuple[str, ...] = (), everybody: tuple[str, ...] = CALLERS) -> ArmEvidence:
     """The evidence of pairs, judged by these callers in turn (none: by a judge)."""
-    roll, bets = roll_of(*everybody), arm_bets.start(0.0, None, raters.GROUPS)
+    roll, bets = roll_of(*everybody), arm_bets.start(0.0, None, guards.GROUPS)
     for number, difference in enumerate(differences):
         givers = (callers[number % len(callers)],) if callers else ()
         bets = arm_bets.add_difference(arm_bets.add_pair(bets), difference, givers, roll)
@@ -44,7 +44,7 @@ def test_an_arm_that_is_right_where_the_version_is_wrong_is_shown_better_soon() 
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_one_caller_of_most_requests_shows_no_arm_to_be_better(share: float) -> None:
     draw = random.Random(1)
-    roll, bets = raters.start_roll("returns@v2"), arm_bets.start(0.0, None, raters.GROUPS)
+    roll, bets = guards.start_roll("returns@v2"), arm_bets.start(0.0, None, guards.GROUPS)
     for number in range(1000):
         is_liar = draw.random() < share
         caller = "liar" if is_liar else f"other {number % 3}"
@@ -61,7 +61,7 @@ def test_a_caller_who_is_alone_is_believed() -> None:
 
 
 def test_labels_of_less_than_half_of_the_pairs_show_nothing() -> None:
-    roll, bets = roll_of(*CALLERS), arm_bets.start(0.0, None, raters.GROUPS)
+    roll, bets = roll_of(*CALLERS), arm_bets.start(0.0, None, guards.GROUPS)
     for number in range(60):
         bets = arm_bets.add_pair(bets)
         if number % 3 == 0:
@@ -72,7 +72,7 @@ def test_labels_of_less_than_half_of_the_pairs_show_nothing() -> None:
 @pytest.mark.parametrize("judged_every", [1, 2, 10])
 def test_a_judge_or_reviewers_show_a_better_arm_where_some_pairs_have_no_opinion(judged_every: int) -> None:
     """A judge that had no room, or reviews of a tenth of the pairs: neither is a sample of complaints."""
-    roll, bets = roll_of(*CALLERS), arm_bets.start(0.0, None, raters.GROUPS)
+    roll, bets = roll_of(*CALLERS), arm_bets.start(0.0, None, guards.GROUPS)
     for number in range(200):
         bets = arm_bets.add_pair(bets)
         if number % judged_every == 0 and number != 7:

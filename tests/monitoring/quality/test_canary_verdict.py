@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import leave_one_out, raters, sequential
+from monitoring.quality.detectors import guards, leave_one_out, sequential
 from monitoring.quality.verdicts import canary_verdict
 from monitoring.quality.verdicts.canary_verdict import (
     SIGNALS,
@@ -269,7 +269,7 @@ def test_first_caller_of_a_canary_is_not_alone_beside_the_active_versions_caller
     failing = list(
         both(80, good("canary", error=True, latency_seconds=None, caller="shop0"), good("active", caller="shop0"))
     )
-    used = raters.start_roll("returns@v1")
+    used = guards.start_roll("returns@v1")
     for number in range(100):
         used = leave_one_out.add_request(used, SHOPS[number % 4])
     assert canary_verdict.judge_canary(seen(PLAN, *failing), PLAN, 1.0).action == "roll_back"

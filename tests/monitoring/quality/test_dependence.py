@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import dependence, leave_one_out, raters, recoveries
+from monitoring.quality.detectors import dependence, guards, leave_one_out, recoveries
 from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.detectors.dependence import Dependence
 from monitoring.quality.signals import label_signal, pair_signal
@@ -17,7 +17,7 @@ from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_signal import LabelSignal
 from tests.monitoring.quality.traffic import V3
 
-GROUPS = raters.GROUPS
+GROUPS = guards.GROUPS
 BATCH = 40
 LABELS, ALPHA, LABELS_MIN = 10_000, 0.05, 20
 
@@ -31,7 +31,7 @@ def judge_bursts(
     labels until the first alarm after the change, and at every tenth label before it whether its evidence would rest on
     one who gives most labels, and the doubt.
     """
-    draw, roll, batch = random.Random(seed), raters.start_roll(V3), list[float]()
+    draw, roll, batch = random.Random(seed), guards.start_roll(V3), list[float]()
     signal = label_signal.start(200, V3).hold_against(declare_rate(0.05, 0.0, "admin", "known"))
     looks = list[tuple[bool, str | None]]()
     for number in range(before + after):
@@ -43,7 +43,7 @@ def judge_bursts(
         signal = signal.take(Label(badness=badness, caller=caller), at, roll, False)
         if number % 10 == 0 and 500 < number < before:
             assert signal.guard is not None
-            rests = raters.rests_on_most(signal.guard, LABELS, ALPHA)
+            rests = guards.rests_on_most(signal.guard, LABELS, ALPHA)
             looks.append((rests, signal.find_doubt(LABELS_MIN, LABELS, ALPHA)))
         if number >= before and signal.alarms(LABELS_MIN, LABELS, ALPHA):
             return signal, number - before, looks
@@ -134,7 +134,7 @@ def test_clusters_that_an_earlier_release_has_seen_are_kept(ratios: float, count
 
 
 def test_a_rhythm_that_comes_and_goes_restarts_evidence_once() -> None:
-    draw, roll = random.Random(1), raters.start_roll(V3)
+    draw, roll = random.Random(1), guards.start_roll(V3)
     signal = label_signal.start(200, V3).hold_against(declare_rate(0.05, 0.0, "admin", "known"))
     rhythms, begun = list[bool](), set[int]()
     for number in range(40 * 240):
@@ -176,7 +176,7 @@ def hold_against_known() -> LabelSignal:
 def take_labels(signal: LabelSignal, rate: float, count: int, seed: int, wrong_of_one: int = 0) -> LabelSignal:
     """The signal after labels of four shops, up to its alarm if it has no reverse test yet; behind each label come
     `wrong_of_one` wrong ones of one more caller."""
-    draw, roll = random.Random(seed), raters.start_roll(V3)
+    draw, roll = random.Random(seed), guards.start_roll(V3)
     for number in range(count):
         callers = [f"shop{number % 4}", *["noisy"] * wrong_of_one]
         for place, caller in enumerate(callers):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import paired, restarts
+from monitoring.quality.detectors import paired, shiryaev_roberts
 from monitoring.quality.detectors.paired import PairedDetector
 from monitoring.quality.detectors.rising_errors import Side
 
@@ -27,7 +27,7 @@ def after(detector: PairedDetector, seen: list[float]) -> PairedDetector:
 
 
 def alarmed(detector: PairedDetector, worse: float, better: float, pairs: int, seed: str) -> bool:
-    draw, bar = random.Random(seed), restarts.find_threshold(pairs, 0.05)
+    draw, bar = random.Random(seed), shiryaev_roberts.find_threshold(pairs, 0.05)
     for _ in range(pairs):
         place = draw.random()
         detector = paired.observe(detector, 1.0 if place < worse else -1.0 if place < worse + better else 0.0)
@@ -38,7 +38,7 @@ def alarmed(detector: PairedDetector, worse: float, better: float, pairs: int, s
 
 def test_a_new_detector_has_seen_nothing() -> None:
     detector = paired.start(0.02)
-    assert paired.log_e(detector) == restarts.LOG_FLOOR
+    assert paired.log_e(detector) == shiryaev_roberts.LOG_FLOOR
     assert paired.find_change(detector) == 0
     assert sum(paired.WEIGHTS) == pytest.approx(1.0)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import dependence, leave_one_out, raters, sessions
+from monitoring.quality.detectors import dependence, guards, leave_one_out, sessions
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.detectors.sessions import NO_PAST
 from monitoring.quality.signals import label_evidence, label_signal, repeats
@@ -19,7 +19,7 @@ from monitoring.quality.signals.label_signal import LabelSignal
 from tests.monitoring.quality.reckoned import HELD, Told
 from tests.monitoring.quality.traffic import V3, Traffic, errors, labelled_traffic, served
 
-ROLL = leave_one_out.add_request(raters.start_roll(V3), "shop")
+ROLL = leave_one_out.add_request(guards.start_roll(V3), "shop")
 
 
 def take(signal: LabelSignal, badness: float, weight: float, at: float) -> LabelSignal:
@@ -167,7 +167,7 @@ def liken(labels: list[list[float]]) -> sessions.Alike:
     for session in labels:
         past = NO_PAST
         for badness in session:
-            likeness, past = sessions.observe(likeness, badness, past, (), raters.GROUPS), past.add(badness)
+            likeness, past = sessions.observe(likeness, badness, past, (), guards.GROUPS), past.add(badness)
     return likeness.whole
 
 
@@ -206,11 +206,11 @@ def test_next_label_of_a_session_is_held_against_its_past() -> None:
 @pytest.mark.parametrize(("past", "is_under"), [(sessions.Past(100.0, 0.0), True), (sessions.Past(10.0, 1.0), False)])
 def test_label_of_a_good_session_is_held_against_a_little_less(past: sessions.Past, is_under: bool) -> None:
     likeness = sessions.Likeness(sessions.Alike(2_000.0, 200.0, 200.0, 200.0, 50.0))
-    guard, label = raters.start(0.05, V3), Label(badness=1.0, trusted=True, session=past)
+    guard, label = guards.start(0.05, V3), Label(badness=1.0, trusted=True, session=past)
     found = label_evidence.observe_label(guard, label, 0.0, ROLL, dependence.PLAIN, likeness)
     times = max(0.7, sessions.find_times(sessions.find_correlation(likeness), past, 0.05))
     assert (times < 1.0) == is_under
-    expected = raters.observe(guard, 1.0, "", True, terms=dependence.PLAIN._replace(times=times))
+    expected = guards.observe(guard, 1.0, "", True, terms=dependence.PLAIN._replace(times=times))
     assert found.detectors.log_now == expected.detectors.log_now
 
 
@@ -221,7 +221,7 @@ def test_nobody_makes_sessions_alike_for_others() -> None:
             past = NO_PAST
             for number in range(10):
                 badness = float(session % 2 if own == 0 else number == 4)
-                likeness = sessions.observe(likeness, badness, past, (own,), raters.GROUPS)
+                likeness = sessions.observe(likeness, badness, past, (own,), guards.GROUPS)
                 past = past.add(badness)
     assert likeness.whole.find_correlation() > 0.1
     assert sessions.find_correlation(likeness) < 0.01

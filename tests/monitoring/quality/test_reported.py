@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.quality.detectors import leave_one_out, raters
+from monitoring.quality.detectors import guards, leave_one_out
 from monitoring.quality.detectors.leave_one_out import REPORTS_COUNT_AFTER_SECONDS
 from monitoring.quality.verdicts.quality import Judgement, SignalReport
 from tests.monitoring.quality.reckoned import BY_GATE
@@ -150,7 +150,7 @@ def test_a_version_that_is_judged_from_reports_alone_still_alarms() -> None:
 
 
 def test_reports_count_again_after_a_week_without_serving_and_not_beside_served() -> None:
-    roll = raters.start_roll(V3)
+    roll = guards.start_roll(V3)
     for n in range(100):
         roll = leave_one_out.add_request(roll, "shop", at=float(n))
     for n in range(100):

@@ -8,7 +8,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from monitoring.quality.detectors import leave_one_out, raters, reviewers_mix
+from monitoring.quality.detectors import guards, leave_one_out, reviewers_mix
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.detectors.reviewers_mix import ReviewersMix
 from monitoring.quality.explanations import doubt_steps
@@ -19,7 +19,7 @@ from monitoring.quality.verdicts.quality import Doubt, SignalReport
 from monitoring.quality.verdicts.verdict import DOUBTS
 
 V3 = "returns@v3"
-ROLL = leave_one_out.add_request(raters.start_roll(V3), "shop")
+ROLL = leave_one_out.add_request(guards.start_roll(V3), "shop")
 STRICTNESS = {"mild": 0.2, "anna": 1.4, "ben": 1.4}
 
 

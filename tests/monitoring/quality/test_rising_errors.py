@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import restarts, rising_errors
+from monitoring.quality.detectors import rising_errors, shiryaev_roberts
 from monitoring.quality.detectors.rising_errors import RateDetector, Side, start
 
 sides = st.sampled_from(["above", "below"])
@@ -42,7 +42,7 @@ def alarm_at(detector: RateDetector, rate: float, count: int, threshold: float, 
 
 def test_a_new_detector_has_seen_nothing_and_claims_nothing() -> None:
     detector = start(0.05)
-    assert rising_errors.log_e(detector) == restarts.LOG_FLOOR
+    assert rising_errors.log_e(detector) == shiryaev_roberts.LOG_FLOOR
     assert rising_errors.find_mean(detector) is None
     assert rising_errors.find_change(detector) == 0
     assert rising_errors.log_e(detector) < rising_errors.find_threshold(1, 0.99)
@@ -117,7 +117,9 @@ def test_the_sums_are_those_of_the_definition(side: Side, baseline: float, seen:
         ]
     assert sums(detector) == pytest.approx(plain, rel=1e-9)
     mean = sum(w * s for w, s in zip(rising_errors.WEIGHTS, plain, strict=True))
-    assert rising_errors.log_e(detector) == pytest.approx(math.log(mean) if seen else restarts.LOG_FLOOR, abs=1e-9)
+    assert rising_errors.log_e(detector) == pytest.approx(
+        math.log(mean) if seen else shiryaev_roberts.LOG_FLOOR, abs=1e-9
+    )
 
 
 @given(sides, baselines, labels, shares, shares)

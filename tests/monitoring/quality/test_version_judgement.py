@@ -8,7 +8,7 @@ import random
 import msgspec
 import pytest
 
-from monitoring.quality.detectors import leave_one_out, raters
+from monitoring.quality.detectors import guards, leave_one_out
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.detectors.recent_values import Rate
 from monitoring.quality.signals import entries, label_signal, version_watch
@@ -137,7 +137,7 @@ def test_one_caller_who_spoils_the_first_labels_hides_no_slip() -> None:
 
 def test_bound_of_first_labels_is_too_low_once_in_100_at_most_whoever_is_left_out() -> None:
     """The least of nine bounds of 99% was so in more than two of a hundred."""
-    under, runs, roll = 0, 700, raters.start_roll(V3)
+    under, runs, roll = 0, 700, guards.start_roll(V3)
     for number in range(8):
         roll = leave_one_out.add_request(roll, f"shop{number}")
     for run in range(runs):
@@ -158,7 +158,7 @@ def test_bound_of_first_labels_is_too_low_once_in_100_at_most_whoever_is_left_ou
 
 def test_a_caller_who_reports_only_what_went_wrong_loses_no_label_and_no_baseline() -> None:
     """Repeats weigh a third or a fifth: what is left without the other callers is rounded, and all of it is wrong."""
-    roll, draw = raters.start_roll(V3), random.Random(1)
+    roll, draw = guards.start_roll(V3), random.Random(1)
     for number in range(160):
         roll = leave_one_out.add_request(roll, ("complainer", "shop")[number % 2], float(number))
     track = label_signal.start(100, V3)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from monitoring import intervals
-from monitoring.quality.detectors import baselines, dependence, planning
+from monitoring.quality.detectors import baselines, dependence, detection_delay
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.signal_table import get_measure
 from monitoring.quality.signals.labelled import ALPHA
@@ -50,7 +50,7 @@ def find_threshold(report: SignalReport, false_alarms_per_month: float, signals:
     """The e-value of an alarm at `per_day` labels a day. None: as they come now, and not less than it is, as it keeps
     its busiest days; a young version has none yet."""
     now = report.labels_per_day if per_day is None else per_day
-    threshold = planning.find_labels_between(false_alarms_per_month, signals, now)
+    threshold = detection_delay.find_labels_between(false_alarms_per_month, signals, now)
     return max(threshold, report.threshold) if per_day is None else threshold
 
 
@@ -61,7 +61,9 @@ def count_labels(report: SignalReport, points: float, threshold: float) -> float
         return None
     upper = min(1.0 - BASELINE_MIN, max(BASELINE_MIN, bound.upper))
     exponent = dependence.find_exponent_of(report.dispersion, dependence.find_caution(int(report.observed)))
-    labels = planning.find_labels_to_detect(upper, points, threshold * ALPHA, ALPHA, bound.rate, exponent=exponent)
+    labels = detection_delay.find_labels_to_detect(
+        upper, points, threshold * ALPHA, ALPHA, bound.rate, exponent=exponent
+    )
     return None if labels is None else labels + bound.missing
 
 

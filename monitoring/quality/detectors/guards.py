@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from monitoring.ids import name_rater
 from monitoring.intervals import find_share_interval
-from monitoring.quality.detectors import leave_one_out, restarts, rising_errors
+from monitoring.quality.detectors import leave_one_out, rising_errors, shiryaev_roberts
 from monitoring.quality.detectors.dependence import PLAIN, LabelTerms
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.rising_errors import RateDetector, Side
@@ -185,7 +185,7 @@ def rests_on_most(guarded: Guarded, labels: float, alpha: float, relief: float =
 
 def _rests_on(guarded: Guarded, labels: float, alpha: float, relief: float) -> list[int]:
     """The places of the one caller and the one rater without whom it is not enough."""
-    enough, whole = restarts.find_threshold(labels, alpha), guarded.detectors.whole
+    enough, whole = shiryaev_roberts.find_threshold(labels, alpha), guarded.detectors.whole
     if relief * rising_errors.log_e(whole) < enough:
         return []
     return leave_one_out.rests_on(guarded.detectors, rising_errors.log_e, enough, _believed(guarded), GROUPS)

@@ -1,11 +1,11 @@
-"""The number of false alarms and the time to a true one, from an operator's units to the detectors' and back.
+"""The alarm threshold that an accepted number of false alarms gives, and the labels that a slip needs to pass it.
 
 Operators say how many false alarms the whole fleet may have in a month. Each signal gets an equal part. A signal that
 raises one in `A` labels on average while nothing is wrong, and has `L` labels a month, raises L/A. The detectors of
-`restarts.py` that alarm at a log e-value of log(A), and begin again after each alarm, raise at most M/A false alarms
-in M labels on average, for every M and however the labels depend on each other: their sum less the number of labels
-does not grow on average while nothing is wrong. So the expected false alarms of the fleet are at most what was set, as
-long as no signal has more labels a month than it was planned with.
+`shiryaev_roberts.py` that alarm at a log e-value of log(A), and begin again after each alarm, raise at most M/A false
+alarms in M labels on average, for every M and however the labels depend on each other: their sum less the number of
+labels does not grow on average while nothing is wrong. So the expected false alarms of the fleet are at most what was
+set, as long as no signal has more labels a month than it was planned with.
 
 `labels` and `alpha` of a detector mean log(labels/alpha): `labels = between * alpha` gives the threshold log(between).
 """

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.server.uploads import FIELDS, FILES, UploadLimits, Uploads, has_own_body_limits
+from gateway.server.adapter_uploads import FIELDS, FILES, UploadLimits, Uploads, has_own_body_limits
 from gateway.server.wire import Message
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter

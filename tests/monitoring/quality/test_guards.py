@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import leave_one_out, raters, rising_errors
+from monitoring.quality.detectors import guards, leave_one_out, rising_errors
 from monitoring.quality.detectors.baselines import declare_rate, measure
-from monitoring.quality.detectors.raters import Guarded
+from monitoring.quality.detectors.guards import Guarded
 from monitoring.quality.signals import label_signal, pair_signal
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_signal import LabelSignal
@@ -23,11 +23,11 @@ names = st.sampled_from([f"caller-{n}" for n in range(20)])
 
 def served(found: Guarded, caller: str) -> Guarded:
     """The detector once a request of this caller was answered."""
-    return raters.set_callers(found, leave_one_out.add_request(found.callers, caller))
+    return guards.set_callers(found, leave_one_out.add_request(found.callers, caller))
 
 
 def guarded(*callers: str) -> Guarded:
-    found = raters.start(0.05, "returns@v3")
+    found = guards.start(0.05, "returns@v3")
     for caller in callers:
         found = served(found, caller)
     return found
@@ -50,7 +50,7 @@ def poisoned(share: float, seed: str, field: str = "caller", trusted: bool = Fal
         who = "attacker" if attacks else f"caller-{n % 5}"
         bad = 1.0 if attacks or draw.random() < 0.04 else 0.0
         caller, rater = (who, None) if field == "caller" else ("caller-0", who)
-        found = raters.observe(found, bad, caller, trusted=trusted and attacks, rater=rater)
+        found = guards.observe(found, bad, caller, trusted=trusted and attacks, rater=rater)
     return found
 
 
@@ -61,8 +61,8 @@ def test_one_caller_or_one_rater_who_sends_only_bad_labels_moves_no_verdict(shar
     for n in range(4):
         found = poisoned(share, f"{share} {n}", field)
         assert not alarms(found)
-        assert raters.rests_on_one(found, LABELS, ALPHA) == slips(found)
-    assert raters.rests_on_one(poisoned(0.5, "told", field), LABELS, ALPHA)
+        assert guards.rests_on_one(found, LABELS, ALPHA) == slips(found)
+    assert guards.rests_on_one(poisoned(0.5, "told", field), LABELS, ALPHA)
 
 
 @pytest.mark.parametrize("field", ["caller", "rater"])
@@ -72,9 +72,9 @@ def test_a_burst_of_bad_labels_that_drowns_all_others_moves_no_verdict(field: st
     for n in range(232 + 1950):
         who, bad = (f"caller-{n % 5}", float(draw.random() < 0.04)) if n < 232 else ("burst", 1.0)
         caller, rater = (who, None) if field == "caller" else ("caller-0", who)
-        found = raters.observe(served(found, caller), bad, caller, rater=rater)
+        found = guards.observe(served(found, caller), bad, caller, rater=rater)
     assert not alarms(found)
-    assert raters.rests_on_most(found, LABELS, ALPHA)
+    assert guards.rests_on_most(found, LABELS, ALPHA)
 
 
 @pytest.mark.invariant("No caller and no rater decides alone.")
@@ -87,49 +87,49 @@ def test_a_caller_of_95_percent_of_the_traffic_moves_no_verdict_alone(history: i
         for n in range(history + 400):
             is_most = draw.random() < 0.95
             who, rate = ("most", wrong if n >= history else 0.04) if is_most else (f"caller-{n % 3}", 0.04)
-            found = raters.observe(served(found, who), float(draw.random() < rate), who)
+            found = guards.observe(served(found, who), float(draw.random() < rate), who)
             assert n < 30 or not alarms(found)
 
 
 def test_evidence_that_is_gone_rests_on_nobody() -> None:
     found = poisoned(0.5, "told")
-    assert raters.rests_on_one(found, LABELS, ALPHA)
+    assert guards.rests_on_one(found, LABELS, ALPHA)
     for n in range(3000):
-        found = raters.observe(found, 0.0, f"caller-{n % 5}")
-    assert not raters.rests_on_one(found, LABELS, ALPHA)
+        found = guards.observe(found, 0.0, f"caller-{n % 5}")
+    assert not guards.rests_on_one(found, LABELS, ALPHA)
 
 
 def test_who_gives_the_lesser_part_of_the_labels_is_told_of_alone() -> None:
-    assert raters.rests_on_one(poisoned(0.3, "told"), LABELS, ALPHA)
-    assert not raters.rests_on_most(poisoned(0.3, "told"), LABELS, ALPHA)
-    assert raters.rests_on_most(poisoned(0.7, "told"), LABELS, ALPHA)
+    assert guards.rests_on_one(poisoned(0.3, "told"), LABELS, ALPHA)
+    assert not guards.rests_on_most(poisoned(0.3, "told"), LABELS, ALPHA)
+    assert guards.rests_on_most(poisoned(0.7, "told"), LABELS, ALPHA)
 
 
 def test_evidence_of_several_that_is_not_enough_yet_rests_on_nobody() -> None:
     """Three equal callers and one real slip: without any one of them it is too little."""
     draw, found = random.Random(2), guarded("a", "b", "c")
     for n in range(600):
-        found = raters.observe(found, float(draw.random() < 0.2), "abc"[n % 3])
+        found = guards.observe(found, float(draw.random() < 0.2), "abc"[n % 3])
         if slips(found):
             break
     assert not alarms(found)
-    assert not raters.rests_on_one(found, LABELS, ALPHA)
+    assert not guards.rests_on_one(found, LABELS, ALPHA)
 
 
 def test_of_a_caller_who_alone_uses_the_version_the_word_counts() -> None:
     found = guarded("only")
     for _ in range(80):
-        found = raters.observe(found, 1.0, "only")
+        found = guards.observe(found, 1.0, "only")
     assert alarms(found)
-    assert raters.log_e(found) == rising_errors.log_e(found.detectors.whole)
+    assert guards.log_e(found) == rising_errors.log_e(found.detectors.whole)
 
 
 def test_it_counts_no_longer_alone_once_another_caller_is_served() -> None:
     found = served(guarded("only"), "another")
     for _ in range(40):
-        found = raters.observe(found, 1.0, "only")
+        found = guards.observe(found, 1.0, "only")
     assert not alarms(found)
-    assert raters.rests_on_one(found, LABELS, ALPHA)
+    assert guards.rests_on_one(found, LABELS, ALPHA)
 
 
 def test_a_request_or_two_of_somebody_else_silence_nobody() -> None:
@@ -139,15 +139,15 @@ def test_a_request_or_two_of_somebody_else_silence_nobody() -> None:
         found = served(found, "only")
     found = served(found, "another")
     for _ in range(80):
-        found = raters.observe(found, 1.0, "only")
+        found = guards.observe(found, 1.0, "only")
     assert alarms(found)
     assert leave_one_out.find_alone(found.callers) == leave_one_out.make_digest(found.callers, "only")
 
 
 def test_of_raters_of_one_caller_a_single_label_silences_nobody_either() -> None:
-    found = raters.observe(guarded("app"), 0.0, "app", rater="passer-by")
+    found = guards.observe(guarded("app"), 0.0, "app", rater="passer-by")
     for _ in range(200):
-        found = raters.observe(found, 1.0, "app", rater="only")
+        found = guards.observe(found, 1.0, "app", rater="only")
     assert alarms(found)
 
 
@@ -157,7 +157,7 @@ def test_who_uses_a_version_little_moves_no_verdict_by_much_feedback() -> None:
     for n in range(500):
         found = served(found, "attacker" if n % 50 == 0 else "shop")
     for _ in range(300):
-        found = raters.observe(found, 1.0, "attacker")
+        found = guards.observe(found, 1.0, "attacker")
     assert not alarms(found)
     assert leave_one_out.find_alone(found.callers) is None
 
@@ -167,14 +167,14 @@ def test_many_small_callers_together_ask_for_their_labels() -> None:
     for n in range(1_000):
         found = served(found, "large" if n % 10 else f"small-{n % 130}")
     for _ in range(300):
-        found = raters.observe(found, 1.0, "large")
+        found = guards.observe(found, 1.0, "large")
     assert not alarms(found)
 
 
 def test_labels_of_trusted_givers_count_in_all() -> None:
     found = guarded("one", "other")
     for _ in range(40):
-        found = raters.observe(found, 1.0, "reviewer", trusted=True)
+        found = guards.observe(found, 1.0, "reviewer", trusted=True)
     assert alarms(found)
     assert alarms(poisoned(0.5, "trusted", trusted=True))
 
@@ -185,7 +185,7 @@ def test_slip_seen_by_all_callers_is_found_nearly_as_soon_as_without_the_guard()
         draw, found = random.Random(n), guarded(*(f"caller-{n}" for n in range(5)))
         at_with = at_without = 0
         for at in range(1, 2_000):
-            found = raters.observe(found, float(draw.random() < 0.25), f"caller-{draw.randrange(5)}")
+            found = guards.observe(found, float(draw.random() < 0.25), f"caller-{draw.randrange(5)}")
             at_without = at_without or at * slips(found)
             at_with = at_with or at * alarms(found)
             if at_with:
@@ -200,11 +200,11 @@ def test_a_detector_without_a_group_is_the_detector_over_the_labels_of_all_other
     seen: list[tuple[str, float, bool]],
 ) -> None:
     found = guarded(*(caller for caller, _, _ in seen))
-    share = raters.start(0.05, "returns@v3", rater_share_max=1.0)
+    share = guards.start(0.05, "returns@v3", rater_share_max=1.0)
     found = msgspec.structs.replace(found, share_max=share.share_max)
     for caller, bad, trusted in seen:
-        found = raters.observe(found, bad, caller, trusted=trusted)
-    for at, without in enumerate(found.detectors.without[: raters.GROUPS]):
+        found = guards.observe(found, bad, caller, trusted=trusted)
+    for at, without in enumerate(found.detectors.without[: guards.GROUPS]):
         plain = rising_errors.start(0.05)
         for caller, bad, trusted in seen:
             group = leave_one_out.get_group(found.callers, caller)
@@ -221,7 +221,7 @@ def test_json_gives_back_the_same_to_the_last_bit_and_its_size_is_bounded(
 ) -> None:
     found = guarded()
     for caller, bad, rater in seen:
-        found = raters.observe(served(found, caller), bad, caller, rater=rater)
+        found = guards.observe(served(found, caller), bad, caller, rater=rater)
     stored = msgspec.json.encode(found)
     assert msgspec.json.decode(stored, type=Guarded, strict=True) == found
     assert len(stored) < 12_000
@@ -232,7 +232,7 @@ def test_a_rater_among_many_weighs_no_more_than_a_fifth_of_the_latest_labels() -
     for n in range(1_500):
         rater = "loud" if draw.random() < 0.6 else f"rater-{n % 40}"
         before = found.detectors.whole.weight
-        found = raters.observe(found, 0.0, "app", rater=rater)
+        found = guards.observe(found, 0.0, "app", rater=rater)
         weighed.append((rater, found.detectors.whole.weight - before))
     latest = weighed[-200:]
     loud = sum(weight for rater, weight in latest if rater == "loud")
@@ -244,7 +244,7 @@ def test_two_raters_are_not_weighed_down_and_three_share_equally() -> None:
     for count, least in ((2, 1.0), (3, 0.95)):
         found = guarded("app")
         for n in range(600):
-            found = raters.observe(found, 0.0, "app", rater=f"rater-{n % count}")
+            found = guards.observe(found, 0.0, "app", rater=f"rater-{n % count}")
         assert found.detectors.whole.weight / 600 >= least
 
 
@@ -253,7 +253,7 @@ def test_at_the_baseline_the_guarded_detector_alarms_no_more_often_than_alpha() 
     for n in range(150):
         draw, found = random.Random(f"healthy {n}"), guarded("a", "b", "c")
         for _ in range(200):
-            found = raters.observe(found, float(draw.random() < 0.05), draw.choice("abc"))
+            found = guards.observe(found, float(draw.random() < 0.05), draw.choice("abc"))
         alarms += leave_one_out.has_alarmed(found.detectors, 200, 0.2)
     assert alarms <= 150 * 0.2 + 3.1 * math.sqrt(150 * 0.2 * 0.8)
 
@@ -261,7 +261,7 @@ def test_at_the_baseline_the_guarded_detector_alarms_no_more_often_than_alpha() 
 def test_shares_that_can_not_be_are_refused() -> None:
     for share in (0.0, 1.1, math.nan):
         with pytest.raises(ValueError, match="largest share"):
-            raters.start(0.05, "returns@v3", rater_share_max=share)
+            guards.start(0.05, "returns@v3", rater_share_max=share)
 
 
 # ---- one who is first ---------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def _labels(track: LabelSignal, count: int, seed: int, rater: str | None = None,
     """Labels of one caller's eight raters, or of one of them alone."""
     draw, who = (
         random.Random(seed),
-        leave_one_out.add_label(leave_one_out.add_request(raters.start_roll("v"), "app", 1.0), "app"),
+        leave_one_out.add_label(leave_one_out.add_request(guards.start_roll("v"), "app", 1.0), "app"),
     )
     for number in range(count):
         named = rater or f"r{draw.randrange(8)}"

@@ -1,4 +1,4 @@
-"""The interpreter as a gateway wants it: short turns for threads, and few passes of the collector."""
+"""Tuning of the interpreter: short turns for threads, and few passes of the garbage collector."""
 
 from __future__ import annotations
 

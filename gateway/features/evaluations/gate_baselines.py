@@ -1,4 +1,4 @@
-"""The gate: the evaluation of a version before it was live becomes the baseline of its reviewed labels.
+"""Baselines from the gate: a version's evaluation before it was live is the baseline of its reviewed labels.
 
 An evaluation may be of anything, such as of the requests that its version got wrong. What a live version is held
 against is therefore never taken from one by itself: an admin says so.

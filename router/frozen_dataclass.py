@@ -1,4 +1,4 @@
-"""The dataclasses that are made for each request: frozen by mypy alone."""
+"""A decorator for dataclasses that are made for each request: frozen for mypy alone, since freezing takes time."""
 
 from __future__ import annotations
 

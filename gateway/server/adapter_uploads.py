@@ -35,7 +35,7 @@ from serving.adapters.adapter_folder import (
     SIGNATURE_FILE,
     WEIGHTS_FILE,
 )
-from serving.adapters.incoming import append, make_incoming_folder, to_its_end
+from serving.adapters.incoming_folder import append, make_incoming_folder, to_its_end
 from serving.adapters.store import FREE_BYTES_MIN
 
 README_FILE = "README.md"

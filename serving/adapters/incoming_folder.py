@@ -1,4 +1,4 @@
-"""A folder on the store's own disk for an adapter that is on its way in. It is gone afterwards, whatever happens.
+"""A temporary folder on the store's own disk, for an adapter while it arrives. It is gone afterwards, whatever happens.
 
 After a crash it stays, under a name that no digest has, until `Store.sweep` removes it.
 """

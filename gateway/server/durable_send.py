@@ -1,4 +1,4 @@
-"""The answers to admins: one that says that a change was made waits until the change is durable."""
+"""Answers to admins that wait: one that says that a change was made is sent once the change is durable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.server.wire import Message, Send
 from gateway.state.durability import Durability, NotSettled, explain_not_settled
 
 
-class SettledSend:
+class DurableSend:
     """`send` of a change by an admin: an answer that says that it was done goes out once it is durable, and all
     processes of this gateway apply it."""
 
