@@ -115,7 +115,7 @@ async def _look_at(services: Services, replicas: Iterable[Replica]) -> None:
 async def _look_and_adopt(services: Services, replica: Replica) -> None:
     replica.looked_at = time.monotonic()
     placed = services.snapshot.current.placements_by_replica.get(replica.name, {})
-    is_new_life = any(placement.life != replica.life for placement in placed.values())
+    is_new_life = any(placement.life not in ("", replica.life) for placement in placed.values())
     observation = await look(services.fleet, replica, services.engines, identify=is_new_life)
     services.control.siblings.tell("looked", msgspec.msgpack.encode(observation))
     await _adopt(services, replica)

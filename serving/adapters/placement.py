@@ -95,9 +95,18 @@ class Sight:
     drain_seconds_max: float = 600.0
 
 
+def may_be_one_life(first: str, second: str) -> bool:
+    """Return whether two engine processes may be the same: unless both are known and differ.
+
+    Where one gateway can't read an engine's start, what others have proven there still holds: an engine that was
+    started again lists no adapter before it is loaded again, and that is written down first.
+    """
+    return not first or not second or first == second
+
+
 def next_step(placement: Placement | None, sight: Sight) -> Step:
     """The reconciler's next step with a version on a replica that is up. Total: every input has one step."""
-    if placement is not None and placement.life and sight.life and placement.life != sight.life:
+    if placement is not None and not may_be_one_life(placement.life, sight.life):
         return "lost"  # the engine was restarted: whatever held for the old one is void, ghosts too
     if sight.listed == "elsewhere":
         if sight.wanted:
@@ -111,8 +120,8 @@ def next_step(placement: Placement | None, sight: Sight) -> Step:
 def _step_to_ready(placement: Placement | None, sight: Sight) -> Step:
     if placement is None:
         return "probe" if sight.listed == "here" else "load"
-    # An unknown life is another one, too: gateways serve what was proven in the present life alone.
-    proven = (placement.fingerprint, placement.life) == (sight.fingerprint, sight.life)
+    # One that was proven in an unknown life is probed again once it is known, so that a restart is seen at once.
+    proven = placement.fingerprint == sight.fingerprint and sight.life in ("", placement.life)
     if placement.state in ("failed", "unknown") and placement.since >= sight.asked_at and _waits(placement, sight):
         return "none"
     if sight.listed == "not":

@@ -22,6 +22,7 @@ from serving.adapters.placement import (
     Sight,
     Step,
     map_by_place,
+    may_be_one_life,
     name_placement,
     next_step,
 )
@@ -83,7 +84,7 @@ class Reconciler:
         return (
             placement is not None
             and placement.state == "ready"
-            and placement.life == replica.life
+            and may_be_one_life(placement.life, replica.life)
             and replica.seen.get(version.name) == self._loader.path_on(replica, version) == placement.path
             and self.fits(version)
             and placement.fingerprint == self._loader.compute_fingerprint_on(replica, version)

@@ -18,7 +18,9 @@ from redis.asyncio import Redis
 from gateway.callers import new_key
 from gateway.features.releases.reconciling import reconcile_once
 from gateway.features.releases.state import Releases
+from gateway.fleet_health import check_health
 from serving.adapters import loader, reconcile, registry
+from serving.health import UNTOLD_LOOKS_MAX
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Lost, Moment, Reset, Silent, SlowHeaders, Status
 from tests.waiting import until
@@ -129,6 +131,24 @@ async def test_restarted_gateway_serves_what_is_loaded_where_a_replica_lost_its_
         await small.restart()
         await until_ready(second, "returns@v1")
     assert loads([small], "returns@v1") == 2
+
+
+async def test_a_leader_that_alone_reads_no_metrics_takes_no_version_from_the_others(
+    two: RunningGateway, configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine
+) -> None:
+    async with run_gateway(with_two(configure, other)) as second:
+        await until_ready(second, "returns@v1")
+        small.faults.add(Status(500), path="/metrics")
+        blind, seeing = (each.services.fleet.replicas["small-0"] for each in (two, second))
+        blind.life, blind.untold_looks = "", UNTOLD_LOOKS_MAX
+        requests = small.requests_total
+        await reconcile_once(two.features[Releases])
+        assert small.requests_total == requests, "what the engine still lists is not probed again"
+        await check_health(second.services)
+        assert seeing.loaded == blind.loaded == {"returns@v1"}
+        await two.place(make_adapter(2), alias=False)
+        await until(lambda: seeing.loaded == blind.loaded == {"returns@v1", "returns@v2"})
+        assert (bool(seeing.life), blind.life) == (True, "")
 
 
 @pytest.mark.parametrize("fault", [Status(500), Reset()], ids=["refused", "reset"])
