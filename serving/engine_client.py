@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Self, cast
@@ -36,8 +37,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
     """One connection: `begin` an exchange, wait for `head`, take its `chunk`s, `finish` or `abort`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self._loop = loop
+        super().__init__(loop)
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self.open = False
@@ -81,7 +81,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         self._framed = self.answered = self.headed = self.whole = self.reusable = False
         self.headers = {}
         self._silence_seconds = silence_seconds
-        self._heard_at = self._loop.time()
+        self._heard_at = self.loop.time()
         self._by_tokens = False
         self._lapsed = 0
         self._listen_at(self._heard_at + silence_seconds)
@@ -112,7 +112,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         parts, self._parts, self._buffered = self._parts, [], 0
         if self._paused and self._transport is not None:
             self._paused = False
-            self._heard_at = self._loop.time()
+            self._heard_at = self.loop.time()
             self._transport.resume_reading()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -120,18 +120,23 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         """From now on only `heard` ends a silence, which is over after that time."""
         self._silence_seconds = silence_seconds
         self._by_tokens = True
-        self._heard_at = self._loop.time()
+        self._heard_at = self.loop.time()
         if self._timer is not None:  # else its lapse is still to be judged
             self._listen_at(self._heard_at + silence_seconds)
 
     def heard(self) -> None:
         """Note that a token has come."""
-        self._heard_at = self._loop.time()
+        self._heard_at = self.loop.time()
+
+    @property
+    def is_read(self) -> bool:
+        """True if the answer is whole, and all of it was taken."""
+        return self.whole and not self._parts
 
     def finish(self) -> bool:
         """The exchange is over: whether the connection can be used again."""
         self._rest()
-        return self.open and self.whole and self.reusable and not self._parts
+        return self.open and self.reusable and self.is_read
 
     def abort(self) -> None:
         """Close at once, whatever is under way."""
@@ -158,7 +163,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         if self._timer is None or self._timer.when() > due:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(due, self._listen)
+            self._timer = self.loop.call_at(due, self._listen)
 
     def _listen(self) -> None:
         """Silent for too long? What our own caller has not taken yet is no silence of the engine."""
@@ -169,7 +174,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             if self._by_tokens:  # there may be a token in it
                 self._lapsed = 1
                 return
-            self._heard_at = self._loop.time()
+            self._heard_at = self.loop.time()
         self._see_that_it_is_not_silent()
 
     def _judge_lapse(self) -> None:
@@ -184,9 +189,9 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             self._parts = []
 
     def _see_that_it_is_not_silent(self) -> None:
-        remaining = self._heard_at + self._silence_seconds - self._loop.time()
+        remaining = self._heard_at + self._silence_seconds - self.loop.time()
         if remaining > 0:
-            self._timer = self._loop.call_later(remaining, self._listen)
+            self._timer = self.loop.call_later(remaining, self._listen)
             return
         what = "no token for" if self._by_tokens else "nothing came for" if self.headed else "no answer within"
         self._fail(Silent(f"{what} {self._silence_seconds:g} s"))
@@ -204,7 +209,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             self.abort()
             return
         if self.headed and not self._by_tokens:
-            self._heard_at = self._loop.time()
+            self._heard_at = self.loop.time()
         taker = self.taker
         if self._parts or self._fault is not None or not self._is_awaited:
             taker = None
@@ -280,7 +285,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         if status >= 200:
             self.status = status
             self.headed = True
-            self._heard_at = self._loop.time()
+            self._heard_at = self.loop.time()
             self._wake()
 
     def on_body(self, body: bytes) -> None:
@@ -389,7 +394,7 @@ class EngineClient:
         self, origin: Origin, head: bytes, body: bytes, silence_seconds: float, bytes_max: int, fresh: bool
     ) -> EngineConnection:
         """A connection on which the answer's headers have come. Raises as `post` does."""
-        connection = None if fresh else origin.take(asyncio.get_running_loop().time())
+        connection = None if fresh else origin.take(time.monotonic())
         fresh = connection is None
         while True:
             if connection is None:
@@ -435,6 +440,11 @@ class EngineAnswer:
         if not self._closed:
             self._connection.taker = taker
 
+    @property
+    def is_read(self) -> bool:
+        """True if all of it was taken."""
+        return self._connection.is_read
+
     async def read(self) -> bytes:
         """The whole body. Raises as `next_chunk` does."""
         parts: list[bytes] = []
@@ -448,7 +458,7 @@ class EngineAnswer:
             return
         self._closed = True
         if self._connection.finish():
-            self._origin.give_back(self._connection, asyncio.get_running_loop())
+            self._origin.give_back(self._connection)
         else:
             self._connection.abort()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -45,13 +46,13 @@ class Origin:
             connection.abort()
         return None
 
-    def give_back(self, connection: EngineConnection, loop: asyncio.AbstractEventLoop) -> None:
+    def give_back(self, connection: EngineConnection) -> None:
         """Keep a connection for the next request, until its time is over, or close one too many."""
         if connection.open and len(self.idle) < IDLE_CONNECTIONS_MAX:
-            connection.idle_since = loop.time()
+            connection.idle_since = time.monotonic()
             self.idle.append(connection)
             if self._sweeper is None:
-                self._sweeper = loop.call_later(KEEP_ALIVE_SECONDS, self._sweep, loop)
+                self._sweeper = connection.loop.call_later(KEEP_ALIVE_SECONDS, self._sweep, connection.loop)
         else:
             connection.abort()
 
@@ -65,7 +66,7 @@ class Origin:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close the connections that have waited too long, and those that the engine has closed."""
-        oldest = loop.time() - KEEP_ALIVE_SECONDS
+        oldest = time.monotonic() - KEEP_ALIVE_SECONDS
         idle: list[EngineConnection] = []
         for connection in self.idle:
             if connection.open and connection.idle_since > oldest:

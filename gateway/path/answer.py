@@ -368,6 +368,8 @@ class Answer:
     async def drain(self) -> None:
         """Read what the engine still sends after its last event, so that the connection can be used again."""
         assert self._engine is not None
+        if self._engine.is_read:
+            return
         try:
             with Deadline(DRAIN_SECONDS_MAX):
                 while await self._engine.next_chunk():

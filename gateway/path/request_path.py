@@ -35,7 +35,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
     ledger: Ledger | None = None
     try:
         snapshot = services.snapshot.current
-        with Deadline(snapshot.policy.limits.request_timeout_seconds):
+        with Deadline(snapshot.policy.limits.request_timeout_seconds, exchange.loop):
             caller = exchange.require_caller()
             raw = await exchange.body(services.settings.limits.body_bytes_max)
             policy = services.snapshot.current.policy  # a slow body may have outlasted the one that it began under

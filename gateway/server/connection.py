@@ -43,11 +43,10 @@ class Connection(Wakeable, asyncio.Protocol):
     """One connection. What connections share belongs to its listener."""
 
     def __init__(self, listener: Listener) -> None:
-        super().__init__()
+        super().__init__(asyncio.get_running_loop())
         self._listener = listener
         self.bodies = listener.bodies
         """The room for bodies."""
-        self._loop = asyncio.get_running_loop()
         # the connection
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._host = ""
@@ -119,7 +118,7 @@ class Connection(Wakeable, asyncio.Protocol):
         if self._closing or not waits or self._listener.tls:  # TLS has no half of a connection
             self._close()
             return False
-        self._loop.call_later(PROBE_AFTER_SECONDS, self._look_whether_gone)
+        self.loop.call_later(PROBE_AFTER_SECONDS, self._look_whether_gone)
         return True
 
     def data_received(self, data: bytes) -> None:
@@ -248,7 +247,7 @@ class Connection(Wakeable, asyncio.Protocol):
         if problem is not None:
             exchange.refuse(problem)
             return
-        task = self._loop.create_task(self._answer(exchange))
+        task = self.loop.create_task(self._answer(exchange))
         self._listener.tasks.add(task)
         task.add_done_callback(self._listener.tasks.discard)
 
@@ -287,7 +286,7 @@ class Connection(Wakeable, asyncio.Protocol):
     def _parse_later(self) -> None:
         if not self._parse_is_due:
             self._parse_is_due = True
-            self._loop.call_soon(self._parse_on)
+            self.loop.call_soon(self._parse_on)
 
     def _parse_on(self) -> None:
         self._parse_is_due = False
@@ -339,7 +338,7 @@ class Connection(Wakeable, asyncio.Protocol):
     def _watch_reader(self) -> None:
         """Look again, after the time in which a caller has to read something, whether it has."""
         self._taken_bytes = self._sent_bytes - self._transport.get_write_buffer_size()
-        self._unread_timer = self._loop.call_later(self._listener.limits.unread_seconds_max, self._cut)
+        self._unread_timer = self.loop.call_later(self._listener.limits.unread_seconds_max, self._cut)
 
     def _cut(self) -> None:
         """End the connection of a caller that has read nothing for too long."""
@@ -363,7 +362,7 @@ class Connection(Wakeable, asyncio.Protocol):
         if not self._probed:
             self.send(self._current.probe())
         self._probed = True
-        self._loop.call_later(LOOK_SECONDS, self._look_whether_gone)
+        self.loop.call_later(LOOK_SECONDS, self._look_whether_gone)
 
     def _is_reset(self) -> bool:
         peer: socket.socket | None = self._transport.get_extra_info("socket")
@@ -403,20 +402,20 @@ class Connection(Wakeable, asyncio.Protocol):
 
     def _wait_for(self, what: Waiting, seconds: float) -> None:
         self._waiting = what
-        self._due = self._loop.time() + seconds
+        self._due = self.loop.time() + seconds
         if self._timer is None or self._timer.when() > self._due:
             self._set_timer(seconds, self._on_timer)
 
     def _set_timer(self, seconds: float, then: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, then)  # type: ignore[arg-type]
+        self._timer = self.loop.call_later(seconds, then)  # type: ignore[arg-type]
 
     def _on_timer(self) -> None:
         self._timer = None
         if self._waiting in ("slow", "nothing"):
             return
-        left = self._due - self._loop.time()
+        left = self._due - self.loop.time()
         if left > 0:
             self._set_timer(left, self._on_timer)
         elif self._waiting == "reserved":

@@ -65,6 +65,10 @@ class Wire(Protocol):
     def bodies(self) -> SharedRoom:
         """The room for bodies."""
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it runs in."""
+
     def read_on(self) -> None:
         """Its body may be read further."""
 
@@ -115,7 +119,7 @@ class Exchange(Wakeable):
         http10: bool,
     ) -> None:
         """`headers` are all, their names in lower case; `fields` the last of each name."""
-        super().__init__()
+        super().__init__(wire.loop)
         # the request's head
         self.method = method
         self.path = path
@@ -431,7 +435,7 @@ class HangUpWatch:
         self._exchange = exchange
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._exchange.loop)
         assert task is not None
         self._exchange._walking = task
         if self._exchange.hung_up:

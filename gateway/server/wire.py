@@ -55,14 +55,16 @@ def forbid_storing(send: Send) -> Send:
 class Deadline:
     """`asyncio.timeout` at a third of its price: raises TimeoutError from its block when its time is over."""
 
-    __slots__ = ("_over", "_seconds", "_task", "_timer")
+    __slots__ = ("_loop", "_over", "_seconds", "_task", "_timer")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """`loop` is the running one, for those who have it at hand."""
         self._seconds = seconds
+        self._loop = loop
         self._over = False
 
     def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
         self._task = _present_task(loop)
         self._timer = loop.call_later(self._seconds, self._end)
 

@@ -29,6 +29,7 @@ class Caller:
         self.writes = 0
         self.read = 0
         self.ended = False
+        self.loop = asyncio.get_running_loop()
         fields = {name.encode(): value.encode() for name, value in (headers or {}).items()}
         framed = {b"transfer-encoding": b"chunked", **fields}
         self.call = Exchange(self, "POST", b"/", b"", list(fields.items()), framed, True, False)
@@ -303,7 +304,7 @@ def test_an_answer_says_nothing_that_it_does_not_know() -> None:
     assert dict(make_choice_headers(ledger(), MESSAGES)).keys() == {*named, b"request-id"}
 
 
-def test_a_request_without_a_trace_gets_one_of_its_own() -> None:
+async def test_a_request_without_a_trace_gets_one_of_its_own() -> None:
     trace = trace_of(ID)
     assert len(trace) == len(TRACE)
     assert trace.startswith("00-" + ID.replace("-", "")[:32] + "-")
