@@ -15,13 +15,23 @@ HEAD = "# Made from k8s/chart with values-base.yaml by `python -m tools.cluster`
 
 def render(values: dict[str, Any]) -> str:
     """The YAML that Helm would apply with these values. Raises HelmError for values or templates that are at fault."""
+    files = _render_files(values)
+    texts = (files[name].strip().removeprefix("---").strip() for name in sorted(files) if name.endswith(".yaml"))
+    return "\n---\n".join(text for text in texts if text) + "\n"
+
+
+def render_notes(values: dict[str, Any]) -> str:
+    """The text that Helm shows after an installation with these values. Raises HelmError."""
+    return _render_files(values)["apprentice/templates/NOTES.txt"]
+
+
+def _render_files(values: dict[str, Any]) -> dict[str, str]:
     from helm_python.chart import Chart  # noqa: PLC0415 - of development alone
 
     with Chart.load(CHART) as chart:
         chart.validate_schema(values)
-        files = chart.render(values=values, name="apprentice", namespace="apprentice")
-    texts = (text.strip().removeprefix("---").strip() for _, text in sorted(files.items()))
-    return "\n---\n".join(text for text in texts if text) + "\n"
+        files: dict[str, str] = chart.render(values=values, name="apprentice", namespace="apprentice")
+    return files
 
 
 def base_values() -> dict[str, Any]:

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from typer import testing
 
+from gateway.cli.main import app
 from gateway.configuration.settings import load_settings
 from tests.deploy.cluster import ROOT, Cluster, run, tool
-from tools.cluster import BASE, CHART, HEAD, base_values, render
+from tools.cluster import BASE, CHART, HEAD, base_values, render, render_notes
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("helm_python") is None, reason="helm-python-sdk is missing: make .venv/development"
@@ -84,6 +86,23 @@ def test_what_is_made_of_other_values_fits_kubernetes_and_the_gateway(values: di
     config.write_text(cluster.config("apprentice-config", "apprentice.yaml"))
     settings = load_settings(config, {})
     assert settings.pools.keys() == values["pools"].keys()
+
+
+@pytest.mark.parametrize("values", [base_values(), LARGE])
+def test_the_notes_name_what_was_installed_and_commands_that_there_are(values: dict[str, Any]) -> None:
+    notes, resources = render_notes(values), made(values).resources
+    services = {each["metadata"]["name"] for each in resources if each["kind"] == "Service"}
+    assert {f"service/{name}" for name in services} >= set(re.findall(r"service/[a-z-]+", notes))
+    assert re.findall(r"engines of (.+)\.", notes) == [", ".join(sorted(values["pools"]))]
+    for words in re.findall(r"^ +apprentice (.+)$", notes, re.MULTILINE):
+        assert testing.CliRunner().invoke(app, [*words.split(), "--help"]).exit_code == 0
+    is_tls = bool(values.get("gateway", {}).get("tlsSecret"))
+    assert (notes.count("https://"), notes.count("--ca ca.crt")) == ((2, 1) if is_tls else (0, 0))
+
+
+def test_an_ingress_is_the_address_in_the_notes() -> None:
+    ingress = {"enabled": True, "host": "ai.example.org", "tlsSecret": "t"}
+    assert "send requests to https://ai.example.org/v1." in render_notes(base_values() | {"ingress": ingress})
 
 
 def test_a_large_fleet_has_what_its_values_say() -> None:
