@@ -16,6 +16,8 @@ import time
 
 MAC_BYTES = 4
 DIGEST_BYTES = 16
+DIGEST_START = re.compile(r"[0-9a-f]{4,64}")
+"""The part of a digest by which people name a data set or a suite."""
 SHAPE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}-[0-9a-f]{16}")
 
 

@@ -23,7 +23,7 @@ from monitoring.datasets.rows import (
     input_of,
 )
 from monitoring.evaluation.dataset import list_offered, write_canonically
-from monitoring.evaluation.row_groups import SHARED_GROUPS_MAX
+from monitoring.evaluation.row_groups import SHARED_GROUPS_MAX, JoinedRows, join_named
 
 
 @dataclass
@@ -47,7 +47,7 @@ def select_rows(rows: Sequence[DataRow], held_before: Set[str] = frozenset()) ->
     ranked = sorted(((_rank(row), row) for row in rows), key=itemgetter(0))
     ranks, ordered = [rank for rank, _ in ranked], _with_unique_ids([row for _, row in ranked])
     parents = {row.parent for row in rows}
-    groups = Groups([_names_of_groups(row, parents) for _, row in ranked])  # by the ids that were given
+    groups = join_named([_names_of_groups(row, parents) for _, row in ranked])  # by the ids that were given
     selection = Selection()
     shared = _find_shared(ranks, groups) - {rank.input for rank, row in ranked if _has_kin(row, parents)}
     equal = _without_equal(ordered, ranks, groups, selection, shared)
@@ -104,7 +104,7 @@ def _has_kin(row: DataRow, parents: Set[str | None]) -> bool:
     return row.parent is not None or row.id in parents or (row.group or "").startswith(PARAPHRASED)
 
 
-def _find_shared(ranks: Sequence[_Rank], groups: Groups) -> set[str]:
+def _find_shared(ranks: Sequence[_Rank], groups: JoinedRows) -> set[str]:
     """The digests of inputs that more groups have than it joins, by the groups that the rows name."""
     of_input: dict[str, set[int]] = {}
     for number, rank in enumerate(ranks):
@@ -113,7 +113,7 @@ def _find_shared(ranks: Sequence[_Rank], groups: Groups) -> set[str]:
 
 
 def _without_equal(
-    rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: Groups, selection: Selection, shared: Set[str]
+    rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: JoinedRows, selection: Selection, shared: Set[str]
 ) -> list[int]:
     """The numbers of rows that stand for all with the same input; of those with several answers none does."""
     by_input: dict[str, dict[str, list[int]]] = {}
@@ -134,7 +134,7 @@ def _without_equal(
 
 
 def _without_near(
-    rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: Groups, selection: Selection
+    rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: JoinedRows, selection: Selection
 ) -> list[int]:
     """The numbers of rows that are near no other with the same tools and answer. All that are near each other are one
     group, whatever their tools."""
@@ -155,7 +155,7 @@ def _without_near(
 
 
 def _name_groups(
-    rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: Groups, shared: Set[str]
+    rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: JoinedRows, shared: Set[str]
 ) -> list[str]:
     """The names of the groups of the rows with these numbers, each by its oldest row: newer ones change none. An input
     that groups share names none that has another."""
@@ -165,29 +165,3 @@ def _name_groups(
         first = groups.first_of(number)
         oldest[first] = min(oldest.get(first, age), age)
     return [oldest[groups.first_of(number)][2][:16] for number in numbers]
-
-
-class Groups:
-    """Rows that belong together, over any chain of reasons (union-find)."""
-
-    def __init__(self, names: Sequence[Sequence[tuple[str, str]]]) -> None:
-        """`names` are those of each row: rows that share one belong together."""
-        self._first = list(range(len(names)))
-        by_name: dict[tuple[str, str], int] = {}
-        for number, of_row in enumerate(names):
-            for name in of_row:
-                self.join(number, by_name.setdefault(name, number))
-
-    def first_of(self, number: int) -> int:
-        """The first row of this one's group."""
-        while self._first[number] != number:
-            self._first[number] = self._first[self._first[number]]
-            number = self._first[number]
-        return number
-
-    def join(self, *numbers: int) -> None:
-        """Make one group of the groups of these rows."""
-        firsts = {self.first_of(number) for number in numbers}
-        least = min(firsts)
-        for first in firsts:
-            self._first[first] = least

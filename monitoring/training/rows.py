@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.datasets.rows import digest, share_tools
-from monitoring.datasets.selection import Groups
 from monitoring.evaluation.dataset import (
     DatasetLimits,
     DatasetReader,
@@ -17,6 +16,7 @@ from monitoring.evaluation.dataset import (
     list_offered,
     write_canonically,
 )
+from monitoring.evaluation.row_groups import join_named
 
 HELDOUT_ROWS_MAX = 400
 """Held-out rows that stop a training early: more would take longer than they tell."""
@@ -35,7 +35,7 @@ def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
 
 def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """The rows to train on, and about this share of their groups held out. No group and no request is in both."""
-    joined = Groups([[("group", str(row.group)), ("request", make_request_key(row))] for row in rows])
+    joined = join_named([[("group", str(row.group)), ("request", make_request_key(row))] for row in rows])
     of_rows = [joined.first_of(at) for at in range(len(rows))]
     groups = sorted(set(of_rows))
     count = min(round(share * len(groups)), len(groups) - 1)

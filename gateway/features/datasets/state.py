@@ -18,9 +18,9 @@ from gateway.state.work_store import Work, WorkStore
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER
 from monitoring.datasets.rows_from_files import SourceFile
+from monitoring.ids import DIGEST_START
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-BEGINNING = re.compile(r"[0-9a-f]{4,64}")
 NAME_FILE = ".name"
 
 
@@ -71,7 +71,7 @@ class Datasets:
 
     def find(self, digest: str) -> Path | None:
         """The folder of the data set with this digest, or the only one whose digest begins so; None: there is none."""
-        if not BEGINNING.fullmatch(digest) or not self.folder.is_dir():
+        if not DIGEST_START.fullmatch(digest) or not self.folder.is_dir():
             return None
         paths = [path for path in self.folder.iterdir() if path.name.startswith(digest) and DIGEST.fullmatch(path.name)]
         return paths[0] if len(paths) == 1 else None

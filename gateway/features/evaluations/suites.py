@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -16,10 +15,10 @@ from gateway.state.gate_store import read_suites
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.redis_keys import SUITES_KEY, get_suite_key
 from monitoring.evaluation.suites import Suite, kinds_of
+from monitoring.ids import DIGEST_START
 from monitoring.texts import Seals
 
 SUITES_MAX = 50
-DIGEST_START = re.compile(r"[0-9a-f]{4,64}")
 
 
 class NoSuite(Exception):
