@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, async_playwright
 
+from gateway.state.embedded_valkey import run_embedded_valkey
 from tests.programs import program
 from tests.waiting import until
 from tests.walks.console_world import ConsoleWorld, open_console_world
@@ -40,7 +42,10 @@ PAGES = (
     ),
     *("/do/promote?task=returns&version=returns@v3", "/do/make-key", "/reviews/next?task=returns", "/nowhere"),
     "/compare/nothing",
+    "/requests?outcome=failed&task=triage",
 )
+PARTS = 3
+"""Parts of the pages, which test processes share."""
 LOOKS: tuple[tuple[Literal["light", "dark"], int, int], ...] = (("light", 1280, 800), ("dark", 390, 844))
 
 
@@ -76,7 +81,8 @@ async def browser(chromium: Browser) -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    """The script of axe, which finds what assistive technology can't read."""
+    """The script of axe, which finds what assistive technology can't read. A page gets it by the debugger, to which no
+    policy of the page applies."""
     return (install_node_packages() / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 
@@ -99,10 +105,9 @@ async def opened(browser: Browser, faults: list[str], **options: Any) -> Page:
     return page
 
 
-async def find_faults(page: Page, axe: str) -> list[str]:
+async def find_faults(page: Page) -> list[str]:
     """The findings of axe on a page, its width where that is more than the screen's, and cells whose text runs over."""
-    await page.evaluate(axe)  # by the debugger, to which no policy of the page applies
-    found = await page.evaluate("axe.run().then(result => result.violations)")
+    found = await page.evaluate("axe.run({resultTypes: ['violations']}).then(result => result.violations)")
     faults = [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
     over = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
     full = "[...document.querySelectorAll('td')].filter((cell) => cell.scrollWidth > cell.clientWidth + 1)"
@@ -110,58 +115,6 @@ async def find_faults(page: Page, axe: str) -> list[str]:
     wide = "[...document.querySelectorAll('.wide')].some((table) => table.scrollWidth > table.clientWidth)"
     tables = ["a table hides columns"] if await page.evaluate(f"innerWidth >= 1280 && {wide}") else []
     return faults + cells + tables + ([f"{over} px too wide"] if over > 0 else [])
-
-
-async def test_every_page_is_readable_for_all(tmp_path: Path, redis_url: str, browser: Browser, axe: str) -> None:
-    errors: list[str] = []
-    page = await opened(browser, errors, reduced_motion="reduce")  # else colours fade from one look to the other
-    faults = {}
-
-    async def look(path: str) -> None:
-        """Look at the page that is open: light on a screen, and dark on a phone."""
-        for scheme, width, height in LOOKS:
-            await page.emulate_media(color_scheme=scheme)
-            await page.set_viewport_size({"width": width, "height": height})
-            faults[scheme, path] = await find_faults(page, axe)
-            if PICTURES:
-                name = re.sub(r"\W+", "-", path).strip("-") or "overview"
-                await page.screenshot(path=f"{PICTURES}/{name}-{scheme}.png", full_page=True)
-
-    async with open_console_world(tmp_path, redis_url=redis_url, dataset=True) as world:
-        await page.goto(f"{world.gateway.url}/console/sign-in")
-        await look("/sign-in")
-        await sign_in(page, world, world.gateway.admin_key)
-        async with world.gateway.http() as admin:
-            (card,) = (await admin.get("/admin/v1/datasets")).json()["datasets"]
-            (training,) = (await admin.get("/admin/v1/trainings")).json()["trainings"]
-        more = (f"/keys/{world.caller_key.split('-')[2]}", f"/requests/{await find_answered(world)}")
-        for path in (
-            *PAGES,
-            *more,
-            f"/datasets/{card['digest']}",
-            f"/trainings/{training['id']}",
-            "/requests?outcome=failed&task=triage",
-        ):
-            await page.goto(f"{world.gateway.url}/console{path}", wait_until="load")
-            await look(path)
-    assert {path: found for path, found in faults.items() if found} == {}
-    assert errors == []
-
-
-async def test_a_link_from_another_site_and_a_step_back_show_the_whole_page(
-    world: ConsoleWorld, browser: Browser
-) -> None:
-    errors: list[str] = []
-    page = await opened(browser, errors)
-    await sign_in(page, world, world.operator_key)
-    await page.goto(f"data:text/html,<a href='{world.gateway.url}/console/requests'>of another site</a>")
-    await page.click("a")
-    for outcome in ("ok", "failed"):
-        await page.select_option("[name=outcome]", outcome)
-        await page.wait_for_url(f"**outcome={outcome}**")
-    await page.go_back()
-    await page.wait_for_selector("text=Sign out")
-    assert (await page.input_value("[name=outcome]"), errors) == ("ok", [])
 
 
 async def test_a_session_that_ends_leads_back_and_loses_no_text(world: ConsoleWorld, browser: Browser) -> None:
@@ -338,32 +291,6 @@ async def test_nothing_typed_into_a_form_is_lost_where_the_session_ends(world: C
         assert await page.input_value("[name=reason]") == "", "it is there again after a sign-in alone"
 
 
-async def test_an_age_grows_while_its_page_is_open(world: ConsoleWorld, browser: Browser) -> None:
-    page = await opened(browser, [])
-    await page.clock.install()
-    await sign_in(page, world, world.operator_key)
-    await page.goto(f"{world.gateway.url}/console/audit")
-    await page.clock.fast_forward("02:00:00")
-    await page.wait_for_selector("td time small >> text=2 h ago")
-
-
-async def test_the_words_of_a_plot_can_be_read_on_a_phone(world: ConsoleWorld, browser: Browser) -> None:
-    page = await opened(browser, [], viewport={"width": 390, "height": 844})
-    await sign_in(page, world, world.operator_key)
-    await page.goto(f"{world.gateway.url}/console/tasks/returns")
-    sizes = await page.evaluate(
-        """[...document.querySelectorAll(".plot text")].map(
-          (text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a)"""
-    )
-    assert min(sizes) > 9
-    await page.goto(f"{world.gateway.url}/console/tasks/clauses")
-    gaps = await page.evaluate(
-        """[...document.querySelectorAll(".intervals text.dim")].map((text) => text.getBoundingClientRect()).map(
-          (box, at, all) => at && all[at - 1].bottom === box.bottom ? box.left - all[at - 1].right : 9)"""
-    )
-    assert min(gaps) > 3
-
-
 async def test_texts_of_any_kind_are_shown_as_they_are_and_fit(world: ConsoleWorld, browser: Browser, axe: str) -> None:
     errors: list[str] = []
     long, html = 3000 * "w", "<script>document.title='x'</script><img src=x onerror=alert(1)>"
@@ -380,22 +307,13 @@ async def test_texts_of_any_kind_are_shown_as_they_are_and_fit(world: ConsoleWor
     await sign_in(page, world, world.gateway.admin_key)
     for path in (f"/requests/{body['request_id']}", "/rules", "/rules/edit?rule=html", "/fleet", "/audit"):
         await page.goto(f"{world.gateway.url}/console{path}")
+        await page.evaluate(axe)
         for _, width, height in LOOKS:
             await page.set_viewport_size({"width": width, "height": height})
-            assert await find_faults(page, axe) == [], path
+            assert await find_faults(page) == [], path
         assert (await page.title()).endswith("Apprentice"), path
         assert await page.locator("main img").count() == 0, path
     assert errors == []
-
-
-async def test_a_phone_shows_how_requests_ended(world: ConsoleWorld, browser: Browser) -> None:
-    page = await opened(browser, [], viewport={"width": 390, "height": 844})
-    await sign_in(page, world, world.operator_key)
-    await page.goto(f"{world.gateway.url}/console/requests")
-    ends = await page.evaluate(
-        "[...document.querySelectorAll('td:nth-child(2) .badge')].map((each) => each.getBoundingClientRect().right)"
-    )
-    assert (len(ends), max(ends) < 390) == (37, True)
 
 
 async def test_a_long_contract_leaves_its_answer_and_the_judgement_in_sight(
@@ -411,10 +329,11 @@ async def test_a_long_contract_leaves_its_answer_and_the_judgement_in_sight(
     page = await opened(browser, [], reduced_motion="reduce")
     await sign_in(page, world, world.gateway.admin_key)
     await page.goto(f"{world.gateway.url}/console/reviews/returns/gold?request={answer.headers['x-request-id']}")
+    await page.evaluate(axe)
     for scheme, width, height in LOOKS:
         await page.emulate_media(color_scheme=scheme)
         await page.set_viewport_size({"width": width, "height": height})
-        assert await find_faults(page, axe) == []
+        assert await find_faults(page) == []
     await page.set_viewport_size({"width": 1280, "height": 800})
     await page.focus("section[aria-label=Request]")
     await page.keyboard.press("End")
@@ -450,3 +369,107 @@ async def test_a_form_that_meets_no_gateway_stays_with_what_was_written(world: C
     await page.context.set_offline(False)
     await page.click("main button")
     await page.wait_for_selector("text=Done: Cordon small-0.")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def still(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ConsoleWorld]:
+    """A world with a data set and a training, for tests that change nothing in it."""
+    folder = tmp_path_factory.mktemp("still")
+    with tempfile.TemporaryDirectory(prefix="vk") as place:
+        async with (
+            run_embedded_valkey(Path(place)) as socket,
+            open_console_world(folder, f"unix://{socket}", dataset=True) as world,
+        ):
+            yield world
+
+
+async def find_pages_of_objects(world: ConsoleWorld) -> tuple[str, ...]:
+    """Paths with an object's name in them: of a key, a request, a data set and a training."""
+    async with world.gateway.http() as admin:
+        (card,) = (await admin.get("/admin/v1/datasets")).json()["datasets"]
+        (training,) = (await admin.get("/admin/v1/trainings")).json()["trainings"]
+    return (
+        f"/keys/{world.caller_key.split('-')[2]}",
+        f"/requests/{await find_answered(world)}",
+        f"/datasets/{card['digest']}",
+        f"/trainings/{training['id']}",
+    )
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_every_page_is_readable_for_all(still: ConsoleWorld, browser: Browser, axe: str, part: int) -> None:
+    errors: list[str] = []
+    page = await opened(browser, errors, reduced_motion="reduce")  # else colours fade from one look to the other
+    faults = {}
+
+    async def look(path: str) -> None:
+        """Look at a page: light on a screen, and dark on a phone."""
+        await page.goto(f"{still.gateway.url}/console{path}", wait_until="load")
+        await page.evaluate(axe)
+        for scheme, width, height in LOOKS:
+            await page.emulate_media(color_scheme=scheme)
+            await page.set_viewport_size({"width": width, "height": height})
+            faults[scheme, path] = await find_faults(page)
+            if PICTURES:
+                name = re.sub(r"\W+", "-", path).strip("-") or "overview"
+                await page.screenshot(path=f"{PICTURES}/{name}-{scheme}.png", full_page=True)
+
+    if part == 0:
+        await look("/sign-in")
+    await sign_in(page, still, still.gateway.admin_key)
+    for path in (*PAGES, *await find_pages_of_objects(still))[part::PARTS]:
+        await look(path)
+    assert {path: found for path, found in faults.items() if found} == {}
+    assert errors == []
+
+
+async def test_a_link_from_another_site_and_a_step_back_show_the_whole_page(
+    still: ConsoleWorld, browser: Browser
+) -> None:
+    errors: list[str] = []
+    page = await opened(browser, errors)
+    await sign_in(page, still, still.operator_key)
+    await page.goto(f"data:text/html,<a href='{still.gateway.url}/console/requests'>of another site</a>")
+    await page.click("a")
+    for outcome in ("ok", "failed"):
+        await page.select_option("[name=outcome]", outcome)
+        await page.wait_for_url(f"**outcome={outcome}**")
+    await page.go_back()
+    await page.wait_for_selector("text=Sign out")
+    assert (await page.input_value("[name=outcome]"), errors) == ("ok", [])
+
+
+async def test_an_age_grows_while_its_page_is_open(still: ConsoleWorld, browser: Browser) -> None:
+    page = await opened(browser, [])
+    await page.clock.install()
+    await sign_in(page, still, still.operator_key)
+    await page.goto(f"{still.gateway.url}/console/audit")
+    await page.clock.fast_forward("02:00:00")
+    await page.wait_for_selector("td time small >> text=2 h ago")
+
+
+async def test_the_words_of_a_plot_can_be_read_on_a_phone(still: ConsoleWorld, browser: Browser) -> None:
+    page = await opened(browser, [], viewport={"width": 390, "height": 844})
+    await sign_in(page, still, still.operator_key)
+    await page.goto(f"{still.gateway.url}/console/tasks/returns")
+    sizes = await page.evaluate(
+        """[...document.querySelectorAll(".plot text")].map(
+          (text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a)"""
+    )
+    assert min(sizes) > 9
+    await page.goto(f"{still.gateway.url}/console/tasks/clauses")
+    gaps = await page.evaluate(
+        """[...document.querySelectorAll(".intervals text.dim")].map((text) => text.getBoundingClientRect()).map(
+          (box, at, all) => at && all[at - 1].bottom === box.bottom ? box.left - all[at - 1].right : 9)"""
+    )
+    assert min(gaps) > 3
+
+
+async def test_a_phone_shows_how_requests_ended(still: ConsoleWorld, browser: Browser) -> None:
+    page = await opened(browser, [], viewport={"width": 390, "height": 844})
+    await sign_in(page, still, still.operator_key)
+    await page.goto(f"{still.gateway.url}/console/requests")
+    ends = await page.evaluate(
+        "[...document.querySelectorAll('td:nth-child(2) .badge')].map((each) => each.getBoundingClientRect().right)"
+    )
+    assert (len(ends), max(ends) < 390) == (37, True)
