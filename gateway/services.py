@@ -19,7 +19,9 @@ from gateway.background.lease import LEASE_SECONDS, JobLease, JobPasses
 from gateway.callers import Caller
 from gateway.configuration.settings import Settings
 from gateway.current_configuration import CurrentConfiguration, Prices
+from gateway.formats.answer_reading import Reading
 from gateway.formats.answer_terms import TermsMaker
+from gateway.formats.conversation_texts import AnsweredRequest
 from gateway.formats.recent_bodies import RecentBodies
 from gateway.formats.request_body import RequestBody
 from gateway.limits.admission import Admission
@@ -63,19 +65,45 @@ def _nothing(*_: Any) -> None:
     """The part of an observer that has nothing to do there."""
 
 
+class ObservedAnswer(Protocol):
+    """An answer as observers read it: `parts` are what was sent, where one of them watches, and `reading` what a
+    rejected one says; one that is `judged_whole` was rejected after its end."""
+
+    choice: Choice
+    parts: list[bytes] | None
+    reading: Reading | None
+    judged_whole: bool
+
+    @property
+    def mixed(self) -> bool:
+        """True if a part of it is another model's."""
+        ...
+
+    def make_answered_request(self, record: Record, body: RequestBody) -> AnsweredRequest | None:
+        """The request with what was sent; None where that was not kept."""
+        ...
+
+
+class ObservedLedger(Protocol):
+    """The record of a request in the making, and the version that answered it before with the rejected text."""
+
+    record: Record
+    turned_down: tuple[str, str] | None
+
+
 @dataclass(frozen=True, slots=True)
 class RequestObserver:
     """A feature that follows requests on their path. No request waits for it.
 
     `draw` draws the request for what the feature does, once it is chosen where that goes. `watches` tells whether the
     text of the answer is needed once it has been sent: then `answered` gets it. `rejected` gets one that was rejected
-    before; the last two arguments of both are the answer and its ledger. `draw` and `answered` may write their
-    own fields of the record; it is closed after them. One that raises before commit fails the request.
+    before. `draw` and `answered` may write their own fields of the record; it is closed after them. One that raises
+    before commit fails the request.
     """
 
     watches: Callable[[Policy, Choice, Record], bool]
-    answered: Callable[[Policy, RequestBody, Any, Any], None]
-    rejected: Callable[[Policy, RequestBody, Any, Any], None] = _nothing
+    answered: Callable[[Policy, RequestBody, ObservedAnswer, ObservedLedger], None]
+    rejected: Callable[[Policy, RequestBody, ObservedAnswer, ObservedLedger], None] = _nothing
     draw: Callable[[Policy, Choice, Record], None] = _nothing
 
 
@@ -96,7 +124,7 @@ class Observers(list[RequestObserver]):
 
     tracing: RequestTracing | None = None
 
-    def watch(self, policy: Policy, answer: Any, record: Record) -> list[RequestObserver]:
+    def watch(self, policy: Policy, answer: ObservedAnswer, record: Record) -> list[RequestObserver]:
         """Return those that need the text of an answer, whose parts are kept then."""
         watching = [observer for observer in self if observer.watches(policy, answer.choice, record)]
         answer.parts = [] if watching else None

@@ -22,7 +22,7 @@ from gateway.features.reviews.store import Counts, Review
 from gateway.features.reviews.unsaved_reviews import Drawn
 from gateway.features.texts.redactors import redact_conversation
 from gateway.formats.request_body import RequestBody
-from gateway.path.answer import Answer
+from gateway.services import ObservedAnswer
 from monitoring.records import Record
 from router.routing_data import Choice
 
@@ -36,7 +36,7 @@ FIELDS_MAX = 64
 # ---- beside the request ---------------------------------------------------------------------------------
 
 
-def offer_review(reviews: Reviews, body: RequestBody, answer: Answer, record: Record) -> None:
+def offer_review(reviews: Reviews, body: RequestBody, answer: ObservedAnswer, record: Record) -> None:
     """Have a drawn request wait for a reviewer, once its answer has been sent. Nothing is waited for."""
     task = record.task or ""
     reviews.services.meters.reviews.add(1, task, "drawn")

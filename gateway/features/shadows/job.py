@@ -23,6 +23,7 @@ from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.ledger import Ledger, settle_shadow
 from gateway.path.own_requests import ask_beside, has_room, take_room
+from gateway.services import ObservedAnswer, ObservedLedger
 from monitoring.evaluation.answer_metrics import normalize
 from monitoring.ids import digest
 from monitoring.quality.verdicts.shares import is_evidence_first, is_healthy
@@ -40,7 +41,9 @@ LOOKED_INTO = frozenset({"suspect", "degraded"})
 """Verdicts on a version for which its previous version is to have evidence of its own."""
 
 
-def offer_copies(shadows: Shadows, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+def offer_copies(
+    shadows: Shadows, policy: Policy, body: RequestBody, answer: ObservedAnswer, ledger: ObservedLedger
+) -> None:
     """Have shadows answer a request too whose answer was watched, once that has been sent; note what it says."""
     choice, record = answer.choice, ledger.record
     if record.reviewed:
@@ -83,7 +86,9 @@ def offer_to_shadows(
             _drop(shadows, choice, name)
 
 
-def offer_rejected(shadows: Shadows, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+def offer_rejected(
+    shadows: Shadows, policy: Policy, body: RequestBody, answer: ObservedAnswer, ledger: ObservedLedger
+) -> None:
     """The same for an answer that was rejected before it was sent: else shadows would meet only what was answered well.
 
     Only for one that was there as a whole, and is a text. Where both arms are to answer, it is that of its version.
@@ -101,7 +106,7 @@ def offer_rejected(shadows: Shadows, policy: Policy, body: RequestBody, answer: 
 
 
 def _offer_to_other_arms(
-    shadows: Shadows, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, text: str
+    shadows: Shadows, policy: Policy, body: RequestBody, choice: Choice, ledger: ObservedLedger, text: str
 ) -> None:
     """Have those answer a request too that could have answered it in the place of who did."""
     record, turned_down = ledger.record, ledger.turned_down

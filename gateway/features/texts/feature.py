@@ -8,8 +8,7 @@ from gateway.features.texts.sealing_job import keep_sealed
 from gateway.features.texts.state import Texts
 from gateway.features.texts.unsaved_texts import TextQueue, is_drawn
 from gateway.formats.request_body import RequestBody
-from gateway.path.answer import Answer
-from gateway.services import RequestObserver, Services
+from gateway.services import ObservedAnswer, RequestObserver, Services
 from monitoring.records import Record
 from monitoring.spool import Spool
 from monitoring.text_stream import TextStream
@@ -21,7 +20,7 @@ def _watches(texts: Texts, record: Record) -> bool:
     return share is not None and is_drawn(record.id, share)
 
 
-def _offer(texts: Texts, body: RequestBody, answer: Answer, record: Record) -> None:
+def _offer(texts: Texts, body: RequestBody, answer: ObservedAnswer, record: Record) -> None:
     """Offer an answer that was sent."""
     sent = answer.make_answered_request(record, body) if _watches(texts, record) else None
     if sent is not None and not texts.queue.offer(sent):
