@@ -183,7 +183,7 @@ def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) ->
         return choose_fallback(replace(routing, reason="no_replica"), policy, view, moment)
     instead: Choice | Refusal | None = None
     for spare_open in (True, False) if reason != "pinned" else (False,):
-        placed = choose_replica(routing, pool, version, view, moment, frozenset(), spare_open)
+        placed = choose_replica(routing, pool, version, view, moment, spare_open=spare_open)
         if isinstance(placed, Choice):
             return placed
         if reason == "pinned":

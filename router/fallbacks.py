@@ -72,7 +72,10 @@ def choose_fallback(
         if version is None and task.name in moment.fallbacks_closed:
             capped = True
             continue
-        choice_or_lack = choose_replica(routing, pool, version, view, moment, avoid, spare_open or stands_in, capped)
+        spares = spare_open or stands_in
+        choice_or_lack = choose_replica(
+            routing, pool, version, view, moment, avoid=avoid, spare_open=spares, capped=capped
+        )
         if isinstance(choice_or_lack, Choice):
             return choice_or_lack
         lack = choice_or_lack if lack is None or choice_or_lack == "overload" else lack
@@ -177,14 +180,16 @@ def choose_replica(
     version: VersionView | None,
     view: FleetView,
     moment: Moment,
-    avoid: frozenset[str],
-    spare_open: bool,
+    *,
+    avoid: frozenset[str] = frozenset(),
+    spare_open: bool = False,
     capped: bool = False,
 ) -> Choice | Lack:
     """The choice of a replica for this version, or for the pool's base with the general prompt of the version that it
     stands in for.
 
-    `capped` says that a fallback before it was closed.
+    Replicas to `avoid` are passed over, and with `spare_open` those whose breaker is open. `capped` says that a
+    fallback before it was closed.
     """
     instead_of = routing.version
     key = routing.key or (instead_of.name if instead_of else None)
@@ -215,7 +220,7 @@ def _adapter(routing: Routing, view: FleetView, moment: Moment, avoid: frozenset
     pool = view.pools.get(version.pool) if version is not None else None
     if version is None or pool is None or version.state in OUT_OF_SERVICE or not routing.task.reaches(pool.name):
         return None
-    choice = choose_replica(routing, pool, version, view, moment, avoid, False, capped)
+    choice = choose_replica(routing, pool, version, view, moment, avoid=avoid, capped=capped)
     return choice if isinstance(choice, Choice) else None
 
 

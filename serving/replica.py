@@ -158,13 +158,13 @@ class Replica:
     def view(self) -> ReplicaView:
         """The frozen picture of this moment, for the router; the load is told apart from it."""
         return ReplicaView(
-            self.name,
-            self.config.pool,
-            self.there,
-            self.loaded,
-            breaker.my_turn_at if (breaker := self._breakers.get(WHOLE)) else 0.0,
-            self.config.in_flight_max,
-            {name: breaker.view() for name, breaker in self._breakers.items()},
+            name=self.name,
+            pool=self.config.pool,
+            up=self.there,
+            loaded=self.loaded,
+            resting_until=breaker.my_turn_at if (breaker := self._breakers.get(WHOLE)) else 0.0,
+            in_flight_max=self.config.in_flight_max,
+            circuits={name: breaker.view() for name, breaker in self._breakers.items()},
         )
 
     @property
