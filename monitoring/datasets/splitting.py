@@ -20,15 +20,15 @@ def split_groups(
     A group's side is drawn by a hash of its name, which is that of its oldest row: what is held out once is so in later
     sets with newer rows, too, and `held_before` holds groups for which that says nothing, such as of rows without
     times. A group of synthetic rows alone is for training, where there are others, and so is one with over twice the
-    held-out share of the rows: drawn as one, it would leave little to train on. A class of which chance holds out
-    nothing gives its next group.
+    held-out share of the rows, if it is not the smallest: drawn as one, it would leave little to train on. A class of
+    which chance holds out nothing gives its next group.
     """
     by_group: dict[str, list[DataRow]] = {}
     for row, group in zip(rows, groups, strict=True):
         by_group.setdefault(group, []).append(row)
     real = {name: of_group for name, of_group in by_group.items() if any(row.origin != "synthetic" for row in of_group)}
     candidates = real if len(real) >= GROUPS_MIN else by_group
-    rows_max = max(1, 2 * heldout_share * len(rows))
+    rows_max = max(2 * heldout_share * len(rows), min(map(len, candidates.values()), default=0))
     small = [name for name, of_group in candidates.items() if len(of_group) <= rows_max or name in held_before]
     draws = sorted((_draw(name), name) for name in small)
     held_out = {name for value, name in draws if value < heldout_share or name in held_before}

@@ -256,6 +256,12 @@ def test_group_with_most_of_the_rows_is_for_training(seed: int) -> None:
     assert len(found.train) >= 150
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_small_share_of_few_equal_groups_holds_out_one(seed: int) -> None:
+    rows = [structs.replace(each, group=f"g{number % 5}") for number, each in enumerate(many(100, seed))]
+    assert len(built(rows, heldout_share=0.05).heldout) >= 20
+
+
 @pytest.mark.parametrize("name", ["parent", "paraphrase"])
 def test_what_was_made_from_equal_requests_is_on_their_side(name: str) -> None:
     draw, made_from, rows = random.Random(1), dict[str, str](), list[DataRow]()
