@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from gateway.features.releases.reconciling import reconcile_once
+from gateway.features.releases.recycling import Cordon
 from gateway.features.releases.state import Releases
 from serving.object_store import GENERATION_KEY, ObjectStore
 from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Status
 from tests.fakes.wire import Exchange, HttpListener
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
@@ -149,6 +153,29 @@ async def test_a_replica_whose_ghosts_leave_no_load_is_recycled_by_itself(
     assert rows["small-0"]["capacity"]["ghosts"] == 0
     assert rows["small-0"]["loaded"] == ["returns@v1"]
     assert rows["small-1"]["capacity"]["ghosts"] == 1
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_recycling_ends_where_a_restarted_engine_no_longer_tells_its_start(
+    configure: Configure,
+    make_adapter: MakeAdapter,
+    small: FakeEngine,
+    other: FakeEngine,
+    supervisor: Supervisor,
+    restarted: bool,
+) -> None:
+    async with two_replicas(configure, small, other, supervisor) as gateway:
+        await gateway.place(make_adapter(1))
+        cordons, replica = gateway.services.objects.cordons, gateway.services.fleet.replicas["small-0"]
+        former_life = "of another process" if restarted else replica.life
+        small.faults.add(Status(500), path="/metrics")
+        replica.life = ""
+        now = time.time()
+        cordon = Cordon(reason="it is recycled", recycle=True, life=former_life, at=now, restarted_at=now)
+        await cordons.put("small-0", msgspec.to_builtins(cordon))
+        await gateway.services.snapshot.refresh()
+        await reconcile_once(gateway.features[Releases])
+        assert ("small-0" in await cordons.written()) is not restarted
 
 
 async def test_a_restart_that_fails_leaves_the_replica_cordoned_with_the_reason(

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from gateway.features.releases.state import Releases
-from serving.adapters.placement import HELD, Placement
+from serving.adapters.placement import HELD, Placement, may_be_one_life
 from serving.object_store import UNREADABLE, Change, Stale, Unchanged
 from serving.replica import Replica
 
@@ -135,7 +135,11 @@ async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: 
             revision = await _note(releases, replica.name, restarted, revision)
             if why := await _restart(releases, replica):
                 await _give_up(releases, replica, restarted, revision, f"the call to its recycle_url failed ({why})")
-    elif replica.up and replica.life != cordon.life and _is_whole(services.snapshot.current.placements, replica):
+    elif (
+        replica.up
+        and replica.life != cordon.life
+        and _is_whole(services.snapshot.current.placements, replica, cordon.life)
+    ):
         was = msgspec.to_builtins(Cordon(reason=cordon.was, by=cordon.by, at=now)) if cordon.was else None
         step = services.begin_step("system")
         step.note("replica.recycled", replica.name, after={"seconds": round(now - cordon.at, 1)})
@@ -150,10 +154,10 @@ async def _give_up(releases: Releases, replica: Replica, cordon: Cordon, revisio
     await _note(releases, replica.name, msgspec.structs.replace(cordon, reason=reason, stuck=True), revision)
 
 
-def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica) -> bool:
-    """Return whether every version that is to be there is ready on the present engine process."""
+def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica, former_life: str) -> bool:
+    """Return whether every version that is to be there is ready on the engine process that follows the former one."""
     placed = [p for (on, _), p in placements.items() if on == replica.name and p.state in HELD | {"failed"}]
-    return all(p.state == "ready" and p.life == replica.life for p in placed)
+    return all(p.state == "ready" and p.life != former_life and may_be_one_life(p.life, replica.life) for p in placed)
 
 
 async def _restart(releases: Releases, replica: Replica) -> str:
