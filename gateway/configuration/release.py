@@ -28,5 +28,5 @@ class ReleaseSettings(Section):
         0.02, gt=0, le=0.5, description="Difference of right answers or kept contracts that is no worse."
     )
     class_loss_max: ShareAboveZero = Field(0.3, description="Difference of one class's right answers to be excluded.")
-    latency_ratio_max: float = Field(1.5, ge=1, le=100, description="Longest median time of an answer, in times.")
+    latency_ratio_max: float = Field(1.5, ge=1, le=100, description="Longest median time, in times, or 10 ms more.")
     cost_ratio_max: float = Field(1.5, ge=1, le=100, description="Highest cost of an answer, in times.")
