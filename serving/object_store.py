@@ -366,6 +366,27 @@ class LenientReader:
         return [value for value in values if value is not None]
 
 
+class StructStore(Generic[T]):
+    """An object store of structs of one `kind`. Every method raises RedisError."""
+
+    def __init__(self, redis: Redis, name: str, kind: type[T], subject: str) -> None:
+        """`name` is that of the objects in Redis, `subject` what logs call one of them."""
+        self.object_store = ObjectStore(redis, name)
+        self._reader = LenientReader()
+        self._kind, self._subject = kind, subject
+
+    async def all(self) -> list[T]:
+        """All that can be read, that of the last name first; of the others it is logged once."""
+        return await self._reader.read_all(self.object_store, self._subject, self._kind)
+
+    async def get(self, name: str) -> tuple[T | None, int]:
+        """One (None: there is none, or no more), and its generation, which is never newer.
+
+        Raises Unreadable where it can't be read.
+        """
+        return await self.object_store.fetch(name, lambda raw: msgspec.convert(raw, self._kind))
+
+
 class Mirror(Generic[T]):
     """An object store's objects, converted; what has not changed since the last reading is the same object as then.
 

@@ -13,7 +13,7 @@ from gateway.state.redis import replace_value
 from monitoring.ids import SHAPE, read_time
 from monitoring.quality.verdicts.retraining import EXAMPLE_WORDS, RETRAININGS_MAX, Example, Retraining, close_request
 from monitoring.texts import Resealing, Seals
-from serving.object_store import Change, LenientReader, ObjectStore, change_together
+from serving.object_store import Change, StructStore, change_together
 
 DAY_SECONDS = 86_400
 
@@ -24,7 +24,7 @@ def id_of(task: str, action: str, at: float) -> str:
     return f"{int(at * 1000):012x}{digest}"
 
 
-class RetrainingStore:
+class RetrainingStore(StructStore[Retraining]):
     """The object store `retraining`, and each request's examples. Every method raises RedisError.
 
     An example is kept until its request is `retention_seconds` old, as long as that may be judged: those of the
@@ -35,22 +35,10 @@ class RetrainingStore:
         self, redis: Redis, retention_seconds: float, seals: Callable[[], Seals] = lambda: Seals({}, None)
     ) -> None:
         """`seals` gives the present keys of texts."""
+        super().__init__(redis, "retraining", Retraining, "the request to train")
         self._seals = seals
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = int(retention_seconds * 1000)
-        self.object_store = ObjectStore(redis, "retraining")
-        self._reader = LenientReader()
-
-    async def all(self) -> list[Retraining]:
-        """All that are kept and can be read, the newest first; of the others it is logged once."""
-        return await self._reader.read_all(self.object_store, "the request to train", Retraining)
-
-    async def get(self, name: str) -> tuple[Retraining | None, int]:
-        """One request (None: there is none, or no more), and its generation, which is never newer.
-
-        Raises Unreadable where it can't be read.
-        """
-        return await self.object_store.fetch(name, lambda raw: msgspec.convert(raw, Retraining))
 
     async def examples(self, name: str) -> list[Example]:
         """The examples of a request that are kept still and can be read, the newest first."""

@@ -11,7 +11,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.configuration.training import RunnerName
-from serving.object_store import Change, LenientReader, ObjectStore
+from serving.object_store import Change, StructStore
 
 Status = Literal["running", "done", "failed", "cancelled"]
 TRAININGS_MAX = 200
@@ -73,29 +73,20 @@ def id_of(
     return hashlib.blake2b(written, digest_size=10).hexdigest()
 
 
-class TrainingStore:
+class TrainingStore(StructStore[Training]):
     """The object store `trainings`, and each one's progress. Every method raises RedisError."""
 
     def __init__(self, redis: Redis) -> None:
+        super().__init__(redis, "trainings", Training, "the training")
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
-        self.object_store = ObjectStore(redis, "trainings")
-        self._reader = LenientReader()
 
     async def all(self) -> list[Training]:
         """All that are kept and can be read, the newest first."""
-        trainings = await self._reader.read_all(self.object_store, "the training", Training)
-        return sorted(trainings, key=lambda each: -each.created_at)
+        return sorted(await super().all(), key=lambda each: -each.created_at)
 
     async def names(self) -> set[str]:
         """The ids of all that are kept, also of those that can't be read."""
         return set(await self.object_store.written())
-
-    async def get(self, name: str) -> tuple[Training | None, int]:
-        """One training (None: there is none, or no more), and its generation, which is never newer.
-
-        Raises Unreadable where it can't be read.
-        """
-        return await self.object_store.fetch(name, lambda raw: msgspec.convert(raw, Training))
 
     def change(self, training: Training, expected_generation: int | None) -> Change:
         """A training's new value as a part of a greater step."""
