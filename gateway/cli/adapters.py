@@ -80,7 +80,8 @@ class PlanOptions:
     requests_min: Annotated[int | None, _plan("Requests it has answered before it is promoted (200).")] = None
     seconds_min: Annotated[float | None, _plan("Seconds before it is promoted (0).")] = None
     seconds_max: Annotated[float | None, _plan("Seconds after which --on-timeout applies (86400).")] = None
-    feedback_metric: Annotated[str | None, _plan("A feedback metric that must not be worse (none).")] = None
+    feedback_metric: Annotated[str | None, _plan("Feedback that must be no worse (the task's, to roll back).")] = None
+    feedback_required: Annotated[bool | None, _plan("Whether it must show so (only if the metric is named).")] = None
     shadow_harm_margin: Annotated[
         float | None, _plan("How much worse on the same inputs is not yet harm; at most the margin (0).")
     ] = None

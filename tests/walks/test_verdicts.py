@@ -107,7 +107,7 @@ async def test_one_caller_alone_rolls_no_canary_back_and_several_do(
             await some_rounds(shops[:1])
             return bool((await judged_by_now(http))["signals"]["feedback"]["harm"]["rests_on_one"])
 
-        await step(http, "canary", version=V2, share=0.5, plan=STRICT | {"feedback_metric": "correct"})
+        await step(http, "canary", version=V2, share=0.5, plan=STRICT)
         await until(rests_on_one)
         await some_rounds(shops[:1])
         because = (await alias(http))["canary"]["because"]

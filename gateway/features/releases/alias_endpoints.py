@@ -157,7 +157,7 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
     """Send a share of the task's sessions to a version. With a plan it is promoted or rolled back by itself."""
     releases = feature_of(request, Releases)
     require_task(releases.services, task, param=None)
-    plan = None if body.plan is None else _plan(releases, body.plan)
+    plan = None if body.plan is None else _plan(releases, task, body.plan)
     passed = await _see_that_they_may_serve(releases, task, admin, {body.version: body.share}, body.past_gate)
     expected, keeps_plan = body.expected_generation, "plan" not in body.model_fields_set
     canary_of = partial(releases.services.control.registry.canary, task, body.version, body.share, admin.public)
@@ -278,8 +278,12 @@ def _leaders(alias: AliasEntry | None) -> list[str]:
     return [] if alias is None else [alias.leading, *alias.previous]
 
 
-def _plan(releases: Releases, fields: dict[str, Any]) -> dict[str, Any]:
-    """The plan with its defaults filled in. Raises Problem where it can't be used."""
+def _plan(releases: Releases, task: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The plan with its defaults filled in: labels of the task's metric can roll it back. Raises Problem where it can't
+    be used."""
+    if "feedback_metric" not in fields and task in releases.services.settings.tasks:
+        metric = releases.services.settings.plan(task).feedback_metric
+        fields = {"feedback_required": False, **fields, "feedback_metric": metric}
     try:
         plan = msgspec.convert(fields, CanaryPlan)
     except (msgspec.ValidationError, ValueError) as error:

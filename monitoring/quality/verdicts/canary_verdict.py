@@ -53,7 +53,8 @@ class CanaryPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     requests_min: canary requests before it may be promoted; 1 to 10,000,000.
     seconds_min: seconds before it may be promoted; 0 or more, at most seconds_max.
     seconds_max: seconds after which on_timeout applies; 1 second to 90 days.
-    feedback_metric: name of the feedback metric that must be no worse; None if feedback is not looked at.
+    feedback_metric: name of the feedback metric whose worse labels roll it back; None if feedback is not looked at.
+    feedback_required: whether it is promoted only once that feedback shows it to be no worse.
     on_timeout: what happens if there is no verdict after seconds_max.
     shadow_harm_margin: how much worse on the same inputs a canary may be before it is rolled back, as a difference of
         rates; 0 to margin. 0 finds harm soonest: being worse at all counts.
@@ -67,6 +68,7 @@ class CanaryPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seconds_min: float = 0.0
     seconds_max: float = 86_400.0
     feedback_metric: str | None = None
+    feedback_required: bool = True
     on_timeout: Literal["hold", "roll_back", "promote"] = "hold"
     shadow_harm_margin: float = 0.0
     shadow_required: bool = False
@@ -357,7 +359,7 @@ def _required(state: Tally, plan: CanaryPlan) -> list[CanarySignal]:
         "error": True,
         "contract": bool(contract.harm.observed or contract.canary or contract.active),
         "latency": True,
-        "feedback": plan.feedback_metric is not None,
+        "feedback": plan.feedback_metric is not None and plan.feedback_required,
         "shadow": plan.shadow_required,
     }
     return [name for name in SIGNALS if required[name]]

@@ -106,6 +106,8 @@ def test_contracts_are_required_where_there_is_one() -> None:
 def test_feedback_is_required_where_the_plan_names_its_metric() -> None:
     plan = CanaryPlan(feedback_metric="correct")
     assert "no worse: feedback" in judged(plan, *both(300)).because
+    unneeded = CanaryPlan(feedback_metric="correct", feedback_required=False)
+    assert judged(unneeded, *both(300)).action == "promote"
     judgements = both(300, Outcome(arm="canary", badness=0.0), Outcome(arm="active", badness=0.0))
     assert judged(plan, *both(300), *judgements).action == "promote"
 
