@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,14 @@ def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
 
 
 def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """The rows to train on, and about this share of their groups held out. No group and no request is in both."""
+    """The rows to train on, and about this share of their groups held out: none with over twice the share of the rows.
+    No group and no request is in both."""
     joined = join_named([[("group", str(row.group)), ("request", make_request_key(row))] for row in rows])
     of_rows = [joined.first_of(at) for at in range(len(rows))]
-    groups = sorted(set(of_rows))
-    count = min(round(share * len(groups)), len(groups) - 1)
-    chosen = frozenset(random.Random(seed).sample(groups, count))  # noqa: S311 - a repeatable draw, no secret
+    sizes = Counter(of_rows)
+    small = sorted(group for group, size in sizes.items() if size <= max(1, 2 * share * len(rows)))
+    count = min(round(share * len(sizes)), len(sizes) - 1, len(small))
+    chosen = frozenset(random.Random(seed).sample(small, count))  # noqa: S311 - a repeatable draw, no secret
     divided = [(row, group in chosen) for row, group in zip(rows, of_rows, strict=True)]
     return [row for row, is_held in divided if not is_held], [row for row, is_held in divided if is_held]
 

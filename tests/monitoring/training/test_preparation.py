@@ -37,6 +37,12 @@ def test_no_group_is_both_trained_on_and_held_out(groups: list[int], share: floa
     assert split_heldout(rows, share, seed) == (train, heldout)
 
 
+def test_group_with_most_of_the_rows_is_trained_on() -> None:
+    rows = rows_of([0] * 300 + list(range(1, 21)))
+    sizes = {len(split_heldout(rows, 0.1, seed)[1]) for seed in range(40)}
+    assert sizes == {2}
+
+
 @given(st.integers(1, 60), st.integers(0, 10), st.integers(0, 90), st.floats(0.05, 0.9))
 def test_rehearsed_rows_are_older_ones_without_a_newer_answer(new: int, held: int, old: int, share: float) -> None:
     rows, heldout = rows_of([0] * new), rows_of([0] * (new + held))[new:]
