@@ -51,6 +51,7 @@ CALLERS_EVERYSEC = 12
 UP_SECONDS = (0.2, 1.0)
 UP_SECONDS_EVERYSEC = (1.0, 4.0)
 """Where an acknowledgement takes more than a second."""
+SHOWN_SECONDS_MAX = 60.0
 AWAY_SECONDS = 0.3
 CUT_OFF_SECONDS = (0.1, 0.6)
 ACKED_TIMEOUT_SECONDS = 4.0
@@ -188,6 +189,7 @@ def measure_subject(subject: str, kills: int, engine_port: int, folder: Path, se
         gateway.start()
         crowd.begin()
         try:
+            until(crowd.has_something_to_lose, "feedback and a change are acknowledged", SHOWN_SECONDS_MAX)
             for _ in range(kills):
                 scene.between(scene.up_seconds)
                 WAYS[subject](scene)

@@ -101,6 +101,11 @@ class Crowd:
         """From now on every request is to be answered."""
         self._gateway_is_there.set()
 
+    def has_something_to_lose(self) -> bool:
+        """Whether a judgement and a change were acknowledged."""
+        with self._lock:
+            return bool(self._noted.changes) and any(each.acknowledged for each in self._noted.judged)
+
     def end(self) -> Noted:
         """Let them end, and tell what they noted."""
         self._over.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -171,6 +172,7 @@ def python() -> str:
     return str(Path(apprentice()).with_name("python"))
 
 
+@functools.cache
 def valkey_binary() -> str:
     """The Valkey that the gateway embeds. Raises Unmeasurable."""
     found = subprocess.run([python(), "-c", BINARY], capture_output=True, text=True, check=False)

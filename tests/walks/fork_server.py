@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -22,7 +23,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired
 from typing import Any, NoReturn
 
 from gateway.cli.entry import main
@@ -158,6 +159,60 @@ class ForkingSubprocess:
         *python, module = command
         if python == [sys.executable, "-P", "-m"] and module in HELPERS:
             return ForkedProgram(self._server.path(), ("-m", module), os.environ)
+        return Popen(command, **options)
+
+
+class ForkedServe:
+    """`apprentice serve` that was forked, with what benchmarks use of a Popen."""
+
+    def __init__(self, server: Path, words: Sequence[str], environment: Mapping[str, str], output: int) -> None:
+        with open(os.devnull, "rb") as nothing:
+            self._connection = ask_for_fork(server, words, environment, (nothing.fileno(), output, output))
+        self._told = self._connection.makefile("rb")
+        self.pid = int(self._told.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended."""
+        with suppress(TimeoutExpired):
+            return self.wait(0.0)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end. Raises TimeoutExpired."""
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise TimeoutExpired("apprentice serve", timeout or 0.0)
+            self.returncode = int(self._told.readline())
+            self._told.close()
+            self._connection.close()
+        return self.returncode
+
+    def terminate(self) -> None:
+        """Send it SIGTERM, if it has not ended."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send it SIGKILL, if it has not ended."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class ServingSubprocess:
+    """In the place of the module subprocess where a benchmark starts processes: gateways are forked."""
+
+    DEVNULL, STDOUT, TimeoutExpired = DEVNULL, STDOUT, TimeoutExpired
+
+    def __init__(self, server: ForkServer) -> None:
+        self._server = server
+
+    def Popen(self, command: Sequence[str], **options: Any) -> Popen[bytes] | ForkedServe:  # noqa: N802 - its name there
+        """A process that runs the command."""
+        if Path(command[0]).name == "apprentice":
+            return ForkedServe(self._server.path(), command[1:], options["env"], options["stdout"].fileno())
         return Popen(command, **options)
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import harness
 from benchmarks.durability import GOALS, OF_RECORDS, measure_subject
 from benchmarks.harness import judge
 from tests.fakes.engine import FakeEngine
+from tests.walks.fork_server import ForkServer, ServingSubprocess
 
 
 @pytest.fixture
@@ -19,6 +21,12 @@ async def engine_port() -> AsyncIterator[int]:
     """The port of an engine that answers at once."""
     async with FakeEngine("large", n_tokens=4) as engine:
         yield int(engine.url.rpartition(":")[2])
+
+
+@pytest.fixture(autouse=True)
+def _forked_gateways(fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways are forked: it is a test of what their death leaves, not of their start."""
+    monkeypatch.setattr(harness, "subprocess", ServingSubprocess(fork_server))
 
 
 @pytest.mark.invariant("What is acknowledged is on disk.")
