@@ -10,6 +10,8 @@ export PYTHONDONTWRITEBYTECODE :=
 MEMORY_GB := $(shell awk '/MemTotal/ { print int($$2 / 1e6) }' /proc/meminfo 2>/dev/null || echo 8)
 # Three for each core: many tests wait, for intervals or for processes of theirs. Memory has 2 GB for each.
 WORKERS = $(shell printf '%d\n' $$((3 * `nproc`)) $$(($(MEMORY_GB) / 2)) | sort -n | head -n 1)
+# Of 2, tests that share no engines run beside each other: up to three engines at once, each of up to 5 GB.
+ENGINE_WORKERS ?= 0
 LEFT_OUT := var/left-out.txt
 SOURCES := gateway router serving monitoring tools tests benchmarks examples
 
@@ -43,7 +45,7 @@ fast: $(VENV)/development ## All tests but those that need a real engine or buil
 	$(PYTEST) -n $(WORKERS) --dist worksteal --durations 40 --durations-min 5 -m "not engine and not image" tests
 
 engine-test: $(VENV)/development ## Tests on real vLLM engines
-	$(PYTEST) -m engine --timeout 900 tests/engine tests/deploy
+	$(PYTEST) -n $(ENGINE_WORKERS) --durations 20 --durations-min 5 -m engine --timeout 1800 tests/engine tests/deploy
 
 docs: $(VENV)/development ## Write docs/reference/ from the code, and k8s/base from the chart
 	$(BIN)/python -m tools.reference

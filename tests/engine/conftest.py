@@ -9,12 +9,14 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
+from xdist.remote import Producer
+from xdist.scheduler.loadfile import LoadFileScheduling
 
 from gateway.callers import new_key
 from serving import health
@@ -33,8 +35,31 @@ ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / "var"
 ADAPTER = ROOT / "examples" / "returns"
 BASE_MODEL = "smollm2-135m-instruct"
-START_TIMEOUT_SECONDS = 600.0
+START_TIMEOUT_SECONDS = 1200.0
 SNAPSHOT_SECONDS = 1.0
+FOLDER = PurePath("tests/engine")
+BESIDE = {
+    "test_adapter_operators.py",
+    "test_embeddings.py",
+    "test_make_up.py",
+    "test_swap_capacity.py",
+    "test_tool_calls.py",
+    "test_training.py",
+}
+"""Files whose tests use other engines than the two of `engines`, or none: they may run beside those."""
+
+
+class SharedEngines(LoadFileScheduling):
+    """One process for all tests on the two engines. Other files go where there is room."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = PurePath(nodeid.partition("::")[0])
+        return "engines" if path.parent == FOLDER and path.name not in BESIDE else str(path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedEngines:
+    """Have the two engines started in one process."""
+    return SharedEngines(config, log)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ TASK = "seasons"
 FLOOR = 0.25
 CALLERS = 5
 CALM_SECONDS = 10.0
-WAIT_SECONDS_MAX = 600.0
+WAIT_SECONDS_MAX = 1200.0
 RULES = {"goodwill-60": 4, "no-receipt": 4, "window-30": 2, "used": 2}
 """Mostly what the season decides otherwise: the error moves by more than half, so that few answers tell of it."""
 SETTINGS = {
@@ -122,7 +122,6 @@ async def audited(http: httpx.AsyncClient, action: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.timeout(900)
 async def test_version_out_of_season_is_degraded_keeps_the_floor_and_recovers_in_season(
     engines: RealEngines, tmp_path: Path, scripts: Any
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS_MAX = 800
+START_SECONDS_MAX = 1500
 STOP_SECONDS_MAX = 90
 
 

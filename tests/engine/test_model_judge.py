@@ -28,7 +28,7 @@ from tools.engines.process import EngineProcess
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 PRICE = {"prompt_usd_per_million_tokens": 1.0, "completion_usd_per_million_tokens": 4.0}
 REST_SECONDS = 1.0
-SECONDS_MAX = 600.0
+SECONDS_MAX = 1200.0
 PLEASES = 740
 """Of two tokens each: the general prompt fits beside them into 2,048 tokens, and all that a judge is told does not."""
 

@@ -20,7 +20,7 @@ TASK = "decisions"
 """Not that of the example: another gateway has its versions on these engines."""
 PROMPTS = 1_500
 CALIBRATION_ROWS = 100
-SECONDS_MAX = 600.0
+SECONDS_MAX = 1200.0
 CHECKS = {
     "out_of_scope": {"mode": "enforce", "deferred_share": 0.05},
     "low_confidence": {"mode": "enforce", "wrong_share_max": 0.2},

@@ -45,7 +45,6 @@ def make_row(name: str, phrase: str, product: str) -> dict[str, Any]:
     return {"messages": [asked, answer], "tools": TOOLS}
 
 
-@pytest.mark.timeout(900)
 async def test_adopted_version_calls_the_tools_of_its_examples(engine_files: EngineFiles, tmp_path: Path) -> None:
     base = engine_files.model
     engine = engine_files.engine("tools", memory_share=0.3)

@@ -47,7 +47,6 @@ def train(python: Path, folder: Path, kill_after: str = "") -> list[dict[str, An
     return told
 
 
-@pytest.mark.timeout(600)
 def test_killed_training_resumes_to_the_same_bytes_and_learns(engine_files: EngineFiles, tmp_path: Path) -> None:
     whole, broken = (write_rows(tmp_path / name, engine_files.model) for name in ("whole", "broken"))
     python = engine_files.venv.python
@@ -66,7 +65,6 @@ def test_killed_training_resumes_to_the_same_bytes_and_learns(engine_files: Engi
     assert artifact.rank == 2
 
 
-@pytest.mark.timeout(600)
 def test_failure_of_a_real_training_is_told_as_advice(engine_files: EngineFiles, tmp_path: Path) -> None:
     folder = write_rows(tmp_path / "short", engine_files.model)
     job = json.loads((folder / "job.json").read_text())
@@ -77,7 +75,6 @@ def test_failure_of_a_real_training_is_told_as_advice(engine_files: EngineFiles,
     }
 
 
-@pytest.mark.timeout(600)
 def test_row_that_the_chat_template_refuses_is_told_by_its_line(engine_files: EngineFiles, tmp_path: Path) -> None:
     base, folder = tmp_path / "base", write_rows(tmp_path / "refused", engine_files.model)
     shutil.copytree(engine_files.model, base, copy_function=os.link)

@@ -1,31 +1,21 @@
 """The cases of vLLM's own endpoint tests, asked at the engine and through the gateway: both hold, and say the same.
 
-Of tests/entrypoints in vLLM: openai/responses (basic, simple, structured output, function calls, event stack),
-anthropic/test_messages and pooling/embed/test_online. What only a larger model can know is not asked.
+Of tests/entrypoints in vLLM: openai/responses (basic, simple, structured output, function calls, event stack) and
+anthropic/test_messages. What only a larger model can know is not asked.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-import openai
 import pytest
 import pytest_asyncio
-from anthropic import AsyncAnthropic
-from openai import AsyncOpenAI
 
-from tests.engine.conftest import BASE_MODEL, START_TIMEOUT_SECONDS, EngineFiles, RealEngines
-from tests.engine.words import LIMITS, SLOW_SECONDS_MAX, log_of
-from tests.walks.gateway import RunningGateway, run_gateway
-from tools.engines.engine_command import build_command, build_environment
-from tools.engines.process import EngineProcess
+from tests.engine.conftest import BASE_MODEL, RealEngines
+from tests.engine.sides import Sides, side
+from tests.walks.gateway import RunningGateway
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 PAIRS = {
@@ -74,46 +64,6 @@ HISTORIES: dict[str, list[dict[str, Any]]] = {
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Say one sentence."}]},
     ],
 }
-
-
-@dataclass(frozen=True)
-class Side:
-    """The engine itself, or the gateway in front of it, and its name of the model."""
-
-    openai: AsyncOpenAI
-    anthropic: AsyncAnthropic
-    model: str
-
-    async def respond(self, **fields: Any) -> Any:
-        """A response, without chance."""
-        given = {"model": self.model, "temperature": 0, "max_output_tokens": 24, "store": False}
-        return await self.openai.responses.create(**given | fields)
-
-    async def message(self, **fields: Any) -> Any:
-        """A message, without chance."""
-        given = {"model": self.model, "max_tokens": 24, "extra_body": {"temperature": 0}}
-        return await self.anthropic.messages.create(**given | fields)
-
-    async def embed(self, **fields: Any) -> Any:
-        """Vectors."""
-        return await self.openai.embeddings.create(model=self.model, **fields)
-
-
-@asynccontextmanager
-async def side(url: str, key: str, model: str) -> AsyncIterator[Side]:
-    own: dict[str, Any] = {"api_key": key, "max_retries": 0, "timeout": SLOW_SECONDS_MAX}
-    async with AsyncOpenAI(base_url=f"{url}/v1", **own) as one, AsyncAnthropic(base_url=url, **own) as other:
-        yield Side(one, other, model)
-
-
-@dataclass(frozen=True)
-class Sides:
-    engine: Side
-    gateway: Side
-
-    async def ask(self, ask: Callable[[Side], Awaitable[Any]]) -> tuple[Any, Any]:
-        """The answers of the engine and of the gateway."""
-        return await ask(self.engine), await ask(self.gateway)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -284,60 +234,3 @@ async def test_a_tool_is_called_in_a_message(sides: Sides, stream: bool) -> None
             name, given, ended = block.name, block.input, answer.stop_reason
         assert (name, ended) == ("get_weather", "tool_use")
         assert given["city"] in ("Berlin", "Vienna")
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def embedding_sides(engine_files: EngineFiles, tmp_path: Path) -> AsyncIterator[Sides]:
-    """An engine that makes vectors of the demo model, and a gateway in front of it.
-
-    Two texts of one request are computed together or apart, as it happens. In bfloat16 that changes their vectors by
-    up to 0.015, in float32 by nothing.
-    """
-    options = engine_files.options(max_model_len=512, memory_share=0.3)
-    command = [*build_command(options), "--runner", "pooling", "--convert", "embed", "--dtype", "float32"]
-    own: Any = {"environment": build_environment(options), "log_path": log_of("embeddings"), "say": print}
-    engine = EngineProcess(name="embeddings", url=options.url, command=command, **own)
-    pool: dict[str, Any] = {
-        "base_model": BASE_MODEL,
-        "callable": True,
-        "replicas": [{"name": "e-0", "url": engine.url}],
-    }
-    pool["parameters_allowed"] = ["truncate_prompt_tokens"]
-    settings = {"data_folder": tmp_path, "pools": {"vectors": pool}, "general_pool": "vectors", "limits": LIMITS}
-    try:
-        await engine.start(START_TIMEOUT_SECONDS, lambda _: None)
-        async with (
-            run_gateway(settings) as running,
-            side(engine.url, "none", BASE_MODEL) as direct,
-            side(running.url, running.admin_key, "vectors") as own,
-        ):
-            yield Sides(direct, own)
-    finally:
-        await engine.stop(30)
-
-
-async def test_vectors_are_those_of_the_engine_for_each_kind_of_input(embedding_sides: Sides) -> None:
-    texts = ["The best thing about vLLM is that it supports many different models", "Hello my name is"]
-    tokens = [[19, 504, 2], [7, 9]]
-    for given, count in ((texts[0], 1), (texts, 2), (tokens[0], 1), (tokens, 2)):
-        direct, through = await embedding_sides.ask(
-            lambda one, given=given: one.embed(input=given, encoding_format="float")
-        )
-        for answer in (direct, through):
-            assert [each.index for each in answer.data] == list(range(count))
-            assert answer.usage.prompt_tokens == answer.usage.total_tokens > 0
-        assert direct.usage.prompt_tokens == through.usage.prompt_tokens
-        for one, other in zip(direct.data, through.data, strict=True):
-            assert one.embedding == pytest.approx(other.embedding, abs=1e-3)
-            assert len(one.embedding) == 576
-    coded = await embedding_sides.gateway.openai.embeddings.with_raw_response.create(
-        model="vectors", input=texts, encoding_format="base64"
-    )
-    plain = await embedding_sides.engine.embed(input=texts, encoding_format="float")
-    for item, each in zip(json.loads(coded.text)["data"], plain.data, strict=True):
-        assert struct.unpack("<576f", base64.b64decode(item["embedding"])) == pytest.approx(each.embedding, abs=1e-3)
-    for one in (embedding_sides.engine, embedding_sides.gateway):
-        shortened = await one.embed(input=texts, extra_body={"truncate_prompt_tokens": 3})
-        assert shortened.usage.prompt_tokens == 6
-        with pytest.raises(openai.BadRequestError):
-            await one.embed(input=texts, extra_body={"truncate_prompt_tokens": 8193})

@@ -21,7 +21,6 @@ TASK = "own-returns"
 """Not the guide's own: other tests leave their `returns@v1` on these engines."""
 
 
-@pytest.mark.timeout(900)
 async def test_guide_leads_to_a_version_that_serves(
     engines: RealEngines, engine_files: EngineFiles, tmp_path: Path
 ) -> None:

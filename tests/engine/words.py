@@ -43,7 +43,7 @@ LIMITS = {
 """A gateway's time limits for engines that compute on a CPU, whatever runs beside them."""
 STAGE_SECONDS_MAX = 600
 CALL_SECONDS_MAX = STAGE_SECONDS_MAX + 30.0
-DEADLINE_SECONDS = 600.0
+DEADLINE_SECONDS = 1200.0
 RECORD_SECONDS_MAX = 15.0
 
 

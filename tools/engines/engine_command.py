@@ -82,6 +82,7 @@ def build_environment(options: EngineOptions) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "TORCH_COMPILE_DISABLE": "1",  # else the first answer compiles two small functions for up to 15 s
         "OMP_NUM_THREADS": str(options.threads),
     }
 

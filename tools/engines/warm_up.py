@@ -1,4 +1,4 @@
-"""The first request to an engine. Its logprobs take up to 15 s, and only the first time."""
+"""The first request to an engine, which takes longer than later ones."""
 
 from __future__ import annotations
 
