@@ -3,7 +3,7 @@
 replicas   choose() of a task without checks, with 1, 8, 64 and 500 replicas in its pool; and with a session
 tasks      the same with 1,000 tasks beside it
 rules      the same with 100 rules of other tasks, and of its own, none of which matches
-processes  with `--processes N` only that: CPU time a request of a gateway of N processes, and of one
+processes  with `--processes N` only that: CPU time a request of a gateway of N processes, of one, and of N gateways
 streams    with `--streams N` only that: the pace, CPU time and memory of N streams at the same time
 idle       with `--idle` only that: memory, CPU time and Redis commands of a gateway without requests
 
@@ -23,7 +23,7 @@ from benchmarks.choice import VERSION, best_us, policy, show
 from benchmarks.choice import fleet as small_fleet
 from benchmarks.harness import Goal, conclude, options
 from benchmarks.scale_idle import IDLE_GOALS, measure_idle
-from benchmarks.scale_processes import GOAL, measure_processes
+from benchmarks.scale_processes import GOAL, ROUNDS, ROUNDS_FULL, measure_processes
 from benchmarks.scale_streams import STREAM_GOALS, measure_streams
 from router.choice import choose
 from router.fitted import NOTHING_FITTED
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         held = partial(measure_streams, asked.streams, asked.pace_ms, asked.seconds, asked.processes or 1)
         return conclude("scale", lambda: (held(), []), STREAM_GOALS, None if asked.json else show)
     if asked.processes:
-        several = partial(measure_processes, asked.processes, *((7, 3) if asked.full else (3, 2)))
+        several = partial(measure_processes, asked.processes, ROUNDS_FULL if asked.full else ROUNDS)
         return conclude("scale", lambda: (several(), []), (GOAL,), None if asked.json else show)
 
     def measure() -> tuple[dict[str, Any], list[str]]:

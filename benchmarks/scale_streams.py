@@ -2,11 +2,13 @@
 
 Part of `python -m benchmarks.scale --streams 1024 [--pace-ms 20] [--seconds 10] [--processes 2] [--json]`. C engines
 send an event to each stream at a fixed pace. One process is all callers: each begins a stream anew as soon as its last
-one has ended. The bounds are the defaults, with as many replicas as hold the streams; nothing is pinned.
+one has ended. The bounds are the defaults, with as many replicas as hold the streams; nothing is pinned. Callers and
+engines share the cores with the gateway: what they take of them is told, too.
 """
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import tempfile
@@ -16,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.harness import FOLDER, Goal, Unmeasurable, cpu_seconds, scheduling
+from benchmarks.harness import FOLDER, Goal, Unmeasurable, cpu_seconds, prefer, scheduling
 from benchmarks.scale_processes import children_of
 from benchmarks.subjects import Subject, chunks_sent, set_pace, start_engine, start_gateway
 from benchmarks.walk import PATH, body
@@ -93,6 +95,9 @@ def measure_streams(streams: int, pace_ms: float, seconds: float, processes: int
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streams-", dir=FOLDER)))
         engines = [start_engine(stack, None) for _ in range(-(-2 * streams // IN_FLIGHT_MAX))]
         gateway = start_gateway(stack, engines, folder, None, None, "--processes", str(processes))
+        load = [os.getpid(), *(engine.pid for engine in engines)]
+        for pid in (gateway.pid, *load):
+            prefer(pid)
         idle_mb = max(map(resident_mb, children_of(gateway.pid)))
         for engine in engines:
             set_pace(engine, int(pace_ms * 1000))
@@ -103,9 +108,11 @@ def measure_streams(streams: int, pace_ms: float, seconds: float, processes: int
         callers.gaps.clear()
         began_mb = max(map(resident_mb, children_of(gateway.pid)))
         began, sent, used = time.monotonic(), sum(map(chunks_sent, engines)), cpu_of(gateway)
+        load_used = sum(map(cpu_seconds, load))
         callers.read(seconds)
         lasted = time.monotonic() - began
         sent, used = sum(map(chunks_sent, engines)) - sent, cpu_of(gateway) - used
+        load_used = sum(map(cpu_seconds, load)) - load_used
         ended_mb = max(map(resident_mb, children_of(gateway.pid)))
     gaps = sorted(callers.gaps)
     if not gaps or not sent:
@@ -117,6 +124,7 @@ def measure_streams(streams: int, pace_ms: float, seconds: float, processes: int
         "gap_p99_ms": gaps[int(len(gaps) * 0.99)] * 1000,
         "cpu_us_per_chunk": used / sent * 1e6,
         "cores": used / lasted,
+        "cores_of_callers_and_engines": load_used / lasted,
         "idle_mb": idle_mb,
         "streaming_mb": ended_mb,
         "growth_mb": ended_mb - began_mb,
