@@ -10,8 +10,8 @@ export PYTHONDONTWRITEBYTECODE :=
 MEMORY_GB := $(shell awk '/MemTotal/ { print int($$2 / 1e6) }' /proc/meminfo 2>/dev/null || echo 8)
 # Three for each core: many tests wait, for intervals or for processes of theirs. Memory has 2 GB for each.
 WORKERS = $(shell printf '%d\n' $$((3 * `nproc`)) $$(($(MEMORY_GB) / 2)) | sort -n | head -n 1)
-# Of 2, tests that share no engines run beside each other: up to three engines at once, each of up to 5 GB.
-ENGINE_WORKERS ?= 0
+# With 2, tests that share no engines run beside each other: up to three engines at once, each of up to 5 GB.
+ENGINE_WORKERS ?= $(shell test $(MEMORY_GB) -ge 20 && echo 2 || echo 0)
 LEFT_OUT := var/left-out.txt
 SOURCES := gateway router serving monitoring tools tests benchmarks examples
 
