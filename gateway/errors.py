@@ -49,7 +49,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "not_found": ErrorSpec(404, "not_found_error", "No such address or object."),
     "method_not_allowed": ErrorSpec(405, "invalid_request_error", "The address does not take this method."),
     "body_too_slow": ErrorSpec(408, "invalid_request_error", "The body did not come in time."),
-    "feedback_conflict": ErrorSpec(409, "conflict_error", "The feedback id was used for another judgement."),
+    "feedback_conflict": ErrorSpec(409, "conflict_error", "The request has another judgement of this feedback id."),
     "record_conflict": ErrorSpec(409, "conflict_error", "The source_id was used for another report."),
     "stale_generation": ErrorSpec(409, "conflict_error", "The object has changed since it was read."),
     "state_conflict": ErrorSpec(409, "conflict_error", "The object's state does not allow this step."),

@@ -9,7 +9,7 @@ INTRODUCTION = """
 Every error has OpenAI's form, `{"error": {"message", "type", "param", "code"}}`. `message` says what to do, `param`
 names the field at fault or is null; programs read `code`.
 
-- A 503 and a 429 carry `Retry-After` in seconds. OpenAI's clients repeat a 409, 429 or 5xx by themselves.
+- A 503 and a 429 carry `Retry-After` (seconds), but not `feedback_full`. OpenAI's clients repeat a 409, 429 or 5xx;
   `x-should-retry: false` stops them for a *final* error (below) and for a wait of over 60 s.
 - An error inside a stream is its last event; no `[DONE]` follows.
 - An engine's refusal (400, 409, 422, 451) is passed on in its words, with its code in `engine_code`. Only a prompt that
