@@ -346,13 +346,13 @@ async def test_a_canarys_evidence_grows_on_the_open_page(world: ConsoleWorld, br
     redis, page = world.gateway.services.redis, await opened(browser, [])
     await sign_in(page, world, world.operator_key)
     await page.goto(f"{world.gateway.url}/console/tasks/returns")
-    await page.wait_for_selector('svg[aria-label^="error: 1 of 120"]')
+    await page.wait_for_selector('svg[aria-label^="error: 1 of 160"]')
     raw = await redis.get("apprentice:canary:returns")
     assert raw is not None
     verdict = msgspec.json.decode(raw)
     verdict["evidence"]["signals"]["error"]["harm"] |= {"e_value_max": 99.96, "shown": False}
     await redis.set("apprentice:canary:returns", msgspec.json.encode(verdict | {"because": "Errors rise."}))
-    await page.wait_for_selector('svg[aria-label^="error: 100 of 120"]')  # by server-sent events
+    await page.wait_for_selector('svg[aria-label^="error: 100 of 160"]')  # by server-sent events
     assert "Errors rise." in await page.inner_text("main")
 
 
