@@ -381,7 +381,10 @@ class AdapterLoader:
         before = now.placements.get((replica.name, version.name))
         if before is None or before.state != "failed":
             before = await self._write(replica, version, now, "unloading")
-        if not await self._forget_name(replica, version):
+        life, forgotten = replica.life, await self._forget_name(replica, version)
+        if replica.life != life:
+            return False  # the engine was started again: nothing of the version is in it, no ghost either
+        if not forgotten:
             note = f"{replica.name} did not unload {version.name}."
             await self._put_off(replica, version, now, "unloading", UNKNOWN_RETRY_SECONDS, note)
             return False
