@@ -224,6 +224,20 @@ async def test_keyboard_focus_stays_where_a_live_part_grows(world: ConsoleWorld,
     assert await page.evaluate("document.activeElement.textContent") == "Recycle"
 
 
+async def test_a_page_whose_scripts_arrive_late_is_live_all_the_same(world: ConsoleWorld, browser: Browser) -> None:
+    page = await opened(browser, [])
+
+    async def let_htmx_begin_first(route: Route) -> None:
+        await page.wait_for_function("window.htmx")
+        await page.evaluate("new Promise((done) => setTimeout(done))")
+        await route.continue_()
+
+    await sign_in(page, world, world.gateway.admin_key)
+    await page.route("**/hx-sse*.js", let_htmx_begin_first)
+    async with page.expect_request("**/live/fleet"):
+        await page.goto(f"{world.gateway.url}/console/fleet")
+
+
 async def test_text_that_is_written_from_right_to_left_begins_at_the_right(
     world: ConsoleWorld, browser: Browser
 ) -> None:
@@ -271,6 +285,7 @@ async def test_nothing_typed_into_a_form_is_lost_where_the_session_ends(world: C
             if "rules" in path:
                 await page.click("button[value=try]")
                 await page.wait_for_selector("section[role=status]")
+                await page.wait_for_load_state()
                 await page.fill(f"[name={field}]", f"{text} of today")
             public = world.gateway.admin_key.split("-")[2]
             assert (await admin.delete(f"/admin/v1/sessions/{public}")).status_code == 200
@@ -278,6 +293,7 @@ async def test_nothing_typed_into_a_form_is_lost_where_the_session_ends(world: C
             await page.fill("#key", world.gateway.admin_key)
             await page.keyboard.press("Enter")
             await page.wait_for_selector(".who")
+            await page.wait_for_load_state()  # its script has run, too
             assert (await page.input_value(f"[name={field}]")).startswith(text)
             if "pin" in path:
                 assert await page.input_value("[name=verdict]") == "suspect"
@@ -431,6 +447,8 @@ async def test_a_link_from_another_site_and_a_step_back_show_the_whole_page(
     await sign_in(page, still, still.operator_key)
     await page.goto(f"data:text/html,<a href='{still.gateway.url}/console/requests'>of another site</a>")
     await page.click("a")
+    await page.wait_for_selector("text=Sign out")
+    await page.wait_for_load_state()  # its script has run, too
     for outcome in ("ok", "failed"):
         await page.select_option("[name=outcome]", outcome)
         await page.wait_for_url(f"**outcome={outcome}**")

@@ -41,6 +41,7 @@ async def test_a_reviewer_compares_answers_by_keyboard_alone(
     await page.keyboard.type(await gateway.key(role="reviewer"))
     await page.keyboard.press("Enter")
     await page.wait_for_selector("text=Which answer is better?")
+    await page.wait_for_load_state()  # its script has run, too
     await look(page, axe)
     numbers = []
     for key, value in zip("1231", ("a", "b", "same", "a"), strict=True):
@@ -72,6 +73,7 @@ async def test_a_person_of_a_provider_comes_back_to_what_they_wrote(
             await page.keyboard.press("Enter")
             await page.click("button:has-text('Continue')")
         await page.wait_for_selector("text=Sign out")
+        await page.wait_for_load_state()  # its script has run, too
 
     question = f"{provided.url}/console/do/cordon?replica=small-0"
     await page.goto(question)
