@@ -126,8 +126,10 @@ def _check_alias(task: str, alias: AliasEntry) -> None:
     names = [*alias.weights, *alias.shadow, *alias.previous, *([alias.canary.version] if alias.canary else [])]
     if not alias.weights or abs(sum(alias.weights.values()) - 1) > 1e-6:
         raise ValueError("the weights of an alias add up to 1")
-    if min(alias.weights.values()) < 0 or not all(0 < share <= 1 for share in alias.shadow.values()):
-        raise ValueError("weights are 0 to 1, and shares above 0 and at most 1")  # 0: the monitor has paused a canary
+    may_be_zero = alias.canary.version if alias.canary else None  # the monitor pauses it
+    answered = [weight for name, weight in alias.weights.items() if weight or name != may_be_zero]
+    if not all(0 < share <= 1 for share in (*answered, *alias.shadow.values())):
+        raise ValueError("weights and shares are above 0 and at most 1; only a paused canary's weight is 0")
     if any(name.partition("@")[0] != task for name in names):
         raise ValueError("an alias has versions of its own task alone")
     if alias.canary is not None and (len(alias.weights) < 2 or alias.canary.version not in alias.weights):

@@ -17,13 +17,28 @@ def test_a_number_that_is_no_json_is_refused_by_the_name_of_its_object(share: fl
     assert refused.value.code == "invalid_value"
 
 
-def test_alias_with_a_paused_canary_is_taken_and_one_with_a_negative_weight_refused() -> None:
-    for weight, shares, is_taken in ((0.0, {}, True), (0.0, {"returns@v3": 0.0}, False), (-0.5, {}, False)):
-        canary = {"version": "returns@v2", "share": 0.3, "started_at": 1.0, "by": "an admin", "plan": {}}
-        weights = {"returns@v1": 1.0 - weight, "returns@v2": weight}
-        file = {"aliases": {"returns": FileObject(1, {"weights": weights, "shadow": shares, "rollout": canary})}}
-        if is_taken:
-            assert validate_file(file)["aliases"]
-            continue
-        with pytest.raises(Problem, match="weights are 0 to 1, and shares above 0"):
-            validate_file(file)
+PAUSED = {"version": "returns@v2", "share": 0.0, "started_at": 1.0, "by": "an admin", "plan": {}}
+
+
+def test_alias_with_a_paused_canary_is_taken() -> None:
+    alias = {"weights": {"returns@v1": 1.0, "returns@v2": 0.0}, "rollout": PAUSED}
+    assert validate_file({"aliases": {"returns": FileObject(1, alias)}})["aliases"]
+
+
+@pytest.mark.parametrize(
+    ("second", "third", "shadow", "canary"),
+    [
+        (-0.5, 0.0, {}, PAUSED),
+        (0.0, 0.0, {}, PAUSED),
+        (0.0, 0.5, {}, None),
+        (0.0, 0.5, {"returns@v4": 0.0}, PAUSED),
+    ],
+    ids=["a negative weight", "0 for another version", "0 without a canary", "a shadow of 0"],
+)
+def test_alias_with_a_weight_of_zero_for_no_paused_canary_is_refused(
+    second: float, third: float, shadow: dict[str, float], canary: dict[str, object] | None
+) -> None:
+    weights = {"returns@v1": 1.0 - second - third, "returns@v2": second, "returns@v3": third}
+    file = {"aliases": {"returns": FileObject(1, {"weights": weights, "shadow": shadow, "rollout": canary})}}
+    with pytest.raises(Problem, match="above 0 and at most 1; only a paused canary's weight is 0"):
+        validate_file(file)
