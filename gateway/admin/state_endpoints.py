@@ -249,7 +249,7 @@ def _steps(services: Services, present: Objects, file: Objects, prune: bool) -> 
     """All steps, with a note where a key's models are none of this installation."""
     previous_versions = {name: task.previous_versions_kept for name, task in services.settings.tasks.items()}
     models_known = {"*", *previous_versions, *services.settings.pools, *present["versions"], *file.get("versions", {})}
-    steps = compare_objects(present, file, prune, previous_versions)
+    steps = compare_objects(present, file, prune, previous_versions, time.time())
     for at, step in enumerate(steps):
         models = (step.after or {}).get("models") or () if step.kind == "callers" else ()
         unknown = [name[:80] for name in models if name not in models_known]

@@ -14,6 +14,7 @@ value of null removes one. Versions are never removed: their names stand for the
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -136,10 +137,15 @@ def predict_generations(present: Objects, file: Objects, moved: Iterable[Differe
 
 
 def compare_objects(
-    present: Objects, file: Objects, prune: bool, previous_versions: Mapping[str, int] | None = None
+    present: Objects,
+    file: Objects,
+    prune: bool,
+    previous_versions: Mapping[str, int] | None = None,
+    now_unix: float = 0.0,
 ) -> list[Difference]:
     """All steps from the present to the file, in the order in which they are taken. `previous_versions` is how many
-    versions of a task that led before are placed beside an alias that is new here."""
+    versions of a task that led before are placed beside an alias that is new here. For a rule that is over by
+    `now_unix` nothing is placed."""
     versions = list(_version_steps(present, file))
     aliases = [_with_history(step) for step in _steps("aliases", present, file, prune, select_alias_content)]
     others = [
@@ -151,6 +157,7 @@ def compare_objects(
     there = {name: entry for name, entry in present["versions"].items() if entry.value is not None}
     there |= {step.name: FileObject(step.generation, step.after) for step in created}
     staged = list(_stagings(there, aliases))
+    staged += _stagings_for_rules(there, others, {step.name for step in staged}, now_unix)
     beside = _previous_versions(there, aliases, {step.name for step in staged}, previous_versions or {})
     return [*created, *staged, *aliases, *others, *beside, *given_up]
 
@@ -282,6 +289,18 @@ def _stagings(there: Mapping[str, FileObject], aliases: list[Difference]) -> Ite
         elif here.value["state"] not in PLACED:
             after = {**here.value, "state": "ready"}
             yield Difference("versions", name, "stage", here.value, after, here.generation)
+
+
+def _stagings_for_rules(
+    there: Mapping[str, FileObject], rules: list[Difference], staged: set[str], now_unix: float
+) -> Iterator[Difference]:
+    """The versions in the store alone that rules send to: placed first, or the task's fallback would answer."""
+    enforced = [step.after for step in rules if step.after is not None and step.after.get("mode") == "enforce"]
+    names = {rule.get("version") for rule in enforced if (rule.get("expires_at") or math.inf) > now_unix}
+    for name in sorted(filter(None, names - staged)):
+        here = there.get(name, ABSENT)
+        if here.value is not None and here.value["state"] in ("verified", "staging"):
+            yield Difference("versions", name, "stage", here.value, {**here.value, "state": "ready"}, here.generation)
 
 
 def _previous_versions(

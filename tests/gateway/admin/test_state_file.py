@@ -127,6 +127,14 @@ def test_steps_come_in_the_order_in_which_they_are_taken() -> None:
     assert [(step.after or {}).get("state") for step in steps[:2]] == ["verified", "ready"]
 
 
+def test_version_that_only_a_rule_sends_to_is_placed_before_unless_the_rule_is_over() -> None:
+    rule = {"action": "version", "version": "returns@v1", "mode": "enforce", "expires_at": 100.0}
+    file = objects(versions={"returns@v1": FileObject(1, version(1))}, overrides={"old-stock": FileObject(1, rule)})
+    steps = compare_objects(objects(), file, prune=False, now_unix=99.0)
+    assert [step.action for step in steps] == ["create", "stage", "create"]
+    assert [step.action for step in compare_objects(objects(), file, prune=False, now_unix=101.0)] == ["create"] * 2
+
+
 def test_a_kind_that_the_file_leaves_out_is_left_as_it_is() -> None:
     present = objects(overrides={"a": FileObject(1, {"action": "general"})})
     assert compare_objects(present, {"aliases": {}}, prune=True) == []
