@@ -17,7 +17,7 @@ from gateway.state.outbox import Write
 from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
-from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, SignalReport, TaskQuality
+from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, SignalReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.waiting import until
@@ -264,6 +264,33 @@ async def test_a_canary_that_recovers_is_led_to_as_before_its_pause(
         assert alias.weights == {V2: 0.25, V1: 0.75}
         [entry] = await audit_of(http, "monitor.recover")
         assert entry["after"]["share"] == 0.25
+
+
+async def test_a_degraded_canarys_pause_is_told_before_and_after_it_and_when_it_is_over(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        degraded = VersionQuality(verdict="degraded", because="Feedback is worse.")
+        store = running.features[Quality].store
+        generation = await store.put("returns", TaskQuality(versions={V2: degraded}), 0)
+        begun = await step(http, "canary", version=V2, share=0.25)
+        assert begun["warnings"][0] == (
+            f"The monitor's next step pauses the canary {V2}, which then stands at 0% of the requests: it is degraded: "
+            "Feedback is worse."
+        )
+        after = msgspec.structs.replace(degraded, done=("pause_canary",), paused_share=0.25)
+        pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
+        quality = TaskQuality(versions={V2: after}, actions=[pause])
+        await Responding(running.features[Quality]).move("returns", quality, generation, [pause])
+        words = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()["words"]
+        assert words[1] == (
+            f"The monitor has paused the canary {V2}, which stands at 0% of the requests: it is degraded: "
+            "Feedback is worse."
+        )
+        raised = await step(http, "canary", version=V2, share=0.1)
+        assert raised["warnings"][0] == (
+            f"The canary {V2} gets 10% of the requests, and it is degraded: Feedback is worse."
+        )
 
 
 async def test_a_canary_that_the_monitor_finds_degraded_is_not_promoted(

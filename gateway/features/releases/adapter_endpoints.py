@@ -35,6 +35,7 @@ from gateway.feature import feature_of
 from gateway.features.evaluations.endpoints import describe_last_evaluation
 from gateway.features.fitting.endpoints import have_fitted, sample_of, selector_of, sentence_of
 from gateway.features.releases.adding import Pusher, add_version
+from gateway.features.releases.availability import describe_canary
 from gateway.features.releases.import_folders import import_path
 from gateway.features.releases.state import Releases
 from gateway.features.rules.endpoints import list_rules_to
@@ -271,7 +272,8 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     is_off = releases.services.settings.release.gate == "off"
     gate = [] if is_off else describe_references(await judge_release(releases.services, version))
     first, *others = _words(releases, version, shown)
-    words = [first, *gate, *others, *describe_last_evaluation(evaluation), *describe_forced(name, forced)]
+    paused = describe_canary(releases.services, snapshot, version.task, alias) if shown else []
+    words = [first, *paused, *gate, *others, *describe_last_evaluation(evaluation), *describe_forced(name, forced)]
     return {
         "version": name,
         "state": version.state,

@@ -20,7 +20,7 @@ from gateway.endpoint_parts import Admin, Body, Operator, Reason, find_version, 
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.adapter_endpoints import show_canary
-from gateway.features.releases.availability import explain_unready, find_obstacles
+from gateway.features.releases.availability import describe_canary, explain_unready, find_obstacles
 from gateway.features.releases.state import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, list_answering_versions
 from gateway.four_eyes import see_that_another_pushed
@@ -250,7 +250,8 @@ async def _warnings(releases: Releases, task: str, before: AliasEntry | None, af
     now = await read_redis_time(releases.services.redis)
     beside = find_obstacles(releases, releases.services.snapshot.current, task, now, after.weights)
     away = in_words.describe_obstacles(task, beside, [name for name, weight in after.weights.items() if weight])
-    return [*(f"{lack.rstrip('.')}. {advice}" for lack, advice in missing), *away]
+    paused = describe_canary(releases.services, releases.services.snapshot.current, task, after)
+    return [*paused, *(f"{lack.rstrip('.')}. {advice}" for lack, advice in missing), *away]
 
 
 async def _see_that_they_may_serve(

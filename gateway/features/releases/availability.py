@@ -8,8 +8,9 @@ from gateway.features.releases.state import Releases
 from gateway.fleet_health import check_health
 from gateway.services import Services
 from gateway.state.snapshot import Snapshot
+from monitoring.quality.explanations import obstacles as in_words
 from monitoring.quality.explanations.obstacles import ActiveRule, Obstacles
-from serving.adapters.entries import Version
+from serving.adapters.entries import AliasEntry, Version
 from serving.adapters.placement import HELD
 from serving.adapters.reconcile import compute_quorum
 
@@ -61,3 +62,12 @@ def find_obstacles(
         ready={version.name: count_ready_and_up(releases.services, snapshot, version) for version in there},
         reviews=reviews,
     )
+
+
+def describe_canary(services: Services, snapshot: Snapshot, task: str, alias: AliasEntry | None) -> list[str]:
+    """The state of an alias's canary that is paused, or degraded, in words; nothing of another one."""
+    if alias is None or alias.canary is None or task not in services.settings.tasks:
+        return []
+    name = alias.canary.version
+    responses = services.settings.plan(task).responses
+    return list(in_words.describe_canary(name, alias.weights[name], snapshot.get_quality(task, name), responses))

@@ -1,16 +1,18 @@
-"""Obstacles between a task's versions and its callers, in plain words: rules, and versions ready nowhere. Pure.
+"""Obstacles between a task's versions and its callers, in plain words: rules, versions ready nowhere, pauses. Pure.
 
 A verdict says nothing of that: a healthy version that a rule passes over, or that is loaded nowhere, answers nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Literal, assert_never
 
 import msgspec
 
-from monitoring.quality.phrases import format_count, format_moment
+from monitoring.quality.phrases import format_count, format_moment, format_part
+from monitoring.quality.verdicts.quality import VersionQuality
+from monitoring.quality.verdicts.shares import is_to_be_paused
 
 
 class ActiveRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,19 @@ def describe_nowhere(name: str, up: int) -> str:
         f"{name} is ready on none of its replicas ({format_count(up, 'is up', 'are up')}): what is meant for it goes "
         "to the task's fallback, or is refused."
     )
+
+
+def describe_canary(name: str, share: float, quality: VersionQuality, responses: Collection[str]) -> Iterator[str]:
+    """A sentence on a canary with this share, if it is paused or degraded. `responses` are those of the monitor."""
+    if share and quality.verdict != "degraded":
+        return
+    why = f"it is {quality.verdict}" + (f": {quality.because}" if quality.because else ".")
+    if not share:
+        yield f"The monitor has paused the canary {name}, which stands at 0% of the requests: {why}"
+    elif is_to_be_paused(quality, responses):
+        yield f"The monitor's next step pauses the canary {name}, which then stands at 0% of the requests: {why}"
+    else:
+        yield f"The canary {name} gets {format_part(share)} of the requests, and {why}"
 
 
 def list_steps(task: str, obstacles: Obstacles, name: str, stale: bool, set_for_change: str | None) -> Iterator[str]:

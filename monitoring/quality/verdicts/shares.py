@@ -6,7 +6,7 @@ worse. Where none is, the version goes on, and people are told.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -76,10 +76,17 @@ def describe_share(quality: VersionQuality) -> dict[str, Any]:
 def _paused(noting: Noting, name: str, quality: VersionQuality, lines: Lines) -> VersionQuality:
     """A degraded canary, which gets no requests any more. Done once: an admin may give it a share again."""
     share = lines.roles.canary_share
-    if "pause_canary" not in lines.may or "pause_canary" in quality.done or share == 0.0:
+    if share == 0.0 or not is_to_be_paused(quality, lines.may):
         return quality
     quality = noting.once("pause_canary", name, quality, quality.because, {"share": share}, {"share": 0.0})
     return replace(quality, paused_share=share) if "pause_canary" in quality.done else quality
+
+
+def is_to_be_paused(quality: VersionQuality, responses: Collection[str]) -> bool:
+    """Return whether the monitor's next step takes all requests from this version, if it is a canary and has some."""
+    is_held = quality.pin is not None and quality.pin.verdict is None
+    was_paused = "pause_canary" in (*quality.done, *quality.undone)
+    return quality.verdict == "degraded" and "pause_canary" in responses and not is_held and not was_paused
 
 
 def _resumed(noting: Noting, name: str, quality: VersionQuality, roles: Roles) -> VersionQuality:
