@@ -301,7 +301,8 @@ def canary(
     body |= {} if auto is None else {"plan": parts if auto else None}
     answer = api.post(f"/aliases/{_task_of(version)}/canary", body)
     if watch:
-        answer = until_judged(api, answer, version)
+        tell_warnings(api.out, answer)
+        answer = until_judged(api, {**answer, "warnings": []}, version)
     tell_alias(api.out, answer)
     if watch and answer["canary"] is None and version not in answer["weights"]:
         raise WatchFailed(f"{version} was rolled back. See why: apprentice adapters why {version}")

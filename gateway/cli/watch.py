@@ -41,6 +41,8 @@ VERDICTS: Mapping[str, str] = {
     "roll_back": "roll back",
 }
 """A verdict in words."""
+CANARY_FIELDS = frozenset({"version", "share", "started_at", "by", "plan", "verdict", "because", "evidence"})
+"""The fields of a canary that its watching reads. A gateway of another release may have others."""
 CANARY_POLL_SECONDS = 1.0
 PIPE_SECONDS = 30.0
 """Where no terminal shows it live, what a verdict waits for is told no oftener; the verdict and the share at once."""
@@ -173,13 +175,19 @@ def see_that_it_is_placed(answer: dict[str, Any], wait_seconds: float) -> str:
 
 
 def until_judged(api: Api, alias: dict[str, Any], version: str) -> dict[str, Any]:
-    """The task's `alias` once the canary has ended, or is held for people to judge; its state meanwhile, live."""
+    """The task's `alias` once the canary has ended, or is held for people to judge; its state meanwhile, live.
+
+    Raises Unusable where the gateway, of another release, does not say how the canary is.
+    """
     on_terminal = api.out.stderr.is_terminal and not api.out.json_only
     last, told_at = ("", ""), -PIPE_SECONDS
     screen = Live(console=api.out.stderr, auto_refresh=False, transient=True) if on_terminal else nullcontext()
     with screen as live, explain_interrupt(api.out, f"The canary {version} goes on", f"adapters show {alias['task']}"):
         while True:
-            canary = alias.get("canary")
+            canary = alias.get("canary", {})
+            if canary is not None and CANARY_FIELDS - canary.keys():
+                look = f"apprentice adapters show {alias['task']}"
+                raise Unusable(f"{version} is a canary, but this gateway does not say how it is judged: see `{look}`.")
             if canary is None or canary["version"] != version or canary["verdict"] == "hold":
                 return alias
             if live is not None:

@@ -11,14 +11,20 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from gateway.callers import new_key
 from gateway.cli.admin_client import DEFAULT_URL, Unusable, find_gateway, find_key
 from gateway.cli.tables import format_age, format_size, format_time, make_readable, print_plainly, share
 from gateway.cli.watch import list_evidence
+from tests.fakes.applications import run_application
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, in_a_process, ok, run, served_by
 from tests.walks.conftest import Configure, MakeAdapter
@@ -119,6 +125,25 @@ async def test_a_canary_is_watched_until_it_ends(
         )
     else:
         assert watched.out == "returns is served by returns@v2 100 % (generation 3).\n"
+
+
+@pytest.mark.parametrize("canary", [{}, {"canary": {"version": "returns@v2", "share": 0.5, "plan": None}}])
+async def test_a_watch_of_a_gateway_without_the_canarys_fields_says_where_to_look(canary: dict[str, Any]) -> None:
+    weights = {"returns@v1": 0.5, "returns@v2": 0.5}
+
+    async def answer(_: Request) -> JSONResponse:
+        return JSONResponse({"task": "returns", "weights": weights, "generation": 3, "warnings": ["A."], **canary})
+
+    older = Starlette(routes=[Route("/admin/v1/aliases/returns/canary", answer, methods=["POST"])])
+    async with run_application(older) as url:
+        words = ("adapters", "canary", "returns@v2", "--share", "0.5", "--watch")
+        said = await asyncio.to_thread(run, *words, APPRENTICE_URL=url, APPRENTICE_KEY=new_key()[0])
+    assert said.err.splitlines() == [
+        "Warning: A.",
+        "apprentice: returns@v2 is a canary, but this gateway does not say how it is judged: "
+        "see `apprentice adapters show returns`.",
+    ]
+    assert said.exit_code == 2
 
 
 async def test_why_tells_the_state_the_placements_and_the_audit(apprentice: Command, make_adapter: MakeAdapter) -> None:
