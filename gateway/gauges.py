@@ -41,12 +41,7 @@ def read_gauges(services: Services) -> None:
     meters.records_spool_bytes_max.read_from(lambda: services.settings.records.spool_bytes_max)
     meters.snapshot_generation.read_from(lambda: services.snapshot.current.generation)
     meters.snapshot_age_seconds.read_from(services.snapshot.age_seconds)
-    meters.redis_up.read_from(
-        lambda: float(
-            services.snapshot.age_seconds() < 3 * services.settings.snapshot_interval_seconds + 1
-            and services.flow.unanswered_seconds() < WRITE_SECONDS_MAX
-        )
-    )
+    meters.redis_up.read_from(lambda: float(is_redis_up(services)))
     meters.state_durable.read_from(lambda: float(services.durability.storage.durable))
     meters.feedback_coverage_ratio.read_from(services.coverage.ratios)
     meters.adapter_info.read_from(lambda: _adapter_info(services))
@@ -58,6 +53,14 @@ def read_gauges(services: Services) -> None:
         lambda: {(pool,): float(bool(followed.fault)) for pool, followed in services.control.discovery.followed.items()}
     )
     meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
+
+
+def is_redis_up(services: Services) -> bool:
+    """Return whether Redis has answered reads and writes lately."""
+    return (
+        services.snapshot.age_seconds() < 3 * services.settings.snapshot_interval_seconds + 1
+        and services.flow.unanswered_seconds() < WRITE_SECONDS_MAX
+    )
 
 
 async def _measured(meters: Meters) -> bytes:

@@ -30,6 +30,7 @@ async def test_admins_read_the_last_state_and_the_log_has_one_begin_and_end_per_
         running.http() as http,
     ):
         await running.place(make_adapter(1))
+        assert (await http.get("/health/ready")).json()["state_durable"] is True
         fresh = (await http.get("/admin/v1/adapters")).json()
         assert (fresh["stale"], fresh["adapters"][0]["generation"] > 0) == (False, True)
         await redis.end()
@@ -40,7 +41,10 @@ async def test_admins_read_the_last_state_and_the_log_has_one_begin_and_end_per_
         assert stale == {**fresh, "stale": True, "adapters": [{**fresh["adapters"][0], "generation": None}]}
         replicas = (await http.get("/admin/v1/replicas")).json()
         assert (replicas["stale"], replicas["replicas"][0]["loaded"]) == (True, ["returns@v1"])
-        assert (await http.get("/health/ready")).status_code == 200, "requests go on"
+        async with asyncio.timeout(60):
+            while (ready := await http.get("/health/ready")).json()["state_durable"]:
+                await asyncio.sleep(0.01)
+        assert ready.status_code == 200, "requests go on"
         unread = await http.get("/admin/v1/state")
         assert (unread.status_code, unread.json()["error"]["code"]) == (503, "storage_unavailable")
         assert "can't be read now" in unread.json()["error"]["message"]

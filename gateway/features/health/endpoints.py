@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from gateway.endpoint_parts import services_of
 from gateway.errors import Problem
+from gateway.gauges import is_redis_up
 from gateway.openapi_parts import OK, TEXT, with_answer
 
 router = APIRouter()
@@ -35,7 +36,8 @@ async def ready(request: Request) -> Response:
     services = services_of(request)
     replicas = {replica.name: replica.up for replica in services.fleet.replicas.values()}
     status = "draining" if services.admission.stage != "open" else "ready" if any(replicas.values()) else "no_replica"
-    content = {"status": status, "replicas": replicas, "state_durable": services.durability.storage.durable}
+    durable = services.durability.storage.durable and is_redis_up(services)
+    content = {"status": status, "replicas": replicas, "state_durable": durable}
     return JSONResponse(content, 200 if status == "ready" else 503)
 
 
