@@ -213,6 +213,10 @@ async def test_admin_makes_a_gold_question_of_a_request_and_sees_who_answers_it_
         assert re.search(r'<td>Ada <code>\w+</code></td><td class="number">1</td><td class="number">100%</td>', scored)
         gone = await take(http, f"/console/do/remove-gold?task=returns&request={request}")
         assert (gone.url.path, "There is none yet." in gone.text) == (gold, True)
+        async with gateway.http() as admin:
+            deleted = await admin.delete("/admin/v1/reviews/returns", params={"request_id": request})
+        assert deleted.status_code == 200
+        assert "gold" not in (await http.get(f"/console/requests/{request}")).text, "no review keeps its texts"
         unkept = await http.get(f"{gold}?request=nothing")
         assert (unkept.status_code, "No texts of" in unkept.text) == (400, True)
     async with browsing(gateway, world.operator_key) as http:

@@ -17,6 +17,7 @@ from gateway.feature import feature_of
 from gateway.features.records.kept_texts import fetch_kept_texts
 from gateway.features.requests.explanation import explain, redact_record
 from gateway.features.requests.search import Searches
+from gateway.features.reviews.state import Reviews
 from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
 from gateway.request_labels import read_rules
 from gateway.services import Services
@@ -48,7 +49,8 @@ async def read_request(
     texts: Annotated[bool, Query(description="With its kept text.")] = False,
 ) -> Response:
     """A request's record, explanation and feedback. Scores, thresholds and neighbours of checks are for operators
-    and admins only. It counts as a request against the key's limits. Who was given a text of others is in the audit.
+    and admins only; admins get `review_kept` too: whether a review keeps its texts. It counts as a request against
+    the key's limits. Who was given a text of others is in the audit.
     """
     services = services_of(request)
     async with services.limits.spending(caller) as headers:
@@ -61,7 +63,9 @@ async def read_request(
     in_full = caller.judges == "*"
     visible = record if in_full else redact_record(record)
     explanation = [*explain(record, in_full), *([f"Its label is {label.value}: {label.words}."] if label else [])]
-    body = {"record": visible, "explanation": explanation, "label": label, "feedback": feedback}
+    body: dict[str, Any] = {"record": visible, "explanation": explanation, "label": label, "feedback": feedback}
+    if caller.role == "admin":
+        body["review_kept"] = await feature_of(request, Reviews).store.has_texts(record.id)
     if texts:
         turn = feature_of(request, Searches).turns.turn(caller)
         body["text"] = text = (await fetch_kept_texts(services.settings, [record.id], turn)).get(record.id)

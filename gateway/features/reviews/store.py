@@ -263,6 +263,10 @@ class ReviewStore:
         texts = await self._redis.get(f"{KEPT_ON}{request_id}")
         return None if texts is None else self._open(texts)
 
+    async def has_texts(self, request_id: str) -> bool:
+        """Return whether a review keeps the texts of a request."""
+        return bool(await self._redis.exists(f"{TEXTS}{request_id}", f"{KEPT_ON}{request_id}"))
+
     async def find_texts(self, request_id: str) -> Review | None:
         """A review with its texts, whether it waits or was judged wrong; None where it is gone or can't be read."""
         for texts in await self._redis.mget(f"{TEXTS}{request_id}", f"{KEPT_ON}{request_id}"):
