@@ -108,6 +108,18 @@ async def judge_release(services: Services, version: Version) -> GateReport:
     return await judge_evidence(services, version)
 
 
+async def judge_release_in_full(services: Services, version: Version, forced: Forced | None) -> GateReport:
+    """The same verdict, with that of the comparisons beside it where the version has led by force. Of one that leads
+    now it is the comparisons' alone: there it says whether to go back. Raises RedisError."""
+    report, alias = await judge_release(services, version), services.snapshot.current.aliases.get(version.task)
+    evidence = report if forced is None else await judge_evidence(services, version)
+    if evidence.verdict == report.verdict or (alias is not None and alias.leading == version.name):
+        return evidence
+    alone = f"{report.because} By comparisons alone it is: {evidence.verdict.replace('_', ' ')}."
+    because, summary = (f"{alone} {text}".rstrip() for text in (evidence.because, evidence.summary))
+    return msgspec.structs.replace(evidence, verdict=report.verdict, because=because, summary=summary)
+
+
 async def judge_evidence(services: Services, version: Version) -> GateReport:
     """The gate's verdict by comparisons alone, for a version that leads its task, too. Raises RedisError."""
     bounds = msgspec.convert(services.settings.release, GateBounds, from_attributes=True)

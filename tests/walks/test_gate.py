@@ -193,6 +193,22 @@ async def test_a_worse_version_fails_and_is_forced_with_a_reason_that_stays(
         assert (await step(http, "promote", 409, version=V2))["error"]["code"] == "gate_not_passed", "each step anew"
 
 
+async def test_gate_lets_a_forced_version_that_has_led_through_as_a_rollback_does(
+    two: RunningGateway, small: FakeEngine
+) -> None:
+    small.answers[V2] = right_but_for(2)
+    async with two.http() as http:
+        await evaluate(http, V2)
+        await step(http, "promote", version=V2, **PAST)
+        await step(http, "promote", version=V1)
+        told = await gate(http, V2)
+        way_back = "It leads its task, or has led it: a way back is never held up."
+        assert told["verdict"] == "passed"
+        assert told["because"].startswith(f"{way_back} By comparisons alone it is: failed. Right answers: ")
+        assert any(line["verdict"] == "failed" for line in told["lines"])
+        assert (await step(http, "rollback"))["weights"] == {V2: 1.0}
+
+
 async def test_a_forced_version_that_passes_since_has_no_step_left(two: RunningGateway, small: FakeEngine) -> None:
     small.answers[V2] = right_but_for(2)
     async with two.http() as http:

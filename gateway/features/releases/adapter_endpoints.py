@@ -41,7 +41,7 @@ from gateway.features.releases.state import Releases
 from gateway.features.rules.endpoints import list_rules_to
 from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
-from gateway.release_gate import describe_forced, describe_references, judge_evidence, judge_release, to_json
+from gateway.release_gate import describe_forced, describe_references, judge_release, judge_release_in_full, to_json
 from gateway.server.adapter_uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, has_own_body_limits
 from gateway.state.gate_store import GateStore
 from serving.adapters.entries import PLACED, CanaryEntry, Version, VersionState
@@ -251,8 +251,7 @@ async def read_gate(request: Request, name: str, _: Operator) -> dict[str, Any]:
     version = await find_version(releases.services, name)
     await releases.services.snapshot.refresh()
     forced = await GateStore(releases.services.redis).forced(name)
-    judge = judge_release if forced is None else judge_evidence  # that it leads by force shows nothing
-    report = await judge(releases.services, version)
+    report = await judge_release_in_full(releases.services, version, forced)
     running = await releases.evaluations.store.list_running(name)
     return {**to_json(report, releases.services.settings.release.gate, forced), "running": running}
 
