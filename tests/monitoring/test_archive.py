@@ -32,6 +32,7 @@ DAY_SECONDS = 86_400
 
 KILLED = """
 import os, sys
+__file__ = "run.py"  # without one DuckDB takes it for a notebook, and prints its progress where the report belongs
 from monitoring.archive import run as archive_run
 {hook}
 archive_run.run_job(archive_run.ArchiveJob, archive_run.run)
