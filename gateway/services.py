@@ -107,6 +107,22 @@ class RequestObserver:
     draw: Callable[[Policy, Choice, Record], None] = _nothing
 
 
+class TracedLedger(Protocol):
+    """The record and body of a request that has ended, with the times of its steps on the monotonic clock."""
+
+    record: Record
+    body: RequestBody | None
+    started_at: float
+    score_began_at: float | None
+    scored_at: float | None
+    chosen_at: float | None
+    attempts_began_at: list[float]
+    committed_at: float | None
+    waited_seconds: float
+    first_reason: str | None
+    fallback_from: str | None
+
+
 class RequestTracing(Protocol):
     """A feature that makes spans of requests. The path notes times; the spans are made when a request has ended."""
 
@@ -114,7 +130,7 @@ class RequestTracing(Protocol):
         """Return the request's place in its trace, its caller's or a new one; None where it is not sampled."""
         ...
 
-    def end(self, ledger: Any, trace: TraceContext, now: float) -> None:
+    def end(self, ledger: TracedLedger, trace: TraceContext, now: float) -> None:
         """Make the spans of a request that has ended."""
         ...
 

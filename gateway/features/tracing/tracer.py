@@ -17,8 +17,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from gateway.path.ledger import Ledger
-from gateway.services import Services
+from gateway.services import Services, TracedLedger
 from monitoring.records import FindingRecord, Record
 from monitoring.trace_context import TraceContext, make_context
 from router.checks import AFTER_THE_ANSWER
@@ -65,7 +64,7 @@ class Tracer:
         draw = random.random()  # noqa: S311 - a sample, not a secret
         return make_context(request_id, traceparent, draw, self._sampled_share)
 
-    def end(self, ledger: Ledger, trace: TraceContext, now: float) -> None:
+    def end(self, ledger: TracedLedger, trace: TraceContext, now: float) -> None:
         """Make the spans of a request that has ended, and exemplars of its times."""
         record, meters, at = ledger.record, self._meters, time.time()
         for histogram, seconds in (
@@ -83,7 +82,7 @@ class Tracer:
         """Send what waits, in a thread that the end of the process waits for: as long as one export may take."""
         threading.Thread(target=self._processor.shutdown).start()
 
-    def _make_spans(self, ledger: Ledger, trace: TraceContext, now: float) -> Iterator[ReadableSpan]:
+    def _make_spans(self, ledger: TracedLedger, trace: TraceContext, now: float) -> Iterator[ReadableSpan]:
         zero = time.time_ns() - int(now * 1e9)
         """Unix time in nanoseconds at which the monotonic clock was 0."""
         trace_id, record = int(trace.trace_id, 16), ledger.record
@@ -149,7 +148,7 @@ class Tracer:
         return _without_none(attributes)
 
 
-def _of_request(ledger: Ledger, operation: str) -> Attributes:
+def _of_request(ledger: TracedLedger, operation: str) -> Attributes:
     record, read = ledger.record, ledger.body.read if ledger.body is not None else None
     finish, version = record.finish_reason, record.version
     attributes = {
@@ -187,7 +186,7 @@ def _of_request(ledger: Ledger, operation: str) -> Attributes:
     return _without_none(attributes)
 
 
-def _attempt_times(ledger: Ledger, now: float) -> Iterator[tuple[float, float]]:
+def _attempt_times(ledger: TracedLedger, now: float) -> Iterator[tuple[float, float]]:
     """Begin and end of each attempt: one that answered lasts until the next one, or until the request's end."""
     next_ones = [*ledger.attempts_began_at[1:], now]
     for attempt, began, later in zip(ledger.record.attempts, ledger.attempts_began_at, next_ones, strict=False):
