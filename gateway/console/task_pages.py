@@ -10,7 +10,9 @@ from starlette.responses import Response
 
 from gateway.console.admin_api import Declined, fill_address
 from gateway.console.signed_in_request import Visit
+from gateway.release_gate import to_json
 from gateway.services import Services
+from monitoring.evaluation.gate import GateReport
 from monitoring.quality.signal_table import get_measure
 
 COUNTERS = ("apprentice_requests_total", "apprentice_cost_usd_total", "apprentice_saving_usd_total")
@@ -86,14 +88,8 @@ async def show_version(visit: Visit) -> Response:
     try:
         gate = await visit.api.get(fill_address("/admin/v1/adapters/{version}/gate", version=version))
     except Declined as refused:
-        gate = {
-            "verdict": "cannot_tell",
-            "because": refused.text,
-            "lines": [],
-            "mode": "",
-            "forced": None,
-            "running": [],
-        }
+        unread = GateReport(version=version, verdict="cannot_tell", because=refused.text)
+        gate = {**to_json(unread, "", None), "running": []}
     alias = await visit.api.find(fill_address("/admin/v1/aliases/{task}", task=adapter["task"]))
     shown = {
         "why": why,

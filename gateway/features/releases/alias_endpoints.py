@@ -282,7 +282,7 @@ def _leaders(alias: AliasEntry | None) -> list[str]:
 def _plan(releases: Releases, task: str, fields: dict[str, Any]) -> dict[str, Any]:
     """The plan with its defaults filled in: labels of the task's metric can roll it back. Raises Problem where it can't
     be used."""
-    if "feedback_metric" not in fields and task in releases.services.settings.tasks:
+    if "feedback_metric" not in fields:
         metric = releases.services.settings.plan(task).feedback_metric
         fields = {"feedback_required": False, **fields, "feedback_metric": metric}
     try:
