@@ -238,10 +238,16 @@ async def _not_here(request: Request) -> Response:
     raise HTTPException(404)
 
 
-def build_app(settings: Settings, config: Path | None = None, siblings: Siblings | None = None) -> Gateway:
+def build_app(
+    settings: Settings,
+    config: Path | None = None,
+    siblings: Siblings | None = None,
+    bases: Mapping[str, Base] | None = None,
+) -> Gateway:
     """The application for these settings. Its lifespan builds the Services and tears it down.
 
-    `config` is the file that they came from, where there is one to read again; `siblings` are the other processes.
+    `config` is the file that they came from, where there is one to read again; `siblings` are the other processes;
+    `bases` are the base models of its pools, where they were read already.
     """
     siblings = siblings or Siblings()
 
@@ -249,7 +255,7 @@ def build_app(settings: Settings, config: Path | None = None, siblings: Siblings
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                services, features = await stack.enter_async_context(open_gateway(settings, config, siblings))
+                services, features = await stack.enter_async_context(open_gateway(settings, config, siblings, bases))
             except (StateError, SettingsError, ArtifactError, UnusableModel, RedisError, TlsError, OSError) as error:
                 app.state.not_started = str(error)
                 raise
@@ -279,10 +285,13 @@ def build_app(settings: Settings, config: Path | None = None, siblings: Siblings
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, config: Path | None = None, siblings: Siblings | None = None
+    settings: Settings,
+    config: Path | None = None,
+    siblings: Siblings | None = None,
+    bases: Mapping[str, Base] | None = None,
 ) -> AsyncIterator[tuple[Services, Features]]:
     """Build the services, then each feature, and run all background jobs. Raises StateError or SettingsError."""
-    async with open_services(settings, config, siblings or Siblings()) as services:
+    async with open_services(settings, config, siblings or Siblings(), bases) as services:
         features = Features()
         jobs: dict[str, Job] = {name: partial(job, services) for name, job in SERVICE_JOBS.items()}
         for feature in FEATURES:
@@ -293,10 +302,13 @@ async def open_gateway(
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, config: Path | None, siblings: Siblings) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, config: Path | None, siblings: Siblings, bases: Mapping[str, Base] | None
+) -> AsyncIterator[Services]:
     """Build what all features share, and tear it down in reverse. Raises StateError or SettingsError."""
     configuration = CurrentConfiguration(settings, siblings.part_of, config)
-    settings, bases = configuration.settings, read_bases(configuration.settings.pools)
+    settings = configuration.settings
+    bases = read_bases(settings.pools) if bases is None else bases
     async with AsyncExitStack() as stack:
         redis, durability, lives = await stack.enter_async_context(_open_state(settings))
         digest_secret = await read_shared_secret(redis)

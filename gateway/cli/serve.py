@@ -34,13 +34,13 @@ def serve(
     os.umask(UMASK)  # what is made public, such as the adapter store, is made so on purpose
     settings = load_settings(config)
     settings.listen.load_certificate()  # before anything is started, as what is next
-    read_bases(settings.pools)
+    bases = read_bases(settings.pools)
     configure(settings.log_level, settings.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     count = processes_of(processes or settings.processes)
     sockets = bind(settings.listen)
     if count == 1:
-        GracefulServer(settings, build_app(settings, config), sockets).run()
+        GracefulServer(settings, build_app(settings, config, bases=bases), sockets).run()
     else:
         sys.exit(Parent(settings, config, count, sockets).run())
 
