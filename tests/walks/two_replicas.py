@@ -15,8 +15,8 @@ from serving.replica import Replica
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Moment
 from tests.waiting import until
-from tests.walks.conftest import Configure
-from tests.walks.gateway import RunningGateway
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
 
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
@@ -98,6 +98,15 @@ async def shown(gateway: RunningGateway, version: str) -> dict[str, Any]:
         answer = await http.get(f"/admin/v1/adapters/{version}")
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
+
+
+@asynccontextmanager
+async def run_two(configure: Configure, make_adapter: MakeAdapter, other: FakeEngine) -> AsyncIterator[RunningGateway]:
+    """A gateway over two replicas, on both of which `returns@v1` is ready and served."""
+    async with run_gateway(with_two(configure, other)) as running:
+        await running.place(make_adapter(1))
+        await until_ready(running, "returns@v1")
+        yield running
 
 
 async def until_ready(gateway: RunningGateway, version: str, replicas: Sequence[str] = ("small-0", "small-1")) -> None:
