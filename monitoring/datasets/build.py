@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -12,7 +12,7 @@ import msgspec
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows import DataRow, LeftOut, digest, list_requests, name_requests
 from monitoring.datasets.selection import select_rows
-from monitoring.datasets.splitting import bound_classes, split_groups
+from monitoring.datasets.splitting import NO_SIDES, EarlierSides, bound_classes, split_groups
 from monitoring.evaluation.row_classes import Classes, ClassFinder
 
 
@@ -43,11 +43,11 @@ def build_set(
     rows: Sequence[DataRow],
     faults: Sequence[LeftOut],
     options: DatasetOptions,
-    held_before: Set[str] = frozenset(),
+    earlier: EarlierSides = NO_SIDES,
 ) -> BuiltSet:
-    """Build a data set of the rows that could be read. Inputs that were `held_before`, by their digests, are held
-    out."""
-    selection = select_rows(name_requests(rows, rows), held_before)
+    """Build a data set of the rows that could be read. Inputs that `earlier` sets had on a side, by their digests, stay
+    there."""
+    selection = select_rows(name_requests(rows, rows), earlier)
     left_out = [*faults, *selection.left_out]
     labelled: list[DataRow] = []
     groups: list[str] = []
@@ -60,7 +60,7 @@ def build_set(
         named = group if sizes[group] > 1 else None
         labelled.append(msgspec.structs.replace(row, label=label, group=named))
         groups.append(group)
-    held_out = split_groups(labelled, groups, options.heldout_share, selection.held_before)
+    held_out = split_groups(labelled, groups, options.heldout_share, selection.earlier)
     drawn = split_groups(labelled, groups, options.heldout_share)
     divided = [(row, side) for row, side in zip(labelled, held_out, strict=True)]
     all_synthetic = all(row.origin == "synthetic" for row, side in divided if side)

@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 from monitoring.datasets.build import BuiltSet, build_set
 from monitoring.datasets.build_job import DatasetJob, DatasetResult
 from monitoring.datasets.card import card_of
+from monitoring.datasets.earlier_sides import list_earlier_sides
 from monitoring.datasets.folder import write_set
-from monitoring.datasets.held_before import list_held_before
 from monitoring.datasets.rows import DataRow, LeftOut, share_tools
 from monitoring.datasets.rows_from_files import read_rows
 from monitoring.datasets.rows_from_traffic import KeptRows, read_kept
@@ -57,8 +57,8 @@ def _build(job: DatasetJob) -> DatasetResult:
     if not rows:
         return DatasetResult(error=_why_empty(kept_rows))
     tell_step("comparing rows", 0.2)
-    held_before = list_held_before(Path(job.folder), job.task, job.options.heldout_share)
-    built = build_set(rows, faults, job.options, held_before)
+    earlier = list_earlier_sides(Path(job.folder), job.task, job.options.heldout_share)
+    built = build_set(rows, faults, job.options, earlier)
     fault = _fault_of(built)
     if fault:
         return DatasetResult(error=fault)

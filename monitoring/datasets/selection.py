@@ -22,6 +22,7 @@ from monitoring.datasets.rows import (
     fold_text,
     input_of,
 )
+from monitoring.datasets.splitting import NO_SIDES, EarlierSides
 from monitoring.evaluation.dataset import list_offered, write_canonically
 from monitoring.evaluation.row_groups import SHARED_GROUPS_MAX, JoinedRows, join_named
 
@@ -37,13 +38,12 @@ class Selection:
     groups: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     contrasts: list[tuple[str, str]] = field(default_factory=list)
-    held_before: frozenset[str] = frozenset()
-    """The names of groups that have an input which was held out before."""
+    earlier: EarlierSides = NO_SIDES
+    """The names of groups that have an input which an earlier set had on a side."""
 
 
-def select_rows(rows: Sequence[DataRow], held_before: Set[str] = frozenset()) -> Selection:
-    """Choose among rows. The result is the same in whatever order they come. `held_before` are digests of inputs that
-    were held out before."""
+def select_rows(rows: Sequence[DataRow], earlier: EarlierSides = NO_SIDES) -> Selection:
+    """Choose among rows. The result is the same in whatever order they come. `earlier` has digests of inputs."""
     ranked = sorted(((_rank(row), row) for row in rows), key=itemgetter(0))
     ranks, ordered = [rank for rank, _ in ranked], _with_unique_ids([row for _, row in ranked])
     parents = {row.parent for row in rows}
@@ -55,9 +55,13 @@ def select_rows(rows: Sequence[DataRow], held_before: Set[str] = frozenset()) ->
     selection.kept = [ordered[number] for number in numbers]
     selection.groups = _name_groups(ordered, ranks, numbers, groups, shared)
     deciding = {*numbers, *(number for number, rank in enumerate(ranks) if rank.input not in shared)}
-    held = {groups.first_of(number) for number in deciding if ranks[number].input in held_before}
-    named = zip(numbers, selection.groups, strict=True)
-    selection.held_before = frozenset(name for number, name in named if groups.first_of(number) in held)
+    named = [(groups.first_of(number), name) for number, name in zip(numbers, selection.groups, strict=True)]
+
+    def name_groups_with(inputs: Set[str]) -> frozenset[str]:
+        firsts = {groups.first_of(number) for number in deciding if ranks[number].input in inputs}
+        return frozenset(name for first, name in named if first in firsts)
+
+    selection.earlier = EarlierSides(*map(name_groups_with, earlier))
     return selection
 
 

@@ -22,13 +22,13 @@ from monitoring.datasets.build import BuiltSet, build_set
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.card import card_of
 from monitoring.datasets.card_page import list_warnings, make_card_page
+from monitoring.datasets.earlier_sides import list_earlier_sides
 from monitoring.datasets.folder import remove_set, sweep, write_set
-from monitoring.datasets.held_before import list_held_before
 from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of
 from monitoring.datasets.rows import DataRow, digest_of_input, fold_text, input_of, share_tools
 from monitoring.datasets.rows_from_files import data_row_of
 from monitoring.datasets.rows_from_traffic import KeptRows
-from monitoring.datasets.splitting import GROUPS_MIN, split_groups
+from monitoring.datasets.splitting import GROUPS_MIN, EarlierSides, split_groups
 
 WORDS = ["toaster", "kettle", "novel", "kite", "lamp", "sealed", "opened", "receipt", "Spain", "Oslo", "days", "gift"]
 
@@ -189,8 +189,8 @@ def test_what_earlier_sets_held_out_stays_so_where_rows_have_no_times(tmp_path: 
     newer += [row(f"{text} x", "yes", origin="demonstrated") for text in texts]
     first = built(older)
     write_set(tmp_path, first, {"task": "returns", **card_of(first, options, KeptRows())})
-    held_before = list_held_before(tmp_path, "returns", 0.2)
-    assert held_before == {digest_of_input(each) for each in first.heldout}
+    earlier = list_earlier_sides(tmp_path, "returns", 0.2)
+    assert earlier == tuple({digest_of_input(each) for each in side} for side in (first.heldout, first.train))
     groups = {input_of(each): n % 200 for n, each in enumerate((*older, *newer))}
     held_out = {groups[input_of(each)] for each in first.heldout}
 
@@ -198,21 +198,22 @@ def test_what_earlier_sets_held_out_stays_so_where_rows_have_no_times(tmp_path: 
         return held_out & {groups[input_of(each)] for each in larger.train}
 
     assert len(moved(built([*older, *newer]))) > 5, "chance alone moves them"
-    larger = build_set([*older, *newer], [], options, held_before)
+    larger = build_set([*older, *newer], [], options, earlier)
     assert not moved(larger)
     assert 0 < larger.held_before < len(larger.heldout)
     card = {"task": "returns", **card_of(larger, options, KeptRows())}
     assert f"<li>{larger.held_before} of the held-out rows are so because earlier sets" in make_card_page(card)
     made = [row(" ".join(draw.choices(WORDS, k=40)), "yes", group=f"s{n}", origin="synthetic") for n in range(200)]
-    beside = build_set([*older, *made], [], options, {digest_of_input(each) for each in older[:50]})
+    beside = build_set([*older, *made], [], options, EarlierSides({digest_of_input(each) for each in older[:50]}))
     assert 0 < beside.held_before <= 50, "synthetic rows of a group that is held out are in no part"
     one = built([row(text, "yes", group="one") for text in texts])
     assert list_warnings(card_of(one, options, KeptRows())) == [
         "No row is held out: a group is on one side, and sessions, equal and near texts leave 1 of them."
     ]
-    assert msgspec.json.encode(build_set(older, [], options, held_before).rows) == msgspec.json.encode(first.rows)
-    for task, share in (("other", 0.2), ("returns", 0.1)):
-        assert not list_held_before(tmp_path, task, share)
+    assert msgspec.json.encode(build_set(older, [], options, earlier).rows) == msgspec.json.encode(first.rows)
+    assert list_earlier_sides(tmp_path, "other", 0.2) == EarlierSides()
+    assert not list_earlier_sides(tmp_path, "returns", 0.1).held
+    assert not list_earlier_sides(tmp_path, "returns", 0.3).trained
 
 
 def sessions(count: int) -> list[DataRow]:
@@ -241,8 +242,8 @@ def test_sessions_that_share_a_greeting_or_a_common_question_are_no_one_group() 
     assert not sides[0] & sides[1]
     texts = [{input_of(each) for each in side} for side in (found.train, found.heldout)]
     assert not texts[0] & texts[1]
-    held_before = frozenset(digest_of_input(each) for each in found.heldout)
-    larger = build_set(sessions(600), [], DatasetOptions(heldout_share=0.2), held_before)
+    earlier = EarlierSides(*({digest_of_input(each) for each in side} for side in (found.heldout, found.train)))
+    larger = build_set(sessions(600), [], DatasetOptions(heldout_share=0.2), earlier)
     assert not texts[1] & {input_of(each) for each in larger.train}
     assert len(larger.heldout) / len(larger.rows) < 0.35
 
@@ -254,6 +255,24 @@ def test_group_with_most_of_the_rows_is_for_training(seed: int) -> None:
     found = built([*grouped, *rows[150:]], heldout_share=0.2)
     assert 0 < len(found.heldout) < 50
     assert len(found.train) >= 150
+
+
+def test_group_too_large_to_be_held_out_stays_for_training_in_larger_sets(tmp_path: Path) -> None:
+    moved = 0
+    for seed in range(12):
+        rows, options = many(400, seed), DatasetOptions(heldout_share=0.2)
+        large = [structs.replace(each, group="form") for each in rows[:40]]
+        first = built([*large, *rows[40:60]])
+        folder = tmp_path / str(seed)
+        write_set(folder, first, {"task": "returns", **card_of(first, options, KeptRows())})
+        form = {input_of(each) for each in large}
+        assert form <= {input_of(each) for each in first.train}
+        larger = [*large, *rows[40:]]
+        moved += not form <= {input_of(each) for each in built(larger).train}
+        kept = build_set(larger, [], options, list_earlier_sides(folder, "returns", 0.2))
+        assert form <= {input_of(each) for each in kept.train}
+        assert 0.1 < len(kept.heldout) / len(kept.rows) < 0.3
+    assert moved, "chance alone moves it"
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

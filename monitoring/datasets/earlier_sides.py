@@ -1,0 +1,55 @@
+"""Sides of inputs in earlier data sets of a task: they stay there, whatever rows come beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from monitoring.datasets.folder import CARD_FILE, HELDOUT_FILE, TRAIN_FILE
+from monitoring.datasets.rows import DataRow, digest_of_input
+from monitoring.datasets.splitting import EarlierSides
+
+
+class _Options(msgspec.Struct):
+    heldout_share: float
+
+
+class _Card(msgspec.Struct):
+    task: str
+    options: _Options
+
+
+def list_earlier_sides(folder: Path, task: str, heldout_share: float) -> EarlierSides:
+    """The digests of inputs that sets of the task in this folder have held out, of no larger share than this one, and
+    of those that they have trained on, of no smaller share.
+
+    A set that can't be read tells nothing.
+    """
+    held, trained = _Inputs(), _Inputs()
+    for path in folder.glob(f"[!.]*/{CARD_FILE}"):
+        try:
+            card = msgspec.json.decode(path.read_bytes(), type=_Card)
+            if card.task == task and card.options.heldout_share <= heldout_share:
+                held.read(path.with_name(HELDOUT_FILE))
+            if card.task == task and card.options.heldout_share >= heldout_share:
+                trained.read(path.with_name(TRAIN_FILE))
+        except (OSError, msgspec.DecodeError):
+            continue
+    return EarlierSides(held.digests, trained.digests)
+
+
+class _Inputs:
+    """Inputs of one side. Sets have most of their rows in common: a line is decoded once."""
+
+    def __init__(self) -> None:
+        self.digests = set[str]()
+        self._lines = set[int]()
+
+    def read(self, path: Path) -> None:
+        """Read one file of rows. Raises OSError, DecodeError."""
+        with path.open("rb") as rows:
+            for line in rows:
+                if (name := hash(line)) not in self._lines:
+                    self._lines.add(name)
+                    self.digests.add(digest_of_input(msgspec.json.decode(line, type=DataRow)))
