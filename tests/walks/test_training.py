@@ -17,8 +17,8 @@ from gateway.features.datasets.state import Build, Datasets
 from gateway.features.erasures.job import list_versions_of
 from gateway.features.erasures.state import Erasures
 from gateway.features.releases.adding import Pusher
-from gateway.features.training.beginning import WantedTraining, begin_run, draft_training
 from gateway.features.training.state import Trainings
+from gateway.features.training.training_start import WantedTraining, begin_run, draft_training
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile

@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.features.training.ending import TrainingFault, enter_result
 from gateway.features.training.launching import find_end
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
+from gateway.features.training.training_end import TrainingFault, enter_result
 from tests.fakes.adapters import write_adapter
 from tests.fakes.applications import run_application
 from tests.fakes.certificates import Authority

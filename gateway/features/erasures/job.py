@@ -20,7 +20,7 @@ from gateway.features.erasures.state import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.features.records.append_file_rewrites import rewrite_now
 from gateway.features.records.archiving import text_keys_of
-from gateway.features.training.ending import end_training
+from gateway.features.training.training_end import end_training
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 5.0

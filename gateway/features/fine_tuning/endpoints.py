@@ -22,11 +22,11 @@ from gateway.features.fine_tuning.job_request import (
 )
 from gateway.features.fine_tuning.job_view import cut_page, list_checkpoints, list_events, show_job
 from gateway.features.releases.adding import Pusher
-from gateway.features.training.beginning import WantedTraining, begin_run, draft_training
-from gateway.features.training.ending import cancel_training
 from gateway.features.training.endpoints import find_training
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
+from gateway.features.training.training_end import cancel_training
+from gateway.features.training.training_start import WantedTraining, begin_run, draft_training
 from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 

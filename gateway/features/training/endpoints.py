@@ -23,10 +23,10 @@ from gateway.endpoint_parts import (
 )
 from gateway.feature import feature_of
 from gateway.features.releases.adding import Pusher
-from gateway.features.training.beginning import WantedTraining, begin_run, draft_training
-from gateway.features.training.ending import cancel_training
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
+from gateway.features.training.training_end import cancel_training
+from gateway.features.training.training_start import WantedTraining, begin_run, draft_training
 from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import CHANGE_ERRORS, with_answer, with_errors
 from monitoring.training.loss_plot import draw_losses

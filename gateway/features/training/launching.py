@@ -17,10 +17,10 @@ import msgspec
 import yaml
 
 from gateway.background.webhook_signature import sign_message
-from gateway.features.training.ending import TrainingFault
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
 from gateway.features.training.trainer_keys import key_of
+from gateway.features.training.training_end import TrainingFault
 from serving.adapters.plain_yaml import read_yaml
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ import msgspec
 
 from gateway.background.child_process import ChildProcess, run_child
 from gateway.background.jobs import skip_unchanged
-from gateway.features.training.ending import TrainingFault, enter_result
 from gateway.features.training.state import Trainings, remove_folders
+from gateway.features.training.training_end import TrainingFault, enter_result
 from gateway.features.training.training_run import LOOK_INTERVAL_SECONDS, TrainingRun
 from serving.training.trainer import build_command, explain_exit
 

@@ -6,11 +6,11 @@ import asyncio
 import time
 from typing import Any
 
-from gateway.features.training.ending import TrainingFault
 from gateway.features.training.launching import find_end, launch
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
 from gateway.features.training.trainer_keys import admit_trainer, dismiss_trainer
+from gateway.features.training.training_end import TrainingFault
 from gateway.features.training.training_run import LOOK_INTERVAL_SECONDS, TrainingRun
 from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 

@@ -21,9 +21,9 @@ from gateway.features.datasets.state import Build, read_card
 from gateway.features.evaluations.store import Status
 from gateway.features.releases.adding import Pusher
 from gateway.features.retraining.requests_to_train import read_rows
-from gateway.features.training.beginning import WantedTraining, begin_run, draft_training
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
+from gateway.features.training.training_start import WantedTraining, begin_run, draft_training
 from gateway.features.training.version_evaluation import evaluate_version, stage_version
 from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build_job import DatasetOptions

@@ -15,11 +15,11 @@ from pydantic import ConfigDict, Field
 from gateway.endpoint_parts import Body, Identified
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.training.ending import TrainingFault, end_training, enter_result
 from gateway.features.training.endpoints import find_training
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
 from gateway.features.training.trainer_keys import parts_of
+from gateway.features.training.training_end import TrainingFault, end_training, enter_result
 from gateway.features.training.training_run import JOB_FILE
 from gateway.openapi_parts import BYTES, FORM_ERRORS, as_form, with_answer, with_body, with_errors
 from monitoring.training.preparation_job import HELDOUT_FILE, ROWS_FILE

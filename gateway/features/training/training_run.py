@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 from gateway.background.job_process import make_command, run_process
 from gateway.background.jobs import run_until
 from gateway.errors import Problem
-from gateway.features.training.ending import TrainingFault, end_training, is_running
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
+from gateway.features.training.training_end import TrainingFault, end_training, is_running
 from monitoring.training.preparation_job import HELDOUT_FILE, ROWS_FILE, Preparation, PreparationJob
 
 log = logging.getLogger(__name__)
