@@ -39,8 +39,8 @@ from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Attempt, FeedbackEntry, Pair, RecordEntry
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
 TASK, PREVIOUS, LEADING = "returns", "returns@v1", "returns@v2"

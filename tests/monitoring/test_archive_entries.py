@@ -25,8 +25,8 @@ from monitoring.quality.signals.child_messages import WATCH_KEY, Begin, MonitorS
 from monitoring.quality.signals.entries import FeedbackEntry
 from monitoring.quality.signals.run import Monitor
 from monitoring.quality.signals.version_watch import Watch
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.records import PairRecord, Record
 from tests.monitoring.monitor_child import METRICS, store_of, to_the_end

@@ -17,8 +17,8 @@ from gateway.state.outbox import Write
 from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, SignalReport, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter

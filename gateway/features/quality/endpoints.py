@@ -30,9 +30,9 @@ from gateway.state.snapshot import Snapshot
 from monitoring.quality.explanations.report import Situation, TaskReport, make_report
 from monitoring.quality.phases import Verdict
 from monitoring.quality.phrases import NOBODY_WOKEN
-from monitoring.quality.verdicts import responses
+from monitoring.quality.verdicts import monitor_responses
+from monitoring.quality.verdicts.monitor_responses import ResponseError
 from monitoring.quality.verdicts.quality import Action, Judgement, Pin, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import ResponseError
 from monitoring.quality.verdicts.retraining import Retraining, close_request
 from monitoring.quality.verdicts.shares import Roles
 from serving.adapters.entries import PLACED
@@ -98,7 +98,7 @@ async def pin_version(request: Request, task: str, version: str, body: PinIn, ad
         raise Problem("invalid_value", "A pin has to end at a time that is yet to come.", "until")
     pin = Pin(verdict=body.verdict, by=admin.public, reason=body.reason, at=now, until=body.until)
     return await change_quality(
-        quality, task, lambda current: responses.pin(current, version, pin, now), body.expected_generation
+        quality, task, lambda current: monitor_responses.pin(current, version, pin, now), body.expected_generation
     )
 
 
@@ -128,7 +128,7 @@ async def release_version(
     answer = await change_quality(
         quality,
         require_task(quality.services, task),
-        lambda current: responses.release(current, version, by, now, reason or ""),
+        lambda current: monitor_responses.release(current, version, by, now, reason or ""),
         expected_generation,
         closing,
     )
@@ -170,7 +170,10 @@ async def undo_action(
         raise Problem("state_conflict", f"Take it back: `apprentice tasks changed {task} --undo`.")
     by = admin.public
     return await change_quality(
-        quality, task, lambda current: responses.undo(current, action, by, now, reason or ""), expected_generation
+        quality,
+        task,
+        lambda current: monitor_responses.undo(current, action, by, now, reason or ""),
+        expected_generation,
     )
 
 

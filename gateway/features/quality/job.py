@@ -1,7 +1,7 @@
 """The monitor: one gateway's job judges every version from records and feedback, and does what follows.
 
 A child process reads and judges (monitoring/quality/signals/run.py), so that no event loop is held. Here its
-judgements are told to all gateways, and what follows from them (monitoring/quality/verdicts/responses.py) is
+judgements are told to all gateways, and what follows from them (monitoring/quality/verdicts/monitor_responses.py) is
 carried out.
 """
 
@@ -26,8 +26,8 @@ from gateway.state.snapshot import Snapshot
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.child_messages import Begin, JudgedStep, MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.canary_verdict import CanaryPlan
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import Judgement, Summary, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.reviewing import compute_review_share
 from monitoring.quality.verdicts.shares import Roles
 from serving.adapters.entries import PLACED, AliasEntry

@@ -24,8 +24,8 @@ from monitoring.quality.phrases import (
     join_words,
 )
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
+from monitoring.quality.verdicts.monitor_responses import find_last_move, is_asked_again
 from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import find_last_move, is_asked_again
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import find_unrecovered, shows_recovery
 

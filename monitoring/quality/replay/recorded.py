@@ -19,8 +19,8 @@ from monitoring.quality.signals.all_watches import PART_SECONDS, Watches
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedVersion
 from monitoring.quality.signals.entries import FeedbackEntry, RecordEntry
 from monitoring.quality.signals.request_notes import KEPT_SECONDS_MAX
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import Judgement, SignalReport, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
 FORGET_EVERY_SECONDS = 86_400.0

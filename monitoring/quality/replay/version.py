@@ -1,8 +1,8 @@
 """A version as the monitor judges it, fed from a stream of labels.
 
 Each signal is that of `signals/label_signal.py`, over all labels and over those of each class. The verdict is that of
-`verdicts/responses.py`. Where one signal alarms, the reverse tests of all begin. Where they find a recovery, all
-detectors begin again; labels of earlier requests are then no evidence.
+`verdicts/monitor_responses.py`. Where one signal alarms, the reverse tests of all begin. Where they find a recovery,
+all detectors begin again; labels of earlier requests are then no evidence.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms
 from monitoring.quality.signals.version_watch import CLASSES_MAX
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, SignalReport, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
 CALLER = "file"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import detection_delay, drift, recent_values, saving
+from monitoring.quality.detectors import cost_saving, detection_delay, drift, recent_values
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.estimates import Estimate
 from monitoring.quality.signal_table import UNLABELLED, get_measure
@@ -102,12 +102,12 @@ def _of_saving(watch: Watch, at: float) -> SavingReport | None:
     """The version's present saving, and the cost of its shadows."""
     if watch.saving is None or not watch.saving.requests:
         return None
-    saved, shadows = saving.find_per_day(watch.saving, at)
+    saved, shadows = cost_saving.find_per_day(watch.saving, at)
     counted, unknown = watch.saving.requests, watch.saving.unknown
     return SavingReport(
         saved_usd_per_day=saved,
         shadow_usd_per_day=shadows,
-        requests=saving.fade(watch.saving, at).requests,
+        requests=cost_saving.fade(watch.saving, at).requests,
         known=counted / (counted + unknown),
         since=watch.saving.since,
     )

@@ -17,10 +17,10 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring.quality.detectors import guards
+from monitoring.quality.detectors.cost_saving import Saving
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.leave_one_out import GiverRoll
 from monitoring.quality.detectors.recent_values import DelayCounts, FadedSums, Marks, Rate
-from monitoring.quality.detectors.saving import Saving
 from monitoring.quality.phases import Course
 from monitoring.quality.signal_table import LABELLED
 from monitoring.quality.signals import label_signal, pair_signal

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from monitoring.metric_values import is_bad
-from monitoring.quality.detectors import leave_one_out, recent_values, saving
+from monitoring.quality.detectors import cost_saving, leave_one_out, recent_values
 from monitoring.quality.detectors.leave_one_out import GiverRoll
 from monitoring.quality.signal_table import LABELLED, is_of_feedback_metric
 from monitoring.quality.signals import (
@@ -58,7 +58,7 @@ def take_record(
         if watch.requests % MARKED_EVERY == 0:
             moved["request_marks"] = recent_values.add_mark(watch.request_marks, watch.requests + 1, at, 0.0)
         if record.purpose == "serve":
-            moved["saving"] = saving.add_request(watch.saving, at, record.saving_usd)
+            moved["saving"] = cost_saving.add_request(watch.saving, at, record.saving_usd)
             moved["saving_usd"] = watch.saving_usd + (record.saving_usd or 0.0)
         if plan.complaint_metric is not None:
             watch = _with_served(watch, record, plan.complaint_metric, at, previous)

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import leave_one_out, recent_values, saving
+from monitoring.quality.detectors import cost_saving, leave_one_out, recent_values
 from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.signals import arm_bets, arms, fingerprints, noted_pairs, pair_judge
 from monitoring.quality.signals.arm_bets import ArmBets
@@ -131,7 +131,7 @@ def _with_cost(watch: Watch, usd: float | None, at: float) -> Watch:
     """The watch after a shadow that was asked for it, and what that cost, where it is known."""
     moved: dict[str, Any] = {"shadows": watch.shadows + 1}
     if usd:
-        moved |= {"shadow_usd": watch.shadow_usd + usd, "saving": saving.add_shadow(watch.saving, at, usd)}
+        moved |= {"shadow_usd": watch.shadow_usd + usd, "saving": cost_saving.add_shadow(watch.saving, at, usd)}
     return replace(watch, **moved)
 
 

@@ -12,8 +12,8 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring.quality.verdicts.actions import add_actions
+from monitoring.quality.verdicts.monitor_responses import ResponseError
 from monitoring.quality.verdicts.quality import Action, Changed, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import ResponseError
 
 
 def announce(task: TaskQuality, versions: Sequence[str], change: Changed) -> tuple[TaskQuality, Action]:

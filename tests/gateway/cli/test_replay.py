@@ -20,8 +20,8 @@ from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.child_messages import WatchedVersion
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.version_watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import Judgement, SignalReport, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3, said, served, step
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monitoring.quality.verdicts.monitor_plan import RESPONSES, MonitorPlan
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import (
     ArmReport,
     Judgement,
@@ -12,7 +13,6 @@ from monitoring.quality.verdicts.quality import (
     TaskQuality,
     Ticket,
 )
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
 NOW = 1_800_000_000.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from monitoring.quality.verdicts.monitor_responses import ResponseError, find_last_move, pin, undo
 from monitoring.quality.verdicts.quality import (
     Pin,
 )
-from monitoring.quality.verdicts.responses import ResponseError, find_last_move, pin, undo
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (
     NOW,

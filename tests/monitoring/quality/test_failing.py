@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS, mark_failed
+from monitoring.quality.verdicts.monitor_responses import find_last_move, pin, undo
 from monitoring.quality.verdicts.quality import Action, Pin, TaskQuality
-from monitoring.quality.verdicts.responses import find_last_move, pin, undo
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (
     NOW,

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from monitoring.quality import phases
 from monitoring.quality.phases import VERDICTS, Course, Judged, Phase, Pinned, Released, next_phase
+from monitoring.quality.verdicts.monitor_responses import pin, release
 from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import pin, release
 from tests.monitoring.quality.answered import NOW, RECOVERED, V2, after, better, judged, stream
 from tests.monitoring.quality.phase_table import EVENTS, PHASES, make_table
 

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monitoring.quality.phases import VERDICTS, Verdict
+from monitoring.quality.verdicts.monitor_responses import pin, release
 from monitoring.quality.verdicts.quality import Pin, TaskQuality
-from monitoring.quality.verdicts.responses import pin, release
 from tests.monitoring.quality.answered import NOW, V2, after, judged, stream
 
 SAID = {"healthy": judged(stream("feedback", False)), "suspect": judged(stream("length"))}

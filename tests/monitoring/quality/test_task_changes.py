@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from monitoring.quality.verdicts.monitor_responses import ResponseError
 from monitoring.quality.verdicts.quality import ACTIONS_MAX, Action, Changed, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import ResponseError
 from monitoring.quality.verdicts.task_changes import announce, take_back
 
 NOW = 1_795_680_000.0

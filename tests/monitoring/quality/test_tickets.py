@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import (
     ArmReport,
     Judgement,
     TaskQuality,
 )
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (
     NOW,

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from monitoring.quality.verdicts.monitor_plan import RESPONSES
+from monitoring.quality.verdicts.monitor_responses import ResponseError, find_last_move, pin, release, respond, undo
 from monitoring.quality.verdicts.quality import (
     ArmReport,
     Pin,
 )
-from monitoring.quality.verdicts.responses import ResponseError, find_last_move, pin, release, respond, undo
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (
     NOW,

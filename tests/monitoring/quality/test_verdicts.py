@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
+from monitoring.quality.verdicts.monitor_responses import pin, release, respond
 from monitoring.quality.verdicts.quality import Judgement, Pin, SignalReport, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import pin, release, respond
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import name_of, shows_recovery
 

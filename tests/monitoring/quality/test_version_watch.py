@@ -14,8 +14,8 @@ from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, 
 from monitoring.quality.signals.entries import Attempt, RecordedFinding
 from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.signals.version_watch import Watch
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import Judgement, TaskQuality
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.reckoned import BY_GATE, GATE, judged, stream, together
 from tests.monitoring.quality.test_watch_complaints import complaint_traffic

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gateway.features.quality.job import add_newer
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
+from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
 NOW = 1_800_000_000.0

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.quality.detectors import saving
+from monitoring.quality.detectors import cost_saving
+from monitoring.quality.detectors.cost_saving import Saving
 from monitoring.quality.detectors.recent_values import RATE_SECONDS
-from monitoring.quality.detectors.saving import Saving
 from monitoring.quality.explanations.report import TaskReport, make_report
 from monitoring.quality.phrases import format_dollars
 from monitoring.quality.signals.entries import RecordEntry
@@ -78,12 +78,12 @@ def test_shadow_of_zero_or_unknown_cost_adds_only_to_the_count() -> None:
 
 
 def test_sums_fade_by_time_alone_and_one_that_comes_late_counts_as_at_the_last() -> None:
-    known = saving.add_request(None, 100.0, 2.0)
+    known = cost_saving.add_request(None, 100.0, 2.0)
     assert known == Saving(100.0, 100.0, 2.0, 0.0, 1.0, 0.0)
-    later = saving.add_shadow(known, 100.0 + RATE_SECONDS, 0.5)
+    later = cost_saving.add_shadow(known, 100.0 + RATE_SECONDS, 0.5)
     assert later.saved_usd == pytest.approx(2.0 / 2.718281828)
-    assert saving.add_request(later, 50.0, 1.0) == saving.add_request(later, later.at, 1.0)
-    assert saving.add_request(None, 100.0, None) is None
+    assert cost_saving.add_request(later, 50.0, 1.0) == cost_saving.add_request(later, later.at, 1.0)
+    assert cost_saving.add_request(None, 100.0, None) is None
     assert msgspec.json.decode(msgspec.json.encode(later), type=Saving) == later
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from monitoring.quality.signal_table import LABELLED, UNLABELLED
 from monitoring.quality.verdicts.monitor_plan import RESPONSES
+from monitoring.quality.verdicts.monitor_responses import pin, release, respond
 from monitoring.quality.verdicts.quality import (
     ArmEvidence,
     ArmReport,
@@ -19,7 +20,6 @@ from monitoring.quality.verdicts.quality import (
     TaskQuality,
     VersionQuality,
 )
-from monitoring.quality.verdicts.responses import pin, release, respond
 from monitoring.quality.verdicts.reviewing import are_raised
 from monitoring.quality.verdicts.shares import Roles, is_evidence_first
 from tests.monitoring.quality.answered import (
