@@ -11,6 +11,12 @@ from fastapi import APIRouter, Path, Request
 from msgspec.structs import replace
 from pydantic import Field
 
+from gateway.approvers import (
+    find_approver_left_out,
+    remember_owner,
+    see_that_it_may_be_approved,
+    see_that_it_may_change,
+)
 from gateway.audit import change_objects
 from gateway.callers import PUBLIC_LENGTH, Caller, CallerLimits, Former, join_key, limits_of, new_key, new_secret
 from gateway.console.sessions import ENDS
@@ -26,12 +32,6 @@ from gateway.endpoint_parts import (
     services_of,
 )
 from gateway.errors import Problem
-from gateway.four_eyes import (
-    find_approver_left_out,
-    remember_owner,
-    see_that_it_may_be_approved,
-    see_that_it_may_change,
-)
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.roles import Role
 from gateway.services import Services

@@ -43,13 +43,13 @@ from gateway.admin.state_file import (
     show_object,
     write_file,
 )
+from gateway.approvers import find_owner_to_keep, remember_owner
 from gateway.audit import enter_event
 from gateway.callers import Caller
 from gateway.endpoint_parts import OBJECTS_MAX, Admin, Body, conflicts, services_of
 from gateway.errors import Problem
 from gateway.features.releases.adapter_endpoints import state_of
 from gateway.features.releases.adding import limits_of
-from gateway.four_eyes import find_owner_to_keep, remember_owner
 from gateway.openapi_parts import ACCEPTED, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.release_gate import PastGate, keep_leaders
 from gateway.server.adapter_uploads import FORM_SCHEMAS, NEEDED

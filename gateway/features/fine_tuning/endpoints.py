@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
+from gateway.approvers import find_owner_to_keep
 from gateway.endpoint_parts import Admin, Operator, conflicts, require_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -27,7 +28,6 @@ from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
 from gateway.features.training.training_end import cancel_training
 from gateway.features.training.training_start import WantedTraining, begin_run, draft_training
-from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field
 
+from gateway.approvers import find_owner_to_keep
 from gateway.endpoint_parts import (
     Admin,
     Body,
@@ -22,7 +23,6 @@ from gateway.endpoint_parts import (
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.pulls.state import Pull, Pulls
-from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import with_errors
 from monitoring.ids import make_timed_id
 from serving.adapters.sources.fetch_job import scheme_of, see_that_it_is_allowed

@@ -17,6 +17,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
+from gateway.approvers import find_owner_to_keep
 from gateway.audit import take_step
 from gateway.callers import Caller
 from gateway.endpoint_parts import (
@@ -39,7 +40,6 @@ from gateway.features.releases.availability import describe_canary
 from gateway.features.releases.import_folders import import_path
 from gateway.features.releases.state import Releases
 from gateway.features.rules.endpoints import list_rules_to
-from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.release_gate import describe_forced, describe_references, judge_release, judge_release_in_full, to_json
 from gateway.server.adapter_uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, has_own_body_limits

@@ -14,6 +14,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import Field, model_validator
 
+from gateway.approvers import see_that_another_pushed
 from gateway.audit import take_step
 from gateway.callers import Caller
 from gateway.endpoint_parts import Admin, Body, Operator, Reason, find_version, require_task
@@ -23,7 +24,6 @@ from gateway.features.releases.adapter_endpoints import show_canary
 from gateway.features.releases.availability import describe_canary, explain_unready, find_obstacles
 from gateway.features.releases.state import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, list_answering_versions
-from gateway.four_eyes import see_that_another_pushed
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.release_gate import GatePass, PastGate, keep_leaders, pass_gate
 from gateway.state.redis import read_redis_time

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import Field, model_validator
 
+from gateway.approvers import see_that_another_pushed
 from gateway.audit import change_objects
 from gateway.endpoint_parts import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, require_task, services_of
 from gateway.errors import Problem
 from gateway.features.rules.dry_run import try_rule
-from gateway.four_eyes import see_that_another_pushed
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.release_gate import GatePass, PastGate, pass_gate
 from gateway.services import Services

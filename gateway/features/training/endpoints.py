@@ -10,6 +10,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
+from gateway.approvers import find_owner_to_keep
 from gateway.configuration.training import RunnerName, TrainingParameters
 from gateway.endpoint_parts import (
     Admin,
@@ -27,7 +28,6 @@ from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
 from gateway.features.training.training_end import cancel_training
 from gateway.features.training.training_start import WantedTraining, begin_run, draft_training
-from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import CHANGE_ERRORS, with_answer, with_errors
 from monitoring.training.loss_plot import draw_losses
 
