@@ -13,7 +13,7 @@ from typing import Literal, Self, assert_never
 from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
 from gateway.limits.fair_queue import FairQueue, Wanted
-from gateway.server.shared_room import SharedRoom
+from gateway.server.shared_capacity import SharedCapacity
 from monitoring.metrics import Meters
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class Admission:
         """Requests that have a place."""
         self.waiting = 0
         self.stage: Stage = "open"
-        self.bodies = SharedRoom(limits.bodies_bytes_max)
+        self.bodies = SharedCapacity(limits.bodies_bytes_max)
         """The room for the bodies under way; who reads them takes it."""
         self._meters = meters
         self._has_room = has_room

@@ -17,7 +17,7 @@ from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.formats.format_table import get_format
 from gateway.formats.server_sent_events import BOM
-from gateway.server.shared_room import SharedRoom
+from gateway.server.shared_capacity import SharedCapacity
 from gateway.server.wire import Headers, HungUp
 from monitoring.trace_context import read_trace
 from serving.wakeable import Wakeable
@@ -62,7 +62,7 @@ class Wire(Protocol):
         """The header lines of every answer."""
 
     @property
-    def bodies(self) -> SharedRoom:
+    def bodies(self) -> SharedCapacity:
         """The room for bodies."""
 
     @property

@@ -16,7 +16,7 @@ from gateway.callers import Caller
 from gateway.configuration.sections import DoorLimits
 from gateway.errors import Problem
 from gateway.server.exchange import Exchange
-from gateway.server.shared_room import SharedRoom
+from gateway.server.shared_capacity import SharedCapacity
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -74,7 +74,7 @@ class Listener:
         self,
         address: Address,
         limits: DoorLimits,
-        bodies: SharedRoom,
+        bodies: SharedCapacity,
         state: ServerState,
         application: Application,
         tls: bool = False,
@@ -90,9 +90,9 @@ class Listener:
         self.leaving = False
         """True if each answer is the last of its connection: the gateway is about to stop."""
         self.tasks: set[asyncio.Task[None]] = state.tasks
-        self._rooms: dict[Standing, SharedRoom] = {
-            "open": SharedRoom(limits.connections_max, limits.address_share_max),
-            "reserved": SharedRoom(limits.connections_reserved, limits.address_share_max),
+        self._capacities: dict[Standing, SharedCapacity] = {
+            "open": SharedCapacity(limits.connections_max, limits.address_share_max),
+            "reserved": SharedCapacity(limits.connections_reserved, limits.address_share_max),
         }
         self._state = state
         self._common: list[tuple[bytes, bytes]] = []
@@ -101,8 +101,8 @@ class Listener:
     def enter(self, connection: object, host: str) -> Standing:
         """The standing of a new connection from this host: in the open room, in the reserved one, or in none."""
         self._state.connections.add(cast("HttpToolsProtocol", connection))  # it calls `shutdown` alone
-        for standing, room in self._rooms.items():
-            if room.take(host):
+        for standing, capacity in self._capacities.items():
+            if capacity.take(host):
                 return standing
         return "none"  # it is closed at once, and takes no place until then
 
@@ -110,7 +110,7 @@ class Listener:
         """A connection is over."""
         self._state.connections.discard(cast("HttpToolsProtocol", connection))
         if standing != "none":
-            self._rooms[standing].give_back(host)
+            self._capacities[standing].give_back(host)
 
     def check_head(self, exchange: Exchange, standing: Standing) -> Problem | None:
         """Let a request in by its head: its address, its key, its connection's standing. Sets `exchange.caller`.
@@ -135,7 +135,7 @@ class Listener:
     @property
     def connections(self) -> int:
         """Connections that have a place."""
-        return sum(room.taken for room in self._rooms.values())
+        return sum(capacity.taken for capacity in self._capacities.values())
 
     def server_headers(self) -> bytes:
         """The lines of the headers that every answer has."""

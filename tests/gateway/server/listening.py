@@ -15,7 +15,7 @@ from gateway.errors import Problem
 from gateway.server.connection import Connection
 from gateway.server.exchange import Exchange
 from gateway.server.listener import Address, Listener
-from gateway.server.shared_room import SharedRoom
+from gateway.server.shared_capacity import SharedCapacity
 
 KEY = "Bearer sk-app-abcdefghijkl-secret"
 CALLER = Caller("abcdefghijkl", "someone", "caller", "", frozenset({"*"}))
@@ -113,7 +113,7 @@ class Listening:
 async def listening(app: Listening) -> AsyncIterator[int]:
     """Run it for as long as the block does; gives the port. At the end nothing may be held."""
     state = ServerState()
-    budget = SharedRoom(app.bodies_bytes_max)
+    budget = SharedCapacity(app.bodies_bytes_max)
     app.listener = listener = Listener(Address("tests", "127.0.0.1", 0), app.limits, budget, state, app)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(listener), "127.0.0.1", 0)
     try:

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 from gateway.configuration.sections import DoorLimits
 from gateway.server.connection import Connection
 from gateway.server.listener import Address, Listener
-from gateway.server.shared_room import SharedRoom
+from gateway.server.shared_capacity import SharedCapacity
 from tests.gateway.server.listening import Answers, Listening
 from tests.gateway.server.test_rfc9112 import ROWS
 
@@ -111,7 +111,7 @@ async def _answered(app: Listening, state: ServerState) -> None:
 
 async def told(parts: list[bytes]) -> tuple[list[int], list[bytes]]:
     """The statuses of the answers to these bytes, and the bodies that the application was sent."""
-    app, state, budget = Listening(limits=LIMITS), ServerState(), SharedRoom(1 << 20)
+    app, state, budget = Listening(limits=LIMITS), ServerState(), SharedCapacity(1 << 20)
     listener = Listener(Address("tests", "", 0), LIMITS, budget, state, app)
     connection, transport = Connection(listener), Transport()
     transport.protocol = connection

@@ -13,7 +13,7 @@ import pytest
 from gateway.configuration.sections import DoorLimits
 from gateway.server.exchange import Exchange
 from gateway.server.listener import network_of
-from gateway.server.shared_room import SharedRoom
+from gateway.server.shared_capacity import SharedCapacity
 from gateway.server.wire import HungUp
 from tests.gateway.server.listening import ADMIN_KEY, KEY, Answers, Listening, listening
 from tests.gateway.server.raw_requests import AUTHORIZATION, NEXT, POST, ask
@@ -120,7 +120,7 @@ async def test_all_bodies_under_way_share_one_budget() -> None:
 
 
 def test_one_caller_has_its_share_of_the_room_for_bodies() -> None:
-    bodies = SharedRoom(100, share_max=0.5)
+    bodies = SharedCapacity(100, share_max=0.5)
     assert bodies.take("a", 50)
     assert not bodies.take("a", 1)
     assert bodies.take("b", 50)

@@ -11,7 +11,7 @@ from gateway.formats.server_sent_events import BOM
 from gateway.path.answer_headers import make_choice_headers
 from gateway.path.ledger import Ledger, trace_of
 from gateway.server.exchange import HEADER_CHARACTERS_MAX, Exchange
-from gateway.server.shared_room import SharedRoom
+from gateway.server.shared_capacity import SharedCapacity
 from gateway.server.wire import Deadline, HungUp
 from monitoring.ids import RequestIds
 from monitoring.records import AttemptRecord, Record
@@ -48,7 +48,7 @@ class Caller:
     def server_headers(self) -> bytes:
         return b"date: today\r\n"
 
-    bodies = SharedRoom(1 << 30)
+    bodies = SharedCapacity(1 << 30)
 
     def finished(self, _: Exchange) -> None:
         self.ended = True

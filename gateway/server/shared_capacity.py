@@ -1,10 +1,10 @@
-"""Room that many share and of which one holder may have a part: for bodies, by key; for connections, by host."""
+"""Capacity that many share and of which one holder may have a part: for bodies, by key; for connections, by host."""
 
 from __future__ import annotations
 
 
-class SharedRoom:
-    """Room of `size_max` (bytes, or connections); one holder may have a share of it, and always one."""
+class SharedCapacity:
+    """Capacity of `size_max` (bytes, or connections); one holder may have a share of it, and always one."""
 
     __slots__ = ("_of_one_max", "_sizes", "size_max", "taken")
 
