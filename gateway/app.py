@@ -78,11 +78,11 @@ from gateway.path.request_path import note_refused, walk
 from gateway.roles import ADDRESSES
 from gateway.server.adapter_uploads import UploadLimits, Uploads, has_own_body_limits
 from gateway.server.asgi import answer_with, scope_of
+from gateway.server.asgi_messages import Message, Receive, Scope, Send, bound_body, forbid_storing
 from gateway.server.cors import make_preflight_routes
 from gateway.server.durable_send import DurableSend
 from gateway.server.exchange import Exchange
 from gateway.server.listener import Answers
-from gateway.server.wire import Message, Receive, Scope, Send, bound_body, forbid_storing
 from gateway.service_jobs import SERVICE_JOBS
 from gateway.services import Adapters, ControlPlane, Observers, PolicyObjects, Services
 from gateway.sibling_processes import Siblings

@@ -12,7 +12,7 @@ import httpx
 
 from gateway.callers import Caller
 from gateway.endpoint_parts import SIGNED_IN
-from gateway.server.wire import Receive, Scope, Send
+from gateway.server.asgi_messages import Receive, Scope, Send
 
 ASKED_SECONDS_MAX = 120.0
 DOTS = frozenset({".", ".."})

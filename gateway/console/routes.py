@@ -12,8 +12,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from gateway.configuration.sections import ConsoleSettings
+from gateway.server.asgi_messages import Receive, Scope, Send
 from gateway.server.listener import CONSOLE
-from gateway.server.wire import Receive, Scope, Send
 
 
 def list_console_routes(gateway: Any, settings: ConsoleSettings) -> list[BaseRoute]:

@@ -33,8 +33,8 @@ from gateway.console.admin_api import Declined
 from gateway.console.live import LIVE, LiveParts
 from gateway.console.sign_in import begin_session, end_session, show_sign_in
 from gateway.console.signed_in_request import Console, Visit, validate_path
+from gateway.server.asgi_messages import Message, Receive, Scope, Send
 from gateway.server.listener import CONSOLE
-from gateway.server.wire import Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 Page = Callable[[Visit], Awaitable[Response]]

@@ -15,7 +15,7 @@ from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import BOM, EventSplitter, Progress
 from gateway.formats.wire_format import WireFormat
 from gateway.path.partial_answer import PartialAnswer, head_of
-from gateway.server.wire import Deadline
+from gateway.server.deadline import Deadline
 from gateway.services import Services
 from monitoring.records import Record
 from router.attempts import Failure

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from gateway.formats.wire_format import WireFormat
 from gateway.path.ledger import Ledger
-from gateway.server.wire import Headers
+from gateway.server.asgi_messages import Headers
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)
 STREAM_HEADERS = (

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.ledger import Ledger
-from gateway.server.wire import Deadline
+from gateway.server.deadline import Deadline
 from gateway.services import Services
 from monitoring.records import Record
 from router.policy import AttemptLimits

@@ -21,8 +21,8 @@ from gateway.path.answer_checks import judge_sent
 from gateway.path.answer_headers import JSON_HEADERS, STREAM_HEADERS, make_choice_headers
 from gateway.path.continuation import go_on
 from gateway.path.ledger import Ledger
+from gateway.server.deadline import Deadline
 from gateway.server.exchange import Exchange
-from gateway.server.wire import Deadline
 from gateway.services import Services
 from monitoring.ids import DIGEST_BYTES
 from monitoring.records import Record

@@ -18,8 +18,9 @@ from gateway.path.problems import explain_time_limit
 from gateway.path.relay import refuse, relay
 from gateway.path.scoring import score_request
 from gateway.path.waiting import priority_of, wait_for_place, wait_for_room
+from gateway.server.asgi_messages import HungUp
+from gateway.server.deadline import Deadline
 from gateway.server.exchange import Exchange
-from gateway.server.wire import Deadline, HungUp
 from gateway.services import Services
 from monitoring.records import Record
 from router.choice import choose

@@ -10,8 +10,9 @@ from fastapi import Request, Response
 
 from gateway.callers import Caller
 from gateway.errors import Problem
+from gateway.server.asgi_messages import HungUp
+from gateway.server.deadline import Deadline
 from gateway.server.exchange import Exchange
-from gateway.server.wire import Deadline, HungUp
 from gateway.services import Services
 
 

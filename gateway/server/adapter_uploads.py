@@ -24,8 +24,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.errors import Problem
 from gateway.openapi_parts import BYTES
+from gateway.server.asgi_messages import Scope
+from gateway.server.deadline import Deadline
 from gateway.server.form_reader import FORM, FormReader, read_boundary
-from gateway.server.wire import Deadline, Scope
 from serving.adapters.adapter_folder import (
     ADAPTER_FILES,
     BACKGROUND_FILE,

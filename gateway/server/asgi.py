@@ -8,9 +8,9 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from gateway.errors import Problem
+from gateway.server.asgi_messages import HungUp, Message, Scope
 from gateway.server.exchange import Exchange
 from gateway.server.listener import decode_path
-from gateway.server.wire import HungUp, Message, Scope
 
 
 def scope_of(exchange: Exchange) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from typing import Literal, cast
 from starlette.requests import ClientDisconnect
 
 from gateway.errors import Problem
+from gateway.server.asgi_messages import HungUp
 from gateway.server.exchange import End, Exchange, write_head
 from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Standing, network_of, refuse_connection
 from gateway.server.reader import RequestReader
-from gateway.server.wire import HungUp
 from serving.wakeable import Wakeable
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from starlette.requests import ClientDisconnect, Request
 
 from gateway.errors import Problem
-from gateway.server.wire import Deadline
+from gateway.server.deadline import Deadline
 from monitoring.evaluation.dataset import DatasetError
 
 DATA_KINDS = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})

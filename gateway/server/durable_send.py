@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.errors import Problem
-from gateway.server.wire import Message, Send
+from gateway.server.asgi_messages import Message, Send
 from gateway.state.durability import Durability, NotSettled, explain_not_settled
 
 

@@ -17,8 +17,8 @@ from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.formats.format_table import get_format
 from gateway.formats.server_sent_events import BOM
+from gateway.server.asgi_messages import Headers, HungUp
 from gateway.server.shared_capacity import SharedCapacity
-from gateway.server.wire import Headers, HungUp
 from monitoring.trace_context import read_trace
 from serving.wakeable import Wakeable
 

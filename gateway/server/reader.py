@@ -8,9 +8,9 @@ import httptools
 
 from gateway.configuration.sections import DoorLimits
 from gateway.errors import Problem
+from gateway.server.asgi_messages import Headers
 from gateway.server.exchange import Exchange, Wire
 from gateway.server.head import check_head, is_single
-from gateway.server.wire import Headers
 
 VERSIONS = ("1.1", "1.0")
 SEPARATORS_BYTES = 4

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 from gateway.endpoint_parts import Sidecar, services_of
 from gateway.errors import Problem
 from gateway.openapi_parts import BYTES, with_answer, with_errors
-from gateway.server.wire import Receive, Scope, Send
+from gateway.server.asgi_messages import Receive, Scope, Send
 from serving.adapters.adapter_folder import ADAPTER_FILES
 from serving.adapters.errors import ArtifactError
 

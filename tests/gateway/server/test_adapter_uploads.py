@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import Problem
 from gateway.server.adapter_uploads import FIELDS, FILES, UploadLimits, Uploads, has_own_body_limits
-from gateway.server.wire import Message
+from gateway.server.asgi_messages import Message
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter
 from tests.fakes.applications import run_application

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from gateway.configuration.sections import DoorLimits
+from gateway.server.asgi_messages import HungUp
 from gateway.server.exchange import Exchange
 from gateway.server.listener import network_of
 from gateway.server.shared_capacity import SharedCapacity
-from gateway.server.wire import HungUp
 from tests.gateway.server.listening import ADMIN_KEY, KEY, Answers, Listening, listening
 from tests.gateway.server.raw_requests import AUTHORIZATION, NEXT, POST, ask
 from tests.waiting import until

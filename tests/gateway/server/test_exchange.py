@@ -10,9 +10,10 @@ from gateway.formats.format_table import CHAT, MESSAGES
 from gateway.formats.server_sent_events import BOM
 from gateway.path.answer_headers import make_choice_headers
 from gateway.path.ledger import Ledger, trace_of
+from gateway.server.asgi_messages import HungUp
+from gateway.server.deadline import Deadline
 from gateway.server.exchange import HEADER_CHARACTERS_MAX, Exchange
 from gateway.server.shared_capacity import SharedCapacity
-from gateway.server.wire import Deadline, HungUp
 from monitoring.ids import RequestIds
 from monitoring.records import AttemptRecord, Record
 
