@@ -45,7 +45,7 @@ from router.policy import AttemptLimits, TaskPolicy
 from router.routing_data import Moment, RoutingRequest
 from router.scope_model import ScopeModel
 from router.scoring import score
-from serving.adapters.entries import AliasEntry, Version
+from serving.adapters.versions_and_aliases import AliasEntry, Version
 from serving.fleet_view import FleetView
 from serving.object_store import ObjectStore
 

@@ -30,8 +30,8 @@ from benchmarks.subjects import BASE_CONFIG, BASE_MODEL, BASE_NAME, TASK, appren
 from benchmarks.swap_subjects import copy_of_adapter
 from monitoring.metric_spec import SCALE
 from monitoring.metrics import SERIES_MAX_DEFAULT
-from serving.adapters.entries import AliasEntry, Version, read_alias, read_version
 from serving.adapters.placement import Placement, read_placement
+from serving.adapters.versions_and_aliases import AliasEntry, Version, read_alias, read_version
 from serving.object_store import GENERATION_KEY, Change, ObjectStore, change_together
 from tests.fakes.ports import free_port
 

@@ -12,7 +12,7 @@ from typing import Any
 from gateway.callers import Caller, is_same_owner
 from gateway.errors import Problem
 from gateway.services import Services
-from serving.adapters.entries import Version
+from serving.adapters.versions_and_aliases import Version
 from serving.object_store import Change, ObjectStore
 
 FORMER_OWNERS = "former_owners"

@@ -21,8 +21,8 @@ from gateway.server.exchange import Exchange
 from gateway.services import Services
 from gateway.state.snapshot import Snapshot
 from router.policy import TaskPolicy
-from serving.adapters.entries import Version
 from serving.adapters.registry import RegistryError
+from serving.adapters.versions_and_aliases import Version
 from serving.object_store import Stale
 
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.best import rank_leaders
 from monitoring.evaluation.gate import FLOOR, ROLE_WORDS, GateBounds, GateReference, GateReport, Role, decide_gate
 from router.routing_data import OUT_OF_SERVICE
-from serving.adapters.entries import PLACED, AliasEntry, Version
+from serving.adapters.versions_and_aliases import PLACED, AliasEntry, Version
 from serving.object_store import Change
 
 PastGate = Annotated[Reason | None, Field(description="The reason to pass the gate by force, which is kept.")]

@@ -17,7 +17,7 @@ from gateway.features.releases.recycling import Busy, begin
 from gateway.features.releases.state import Releases
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
-from serving.adapters.entries import split_version
+from serving.adapters.versions_and_aliases import split_version
 from serving.object_store import Change, LenientReader, Stale
 from serving.replica import Replica
 

@@ -24,11 +24,11 @@ from monitoring.quality.verdicts.canary_verdict import CanaryPlan
 from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests
 from serving.adapters.canonical import DIGEST
-from serving.adapters.entries import GIVEN_UP, AliasEntry, CanaryEntry, Version
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError
 from serving.adapters.signature import SignatureError, check, from_text
 from serving.adapters.verification import verify
+from serving.adapters.versions_and_aliases import GIVEN_UP, AliasEntry, CanaryEntry, Version
 
 HASH = re.compile(r"[0-9a-f]{64}")
 RULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")

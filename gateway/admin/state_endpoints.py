@@ -59,11 +59,11 @@ from gateway.state.redis import read_installation_id
 from gateway.state.snapshot import READERS, object_store_of
 from serving.adapters import canonical
 from serving.adapters import manifest as manifests
-from serving.adapters.entries import PLACED, AliasEntry, CanaryEntry, Version
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError
 from serving.adapters.registry import find_role_changes, new_salt
 from serving.adapters.verification import verify
+from serving.adapters.versions_and_aliases import PLACED, AliasEntry, CanaryEntry, Version
 from serving.object_store import Change, Stale, Unchanged, guard_read
 
 WAIT_SECONDS_MAX = 600.0

@@ -22,8 +22,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
-from serving.adapters.entries import GIVEN_UP, PLACED, AliasEntry
 from serving.adapters.registry import PREVIOUS_MAX
+from serving.adapters.versions_and_aliases import GIVEN_UP, PLACED, AliasEntry
 
 FORMAT = 1
 Kind = Literal["versions", "aliases", "overrides", "callers"]

@@ -10,7 +10,7 @@ from gateway.cli.audit import make_entry_row
 from gateway.cli.key_names import KeyNames
 from gateway.cli.tables import Printer, Row, format_age, format_size, format_time, share, shares_of, tell_warnings
 from gateway.cli.watch import describe_canary, make_evidence_table
-from serving.adapters.entries import PLACED
+from serving.adapters.versions_and_aliases import PLACED
 
 GONE = ("ghost", "failed")
 """Placements in which an engine no longer answers with a version."""

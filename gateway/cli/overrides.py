@@ -16,7 +16,7 @@ from gateway.cli.gate import PastGate, read_past_gate
 from gateway.cli.keys import parse_span
 from gateway.cli.tables import Row, format_time, tell_warnings
 from router.overrides import OverrideAction, OverrideMode
-from serving.adapters.entries import PLACED
+from serving.adapters.versions_and_aliases import PLACED
 
 overrides = typer.Typer(help="List, set, try and delete rules that overrule the routing.", no_args_is_help=True)
 WHOM = "Which requests: those of which all that is given holds"

@@ -28,7 +28,7 @@ from gateway.cli.admin_client import CommandError, Unusable
 from gateway.cli.command import Api
 from gateway.cli.tables import Printer, format_age, format_time, frame_table, make_readable, share
 from monitoring.quality.phrases import format_evidence
-from serving.adapters.entries import PLACED
+from serving.adapters.versions_and_aliases import PLACED
 
 POLL_SECONDS = 0.5
 TIME_NAME = re.compile(r"([a-z_]+_)?(at|from|until|since|due)")

@@ -26,9 +26,9 @@ from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality, rea
 from monitoring.quality.verdicts.retraining import Retraining
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched
-from serving.adapters.entries import PLACED, AliasEntry, Version, read_alias, read_version
 from serving.adapters.placement import Placement, group_by_replica, map_by_place, read_placement
 from serving.adapters.registry import Registry
+from serving.adapters.versions_and_aliases import PLACED, AliasEntry, Version, read_alias, read_version
 from serving.fleet_view import VersionView
 from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore
 from serving.wakeable import wait_for_event

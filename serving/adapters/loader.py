@@ -18,7 +18,6 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from serving.adapters.entries import Version
 from serving.adapters.placement import (
     RETRY_SECONDS_MAX,
     Capacity,
@@ -32,6 +31,7 @@ from serving.adapters.placement import (
 from serving.adapters.probe import BaseModel, ProbeError, References, probe
 from serving.adapters.sidecar import PullError, ensure_on
 from serving.adapters.store import Store
+from serving.adapters.versions_and_aliases import Version
 from serving.engine_client import EngineClient
 from serving.engine_traits import AdapterApi
 from serving.fingerprint import BaseFingerprint, compute_fingerprint

@@ -13,7 +13,7 @@ import httpx
 import msgspec
 from redis.asyncio import Redis
 
-from serving.adapters.entries import Version
+from serving.adapters.versions_and_aliases import Version
 from serving.health import make_engine_headers
 from serving.object_store import ObjectStore, Stale
 from serving.replica import Replica

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 
-from serving.adapters.entries import PLACED, WANTED, Version, VersionState
 from serving.adapters.loader import AdapterLoader, Pass, World, join_notes
 from serving.adapters.placement import (
     HELD,
@@ -28,6 +27,7 @@ from serving.adapters.placement import (
 )
 from serving.adapters.placement_plan import Demand, Room, spread
 from serving.adapters.registry import Noted, Registry, RegistryError, note_nothing
+from serving.adapters.versions_and_aliases import PLACED, WANTED, Version, VersionState
 from serving.fleet import LEAVING_SECONDS_MAX, Fleet
 from serving.object_store import Stale, Unreadable
 from serving.replica import Replica

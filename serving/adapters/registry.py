@@ -12,7 +12,9 @@ import msgspec
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from serving.adapters.entries import (
+from serving.adapters.manifest import Manifest, to_json
+from serving.adapters.verification import Artifact
+from serving.adapters.versions_and_aliases import (
     PLACED,
     ROLES,
     STEPS,
@@ -24,8 +26,6 @@ from serving.adapters.entries import (
     read_version,
     split_version,
 )
-from serving.adapters.manifest import Manifest, to_json
-from serving.adapters.verification import Artifact
 from serving.object_store import Change, Mirror, ObjectStore, Stale, Unchanged, Unreadable, change_together, guard_read
 
 VERSIONS_PER_TASK_MAX = 1000

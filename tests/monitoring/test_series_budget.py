@@ -13,8 +13,8 @@ from monitoring.metrics import ACTIONS_EXPECTED, SERIES_MAX_DEFAULT, SERIES_MAX_
 from monitoring.quality.verdicts.canary_verdict import CanaryAction
 from monitoring.quality.verdicts.quality import ActionKind
 from router.routing_data import REASONS
-from serving.adapters.entries import VERSION_STATES
 from serving.adapters.placement import PLACEMENT_STATES
+from serving.adapters.versions_and_aliases import VERSION_STATES
 from tests.monitoring.filled_meters import (
     fill_as_forty_tasks_of_three_versions_do,
     fill_with_more_than_there_is_room_for,

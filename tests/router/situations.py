@@ -18,7 +18,7 @@ from router.fitted import Fitted
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy
 from router.routing_data import NO_SCORES, Choice, Moment, RoutingRequest, Scores
-from serving.adapters.entries import VERSION_STATES
+from serving.adapters.versions_and_aliases import VERSION_STATES
 from serving.fleet_view import CircuitView, FaultKind, FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 
 FAILED = ("no_replica", "overload", "timeout", "engine_error", "context_length")

@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from redis.asyncio import Redis
 
 from serving.adapters import loader, reconcile, registry
-from serving.adapters.entries import PLACED, Version
 from serving.adapters.placement import Placement, map_by_place, read_placement
 from serving.adapters.registry import Registry, RegistryError
+from serving.adapters.versions_and_aliases import PLACED, Version
 from serving.object_store import Mirror, ObjectStore
 from tests.fakes.engine import FakeEngine, adapter_digest
 from tests.fakes.faults import Lost, Status

@@ -20,7 +20,7 @@ from monitoring.texts import KeptText
 from router.policy import TaskPolicy
 from router.replica_choice import pick
 from router.routing_data import Choice
-from serving.adapters.entries import PLACED
+from serving.adapters.versions_and_aliases import PLACED
 from serving.fleet_view import VersionView
 
 EARLIER_MAX = 3

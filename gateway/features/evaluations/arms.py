@@ -8,7 +8,7 @@ from gateway.release_gate import arm_of, find_references
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.gate import ROLE_WORDS
 from router.policy import TaskPolicy
-from serving.adapters.entries import Version
+from serving.adapters.versions_and_aliases import Version
 
 ARMS = ("adapter", "general", "leading", "best")
 PROMPT_ARMS = ("base", "general")

@@ -37,7 +37,7 @@ from monitoring.evaluation.row_classes import ClassFinder
 from monitoring.evaluation.suites import Suite
 from router.fitted import CALIBRATION_ROWS_MIN
 from router.policy import TaskPolicy
-from serving.adapters.entries import PLACED, Version
+from serving.adapters.versions_and_aliases import PLACED, Version
 
 ROWS_AT_ONCE_MAX = 100
 REPEATS_MAX = 10

@@ -17,7 +17,7 @@ from gateway.state.redis import read_redis_time
 from monitoring.evaluation.gate import WHOLE
 from monitoring.evaluation.unleaked_rows import count_unleaked
 from monitoring.quality.detectors.baselines import Baseline, measure_counts
-from serving.adapters.entries import VersionState
+from serving.adapters.versions_and_aliases import VersionState
 from serving.object_store import UNREADABLE, Change, Stale
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from gateway.services import Services
 from router.policy import TaskPolicy
 from router.replica_choice import pick
 from router.routing_data import OUT_OF_SERVICE, Choice
-from serving.adapters.entries import GIVEN_UP, PLACED
+from serving.adapters.versions_and_aliases import GIVEN_UP, PLACED
 from serving.fleet_view import FleetView, VersionView
 
 

@@ -23,7 +23,7 @@ from gateway.server.adapter_uploads import SAMPLES
 from gateway.state.fitted_store import FittingStatus
 from router.policy import AUTO_SELECTOR
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
-from serving.adapters.entries import GIVEN_UP, Version
+from serving.adapters.versions_and_aliases import GIVEN_UP, Version
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 

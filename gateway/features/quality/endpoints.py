@@ -35,8 +35,8 @@ from monitoring.quality.verdicts.monitor_responses import ResponseError
 from monitoring.quality.verdicts.quality import Action, Judgement, Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.retraining import Retraining, close_request
 from monitoring.quality.verdicts.shares import Roles
-from serving.adapters.entries import PLACED
 from serving.adapters.manifest import read_review_due
+from serving.adapters.versions_and_aliases import PLACED
 from serving.object_store import Change, Stale
 
 TRIES_MAX = 5

@@ -17,8 +17,8 @@ from monitoring.quality.detectors.sequential import E_VALUE_MAX
 from monitoring.quality.phases import VERDICTS
 from monitoring.quality.verdicts.quality import Judgement, VersionQuality
 from router.policy import Policy
-from serving.adapters.entries import PLACED, Version
 from serving.adapters.manifest import read_review_due
+from serving.adapters.versions_and_aliases import PLACED, Version
 
 VERDICT_VALUES: Mapping[str, float] = MappingProxyType({name: float(at) for at, name in enumerate(VERDICTS)})
 Read = dict[tuple[str, ...], float]

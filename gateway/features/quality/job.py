@@ -30,7 +30,7 @@ from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import Judgement, Summary, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.reviewing import compute_review_share
 from monitoring.quality.verdicts.shares import Roles
-from serving.adapters.entries import PLACED, AliasEntry
+from serving.adapters.versions_and_aliases import PLACED, AliasEntry
 from serving.object_store import UNREADABLE, Change, Stale, change_together
 
 log = logging.getLogger(__name__)

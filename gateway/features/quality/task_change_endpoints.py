@@ -26,7 +26,7 @@ from monitoring.quality.phrases import format_day
 from monitoring.quality.verdicts import task_changes as changing
 from monitoring.quality.verdicts.quality import Action, Changed, TaskQuality
 from monitoring.quality.verdicts.retraining import Retraining, close_request
-from serving.adapters.entries import PLACED
+from serving.adapters.versions_and_aliases import PLACED
 from serving.object_store import Change
 
 HOLDS_SECONDS = 14 * 86_400.0

@@ -44,9 +44,9 @@ from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, a
 from gateway.release_gate import describe_forced, describe_references, judge_release, judge_release_in_full, to_json
 from gateway.server.adapter_uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, has_own_body_limits
 from gateway.state.gate_store import GateStore
-from serving.adapters.entries import PLACED, CanaryEntry, Version, VersionState
 from serving.adapters.manifest import read_review_due
 from serving.adapters.placement import HELD, Placement
+from serving.adapters.versions_and_aliases import PLACED, CanaryEntry, Version, VersionState
 
 WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5

@@ -15,11 +15,11 @@ from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from router.contract import ContractError, compile_contract
 from serving.adapters.adapter_folder import ArtifactLimits
-from serving.adapters.entries import Version
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import Manifest, ManifestError, read_manifest
 from serving.adapters.signature import SignatureError, as_text, check, read_signature
 from serving.adapters.verification import Artifact, verify
+from serving.adapters.versions_and_aliases import Version
 from serving.object_store import Change, Unchanged
 
 

@@ -29,8 +29,8 @@ from gateway.release_gate import GatePass, PastGate, keep_leaders, pass_gate
 from gateway.state.redis import read_redis_time
 from monitoring.quality.explanations import obstacles as in_words
 from monitoring.quality.verdicts.canary_verdict import CanaryPlan
-from serving.adapters.entries import PLACED, AliasEntry
 from serving.adapters.registry import Noted
+from serving.adapters.versions_and_aliases import PLACED, AliasEntry
 from serving.object_store import Change, Stale, Unchanged
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])

@@ -10,9 +10,9 @@ from gateway.services import Services
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.explanations import obstacles as in_words
 from monitoring.quality.explanations.obstacles import ActiveRule, Obstacles
-from serving.adapters.entries import AliasEntry, Version
 from serving.adapters.placement import HELD
 from serving.adapters.reconcile import compute_quorum
+from serving.adapters.versions_and_aliases import AliasEntry, Version
 
 
 def count_ready_and_up(services: Services, snapshot: Snapshot, version: Version) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from gateway.state.quality_store import QualityStore
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
 from monitoring.quality.verdicts.canary_verdict import CanaryAction, CanaryVerdict
-from serving.adapters.entries import CanaryEntry
 from serving.adapters.registry import Registry, RegistryError
+from serving.adapters.versions_and_aliases import CanaryEntry
 from serving.object_store import UNREADABLE, Change, Stale
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from gateway.features.releases.recycling import recycle_some
 from gateway.features.releases.state import Releases
 from gateway.fleet_health import check_health
 from gateway.state.snapshot import Snapshot
-from serving.adapters.entries import Version
 from serving.adapters.loader import World
 from serving.adapters.registry import RegistryError
+from serving.adapters.versions_and_aliases import Version
 from serving.object_store import Change, Unreadable
 
 RECONCILE_INTERVAL_SECONDS = 1.0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gateway.state.fitted_store import KINDS, FittedEntry, Kind, find_unused
 from router.checks import CHECKS
 from router.findings import CheckName
-from serving.adapters.entries import AliasEntry
+from serving.adapters.versions_and_aliases import AliasEntry
 
 CHECK_OF: Mapping[Kind, CheckName] = MappingProxyType(
     {check.model: check.name for check in CHECKS if check.model is not None}

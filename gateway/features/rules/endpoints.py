@@ -18,7 +18,7 @@ from gateway.release_gate import GatePass, PastGate, pass_gate
 from gateway.services import Services
 from gateway.state.snapshot import read_override
 from router.overrides import OverrideAction, OverrideMode, find_pattern_fault
-from serving.adapters.entries import PLACED
+from serving.adapters.versions_and_aliases import PLACED
 from serving.object_store import Change
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])

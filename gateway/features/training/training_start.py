@@ -17,8 +17,8 @@ from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training, id_of
 from gateway.state.redis import read_redis_time
 from monitoring.datasets.folder import CARD_FILE
-from serving.adapters.entries import Version
 from serving.adapters.manifest import ManifestError, from_json, to_json
+from serving.adapters.versions_and_aliases import Version
 from serving.object_store import Stale
 from serving.training.trainer import compute_trainer_digest
 

@@ -12,7 +12,7 @@ from gateway.features.evaluations.endpoints import list_told, make_intake, resol
 from gateway.features.evaluations.intake import open_rows
 from gateway.features.evaluations.state import Evaluations
 from monitoring.evaluation.suites import kinds_of
-from serving.adapters.entries import PLACED, Version
+from serving.adapters.versions_and_aliases import PLACED, Version
 
 GATE_ARMS = frozenset({"adapter", "leading", "best"})
 """Arms that the gate compares."""

@@ -20,7 +20,7 @@ from monitoring.feedback import FEEDBACK_SEALED_KEY, REDIS_SEALED_KEY, SealingLo
 from monitoring.quality.phrases import NOBODY_WOKEN
 from monitoring.texts import Seals
 from router.confidence_model import Calibration, ConfidenceModel
-from serving.adapters.entries import AliasEntry
+from serving.adapters.versions_and_aliases import AliasEntry
 from serving.gpu import has_nvidia_gpu
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine

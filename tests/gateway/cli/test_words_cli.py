@@ -21,7 +21,7 @@ from gateway.cli.main import app
 from gateway.cli.serve import serve
 from gateway.errors import SettingsError
 from monitoring.quality.verdicts.canary_verdict import CanaryPlan
-from serving.adapters.entries import split_version
+from serving.adapters.versions_and_aliases import split_version
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, in_a_process, run
 from tests.waiting import until

@@ -16,8 +16,8 @@ from monitoring.audit import Audit
 from router.confidence_model import NAMES, Calibration, ConfidenceModel
 from router.model_bytes import MODEL_BYTES_MAX
 from router.policy import AttemptLimits, TaskPolicy
-from serving.adapters.entries import Version
 from serving.adapters.registry import Registry
+from serving.adapters.versions_and_aliases import Version
 from serving.object_store import GENERATION_KEY, ObjectStore
 from tests.walks.scope_world import model_of
 

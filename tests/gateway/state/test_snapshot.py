@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 from gateway.callers import Caller
 from gateway.state.snapshot import ConfiguredPolicy, Snapshot, SnapshotKeeper, object_store_of
 from router.policy import AttemptLimits, Shift, TaskPolicy
-from serving.adapters.entries import AliasEntry, CanaryEntry, Version
 from serving.adapters.placement import Placement
 from serving.adapters.registry import Registry
+from serving.adapters.versions_and_aliases import AliasEntry, CanaryEntry, Version
 from serving.object_store import ObjectStore, Stale, Unreadable
 
 TASK = "returns"

@@ -15,7 +15,7 @@ from monitoring.quality.signals.version_watch import start
 from monitoring.quality.verdicts.quality import read_quality
 from monitoring.quality.verdicts.retraining import Retraining
 from monitoring.records import FindingRecord
-from serving.adapters.entries import AliasEntry, CanaryEntry, read_version
+from serving.adapters.versions_and_aliases import AliasEntry, CanaryEntry, read_version
 
 VERSION = {
     "name": "returns@v1",

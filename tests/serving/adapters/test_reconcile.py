@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import msgspec
 
-from serving.adapters.entries import Version, VersionState
 from serving.adapters.loader import AdapterLoader, Pass, World
 from serving.adapters.placement import Placement, group_by_replica
 from serving.adapters.reconcile import Reconciler
+from serving.adapters.versions_and_aliases import Version, VersionState
 from serving.fleet import Fleet, PoolConfig
 from serving.replica import ReplicaConfig
 

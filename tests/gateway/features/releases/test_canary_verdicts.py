@@ -12,8 +12,8 @@ from gateway.features.releases.canary_verdicts import CanaryVerdicts
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
 from monitoring.quality.verdicts.canary_verdict import CanaryAction, CanaryVerdict
-from serving.adapters.entries import CanaryEntry
 from serving.adapters.registry import Registry
+from serving.adapters.versions_and_aliases import CanaryEntry
 from serving.object_store import ObjectStore
 
 BEGUN = CanaryEntry(version="returns@v2", share=0.1, started_at=5.0, by="ada", plan={})
