@@ -324,8 +324,8 @@ async def open_services(
         use_snapshot = lambda current: note(_use_snapshot(current, fleet, reconciler, meters, snapshot_changed))  # noqa: E731
         snapshot = await _snapshot_keeper(settings, redis, audit, use_snapshot, meters, registry, lives)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
-        flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
+        limits, coverage = Limits(redis, name, bounds_of(settings), meters, settings.limits), Coverage()
+        flow = await stack.enter_async_context(open_flow(settings, name, redis, meters, coverage))
         control = ControlPlane(
             siblings=siblings,
             registry=registry,
@@ -365,7 +365,7 @@ async def open_services(
             recent=recent,
             flow=flow,
             feedback=feedback_of(configuration, redis),
-            coverage=Coverage(),
+            coverage=coverage,
             meters=meters,
         )
 

@@ -210,11 +210,13 @@ return {joined, unarchived}
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """Feedback that waited for its record: `joined` to it now, or `dropped` because its giver may not judge it."""
+    """Feedback that waited for its record: `joined` to it now, or `dropped` because its giver may not judge it. `first`
+    is the earliest that was joined to a record."""
 
     record: Record
     outcome: str
     feedback: dict[str, Any]
+    first: bool
 
 
 class RecordBuffer:
@@ -365,11 +367,12 @@ class RecordStream:
         keys = [stream, self._feedback_stream_key, f"apprentice:archive:{source}"]
         answer, unarchived = await self._flush(keys=keys, args=args)
         self.unarchived_dropped += int(unarchived)
-        by_id = {record.id: record for record in records}
-        return [
-            Joined(by_id[request_id.decode()], outcome.decode(), msgspec.json.decode(body))
-            for request_id, outcome, body in answer
-        ]
+        by_id, had, joined = {record.id: record for record in records}, set[bytes](), list[Joined]()
+        for request_id, outcome, body in answer:
+            first = outcome == b"joined" and request_id not in had
+            had |= {request_id} if first else set()
+            joined.append(Joined(by_id[request_id.decode()], outcome.decode(), msgspec.json.decode(body), first))
+        return joined
 
     async def claim(self, sources: Sequence[tuple[str, str, str]]) -> list[tuple[str, str] | None]:
         """Give other gateways' names (as `handle_of` makes them) to ids of ours, each with the digest of what was said.

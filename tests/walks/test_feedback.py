@@ -53,6 +53,8 @@ async def test_a_thousand_judgements_sent_at_once_to_two_gateways_are_all_found(
                     await asyncio.sleep(0.05)
         assert await one.services.redis.xlen("apprentice:records") == 1000
         assert await one.services.redis.xlen("apprentice:feedback") == 1000
+        ratios = [gateway.services.coverage.ratios()["returns",] for gateway in (one, two)]
+        assert sum(ratios) == pytest.approx(2)  # of 500 each; most judgements come before their record
 
 
 async def test_a_record_tells_all_of_its_request_and_its_feedback(gateway: RunningGateway) -> None:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from gateway.configuration.settings import Settings
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
+from monitoring.feedback import Coverage
 from monitoring.metrics import Meters
 from monitoring.record_flow import FlowReport, Pace, RecordFlow
 from monitoring.records import Joined, RecordBuffer, RecordStream
@@ -22,7 +23,9 @@ LAST_SECONDS_MAX = 5.0
 
 
 @asynccontextmanager
-async def open_flow(settings: Settings, name: str, redis: Redis, meters: Meters) -> AsyncIterator[RecordFlow]:
+async def open_flow(
+    settings: Settings, name: str, redis: Redis, meters: Meters, coverage: Coverage
+) -> AsyncIterator[RecordFlow]:
     """The flow of records while the block runs; then all of them are in the stream, or on disk. Raises OSError."""
     keep = settings.records
     stream = RecordStream(
@@ -47,7 +50,7 @@ async def open_flow(settings: Settings, name: str, redis: Redis, meters: Meters)
         stream,
         Spool(settings.data_folder.absolute() / "spool", name, keep.spool_bytes_max),
         Pace(keep.flush_interval_seconds, keep.spool_after_seconds, keep.spool_sync_interval_seconds),
-        FlowReport(lambda joined: _note_joined(meters, joined), meters.records_dropped.add, flushed),
+        FlowReport(lambda joined: _note_joined(meters, coverage, joined), meters.records_dropped.add, flushed),
     )
     await flow.open()
     try:
@@ -58,8 +61,10 @@ async def open_flow(settings: Settings, name: str, redis: Redis, meters: Meters)
             log.error("%d records could not be stored before the stop: the next gateway takes them over", left)
 
 
-def _note_joined(meters: Meters, joined: Joined) -> None:
+def _note_joined(meters: Meters, coverage: Coverage, joined: Joined) -> None:
     """Count feedback that had waited for its record."""
     record = joined.record
     metric = str(joined.feedback.get("metric"))
     meters.feedback.add(1, record.task or "", record.version or "", metric, joined.outcome)
+    if joined.first and record.purpose == "serve":
+        coverage.judged(record.task or "")
