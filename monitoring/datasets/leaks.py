@@ -33,11 +33,10 @@ class LeakFinder:
     """Tells whether a request is among some texts: the same as one of them, or near it."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self._index, self.exact = NearIndex(), set[str]()
-        for number, text in enumerate(map(fold_text, texts)):
-            if text not in self.exact:
-                self.exact.add(text)
-                self._index.add(number, self._index.sketch(text))
+        distinct = list(dict.fromkeys(map(fold_text, texts)))
+        self._index, self.exact = NearIndex(distinct), set(distinct)
+        for number, text in enumerate(distinct):
+            self._index.add(number, self._index.sketch(text))
 
     def find(self, text: str) -> Literal["same", "near"] | None:
         """The kind of the leak; None where there is none."""

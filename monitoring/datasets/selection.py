@@ -142,9 +142,10 @@ def _without_near(
 ) -> list[int]:
     """The numbers of rows that are near no other with the same tools and answer. All that are near each other are one
     group, whatever their tools."""
-    index, distinct = NearIndex(), []
-    for number in numbers:
-        sketch = index.sketch(fold_text(input_of(rows[number])))
+    texts = [fold_text(input_of(rows[number])) for number in numbers]
+    index, distinct = NearIndex(texts), []
+    for number, text in zip(numbers, texts, strict=True):
+        sketch = index.sketch(text)
         near = [other for other, _ in index.near(sketch)]
         groups.join(number, *near)
         near = [other for other in near if ranks[other].tools == ranks[number].tools]

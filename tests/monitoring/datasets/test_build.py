@@ -92,6 +92,18 @@ def test_near_rows_of_one_answer_stand_once_and_of_two_are_kept_together() -> No
     assert sum(each in found.heldout for each in kept) in (0, 2)
 
 
+def test_forms_with_different_facts_are_no_near_duplicates() -> None:
+    form = "Return form. The customer declares that what follows is true. " + " ".join(
+        f"Clause {n}." for n in range(200)
+    )
+    cases = [f"{form} Case: {input_of(each)}" for each in many(60)]
+    again = [row(f"{text}!", "yes") for text in cases[:3]]
+    found = built([*(row(text, "yes") for text in cases), *again])
+    assert jaccard(row(cases[0], "yes"), row(cases[1], "yes")) > NEAR
+    assert reasons(found) == {"near_duplicate": 3}
+    assert len(found.heldout) > 3
+
+
 def test_rows_with_other_tools_are_no_duplicates_and_stay_on_one_side() -> None:
     text, tools = "I bought a toaster 12 days ago in Lyon, it is sealed, and the receipt is in my drawer.", ("a", "b")
     offers = {name: [{"type": "function", "function": {"name": name}}] for name in tools}

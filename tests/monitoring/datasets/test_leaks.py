@@ -33,6 +33,16 @@ def test_same_and_near_rows_are_found_and_their_share_taken_out() -> None:
     assert "2 of 4 rows are in the training set, 1 of them nearly" in describe_leaks(leaks, 4)[0]
 
 
+def test_forms_with_different_facts_are_no_leaks() -> None:
+    form = (
+        "Return form of the shop. The customer declares that all that follows is true and complete. Terms apply. " * 2
+    )
+    things = ("toaster", "kettle", "novel", "kite", "lamp", "chair")
+    cases = [f"{form}The {thing} of {place} broke." for thing in things for place in ("Oslo", "Lyon", "Bath", "Rome")]
+    leaks = find_leaks(cases[2:], [(0, cases[0]), (1, cases[1]), (2, f"{cases[2]}!")])
+    assert (leaks.same, leaks.near) == ((), (2,))
+
+
 def test_a_row_in_another_form_of_unicode_is_the_same() -> None:
     text = "Café crème déjà reçu?"
     rows = [(0, unicodedata.normalize("NFD", text)), (1, text.replace("C", "\N{FULLWIDTH LATIN CAPITAL LETTER C}", 1))]
