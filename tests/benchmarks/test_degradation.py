@@ -227,7 +227,7 @@ def test_options_that_can_not_be_are_refused_before_anything_is_simulated(capsys
     assert capsys.readouterr().out == ""
 
 
-SMALL = ["--runs", "60", "--goal-runs", "30", "--labels", "300", "--alpha", "0.2", "--baselines", "0.05"]
+SMALL = ["--runs", "30", "--goal-runs", "30", "--labels", "300", "--alpha", "0.2", "--baselines", "0.05"]
 SMALLER = [*SMALL, "--peers-runs", "0", "--versions", "50", "--months", "1"]
 
 
@@ -283,7 +283,7 @@ def test_verdicts_change_at_most_twice_for_each_real_change() -> None:
 
 
 def test_lasting_slip_recovers_falsely_less_often_where_each_recovery_needs_more() -> None:
-    row = degradation_lasting.row_of(0.3, 0.6, 3, 8_000, 0.05, 1)
+    row = degradation_lasting.row_of(0.3, 0.6, 2, 8_000, 0.05, 1)
     more, same = row["asks_more"], row["asks_the_same"]
     assert more["false_recoveries_a_run"] < same["false_recoveries_a_run"]
     assert more["false_recoveries_most"] <= same["false_recoveries_most"]
