@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from serving.adapters.placement import (
     RETRY_SECONDS_MAX,
+    UNDER_WAY,
     Capacity,
     Placement,
     PlacementState,
@@ -161,7 +162,10 @@ class AdapterLoader:
     async def _take(self, step: Step, replica: Replica, name: str, version: Version | None, now: Pass) -> bool:
         placement = now.placements.get((replica.name, name))
         if version is None or step in ("lost", "forget"):
-            await self._forget(replica, name, placement, now, lost=step == "lost")
+            if version is not None and step == "lost" and placement is not None and placement.state in UNDER_WAY:
+                await self._note_end(replica, version, placement.failures, now)
+            else:
+                await self._forget(replica, name, placement, now, lost=step == "lost")
             return step == "lost"
         if step == "load":
             return await self._load(replica, version, now)
@@ -228,6 +232,18 @@ class AdapterLoader:
         await self._put(placement, now)
         return placement
 
+    async def _note_end(self, replica: Replica, version: Version, ends: int, now: Pass) -> None:
+        """The engine was started again while it loaded or probed the version. The first time it may be chance. What
+        ends it again must not do so for ever: each time it waits longer, and a version that is new is given up."""
+        if not ends:
+            note = f"{replica.name} ended while it began to serve {version.name}: it is tried once more."
+            log.warning("reconcile: %s", note, extra={"replica": replica.name, "version": version.name})
+            await self._write(replica, version, now, "loading", failures=1, note=note)
+            return
+        times = "twice" if ends == 1 else f"{ends + 1} times"
+        note = f"{replica.name} ended {times} while it began to serve {version.name}: see that engine's log."
+        await self._fail(replica, version, now, note, wrong=version.state == "staging")
+
     async def _fail(
         self, replica: Replica, version: Version, now: Pass, why: str, *, wrong: bool = False, gone: bool = False
     ) -> None:
@@ -262,7 +278,7 @@ class AdapterLoader:
         if before is not None and before.life != replica.life:
             before = None
         gone = before is not None and before.state in WAS_LOADED and bool(replica.life)
-        path = self.path_on(replica, version)
+        path, life = self.path_on(replica, version), replica.life
         await self._write(replica, version, now, "loading", ghosts=(before.ghosts if before else 0) + gone)
         began = time.monotonic()
         if replica.config.sidecar_url is not None:
@@ -276,7 +292,9 @@ class AdapterLoader:
             return False
         adapter_api = _adapter_api_of(replica)
         answer = await self._post(replica, adapter_api.load_path, adapter_api.load_body(version.name, path))
-        await look(self._fleet, replica, self._engines)
+        await look(self._fleet, replica, self._engines, identify=answer is None)
+        if not replica.up or replica.life != life:
+            return replica.up  # it stays written down as loading: its next life shows that it ended by this
         there = replica.seen.get(version.name)
         if there == path:
             if evicts_ghost:
@@ -358,7 +376,7 @@ class AdapterLoader:
 
     async def _prove(self, replica: Replica, version: Version, now: Pass) -> None:
         """Probe it: it is ready once it answers as it should, and is taken off again if it does not."""
-        fingerprint = self.compute_fingerprint_on(replica, version)
+        fingerprint, life = self.compute_fingerprint_on(replica, version), replica.life
         await self._write(replica, version, now, "probing")
         try:
             name = self._fleet.pools[version.pool].base_model
@@ -367,11 +385,13 @@ class AdapterLoader:
             await probe(replica, version, fingerprint, base_model, self._references, self._http)
         except ProbeError as error:
             if not error.wrong:
+                await look(self._fleet, replica, self._engines, identify=True)
+                if not replica.up or replica.life != life:
+                    return  # it stays written down as probing: its next life shows that it ended by this
                 await self._put_off(replica, version, now, "unknown", UNKNOWN_RETRY_SECONDS, str(error))
                 return
-            probed = replica.life
             await self._forget_name(replica, version)
-            gone = version.name not in replica.seen and replica.life == probed
+            gone = version.name not in replica.seen and replica.life == life
             await self._fail(replica, version, now, str(error), wrong=True, gone=gone)  # one note: verdict and ghost
             return
         await self._write(replica, version, now, "ready", fingerprint=fingerprint)

@@ -11,6 +11,8 @@ import msgspec
 PlacementState = Literal["loading", "probing", "ready", "closing", "drained", "unloading", "ghost", "unknown", "failed"]
 """`absent` is the state of what has no placement."""
 PLACEMENT_STATES: tuple[PlacementState, ...] = get_args(PlacementState)
+UNDER_WAY: frozenset[PlacementState] = frozenset({"loading", "probing"})
+"""States in which an engine is at work on a version that it has not served yet in its life."""
 HELD: frozenset[PlacementState] = frozenset({"loading", "probing", "ready", "unknown"})
 """States in which a replica is on its way to a version, or has it."""
 

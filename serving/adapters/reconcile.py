@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from serving.adapters.loader import AdapterLoader, Pass, World, join_notes
 from serving.adapters.placement import (
     HELD,
+    UNDER_WAY,
     Capacity,
     Listed,
     Placement,
@@ -260,7 +261,20 @@ class Reconciler:
             asked_at=version.changed_at if version.state == "staging" else 0.0,
             drain_seconds_max=self._fleet.pools[version.pool].drain_seconds_max,
         )
-        return next_step(placement, sight)
+        step = next_step(placement, sight)
+        return "none" if step == "load" and not self._may_load(replica, version, now) else step
+
+    def _may_load(self, replica: Replica, version: Version, now: Pass) -> bool:
+        """True but for a new version that is not yet ready on the first of its replicas: the others load it after
+        that one, so that an adapter that ends its engine, or is wrong, meets one engine alone."""
+        placed = {on: placement for (on, name), placement in now.placements.items() if name == version.name}
+        if version.state != "staging" or any(placement.state == "ready" for placement in placed.values()):
+            return True
+        tried = {on: placement.state for on, placement in placed.items() if placement.since >= version.changed_at}
+        under_way = [on for on, state in tried.items() if state in UNDER_WAY]
+        untried = (on for on in now.plan.get(version.name, ()) if on not in tried and self._fleet.replicas[on].up)
+        coming = under_way or [*untried]
+        return not coming or coming[0] == replica.name
 
     async def _settle(self, now: Pass, noted: Noted) -> None:
         """Bring on the versions whose placements allow it: staged ones to ready, drained ones to retired."""
@@ -303,7 +317,15 @@ class Reconciler:
         elif len(ready) >= compute_quorum(len(targets)):
             await self._registry.move(version.name, "ready", notes)
         else:
-            await self._registry.move(version.name, "verified", notes or "it took too long to load", noted)
+            note = notes or self._name_down(version, now) or "it took too long to load"
+            await self._registry.move(version.name, "verified", note, noted)
+
+    def _name_down(self, version: Version, now: Pass) -> str:
+        """The replicas that went down with the version and are not back, as a sentence; empty where there are none."""
+        placed = [(on, p.state) for (on, name), p in now.placements.items() if name == version.name]
+        here = self._fleet.replicas
+        down = sorted(on for on, state in placed if state in UNDER_WAY and on in here and not here[on].up)
+        return f"{', '.join(down)} went down while it began to serve it: see that engine's log" if down else ""
 
     def _no_target(self, version: Version, now: Pass) -> str:
         replicas = [replica for replica in self._fleet.in_pool(version.pool) if self._is_there(replica)]

@@ -11,9 +11,10 @@ import itertools
 import json
 import re
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,7 @@ from serving.adapters import reconcile
 from serving.adapters.placement import PlacementState, map_by_place, read_placement
 from serving.object_store import Mirror, ObjectStore
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Status
+from tests.fakes.faults import Fault, Moment, Status
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -422,6 +423,44 @@ async def test_a_replica_killed_while_it_unloads_comes_back_without_the_version(
     asked.only("returns@v1")
     assert not lists(other, version)
     assert [len(engine.adapters.ghosts) for engine in (small, other)] == [1, 0]
+
+
+@dataclass(frozen=True)
+class EndsItsEngine(Fault):
+    """The engine ends before it answers, and is started again by whoever watches over it."""
+
+    kind = "ends_its_engine"
+    model: str
+    engine: FakeEngine
+    ends: list[float] = field(default_factory=list)
+    starting: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def on_request(self, moment: Moment) -> None:
+        if self.model in (moment.body.get("lora_name"), moment.body.get("model")):
+            self.ends.append(time.monotonic())
+            self.starting.add(asyncio.create_task(self.engine.restart()))
+            await moment.exchange.hang()
+
+
+@pytest.mark.parametrize("path", [LOAD, "/v1/chat/completions"])
+async def test_a_version_that_ends_its_engine_ends_one_twice_and_is_quarantined(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, path: str
+) -> None:
+    version = await push(gateway, make_adapter(2))
+    faults = [EndsItsEngine(version, engine) for engine in (small, other)]
+    for fault in faults:
+        fault.engine.faults.add(fault, path=path)
+    async with callers(gateway) as asked, gateway.http() as http:
+        answer = await http.post(f"/admin/v1/adapters/{version}/stage")
+        for name in ("small-0", "small-1"):
+            await until(
+                lambda name=name: gateway.services.fleet.replicas[name].loaded == {"returns@v1"}, f"v1 on {name}"
+            )
+    asked.only("returns@v1")
+    assert answer.status_code == 409
+    assert f"ended twice while it began to serve {version}" in answer.json()["error"]["message"]
+    assert (await shown(gateway, version))["state"] == "quarantined"
+    assert sorted(len(fault.ends) for fault in faults) == [0, 2], "the other engine never met it"
 
 
 async def test_a_version_is_released_without_a_replica_that_stays_down(

@@ -347,7 +347,8 @@ async def test_a_version_withdrawn_while_it_loads_is_taken_off_and_stops_nothing
     async with two.http() as http:
         await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=0")
         await held.met.wait()
-        await until(lambda: lists(other, version))
+        assert lists(small, version)
+        assert not lists(other, version), "a new version is tried on one engine first"
         with caplog.at_level(logging.ERROR):
             assert (await http.post(f"/admin/v1/adapters/{version}/unload?wait_seconds=0")).status_code == 202
             held.let_go.set()
