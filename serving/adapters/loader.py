@@ -236,7 +236,7 @@ class AdapterLoader:
         """The engine was started again while it loaded or probed the version. The first time it may be chance. What
         ends it again must not do so for ever: each time it waits longer, and a version that is new is given up."""
         if not ends:
-            note = f"{replica.name} ended while it began to serve {version.name}: it is tried once more."
+            note = f"{replica.name} ended while it began to serve {version.name}: it is tried again."
             log.warning("reconcile: %s", note, extra={"replica": replica.name, "version": version.name})
             await self._write(replica, version, now, "loading", failures=1, note=note)
             return
