@@ -189,41 +189,40 @@ async def test_response_of_a_stored_item_says_how_a_client_sends_it_itself(respo
         await responses.responses.create(model="returns", input=[{"type": "item_reference", "id": "msg_1"}])
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"background": True}, "background"),
-        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
-        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0].type"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].image_url"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].name"),
-        ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {"type": "function"}}, "tool_choice.name"),
-        ({"input": []}, "input"),
-        ({"input": 7}, "input"),
-        ({"max_output_tokens": 100_000}, "max_output_tokens"),
-        ({"extra_body": {"messages": []}}, "messages"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
-        ({"include": ["file_search_call.results"]}, "include[0]"),
-        ({"max_tool_calls": 0}, "max_tool_calls"),
-        (
-            {
-                "tools": [{"type": "function", "name": "f"}],
-                "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]},
-            },
-            "tool_choice",
-        ),
-    ],
-)
-async def test_response_that_is_not_taken_names_the_field(
-    responses: AsyncOpenAI, fields: dict[str, Any], param: str
-) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        await responses.responses.create(**({"model": "returns", "input": TEXT} | fields))
-    assert refused.value.param == param
+NO_RESPONSES: list[tuple[dict[str, Any], str]] = [
+    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"background": True}, "background"),
+    ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+    ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0].type"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].image_url"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].name"),
+    ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {"type": "function"}}, "tool_choice.name"),
+    ({"input": []}, "input"),
+    ({"input": 7}, "input"),
+    ({"max_output_tokens": 100_000}, "max_output_tokens"),
+    ({"extra_body": {"messages": []}}, "messages"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
+    ({"include": ["file_search_call.results"]}, "include[0]"),
+    ({"max_tool_calls": 0}, "max_tool_calls"),
+    (
+        {
+            "tools": [{"type": "function", "name": "f"}],
+            "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]},
+        },
+        "tool_choice",
+    ),
+]
+
+
+async def test_response_that_is_not_taken_names_the_field(responses: AsyncOpenAI, subtests: pytest.Subtests) -> None:
+    for fields, param in NO_RESPONSES:
+        with subtests.test(fields=fields):
+            with pytest.raises(openai.BadRequestError) as refused:
+                await responses.responses.create(**({"model": "returns", "input": TEXT} | fields))
+            assert refused.value.param == param
 
 
 # ---- messages -----------------------------------------------------------------------------------
@@ -362,62 +361,65 @@ async def test_message_stops_at_a_sequence(messages: AsyncAnthropic) -> None:
     assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", word)
 
 
-@pytest.mark.parametrize(
-    ("fields", "word"),
-    [
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 9_000}, "max_tokens"),
-        ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0].type"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "search_result", "source": "https://a"}]}]},
-            "messages[0].content[0].type",
-        ),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].source"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]}]},
-            "messages[0].content[0].source.type",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url"}}]}]},
-            "messages[0].content[0].source.url",
-        ),
-        (
-            {
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": [{"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "image"}]}],
-                    }
-                ]
-            },
-            "messages[0].content[0].content[0].source",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "rain"}]}]},
-            "messages[0].content[0].tool_use_id",
-        ),
-        (
-            {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "input": {}}]}]},
-            "messages[0].content[0].name",
-        ),
-        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
-        ({"stop_sequences": 3}, "stop_sequences"),
-        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
-        ({"output_config": {"effort": 7}}, "output_config.effort"),
-        ({"messages": [{"role": "user", "content": TEXT}, {"role": "assistant", "content": "{"}]}, "messages"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-    ],
-)
-async def test_message_that_is_not_taken_names_the_field(
-    messages: AsyncAnthropic, fields: dict[str, Any], word: str
-) -> None:
-    asked: Any = {"model": "returns", "max_tokens": 20, "messages": [{"role": "user", "content": TEXT}]} | fields
-    extra = {name: asked.pop(name) for name in [*asked] if name == "response_format"}
-    with pytest.raises(anthropic.BadRequestError) as refused:
-        await messages.messages.create(**asked, extra_body=extra)
-    body: Any = refused.value.body
-    assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
-    assert word in body["error"]["param"]
+NO_MESSAGES: list[tuple[dict[str, Any], str]] = [
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 9_000}, "max_tokens"),
+    ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0].type"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "search_result", "source": "https://a"}]}]},
+        "messages[0].content[0].type",
+    ),
+    ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].source"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]}]},
+        "messages[0].content[0].source.type",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url"}}]}]},
+        "messages[0].content[0].source.url",
+    ),
+    (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "image"}]}],
+                }
+            ]
+        },
+        "messages[0].content[0].content[0].source",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "rain"}]}]},
+        "messages[0].content[0].tool_use_id",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "input": {}}]}]},
+        "messages[0].content[0].name",
+    ),
+    ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
+    ({"stop_sequences": 3}, "stop_sequences"),
+    ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
+    ({"output_config": {"effort": 7}}, "output_config.effort"),
+    ({"messages": [{"role": "user", "content": TEXT}, {"role": "assistant", "content": "{"}]}, "messages"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+]
+
+
+async def test_message_that_is_not_taken_names_the_field(messages: AsyncAnthropic, subtests: pytest.Subtests) -> None:
+    for fields, word in NO_MESSAGES:
+        with subtests.test(fields=fields):
+            asked: Any = {
+                "model": "returns",
+                "max_tokens": 20,
+                "messages": [{"role": "user", "content": TEXT}],
+            } | fields
+            extra = {name: asked.pop(name) for name in [*asked] if name == "response_format"}
+            with pytest.raises(anthropic.BadRequestError) as refused:
+                await messages.messages.create(**asked, extra_body=extra)
+            body: Any = refused.value.body
+            assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
+            assert word in body["error"]["param"]
 
 
 async def test_errors_of_messages_have_anthropics_form(running: RunningGateway) -> None:
