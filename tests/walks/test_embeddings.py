@@ -148,23 +148,22 @@ async def test_a_refusal_inside_a_200_is_the_callers_own_mistake(responses: Asyn
     assert rule.shown == 1
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"model": "returns"}, "model"),
-        ({"input": []}, "input"),
-        ({"input": [[1, -2], [3]]}, "input[0][1]"),
-        ({"input": [1 << 31]}, "input[0]"),
-        ({"input": ["x"] * 2049}, "input"),
-        ({"input": [[1], []]}, "input"),
-        ({"input": [1, "a"]}, "input"),
-        ({"dimensions": 0}, "dimensions"),
-        ({"extra_body": {"stream": True}}, "stream"),
-    ],
-)
-async def test_embeddings_that_are_not_made_name_the_field(
-    responses: AsyncOpenAI, fields: dict[str, Any], param: str
-) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        await responses.embeddings.create(**({"model": "general", "input": "x"} | fields))
-    assert refused.value.param == param
+NO_EMBEDDINGS: list[tuple[dict[str, Any], str]] = [
+    ({"model": "returns"}, "model"),
+    ({"input": []}, "input"),
+    ({"input": [[1, -2], [3]]}, "input[0][1]"),
+    ({"input": [1 << 31]}, "input[0]"),
+    ({"input": ["x"] * 2049}, "input"),
+    ({"input": [[1], []]}, "input"),
+    ({"input": [1, "a"]}, "input"),
+    ({"dimensions": 0}, "dimensions"),
+    ({"extra_body": {"stream": True}}, "stream"),
+]
+
+
+async def test_embeddings_that_are_not_made_name_the_field(responses: AsyncOpenAI, subtests: pytest.Subtests) -> None:
+    for fields, param in NO_EMBEDDINGS:
+        with subtests.test(fields=fields, param=param):
+            with pytest.raises(openai.BadRequestError) as refused:
+                await responses.embeddings.create(**({"model": "general", "input": "x"} | fields))
+            assert refused.value.param == param

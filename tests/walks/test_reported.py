@@ -207,26 +207,25 @@ async def test_in_a_batch_each_entry_has_a_result_and_a_wrong_one_refuses_only_i
     assert counted.cell("", "", "refused").value == len(wrong)
 
 
-@pytest.mark.parametrize(
-    ("body", "code", "param"),
-    [
-        (b"{", "invalid_json", None),
-        (b'{"records": []}', "invalid_value", "records"),
-        (b'{"records": 1}', "invalid_value", "records"),
-        (b'{"records": [{}], "piano": 1}', "unknown_parameter", "piano"),
-        (b"[]", "invalid_value", "records"),
-        (b"\xff", "invalid_json", None),
-        (b'{"records": [' + b"1," * REPORTS_MAX + b"1]}", "invalid_value", "records"),
-        (b'{"source_id": "a", "task": "returns"}', "missing_field", "at"),
-    ],
-)
-async def test_a_body_that_is_no_report_is_refused(
-    gateway: RunningGateway, body: bytes, code: str, param: str | None
-) -> None:
-    async with gateway.http() as http:
-        answer = await http.post("/v1/records", content=body, headers={"content-type": "application/json"})
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+NO_REPORTS: list[tuple[bytes, str, str | None]] = [
+    (b"{", "invalid_json", None),
+    (b'{"records": []}', "invalid_value", "records"),
+    (b'{"records": 1}', "invalid_value", "records"),
+    (b'{"records": [{}], "piano": 1}', "unknown_parameter", "piano"),
+    (b"[]", "invalid_value", "records"),
+    (b"\xff", "invalid_json", None),
+    (b'{"records": [' + b"1," * REPORTS_MAX + b"1]}", "invalid_value", "records"),
+    (b'{"source_id": "a", "task": "returns"}', "missing_field", "at"),
+]
+
+
+async def test_a_body_that_is_no_report_is_refused(gateway: RunningGateway, subtests: pytest.Subtests) -> None:
+    for body, code, param in NO_REPORTS:
+        with subtests.test(code=code, param=param):
+            async with gateway.http() as http:
+                answer = await http.post("/v1/records", content=body, headers={"content-type": "application/json"})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
 
 
 async def test_a_key_reports_only_the_tasks_that_it_may_use(gateway: RunningGateway) -> None:

@@ -209,27 +209,26 @@ async def test_only_the_newest_examples_are_collected_and_those_since_a_time(gat
         )
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status"),
-    [
-        ("GET", f"{PATH}/nothing", None, 404),
-        ("GET", f"{PATH}/no-thing", None, 404),
-        ("GET", f"{PATH}/nothing/examples", None, 404),
-        ("POST", f"{PATH}/nothing/close", None, 404),
-        ("GET", f"{PATH}?state=half", None, 400),
-        ("POST", PATH, {"task": "nothing", "reason": "a"}, 404),
-        ("POST", PATH, {"task": "returns", "version": "returns@v9", "reason": "a"}, 404),
-        ("POST", PATH, {"task": "returns"}, 400),
-        ("POST", PATH, {"task": "returns", "reason": "a", "since": -1}, 400),
-    ],
-)
-async def test_what_can_not_be_done_is_refused(
-    gateway: RunningGateway, method: str, path: str, body: dict[str, Any] | None, status: int
-) -> None:
-    async with gateway.http() as http:
-        answer = await http.request(method, path, json=body)
-        assert answer.status_code == status, answer.text
-        assert await gateway.features[RetrainingRequests].store.all() == []
+NO_REQUESTS: list[tuple[str, str, dict[str, Any] | None, int]] = [
+    ("GET", f"{PATH}/nothing", None, 404),
+    ("GET", f"{PATH}/no-thing", None, 404),
+    ("GET", f"{PATH}/nothing/examples", None, 404),
+    ("POST", f"{PATH}/nothing/close", None, 404),
+    ("GET", f"{PATH}?state=half", None, 400),
+    ("POST", PATH, {"task": "nothing", "reason": "a"}, 404),
+    ("POST", PATH, {"task": "returns", "version": "returns@v9", "reason": "a"}, 404),
+    ("POST", PATH, {"task": "returns"}, 400),
+    ("POST", PATH, {"task": "returns", "reason": "a", "since": -1}, 400),
+]
+
+
+async def test_what_can_not_be_done_is_refused(gateway: RunningGateway, subtests: pytest.Subtests) -> None:
+    for method, path, body, status in NO_REQUESTS:
+        with subtests.test(method=method, path=path, body=body, status=status):
+            async with gateway.http() as http:
+                answer = await http.request(method, path, json=body)
+                assert answer.status_code == status, answer.text
+                assert await gateway.features[RetrainingRequests].store.all() == []
 
 
 async def test_the_audit_has_who_was_given_the_examples(gateway: RunningGateway) -> None:

@@ -177,18 +177,18 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
 async def test_a_bad_sample_is_refused_at_once_and_nothing_is_kept(
-    gateway: RunningGateway, redis: Redis, name: str
+    gateway: RunningGateway, redis: Redis, subtests: pytest.Subtests
 ) -> None:
-    data, sentence = BAD[name]
-    async with gateway.http() as http:
-        told = await give(http, "returns@v1", form("returns", prompts=data))
-        assert told.status_code == 422, told.text
-        assert told.json()["error"]["code"] == "prompts_rejected"
-        assert re.search(sentence, told.json()["error"]["message"])
-        assert (await http.get("/admin/v1/adapters/returns@v1")).json()["fitted"] == {}
-    assert not [key async for key in redis.scan_iter("apprentice:prompts:*")]
+    for name, (data, sentence) in BAD.items():
+        with subtests.test(name=name):
+            async with gateway.http() as http:
+                told = await give(http, "returns@v1", form("returns", prompts=data))
+                assert told.status_code == 422, told.text
+                assert told.json()["error"]["code"] == "prompts_rejected"
+                assert re.search(sentence, told.json()["error"]["message"])
+                assert (await http.get("/admin/v1/adapters/returns@v1")).json()["fitted"] == {}
+            assert not [key async for key in redis.scan_iter("apprentice:prompts:*")]
 
 
 async def test_one_class_foreign_alphabets_and_long_prompts_are_fitted_and_asked(
