@@ -128,22 +128,23 @@ async def test_engine_without_a_tokenizer_has_no_count(configure: Configure) -> 
     assert "counts no tokens" in refused.value.message
 
 
-@pytest.mark.parametrize(
-    ("fields", "kind", "param"),
-    [
-        ({"model": "nothing"}, anthropic.NotFoundError, "model"),
-        ({"messages": []}, anthropic.BadRequestError, "messages"),
-        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, anthropic.BadRequestError, "tools[0].type"),
-        ({"extra_body": {"bored": 1}}, anthropic.BadRequestError, "bored"),
-    ],
-)
+NO_COUNTS: list[tuple[dict[str, Any], type[anthropic.APIStatusError], str]] = [
+    ({"model": "nothing"}, anthropic.NotFoundError, "model"),
+    ({"messages": []}, anthropic.BadRequestError, "messages"),
+    ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, anthropic.BadRequestError, "tools[0].type"),
+    ({"extra_body": {"bored": 1}}, anthropic.BadRequestError, "bored"),
+]
+
+
 async def test_count_that_is_not_taken_has_anthropics_error(
-    messages: AsyncAnthropic, fields: dict[str, Any], kind: type[anthropic.APIStatusError], param: str
+    messages: AsyncAnthropic, subtests: pytest.Subtests
 ) -> None:
-    with pytest.raises(kind) as refused:
-        await messages.messages.count_tokens(**ASK | fields)
-    body: Any = refused.value.body
-    assert (body["type"], body["error"]["param"]) == ("error", param)
+    for fields, kind, param in NO_COUNTS:
+        with subtests.test(fields=fields, param=param):
+            with pytest.raises(kind) as refused:
+                await messages.messages.count_tokens(**ASK | fields)
+            body: Any = refused.value.body
+            assert (body["type"], body["error"]["param"]) == ("error", param)
 
 
 async def test_body_that_is_no_utf_8_is_told_as_that(running: RunningGateway) -> None:

@@ -344,20 +344,22 @@ async def test_the_state_of_a_trace_goes_to_the_engine_with_its_context_alone(
             assert (seen["traceparent"] == sent, seen.get("tracestate")) == (state is not None, state)
 
 
-@pytest.mark.parametrize(
-    "model", ['a"} 1\nfake_metric 1', "a\r\nset-cookie: b", "../../admin", "a\u2028b", "returns@v1\n"]
-)
+FORGED_NAMES = ['a"} 1\nfake_metric 1', "a\r\nset-cookie: b", "../../admin", "a\u2028b", "returns@v1\n"]
+
+
 async def test_a_models_name_becomes_no_header_no_label_and_no_path(
-    gateway: RunningGateway, small: FakeEngine, general: FakeEngine, model: str
+    gateway: RunningGateway, small: FakeEngine, general: FakeEngine, subtests: pytest.Subtests
 ) -> None:
-    before = small.requests_total + general.requests_total
-    async with gateway.http() as http:
-        answer = await http.post("/v1/chat/completions", json=ASK | {"model": model, "stream": True})
-        metrics = (await http.get("/metrics")).text
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
-    assert "fake_metric" not in metrics
-    assert "set-cookie" not in answer.headers
-    assert small.requests_total + general.requests_total == before
+    for model in FORGED_NAMES:
+        with subtests.test(model=model):
+            before = small.requests_total + general.requests_total
+            async with gateway.http() as http:
+                answer = await http.post("/v1/chat/completions", json=ASK | {"model": model, "stream": True})
+                metrics = (await http.get("/metrics")).text
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+            assert "fake_metric" not in metrics
+            assert "set-cookie" not in answer.headers
+            assert small.requests_total + general.requests_total == before
 
 
 async def test_an_engines_own_words_are_one_line_of_json_whatever_they_hold(

@@ -366,40 +366,41 @@ async def test_a_version_that_goes_meanwhile_ends_it_with_what_to_do(
     assert todo in told["note"]
 
 
-@pytest.mark.parametrize(
-    ("rows", "query", "status", "text"),
-    [
-        (b"", {}, 400, "no row"),
-        (b"\xff\n", {}, 400, "Line 1: it is no text"),
-        (data(2) + b'{"text": "x"}\n', {}, 400, "Line 3: it has no expected answer"),
-        (b'{"messages": [{"role": "robot"}], "expected": "a"}\n', {}, 400, "Line 1: "),
-        (b'{"messages": [{"content": "x"}], "expected": "a"}\n', {}, 400, "Line 1: "),
-        (data(2), {"version": "returns@v9"}, 404, "no version"),
-        (data(2), {"metric": "f1"}, 400, "is no metric"),
-        (data(2), {"metric": "fields:rule"}, 400, "Line 1: "),
-        (data(2), {"class_field": "rule"}, 400, "Line 1: "),
-        (data(2), {"arms": "specific"}, 400, "Arms are"),
-        (data(2), {"arms": "general", "calibrate": "true"}, 400, "needs the arm adapter"),
-        (data(2), {"arms": "adapter", "fit_gain": "true"}, 400, "adapter and general"),
-        (data(2), {"against": V1}, 400, "no other version"),
-        (data(2), {"rows": "3"}, 400, "no parameter rows"),
-        (data(40), {}, 400, "more than 30 rows"),
-        (b'{"text": "' + b"x" * 5000 + b'", "expected": "a"}\n', {}, 400, "more than 4000 bytes"),
-        (b" " * 20_000, {}, 413, "evaluation.bytes_max"),
-    ],
-)
+NO_DATA: list[tuple[bytes, dict[str, str], int, str]] = [
+    (b"", {}, 400, "no row"),
+    (b"\xff\n", {}, 400, "Line 1: it is no text"),
+    (data(2) + b'{"text": "x"}\n', {}, 400, "Line 3: it has no expected answer"),
+    (b'{"messages": [{"role": "robot"}], "expected": "a"}\n', {}, 400, "Line 1: "),
+    (b'{"messages": [{"content": "x"}], "expected": "a"}\n', {}, 400, "Line 1: "),
+    (data(2), {"version": "returns@v9"}, 404, "no version"),
+    (data(2), {"metric": "f1"}, 400, "is no metric"),
+    (data(2), {"metric": "fields:rule"}, 400, "Line 1: "),
+    (data(2), {"class_field": "rule"}, 400, "Line 1: "),
+    (data(2), {"arms": "specific"}, 400, "Arms are"),
+    (data(2), {"arms": "general", "calibrate": "true"}, 400, "needs the arm adapter"),
+    (data(2), {"arms": "adapter", "fit_gain": "true"}, 400, "adapter and general"),
+    (data(2), {"against": V1}, 400, "no other version"),
+    (data(2), {"rows": "3"}, 400, "no parameter rows"),
+    (data(40), {}, 400, "more than 30 rows"),
+    (b'{"text": "' + b"x" * 5000 + b'", "expected": "a"}\n', {}, 400, "more than 4000 bytes"),
+    (b" " * 20_000, {}, 413, "evaluation.bytes_max"),
+]
+
+
 async def test_data_that_can_not_be_used_begin_nothing(
-    configure: Configure, make_adapter: MakeAdapter, rows: bytes, query: dict[str, str], status: int, text: str
+    configure: Configure, make_adapter: MakeAdapter, subtests: pytest.Subtests
 ) -> None:
     limits = {"rows_max": 30, "row_bytes_max": 4000, "bytes_max": 10_000}
     async with run_gateway(configure(evaluation=limits)) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
-        answer = await http.post(PATH, params={"version": V1, **query}, content=rows, headers=JSON_LINES)
-        assert answer.status_code == status, answer.text
-        assert text in answer.json()["error"]["message"]
-        assert (await http.get(PATH)).json() == {"evaluations": []}
-        redis: Any = running.services.redis
-        assert not [key async for key in redis.scan_iter(match="apprentice:evaluation*")]
+        for rows, query, status, text in NO_DATA:
+            with subtests.test(query=query, text=text):
+                answer = await http.post(PATH, params={"version": V1, **query}, content=rows, headers=JSON_LINES)
+                assert answer.status_code == status, answer.text
+                assert text in answer.json()["error"]["message"]
+                assert (await http.get(PATH)).json() == {"evaluations": []}
+                redis: Any = running.services.redis
+                assert not [key async for key in redis.scan_iter(match="apprentice:evaluation*")]
 
 
 async def test_it_is_for_admins_and_for_data_that_say_what_they_are(ready: RunningGateway) -> None:

@@ -13,32 +13,33 @@ NONE = "The configuration has no task 'piano'. It has clauses, returns."
 TASKS: dict[str, Any] = {"returns": {}, "clauses": {}}
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "param"),
-    [
-        ("GET", "/admin/v1/aliases/piano", None, None),
-        ("PUT", "/admin/v1/aliases/piano", {"version": "piano@v1"}, None),
-        ("POST", "/admin/v1/aliases/piano/rollback", {}, None),
-        ("PUT", "/admin/v1/overrides/a", {"action": "refuse", "task": "piano"}, "task"),
-        ("GET", "/admin/v1/tasks/piano/quality", None, "task"),
-        ("GET", "/admin/v1/reviews?task=piano", None, "task"),
-        ("GET", "/v1/reviews/next?task=piano", None, "task"),
-        ("GET", "/admin/v1/suites?task=piano", None, "task"),
-        ("GET", "/admin/v1/adapters?task=piano", None, "task"),
-        ("GET", "/admin/v1/pulls?task=piano", None, "task"),
-        ("GET", "/admin/v1/trainings?task=piano", None, "task"),
-        ("GET", "/admin/v1/datasets?task=piano", None, "task"),
-        ("GET", "/admin/v1/retraining?task=piano", None, "task"),
-    ],
-)
+ASKED: list[tuple[str, str, dict[str, Any] | None, str | None]] = [
+    ("GET", "/admin/v1/aliases/piano", None, None),
+    ("PUT", "/admin/v1/aliases/piano", {"version": "piano@v1"}, None),
+    ("POST", "/admin/v1/aliases/piano/rollback", {}, None),
+    ("PUT", "/admin/v1/overrides/a", {"action": "refuse", "task": "piano"}, "task"),
+    ("GET", "/admin/v1/tasks/piano/quality", None, "task"),
+    ("GET", "/admin/v1/reviews?task=piano", None, "task"),
+    ("GET", "/v1/reviews/next?task=piano", None, "task"),
+    ("GET", "/admin/v1/suites?task=piano", None, "task"),
+    ("GET", "/admin/v1/adapters?task=piano", None, "task"),
+    ("GET", "/admin/v1/pulls?task=piano", None, "task"),
+    ("GET", "/admin/v1/trainings?task=piano", None, "task"),
+    ("GET", "/admin/v1/datasets?task=piano", None, "task"),
+    ("GET", "/admin/v1/retraining?task=piano", None, "task"),
+]
+
+
 async def test_who_asks_for_a_task_that_is_not_there_is_told_those_that_are(
-    configure: Configure, method: str, path: str, body: dict[str, Any] | None, param: str | None
+    configure: Configure, subtests: pytest.Subtests
 ) -> None:
     async with run_gateway(configure(tasks=TASKS)) as running, running.http() as http:
-        answer = await http.request(method, path, json=body)
-    refused = answer.json()["error"]
-    assert (answer.status_code, refused["code"], refused["param"]) == (404, "not_found", param)
-    assert refused["message"] == NONE
+        for method, path, body, param in ASKED:
+            with subtests.test(method=method, path=path, body=body, param=param):
+                answer = await http.request(method, path, json=body)
+                refused = answer.json()["error"]
+                assert (answer.status_code, refused["code"], refused["param"]) == (404, "not_found", param)
+                assert refused["message"] == NONE
 
 
 async def test_a_state_says_which_of_its_objects_is_of_a_task_that_is_not_there(configure: Configure) -> None:

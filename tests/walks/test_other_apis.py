@@ -447,29 +447,28 @@ async def test_unknown_model_has_each_apis_error(responses: AsyncOpenAI, message
 CALL = {"type": "tool_use", "id": "c1", "name": "f", "input": {}}
 
 
-@pytest.mark.parametrize(
-    ("path", "fields"),
-    [
-        ("messages", {"messages": [{"role": "user", "content": TEXT}], "system": "Be short.", "max_tokens": 20}),
-        ("messages", {"messages": [{"role": "assistant", "content": [CALL]}], "max_tokens": 20, "stop_sequences": []}),
-        ("embeddings", {"model": "general", "input": [TEXT, "b"]}),
-        ("responses", {"input": [{"role": "user", "content": TEXT}]}),
-        ("responses", {"input": TEXT, "instructions": "Be short."}),
-        ("completions", {"prompt": TEXT}),
-        ("chat/completions", {"messages": [{"role": "user", "content": TEXT}]}),
-    ],
-)
-async def test_route_takes_the_bodies_of_all_formats(
-    running: RunningGateway, path: str, fields: dict[str, Any]
-) -> None:
-    body = {"model": "returns"} | fields
-    async with running.http() as http:
-        answer = await http.post(f"/v1/{path}", json=body)
-        route = await http.post("/v1/route", json=body)
-        named = await http.post("/v1/route", json=body, params={"format": path.partition("/")[0]})
-    assert answer.status_code == 200, answer.text
-    assert (route.status_code, named.status_code) == (200, 200), route.text
-    assert route.json()["reason"] == named.json()["reason"] == answer.headers["x-apprentice-reason"]
+ROUTED: list[tuple[str, dict[str, Any]]] = [
+    ("messages", {"messages": [{"role": "user", "content": TEXT}], "system": "Be short.", "max_tokens": 20}),
+    ("messages", {"messages": [{"role": "assistant", "content": [CALL]}], "max_tokens": 20, "stop_sequences": []}),
+    ("embeddings", {"model": "general", "input": [TEXT, "b"]}),
+    ("responses", {"input": [{"role": "user", "content": TEXT}]}),
+    ("responses", {"input": TEXT, "instructions": "Be short."}),
+    ("completions", {"prompt": TEXT}),
+    ("chat/completions", {"messages": [{"role": "user", "content": TEXT}]}),
+]
+
+
+async def test_route_takes_the_bodies_of_all_formats(running: RunningGateway, subtests: pytest.Subtests) -> None:
+    for path, fields in ROUTED:
+        with subtests.test(path=path, fields=fields):
+            body = {"model": "returns"} | fields
+            async with running.http() as http:
+                answer = await http.post(f"/v1/{path}", json=body)
+                route = await http.post("/v1/route", json=body)
+                named = await http.post("/v1/route", json=body, params={"format": path.partition("/")[0]})
+            assert answer.status_code == 200, answer.text
+            assert (route.status_code, named.status_code) == (200, 200), route.text
+            assert route.json()["reason"] == named.json()["reason"] == answer.headers["x-apprentice-reason"]
 
 
 async def test_route_takes_a_body_as_the_format_that_is_named(running: RunningGateway) -> None:

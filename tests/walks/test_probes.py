@@ -10,13 +10,16 @@ import pytest
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
 
+HEADS = ["/health/live", "/health/ready", "/v1/models", "/v1/models/returns"]
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/v1/models", "/v1/models/returns"])
-async def test_a_probe_may_ask_for_the_head_alone(gateway: RunningGateway, path: str) -> None:
-    async with gateway.http() as http:
-        whole, head = await http.get(path), await http.head(path)
-    assert (head.status_code, head.content) == (200, b"")
-    assert head.headers["content-type"] == whole.headers["content-type"]
+
+async def test_a_probe_may_ask_for_the_head_alone(gateway: RunningGateway, subtests: pytest.Subtests) -> None:
+    for path in HEADS:
+        with subtests.test(path=path):
+            async with gateway.http() as http:
+                whole, head = await http.get(path), await http.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"] == whole.headers["content-type"]
 
 
 async def test_ready_says_whether_state_is_durable(gateway: RunningGateway) -> None:
