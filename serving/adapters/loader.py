@@ -162,8 +162,9 @@ class AdapterLoader:
     async def _take(self, step: Step, replica: Replica, name: str, version: Version | None, now: Pass) -> bool:
         placement = now.placements.get((replica.name, name))
         if version is None or step in ("lost", "forget"):
-            if version is not None and step == "lost" and placement is not None and placement.state in UNDER_WAY:
-                await self._note_end(replica, version, placement.failures, now)
+            is_wanted = step == "lost" and replica.name in now.plan.get(name, ())
+            if is_wanted and version is not None and placement is not None and placement.state in UNDER_WAY:
+                await self._note_end(replica, version, placement, now)
             else:
                 await self._forget(replica, name, placement, now, lost=step == "lost")
             return step == "lost"
@@ -217,6 +218,7 @@ class AdapterLoader:
             "ghosts": ghosts,
             "failures": before.failures if before and state != "ready" else 0,
             "fingerprint": before.fingerprint if before else "",
+            "note": before.note if before and {before.state, state} <= UNDER_WAY else "",
             **changed,
         }
         placement = Placement(
@@ -232,17 +234,19 @@ class AdapterLoader:
         await self._put(placement, now)
         return placement
 
-    async def _note_end(self, replica: Replica, version: Version, ends: int, now: Pass) -> None:
-        """The engine was started again while it loaded or probed the version. The first time it may be chance. What
-        ends it again must not do so for ever: each time it waits longer, and a version that is new is given up."""
-        if not ends:
+    async def _note_end(self, replica: Replica, version: Version, placement: Placement, now: Pass) -> None:
+        """The engine was started again while it loaded or probed the version. The first time it may be chance, and its
+        note is kept until it serves it, or fails. What ends it again must not do so for ever: each time it waits
+        longer, and a version that is new is given up."""
+        is_new = version.state == "staging"
+        if not (placement.note if is_new else placement.failures):
             note = f"{replica.name} ended while it began to serve {version.name}: it is tried again."
             log.warning("reconcile: %s", note, extra={"replica": replica.name, "version": version.name})
-            await self._write(replica, version, now, "loading", failures=1, note=note)
+            await self._write(replica, version, now, "loading", failures=placement.failures + 1, note=note)
             return
-        times = "twice" if ends == 1 else f"{ends + 1} times"
-        note = f"{replica.name} ended {times} while it began to serve {version.name}: see that engine's log."
-        await self._fail(replica, version, now, note, wrong=version.state == "staging")
+        ended = "ended twice" if placement.note else "ended again"
+        note = f"{replica.name} {ended} while it began to serve {version.name}: see that engine's log."
+        await self._fail(replica, version, now, note, wrong=is_new)
 
     async def _fail(
         self, replica: Replica, version: Version, now: Pass, why: str, *, wrong: bool = False, gone: bool = False

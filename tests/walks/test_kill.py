@@ -30,7 +30,7 @@ from serving.adapters import reconcile
 from serving.adapters.placement import PlacementState, map_by_place, read_placement
 from serving.object_store import Mirror, ObjectStore
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Fault, Moment, Status
+from tests.fakes.faults import Fault, Moment, Reset, Status
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -461,6 +461,41 @@ async def test_a_version_that_ends_its_engine_ends_one_twice_and_is_quarantined(
     assert f"ended twice while it began to serve {version}" in answer.json()["error"]["message"]
     assert (await shown(gateway, version))["state"] == "quarantined"
     assert sorted(len(fault.ends) for fault in faults) == [0, 2], "the other engine never met it"
+
+
+async def test_an_engine_that_ends_once_after_another_failure_has_not_ended_twice(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    version = await push(gateway, make_adapter(2))
+    small.faults.add(Reset(), path=LOAD, times=1)
+    ends = EndsItsEngine(version, small)
+    small.faults.add(ends, path=LOAD, times=1)
+    async with gateway.http() as http:
+        answer = await http.post(f"/admin/v1/adapters/{version}/stage")
+    assert answer.status_code == 200, answer.text
+    assert len(ends.ends) == 1
+    await until_ready(gateway, version)
+
+
+async def test_a_version_withdrawn_while_its_engine_is_down_leaves_no_ghost_there(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine
+) -> None:
+    version = await push(gateway, make_adapter(2))
+    held = Hold()
+    small.faults.add(held, path=LOAD, times=1)
+    async with gateway.http() as http:
+        await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=0")
+        await until(held.met.is_set, "the call")
+        await small.kill()
+        await until(lambda: not gateway.services.fleet.replicas["small-0"].up, "seen to be down")
+        assert (await http.post(f"/admin/v1/adapters/{version}/unload?wait_seconds=0")).status_code == 200
+        await small.restart()
+
+        async def is_forgotten() -> bool:
+            return not (await shown(gateway, version))["placements"]
+
+        await until(is_forgotten, "nothing is written down of it")
+        await until_ghosts_are_counted(http, small, other)
 
 
 async def test_a_version_is_released_without_a_replica_that_stays_down(
