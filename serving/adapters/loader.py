@@ -72,16 +72,26 @@ class Pass:
     unreadable: frozenset[str] = frozenset()
     plan: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _by_replica: dict[str, dict[tuple[str, str], Placement]] = field(init=False)
+    _replicas_of: dict[str, set[str]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._by_replica = group_by_replica(self.placements)
+        self._replicas_of = {}
+        for replica, version in self.placements:
+            self._replicas_of.setdefault(version, set()).add(replica)
 
     def on(self, replica: str) -> Mapping[tuple[str, str], Placement]:
         """The placements on one replica."""
         return self._by_replica.get(replica, {})
 
+    def of(self, version: str) -> Mapping[str, Placement]:
+        """The placements of one version, by their replicas."""
+        places = ((replica, version) for replica in self._replicas_of.get(version, ()))
+        return {place[0]: self.placements[place] for place in places if place in self.placements}
+
     def set(self, place: tuple[str, str], placement: Placement | None) -> None:
         """Take in what is written of a place now; None: nothing."""
+        self._replicas_of.setdefault(place[1], set()).add(place[0])
         here = self._by_replica.setdefault(place[0], {})
         for placements in (self.placements, here):
             if placement is None:

@@ -267,8 +267,10 @@ class Reconciler:
     def _may_load(self, replica: Replica, version: Version, now: Pass) -> bool:
         """True but for a new version that is not yet ready on the first of its replicas: the others load it after
         that one, so that an adapter that ends its engine, or is wrong, meets one engine alone."""
-        placed = {on: placement for (on, name), placement in now.placements.items() if name == version.name}
-        if version.state != "staging" or any(placement.state == "ready" for placement in placed.values()):
+        if version.state != "staging":
+            return True
+        placed = now.of(version.name)
+        if any(placement.state == "ready" for placement in placed.values()):
             return True
         tried = {on: placement.state for on, placement in placed.items() if placement.since >= version.changed_at}
         under_way = [on for on, state in tried.items() if state in UNDER_WAY]
@@ -322,9 +324,8 @@ class Reconciler:
 
     def _name_down(self, version: Version, now: Pass) -> str:
         """The replicas that went down with the version and are not back, as a sentence; empty where there are none."""
-        placed = [(on, p.state) for (on, name), p in now.placements.items() if name == version.name]
-        here = self._fleet.replicas
-        down = sorted(on for on, state in placed if state in UNDER_WAY and on in here and not here[on].up)
+        placed, here = now.of(version.name), self._fleet.replicas
+        down = sorted(on for on, p in placed.items() if p.state in UNDER_WAY and on in here and not here[on].up)
         return f"{', '.join(down)} went down while it began to serve it: see that engine's log" if down else ""
 
     def _no_target(self, version: Version, now: Pass) -> str:
