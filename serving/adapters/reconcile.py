@@ -274,8 +274,8 @@ class Reconciler:
             return True
         tried = {on: placement.state for on, placement in placed.items() if placement.since >= version.changed_at}
         under_way = [on for on, state in tried.items() if state in UNDER_WAY]
-        untried = (on for on in now.plan.get(version.name, ()) if on not in tried and self._fleet.replicas[on].up)
-        coming = under_way or [*untried]
+        up = (on for on in now.plan.get(version.name, ()) if (there := self._fleet.replicas.get(on)) and there.up)
+        coming = under_way or [on for on in up if on not in tried]
         return not coming or coming[0] == replica.name
 
     async def _settle(self, now: Pass, noted: Noted) -> None:

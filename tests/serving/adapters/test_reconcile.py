@@ -93,6 +93,14 @@ def test_the_most_important_version_is_seen_to_first() -> None:
     assert names == [f"{state}@v1" for state in expected]
 
 
+def test_a_new_version_does_not_wait_for_a_replica_that_left_during_the_pass() -> None:
+    version = version_of("new", "staging")
+    now = pass_of([version])
+    now.plan = {version.name: ("left-0", "small-0")}
+    fleet = fleet_of("small")
+    assert reconciler_of(fleet)._may_load(fleet.replicas["small-0"], version, now)
+
+
 def test_placements_are_parted_by_replica() -> None:
     places = {(on, "v"): placed(on, "v") for on in ("small-0", "small-1")} | {("small-0", "w"): placed("small-0", "w")}
     parts = group_by_replica(places)
