@@ -28,8 +28,8 @@ FORM_SHARE = 0.9
 """Share of a set's texts that have a shingle of their common form."""
 FORM_PART = 0.75
 """Part of a text from which on that form is left out: what people write alike by themselves is far less."""
-FORM_TEXTS_MIN, FORM_TEXTS_MAX = 20, 1000
-"""Texts from which on a common form is looked for, and about the most that are looked at."""
+FORM_TEXTS_MIN, FORM_TEXTS_MAX = 20, 200
+"""Texts from which on a common form is looked for, and the most that are looked at: all their shingles are held."""
 Hashes = NDArray[np.uint64]
 
 
@@ -105,7 +105,7 @@ class NearIndex:
 
 def find_form(texts: Sequence[str]) -> Hashes:
     """The shingles that nearly all of these texts have, where they are most of a text; else none."""
-    of_each = [shingles_of(text) for text in texts[:: max(1, len(texts) // FORM_TEXTS_MAX)]]
+    of_each = [shingles_of(text) for text in texts[:: max(1, -(-len(texts) // FORM_TEXTS_MAX))]]
     if len(of_each) < FORM_TEXTS_MIN:
         return np.empty(0, dtype=np.uint64)
     shingles, counts = np.unique(np.concatenate(of_each), return_counts=True)

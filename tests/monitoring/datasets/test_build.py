@@ -24,7 +24,7 @@ from monitoring.datasets.card import card_of
 from monitoring.datasets.card_page import list_warnings, make_card_page
 from monitoring.datasets.earlier_sides import list_earlier_sides
 from monitoring.datasets.folder import remove_set, sweep, write_set
-from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of
+from monitoring.datasets.near_duplicates import NEAR, NearIndex, find_form, shingles_of
 from monitoring.datasets.rows import DataRow, digest_of_input, fold_text, input_of, share_tools
 from monitoring.datasets.rows_from_files import data_row_of
 from monitoring.datasets.rows_from_traffic import KeptRows
@@ -102,6 +102,18 @@ def test_forms_with_different_facts_are_no_near_duplicates() -> None:
     assert jaccard(row(cases[0], "yes"), row(cases[1], "yes")) > NEAR
     assert reasons(found) == {"near_duplicate": 3}
     assert len(found.heldout) > 3
+
+
+def test_the_form_of_many_long_texts_is_found_in_little_memory() -> None:
+    letters = random.Random(0)
+    texts = ["a form " * 50 + "".join(letters.choices("abcdefgh", k=2000)) for _ in range(1999)]
+    tracemalloc.start()
+    try:
+        find_form(texts)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 30_000_000, "a sample of the texts shows it"
 
 
 def test_rows_with_other_tools_are_no_duplicates_and_stay_on_one_side() -> None:
