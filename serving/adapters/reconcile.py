@@ -323,10 +323,10 @@ class Reconciler:
             await self._registry.move(version.name, "verified", note, noted)
 
     def _name_down(self, version: Version, now: Pass) -> str:
-        """The replicas that went down with the version and are not back, as a sentence; empty where there are none."""
+        """The replicas that went down or left with the version, as a sentence; empty where there are none."""
         placed, here = now.of(version.name), self._fleet.replicas
-        down = sorted(on for on, p in placed.items() if p.state in UNDER_WAY and on in here and not here[on].up)
-        return f"{', '.join(down)} went down while it began to serve it: see that engine's log" if down else ""
+        down = sorted(on for on, p in placed.items() if p.state in UNDER_WAY and not (on in here and here[on].up))
+        return f"{', '.join(down)} went away while it began to serve it: see that engine's log" if down else ""
 
     def _no_target(self, version: Version, now: Pass) -> str:
         replicas = [replica for replica in self._fleet.in_pool(version.pool) if self._is_there(replica)]

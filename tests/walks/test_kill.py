@@ -498,6 +498,29 @@ async def test_a_version_withdrawn_while_its_engine_is_down_leaves_no_ghost_ther
         await until_ghosts_are_counted(http, small, other)
 
 
+async def test_a_version_is_tried_nowhere_else_while_the_engine_that_began_it_is_away(
+    gateway: RunningGateway,
+    make_adapter: MakeAdapter,
+    small: FakeEngine,
+    other: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    version = await push(gateway, make_adapter(2))
+    monkeypatch.setattr(reconcile, "DOWN_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(reconcile, "STAGE_SECONDS_MAX", 2.0)
+    held = Hold()
+    small.faults.add(held, path=LOAD, times=1)
+    async with gateway.http() as http:
+        staging = asyncio.create_task(http.post(f"/admin/v1/adapters/{version}/stage"))
+        await until(held.met.is_set, "the call")
+        await small.kill()
+        answer = await staging
+    assert answer.status_code == 409
+    assert "small-0 went away while it began to serve it" in answer.json()["error"]["message"]
+    assert (await shown(gateway, version))["state"] == "verified"
+    assert not [call for call in other.calls if call.path == LOAD and call.body["lora_name"] == version]
+
+
 async def test_a_version_is_released_without_a_replica_that_stays_down(
     gateway: RunningGateway, make_adapter: MakeAdapter, other: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
