@@ -338,7 +338,7 @@ class AdapterLoader:
         must have room on each of them before it is loaded on the first.
         """
         targets = now.plan.get(version.name, ()) if version.state == "staging" else (replica.name,)
-        for target in map(self._fleet.replicas.__getitem__, targets):
+        for target in filter(None, map(self._fleet.replicas.get, targets)):
             capacity = self.capacity(target, now.on(target.name))
             if capacity.registered < capacity.places or version.name in target.seen:
                 continue

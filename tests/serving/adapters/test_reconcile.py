@@ -101,6 +101,14 @@ def test_a_new_version_does_not_wait_for_a_replica_that_left_during_the_pass() -
     assert reconciler_of(fleet)._may_load(fleet.replicas["small-0"], version, now)
 
 
+async def test_a_new_version_needs_no_room_on_a_replica_that_left_during_the_pass() -> None:
+    version, fleet, nobody = version_of("new", "staging"), fleet_of("small"), cast(Any, None)
+    now = pass_of([version])
+    now.plan = {version.name: ("left-0", "small-0")}
+    loader = AdapterLoader(fleet, nobody, nobody, {}, nobody, nobody, nobody)
+    assert await loader._has_room(fleet.replicas["small-0"], version, now)
+
+
 def test_placements_are_parted_by_replica() -> None:
     places = {(on, "v"): placed(on, "v") for on in ("small-0", "small-1")} | {("small-0", "w"): placed("small-0", "w")}
     parts = group_by_replica(places)
