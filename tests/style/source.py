@@ -54,7 +54,12 @@ def length(node: Function) -> int:
 
 @cache
 def tracked() -> tuple[str, ...]:
-    """The paths that git tracks, or would with the next commit of everything. Leaves the test out without git."""
+    """The files that git tracks, or would with the next commit of everything. Leaves the test out without git."""
+    return tuple(path for path in listed_by_git() if (ROOT / path).is_file())
+
+
+def listed_by_git() -> tuple[str, ...]:
+    """The same with links, whatever they lead to."""
     program("git")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -63,4 +68,4 @@ def tracked() -> tuple[str, ...]:
         capture_output=True,
         text=True,
     )
-    return tuple(path for path in listed.stdout.splitlines() if (ROOT / path).is_file())
+    return tuple(listed.stdout.splitlines())

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.style.source import ROOMS, ROOT, SOURCES, Function, files, functions, length, shown, tracked, tree
+from tests.style.source import (
+    ROOMS,
+    ROOT,
+    SOURCES,
+    Function,
+    files,
+    functions,
+    length,
+    listed_by_git,
+    shown,
+    tracked,
+    tree,
+)
 
 FUNCTION_LINES_MAX = 70
 WALK_LINES_MAX = 60
@@ -213,6 +225,10 @@ def test_nothing_names_a_path_of_the_machine_it_was_written_on() -> None:
 
 def test_nothing_names_a_temporary_path_of_the_machine_it_was_written_on() -> None:
     assert not lines_with(TEMPORARY_PATHS)
+
+
+def test_no_tracked_file_is_a_link_to_elsewhere() -> None:
+    assert not [path for path in listed_by_git() if not (ROOT / path).resolve().is_relative_to(ROOT)]
 
 
 def test_nothing_names_the_address_of_a_package_registry() -> None:

@@ -228,7 +228,7 @@ async def test_a_page_whose_scripts_arrive_late_is_live_all_the_same(world: Cons
     page = await opened(browser, [])
 
     async def let_htmx_begin_first(route: Route) -> None:
-        await page.wait_for_function("window.htmx")
+        await until(lambda: page.evaluate("Boolean(window.htmx)"), "htmx has run")
         await page.evaluate("new Promise((done) => setTimeout(done))")
         await route.continue_()
 
