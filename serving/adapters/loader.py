@@ -26,6 +26,7 @@ from serving.adapters.placement import (
     PlacementState,
     Step,
     group_by_replica,
+    group_by_version,
     name_placement,
     read_placement,
 )
@@ -72,28 +73,24 @@ class Pass:
     unreadable: frozenset[str] = frozenset()
     plan: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _by_replica: dict[str, dict[tuple[str, str], Placement]] = field(init=False)
-    _replicas_of: dict[str, set[str]] = field(init=False)
+    _by_version: dict[str, dict[tuple[str, str], Placement]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._by_replica = group_by_replica(self.placements)
-        self._replicas_of = {}
-        for replica, version in self.placements:
-            self._replicas_of.setdefault(version, set()).add(replica)
+        self._by_version = group_by_version(self.placements)
 
     def on(self, replica: str) -> Mapping[tuple[str, str], Placement]:
         """The placements on one replica."""
         return self._by_replica.get(replica, {})
 
-    def of(self, version: str) -> Mapping[str, Placement]:
-        """The placements of one version, by their replicas."""
-        places = ((replica, version) for replica in self._replicas_of.get(version, ()))
-        return {place[0]: self.placements[place] for place in places if place in self.placements}
+    def of(self, version: str) -> Mapping[tuple[str, str], Placement]:
+        """The placements of one version."""
+        return self._by_version.get(version, {})
 
     def set(self, place: tuple[str, str], placement: Placement | None) -> None:
         """Take in what is written of a place now; None: nothing."""
-        self._replicas_of.setdefault(place[1], set()).add(place[0])
-        here = self._by_replica.setdefault(place[0], {})
-        for placements in (self.placements, here):
+        here, of_version = self._by_replica.setdefault(place[0], {}), self._by_version.setdefault(place[1], {})
+        for placements in (self.placements, here, of_version):
             if placement is None:
                 placements.pop(place, None)
             else:
@@ -245,9 +242,9 @@ class AdapterLoader:
         return placement
 
     async def _note_end(self, replica: Replica, version: Version, placement: Placement, now: Pass) -> None:
-        """The engine was started again while it loaded or probed the version. The first time it may be chance, and its
-        note is kept until it serves it, or fails. What ends it again must not do so for ever: each time it waits
-        longer, and a version that is new is given up."""
+        """The engine was started again while it loaded or probed the version. The first end may be chance: its note
+        stays in the placement until the version serves there, or fails. After the next ones each try waits longer, and
+        a new version is given up."""
         is_new = version.state == "staging"
         if not (placement.note if is_new else placement.failures):
             note = f"{replica.name} ended while it began to serve {version.name}: it is tried again."

@@ -72,9 +72,18 @@ def map_by_place(placements: Iterable[Placement]) -> dict[tuple[str, str], Place
 
 def group_by_replica(placements: Mapping[tuple[str, str], Placement]) -> dict[str, dict[tuple[str, str], Placement]]:
     """The same, those of each replica by themselves."""
+    return _group(placements, 0)
+
+
+def group_by_version(placements: Mapping[tuple[str, str], Placement]) -> dict[str, dict[tuple[str, str], Placement]]:
+    """The same, those of each version by themselves."""
+    return _group(placements, 1)
+
+
+def _group(placements: Mapping[tuple[str, str], Placement], part: int) -> dict[str, dict[tuple[str, str], Placement]]:
     parts: dict[str, dict[tuple[str, str], Placement]] = {}
     for place, placement in placements.items():
-        parts.setdefault(place[0], {})[place] = placement
+        parts.setdefault(place[part], {})[place] = placement
     return parts
 
 

@@ -272,7 +272,7 @@ class Reconciler:
         placed = now.of(version.name)
         if any(placement.state == "ready" for placement in placed.values()):
             return True
-        tried = {on: placement.state for on, placement in placed.items() if placement.since >= version.changed_at}
+        tried = {on: placement.state for (on, _), placement in placed.items() if placement.since >= version.changed_at}
         under_way = [on for on, state in tried.items() if state in UNDER_WAY]
         up = (on for on in now.plan.get(version.name, ()) if (there := self._fleet.replicas.get(on)) and there.up)
         coming = under_way or [on for on in up if on not in tried]
@@ -319,14 +319,14 @@ class Reconciler:
         elif len(ready) >= compute_quorum(len(targets)):
             await self._registry.move(version.name, "ready", notes)
         else:
-            note = notes or self._name_down(version, now) or "it took too long to load"
+            note = notes or self._name_away(version, now) or "it took too long to load"
             await self._registry.move(version.name, "verified", note, noted)
 
-    def _name_down(self, version: Version, now: Pass) -> str:
+    def _name_away(self, version: Version, now: Pass) -> str:
         """The replicas that went down or left with the version, as a sentence; empty where there are none."""
         placed, here = now.of(version.name), self._fleet.replicas
-        down = sorted(on for on, p in placed.items() if p.state in UNDER_WAY and not (on in here and here[on].up))
-        return f"{', '.join(down)} went away while it began to serve it: see that engine's log" if down else ""
+        away = [on for (on, _), p in placed.items() if p.state in UNDER_WAY and not (on in here and here[on].up)]
+        return f"{', '.join(sorted(away))} went away while it began to serve it: see that engine's log" if away else ""
 
     def _no_target(self, version: Version, now: Pass) -> str:
         replicas = [replica for replica in self._fleet.in_pool(version.pool) if self._is_there(replica)]
