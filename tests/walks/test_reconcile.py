@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -40,18 +39,13 @@ from tests.walks.two_replicas import (
     pool,
     push,
     put,
-    run_two,
     shown,
+    two,
     until_ready,
     with_two,
 )
 
-
-@pytest.fixture
-async def two(configure: Configure, make_adapter: MakeAdapter, other: FakeEngine) -> AsyncIterator[RunningGateway]:
-    """A gateway over two replicas, on both of which `returns@v1` is ready and served."""
-    async with run_two(configure, make_adapter, other) as running:
-        yield running
+__all__ = ["two"]
 
 
 @pytest.mark.invariant("Adapters that others loaded are left alone.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from gateway.features.releases.reconciling import reconcile_once
@@ -24,18 +22,13 @@ from tests.walks.two_replicas import (
     go_down,
     lists,
     loads,
-    run_two,
     shown,
+    two,
     until_ready,
     with_two,
 )
 
-
-@pytest.fixture
-async def two(configure: Configure, make_adapter: MakeAdapter, other: FakeEngine) -> AsyncIterator[RunningGateway]:
-    """A gateway over two replicas, on both of which `returns@v1` is ready and served."""
-    async with run_two(configure, make_adapter, other) as running:
-        yield running
+__all__ = ["two"]
 
 
 async def test_a_restarted_gateway_serves_what_is_loaded_without_a_load_or_a_probe(

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
+import pytest
 from redis.asyncio import Redis
 
 from serving.object_store import CHANGED_CHANNEL
@@ -100,13 +102,24 @@ async def shown(gateway: RunningGateway, version: str) -> dict[str, Any]:
         return dict(answer.json())
 
 
-@asynccontextmanager
-async def run_two(configure: Configure, make_adapter: MakeAdapter, other: FakeEngine) -> AsyncIterator[RunningGateway]:
+@pytest.fixture
+async def two(configure: Configure, make_adapter: MakeAdapter, other: FakeEngine) -> AsyncIterator[RunningGateway]:
     """A gateway over two replicas, on both of which `returns@v1` is ready and served."""
     async with run_gateway(with_two(configure, other)) as running:
         await running.place(make_adapter(1))
         await until_ready(running, "returns@v1")
         yield running
+
+
+async def until_ghosts_are_counted(http: httpx.AsyncClient, *engines: FakeEngine) -> None:
+    """Wait until the gateway shows as many ghosts on the replicas as their engines have."""
+
+    async def are_counted() -> bool:
+        replicas = (await http.get("/admin/v1/replicas")).json()["replicas"]
+        counted = [row["capacity"]["ghosts"] for row in replicas if row["pool"] == "small"]
+        return counted == [len(engine.adapters.ghosts) for engine in engines]
+
+    await until(are_counted, "ghosts as many as written down")
 
 
 async def until_ready(gateway: RunningGateway, version: str, replicas: Sequence[str] = ("small-0", "small-1")) -> None:
