@@ -109,7 +109,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command; what the user can mend is one line, not a trace, and with --json an error on stdout too."""
+    """Run the command; what the user can mend is a line each, not a trace, and with --json an error on stdout too."""
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:
@@ -122,7 +122,8 @@ def main() -> None:
 
             Printer(True).print_json({"error": Unusable(text).content()})
         if text:  # else its help was shown
-            print(f"apprentice: {' '.join(text.split())}", file=sys.stderr)
+            lines = text if isinstance(error, SettingsError) else " ".join(text.split())  # a line for each fault
+            print(f"apprentice: {lines}", file=sys.stderr)
         sys.exit(2)
 
 

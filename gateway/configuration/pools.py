@@ -80,7 +80,10 @@ class ReplicaSettings(Section):
     )
     api_key: SecretStr | None = Field(None, description="Key of the engine.")
     store_folder: str | None = Field(
-        None, pattern=r"^/", description="Adapter store at this engine; unset: as at the gateway."
+        None,
+        pattern=r"^/",
+        examples=["/srv/store"],
+        description="Adapter store at this engine; unset: as at the gateway.",
     )
     in_flight_max: int = Field(256, ge=1, le=100_000, description="Most requests at a time.")
     sidecar_url: str | None = Field(None, pattern=ADDRESS, description="Sidecar that fills its store; unset: shared.")
@@ -90,9 +93,13 @@ class ReplicaSettings(Section):
 class ServiceSettings(AccountSettings):
     """A Service of Kubernetes, whose EndpointSlices name the engines that are ready."""
 
-    name: str = Field(pattern=LABEL, description="Name of the Service.")
-    namespace: str | None = Field(None, pattern=LABEL, description="Its namespace; unset: the gateway's own.")
-    port: str | None = Field(None, pattern=LABEL, description="Name of its port; unset: its only one.")
+    name: str = Field(pattern=LABEL, examples=["engines"], description="Name of the Service.")
+    namespace: str | None = Field(
+        None, pattern=LABEL, examples=["engines"], description="Its namespace; unset: the gateway's own."
+    )
+    port: str | None = Field(
+        None, pattern=LABEL, examples=["engines"], description="Name of its port; unset: its only one."
+    )
 
 
 class DiscoverSettings(Section):
@@ -101,6 +108,7 @@ class DiscoverSettings(Section):
     dns: str | None = Field(
         None,
         pattern=DNS_NAME,
+        examples=["engines.example.com"],
         max_length=253,
         description="Name whose addresses they are, with `port`.",
     )
@@ -108,9 +116,15 @@ class DiscoverSettings(Section):
     port: int | None = Field(None, ge=1, le=65535, description="Port of every engine.")
     sidecar_port: int | None = Field(None, ge=1, le=65535, description="Port of the sidecars; unset: a shared store.")
     server_name: str | None = Field(
-        None, pattern=DNS_NAME, max_length=253, description="Engines speak TLS, with this name in their certificate."
+        None,
+        pattern=DNS_NAME,
+        examples=["engines.example.com"],
+        max_length=253,
+        description="Engines speak TLS, with this name in their certificate.",
     )
-    store_folder: str | None = Field(None, pattern=r"^/", description="As `replicas.store_folder`.")
+    store_folder: str | None = Field(
+        None, pattern=r"^/", examples=["/srv/store"], description="As `replicas.store_folder`."
+    )
     in_flight_max: int = Field(256, ge=1, le=100_000, description="As `replicas.in_flight_max`.")
     interval_seconds: Seconds = Field(5.0, description="Time between looks at DNS; longest before a retry.")
 
@@ -146,7 +160,10 @@ class PoolSettings(BodySection):
     )
     base_folder: Path | None = Field(None, description="Folder with its config.json; unset: no adapters here.")
     base_fingerprint: str | None = Field(
-        None, pattern=r"^sha256:[0-9a-f]{64}$", description="Fingerprint of the base; unset: computed in base_folder."
+        None,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        examples=[f"sha256:{64 * '0'}"],
+        description="Fingerprint of the base; unset: computed in base_folder.",
     )
     price: PriceSettings | None = Field(None, description="Price of its answers; unset: unknown.")
     callable: bool = Field(False, description="Whether callers may put it into `model`.")

@@ -11,7 +11,7 @@ from gateway.configuration.sections import Section
 from serving.adapters.sources.fetch_job import FetchSettings
 
 ENDPOINT = r"^https?://[^/\s@]+/?$"
-Beginning = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^\s@]+$")]
+Beginning = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^\s@]+$", examples=["s3://bucket/adapters/"])]
 
 
 class PullSettings(Section):

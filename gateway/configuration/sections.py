@@ -201,7 +201,9 @@ class OidcSettings(Section):
     issuer: str = Field(pattern=r"^https?://\S+$", description="Its issuer.")
     client_id: str = Field(description="The console's id there.")
     client_secret: SecretStr | None = Field(None, description="Its secret; unset: a public client.")
-    scope: str = Field("openid email profile", pattern=r"\bopenid\b", description="Requested scopes.")
+    scope: str = Field(
+        "openid email profile", pattern=r"\bopenid\b", examples=["openid email"], description="Requested scopes."
+    )
     role_claim: str = Field("groups", description="Claim with roles; dots go deeper.")
     admins: tuple[str, ...] = Field((), description="Its values of admins.")
     operators: tuple[str, ...] = Field((), description="Its values of operators.")

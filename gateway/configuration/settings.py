@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -23,6 +22,12 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from gateway.callers import split_key
 from gateway.configuration.datasets import DatasetSettings
 from gateway.configuration.evaluations import EvaluationSettings
+from gateway.configuration.faults import (
+    ConfigurationSource,
+    ContradictingSettings,
+    describe_errors,
+    find_placeholders,
+)
 from gateway.configuration.fitting import FittingSettings
 from gateway.configuration.monitor import MonitorSettings
 from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
@@ -54,7 +59,7 @@ from monitoring.bucket_storage import Bucket
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from router.policy import AttemptLimits, CacheIsolation
-from serving.adapters.plain_yaml import read_yaml
+from serving.adapters.plain_yaml import describe_syntax, read_yaml
 from serving.adapters.signature import SignatureError, read_public_key
 from serving.fleet import PoolConfig
 
@@ -244,32 +249,34 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if faults := list(self._list_faults()):
+            raise ContradictingSettings(faults)
+        return self
+
+    def _list_faults(self) -> Iterator[str]:
+        """Settings that can't be used together, as sentences that begin with their key."""
         names = [replica.name for pool in self.pools.values() for replica in pool.replicas]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"pools: replica names are unique in the fleet; used twice: {', '.join(twice)}")
+            yield f"pools: replica names are unique in the fleet; used twice: {', '.join(twice)}"
         if self.general_pool not in self.pools:
-            raise ValueError(f"general_pool: there is no pool {self.general_pool!r}")
+            yield f"general_pool: there is no pool {self.general_pool!r}"
         for name, task in self.tasks.items():
-            if faults := list(task.faults(name, frozenset(self.pools), self.limits.request_timeout_seconds)):
-                raise ValueError("; ".join(faults))
-            if faults := [*self._faults_of_monitor(name, task), *task.texts.faults(name, self.records.archive)]:
-                raise ValueError("; ".join(faults))
+            yield from task.faults(name, frozenset(self.pools), self.limits.request_timeout_seconds)
+            yield from self._faults_of_monitor(name, task)
+            yield from task.texts.faults(name, self.records.archive)
             fallback_pool = self.pools.get(task.fallback_pool or "")
             if task.general_usd_per_day is not None and (fallback_pool is None or fallback_pool.price is None):
-                raise ValueError(f"tasks.{name}.general_usd_per_day: its fallback pool needs a price")
+                yield f"tasks.{name}.general_usd_per_day: its fallback pool needs a price"
         if self.monitor.webhook_key is not None and self.monitor.webhook_url is None:
-            raise ValueError("monitor.webhook_key: nothing is sent that it could sign: set monitor.webhook_url too")
+            yield "monitor.webhook_key: nothing is sent that it could sign: set monitor.webhook_url too"
         if self.admin_key is not None and split_key(self.admin_key.get_secret_value()) is None:
-            raise ValueError("admin_key: it has not the form of a key; `apprentice keygen` makes one")
-        both = sorted(self.tasks.keys() & {name for name, pool in self.pools.items() if pool.callable})
-        if both:
-            raise ValueError(f"tasks: a task and a callable pool can't share a name: {', '.join(both)}")
-        if faults := list(faults_of(self.pools)):
-            raise ValueError("; ".join(faults))
-        if faults := [*self._faults_of_redis(), *self.texts.faults()]:
-            raise ValueError("; ".join(faults))
-        return self
+            yield "admin_key: it has not the form of a key; `apprentice keygen` makes one"
+        for name in sorted(self.tasks.keys() & {name for name, pool in self.pools.items() if pool.callable}):
+            yield f"tasks.{name}: a task and a callable pool can't share a name"
+        yield from faults_of(self.pools)
+        yield from self._faults_of_redis()
+        yield from self.texts.faults()
 
     def _faults_of_redis(self) -> Iterator[str]:
         """Settings that do not fit `redis_url`, as sentences that begin with their key."""
@@ -396,71 +403,46 @@ def _with_password(url: str, password: str) -> str:
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Read file and environment. Raises SettingsError that names each key at fault."""
-    raw: Any = {}
-    if path is not None:
-        try:
-            raw = read_yaml(path.read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise SettingsError(f"The configuration {path} is not YAML: {error}.") from error
-    if not isinstance(raw, dict):
-        raise SettingsError(f"The configuration {path} is not a mapping of keys to values.")
-    if places := list(_find_placeholders(raw)):
-        text = "a variable is not replaced here. Set it from the environment: docs/reference/settings.md"
-        raise SettingsError(f"The configuration {path} can't be used: {', '.join(places)}: {text}.")
-    _refuse_unknown_variables(os.environ if environment is None else environment)
+    """Read file and environment. Raises SettingsError that names each key at fault, with its line or variable."""
+    environment = os.environ if environment is None else environment
+    text, raw = _read_file(path) if path is not None else ("", {})
+    source = ConfigurationSource(path, text, _list_variables(environment))
+    if faults := list(find_placeholders(raw)):
+        raise SettingsError(source.report(faults))
+    _refuse_unknown_variables(environment)
     try:
         return Settings(**raw)
     except ValidationError as error:
-        faults = [": ".join(filter(None, (_place(e), _describe(e)))).rstrip(".") for e in error.errors()]
-        told = ";\n  ".join(faults)
-        raise SettingsError(f"The configuration {path or ''} can't be used:\n  {told}.") from error
+        raise SettingsError(source.report(describe_errors(error.errors(), Settings.model_json_schema()))) from error
     except UnreadableVariable as error:
-        raise SettingsError(f"An environment variable can't be used: {error}.") from error
-    except TypeError as error:
-        raise SettingsError(f"The configuration {path} has a key that is not text: {error}.") from error
+        name = re.sub(r'.*field "(\w+)".*', r"\1", str(error)).upper()
+        text = f"The environment variable {ENVIRONMENT_PREFIX}{name}, or one that begins so, is no JSON: a list is"
+        raise SettingsError(f"""{text} ["a", "b"], a section {{"key": 1}}.""") from error
 
 
-PLACEHOLDER = re.compile(r"\$\{\w+\}")
-RENAMED: Mapping[str, str] = MappingProxyType(
-    {
-        "exit_pool": "fallback_pool",
-        "exits": "fallbacks",
-        "exit_breaks": "fallback_breaks",
-        "rungs": "checks",
-        "slice_share": "quota_share",
-        "standbys_kept": "previous_versions_kept",
-    }
-)
-"""Keys of earlier releases, and what they are called now."""
+def _read_file(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a configuration and its keys. Raises SettingsError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = read_yaml(text)
+    except OSError as error:
+        raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise SettingsError(f"The configuration is not YAML: {path}{describe_syntax(error)}.") from error
+    if raw is None:
+        return text, {}
+    if not isinstance(raw, dict):
+        raise SettingsError(f"The configuration {path} is not a mapping of keys to values.")
+    for key in raw:
+        if not isinstance(key, str):
+            raise SettingsError(f"The configuration {path} has a key that is not text: {key}.")
+    return text, raw
 
 
-def _find_placeholders(value: Any, place: str = "") -> Iterator[str]:
-    """Yield the keys whose value is `${NAME}` alone."""
-    if isinstance(value, str) and PLACEHOLDER.fullmatch(value):
-        yield place
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        yield from _find_placeholders(child, f"{place}.{key}" if place else str(key))
-
-
-def _describe(error: Any) -> str:
-    if error["type"] == "extra_forbidden" and (now := RENAMED.get(str(error["loc"][-1]))):
-        return f"this key is called {now} now"
-    if str(error.get("ctx", {}).get("pattern", "")).startswith("^https?://"):
-        return "an address is needed, such as http://127.0.0.1:8000"
-    sentences = {
-        "extra_forbidden": "unknown key",
-        **dict.fromkeys(("model_type", "dict_type"), "it holds keys and values"),
-    }
-    return sentences.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
-
-
-def _place(error: Any) -> str:
-    """The key at fault. Where it is a name that is none, pydantic puts `[key]` behind it."""
-    return ".".join(str(part) for part in error["loc"] if part != "[key]")
+def _list_variables(environment: Mapping[str, str]) -> dict[tuple[str | int, ...], str]:
+    """The variables with settings, by the keys that they set."""
+    names = [name for name in environment if name.upper().startswith(ENVIRONMENT_PREFIX)]
+    return {tuple(name[len(ENVIRONMENT_PREFIX) :].lower().split("__")): name for name in names}
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:

@@ -131,7 +131,10 @@ class TaskSettings(BodySection):
     description: str = Field("", max_length=500, description="Description for people.")
     fallback_pool: Name | None = Field("general", description="Pool that answers where the adapter can't; null: none.")
     commit: str = Field(
-        "first_token", pattern=COMMIT_POLICIES, description="Commit of a stream: first_token, tokens:N or complete."
+        "first_token",
+        pattern=COMMIT_POLICIES,
+        examples=["tokens:32"],
+        description="Commit of a stream: first_token, tokens:N or complete.",
     )
     hold_seconds_max: Seconds | None = Field(
         None, description="Longest hold of a stream; unset: limits.answer_timeout_seconds."
@@ -154,6 +157,7 @@ class TaskSettings(BodySection):
     selector: str = Field(
         "user_turns",
         pattern=SELECTORS,
+        examples=["user_turns"],
         description="Text that fitted models read: last_user, user_turns, dialogue or field:PATH of JSON.",
     )
     monitor: TaskMonitorSettings = TaskMonitorSettings()

@@ -37,7 +37,7 @@ class TextSettings(Section):
     )
     key: Name | None = Field(None, description="Key that seals new texts.")
     phone_region: str | None = Field(
-        None, pattern=r"^[A-Z]{2}$", description="Country of phone numbers without +; unset: kept."
+        None, pattern=r"^[A-Z]{2}$", examples=["DE"], description="Country of phone numbers without +; unset: kept."
     )
     unarchived_bytes_max: int = Field(
         256 << 20, ge=1 << 20, le=1 << 40, description="Bytes of texts that wait for the archive."

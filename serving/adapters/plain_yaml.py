@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import yaml
@@ -31,6 +31,33 @@ def read_plain_yaml(raw: bytes) -> Any:
 def read_yaml(raw: str | bytes) -> Any:
     """The value in an operator's own YAML text, such as the configuration. Raises YAMLError."""
     return UniqueKeyLoader(raw).get_single_data()
+
+
+def find_place(raw: str, keys: Iterable[str | int]) -> tuple[int, int]:
+    """The line and column, each from 1, of the innermost of nested keys that a YAML text has. Raises YAMLError."""
+    node = yaml.compose(raw, UniqueKeyLoader)
+    mark = None
+    for key in map(str, keys):
+        entry = None
+        if isinstance(node, yaml.MappingNode):
+            entry = next(((name.start_mark, value) for name, value in node.value if name.value == key), None)
+        elif isinstance(node, yaml.SequenceNode) and key.isdecimal() and int(key) < len(node.value):
+            entry = node.value[int(key)].start_mark, node.value[int(key)]
+        if entry is None:
+            break
+        mark, node = entry
+    return (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
+
+
+def describe_syntax(error: Exception) -> str:
+    """The end of a sentence that begins with the file's name: the place in it, where there is one, and the fault."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return f": {' '.join(str(error).split())}"
+    if "'\\t'" in problem:
+        problem = "a tab is here: indent with spaces"
+    context = getattr(error, "context", None)
+    return f":{mark.line + 1}:{mark.column + 1}: {f'{context}: ' if context else ''}{problem}"
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
