@@ -44,17 +44,24 @@ def open_bucket(bucket: Bucket, **options: Any) -> Any:
     """The file system of fsspec that a bucket is in; of other kinds `options` are left out. Raises BucketError."""
     if bucket.scheme == "s3":
         options |= {"endpoint_url": bucket.s3_endpoint_url}
-    try:
-        import fsspec  # noqa: PLC0415 - with it comes what the extra installs
+    find_file_system(bucket.scheme)
+    import fsspec  # noqa: PLC0415 - with it comes what the extra installs
 
-        fsspec.get_filesystem_class(bucket.scheme)
-        with translate_errors(bucket, "list"):
-            return fsspec.url_to_fs(bucket.address, **(options if bucket.scheme in CREDENTIALS else {}))[0]
+    with translate_errors(bucket, "list"):
+        return fsspec.url_to_fs(bucket.address, **(options if bucket.scheme in CREDENTIALS else {}))[0]
+
+
+def find_file_system(scheme: str) -> Any:
+    """The class of fsspec for addresses of this scheme. Raises BucketError where its package is missing."""
+    try:
+        import fsspec  # noqa: PLC0415 - as above
+
+        return fsspec.get_filesystem_class(scheme)
     except (ImportError, ValueError) as error:  # fsspec says which package is missing, or that it knows no such scheme
         text = str(error).rstrip(".")
-        if bucket.scheme in CREDENTIALS:
-            text = f"install the gateway with its extra: pip install 'apprentice-gateway[{bucket.scheme}]'"
-        raise BucketError(f"{bucket.scheme}:// can't be read here: {text}.", True) from None
+        if scheme in CREDENTIALS:
+            text = f"install the gateway with its extra: pip install 'apprentice-gateway[{scheme}]'"
+        raise BucketError(f"{scheme}:// can't be read here: {text}.", True) from None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from gateway.cli.doctor_checks import (
     report_ok,
     report_problem,
 )
+from gateway.cli.doctor_promises import check_promises
 from gateway.cli.doctor_state import check_state
 from gateway.configuration.base_models import find_unusable_bases
 from gateway.configuration.settings import Settings, load_settings
@@ -49,6 +50,8 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFindi
     pools = [pool for pool, _ in results]
     replicas = sum(len(pool.replicas) for pool in pools)
     yield report_ok("configuration", f"{config}: {len(pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks")
+    for finding in check_promises(settings):
+        yield finding
     async for finding in check_state(settings):
         yield finding
     for fault in find_unusable_bases(settings.pools):

@@ -57,3 +57,18 @@ class TrainingSettings(Section):
     webhook_url: str | None = Field(None, pattern="^https?://", description="Receiver of trainings as JSON.")
     webhook_key: WebhookKey | None = Field(None, description="Key of its signature, as monitor.webhook_key.")
     parameters: TrainingParameters = TrainingParameters()
+
+    def find_lack(self, runner: RunnerName) -> str | None:
+        """A sentence on the settings that a runner lacks; None where it can train."""
+        if runner == "local":
+            text = "No environment here can train: set training.python to one with torch, transformers and peft"
+            return None if self.python is not None else f"{text}, or name a runner."
+        needed = {
+            "kubernetes": ("kubernetes.template_file", self.kubernetes.template_file),
+            "ray": ("ray_url", self.ray_url),
+            "webhook": ("webhook_url", self.webhook_url),
+        }
+        key, value = needed[runner]
+        lacks = [name for name, each in ((key, value), ("reached_at", self.reached_at)) if each is None]
+        names = " and ".join(f"training.{name}" for name in lacks)
+        return f"The runner {runner} lacks a setting: set {names}." if lacks else None

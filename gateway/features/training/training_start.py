@@ -120,16 +120,9 @@ async def begin_run(trainings: Trainings, training: Training, again: bool = Fals
 async def _see_that_it_can_run(trainings: Trainings, runner: RunnerName) -> None:
     """Raises Problem (409)."""
     settings = trainings.services.settings.training
-    if runner != "local":
-        needed = {"kubernetes": settings.kubernetes.template_file, "ray": settings.ray_url}
-        key = {"kubernetes": "kubernetes.template_file", "ray": "ray_url"}.get(runner, "webhook_url")
-        if needed.get(runner, settings.webhook_url) is None or settings.reached_at is None:
-            text = f"Nothing is set for the runner {runner}: set training.{key} and training.reached_at."
-            raise Problem("state_conflict", text, "runner")
-    elif settings.python is None:
-        text = "No environment here can train: set training.python to one with torch, transformers and peft, "
-        raise Problem("state_conflict", f"{text}or name a runner.", "runner")
-    elif not await asyncio.to_thread(settings.python.is_file):
+    if (lack := settings.find_lack(runner)) is not None:
+        raise Problem("state_conflict", lack, "runner")
+    if runner == "local" and settings.python is not None and not await asyncio.to_thread(settings.python.is_file):
         raise Problem("state_conflict", f"There is no {settings.python} (training.python).", "runner")
 
 

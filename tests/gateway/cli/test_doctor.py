@@ -313,3 +313,42 @@ async def test_without_a_gateway_the_configuration_of_make_up_is_named(
         assert kind == "warning"
         assert ("--config var/up/apprentice.yaml" in advice) is expected
         (tmp_path / "var" / "up" / "apprentice.yaml").touch()
+
+
+@pytest.mark.parametrize(
+    ("sections", "check", "found", "advice"),
+    [
+        ({"training": {"runner": "kubernetes"}}, "training", "a training would be refused", "and training.reached_at"),
+        ({"training": {"python": "/none"}}, "training.python", "/none is no file", "mend the setting"),
+        ({"pulls": {"allowed": ["none://a"]}}, "pulls.allowed", "none:// can't be read here", "refused"),
+        ({"pulls": {"hf_token_file": "/none"}}, "pulls.hf_token_file", "/none is no file", "mend the setting"),
+        ({"import_folders": ["/none"]}, "import_folders", "/none can't be read", "leave it out"),
+        ({"signing": {"required": True}}, "signing.required", "each adapter is refused", "Set signing.trusted"),
+    ],
+)
+async def test_setting_that_promises_what_is_refused_later_is_named(
+    doctor: Doctor, sections: Any, check: str, found: str, advice: str
+) -> None:
+    _, observation, what_to_do = by_check(await doctor("--json", **sections))[check]
+    assert found in observation
+    assert advice in what_to_do
+
+
+@pytest.mark.parametrize(
+    ("task", "check", "found"),
+    [
+        ({"monitor": {"retraining": "auto"}}, "training", "retraining: auto of returns would be refused"),
+        ({"monitor": {"retraining": "auto"}}, "tasks.returns.monitor.retraining", "no text is kept to train on"),
+        ({"monitor": {"retraining": "auto", "responses": []}}, "tasks.returns.monitor.retraining", "nothing asks for"),
+        ({"monitor": {"reviews": {"several_share": 0.5}}}, "tasks.returns.monitor.reviews", "several_share of no"),
+        ({}, "tasks.returns.monitor", "no feedback is a label"),
+        ({}, "tasks.returns", "no pool takes adapters"),
+    ],
+)
+async def test_task_that_promises_what_never_happens_is_named(
+    doctor: Doctor, task: Any, check: str, found: str
+) -> None:
+    pools = {"general": {"base_model": "base", "replicas": [{"name": "a", "url": "http://127.0.0.1:1"}]}}
+    metrics = {"rating": {"kind": "boolean"}}
+    said = await doctor("--json", pools=pools, tasks={"returns": task}, feedback_metrics=metrics)
+    assert any(each["check"] == check and found in each["found"] for each in said.json["findings"]), said.json
