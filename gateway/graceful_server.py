@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -81,7 +82,10 @@ def _bind(address: Address, bound: ExitStack) -> list[socket.socket]:
             sockets[-1].bind(where)
     except OSError as error:
         there = f"{address.host}:{address.port}"
-        raise SettingsError(f"The gateway can't listen on {there}: {error.strerror}.") from error
+        is_of_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        advice = "Free that port, or set another" if is_of_port else "Set a host that is an address of this machine"
+        text = f"The gateway can't listen on {there}: {error.strerror}. {advice} (listen in the configuration)."
+        raise SettingsError(text) from error
     return sockets
 
 

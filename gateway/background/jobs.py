@@ -97,7 +97,9 @@ class Outage:
         self._failed_at = now
         if self._began_at is None:
             self._began_at = now
-            log.warning("Redis can't be used: %s. Requests go on; jobs wait for it, such as %s", error, job)
+            log.warning(
+                "Redis can't be used: %s. Requests go on; jobs wait for it, such as %s", str(error).rstrip("."), job
+            )
 
     async def watch(self) -> None:
         """Say so when it is over: Redis was read since, and no job has failed for a while."""

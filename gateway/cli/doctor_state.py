@@ -42,7 +42,7 @@ async def check_state(settings: Settings) -> AsyncIterator[DoctorFinding]:
         if settings.redis_url is None:
             yield report_ok("redis", "the embedded Valkey does not run: the gateway starts it")
         else:
-            yield report_problem("redis", f"{error}", "Start it, or mend redis_url.")
+            yield report_problem("redis", f"{error}", "Until then no gateway starts.")
 
 
 async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:

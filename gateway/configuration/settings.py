@@ -283,6 +283,10 @@ class Settings(BaseSettings):
         url = self.redis_url.get_secret_value() if self.redis_url is not None else ""
         if self.redis.replicas_acked_min and not url:
             yield "redis.replicas_acked_min: the embedded Valkey has no replicas; set redis_url"
+        if url and not _is_redis_address(url):
+            text = "it is no address such as redis://HOST:6379/0; in a password / is written %2F, # %23, @ %40"
+            yield f"redis_url: {text}"
+            return
         if self.redis_tls is not None and url.partition(":")[0].partition("+")[0] != "rediss":
             yield "redis_tls: it needs a redis_url that begins with rediss"
         if self.redis_password_file is not None and (not url or urlsplit(url).password):
@@ -387,6 +391,16 @@ class Settings(BaseSettings):
     def store(self) -> Path:
         """Where the adapter store is."""
         return (self.store_folder or self.data_folder / "store").absolute()
+
+
+def _is_redis_address(url: str) -> bool:
+    from monitoring.redis_address import open_redis  # noqa: PLC0415 - only where a Redis is named
+
+    try:
+        open_redis(url)  # which connects with its first command
+    except ValueError:
+        return False
+    return True
 
 
 def _read_password(key: str, path: Path | None) -> str | None:

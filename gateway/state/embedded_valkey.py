@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import platform
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -24,6 +25,8 @@ WATCH_SECONDS = 0.5
 FAILED_SECONDS = 5.0
 """Wait before the next start of a Valkey that could not be started."""
 SOCKET_PATH_BYTES_MAX = 100
+FREE_BYTES_MIN = 1 << 20
+"""A disk with less is full."""
 
 
 @asynccontextmanager
@@ -158,12 +161,17 @@ async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
         async with asyncio.timeout(START_SECONDS_MAX):
             while not await _answers(socket_path):
                 if process.returncode is not None:
-                    raise StateError(f"The embedded Valkey stopped at its start: see {log_path}.")
+                    raise StateError(f"The embedded Valkey stopped at its start: {_explain(folder)}see {log_path}.")
                 await asyncio.sleep(0.02)
     except TimeoutError as error:
         process.kill()
         await process.wait()
         raise StateError(f"The embedded Valkey did not start in {START_SECONDS_MAX:g} s: see {log_path}.") from error
+
+
+def _explain(folder: Path) -> str:
+    """The likely reason, where there is one."""
+    return "the disk is full: make room, and " if shutil.disk_usage(folder).free < FREE_BYTES_MIN else ""
 
 
 async def _answers(socket_path: Path) -> bool:

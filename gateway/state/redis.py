@@ -141,7 +141,16 @@ async def _connected(redis: Redis) -> AsyncIterator[Redis]:
         try:
             await redis.ping()
         except (RedisError, OSError, OverflowError) as error:
-            raise StateError(f"Redis can't be reached: {error}. Start it, or unset redis_url.") from error
+            raise StateError(_explain(error)) from error
         yield redis
     finally:
         await close_client(redis)
+
+
+def _explain(error: Exception) -> str:
+    text = str(error).rstrip(".")
+    if "HELLO" in text or "NOAUTH" in text:  # without a password the first command is refused
+        return "Redis asks for a password: set redis_password_file."
+    if "username-password" in text:  # over a Unix socket no error of its own
+        return f"Redis refuses the password ({text}): mend it in redis_password_file or redis_url."
+    return f"Redis can't be reached: {text}. Start it, or mend or unset redis_url."

@@ -201,7 +201,10 @@ async def test_a_reload_that_needs_a_restart_takes_no_renewed_certificate(
     ("more", "said"),
     [
         ("  tls: {cert_file: nowhere.pem, key_file: nowhere.key}\n", "listen.tls"),
-        ("  admin: {host: 192.0.2.1, port: 9}\n", "can't listen on 192.0.2.1:9"),
+        (
+            "  admin: {host: 192.0.2.1, port: 9}\n",
+            "can't listen on 192.0.2.1:9: Cannot assign requested address. Set a host",
+        ),
     ],
 )
 def test_what_can_not_be_listened_on_is_told_before_anything_is_started(tmp_path: Path, more: str, said: str) -> None:

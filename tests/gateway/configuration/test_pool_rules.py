@@ -142,6 +142,13 @@ def test_password_file_without_a_url_that_lacks_one_is_refused(tmp_path: Path, u
     assert "redis_password_file: it needs a redis_url" in said(tmp_path, content)
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:6379", "http://127.0.0.1:6379", "redis://:hunter2#@h", "redis://h:99999"])
+def test_url_that_leads_to_no_redis_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
+    told = said(tmp_path, {**LEAST, "redis_url": url})
+    assert "redis_url: it is no address such as redis://HOST:6379/0" in told
+    assert "hunter2" not in told
+
+
 @pytest.mark.parametrize("url", ["redis://h:6379", "unix:///run/valkey.sock", None])
 def test_files_for_a_redis_that_is_not_reached_by_tls_are_refused(tmp_path: Path, url: str | None) -> None:
     content = {**LEAST, "redis_tls": {"ca_file": "/ca.pem"}} | ({"redis_url": url} if url else {})

@@ -12,7 +12,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.state import redis_options
+from gateway.errors import StateError
+from gateway.state import embedded_valkey, redis_options
 from gateway.state.redis import Lives, open_state
 from tests.fakes.valkey import APPENDS, valkey
 
@@ -117,3 +118,25 @@ async def test_a_closed_client_has_no_connection_and_opens_none(valkey_socket: s
     with pytest.raises(RedisError, match="closed"):
         await redis.get("key")
     assert not [each for each in pool._available_connections if each.is_connected]
+
+
+async def test_redis_that_asks_for_a_password_is_told_with_the_setting(tmp_path: Path) -> None:
+    async with valkey() as at:
+        async with Redis.from_url(at.url) as redis:
+            await redis.config_set("requirepass", "secret")
+        for url, advice in (
+            (at.url, r"asks for a password: set redis_password_file\.$"),
+            (f"{at.url}?password=wrong", r"refuses the password \(.*[^.]\): mend it in redis_password_file or"),
+        ):
+            with pytest.raises(StateError, match=advice):
+                await open_state(url, tmp_path).__aenter__()
+
+
+async def test_valkey_that_can_not_start_on_a_full_disk_is_told_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_valkey, "FREE_BYTES_MIN", 1 << 60)
+    (tmp_path / "valkey").mkdir()
+    (tmp_path / "valkey" / "appendonlydir").write_text("no folder")
+    with pytest.raises(StateError, match=r"stopped at its start: the disk is full: make room, and see .*valkey\.log"):
+        await open_state(None, tmp_path).__aenter__()
