@@ -27,6 +27,8 @@ from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError, read_manifest
 from serving.adapters.signature import SignatureError, read_signature, sign, write_signature
 
+PICKLED = "adapter_model.bin"
+
 
 @dataclass(frozen=True)
 class Package:
@@ -47,7 +49,10 @@ def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key
         raise Unusable(f"There is no folder {folder}: name the one that the training has written.")
     for name in ADAPTER_FILES:
         if not (folder / name).is_file():
-            raise Unusable(f"There is no {name} in {folder}: name the folder that the training has written.")
+            advice = "name the folder that the training has written"
+            if (folder / PICKLED).is_file():
+                advice = f"{PICKLED} can run code when it is loaded: save the adapter with safe_serialization=True"
+            raise Unusable(f"There is no {name} in {folder}: {advice}.")
     places = [manifest] if manifest else [folder / MANIFEST_FILE, folder.parent / MANIFEST_FILE]
     path = next((place for place in places if place.is_file()), None)
     if path is None:

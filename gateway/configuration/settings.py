@@ -442,7 +442,9 @@ def _read_file(path: Path) -> tuple[str, dict[str, Any]]:
     except OSError as error:
         raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise SettingsError(f"The configuration is not YAML: {path}{describe_syntax(error)}.") from error
+        place, fault = describe_syntax(error)
+        where = f"{path}:{place[0]}:{place[1]}" if place is not None else path
+        raise SettingsError(f"The configuration is not YAML: {where}: {fault}.") from error
     if raw is None:
         return text, {}
     if not isinstance(raw, dict):

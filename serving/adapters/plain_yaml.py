@@ -22,7 +22,9 @@ def read_plain_yaml(raw: bytes) -> Any:
     try:
         return PlainLoader(raw.decode()).get_single_data()
     except yaml.YAMLError as error:
-        raise PlainYamlError(f"is no valid YAML: {' '.join(str(error).split())}.") from None
+        place, fault = describe_syntax(error)
+        where = f" (line {place[0]}, column {place[1]})" if place is not None else ""
+        raise PlainYamlError(f"is no valid YAML{where}: {fault}.") from None
     except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError) as error:
         # The parser lets these out where a value is not of its explicit tag.
         raise PlainYamlError(f"can't be read: {error}.") from None
@@ -49,15 +51,15 @@ def find_place(raw: str, keys: Iterable[str | int]) -> tuple[int, int]:
     return (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
 
 
-def describe_syntax(error: Exception) -> str:
-    """The end of a sentence that begins with the file's name: the place in it, where there is one, and the fault."""
+def describe_syntax(error: Exception) -> tuple[tuple[int, int] | None, str]:
+    """The line and column of a YAMLError, each from 1, where it has them, and the fault."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None or problem is None:
-        return f": {' '.join(str(error).split())}"
+        return None, " ".join(str(error).split())
     if "'\\t'" in problem:
         problem = "a tab is here: indent with spaces"
     context = getattr(error, "context", None)
-    return f":{mark.line + 1}:{mark.column + 1}: {f'{context}: ' if context else ''}{problem}"
+    return (mark.line + 1, mark.column + 1), f"{context}: {problem}" if context else problem
 
 
 class UniqueKeyLoader(yaml.SafeLoader):

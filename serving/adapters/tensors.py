@@ -29,6 +29,7 @@ HALF_FINITE = bytes(byte for byte in range(256) if byte & 0x7C != 0x7C)
 DIMENSIONS_MAX = 8
 SIZE_MAX = 1 << 48
 PREFIX_BYTES = 64
+LFS_START = b"version "
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,10 @@ def read_header(file: BinaryIO, size_bytes: int, header_bytes_max: int) -> dict[
     Raises ArtifactError: `too_large` for a header over the limit, `bad_header` for whatever is no safetensors
     file: cut short, no JSON, unknown dtypes, offsets that leave the file, overlap, or leave bytes uncovered.
     """
-    length = int.from_bytes(read_exactly(file, 0, 8, "the header's length"), "little")
+    start = read_exactly(file, 0, 8, "the header's length")
+    if start == LFS_START:
+        raise _corrupt("it is a pointer of Git LFS, in the place of which `git lfs pull` puts the file")
+    length = int.from_bytes(start, "little")
     if length > size_bytes - 8:
         raise _corrupt(f"its header should have {length} bytes, and the file has {size_bytes}")
     if length > header_bytes_max:

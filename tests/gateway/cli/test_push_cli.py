@@ -66,6 +66,18 @@ async def test_a_folder_that_is_not_there_is_told_apart_from_one_without_a_manif
             assert told in refused.json()["error"]["message"]
 
 
+async def test_folder_with_pickled_weights_alone_is_told_how_to_save_them(
+    gateway: RunningGateway, apprentice: Command, make_adapter: MakeAdapter
+) -> None:
+    folder = make_adapter(2)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    pushed = await apprentice("adapters", "push", str(folder))
+    assert pushed.exit_code == 2
+    assert (
+        "adapter_model.bin can run code when it is loaded: save the adapter with safe_serialization=True" in pushed.err
+    )
+
+
 async def test_an_adapter_over_the_gateways_limit_is_not_sent(configure: Configure, make_adapter: MakeAdapter) -> None:
     async with run_gateway(configure(limits={"adapter_bytes_max": 2048})) as running:
         pushed = await command_for(running)("adapters", "push", str(make_adapter(1)))

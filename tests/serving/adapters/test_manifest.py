@@ -289,6 +289,7 @@ def test_yaml_surprises_are_switched_off(tmp_path: Path) -> None:
         ("", "must be a mapping"),
         ("- a", "must be a mapping"),
         ("task: [", "no valid YAML"),
+        ("a:\n\tb: 1", "(line 2, column 1): while scanning for the next token: a tab is here: indent with spaces."),
         ("task: a\ntask: b", "comes twice"),
         ("a: &x [1]\nb: *x", "aliases are not allowed"),
         ("task: !!python/object/apply:os.system [ls]", "no valid YAML"),
@@ -312,7 +313,7 @@ def test_a_manifest_of_json_has_its_emoji_and_half_a_character_is_refused(tmp_pa
     assert manifest.general_prompt.system == system
     assert manifest.digest()
     half = 'task: returns\ngeneral_prompt: {system: "Be kind \\ud83d."}\n'
-    with pytest.raises(ManifestError, match=r"half a character.*line 2"):
+    with pytest.raises(ManifestError, match=r"line 2.*half a character"):
         read_manifest(written(tmp_path, half))
 
 

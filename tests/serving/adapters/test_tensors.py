@@ -130,6 +130,7 @@ def entry(begin: int, end: int, shape: object = None, dtype: object = "F32") -> 
         (b"", "ends within"),
         (b"\x08\0\0", "ends within"),
         ((1 << 62).to_bytes(8, "little"), "should have"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "which `git lfs pull` puts the file"),
         (header_of(b"{}", 4), "end at byte"),
         (header_of(b" {}", 0), "does not start"),
         (header_of(b"{not json", 0), "can't be read"),
