@@ -103,6 +103,7 @@ def _describe_preferences(compared: Mapping[str, Any]) -> str:
     first, second, rows = compared["first"], compared["second"], compared["rows"]
     text = f"People ({compared['reviewers']}) compared {rows} answers, blind: {first} is better on "
     text += f"{compared['first_better']}, {second} on {compared['second_better']}, {compared['same']} are as good"
+    text += f", {skipped} were skipped" if (skipped := compared.get("skipped")) else ""
     if compared["share"] is None:
         return f"{text}."
     interval = f"{_percent(compared['low'])} to {_percent(compared['high'])}"

@@ -27,6 +27,8 @@ from gateway.cli.watch import WatchFailed, explain_leaving, make_sending_columns
 
 PIECE_BYTES = 1 << 16
 WRONG_ROWS_MAX = 200
+WORDS: Mapping[str, str] = {"a": "a", "b": "b", "s": "same", "k": "skip"}
+"""The words that a person may type who compares two answers."""
 """More rows that were answered wrong are not shown in a page."""
 PATH = "/evaluations"
 EMPTY = "No evaluation is listed. Begin one: apprentice evaluate VERSION --data FILE"
@@ -230,14 +232,14 @@ def compare(
             return
         api.out.say(*list_pair_lines(pair))
         word = ""
-        while word not in ("a", "b", "s", "q"):
+        while word not in (*WORDS, "q"):
             try:
-                word = typer.prompt("Better: a, b, s (same) or q (quit)", err=True).strip().lower()
+                word = typer.prompt("Better: a, b, s (same), k (skip) or q (quit)", err=True).strip().lower()
             except typer.Abort:  # Ctrl-C, or the end of the input
                 word = "q"
         if word == "q":
             return
-        better = {"number": pair["number"], "better": "same" if word == "s" else word}
+        better = {"number": pair["number"], "better": WORDS[word]}
         api.post(path, better, first=first, second=second)
         judged += 1
 

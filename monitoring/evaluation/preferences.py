@@ -12,10 +12,13 @@ import msgspec
 from monitoring.intervals import find_share_interval
 
 DIGITS = 4
+SKIPPED = "?"
+"""A word in the place of the better arm: the person could not tell."""
 
 
 class Preference(msgspec.Struct, frozen=True):
-    """One person's preference on a row: which of two arms answered better; "" where both are as good."""
+    """One person's preference on a row: which of two arms answered better; "" where both are as good,
+    SKIPPED where the person could not tell."""
 
     number: int
     reviewer: str
@@ -26,16 +29,28 @@ class Preference(msgspec.Struct, frozen=True):
 
 def count_preferences(preferences: Iterable[Preference]) -> list[dict[str, Any]]:
     """By pair of arms: on how many rows either is better by most of its reviewers, the share of the first one among
-    rows on which one is, with its 95% interval (E. B. Wilson, 1927), and the exact two-sided sign test's p-value."""
+    rows on which one is, with its 95% interval (E. B. Wilson, 1927), and the exact two-sided sign test's p-value.
+    Pairs that were skipped count as nothing but `skipped`."""
+    skipped: Counter[tuple[str, str]] = Counter()
     votes: dict[tuple[str, str], Counter[int]] = {}
     reviewers: dict[tuple[str, str], set[str]] = {}
     for vote in preferences:
         arms = (vote.first, vote.second)
-        votes.setdefault(arms, Counter())[vote.number] += (vote.better == vote.first) - (vote.better == vote.second)
-        reviewers.setdefault(arms, set()).add(vote.reviewer)
+        of_rows, people = votes.setdefault(arms, Counter()), reviewers.setdefault(arms, set())
+        if vote.better == SKIPPED:
+            skipped[arms] += 1
+            continue
+        of_rows[vote.number] += (vote.better == vote.first) - (vote.better == vote.second)
+        people.add(vote.reviewer)
     return [
-        {"first": first, "second": second, "reviewers": len(reviewers[first, second]), **_compare(of_rows)}
-        for (first, second), of_rows in sorted(votes.items())
+        {
+            "first": arms[0],
+            "second": arms[1],
+            "reviewers": len(reviewers[arms]),
+            **_compare(of_rows),
+            "skipped": skipped[arms],
+        }
+        for arms, of_rows in sorted(votes.items())
     ]
 
 

@@ -90,13 +90,13 @@ async def test_a_person_compares_at_the_command_line(compared: tuple[RunningGate
     evaluation = path.split("/")[3]
     place = {"APPRENTICE_URL": running.url, "APPRENTICE_KEY": await running.key(role="reviewer", models=["returns"])}
     compare = partial(asyncio.to_thread, run, "evaluations", "compare", evaluation, **place)
-    said_so = await compare(typed="both\nA\ns\nq\n")
-    assert (said_so.exit_code, said_so.err.count("Better: a, b, s (same) or q (quit)")) == (0, 4)
-    assert said_so.out.count("Item") == 3
+    said_so = await compare(typed="both\nA\ns\nk\nq\n")
+    assert (said_so.exit_code, said_so.err.count("Better: a, b, s (same), k (skip) or q (quit)")) == (0, 5)
+    assert said_so.out.count("Item") == 4
     async with running.http() as http:
         [told] = (await http.get(f"/admin/v1/evaluations/{evaluation}")).json()["preferences"]
-    assert told["rows"] == 2
-    left = await compare(typed="b\nb\n")
+    assert (told["rows"], told["skipped"]) == (2, 1)
+    left = await compare(typed="b\n")  # what was skipped does not come again
     assert (left.exit_code, left.err.endswith("Nothing is left to compare: thank you.\n")) == (0, True)
 
 

@@ -20,7 +20,7 @@ from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation
 from gateway.features.evaluations.texts import read_texts
 from gateway.openapi_parts import with_errors
-from monitoring.evaluation.preferences import Preference
+from monitoring.evaluation.preferences import SKIPPED, Preference
 from monitoring.evaluation.results import RowResult
 from monitoring.ids import digest
 
@@ -30,10 +30,10 @@ ArmName = Annotated[str | None, Query(max_length=80, description="An arm; unset:
 
 
 class PreferenceIn(Body):
-    """A judgement: the better of the two answers to a row."""
+    """A judgement: the better of the two answers to a row; `skip` where that can't be told."""
 
     number: Annotated[int, Field(ge=0, le=2**31)]
-    better: Literal["a", "b", "same"]
+    better: Literal["a", "b", "same", "skip"]
 
 
 @router.get("/v1/evaluations")
@@ -85,8 +85,8 @@ async def prefer(
     first: ArmName = None,
     second: ArmName = None,
 ) -> dict[str, Any]:
-    """Say which answer is better, or that both are as good, of what this key was given. A later word on the same row
-    takes the place of the first. `GET /admin/v1/evaluations/{evaluation}` counts them.
+    """Say which answer is better, that both are as good, or that you skip what this key was given. A later word on the
+    same row takes the place of the first. `GET /admin/v1/evaluations/{evaluation}` counts them.
     """
     evaluations = feature_of(request, Evaluations)
     compared = await find_evaluation(evaluations, evaluation)
@@ -98,7 +98,7 @@ async def prefer(
             "state_conflict", "This key was not given that pair of answers: GET this address for one.", "number"
         )
     a, b = _order(evaluations, compared, arms, body.number, reviewer.public)
-    better = {"a": a, "b": b, "same": ""}[body.better]
+    better = {"a": a, "b": b, "same": "", "skip": SKIPPED}[body.better]
     await evaluations.store.keep_preference(compared, Preference(body.number, reviewer.public, *arms, better))
     return {"evaluation": compared.id, "number": body.number, "kept": True}
 

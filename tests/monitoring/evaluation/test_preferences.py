@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from monitoring.evaluation.preferences import Preference, count_preferences
+from monitoring.evaluation.preferences import SKIPPED, Preference, count_preferences
 
 
 def prefer(number: int, better: str, reviewer: str = "ann") -> Preference:
@@ -38,3 +38,9 @@ def test_several_reviewers_of_a_row_are_one_word_of_most_of_them() -> None:
 def test_where_nothing_is_better_there_is_no_share() -> None:
     [found] = count_preferences([prefer(0, "")])
     assert (found["share"], found["low"], found["p_value"]) == (None, None, 1.0)
+
+
+def test_what_a_person_skipped_is_no_judgement() -> None:
+    one, both = count_preferences([prefer(0, SKIPPED), prefer(0, "general", "bea")]), [prefer(1, SKIPPED, "cem")]
+    assert [(each["rows"], each["second_better"], each["reviewers"], each["skipped"]) for each in one] == [(1, 1, 1, 1)]
+    assert [(each["rows"], each["share"], each["reviewers"]) for each in count_preferences(both)] == [(0, None, 0)]
