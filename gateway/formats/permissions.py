@@ -30,6 +30,7 @@ NAME_CHARACTERS_MAX = 64
 NEUTRAL_BYTES_MAX = 256
 """The longest JSON of a value that may be neutral."""
 NO_UUID = (UNSET, NULL)
+LEAVE_OUT = "leave it out, or have an operator set unknown_fields to 'drop'"
 KILLS = "The logprobs of a prompt end a vLLM engine that has adapters loaded."
 
 
@@ -55,7 +56,7 @@ def refusal_of(
         return Problem("parameter_not_allowed", f"Only the gateway sets {shown!r}: leave it out.", shown)
     if name not in ON_REQUEST:
         place = shown.partition("=")[0]
-        instead = f"send {SENT_INSTEAD[name]}" if name in SENT_INSTEAD else "leave it out"
+        instead = f"send {SENT_INSTEAD[name]}" if name in SENT_INSTEAD else LEAVE_OUT
         return Problem("unknown_parameter", f"The gateway does not know {shown!r}: {instead}.", place)
     if name not in limits.parameters_allowed:
         return Problem("parameter_not_allowed", f"{name_owner(limits)} does not allow {shown!r}.", shown)

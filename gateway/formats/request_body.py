@@ -23,7 +23,7 @@ from gateway.formats.fields import (
     StreamOptions,
     ToolChoice,
 )
-from gateway.formats.permissions import check_messages, is_neutral, refusal_of, shorten_name
+from gateway.formats.permissions import LEAVE_OUT, check_messages, is_neutral, refusal_of, shorten_name
 from gateway.formats.structured_outputs import check_forms
 from gateway.formats.surrogates import HALF, HALVES
 from gateway.formats.wire_format import WireFormat, decode_list, read_fields
@@ -176,7 +176,7 @@ class RequestBody:
                 continue
             shown = f"stream_options.{shorten_name(name)}"
             if unknown == "refuse":
-                raise Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", shown)
+                raise Problem("unknown_parameter", f"The gateway does not know {shown!r}: {LEAVE_OUT}.", shown)
             self.dropped.append(shown)
         self._fields["stream_options"] = Raw(msgspec.json.encode(options))
 

@@ -109,12 +109,16 @@ def test_special_tokens_are_neutral_as_each_endpoint_has_them() -> None:
 
 @pytest.mark.parametrize(
     ("name", "instead"),
-    [("functions", "send tools"), ("guided_json", "send structured_outputs"), ("num_ctx", "leave it out")],
+    [
+        ("functions", "send tools"),
+        ("guided_json", "send structured_outputs"),
+        ("num_ctx", "set unknown_fields to 'drop'"),
+    ],
 )
 def test_a_field_of_earlier_clients_is_refused_with_its_present_name(name: str, instead: str) -> None:
     refused = problem(read(**{name: [{"name": "weather"}]}))
     assert (refused.code, refused.param) == ("unknown_parameter", name)
-    assert refused.message.endswith(f": {instead}.")
+    assert refused.message.endswith(f" {instead}.")
 
 
 def test_zero_is_not_taken_for_false() -> None:
