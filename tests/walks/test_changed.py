@@ -15,7 +15,6 @@ import yaml
 
 from gateway.features.quality import task_change_endpoints as changed
 from gateway.features.quality.state import Quality
-from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.retraining.store import RetrainingStore
 from monitoring.quality.verdicts.retraining import Example, Retraining
 from tests.waiting import until
@@ -221,7 +220,7 @@ async def test_training_request_closed_meanwhile_is_not_taken_for_an_open_one(
     async with gateway.http() as http:
         first = await sent(http, "POST", CHANGED, effective_at=JANUARY)
         name = first["changed"]["retraining"]
-        store = Meanwhile(gateway, lambda: gateway.features[RetrainingRequests].store.close(name, "somebody", 1.0))
+        store = Meanwhile(gateway, lambda: http.post(f"/admin/v1/retraining/{name}/close"))
         quality = gateway.features[Quality]
         ours = replace(quality, retraining=replace(quality.retraining, store=store))
         monkeypatch.setattr(changed, "feature_of", lambda *_: ours)

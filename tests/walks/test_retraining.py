@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import httpx
@@ -16,7 +17,10 @@ from gateway.features.reviews.store import KEPT_ON, Review
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
 from monitoring.quality.verdicts.quality import Action
 from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Retraining
-from tests.walks.gateway import RunningGateway
+from tests.waiting import until
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import JUDGED_OFTEN
 
 PATH = "/admin/v1/retraining"
 ANSWER = '{"decision": "refuse"}'
@@ -147,6 +151,32 @@ async def test_what_the_monitor_asks_for_is_opened_once_and_closed_when_it_is_un
     await close_retraining(gateway.features[RetrainingRequests], "returns", undoing)
     found = {each.id: each.state for each in await gateway.features[RetrainingRequests].store.all()}
     assert found == {one.id: "closed", other["id"]: "open"}
+
+
+@pytest.mark.parametrize("word", ["release", "healthy", "hold", "over"])
+async def test_pin_as_degraded_that_ends_closes_its_requests_and_leaves_those_of_labels(
+    configure: Configure, make_adapter: MakeAdapter, word: str
+) -> None:
+    pin = "/admin/v1/tasks/returns/quality/returns@v1/pin"
+    of_labels = msgspec.structs.replace(RETRAIN, id="19d5f0a2-0", evidence={"labels": 40})
+    async with run_gateway(configure(**JUDGED_OFTEN)) as gateway, gateway.http() as http:
+        await gateway.place(make_adapter(1))
+        ends = {"until": time.time() + 2.0} if word == "over" else {}
+        for _ in range(2):
+            assert (await http.post(pin, json={"verdict": "degraded", "reason": "x", **ends})).status_code == 200
+        requests = gateway.features[RetrainingRequests]
+        opened = [await open_retraining(requests, "returns", action) for action in (RETRAIN, of_labels)]
+        if word == "release":
+            await http.delete(pin)
+        elif word != "over":
+            verdict = {} if word == "hold" else {"verdict": word}
+            assert (await http.post(pin, json={"reason": "A mistake.", **verdict})).status_code == 200
+
+        async def is_closed() -> bool:
+            states = {one["id"]: one["state"] for one in (await http.get(PATH)).json()["retraining"]}
+            return [states.pop(one.id) for one in opened] == ["closed", "open"] and {*states.values()} <= {"closed"}
+
+        await until(is_closed)
 
 
 async def test_requests_are_listed_newest_first_shown_and_closed_once(gateway: RunningGateway) -> None:

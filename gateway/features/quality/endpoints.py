@@ -6,7 +6,7 @@ is Redis's, by which the monitor goes.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -33,7 +33,6 @@ from monitoring.quality.phrases import NOBODY_WOKEN
 from monitoring.quality.verdicts import monitor_responses
 from monitoring.quality.verdicts.monitor_responses import ResponseError
 from monitoring.quality.verdicts.quality import Action, Judgement, Pin, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.retraining import Retraining, close_request
 from monitoring.quality.verdicts.shares import Roles
 from serving.adapters.manifest import read_review_due
 from serving.adapters.versions_and_aliases import PLACED
@@ -46,8 +45,6 @@ Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the
 Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's quality has moved on since.")]
 Because = Annotated[Reason | None, Query(description="Why, for the audit and for who looks.")]
 Step = Callable[[TaskQuality], tuple[TaskQuality, Action]]
-Beside = Sequence[Change] | Callable[[TaskQuality], Awaitable[Sequence[Change]]]
-"""The changes that go with a task's quality in one step, or what makes them by the quality as it was read."""
 
 
 class PinIn(Body):
@@ -114,45 +111,13 @@ async def release_version(
     """Let the monitor judge a version again. A request to train that a pin as degraded opened is closed with it."""
     quality = feature_of(request, Quality)
     now = await read_redis_time(quality.services.redis)
-    by, step = admin.public, quality.services.begin_step(admin.public)
-
-    async def closing(current: TaskQuality) -> list[Change]:
-        changes: list[Change] = []
-        for opened, generation in await _opened_by_pin(quality, version, current):
-            after = close_request(opened, by, now)
-            before, closed_fields = msgspec.to_builtins(opened), msgspec.to_builtins(after)
-            changes.append(quality.retraining.store.change(after, generation))
-            changes += step.note("retraining.close", version, before, closed_fields, generation=generation + 1)
-        return changes
-
-    answer = await change_quality(
+    by = admin.public
+    return await change_quality(
         quality,
         require_task(quality.services, task),
         lambda current: monitor_responses.release(current, version, by, now, reason or ""),
         expected_generation,
-        closing,
     )
-    await step.enter()
-    return answer
-
-
-async def _opened_by_pin(quality: Quality, version: str, task_quality: TaskQuality) -> list[tuple[Retraining, int]]:
-    """Requests to train that the monitor opened since a version was pinned as degraded, with their generations."""
-    verdict = task_quality.versions.get(version)
-    pin = None if verdict is None else verdict.pin
-    if pin is None or pin.verdict != "degraded" or pin.instead_of == "degraded":
-        return []
-    opened: list[tuple[Retraining, int]] = []
-    for name in [retraining.id for retraining in await quality.retraining.store.all() if retraining.version == version]:
-        retraining, generation = await quality.retraining.store.get(name)
-        if (
-            retraining is not None
-            and retraining.state == "open"
-            and retraining.action
-            and retraining.opened_at >= pin.at
-        ):
-            opened.append((retraining, generation))
-    return opened
 
 
 @router.post("/tasks/{task}/quality/actions/{action}/undo", responses=with_errors(*CHANGE_ERRORS))
@@ -178,7 +143,7 @@ async def undo_action(
 
 
 async def change_quality(
-    quality: Quality, task: str, step: Step, expected_generation: int | None, beside: Beside = ()
+    quality: Quality, task: str, step: Step, expected_generation: int | None, beside: Sequence[Change] = ()
 ) -> dict[str, Any]:
     """Take a step with a task's quality, and in the same step the changes `beside` it; the quality afterwards.
 
@@ -192,8 +157,7 @@ async def change_quality(
                 raise Stale(task, generation)
             try:
                 after, action = step(task_quality)
-                changes = await beside(task_quality) if callable(beside) else beside
-                await Responding(quality).move(task, after, generation, [action], changes)
+                await Responding(quality).move(task, after, generation, [action], beside)
                 break
             except ResponseError as error:
                 raise Problem("state_conflict", str(error)) from error

@@ -17,6 +17,7 @@ from gateway.features.quality.state import Quality
 from gateway.features.quality.waiting_actions import WaitingAction
 from gateway.features.retraining.requests_to_train import close_retraining, open_retraining
 from gateway.state.outbox import Write
+from monitoring.audit import AuditConflict
 from monitoring.quality.verdicts.actions import mark_failed
 from monitoring.quality.verdicts.quality import Action, TaskQuality
 from serving.adapters.registry import RegistryError
@@ -133,7 +134,7 @@ class Responding:
             if task not in self._quality.services.settings.tasks:
                 raise RegistryError(f"the configuration has no task {task!r} any more.")
             return await self._effect(entry)
-        except (Stale, RedisError):
+        except (Stale, RedisError, AuditConflict):
             raise
         except Exception as fault:
             if not isinstance(fault, RegistryError) and not action.again:
@@ -163,6 +164,8 @@ class Responding:
                 return await self._roll_back(entry, action.version, action.after.get("leading"))
             case "retrain":
                 await open_retraining(self._quality.retraining, task, action)
+            case "pin" | "release" if action.before.get("verdict") == "degraded" != action.after.get("verdict"):
+                await close_retraining(self._quality.retraining, task, action)
             case "undo" if "failed" not in action.evidence:
                 return await self._undo(entry)
             case _:

@@ -22,7 +22,7 @@ from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
 from monitoring.metric_values import is_bad, measure_badness
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Action
-from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining, row_of
+from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining, close_request, row_of
 from monitoring.records import REPORTED, RecordIndex
 from monitoring.texts import Conversation, KeptText
 from serving.object_store import UNREADABLE, Stale
@@ -55,12 +55,21 @@ async def open_retraining(retraining: RetrainingRequests, task: str, action: Act
     return opened
 
 
-async def close_retraining(retraining: RetrainingRequests, task: str, undoing: Action) -> None:
-    """Close what the action that is undone has opened. Raises RedisError, and Stale where it moves at this moment."""
-    done = undoing.evidence.get("action")
-    for opened in await retraining.store.all():
-        if opened.task == task and opened.state == "open" and opened.action is not None and opened.action == done:
-            await retraining.store.close(opened.id, undoing.by, undoing.at)
+async def close_retraining(retraining: RetrainingRequests, task: str, ending: Action) -> None:
+    """Close what an action that is undone has opened, or, once a version is no longer pinned as degraded, what pins
+    have: nothing that labels ask for. Raises RedisError, and Stale where it moves at this moment."""
+    is_undone, done = ending.kind == "undo", ending.evidence.get("action")
+    for listed in await retraining.store.all():
+        opened, generation = await retraining.store.get(listed.id)
+        if opened is None or opened.task != task or opened.state == "closed" or opened.action is None:
+            continue
+        is_of_pin = opened.version == ending.version and not opened.evidence
+        if opened.action == done if is_undone else is_of_pin:
+            after = close_request(opened, ending.by, ending.at)
+            before, fields = msgspec.to_builtins(opened), msgspec.to_builtins(after)
+            step = retraining.services.begin_step(ending.by)
+            step.note("retraining.close", opened.version, before, fields, generation=generation + 1)
+            await step.take([retraining.store.change(after, generation)])
 
 
 async def draft_retraining(

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from gateway.state.redis import replace_value
 from monitoring.ids import SHAPE, read_time
-from monitoring.quality.verdicts.retraining import EXAMPLE_WORDS, RETRAININGS_MAX, Example, Retraining, close_request
+from monitoring.quality.verdicts.retraining import EXAMPLE_WORDS, RETRAININGS_MAX, Example, Retraining
 from monitoring.texts import Resealing, Seals
 from serving.object_store import Change, StructStore, change_together
 
@@ -76,15 +76,6 @@ class RetrainingStore(StructStore[Retraining]):
         generation = await change_together(self._redis, [self.change(retraining, 0)])
         await self.tidy()
         return generation
-
-    async def close(self, name: str, by: str, at: float) -> Retraining:
-        """Close a request. Raises KeyError where there is none, and Stale where it has moved on."""
-        retraining, generation = await self.get(name)
-        if retraining is None:
-            raise KeyError(name)
-        after = close_request(retraining, by, at)
-        await change_together(self._redis, [self.change(after, generation)])
-        return after
 
     def change(self, retraining: Retraining, expected_generation: int | None = None) -> Change:
         """A request's new value as a part of a greater step."""
