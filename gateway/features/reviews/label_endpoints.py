@@ -112,12 +112,13 @@ async def list_disputed(request: Request, task: str, operator: Operator) -> dict
 async def resolve_dispute(
     request: Request, task: str, request_id: str, admin: Admin, body: ResolutionIn
 ) -> dict[str, Any]:
-    """Decide a request whose reviewers disagree. The decision is its label from then on."""
+    """Decide a request whose reviewers disagree, or decide it otherwise. The latest decision is its label."""
     reviews = feature_of(request, Reviews)
     services = reviews.services
     require_task(services, task)
     label = await read_label(services, task, request_id)
-    if label is None or not label.is_disputed or not await reviews.store.is_shared(task, request_id):
+    is_open = label is not None and (label.is_disputed or label.is_resolved)
+    if not is_open or not await reviews.store.is_shared(task, request_id):
         raise Problem("no_review", f"No request {request_id[:80]!r} of {task} waits to be resolved.", "request_id")
     name, _ = metric_of(reviews, task)
     value = check_value(name, body.value, services.settings.feedback_metrics)
