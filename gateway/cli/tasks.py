@@ -73,6 +73,7 @@ def changed(
         body["override"] = None if override == "none" else override
     answer = api.post(path, body)
     api.out.tell(answer, *_change(task, answer))
+    tell_warnings(api.out, answer)
 
 
 @add_command(tasks)

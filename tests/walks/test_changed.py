@@ -156,6 +156,17 @@ async def test_a_task_without_a_fallback_gets_no_rule_unless_one_is_asked_for(ga
         assert found["rule"]["action"] == "refuse"
 
 
+async def test_who_sends_a_capped_task_to_general_is_warned_of_the_cap(configure: Configure) -> None:
+    tasks = {"returns": {"general_share_max": 0.2}, "clauses": {"general_usd_per_day": 5}}
+    of_returns = "tasks.returns.general_share_max is 0.2: past it the next fallback applies, or 503."
+    of_clauses = "tasks.clauses.general_usd_per_day is 5: past it the next fallback applies, or 503."
+    async with run_gateway(configure(tasks=tasks)) as gateway, gateway.http() as http:
+        assert (await sent(http, "POST", CHANGED, effective_at=JANUARY))["warnings"] == [of_returns]
+        assert (await sent(http, "POST", CHANGED, effective_at=JANUARY, override="refuse"))["warnings"] == []
+        everywhere = await http.put("/admin/v1/overrides/vip", json={"action": "general", "contains": "vip"})
+        assert everywhere.json()["warnings"] == [of_returns, of_clauses]
+
+
 async def test_a_rule_of_somebody_else_is_left_alone(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         await http.put("/admin/v1/overrides/changed-returns", json={"action": "general", "contains": "vase"})

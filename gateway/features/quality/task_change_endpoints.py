@@ -19,7 +19,7 @@ from gateway.feature import feature_of
 from gateway.features.quality.endpoints import Expected, Generation, change_quality
 from gateway.features.quality.state import Quality
 from gateway.features.retraining.requests_to_train import draft_retraining
-from gateway.features.rules.endpoints import find_fallback_fault
+from gateway.features.rules.endpoints import find_fallback_fault, list_cap_warnings
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import read_redis_time
 from monitoring.quality.phrases import format_day
@@ -95,7 +95,9 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
             await quality.retraining.store.forget_examples(opening.name)  # nobody else knows of them
         raise
     await quality.retraining.store.tidy()
-    fields = {"changed": msgspec.to_builtins(announced), "stale": live, "rule": None if rule is None else rule.value}
+    value = None if rule is None else rule.value
+    warnings = [] if value is None else list_cap_warnings(quality.services, value["action"], task)
+    fields = {"changed": msgspec.to_builtins(announced), "stale": live, "rule": value, "warnings": warnings}
     return answer | fields
 
 

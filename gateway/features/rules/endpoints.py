@@ -83,14 +83,14 @@ def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
 
 
 def _doubts(services: Services, body: OverrideIn) -> list[str]:
-    """Warnings of a caller or version that the rule names and that is not there. It may come, so the rule is set."""
+    """Warnings of a caller or version that the rule names and that is not there, and of caps. The rule is set."""
     snapshot, warnings = services.snapshot.current, []
     if body.caller is not None and body.caller not in snapshot.callers:
         warnings.append(f"There is no key {body.caller!r}: until there is one, the rule matches nothing.")
     version = snapshot.versions.get(body.version or "")
     if version is not None and version.state not in PLACED:
         warnings.append(f"{version.name} is {version.state}: until it is placed, the task's fallback answers.")
-    return warnings
+    return [*warnings, *list_cap_warnings(services, body.action, body.task)]
 
 
 async def list_rules_to(services: Services, version: str) -> list[str]:
@@ -105,6 +105,19 @@ def find_fallback_fault(services: Services, action: str, task: str | None) -> st
     if action != "general" or settings is None or settings.has_fallback("override"):
         return None
     return f"The task {task} has no fallback: set tasks.{task}.fallback_pool or fallbacks.override, or let it refuse."
+
+
+def list_cap_warnings(services: Services, action: str, task: str | None) -> list[str]:
+    """Warnings of the caps that hold for a rule with this action; without a task, of all tasks."""
+    if action != "general":
+        return []
+    caps = (
+        (f"tasks.{name}.{cap}", getattr(settings, cap))
+        for name, settings in services.settings.tasks.items()
+        for cap in ("general_share_max", "general_usd_per_day")
+        if task in (None, name)
+    )
+    return [f"{key} is {most:g}: past it the next fallback applies, or 503." for key, most in caps if most is not None]
 
 
 def _is_over(raw: dict[str, Any], now_unix: float) -> bool:
