@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from gateway.cli.doctor_checks import DoctorFinding, report_problem, report_warning
-from gateway.configuration.settings import Settings
+from gateway.configuration.settings import Settings, find_misspelt_variables
 from gateway.configuration.tasks import TaskSettings
 from gateway.features.texts.redactors import load_redaction
 from monitoring.bucket_storage import BucketError, find_file_system
@@ -29,6 +29,8 @@ def check_promises(settings: Settings) -> Iterator[DoctorFinding]:
     for folder in settings.import_folders:
         if not os.access(folder, os.R_OK | os.X_OK):
             yield report_warning("import_folders", f"{folder} can't be read here", "Make it, or leave it out.")
+    for variable, name in find_misspelt_variables():
+        yield report_warning("environment", f"nobody reads {variable}", f"Call it {name}, or unset it.")
     yield from _check_training(settings)
     for scheme in sorted({each.partition("://")[0] for each in settings.pulls.allowed} - WITHOUT_PACKAGE):
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit
@@ -65,6 +66,7 @@ from serving.fleet import PoolConfig
 
 PROCESSES_MAX = 64
 ENVIRONMENT_PREFIX = "APPRENTICE_"
+PREFIX_SIMILARITY_MIN = 0.8
 COMMAND_LINE_VARIABLES = frozenset({"APPRENTICE_URL", "APPRENTICE_KEY"})
 """Variables that commands of a gateway read (docs/reference/cli.md): no settings, and no fault either."""
 
@@ -464,8 +466,18 @@ def _list_variables(environment: Mapping[str, str]) -> dict[tuple[str | int, ...
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     names = {name.upper() for name in Settings.model_fields}
     for variable in environment:
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in COMMAND_LINE_VARIABLES:
-            first = variable.removeprefix(ENVIRONMENT_PREFIX).split("__", 1)[0]
+        if variable.upper().startswith(ENVIRONMENT_PREFIX) and variable not in COMMAND_LINE_VARIABLES:
+            first = variable[len(ENVIRONMENT_PREFIX) :].split("__", 1)[0]
             if first.upper() not in names:
                 text = f"The environment variable {variable} names no setting: unset it, or name one of"
                 raise SettingsError(f"{text} docs/reference/settings.md, such as APPRENTICE_LISTEN__PORT.")
+
+
+def find_misspelt_variables() -> Iterator[tuple[str, str]]:
+    """Variables of settings under a prefix that is nearly ours, which nobody reads, and what they should be called."""
+    names = {name.upper() for name in Settings.model_fields}
+    for variable in os.environ:
+        prefix, _, rest = variable.upper().partition("_")
+        is_ours = f"{prefix}_" == ENVIRONMENT_PREFIX or rest.split("__", 1)[0] not in names
+        if not is_ours and get_close_matches(f"{prefix}_", [ENVIRONMENT_PREFIX], 1, PREFIX_SIMILARITY_MIN):
+            yield variable, f"{ENVIRONMENT_PREFIX}{rest}"

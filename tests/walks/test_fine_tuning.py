@@ -207,6 +207,8 @@ async def test_what_cant_be_done_is_told_by_its_field(client: AsyncOpenAI) -> No
             await jobs.create(**fields)
         assert refusal.value.status_code in (400, 404), (fields, refusal.value)
         assert told in str(refusal.value.param), (fields, refusal.value)
+    assert refusal.value.param == "hyperparameters.n_epochs"
+    assert "hyperparameters.n_epochs: auto or a whole number from 1 to 1000 is needed." in str(refusal.value)
 
 
 async def test_forms_that_are_not_one_file_are_refused(bare_gateway: RunningGateway) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from gateway.configuration.training import TrainingParameters
 from gateway.endpoint_parts import Body
@@ -22,6 +22,20 @@ DRAFTED_ROWS_MAX = 2000
 WARMUP_PARTS, LOOKS_MIN = 10, 4
 """Where epochs are asked for: at most a tenth of the steps is warm-up, and held-out rows are seen four times."""
 Auto = Literal["auto"]
+
+
+def _explain_with(words: str) -> WrapValidator:
+    """Put one sentence in the place of a fault for each kind of value, under a name of pydantic's own."""
+
+    def read(value: Any, read_whole: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return read_whole(value)
+        except ValidationError:
+            raise ValueError(f"auto or {words} is needed") from None
+
+    return WrapValidator(read)
+
+
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataText = Annotated[str, Field(max_length=512)]
 FileId = Annotated[str, Field(pattern="^(file-)?[0-9a-f]{64}$", description="The id of a file that was sent.")]
@@ -30,9 +44,15 @@ FileId = Annotated[str, Field(pattern="^(file-)?[0-9a-f]{64}$", description="The
 class HyperparametersIn(Body):
     """Hyperparameters; `auto`: as `training.parameters` says."""
 
-    n_epochs: Auto | Annotated[int, Field(ge=1, le=1000)] = "auto"
-    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = "auto"
+    n_epochs: Annotated[Auto | Annotated[int, Field(ge=1, le=1000)], _explain_with("a whole number from 1 to 1000")] = (
+        "auto"
+    )
+    batch_size: Annotated[
+        Auto | Annotated[int, Field(ge=1, le=4096)], _explain_with("a whole number from 1 to 4096")
+    ] = "auto"
+    learning_rate_multiplier: Annotated[
+        Auto | Annotated[float, Field(gt=0, le=1000)], _explain_with("a number above 0 and at most 1000")
+    ] = "auto"
 
 
 class SupervisedIn(Body):

@@ -352,3 +352,13 @@ async def test_task_that_promises_what_never_happens_is_named(
     metrics = {"rating": {"kind": "boolean"}}
     said = await doctor("--json", pools=pools, tasks={"returns": task}, feedback_metrics=metrics)
     assert any(each["check"] == check and found in each["found"] for each in said.json["findings"]), said.json
+
+
+async def test_variable_whose_prefix_is_misspelt_is_named(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APRENTICE_LISTEN__PORT", "1")
+    finding = by_check(await doctor("--json"))["environment"]
+    assert finding == (
+        "warning",
+        "nobody reads APRENTICE_LISTEN__PORT",
+        "Call it APPRENTICE_LISTEN__PORT, or unset it.",
+    )
