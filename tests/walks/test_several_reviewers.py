@@ -246,6 +246,21 @@ async def test_gold_answers_score_their_reviewer_and_are_no_feedback(
             assert (await admin.delete(f"{GOLD}/{known}")).status_code == 404
 
 
+async def test_a_gold_question_is_not_given_to_who_has_judged_it_as_a_review(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter, gold_share=1.0) as gateway:
+        keys = [await gateway.key(role="reviewer", models=["returns"]) for _ in range(2)]
+        known = await ask(gateway)
+        await until_settled(gateway, 1)
+        async with gateway.http() as admin, gateway.http(keys[0]) as first, gateway.http(keys[1]) as second:
+            assert await given(first) == known
+            await say(first, known, False)
+            assert (await admin.post(GOLD, json={"request_id": known, "value": False})).status_code == 201
+            assert await given(first) is None
+            assert await given(second) == known
+
+
 async def test_a_gold_answer_that_comes_twice_is_scored_once_and_never_feedback(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:

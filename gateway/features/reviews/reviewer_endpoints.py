@@ -19,6 +19,7 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.reviews.answered_reviews import redact_words
 from gateway.features.reviews.budgets import budget_of, find_retention, find_waiting_seconds, settings_of
+from gateway.features.reviews.gold import HeldQuestion
 from gateway.features.reviews.job import count_reviews
 from gateway.features.reviews.state import Reviews
 from gateway.features.reviews.store import Counts, Leased, NoneLeft, Skip
@@ -97,6 +98,9 @@ async def _give_gold(reviews: Reviews, reviewer: Caller, counts: dict[str, Count
         question = await reviews.gold.draw(name, reviewer.public, current, settings.gold_share, settings.lease_seconds)
         if question is not None:
             review = question.review
+            if current is None and await reviews.store.was_given(reviewer.public, review.request_id):
+                await reviews.gold.give_back(HeldQuestion(name, review.request_id), reviewer.public)
+                continue  # an answer that somebody repeats tells nothing
             await enter_event(reviews.services, reviewer, "review.give", review.request_id, {"task": name})
             leased = Leased(review, time.time() + settings.lease_seconds, True, True)
             return _show_review(reviews, reviewer, name, leased, counted_now)
