@@ -59,6 +59,13 @@ def parse_time(value: Any) -> Any:
         raise ValueError("it must be a date or a time as in 2026-12-01 or 2026-12-01T09:30:00Z") from None
 
 
+def see_that_it_is_to_come(field: str, moment: float | None, now: float) -> None:
+    """Raises Problem for a time that is over; it tells `now`, since the clock of who asks may be another."""
+    if moment is not None and moment <= now:
+        clock = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+        raise Problem("invalid_value", f"{field} is in the past: name a time after {clock}, which it is here.", field)
+
+
 def refuse_blank(text: str) -> str:
     """Raises ValueError for a text of blanks alone, which says nothing to who looks later."""
     if not text.strip():

@@ -29,6 +29,7 @@ from gateway.endpoint_parts import (
     Operator,
     Short,
     conflicts,
+    see_that_it_is_to_come,
     services_of,
 )
 from gateway.errors import Problem
@@ -109,7 +110,7 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     services = services_of(request)
     if len(services.snapshot.current.callers) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} keys already: delete some.")
-    _see_that_it_is_to_come(body.expires_at)
+    see_that_it_is_to_come("expires_at", body.expires_at, time.time())
     key, public, digest = new_key()
     models, limits = frozenset(body.models), body.limits.limits()
     caller = Caller(public, body.name, body.role, digest, models, body.expires_at, limits)
@@ -149,7 +150,7 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
         unknown_fields=body.unknown_fields if "unknown_fields" in set_fields else before.unknown_fields,
     )
     if changed.expires_at != before.expires_at:
-        _see_that_it_is_to_come(changed.expires_at)
+        see_that_it_is_to_come("expires_at", changed.expires_at, time.time())
     see_that_it_may_change(services, admin, before, changed)
     expected = generation if body.expected_generation is None else body.expected_generation
     shown = await _put(services, admin, "caller.change", before, changed, expected)
@@ -258,11 +259,6 @@ def _limits_changed(before: Caller, body: CallerChange) -> CallerLimits | None:
         return None
     had: Mapping[str, float | None] = dict(before.limits.items()) if before.limits else {}
     return limits_of({**had, **body.limits.model_dump(exclude_unset=True)})
-
-
-def _see_that_it_is_to_come(expires_at: float | None) -> None:
-    if expires_at is not None and expires_at <= time.time():
-        raise Problem("invalid_value", "expires_at is in the past: name a time to come.", "expires_at")
 
 
 def _no_key(public: str) -> Problem:

@@ -443,7 +443,9 @@ def _read_file(path: Path) -> tuple[str, dict[str, Any]]:
         raw = read_yaml(text)
     except OSError as error:
         raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"The configuration {path} is no text in UTF-8: save it as such.") from error
+    except (yaml.YAMLError, RecursionError) as error:
         place, fault = describe_syntax(error)
         where = f"{path}:{place[0]}:{place[1]}" if place is not None else path
         raise SettingsError(f"The configuration is not YAML: {where}: {fault}.") from error

@@ -319,7 +319,7 @@ IMPOSSIBLE_RULES = [
     ({"action": "version", "task": "returns", "version": "returns@v9"}, "There is no version"),
     ({"action": "general", "task": "piano"}, "has no task"),
     ({"action": "general", "mode": "off"}, "observe"),
-    ({"action": "general", "expires_at": 1.0}, "is over already"),
+    ({"action": "general", "expires_at": 1.0}, "is in the past: name a time after 20"),
     ({}, "action"),
 ]
 

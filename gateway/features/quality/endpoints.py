@@ -14,7 +14,17 @@ from fastapi import APIRouter, Query, Request
 from msgspec.structs import replace
 from pydantic import Field
 
-from gateway.endpoint_parts import Admin, Body, Operator, Reason, When, conflicts, require_task, require_version
+from gateway.endpoint_parts import (
+    Admin,
+    Body,
+    Operator,
+    Reason,
+    When,
+    conflicts,
+    require_task,
+    require_version,
+    see_that_it_is_to_come,
+)
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.quality.job import roles_of
@@ -91,8 +101,7 @@ async def pin_version(request: Request, task: str, version: str, body: PinIn, ad
     quality = feature_of(request, Quality)
     now = await read_redis_time(quality.services.redis)
     await require_version(quality.services, task, version)
-    if body.until is not None and body.until <= now:
-        raise Problem("invalid_value", "A pin has to end at a time that is yet to come.", "until")
+    see_that_it_is_to_come("until", body.until, now)
     pin = Pin(verdict=body.verdict, by=admin.public, reason=body.reason, at=now, until=body.until)
     return await change_quality(
         quality, task, lambda current: monitor_responses.pin(current, version, pin, now), body.expected_generation

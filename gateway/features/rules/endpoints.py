@@ -10,7 +10,17 @@ from pydantic import Field, model_validator
 
 from gateway.approvers import see_that_another_pushed
 from gateway.audit import change_objects
-from gateway.endpoint_parts import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, require_task, services_of
+from gateway.endpoint_parts import (
+    OBJECTS_MAX,
+    Admin,
+    Body,
+    Moment,
+    Operator,
+    Short,
+    require_task,
+    see_that_it_is_to_come,
+    services_of,
+)
 from gateway.errors import Problem
 from gateway.features.rules.dry_run import try_rule
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
@@ -156,8 +166,7 @@ async def set_override(request: Request, name: str, body: RuleIn, admin: Admin) 
     """
     services = services_of(request)
     _see_that_it_fits(services, name, body)
-    if body.expires_at is not None and body.expires_at <= time.time():
-        raise Problem("invalid_value", "expires_at is over already: give a time to come.", "expires_at")
+    see_that_it_is_to_come("expires_at", body.expires_at, time.time())
     version, passed = services.snapshot.current.versions.get(body.version or ""), GatePass()
     if version is not None:
         await see_that_another_pushed(services, admin, version, "send to it")
