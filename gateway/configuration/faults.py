@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from serving.adapters.plain_yaml import find_place
+from serving.adapters.plain_yaml import find_places
 
 Schema = Mapping[str, Any]
 Keys = tuple[str | int, ...]
@@ -50,21 +50,21 @@ class ConfigurationSource:
     text: str
     variables: Mapping[Keys, str]
 
-    def locate(self, keys: Keys) -> str:
-        """The place of a value: its variable, or its file with line and column."""
-        lowered = tuple(str(key).lower() for key in keys)
-        for count in range(len(lowered), 0, -1):
-            if (variable := self.variables.get(lowered[:count])) is not None:
-                return f"{variable}: "
-        if self.path is None:
-            return ""
-        line, column = find_place(self.text, keys)
-        return f"{self.path}:{line}:{column}: "
-
     def report(self, faults: Iterable[tuple[Keys, str]]) -> str:
-        """The faults, a line each."""
-        lines = (self.locate(keys) + ": ".join(filter(None, (_join(keys), text.rstrip(".")))) for keys, text in faults)
+        """The faults, a line each: its variable, or its file with line and column, then the key and what is wrong."""
+        told = tuple(faults)
+        places = find_places(self.text, [keys for keys, _ in told]) if self.path is not None else [None] * len(told)
+        lines = []
+        for (keys, text), place in zip(told, places, strict=True):
+            origin = self._find_variable(keys) or (f"{self.path}:{place[0]}:{place[1]}" if place is not None else "")
+            lines.append(": ".join(filter(None, (origin, _join(keys), text.rstrip(".")))))
         return "The configuration can't be used:" + "".join(f"\n  {line}." for line in dict.fromkeys(lines))
+
+    def _find_variable(self, keys: Keys) -> str | None:
+        """The variable that gives the value, or a section around it."""
+        lowered = tuple(str(key).lower() for key in keys)
+        names = (self.variables.get(lowered[:count]) for count in range(len(lowered), 0, -1))
+        return next(filter(None, names), None)
 
 
 def find_placeholders(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
