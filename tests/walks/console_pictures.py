@@ -13,9 +13,10 @@ from typing import Any, Literal
 from playwright.async_api import async_playwright
 
 from gateway.state.embedded_valkey import run_embedded_valkey
+from tests.programs import program
 from tests.style.source import ROOT
 from tests.walks.console_world import open_console_world
-from tests.walks.test_console_browser import CHROMIUM, FLAGS, QUIET, sign_in
+from tests.walks.test_console_browser import FLAGS, QUIET, sign_in
 
 PICTURES: tuple[tuple[str, str, Literal["light", "dark"], int, int], ...] = (
     ("task", "/tasks/returns", "light", 1280, 1130),
@@ -32,7 +33,7 @@ async def take_pictures(folder: Path) -> None:
         open_console_world(folder, f"unix://{socket}") as world,
         async_playwright() as playwright,
     ):
-        browser: Any = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *QUIET])
+        browser: Any = await playwright.chromium.launch(executable_path=program("chromium"), args=[*FLAGS, *QUIET])
         page = await (await browser.new_context(reduced_motion="reduce")).new_page()
         await sign_in(page, world, world.gateway.admin_key)
         for name, path, scheme, width, height in PICTURES:

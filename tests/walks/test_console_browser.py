@@ -23,7 +23,6 @@ from tests.walks.console_world import ConsoleWorld, open_console_world
 from tests.walks.node_packages import install_node_packages
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
-CHROMIUM = program("chromium")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
 QUIET = ("--disable-background-networking", "--disable-component-update")
 PICTURES = os.environ.get("CONSOLE_PICTURES")
@@ -58,7 +57,9 @@ async def world(tmp_path: Path, redis_url: str) -> AsyncIterator[ConsoleWorld]:
 @asynccontextmanager
 async def run_browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *QUIET], timeout=120_000)
+        opened = await playwright.chromium.launch(
+            executable_path=program("chromium"), args=[*FLAGS, *QUIET], timeout=120_000
+        )
         yield opened
         await opened.close()
 
