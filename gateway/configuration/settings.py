@@ -285,9 +285,8 @@ class Settings(BaseSettings):
         url = self.redis_url.get_secret_value() if self.redis_url is not None else ""
         if self.redis.replicas_acked_min and not url:
             yield "redis.replicas_acked_min: the embedded Valkey has no replicas; set redis_url"
-        if url and not _is_redis_address(url):
-            text = "it is no address such as redis://HOST:6379/0; in a password / is written %2F, # %23, @ %40"
-            yield f"redis_url: {text}"
+        if url and (fault := _find_address_fault(url)):
+            yield f"redis_url: {fault}"
             return
         if self.redis_tls is not None and url.partition(":")[0].partition("+")[0] != "rediss":
             yield "redis_tls: it needs a redis_url that begins with rediss"
@@ -395,14 +394,18 @@ class Settings(BaseSettings):
         return (self.store_folder or self.data_folder / "store").absolute()
 
 
-def _is_redis_address(url: str) -> bool:
+def _find_address_fault(url: str) -> str:
+    """The fault of a Redis's address, without its password; empty where there is none."""
     from monitoring.redis_address import open_redis  # noqa: PLC0415 - only where a Redis is named
+    from monitoring.redis_seeds import FORMS  # noqa: PLC0415
 
     try:
         open_redis(url)  # which connects with its first command
-    except ValueError:
-        return False
-    return True
+    except ValueError as error:
+        if str(error) in FORMS.values():
+            return str(error)
+        return "it is no address such as redis://HOST:6379/0; in a password / is written %2F, # %23, @ %40"
+    return ""
 
 
 def _read_password(key: str, path: Path | None) -> str | None:
