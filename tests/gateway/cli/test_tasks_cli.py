@@ -302,7 +302,7 @@ REFUSED_COMMANDS = [
     (("tasks", "changed", "returns", "--effective", "1999-01-01"), 1, "is at most 1 year past and 5 years to come"),
     (("tasks", "changed", "returns", "--effective", "soon"), 1, ": --effective: it must be a date"),
     (("tasks", "pin", "returns", "returns@v1", "--reason", "  "), 1, "--reason: it is blank: say it in words."),
-    (("tasks", "pin", "returns", "returns@v1", "--reason", "a", "--until", "1999-01-01"), 1, "--until: A pin has"),
+    (("tasks", "pin", "returns", "returns@v1", "--reason", "a", "--until", "1999-01-01"), 1, "--until is in the past"),
     (("tasks", "changed", "returns"), 2, "Give --effective with a date"),
     (("tasks", "changed", "returns", "--effective", "soon"), 1, "a date or a time as in 2026-12-01"),
     (("tasks", "changed", "returns", "--effective", "nan"), 1, "a date or a time as in 2026-12-01"),
