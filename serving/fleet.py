@@ -107,7 +107,8 @@ class Fleet:
 
     def _pool_view(self, pool: PoolConfig) -> PoolView:
         replicas = tuple(replica.view() for replica in self.in_pool(pool.name))
-        return PoolView(pool.name, pool.base_model, replicas, pool.continues, pool.context_tokens_max, pool.engine)
+        longest = self.context_tokens(pool.name)
+        return PoolView(pool.name, pool.base_model, replicas, pool.continues, longest, pool.engine)
 
     def changed(self) -> None:
         """Say that a replica's health, rest or adapters have changed."""

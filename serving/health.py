@@ -117,10 +117,15 @@ async def _ask_who_it_is(replica: Replica, engines: EngineClient, observation: O
 def note_observation(fleet: Fleet, replica: Replica, observation: Observation) -> None:
     """Write down what a look has found, all at once: whoever reads a replica between two awaits sees one moment."""
     was_up = replica.up
-    before = was_up, replica.seen, replica.engine_version, replica.life
-    after = observation.up, observation.seen, observation.engine_version, observation.life
-    replica.up, replica.seen, replica.engine_version, replica.life = after
-    replica.context_tokens = observation.context_tokens
+    before = was_up, replica.seen, replica.engine_version, replica.life, replica.context_tokens
+    after = (
+        observation.up,
+        observation.seen,
+        observation.engine_version,
+        observation.life,
+        observation.context_tokens,
+    )
+    replica.up, replica.seen, replica.engine_version, replica.life, replica.context_tokens = after
     if not observation.up and not observation.seen:
         replica.loaded = frozenset()
     if after != before:

@@ -171,6 +171,15 @@ async def test_fault_12_a_prompt_that_is_too_long_is_sent_on_only_to_where_it_ma
         assert (told.status, (told.error or {})["code"], calls(general)) == (400, "context_length_exceeded", [])
 
 
+async def test_fault_12_engines_that_tell_their_context_need_no_setting_for_it(
+    world: World, small: FakeEngine, general: FakeEngine
+) -> None:
+    general.max_model_len = 2 * small.max_model_len
+    async with world("f12-context-length") as gateway:
+        told = await ask(gateway, "f12-context-length")
+    assert (told.whole, told.headers["x-apprentice-reason"]) == (True, "context_length")
+
+
 @both
 async def test_fault_13_what_the_content_policy_refuses_is_told_and_goes_nowhere_else(
     world: World, small: FakeEngine, general: FakeEngine, stream: bool
