@@ -10,11 +10,10 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import Unusable
+from gateway.cli.admin_client import KeyNames, Unusable
 from gateway.cli.command import Api, Because, TaskName, Yes, add_command, as_body, make_sure
 from gateway.cli.evaluation_report import describe_evaluation
 from gateway.cli.gate import PastGate, read_past_gate
-from gateway.cli.key_names import KeyNames
 from gateway.cli.listing import (
     make_care_cells,
     make_replica_row,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import ssl
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
@@ -323,3 +324,26 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Unusable(f"{path} holds no JSON object.")
     return value
+
+
+PUBLIC = re.compile(r"\b[a-z0-9]{12}\b")
+
+
+class KeyNames:
+    """Names of the keys that there are. Keys that were revoked stay as they are written down."""
+
+    def __init__(self, client: AdminClient) -> None:
+        """Read the names. Raises Unusable where nothing answers."""
+        try:
+            keys = client.get("/callers")["callers"]
+        except Refused:
+            keys = []
+        self._names = {str(key["public"]): str(key["name"]) for key in keys}
+
+    def within(self, text: str) -> str:
+        """The text, each key that it names with its own name before it."""
+        return PUBLIC.sub(lambda match: self._named(match[0]), text)
+
+    def _named(self, public: str) -> str:
+        name = self._names.get(public)
+        return f"{name} ({public})" if name else public

@@ -9,9 +9,8 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import Unusable
+from gateway.cli.admin_client import KeyNames, Unusable
 from gateway.cli.command import Api, TaskName, with_api
-from gateway.cli.key_names import KeyNames
 from gateway.cli.tables import Printer, format_time
 
 MODE_WORDS: Mapping[str, str] = {

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from gateway.cli.admin_client import KeyNames
 from gateway.cli.audit import make_entry_row
-from gateway.cli.key_names import KeyNames
 from gateway.cli.tables import Printer, Row, format_age, format_size, format_time, share, shares_of, tell_warnings
 from gateway.cli.watch import describe_canary, make_evidence_table
 from serving.adapters.versions_and_aliases import PLACED

@@ -1,8 +1,9 @@
-"""`apprentice requests`: lists and searches requests, the newest first."""
+"""`apprentice requests`, `explain` and `diagnose`: a search in requests, the way of one, and the fault of an answer."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -10,6 +11,7 @@ from gateway.cli.command import Api, OfTask, as_body, with_api
 from gateway.cli.records import Since, Until, moments_of
 from gateway.cli.tables import Row, format_time
 from gateway.cli.tool_calls import write_call
+from gateway.cli.watch import make_waiting_columns
 
 EXCERPT = 60
 TEXTS_ARE_OFF = "Texts are kept only of tasks that say so: set tasks.NAME.texts.keep (docs/guides/kept-texts.md)."
@@ -68,3 +70,73 @@ def _excerpts(text: dict[str, Any] | None) -> tuple[str | None, str | None]:
 def _short(text: Any) -> str:
     line = " ".join(str(text).split())
     return line if len(line) <= EXCERPT else f"{line[: EXCERPT - 1]}…"
+
+
+@with_api
+def explain(
+    api: Api,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
+) -> None:
+    """Explain a request: its checks, route and end."""
+    answer = api.get(f"{api.url}/v1/requests/{quote(request_id, safe='')}")
+    if api.out.print_json(answer):
+        return
+    record = answer["record"]
+    api.out.pairs((name, record[name]) for name in ("id", "task", "version", "pool", "reason", "outcome"))
+    if record["findings"]:
+        columns = ("check", "version", "mode", "verdict", "score", "threshold", "nearest", "note")
+        api.out.table(columns, map(_make_finding_row, record["findings"]))
+    api.out.say(*answer["explanation"])
+
+
+def _make_finding_row(finding: dict[str, Any]) -> Row:
+    numbers = ["-" if finding[name] is None else f"{finding[name]:.4g}" for name in ("score", "threshold")]
+    verdict = "fired" if finding["fired"] else "let pass"
+    whose, near = finding["version"] or "-", ", ".join(finding["neighbours"]) or "-"
+    return finding["check"], whose, finding["mode"], verdict, *numbers, near, finding["note"] or "-"
+
+
+SHOWN_CHARACTERS = 120
+
+
+@with_api
+def diagnose(
+    api: Api,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
+) -> None:
+    """Tell the likely fault of an answer.
+
+    The version, earlier versions, the base and general are asked now, at temperature 0. The text must be kept.
+    """
+    with api.out.progress(*make_waiting_columns()) as progress:
+        progress.add_task("Reading training rows, asking engines", total=None)
+        answer = api.post("/diagnoses", request=request_id)
+    if not api.out.print_json(answer):
+        tell_diagnosis(api, answer)
+
+
+def tell_diagnosis(api: Api, answer: dict[str, Any]) -> None:
+    """The likely fault, the evidence of each, and what it rests on."""
+    result, case = answer["diagnosis"], answer["case"]
+    api.out.say(f"Likely fault: {result['likely']}. {result['because']}", "")
+    pairs = ("request", "task", "version", "label")
+    api.out.pairs([*((name, answer[name]) for name in pairs), *((name, case[name]) for name in ("answer", "expected"))])
+    api.out.say("")
+    api.out.table(
+        ("fault", "verdict", "evidence"), [(each["name"], each["state"], each["evidence"]) for each in result["causes"]]
+    )
+    if case["answers"]:
+        api.out.say("")
+        arm_rows = [(each["arm"], _clipped(each["text"]), each["fault"]) for each in case["answers"]]
+        api.out.table(("asked now", "answer", "failed"), arm_rows)
+    if case["neighbours"]:
+        api.out.say("")
+        rows = [
+            (each["similarity"], _clipped(each["text"]), _clipped(each["answer"]), each["id"] in result["conflicting"])
+            for each in case["neighbours"]
+        ]
+        api.out.table(("similarity", "training row", "its answer", "conflicts"), rows)
+
+
+def _clipped(text: str | None) -> str | None:
+    return text if text is None or len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

@@ -8,9 +8,8 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import Unusable
+from gateway.cli.admin_client import KeyNames, Unusable
 from gateway.cli.command import Api, TaskName, with_api
-from gateway.cli.key_names import KeyNames
 from gateway.cli.pictures import draw_bar
 from gateway.cli.tables import Printer, Row
 from monitoring.quality.phrases import format_digits
