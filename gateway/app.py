@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from gateway import audit
-from gateway.admin import fleet_endpoints, key_endpoints, reload_endpoints, state_endpoints
+from gateway.admin import fleet_endpoints, key_endpoints, reload, state_endpoints
 from gateway.admin.audit_head_job import keep_audit_head, key_of
 from gateway.background.jobs import Job, run_jobs
 from gateway.callers import Caller, KnownKeys, identify
@@ -46,7 +46,7 @@ from gateway.features.fitting.feature import FITTING
 from gateway.features.health import endpoints as health
 from gateway.features.pulls.feature import PULLS
 from gateway.features.quality.feature import QUALITY
-from gateway.features.readiness.feature import READINESS
+from gateway.features.readiness.endpoints import READINESS
 from gateway.features.records.append_file_rewrites import keep_rewriting
 from gateway.features.records.archiving import keep_archiving
 from gateway.features.records.flushing import open_flow
@@ -142,7 +142,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     TRACING,
     make_stateless(jobs={"archive_records": keep_archiving, "rewrite_append_only_file": keep_rewriting}),
     make_stateless(
-        *(key_endpoints.router, audit.router, fleet_endpoints.router, state_endpoints.router, reload_endpoints.router),
+        *(key_endpoints.router, audit.router, fleet_endpoints.router, state_endpoints.router, reload.router),
         jobs={"keep_audit_head": keep_audit_head},
     ),
 )

@@ -12,25 +12,29 @@ import pickle
 import re
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import APIRouter, Query, Request
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from gateway.configuration.settings import Settings, load_settings
 from gateway.current_configuration import bounds_of, caps_of, configured_policy_of
+from gateway.endpoint_parts import Admin, services_of
 from gateway.errors import Problem, SettingsError
 from gateway.fleet_health import apply_pools, check_health
 from gateway.limits.caller_limits import Bound
 from gateway.limits.fallback_caps import Cap
+from gateway.openapi_parts import with_errors
 from gateway.services import Services
 from gateway.state.snapshot import ConfiguredPolicy
 from monitoring.audit import AuditConflict
 from serving.fleet import PoolConfig
 
 log = logging.getLogger(__name__)
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
 SYSTEM = "system"
 HIDDEN = "(hidden)"
 HIDDEN_PATHS = ("recycle_url", "webhook_url")
@@ -315,3 +319,18 @@ async def _reload_and_log(services: Services) -> bytes:
     except Exception:
         log.exception("the configuration could not be read again")
     return b""
+
+
+@router.post("/reload", responses=with_errors("configuration_invalid", "restart_required", "state_conflict"))
+async def reload_configuration(
+    request: Request, admin: Admin, dry_run: Annotated[bool, Query(description="Only tell what would change.")] = False
+) -> dict[str, Any]:
+    """Reload the configuration, whole or not at all."""
+    services = services_of(request)
+    reloaded = await reload(services, admin.public, dry_run)
+    return {
+        "file": str(services.configuration.config),
+        "outcome": reloaded.outcome,
+        "changes": [asdict(change) for change in reloaded.changes],
+        "restart_required": list(reloaded.restart_required),
+    }

@@ -1,4 +1,5 @@
-"""The parts of the configuration's sections, and the sections on how callers get in: listeners, door and queue."""
+"""The parts of the configuration's sections; the sections on how callers get in (listeners, door and queue), and the
+short ones of features."""
 
 from __future__ import annotations
 
@@ -260,3 +261,48 @@ class QueueLimits(Section):
     )
     batch_share_min: float = Field(0.05, ge=0, le=0.5, description="Share of free places for batch while others wait.")
     drain_seconds_min: float = Field(0.0, ge=0, le=3600, description="Time in which a stopping gateway takes requests.")
+
+
+class TracingSettings(Section):
+    """Spans of requests, for a collector of OpenTelemetry. It takes the extra `tracing`."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="OTLP address of traces, such as http://HOST:4318/v1/traces; unset: off.",
+    )
+    sampled_share: Share = Field(1.0, description="Share of requests with spans, where no `traceparent` decides.")
+
+
+class FittingSettings(Section):
+    """Models that are fitted for versions, such as of their scope."""
+
+    prompts_bytes_max: Bytes = Field(64 << 20, description="Largest file of training prompts or other traffic.")
+    fitting_seconds_max: float = Field(900.0, gt=0, le=86_400, description="Longest fitting.")
+    minilm_file: Path | None = Field(None, description="MiniLM from `python -m router.minilm`; unset: word vectors.")
+
+
+class EvaluationSettings(Section):
+    """Bounds of `apprentice evaluate`."""
+
+    concurrency: int = Field(8, ge=1, le=256, description="Rows in progress, beside callers.")
+    load_share_max: ShareAboveZero = Field(
+        0.5, description="Share of a replica's in_flight_max that an evaluation may fill."
+    )
+    rows_max: int = Field(20_000, ge=1, le=200_000, description="Rows of a data set.")
+    bytes_max: Bytes = Field(64 << 20, description="Largest data set.")
+    row_bytes_max: int = Field(1 << 18, ge=256, le=16 << 20, description="Longest row.")
+    retention_days: int = Field(90, ge=1, le=3660, description="Retention of reports and results, without texts.")
+
+
+class DatasetSettings(Section):
+    """Bounds of `apprentice datasets build`."""
+
+    folder: FolderPath | None = Field(
+        None,
+        description="Folder of these and trainings, shared by gateways that share Redis; unset: `datasets` in the data "
+        "folder.",
+    )
+    rows_max: int = Field(100_000, ge=1, le=1_000_000, description="Rows of all sources.")
+    file_bytes_max: int = Field(512 << 20, ge=1024, le=8 << 30, description="Largest file of rows.")
+    building_seconds_max: float = Field(3600.0, gt=0, le=86_400, description="Longest building.")

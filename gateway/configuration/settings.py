@@ -21,15 +21,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.callers import split_key
-from gateway.configuration.datasets import DatasetSettings
-from gateway.configuration.evaluations import EvaluationSettings
 from gateway.configuration.faults import (
     ConfigurationSource,
     ContradictingSettings,
     describe_errors,
     find_placeholders,
 )
-from gateway.configuration.fitting import FittingSettings
 from gateway.configuration.monitor import MonitorSettings
 from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
 from gateway.configuration.pulls import PullSettings
@@ -38,7 +35,10 @@ from gateway.configuration.sections import (
     AuditSettings,
     Bytes,
     ConsoleSettings,
+    DatasetSettings,
     DoorLimits,
+    EvaluationSettings,
+    FittingSettings,
     FolderOrBucket,
     FolderPath,
     ListenSettings,
@@ -49,11 +49,11 @@ from gateway.configuration.sections import (
     Section,
     ShareAboveZero,
     StoredBytes,
+    TracingSettings,
     refuse_switch,
 )
 from gateway.configuration.tasks import TaskSettings
 from gateway.configuration.texts import TextSettings
-from gateway.configuration.tracing import TracingSettings
 from gateway.configuration.training import TrainingSettings
 from gateway.errors import SettingsError
 from monitoring.bucket_storage import Bucket

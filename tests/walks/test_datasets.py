@@ -18,7 +18,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.datasets import exporting, job
+from gateway.features.datasets import endpoints, job
 from gateway.features.datasets.state import Build, Datasets
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.state import Texts
@@ -390,7 +390,7 @@ async def test_an_export_that_an_erasure_removes_ends_in_an_error_that_says_to_a
 ) -> None:
     code = "import json, pathlib, shutil; target = pathlib.Path(json.loads(input())['target']); told = {'rows': 1}"
     monkeypatch.setattr(
-        exporting, "COMMAND", (sys.executable, "-c", f"{code}; {REMOVED_BY[removed]}; print(json.dumps(told))")
+        endpoints, "COMMAND", (sys.executable, "-c", f"{code}; {REMOVED_BY[removed]}; print(json.dumps(told))")
     )
     async with run_gateway(configure()) as gateway, gateway.http() as http:
         sent = (await http.post(f"{PATH}/files", content=b'{"text": "a vase", "expected": "yes"}\n')).json()["digest"]

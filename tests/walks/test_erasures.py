@@ -18,11 +18,11 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.features.datasets.exporting import send_export
+from gateway.features.datasets.endpoints import send_export
 from gateway.features.datasets.state import Datasets
 from gateway.features.erasures.state import Erasures
-from gateway.features.evaluations.hard_cases import find_hard_cases
 from gateway.features.evaluations.state import Evaluations
+from gateway.features.evaluations.suite_endpoints import find_hard_cases
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.state import Texts
 from monitoring.datasets.folder import CARD_FILE, REQUESTS_FILE

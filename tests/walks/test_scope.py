@@ -21,8 +21,7 @@ from gateway.callers import new_key
 from gateway.features.fitting import job as fitting
 from gateway.features.fitting.job import BEGUN_MAX, FAILED_MAX
 from gateway.features.fitting.prompts import LINE_BYTES_MAX, read_sample
-from gateway.features.fitting.samples import SAMPLE_KEY, WAITING_KEY
-from gateway.features.fitting.state import Fitting
+from gateway.features.fitting.state import SAMPLE_KEY, WAITING_KEY, Fitting
 from gateway.services import Services
 from gateway.state.fitted_store import FittingStatus
 from tests.waiting import until

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from gateway.features.evaluations.state import Evaluations
-from gateway.features.readiness.tasks import find_prompted
+from gateway.features.readiness.endpoints import find_prompted
 from gateway.features.texts.state import Texts
 from monitoring.evaluation.suites import Suite
 from monitoring.synced_files import lock_folder

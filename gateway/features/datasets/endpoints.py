@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +16,10 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import Field
+from starlette.background import BackgroundTask
 
 from gateway.audit import enter_event
+from gateway.background.job_process import make_command, run_process
 from gateway.endpoint_parts import (
     Admin,
     Body,
@@ -27,13 +32,13 @@ from gateway.endpoint_parts import (
 )
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.datasets.exporting import send_export
 from gateway.features.datasets.receiving import receive_file
 from gateway.features.datasets.state import DIGEST, Build, Datasets, read_card
 from gateway.openapi_parts import TEXT, with_answer, with_body, with_errors
-from monitoring.datasets.build_job import DatasetOptions, ExportFormat
+from gateway.state.private_files import make_private_folder
+from monitoring.datasets.build_job import DatasetOptions, ExportFormat, ExportJob, ExportResult
 from monitoring.datasets.card_page import make_card_page
-from monitoring.datasets.folder import remove_set
+from monitoring.datasets.folder import PARTIAL, remove_set
 from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.ids import make_timed_id
 
@@ -198,3 +203,33 @@ def _audited(build: Build) -> dict[str, Any]:
 
 async def _shown(datasets: Datasets, build: Build) -> dict[str, Any]:
     return _audited(build) | {"progress": msgspec.to_builtins(await datasets.builds.progress(build))}
+
+
+COMMAND = make_command("monitoring.datasets.export_run")
+
+
+async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportFormat) -> FileResponse:
+    """The part in this format as an answer. Raises Problem without a row (409), and where it fails (503, 500)."""
+    await asyncio.to_thread(make_private_folder, datasets.files)
+    aside = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=PARTIAL, dir=datasets.files))
+    target = aside / f"{part}.{'parquet' if form == 'parquet' else 'jsonl'}"
+    try:
+        job = ExportJob(str(folder / f"{part}.jsonl"), str(target), form)
+        result = await run_process(COMMAND, job, ExportResult)
+        try:
+            status = await asyncio.to_thread(os.stat, aside if result.error else target)
+        except FileNotFoundError:
+            raise Problem("overload", "Texts were erased while the file was made: ask again.") from None
+        if result.error:
+            raise Problem("overload", f"{result.error} Make room for data sets, or try again later.")
+        if not result.rows:
+            lack = "no worse answer beside a right one, as dpo needs" if form == "dpo" else "no row"
+            raise Problem("state_conflict", f"The part {part} of the data set has {lack}: there is nothing to export.")
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    headers = {"x-rows": str(result.rows)}
+    done = BackgroundTask(shutil.rmtree, aside, ignore_errors=True)
+    return FileResponse(
+        target, media_type="application/octet-stream", headers=headers, background=done, stat_result=status
+    )

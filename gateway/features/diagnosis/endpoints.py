@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -13,22 +15,31 @@ from gateway.background.job_process import make_command, run_process
 from gateway.endpoint_parts import Admin
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.diagnosis.asking import ask_arms, list_arms
 from gateway.features.diagnosis.messages import LookedUp, LookupJob
+from gateway.features.evaluations.row_asking import answer_once
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.records.archiving import text_source_of
+from gateway.formats.chat import CHAT
+from gateway.formats.completions import COMPLETIONS
 from gateway.formats.fields import Message
+from gateway.formats.request_body import read_body
 from gateway.formats.selectors import select_from_messages
 from gateway.openapi_parts import with_errors
+from gateway.path.own_requests import has_room
 from gateway.request_labels import read_label
 from gateway.services import Services
-from monitoring.diagnosis.faults import ArmAnswer, Case, ServedScope, diagnose
+from monitoring.diagnosis.faults import ArmAnswer, ArmKind, Case, ServedScope, diagnose
 from monitoring.evaluation.answer_forms import write_answer, write_demonstration
 from monitoring.ids import strip_id
 from monitoring.labels.request_label import RequestLabel
 from monitoring.records import Record
 from monitoring.texts import KeptText
+from router.policy import TaskPolicy
+from router.replica_choice import pick
+from router.routing_data import Choice
 from router.task_choice import DEFERRED_SHARE
+from serving.adapters.versions_and_aliases import PLACED
+from serving.fleet_view import VersionView
 
 LOOKUP_SECONDS_MAX = 120.0
 COMMAND = make_command("gateway.features.diagnosis.run")
@@ -121,3 +132,74 @@ async def _find_scope(
     score = (await asyncio.to_thread(model.score, words)).score
     threshold = model.threshold(DEFERRED_SHARE)
     return ServedScope(score=score, threshold=threshold, fired=score < threshold)
+
+
+EARLIER_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnosedArm:
+    """An arm to ask: a version, or the base of a pool with a version's general prompt."""
+
+    name: str
+    kind: ArmKind
+    version: VersionView
+    pool: str
+    is_base: bool
+
+
+def list_arms(task: TaskPolicy, own: VersionView, versions: list[VersionView]) -> list[DiagnosedArm]:
+    """The arms for a version of the task: of earlier versions the newest that can be asked, on the same base."""
+    arms = [DiagnosedArm(own.name, "own", own, own.pool, False)] if own.state in PLACED else []
+    earlier = [each for each in versions if number_of(each) < number_of(own) and each.state in PLACED]
+    earlier = sorted((each for each in earlier if each.pool == own.pool), key=number_of, reverse=True)
+    arms += [DiagnosedArm(each.name, "earlier", each, each.pool, False) for each in earlier[:EARLIER_MAX]]
+    arms.append(DiagnosedArm(f"the base of {own.pool}", "base", own, own.pool, True))
+    if task.fallback_pool is not None and task.fallback_pool != own.pool:
+        arms.append(DiagnosedArm("general", "general", own, task.fallback_pool, True))
+    return [arm for arm in arms if task.reaches(arm.pool)]
+
+
+async def ask_arms(
+    evaluations: Evaluations, task: TaskPolicy, text: KeptText, arms: list[DiagnosedArm]
+) -> tuple[ArmAnswer, ...]:
+    """The answer of each arm. One that fails, or has no room beside callers, says so."""
+    return tuple(await asyncio.gather(*(_ask(evaluations, task, text, arm) for arm in arms)))
+
+
+def number_of(version: VersionView) -> int:
+    """The number in a version's name: 3 in returns@v3."""
+    return int(version.name.rpartition("@v")[2])
+
+
+async def _ask(evaluations: Evaluations, task: TaskPolicy, text: KeptText, arm: DiagnosedArm) -> ArmAnswer:
+    choice = _choose(evaluations, task, arm)
+    if isinstance(choice, str):
+        return ArmAnswer(arm=arm.name, kind=arm.kind, fault=choice)
+    wire_format = CHAT if text.messages else COMPLETIONS
+    prompt = text.as_asked()
+    if not prompt:
+        return ArmAnswer(arm=arm.name, kind=arm.kind, fault="a part of the text is not kept")
+    try:
+        body = read_body(wire_format, msgspec.json.encode({"model": arm.version.name, "temperature": 0, **prompt}))
+    except Problem as problem:
+        return ArmAnswer(arm=arm.name, kind=arm.kind, fault=problem.message)
+    reply = await answer_once(evaluations.services, choice, body)
+    return ArmAnswer(arm=arm.name, kind=arm.kind, text=reply.text, fault=reply.fault)
+
+
+def _choose(evaluations: Evaluations, task: TaskPolicy, arm: DiagnosedArm) -> Choice | str:
+    """A replica with room beside callers, or what is missing."""
+    services = evaluations.services
+    view, now = services.fleet.view(), time.monotonic()
+    pool = view.pools.get(arm.pool)
+    if pool is None:
+        return f"there is no pool {arm.pool!r}"
+    name = None if arm.is_base else arm.version.name
+    replica = pick(pool, name, view.in_flight, now, services.moment(now).draw, spare_open=True)
+    if isinstance(replica, str):
+        return f"no replica of {arm.pool} can answer now ({replica})"
+    if not has_room(services, view, replica):
+        return f"{arm.pool} has no room beside its callers"
+    version, prompted = (None, arm.version) if arm.is_base else (arm.version, None)
+    return Choice(task, version, pool, replica, "pinned", prompted)

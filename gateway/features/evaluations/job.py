@@ -25,8 +25,7 @@ from gateway.features.evaluations.earlier_answers import find_earlier_answers, t
 from gateway.features.evaluations.gate_baselines import gate_of, take_gate
 from gateway.features.evaluations.judging import describe_judge, digest_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
-from gateway.features.evaluations.placing import Impossible, place_judge, place_row
-from gateway.features.evaluations.row_asking import OF_THE_ROW, RowAsker
+from gateway.features.evaluations.row_asking import OF_THE_ROW, Impossible, RowAsker, place_judge, place_row
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, finish
 from gateway.features.evaluations.texts import keep_texts

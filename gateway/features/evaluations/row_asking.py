@@ -1,20 +1,32 @@
-"""A row at an engine: it waits for room, is sent, recorded, paid for as evaluation, and asked again where it fails."""
+"""A row at an engine: it waits for room beside callers, is sent, recorded, paid for as evaluation, read, and asked
+again where it fails."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from gateway.features.evaluations.row_answers import read_answer
+import msgspec
+
+from gateway.features.evaluations.store import Evaluation
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
 from gateway.services import Services
-from monitoring.evaluation.results import RowAnswer
+from monitoring.evaluation.dataset import has_tool_call, write_calls
+from monitoring.evaluation.results import RowAnswer, Sureness
 from monitoring.records import Record
-from router.routing_data import NO_SCORES, Choice
+from router.contract import Contract
+from router.policy import TaskPolicy
+from router.refusals import is_refusal
+from router.replica_choice import pick
+from router.routing_data import NO_SCORES, OUT_OF_SERVICE, Choice
+from serving.adapters.versions_and_aliases import GIVEN_UP, PLACED
 from serving.engine_traits import EngineKind
+from serving.fleet_view import FleetView, VersionView
 
 ROOM_SECONDS = (0.05, 1.0)
 """First and longest wait for room on a replica."""
@@ -125,3 +137,113 @@ def _settle(services: Services, record: Record, row_answer: RowAnswer, seconds: 
     row_answer.prompt_tokens, row_answer.completion_tokens = record.prompt_tokens, record.completion_tokens
     row_answer.cost_usd, row_answer.request_id = record.cost_usd, record.id
     row_answer.fingerprint = record.fingerprint or ""
+
+
+def read_answer(body: bytes, contract: Contract | None) -> RowAnswer:
+    """The answer's text, its logprobs where the engine told them, and whether it keeps the version's contract.
+
+    A refusal is what an engine marks as one, or what begins as refusals do and does not keep the contract. The text of
+    an answer that calls tools is its calls as JSON; a contract is about texts alone.
+    """
+    try:
+        choice: Mapping[str, Any] = msgspec.json.decode(body)["choices"][0]
+        message = choice.get("message")
+        text = message.get("content") if isinstance(message, Mapping) else choice.get("text")
+        marked = isinstance(message, Mapping) and bool(message.get("refusal"))
+    except (msgspec.DecodeError, RecursionError, LookupError, TypeError, AttributeError):
+        return RowAnswer(text=None, fault="failed")
+    text = text if isinstance(text, str) else ""
+    if isinstance(message, Mapping) and has_tool_call(message):
+        return RowAnswer(text=write_calls(message), logprobs=_logprobs(choice.get("logprobs")))
+    cut = choice.get("finish_reason") == "length"
+    form_kept = None if contract is None else contract.broken_by(text, cut) is None
+    refused = marked or choice.get("finish_reason") == "content_filter" or (form_kept is not True and is_refusal(text))
+    logprobs = _logprobs(choice.get("logprobs"))
+    return RowAnswer(
+        text=text, refused=refused, contract_kept=form_kept, logprobs=logprobs, sureness=_sureness(logprobs)
+    )
+
+
+def _sureness(logprobs: Sequence[float]) -> Sureness | None:
+    """The features that the check `low_confidence` reads of a whole answer, by the same arithmetic."""
+    from router.confidence_model import compute_features  # noqa: PLC0415 - numpy, 12 MB, where rows are answered
+
+    features = compute_features(logprobs, None, None)
+    return Sureness(features.minimum, features.quantile_10, features.mean, features.length) if features.length else None
+
+
+def _logprobs(reported: Any) -> list[float]:
+    """Those of the answer's tokens, in nats; empty where any of them is missing."""
+    if not isinstance(reported, Mapping):
+        return []
+    content = reported.get("content")
+    if isinstance(content, list):
+        values = [value.get("logprob") if isinstance(value, Mapping) else None for value in content]
+    else:
+        values = reported.get("token_logprobs") or []
+    numbers = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return numbers if len(numbers) == len(values) else []
+
+
+class Impossible(Exception):
+    """The evaluation can't go on; the message is a sentence that says why and what to do."""
+
+
+def place_row(services: Services, evaluation: Evaluation, arm: str) -> Choice | str:
+    """The place for a row, or the reason why it waits. Raises Impossible where waiting is of no use."""
+    view, task = services.fleet.view(), services.snapshot.current.policy.tasks.get(evaluation.task)
+    spec = evaluation.arms[arm]
+    name = spec.version or evaluation.version
+    version = view.versions.get(name)
+    if task is not None and spec.prompt is not None:
+        placed = _place(services, task, None, spec.pool or "", None, view)
+        return placed if isinstance(placed, str) else replace(placed, system=spec.prompt)
+    if task is None or version is None:
+        raise Impossible(f"The configuration has no task {evaluation.task!r} any more, or there is no {name}.")
+    if spec.version is None:
+        return _place(services, task, None, spec.pool or task.fallback_pool or "", version, view)
+    if version.state in OUT_OF_SERVICE or version.state not in PLACED | {"staging"}:
+        todo = "stage it, and run the evaluation again: it goes on from here"
+        if version.state in GIVEN_UP:
+            todo = "evaluate without it"
+        raise Impossible(f"{name} is {version.state}: {todo}.")
+    return _place(services, task, version, version.pool, None, view)
+
+
+def place_judge(services: Services, evaluation: Evaluation, pool: str) -> Choice | str:
+    """The place for a question to the model that judges, or the reason why it waits. Raises Impossible."""
+    task = services.snapshot.current.policy.tasks.get(evaluation.task)
+    if task is None:
+        raise Impossible(f"The configuration has no task {evaluation.task!r} any more.")
+    return _place(services, task, None, pool, None, services.fleet.view())
+
+
+def _place(
+    services: Services,
+    task: TaskPolicy,
+    version: VersionView | None,
+    pool_name: str,
+    general_prompt_of: VersionView | None,
+    view: FleetView,
+) -> Choice | str:
+    """A replica with room to spare, or what is missing."""
+    now = time.monotonic()
+    pool = view.pools.get(pool_name)
+    if pool is None or not task.reaches(pool.name):
+        raise Impossible(
+            f"The task {task.name!r} may not reach the pool {pool_name!r}: see fallback_pool, pools_allowed."
+        )
+    if services.admission.waiting:
+        return "callers wait for a place, and go first"
+    if services.admission.stage != "open":
+        return "the gateway is shutting down"
+    name = version.name if version else None
+    replica = pick(pool, name, view.in_flight, now, services.moment(now).draw, spare_open=True)
+    if replica == "no_replica":
+        return f"no replica of the pool {pool.name!r} can answer" + (f" with {name}" if name else "")
+    if isinstance(replica, str):
+        return f"every replica of the pool {pool.name!r} is full"
+    load_max = services.settings.evaluation.load_share_max * replica.in_flight_max
+    if view.in_flight.get(replica.name, 0) + 1 > max(1.0, load_max):
+        return f"the pool {pool.name!r} has no room beside its callers"
+    return Choice(task, version, pool, replica, "pinned", general_prompt_of)

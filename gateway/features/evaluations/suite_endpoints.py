@@ -1,27 +1,39 @@
-"""The table URL → function for admins, suites: the data sets that a task's versions are evaluated on."""
+"""The table URL → function for admins, suites: the data sets that a task's versions are evaluated on.
+
+One may be of hard cases that production found: a process reads kept texts and their labels, and writes its rows.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
+from gateway.background.job_process import make_command, run_process
 from gateway.endpoint_parts import Admin, Operator, When, find_task, see_that_list_has_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.evaluations.hard_cases import find_hard_cases, hold_off_erasures
 from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.suites import SUITES_MAX, NoSuite
+from gateway.features.records.archiving import find_kept_source
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
+from gateway.state.private_files import make_private_folder
+from monitoring.datasets.build_job import HardCasesJob, HardCasesResult
+from monitoring.datasets.folder import FILES_FOLDER, PARTIAL
 from monitoring.evaluation.answer_metrics import ComparisonMetric, MetricError, metric_of
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.row_classes import ClassFinder
 from monitoring.evaluation.slices import SliceCounts
 from monitoring.evaluation.suites import Suite, SuiteKind, kinds_of
+from monitoring.synced_files import lock_folder
 
 MetricName = Annotated[
     str, Query(max_length=1000, description="exact, normal, fields:a,b, overlap:0.5 or judge; unset: by the contract.")
@@ -167,3 +179,49 @@ def _shown(suite: Suite, of_task: list[Suite]) -> dict[str, Any]:
 
 def _audited(suite: Suite) -> dict[str, Any]:
     return {name: getattr(suite, name) for name in ("digest", "kind", "rows", "metric", "class_field")}
+
+
+RUN_SECONDS_MAX = 600.0
+LOOK_INTERVAL_SECONDS = 0.2
+COMMAND = make_command("monitoring.datasets.hard_run")
+
+
+@asynccontextmanager
+async def hold_off_erasures(evaluations: Evaluations) -> AsyncIterator[None]:
+    """Hold the lock of the data sets, as their building does: an erasure finds the suite, or its texts are gone.
+
+    Raises Problem (504) where an erasure goes on for too long.
+    """
+    folder = evaluations.services.settings.dataset_folder
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ExitStack() as stack:
+        try:
+            async with asyncio.timeout(RUN_SECONDS_MAX):
+                while True:
+                    with suppress(BlockingIOError):
+                        stack.enter_context(lock_folder(folder, shared=True, wait=False))
+                        break
+                    await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+        except TimeoutError:
+            raise Problem("timeout", "An erasure of texts goes on: add the suite once it is done.") from None
+        yield
+
+
+@asynccontextmanager
+async def find_hard_cases(evaluations: Evaluations, task: str, since: float) -> AsyncIterator[Path]:
+    """A file of rows: requests since then with a wrong answer and an agreed right one. Raises Problem."""
+    settings, now = evaluations.services.settings, time.time()
+    files = settings.dataset_folder / FILES_FOLDER  # an erasure finds there what a killed gateway has left
+    make_private_folder(files)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=files) as folder:
+        path = Path(folder) / "rows.jsonl"
+        source = await find_kept_source(evaluations.services, task, since, since, now)
+        job = HardCasesJob(task, source, str(path), settings.evaluation.rows_max)
+        result = await run_process(COMMAND, job, HardCasesResult, RUN_SECONDS_MAX, advice="name a later `since`")
+        if result.error:
+            raise Problem("invalid_value", result.error, "since")
+        if not result.rows:
+            counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(result.counts.items()))
+            text = "No kept text since then has a wrong answer whose right one is agreed"
+            raise Problem("invalid_value", f"{text} ({counts or 'no text is kept'}): have requests labelled.", "since")
+        yield path

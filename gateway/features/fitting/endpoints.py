@@ -16,8 +16,7 @@ from gateway.endpoint_parts import Admin, find_version
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.fitting.prompts import PromptsError, Sample, is_barely_useful, read_sample
-from gateway.features.fitting.samples import WaitingSample
-from gateway.features.fitting.state import Fitting
+from gateway.features.fitting.state import Fitting, WaitingSample
 from gateway.openapi_parts import BYTES, JSON_ERRORS, as_form, with_body, with_errors
 from gateway.server.adapter_uploads import SAMPLES
 from gateway.state.fitted_store import FittingStatus

@@ -5,8 +5,7 @@ from __future__ import annotations
 from gateway.feature import Feature
 from gateway.features.fitting import endpoints
 from gateway.features.fitting.job import keep_fitting
-from gateway.features.fitting.samples import Samples
-from gateway.features.fitting.state import Fitting
+from gateway.features.fitting.state import Fitting, Samples
 
 FITTING = Feature(
     Fitting,

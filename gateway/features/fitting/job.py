@@ -15,8 +15,7 @@ from redis.exceptions import RedisError
 
 from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
-from gateway.features.fitting.samples import WAIT_SECONDS_MAX, WaitingSample
-from gateway.features.fitting.state import Fitting
+from gateway.features.fitting.state import WAIT_SECONDS_MAX, Fitting, WaitingSample
 from gateway.state.fitted_store import FittedError, FittingStatus, Kind
 from monitoring.helper_process import ProgressStep
 from router.fitting_job import FittingJob, FittingResult

@@ -2,10 +2,119 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
-from gateway.features.fitting.samples import Samples
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.background.lease import announce_work
 from gateway.services import Services
+from gateway.state.audited_step import AuditedStep
+
+WAITING_KEY = "apprentice:prompts:waiting"
+SAMPLE_KEY = "apprentice:prompts:sample:"
+
+WAIT_SECONDS_MAX = 7 * 86_400
+
+EXPIRED = """
+local lost = {}
+for _, version in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  if redis.call('HEXISTS', KEYS[2] .. version, 'digest') == 0 then
+    redis.call('ZREM', KEYS[1], version)
+    redis.call('DEL', KEYS[2] .. version)
+    lost[#lost + 1] = version
+  end
+end
+return lost
+"""
+DROP = """
+if redis.call('HGET', KEYS[2], 'digest') ~= ARGV[2] then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('ZREM', KEYS[1], ARGV[1])
+return 1
+"""
+
+
+class WaitingSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A sample that waits: its packed rows and their digest, who gave it, and what was counted in it."""
+
+    version: str
+    digest: str
+    packed: bytes
+    by: str
+    counts: dict[str, Any]
+
+
+class Samples:
+    """The samples that wait, oldest first. Every method raises RedisError."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._drop = redis.register_script(DROP)
+        self._expired = redis.register_script(EXPIRED)
+
+    async def put(self, sample: WaitingSample, step: AuditedStep) -> None:
+        """Have a version wait with this sample, instead of one that it may wait with already. The entries noted with
+        `step` are written in the same transaction."""
+        values = {
+            "digest": sample.digest,
+            "packed": sample.packed,
+            "by": sample.by,
+            "counts": msgspec.json.encode(sample.counts),
+        }
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(f"{SAMPLE_KEY}{sample.version}")
+            pipe.hset(f"{SAMPLE_KEY}{sample.version}", mapping=values)
+            pipe.expire(f"{SAMPLE_KEY}{sample.version}", WAIT_SECONDS_MAX)
+            pipe.zadd(WAITING_KEY, {sample.version: time.time()})
+            step.write_into(pipe)
+            announce_work(pipe, "fitting")
+            await pipe.execute()
+        await step.enter()
+
+    async def first(self) -> WaitingSample | None:
+        """The sample that has waited longest; None where none waits."""
+        for raw in await self._redis.zrange(WAITING_KEY, 0, -1):
+            version = raw.decode()
+            digest, packed, by, counts = await self._redis.hmget(
+                f"{SAMPLE_KEY}{version}", "digest", "packed", "by", "counts"
+            )
+            if digest is not None:
+                return WaitingSample(
+                    version=version,
+                    digest=digest.decode(),
+                    packed=packed,
+                    by=by.decode(),
+                    counts=msgspec.json.decode(counts),
+                )
+        return None
+
+    async def expired(self) -> list[str]:
+        """The versions whose samples went by themselves since this was last asked."""
+        return [version.decode() for version in await self._expired(keys=[WAITING_KEY, SAMPLE_KEY])]
+
+    async def failed(self, version: str) -> int:
+        """Note that its fitting has failed by a fault, and let the others go first; how often it has by now."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hincrby(f"{SAMPLE_KEY}{version}", "failed", 1)
+            pipe.zadd(WAITING_KEY, {version: time.time()}, xx=True)
+            counts = await pipe.execute()
+        return int(counts[0])
+
+    async def begun(self, version: str) -> int:
+        """Note that its fitting begins; how often it has begun by now."""
+        return int(await self._redis.hincrby(f"{SAMPLE_KEY}{version}", "begun", 1))
+
+    async def digest_of(self, version: str) -> str | None:
+        """The digest of the sample that a version waits with."""
+        sample_digest = await self._redis.hget(f"{SAMPLE_KEY}{version}", "digest")
+        return None if sample_digest is None else str(sample_digest.decode())
+
+    async def drop(self, version: str, digest: str) -> bool:
+        """Forget a sample; False where another has taken its place meanwhile."""
+        return bool(await self._drop(keys=[WAITING_KEY, f"{SAMPLE_KEY}{version}"], args=[version, digest]))
 
 
 @dataclass(frozen=True)

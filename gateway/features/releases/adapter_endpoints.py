@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,6 @@ from gateway.features.evaluations.endpoints import describe_last_evaluation
 from gateway.features.fitting.endpoints import have_fitted, sample_of, selector_of, sentence_of
 from gateway.features.releases.adding import Pusher, add_version
 from gateway.features.releases.availability import describe_canary
-from gateway.features.releases.import_folders import import_path
 from gateway.features.releases.state import Releases
 from gateway.features.rules.endpoints import list_rules_to
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
@@ -410,3 +410,30 @@ async def _audit_of(releases: Releases, version: Version) -> list[dict[str, Any]
         if len(entries) == AUDIT_SHOWN_MAX:
             break
     return entries[::-1]
+
+
+def import_path(folders: Sequence[Path], path: Path, code: str, param: str, *, is_folder: bool = False) -> Path:
+    """The path itself, if it leads to a regular file (or a folder) inside one of the folders.
+
+    Links are refused below the folder, FIFOs and devices everywhere: reading one may never end. Blocks.
+    Raises Problem with `code` and `param`; of a path outside the folders it does not say whether it exists.
+    """
+    if not folders:
+        text = "Imports by path are off: add the folder to the setting import_folders, or upload the files."
+        raise Problem(code, text, param)
+    above = next((folder.absolute() for folder in folders if path.is_relative_to(folder.absolute())), None)
+    if above is None or ".." in path.relative_to(above).parts:
+        allowed = ", ".join(str(folder.absolute()) for folder in folders)
+        raise Problem(code, f"The path is outside the setting import_folders ({allowed}): move it there.", param)
+    kind = "folder" if is_folder else "regular file"
+    try:
+        if path.resolve(strict=True) != above.resolve() / path.relative_to(above):
+            raise Problem(code, f"A symbolic link leads to {path.name}: name the {kind} itself.", param)
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise Problem(code, f"On the gateway's machine there is no {kind} {path}.", param) from None
+    except (OSError, ValueError) as error:
+        raise Problem(code, f"{path.name} can't be read ({error}).", param) from None
+    if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
+        raise Problem(code, f"{path.name} is no {kind}.", param)
+    return path

@@ -5,8 +5,7 @@ from __future__ import annotations
 from gateway.feature import Feature, Features
 from gateway.features.texts.job import keep_texts
 from gateway.features.texts.sealing_job import keep_sealed
-from gateway.features.texts.state import Texts
-from gateway.features.texts.unsaved_texts import TextQueue, is_drawn
+from gateway.features.texts.state import TextQueue, Texts, is_drawn
 from gateway.formats.request_body import RequestBody
 from gateway.services import ObservedAnswer, RequestObserver, Services
 from monitoring.records import Record

@@ -7,11 +7,10 @@ from gateway.features.datasets.state import Datasets
 from gateway.features.releases.state import Releases
 from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.training import endpoints, trainer_endpoints
-from gateway.features.training.local_run import keep_training
-from gateway.features.training.remote_run import keep_remote_trainings
 from gateway.features.training.retraining_steps import keep_retraining
 from gateway.features.training.state import PLACE_FILE, Trainings
 from gateway.features.training.store import TrainingStore
+from gateway.features.training.training_run import keep_remote_trainings, keep_training
 from gateway.services import Services
 from gateway.state.private_files import make_private_folder, name_shared_folder
 

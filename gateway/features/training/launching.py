@@ -57,7 +57,7 @@ async def launch(trainings: Trainings, training: Training) -> None:
             case "webhook":
                 await _tell_webhook(trainings, training)
             case "local":
-                pass  # it runs here (local_run.py)
+                pass  # it runs here (training_run.py)
             case _:
                 assert_never(training.runner)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ssl.SSLError) as error:

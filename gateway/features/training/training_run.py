@@ -1,22 +1,33 @@
-"""One training under way, wherever it runs: its files are prepared here, and somebody may stop it."""
+"""One training under way: its files are prepared here, and somebody may stop it.
+
+On this machine one runs at a time, and its trainer ends with this gateway: the next one that has the lease of this data
+folder goes on from the checkpoint. One elsewhere is launched and followed until its trainer has sent an adapter, or
+will send none.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from typing import Any
 
 import msgspec
 from redis.exceptions import RedisError
 
+from gateway.background.child_process import ChildProcess, run_child
 from gateway.background.job_process import make_command, run_process
-from gateway.background.jobs import run_until
+from gateway.background.jobs import run_until, skip_unchanged
 from gateway.errors import Problem
-from gateway.features.training.state import Trainings
+from gateway.features.training.launching import find_end, launch
+from gateway.features.training.state import Trainings, remove_folders
 from gateway.features.training.store import Training
-from gateway.features.training.training_end import TrainingFault, end_training, is_running
+from gateway.features.training.trainer_keys import admit_trainer, dismiss_trainer
+from gateway.features.training.training_end import TrainingFault, end_training, enter_result, is_running
 from monitoring.training.preparation_job import HELDOUT_FILE, ROWS_FILE, Preparation, PreparationJob
+from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from serving.training.trainer import build_command, explain_exit
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
@@ -132,3 +143,159 @@ class TrainingRun(ABC):
         base = "" if pool.base_folder is None else str(pool.base_folder.absolute())
         files = {"rows": ROWS_FILE, "heldout": HELDOUT_FILE}
         return {**parameters, **files, "base": base, "base_name": pool.base_model}
+
+
+DEATHS_MAX = 2
+"""So often a trainer that dies without a word is begun again, each time from its checkpoint."""
+FAILED_KEPT_SECONDS = 7 * 86_400.0
+"""So long a failed training can go on from its checkpoint."""
+
+
+async def keep_training(trainings: Trainings) -> None:
+    """Run the trainings of this data folder, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    lease = trainings.services.lease_job("training", key_suffix=f"-{trainings.place}")
+
+    async def run_next() -> None:
+        folders = await asyncio.to_thread(trainings.list_folders)  # before trainings: one that begins now keeps its own
+        all_of_them = await trainings.store.all()
+        since = time.time() - FAILED_KEPT_SECONDS
+        kept = [each for each in all_of_them if each.status == "failed" and (each.ended_at or 0.0) > since]
+        kept += [each for each in all_of_them if each.status == "running"]
+        used = set(map(trainings.folder_of, kept))
+        unread = await trainings.store.names() - {each.id for each in all_of_them}
+        gone = [path for path in folders if path not in used and path.name.rpartition("-")[0] not in unread]
+        await asyncio.to_thread(remove_folders, gone)
+        ours = [each for each in all_of_them if trainings.runs_here(each)]
+        for training in reversed(ours):
+            await LocalRun(trainings, training).run_to_end()
+
+    await lease.repeat(skip_unchanged(trainings.services.snapshot, run_next), LOOK_INTERVAL_SECONDS, waits=True)
+
+
+class LocalRun(TrainingRun):
+    """One training under way here."""
+
+    async def train(self) -> None:
+        """Run the trainer, again where it died, and register its adapter."""
+        for deaths in range(DEATHS_MAX + 1):
+            try:
+                result = await self._train()
+                break
+            except ChildProcessError as died:
+                log.warning("a trainer of %s died: %s", self._training.id, died)
+                if deaths == DEATHS_MAX:
+                    raise TrainingFault(str(died)) from died
+        await enter_result(self._trainings, self._training, self._folder / "result", result)
+
+    def job(self) -> dict[str, Any]:
+        """The trainer's options, for job.json."""
+        services = self._trainings.services
+        settings, begin = services.settings.training, services.snapshot.current.versions.get(self._training.begin or "")
+        own: dict[str, Any] = {"threads": settings.threads, "nice": settings.niceness}
+        if begin is not None:
+            own["begin"] = str(services.control.adapters.store.path(begin.digest))
+        return self.shared_job() | own
+
+    async def _train(self) -> dict[str, Any]:
+        """Run the trainer; what it told at its end. Raises TrainingFault, ChildProcessError where it died."""
+        settings = self._trainings.services.settings.training
+        if settings.python is None:
+            raise TrainingFault("Nothing can train here any more: set training.python, then run the command again.")
+        async with run_child(build_command(settings.python.absolute(), self._folder)) as process:
+            return await self._heard(process, settings.silence_seconds_max)
+
+    async def _heard(self, process: ChildProcess, silence_seconds_max: float) -> dict[str, Any]:
+        while True:
+            try:
+                async with asyncio.timeout(silence_seconds_max):
+                    line = await process.read_line()
+            except TimeoutError:
+                text = f"The trainer told nothing for {silence_seconds_max:g} s (training.silence_seconds_max)."
+                raise TrainingFault(text) from None
+            if not line:
+                raise ChildProcessError(explain_exit(await process.wait()))
+            if not line.startswith(b"{"):
+                continue  # a library's own words
+            message = msgspec.json.decode(line, type=dict[str, Any])
+            if message["kind"] == "failed":
+                raise TrainingFault(str(message["text"]))
+            await self._trainings.store.note_progress(self._training.id, message)
+            if message["kind"] == "ended":
+                return message
+
+
+END_INTERVAL_SECONDS = 5.0
+IDLE_SECONDS_MAX = 60.0
+GRACE_SECONDS = 30.0
+"""So long after its job's end a trainer's last message may still come."""
+
+
+async def keep_remote_trainings(trainings: Trainings) -> None:
+    """Launch and follow the trainings elsewhere whose files are here, if no other gateway does. Raises RedisError."""
+    lease = trainings.services.lease_job("training-remote", key_suffix=f"-{trainings.place}")
+    seen_generation = -1
+
+    async def run_all() -> None:
+        nonlocal seen_generation
+        under_way: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                generation = trainings.services.snapshot.current.generation
+                if generation != seen_generation:
+                    seen_generation = generation
+                    for training in await trainings.store.all():
+                        name = f"{training.id} {training.begun_at}"
+                        if trainings.runs_elsewhere(training) and name not in under_way:
+                            under_way[name] = asyncio.create_task(_run(trainings, training))
+                for name in [name for name, task in under_way.items() if task.done()]:
+                    under_way.pop(name).result()
+                if under_way or trainings.services.snapshot.current.generation != seen_generation:
+                    await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+                else:
+                    await trainings.services.snapshot.next(IDLE_SECONDS_MAX)
+        finally:
+            seen_generation = -1
+            for task in under_way.values():
+                task.cancel()
+            await asyncio.gather(*under_way.values(), return_exceptions=True)
+
+    await lease.repeat(run_all, LOOK_INTERVAL_SECONDS)
+
+
+async def _run(trainings: Trainings, training: Training) -> None:
+    await RemoteRun(trainings, training).run_to_end()
+    await dismiss_trainer(trainings, training)
+
+
+class RemoteRun(TrainingRun):
+    """One training that runs elsewhere."""
+
+    async def train(self) -> None:
+        """Launch it and wait for its end, which its trainer brings about over HTTP."""
+        await admit_trainer(self._trainings, self._training)
+        await launch(self._trainings, self._training)
+        silence_seconds_max = self._trainings.services.settings.training.silence_seconds_max
+        last, heard_at, looked_at = "", time.monotonic(), 0.0
+        while True:  # until the state moves, which ends this run
+            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+            now, progress = time.monotonic(), str(await self._trainings.store.progress(self._training.id))
+            if progress != last:
+                last, heard_at = progress, now
+            if now - heard_at > silence_seconds_max:
+                text = f"Its trainer told nothing for {silence_seconds_max:g} s (training.silence_seconds_max)."
+                raise TrainingFault(text)
+            if now - looked_at > END_INTERVAL_SECONDS and now - heard_at > GRACE_SECONDS:
+                looked_at = now
+                if (reason := await find_end(self._trainings, self._training)) is not None:
+                    raise TrainingFault(reason)
+
+    def job(self) -> dict[str, Any]:
+        """The trainer's options, which it fetches."""
+        own: dict[str, Any] = {}
+        remote_base = self._trainings.services.settings.training.remote_base
+        if remote_base is not None:
+            own["base"] = remote_base
+        if self._training.begin is not None:
+            own["begin"] = "begin"
+            own["fetched"] = [f"begin/{CONFIG_FILE}", f"begin/{WEIGHTS_FILE}"]
+        return self.shared_job() | own

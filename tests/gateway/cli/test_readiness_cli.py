@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from gateway.features.readiness import endpoints
-from gateway.features.readiness.state import PLACES, Readiness
+from gateway.features.readiness.endpoints import PLACES, Readiness
 from gateway.request_labels import AGREEMENT_KEY
 from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import RecordRow, day_of, write_part

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.fitting.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, WaitingSample
+from gateway.features.fitting.state import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, WaitingSample
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import FittedError, FittedStore, FittingStatus, is_calibrated_apart
 from gateway.state.snapshot import ConfiguredPolicy, SnapshotKeeper

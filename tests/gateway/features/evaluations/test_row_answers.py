@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.features.evaluations.messages import body_of
-from gateway.features.evaluations.row_answers import read_answer
+from gateway.features.evaluations.row_asking import read_answer
 from monitoring.evaluation.answer_metrics import metric_of
 from monitoring.evaluation.dataset import CallError, row_of
 from monitoring.training.rows import as_line, make_request_key

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gateway.features.texts.job import keep_texts
-from gateway.features.texts.unsaved_texts import TextQueue
+from gateway.features.texts.state import TextQueue
 
 
 class _SlowSpool:
