@@ -10,6 +10,7 @@ import pytest
 from anthropic import AsyncAnthropic
 
 from tests.fakes.engine import FakeEngine
+from tests.waiting import until
 from tests.walks.conftest import BASE_MODEL, Configure
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -50,6 +51,14 @@ async def test_one_model_is_read_by_its_name_and_others_are_not_there(gateway: R
             with pytest.raises(openai.NotFoundError) as raised:
                 await client.models.retrieve(name)
             assert raised.value.code == "model_not_found"
+
+
+async def test_a_version_whose_task_the_configuration_lost_is_not_listed(
+    gateway: RunningGateway, configure: Configure
+) -> None:
+    async with run_gateway(configure(tasks={"clauses": {}}), gateway.admin_key) as later, later.openai() as client:
+        await until(lambda: "returns@v1" in later.services.fleet.replicas["small-0"].loaded, "the replica is read")
+        assert {model.id for model in (await client.models.list()).data} == {"clauses", "general"}
 
 
 async def test_a_task_without_a_version_has_the_length_of_its_fallback_as_configured(configure: Configure) -> None:

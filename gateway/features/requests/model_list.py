@@ -14,6 +14,7 @@ from gateway.errors import Problem
 from gateway.openapi_parts import with_errors
 from gateway.services import Services
 from router.policy import AUTO
+from router.routing_data import OUT_OF_SERVICE
 
 router = APIRouter()
 
@@ -65,7 +66,7 @@ def _names(services: Services) -> Iterator[tuple[str, str, int, str | None]]:
         pool = leading.pool if leading is not None else settings.fallback_pool
         yield task, "task", int(leading.created_at) if leading is not None else since, pool
     for version in snapshot.versions.values():
-        if version.name in loaded:
+        if version.name in loaded and version.task in snapshot.policy.tasks and version.state not in OUT_OF_SERVICE:
             yield version.name, "version", int(version.created_at), version.pool
     for pool in sorted(snapshot.policy.callable_pools):
         yield pool, "pool", since, pool
