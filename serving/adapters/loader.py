@@ -324,7 +324,10 @@ class AdapterLoader:
     def _not_loaded(self, replica: Replica, version: Version, answer: httpx.Response) -> str:
         """The reason why an engine refused a load, in short, and what to do where that is known."""
         if not self._store.holds(version.digest):
-            return f"The gateway's store has lost the bytes of {version.name}: push its adapter again, then stage it."
+            return (
+                f"The store of the gateway that loads has no bytes of {version.name}. Gateways of one Redis need "
+                "the same store_folder. If they have it, push the adapter again. Then stage it."
+            )
         return f"{replica.name} did not load {version.name} ({answer.status_code}): {_in_short(answer)}."
 
     async def _has_room(self, replica: Replica, version: Version, now: Pass) -> bool:

@@ -9,6 +9,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -140,6 +141,21 @@ async def test_gateway_that_did_not_load_a_version_serves_and_swaps_it_once_stag
                 version = await follower.place(make_adapter(number))
                 await until(lambda version=version: asked.answers[-1][1] == version, f"answers of {version}")
             asked.only(f"returns@v{number - 1}", version)
+
+
+async def test_two_gateways_without_a_common_store_are_told_what_they_lack(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path, redis: Redis
+) -> None:
+    key = new_key()[0]
+    apart = configure(data_folder=tmp_path / "apart")
+    async with run_gateway(configure(), key) as one, run_gateway(apart, key) as two:
+        await until(lambda: redis.get(LEASE_KEY), "one of them loads")
+        owner = (await redis.get(LEASE_KEY) or b"").decode()
+        async with (two if one.services.name == owner else one).http() as http:
+            await http.post("/admin/v1/adapters", json={"task": "returns", "path": str(make_adapter(1))})
+            staged = await http.post("/admin/v1/adapters/returns@v1/stage")
+    assert staged.status_code == 409, staged.text
+    assert "store_folder" in staged.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
