@@ -381,8 +381,11 @@ def _read(field: Field, text: str) -> Any:
             number = math.nan
         if not math.isfinite(number):
             raise ValueError("Write a number.")
-        number = number / 100 if field.kind == "percent" else number
-        return int(number) if number == int(number) and field.kind == "number" else number
+        if field.kind == "percent":
+            if not 0 < number < 100:
+                raise ValueError("Write a number above 0 and below 100.")
+            return number / 100
+        return int(number) if number == int(number) else number
     if field.kind == "list":
         return [part.strip() for part in text.split(",") if part.strip()]
     if field.kind == "moment":

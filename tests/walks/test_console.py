@@ -62,6 +62,14 @@ async def test_a_field_that_has_to_be_filled_is_refused_empty(gateway: RunningGa
         assert (long.status_code, "is too long" in long.text) == (400, True)
 
 
+async def test_a_share_is_refused_in_the_percent_that_its_form_asks_for(world: ConsoleWorld) -> None:
+    async with browsing(world.gateway, world.gateway.admin_key) as http:
+        question = "/console/do/canary?task=clauses&version=clauses@v1&generation=1"
+        for share in ("0", "100"):
+            answer = await take(http, question, share=share, plan="{}")
+            assert (answer.status_code, "above 0 and below 100" in answer.text) == (400, True), answer.text
+
+
 @pytest.mark.parametrize(
     "step",
     [
