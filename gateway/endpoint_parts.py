@@ -208,12 +208,12 @@ def see_that_it_reviews(caller: Caller, task: str) -> None:
         raise Problem("role_required", f"This key does not review the task {task[:80]!r}.", "task")
 
 
-async def find_version(services: Services, name: str, *, param: str | None = None) -> Version:
+async def find_version(services: Services, name: str) -> Version:
     """The version as it is now. Raises Problem (404) and RedisError."""
     try:
         return await services.control.registry.version(name)
     except KeyError:
-        raise Problem("not_found", f"There is no version {name[:80]!r}.", param) from None
+        raise Problem("not_found", f"There is no version {name[:80]!r}.") from None
 
 
 async def require_version(services: Services, task: str, version: str) -> str:

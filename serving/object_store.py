@@ -372,6 +372,7 @@ class StructStore(Generic[T]):
     def __init__(self, redis: Redis, name: str, kind: type[T], subject: str) -> None:
         """`name` is that of the objects in Redis, `subject` what logs call one of them."""
         self.object_store = ObjectStore(redis, name)
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._reader = LenientReader()
         self._kind, self._subject = kind, subject
 

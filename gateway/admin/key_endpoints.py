@@ -28,7 +28,6 @@ from gateway.endpoint_parts import (
     Moment,
     Operator,
     Short,
-    conflicts,
     see_that_it_is_to_come,
     services_of,
 )
@@ -116,10 +115,8 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     caller = Caller(public, body.name, body.role, digest, models, body.expires_at, limits)
     pending = find_approver_left_out(services, admin, body.role)
     caller = replace(caller, unknown_fields=body.unknown_fields, owner=body.owner or admin.person, pending=pending)
-    step = services.begin_step(admin.public)
-    step.note("caller.make", public, None, _caller_shown(caller))
-    await step.take([Change(services.objects.callers, public, caller.to_json(), 0)])
-    await services.snapshot.refresh()
+    change = Change(services.objects.callers, public, caller.to_json(), 0)
+    await change_objects(services, admin, "caller.make", public, [change], after=_caller_shown(caller))
     return {**_caller_shown(caller), "key": key, "warnings": _unknown_models(services, body.models)}
 
 
@@ -196,13 +193,11 @@ async def delete_caller(
     before = await services.objects.callers.get(public)
     if before is None:
         raise _no_key(public)
-    step = services.begin_step(admin.public)
-    step.note("caller.delete", public, {name: before.get(name) for name in ("name", "role", "owner")}, None)
+    shown = {name: before.get(name) for name in ("name", "role", "owner")}
     # one that can't be read goes, too
     removal = Change(ObjectStore(services.redis, "callers"), public, None, expected_generation)
-    with conflicts():
-        await step.take([removal, *remember_owner(services, public, before)])
-    await services.snapshot.refresh()
+    changes = [removal, *remember_owner(services, public, before)]
+    await change_objects(services, admin, "caller.delete", public, changes, before=shown)
     return {"public": public}
 
 

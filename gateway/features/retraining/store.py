@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence, Set
-from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -37,7 +36,6 @@ class RetrainingStore(StructStore[Retraining]):
         """`seals` gives the present keys of texts."""
         super().__init__(redis, "retraining", Retraining, "the request to train")
         self._seals = seals
-        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = int(retention_seconds * 1000)
 
     async def examples(self, name: str) -> list[Example]:

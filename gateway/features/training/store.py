@@ -78,7 +78,6 @@ class TrainingStore(StructStore[Training]):
 
     def __init__(self, redis: Redis) -> None:
         super().__init__(redis, "trainings", Training, "the training")
-        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
 
     async def all(self) -> list[Training]:
         """All that are kept and can be read, the newest first."""
