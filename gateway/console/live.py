@@ -13,9 +13,9 @@ from starlette.responses import StreamingResponse
 
 from gateway.console.admin_api import Declined
 from gateway.console.fleet_pages import load_fleet
+from gateway.console.record_pages import load_training
 from gateway.console.signed_in_request import Visit
 from gateway.console.task_pages import load_overview, load_task
-from gateway.console.training_pages import load_training
 
 TICK_SECONDS = 1.0
 LOOK_TICKS = 2

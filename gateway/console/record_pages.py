@@ -1,4 +1,4 @@
-"""Pages of what is kept: keys with limits and spend, data sets with their cards, and the audit."""
+"""Pages of what is kept: keys with limits and spend, data sets with their cards, trainings, and the audit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gateway.console.admin_api import fill_address
 from gateway.console.signed_in_request import OF_PEOPLE, Visit
 from gateway.console.task_pages import sum_counters
 from monitoring.datasets.card_page import make_card
+from monitoring.training.loss_plot import draw_losses
 
 SPENT_MAX = 50
 """Keys of a list of which it is asked what is spent."""
@@ -87,3 +88,27 @@ async def show_audit(visit: Visit) -> Response:
         "keys": visit.list_keys(),
     }
     return await visit.render("audit.html", entries=entries, is_filtered=bool(filled), **shown)
+
+
+async def show_training(visit: Visit) -> Response:
+    """One training."""
+    return await visit.render("training.html", **await load_training(visit))
+
+
+async def load_training(visit: Visit) -> dict[str, Any]:
+    """A training's data, with its losses as a picture."""
+    name = visit.request.path_params["training"]
+    training = await visit.api.get(fill_address("/admin/v1/trainings/{training}", training=name))
+    progress, steps = training["progress"], training["parameters"]["steps"]
+    heldout = progress["heldout"][-1] if progress["heldout"] else (None, None, None)
+    each = progress["seconds_each"]
+    is_running = training["status"] == "running"
+    return {
+        "training": training,
+        "progress": progress,
+        "heldout_loss": heldout[1],
+        "heldout_right": heldout[2],
+        "seconds_left": each * (steps - progress["step"]) if is_running and each else None,
+        "picture": Markup(draw_losses("Loss by step", progress["losses"], progress["heldout"])),  # noqa: S704 - escaped
+        "names": await visit.name_people([training["by"]]),
+    }

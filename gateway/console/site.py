@@ -27,7 +27,6 @@ from gateway.console import (
     review_pages,
     rule_pages,
     task_pages,
-    training_pages,
 )
 from gateway.console.admin_api import Declined
 from gateway.console.live import LIVE, LiveParts
@@ -67,7 +66,7 @@ PAGES: Mapping[str, Page] = MappingProxyType(
         "/fleet": fleet_pages.show_fleet,
         "/datasets": record_pages.show_datasets,
         "/datasets/{digest}": record_pages.show_dataset,
-        "/trainings/{training}": training_pages.show_training,
+        "/trainings/{training}": record_pages.show_training,
         "/rules": rule_pages.show_rules,
         "/rules/edit": rule_pages.show_rule_form,
         "/keys": record_pages.show_keys,
