@@ -207,7 +207,6 @@ class TaskMonitorSettings(Section):
     ) -> MonitorPlan:
         """As the monitor reads it. `explored_share` and `enforced` are those of the task's check `degraded`;
         `judges_itself` says that the fallback's model is the judge. `general_pool` judges where no pool is named."""
-        same = {name: getattr(self, name) for name in MonitorPlan.__struct_fields__ if name in type(self).model_fields}
         others: dict[str, Any] = {
             "feedback_metric": self.feedback_metric or ("correct" if "correct" in metrics else None),
             "trusted_callers": sorted(self.trusted_callers),
@@ -223,7 +222,7 @@ class TaskMonitorSettings(Section):
             "judge_pool": (self.judge.pool or general_pool) if self.judge.kind == "model" else None,
             "has_webhook": fleet.webhook_url is not None,
         }
-        return MonitorPlan(**same | others)
+        return MonitorPlan(**self.pick(MonitorPlan.__struct_fields__) | others)
 
 
 def _why_unordered(metric: Metric) -> str | None:

@@ -186,39 +186,19 @@ class PoolSettings(BodySection):
 
     def limits(self, max_tokens_max: int, cache_isolation: CacheIsolation) -> TaskPolicy:
         """Limits of requests that name the pool; both arguments are the gateway's own."""
-        return TaskPolicy(
-            "",
-            None,
-            parameters_allowed=self.parameters_allowed,
-            max_tokens_max=max_tokens_max,
-            n_max=self.n_max,
-            cache_isolation=cache_isolation,
-            unknown_fields=self.unknown_fields,
-            max_tokens_over=self.max_tokens_over,
-            adapters=self.takes_adapters,
-        )
+        own = {"max_tokens_max": max_tokens_max, "cache_isolation": cache_isolation, "adapters": self.takes_adapters}
+        return TaskPolicy(name="", fallback_pool=None, **self.pick(BodySection.model_fields) | own)
 
     def config(self, name: str, health_interval_seconds: float, request_timeout_seconds: float) -> PoolConfig:
         """As serving keeps it; the two times are the gateway's own."""
-        return PoolConfig(
-            name,
-            self.base_model,
-            tuple(_replica_config(name, self, replica) for replica in self.replicas),
-            self.base_folder,
-            self.base_fingerprint,
-            self.max_loras,
-            self.max_cpu_loras,
-            self.replicas_min,
-            self.in_flight_target,
-            request_timeout_seconds,
-            self.continues,
-            self.context_tokens_max,
-            self.engine,
-            self.health_interval_seconds
-            or ENGINE_TRAITS[self.engine].health_interval_seconds
-            or health_interval_seconds,
-            None if self.discover is None else _discovered_pool(name, self, self.discover),
-        )
+        of_engine = ENGINE_TRAITS[self.engine].health_interval_seconds
+        others = {
+            "replicas": tuple(_replica_config(name, self, replica) for replica in self.replicas),
+            "drain_seconds_max": request_timeout_seconds,
+            "health_interval_seconds": self.health_interval_seconds or of_engine or health_interval_seconds,
+            "discovered": None if self.discover is None else _discovered_pool(name, self, self.discover),
+        }
+        return PoolConfig(name=name, **self.pick(PoolConfig.__dataclass_fields__) | others)
 
 
 def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
@@ -273,16 +253,11 @@ def _discovered_pool(name: str, pool: PoolSettings, discover: DiscoverSettings) 
 
 def _replica_config(name: str, pool: PoolSettings, replica: ReplicaSettings) -> ReplicaConfig:
     secret = replica.api_key or pool.api_key
-    key = secret.get_secret_value() if secret else None
-    return ReplicaConfig(
-        replica.name,
-        replica.url.rstrip("/"),
-        name,
-        key,
-        replica.store_folder,
-        replica.in_flight_max,
-        replica.sidecar_url,
-        replica.recycle_url,
-        pool.engine,
-        pool.tls.files() if pool.tls else None,
-    )
+    others = {
+        "url": replica.url.rstrip("/"),
+        "pool": name,
+        "api_key": secret.get_secret_value() if secret else None,
+        "engine": pool.engine,
+        "tls": pool.tls.files() if pool.tls else None,
+    }
+    return ReplicaConfig(**replica.pick(ReplicaConfig.__dataclass_fields__) | others)

@@ -4,7 +4,7 @@ short ones of features."""
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -26,6 +26,7 @@ from gateway.formats.fields import ALLOWABLE
 from gateway.roles import Role
 from monitoring.bucket_storage import BUCKET_ADDRESS
 from router.policy import TokensOver, UnknownFields
+from serving.adapters.sources.fetch_job import FetchSettings
 from serving.service_account import ServiceAccount
 from serving.tls import FreshContext, TlsError, TlsFiles
 
@@ -101,6 +102,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     _refuse_switch = field_validator("*", mode="before")(classmethod(refuse_switch))
+
+    def pick(self, names: Iterable[str]) -> dict[str, Any]:
+        """The values of the settings that have one of these names, such as the fields of what is made of them."""
+        return {name: getattr(self, name) for name in names if name in type(self).model_fields}
 
 
 def _allowable(names: frozenset[str]) -> frozenset[str]:
@@ -306,3 +311,54 @@ class DatasetSettings(Section):
     rows_max: int = Field(100_000, ge=1, le=1_000_000, description="Rows of all sources.")
     file_bytes_max: int = Field(512 << 20, ge=1024, le=8 << 30, description="Largest file of rows.")
     building_seconds_max: float = Field(3600.0, gt=0, le=86_400, description="Longest building.")
+
+
+def _mode_of(raw: Any) -> Any:
+    """YAML reads a bare off as false."""
+    return "off" if raw is False else raw
+
+
+class ReleaseSettings(Section):
+    """The rules of a release: the people who may do it, and the evidence that a version needs first."""
+
+    approver_must_differ: bool = Field(False, description="Whether releases and admin keys need a second person.")
+    gate: Annotated[Literal["off", "warn", "enforce"], BeforeValidator(_mode_of)] = Field(
+        "off", description="Whether a version needs an evaluation that shows it no worse."
+    )
+    floor: Annotated[Literal["off", "most_frequent"], BeforeValidator(_mode_of)] = Field(
+        "most_frequent", description="Answer that a first version has to beat; off: none."
+    )
+    margin: float = Field(
+        0.02, gt=0, le=0.5, description="Difference of right answers or kept contracts that is no worse."
+    )
+    class_loss_max: ShareAboveZero = Field(0.3, description="Difference of one class's right answers to be excluded.")
+    latency_ratio_max: float = Field(1.5, ge=1, le=100, description="Longest median time, in times, or 10 ms more.")
+    cost_ratio_max: float = Field(1.5, ge=1, le=100, description="Highest cost of an answer, in times.")
+
+
+ENDPOINT = r"^https?://[^/\s@]+/?$"
+Beginning = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^\s@]+$", examples=["s3://bucket/adapters/"])]
+
+
+class PullSettings(Section):
+    """Where adapters may be pulled from. S3 and Google Storage also read their usual environment."""
+
+    allowed: tuple[Beginning, ...] = Field((), description="Beginnings of addresses that may be pulled from.")
+    s3_endpoint_url: str | None = Field(None, pattern=ENDPOINT, description="S3 other than AWS's, for the archive too.")
+    hf_endpoint_url: str = Field("https://huggingface.co", pattern=ENDPOINT, description="Hugging Face's hub.")
+    hf_token_file: Path | None = Field(None, description="File with a token for the hub.")
+    registry_auth_file: Path | None = Field(
+        None, description="Credentials of OCI registries, as `docker login` writes them."
+    )
+    plain_registries: tuple[str, ...] = Field((), description="Registries (HOST:PORT) without TLS.")
+    pull_seconds_max: float = Field(3600.0, gt=0, le=86_400, description="Longest pull.")
+
+    def fetch_settings(self) -> FetchSettings:
+        """As the fetching process takes them."""
+        return FetchSettings(
+            s3_endpoint_url=self.s3_endpoint_url,
+            hf_endpoint_url=self.hf_endpoint_url,
+            hf_token_file=str(self.hf_token_file) if self.hf_token_file else None,
+            registry_auth_file=str(self.registry_auth_file) if self.registry_auth_file else None,
+            plain_registries=self.plain_registries,
+        )

@@ -29,8 +29,6 @@ from gateway.configuration.faults import (
 )
 from gateway.configuration.monitor import MonitorSettings
 from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
-from gateway.configuration.pulls import PullSettings
-from gateway.configuration.release import ReleaseSettings
 from gateway.configuration.sections import (
     AuditSettings,
     Bytes,
@@ -43,8 +41,10 @@ from gateway.configuration.sections import (
     FolderPath,
     ListenSettings,
     Name,
+    PullSettings,
     QueueLimits,
     RedisGone,
+    ReleaseSettings,
     Seconds,
     Section,
     ShareAboveZero,
@@ -103,8 +103,8 @@ class LimitSettings(DoorLimits, QueueLimits):
 
     def attempts(self) -> AttemptLimits:
         """As the router decides with them."""
-        limits = {name: getattr(self, name) for name in AttemptLimits.__dataclass_fields__}
-        return AttemptLimits(**limits | {"event_bytes_max": self.event_bytes_max or self.answer_bytes_max})
+        event_bytes_max = self.event_bytes_max or self.answer_bytes_max
+        return AttemptLimits(**self.pick(AttemptLimits.__dataclass_fields__) | {"event_bytes_max": event_bytes_max})
 
 
 class RecordSettings(Section):

@@ -248,21 +248,10 @@ class TaskSettings(BodySection):
 
     def policy(self, name: str, cache_isolation: CacheIsolation = "caller") -> TaskPolicy:
         """As the router decides with it."""
-        return TaskPolicy(
-            name,
-            self.fallback_pool,
-            self.commit,
-            self.parameters_allowed,
-            self.max_tokens_max,
-            self.n_max,
-            self.hold_seconds_max,
-            self.cache_isolation or cache_isolation,
-            self.checks.used(),
-            MappingProxyType({str(reason): fallbacks for reason, fallbacks in self.fallbacks.items()}),
-            self.pools_allowed,
-            self.selector,
-            self.checks.contract.constrained,
-            self.checks.contract.fallback_breaks,
-            self.unknown_fields,
-            self.max_tokens_over,
-        )
+        others = {
+            "cache_isolation": self.cache_isolation or cache_isolation,
+            "checks": self.checks.used(),
+            "fallbacks": MappingProxyType({str(reason): fallbacks for reason, fallbacks in self.fallbacks.items()}),
+            **self.checks.contract.pick(("constrained", "fallback_breaks")),
+        }
+        return TaskPolicy(name=name, **self.pick(TaskPolicy.__dataclass_fields__) | others)
