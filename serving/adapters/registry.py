@@ -269,8 +269,9 @@ class Registry:
         A session stays where it is when a share is raised: the canary has the beginning of the draw. With the same plan
         its judgement goes on too, with another it begins again. `keeps_plan`: one on trial keeps the plan that it has,
         and `plan` is for another one. If it is the shadow, it stays that as well. The change `beside` is made in the
-        same step. Raises RegistryError where another version is the canary.
+        same step. Raises RegistryError where another version is the canary, and RedisError.
         """
+        seconds, microseconds = await self._redis.time()  # as evidence is placed: no gateway's own clock
 
         def split(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
             entry = _there(before, task)
@@ -282,7 +283,8 @@ class Registry:
                 end = f"`apprentice adapters rollback {task} --canary`"
                 raise RegistryError(f"{before_it.version} is the canary of {task}: promote it, or end it with {end}.")
             of_it = before_it.plan if before_it is not None and keeps_plan else plan
-            canary = CanaryEntry(version=name, share=share, started_at=time.time(), by=by, plan=of_it).since(before_it)
+            at = seconds + microseconds / 1e6
+            canary = CanaryEntry(version=name, share=share, started_at=at, by=by, plan=of_it).since(before_it)
             return replace(
                 entry,
                 weights={name: share, leading: 1 - share},

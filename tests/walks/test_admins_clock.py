@@ -8,6 +8,7 @@ import pytest
 
 from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.quality import SignalReport
+from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.review_world import monitor_elsewhere
 from tests.walks.test_health import BASELINE, HEALTH, PIN, SHIFT, become, judged, sent, told
@@ -69,3 +70,10 @@ async def test_a_baseline_is_of_redis_time(gateway: RunningGateway, ahead: float
         for more in ({"wrong": 1, "of": 40}, {"accept": True}):
             held = await sent(http, "POST", BASELINE, signal="feedback", reason="a", **more)
             assert is_of_now(held["set"]["feedback"]["at"], ahead)
+
+
+async def test_a_canary_begins_by_redis_time(gateway: RunningGateway, make_adapter: MakeAdapter, ahead: float) -> None:
+    version = await gateway.place(make_adapter(2), alias=False)
+    async with gateway.http() as http:
+        alias = await sent(http, "POST", "/admin/v1/aliases/returns/canary", version=version, share=0.5)
+    assert is_of_now(alias["canary"]["started_at"], ahead)
