@@ -43,6 +43,8 @@ READ_AT_ONCE = 100
 T = TypeVar("T")
 Mark = tuple[int, bytes | None]
 """The steps of releases that leave no tokens, and the token of a store's last change."""
+Marks = Mapping[str, Mark]
+"""Marks of one moment by the kind of the objects."""
 
 _NOTE = """
 local function note(changes, key, token, changed)
@@ -217,6 +219,18 @@ def _written(change: Change | Unchanged) -> bytes:
     return b"" if change.value is None else msgspec.json.encode(change.value)
 
 
+async def read_marks(redis: Any, kinds: Sequence[str]) -> Marks:
+    """Read the marks of this moment, those of several stores with one look. Raises RedisError."""
+    pipe = redis.pipeline(transaction=False).get(GENERATION_KEY)
+    generation, (steps, *tokens) = await pipe.hmget(CHANGES_KEY, STEPS, *map(_key_of_values, kinds)).execute()
+    untold = int(generation or 0) - int(steps or 0)
+    return {kind: (untold, token) for kind, token in zip(kinds, tokens, strict=True)}
+
+
+def _key_of_values(kind: str) -> str:
+    return f"apprentice:{kind}"
+
+
 class ObjectStore:
     """One kind of object (versions, aliases, overrides, callers) by name. Values are JSON objects.
 
@@ -229,7 +243,7 @@ class ObjectStore:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self.kind = kind
         self.reads = reads
-        self.values = f"apprentice:{kind}"
+        self.values = _key_of_values(kind)
         self.generation_names = f"apprentice:{kind}:generations"
 
     def see_that_it_can_be_read(self, name: str, raw: bytes) -> None:
@@ -262,25 +276,24 @@ class ObjectStore:
             fields.update((_name(name), value) for name, value in some.items())
         return fields
 
-    async def changes_since(self, mark: Mark | None) -> tuple[Mark, Collection[str] | None]:
-        """A mark of this moment, and the names of what has changed since an earlier mark.
+    async def changes_since(self, mark: Mark | None, now: Marks | None = None) -> tuple[Mark, Collection[str] | None]:
+        """A mark of this moment, or of that of `now`, and the names of what has changed since an earlier mark.
 
         None instead of the names: it can't be told, since a release that leaves no tokens has changed something, Redis
         has lost something, or it is too long ago.
         """
-        pipe = self._redis.pipeline(transaction=False)
-        generation, (steps, token) = await pipe.get(GENERATION_KEY).hmget(CHANGES_KEY, STEPS, self.values).execute()
-        now = int(generation or 0) - int(steps or 0), token
-        if mark is None or token is None or now[0] != mark[0]:
-            return now, () if now == mark else None
-        if now == mark:
-            return now, ()
+        present = (now or await read_marks(self._redis, [self.kind]))[self.kind]
+        untold, token = present
+        if mark is None or token is None or untold != mark[0]:
+            return present, () if present == mark else None
+        if present == mark:
+            return present, ()
         names = await self._redis.hget(CHANGES_KEY, self.values + NAMES) or b""
         latest = [(entry[:TOKEN_LENGTH], entry[TOKEN_LENGTH:]) for entry in names.split(b"\0")[:-1]]
         tokens = [each for each, _ in latest]
         if token not in tokens or mark[1] not in tokens:
-            return now, None
-        return (now[0], tokens[0]), {_name(name) for _, name in latest[: tokens.index(mark[1])]}
+            return present, None
+        return (untold, tokens[0]), {_name(name) for _, name in latest[: tokens.index(mark[1])]}
 
     async def generation(self, name: str) -> int:
         """The generation of one object; 0 of one that never was. Raises Unreadable where it is damaged."""
@@ -411,11 +424,11 @@ class Mirror(Generic[T]):
         self.unreadable: frozenset[str] = frozenset()
         """The names of those that could not be read the last time."""
 
-    async def generations(self) -> Mapping[str, int]:
-        """The generation of every object; see ObjectStore.generations."""
+    async def generations(self, now: Marks | None = None) -> Mapping[str, int]:
+        """The generation of every object, at least of the moment of `now`; see ObjectStore.generations."""
         async with self._reading:
             earlier_mark, generations = self._generations
-            mark, moved = await self._object_store.changes_since(earlier_mark)
+            mark, moved = await self._object_store.changes_since(earlier_mark, now)
             if moved is None or moved:
                 others = {name: value for name, value in generations.items() if name not in moved} if moved else {}
                 generations = MappingProxyType(others | await self._object_store.generations(moved))
@@ -427,13 +440,14 @@ class Mirror(Generic[T]):
         objects, (mark, generations) = await self.all(), self._generations
         return objects, generations if mark is not None and mark == self._mark else await self.generations()
 
-    async def all(self) -> Mapping[str, T]:
-        """Every object by name; the same mapping as the last time where nothing was written.
+    async def all(self, now: Marks | None = None) -> Mapping[str, T]:
+        """Every object by name, at least of the moment of `now`; the same mapping as the last time where nothing was
+        written.
 
         Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then still known.
         """
         async with self._reading:
-            mark, moved = await self._object_store.changes_since(self._mark)
+            mark, moved = await self._object_store.changes_since(self._mark, now)
             if moved is None or moved:
                 await self._read(moved)
             self._mark = mark

@@ -30,7 +30,7 @@ from gateway.state.fitted_store import (
 from router.fitted import NOTHING_FITTED, Fitted
 from router.model_bytes import UnusableModel
 from router.policy import TaskPolicy
-from serving.object_store import Mirror
+from serving.object_store import Marks, Mirror
 
 if TYPE_CHECKING:
     from gateway.state.model_parsing import ModelParser
@@ -82,10 +82,10 @@ class FittedModels:
         self._tasks: Mapping[str, TaskPolicy] | None = None
         self._index: tuple[dict[str, str], TaskIndex | None] = ({}, None)
 
-    async def read(self, versions: Collection[str]) -> Mapping[str, Fitted]:
+    async def read(self, versions: Collection[str], now: Marks | None = None) -> Mapping[str, Fitted]:
         """The models of these versions. Raises RedisError; what was known is then still known."""
         wanted: dict[str, dict[Kind, FittedEntry]] = {}
-        for entry in (await self._entries.all()).values():
+        for entry in (await self._entries.all(now)).values():
             if entry.version in versions:
                 wanted.setdefault(entry.version, {})[entry.kind] = entry
         fitted: dict[str, _Read] = {}

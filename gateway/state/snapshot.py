@@ -30,7 +30,7 @@ from serving.adapters.placement import Placement, group_by_replica, map_by_place
 from serving.adapters.registry import Registry
 from serving.adapters.versions_and_aliases import PLACED, AliasEntry, Version, read_alias, read_version
 from serving.fleet_view import VersionView
-from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore
+from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore, read_marks
 from serving.wakeable import wait_for_event
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 OVERRIDE_FIELDS = frozenset(item.name for item in fields(Override) if item.init)
 S = TypeVar("S")
 T = TypeVar("T")
+KINDS = ("aliases", "callers", "fitted", "overrides", "placements", QUALITY_KIND, "retraining", "versions")
+"""The kinds of objects in a snapshot of which only what has changed is read."""
 MADE_AT_ONCE = 200
 """Aliases, or views, that are made before others have the event loop."""
 READINGS_MAX = 3
@@ -199,21 +201,23 @@ class SnapshotKeeper:
         return int(generation or 0)
 
     async def _read(self, generation: int) -> Snapshot:
-        aliases = await self._registry.aliases()
-        generations = await self._registry.alias_generations()
-        callers = await self._callers.all()
+        now = await read_marks(self._redis, KINDS)  # one look for all of them
+        aliases = await self._registry.aliases(now)
+        generations = await self._registry.alias_generations(now)
+        callers = await self._callers.all(now)
         made = await self._made_aliases(aliases, generations)
-        policy = self._policy(generation, made, await self._overrides.all())
-        versions = await self._registry.versions()
-        fitted = await self._models.read({name for name, item in versions.items() if item.state in PLACED})
+        policy = self._policy(generation, made, await self._overrides.all(now))
+        versions = await self._registry.versions(now)
+        placed = {name for name, item in versions.items() if item.state in PLACED}
+        fitted = await self._models.read(placed, now)
         policy = replace(policy, fitted=fitted, index=await self._models.index(self._leading.of(aliases), fitted))
-        quality = await self._quality.all()
+        quality = await self._quality.all(now)
         policy = replace(policy, shifts=self._shifts.of(quality), watched=self._watched.of(quality))
-        placements = self._by_place.of(await self._placements.all())
+        placements = self._by_place.of(await self._placements.all(now))
         cordons = {name: _reason(raw) for name, raw in (await self._cordons.written()).items()}
         known_callers = MappingProxyType({**callers, **self._fixed_callers})
         views = await self._made_views(versions)
-        retraining = await self._retraining.all()
+        retraining = await self._retraining.all(now)
         return Snapshot(
             *(generation, known_callers, policy, versions, aliases, placements, cordons, quality, views, retraining),
             versions_by_task=self._by_task.of(versions),

@@ -26,7 +26,17 @@ from serving.adapters.versions_and_aliases import (
     read_version,
     split_version,
 )
-from serving.object_store import Change, Mirror, ObjectStore, Stale, Unchanged, Unreadable, change_together, guard_read
+from serving.object_store import (
+    Change,
+    Marks,
+    Mirror,
+    ObjectStore,
+    Stale,
+    Unchanged,
+    Unreadable,
+    change_together,
+    guard_read,
+)
 
 VERSIONS_PER_TASK_MAX = 1000
 PREVIOUS_MAX = 100
@@ -54,9 +64,9 @@ class Registry:
         self._version_mirror = Mirror(self._versions, read_version)
         self._alias_mirror = Mirror(self._aliases, read_alias)
 
-    async def versions(self) -> Mapping[str, Version]:
+    async def versions(self, now: Marks | None = None) -> Mapping[str, Version]:
         """All versions by name; one that can't be read is as it was last read, or left out."""
-        return await self._version_mirror.all()
+        return await self._version_mirror.all(now)
 
     @property
     def unreadable(self) -> frozenset[str]:
@@ -71,9 +81,9 @@ class Registry:
         with guard_read(self._versions.kind, name):
             return read_version(name, raw)
 
-    async def aliases(self) -> Mapping[str, AliasEntry]:
+    async def aliases(self, now: Marks | None = None) -> Mapping[str, AliasEntry]:
         """All aliases by task; one that can't be read is as it was last read, or left out."""
-        return await self._alias_mirror.all()
+        return await self._alias_mirror.all(now)
 
     async def alias(self, task: str) -> tuple[AliasEntry | None, int]:
         """A task's alias (None: it has none) and its generation, which is never newer than the alias.
@@ -90,9 +100,9 @@ class Registry:
         """The generation of one version. Raises Unreadable where it is damaged."""
         return await self._versions.generation(name)
 
-    async def alias_generations(self) -> Mapping[str, int]:
+    async def alias_generations(self, now: Marks | None = None) -> Mapping[str, int]:
         """The generation of each alias."""
-        return await self._alias_mirror.generations()
+        return await self._alias_mirror.generations(now)
 
     async def register(
         self,
@@ -383,9 +393,8 @@ class Registry:
             changes += noted(before, after, alias_generation + 1)
             value = None if after is None else msgspec.to_builtins(after)
             try:
-                return await change_together(
-                    self._redis, [Change(self._aliases, task, value, alias_generation), *changes]
-                )
+                change = Change(self._aliases, task, value, alias_generation)
+                return await change_together(self._redis, [change, *changes])
             except Stale as stale:
                 with_it = beside is not None and beside.expected_generation is not None and stale.name == beside.name
                 if with_it or (stale.name == task and expected_generation is not None):

@@ -131,6 +131,17 @@ async def test_the_health_that_a_newer_gateway_writes_freezes_nothing(keeper: Sn
     assert (after.policy.shifts[V1].kept, set(after.quality), dict(after.retraining)) == (0.5, {TASK}, {})
 
 
+async def test_one_change_needs_one_look_at_all_kinds(keeper: SnapshotKeeper, redis: Redis) -> None:
+    await keeper.refresh()
+    await ObjectStore(redis, "overrides").put("rule 1", {"action": "refuse"})
+    await redis.config_resetstat()
+    await keeper.refresh()
+    commands = await redis.info("commandstats")
+    calls = {name.removeprefix("cmdstat_"): each["calls"] for name, each in commands.items()}
+    calls.pop("config|resetstat")
+    assert calls == {"get": 1, "hget": 1, "hmget": 2, "hscan": 1, "mget": 2}  # of cordons all are read
+
+
 # ---- what a newer release has written ------------------------------------------------------------
 
 NEWER = {
