@@ -115,8 +115,10 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     caller = Caller(public, body.name, body.role, digest, models, body.expires_at, limits)
     pending = find_approver_left_out(services, admin, body.role)
     caller = replace(caller, unknown_fields=body.unknown_fields, owner=body.owner or admin.person, pending=pending)
-    change = Change(services.objects.callers, public, caller.to_json(), 0)
-    await change_objects(services, admin, "caller.make", public, [change], after=_caller_shown(caller))
+    step = services.begin_step(admin.public)
+    step.note("caller.make", public, None, _caller_shown(caller))
+    await step.take([Change(services.objects.callers, public, caller.to_json(), 0)])
+    await services.snapshot.refresh()
     return {**_caller_shown(caller), "key": key, "warnings": _unknown_models(services, body.models)}
 
 

@@ -325,8 +325,8 @@ class AdapterLoader:
         """The reason why an engine refused a load, in short, and what to do where that is known."""
         if not self._store.holds(version.digest):
             return (
-                f"The store of the gateway that loads has no bytes of {version.name}. Gateways of one Redis need "
-                "the same store_folder. If they have it, push the adapter again. Then stage it."
+                f"The store of the gateway that loads has no bytes of {version.name}: push its adapter again, then "
+                "stage it. Gateways of one Redis need the same store_folder."
             )
         return f"{replica.name} did not load {version.name} ({answer.status_code}): {_in_short(answer)}."
 

@@ -117,14 +117,16 @@ async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> 
     opened, examples = await draft_retraining(requests, body.task, version, body.reason, {}, admin.public, body.since)
     await requests.store.keep(opened.id, examples)
     fields: dict[str, Any] = msgspec.to_builtins(opened)
-    change = requests.store.change(opened, 0)
+    step = requests.services.begin_step(admin.public)
+    step.note("retraining.open", version, after=fields)
     try:
-        await change_objects(requests.services, admin, "retraining.open", version, [change], after=fields)
+        await step.take([requests.store.change(opened, 0)])
     except Exception:
         if await requests.store.object_store.get(opened.id) is None:
             await requests.store.forget_examples(opened.id)  # it was not opened: nobody else knows of them
         raise
     await requests.store.tidy()
+    await requests.services.snapshot.refresh()
     return fields
 
 
