@@ -72,6 +72,8 @@ class Place:
     async def turn(self, wanted: Wanted = None) -> None:
         """Wait for a place in the gateway, or until one of the wanted replicas may have room: then look again.
 
+        Whoever looks without being called stays in line, and its caller keeps its turn.
+
         Raises Problem: 429 where the caller's own share of the queue is full, 503 where the whole of it is, or where
         the wait was too long.
         """
@@ -93,7 +95,7 @@ class Place:
                 again = await self._called or wanted is not None or self.is_taken
             finally:
                 timer.cancel()
-                admission.leave(self)
+                self.waited_until = time.monotonic()
             left = self.queued_at + admission.queue_seconds_max - time.monotonic()
             if not again and left <= 0:
                 raise admission.shed("queue_timeout")
@@ -104,7 +106,8 @@ class Place:
         return 0.0 if self.queued_at is None else self.waited_until - self.queued_at
 
     def go_on(self) -> None:
-        """It has found a replica: who is next may look too, once this one has its lease."""
+        """It waits no longer: who is next may look too, once this one has its lease."""
+        self._admission.leave(self)
         asyncio.get_running_loop().call_soon(self._admission.call_next)
 
     def call(self, by_turn: bool = True) -> None:
@@ -152,8 +155,10 @@ class Admission:
             text += " %d bytes of limits.bodies_bytes_max. Raise one of them, or lower limits.body_bytes_max"
             log.warning(text, share, self.bodies.size_max)
         self._batch_share_min = limits.batch_share_min
-        while self.waiting and self.call_next():
+        while self.waiting and self._call(self._fits_a_place):
             pass
+        if self.waiting:
+            self.call_next()
 
     @property
     def is_closed(self) -> bool:
@@ -172,6 +177,7 @@ class Admission:
 
     def give_back(self, place: Place) -> None:
         """For places only: one has ended."""
+        self.leave(place)
         if place.is_taken:
             place.is_taken = False
             self.in_flight -= 1
@@ -225,7 +231,10 @@ class Admission:
             raise self.shed("caller_busy")
 
     def join(self, place: Place, wanted: Wanted) -> None:
-        """For places only: queue; who was there before, at its caller's front."""
+        """For places only: queue; who was there before, at its caller's front, or where it still is."""
+        if place.in_line and place.wanted == wanted:
+            return
+        self.leave(place)
         again = place.wanted is not None
         place.wanted = wanted
         self._lines[place.priority].add(place, first=again)
@@ -240,7 +249,6 @@ class Admission:
         if place.in_line:
             self._lines[place.priority].remove(place)
             self._left(place)
-        place.waited_until = time.monotonic()
 
     def call_next(self) -> bool:
         """Call who is next, if there is room for one; a place in the gateway is its own from now on.

@@ -25,6 +25,7 @@ class Crowd:
         """Of the full ones, those that seem to have room."""
         self.admission = Admission(LimitSettings(**limits), self.meters, self._has_room)
         self.served: list[str] = []
+        self.looks: Counter[str] = Counter()
         self.told: list[Problem] = []
         self._going: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -58,16 +59,17 @@ class Crowd:
             with self.admission.admit(name.partition("-")[0], priority) as place:
                 if not place.is_taken:
                     await place.turn()
-                await self._find(place, replica)
+                await self._find(name, place, replica)
                 self.served.append(name)
                 await self._going[name].wait()
         except Problem as problem:
             self.told.append(problem)
 
-    async def _find(self, place: Place, replica: str | None) -> None:
+    async def _find(self, name: str, place: Place, replica: str | None) -> None:
         waited = False
         while replica in self.full:
             await place.turn(frozenset({replica}))
+            self.looks[name] += 1
             waited = True
         if waited:
             place.go_on()
@@ -246,6 +248,33 @@ async def test_a_replica_that_comes_up_is_noticed_without_anybody_leaving() -> N
         await crowd.come(f"a-{number}", replica="small")
     crowd.full.clear()
     await until(lambda: len(crowd.served) == 3)
+    assert crowd.served == ["a-0", "a-1", "a-2"]
+    await crowd.go_all()
+
+
+async def test_who_looks_for_a_replica_in_vain_keeps_its_turn_and_its_place_in_line() -> None:
+    crowd = Crowd(full=frozenset({"small"}), in_flight_max=10)
+    for name in ("b-0", "a-0", "a-1", "a-2"):
+        await crowd.come(name, replica="small")
+    await until(lambda: len(crowd.looks) == 4)
+    crowd.full.clear()
+    crowd.admission.call_next()
+    await settled()
+    assert crowd.served == ["b-0", "a-0", "a-1", "a-2"]
+    await crowd.go_all()
+    assert (crowd.admission.in_flight, crowd.admission.waiting) == (0, 0)
+
+
+async def test_new_limits_leave_those_who_wait_for_a_replica_in_their_order() -> None:
+    crowd = Crowd(full=frozenset({"small"}), in_flight_max=10)
+    crowd.vain.add("small")
+    for name in ("a-0", "a-1", "a-2"):
+        await crowd.come(name, replica="small")
+    crowd.admission.apply_settings(LimitSettings(in_flight_max=20))
+    await settled()
+    crowd.full.clear()
+    crowd.admission.call_next()
+    await settled()
     assert crowd.served == ["a-0", "a-1", "a-2"]
     await crowd.go_all()
 
