@@ -16,6 +16,8 @@ IN_A_ROW_MAX = 3
 WINDOW_SECONDS = 10.0
 WINDOW_FAULTS = 5
 """So many faults within the window, and half of all that it saw, open it too."""
+UNASKED_SECONDS = 600.0
+"""After so long without a fault or an answer the faults say nothing of the model as it is now."""
 SOFT_REST_SECONDS = 1.0
 SOFT_REST_SECONDS_MAX = 30.0
 OPEN_SECONDS_MAX = 15.0
@@ -77,19 +79,28 @@ class Breaker:
             self._turn(now)
             changed = self.open or self.resting_until > 0
             self._row[ANSWERED] += 1
-            self.prober = None
-            for place in (IN_A_ROW, OPEN, OPENED, RESTING_UNTIL, PROBER):
-                self._row[place] = 0.0
+            self._close()
             return changed
 
-    def forgotten(self, now: float) -> bool:
-        """True if there is nothing left to remember."""
+    def is_well(self, now: float) -> bool:
+        """True if there is no fault left to remember."""
         recent = self._row[FAILED] > 0 and now - self._row[WINDOW_AT] <= WINDOW_SECONDS
-        return not self.open and self._row[IN_A_ROW] == 0 and not recent and self.prober is None
+        return not self.open and self._row[IN_A_ROW] == 0 and not recent
+
+    def forgotten(self, now: float) -> bool:
+        """True if it is well, or nobody has asked for long, and no request is under way to see."""
+        if self.probing or self.prober is not None:
+            return False
+        return self.is_well(now) or now - max(self.resting_until, self._row[WINDOW_AT]) > UNASKED_SECONDS
+
+    def forget(self) -> None:
+        """Close it, for whoever begins with its numbers again."""
+        with self._locked():
+            self._close()
 
     def may_be_well(self, now: float) -> None:
         """The engine was seen to come up: it need not rest any longer."""
-        self._row[RESTING_UNTIL] = min(self.resting_until, now)
+        self._row[RESTING_UNTIL] = now if self.open else min(self.resting_until, now)
 
     def let_through(self, prober: object) -> None:
         """A request is let through to see; one at a time."""
@@ -145,6 +156,11 @@ class Breaker:
         row[OPEN] = self._process + 1
         row[RESTING_UNTIL] = now + min(2.0 ** row[OPENED], OPEN_SECONDS_MAX) * (1 - JITTER_SHARE * jitter)
         row[OPENED] = min(row[OPENED] + 1, 8)
+
+    def _close(self) -> None:
+        self.prober = None
+        for place in (IN_A_ROW, OPEN, OPENED, RESTING_UNTIL, PROBER):
+            self._row[place] = 0.0
 
     def _turn(self, now: float) -> None:
         if now - self._row[WINDOW_AT] > WINDOW_SECONDS:

@@ -134,6 +134,8 @@ def note_observation(fleet: Fleet, replica: Replica, observation: Observation) -
         replica.came_up(time.monotonic())
     elif not observation.up:
         replica.went_down(time.monotonic())
+    if observation.up:
+        replica.forget_faults(time.monotonic())
     if (observation.up, observation.trouble) != (was_up, replica.trouble):
         state, level = ("up", logging.INFO) if observation.up else (f"down: {observation.trouble}", logging.WARNING)
         log.log(level, "replica %s of the pool %s is %s", replica.name, replica.config.pool, state)

@@ -222,16 +222,24 @@ class Replica:
         if not self._breakers:
             return
         changed = [breaker.answered(now) for breaker in self._of(model)]
-        for name in [name for name, breaker in self._breakers.items() if breaker.forgotten(now)]:
-            del self._breakers[name]
-            if self._memory is not None:
-                self._memory.release(self.name, self.config.url, name)
+        self.forget_faults(now)
         if any(changed):
             self._changed()
 
+    def forget_faults(self, now: float) -> None:
+        """Forget the breakers that have nothing left to remember, such as of a version that is asked no more."""
+        for name in [name for name, breaker in self._breakers.items() if breaker.forgotten(now)]:
+            breaker = self._breakers.pop(name)
+            was_open = breaker.open
+            breaker.forget()
+            if self._memory is not None:
+                self._memory.release(self.name, self.config.url, name)
+            if was_open:
+                self._changed()
+
     def note_breaker(self, model: str, row: Row, now: float) -> None:
         """Another process has told of this model's breaker, whose numbers are in the row."""
-        if model not in self._breakers and not Breaker(row).forgotten(now):
+        if model not in self._breakers and not Breaker(row).is_well(now):
             self._begin(model)
 
     def _begin(self, model: str) -> Breaker:

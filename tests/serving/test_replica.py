@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.breaker import UNASKED_SECONDS
 from serving.fleet_view import CircuitView, FaultKind
 from serving.replica import BACK_SECONDS_MAX, OUTAGE_SECONDS_UNKNOWN, Replica, ReplicaConfig
 
@@ -223,6 +224,31 @@ def test_retry_after_of_the_engine_pauses_it_and_a_later_fault_never_shortens_it
     assert there.resting_until == 120.0
     fail(there, 100.0, "overloaded", rest_seconds=3600.0)
     assert there.resting_until == 130.0
+
+
+def test_a_breaker_of_what_nobody_asks_any_more_is_forgotten() -> None:
+    there = replica()
+    for _ in range(3):
+        fail(there, 100.0, "failed", "returns@v1")
+    fail(there, 100.0, "failed", "returns@v2")
+    there.forget_faults(100.0 + UNASKED_SECONDS)
+    assert there.breaker_state(100.0 + UNASKED_SECONDS) == "half_open"
+    there.forget_faults(102.0 + UNASKED_SECONDS)
+    assert (there.breaker_state(102.0 + UNASKED_SECONDS), there.view().circuits) == ("closed", {})
+
+
+def test_a_breaker_outlasts_a_long_outage_and_a_probe_under_way() -> None:
+    there = replica()
+    for _ in range(3):
+        fail(there, 100.0)
+    there.came_up(5000.0)
+    there.forget_faults(5000.0)
+    probe = there.lease(5000.0, "base")
+    there.forget_faults(9000.0)
+    assert there.view().circuits[""].probing
+    probe.give_back(9000.0)
+    there.forget_faults(9000.0)
+    assert not there.view().circuits
 
 
 def test_an_engine_that_was_seen_to_come_up_is_tried_at_once() -> None:
