@@ -20,7 +20,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from monitoring.records import Joined, Record, RecordBuffer, RecordStream
-from monitoring.spool import Spool
+from monitoring.spool import Spool, decode_payloads
 
 log = logging.getLogger(__name__)
 BATCH_MAX = 500
@@ -199,7 +199,7 @@ class RecordFlow:
     async def _replay_some(self) -> None:
         """Move one batch from the spool to the stream. Raises RedisError and _Unread, and loses nothing."""
         payloads = await self._of_spool(self._spool.first, REPLAY_MAX if self._took < SLOW_SECONDS else BATCH_MAX)
-        records, unreadable = _decoded(payloads)
+        records, unreadable = decode_payloads(payloads, Record)
         if records:
             await self._append(records)
         await self._of_spool(self._spool.forget)
@@ -272,14 +272,3 @@ class RecordFlow:
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
-
-
-def _decoded(payloads: list[bytes]) -> tuple[list[Record], int]:
-    """The records, and how many are none: another version may have written them."""
-    records: list[Record] = []
-    for payload in payloads:
-        try:
-            records.append(msgspec.json.decode(payload, type=Record))
-        except msgspec.DecodeError:
-            log.exception("a record of the spool can't be read")
-    return records, len(payloads) - len(records)

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -29,6 +30,7 @@ SEGMENTS_LEAST = 8
 """So many segments fit into the bound at least: one is what is dropped at a time."""
 READ_BYTES = 1 << 18
 DAMAGED = ".damaged"
+T = TypeVar("T")
 PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 """Faults of this process or machine, not of the file that was to be read."""
 
@@ -362,6 +364,17 @@ def _measured(path: Path, owner: str) -> Segment:
     if at < len(data):
         log.warning("the last %d bytes of %s are no whole record", len(data) - at, path)
     return Segment(path, owner, size=at, records=records)
+
+
+def decode_payloads(payloads: Sequence[bytes], kind: type[T]) -> tuple[list[T], int]:
+    """The records, and how many are none: another version may have written them."""
+    records: list[T] = []
+    for payload in payloads:
+        try:
+            records.append(msgspec.json.decode(payload, type=kind))
+        except msgspec.DecodeError:
+            log.exception("a record of the spool can't be read")
+    return records, len(payloads) - len(records)
 
 
 def _at(payload: bytes) -> float:

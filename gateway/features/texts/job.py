@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from gateway.features.texts.redactors import redact_conversation
 from gateway.features.texts.state import Texts
 from gateway.formats.conversation_texts import AnsweredRequest
+from monitoring.spool import decode_payloads
 from monitoring.texts import KeptText, TextRow
 
 log = logging.getLogger(__name__)
@@ -102,8 +103,11 @@ class _Keeper:
 
     async def _replay_some(self) -> None:
         payloads = await self.in_thread(self._texts.spool.first, BATCH_MAX)
-        await self._store([msgspec.json.decode(payload, type=TextRow) for payload in payloads])
+        rows, unreadable = decode_payloads(payloads, TextRow)
+        await self._store(rows)
         await self.in_thread(self._texts.spool.forget)
+        if unreadable:
+            self._texts.services.meters.texts.add(unreadable, "", "dropped")
 
     async def _spill(self) -> None:
         """Write all that is in memory to the spool. Where the disk does not take it, it stays in memory."""

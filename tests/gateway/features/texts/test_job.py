@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+from redis.asyncio import Redis
+
 from gateway.features.texts.job import keep_texts
 from gateway.features.texts.state import TextQueue
+from monitoring.metrics import Meters
+from monitoring.spool import Spool
+from monitoring.text_stream import TextStream
+from monitoring.texts import TextRow
+from tests.waiting import until
 
 
 class _SlowSpool:
@@ -42,3 +51,23 @@ async def test_a_stop_waits_for_what_the_thread_does_with_the_spool() -> None:
     task.cancel()
     await asyncio.wait([task])
     assert spool.calls == ["looked", "closed"]
+
+
+async def test_a_spooled_text_that_cannot_be_read_holds_up_no_other(redis: Redis, tmp_path: Path) -> None:
+    dead = Spool(tmp_path, "dead", 1 << 20)
+    dead.open()
+    dead.append([b'{"request": 1}', msgspec.json.encode(TextRow(request="r-1", at=1.0, task="returns"))], 1.0)
+    dead.close()
+    services = SimpleNamespace(settings=None, meters=Meters())
+    texts: Any = SimpleNamespace(
+        spool=Spool(tmp_path, "own", 1 << 20),
+        stream=TextStream(redis, 1 << 20),
+        queue=TextQueue(),
+        services=services,
+        apply_settings=lambda _: None,
+    )
+    task = asyncio.create_task(keep_texts(texts))
+    await until(lambda: task.done() or ("", "dropped") in dict(services.meters.texts.numbers()))
+    assert {name: count for name, (count,) in services.meters.texts.numbers()}["returns", "kept"] == 1
+    task.cancel()
+    await asyncio.wait([task])
