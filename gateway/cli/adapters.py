@@ -31,6 +31,9 @@ from gateway.cli.tables import format_size, format_time, share, tell_warnings
 from gateway.cli.watch import WatchFailed, explain_interrupt, see_that_it_is_placed, until_judged, until_placed
 
 PLAN_PANEL = "Plan of an automatic verdict (with --auto)"
+PROMPTS_HELP = (
+    "Prompts that it was trained on: a line of JSON each, {prompt | text | messages, id?, label?}; or .json, .csv."
+)
 
 
 def _plan(text: str) -> Any:
@@ -90,9 +93,6 @@ class PlanOptions:
     ] = None
 
 
-PROMPTS_HELP = (
-    "Prompts that it was trained on: a line of JSON each, {prompt | text | messages, id?, label?}; or .json, .csv."
-)
 Prompts = Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help=PROMPTS_HELP)]
 Background = Annotated[
     Path | None,

@@ -17,6 +17,7 @@ from gateway.cli.watch import list_evidence
 
 if TYPE_CHECKING:
     from monitoring.audit import AuditEntry
+PAGE = 1000
 
 
 @with_api
@@ -86,9 +87,6 @@ def _summarize(after: Any) -> str:
         copied = [f"copied to {name} {share(part)}" for name, part in (after.get("shadow") or {}).items()]
         return ", ".join([*(f"{name} {share(part)}" for name, part in after["weights"].items()), *copied])
     return ", ".join(f"{name} {shorten_digest(value)}".strip() for name, value in list_evidence(after) if value != "-")
-
-
-PAGE = 1000
 
 
 def verify_entries(client: AdminClient, heads: Path | None, public_key: str | None) -> dict[str, Any]:

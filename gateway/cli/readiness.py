@@ -25,6 +25,9 @@ COLUMNS = (
     "instruction", "input", "context", "output", "response", "system",
 )  # fmt: skip
 """Columns of a CSV file that are read."""
+KINDS: Mapping[str, str] = {"for": "good", "against": "bad", "never": "bad", "unknown": "dim"}
+ANSWERS: Mapping[str, str] = {"fine_tune": "Fine-tune", "not_yet": "Not yet", "never": "Never", "retire": "Retire"}
+STATES: Mapping[str, str] = {"for": "yes", "against": "no", "never": "never", "unknown": "unknown"}
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,6 @@ def tell_readiness(api: Api, answer: dict[str, Any]) -> None:
 
 
 WIDTH, HEIGHT, MARGIN = 760, 320, 55
-KINDS: Mapping[str, str] = {"for": "good", "against": "bad", "never": "bad", "unknown": "dim"}
-ANSWERS: Mapping[str, str] = {"fine_tune": "Fine-tune", "not_yet": "Not yet", "never": "Never", "retire": "Retire"}
-STATES: Mapping[str, str] = {"for": "yes", "against": "no", "never": "never", "unknown": "unknown"}
 
 
 def make_page(name: str, report: Mapping[str, Any]) -> str:

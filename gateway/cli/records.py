@@ -54,6 +54,19 @@ Config = Annotated[Path, typer.Option(help="The configuration, which names the a
 Folder = Annotated[
     Path | None, typer.Option(metavar="DIR", help="The archive's folder, if not that of the configuration.")
 ]
+LOOK_SECONDS = 0.3
+STILL_IN_FILE: Mapping[str, str] = {
+    "forbidden": "Redis forbids this gateway to rewrite its append-only file: have it rewritten (BGREWRITEAOF).",
+    "unfinished": "Redis has not yet rewritten its append-only file: the erased texts may be in it until then.",
+}
+COUNTED: Mapping[str, str] = {
+    "texts": "kept texts",
+    "reviews": "reviews",
+    "feedback": "comments and demonstrations",
+    "examples": "examples",
+    "evaluated": "rows of evaluations",
+    "trained": "rows of trainings",
+}
 
 
 @records.command()
@@ -208,22 +221,6 @@ def _end(text: str, json_only: bool) -> NoReturn:
         Printer(json_only).print_json({"error": Unusable(text).content()})
     typer.echo(f"apprentice: {' '.join(text.split())}", err=True)
     raise typer.Exit(2)
-
-
-LOOK_SECONDS = 0.3
-STILL_IN_FILE: Mapping[str, str] = {
-    "forbidden": "Redis forbids this gateway to rewrite its append-only file: have it rewritten (BGREWRITEAOF).",
-    "unfinished": "Redis has not yet rewritten its append-only file: the erased texts may be in it until then.",
-}
-
-COUNTED: Mapping[str, str] = {
-    "texts": "kept texts",
-    "reviews": "reviews",
-    "feedback": "comments and demonstrations",
-    "examples": "examples",
-    "evaluated": "rows of evaluations",
-    "trained": "rows of trainings",
-}
 
 
 class NotErased(CommandError):

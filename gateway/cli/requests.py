@@ -14,7 +14,9 @@ from gateway.cli.tool_calls import write_call
 from gateway.cli.watch import make_waiting_columns
 
 EXCERPT = 60
+SHOWN_CHARACTERS = 120
 TEXTS_ARE_OFF = "Texts are kept only of tasks that say so: set tasks.NAME.texts.keep (docs/guides/kept-texts.md)."
+RequestId = Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")]
 
 
 @with_api
@@ -75,7 +77,7 @@ def _short(text: Any) -> str:
 @with_api
 def explain(
     api: Api,
-    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
+    request_id: RequestId,
 ) -> None:
     """Explain a request: its checks, route and end."""
     answer = api.get(f"{api.url}/v1/requests/{quote(request_id, safe='')}")
@@ -96,13 +98,10 @@ def _make_finding_row(finding: dict[str, Any]) -> Row:
     return finding["check"], whose, finding["mode"], verdict, *numbers, near, finding["note"] or "-"
 
 
-SHOWN_CHARACTERS = 120
-
-
 @with_api
 def diagnose(
     api: Api,
-    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
+    request_id: RequestId,
 ) -> None:
     """Tell the likely fault of an answer.
 

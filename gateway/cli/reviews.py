@@ -26,6 +26,8 @@ JudgedValue = Annotated[
 Right = Annotated[str | None, typer.Option("--right", metavar="TEXT", help="What the answer should have been.")]
 YES = frozenset({"true", "yes", "right", "1"})
 NO = frozenset({"false", "no", "wrong", "0"})
+NO_RECORD = frozenset({"request_not_found", "role_required"})
+"""The record of a review is gone before it, or is none of a reviewer's business."""
 
 
 @add_command(reviews, "next")
@@ -164,10 +166,6 @@ def _text(message: dict[str, Any]) -> str:
     if isinstance(content, str) and not message.get("tool_calls"):
         return content
     return json.dumps({name: value for name, value in message.items() if name != "role"}, ensure_ascii=False)
-
-
-NO_RECORD = frozenset({"request_not_found", "role_required"})
-"""The record of a review is gone before it, or is none of a reviewer's business."""
 
 
 def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -31,6 +31,8 @@ ROUND_SECONDS = 60.0
 WHAT_CHARACTERS_MAX = 1000
 UNTOLD = ("salt", "previous", "manifest digest", "signed by")
 """Fields of an object's change that are told only where nothing else changes."""
+ONE: Mapping[str, str] = {"versions": "version", "aliases": "alias", "overrides": "override", "callers": "caller"}
+"""The word for one object of each kind."""
 
 
 class Objects(StrEnum):
@@ -40,10 +42,6 @@ class Objects(StrEnum):
     ALIASES = "aliases"
     OVERRIDES = "overrides"
     CALLERS = "callers"
-
-
-ONE: Mapping[str, str] = {"versions": "version", "aliases": "alias", "overrides": "override", "callers": "caller"}
-"""The word for one object of each kind."""
 
 
 @add_command(state)

@@ -46,6 +46,7 @@ FILES_MAX = 100
 ANY_BYTES: Mapping[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 HTML: Mapping[str, Any] = {"text/html": TEXT}
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
+COMMAND = make_command("monitoring.datasets.export_run")
 
 
 class FileIn(Body):
@@ -203,9 +204,6 @@ def _audited(build: Build) -> dict[str, Any]:
 
 async def _shown(datasets: Datasets, build: Build) -> dict[str, Any]:
     return _audited(build) | {"progress": msgspec.to_builtins(await datasets.builds.progress(build))}
-
-
-COMMAND = make_command("monitoring.datasets.export_run")
 
 
 async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportFormat) -> FileResponse:

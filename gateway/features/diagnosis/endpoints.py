@@ -44,6 +44,7 @@ from serving.fleet_view import VersionView
 LOOKUP_SECONDS_MAX = 120.0
 COMMAND = make_command("gateway.features.diagnosis.run")
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
+EARLIER_MAX = 3
 
 
 @router.post(
@@ -132,9 +133,6 @@ async def _find_scope(
     score = (await asyncio.to_thread(model.score, words)).score
     threshold = model.threshold(DEFERRED_SHARE)
     return ServedScope(score=score, threshold=threshold, fired=score < threshold)
-
-
-EARLIER_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,9 @@ ClassField = Annotated[
     str, Query(max_length=200, description="A field of the expected answers, whose values are classes.")
 ]
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
+RUN_SECONDS_MAX = 600.0
+LOOK_INTERVAL_SECONDS = 0.2
+COMMAND = make_command("monitoring.datasets.hard_run")
 
 
 @router.get("/suites", responses=with_errors("not_found"))
@@ -179,11 +182,6 @@ def _shown(suite: Suite, of_task: list[Suite]) -> dict[str, Any]:
 
 def _audited(suite: Suite) -> dict[str, Any]:
     return {name: getattr(suite, name) for name in ("digest", "kind", "rows", "metric", "class_field")}
-
-
-RUN_SECONDS_MAX = 600.0
-LOOK_INTERVAL_SECONDS = 0.2
-COMMAND = make_command("monitoring.datasets.hard_run")
 
 
 @asynccontextmanager

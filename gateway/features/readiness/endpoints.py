@@ -34,6 +34,11 @@ from router.policy import AUTO_SELECTOR
 
 PLACES = 4
 """Answers at the same time, each with its data in memory: one is computed, the others wait."""
+ANSWER_SECONDS_MAX = 300.0
+COMMAND = make_command("gateway.features.readiness.run")
+USD_MAX = 1e9
+LIFETIME_MONTHS = 3.0
+"""As `monitor.tuning_usd` is spread over 90 days of net saving, where no lifetime is given."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,6 @@ class Readiness:
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PLACES))
 
 
-ANSWER_SECONDS_MAX = 300.0
-COMMAND = make_command("gateway.features.readiness.run")
-USD_MAX = 1e9
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
@@ -149,8 +151,6 @@ async def compute(readiness: Readiness, job: ReadinessJob, data: bytes) -> Readi
 
 
 WEEKS_PER_MONTH, HOURS_PER_MONTH = 4.348, 730.5
-LIFETIME_MONTHS = 3.0
-"""As `monitor.tuning_usd` is spread over 90 days of net saving, where no lifetime is given."""
 
 
 async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluations, task: str) -> ReadinessJob:

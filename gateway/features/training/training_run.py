@@ -37,6 +37,14 @@ JOB_FILE = "job.json"
 PREPARATION = make_command("monitoring.training.preparation")
 OWN = frozenset({"heldout_share", "rehearsal_share"})
 """Parameters that the preparation takes, not the trainer."""
+DEATHS_MAX = 2
+"""So often a trainer that dies without a word is begun again, each time from its checkpoint."""
+FAILED_KEPT_SECONDS = 7 * 86_400.0
+"""So long a failed training can go on from its checkpoint."""
+END_INTERVAL_SECONDS = 5.0
+IDLE_SECONDS_MAX = 60.0
+GRACE_SECONDS = 30.0
+"""So long after its job's end a trainer's last message may still come."""
 
 
 class TrainingRun(ABC):
@@ -145,12 +153,6 @@ class TrainingRun(ABC):
         return {**parameters, **files, "base": base, "base_name": pool.base_model}
 
 
-DEATHS_MAX = 2
-"""So often a trainer that dies without a word is begun again, each time from its checkpoint."""
-FAILED_KEPT_SECONDS = 7 * 86_400.0
-"""So long a failed training can go on from its checkpoint."""
-
-
 async def keep_training(trainings: Trainings) -> None:
     """Run the trainings of this data folder, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = trainings.services.lease_job("training", key_suffix=f"-{trainings.place}")
@@ -222,12 +224,6 @@ class LocalRun(TrainingRun):
             await self._trainings.store.note_progress(self._training.id, message)
             if message["kind"] == "ended":
                 return message
-
-
-END_INTERVAL_SECONDS = 5.0
-IDLE_SECONDS_MAX = 60.0
-GRACE_SECONDS = 30.0
-"""So long after its job's end a trainer's last message may still come."""
 
 
 async def keep_remote_trainings(trainings: Trainings) -> None:
