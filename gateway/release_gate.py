@@ -21,10 +21,10 @@ from gateway.endpoint_parts import Reason
 from gateway.errors import Problem
 from gateway.services import Services
 from gateway.state.gate_store import Forced, GateStore
-from gateway.state.redis import read_redis_time
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.best import rank_leaders
 from monitoring.evaluation.gate import FLOOR, ROLE_WORDS, GateBounds, GateReference, GateReport, Role, decide_gate
+from monitoring.redis_time import read_redis_time
 from router.routing_data import OUT_OF_SERVICE
 from serving.adapters.versions_and_aliases import PLACED, AliasEntry, Version
 from serving.object_store import Change

@@ -276,13 +276,15 @@ class ObjectStore:
             fields.update((_name(name), value) for name, value in some.items())
         return fields
 
-    async def changes_since(self, mark: Mark | None, now: Marks | None = None) -> tuple[Mark, Collection[str] | None]:
-        """A mark of this moment, or of that of `now`, and the names of what has changed since an earlier mark.
+    async def changes_since(
+        self, mark: Mark | None, present_marks: Marks | None = None
+    ) -> tuple[Mark, Collection[str] | None]:
+        """A mark of this moment, or of `present_marks`, and the names of what has changed since an earlier mark.
 
         None instead of the names: it can't be told, since a release that leaves no tokens has changed something, Redis
         has lost something, or it is too long ago.
         """
-        present = (now or await read_marks(self._redis, [self.kind]))[self.kind]
+        present = (present_marks or await read_marks(self._redis, [self.kind]))[self.kind]
         untold, token = present
         if mark is None or token is None or untold != mark[0]:
             return present, () if present == mark else None
@@ -424,11 +426,11 @@ class Mirror(Generic[T]):
         self.unreadable: frozenset[str] = frozenset()
         """The names of those that could not be read the last time."""
 
-    async def generations(self, now: Marks | None = None) -> Mapping[str, int]:
-        """The generation of every object, at least of the moment of `now`; see ObjectStore.generations."""
+    async def generations(self, present_marks: Marks | None = None) -> Mapping[str, int]:
+        """The generation of every object, at least of the moment of `present_marks`; see ObjectStore.generations."""
         async with self._reading:
             earlier_mark, generations = self._generations
-            mark, moved = await self._object_store.changes_since(earlier_mark, now)
+            mark, moved = await self._object_store.changes_since(earlier_mark, present_marks)
             if moved is None or moved:
                 others = {name: value for name, value in generations.items() if name not in moved} if moved else {}
                 generations = MappingProxyType(others | await self._object_store.generations(moved))
@@ -440,14 +442,15 @@ class Mirror(Generic[T]):
         objects, (mark, generations) = await self.all(), self._generations
         return objects, generations if mark is not None and mark == self._mark else await self.generations()
 
-    async def all(self, now: Marks | None = None) -> Mapping[str, T]:
-        """Every object by name, at least of the moment of `now`; the same mapping as the last time where nothing was
-        written.
+    async def all(self, present_marks: Marks | None = None) -> Mapping[str, T]:
+        """Every object by name, at least of the moment of `present_marks`.
+
+        The same mapping as the last time where nothing was written.
 
         Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then still known.
         """
         async with self._reading:
-            mark, moved = await self._object_store.changes_since(self._mark, now)
+            mark, moved = await self._object_store.changes_since(self._mark, present_marks)
             if moved is None or moved:
                 await self._read(moved)
             self._mark = mark

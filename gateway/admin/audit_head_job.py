@@ -14,7 +14,7 @@ from gateway.admin.audit_heads import AuditHead, line_of, sign_head
 from gateway.configuration.sections import AuditSettings
 from gateway.errors import SettingsError
 from gateway.services import Services
-from gateway.state.redis import read_redis_time
+from monitoring.redis_time import read_redis_time
 from serving.adapters.signature import SignatureError
 
 log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ from gateway.errors import Problem
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.roles import Role
 from gateway.services import Services
-from gateway.state.redis import read_redis_time
+from monitoring.redis_time import read_redis_time
 from router.policy import AUTO, UnknownFields
 from serving.object_store import Change, ObjectStore
 

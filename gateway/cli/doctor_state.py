@@ -18,9 +18,10 @@ from gateway.errors import StateError
 from gateway.features.releases.unjudged_checks import lacks, list_answering_versions
 from gateway.state.durability import Persistence, look_at
 from gateway.state.fitted_store import FittedError, FittedStore, find_unused
-from gateway.state.redis import open_state, read_redis_time
+from gateway.state.redis import open_state
 from monitoring.feedback import FEEDBACK_SEALED_KEY, REDIS_SEALED_KEY, WordSeals
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY
+from monitoring.redis_time import read_redis_time
 from monitoring.texts import SEALED_SECONDS
 from router.confidence_model import ConfidenceError, ConfidenceModel
 from serving.adapters.registry import Registry

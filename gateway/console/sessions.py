@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from gateway.callers import Caller
 from gateway.configuration.sections import OidcSettings
 from gateway.roles import RANKS, find_role
-from gateway.state.redis import read_redis_time
+from monitoring.redis_time import read_redis_time
 from serving.object_store import ObjectStore
 
 ROOT = "apprentice:console:session:"

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from monitoring.redis_time import read_redis_time
 from serving.wakeable import wait_for_event
 
 Span = Literal["minute", "day", "month"]
@@ -401,10 +402,10 @@ async def read_spent(redis: Redis, keys: Iterable[tuple[str, Span]]) -> list[tup
     Raises RedisError.
     """
     reading: Any = redis
-    seconds, micros = await reading.time()
+    now = await read_redis_time(redis)
     amounts = []
     for key, span in keys:
-        window = number_window(span, seconds + micros / 1e6)
+        window = number_window(span, now)
         raw: Mapping[bytes, bytes] = await reading.hgetall(f"{key}:{window}")
         used = sum(int(line.split()[2]) for name, line in raw.items() if name.startswith(b"by:"))
         amounts.append((used, bounds_of(span, window)[1]))

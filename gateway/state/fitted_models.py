@@ -82,10 +82,10 @@ class FittedModels:
         self._tasks: Mapping[str, TaskPolicy] | None = None
         self._index: tuple[dict[str, str], TaskIndex | None] = ({}, None)
 
-    async def read(self, versions: Collection[str], now: Marks | None = None) -> Mapping[str, Fitted]:
+    async def read(self, versions: Collection[str], present_marks: Marks | None = None) -> Mapping[str, Fitted]:
         """The models of these versions. Raises RedisError; what was known is then still known."""
         wanted: dict[str, dict[Kind, FittedEntry]] = {}
-        for entry in (await self._entries.all(now)).values():
+        for entry in (await self._entries.all(present_marks)).values():
             if entry.version in versions:
                 wanted.setdefault(entry.version, {})[entry.kind] = entry
         fitted: dict[str, _Read] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.state.redis import read_redis_time
+from monitoring.redis_time import read_redis_time
 from serving.fleet import Fleet
 from serving.object_store import UNREADABLE
 

@@ -128,13 +128,6 @@ async def replace_value(redis: Redis, key: str, before: bytes, after: bytes) -> 
     return bool(await caller.eval(REPLACE, 1, key, before, after))
 
 
-async def read_redis_time(redis: Redis) -> float:
-    """Redis's time in Unix seconds, since the clocks of two gateways need not agree. Raises RedisError."""
-    moment: Any = await redis.time()  # not all of it has types
-    seconds, microseconds = moment
-    return float(seconds) + float(microseconds) / 1e6
-
-
 @asynccontextmanager
 async def _connected(redis: Redis) -> AsyncIterator[Redis]:
     try:

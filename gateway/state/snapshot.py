@@ -201,23 +201,23 @@ class SnapshotKeeper:
         return int(generation or 0)
 
     async def _read(self, generation: int) -> Snapshot:
-        now = await read_marks(self._redis, KINDS)  # one look for all of them
-        aliases = await self._registry.aliases(now)
-        generations = await self._registry.alias_generations(now)
-        callers = await self._callers.all(now)
+        present_marks = await read_marks(self._redis, KINDS)  # one look for all of them
+        aliases = await self._registry.aliases(present_marks)
+        generations = await self._registry.alias_generations(present_marks)
+        callers = await self._callers.all(present_marks)
         made = await self._made_aliases(aliases, generations)
-        policy = self._policy(generation, made, await self._overrides.all(now))
-        versions = await self._registry.versions(now)
+        policy = self._policy(generation, made, await self._overrides.all(present_marks))
+        versions = await self._registry.versions(present_marks)
         placed = {name for name, item in versions.items() if item.state in PLACED}
-        fitted = await self._models.read(placed, now)
+        fitted = await self._models.read(placed, present_marks)
         policy = replace(policy, fitted=fitted, index=await self._models.index(self._leading.of(aliases), fitted))
-        quality = await self._quality.all(now)
+        quality = await self._quality.all(present_marks)
         policy = replace(policy, shifts=self._shifts.of(quality), watched=self._watched.of(quality))
-        placements = self._by_place.of(await self._placements.all(now))
+        placements = self._by_place.of(await self._placements.all(present_marks))
         cordons = {name: _reason(raw) for name, raw in (await self._cordons.written()).items()}
         known_callers = MappingProxyType({**callers, **self._fixed_callers})
         views = await self._made_views(versions)
-        retraining = await self._retraining.all(now)
+        retraining = await self._retraining.all(present_marks)
         return Snapshot(
             *(generation, known_callers, policy, versions, aliases, placements, cordons, quality, views, retraining),
             versions_by_task=self._by_task.of(versions),

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from monitoring.redis_time import read_redis_time
 from serving.adapters.manifest import Manifest, to_json
 from serving.adapters.verification import Artifact
 from serving.adapters.versions_and_aliases import (
@@ -64,9 +65,9 @@ class Registry:
         self._version_mirror = Mirror(self._versions, read_version)
         self._alias_mirror = Mirror(self._aliases, read_alias)
 
-    async def versions(self, now: Marks | None = None) -> Mapping[str, Version]:
+    async def versions(self, present_marks: Marks | None = None) -> Mapping[str, Version]:
         """All versions by name; one that can't be read is as it was last read, or left out."""
-        return await self._version_mirror.all(now)
+        return await self._version_mirror.all(present_marks)
 
     @property
     def unreadable(self) -> frozenset[str]:
@@ -81,9 +82,9 @@ class Registry:
         with guard_read(self._versions.kind, name):
             return read_version(name, raw)
 
-    async def aliases(self, now: Marks | None = None) -> Mapping[str, AliasEntry]:
+    async def aliases(self, present_marks: Marks | None = None) -> Mapping[str, AliasEntry]:
         """All aliases by task; one that can't be read is as it was last read, or left out."""
-        return await self._alias_mirror.all(now)
+        return await self._alias_mirror.all(present_marks)
 
     async def alias(self, task: str) -> tuple[AliasEntry | None, int]:
         """A task's alias (None: it has none) and its generation, which is never newer than the alias.
@@ -100,9 +101,9 @@ class Registry:
         """The generation of one version. Raises Unreadable where it is damaged."""
         return await self._versions.generation(name)
 
-    async def alias_generations(self, now: Marks | None = None) -> Mapping[str, int]:
+    async def alias_generations(self, present_marks: Marks | None = None) -> Mapping[str, int]:
         """The generation of each alias."""
-        return await self._alias_mirror.generations(now)
+        return await self._alias_mirror.generations(present_marks)
 
     async def register(
         self,
@@ -281,7 +282,7 @@ class Registry:
         and `plan` is for another one. If it is the shadow, it stays that as well. The change `beside` is made in the
         same step. Raises RegistryError where another version is the canary, and RedisError.
         """
-        seconds, microseconds = await self._redis.time()  # as evidence is placed: no gateway's own clock
+        at = await read_redis_time(self._redis)  # as evidence is placed
 
         def split(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
             entry = _there(before, task)
@@ -293,7 +294,6 @@ class Registry:
                 end = f"`apprentice adapters rollback {task} --canary`"
                 raise RegistryError(f"{before_it.version} is the canary of {task}: promote it, or end it with {end}.")
             of_it = before_it.plan if before_it is not None and keeps_plan else plan
-            at = seconds + microseconds / 1e6
             canary = CanaryEntry(version=name, share=share, started_at=at, by=by, plan=of_it).since(before_it)
             return replace(
                 entry,

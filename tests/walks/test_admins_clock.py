@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.quality import SignalReport
+from monitoring.redis_time import read_redis_time
 from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.review_world import monitor_elsewhere

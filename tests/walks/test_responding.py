@@ -14,12 +14,12 @@ from gateway.features.quality.state import Quality
 from gateway.features.quality.waiting_actions import PendingAction
 from gateway.features.releases.state import Releases
 from gateway.state.outbox import Write
-from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, SignalReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.shares import Roles
+from monitoring.redis_time import read_redis_time
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway

@@ -14,9 +14,9 @@ from gateway.feature import feature_of
 from gateway.features.erasures.state import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.openapi_parts import with_errors
-from gateway.state.redis import read_redis_time
 from monitoring.feedback import handle_of
 from monitoring.ids import make_timed_id, strip_id
+from monitoring.redis_time import read_redis_time
 from monitoring.text_stream import forgotten_name_of
 
 CALLERS_MAX = 10_000

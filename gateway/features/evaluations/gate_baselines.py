@@ -13,10 +13,10 @@ import msgspec
 
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.store import Evaluation, Gate
-from gateway.state.redis import read_redis_time
 from monitoring.evaluation.gate import WHOLE
 from monitoring.evaluation.unleaked_rows import count_unleaked
 from monitoring.quality.detectors.baselines import Baseline, measure_counts
+from monitoring.redis_time import read_redis_time
 from serving.adapters.versions_and_aliases import VersionState
 from serving.object_store import UNREADABLE, Change, Stale
 

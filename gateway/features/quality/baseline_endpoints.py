@@ -15,7 +15,6 @@ from gateway.feature import feature_of
 from gateway.features.evaluations.gate_baselines import counts_of
 from gateway.features.quality.state import Quality
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
-from gateway.state.redis import read_redis_time
 from monitoring.quality.detectors.baselines import (
     CALIBRATION_ROWS_MIN,
     OF_MIN,
@@ -30,6 +29,7 @@ from monitoring.quality.signal_table import SignalName, get_measure
 from monitoring.quality.signals.entries import TEXT_MAX
 from monitoring.quality.verdicts.quality import SignalReport
 from monitoring.quality.verdicts.verdict import name_of
+from monitoring.redis_time import read_redis_time
 from serving.object_store import Change
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])

@@ -35,7 +35,6 @@ from gateway.features.reviews.agreement_job import describe_reviewers, read_agre
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.release_gate import describe_forced, judge_evidence
 from gateway.state.gate_store import GateStore
-from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.explanations.report import Situation, TaskReport, make_report
 from monitoring.quality.phases import Verdict
@@ -44,6 +43,7 @@ from monitoring.quality.verdicts import monitor_responses
 from monitoring.quality.verdicts.monitor_responses import ResponseError
 from monitoring.quality.verdicts.quality import Action, Judgement, Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.shares import Roles
+from monitoring.redis_time import read_redis_time
 from serving.adapters.manifest import read_review_due
 from serving.adapters.versions_and_aliases import PLACED
 from serving.object_store import Change, Stale

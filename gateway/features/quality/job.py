@@ -21,7 +21,6 @@ from gateway.features.quality.budget_alerts import tell_budgets
 from gateway.features.quality.responding import Responding
 from gateway.features.quality.state import Quality
 from gateway.request_labels import list_agreed_only
-from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.child_messages import Begin, JudgedStep, MonitorStep, WatchedTask, WatchedVersion
@@ -30,6 +29,7 @@ from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import Judgement, Summary, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.reviewing import compute_review_share
 from monitoring.quality.verdicts.shares import Roles
+from monitoring.redis_time import read_redis_time
 from serving.adapters.versions_and_aliases import PLACED, AliasEntry
 from serving.object_store import UNREADABLE, Change, Stale, change_together
 

@@ -21,11 +21,11 @@ from gateway.features.quality.state import Quality
 from gateway.features.retraining.requests_to_train import draft_retraining
 from gateway.features.rules.endpoints import find_fallback_fault, list_cap_warnings
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
-from gateway.state.redis import read_redis_time
 from monitoring.quality.phrases import format_day
 from monitoring.quality.verdicts import task_changes as changing
 from monitoring.quality.verdicts.quality import Action, Changed, TaskQuality
 from monitoring.quality.verdicts.retraining import Retraining, close_request
+from monitoring.redis_time import read_redis_time
 from serving.adapters.versions_and_aliases import PLACED
 from serving.object_store import Change
 

@@ -21,8 +21,8 @@ from redis.asyncio import Redis
 from gateway.background.webhook_signature import sign_message
 from gateway.configuration.monitor import MonitorSettings
 from gateway.state.outbox import Outbox, WaitingEntry, Write
-from gateway.state.redis import read_redis_time
 from monitoring.metrics import Meters
+from monitoring.redis_time import read_redis_time
 
 log = logging.getLogger(__name__)
 KEPT_SECONDS = 86_400.0

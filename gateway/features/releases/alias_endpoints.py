@@ -26,9 +26,9 @@ from gateway.features.releases.state import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, list_answering_versions
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.release_gate import GatePass, PastGate, keep_leaders, pass_gate
-from gateway.state.redis import read_redis_time
 from monitoring.quality.explanations import obstacles as in_words
 from monitoring.quality.verdicts.canary_verdict import CanaryPlan
+from monitoring.redis_time import read_redis_time
 from serving.adapters.registry import Noted
 from serving.adapters.versions_and_aliases import PLACED, AliasEntry
 from serving.object_store import Change, Stale, Unchanged

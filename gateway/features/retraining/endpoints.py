@@ -28,8 +28,8 @@ from gateway.feature import feature_of
 from gateway.features.retraining.requests_to_train import draft_retraining, read_rows
 from gateway.features.retraining.state import RetrainingRequests
 from gateway.openapi_parts import CHANGE_ERRORS, LINES, with_answer, with_errors
-from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.retraining import Retraining, close_request, is_complete
+from monitoring.redis_time import read_redis_time
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 State = Literal["open", "closed"]

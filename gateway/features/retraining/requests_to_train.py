@@ -14,7 +14,6 @@ from gateway.features.records.kept_texts import read_kept_texts
 from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.retraining.store import id_of
 from gateway.request_labels import read_rules
-from gateway.state.redis import read_redis_time
 from monitoring.evaluation.answer_forms import write_answer
 from monitoring.feedback import STREAM_KEY, Feedback
 from monitoring.ids import make_timed_id
@@ -24,6 +23,7 @@ from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Action
 from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining, close_request, row_of
 from monitoring.records import REPORTED, RecordIndex
+from monitoring.redis_time import read_redis_time
 from monitoring.texts import Conversation, KeptText
 from serving.object_store import UNREADABLE, Stale
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 
 from gateway.features.texts.state import Texts
-from gateway.state.redis import read_redis_time
 from monitoring.feedback import REDIS_SEALED_KEY
+from monitoring.redis_time import read_redis_time
 from monitoring.texts import SEALED_SECONDS, Resealing
 
 log = logging.getLogger(__name__)

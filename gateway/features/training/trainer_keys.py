@@ -8,7 +8,7 @@ import hmac
 from gateway.callers import PUBLIC_LENGTH, Caller, digest_of, join_key
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
-from gateway.state.redis import read_redis_time
+from monitoring.redis_time import read_redis_time
 from serving.object_store import Change
 
 KEPT_SECONDS = 30 * 86_400.0

@@ -17,7 +17,7 @@ from gateway.features.training.state import Trainings
 from gateway.features.training.store import Status, Training
 from gateway.features.training.version_evaluation import stage_version
 from gateway.server.adapter_uploads import Upload
-from gateway.state.redis import read_redis_time
+from monitoring.redis_time import read_redis_time
 from serving.adapters.adapter_folder import MANIFEST_FILE
 from serving.adapters.registry import RegistryError
 from serving.object_store import Stale, Unchanged

@@ -15,8 +15,8 @@ from gateway.errors import Problem
 from gateway.features.releases.adding import Pusher
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training, id_of
-from gateway.state.redis import read_redis_time
 from monitoring.datasets.folder import CARD_FILE
+from monitoring.redis_time import read_redis_time
 from serving.adapters.manifest import ManifestError, from_json, to_json
 from serving.adapters.versions_and_aliases import Version
 from serving.object_store import Stale

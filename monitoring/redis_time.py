@@ -1,0 +1,14 @@
+"""Redis's clock: what gateways compare with each other is timed by it, since their own clocks need not agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.asyncio import Redis
+
+
+async def read_redis_time(redis: Redis) -> float:
+    """Redis's time in Unix seconds. Raises RedisError."""
+    moment: Any = await redis.time()  # not all of it has types
+    seconds, microseconds = moment
+    return float(seconds) + float(microseconds) / 1e6
