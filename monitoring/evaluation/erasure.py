@@ -21,8 +21,7 @@ from monitoring.evaluation.redis_keys import (
     get_evaluation_key,
     get_suite_key,
 )
-from monitoring.evaluation.row_classes import ClassFinder
-from monitoring.evaluation.slices import SliceCounts
+from monitoring.evaluation.row_classes import ClassFinder, SliceCounts
 from monitoring.texts import FORGOTTEN_KEY, Seals, TextRow, Unsealable
 
 PUSHED_AT_ONCE = 500

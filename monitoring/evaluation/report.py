@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from monitoring.evaluation.consistency import measure_flips
 from monitoring.evaluation.gate import FIGURES
 from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.row_classes import Classes
@@ -339,3 +338,42 @@ def _in_short(p_value: float) -> float:
 
 def _rounded(value: float | None, digits: int = DIGITS) -> float | None:
     return value if value is None or isinstance(value, int) else round(value, digits)
+
+
+@dataclass(frozen=True, slots=True)
+class Flips:
+    """Of `groups` of equal requests, those that got more than one answer, and the chance that two answers differ."""
+
+    groups: int
+    flipped: int
+    differ: float
+
+
+def measure_flips(results: Sequence[RowResult]) -> dict[str, Flips | None]:
+    """The flips of one arm: over `repeats` of a row, and over `paraphrases`, which are rows of one group that expect
+    the same answer. None each where no two such rows were answered."""
+    answered = [result for result in results if result.form]
+    repeats = _by_key((result.number - result.repeat, result) for result in answered)
+    kindred = _by_key(
+        ((result.group, result.wanted_form), result) for result in answered if not result.repeat and result.wanted_form
+    )
+    return {"repeats": _flips_of(repeats), "paraphrases": _flips_of(kindred)}
+
+
+def _by_key(keyed: Iterable[tuple[Any, RowResult]]) -> list[list[str]]:
+    forms: dict[Any, list[str]] = defaultdict(list)
+    for key, result in keyed:
+        forms[key].append(result.form)
+    return [of_key for of_key in forms.values() if len(of_key) > 1]
+
+
+def _flips_of(groups: Sequence[Sequence[str]]) -> Flips | None:
+    if not groups:
+        return None
+    flipped = sum(len(set(forms)) > 1 for forms in groups)
+    return Flips(len(groups), flipped, sum(map(_chance_of_difference, groups)) / len(groups))
+
+
+def _chance_of_difference(forms: Sequence[str]) -> float:
+    pairs = len(forms) * (len(forms) - 1)
+    return sum(form != other for form in forms for other in forms) / pairs

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import msgspec
 
 from monitoring.evaluation.answer_forms import NORMAL, AnswerForm
-from monitoring.evaluation.answer_metrics import ComparisonMetric
-from monitoring.evaluation.answer_overlap import measure_overlap
+from monitoring.evaluation.answer_metrics import ComparisonMetric, measure_overlap
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.row_classes import Classes
 

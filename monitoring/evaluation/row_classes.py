@@ -1,8 +1,9 @@
-"""Classes of a data set's rows and of answers: figures are given for each class."""
+"""Classes of a data set's rows and of answers, for which figures are given, and counts of rows by slice."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
@@ -18,6 +19,8 @@ CLASS_CHARACTERS_MAX = 200
 NO_CALL = "no tool call"
 """The class of an answer without a call, where others call tools."""
 Source = Literal["field", "label", "calls", "text", "none"]
+VALUES_MAX = 200
+"""More values of one slice are not counted each."""
 
 
 class Classes(msgspec.Struct, frozen=True):
@@ -129,3 +132,20 @@ def _digest(text: bytes) -> str:
 def _shown(text: bytes) -> str:
     """A normal form as the name of a class; a long one is cut where no class can be so long."""
     return text[: 4 * CLASS_CHARACTERS_MAX + 4].decode(errors="replace")
+
+
+class SliceCounts:
+    """Counts rows by slice and its value."""
+
+    def __init__(self, classes: Classes) -> None:
+        self._classes = classes
+        self._counters: dict[str, Counter[str]] = {"class": Counter()}
+
+    def add(self, row: Row) -> None:
+        """Count one row."""
+        for name, value in {**row.slices, "class": self._classes.of_row(row) or ""}.items():
+            self._counters.setdefault(name, Counter())[value] += bool(value)
+
+    def list_all(self) -> dict[str, dict[str, int]]:
+        """The numbers by slice and value, the most frequent values first."""
+        return {name: dict(counts.most_common(VALUES_MAX)) for name, counts in self._counters.items() if counts.total()}

@@ -1,13 +1,28 @@
-"""The report on raters: their agreement by task, class and rater, both votes, and classes on which people disagree."""
+"""The report on raters: their agreement by task, class and rater, both votes, and classes on which people disagree.
+
+`python -m monitoring.labels.report` reads a job as a line of JSON, and prints the report as JSON.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from threadpoolctl import threadpool_limits
+
+from monitoring.helper_process import run_job
 from monitoring.labels.agreement import measure_agreement, measure_raters
 from monitoring.labels.dawid_skene import Votes, find_credits, find_values, take_votes
-from monitoring.labels.messages import Agreement, ClassReport, RaterReport, RatingsReport, VoteName, VoteReport
-from monitoring.labels.ratings import Numbers, Ratings
+from monitoring.labels.messages import (
+    Agreement,
+    ClassReport,
+    RaterReport,
+    RatingsFault,
+    RatingsJob,
+    RatingsReport,
+    VoteName,
+    VoteReport,
+)
+from monitoring.labels.ratings import Numbers, Ratings, RatingsError, collect_ratings, read_rater_file
 
 AGREEMENT_MIN = 0.667
 """Below it no conclusion may rest on single labels (Krippendorff)."""
@@ -103,3 +118,17 @@ def _tell(agreement: Agreement, classes: list[ClassReport], agreement_min: float
     ambiguous = [report.class_name for report in classes if report.is_ambiguous]
     if ambiguous:
         yield f"People disagree on {', '.join(ambiguous)}: say more clearly what is right there."
+
+
+def report(job: RatingsJob) -> object:
+    """The report on the ratings of a job, or what is wrong with its file."""
+    try:
+        ratings = collect_ratings(job.ratings, job.gold) if job.text is None else read_rater_file(job.text)
+        with threadpool_limits(1):
+            return report_ratings(ratings, job.agreement_min)
+    except RatingsError as error:
+        return RatingsFault(fault=str(error))
+
+
+if __name__ == "__main__":
+    run_job(RatingsJob, report)

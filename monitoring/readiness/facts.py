@@ -14,11 +14,12 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from monitoring.datasets.rows import describe_spellings, fold_text
-from monitoring.evaluation.answer_metrics import normalize
+from monitoring.evaluation.answer_metrics import normalize, read_object
+from monitoring.evaluation.dataset import write_as_text
+from monitoring.evaluation.row_classes import CLASSES_MAX, NO_CALL
 from monitoring.labels.agreement import measure_agreement
 from monitoring.labels.messages import Rating
 from monitoring.labels.ratings import collect_ratings
-from monitoring.readiness.answers import find_classes
 from monitoring.readiness.evidence import CurvePoint, Facts, Interval, LabelledText, LearningCurve
 from monitoring.readiness.extrapolation import extrapolate
 from monitoring.readiness.learning_curve import CurveError, measure_curve, predict
@@ -31,6 +32,8 @@ CLASSES_TOLD = 8
 REPEATED_MAX = 2000
 TIMES = (1, 2, 4, 8, 16)
 DIGITS = 4
+REPEATED_MIN = 2.0
+"""A class has as many rows as this on average, at least: answers that differ from each other are no classes."""
 
 
 def collect_facts(rows: Sequence[LabelledText], class_field: str = "", seed: int = 0) -> Facts:
@@ -132,3 +135,41 @@ def _paired(first_only: int, second_only: int, count: int) -> Interval:
     half = 1.96 * math.sqrt(first + second - (first - second) ** 2 / rows) / rows
     mean = (first_only - second_only) / count
     return Interval(round(mean, DIGITS), round(middle - half, DIGITS), round(middle + half, DIGITS), count)
+
+
+def find_classes(rows: Sequence[LabelledText], class_field: str = "") -> tuple[str, list[str]] | None:
+    """The name of what is the class, so that a cheap model can learn it, and the class of each row.
+
+    It is a named field of a JSON answer; else the label that the data give; else the tools that are called; else the
+    answer, where few are different; else the fields of a JSON answer that have few values, together. None where answers
+    are free texts.
+    """
+    if class_field:
+        return class_field, [write_as_text((read_object(row.expected) or {}).get(class_field)) for row in rows]
+    if all(row.label is not None for row in rows):
+        labels = [row.label or "" for row in rows]
+        if _are_classes(labels):
+            return "label", labels
+    if any(row.called for row in rows):
+        called = [row.called or NO_CALL for row in rows]
+        if _are_classes(called):
+            return "tool", called
+    answers = [normalize(row.expected).decode(errors="replace") for row in rows]
+    if _are_classes(answers):
+        return "answer", answers
+    objects = [read_object(row.expected) for row in rows]
+    if not all(objects):
+        return None
+    names = [
+        name
+        for name in objects[0] or {}
+        if all(name in (each or {}) for each in objects)
+        and _are_classes([write_as_text((each or {})[name]) for each in objects])
+    ]
+    together = [" / ".join(write_as_text((each or {})[name]) for name in names) for each in objects]
+    return (" / ".join(names), together) if names and _are_classes(together) else None
+
+
+def _are_classes(values: Sequence[str]) -> bool:
+    different = len(set(values))
+    return different <= CLASSES_MAX and different * REPEATED_MIN <= len(values)

@@ -17,8 +17,7 @@ from monitoring.evaluation.dataset import DatasetError, DatasetLimits
 from monitoring.helper_process import run_job
 from monitoring.synced_files import lock_folder
 from monitoring.training.preparation_job import HELDOUT_FILE, ROWS_FILE, Preparation, PreparationJob
-from monitoring.training.rehearsal import rehearse
-from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, draw_rows, read_rows, split_heldout
+from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, draw_rows, read_rows, rehearse, split_heldout
 
 
 def prepare(job: PreparationJob) -> Preparation:

@@ -394,7 +394,7 @@ async def test_days_are_counted(redis: Redis, job: ArchiveJob) -> None:
         ("gateway.app, gateway.cli.main", "{'duckdb', 'fsspec'}"),
         ("monitoring.request_search", "{'numpy'}"),
         ("monitoring.quality.signals.run", "{'numpy', 'duckdb'}"),
-        ("monitoring.labels.run", "{'scipy', 'redis'}"),
+        ("monitoring.labels.report", "{'scipy', 'redis'}"),
         ("gateway.features.evaluations.run", "{'scipy', 'sklearn', 'duckdb'}"),
         ("gateway.features.readiness.run, gateway.features.diagnosis.run", "{'numpy'}"),
     ],

@@ -47,7 +47,7 @@ HELPERS = (
     "monitoring.datasets.export_run",
     "monitoring.datasets.hard_run",
     "monitoring.erasure_run",
-    "monitoring.labels.run",
+    "monitoring.labels.report",
     "monitoring.quality.signals.run",
     "monitoring.request_search",
     "monitoring.text_reader",

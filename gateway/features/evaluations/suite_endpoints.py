@@ -30,8 +30,7 @@ from monitoring.datasets.build_job import HardCasesJob, HardCasesResult
 from monitoring.datasets.folder import FILES_FOLDER, PARTIAL
 from monitoring.evaluation.answer_metrics import ComparisonMetric, MetricError, metric_of
 from monitoring.evaluation.dataset import DatasetError
-from monitoring.evaluation.row_classes import ClassFinder
-from monitoring.evaluation.slices import SliceCounts
+from monitoring.evaluation.row_classes import ClassFinder, SliceCounts
 from monitoring.evaluation.suites import Suite, SuiteKind, kinds_of
 from monitoring.synced_files import lock_folder
 

@@ -20,7 +20,7 @@ from monitoring.metric_values import is_bad, measure_badness
 
 MEASURED_SECONDS = 60.0
 REPORT_SECONDS_MAX = 120.0
-COMMAND = make_command("monitoring.labels.run")
+COMMAND = make_command("monitoring.labels.report")
 SPLIT_TOLD_MAX = 5
 READ_AT_ONCE = 100
 """Requests whose feedback is read before others have the event loop."""

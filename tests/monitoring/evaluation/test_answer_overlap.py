@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.evaluation.answer_metrics import metric_of
-from monitoring.evaluation.answer_overlap import measure_overlap
+from monitoring.evaluation.answer_metrics import measure_overlap, metric_of
 
 WORDS = st.lists(st.sampled_from("abcdef"), max_size=80)
 

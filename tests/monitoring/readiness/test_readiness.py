@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.readiness.answers import find_classes
 from monitoring.readiness.break_even import Costs, find_break_even
 from monitoring.readiness.evidence import Interval, LabelledText, LiveVersion, Traffic
 from monitoring.readiness.extrapolation import Curve, extrapolate
-from monitoring.readiness.facts import collect_facts
+from monitoring.readiness.facts import collect_facts, find_classes
 from monitoring.readiness.rules import Live, Prompted, ReadinessReport, answer_readiness
 
 ITEMS = {"toaster": "household", "kettle": "household", "jacket": "clothes", "boots": "clothes", "melon": "food"}

@@ -16,8 +16,7 @@ from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, joi
 from monitoring.training.loss_plot import draw_losses
 from monitoring.training.preparation import prepare
 from monitoring.training.preparation_job import Preparation, PreparationJob
-from monitoring.training.rehearsal import find_refuted, rehearse
-from monitoring.training.rows import read_rows, split_heldout
+from monitoring.training.rows import find_refuted, read_rows, rehearse, split_heldout
 
 
 def rows_of(groups: list[int], answer: str = "yes") -> list[Row]:
