@@ -74,11 +74,11 @@ def add_label(
 
     The first value of the canary's metric counts, and a demonstration judges the request's pair.
     """
+    if record.placed_at < canary.started_at:  # whoever complains would choose which of the earlier pairs count
+        return tally, note
     tally, note = add_pairs(tally, canary, note)
     arm = canary.arm(get_labelled_version(record)) if record.purpose == "serve" else None
-    if label is None or label.metric != canary.plan.feedback_metric or arm is None:
-        return tally, note
-    if note.canary or record.placed_at < canary.started_at:
+    if label is None or label.metric != canary.plan.feedback_metric or arm is None or note.canary:
         return tally, note
     outcome = Outcome(arm=arm, badness=label.badness, caller=label.caller, rater=label.rater, trusted=label.trusted)
     return canary_verdict.observe(tally, canary.plan, outcome, at), replace(note, canary=True)

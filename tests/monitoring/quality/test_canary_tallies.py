@@ -171,6 +171,14 @@ def test_contracts_judge_a_pair_where_both_have_one_and_else_a_demonstration(
     assert (seen.observed, seen.total) == (pairs, difference)
 
 
+def test_a_complaint_brings_no_pair_into_the_tally_from_before_its_canary() -> None:
+    trial = Trial(step_of(None))
+    trial.take(of_version("early", V2), on_trial("early", pair={"contract_kept": False}, contract_kept=True))
+    trial.watches.begin(step_of(started_at=BEGAN + 2), {})
+    trial.hear(said("early", 1, metric="stars", demonstration_digests={"normal": "wrong"}), at=BEGAN + 3)
+    assert trial.tally.shadow.whole.harm.observed == 0
+
+
 def test_a_pair_rests_on_whose_request_it_was() -> None:
     trial = Trial()
     for number in range(40):
