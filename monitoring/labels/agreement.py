@@ -10,7 +10,7 @@ do: no lower end is above that of E. B. Wilson's interval (1927) of the share of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -48,8 +48,8 @@ def measure_agreement(ratings: Ratings, seed: int = 0) -> Agreement:
     return msgspec.structs.replace(observed, alpha=float(alpha), low=low, high=high)
 
 
-def measure_raters(ratings: Ratings) -> dict[str, Agreement]:
-    """The agreement of each rater with the others, over the items that both have rated."""
+def measure_raters(ratings: Ratings, names: Sequence[str]) -> dict[str, Agreement]:
+    """The agreement of each of these raters with all others, over the items that both have rated."""
     counts = ratings.count_values()
     sizes = counts.sum(axis=1)
     shared = sizes[ratings.item] >= 2
@@ -57,8 +57,8 @@ def measure_raters(ratings: Ratings) -> dict[str, Agreement]:
     others = sizes[ratings.item] - 1
     differing = others + 1 - counts[ratings.item, ratings.value]
     agreements: dict[str, Agreement] = {}
-    for at, name in enumerate(ratings.raters):
-        mine = shared & (ratings.rater == at)
+    for name in names:
+        mine = shared & (ratings.rater == ratings.raters.index(name))
         apart = differing[mine] / others[mine]
         agreements[name] = _report_rater(apart, float(expected[0])) if len(apart) else Agreement()
     return agreements

@@ -69,16 +69,16 @@ def _report_classes(ratings: Ratings, agreement_min: float) -> list[ClassReport]
 
 def _report_raters(ratings: Ratings) -> list[RaterReport]:
     """The raters with most labels, those who agree least first."""
-    measured = measure_raters(ratings)
     labels, gold, right = (dict.fromkeys(ratings.raters, 0) for _ in range(3))
     for item, rater, value in zip(ratings.item, ratings.rater, ratings.value, strict=True):
         name, gold_value = ratings.raters[rater], ratings.gold.get(ratings.items[item])
         labels[name] += 1
         gold[name] += gold_value is not None
         right[name] += gold_value == ratings.values[value]
+    told = sorted(ratings.raters, key=lambda name: (-labels[name], name))[:RATERS_TOLD_MAX]
     reports = [
-        RaterReport(rater=name, agreement=measured[name], labels=labels[name], gold=gold[name], gold_right=right[name])
-        for name in sorted(ratings.raters, key=lambda name: (-labels[name], name))[:RATERS_TOLD_MAX]
+        RaterReport(rater=name, agreement=agreement, labels=labels[name], gold=gold[name], gold_right=right[name])
+        for name, agreement in measure_raters(ratings, told).items()
     ]
     return sorted(reports, key=lambda report: 2.0 if report.agreement.alpha is None else report.agreement.alpha)
 
