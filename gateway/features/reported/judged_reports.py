@@ -137,7 +137,7 @@ def _record(services: Services, caller: Caller, due: Due, moment: Moment) -> Rec
         probability=report.probability,
         policy_generation=due.policy.generation,
         request_digest=due.report_digest,
-        handles=[due.source, handle_of(secret, caller.public, "answer", report.source_id)],
+        handles=[due.source, handle_of(secret, caller.public, "answer", report.source_id)],  # in `list_sessions`' order
         prompt_tokens=report.prompt_tokens,
         completion_tokens=report.completion_tokens,
         cost_usd=report.cost_usd,

@@ -101,6 +101,7 @@ class RecordEntry(msgspec.Struct, rename={"requested_model": "model_asked", "fin
     duration_seconds: float = 0.0
     placed_at: float = 0.0
     request_digest: str | None = None
+    answer_id: str | None = None
     handles: list[str] = []
 
 
@@ -258,6 +259,14 @@ def get_sides(shadow: RecordEntry) -> tuple[str, str]:
     assert shadow.pair is not None, "it is a shadow's"
     general = shadow.pair.arm == GENERAL or shadow.version is None
     return GENERAL if general else str(shadow.version), shadow.pair.version or GENERAL
+
+
+def list_sessions(record: RecordEntry) -> list[str]:
+    """The handles of its session and subject, which other requests may have too: those of its answer, and of the report
+    that it came by, are its own."""
+    if is_reported(record):
+        return record.handles[2:]
+    return record.handles if record.id in (record.answer_id or record.id) else record.handles[:-1]
 
 
 def get_general_fingerprint(shadow: RecordEntry) -> str | None:

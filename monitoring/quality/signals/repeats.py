@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from monitoring.quality.detectors.sessions import NO_PAST, Past
-from monitoring.quality.signals.entries import Label, RecordEntry
+from monitoring.quality.signals.entries import Label, RecordEntry, list_sessions
 
 LATEST = 64
 KEY_CHARACTERS = 8
@@ -33,7 +33,7 @@ Sessions = dict[str, Past]
 
 def find_keys(record: RecordEntry) -> tuple[str, ...]:
     """The keys of a request, that of its input first: two requests with one in common are not independent."""
-    return tuple([(name or "")[:KEY_CHARACTERS] for name in (record.request_digest, *record.handles)])
+    return tuple([(name or "")[:KEY_CHARACTERS] for name in (record.request_digest, *list_sessions(record))])
 
 
 def find_weight(latest: Latest, keys: tuple[str, ...]) -> float:

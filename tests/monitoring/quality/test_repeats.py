@@ -59,6 +59,20 @@ def test_requests_have_a_key_in_common_by_input_session_or_subject() -> None:
     assert (len(latest), repeats.find_weight(latest, first)) == (repeats.LATEST, repeats.INPUT_WEIGHT_MIN)
 
 
+@pytest.mark.parametrize("fields", [{"purpose": "reported"}, {"answer_id": "an-engine's-own"}])
+def test_the_name_of_one_request_alone_is_no_session_and_displaces_none(fields: dict[str, str]) -> None:
+    latest: dict[str, repeats.Latest] = {}
+    known: dict[str, repeats.Sessions] = {}
+    for number in range(200):
+        session, own = f"s{number % 100:07d}", [f"a{number:07d}", f"b{number:07d}"]
+        handles = [*own, session] if "purpose" in fields else [session, own[0]]
+        seen = served(f"r{number}", request_digest=f"{number:08d}", handles=handles, **fields)
+        label, latest, known = repeats.weigh(latest, known, "reviewed", Label(badness=1.0), seen)
+        assert label.session == (NO_PAST if number < 100 else sessions.Past(1.0, 1.0))
+    alone = served("r", handles=handles[:2] if "purpose" in fields else handles[1:], **fields)
+    assert repeats.weigh({}, {}, "reviewed", Label(badness=1.0), alone)[0].session is None
+
+
 def with_one_input(traffic: Traffic, of: int) -> Traffic:
     """The traffic with `of` requests in a row that have one input."""
     for number, (_, seen) in enumerate(traffic[0]):
