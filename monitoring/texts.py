@@ -59,7 +59,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """The texts of a request and its answer: either `messages` or `prompt` holds what was asked, and `tools` those that
     the answer might call.
 
-    `cut` says in sentences what is left out of them.
+    `cut` says in sentences what is left out of them; with `asked_whole` it is a part of the answer.
     """
 
     messages: list[Any] = []
@@ -70,11 +70,12 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     tool_choice: Any = None
     cut: list[str] = []
+    asked_whole: bool = False
 
     def as_asked(self) -> dict[str, Any]:
         """The `messages` with their `tools`, or the `prompt`, as a row of a data set has them; empty where a part of
         them is cut."""
-        if self.cut:
+        if self.cut and not self.asked_whole:
             return {}
         if not self.messages:
             return {"prompt": self.prompt} if isinstance(self.prompt, str) else {}
@@ -172,7 +173,8 @@ class Seals:
             parts = {name: getattr(conversation, name) for name in SEALED}
             if conversation.tools_digest is not None:
                 tools = None if row.tools is None else self._open_tools(row, conversation.tools_digest)
-                parts |= {"cut": [*conversation.cut, NO_TOOLS]} if tools is None else {"tools": tools}
+                missing = {"cut": [*conversation.cut, NO_TOOLS], "asked_whole": False}
+                parts |= missing if tools is None else {"tools": tools}
         except msgspec.DecodeError as error:
             raise Unsealable(f"the text of {row.request} is damaged: {error}", self._is_former(row.key)) from error
         return KeptText(**{name: getattr(row, name) for name in PLAIN}, **parts)

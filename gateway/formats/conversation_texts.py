@@ -54,6 +54,8 @@ class AnsweredRequest:
         """Its texts."""
         cut: list[str] = []
         messages, prompt = read_asked(self.body.wire_format, self.body.raw, cut.append)
+        tools = read_tools(self.body.tools(), cut.append)
+        asked_whole = not cut
         answer, tool_calls = read_answered(self.body.wire_format, self.answer, self.body.stream, cut.append)
         choice = self.body.tool_choice()
         return Conversation(
@@ -61,10 +63,11 @@ class AnsweredRequest:
             prompt=prompt,
             answer=answer,
             tool_calls=tool_calls,
-            tools=read_tools(self.body.tools(), cut.append),
+            tools=tools,
             parallel_tool_calls=self.body.read.parallel_tool_calls,
             tool_choice=None if choice is None else _read(choice),
             cut=cut,
+            asked_whole=asked_whole,
         )
 
     def fields(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
     that is no row.
     """
     answer: Any
-    if label.value == "right":
+    if label.value == "right" and not text.cut:
         answer, rejected, origin = text.answer, None, "real"
         if text.tool_calls:
             answer = {"content": answer, "tool_calls": text.tool_calls}
@@ -96,7 +96,7 @@ def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
         return None
     if text.tool_calls and not text.tools:  # it was kept before tools were
         raise CallError("The request's tools are not kept.")
-    is_pair = not text.tool_calls and not (text.tools and read_calling(answer))  # of two texts
+    is_pair = not text.cut and not text.tool_calls and not (text.tools and read_calling(answer))  # of two texts
     own = {
         "id": text.request,
         "request": text.request,
@@ -142,7 +142,7 @@ def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, kept
     if row is not None:
         kept_rows.rows.append(share_tools(row, kept_rows.tools))
         kind = "demonstrated" if row.origin == "demonstrated" else kind
-    elif not request:
+    elif not request or (text.cut and kind == "right"):
         kind = "cut"
     elif any(each.key for each in feedback):  # a right answer lies under a key that is not known here
         kind = "unreadable"

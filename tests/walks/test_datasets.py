@@ -39,8 +39,8 @@ PATH = "/admin/v1/datasets"
 GOODS = ("a vase", "one toaster", "three novels", "my kettle", "this kite", "an umbrella", "two jackets", "the lamp")
 
 
-async def ask(http: httpx.AsyncClient, model: str, text: str) -> str:
-    body = {"model": model, "messages": [{"role": "user", "content": text}], "metadata": {"session": text}}
+async def ask(http: httpx.AsyncClient, model: str, text: str, **more: Any) -> str:
+    body = {"model": model, "messages": [{"role": "user", "content": text}], "metadata": {"session": text}, **more}
     answer = await http.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
     return str(answer.headers["x-request-id"])
@@ -117,6 +117,27 @@ async def test_requests_go_in_with_the_answer_that_people_confirmed_or_gave(
             assert none["error"].startswith("There is no row: no text of a request is kept")
             assert (await http.delete(f"{PATH}/{build['digest'][:10]}")).status_code == 200
             assert (await http.get(f"{PATH}/{build['digest']}")).status_code == 404
+
+
+async def test_a_right_answer_that_people_gave_to_a_request_of_several_answers_goes_in(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with run_gateway(configure(tasks={"returns": {"n_max": 2, "texts": {"keep": "all"}}})) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.http() as http:
+            confirmed, corrected, _ = [await ask(http, "returns", goods, n=2) for goods in GOODS[:3]]
+            await judge(http, confirmed, True)
+            await judge(http, corrected, False, demonstration="approve")
+            await all_is_stored(gateway)
+            build = await ended(http, {"since": 1, "heldout_share": 0})
+            assert build["state"] == "done", build
+            card = (await http.get(f"{PATH}/{build['digest']}")).json()
+            assert card["kept_texts"] == {"cut": 1, "demonstrated": 1, "unlabelled": 1}
+            exported = await http.get(f"{PATH}/{build['digest']}/export", params={"format": "sft"})
+            (row,) = map(json.loads, exported.text.splitlines())
+            assert [each["content"] for each in row["messages"]] == [GOODS[1], "approve"]
+            pairs = await http.get(f"{PATH}/{build['digest']}/export", params={"format": "dpo"})
+            assert pairs.status_code == 409, "none of its answers is known to be the rejected one"
 
 
 TOOL: dict[str, Any] = {"name": "refund", "description": "Pay back, ask jo@shop.example."}
