@@ -80,17 +80,15 @@ def _with_served(watch: Watch, record: RecordEntry, metric: str, at: float, prev
         track = complaint_signal.start(watch.version, at, learned)
     if watch.course.is_degraded and not track.is_tested:
         track = track.begin_reverse_test(watch.course.tested_from)
-    if _teaches_complaints(watch, track, record):
+    if _counts_for_complaints(watch, track, record):
         track = track.take_request(record.caller, at)
     return replace(watch, complaint_metric=metric, complaints=track)
 
 
-def _teaches_complaints(watch: Watch, track: ComplaintSignal, record: RecordEntry) -> bool:
-    """Return whether complaints may take a request, or a complaint about it: while they learn, none of what is not to
-    be learned from."""
-    if not track.learns:
-        return True
-    return is_reported(record) == watch.roll.reported and not watch.course.is_degraded
+def _counts_for_complaints(watch: Watch, track: ComplaintSignal, record: RecordEntry) -> bool:
+    """Return whether complaints take a request, or a complaint about it: no report beside what is served here, and
+    while they learn none of a degraded version."""
+    return is_reported(record) == watch.roll.reported and not (track.learns and watch.course.is_degraded)
 
 
 def take_feedback(
@@ -206,7 +204,7 @@ def _with_complaint(watch: Watch, label: Label, record: RecordEntry, note: Note,
         return watch, note
     note = replace(note, given={**note.given, "complaints": label.badness})
     track = watch.complaints
-    if not is_bad(label.badness) or track is None or not _teaches_complaints(watch, track, record):
+    if not is_bad(label.badness) or track is None or not _counts_for_complaints(watch, track, record):
         return watch, note
     roll = leave_one_out.add_label(watch.roll, label.caller, label.reported, at)
     track = track.take_complaint(label.caller, record.placed_at, at, leave_one_out.find_alone(roll))

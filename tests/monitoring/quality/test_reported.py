@@ -90,6 +90,14 @@ def test_complaints_about_reports_degrade_nothing_and_are_no_reference() -> None
         assert alarming(found) == []
 
 
+def test_reports_that_nobody_complains_about_hide_no_slip_from_the_complaints() -> None:
+    plan = msgspec.structs.replace(PLAN, false_alarms_per_month=20.0)
+    asked, complained = complaint_traffic(16, 0.1, 0.2)
+    flood = [(at(8 * DAY + 40.0 * n), served(f"x{n}", "reporter", **REPORTED)) for n in range(17_280)]
+    found = replay([*asked, *flood], complained, step(plan), MORNING + 16 * DAY, {})[V3]
+    assert alarming(found) == ["complaints"]
+
+
 def test_with_its_own_first_labels_for_a_baseline_it_is_the_same() -> None:
     honest = labelled_traffic(errors(0.0, 300))
     for count in (1_000, 3_000):
