@@ -27,7 +27,7 @@ from monitoring.quality.signals.child_messages import Begin, JudgedStep, Monitor
 from monitoring.quality.verdicts.canary_verdict import CanaryPlan
 from monitoring.quality.verdicts.monitor_responses import respond
 from monitoring.quality.verdicts.quality import Judgement, Summary, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.reviewing import compute_review_share
+from monitoring.quality.verdicts.reviewing import compute_review_share, count_requests_per_week
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.redis_time import read_redis_time
 from serving.adapters.versions_and_aliases import PLACED, AliasEntry
@@ -40,7 +40,6 @@ STEPS_A_BUDGET = 10
 """Budgets of keys are looked at once in this many intervals of the monitor."""
 TOLD_SECONDS = 5.0
 """Time between two messages to all gateways that the monitor judges, though nothing is new."""
-DAYS_A_WEEK = 7
 MOVED_AT_ONCE = 100
 """Tasks whose quality is set in one step."""
 
@@ -198,7 +197,7 @@ class Monitoring:
         quality = self._quality
         plan = quality.services.settings.plan(task)
         roles = roles_of(quality, task, snapshot)
-        requests = DAYS_A_WEEK * sum(judgement.requests_per_day for judgement in judgements.values())
+        requests = count_requests_per_week(judgements.values())
         shares = compute_review_share(plan, requests, False), compute_review_share(plan, requests, True)
         before = snapshot.quality.get(task, TaskQuality())
         if respond(before, judgements, roles, plan, now, shares)[0] == before:

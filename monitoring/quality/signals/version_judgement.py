@@ -68,6 +68,7 @@ def judge(watch: Watch, plan: MonitorPlan, budget: Budget, at: float, previous_v
         at=at,
         requests=watch.requests,
         requests_per_day=request_rate,
+        led_per_day=recent_values.count_per_day(watch.led_rate, at),
         requests_since=watch.request_rate.since if watch.request_rate is not None else None,
         labels=watch.labels,
         labels_per_day=label_rate,

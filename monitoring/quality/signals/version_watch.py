@@ -50,7 +50,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     callers use the version. `fingerprint` is the one of general that `shadow`, `holdout` and `general` are compared
     with.
     `classes` has the signals of classes, as `SIGNAL:CLASS`. `course` is the version's phase, and the times from which
-    labels count. `judged` is the rate of requests that got their first label. `agreed` is the agreement of the judge of
+    labels count. `led_rate` is that of requests which chance led to it here, whatever answered them, `judged` that of
+    requests that got their first label. `agreed` is the agreement of the judge of
     pairs with people, of the judge that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
     `shadow_usd`; `saving` is what it saves, and what they cost, lately. `set_at` has the times of the baselines that
     admins and evaluations have set, by signal; `outdated` are those of them that were set for another metric. `canary`
@@ -80,6 +81,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     looked_at: int = 0
     request_rate: Rate | None = None
     request_marks: Marks = ()
+    led_rate: Rate | None = None
     labels: int = 0
     label_rate: Rate | None = None
     judged: Rate | None = None

@@ -52,6 +52,8 @@ def take_record(
     if watch.version in (record.version, record.led_to):
         roll = leave_one_out.add_request(watch.roll, record.caller, at, is_reported(record))
         watch = replace(watch, roll=roll)
+    if record.purpose == "serve" and record.led_to == watch.version:
+        moved["led_rate"] = recent_values.add_event(watch.led_rate, at)
     if get_labelled_version(record) == watch.version:
         moved["requests"] = watch.requests + 1
         moved["request_rate"] = recent_values.add_event(watch.request_rate, at)

@@ -314,6 +314,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_day: float = 0.0
     requests_since: float | None = None
     """When the first of them came, as that of labels below, in Unix seconds; None without any."""
+    led_per_day: float = 0.0
+    """Requests served here that chance led to it, whatever answered them: of these reviews are drawn."""
     labels: int = 0
     labels_per_day: float = 0.0
     labels_since: float | None = None

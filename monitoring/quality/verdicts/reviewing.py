@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable
 
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
-from monitoring.quality.verdicts.quality import TaskQuality
+from monitoring.quality.verdicts.quality import Judgement, TaskQuality
+
+DAYS_A_WEEK = 7
 
 
 def find_weekly_budget(plan: MonitorPlan, suspect: bool) -> int:
@@ -24,6 +26,12 @@ def aim_reviews(budget: int) -> float:
     if budget <= 0:
         return 0.0
     return ((math.sqrt(1.0 + 4.0 * budget) - 1.0) / 2.0) ** 2
+
+
+def count_requests_per_week(judgements: Iterable[Judgement]) -> float:
+    """The requests of a week that may be drawn, by the judgements of a task's versions: those that chance has led to
+    one, though general may have answered."""
+    return DAYS_A_WEEK * math.fsum(judgement.led_per_day for judgement in judgements)
 
 
 def compute_review_share(plan: MonitorPlan, requests_per_week: float, suspect: bool) -> float:

@@ -13,8 +13,12 @@ from monitoring.quality.verdicts.reviewing import (
     aim_reviews,
     are_raised,
     compute_review_share,
+    count_requests_per_week,
     find_weekly_budget,
 )
+from tests.monitoring.quality.replays import replay
+from tests.monitoring.quality.test_reported import REPORTED
+from tests.monitoring.quality.traffic import MORNING, V3, at, held_out, served, step
 
 PLAN = MonitorPlan(reviews_per_week=100, reviews_per_week_suspect=400, responses=["reviews"])
 
@@ -25,6 +29,17 @@ def test_the_share_aims_a_standard_deviation_below_the_budget() -> None:
         assert aimed + aimed**0.5 == pytest.approx(budget)
     assert compute_review_share(PLAN, 10_000, suspect=False) == pytest.approx(aim_reviews(100) / 10_000)
     assert compute_review_share(PLAN, 10_000, suspect=True) == pytest.approx(aim_reviews(400) / 10_000)
+
+
+def test_the_share_is_of_all_requests_that_may_be_drawn_whatever_answers_them() -> None:
+    """A degraded version keeps one of twenty of its requests, general answers the others; and some are reported."""
+    records = [
+        (at(600.0 * n), served(f"r{n}") if n % 20 == 0 else held_out(f"r{n}", reason="degraded")) for n in range(1_008)
+    ]
+    records += [(at(600.0 * n + 1), served(f"x{n}", **REPORTED)) for n in range(1_008)]
+    records += [(at(600.0 * n + 2), served(f"p{n}", requested_model=V3)) for n in range(1_008)]
+    judgements = replay(records, [], step(), MORNING + 7 * 86_400, {})
+    assert count_requests_per_week(judgements.values()) == pytest.approx(1_008, rel=0.02)
 
 
 def test_few_requests_are_all_drawn_and_none_without_data_or_wanted_reviews() -> None:
