@@ -145,7 +145,7 @@ class SignalReplay:
     def report(self, at: float, roll: GiverRoll) -> SignalReport:
         """The signal as the verdict sees it."""
         threshold = self._claim.labels / self._claim.alpha
-        return self.track.report(LABELS, self.of_class, ReportTerms(at, self._claim.labels_min, threshold, roll, 0.0))
+        return self.track.report(LABELS, self.of_class, ReportTerms(at, self._claim.labels_min, threshold, roll))
 
     def find_evidence(self, recovered: bool) -> SignalEvidence:
         """Its evidence for a slip, or for a recovery."""

@@ -38,12 +38,13 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began.
     `signals`, `recoveries` and `recovered_at` are as in `BaselinedSignal`. `apart` of the expected complaints were
     expected while there was an earlier reverse test; the present one began when `tested_at` were expected.
-    `complained` counts all complaints, those that it learns from too.
+    `asked` is the rate of the requests, and `complained` counts all complaints, those that it learns from too.
     """
 
     detectors: LeaveOneOut[Complaints]
     complainers: GiverRoll
     last: float
+    asked: Rate | None = None
     rate: Rate | None = None
     busiest: float = 0.0
     signals: int = msgspec.field(default=0, name="streams")
@@ -105,7 +106,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         moved = leave_one_out.move(
             self.detectors, lambda detector: complaints.take_requests(_catch_up(detector, last, at), at), own
         )
-        return replace(self, detectors=moved, last=at)
+        return replace(self, detectors=moved, last=at, asked=recent_values.add_event(self.asked, at))
 
     def take_complaint(self, caller: str, request_at: float, at: float, alone: str | None) -> ComplaintSignal:
         """The signal after the first complaint about a request. `alone` is as in `leave_one_out.py`."""
@@ -174,7 +175,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         count, recovered_at = self.recoveries, self.recovered_at
         if self.has_recovered:
             count, recovered_at = recoveries.add_recovery(count), at
-        return replace(fresh, rate=self.rate, recoveries=count, recovered_at=recovered_at)
+        return replace(fresh, asked=self.asked, rate=self.rate, recoveries=count, recovered_at=recovered_at)
 
     def restart_if_recovered(self, at: float) -> ComplaintSignal:
         """Begin again if the reverse test has found a recovery. What was being learned begins again in any case."""
@@ -209,8 +210,8 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         elif whole.learning is not None:
             baseline |= complaints.describe_progress(whole.learning)
         share = None
-        if terms.requests_per_day:
-            share = min(1.0, recent_values.count_per_day(self.rate, terms.at) / terms.requests_per_day)
+        if per_day := recent_values.count_per_day(self.asked, terms.at):
+            share = min(1.0, recent_values.count_per_day(self.rate, terms.at) / per_day)
         return SignalReport(
             signal=name,
             of_class=of_class,

@@ -36,7 +36,6 @@ class ReportTerms(NamedTuple):
     labels_min: int
     threshold: float
     roll: GiverRoll
-    requests_per_day: float
     is_outdated: bool = False
 
 

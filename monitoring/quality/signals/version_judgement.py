@@ -136,7 +136,6 @@ def _labelled(watch: Watch, plan: MonitorPlan, budget: Budget, at: float) -> Ite
             labels_min=plan.labels_min,
             threshold=_threshold(signal, budget, at),
             roll=watch.roll,
-            requests_per_day=recent_values.count_per_day(watch.request_rate, at),
             is_outdated=is_outdated,
         )
         report = signal.report(whole, of_class or None, terms)

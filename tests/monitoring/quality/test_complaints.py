@@ -289,7 +289,7 @@ def test_state_of_an_earlier_release_goes_on_and_learning_begins_again() -> None
 
 def test_learning_takes_seven_days_and_says_how_many_are_over() -> None:
     track = heard(complaint_signal.start("returns@v3", NOON, None), traffic(random.Random(1), 80, 60, 0.2))
-    terms = ReportTerms(at=track.last, labels_min=30, threshold=200.0, roll=track.complainers, requests_per_day=1440.0)
+    terms = ReportTerms(at=track.last, labels_min=30, threshold=200.0, roll=track.complainers)
     told = track.report("complaints", None, terms)
     assert told.baseline["learning"]
     assert (int(told.baseline["days"]), told.baseline["days_wanted"]) == (3, 7.0)

@@ -96,6 +96,7 @@ def test_reports_that_nobody_complains_about_hide_no_slip_from_the_complaints() 
     flood = [(at(8 * DAY + 40.0 * n), served(f"x{n}", "reporter", **REPORTED)) for n in range(17_280)]
     found = replay([*asked, *flood], complained, step(plan), MORNING + 16 * DAY, {})[V3]
     assert alarming(found) == ["complaints"]
+    assert stream(found, "complaints").estimate == pytest.approx(0.2, abs=0.05)
 
 
 def test_with_its_own_first_labels_for_a_baseline_it_is_the_same() -> None:
