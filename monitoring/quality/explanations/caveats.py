@@ -176,7 +176,7 @@ def _of_judge(active: Judgement | None, plan: MonitorPlan, silent: bool) -> Iter
             "The general model judges its own answers beside the version's, and may think too well of them: name "
             "another model's pool as monitor.judge.pool, or have people review some of the requests."
         )
-    if active is None or plan.shadow_share * active.requests < PAIRS_EXPECTED_MIN:
+    if active is None or not active.led_per_day or plan.shadow_share * active.requests < PAIRS_EXPECTED_MIN:
         return
     if not active.shadows:
         yield "Both arms should answer a share of the requests, and no shadow was asked: is the fallback up?"

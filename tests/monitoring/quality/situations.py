@@ -103,6 +103,7 @@ JUDGED = Judgement(
     at=NOW - 1,
     requests=12_300,
     requests_per_day=1_230,
+    led_per_day=1_230,
     labels=431,
     labels_per_day=43,
     label_coverage=0.035,

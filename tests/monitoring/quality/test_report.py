@@ -130,6 +130,8 @@ def test_pairs_that_nobody_judges_are_told() -> None:
     assert any(
         "of no pair is it known which" in one for one in make_report(of(single(HEALTHY), asked, plan=plan)).caveats
     )
+    reported = msgspec.structs.replace(JUDGED, led_per_day=0.0)
+    assert not any("shadow" in one for one in make_report(of(single(HEALTHY), reported, plan=plan)).caveats)
     reviewed = msgspec.structs.replace(plan, reviews_per_week=100)
     [caveat] = [one for one in make_report(of(single(HEALTHY), asked, plan=reviewed)).caveats if "reviewers and" in one]
     assert "demonstrations too, does not compare the arms" in caveat
