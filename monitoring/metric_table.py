@@ -249,7 +249,7 @@ class MetricFamilies:
     processes: Gauge = declare("processes", "Processes that serve.", merged="sum")
     process_restarts: Counter = declare("processes", "Processes that were started again.")
     texts: Counter = declare(
-        "texts", "Texts kept, or dropped: no room, or not to be redacted.", ("task", "outcome"), "T*2 + 14",
+        "texts", "Texts kept, or dropped: no room, not redacted, disk damaged.", ("task", "outcome"), "T*2 + 14",
     )
     records_pending: Gauge = declare("records", "Records that are not stored yet.", merged="sum")
     records_dropped: Counter = declare("records", "Records lost: spool or buffer full, or disk damaged.")

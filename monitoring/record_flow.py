@@ -75,7 +75,6 @@ class RecordFlow:
         """The reason why the disk takes none now, which is told once; empty where it does."""
         self._asked_at: float | None = None
         self._took = 0.0
-        self._lost_told = 0
 
     @property
     def pending(self) -> int:
@@ -209,10 +208,8 @@ class RecordFlow:
             self._handles.clear()
 
     def _tell_lost(self, more: int = 0) -> None:
-        lost = self._spool.lost
-        more, self._lost_told = more + lost - self._lost_told, lost
-        if more:
-            self._report.dropped(more)
+        if lost := more + self._spool.count_newly_lost():
+            self._report.dropped(lost)
 
     async def _append(self, records: list[Record]) -> None:
         began = time.monotonic()

@@ -64,6 +64,7 @@ class Spool:
         self.is_dirty = False
         self.lost = 0
         """Records that were damaged on the disk, since the start."""
+        self._lost_told = 0
         self._folder = folder
         self._name = name
         self._bytes_max = bytes_max
@@ -155,6 +156,11 @@ class Spool:
             self.lost += lost
         if segment.offset >= segment.size:
             self._remove(segment)
+
+    def count_newly_lost(self) -> int:
+        """Return how many records were lost since the last call."""
+        before, self._lost_told = self._lost_told, self.lost
+        return self._lost_told - before
 
     def take_over(self) -> int:
         """Take over the segments of gateways that are no more; returns how many records that were.

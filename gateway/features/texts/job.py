@@ -147,6 +147,8 @@ class _Keeper:
         if now - self._took_over_at >= TAKE_OVER_SECONDS:
             self._took_over_at = now
             await self.in_thread(spool.take_over)
+        if lost := spool.count_newly_lost():
+            self._texts.services.meters.texts.add(lost, "", "dropped")
         if spool.is_dirty:
             await self.in_thread(spool.sync)
 

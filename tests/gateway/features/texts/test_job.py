@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 from redis.asyncio import Redis
 
 from gateway.features.texts.job import keep_texts
@@ -38,6 +39,9 @@ class _SlowSpool:
         threading.Event().wait(0.2)
         self.calls.append("looked")
 
+    def count_newly_lost(self) -> int:
+        return 0
+
     def close(self) -> None:
         self.calls.append("closed")
 
@@ -53,11 +57,17 @@ async def test_a_stop_waits_for_what_the_thread_does_with_the_spool() -> None:
     assert spool.calls == ["looked", "closed"]
 
 
-async def test_a_spooled_text_that_cannot_be_read_holds_up_no_other(redis: Redis, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_damaged", [False, True])
+async def test_a_spooled_text_that_cannot_be_read_is_counted_and_holds_up_no_other(
+    redis: Redis, tmp_path: Path, is_damaged: bool
+) -> None:
     dead = Spool(tmp_path, "dead", 1 << 20)
     dead.open()
     dead.append([b'{"request": 1}', msgspec.json.encode(TextRow(request="r-1", at=1.0, task="returns"))], 1.0)
     dead.close()
+    if is_damaged:
+        (segment,) = tmp_path.glob("*.spool")
+        segment.write_bytes(segment.read_bytes().replace(b'"request": 1', b'"request": 2'))
     services = SimpleNamespace(settings=None, meters=Meters())
     texts: Any = SimpleNamespace(
         spool=Spool(tmp_path, "own", 1 << 20),
@@ -68,6 +78,7 @@ async def test_a_spooled_text_that_cannot_be_read_holds_up_no_other(redis: Redis
     )
     task = asyncio.create_task(keep_texts(texts))
     await until(lambda: task.done() or ("", "dropped") in dict(services.meters.texts.numbers()))
-    assert {name: count for name, (count,) in services.meters.texts.numbers()}["returns", "kept"] == 1
+    counts = {name: count for name, (count,) in services.meters.texts.numbers()}
+    assert counts == {("returns", "kept"): 1, ("", "dropped"): 1}
     task.cancel()
     await asyncio.wait([task])
