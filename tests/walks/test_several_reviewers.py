@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -244,6 +245,23 @@ async def test_gold_answers_score_their_reviewer_and_are_no_feedback(
             assert (await admin.delete(f"{GOLD}/{known}")).status_code == 200
             assert (await admin.get(GOLD)).json()["questions"] == []
             assert (await admin.delete(f"{GOLD}/{known}")).status_code == 404
+
+
+async def test_the_lease_of_a_gold_question_looks_like_that_of_a_review(
+    configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with reviewing(configure, make_adapter, gold_share=1.0) as gateway:
+        known = await ask(gateway)
+        await until_settled(gateway, 1)
+        async with gateway.http() as admin, gateway.http(await gateway.key(role="operator")) as reviewer:
+            assert (await admin.post(GOLD, json={"request_id": known, "value": False})).status_code == 201
+            own = time.time
+            monkeypatch.setattr(time, "time", lambda: own() + 86_400.0)  # one gateway's clock is no other's
+            gold = (await reviewer.get(NEXT)).json()["leased_until"]
+            await say(reviewer, known, True)
+            until = (await reviewer.get(NEXT)).json()["leased_until"]
+        assert gold == pytest.approx(until, abs=60)
+        assert all(at == round(at, 3) for at in (gold, until)), "by its digits none is told from the other"
 
 
 async def test_a_gold_question_is_not_given_to_who_has_judged_it_as_a_review(

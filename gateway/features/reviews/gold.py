@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.features.reviews.store import ROOT, Review, close_review, is_sealed_by, open_review, read_review
+from gateway.features.reviews.store import ROOT, Leased, Review, close_review, is_sealed_by, open_review, read_review
 from monitoring.metric_values import Metric, is_bad, measure_badness
 from monitoring.texts import Resealing, Sealable, Seals, Unsealable
 from serving.object_store import UNREADABLE, Change, LenientReader, ObjectStore, Stale
@@ -138,9 +138,10 @@ class GoldStore:
 
     async def draw(
         self, task: str, reviewer: str, lease: HeldQuestion | None, share: float, lease_seconds: float
-    ) -> GoldQuestion | None:
+    ) -> Leased | None:
         """A question for a reviewer who has not answered it: the one that the reviewer has, or with this probability
-        another one, which is then theirs for the lease."""
+        another one, which is then theirs for the lease. Its end has whole milliseconds of Redis's clock, as a review's
+        has: a reviewer can't tell one from the other."""
         is_drawn = secrets.randbelow(1 << 30) < share * (1 << 30)
         if lease is None and (not is_drawn or await self._redis.hexists(f"{ROOT}{task}:held", reviewer)):
             return None
@@ -151,10 +152,12 @@ class GoldStore:
             return None
         chosen = secrets.choice(left)
         async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.time()
             pipe.set(f"{HELD}{reviewer}", f"{task}\n{chosen}", px=round(lease_seconds * 1000))
             pipe.set(self._last(chosen, reviewer), task, px=round((lease_seconds + LAST_SECONDS) * 1000))
-            await pipe.execute()
-        return questions[chosen]
+            seconds, microseconds = (await pipe.execute())[0]
+        until = seconds + microseconds / 1e6 + lease_seconds
+        return Leased(questions[chosen].review, round(until, 3), True, True)
 
     async def find_held(self, reviewer: str) -> HeldQuestion | None:
         """The question that this reviewer has now."""

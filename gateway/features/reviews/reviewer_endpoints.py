@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -95,14 +94,13 @@ async def _give_gold(reviews: Reviews, reviewer: Caller, counts: dict[str, Count
     current = await reviews.gold.find_held(reviewer.public)
     for name, counted_now in counts.items():
         settings = settings_of(reviews, name)
-        question = await reviews.gold.draw(name, reviewer.public, current, settings.gold_share, settings.lease_seconds)
-        if question is not None:
-            review = question.review
+        leased = await reviews.gold.draw(name, reviewer.public, current, settings.gold_share, settings.lease_seconds)
+        if leased is not None:
+            review = leased.review
             if current is None and await reviews.store.was_given(reviewer.public, review.request_id):
                 await reviews.gold.give_back(HeldQuestion(name, review.request_id), reviewer.public)
                 continue  # an answer that somebody repeats tells nothing
             await enter_event(reviews.services, reviewer, "review.give", review.request_id, {"task": name})
-            leased = Leased(review, time.time() + settings.lease_seconds, True, True)
             return _show_review(reviews, reviewer, name, leased, counted_now)
     return None
 
