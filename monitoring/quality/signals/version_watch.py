@@ -49,10 +49,10 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     `form` changes only where earlier states can't be read any more (`saved_watches.py`). `roll` knows which
     callers use the version. `fingerprint` is the one of general that `shadow`, `holdout` and `general` are compared
     with.
-    `classes` has the signals of classes, as `SIGNAL:CLASS`. `course` is the version's phase, and the times from which
-    labels count. `led_rate` is that of requests which chance led to it here, whatever answered them, `judged` that of
-    requests that got their first label. `agreed` is the agreement of the judge of
-    pairs with people, of the judge that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
+    `classes` has the signals of classes, as `SIGNAL:CLASS`, which `class_tag` names. `course` is the version's phase,
+    and the times from which labels count. `led_rate` is that of requests which chance led to it here, whatever answered
+    them, `judged` that of requests that got their first label. `agreed` is the agreement of the judge of pairs with
+    people, of the judge that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
     `shadow_usd`; `saving` is what it saves, and what they cost, lately. `set_at` has the times of the baselines that
     admins and evaluations have set, by signal; `outdated` are those of them that were set for another metric. `canary`
     is its tally while it is a canary that is judged by a plan. `bets` are on other arms, by their names, while it is
@@ -73,6 +73,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     previous_version: Arm | None = None
     metric: str | None = None
     complaint_metric: str | None = None
+    class_tag: str | None = None
     classes: dict[str, LabelSignal] = {}
     complaints: ComplaintSignal | None = None
     signals: dict[str, Signal] = {}

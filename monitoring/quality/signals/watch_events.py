@@ -64,6 +64,8 @@ def take_record(
             moved["saving_usd"] = watch.saving_usd + (record.saving_usd or 0.0)
         if plan.complaint_metric is not None:
             watch = _with_served(watch, record, plan.complaint_metric, at, previous)
+        elif watch.complaints is not None:  # nothing could tell of a recovery any more
+            watch = replace(watch, complaint_metric=None, complaints=None)
     per_day = recent_values.count_per_day(watch.request_rate, at, unlabelled.KNOWN_SECONDS_MIN)
     if unlabelled.is_looked_at(record.id, watch.requests, per_day):
         signals, languages = unlabelled.add_record(watch.signals, watch.languages, record, watch.version, at)
@@ -110,6 +112,8 @@ def take_feedback(
     """
     if watch.metric != plan.feedback_metric:
         watch = _of_another_metric(watch, plan.feedback_metric)
+    if watch.class_tag != plan.class_tag:
+        watch = _of_another_tag(watch, plan.class_tag)
     own = get_labelled_version(record) == watch.version
     before = note
     if label is not None and label.metric == plan.complaint_metric and own:
@@ -231,6 +235,15 @@ def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
         classes={},
         outdated=tuple(sorted([name for name in watch.set_at if is_of_feedback_metric(name)])),
     )
+
+
+def _of_another_tag(watch: Watch, tag: str | None) -> Watch:
+    """The watch without the classes that another tag named before, if any, and what was set for these."""
+    moved = replace(watch, class_tag=tag)
+    if watch.class_tag is None:
+        return moved
+    of_classes = [name for name in watch.set_at if ":" in name]
+    return replace(moved, classes={}, outdated=tuple(sorted({*watch.outdated, *of_classes})))
 
 
 def tick(watch: Watch, at: float) -> Watch:

@@ -25,7 +25,7 @@ from monitoring.quality.signals.stream_reader import unpack
 from monitoring.quality.signals.version_watch import Watch
 from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.test_version_watch import Traffic, paired_traffic, together
-from tests.monitoring.quality.traffic import MORNING, V2, V3, at, held_out, said, served, step
+from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, at, held_out, said, served, step
 
 BASELINES = {V3: {"feedback": measure("gate", 40, 1000, 1.0, "gate", "evaluation-1")}}
 
@@ -233,3 +233,15 @@ def test_packed_entries_are_taken_apart() -> None:
         ("6-1", {"feedback": b"{bb}"}),
     ]
     assert unpack(RECORDS, b"", b"") == []
+
+
+def test_classes_of_another_tag_take_the_place_of_those_before() -> None:
+    watches = Watches("e")
+    for tag in ("kind", "country"):
+        watches.begin(step(msgspec.structs.replace(PLAN, class_tag=tag)), {})
+        for number in range(20):
+            record = served(f"{tag}-{number}")
+            watches.take_record(record, MORNING)
+            told = said(record.id, tags={"kind": f"k{number}", "country": f"c{number}"})
+            watches.take_feedback(told, record, MORNING + 1)
+    assert watches.by_version[V3].classes.keys() == {f"feedback:c{number}" for number in range(20)}

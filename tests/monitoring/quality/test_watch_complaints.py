@@ -6,9 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from monitoring.quality.signals.all_watches import Watches
 from tests.monitoring.quality.reckoned import judged, stream
 from tests.monitoring.quality.traffic import (
+    MORNING,
     PLAN,
+    V3,
     Traffic,
     at,
     said,
@@ -52,6 +55,15 @@ def test_all_complaints_are_told_beside_all_requests_and_those_expected_once_kno
     assert (found.complaints_seen is None) is (found.complaints_expected is None) is learns
     assert complaints.observed == days * 720
     assert complaints.wrong == len(traffic[1])
+
+
+def test_complaints_that_no_metric_tells_of_any_more_are_evidence_no_longer() -> None:
+    watches = Watches("e")
+    for number, metric in enumerate(("complaint", None)):
+        watches.begin(step(msgspec.structs.replace(PLAN, complaint_metric=metric)), {})
+        watches.take_record(served(f"r{number}"), MORNING + number)
+        signals = [one.signal for one in watches.judged([V3], MORNING + number)[V3].reports]
+        assert signals.count("complaints") == (metric is not None)
 
 
 def test_one_caller_alone_moves_no_complaints() -> None:
