@@ -17,6 +17,7 @@ from gateway.features.releases.recycling import Busy, begin
 from gateway.features.releases.state import Releases
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
+from monitoring.redis_time import read_redis_time
 from serving.adapters.versions_and_aliases import split_version
 from serving.object_store import Change, LenientReader, Stale
 from serving.replica import Replica
@@ -60,7 +61,8 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
     reason = body.reason if body else ""
     before = await _cordon_of(services, name)
     if not before or before.get("recycle") or reason not in ("", before.get("reason")):  # else nothing changes
-        value = {"reason": reason or "an admin cordoned it", "by": admin.public, "at": time.time()}
+        at = await read_redis_time(services.redis)
+        value = {"reason": reason or "an admin cordoned it", "by": admin.public, "at": at}
         step = services.begin_step(admin.public)
         step.note("replica.cordon", name, before, {"reason": value["reason"]})
         await step.take([Change(services.objects.cordons, name, value)])

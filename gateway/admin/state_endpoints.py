@@ -57,6 +57,7 @@ from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import read_installation_id
 from gateway.state.snapshot import READERS, object_store_of
+from monitoring.redis_time import read_redis_time
 from serving.adapters import canonical
 from serving.adapters import manifest as manifests
 from serving.adapters.errors import ArtifactError
@@ -284,13 +285,14 @@ async def _make_versions(services: Services, admin: Caller, steps: Steps, eviden
     others = [step for step in steps if step not in made and not (step.action == "stage" and step.generation == 0)]
     names = {step.name for step in made}
     owner = find_owner_to_keep(services, admin)
-    pushed = {} if owner is None else {"created_by": admin.public, "owner": owner}
+    pushed: dict[str, Any] = {} if owner is None else {"created_by": admin.public, "owner": owner}
+    pushed["changed_at"] = await read_redis_time(services.redis)
     changes: list[Change | Unchanged] = [
         Change(
             object_store_of(services.redis, "versions"),
             step.name,
             # Who brings a version in counts as who pushed it, where that must be another than who releases it.
-            {**(step.after or {}), **pushed, "changed_at": time.time()},
+            {**(step.after or {}), **pushed},
             step.generation,
         )
         for step in made
@@ -341,8 +343,10 @@ async def _switch(
         added = sum(step.action == "create" for step in moved if step.kind == kind)
         if added and added + len(await object_store.all()) > OBJECTS_MAX:
             raise Problem("state_conflict", f"There would be more than {OBJECTS_MAX} {kind}.")
+    now = await read_redis_time(services.redis)
     objects = [
-        Change(object_store_of(services.redis, step.kind), step.name, _begun(step), step.generation) for step in moved
+        Change(object_store_of(services.redis, step.kind), step.name, _begun(step, now), step.generation)
+        for step in moved
     ]
     for step in moved:
         if step.kind == "callers" and step.action == "remove":
@@ -357,7 +361,7 @@ async def _switch(
         registry = services.control.registry
         generations, versions = await registry.generations(), await registry.versions()
         with conflicts():
-            roles = list(_role_changes(services.redis, moved, versions, generations))
+            roles = list(_role_changes(services.redis, moved, versions, generations, now))
             try:
                 await noted.take([*objects, *roles])
                 break
@@ -367,7 +371,7 @@ async def _switch(
     return moved, passed.warnings
 
 
-def _begun(step: Difference) -> dict[str, Any] | None:
+def _begun(step: Difference, now: float) -> dict[str, Any] | None:
     """The object as it is written: an alias has a salt, and its canary begins now, for its plan counts time here.
 
     One that is on trial here by the same plan, beside the same version, goes on since it began.
@@ -377,16 +381,20 @@ def _begun(step: Difference) -> dict[str, Any] | None:
         return value
     begun = {**value, "salt": value.get("salt") or new_salt(step.name)}
     if begun.get("rollout") is not None:
-        now = msgspec.convert({**begun["rollout"], "started_at": time.time()}, CanaryEntry)
+        canary = msgspec.convert({**begun["rollout"], "started_at": now}, CanaryEntry)
         before = None if step.before is None else msgspec.convert(step.before, AliasEntry)
         if before is not None and before.leading == msgspec.convert(begun, AliasEntry).leading:
-            now = now.since(before.canary)
-        begun["rollout"] = msgspec.to_builtins(now)
+            canary = canary.since(before.canary)
+        begun["rollout"] = msgspec.to_builtins(canary)
     return begun
 
 
 def _role_changes(
-    redis: Redis, steps: Iterable[Difference], versions: Mapping[str, Version], generations: Mapping[str, int]
+    redis: Redis,
+    steps: Iterable[Difference],
+    versions: Mapping[str, Version],
+    generations: Mapping[str, int],
+    now: float,
 ) -> Iterator[Change]:
     """The new states of the versions that the aliases take up and let go. Raises RegistryError for one not placed."""
     object_store = object_store_of(redis, "versions")
@@ -397,7 +405,7 @@ def _role_changes(
             None if value is None else msgspec.convert(value, AliasEntry) for value in (step.before, step.after)
         )
         for name, state, note in find_role_changes(step.name, versions, before, after):
-            moved = msgspec.structs.replace(versions[name], state=state, note=note, changed_at=time.time())
+            moved = msgspec.structs.replace(versions[name], state=state, note=note, changed_at=now)
             yield Change(object_store, name, cast("dict[str, Any]", msgspec.to_builtins(moved)), generations[name])
 
 

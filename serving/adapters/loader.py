@@ -56,10 +56,12 @@ WAS_LOADED: frozenset[PlacementState] = LEAVING | {"probing", "ready"}
 @dataclass(frozen=True, slots=True)
 class World:
     """The state of the gateways, as the reconciler needs it: whether any holds a lease on a version of a replica (None:
-    on anything there), and how many requests for a version they have in flight, as a smoothed mean."""
+    on anything there), and how many requests for a version they have in flight, as a smoothed mean. `clock` is the one
+    that they share, in Unix seconds: one stages a version, and another has the job."""
 
     idle: Callable[[str, str | None], bool]
     in_flight: Callable[[str], float]
+    clock: Callable[[], float] = time.time
 
 
 @dataclass(slots=True)
@@ -203,7 +205,7 @@ class AdapterLoader:
         if placement is None:
             return
         if placement.ghosts and not lost:
-            ghost = replace(placement, state="ghost", since=time.time(), failures=0, retry_at=0.0)
+            ghost = replace(placement, state="ghost", since=now.world.clock(), failures=0, retry_at=0.0)
             await self._put(ghost, now)
         else:
             now.generations[key] = await self.placements.delete(key, now.generations.get(key, 0))
@@ -234,8 +236,8 @@ class AdapterLoader:
             state=state,
             path=self.path_on(replica, version),
             life=replica.life,
-            # no failure is from before the staging that met it, though an admin's gateway has a clock that is ahead
-            since=max(time.time(), version.changed_at) if "retry_at" in changed else time.time(),
+            # no failure is from before the staging that met it, though an older release staged it by its own clock
+            since=max(now.world.clock(), version.changed_at if "retry_at" in changed else 0.0),
             **fields,
         )
         await self._put(placement, now)
@@ -278,7 +280,7 @@ class AdapterLoader:
         failures = (before.failures if before else 0) + 1
         wait = min(seconds * 2 ** min(failures - 1, 8), RETRY_SECONDS_MAX)
         log.warning("reconcile: %s", why, extra={"replica": replica.name, "version": version.name})
-        await self._write(replica, version, now, state, failures=failures, retry_at=time.time() + wait, **fields)
+        await self._write(replica, version, now, state, failures=failures, retry_at=now.world.clock() + wait, **fields)
 
     async def _load(self, replica: Replica, version: Version, now: Pass) -> bool:
         """Have the engine load it. A refusal or a silence is answered by reading what the engine lists."""
@@ -347,7 +349,9 @@ class AdapterLoader:
             ]
             if leaving:
                 note = f"it waits until {min(leaving)} is unloaded from {target.name}"
-                await self._write(replica, version, now, "unknown", retry_at=time.time() + WAIT_SECONDS, note=note)
+                await self._write(
+                    replica, version, now, "unknown", retry_at=now.world.clock() + WAIT_SECONDS, note=note
+                )
             else:
                 await self._fail(replica, version, now, self.no_room(version.pool, now))
             return False

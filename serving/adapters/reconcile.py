@@ -257,7 +257,7 @@ class Reconciler:
             life=replica.life,
             fingerprint=self._loader.compute_fingerprint_on(replica, version) if fits else "",
             idle=now.world.idle(replica.name, name),
-            now=time.time(),
+            now=now.world.clock(),
             asked_at=version.changed_at if version.state == "staging" else 0.0,
             drain_seconds_max=self._fleet.pools[version.pool].drain_seconds_max,
         )
@@ -310,7 +310,7 @@ class Reconciler:
         failed = [p for p in there if p is not None and p.state == "failed" and p.since >= version.changed_at]
         ready = [p for p in there if p is not None and p.state == "ready"]
         notes = join_notes(failed)
-        overdue = time.time() - version.changed_at > STAGE_SECONDS_MAX
+        overdue = now.world.clock() - version.changed_at > STAGE_SECONDS_MAX
         if any(placement.wrong for placement in failed):
             await self._registry.move(version.name, "quarantined", notes, noted)
             await self._loader.forget_references(version.name)  # the first replica may have been the wrong one

@@ -147,9 +147,9 @@ class Registry:
                 size_bytes=artifact.size_bytes,
                 manifest=content,
                 manifest_digest=digest,
-                created_at=time.time(),
+                created_at=(now := await read_redis_time(self._redis)),
                 created_by=by,
-                changed_at=time.time(),
+                changed_at=now,
                 signed_by=signed_by,
                 signature=signature,
                 owner=msgspec.UNSET if owner is None else owner,
@@ -222,7 +222,7 @@ class Registry:
             if version.state == state:
                 return version
             _see_that_it_may(version, state)
-            change = self._moved(version, state, generation, note)
+            change = self._moved(version, state, generation, note, await read_redis_time(self._redis))
             after = msgspec.convert(change.value, Version)
             with contextlib.suppress(Stale):
                 await change_together(self._redis, [change, *beside, *noted(version, after, generation + 1)])
@@ -384,24 +384,24 @@ class Registry:
                 return alias_generation
             if unread := sorted(self.unreadable & (_named(before) | _named(after))):
                 raise Unreadable(self._versions.kind, unread[0])
-            changes: list[Change | Unchanged] = [
-                self._moved(versions[name], state, generations[name], note)
+            now = await read_redis_time(self._redis)
+            value = None if after is None else msgspec.to_builtins(after)
+            changes: list[Change | Unchanged] = [Change(self._aliases, task, value, alias_generation)]
+            changes += [
+                self._moved(versions[name], state, generations[name], note, now)
                 for name, state, note in find_role_changes(task, versions, before, after, quarantine)
             ]
-            if beside is not None:
-                changes.append(beside)
+            changes += [] if beside is None else [beside]
             changes += noted(before, after, alias_generation + 1)
-            value = None if after is None else msgspec.to_builtins(after)
             try:
-                change = Change(self._aliases, task, value, alias_generation)
-                return await change_together(self._redis, [change, *changes])
+                return await change_together(self._redis, changes)
             except Stale as stale:
                 with_it = beside is not None and beside.expected_generation is not None and stale.name == beside.name
                 if with_it or (stale.name == task and expected_generation is not None):
                     raise  # where a version has moved meanwhile, its new state is looked at
 
-    def _moved(self, version: Version, state: VersionState, generation: int, note: str = "") -> Change:
-        moved = replace(version, state=state, note=note, changed_at=time.time())
+    def _moved(self, version: Version, state: VersionState, generation: int, note: str, now: float) -> Change:
+        moved = replace(version, state=state, note=note, changed_at=now)
         return Change(self._versions, version.name, msgspec.to_builtins(moved), generation)
 
 

@@ -77,3 +77,31 @@ async def test_a_canary_begins_by_redis_time(gateway: RunningGateway, make_adapt
     async with gateway.http() as http:
         alias = await sent(http, "POST", "/admin/v1/aliases/returns/canary", version=version, share=0.5)
     assert is_of_now(alias["canary"]["started_at"], ahead)
+
+
+async def test_staging_and_cordon_are_timed_by_redis(
+    gateway: RunningGateway, make_adapter: MakeAdapter, ahead: float
+) -> None:
+    version = await gateway.place(make_adapter(2), alias=False)
+    staged = (await gateway.services.snapshot.refresh()).versions[version]
+    assert all(is_of_now(at, ahead) for at in (staged.created_at, staged.changed_at))
+    placements = gateway.services.snapshot.current.placements.items()
+    assert all(is_of_now(placement.since, ahead) for (_, name), placement in placements if name == version)
+    async with gateway.http() as http:
+        await sent(http, "POST", f"/admin/v1/replicas/{next(iter(gateway.services.fleet.replicas))}/cordon")
+    (cordon,) = (await gateway.services.objects.cordons.all()).values()
+    assert is_of_now(cordon["at"], ahead)
+
+
+async def test_a_canary_of_a_state_file_begins_by_redis_time(
+    gateway: RunningGateway, make_adapter: MakeAdapter, ahead: float
+) -> None:
+    version = await gateway.place(make_adapter(2), alias=False)
+    async with gateway.http() as http:
+        await sent(http, "POST", "/admin/v1/aliases/returns/canary", version=version, share=0.5)
+        file = await sent(http, "GET", "/admin/v1/state")
+        await sent(http, "POST", "/admin/v1/aliases/returns/rollback")
+        file["aliases"]["returns"]["generation"] += 1
+        await sent(http, "POST", "/admin/v1/state/apply", state=file)
+        alias = await sent(http, "GET", "/admin/v1/aliases/returns")
+    assert is_of_now(alias["canary"]["started_at"], ahead)

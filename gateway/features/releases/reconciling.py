@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 from gateway.features.releases.recycling import recycle_some
 from gateway.features.releases.state import Releases
 from gateway.fleet_health import check_health
 from gateway.state.snapshot import Snapshot
+from monitoring.redis_time import read_redis_time
 from serving.adapters.loader import World
 from serving.adapters.registry import RegistryError
 from serving.adapters.versions_and_aliases import Version
@@ -37,8 +39,11 @@ async def reconcile_once(releases: Releases) -> None:
     """One pass of the reconciler over what the gateways want and have under way. Raises RedisError."""
     snapshot = await releases.services.snapshot.refresh()
     roll = await releases.services.control.presence.present()
+    offset = await read_redis_time(releases.services.redis) - time.monotonic()
     world = World(
-        idle=lambda replica, version: roll.idle(replica, version, snapshot.generation), in_flight=roll.in_flight
+        idle=lambda replica, version: roll.idle(replica, version, snapshot.generation),
+        in_flight=roll.in_flight,
+        clock=lambda: time.monotonic() + offset,
     )
     step = releases.services.begin_step("system")
 

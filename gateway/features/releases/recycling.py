@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ import httpx
 import msgspec
 
 from gateway.features.releases.state import Releases
+from monitoring.redis_time import read_redis_time
 from serving.adapters.placement import HELD, Placement, may_be_one_life
 from serving.object_store import UNREADABLE, Change, Stale, Unchanged
 from serving.replica import Replica
@@ -86,7 +86,8 @@ async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> N
     if busy := [name for name in others if name in cordons]:
         raise Busy(busy)
     was = _read(cordons.get(replica.name, b"{}"))
-    cordon = Cordon(reason=reason, by=by, at=time.time(), recycle=True, was="" if was.recycle else was.reason)
+    now = await read_redis_time(releases.services.redis)
+    cordon = Cordon(reason=reason, by=by, at=now, recycle=True, was="" if was.recycle else was.reason)
     changes: list[Change | Unchanged] = [
         Change(store, replica.name, msgspec.to_builtins(cordon), generations.get(replica.name, 0)),
         *(Unchanged(store, name, generations.get(name, 0)) for name in others),
@@ -125,7 +126,7 @@ def _fullest(releases: Releases, replicas: list[Replica]) -> Replica | None:
 async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: Cordon, revision: int) -> None:
     """Restart it once nobody has anything under way there; give it requests again once all of it is back."""
     services = releases.services
-    now = time.time()
+    now = await read_redis_time(services.redis)
     unheard = replica.up and replica.life == cordon.life and now - cordon.restarted_at > UNHEARD_SECONDS
     if not cordon.restarted_at or (unheard and cordon.tries < TRIES_MAX):
         overdue = now - cordon.at > services.fleet.pools[replica.config.pool].drain_seconds_max

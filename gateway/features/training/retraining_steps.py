@@ -30,6 +30,7 @@ from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.quality.verdicts.retraining import Retraining, is_complete
+from monitoring.redis_time import read_redis_time
 from router.routing_data import OUT_OF_SERVICE
 from serving.adapters.registry import RegistryError
 from serving.object_store import Stale
@@ -166,7 +167,8 @@ class RetrainingSteps:
         if version is None or version.state in OUT_OF_SERVICE:
             state = "gone" if version is None else f"{version.state}: {version.note}"
             raise Halt(f"{training.version} can't be evaluated: it is {state}")
-        if version.state == "verified" and version.note and time.time() - version.changed_at < RESTAGE_SECONDS:
+        now = await read_redis_time(services.redis)
+        if version.state == "verified" and version.note and now - version.changed_at < RESTAGE_SECONDS:
             raise Halt(f"{version.name} was not loaded, and is tried again: {version.note}")
         try:
             if await stage_version(self._trainings.releases.evaluations, version):
