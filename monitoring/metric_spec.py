@@ -13,7 +13,7 @@ metrics that a task takes feedback on, and keys. A larger one raises the budget,
 
 CLOSED: Mapping[str, int] = {
     "reason": 18,
-    "outcome": 14,
+    "outcome": 17,
     "type": 3,
     "purpose": 6,
     "code": 56,
@@ -23,7 +23,7 @@ CLOSED: Mapping[str, int] = {
     "action": 4,
     "check": 9,
     "mode": 3,
-    "family": 112,
+    "family": 103,
     "signal": 15,
     "arm": 4,
     "bound": 4,

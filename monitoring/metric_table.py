@@ -40,7 +40,7 @@ class MetricFamilies:
 
     # fmt: off
     requests: Counter = declare(
-        "requests", "Finished requests.", ("task", "version", "pool", "reason", "outcome"), "(T+1)*(V+1)*40 + 252",
+        "requests", "Finished requests.", ("task", "version", "pool", "reason", "outcome"), "(T+1)*(V+1)*40 + 306",
     )
     request_duration_seconds: Histogram = declare(
         "seconds", "Time from a request's first byte to its end.", TASK_POOL, "(T+1)*(P+1) + 1", SECONDS_OF_A_REQUEST,
@@ -89,15 +89,15 @@ class MetricFamilies:
     queue_seconds: Histogram = declare(
         "seconds", "Waiting time of requests without a free place.", ("priority",), "3", SECONDS_OF_A_WRITE,
     )
-    configuration_reloads: Counter = declare("reloads", "Reloads of the configuration.", ("outcome",), "14")
+    configuration_reloads: Counter = declare("reloads", "Reloads of the configuration.", ("outcome",), "17")
     configuration_loaded_at_seconds: Gauge = declare(
         "Unix seconds", "Unix time when the active configuration was read.", merged="least",
     )
     limits_unenforced: Counter = declare("requests", "Requests without a limit while Redis did not answer.")
     fallback_capped: Counter = declare("requests", "Requests that met a capped fallback.", ("task", "reason"), "T + 18")
-    attempts: Counter = declare("attempts", "Attempts at engines.", ("pool", "outcome"), "P*14 + 15")
+    attempts: Counter = declare("attempts", "Attempts at engines.", ("pool", "outcome"), "P*16 + 18")
     feedback: Counter = declare(
-        "judgements", "Judgements.", ("task", "version", "metric", "outcome"), "(T+1)*(V+1)*M*5 + 14",
+        "judgements", "Judgements.", ("task", "version", "metric", "outcome"), "(T+1)*(V+1)*M*5 + 17",
     )
     feedback_coverage_ratio: Gauge = declare(
         "ratio, 0 to 1", "Share of recent requests with feedback.", ("task",), "T + 2", joined="least",
@@ -120,11 +120,11 @@ class MetricFamilies:
     )
     shadow_requests: Counter = declare(
         "requests", "Requests for a shadow: agreed, differed, failed or dropped.", ("task", "version", "outcome"),
-        "T*V*4 + 14",
+        "T*V*4 + 17",
     )
     reported_records: Counter = declare(
         "records", "Reported records: created, same, conflict or refused.", ("task", "version", "outcome"),
-        "(T+1)*(V+1)*3 + 14",
+        "(T+1)*(V+1)*3 + 17",
     )
     canary_verdicts: Counter = declare(
         "verdicts", "Verdicts on canaries that were carried out.", ("task", "action"), "T*3 + 4",
@@ -197,10 +197,10 @@ class MetricFamilies:
     )
     pairs: Counter = declare(
         "pairs", "Shadow pairs: agreed, differed, failed, unjudged or passed_over.", ("task", "version", "outcome"),
-        "T*V*5 + 14",
+        "T*V*5 + 17",
     )
     reviews: Counter = declare(
-        "reviews", "Reviews: drawn, dropped, given, skipped, answered or expired.", ("task", "outcome"), "T*6 + 14",
+        "reviews", "Reviews: drawn, dropped, given, skipped, answered or expired.", ("task", "outcome"), "T*6 + 17",
     )
     reviews_waiting: Gauge = declare("reviews", "Requests that wait for review.", ("task",), "T + 1")
     review_cost_usd: Counter = declare("US dollars", "Cost of answered reviews in US dollars.", ("task",), "T + 1")
@@ -214,14 +214,14 @@ class MetricFamilies:
         joined="least",
     )
     retraining_open: Gauge = declare("requests", "Open requests to train.", ("task",), "T + 1")
-    webhooks: Counter = declare("messages", "Messages to the webhook: sent, retried or dropped.", ("outcome",), "14")
+    webhooks: Counter = declare("messages", "Messages to the webhook: sent, retried or dropped.", ("outcome",), "17")
     evaluation_rows: Counter = declare(
-        "rows", "Rows of evaluations: right, wrong, empty, refused or failed.", ("outcome",), "14",
+        "rows", "Rows of evaluations: right, wrong, empty, refused or failed.", ("outcome",), "17",
     )
-    fitting: Counter = declare("fittings", "Fittings: ready or failed.", ("outcome",), "14")
+    fitting: Counter = declare("fittings", "Fittings: ready or failed.", ("outcome",), "17")
     fitting_seconds: Histogram = declare("seconds", "Time to fit a model.", bounds=SECONDS_OF_A_LOAD)
     fitted_unused: Counter = declare(
-        "faults", "Fitted models unreadable (damaged), out of date (unsuited) or failed.", ("outcome",), "14",
+        "faults", "Fitted models unreadable (damaged), out of date (unsuited) or failed.", ("outcome",), "17",
     )
     replica_cordoned: Gauge = declare(
         "0 or 1", "1 where a replica is cordoned.", ("pool", "replica"), "R + 1", joined="greatest",
@@ -249,7 +249,7 @@ class MetricFamilies:
     processes: Gauge = declare("processes", "Processes that serve.", merged="sum")
     process_restarts: Counter = declare("processes", "Processes that were started again.")
     texts: Counter = declare(
-        "texts", "Texts kept, or dropped: no room, not redacted, disk damaged.", ("task", "outcome"), "T*2 + 14",
+        "texts", "Texts kept, or dropped: no room, not redacted, disk damaged.", ("task", "outcome"), "T*2 + 17",
     )
     records_pending: Gauge = declare("records", "Records that are not stored yet.", merged="sum")
     records_dropped: Counter = declare("records", "Records lost: spool or buffer full, or disk damaged.")
@@ -270,10 +270,10 @@ class MetricFamilies:
     snapshot_age_seconds: Gauge = declare("seconds", "Time since this gateway last confirmed its snapshot.")
     build_info: Gauge = declare("always 1", "1, with the version of the gateway.", ("version",), "2")
     series_overflow: Counter = declare(
-        "updates", "Updates counted under other, beyond the series budget.", ("family",), "112",
+        "updates", "Updates counted under other, beyond the series budget.", ("family",), "103",
     )
     measurements_lost: Counter = declare(
-        "updates", "Unusable updates and unreadable gauges: report it.", ("family",), "112",
+        "updates", "Unusable updates and unreadable gauges: report it.", ("family",), "103",
     )
     # fmt: on
 

@@ -79,6 +79,7 @@ class SendAnyway:
 REASON_OF: Mapping[FaultKind, Reason] = {
     "unreachable": "engine_error",
     "dropped": "engine_error",
+    "key_refused": "engine_error",
     "failed": "engine_error",
     "missing": "engine_error",
     "unserved": "engine_error",
@@ -89,7 +90,7 @@ REASON_OF: Mapping[FaultKind, Reason] = {
     "overloaded": "overload",
     "too_long": "context_length",
 }
-NOT_ASKED_AGAIN: frozenset[FaultKind] = frozenset({"silent", "overloaded", "unreachable", "dropped"})
+NOT_ASKED_AGAIN: frozenset[FaultKind] = frozenset({"silent", "overloaded", "unreachable", "dropped", "key_refused"})
 """Faults after which a replica is not asked in another role either, such as its base in the place of its adapter."""
 SAME_REPLICA_HELPS: frozenset[FaultKind] = frozenset({"failed", "overloaded", "truncated"})
 

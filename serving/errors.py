@@ -5,6 +5,7 @@ EngineError                the engine did not give a usable answer
  ├─ Dropped                the connection broke after the request was sent, and before an answer
  ├─ Silent                 connected, and nothing came within the limit
  ├─ Overloaded             429 or 503: it says that it is too busy
+ ├─ KeyRefused             401: it does not take the gateway's key
  ├─ Failed                 any other status that is not the caller's fault, an error inside a 200, or no answer at all
  ├─ Missing                404: a model that we know it has, or a path
  ├─ Unserved               403, 404, 405, 501: it does not serve this path, or not with this model
@@ -57,6 +58,10 @@ class Overloaded(EngineError):
     kind = "overloaded"
 
 
+class KeyRefused(EngineError):
+    kind = "key_refused"
+
+
 class Failed(EngineError):
     kind = "failed"
 
@@ -106,15 +111,15 @@ def from_status(status: int, body: bytes, retry_after: str | None) -> EngineErro
     seconds = _seconds(retry_after)
     if status in (429, 503):
         return Overloaded(message, status, body, seconds)
+    if status == 401:
+        return KeyRefused(f"{message}: it refuses the gateway's own key", status, body)
     if status == 404:
         return Missing(f"{message}: it has no such model, or does not serve this path", status, body)
     if status == 408:
         return Silent(message, status, body)
     if status in (400, 413) and any(words in body.lower() for words in TOO_LONG_WORDS):
         return TooLong(message, status, body)
-    if status in OF_CALLER:
-        return RefusedByEngine(message, status, body)
-    return Failed(message, status, body)
+    return (RefusedByEngine if status in OF_CALLER else Failed)(message, status, body)
 
 
 def as_unserved(error: EngineError, path: str, is_known: bool) -> EngineError:

@@ -13,6 +13,7 @@ FaultKind = Literal[
     "dropped",
     "silent",
     "overloaded",
+    "key_refused",
     "failed",
     "missing",
     "unserved",

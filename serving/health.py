@@ -13,7 +13,7 @@ import msgspec
 from serving.engine_client import EngineClient
 from serving.errors import Dropped, EngineError, from_status
 from serving.fleet import Fleet
-from serving.replica import Replica
+from serving.replica import Replica, ReplicaConfig, explain_refused_key
 from serving.tls import explain_certificate
 
 log = logging.getLogger(__name__)
@@ -30,10 +30,9 @@ UNREADABLE = (EngineError, TimeoutError, AttributeError, KeyError, TypeError, Va
 """Errors of asking an engine and of reading its answer."""
 
 
-def make_engine_headers(replica: Replica) -> dict[str, str]:
+def make_engine_headers(config: ReplicaConfig) -> dict[str, str]:
     """The headers for an engine that wants a key."""
-    key = replica.config.api_key
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    return {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
 
 
 class Observation(msgspec.Struct, array_like=True):
@@ -169,7 +168,7 @@ def _trouble(error: Exception, replica: Replica) -> str:
         advice = explain_certificate(replica.config.url, replica.config.tls) if isinstance(error, Dropped) else ""
         return f"{text}. {advice}" if advice else text
     if status in (401, 403):
-        return f"it answers {status}: the pool's or the replica's api_key is missing, wrong, or not allowed there"
+        return explain_refused_key(replica.config.pool, status)
     if 300 <= status < 400:
         return f"it answers {status}: its url leads elsewhere, and redirects are not followed"
     return f"it answers {status}"
@@ -198,4 +197,6 @@ def _see_that_it_is_well(answer: tuple[int, bytes]) -> bytes:
 
 
 async def _get(replica: Replica, engines: EngineClient, path: str, with_body: bool = True) -> tuple[int, bytes]:
-    return await engines.get(replica.config.url, path, make_engine_headers(replica), CHECK_TIMEOUT_SECONDS, with_body)
+    return await engines.get(
+        replica.config.url, path, make_engine_headers(replica.config), CHECK_TIMEOUT_SECONDS, with_body
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from serving.fleet_view import FaultKind, ReplicaView
 from serving.shared_memory import BREAKER, Row, SharedMemory
 from serving.tls import TlsFiles
 
+log = logging.getLogger(__name__)
 OUTAGE_SECONDS_UNKNOWN = 30.0
 """Expected length of an engine's outage before one was seen to end."""
 OUTAGES_REMEMBERED = 5
@@ -21,7 +23,7 @@ BACK_SECONDS_MAX = 300.0
 """Longest time until an engine is back that is told: nobody knows what is further away."""
 OF_MODEL: frozenset[FaultKind] = frozenset({"failed", "missing", "truncated"})
 """Faults that say something of the model that was asked, while others on its replica may answer."""
-OF_REPLICA: frozenset[FaultKind] = frozenset({"unreachable", "dropped", "silent", "overloaded"})
+OF_REPLICA: frozenset[FaultKind] = frozenset({"unreachable", "dropped", "silent", "overloaded", "key_refused"})
 WHOLE = ""
 """The replica's own place among the breakers, which are named after models."""
 
@@ -91,6 +93,8 @@ class Replica:
         """Lengths of its last outages, in seconds."""
         self.trouble = ""
         """The reason why it is down, in words; empty where it is up, or where nothing answers."""
+        self.key_trouble = ""
+        """The reason why it refuses our key though it may be up, in words; empty once it has answered."""
         self.untold_looks = 0
         """Looks on end in which it answered, but could not tell its build or its process's start."""
         self.looked_at = float("-inf")
@@ -207,6 +211,10 @@ class Replica:
 
         Faults of another kind count against nobody. One that `is_doubtful` may lie in what was asked for.
         """
+        if kind == "key_refused" and not self.key_trouble:
+            self.key_trouble = explain_refused_key(self.config.pool, 401)
+            pool = self.config.pool
+            log.error("replica %s of the pool %s refuses requests: %s", self.name, pool, self.key_trouble)
         name = model if kind in OF_MODEL else WHOLE if kind in OF_REPLICA else None
         if name is None:
             return
@@ -221,6 +229,7 @@ class Replica:
         """Count a good answer of a model: what was open closes."""
         if not self._breakers:
             return
+        self.key_trouble = ""
         changed = [breaker.answered(now) for breaker in self._of(model)]
         self.forget_faults(now)
         if any(changed):
@@ -236,6 +245,8 @@ class Replica:
                 self._memory.release(self.name, self.config.url, name)
             if was_open:
                 self._changed()
+        if not self._breakers:
+            self.key_trouble = ""
 
     def note_breaker(self, model: str, row: Row, now: float) -> None:
         """Another process has told of this model's breaker, whose numbers are in the row."""
@@ -298,6 +309,11 @@ class Replica:
             self._shared_seconds += (now - self._changed_at) / self.load
         self._changed_at = now
         return self._shared_seconds
+
+
+def explain_refused_key(pool: str, status: int) -> str:
+    """The reason why an engine of this pool answers with this status, 401 or 403, in words."""
+    return f"it answers {status}: pools.{pool}.api_key, or the replica's own, is missing, wrong, or not allowed there"
 
 
 class Lease:

@@ -138,6 +138,7 @@ def _shown(services: Services, replica: Replica, generations: Mapping[str, int] 
         "pool": replica.config.pool,
         "url": replica.config.url,
         "up": replica.up,
+        "trouble": replica.trouble or replica.key_trouble,
         "cordoned": snapshot.cordons.get(replica.name),
         "cordon_generation": None if generations is None else generations.get(replica.name, 0),
         "engine_version": replica.engine_version,

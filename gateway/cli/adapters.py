@@ -385,6 +385,9 @@ def replicas(api: Api) -> None:
     columns = ("replica", "pool", "state", "in flight", "adapters", "ghosts", "loads left", "placed")
     empty = "No replica is listed. Name some in apprentice.yaml: pools.NAME.replicas"
     api.out.tell_list(answer, "replicas", columns, make_replica_row, empty)
+    for each in answer["replicas"]:
+        if trouble := each.get("trouble"):  # of an older gateway there is none
+            api.out.note(f"{each['name']}: {trouble}.")
     for each in answer.get("discovery", ()):
         if each["fault"]:
             api.out.note(f"The discovery of the pool {each['pool']} by {each['source']} fails: {each['fault']}.")

@@ -23,7 +23,7 @@ from serving.discovery import fill
 from serving.engine_traits import AdapterApi
 from serving.fleet import PoolConfig
 from serving.gpu import has_nvidia_gpu
-from serving.health import SAYS_NO
+from serving.health import SAYS_NO, make_engine_headers
 from serving.replica import ReplicaConfig
 from serving.replica_sources import DiscoveryError
 from serving.tls import explain_certificate
@@ -193,21 +193,31 @@ def check_shared_engines(settings: Settings, pools: Iterable[PoolConfig]) -> Ite
 
 
 async def _get(replica: ReplicaConfig, http: httpx.AsyncClient, path: str) -> httpx.Response:
-    headers = {"Authorization": f"Bearer {replica.api_key}"} if replica.api_key else {}
-    return await http.get(replica.url + path, headers=headers, timeout=ANSWER_SECONDS_MAX)
+    return await http.get(replica.url + path, headers=make_engine_headers(replica), timeout=ANSWER_SECONDS_MAX)
+
+
+async def _ask_nothing(replica: ReplicaConfig, http: httpx.AsyncClient) -> httpx.Response | None:
+    """The refusal of our key where a request meets it; an empty one costs nothing."""
+    url, headers = f"{replica.url}{replica.traits.api_path}/chat/completions", make_engine_headers(replica)
+    answer = await http.post(url, json={}, headers=headers, timeout=ANSWER_SECONDS_MAX)
+    return answer if answer.status_code == 401 else None
 
 
 async def _engine(pool: PoolConfig, replica: ReplicaConfig, http: httpx.AsyncClient) -> DoctorFinding:
     check, traits = f"engine {replica.name}", replica.traits
     try:
         answer = await _get(replica, http, f"{traits.api_path}/models")
+        if traits.health_path is None and answer.status_code != 401:  # its list of models may need no key
+            answer = await _ask_nothing(replica, http) or answer
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = f"{replica.url}: {type(error).__name__}: {error}"[:200]
         advice = explain_certificate(replica.url, replica.tls) if isinstance(error, ENDED) else ""
         return report_problem(check, why, f"Start it, or mend its url. {advice}".strip())
     if answer.status_code in (401, 403):
         return report_problem(
-            check, f"{replica.url} refuses the key", f"Set pools.{pool.name}.api_key to the engine's."
+            check,
+            f"{replica.url} refuses the key",
+            f"Set pools.{pool.name}.api_key, or the replica's own, to the engine's.",
         )
     if traits.health_path is None and answer.status_code not in SAYS_NO and not answer.is_redirect:
         return report_ok(check, f"{replica.url} answers {answer.status_code}; what it serves is its own affair")

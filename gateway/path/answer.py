@@ -116,7 +116,7 @@ class Answer:
 
         Raises an EngineError for anything that is not a good beginning.
         """
-        headers = headers | make_engine_headers(self.lease.replica)
+        headers = headers | make_engine_headers(self.lease.replica.config)
         self._choices = body.choices
         self.fragile = body.fragile
         url, path = self.lease.replica.config.base_url, self.wire_format.engine_path

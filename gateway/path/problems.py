@@ -88,7 +88,8 @@ def _exhausted(step: GiveUp, error: EngineError, failures: Sequence[Failure]) ->
         text = "Two engines failed at the form of the answer that it asks for (`response_format`, `tools` or such)"
         advice = "They may not be able to compile it: simplify it."
     else:
-        text, advice = "Every attempt at an engine failed", "Try again later."
+        text = "Every attempt at an engine failed"
+        advice = "An operator has to mend that." if error.kind == "key_refused" else "Try again later."
     return Problem("engine_error", f"{text}. The last one: {error}. {advice}")
 
 

@@ -442,7 +442,10 @@ class AdapterLoader:
     async def _post(self, replica: Replica, path: str, body: dict[str, Any]) -> httpx.Response | None:
         try:
             return await self._http.post(
-                replica.config.url + path, json=body, headers=make_engine_headers(replica), timeout=LOAD_TIMEOUT_SECONDS
+                replica.config.url + path,
+                json=body,
+                headers=make_engine_headers(replica.config),
+                timeout=LOAD_TIMEOUT_SECONDS,
             )
         except httpx.HTTPError:
             return None

@@ -186,7 +186,7 @@ async def _ask(replica: Replica, model: str, question: Mapping[str, Any], http: 
         answer = await http.post(
             f"{replica.config.base_url}/chat/completions",
             json=body,
-            headers=make_engine_headers(replica),
+            headers=make_engine_headers(replica.config),
             timeout=PROBE_TIMEOUT_SECONDS,
         )
         answer.raise_for_status()

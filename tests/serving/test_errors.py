@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving import errors
-from serving.errors import EngineError, Failed, Missing, Overloaded, RefusedByEngine, Silent, from_status
+from serving.errors import EngineError, Failed, KeyRefused, Missing, Overloaded, RefusedByEngine, Silent, from_status
 from serving.fleet_view import FaultKind
 
 
@@ -17,7 +17,7 @@ from serving.fleet_view import FaultKind
     ("status", "kind"),
     [
         (400, RefusedByEngine),
-        (401, Failed),
+        (401, KeyRefused),
         (307, Failed),
         (404, Missing),
         (405, Failed),

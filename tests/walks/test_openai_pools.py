@@ -127,6 +127,26 @@ async def test_an_engine_whose_key_is_wrong_is_down(configure: Configure, bare: 
         assert (replica.up, replica.trouble[:14]) == (False, "it answers 401")
 
 
+async def test_an_engine_that_refuses_the_key_of_requests_is_told_of_until_it_answers(
+    configure: Configure, bare: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = bare.faults.add(Status(401))  # its list of models needs no key
+    async with run_gateway(configure(pools={"general": pool_of(bare)})) as gateway, gateway.openai() as client:
+        for times in (1, 2):
+            with pytest.raises(openai.InternalServerError, match="refuses the gateway's own key") as raised:
+                await client.chat.completions.create(model="general", **ASK)
+            assert (raised.value.status_code, raised.value.code, rule.shown) == (502, "engine_error", times)
+            assert "Try again" not in raised.value.message
+        async with gateway.http() as http:
+            trouble = (await http.get("/admin/v1/replicas")).json()["replicas"][0]["trouble"]
+            assert trouble.startswith("it answers 401: pools.general.api_key, or ")
+            bare.faults.clear()
+            await client.chat.completions.create(model="general", **ASK)
+            assert not (await http.get("/admin/v1/replicas")).json()["replicas"][0]["trouble"]
+    told = [record.getMessage() for record in caplog.records if trouble in record.getMessage()]
+    assert told == [f"replica general-0 of the pool general refuses requests: {trouble}"]
+
+
 async def test_it_is_looked_at_as_seldom_as_its_pool_says_while_ours_are_looked_at_often(
     configure: Configure, small: FakeEngine, bare: FakeEngine
 ) -> None:

@@ -99,7 +99,7 @@ async def _ask(services: Services, body: RequestBody, choice: Choice, silence_se
         text = f"The engine of the pool {choice.pool.name!r} counts no tokens: estimate them, or name another model."
         raise Problem("not_found", text, "model")
     fields = {name: value for name, value in body.fields_for(choice).items() if name in COUNTED}
-    headers = {"Content-Type": "application/json"} | make_engine_headers(replica)
+    headers = {"Content-Type": "application/json"} | make_engine_headers(replica.config)
     answer = await services.engines.post(
         replica.config.url, path, msgspec.json.encode(fields), headers, silence_seconds
     )

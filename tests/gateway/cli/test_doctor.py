@@ -215,9 +215,14 @@ async def test_somebody_elses_engine_is_well_if_it_answers_and_takes_the_key(
         replica = {"name": "theirs-0", "url": f"{bare.url}/openai/v1/"}
         pool = {"base_model": "any", "engine": "openai", "replicas": [replica], "api_key": "sk-theirs"}
         found = by_check(await doctor("--json", pools=pools | {"theirs": pool}))
-        refused = by_check(await doctor("--json", pools=pools | {"theirs": pool | {"api_key": "sk-wrong"}}))
+        refused = [by_check(await doctor("--json", pools=pools | {"theirs": pool | {"api_key": "sk-wrong"}}))]
+        bare.faults.add(Status(401))  # of requests alone: its list of models needs no key
+        refused += [by_check(await doctor("--json", pools=pools | {"theirs": pool}))]
     assert found["engine theirs-0"][0] == "ok"
-    assert refused["engine theirs-0"][0] == "problem"
+    for findings in refused:
+        kind, told, advice = findings["engine theirs-0"]
+        assert (kind, told) == ("problem", f"{bare.url}/openai/v1 refuses the key")
+        assert advice == "Set pools.theirs.api_key, or the replica's own, to the engine's."
 
 
 async def test_an_engine_that_loads_nothing_at_runtime_is_a_problem(doctor: Doctor, small: FakeEngine) -> None:
