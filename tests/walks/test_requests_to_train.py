@@ -45,7 +45,8 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
     small: FakeEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    configuration["tasks"] = {"returns": {"monitor": {"retraining": mode}, "fallback_pool": "general"}}
+    monitor = {"retraining": mode, "class_tag": "kind"}  # it is no field of the answers
+    configuration["tasks"] = {"returns": {"monitor": monitor, "fallback_pool": "general"}}
     configuration["training"]["rows_min"] = 5
     async with run_gateway(configuration) as running, running.http() as http:
         await running.place(make_adapter(1))

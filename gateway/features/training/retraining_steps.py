@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from gateway.features.training.version_evaluation import evaluate_version, stage
 from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile
+from monitoring.evaluation.answer_metrics import read_object
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.quality.verdicts.retraining import Retraining, is_complete
 from monitoring.redis_time import read_redis_time
@@ -144,7 +146,7 @@ class RetrainingSteps:
             id=name,
             task=self._entry.task,
             files=files,
-            options=DatasetOptions(class_field=services.settings.plan(self._entry.task).class_tag or ""),
+            options=DatasetOptions(class_field=self._find_class_field(rows)),
             since=self._find_beginning(),
             until=now,
             by="system",
@@ -154,6 +156,11 @@ class RetrainingSteps:
         step = services.begin_step("system")
         step.note("dataset.build", self._entry.task, None, {"build": build.id, "rows": len(rows), "since": build.since})
         await datasets.builds.begin(build, step)
+
+    def _find_class_field(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """The field of the answers that the task's class tag names; empty where the tag is none of their fields."""
+        tag = self._trainings.services.settings.plan(self._entry.task).class_tag or ""
+        return tag if rows and all(tag in (read_object(str(row["expected"])) or {}) for row in rows) else ""
 
     async def _go_on(self) -> None:
         """Train, then evaluate what came of it."""
@@ -198,7 +205,8 @@ class RetrainingSteps:
         files = await asyncio.to_thread(self._trainings.find_files, self._entry.dataset)
         if files is None or files.heldout is None:
             raise Halt(f"The data set {self._entry.dataset} is gone: evaluate {version} by hand.")
-        class_field = self._trainings.services.settings.plan(self._entry.task).class_tag or ""
+        card = await asyncio.to_thread(read_card, files.heldout.parent)
+        class_field = card["options"].get("class_field", "")
         name = await evaluate_version(self._trainings.releases.evaluations, version, files.heldout, class_field)
         await self._note("retraining.evaluate", evaluation=name, note=_describe_evaluation(version, name, "running"))
 
