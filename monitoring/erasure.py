@@ -55,14 +55,21 @@ class ErasedSet(msgspec.Struct):
 
 
 def find_requests(storage: ArchiveStorage, names: Sequence[str], until: float) -> set[str]:
-    """The archived requests of these callers and handles that were made until then (Unix seconds)."""
-    return _find_in(storage, "records", "id", names, until) | _find_in(storage, "texts", "request", names, until)
+    """The archived requests of these callers and handles that were made until then (Unix seconds).
+
+    A record's place in its stream is of Redis's clock: that of its gateway may have been ahead.
+    """
+    came = """least("at", try_cast(split_part("entry", '-', 1) AS DOUBLE) / 1000)"""
+    ids = _find_in(storage, "records", "id", came, names, until)
+    return ids | _find_in(storage, "texts", "request", '"at"', names, until)
 
 
-def _find_in(storage: ArchiveStorage, dataset: Dataset, column: str, names: Sequence[str], until: float) -> set[str]:
+def _find_in(
+    storage: ArchiveStorage, dataset: Dataset, column: str, at: str, names: Sequence[str], until: float
+) -> set[str]:
     query = (  # as a join, since there may be a name for each key that ever was
         f'SELECT DISTINCT "{column}" FROM (SELECT "{column}", unnest(list_append("handles", ? || "caller")) AS name '  # noqa: S608 - our own names; values are bound
-        f'FROM {find_table(storage, ArchiveQuery(dataset))} WHERE "at" <= ?) '
+        f"FROM {find_table(storage, ArchiveQuery(dataset))} WHERE {at} <= ?) "
         "WHERE name IN (SELECT unnest(?::VARCHAR[]))"
     )
     with connect_duckdb(storage) as connection:

@@ -25,7 +25,9 @@ from monitoring.datasets.rows import DataRow
 from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.erasure import ErasedSet, erase_from_sets
 from monitoring.erasure_run import ErasureJob, erase
+from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.ids import RequestIds
+from monitoring.records import Record, RecordStream
 from monitoring.synced_files import lock_folder
 from monitoring.training.preparation import prepare
 from monitoring.training.preparation_job import PreparationJob
@@ -57,6 +59,22 @@ def begun(erasure: ErasureJob, hook: str) -> subprocess.Popen[bytes]:
     process.stdin.write(msgspec.json.encode(erasure) + b"\n")
     process.stdin.flush()
     return process
+
+
+async def test_requests_of_a_gateway_whose_clock_was_ahead_are_found(
+    redis: Redis, job: ArchiveJob, tmp_path: Path
+) -> None:
+    ahead = text(1, at=NOW + 3600)
+    record = Record(id="r1", at=ahead.at, endpoint="chat", caller=ahead.caller, requested_model="returns")
+    record.handles = ahead.handles
+    await RecordStream(redis, 60, 100, FEEDBACK_STREAM_KEY, 100).append([record])
+    await kept(redis, [ahead])
+    erasure = erasure_of("", job, tmp_path)
+    erasure.requests, erasure.names, erasure.until = [], ahead.handles, time.time()
+    report = erase(erasure)
+    assert (report.requests, report.texts) == (["r1"], 1)
+    erasure.until = NOW - 3600
+    assert erase(erasure).requests == [], "it came later"
 
 
 @pytest.mark.parametrize("hook", [BEFORE, AFTER])
