@@ -14,6 +14,7 @@ import pytest
 from gateway.features.retraining.requests_to_train import close_retraining, collect_examples, open_retraining
 from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.reviews.store import KEPT_ON, Review
+from monitoring.datasets.rows_from_files import data_row_of
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
 from monitoring.quality.verdicts.quality import Action
 from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Retraining
@@ -102,6 +103,8 @@ async def test_what_was_judged_bad_is_there_with_its_texts_and_what_was_expected
     reader = DatasetReader(DatasetLimits(10, 10_000, 10_000))
     (row,) = [*reader.feed(answer.content), *reader.end()]
     assert (row.id, row.expected) == (ids[0], '{"decision":"accept"}')
+    made = data_row_of(first, 1, "examples")
+    assert (made.origin, made.rejected) == ("demonstrated", ANSWER)
 
 
 async def test_feedback_that_can_not_be_read_is_passed_over(gateway: RunningGateway) -> None:

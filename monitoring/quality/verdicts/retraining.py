@@ -78,7 +78,8 @@ def close_request(request: Retraining, by: str, at: float) -> Retraining:
 def row_of(example: Example, prompt: dict[str, Any] | None, answer: str | None) -> dict[str, Any]:
     """An example as a row of a data set (monitoring/evaluation/dataset.py), as far as it is known.
 
-    `asked` are the request's `messages` or its `prompt`, `answer` is what was answered; None: the texts are not kept.
+    `prompt` has the request's `messages` or its `prompt`, `answer` is what was answered; None: the texts are not kept.
+    Beside a right answer it is `rejected`, so that a training knows which answers are right no more.
     """
     row: dict[str, Any] = {"id": example.request_id, **(prompt or {})}
     optional = {
@@ -89,6 +90,10 @@ def row_of(example: Example, prompt: dict[str, Any] | None, answer: str | None) 
         "label_words": example.label_words,
     }
     row |= {name: value for name, value in optional.items() if value is not None}
+    if "expected" in row:
+        row["origin"] = "demonstrated"
+        if answer not in (None, row["expected"]) and "tools" not in row:
+            row["rejected"] = answer
     return row | {"metric": example.metric, "value": example.value, "at": example.at}
 
 
