@@ -363,6 +363,12 @@ class Progress:
             self.texts.append(delta.content)
 
     @property
+    def completion_tokens(self) -> int | None:
+        """Tokens of the answer as its engine counted them, else the events that held one; None where neither is."""
+        counted = self.usage.completion_tokens if self.usage is not None else None
+        return self.chunks or None if counted is None else counted
+
+    @property
     def answered(self) -> bool:
         """True if a token, or the end, has come: before that, nothing of the answer is known."""
         return self.chunks > 0 or self.finish_reason is not None

@@ -215,7 +215,7 @@ class Ledger:
         record, usage = self.record, progress.usage
         record.attempts[-1].fault = check
         prompt = usage.prompt_tokens if usage is not None else None
-        completion = usage.completion_tokens if usage is not None else progress.chunks or None
+        completion = progress.completion_tokens
         if self.parts:
             record.prompt_tokens, record.completion_tokens = prompt, completion
             spent = self._cost_of_parts(prices, shared_seconds)
@@ -277,11 +277,9 @@ class Ledger:
         usage = progress.usage
         if usage is not None:
             record.prompt_tokens = usage.prompt_tokens
-            record.completion_tokens = usage.completion_tokens
             details = usage.prompt_tokens_details
             record.cached_prompt_tokens = details.cached_tokens if details else None
-        elif progress.chunks:
-            record.completion_tokens = progress.chunks
+        record.completion_tokens = progress.completion_tokens
         price = prices.by_pool.get(record.pool or "")
         if self.parts:
             record.cost_usd = self._cost_of_parts(prices, shared_seconds)

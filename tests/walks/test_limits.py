@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from gateway.callers import new_key
 from gateway.limits.quotas import number_window
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Dies, Fault, Moment, RawEvent, Silent, Status, Tokens
+from tests.fakes.faults import Dies, Edited, Fault, Moment, RawEvent, Silent, Status, Tokens
 from tests.fakes.valkey import APPENDS, valkey
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
@@ -312,6 +312,25 @@ async def test_a_stream_that_breaks_has_cost_its_budget_what_had_come(
         *_, purse = gateway.services.limits._purses.values()
         (nanos,) = [one.now.used for one, _ in purse.allowances if one.now]
         assert 10 * 2000 < nanos < 10 * 2000 + 100 * 1000, "ten tokens, and a prompt of less than a hundred"
+
+
+async def test_a_stream_whose_usage_is_empty_has_taken_the_tokens_that_came(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with run_gateway(configure(limits=PATIENT)) as gateway:
+        await gateway.place(make_adapter(1))
+
+        async def walk() -> None:
+            key = await gateway.key(limits=MANY)
+            small.faults.add(Edited(lambda told: told.update(usage={})), model="returns@*")
+            async with gateway.http(key) as http:
+                got = await http.post("/v1/chat/completions", json={"model": "returns", "stream": True, **ASK})
+            assert "[DONE]" in got.text
+            *_, purse = gateway.services.limits._purses.values()
+            requests, tokens = (one.now.used for one, _ in purse.allowances if one.now)
+            assert (requests, tokens > 8) == (1, True), "8 tokens, and the prompt's estimate"
+
+        await in_one_minute(gateway.services.redis, walk)
 
 
 async def test_a_whole_answer_with_a_usage_that_cannot_be_is_delivered_and_refills_nothing(
