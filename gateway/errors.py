@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 
+class SettingsFault(NamedTuple):
+    """A fault of a configuration: its message and key, and its place in the file, or its environment variable."""
+
+    message: str
+    key: str | None = None
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+    variable: str | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line is not None else None
+        return ": ".join(filter(None, (self.variable or place, self.key, self.message)))
+
+
 class SettingsError(Exception):
-    """The configuration can't be used; the message names every key at fault."""
+    """The configuration can't be used; the message names every key at fault, `faults` has each by itself."""
+
+    def __init__(self, text: str, faults: Iterable[SettingsFault] = ()) -> None:
+        super().__init__(text)
+        self.faults = tuple(faults) or (SettingsFault(text),)
 
 
 class StateError(Exception):

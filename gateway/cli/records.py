@@ -54,6 +54,7 @@ Config = Annotated[Path, typer.Option(help="The configuration, which names the a
 Folder = Annotated[
     Path | None, typer.Option(metavar="DIR", help="The archive's folder, if not that of the configuration.")
 ]
+JsonOnly = Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")]
 LOOK_SECONDS = 0.3
 STILL_IN_FILE: Mapping[str, str] = {
     "forbidden": "Redis forbids this gateway to rewrite its append-only file: have it rewritten (BGREWRITEAOF).",
@@ -79,6 +80,7 @@ def export(
     config: Config = Path("apprentice.yaml"),
     folder: Folder = None,
     force: Force = False,
+    json_only: JsonOnly = False,
 ) -> None:
     """Write archived records, or feedback, to one file.
 
@@ -87,10 +89,13 @@ def export(
     # duckdb is half as large as all the rest: only who reads the archive loads it.
     from monitoring.archive import tables as archive
 
-    with _archive(config, folder) as storage:
+    with _archive(config, folder, json_only) as storage:
         see_that_it_can_be_written(force, out)
         row_count = archive.export(storage, _make_query(since, until, task, dataset), out)
-    print(f"Wrote {out}: {row_count} {'rows' if row_count != 1 else 'row'}, {format_size(out.stat().st_size)}.")
+    size, word = out.stat().st_size, "rows" if row_count != 1 else "row"
+    answer = {"file": str(out), "dataset": dataset, "rows": row_count, "size_bytes": size}
+    if not Printer(json_only).print_json(answer):
+        print(f"Wrote {out}: {row_count} {word}, {format_size(size)}.")
 
 
 @records.command()
@@ -101,7 +106,7 @@ def count(
     dataset: Which = "records",
     config: Config = Path("apprentice.yaml"),
     folder: Folder = None,
-    json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
+    json_only: JsonOnly = False,
 ) -> None:
     """Count archived records, or feedback, by day."""
     from monitoring.archive import tables as archive
@@ -139,7 +144,7 @@ def replay(
     until: Until = None,
     config: Config = Path("apprentice.yaml"),
     folder: Folder = None,
-    json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
+    json_only: JsonOnly = False,
 ) -> None:
     """Replay archived records and feedback through the monitor."""
     from gateway.cli import records_replay

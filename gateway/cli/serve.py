@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,18 +61,38 @@ def processes_of(value: str | int) -> int:
     return int(value)
 
 
-def check(config: Config = Path("apprentice.yaml")) -> None:
+def check(
+    config: Config = Path("apprentice.yaml"),
+    json_only: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+) -> None:
     """Validate a configuration; nothing is started."""
     from gateway.cli.admin_client import LOCAL_KEPT
     from gateway.configuration.base_models import find_unusable_bases
     from gateway.configuration.settings import load_settings
 
-    settings = load_settings(config)
+    try:
+        settings = load_settings(config)
+    except SettingsError as error:
+        if not json_only:
+            raise
+        _print_json({"valid": False, "faults": [fault._asdict() for fault in error.faults]})
+        print(f"apprentice: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
     replicas = sum(len(pool.replicas) for pool in settings.pools.values())
-    counts = (len(settings.pools), "pool"), (replicas, "replica"), (len(settings.tasks), "task")
-    summary = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for number, word in counts)
-    print(f"{config} is valid: {summary}.")
-    for fault in find_unusable_bases(settings.pools):
+    counts = {"pool": len(settings.pools), "replica": replicas, "task": len(settings.tasks)}
+    summary = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for word, number in counts.items())
+    bases = list(find_unusable_bases(settings.pools))
+    answer = {"valid": True, "faults": [], **{f"{word}s": number for word, number in counts.items()}}
+    if json_only:
+        _print_json(answer | {"unusable_bases": bases})
+    else:
+        print(f"{config} is valid: {summary}.")
+    for fault in bases:
         print(f"{config}: {fault} So no gateway starts on this machine.", file=sys.stderr)
     if config == Path("apprentice.yaml") and (local := LOCAL_KEPT / config).exists():
         print(f"The gateway of `make up` reads {local}: check that with --config {local}.", file=sys.stderr)
+
+
+def _print_json(answer: Mapping[str, Any]) -> None:
+    """As Printer does, whose libraries a gateway has no use for."""
+    print(json.dumps(answer, indent=2, ensure_ascii=False))

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from gateway.errors import SettingsError, SettingsFault
 from serving.adapters.plain_yaml import find_places
 
 Schema = Mapping[str, Any]
@@ -50,15 +51,20 @@ class ConfigurationSource:
     text: str
     variables: Mapping[Keys, str]
 
-    def report(self, faults: Iterable[tuple[Keys, str]]) -> str:
-        """The faults, a line each: its variable, or its file with line and column, then the key and what is wrong."""
+    def explain(self, faults: Iterable[tuple[Keys, str]]) -> SettingsError:
+        """The error of these faults, a line each: its variable, or its file with line and column, then the key and what
+        is wrong."""
         told = tuple(faults)
         places = find_places(self.text, [keys for keys, _ in told]) if self.path is not None else [None] * len(told)
-        lines = []
+        located = dict[SettingsFault, None]()
         for (keys, text), place in zip(told, places, strict=True):
-            origin = self._find_variable(keys) or (f"{self.path}:{place[0]}:{place[1]}" if place is not None else "")
-            lines.append(": ".join(filter(None, (origin, _join(keys), text.rstrip(".")))))
-        return "The configuration can't be used:" + "".join(f"\n  {line}." for line in dict.fromkeys(lines))
+            variable = self._find_variable(keys)
+            fault = SettingsFault(text.rstrip("."), _join(keys), variable=variable)
+            if variable is None and self.path is not None:
+                fault = SettingsFault(fault.message, fault.key, str(self.path), *(place or ()))
+            located[fault] = None
+        lines = "".join(f"\n  {fault}." for fault in located)
+        return SettingsError(f"The configuration can't be used:{lines}", located)
 
     def _find_variable(self, keys: Keys) -> str | None:
         """The variable that gives the value, or a section around it."""

@@ -55,7 +55,7 @@ from gateway.configuration.sections import (
 from gateway.configuration.tasks import TaskSettings
 from gateway.configuration.texts import TextSettings
 from gateway.configuration.training import TrainingSettings
-from gateway.errors import SettingsError
+from gateway.errors import SettingsError, SettingsFault
 from monitoring.bucket_storage import Bucket
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
@@ -427,12 +427,12 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     text, raw = _read_file(path) if path is not None else ("", {})
     source = ConfigurationSource(path, text, _list_variables(environment))
     if faults := list(find_placeholders(raw)):
-        raise SettingsError(source.report(faults))
+        raise source.explain(faults)
     _refuse_unknown_variables(environment)
     try:
         return Settings(**raw)
     except ValidationError as error:
-        raise SettingsError(source.report(describe_errors(error.errors(), Settings.model_json_schema()))) from error
+        raise source.explain(describe_errors(error.errors(), Settings.model_json_schema())) from error
     except UnreadableVariable as error:
         name = re.sub(r'.*field "(\w+)".*', r"\1", str(error)).upper()
         text = f"The environment variable {ENVIRONMENT_PREFIX}{name}, or one that begins so, is no JSON: a list is"
@@ -450,8 +450,9 @@ def _read_file(path: Path) -> tuple[str, dict[str, Any]]:
         raise SettingsError(f"The configuration {path} is no text in UTF-8: save it as such.") from error
     except (yaml.YAMLError, RecursionError) as error:
         place, fault = describe_syntax(error)
-        where = f"{path}:{place[0]}:{place[1]}" if place is not None else path
-        raise SettingsError(f"The configuration is not YAML: {where}: {fault}.") from error
+        located = SettingsFault(fault, None, str(path), *(place or ()))
+        where = "" if place is not None else f"{path}: "
+        raise SettingsError(f"The configuration is not YAML: {where}{located}.", [located]) from error
     if raw is None:
         return text, {}
     if not isinstance(raw, dict):

@@ -83,6 +83,8 @@ async def test_what_two_gateways_served_is_counted_and_exported_once(
     out = tmp_path / "all.jsonl"
     told = await ok("records", "export", "--folder", str(folder), "--since", "1h", "--out", str(out))
     assert told.out.startswith(f"Wrote {out}: 20 rows, ")
+    again = await ok("records", "export", "--folder", str(folder), "--out", str(out), "--force", "--json")
+    assert again.json == {"file": str(out), "dataset": "records", "rows": 20, "size_bytes": out.stat().st_size}
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert sorted(row["id"] for row in rows) == sorted(served)
     assert {(row["pool"], row["outcome"]) for row in rows} == {("general", "ok")}

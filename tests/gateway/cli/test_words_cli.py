@@ -108,6 +108,34 @@ def test_a_checked_configuration_is_counted_in_words_that_fit(tmp_path: Path) ->
     assert said.out.replace("\n", "") == f"{path} is valid: 1 pool, 1 replica, 0 tasks."
 
 
+@pytest.mark.parametrize(
+    ("written", "place", "key", "words"),
+    [
+        ("pools: {}\nlisten:\n  port: many\n", [3, 3], "listen.port", "a whole number"),
+        ("pools: {}\ncolour: blue\n", [2, 1], "colour", "unknown key"),
+        ("pools: [\n", [2, 1], None, "expected"),
+        (None, [None, None], None, "can't be read"),
+    ],
+    ids=["value", "key", "syntax", "file"],
+)
+def test_a_check_gives_a_script_each_fault_with_its_place(
+    tmp_path: Path, written: str | None, place: list[int | None], key: str | None, words: str
+) -> None:
+    path = tmp_path / "apprentice.yaml"
+    if written is not None:
+        path.write_text(written)
+    said = run("check", "--json", "--config", str(path))
+    answer = json.loads(said.out)
+    assert (said.exit_code, answer["valid"], said.err != "") == (2, False, True)
+    (fault,) = (fault for fault in answer["faults"] if fault["key"] != "pools")
+    assert ([fault["line"], fault["column"]], fault["key"]) == (place, key)
+    assert fault["file"] == (str(path) if place[0] else None)
+    assert words in fault["message"]
+    path.write_text("pools: {general: {base_model: base, replicas: [{name: a, url: 'http://127.0.0.1:1'}]}}\n")
+    valid = json.loads(run("check", "--json", "--config", str(path)).out)
+    assert valid == {"valid": True, "faults": [], "pools": 1, "replicas": 1, "tasks": 0, "unusable_bases": []}
+
+
 def test_a_missing_base_folder_is_named_with_its_pool(tmp_path: Path) -> None:
     path, missing = tmp_path / "apprentice.yaml", tmp_path / "missing"
     pools: dict[str, dict[str, Any]] = {
