@@ -38,6 +38,9 @@ from monitoring.quality.verdicts.quality import (
 from monitoring.quality.verdicts.verdict import name_of
 
 POINTS = (5, 10)
+SILENT_SECONDS = 3 * 86_400.0
+"""Time without a request after which a change in unlabelled signals is told no more: no value can show that it ended.
+It is longer than a weekend."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,6 +157,7 @@ def _is_over(holdout: PairSignal, feedback: LabelSignal) -> bool:
 
 
 def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[SignalReport]:
+    is_silent = watch.request_rate is None or at - watch.request_rate.at >= SILENT_SECONDS
     for name in UNLABELLED:
         signal = watch.signals.get(name)
         if signal is not None:
@@ -164,12 +168,13 @@ def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[SignalRepor
                 signal,
                 watch,
                 detection_delay.find_labels_between(budget.false_alarms_per_month, signals, per_day),
+                is_silent,
             )
 
 
-def _of_signal(name: str, signal: Signal, watch: Watch, wanted: float) -> SignalReport:
+def _of_signal(name: str, signal: Signal, watch: Watch, wanted: float, is_silent: bool) -> SignalReport:
     learns = drift.learns(signal)
-    alarming = not learns and drift.has_alarmed(signal, wanted * ALPHA, ALPHA)
+    alarming = not (learns or is_silent) and drift.has_alarmed(signal, wanted * ALPHA, ALPHA)
     baseline: dict[str, Any] = drift.describe_reference(signal)
     baseline |= {"direction": drift.find_direction(signal), "learning": learns}
     if name == "language":

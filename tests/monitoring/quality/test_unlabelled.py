@@ -5,8 +5,14 @@ from __future__ import annotations
 from monitoring.quality.detectors import drift
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.signals import unlabelled
+from monitoring.quality.verdicts.monitor_responses import respond
+from monitoring.quality.verdicts.quality import TaskQuality
+from monitoring.quality.verdicts.shares import Roles
+from tests.monitoring.quality.replays import replay
+from tests.monitoring.quality.traffic import MORNING, PLAN, V3, at, served, step
 
 START = 1_800_000_000.0
+DAY = 86_400.0
 
 
 def after(values: int, seconds_apart: float) -> Signal:
@@ -33,3 +39,14 @@ def test_a_burst_after_the_start_is_no_change_while_the_reference_is_learned() -
         slow = number > 1_000
         known["latency"] = unlabelled.add_value(known, "latency", 5.0 if slow else 0.1, START + number * 0.02)
     assert known["latency"].log_max < unlabelled.ALARM_MIN
+
+
+def test_a_version_without_requests_stays_suspect_no_longer_than_its_quiet_time() -> None:
+    """Such as the previous version: nobody could go back to it else."""
+    records = [(at(n * 60), served(f"r{n}", completion_tokens=60 if n > 800 else 10 + n % 20)) for n in range(900)]
+    task, verdicts = TaskQuality(), list[str]()
+    for days in (0.7, 3.0, 4.0, 5.0):
+        now = MORNING + days * DAY
+        task, _ = respond(task, replay(records, [], step(), now), Roles(active="returns@v4"), PLAN, now)
+        verdicts.append(task.versions[V3].verdict)
+    assert verdicts == ["suspect", "suspect", "suspect", "healthy"]
