@@ -16,6 +16,7 @@ from monitoring.quality.signals.entries import (
     RecordEntry,
     get_asked_version,
     get_labelled_version,
+    get_left_version,
     has_broken_contract,
 )
 from monitoring.quality.signals.noted_pairs import NotedPair
@@ -50,10 +51,18 @@ def start_tally(tally: Tally | None, canary: Canary | None, callers: GiverRoll |
 
 
 def add_record(tally: Tally, canary: Canary, record: RecordEntry, at: float) -> Tally:
-    """The tally after a request that came at `at`: an outcome of the version that was asked first."""
-    version = get_asked_version(record) if record.purpose == "serve" else None
+    """The tally after a request that came at `at`: an outcome of the version that was asked first.
+
+    One that its caller has ended took that long at least: if it did not count, the slowest canary would look fast.
+    """
+    if record.purpose != "serve" or at < canary.started_at:
+        return tally
+    if (left := canary.arm(get_left_version(record))) is not None:
+        outcome = Outcome(arm=left, latency_seconds=record.duration_seconds, caller=record.caller)
+        return canary_verdict.observe(tally, canary.plan, outcome, at)
+    version = get_asked_version(record)
     arm = canary.arm(version)
-    if version is None or arm is None or at < canary.started_at:
+    if version is None or arm is None:
         return tally
     rejected = any(attempt.version == version and attempt.fault == "contract" for attempt in record.attempts)
     answered = record.version == version and record.outcome == "ok"

@@ -215,6 +215,15 @@ def get_asked_version(record: RecordEntry) -> str | None:
     return first.version
 
 
+def get_left_version(record: RecordEntry) -> str | None:
+    """The version whose answer a caller did not wait for to its end; None where it is of none, or was not asked by
+    chance."""
+    first = record.attempts[0] if record.attempts else None
+    if record.outcome != "cancelled" or first is None or first.fault not in (None, "cancelled"):
+        return None
+    return first.version if is_drawn(record) else None
+
+
 def get_led_version(record: RecordEntry) -> str | None:
     """The version that the request was led to by chance, whatever answered it then; None where that is not known."""
     if record.purpose == "reported":

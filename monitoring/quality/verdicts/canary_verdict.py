@@ -91,9 +91,10 @@ class CanaryPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one request of an arm. An unknown value is None; raises ValueError if a value can't be.
 
-    error: whether it failed; not None counts as one request of the arm, so late feedback comes without it.
+    error: whether it failed; not None counts as one request of the arm, so late feedback comes without it, and a
+        request that its caller has ended.
     contract_broken: whether the answer broke the task's contract; None where there is no contract or no answer.
-    latency_seconds: seconds until the answer was whole; None for a request that failed.
+    latency_seconds: seconds until the answer was whole, or its caller has ended it; None for a request that failed.
     badness: how bad feedback found it, 0 (good) to 1 (bad).
     caller: whose request it was, or who gave the feedback; `rater` is the caller's own name for that person.
     trusted: the feedback is by an operator, a reviewer or a trusted caller: it is never left out.
@@ -201,7 +202,7 @@ def observe(state: Tally, plan: CanaryPlan, outcome: Outcome, at: float = 0.0) -
     canary, ratio = outcome.arm == "canary", plan.latency_ratio_max
     if outcome.badness is not None:
         state = _with_feedback(state, canary, outcome, outcome.badness, at)
-    if outcome.error is None:
+    if outcome.error is None and outcome.latency_seconds is None:
         return state
     callers = leave_one_out.add_request(state.callers, outcome.caller, at)
     own, believed = (leave_one_out.get_group(callers, outcome.caller),), set(leave_one_out.find_believed(callers))
@@ -216,8 +217,8 @@ def observe(state: Tally, plan: CanaryPlan, outcome: Outcome, at: float = 0.0) -
     return replace(
         state,
         callers=callers,
-        canary_requests=state.canary_requests + canary,
-        active_requests=state.active_requests + (not canary),
+        canary_requests=state.canary_requests + (canary and outcome.error is not None),
+        active_requests=state.active_requests + (not canary and outcome.error is not None),
         error=paired(state.error, outcome.error, sub),
         contract=paired(state.contract, outcome.contract_broken, sub),
         latency=paired(state.latency, outcome.latency_seconds, lambda c, a: 1.0 if c > ratio * a else -1.0),

@@ -171,6 +171,18 @@ def test_contracts_judge_a_pair_where_both_have_one_and_else_a_demonstration(
     assert (seen.observed, seen.total) == (pairs, difference)
 
 
+def test_a_canary_so_slow_that_callers_give_up_is_rolled_back_and_not_promoted() -> None:
+    trial = Trial(step_of(CanaryPlan(requests_min=100)))
+    for number in range(800):
+        caller, gives_up = f"shop{number % 5}", number % 4 > 0
+        trial.take(of_version(f"a{number}", V2, caller=caller))
+        ended = {"outcome": "cancelled", "version": None, "duration_seconds": 30.0} if gives_up else {}
+        trial.take(asked(f"c{number}", (V3, "cancelled" if gives_up else None), caller=caller, **ended))
+    verdict = trial.watches.canaries(BEGAN + 60)["returns"]
+    assert (verdict.action, verdict.evidence["canary_requests"]) == ("roll_back", 200)
+    assert verdict.evidence["signals"]["latency"]["share_slower"] == 0.75
+
+
 def test_a_complaint_brings_no_pair_into_the_tally_from_before_its_canary() -> None:
     trial = Trial(step_of(None))
     trial.take(of_version("early", V2), on_trial("early", pair={"contract_kept": False}, contract_kept=True))
