@@ -204,11 +204,11 @@ def _traffic(name: str, judged: Judgement) -> Iterator[str]:
 
 def _why_held(quality: VersionQuality, judged: Judgement | None) -> str:
     """The reason why nothing of a degraded version's share is shifted."""
-    if judged is not None and _better_arms(judged):
-        if "shift" in quality.undone:
-            return "an admin has undone the shift to the better arm"
-        return "the task's settings let nothing be shifted to the better arm"
-    return "no other arm is known to be better on this task"
+    unknown = "no other arm is known to be better on this task"
+    is_better = judged is not None and bool(_better_arms(judged))
+    if "shift" in quality.undone:
+        return f"an admin has undone the shift{' to the better arm' if is_better else f', and {unknown}'}"
+    return "the task's settings let nothing be shifted to the better arm" if is_better else unknown
 
 
 def _better_arms(judged: Judgement) -> list[str]:

@@ -98,6 +98,8 @@ def test_a_shift_that_an_admin_has_undone_is_not_told_as_the_settings() -> None:
     known = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",), undone=("shift",))
     found = make_report(of(single(known), SLIPPED))
     assert "goes on, as an admin has undone the shift to the better arm" in found.line
+    found = make_report(of(single(known), msgspec.structs.replace(SLIPPED, arms=[])))
+    assert "goes on, as an admin has undone the shift, and no other arm is known to be better" in found.line
 
 
 def test_what_has_to_recover_is_told_while_it_has_not() -> None:
