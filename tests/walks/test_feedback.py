@@ -169,6 +169,22 @@ async def test_feedback_by_session_judges_the_latest_answer_however_soon_it_come
                 assert (judged.status_code, judged.json().get("request_id")) == (201, request_id)
 
 
+async def test_a_request_whose_stream_still_runs_is_judged_by_its_id_alone(
+    gateway: RunningGateway, small: FakeEngine
+) -> None:
+    small.token_delay_seconds = 0.5
+    body = {"model": "returns", **ASK, "stream": True}
+    async with (
+        gateway.http() as http,
+        http.stream("POST", "/v1/chat/completions", json=body, headers={"x-apprentice-session": "chat-2"}) as asked,
+    ):
+        judged = {"metric": "correct", "value": True}
+        by_session = await http.post("/v1/feedback", json={"session": "chat-2", **judged})
+        by_id = await http.post("/v1/feedback", json={"request_id": asked.headers["x-request-id"], **judged})
+    assert (by_session.status_code, by_id.status_code) == (404, 201)
+    assert "judge it by its request_id" in by_session.json()["error"]["message"]
+
+
 async def test_a_rater_who_changes_back_is_heard(gateway: RunningGateway) -> None:
     request_id = await ask(gateway)
     async with gateway.http() as http:

@@ -68,7 +68,7 @@ Value = Annotated[StrictBool | StrictInt | StrictFloat | StrictStr, BeforeValida
 
 
 class FeedbackIn(BaseModel):
-    """One judgement, of a request, of the latest request of a session, or of the latest one about a subject."""
+    """One judgement, of a request, or of the latest ended one of a session or about a subject."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -258,5 +258,6 @@ async def _named(services: Services, caller: Caller, body: FeedbackIn) -> str:
     handle = handle_of(services.digest_secret, caller.public, kind, body.session or body.subject or "")
     latest = await services.flow.find_latest(handle)
     if latest is None:
-        raise Problem("request_not_found", f"No request of yours names this {kind}.", kind)
+        text = f"No ended request of yours names this {kind}. If its answer still runs, judge it by its request_id."
+        raise Problem("request_not_found", text, kind)
     return latest
