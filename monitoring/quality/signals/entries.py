@@ -210,9 +210,9 @@ def get_asked_version(record: RecordEntry) -> str | None:
     if record.purpose == "reported":
         return record.version
     first = record.attempts[0] if record.attempts else None
-    if first is None or says_nothing(record) or record.outcome == "cancelled" or not is_drawn(record):
+    if first is None or says_nothing(record) or not is_drawn(record):
         return None
-    return first.version
+    return None if record.outcome == "cancelled" and first.fault is None else first.version
 
 
 def get_left_version(record: RecordEntry) -> str | None:

@@ -25,6 +25,7 @@ from monitoring.quality.signals.entries import (
     RecordEntry,
     get_asked_version,
     get_led_version,
+    get_left_version,
     get_score,
     get_shifted_version,
     has_broken_contract,
@@ -72,6 +73,8 @@ def read_values(record: RecordEntry, version: str) -> Iterator[tuple[UnlabelledN
         shifted = get_shifted_version(record) is not None
         if ours and not shifted and (record.version == version or record.reason in ESCALATED):
             yield "escalation", float(record.version != version)
+    if ours:
+        yield from _read_amounts(record, version)
     if get_asked_version(record) != version:
         return
     broken = has_broken_contract(record, version)
@@ -86,7 +89,13 @@ def read_values(record: RecordEntry, version: str) -> Iterator[tuple[UnlabelledN
         if finding.check == "refusal" and finding.version in (None, version):
             yield "refusal", float(finding.fired)
             break
-    if record.version == version and record.outcome == "ok":
+
+
+def _read_amounts(record: RecordEntry, version: str) -> Iterator[tuple[UnlabelledName, float]]:
+    """The time of an answer, or the time until its caller ended it; and of one that was given its length and cost."""
+    if get_left_version(record) == version:
+        yield "latency", record.duration_seconds
+    elif get_asked_version(record) == record.version == version and record.outcome == "ok":
         yield "latency", record.duration_seconds
         if record.completion_tokens is not None:
             yield "length", float(record.completion_tokens)

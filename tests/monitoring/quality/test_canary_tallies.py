@@ -85,6 +85,8 @@ def on_trial(of: str, outcome: str = "ok", digest: str | None = "wrong", **field
         (asked("r", (V3, "refusal"), (None, None)), None, True),
         (asked("r", (V3, "silent"), (None, None), contract_kept=True), None, True),
         (asked("r", (V3, None), outcome="failed"), None, True),
+        (asked("r", (V3, "silent"), (None, "cancelled"), outcome="cancelled"), None, True),
+        (asked("r", (V3, "contract"), (None, "cancelled"), outcome="cancelled"), True, False),
     ],
 )
 def test_a_rejected_answer_counts_against_its_version_whoever_answered_in_the_end(

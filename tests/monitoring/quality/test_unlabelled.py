@@ -50,3 +50,11 @@ def test_a_version_without_requests_stays_suspect_no_longer_than_its_quiet_time(
         task, _ = respond(task, replay(records, [], step(), now), Roles(active="returns@v4"), PLAN, now)
         verdicts.append(task.versions[V3].verdict)
     assert verdicts == ["suspect", "suspect", "suspect", "healthy"]
+
+
+def test_answers_that_callers_gave_up_on_make_a_version_slow() -> None:
+    records = [(at(n * 60), served(f"r{n}")) for n in range(700)]
+    given_up = {"outcome": "cancelled", "version": None, "duration_seconds": 30.0}
+    records += [(at(n * 60), served(f"r{n}", **given_up if n % 2 else {})) for n in range(700, 900)]
+    reports = replay(records, [], step(), MORNING + DAY)[V3].reports
+    assert [one.signal for one in reports if one.alarming] == ["latency"]
