@@ -28,7 +28,19 @@ from redis.exceptions import RedisError
 from monitoring.archive.feedback_rows import row_of
 from monitoring.archive.merging import merge_parts
 from monitoring.archive.storage import ArchiveStorage, open_storage
-from monitoring.archive.tables import DAY_SECONDS, ROWS, Dataset, RecordRow, columns_of, day_of, write_part
+from monitoring.archive.tables import (
+    DAY_SECONDS,
+    ROWS,
+    Dataset,
+    RecordRow,
+    columns_of,
+    connect_duckdb,
+    day_of,
+    list_unspanned,
+    read,
+    read_span,
+    write_part,
+)
 from monitoring.bucket_storage import Bucket
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
@@ -99,6 +111,13 @@ class ArchiveReport(msgspec.Struct):
     files: int = 0
     size_bytes: int = 0
     seconds: float = 0.0
+
+
+class _LineNames(msgspec.Struct):
+    """The names by which a line's entry is known again."""
+
+    request: str | None = None
+    entry: str | None = None
 
 
 @dataclass(slots=True)
@@ -189,9 +208,11 @@ def _write_range(
             if day == "unreadable":
                 storage.write(f"{day}/{source}-{first}-{last}.jsonl", lines)
                 continue
-            size = write_part(storage, dataset, lines, f"{dataset}/{day}/{name}.parquet")
-            report.files += bool(size)
-            report.size_bytes += size
+            place = f"{dataset}/{day}/{name}.parquet"
+            if _leave_out_archived(storage, dataset, place, lines):
+                size = write_part(storage, dataset, lines, place)
+                report.files += bool(size)
+                report.size_bytes += size
     delete_texts(redis, staged.requests, ARCHIVED_MS)
     if redis.eval(NOTE, 1, key, planned, last):
         setattr(report, dataset, getattr(report, dataset) + staged.entries)
@@ -199,6 +220,25 @@ def _write_range(
     if source == "texts":
         redis.xtrim(TEXTS_STREAM_KEY, minid=last, approximate=False)
     return True
+
+
+def _leave_out_archived(storage: ArchiveStorage, dataset: Dataset, place: str, lines: Path) -> bool:
+    """Leave out entries that other files of the day have: after a backup of Redis came back, it has them again.
+    Returns whether any are left."""
+    folder, _, own_name = place.rpartition("/")
+    own = read_span(own_name)
+    spans = {name: read_span(name) for name in list_unspanned(storage.list_names(folder)) if name != own_name}
+    others = [f"{folder}/{name}" for name, span in spans.items() if own and span and own.overlaps(span)]
+    if not others:
+        return True
+    column = "request" if dataset == "texts" else "entry"
+    with connect_duckdb(storage) as connection:
+        query = f"SELECT {column} FROM {read(storage, dataset, others)}"  # noqa: S608 - our own names
+        archived = {name for (name,) in connection.execute(query).fetchall()}
+    every = lines.read_bytes().splitlines(keepends=True)
+    left = [line for line in every if getattr(msgspec.json.decode(line, type=_LineNames), column) not in archived]
+    lines.write_bytes(b"".join(left))
+    return bool(left)
 
 
 def _rows(

@@ -103,6 +103,10 @@ class Span(NamedTuple):
     last: tuple[int, int]
     is_merged: bool
 
+    def overlaps(self, other: Span) -> bool:
+        """Return whether both may hold the same entry."""
+        return self.kind == other.kind and self.first <= other.last and other.first <= self.last
+
 
 class NothingArchived(Exception):
     """There is no file of what was asked for."""

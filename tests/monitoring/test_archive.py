@@ -25,6 +25,8 @@ from monitoring.archive.tables import ArchiveQuery, Day, NothingArchived
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
+from monitoring.text_stream import TextStream
+from monitoring.texts import TextRow
 from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
@@ -215,6 +217,26 @@ async def test_a_run_killed_at_a_rename_is_done_again_under_the_same_names(
     assert len(parts(job)) == 4
     assert {path: path.stat().st_ino for path in there} == there
     assert await redis.hget("apprentice:archive:records", "planned") is None
+
+
+async def test_entries_that_a_backup_of_redis_brings_back_are_archived_once(redis: Redis, job: ArchiveJob) -> None:
+    async def answer(*requests: str) -> None:
+        await put(redis, *(msgspec.structs.replace(on(0), id=request) for request in requests))
+        await TextStream(redis, 10_000).keep([TextRow(request=each, at=NOON, task="returns") for each in requests])
+
+    await answer("a", "b")
+    assert child(job) == 0
+    await answer("c", "d")
+    backup = {key: await redis.dump(key) for key in await redis.keys()}
+    await answer("e")
+    assert child(job) == 0
+    await redis.flushall()
+    for key, value in backup.items():
+        await redis.restore(key, 0, value)
+    await answer("f")
+    assert child(job) == 0
+    assert sorted(row["id"] for row in rows(parts(job))) == list("abcdef")
+    assert sorted(row["request"] for row in rows(parts(job, "texts"))) == list("abcdef")
 
 
 async def test_of_two_that_write_at_once_neither_writes_what_the_other_has(redis: Redis, job: ArchiveJob) -> None:
