@@ -194,8 +194,8 @@ class _Judgements:
 
 
 async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> AsyncIterator[dict[str, Any]]:
-    """The examples as rows of a data set, each with its texts where they are kept as a whole: by a review, or because
-    the task keeps them. Raises RedisError."""
+    """The examples as rows of a data set, each with what was asked and what was answered where that is kept as a whole:
+    by a review, or because the task keeps it. Raises RedisError."""
     reviews = {example.request_id: await retraining.reviews.store.kept_on(example.request_id) for example in examples}
     others = [request for request, review in reviews.items() if review is None]
     texts = await read_kept_texts(retraining.services.settings, others)
@@ -204,4 +204,5 @@ async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> 
         text: Conversation | None = reviews[example.request_id]
         if text is None and (kept := texts.get(example.request_id)) is not None:
             text = msgspec.json.decode(kept, type=KeptText)
-        yield row_of(example, None if text is None else text.as_asked(), None if text is None else write_answer(text))
+        answer = None if text is None or text.cut else write_answer(text)  # a part of one is no answer to train against
+        yield row_of(example, None if text is None else text.as_asked(), answer)
