@@ -54,6 +54,10 @@ class Clock:
         """Unix seconds."""
         return time.time() + self.on_seconds
 
+    async def read_redis_time(self, _: Redis) -> float:
+        """The same, as if it were Redis's."""
+        return self.time()
+
     def time_ns(self) -> int:
         """The same in nanoseconds."""
         return time.time_ns() + int(self.on_seconds * 1e9)

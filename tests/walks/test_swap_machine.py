@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from serving.adapters.versions_and_aliases import PLACED, Version
 from serving.object_store import Mirror, ObjectStore
 from tests.fakes.engine import FakeEngine, adapter_digest
 from tests.fakes.faults import Lost, Status
+from tests.walks import swap_world
 from tests.walks.swap_trace import Trace, read_trace, replay
 from tests.walks.swap_world import (
     BASE_MODEL,
@@ -379,6 +381,8 @@ def run_machine(
     clock, traces = Clock(), list[Trace]()
     for module in (loader, reconcile, registry):
         patch.setattr(module, "time", clock)
+    patch.setattr(registry, "read_redis_time", clock.read_redis_time)
+    patch.setattr(swap_world, "World", partial(swap_world.World, clock=clock.time))
     run_state_machine_as_test(
         lambda: SwapMachine(valkey_socket, goods, clock, traces.append),
         # to shrink a failure takes minutes: it is told as it was found, and `--hypothesis-profile=search` shrinks it
