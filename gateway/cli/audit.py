@@ -17,6 +17,7 @@ from gateway.cli.watch import list_evidence
 
 if TYPE_CHECKING:
     from monitoring.audit import AuditEntry
+
 PAGE = 1000
 
 

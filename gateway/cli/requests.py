@@ -75,10 +75,7 @@ def _short(text: Any) -> str:
 
 
 @with_api
-def explain(
-    api: Api,
-    request_id: RequestId,
-) -> None:
+def explain(api: Api, request_id: RequestId) -> None:
     """Explain a request: its checks, route and end."""
     answer = api.get(f"{api.url}/v1/requests/{quote(request_id, safe='')}")
     if api.out.print_json(answer):
@@ -99,10 +96,7 @@ def _make_finding_row(finding: dict[str, Any]) -> Row:
 
 
 @with_api
-def diagnose(
-    api: Api,
-    request_id: RequestId,
-) -> None:
+def diagnose(api: Api, request_id: RequestId) -> None:
     """Tell the likely fault of an answer.
 
     The version, earlier versions, the base and general are asked now, at temperature 0. The text must be kept.
