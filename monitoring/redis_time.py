@@ -10,5 +10,10 @@ from redis.asyncio import Redis
 async def read_redis_time(redis: Redis) -> float:
     """Redis's time in Unix seconds. Raises RedisError."""
     moment: Any = await redis.time()  # not all of it has types
+    return convert_time(moment)
+
+
+def convert_time(moment: tuple[int, int]) -> float:
+    """Redis's answer to TIME, its seconds and microseconds, in Unix seconds."""
     seconds, microseconds = moment
     return float(seconds) + float(microseconds) / 1e6

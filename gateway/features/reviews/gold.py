@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews.store import ROOT, Leased, Review, close_review, is_sealed_by, open_review, read_review
 from monitoring.metric_values import Metric, is_bad, measure_badness
+from monitoring.redis_time import convert_time
 from monitoring.texts import Resealing, Sealable, Seals, Unsealable
 from serving.object_store import UNREADABLE, Change, LenientReader, ObjectStore, Stale
 
@@ -155,9 +156,8 @@ class GoldStore:
             pipe.time()
             pipe.set(f"{HELD}{reviewer}", f"{task}\n{chosen}", px=round(lease_seconds * 1000))
             pipe.set(self._last(chosen, reviewer), task, px=round((lease_seconds + LAST_SECONDS) * 1000))
-            seconds, microseconds = (await pipe.execute())[0]
-        until = seconds + microseconds / 1e6 + lease_seconds
-        return Leased(questions[chosen].review, round(until, 3), True, True)
+            now = convert_time((await pipe.execute())[0])
+        return Leased(questions[chosen].review, round(now + lease_seconds, 3), True, True)
 
     async def find_held(self, reviewer: str) -> HeldQuestion | None:
         """The question that this reviewer has now."""
