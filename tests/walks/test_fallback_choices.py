@@ -14,7 +14,7 @@ from tests.fakes.faults import Status
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.test_limits import ask
+from tests.walks.limited import ask
 
 LIMITS = {"backoff_seconds": 0.01, "retries_max": 0, "lease_timeout_seconds": 20}
 
