@@ -186,9 +186,9 @@ def read_arguments(arguments: Any) -> Any:
 
 
 def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:
-    """Batches of whole groups of similar length, always the same for a seed.
+    """Batches of similar length, always the same for a seed. None of the rows is left out.
 
-    The groups are shuffled and sorted within windows of about ten batches; then the batches are shuffled.
+    Groups are shuffled, and sorted by length within windows of about ten batches; then the batches are shuffled.
     """
     draw = random.Random(job.seed)  # noqa: S311 - a repeatable order, no secret
     grouped: dict[str, list[TokenRow]] = {}
@@ -201,9 +201,9 @@ def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:
         for start in range(0, len(groups), batch * 10):
             window = sorted(groups[start : start + batch * 10], key=lambda group: max(each.length for each in group))
             rows = [example for group in window for example in group]
-            cut = [rows[at : at + batch] for at in range(0, len(rows) - batch + 1, batch)] or [rows]
-            draw.shuffle(cut)
-            batches.extend(cut)
+            count = math.ceil(len(rows) / batch)
+            cut = [rows[len(rows) * at // count : len(rows) * (at + 1) // count] for at in range(count)]
+            batches.extend(draw.sample(cut, count))
     return batches[: job.steps]
 
 

@@ -48,6 +48,13 @@ for Tokenizer.shows, Tokenizer.begins in ((True, "assistant:"), (False, "assista
     except trainer["TrainingFailure"] as failure:
         print(failure)
 """
+BATCHES = """
+import runpy, sys
+trainer = runpy.run_path(sys.argv[1])
+rows = [trainer["TokenRow"]([0] * (at + 1), [1], str(at)) for at in range(31)]
+batches = trainer["cut_batches"](rows, trainer["Job"](steps=4, batch=16))
+print([sorted(map(len, batches[at : at + 2])) for at in (0, 2)], {len(row.prompt) for row in sum(batches[:2], [])})
+"""
 ENDING = "import runpy, sys; runpy.run_path(sys.argv[1])['follow_input'](); sys.exit(7)"
 
 
@@ -125,3 +132,11 @@ def test_of_a_forced_call_only_what_an_engine_leaves_to_the_model_is_learned(tmp
         *("Gladly." + whole, "No.."),
     ]
     assert asks == "refund|user:Refund A-7.<end>|assistant:[('", "the rest of the call stands before it"
+
+
+def test_each_round_trains_on_every_row_also_on_the_longest(tmp_path: Path) -> None:
+    write_libraries(tmp_path)
+    command = (sys.executable, "-c", BATCHES, str(TRAINER))
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    told = subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
+    assert told == f"[[15, 16], [15, 16]] {set(range(1, 32))}\n"
