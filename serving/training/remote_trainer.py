@@ -8,6 +8,7 @@ Started again with the same FOLDER it goes on from the checkpoint there.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -80,7 +81,7 @@ class TrainingGateway:
                 # A file may be ready later, or with another gateway. A training that was stopped comes not back.
                 if error.code in REFUSED or (error.code in (401, 403, 409) and body is not None):
                     raise GatewayFailure(f"The gateway refuses {path}: {fault}") from None
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:  # the latter where an answer ends too early
                 fault = str(error)
         if tries == 1:
             raise TimeoutError(fault)
