@@ -120,6 +120,11 @@ def from_json(value: Any) -> Manifest:
     return manifest
 
 
+def rename_keys(written: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest as a version keeps it, with the present names of the keys that earlier releases wrote."""
+    return {RENAMED.get(key, key): value for key, value in written.items()}
+
+
 def to_json(manifest: Manifest) -> dict[str, Any]:
     """The manifest as a JSON object; `from_json` gives the same manifest again.
 

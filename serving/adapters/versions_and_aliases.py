@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec.structs import replace
 
+from serving.adapters.manifest import rename_keys
 from serving.fleet_view import GeneralPromptView, VersionView
 
 DATASET_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
@@ -89,7 +90,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def view(self) -> VersionView:
         """As the router sees it."""
-        general_prompt = self.manifest.get("general_prompt") or self.manifest.get("blueprint") or {}  # its earlier name
+        general_prompt = rename_keys(self.manifest).get("general_prompt") or {}
         return VersionView(
             self.name,
             self.task,

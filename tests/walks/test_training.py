@@ -20,6 +20,7 @@ from gateway.features.releases.adding import Pusher
 from gateway.features.training.state import Trainings
 from gateway.features.training.training_start import WantedTraining, begin_run, draft_training
 from gateway.state.audited_step import AuditedStep
+from gateway.state.snapshot import object_store_of
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile
 from tests.fakes.trainer import write_trainer
@@ -132,6 +133,18 @@ async def test_another_manifest_is_another_training_and_the_version_has_it(gatew
         made = (await http.get("/admin/v1/adapters/returns@v3")).json()["manifest"]
         assert made["contract"]["choices"] == ["yes", "no"]
         assert (await begin(http, digest, status=200, manifest=manifest))["id"] == second["id"]
+
+
+async def test_manifest_of_an_earlier_release_trains_the_next_version(gateway: RunningGateway) -> None:
+    redis = gateway.services.redis
+    written = json.loads(await redis.hget("apprentice:versions", "returns@v1") or "")
+    written["manifest"]["blueprint"] = prompt = written["manifest"].pop("general_prompt")
+    await object_store_of(redis, "versions").put("returns@v1", written)
+    await gateway.services.snapshot.refresh()
+    async with gateway.http() as http:
+        told = await ended(http, (await begin(http, await send(http, data())))["id"])
+        assert (told["status"], told["version"]) == ("done", "returns@v2"), told["note"]
+        assert (await http.get("/admin/v1/adapters/returns@v2")).json()["manifest"]["general_prompt"] == prompt
 
 
 async def test_a_building_leaves_the_file_that_a_training_waits_for(gateway: RunningGateway) -> None:

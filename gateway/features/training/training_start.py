@@ -17,7 +17,7 @@ from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training, id_of
 from monitoring.datasets.folder import CARD_FILE
 from monitoring.redis_time import read_redis_time
-from serving.adapters.manifest import ManifestError, from_json, to_json
+from serving.adapters.manifest import ManifestError, from_json, rename_keys, to_json
 from serving.adapters.versions_and_aliases import Version
 from serving.object_store import Stale
 from serving.training.trainer import compute_trainer_digest
@@ -186,6 +186,6 @@ def _latest_manifest(trainings: Trainings, task: str) -> Mapping[str, Any] | Non
     snapshot = trainings.services.snapshot.current
     alias = snapshot.aliases.get(task)
     if alias is not None and alias.leading in snapshot.versions:
-        return snapshot.versions[alias.leading].manifest
+        return rename_keys(snapshot.versions[alias.leading].manifest)
     ours = [each for each in snapshot.versions_by_task.get(task, ()) if each.state != "retired"]
-    return max(ours, key=lambda version: version.number).manifest if ours else None
+    return rename_keys(max(ours, key=lambda version: version.number).manifest) if ours else None
