@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import ssl
+from contextlib import nullcontext
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from serving.adapters.probe import BaseModel, ProbeError, References, probe
@@ -33,3 +35,20 @@ async def test_logprobs_that_are_no_numbers_are_no_answer_and_no_reference(redis
             await probe(replica, version_of("returns"), "f", base, References(redis), http)
         assert not fault.value.wrong
     assert not await redis.exists("apprentice:references")
+
+
+@pytest.mark.parametrize(
+    ("expected", "is_right"), [("word " * 60, True), ("word " * 10, False), ("other " * 60, False)]
+)
+async def test_answer_that_is_longer_than_the_probe_reads_is_right_as_far_as_it_reads(
+    redis: Redis, expected: str, is_right: bool
+) -> None:
+    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    async with FakeEngine("returns@v1") as engine, httpx.AsyncClient(verify=nobody) as http:
+        texts = iter(["word " * 60, "what the base model says"])
+        engine.answers["*"] = lambda _: next(texts)
+        replica = Replica(ReplicaConfig("small-0", engine.url, "small"))
+        version = replace(version_of("returns"), manifest={"golden": [{"prompt": "Say it.", "expected": expected}]})
+        base = BaseModel("returns@v1", "b", lambda: True)
+        with nullcontext() if is_right else pytest.raises(ProbeError, match="answers the golden prompt"):
+            await probe(replica, version, "f", base, References(redis), http)
