@@ -186,10 +186,8 @@ def read_arguments(arguments: Any) -> Any:
 
 
 def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:
-    """Batches of similar length, always the same for a seed. None of the rows is left out.
-
-    Groups are shuffled, and sorted by length within windows of about ten batches; then the batches are shuffled.
-    """
+    """Batches of similar length, always the same for a seed. None of the rows is left out. Groups are shuffled, and
+    sorted by length within windows of about ten batches; then the batches are shuffled."""
     draw = random.Random(job.seed)  # noqa: S311 - a repeatable order, no secret
     grouped: dict[str, list[TokenRow]] = {}
     for example in examples:
@@ -212,6 +210,12 @@ def count_shared(examples: list[TokenRow]) -> int:
     prompts = [example.prompt[:-1] for example in examples]
     first, last = min(prompts), max(prompts)  # whatever these have in common, those between them have, too
     return next((at for at, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))
+
+
+def bound_logits(logits: Any, config: Any) -> Any:
+    """The logits as the model gives them: Granite's are divided by a number, Gemma 2's kept under one."""
+    logits, most = logits / getattr(config, "logits_scaling", 1.0), getattr(config, "final_logit_softcapping", None)
+    return most * torch.tanh(logits / most) if most else logits
 
 
 class LoraModel:
@@ -241,11 +245,14 @@ class LoraModel:
         self.masters = [weight.detach().float().clone().requires_grad_(True) for weight in self.weights]
 
     def _begin_from(self, folder: Path) -> None:
-        """Raises TrainingFailure for an adapter of another shape."""
+        """Take over an adapter at the scale that it is served with. Raises TrainingFailure for one of another shape."""
+        given, own = json.loads((folder / KEPT_FILES[0]).read_text(encoding="utf-8")), self.lora.peft_config["default"]
+        rank, weights = given["r"], load_file(folder / KEPT_FILES[1])
+        scale = given["lora_alpha"] / (math.sqrt(rank) if given.get("use_rslora") else rank) * own.r / own.lora_alpha
+        scaled = {name: weight * scale if "lora_B" in name else weight for name, weight in weights.items()}
         try:
-            peft.set_peft_model_state_dict(self.lora, load_file(folder / KEPT_FILES[1]))
+            peft.set_peft_model_state_dict(self.lora, scaled)
         except RuntimeError:
-            rank = json.loads((folder / KEPT_FILES[0]).read_text(encoding="utf-8")).get("r")
             text = f"The adapter to begin from does not fit: it has rank {rank}. Train with that rank, or begin again."
             raise TrainingFailure(text) from None
 
@@ -256,11 +263,8 @@ class LoraModel:
                 weight.copy_(master)
 
     def answer_logits(self, group: list[TokenRow], pad: int, shared: int) -> tuple[Any, Any]:
-        """Logits and labels at the positions of the answers.
-
-        The first `shared` tokens are the same in each row: they are computed once, and the batch shares their keys and
-        values. Padding is on the right, where causal attention keeps it from every real token.
-        """
+        """Logits and labels at the positions of the answers. The first `shared` tokens, the same in each row, are
+        computed once. Padding is on the right, where causal attention keeps it from every real token."""
         width = max(example.length for example in group) - shared
         ids = torch.full((len(group), width), pad, dtype=torch.long)
         rows, places, labels = list[int](), list[int](), list[int]()
@@ -280,14 +284,12 @@ class LoraModel:
                 layer.values = layer.values.expand(len(group), -1, -1, -1)
             options = {"past_key_values": cache, "use_cache": True}
         hidden = causal_lm.model(input_ids=ids.to(self.device), **options).last_hidden_state
-        logits = causal_lm.lm_head(hidden[torch.tensor(rows), torch.tensor(places)])
-        return logits.float(), torch.tensor(labels, device=self.device)
+        logits = causal_lm.lm_head(hidden[torch.tensor(rows), torch.tensor(places)]).float()
+        return bound_logits(logits, causal_lm.config), torch.tensor(labels, device=self.device)
 
     def measure(self, examples: list[TokenRow], pad: int, shared: int) -> tuple[float, float]:
-        """The loss per answer token, and the share of answers that are right as a whole.
-
-        An answer whose every token is the likeliest one is what greedy decoding gives.
-        """
+        """The loss per answer token, and the share of answers that are right as a whole: those of which each token is
+        the likeliest one, as greedy decoding gives it."""
         self.lora.eval()
         ordered = sorted(examples, key=lambda example: example.length)
         loss_sum, tokens, whole = 0.0, 0, 0
@@ -324,9 +326,7 @@ class LoraTraining:
     def __init__(self, job: Job, folder: Path) -> None:
         self.job, self.folder = job, folder
         self.model = LoraModel(job, folder)
-        self.optimiser = torch.optim.AdamW(
-            self.model.masters, lr=job.learning_rate, weight_decay=0.0, betas=(0.9, 0.99)
-        )
+        self.optimiser = torch.optim.AdamW(self.model.masters, job.learning_rate, (0.9, 0.99), weight_decay=0.0)
         self.step, self.loss = 0, 0.0
         self.best: tuple[float, float] | None = None
         """The share of right held-out answers, and the loss with its sign turned."""
@@ -418,7 +418,7 @@ def train(job: Job, folder: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.base)
     examples, left_out = read_examples(folder / job.rows, tokenizer, job.tokens_max)
     heldout_file = folder / job.heldout
-    none: tuple[list[TokenRow], int] = [], 0
+    none = list[TokenRow](), 0
     heldout, too_long = read_examples(heldout_file, tokenizer, job.tokens_max) if heldout_file.is_file() else none
     if not examples:
         raise TrainingFailure(f"No row has at most {job.tokens_max} tokens: raise tokens_max, or shorten the rows.")

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from serving.training.trainer import TRAINER
 
 LIBRARIES = {
@@ -54,6 +56,18 @@ trainer = runpy.run_path(sys.argv[1])
 rows = [trainer["TokenRow"]([0] * (at + 1), [1], str(at)) for at in range(31)]
 batches = trainer["cut_batches"](rows, trainer["Job"](steps=4, batch=16))
 print([sorted(map(len, batches[at : at + 2])) for at in (0, 2)], {len(row.prompt) for row in sum(batches[:2], [])})
+"""
+HEADS = """
+import runpy, sys, math, torch
+from types import SimpleNamespace as Of
+bound_logits, torch.tanh = runpy.run_path(sys.argv[1])["bound_logits"], math.tanh
+print(*(bound_logits(8.0, Of(**each)) for each in ({}, {"logits_scaling": 16.0}, {"final_logit_softcapping": 0.25})))
+"""
+BEGINNING = """
+import pathlib, runpy, sys
+from types import SimpleNamespace
+lora = SimpleNamespace(peft_config={"default": SimpleNamespace(r=4, lora_alpha=8)})
+runpy.run_path(sys.argv[1])["LoraModel"]._begin_from(SimpleNamespace(lora=lora), pathlib.Path(sys.argv[2]))
 """
 ENDING = "import runpy, sys; runpy.run_path(sys.argv[1])['follow_input'](); sys.exit(7)"
 
@@ -134,9 +148,30 @@ def test_of_a_forced_call_only_what_an_engine_leaves_to_the_model_is_learned(tmp
     assert asks == "refund|user:Refund A-7.<end>|assistant:[('", "the rest of the call stands before it"
 
 
+def run_program(program: str, folder: Path) -> str:
+    command = (sys.executable, "-c", program, str(TRAINER), str(folder))
+    variables = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
+
+
 def test_each_round_trains_on_every_row_also_on_the_longest(tmp_path: Path) -> None:
     write_libraries(tmp_path)
-    command = (sys.executable, "-c", BATCHES, str(TRAINER))
-    variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    told = subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
-    assert told == f"[[15, 16], [15, 16]] {set(range(1, 32))}\n"
+    assert run_program(BATCHES, tmp_path) == f"[[15, 16], [15, 16]] {set(range(1, 32))}\n"
+
+
+def test_logits_are_those_of_the_models_own_head(tmp_path: Path) -> None:
+    write_libraries(tmp_path)
+    assert run_program(HEADS, tmp_path) == "8.0 0.5 0.25\n"
+
+
+@pytest.mark.parametrize(("given", "factor"), [({"lora_alpha": 8}, 1.0), ({"lora_alpha": 32, "use_rslora": True}, 8.0)])
+def test_training_begins_with_an_adapter_at_the_scale_of_that(
+    tmp_path: Path, given: dict[str, Any], factor: float
+) -> None:
+    write_libraries(tmp_path)
+    (tmp_path / "peft.py").write_text("set_peft_model_state_dict = lambda _, weights: print(weights)")
+    (tmp_path / "safetensors/torch.py").write_text(
+        "load_file = lambda _: {'x.lora_A.weight': 1.0, 'x.lora_B.weight': 1.0}"
+    )
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, **given}))
+    assert run_program(BEGINNING, tmp_path) == f"{{'x.lora_A.weight': 1.0, 'x.lora_B.weight': {factor}}}\n"
