@@ -169,7 +169,7 @@ def write_manifest(adoption: Adoption) -> dict[str, Any]:
     if path.exists():
         adoption.api.out.note(f"{path} is there already, and stays: delete it to have one drafted from the examples.")
     else:
-        lines = (adoption.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (adoption.folder / "train.jsonl").read_bytes().splitlines()  # a text may have other ends of lines in it
         rows = [row for row in (read_row(json.loads(line)) for line in lines) if row is not None]
         draft = yaml.safe_dump(draft_manifest(adoption.task, rows), sort_keys=False, allow_unicode=True)
         path.write_text(draft, encoding="utf-8")

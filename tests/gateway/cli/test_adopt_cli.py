@@ -50,7 +50,7 @@ def examples(folder: Path) -> Path:
         for number in range(240):
             product, days = PRODUCTS[number % len(PRODUCTS)], 1 + number // 4
             state, decision = ("sealed", "approve") if number % 2 else ("broken by me", "deny")
-            case = f"A {product} number {number}, {state}, after {days} days."
+            case = f"A {product} number {number}, {state},\N{LINE SEPARATOR}after {days} days."
             table.writerow((case, json.dumps({"decision": decision})))
     return path
 
