@@ -55,9 +55,10 @@ class ShareWindow:
             self._fallbacks -= old_fallbacks
 
     def has_room(self, now: float) -> bool:
-        """True if one more request may go to the fallback."""
+        """True if one more request may go to the fallback. Those under way there are requests, too."""
         self.count(now, 0, 0)
-        return self._fallbacks + 1 <= self._share_max * max(self._requests, REQUESTS_MIN)
+        sent = self._fallbacks + 1
+        return sent <= self._share_max * max(self._requests, sent, REQUESTS_MIN)
 
 
 @dataclass(eq=False, slots=True)

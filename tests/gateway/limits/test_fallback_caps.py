@@ -57,6 +57,13 @@ def test_few_requests_count_as_if_they_were_more(share: float, first: int) -> No
     assert sent == first
 
 
+def test_a_share_of_all_stays_open_however_many_are_under_way() -> None:
+    counted = ShareWindow(1.0, 100.0)
+    for _ in range(3 * REQUESTS_MIN):
+        assert counted.has_room(1.0)
+        counted.count(1.0, 0, 1)
+
+
 def record(**fields: Any) -> Record:
     return Record(id="x", at=0.0, endpoint="chat", caller="c", requested_model="returns", task="returns", **fields)
 
