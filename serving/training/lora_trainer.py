@@ -192,8 +192,7 @@ def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:
     grouped: dict[str, list[TokenRow]] = {}
     for example in examples:
         grouped.setdefault(example.group, []).append(example)
-    groups, batch = list(grouped.values()), min(job.batch, len(examples))
-    batches: list[list[TokenRow]] = []
+    groups, batch, batches = list(grouped.values()), min(job.batch, len(examples)), list[list[TokenRow]]()
     while len(batches) < job.steps:
         draw.shuffle(groups)
         for start in range(0, len(groups), batch * 10):
@@ -312,8 +311,7 @@ class LoraModel:
         self.lora.save_pretrained(aside, safe_serialization=True, save_embedding_layers=False)
         path = aside / KEPT_FILES[0]
         config = json.loads(path.read_text(encoding="utf-8"))
-        config |= {"base_model_name_or_path": base_name, "inference_mode": True}
-        config["target_modules"] = sorted(config["target_modules"])
+        config |= {"base_model_name_or_path": base_name, "target_modules": sorted(config["target_modules"])}
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for name in KEPT_FILES:
@@ -382,6 +380,8 @@ class LoraTraining:
     def evaluate(self, heldout: list[TokenRow], pad: int, shared: int) -> None:
         """Measure the held-out rows, and keep the adapter if it is the best so far."""
         loss, right = self.model.measure(heldout, pad, shared) if heldout else (self.loss, 0.0)
+        if not math.isfinite(loss):
+            raise TrainingFailure(f"The held-out loss at step {self.step} is no number: lower the learning rate.")
         is_best = self.best is None or (right, -loss) > self.best or not heldout
         self.worse = 0 if is_best else self.worse + 1
         if is_best:

@@ -69,6 +69,16 @@ from types import SimpleNamespace
 lora = SimpleNamespace(peft_config={"default": SimpleNamespace(r=4, lora_alpha=8)})
 runpy.run_path(sys.argv[1])["LoraModel"]._begin_from(SimpleNamespace(lora=lora), pathlib.Path(sys.argv[2]))
 """
+DIVERGING = """
+import runpy, sys
+from types import SimpleNamespace
+trainer = runpy.run_path(sys.argv[1])
+training = SimpleNamespace(model=SimpleNamespace(measure=lambda *_: (float("nan"), 0.0)), loss=1.0, best=None, step=4)
+try:
+    trainer["LoraTraining"].evaluate(training, [1], 0, 0)
+except trainer["TrainingFailure"] as failure:
+    print(failure)
+"""
 ENDING = "import runpy, sys; runpy.run_path(sys.argv[1])['follow_input'](); sys.exit(7)"
 
 
@@ -175,3 +185,9 @@ def test_training_begins_with_an_adapter_at_the_scale_of_that(
     )
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, **given}))
     assert run_program(BEGINNING, tmp_path) == f"{{'x.lora_A.weight': 1.0, 'x.lora_B.weight': {factor}}}\n"
+
+
+def test_held_out_loss_that_is_no_number_ends_the_training_with_advice(tmp_path: Path) -> None:
+    write_libraries(tmp_path)
+    told = run_program(DIVERGING, tmp_path)
+    assert told == "The held-out loss at step 4 is no number: lower the learning rate.\n"
