@@ -179,6 +179,23 @@ async def test_an_alias_that_moves_while_versions_are_placed_stops_the_apply(
         assert (await http.get("/admin/v1/overrides")).json() == {"overrides": []}
 
 
+async def test_tasks_whose_versions_have_the_same_bytes_are_restored(
+    configure: Configure, make_adapter: MakeAdapter, redis: Redis, tmp_path: Path
+) -> None:
+    tasks: dict[str, Any] = {"returns": {}, "swaps": {}}
+    file, bytes_of, folder, other = tmp_path / "state.json", tmp_path / "adapters", make_adapter(1), tmp_path / "m.yaml"
+    other.write_text((folder / "manifest.yaml").read_text().replace("task: returns", "task: swaps"))
+    async with run_gateway(configure(tasks=tasks)) as here:
+        for manifest in (folder / "manifest.yaml", other):
+            await ok(command_for(here), "adapters", "push", str(folder), "--manifest", str(manifest))
+        await ok(command_for(here), "state", "export", "-o", str(file), "--adapters", str(bytes_of))
+    await redis.flushall()
+    async with run_gateway(configure(tasks=tasks, data_folder=tmp_path / "there")) as there:
+        await ok(command_for(there), "state", "apply", str(file), "--adapters", str(bytes_of))
+        listed = (await ok(command_for(there), "adapters", "list", "--json")).json["adapters"]
+        assert [version["version"] for version in listed] == ["returns@v1", "swaps@v1"]
+
+
 async def test_cluster_with_the_same_base_takes_over_a_release_and_others_refuse_it(
     configure: Configure, make_adapter: MakeAdapter, base_folder: Path, redis: Redis, small: FakeEngine, tmp_path: Path
 ) -> None:
