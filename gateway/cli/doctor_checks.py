@@ -70,8 +70,11 @@ def report_problem(check: str, observation: str, advice: str) -> DoctorFinding:
 def check_folder(check: str, folder: Path) -> DoctorFinding:
     """Check that a folder can be written, and the space that is left. One that is missing is made at the start."""
     there = folder.absolute()
-    while not there.exists():
-        there = there.parent
+    try:
+        while not there.exists():
+            there = there.parent
+    except OSError as error:  # it lies in a folder that is closed to this user, or has no possible name
+        return report_problem(check, f"{folder}: {error.strerror}", "Give this user its folder, or name another.")
     if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         return report_problem(check, f"{folder} can't be written", f"Give this user {there}, or name another folder.")
     free = shutil.disk_usage(there).free

@@ -35,18 +35,13 @@ RECORDS_TO_MEASURE = 100
 
 async def check_state(settings: Settings) -> AsyncIterator[DoctorFinding]:
     """The Redis that is configured, or the embedded Valkey if it runs: it is not started for this."""
-    socket_path = settings.embedded_socket()
-    if settings.redis_url is None and not socket_path.exists():
-        yield report_ok("redis", "an embedded Valkey, which the gateway starts: durable, on this machine alone")
-        return
-    url = settings.redis_address() or f"unix://{socket_path}"
     try:
-        async with open_state(url, settings.data_folder) as redis:
+        async with open_state(settings.find_redis_address(), settings.data_folder) as redis:
             async for finding in _checks(settings, redis):
                 yield finding
     except (StateError, RedisError, OSError) as error:
         if settings.redis_url is None:
-            yield report_ok("redis", "the embedded Valkey does not run: the gateway starts it")
+            yield report_ok("redis", "an embedded Valkey, which the gateway starts: durable, on this machine alone")
         else:
             yield report_problem("redis", f"{error}", "Until then no gateway starts.")
 

@@ -237,6 +237,8 @@ async def test_folders_that_can_not_be_are_a_problem(doctor: Doctor, tmp_path: P
     found = by_check(await doctor("--json", store_folder=str(tmp_path / "file" / "store")))
     assert found["store folder"][0] == "problem"
     assert found["data folder"][0] in ("ok", "warning")
+    found = by_check(await doctor("--json", data_folder=str(tmp_path / ("long" * 100)), redis_url=None))
+    assert found["data folder"][0] == "problem"
 
 
 async def test_something_else_on_the_gateways_port_is_a_problem(doctor: Doctor, small: FakeEngine) -> None:
