@@ -26,7 +26,9 @@ Integers = npt.NDArray[np.intp]
 
 
 def number_groups(names: Sequence[str | None]) -> Integers:
-    """A number for each name, the same for the same one; who has none is alone."""
+    """A number for each name, the same for the same one; who has none is alone. One name for all tells nothing."""
+    if len(set(names)) == 1:
+        return np.arange(len(names))
     numbers: dict[str, int] = {}
     alone = len(names)
     return np.array(
@@ -37,10 +39,10 @@ def number_groups(names: Sequence[str | None]) -> Integers:
 def draw_folds(own: Integers, groups: Integers, draw: np.random.Generator) -> list[Integers]:
     """Parts of the prompts `own`, each to be held back from a fitting with the others: FOLDS that hold all of them, or
     of more than FOLDED_PROMPTS_MAX one of half as many. No group is in two, so that a threshold holds for wordings that
-    are not among the prompts; where there is one group only, that can't be."""
+    are not among the prompts."""
     names = draw.permutation(np.unique(groups))
     few = len(own) <= FOLDED_PROMPTS_MAX
-    if len(names) == len(own) or len(names) < 2:
+    if len(names) == len(own):
         order = draw.permutation(own)
         return np.array_split(order, FOLDS) if few else [order[: FOLDED_PROMPTS_MAX // 2]]
     if few:

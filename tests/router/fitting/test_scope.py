@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,11 @@ def test_one_class_is_enough(embedding: StaticEmbedding) -> None:
     prompts = [TrainingPrompt(str(n), f"return order {n} for me", "returns") for n in range(40)]
     model = fit(prompts, embedding)
     assert model.score("return order 99 for me").score > model.score("what is the capital of Peru").score
+
+
+def test_prompts_that_are_all_of_one_group_are_fitted_as_those_of_none(embedding: StaticEmbedding) -> None:
+    alone = made(("return the lamp", "refund please"), 40)
+    assert fit([replace(each, group="a") for each in alone], embedding).to_bytes() == fit(alone, embedding).to_bytes()
 
 
 def test_without_any_other_traffic_it_is_fitted_too(embedding: StaticEmbedding) -> None:
