@@ -138,15 +138,20 @@ class AdminClient:
         params = _without_none(query)
         return self._ask("POST", path, content=content, params=params, headers=headers, timeout=SENDING_TIMEOUT)
 
-    def download(self, path: str, target: Path) -> None:
-        """Write the bytes at `path` to `target`, which appears whole or not at all."""
+    def download(self, path: str, target: Path) -> int:
+        """Write the bytes at `path` to `target`, which appears whole or not at all. Returns the number of their lines:
+        a pipe can't be read again."""
+        lines = 0
         _see_that_names_fit(path)
         with write_whole(target) as partial, self._in_words(), self._http.stream("GET", path) as answer:
             if answer.is_error:
                 answer.read()
                 raise _refusal(answer)
             with partial.open("wb") as file:
-                file.writelines(answer.iter_bytes())
+                for piece in answer.iter_bytes():
+                    lines += piece.count(b"\n")
+                    file.write(piece)
+        return lines
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         _see_that_names_fit(path)

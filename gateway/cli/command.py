@@ -69,10 +69,10 @@ class Api(AdminClient):
         self.ca_file = connection.ca_file
         self.out = out
 
-    def save(self, path: str, target: Path) -> None:
-        """Write the bytes at `path` to `target`. Raises CommandError."""
+    def save(self, path: str, target: Path) -> int:
+        """Write the bytes at `path` to `target`, and count their lines. Raises CommandError."""
         with explain_os_error(f"{target} can't be written"):
-            self.download(path, target)
+            return self.download(path, target)
 
 
 class UnaskedApi(NamedTuple):

@@ -129,10 +129,9 @@ def export(
     """Write a part of a data set in a form for others."""
     path = target or Path(f"{part}.{'parquet' if form == 'parquet' else 'jsonl'}")
     see_that_it_can_be_written(force, path)
-    api.save(f"{PATH}/{quote(digest, safe='')}/export?part={part}&format={form}", path)
+    lines = api.save(f"{PATH}/{quote(digest, safe='')}/export?part={part}&format={form}", path)
     text = f"Wrote {path}."
     if form == "dpo":
-        lines = path.read_bytes().count(b"\n")
         text = f"Wrote {path}: {lines} rows with a worse answer beside the right one."
     api.out.tell({"file": str(path)}, text)
 

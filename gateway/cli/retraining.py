@@ -61,8 +61,7 @@ def export(
     answer = api.get(address)
     if not answer["complete" if complete else "kept"]:
         raise Unusable(f"Nothing is written: {_explain_lack(answer)}")
-    api.save(f"{address}/examples?complete={str(complete).lower()}", path)
-    lines = path.read_bytes().count(b"\n")
+    lines = api.save(f"{address}/examples?complete={str(complete).lower()}", path)
     text = f"Wrote {path}: {lines} {'example' if lines == 1 else 'examples'}."
     api.out.tell({"file": str(path), "examples": lines}, text)
     if not answer["complete"]:

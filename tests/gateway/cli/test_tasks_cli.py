@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -17,7 +18,7 @@ from monitoring.quality.phrases import NOBODY_WOKEN
 from monitoring.quality.verdicts.quality import SignalReport
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
-from tests.gateway.cli.conftest import Command, ok
+from tests.gateway.cli.conftest import Command, in_a_process, ok
 from tests.walks.gateway import RunningGateway
 from tests.walks.review_world import monitor_elsewhere
 from tests.walks.test_health import SHIFT, become, judged, sent
@@ -260,6 +261,9 @@ async def test_what_was_judged_bad_is_listed_shown_exported_and_closed(
     told = (await ok(apprentice, "retraining", "export", opened["id"], "--out", str(path), "--json", "--force")).json
     assert told == {"file": str(path), "examples": 2}
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [other, request_id]
+    async with asyncio.timeout(30):
+        piped = await in_a_process(gateway)("retraining", "export", opened["id"], "--out", "/dev/stdout")
+    assert piped.out == f"{path.read_text()}Wrote /dev/stdout: 2 examples.\n"
     assert (await ok(apprentice, "retraining", "close", opened["id"])).out == f"{opened['id']} is closed.\n"
     assert rows((await ok(apprentice, "retraining", "list", "--state", "open")).out) == []
 
