@@ -16,6 +16,7 @@ from monitoring.redis_time import read_redis_time
 from serving.adapters.manifest import Manifest, to_json
 from serving.adapters.verification import Artifact
 from serving.adapters.versions_and_aliases import (
+    GIVEN_UP,
     PLACED,
     ROLES,
     STEPS,
@@ -121,13 +122,12 @@ class Registry:
 
         What is `noted` is written where that changes anything. Raises RegistryError where a task has too many versions.
         """
-        content = to_json(manifest)
-        digest = manifest.digest()
+        content, digest = to_json(manifest), manifest.digest()
         while True:
             ours = [version for version in (await self.versions()).values() if version.task == task]
             for version in ours:
                 same = (version.digest, version.manifest_digest, version.pool) == (artifact.digest, digest, pool)
-                if same and version.state != "retired":
+                if same and version.state not in GIVEN_UP:
                     signed = signed_by is None or (signed_by, signature) == (version.signed_by, version.signature)
                     return version if signed else await self._sign(version, signed_by, signature, noted)
             numbers = [version.number for version in ours]

@@ -22,6 +22,14 @@ async def test_the_same_adapter_is_the_same_version_in_one_pool_and_another_in_t
     assert names == ["returns@v1", "returns@v1", "returns@v2"]
 
 
+async def test_adapter_of_a_version_that_was_given_up_makes_a_new_one_at_once(redis: Redis) -> None:
+    registry = Registry(redis)
+    await registry.register("returns", "one", ARTIFACT, MANIFEST, "admin")
+    await registry.withdraw("returns@v1", "draining")
+    assert (await registry.register("returns", "one", ARTIFACT, MANIFEST, "admin")).name == "returns@v2"
+    assert (await registry.register("returns", "one", ARTIFACT, MANIFEST, "admin")).name == "returns@v2"
+
+
 async def test_an_alias_of_0_1_0_is_read_with_its_way_back(redis: Redis) -> None:
     object_store = ObjectStore(redis, "aliases")
     await object_store.put("returns", {"weights": {"returns@v2": 1.0}, "salt": "a", "previous": "returns@v1"})
