@@ -22,6 +22,7 @@ NAME_WORDS = "a name is needed: at most 63 of a-z, 0-9, - and _, a letter or dig
 OF_A_NAME = "[key]"
 """The step that pydantic puts behind a name that is none."""
 SHOWN_CHARACTERS_MAX = 40
+SHOWN_NUMBER_MAX = 1e300
 RENAMED: Mapping[str, str] = MappingProxyType(
     {
         "exit_pool": "fallback_pool",
@@ -194,7 +195,8 @@ def _show(given: Any, schema: Schema) -> str:
         case bool() | None:
             return {None: "null", True: "true", False: "false"}[given]
         case int() | float():
-            return "a number" if schema.get("format") == "password" else f"{given:.15g}"
+            is_shown = schema.get("format") != "password" and abs(given) < SHOWN_NUMBER_MAX
+            return f"{given:.15g}" if is_shown else "a number"
         case list():
             return f"a list of {len(given)}"
         case dict():

@@ -25,8 +25,7 @@ def read_plain_yaml(raw: bytes) -> Any:
         place, fault = describe_syntax(error)
         where = f" (line {place[0]}, column {place[1]})" if place is not None else ""
         raise PlainYamlError(f"is no valid YAML{where}: {fault}.") from None
-    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        # The parser lets these out where a value is not of its explicit tag.
+    except (UnicodeDecodeError, RecursionError) as error:
         raise PlainYamlError(f"can't be read: {error}.") from None
 
 
@@ -65,6 +64,14 @@ def describe_syntax(error: Exception) -> tuple[tuple[int, int] | None, str]:
 
 class UniqueKeyLoader(yaml.SafeLoader):
     """A safe loader of texts that are Unicode, which takes no key twice: the last one would win in silence."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """The value. Raises YAMLError for one that is not of its tag, such as the 30th of February, or holds itself."""
+        try:
+            return super().construct_object(node, True)  # in one go: else what holds itself is not seen
+        except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError):
+            text = f"{quote_name(str(node.value))} can't be read as {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         """The mapping. Raises YAMLError that names the key and its line."""

@@ -215,7 +215,10 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
     assert "not a mapping" in said(tmp_path, content)
 
 
-@pytest.mark.parametrize("content", ["a: [\n", "a: b: c\n", "\ta: 1\n", 1000 * "["])
+NOT_YAML = ["a: [\n", "a: b: c\n", "\ta: 1\n", 1000 * "[", "a: 2026-02-30\n", "a: !!int b\n", "a: &b [*b]\n"]
+
+
+@pytest.mark.parametrize("content", [*NOT_YAML, f"a: {5000 * '9'}\n", "a: &b {c: *b}\n"])
 def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, content: str) -> None:
     assert "not YAML" in said(tmp_path, content)
 
