@@ -42,7 +42,7 @@ def fit(job: FittingJob, packed: bytes) -> FittingResult:
     model = fit_scope(prompts, traffic, embedding, job.seed, tell_step, deep, stands)
     name = embedding.name if deep is None else f"{embedding.name} and {deep.name}"
     auroc = measure_auroc(model, aside)
-    return FittingResult(model.to_bytes(), "", auroc, len(model.held_back), len(prompts), len(others), name)
+    return FittingResult(model.to_bytes(), "", auroc, model.held_back_rows, len(prompts), len(others), name)
 
 
 def measure_auroc(model: ScopeModel, others: Sequence[str]) -> float | None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from router.embedding import StaticEmbedding, Vectors
+from router.fitting import run
 from router.fitting.background import read_stand_in
 from router.fitting.errors import FittingError
 from router.fitting.scope import PROMPTS_MIN, TrainingPrompt, fit_scope
-from router.scope_model import ScopeModel
+from router.fitting_job import FittingJob, FittingLine
+from router.scope_model import HELD_BACK_MAX, ScopeModel
 
 CHINESE = ("我想退货", "什么时候退款", "这个灯坏了", "换一个尺码", "包裹没有收到")
 ARABIC = ("أريد إرجاع المنتج", "متى أسترد أموالي", "المصباح مكسور", "أريد مقاسا آخر", "لم يصل الطرد")
@@ -116,6 +120,13 @@ def test_what_stands_for_other_traffic_but_is_like_the_prompts_is_left_out(embed
     same = [one.text.upper() + "!" for one in prompts]
     model = fit_scope(prompts, (), embedding, 1, quiet, stand_in=(*same, *read_stand_in()[::10]))
     assert model.score("my card was declined 61").score > model.threshold(0.05)
+
+
+def test_all_scores_are_counted_that_thresholds_rest_on() -> None:
+    lines = [FittingLine(each.text, each.id) for each in made(("return the lamp", "refund please"), 1_200)]
+    packed = gzip.compress(b"\n".join(map(msgspec.json.encode, lines)))
+    told = run.fit(FittingJob(len(packed)), packed)
+    assert told.thresholds == told.rows > HELD_BACK_MAX
 
 
 def test_progress_rises_to_one_and_names_its_steps(embedding: StaticEmbedding) -> None:
