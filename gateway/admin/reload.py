@@ -20,6 +20,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
+from gateway.configuration.pools import PoolSettings
 from gateway.configuration.settings import Settings, load_settings
 from gateway.current_configuration import bounds_of, caps_of, configured_policy_of
 from gateway.endpoint_parts import Admin, services_of
@@ -230,11 +231,18 @@ def find_restarts(before: Settings, after: Settings, changes: tuple[SettingChang
     yield from (change.path for change in changes if not changeable.fullmatch(change.path))
     pool_of = {replica.name: name for name, pool in before.pools.items() for replica in pool.replicas}
     for name, pool in after.pools.items():
-        urls = {replica.url for old in (before.pools.get(name),) if old is not None for replica in old.replicas}
+        old = before.pools.get(name)
+        urls = {replica.url for replica in old.replicas} if old is not None else set[str]()
         for replica in pool.replicas:
             moved = pool_of.get(replica.name, name) != name
             if moved or (pool.tls is not None and replica.url not in urls):  # its certificates were opened at the start
                 yield f"pools.{name}.replicas.{replica.name}"
+        if _server_name_of(pool) not in (None, _server_name_of(old)):  # so were these
+            yield f"pools.{name}.discover.server_name"
+
+
+def _server_name_of(pool: PoolSettings | None) -> str | None:
+    return None if pool is None or pool.discover is None else pool.discover.server_name
 
 
 def _pattern(changeable: str) -> str:

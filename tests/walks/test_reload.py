@@ -173,6 +173,9 @@ async def test_settings_in_force_that_come_back_are_not_taken_in_again(configure
         (lambda c: c["pools"]["small"]["replicas"].append(c["pools"]["general"]["replicas"].pop())
          or c["pools"]["general"]["replicas"].append({"name": "general-1", "url": "http://a:1"}),
          "pools.small.replicas.general-0"),
+        (lambda c: c["pools"]["small"].pop("replicas")
+         and c["pools"]["small"].update(discover={"dns": "localhost", "port": 1, "server_name": "engine"}),
+         "pools.small.discover.server_name"),
     ],
 )  # fmt: skip
 async def test_what_needs_a_restart_is_named_and_then_nothing_is_changed(
