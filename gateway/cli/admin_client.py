@@ -35,6 +35,8 @@ ANSWER_TIMEOUT_SECONDS = 60.0
 SENDING_TIMEOUT = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
 """The gateway reads all of an adapter when the upload is over, before it answers."""
 ERROR_TEXT_MAX = 2000
+NAME_CHARACTERS_MAX = 5000
+"""Longest part of an address; no name is so long."""
 
 WHAT_TO_DO: Mapping[str, str] = {
     "invalid_api_key": f"Give an admin's key with --key-file or in {KEY_VARIABLE}.",
@@ -157,7 +159,7 @@ class AdminClient:
         _see_that_names_fit(path)
         try:
             request = self._http.build_request(method, path, **options)
-        except ValueError as error:  # no JSON has such a number
+        except (ValueError, httpx.InvalidURL) as error:  # no JSON has such a number, or no address such a query
             raise Unusable(f"It can't be sent: {error}.") from error
         with self._in_words():
             answer = self._http.send(request)
@@ -185,10 +187,9 @@ class AdminClient:
 def _see_that_names_fit(path: str) -> None:
     """Raises Unusable where a quoted name within `path` would lead to another address."""
     for part in path.partition("?")[0].split("/"):
-        if "%2F" in part or part in (".", ".."):
-            raise Unusable(
-                f"{unquote(part)[:80]!r} is no name that anything here has: none has a slash, or dots alone."
-            )
+        if "%2F" in part or part in (".", "..") or len(part) > NAME_CHARACTERS_MAX:
+            text = f"{unquote(part)[:80]!r} is no name that anything here has"
+            raise Unusable(f"{text}: none has a slash, dots alone, or such a length.")
 
 
 def _without_none(query: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -324,7 +325,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unusable(f"{path} is not JSON: {error}.") from error
     if not isinstance(value, dict):
         raise Unusable(f"{path} holds no JSON object.")

@@ -174,7 +174,7 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Ma
         else:
             objects = _rows_of_json(path, file) if path.suffix.lower() == ".json" else _rows_of_lines(file)
             rows = list(_rename_fields(path, objects, own_names) if own_names else objects)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unusable(f"{path} can't be read: {error}.") from error
     if not rows:
         raise Unusable(f"{path} has no rows: give one at least.")

@@ -51,6 +51,26 @@ def test_a_number_that_json_does_not_have_is_not_the_address_at_fault() -> None:
     assert "float values" in said.err
 
 
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (("adapters", "show", 70_000 * "a"), "'aaa"),
+        (("adapters", "list", "--task", 70_000 * "a"), "It can't be sent: "),
+        (("datasets", "export", 70_000 * "a"), "'aaa"),
+        (("state", "diff", "deep.json"), "deep.json is not JSON: "),
+        (("evaluate", "returns@v1", "--data", "deep.json"), "deep.json can't be read: "),
+    ],
+)
+def test_what_is_too_long_or_too_deep_is_one_line(
+    words: tuple[str, ...], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("deep.json").write_text(100_000 * "[")
+    said = run(*words, APPRENTICE_URL="http://127.0.0.1:9", APPRENTICE_KEY=new_key()[0])
+    assert (said.exit_code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith(f"apprentice: {fault}")
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:x", "http://[::1", "http://a\tb", "ftp://a", "a"])
 def test_what_is_no_address_is_one_line(url: str) -> None:
     said = run("keys", "list", APPRENTICE_URL=url, APPRENTICE_KEY=new_key()[0])
