@@ -364,11 +364,13 @@ def _take_in(order: Order, window: int, units_held: int, used: int, total: int, 
     allowance.is_known = True
     begins, ends = (moment + at for moment in bounds_of(allowance.span, window))
     if quota is None:
-        quota = Quota(window, begins, ends, used)
+        # It may be there: one that was leased ahead, whose window Redis was in sooner than was thought here.
+        same = (each for each in (allowance.now, allowance.ahead) if each is not None and each.window == window)
+        quota = next(same, None) or Quota(window, begins, ends, used)
         if order.ahead:
             allowance.ahead = quota
         else:
-            allowance.now = quota
+            allowance.now, allowance.ahead = quota, None if allowance.ahead is quota else allowance.ahead
     quota.begins_at, quota.ends_at = begins, ends
     quota.told_held = units_held
     # What requests under way reserved beyond the limit is not free once they have spent less.

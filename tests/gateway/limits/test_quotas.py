@@ -217,6 +217,24 @@ async def test_an_idle_gateway_gives_its_quota_back_and_finds_what_it_spent_agai
     assert said == 7
 
 
+async def test_a_window_that_redis_is_in_sooner_than_thought_has_one_quota(redis: Redis) -> None:
+    one = gateway(redis, "key:x", "one", share=0.4)
+    one.take(7)
+    await one.quotas.round()
+    early = one.allowance.now
+    assert early is not None
+    early.begins_at = time.monotonic() + 60.0  # as of an answer that took long; it was leased ahead
+    one.allowance.now, one.allowance.ahead = None, early
+    assert not one.take(7)
+    await one.quotas.round()
+    assert one.take(7)
+    one.settle(1.0)
+    one.allowance.touched_at -= IDLE_SECONDS + 1
+    await one.quotas.round()
+    ((said, _),) = await read_spent(redis, [(one.allowance.key, "month")])
+    assert said == 7
+
+
 async def test_what_an_idle_gateway_spent_while_redis_was_away_counts_when_it_is_back() -> None:
     async with valkey() as server, Redis(unix_socket_path=str(server.socket)) as redis:
         one, other = gateway(redis, "key:x", "one", share=0.5), gateway(redis, "key:x", "other", share=1.0)
