@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class TrainingFailure(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """One training. Files are relative to its folder; times are in seconds."""
+    """One training. Files are relative to its folder; times are in seconds. `template`: JSON for the chat template."""
 
     base: str = ""
     base_name: str = ""
@@ -65,6 +66,7 @@ class Job:
     patience: int = 4
     first_layer: int = 0
     tokens_max: int = 1024
+    template: str = "{}"
     threads: int = 0
     checkpoint_seconds: float = 60.0
     nice: int = 0
@@ -92,8 +94,7 @@ def tell(kind: str, **facts: Any) -> None:
 def split_row(row: dict[str, Any], line: int) -> tuple[list[dict[str, Any]] | str, str]:
     """The request (messages, or the text of a prompt) and the expected answer of a row; empty for one that calls
     tools. Raises TrainingFailure."""
-    expected = row.get("expected", row.get("label"))
-    messages = row.get("messages")
+    expected, messages = row.get("expected", row.get("label")), row.get("messages")
     if messages and messages[-1].get("role") == "assistant":
         return messages[:-1], "" if messages[-1].get("tool_calls") else str(messages[-1]["content"])
     if expected is None:
@@ -103,9 +104,10 @@ def split_row(row: dict[str, Any], line: int) -> tuple[list[dict[str, Any]] | st
     return row.get("prompt", request), answer
 
 
-def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[TokenRow], int]:
-    """The rows of a file as tokens, and how many were left out since they are longer than `tokens_max`."""
+def read_examples(path: Path, tokenizer: Any, job: Job) -> tuple[list[TokenRow], int]:
+    """The rows of a file as tokens, and how many were left out since they are longer than the job's `tokens_max`."""
     examples, left_out = list[TokenRow](), 0
+    template = partial(tokenizer.apply_chat_template, tokenize=False, **json.loads(job.template))
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -115,7 +117,7 @@ def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[Tok
             prompt, calls = request, ""
             if not isinstance(request, str):
                 try:
-                    prompt, calls = render(row, request, tokenizer, number)
+                    prompt, calls = render(row, request, template, tokenizer.eos_token, number)
                 except TemplateError as error:
                     raise TrainingFailure(f"Line {number}: the base's chat template refuses it: {error}") from None
                 answer = calls or answer
@@ -125,25 +127,25 @@ def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[Tok
             answer_ids = [*said.input_ids[given:], tokenizer.eos_token_id]
             group = str(row.get("group") or row.get("family") or number)
             example = TokenRow([*prompt_ids, *said.input_ids[:given]], answer_ids, group)
-            if example.length > tokens_max or not prompt_ids:
+            if example.length > job.tokens_max or not prompt_ids:
                 left_out += 1
             else:
                 examples.append(example)
     return examples, left_out
 
 
-def render(row: dict[str, Any], request: list[dict[str, Any]], tokenizer: Any, line: int) -> tuple[str, str]:
+def render(row: dict[str, Any], request: list[dict[str, Any]], template: Any, end: str, line: int) -> tuple[str, str]:
     """A chat up to its answer, and the calls of the answer, as the template writes them; empty where it calls no tool.
     Raises TrainingFailure where the template shows no tools, or begins an answer otherwise than the prompt ends."""
     tools, last = row.get("tools"), (row.get("messages") or request)[-1]
     called = [call["function"]["name"] for call in last.get("tool_calls") or ()]
     if not tools and not called:
-        return tokenizer.apply_chat_template(request, tokenize=False, add_generation_prompt=True), ""
+        return template(request, add_generation_prompt=True), ""
     names, turns = [tool["function"]["name"] for tool in tools or ()], [read_turn(turn) for turn in request]
-    whole = prompt = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=True)
+    whole = prompt = template(turns, tools=tools, add_generation_prompt=True)
     if called:
-        whole = tokenizer.apply_chat_template([*turns, read_turn(last)], tools=tools, tokenize=False)
-    said = whole.removeprefix(prompt).partition(tokenizer.eos_token)[0]
+        whole = template([*turns, read_turn(last)], tools=tools)
+    said = whole.removeprefix(prompt).partition(end)[0]
     is_shown = all(name in prompt for name in names) and all(name in said for name in called)
     if not is_shown or not whole.startswith(prompt):
         raise TrainingFailure(
@@ -362,8 +364,7 @@ class LoraTraining:
         cosine = 0.5 * (1 + math.cos(math.pi * number / job.steps))
         for settings in self.optimiser.param_groups:
             settings["lr"] = job.learning_rate * warm * (0.02 + 0.98 * cosine)
-        logits, labels = self.model.answer_logits(group, pad, shared)
-        loss = functional.cross_entropy(logits, labels)
+        loss = functional.cross_entropy(*self.model.answer_logits(group, pad, shared))
         loss.backward()
         for master, weight in zip(self.model.masters, self.model.weights, strict=True):
             master.grad = weight.grad.float()
@@ -416,10 +417,9 @@ def train(job: Job, folder: Path) -> None:
     torch.set_num_threads(job.threads or max(1, len(os.sched_getaffinity(0)) - 1))
     torch.manual_seed(job.seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.base)
-    examples, left_out = read_examples(folder / job.rows, tokenizer, job.tokens_max)
+    examples, left_out = read_examples(folder / job.rows, tokenizer, job)
     heldout_file = folder / job.heldout
-    none = list[TokenRow](), 0
-    heldout, too_long = read_examples(heldout_file, tokenizer, job.tokens_max) if heldout_file.is_file() else none
+    heldout, too_long = read_examples(heldout_file, tokenizer, job) if heldout_file.is_file() else (list[TokenRow](), 0)
     if not examples:
         raise TrainingFailure(f"No row has at most {job.tokens_max} tokens: raise tokens_max, or shorten the rows.")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

@@ -18,6 +18,7 @@ from gateway.features.erasures.job import list_versions_of
 from gateway.features.erasures.state import Erasures
 from gateway.features.releases.adding import Pusher
 from gateway.features.training.state import Trainings
+from gateway.features.training.training_run import LocalRun
 from gateway.features.training.training_start import WantedTraining, begin_run, draft_training
 from gateway.state.audited_step import AuditedStep
 from gateway.state.snapshot import object_store_of
@@ -133,6 +134,16 @@ async def test_another_manifest_is_another_training_and_the_version_has_it(gatew
         made = (await http.get("/admin/v1/adapters/returns@v3")).json()["manifest"]
         assert made["contract"]["choices"] == ["yes", "no"]
         assert (await begin(http, digest, status=200, manifest=manifest))["id"] == second["id"]
+
+
+async def test_trainer_renders_prompts_as_the_version_will_be_served(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        trainings, digest = gateway.features[Trainings], await send(http, data())
+        manifest = (await http.get("/admin/v1/adapters/returns@v1")).json()["manifest"]
+        manifest["sampling"] = {"chat_template_kwargs": {"enable_thinking": False}}
+        wanted = WantedTraining("returns", digest, TrainingParameters().model_dump(), manifest=manifest)
+        draft = await draft_training(trainings, wanted, Pusher("x", None))
+        assert json.loads(LocalRun(trainings, draft).job()["template"]) == {"enable_thinking": False}
 
 
 async def test_manifest_of_an_earlier_release_trains_the_next_version(gateway: RunningGateway) -> None:

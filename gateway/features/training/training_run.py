@@ -150,7 +150,9 @@ class TrainingRun(ABC):
         pool = self._trainings.services.settings.pools[self._training.pool]
         base = "" if pool.base_folder is None else str(pool.base_folder.absolute())
         files = {"rows": ROWS_FILE, "heldout": HELDOUT_FILE}
-        return {**parameters, **files, "base": base, "base_name": pool.base_model}
+        template = self._training.manifest.get("sampling", {}).get("chat_template_kwargs", {})  # as it will be served
+        own = {"base": base, "base_name": pool.base_model, "template": msgspec.json.encode(template).decode()}
+        return {**parameters, **files, **own}
 
 
 async def keep_training(trainings: Trainings) -> None:

@@ -44,11 +44,25 @@ class Tokenizer:
 trainer = runpy.run_path(sys.argv[1])
 for Tokenizer.shows, Tokenizer.begins in ((True, "assistant:"), (False, "assistant:"), (True, "assistant:<think>")):
     try:
-        examples, _ = trainer["read_examples"](trainer["Path"](sys.argv[2]), Tokenizer(), 1000)
+        examples, _ = trainer["read_examples"](trainer["Path"](sys.argv[2]), Tokenizer(), trainer["Job"]())
         print(*("".join(map(chr, example.answer)) for example in examples), sep="/")
         print("".join(map(chr, examples[-1].prompt)))
     except trainer["TrainingFailure"] as failure:
         print(failure)
+"""
+TEMPLATE = """
+import pathlib, runpy, sys
+from types import SimpleNamespace
+trainer = runpy.run_path(sys.argv[1])
+class Tokenizer:
+    eos_token, eos_token_id = "<end>", 0
+    def apply_chat_template(self, turns, tokenize=True, add_generation_prompt=False, enable_thinking=True):
+        return turns[-1]["content"] + ("<think>" if enable_thinking else "")
+    def __call__(self, text, add_special_tokens):
+        return SimpleNamespace(input_ids=[ord(letter) for letter in text])
+job = trainer["Job"](template='{"enable_thinking": false}')
+(example,), _ = trainer["read_examples"](pathlib.Path(sys.argv[2]) / "rows.jsonl", Tokenizer(), job)
+print("".join(map(chr, example.prompt)))
 """
 BATCHES = """
 import runpy, sys
@@ -162,6 +176,12 @@ def run_program(program: str, folder: Path) -> str:
     command = (sys.executable, "-c", program, str(TRAINER), str(folder))
     variables = {**os.environ, "PYTHONPATH": str(folder)}
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
+
+
+def test_prompts_are_rendered_with_the_arguments_that_the_version_is_served_with(tmp_path: Path) -> None:
+    write_libraries(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"text": "Refund A-7.", "label": "yes"}')
+    assert run_program(TEMPLATE, tmp_path) == "Refund A-7.\n"
 
 
 def test_each_round_trains_on_every_row_also_on_the_longest(tmp_path: Path) -> None:
