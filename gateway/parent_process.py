@@ -162,8 +162,9 @@ class Parent:
 
     async def _bury(self, child: ServingProcess, code: int) -> None:
         """Take in what a process leaves, and say when the next one is started in its place."""
+        pid, child.pid = child.pid, 0  # before anything is waited for: it is nobody's now
         if child.watching is not None:
-            child.watching.cancel()  # before anything is waited for: its pid is nobody's now
+            child.watching.cancel()
         if child.listening is not None:
             await asyncio.wait([child.listening], timeout=LAST_WORDS_SECONDS_MAX)
             child.listening.cancel()
@@ -173,8 +174,8 @@ class Parent:
         self._memory.forget(child.number)
         if child.measured:
             self._ended.add(child.measured, with_gauges=False)
-        lived_seconds, pid = time.monotonic() - child.started_at, child.pid
-        child.pid, child.channel, child.listening, child.measured = 0, None, None, b""
+        lived_seconds = time.monotonic() - child.started_at
+        child.channel, child.listening, child.measured = None, None, b""
         child.ready, child.silent = False, 0
         if self._stops:
             self._exit_code = self._exit_code or max(code, 0)

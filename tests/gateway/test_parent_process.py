@@ -241,6 +241,28 @@ def test_a_process_that_has_ended_is_watched_and_heard_no_more() -> None:
     assert not left
 
 
+def test_third_signal_while_a_process_is_buried_reaches_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent_process, "LAST_WORDS_SECONDS_MAX", 0.01)
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
+    child, other = parent._children
+    other.channel = heard = Heard()
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    child.pid = ended.pid
+
+    async def stop_while_it_is_buried() -> None:
+        child.listening = asyncio.get_running_loop().create_future()  # type: ignore[assignment]
+        burial = asyncio.ensure_future(parent._bury(child, 0))
+        await asyncio.sleep(0)
+        for _ in range(parent_process.KILLING_SIGNALS):
+            parent._stop()
+        await burial
+
+    parent._loop.run_until_complete(stop_while_it_is_buried())
+    parent._loop.close()
+    assert [message.topic for message in heard.messages] == ["stop"] * parent_process.KILLING_SIGNALS
+
+
 def test_a_slow_reload_is_waited_for_longer_than_other_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parent_process, "CHILD_SECONDS_MAX", 0.0)
     parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
