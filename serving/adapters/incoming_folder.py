@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import shutil
 import stat
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from serving.adapters.store import INCOMING, check_room
+from serving.adapters.store import INCOMING, check_room, remove_incoming
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,12 @@ async def make_incoming_folder(store_folder: Path) -> AsyncIterator[Path]:
         await to_its_end(lambda: folder.mkdir(stat.S_IRWXU))
         yield folder
     finally:
-        await to_its_end(lambda: shutil.rmtree(folder, ignore_errors=True))
+        await to_its_end(lambda: _remove(folder))
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):  # it is in the store by now; what else can't be removed waits for `Store.sweep`
+        remove_incoming(folder)
 
 
 def append(path: Path, pieces: Iterable[bytes], size_bytes: int, free_bytes_min: int) -> None:

@@ -77,7 +77,7 @@ class Store:
             move_in(incoming, target)
         finally:
             if incoming.exists():
-                _remove(incoming)
+                remove_incoming(incoming)
         sync(self.folder)
         return target
 
@@ -125,7 +125,7 @@ class Store:
                 continue
             with suppress(FileNotFoundError):  # another gateway sweeps as well
                 if now - entry.stat().st_mtime > older_than_seconds:
-                    _remove(entry)
+                    remove_incoming(entry)
                     count += 1
         return count
 
@@ -178,7 +178,8 @@ def move_in(incoming: Path, target: Path) -> None:
             raise
 
 
-def _remove(incoming: Path) -> None:
+def remove_incoming(incoming: Path) -> None:
+    """Remove a folder that is no adapter of the store yet, read-only or not. Raises OSError."""
     incoming.chmod(stat.S_IRWXU)
     shutil.rmtree(incoming)
 

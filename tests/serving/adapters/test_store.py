@@ -4,6 +4,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -11,9 +12,12 @@ from serving.adapters.adapter_folder import ArtifactLimits
 from serving.adapters.artifact_digest import digest_adapter
 from serving.adapters.base_model import Base
 from serving.adapters.errors import ArtifactError
-from serving.adapters.store import Store
+from serving.adapters.incoming_folder import make_incoming_folder
+from serving.adapters.store import FOLDER_MODE, Store
 from serving.adapters.verification import Artifact, verify
 from tests.fakes.adapters import write_adapter
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -207,3 +211,17 @@ def test_a_copy_that_would_leave_the_disk_with_too_little_room_is_not_begun(
     with pytest.raises(OSError, match="too little room"):
         store.put(source, artifact)
     assert list(store.folder.iterdir()) == []
+
+
+async def test_copy_of_the_slower_of_two_pulls_is_removed_though_it_is_read_only() -> None:
+    with TemporaryDirectory() as shared:
+        user = os.geteuid()
+        os.chown(shared, user or NOBODY, -1)
+        os.seteuid(user or NOBODY)  # root may do anything in a read-only folder
+        try:
+            async with make_incoming_folder(Path(shared)) as folder:
+                (folder / "adapter_config.json").touch()
+                folder.chmod(FOLDER_MODE)
+            assert os.listdir(shared) == []
+        finally:
+            os.seteuid(user)
