@@ -224,7 +224,7 @@ class Limits:
         """Use these from now on. `bounds` are those of all that may be in `model`, a task's for its versions."""
         self._bounds = bounds
         self._wait_seconds = self.quotas.timeout_seconds = settings.lease_timeout_seconds
-        self.quotas.share = settings.quota_share
+        self.quotas.set_share(settings.quota_share)
         self.open_without_redis = settings.redis_gone == "open"
         """True if requests are let through where Redis is gone and no quota is left."""
         self._feedback_bytes = settings.feedback_bytes_per_day

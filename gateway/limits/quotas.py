@@ -192,7 +192,7 @@ class Quotas:
     def __init__(self, redis: Redis, gateway: str, share: float = 0.02, timeout_seconds: float = 0.5) -> None:
         """A quota is this share of its limit, or more; `timeout_seconds` is the longest that Redis is waited for."""
         self._gateway = gateway
-        self.share = share
+        self._share = share
         self.timeout_seconds = timeout_seconds
         self._lease: Any = redis.register_script(LEASE)
         self._allowances: dict[str, Allowance] = {}
@@ -206,12 +206,22 @@ class Quotas:
 
     def allowance(self, subject: str, kind: str, span: Span, limit: int) -> Allowance:
         """The allowance for this limit, begun if there is none; changed, if it had another limit."""
-        step = max(1, int(limit * self.share))
+        step = self._step_of(limit)
         new = Allowance(f"{PREFIX}{subject}:{kind}", span, limit, step, step)
         allowance = self._allowances.setdefault(new.key, new)
         if allowance.limit != limit:
             allowance.change(limit, step)
         return allowance
+
+    def set_share(self, share: float) -> None:
+        """Lease this share of each limit, or more, from now on."""
+        self._share = share
+        for allowance in self._allowances.values():
+            allowance.step = self._step_of(allowance.limit)
+            allowance.expect(allowance.need)
+
+    def _step_of(self, limit: int) -> int:
+        return max(1, int(limit * self._share))
 
     def feed(self, allowance: Allowance) -> None:
         """Have a quota fetched for it, at once and beside the request that noticed."""

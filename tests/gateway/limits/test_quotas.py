@@ -293,6 +293,18 @@ async def test_a_lowered_limit_counts_at_once_and_a_raised_one_lets_more_through
     assert not one.take(1)
 
 
+async def test_another_share_holds_for_the_allowances_that_are_there(redis: Redis) -> None:
+    one = gateway(redis, "key:x", "one", share=0.1)
+    one.take(1)
+    await one.quotas.round()
+    for share, least, most in ((0.5, 50, 60), (0.02, 2, 4)):
+        one.quotas.set_share(share)
+        assert one.allowance.now is not None
+        one.allowance.now.told_at -= 2.0
+        await one.quotas.round()
+        assert least <= one.allowance.now.held <= most
+
+
 async def test_before_a_window_ends_who_spends_has_a_quota_of_the_next(redis: Redis) -> None:
     quotas = Quotas(redis, "one", 0.1, 5.0)
     allowance = quotas.allowance("key:x", "requests", "day", LIMIT)
