@@ -91,6 +91,11 @@ def refuse_switch(model: type[BaseModel], value: Any, info: ValidationInfo) -> A
     return value
 
 
+def has_section(annotation: Any) -> bool:
+    """True if a setting of this kind has others within it."""
+    return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in _list_kinds(annotation))
+
+
 def _list_kinds(annotation: Any) -> Iterator[Any]:
     yield annotation
     for each in get_args(annotation):

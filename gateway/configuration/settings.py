@@ -50,6 +50,7 @@ from gateway.configuration.sections import (
     ShareAboveZero,
     StoredBytes,
     TracingSettings,
+    has_section,
     refuse_switch,
 )
 from gateway.configuration.tasks import TaskSettings
@@ -285,7 +286,7 @@ class Settings(BaseSettings):
         url = self.redis_url.get_secret_value() if self.redis_url is not None else ""
         if self.redis.replicas_acked_min and not url:
             yield "redis.replicas_acked_min: the embedded Valkey has no replicas; set redis_url"
-        if url and (fault := _find_address_fault(url)):
+        if self.redis_url is not None and (fault := _find_address_fault(url)):
             yield f"redis_url: {fault}"
             return
         if self.redis_tls is not None and url.partition(":")[0].partition("+")[0] != "rediss":
@@ -470,11 +471,11 @@ def _list_variables(environment: Mapping[str, str]) -> dict[tuple[str | int, ...
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
-    names = {name.upper() for name in Settings.model_fields}
     for variable in environment:
         if variable.upper().startswith(ENVIRONMENT_PREFIX) and variable not in COMMAND_LINE_VARIABLES:
-            first = variable[len(ENVIRONMENT_PREFIX) :].split("__", 1)[0]
-            if first.upper() not in names:
+            first, goes_deeper, _ = variable[len(ENVIRONMENT_PREFIX) :].lower().partition("__")
+            field = Settings.model_fields.get(first)
+            if field is None or (goes_deeper and not has_section(field.annotation)):
                 text = f"The environment variable {variable} names no setting: unset it, or name one of"
                 raise SettingsError(f"{text} docs/reference/settings.md, such as APPRENTICE_LISTEN__PORT.")
 

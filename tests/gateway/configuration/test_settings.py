@@ -272,9 +272,17 @@ def test_the_variables_of_the_command_line_stop_no_gateway(tmp_path: Path, monke
     loaded(tmp_path, LEAST)
 
 
-def test_an_unknown_variable_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("APPRENTICE_KEYS", "x")
-    assert "APPRENTICE_KEYS names no setting: unset it, or name one of" in said(tmp_path, LEAST)
+@pytest.mark.parametrize("name", ["APPRENTICE_KEYS", "APPRENTICE_ADMIN_KEY__FILE", "APPRENTICE_PROCESSES__MAX"])
+def test_an_unknown_variable_says_what_to_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "x")
+    assert f"{name} names no setting: unset it, or name one of" in said(tmp_path, LEAST)
+
+
+def test_an_empty_address_of_redis_is_a_fault_and_not_the_embedded_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPRENTICE_REDIS_URL", "")
+    assert "APPRENTICE_REDIS_URL: redis_url: it is no address such as" in said(tmp_path, LEAST)
 
 
 def test_variables_of_others_are_none_of_our_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
