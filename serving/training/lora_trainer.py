@@ -233,11 +233,14 @@ class LoraModel:
             for name, module in base.named_modules()
             if isinstance(module, torch.nn.Linear) and ".layers." in name
         }
-        config = peft.LoraConfig(r=job.rank, lora_alpha=2 * job.rank, lora_dropout=0.0, bias="none",
-                                 target_modules=sorted(linear), task_type="CAUSAL_LM")  # fmt: skip
+        given = json.loads((folder / job.begin / KEPT_FILES[0]).read_text(encoding="utf-8")) if job.begin else {}
+        trained = list(range(job.first_layer, base.config.num_hidden_layers)) if job.first_layer else None
+        layers = given.get("layers_to_transform") if given else trained  # in others its weights would stay zeros
+        config = peft.LoraConfig(r=job.rank, lora_alpha=2 * job.rank, target_modules=sorted(linear), lora_dropout=0.0,
+                                 layers_to_transform=layers, bias="none", task_type="CAUSAL_LM")  # fmt: skip
         self.lora: Any = peft.get_peft_model(base, config, autocast_adapter_dtype=False)
-        if job.begin:
-            self._begin_from(folder / job.begin)
+        if given:
+            self._begin_from(folder / job.begin, given)
         for name, weight in self.lora.named_parameters():
             layer = re.search(r"\.layers\.(\d+)\.", name)
             weight.requires_grad_("lora_" in name and layer is not None and int(layer[1]) >= job.first_layer)
@@ -245,10 +248,9 @@ class LoraModel:
         self.weights = [weight for weight in self.lora.parameters() if weight.requires_grad]
         self.masters = [weight.detach().float().clone().requires_grad_(True) for weight in self.weights]
 
-    def _begin_from(self, folder: Path) -> None:
+    def _begin_from(self, folder: Path, given: dict[str, Any]) -> None:
         """Take over an adapter at the scale that it is served with. Raises TrainingFailure for one of another shape."""
-        given, own = json.loads((folder / KEPT_FILES[0]).read_text(encoding="utf-8")), self.lora.peft_config["default"]
-        rank, weights = given["r"], load_file(folder / KEPT_FILES[1])
+        own, rank, weights = self.lora.peft_config["default"], given["r"], load_file(folder / KEPT_FILES[1])
         scale = given["lora_alpha"] / (math.sqrt(rank) if given.get("use_rslora") else rank) * own.r / own.lora_alpha
         scaled = {name: weight * scale if "lora_B" in name else weight for name, weight in weights.items()}
         try:
@@ -275,8 +277,7 @@ class LoraModel:
             rows.extend([index] * len(example.answer))
             places.extend(range(start, start + len(example.answer)))
             labels.extend(example.answer)
-        causal_lm = self.lora.get_base_model()
-        options: dict[str, Any] = {}
+        causal_lm, options = self.lora.get_base_model(), dict[str, Any]()
         if shared:
             opening = torch.tensor([group[0].prompt[:shared]], device=self.device)
             cache = causal_lm.model(input_ids=opening, use_cache=True).past_key_values
@@ -292,8 +293,7 @@ class LoraModel:
         """The loss per answer token, and the share of answers that are right as a whole: those of which each token is
         the likeliest one, as greedy decoding gives it."""
         self.lora.eval()
-        ordered = sorted(examples, key=lambda example: example.length)
-        loss_sum, tokens, whole = 0.0, 0, 0
+        ordered, loss_sum, tokens, whole = sorted(examples, key=lambda example: example.length), 0.0, 0, 0
         with torch.no_grad():
             for start in range(0, len(ordered), HELDOUT_BATCH):
                 group = ordered[start : start + HELDOUT_BATCH]

@@ -78,10 +78,28 @@ bound_logits, torch.tanh = runpy.run_path(sys.argv[1])["bound_logits"], math.tan
 print(*(bound_logits(8.0, Of(**each)) for each in ({}, {"logits_scaling": 16.0}, {"final_logit_softcapping": 0.25})))
 """
 BEGINNING = """
-import pathlib, runpy, sys
+import json, pathlib, runpy, sys
 from types import SimpleNamespace
-lora = SimpleNamespace(peft_config={"default": SimpleNamespace(r=4, lora_alpha=8)})
-runpy.run_path(sys.argv[1])["LoraModel"]._begin_from(SimpleNamespace(lora=lora), pathlib.Path(sys.argv[2]))
+lora, folder = SimpleNamespace(peft_config={"default": SimpleNamespace(r=4, lora_alpha=8)}), pathlib.Path(sys.argv[2])
+given = json.loads((folder / "adapter_config.json").read_text())
+runpy.run_path(sys.argv[1])["LoraModel"]._begin_from(SimpleNamespace(lora=lora), folder, given)
+"""
+LAYERS = """
+import pathlib, peft, runpy, sys, torch, transformers
+from types import SimpleNamespace
+class Empty:
+    config, lora = SimpleNamespace(num_hidden_layers=4), None
+    from_pretrained = classmethod(lambda cls, *_, **__: cls())
+    to, train = (lambda self, *_: self,) * 2
+    named_modules, named_parameters, parameters = (lambda self: [],) * 3
+torch.cuda, torch.bfloat16, transformers.AutoModelForCausalLM = SimpleNamespace(is_available=bool), None, Empty
+peft.LoraConfig = lambda **options: print(options["layers_to_transform"])
+peft.get_peft_model = lambda base, *_, **__: base
+trainer, folder = runpy.run_path(sys.argv[1]), pathlib.Path(sys.argv[2])
+trainer["LoraModel"]._begin_from = lambda *_: None
+for first_layer, begin in ((0, ""), (2, ""), (2, "begin"), (3, "begin")):
+    trainer["LoraModel"](trainer["Job"](first_layer=first_layer, begin=begin), folder)
+    (folder / "begin/adapter_config.json").write_text('{"r": 8, "layers_to_transform": [1, 2, 3]}')
 """
 DIVERGING = """
 import runpy, sys
@@ -211,3 +229,9 @@ def test_held_out_loss_that_is_no_number_ends_the_training_with_advice(tmp_path:
     write_libraries(tmp_path)
     told = run_program(DIVERGING, tmp_path)
     assert told == "The held-out loss at step 4 is no number: lower the learning rate.\n"
+
+
+def test_layers_that_are_never_trained_are_no_part_of_the_adapter(tmp_path: Path) -> None:
+    write_libraries(tmp_path)
+    (tmp_path / "begin").mkdir()
+    assert run_program(LAYERS, tmp_path) == "None\n[2, 3]\n[1, 2, 3]\n[1, 2, 3]\n"
