@@ -187,6 +187,8 @@ async def test_another_version_is_an_arm_too(
     async with ready.http() as http:
         begun = await begin(http, data(40), arms="adapter", against=v2)
         report = (await ended(http, begun["id"]))["report"]
+        beside_prompt = await begin(http, data(2), arms="general", against=v2, prompt="Decide.")
+        assert beside_prompt["arms"] == ["against", "general"]
     assert list(report["arms"]) == ["adapter", "against"]
     assert report["paired"][0]["difference"] == pytest.approx(0.4)
 
@@ -377,6 +379,8 @@ NO_DATA: list[tuple[bytes, dict[str, str], int, str]] = [
     (data(2), {"metric": "fields:rule"}, 400, "Line 1: "),
     (data(2), {"class_field": "rule"}, 400, "Line 1: "),
     (data(2), {"arms": "specific"}, 400, "Arms are"),
+    (data(2), {"arms": ""}, 400, "Arms are"),
+    (data(2), {"arms": "base,bas", "version": "returns", "prompt": "Decide."}, 400, "the arms base and general"),
     (data(2), {"arms": "general", "calibrate": "true"}, 400, "needs the arm adapter"),
     (data(2), {"arms": "adapter", "fit_gain": "true"}, 400, "adapter and general"),
     (data(2), {"against": V1}, 400, "no other version"),

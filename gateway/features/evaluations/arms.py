@@ -23,7 +23,7 @@ async def resolve_arms(
     """
     names = ARMS if named is None else tuple(name for name in ARMS if name in named.split(","))
     unknown = [name for name in (named or "").split(",") if name and name not in ARMS]
-    if unknown or not names:
+    if unknown or not (names or against):
         raise Problem("invalid_value", f"Arms are {', '.join(ARMS)}: one or more, with commas between.", "arms")
     arms = {"adapter": arm_of(version)} if "adapter" in names else {}
     if "general" in names:
@@ -50,7 +50,9 @@ def resolve_prompt_arms(
     pools = {"base": version.pool if version is not None else _base_pool(evaluations, task), "general": None}
     if task.fallback_pool is not None and task.reaches(task.fallback_pool):
         pools["general"] = task.fallback_pool
-    names = PROMPT_ARMS if named is None else named.split(",")
+    names = PROMPT_ARMS if named is None else [name for name in named.split(",") if name]
+    if not names or not {*names} <= {*PROMPT_ARMS}:
+        raise Problem("invalid_value", f"A prompt has the arms {' and '.join(PROMPT_ARMS)}: name one or both.", "arms")
     arms = {arm: EvaluationArm(pool=pool, prompt=prompt) for arm, pool in pools.items() if arm in names and pool}
     missing = next((arm for arm in PROMPT_ARMS if named is not None and arm in names and arm not in arms), None)
     if missing is not None or not arms:

@@ -335,7 +335,8 @@ async def resolve_wanted(
     task = find_task(evaluations.services, version.task, param="version")
     with_prompt = [arm for arm in (arms or ",".join(PROMPT_ARMS)).split(",") if prompt and arm in PROMPT_ARMS]
     others = ",".join(arm for arm in arms.split(",") if arm not in with_prompt) if arms is not None else None
-    wanted_arms, notes = ({}, []) if others == "" else await resolve_arms(evaluations, task, version, others, other)
+    alone = bool(with_prompt) and others == "" and other is None
+    wanted_arms, notes = ({}, []) if alone else await resolve_arms(evaluations, task, version, others, other)
     if with_prompt:
         wanted_arms |= resolve_prompt_arms(evaluations, task, version, ",".join(with_prompt) if arms else None, prompt)
     named = None if suite is None else await find_suite(evaluations, task.name, suite)
