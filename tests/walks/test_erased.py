@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
 from gateway.features.records import append_file_rewrites
-from gateway.features.records.append_file_rewrites import KEY, rewrite
+from gateway.features.records.append_file_rewrites import KEY, rewrite, rewrite_now
 from tests.fakes.valkey import valkey
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
@@ -82,3 +82,12 @@ async def test_a_redis_that_forbids_rewrites_says_so() -> None:
         await redis.execute_command("ACL", "SETUSER", "default", "-bgrewriteaof")
         with pytest.raises(NoPermissionError):
             await rewrite(redis, 60.0)
+
+
+async def test_a_rewrite_that_fails_is_not_told_as_done() -> None:
+    async with valkey("--appendonly", "yes") as server, Redis(unix_socket_path=str(server.socket)) as redis:
+        assert await rewrite_now(redis) == "rewritten"
+        (base,) = server.folder.glob("appendonlydir/*.base.rdb")
+        number = int(base.suffixes[1][1:]) + 1
+        base.with_name(f"appendonly.aof.{number}.base.rdb").mkdir()  # the name of the next file is taken
+        assert await rewrite_now(redis) == "unfinished"

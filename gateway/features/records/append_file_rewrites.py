@@ -63,7 +63,7 @@ async def rewrite_now(redis: Redis) -> FileState:
             return "none"
         if not persistence["aof_rewrite_in_progress"] and not persistence.get("aof_rewrite_scheduled"):
             if is_begun:
-                return "rewritten"
+                return "rewritten" if persistence["aof_last_bgrewrite_status"] == "ok" else "unfinished"
             try:
                 is_begun = bool(await redis.bgrewriteaof())
             except NoPermissionError:
