@@ -157,6 +157,7 @@ async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
         start_new_session=True,
         pass_fds=(alive.fileno(),),
     )
+    is_started = False
     try:
         async with asyncio.timeout(START_SECONDS_MAX):
             while not await _answers(socket_path):
@@ -164,9 +165,13 @@ async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
                     raise StateError(f"The embedded Valkey stopped at its start: {_explain(folder)}see {log_path}.")
                 await asyncio.sleep(0.02)
     except TimeoutError as error:
-        process.kill()
-        await process.wait()
         raise StateError(f"The embedded Valkey did not start in {START_SECONDS_MAX:g} s: see {log_path}.") from error
+    else:
+        is_started = True
+    finally:
+        if not is_started and process.returncode is None:  # also where the gateway stops meanwhile
+            process.kill()
+            await process.wait()
 
 
 def _explain(folder: Path) -> str:

@@ -140,3 +140,13 @@ async def test_valkey_that_can_not_start_on_a_full_disk_is_told_with_the_reason(
     (tmp_path / "valkey" / "appendonlydir").write_text("no folder")
     with pytest.raises(StateError, match=r"stopped at its start: the disk is full: make room, and see .*valkey\.log"):
         await open_state(None, tmp_path).__aenter__()
+
+
+async def test_a_start_that_is_cancelled_leaves_no_valkey(tmp_path: Path) -> None:
+    opening = asyncio.create_task(open_state(None, tmp_path).__aenter__())
+    while not (log := tmp_path / "valkey" / "valkey.log").exists():
+        await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait([opening])
+    with (log.parent / "valkey.lock").open("w") as alive:
+        assert embedded_valkey._try_lock(alive)
