@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.configuration.training import RunnerName
 from gateway.features.training.launching import find_end
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
@@ -149,20 +151,43 @@ async def test_points_of_a_trainer_without_all_figures_can_be_read(
 
 
 @pytest.mark.parametrize("body", [b"<html>Sign in.</html>", b"[]", b'"gone"', b'{"status": 1}'])
-async def test_answer_of_a_proxy_before_ray_ends_no_training(
-    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path, body: bytes
+async def test_answer_of_a_proxy_before_ray_ends_no_training(configure: Configure, tmp_path: Path, body: bytes) -> None:
+    assert await end_told(configure, tmp_path, "ray", "/api/jobs/{job}", body) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        ("Suspended", None),
+        ("FailureTarget", None),
+        ("SuccessCriteriaMet", None),
+        ("Complete", "Its Job is complete"),
+        ("Failed", "Its Job failed (None: None)"),
+    ],
+)
+async def test_a_job_that_is_suspended_or_about_to_end_has_not_ended(
+    configure: Configure, tmp_path: Path, kind: str, end: str | None
 ) -> None:
+    body = json.dumps({"status": {"conditions": [{"type": kind, "status": "True"}]}}).encode()
+    address = "/apis/batch/v1/namespaces/apprentice/jobs/{job}"
+    told = await end_told(configure, tmp_path, "kubernetes", address, body)
+    assert told == end or (end is not None and told is not None and told.startswith(end))
+
+
+async def end_told(configure: Configure, tmp_path: Path, runner: RunnerName, address: str, body: bytes) -> str | None:
+    """The end of a training as a gateway finds it, whose runner answers with this body at this address."""
+
     async def answer(_: Request) -> Response:
         return Response(body)
 
     async with (
-        run_application(Starlette(routes=[Route("/api/jobs/{job}", answer)])) as url,
+        run_application(Starlette(routes=[Route(address, answer)])) as url,
         run_gateway(configure(training=settings_of(url, 1, tmp_path))) as running,
     ):
         training = Training(
-            id="t", task="returns", pool="small", data="d", runner="ray", place="", parameters={}, manifest={}
+            id="t", task="returns", pool="small", data="d", runner=runner, place="", parameters={}, manifest={}
         )
-        assert await find_end(running.features[Trainings], training) is None
+        return await find_end(running.features[Trainings], training)
 
 
 async def _refused(url: str, runner: TrainingRunner, name: str) -> bool:

@@ -159,11 +159,11 @@ async def _job_end(trainings: Trainings, training: Training) -> str | None:
     if answer.status_code == httpx.codes.NOT_FOUND:
         return "Its Job in Kubernetes is gone."
     status = answer.json().get("status", {}) if answer.is_success else {}
-    ended = [each for each in status.get("conditions", ()) if each.get("status") == "True"]
-    failed = next((each for each in ended if each["type"] == "Failed"), None)
-    if failed is not None:
+    conditions = {each.get("type"): each for each in status.get("conditions", ()) if each.get("status") == "True"}
+    if (failed := conditions.get("Failed")) is not None:
         return f"Its Job failed ({failed.get('reason')}: {failed.get('message')}): see the logs of its pod."
-    return "Its Job is complete, and sent no adapter: see the logs of its pod." if ended else None
+    is_complete = "Complete" in conditions  # others say that it waits for a place, or that its end is near
+    return "Its Job is complete, and sent no adapter: see the logs of its pod." if is_complete else None
 
 
 async def _ask_kubernetes(trainings: Trainings, method: str, path: str, body: Any = None) -> httpx.Response:
