@@ -88,15 +88,16 @@ async def test_general_with_another_contract_is_asked_all_rows(
     assert items_asked(general) == 2 * ROWS
 
 
+@pytest.mark.parametrize("second", [{}, {"arms": "general,leading"}], ids=str)
 async def test_texts_of_answers_that_are_taken_over_are_there_to_be_read(
-    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, second: dict[str, Any]
 ) -> None:
     small.answers["*"] = general.answers["*"] = right_but_for(10)
     key = base64.b64encode(b"k" * 32).decode()
     kept = {"tasks": {"returns": {"texts": {"keep": "all"}}}, "texts": {"keys": {"k1": key}, "key": "k1"}}
     async with run_gateway(configure(**kept)) as running:
         await running.place(with_schema(make_adapter(1)))
-        told = await evaluate_twice(running, make_adapter)
+        told = await evaluate_twice(running, make_adapter, **second)
         async with running.http() as http:
             wrong = (await http.get(f"{PATH}/{told['id']}/texts", params={"wrong": True})).json()["rows"]
     assert count_taken(told, "leading")

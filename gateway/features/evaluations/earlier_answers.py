@@ -81,7 +81,7 @@ async def take_earlier_answers(
         if result is None:
             continue
         source = (earlier.evaluation, result.number, earlier.arm)
-        if with_texts and not await copy_answer(evaluations, source, (wanted, row.number, arm)):
+        if with_texts and not await copy_answer(evaluations, source, wanted, arm, row):
             continue  # people may want to read it
         place = {"number": row.number, "group": row.group, "slices": row.slices}
         taken = msgspec.structs.replace(result, **place, earlier=result.earlier or earlier.evaluation.id)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -24,13 +26,22 @@ from monitoring.texts import KeptText, TextRow, Unsealable
 DAY_SECONDS = 86_400
 
 
-async def keep_texts(evaluations: Evaluations, evaluation: Evaluation, arm: str, row: Row, answer: RowAnswer) -> None:
-    """Keep a row and an arm's answer to it; nothing where the task keeps no texts. Raises RedisError."""
+async def keep_texts(
+    evaluations: Evaluations,
+    evaluation: Evaluation,
+    arm: str,
+    row: Row,
+    answer: RowAnswer,
+    sealed: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Keep a row and an arm's answer to it, and what is `sealed` already; nothing where the task keeps no texts. Raises
+    RedisError."""
     if row.repeat or not has_texts_kept(evaluations, evaluation.task):
         return
     redact = evaluations.texts.redactions[evaluation.task]
+    seconds = evaluations.services.settings.tasks[evaluation.task].texts.retention_days * DAY_SECONDS
     fields = await asyncio.to_thread(_sealed, evaluations, evaluation, arm, row, answer, redact)
-    await evaluations.store.keep_texts(evaluation, row.number, fields, _count_seconds(evaluations, evaluation))
+    await evaluations.store.keep_texts(evaluation, row.number, {**fields, **sealed}, seconds)
 
 
 def has_texts_kept(evaluations: Evaluations, task: str) -> bool:
@@ -39,17 +50,15 @@ def has_texts_kept(evaluations: Evaluations, task: str) -> bool:
 
 
 async def copy_answer(
-    evaluations: Evaluations, source: tuple[Evaluation, int, str], target: tuple[Evaluation, int, str]
+    evaluations: Evaluations, source: tuple[Evaluation, int, str], evaluation: Evaluation, arm: str, row: Row
 ) -> bool:
-    """Keep an arm's answer to a row of one evaluation in another one, as long as a new one is; whether it was there
+    """Keep a row and an arm's answer to it of another evaluation, as long as a new one is; whether the answer was there
     still. Raises RedisError."""
-    evaluation, number, arm = target
     (sealed,) = await evaluations.store.texts(source[0], source[1], [source[2]])
-    if sealed is None:
-        return False
-    fields, seconds = {f"{number}:{arm}": sealed}, _count_seconds(evaluations, evaluation)
-    await evaluations.store.keep_texts(evaluation, number, fields, seconds)
-    return True
+    if sealed is not None:
+        fields = {f"{row.number}:{arm}": sealed}
+        await keep_texts(evaluations, evaluation, arm, row, RowAnswer(text=None), fields)
+    return sealed is not None
 
 
 async def read_texts(evaluations: Evaluations, evaluation: Evaluation, number: int) -> dict[str, Any] | None:
@@ -62,10 +71,6 @@ async def read_texts(evaluations: Evaluations, evaluation: Evaluation, number: i
     answers = {arm: _opened(evaluations, raw[arm]) for arm in evaluation.arms}
     texts = {arm: answer.answer for arm, answer in answers.items() if answer is not None}
     return row.as_asked() | {"expected": row.answer, "answers": texts}
-
-
-def _count_seconds(evaluations: Evaluations, evaluation: Evaluation) -> int:
-    return evaluations.services.settings.tasks[evaluation.task].texts.retention_days * DAY_SECONDS
 
 
 def _sealed(
