@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from tests.waiting import until
 from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import audit_of
+from tests.walks.test_reload import reloadable
 from tests.walks.test_retraining import asked, judged, keep_texts, opened, stored
 from tests.walks.test_training import PATH, configuration, gateway, trainer
 
@@ -110,6 +112,34 @@ async def test_a_full_disk_halts_a_request_to_train_and_no_other(
             return bool((await read_request())["dataset"])
 
         await until(has_dataset)
+
+
+async def test_a_task_that_is_removed_while_its_request_goes_on_is_no_fault(
+    configuration: dict[str, Any],
+    make_adapter: MakeAdapter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    configuration["tasks"] = {"returns": {"monitor": {"retraining": "ask", "class_tag": "kind"}}, "other": {}}
+    async with reloadable(configuration, tmp_path) as at:
+        await at.gateway.place(make_adapter(1))
+        builds = at.gateway.features[Datasets].builds
+
+        async def read_late(*given: Any) -> AsyncIterator[dict[str, Any]]:
+            reloaded = await at.reload(lambda content: content["tasks"].pop("returns", None))
+            assert reloaded.status_code == 200, reloaded.text
+            yield {"messages": [{"role": "user", "content": "A vase."}], "expected": '{"kind": "accept"}'}
+
+        monkeypatch.setattr(retraining_steps, "read_rows", read_late)
+        await opened(at.http)
+
+        async def find_end() -> bool:
+            failed = any(record.exc_info for record in caplog.records)
+            return failed or bool(await builds.all())
+
+        await until(find_end)
+        assert [build.options.class_field for build in await builds.all()] == ["kind"], caplog.text
 
 
 async def test_a_version_that_can_not_be_loaded_is_staged_again_but_not_at_once(

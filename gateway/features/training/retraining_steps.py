@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.configuration.monitor import TaskMonitorSettings
 from gateway.errors import Problem
 from gateway.features.datasets.state import Build, read_card
 from gateway.features.evaluations.store import Status
@@ -65,7 +66,7 @@ async def keep_retraining(trainings: Trainings) -> None:
             task = trainings.services.settings.tasks.get(retraining.task)
             if retraining.state == "open" and task is not None and task.monitor.retraining != "off":
                 with contextlib.suppress(Stale):  # somebody has moved it: the next look sees how
-                    await RetrainingSteps(trainings, retraining, task.monitor.retraining == "auto").advance()
+                    await RetrainingSteps(trainings, retraining, task.monitor).advance()
         looked = generation, now
 
     await lease.repeat(look, LOOK_INTERVAL_SECONDS, waits=True)
@@ -74,10 +75,12 @@ async def keep_retraining(trainings: Trainings) -> None:
 class RetrainingSteps:
     """One open request to train, and what it has led to."""
 
-    def __init__(self, trainings: Trainings, retraining: Retraining, is_auto: bool) -> None:
+    def __init__(self, trainings: Trainings, retraining: Retraining, monitor: TaskMonitorSettings) -> None:
+        """`monitor` is how its task is watched: a reload may remove the task meanwhile."""
         self._trainings = trainings
         self._entry = retraining
-        self._is_auto = is_auto
+        self._monitor = monitor
+        self._is_auto = monitor.retraining == "auto"
 
     async def advance(self) -> None:
         """Take all steps that can be taken now, or note why none can. Raises Stale and RedisError."""
@@ -159,7 +162,7 @@ class RetrainingSteps:
 
     def _find_class_field(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """The field of the answers that the task's class tag names; empty where the tag is none of their fields."""
-        tag = self._trainings.services.settings.plan(self._entry.task).class_tag or ""
+        tag = self._monitor.class_tag or ""
         return tag if rows and all(tag in (read_object(str(row["expected"])) or {}) for row in rows) else ""
 
     async def _go_on(self) -> None:
