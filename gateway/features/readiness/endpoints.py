@@ -118,7 +118,8 @@ async def answer_readiness(
 
     if task is not None:
         require_task(readiness.services, task)
-    if task is None or request.headers.get("content-length", "0") != "0":
+    has_body = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
+    if task is None or has_body:
         await receive_data(request, limits.bytes_max, take)
     if task is not None and not data:
         data.extend(await asyncio.to_thread(read_newest_set, feature_of(request, Datasets), task, limits.rows_max))

@@ -7,6 +7,7 @@ import csv
 import json
 import random
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,16 @@ async def test_answers_are_computed_one_after_another_and_few_wait(
             monkeypatch.undo()
         assert (refused.result().status_code, refused.result().headers["retry-after"]) == (503, "30")
         assert [answer.status_code for answer in await asyncio.gather(*waiting)] == PLACES * [200]
+
+
+async def test_rows_of_a_task_are_read_though_their_length_is_not_told(gateway: RunningGateway) -> None:
+    async def rows() -> AsyncIterator[bytes]:
+        yield b"no row"
+
+    headers = {"content-type": "application/x-ndjson"}
+    async with gateway.http() as http:
+        answer = await http.post("/admin/v1/readiness?task=returns", content=rows(), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "data")
 
 
 async def test_a_live_task_is_retired_where_it_costs_more_than_it_saves(
