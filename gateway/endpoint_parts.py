@@ -34,7 +34,8 @@ SIGNED_IN = "gateway.signed_in"
 READ_SECONDS_MAX = 2.0
 """Longest wait for the state; then what was read last is told."""
 Short = Annotated[str, Field(max_length=256)]
-Moment = Annotated[float, Field(gt=0, lt=253_402_300_800, allow_inf_nan=False)]
+YEAR_10000 = 253_402_300_800.0
+Moment = Annotated[float, Field(gt=0, lt=YEAR_10000, allow_inf_nan=False)]
 """Unix seconds, before the year 10000."""
 ExpectedGeneration = Annotated[int | None, Query(ge=0, le=2**53, description="409 if it has changed since.")]
 OfTask = Annotated[str | None, Query(max_length=63)]

@@ -15,7 +15,7 @@ from gateway.admin.key_endpoints import CallerIn, LimitsIn
 from gateway.admin.state_file import Difference, FileObject, Kind, Objects
 from gateway.approvers import see_that_another_pushed, see_that_it_may_change
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller
-from gateway.endpoint_parts import require_task
+from gateway.endpoint_parts import YEAR_10000, require_task
 from gateway.errors import Problem
 from gateway.features.rules.endpoints import OverrideIn, find_fallback_fault
 from gateway.release_gate import GatePass, pass_gate
@@ -113,6 +113,8 @@ def _check_version(name: str, version: Version) -> None:
     for digest in (version.digest, version.manifest_digest, version.base_fingerprint):
         if not DIGEST.fullmatch(digest):
             raise ValueError(f"{digest[:80]!r} is no SHA-256 (sha256: and 64 hex digits)")
+    if not 0 <= version.created_at < YEAR_10000:
+        raise ValueError("its created_at is no time in Unix seconds")
     if version.state in GIVEN_UP:
         return
     manifest = manifests.from_json(version.manifest)
@@ -143,7 +145,8 @@ def _check_caller(caller: Caller) -> None:
         raise ValueError(f"a key's public part has {PUBLIC_LENGTH} letters and digits")
     if not HASH.fullmatch(caller.secret_digest):
         raise ValueError("its secret_digest is no SHA-256 in 64 hex digits")
-    if caller.former is not None and not (HASH.fullmatch(caller.former.secret_digest) and caller.former.until > 0):
+    former = caller.former
+    if former is not None and not (HASH.fullmatch(former.secret_digest) and 0 < former.until < YEAR_10000):
         raise ValueError("its former secret has a secret_digest in 64 hex digits, and the time until which it works")
     limits = LimitsIn.model_validate(dict(caller.limits.items()) if caller.limits else {})
     models, expires_at = sorted(caller.models), caller.expires_at

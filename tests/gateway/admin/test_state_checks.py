@@ -42,3 +42,15 @@ def test_alias_with_a_weight_of_zero_for_no_paused_canary_is_refused(
     file = {"aliases": {"returns": FileObject(1, {"weights": weights, "shadow": shadow, "rollout": canary})}}
     with pytest.raises(Problem, match="above 0 and at most 1; only a paused canary's weight is 0"):
         validate_file(file)
+
+
+def test_times_that_no_calendar_has_are_refused() -> None:
+    former = {"secret_digest": "b" * 64, "until": 1e300}
+    key = {"name": "shop", "role": "caller", "secret_digest": "a" * 64, "models": ["*"], "former": former}
+    with pytest.raises(Problem, match="the time until which it works"):
+        validate_file({"callers": {"a" * 12: FileObject(1, key)}})
+    names = {"name": "returns@v1", "task": "returns", "number": 1, "pool": "small", "state": "retired"}
+    digests = dict.fromkeys(("digest", "manifest_digest", "base_fingerprint"), "sha256:" + 64 * "a")
+    version = {**names, **digests, "manifest": {}, "rank": 8, "size_bytes": 1, "created_at": 1e300, "created_by": "a"}
+    with pytest.raises(Problem, match="created_at is no time"):
+        validate_file({"versions": {"returns@v1": FileObject(1, version)}})
