@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -14,8 +15,8 @@ from redis.asyncio import Redis
 
 from gateway.features.quality.job import step_of
 from gateway.features.quality.state import Quality
-from gateway.features.reviews import label_endpoints
-from gateway.features.reviews.agreement_job import keep_agreement
+from gateway.features.reviews import agreement_job, label_endpoints
+from gateway.features.reviews.agreement_job import keep_agreement, read_agreement
 from gateway.features.reviews.budgets import settings_of
 from gateway.features.reviews.gold import HELD
 from gateway.features.reviews.state import Reviews
@@ -133,6 +134,22 @@ async def test_low_agreement_is_measured_and_then_only_agreed_labels_count(sever
     agreed_only = await list_agreed_only(several.services)
     step = step_of(several.features[Quality], several.services.snapshot.current, 0.0, agreed_only)
     assert step.tasks["returns"].plan.agreed_only
+
+
+async def test_a_report_that_can_not_be_made_ends_no_job_and_is_made_later(
+    several: RunningGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    request_id = await ask(several)
+    await until_settled(several, 1)
+    for key in [await several.key(role="operator") for _ in range(2)]:
+        async with several.http(key) as reviewer:
+            await say(reviewer, request_id, True)
+    monkeypatch.setattr(agreement_job, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    await keep_agreement(several.features[Reviews])
+    assert "the agreement of returns is not measured" in caplog.text
+    monkeypatch.undo()
+    await keep_agreement(several.features[Reviews])
+    assert await read_agreement(several.features[Reviews], "returns")
 
 
 async def test_agreement_of_a_class_counts_requests_whose_class_their_caller_named(

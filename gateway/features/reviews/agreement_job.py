@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.background.job_process import make_command, run_process
+from gateway.errors import Problem
 from gateway.features.reviews.state import Reviews
 from gateway.request_labels import AGREEMENT_KEY, read_rules
 from monitoring.feedback import Feedback
@@ -18,6 +20,7 @@ from monitoring.labels.messages import Rating, RatingsFault, RatingsJob, Ratings
 from monitoring.labels.request_label import RequestLabel, find_label
 from monitoring.metric_values import is_bad, measure_badness
 
+log = logging.getLogger(__name__)
 MEASURED_SECONDS = 60.0
 REPORT_SECONDS_MAX = 120.0
 COMMAND = make_command("monitoring.labels.report")
@@ -62,7 +65,7 @@ class UnreadableRatings(ValueError):
 async def keep_agreement(reviews: Reviews) -> None:
     """Measure the agreement of each task that has reviews by several, where there are new answers. Raises RedisError.
 
-    A task that has none any more is forgotten.
+    A task that has none any more is forgotten. One whose report can't be made is tried again at the next time.
     """
     redis: Any = reviews.services.redis
     for task, settings in reviews.services.settings.tasks.items():
@@ -76,7 +79,11 @@ async def keep_agreement(reviews: Reviews) -> None:
         measured = _digest(ratings, [each.label.words for each in shared], agreement_min)
         if last is not None and last.measured == measured:
             continue
-        report = await report_on(RatingsJob(ratings=ratings, agreement_min=agreement_min))
+        try:
+            report = await report_on(RatingsJob(ratings=ratings, agreement_min=agreement_min))
+        except Problem as problem:  # other tasks, and the reviews that the same job keeps, go on
+            log.error("the agreement of %s is not measured: %s", task, problem.message)
+            continue
         split = [each for each in reversed(shared) if each.label.right and each.label.wrong]
         agreement = TaskAgreement(
             agreed_only=report.agreed_only,
