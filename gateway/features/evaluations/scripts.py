@@ -18,7 +18,7 @@ return 1
 DROP = """
 if (redis.call('GET', KEYS[1]) or '') == ARGV[1] then redis.call('ZREM', KEYS[2], ARGV[2]) end
 """
-"""ARGV: an evaluation as it was read, and its id. One that was begun again meanwhile stays."""
+"""ARGV: an evaluation as it was read, and its id. KEYS[2] no longer lists it, unless it was begun again meanwhile."""
 FORGET_FAULTS = """
 for _, field in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   redis.call('HDEL', KEYS[2], field)

@@ -141,9 +141,8 @@ class EvaluationStore:
             for name in names:
                 all_of_them.exists(_key(name))
             there = await all_of_them.execute()
-        gone = [name for name, is_there in zip(names, there, strict=True) if not is_there]
-        if gone:
-            await self._redis.zrem(EVALUATIONS_KEY, *gone)
+        for name in (name for name, is_there in zip(names, there, strict=True) if not is_there):
+            await self._redis.eval(DROP, 2, _key(name), EVALUATIONS_KEY, b"", name)
         listed = [name for name, is_there in zip(names, there, strict=True) if is_there][:limit]
         return [_read(raw, with_reports) for name in listed if (raw := await self._redis.get(_key(name))) is not None]
 

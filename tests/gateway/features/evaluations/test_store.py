@@ -130,6 +130,33 @@ async def test_evaluation_that_is_begun_again_while_it_is_read_stays_to_be_run(
         assert await redis.zcard(OPEN_KEY) == 0
 
 
+class JustBefore(Redis):
+    """A client whose next change of a list comes just after something else."""
+
+    then: Callable[[], Awaitable[object]] | None = None
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        if args[0] in ("ZREM", "EVAL") and self.then is not None:
+            then, self.then = self.then, None
+            await then()
+        return await super().execute_command(*args, **options)
+
+
+async def test_expired_evaluation_that_is_begun_again_while_all_are_read_stays_listed(
+    redis: Redis, valkey_socket: str
+) -> None:
+    async with JustBefore(unix_socket_path=valkey_socket) as client:
+        store = EvaluationStore(client, 1000)
+        await begun(store, evaluation())
+        await redis.delete(get_evaluation_key("e"))
+        client.then = lambda: begun(store, evaluation())
+        assert await store.all() == []
+        assert await store.all() == [evaluation()], "an erasure finds its rows by the list"
+        await redis.delete(get_evaluation_key("e"))
+        assert await store.all() == []
+        assert not await redis.zcard(EVALUATIONS_KEY)
+
+
 async def test_rows_that_an_engine_failed_to_answer_are_asked_again_and_no_others(store: EvaluationStore) -> None:
     one = await begun(store, evaluation(created_at=1.0))
     assert await store.keep(one, "adapter", result(0), LOGPROBS)
