@@ -263,8 +263,12 @@ async def _check_approver(services: Services, admin: Caller, step: Difference, m
     if not services.settings.release.approver_must_differ:
         return
     versions = await services.control.registry.versions()
-    after = step.after or {}
-    for name in after["weights"] if step.kind == "aliases" else filter(None, [after.get("version")]):
+    after, before = step.after or {}, step.before or {}
+    names = [after.get("version")]
+    if step.kind == "aliases":  # who led here already was approved then
+        led = {*before.get("weights", ()), *(before.get("previous") or ())}
+        names = [*after["weights"], *(name for name in after.get("previous") or () if name not in led)]
+    for name in filter(None, names):
         if name in made:
             text = f"{name} comes in by this key: another admin has to apply {step.kind} {step.name}."
             raise Problem("approver_must_differ", text)

@@ -135,6 +135,20 @@ async def test_a_state_file_makes_no_admin_key_that_works_before_it_is_approved(
         assert code(await of_anna.post("/admin/v1/state/apply", json={"state": other})) == REFUSED
 
 
+async def test_a_state_file_makes_no_way_back_to_a_version_of_who_applies_it(
+    strict: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    await strict.place(make_adapter(1), alias=False)
+    async with strict.http(await strict.admin_of("anna")) as anna:
+        pushed = await anna.post("/admin/v1/adapters", json={"task": "returns", "path": str(make_adapter(2))})
+        own = pushed.json()["version"]
+        alias = {"generation": 0, "value": {"weights": {V1: 1.0}, "previous": [own]}}
+        state = {"format": 1, "aliases": {"returns": alias}}
+        assert code(await anna.post("/admin/v1/state/apply", json={"state": state})) == REFUSED
+        alias["value"] = {"weights": {V1: 1.0}}
+        assert (await anna.post("/admin/v1/state/apply", json={"state": state})).status_code == 200
+
+
 async def test_a_key_from_before_there_were_owners_is_of_its_name(configure: Configure) -> None:
     async with run_gateway(configure()) as running:
         async with running.http() as http:
