@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from msgspec import to_builtins
 
 from gateway.features.datasets.state import Datasets
 from gateway.features.evaluations.state import Evaluations
@@ -17,6 +19,7 @@ from gateway.features.records.archiving import archive_once
 from gateway.features.texts.state import Texts
 from gateway.features.training import retraining_steps
 from gateway.features.training.state import Trainings
+from serving.object_store import Change, ObjectStore, change_together
 from tests.fakes.engine import FakeEngine
 from tests.waiting import until
 from tests.walks.conftest import MakeAdapter
@@ -231,3 +234,27 @@ async def test_an_announced_change_keeps_a_request_that_a_slip_opens_from_no_row
 
 async def _note_has(read_request: Callable[[], Awaitable[dict[str, Any]]], text: str) -> bool:
     return text in (await read_request())["note"]
+
+
+async def test_a_data_set_of_another_folder_is_left_to_its_gateway_while_that_runs(
+    configuration: dict[str, Any], make_adapter: MakeAdapter
+) -> None:
+    configuration["tasks"] = {"returns": {"monitor": {"retraining": "off"}, "fallback_pool": "general"}}
+    async with run_gateway(configuration) as running, running.http() as http:
+        await running.place(make_adapter(1))
+        trainings, redis = running.features[Trainings], running.services.redis
+        request, _ = await trainings.retraining.store.get((await opened(http))["id"])
+        assert request is not None
+        monitor = running.services.settings.tasks["returns"].monitor.model_copy(update={"retraining": "auto"})
+        steps = retraining_steps.RetrainingSteps(trainings, request, monitor)
+        await steps.advance()
+        (build,) = await trainings.datasets.builds.all()
+        elsewhere = msgspec.structs.replace(build, folder="theirs", state="done", digest="0" * 64, created_at=0.0)
+        await change_together(redis, [Change(ObjectStore(redis, "dataset_builds"), build.id, to_builtins(elsewhere))])
+        await redis.set("apprentice:duty:datasets:theirs", "gateway-2")
+        before = await trainings.retraining.store.get(request.id)
+        await steps.advance()
+        assert await trainings.retraining.store.get(request.id) == before, "rows may be too few, which only they know"
+        await redis.delete("apprentice:duty:datasets:theirs")
+        await steps.advance()
+        assert {each.folder for each in await trainings.datasets.builds.all()} == {"theirs", build.folder}

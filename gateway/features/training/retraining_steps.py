@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.background.lease import list_folder_holders
 from gateway.configuration.monitor import TaskMonitorSettings
 from gateway.errors import Problem
 from gateway.features.datasets.state import Build, read_card
@@ -84,9 +85,13 @@ class RetrainingSteps:
 
     async def advance(self) -> None:
         """Take all steps that can be taken now, or note why none can. Raises Stale and RedisError."""
+        builds = [build for build in await self._trainings.datasets.builds.all() if build.id.startswith(self._entry.id)]
+        build = max(builds, key=lambda each: each.created_at, default=None)
+        if build is not None and await self._is_elsewhere(build):
+            return
         try:
             if not self._entry.dataset:
-                await self._take_dataset()
+                await self._take_dataset(build, len(builds))
             if self._entry.evaluation is not None:
                 await self._tell_evaluation(self._entry.evaluation)
             elif self._entry.dataset and self._is_auto:
@@ -95,14 +100,20 @@ class RetrainingSteps:
             if str(halt) != self._entry.note:
                 await self._note("retraining.halt", note=str(halt))
 
-    async def _take_dataset(self) -> None:
-        """Have the data set built, and take it once it is there; with `auto` once it has rows enough to train on."""
-        builds = [build for build in await self._trainings.datasets.builds.all() if build.id.startswith(self._entry.id)]
-        build = max(builds, key=lambda each: each.created_at, default=None)
+    async def _is_elsewhere(self, build: Build) -> bool:
+        """True if a gateway that runs with a folder of its own has what was built: it goes on, with its rows."""
+        own = await asyncio.to_thread(self._trainings.datasets.name_folder)
+        if build.folder in ("", own):
+            return False
+        return build.folder in await list_folder_holders(self._trainings.services.redis)
+
+    async def _take_dataset(self, build: Build | None, built: int) -> None:
+        """Have the data set built, and take it once it is there; with `auto` once it has rows enough to train on.
+        `build` is the latest of as many as were `built`."""
         if build is None:
             await self._build(self._entry.id)
         elif build.state != "running" and (lack := await self._find_lack(build)):
-            wait = REBUILD_SECONDS * 2 ** min(len(builds) - 1, DOUBLINGS_MAX)
+            wait = REBUILD_SECONDS * 2 ** min(built - 1, DOUBLINGS_MAX)
             if self._is_auto and time.time() - build.created_at >= wait:
                 await self._build(f"{self._entry.id}-{time.time():.3f}")
             raise Halt(lack)
@@ -115,9 +126,11 @@ class RetrainingSteps:
         """The reason why nothing can be trained on what was built; empty where it can."""
         if build.state == "failed":
             return f"No data set could be built: {build.error}"
-        folder = self._trainings.datasets.find(build.digest)
-        if not self._is_auto or folder is None:
+        if not self._is_auto:
             return ""
+        folder = self._trainings.datasets.find(build.digest)
+        if folder is None:
+            return f"The data set {build.digest} is not here any more: it is built again."
         rows = (await asyncio.to_thread(read_card, folder))["rows"]["train"]
         rows_min = self._trainings.services.settings.training.rows_min
         if rows >= rows_min:
