@@ -24,6 +24,7 @@ WELL_SECONDS = 4.0
 RETRY_SECONDS = 0.25
 RETRY_SECONDS_MAX = 2.0
 STOP_SECONDS_MAX = 5.0
+UNCHANGED_SECONDS_MAX = 60.0
 
 
 @asynccontextmanager
@@ -62,15 +63,16 @@ async def run_until(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, None
 
 
 def skip_unchanged(snapshot: SnapshotKeeper, work: Job) -> Job:
-    """The work as a job that does nothing while the state is as it was when the work last began and came to its end."""
-    seen_generation = -1
+    """The work as a job that does nothing while the state is as it was when the work last began and came to its end,
+    for `UNCHANGED_SECONDS_MAX`: what work leaves behind has its time, too."""
+    seen_generation, done_at = -1, 0.0
 
     async def look() -> None:
-        nonlocal seen_generation
+        nonlocal seen_generation, done_at
         generation = snapshot.current.generation
-        if generation != seen_generation:
+        if generation != seen_generation or time.monotonic() - done_at >= UNCHANGED_SECONDS_MAX:
             await work()
-            seen_generation = generation
+            seen_generation, done_at = generation, time.monotonic()
 
     return look
 

@@ -18,6 +18,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from gateway.background import jobs
 from gateway.features.datasets import endpoints, job
 from gateway.features.datasets.state import Build, Datasets
 from gateway.features.records.archiving import archive_once
@@ -319,6 +320,21 @@ async def test_a_gateway_without_the_files_of_a_building_leaves_it_to_one_that_h
     async with run_gateway(elsewhere) as other, run_gateway(configure()) as sharing:
         assert other.features[Datasets].name_folder() != sharing.features[Datasets].name_folder()
         assert sharing.features[Datasets].name_folder() == gateway.features[Datasets].name_folder()
+
+
+async def test_a_file_that_was_sent_goes_after_a_day_though_nothing_changes(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = gateway.features[Datasets]
+    work = job.BuildingWork(datasets, datasets.name_folder())
+    async with gateway.http() as http:
+        sent = (await http.post(f"{PATH}/files", content=b"{}")).json()["digest"]
+    await work.step()
+    path = datasets.require_file(sent, "files")
+    os.utime(path, (0.0, 0.0))
+    monkeypatch.setattr(jobs, "UNCHANGED_SECONDS_MAX", 0.0)
+    await work.step()
+    assert not path.exists()
 
 
 async def test_a_building_whose_folder_has_no_gateway_any_more_fails_and_others_wait(

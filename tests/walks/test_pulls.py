@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 import yaml
 
+from gateway.background import jobs
 from gateway.features.pulls.job import PullingWork
 from gateway.features.pulls.state import Pulls
 from serving.adapters.artifact_digest import digest_adapter
@@ -275,6 +277,19 @@ async def test_a_pull_that_is_cancelled_at_its_end_leaves_no_version(
         result = await PullingWork(gateway.features[Pulls])._pull(running)  # as it was read before it was cancelled
         assert (result.state, result.version) == ("failed", "")
         assert await gateway.services.control.registry.versions() == {}
+
+
+async def test_files_of_an_unfinished_pull_go_after_a_day_though_nothing_changes(
+    configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "UNCHANGED_SECONDS_MAX", 0.0)
+    hugging_face.commit(make_adapter(1))
+    async with run_gateway(with_hub(configure, hugging_face)) as gateway:
+        hugging_face.cuts = [100, 0, 0, 0, 0]
+        await pulled(gateway, "hf://shop/returns@main")
+        [folder] = left(gateway)
+        os.utime(gateway.services.control.adapters.store.folder / folder, (0.0, 0.0))
+        await until(lambda: not left(gateway))
 
 
 async def test_a_pull_that_meets_a_fault_of_ours_fails_and_keeps_no_other_waiting(

@@ -7,6 +7,7 @@ again. Only a whole set appears in the folder, under the digest of its rows, so 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import shutil
 import time
@@ -135,9 +136,10 @@ class BuildingWork:
 def forget_files(folder: Path, before: float, used: Collection[str] = ()) -> None:
     """Delete what was sent before a time, in Unix seconds, and is neither used up nor still `used`."""
     for path in folder.glob("*"):
-        if path.stat().st_mtime >= before or str(path) in used:
-            continue
-        if path.is_dir():  # of an upload whose gateway was killed
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # it is taken away at this moment
+            if path.stat().st_mtime >= before or str(path) in used:
+                continue
+            if path.is_dir():  # of an upload whose gateway was killed
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()

@@ -53,8 +53,9 @@ class PullingWork:
 
     async def step(self) -> None:
         """Pull all that wait now. Raises RedisError."""
-        store = self._pulls.store
+        store, adapters = self._pulls.store, self._pulls.services.control.adapters.store
         await store.drafts.enter_left()
+        await asyncio.to_thread(adapters.sweep, KEPT_SECONDS, time.time(), pulled=True)
         while (pull := await store.next()) is not None:
             ended = await run_until(self._pull(pull), self._until_cancelled(pull))
             if ended is not None:
@@ -75,7 +76,6 @@ class PullingWork:
     async def _pull(self, pull: Pull) -> Pull:
         """The pull at its end."""
         store = self._pulls.services.control.adapters.store
-        await asyncio.to_thread(store.sweep, KEPT_SECONDS, time.time(), pulled=True)
         wanted = f"{pull.address} {pull.digest}"
         folder = store.folder / f"{PULLED}{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
         try:
