@@ -4,7 +4,7 @@ again where it fails."""
 from __future__ import annotations
 
 import asyncio
-import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -176,12 +176,12 @@ def _logprobs(reported: Any) -> list[float]:
     """Those of the answer's tokens, in nats; empty where any of them is missing."""
     if not isinstance(reported, Mapping):
         return []
-    content = reported.get("content")
+    content, values = reported.get("content"), reported.get("token_logprobs")
     if isinstance(content, list):
         values = [value.get("logprob") if isinstance(value, Mapping) else None for value in content]
-    else:
-        values = reported.get("token_logprobs") or []
-    numbers = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    if not isinstance(values, list):
+        return []
+    numbers = [float(value) for value in values if isinstance(value, int | float) and abs(value) <= sys.float_info.max]
     return numbers if len(numbers) == len(values) else []
 
 

@@ -130,6 +130,8 @@ def test_a_refusal_is_seen(body: bytes, refused: bool) -> None:
         (logprobs(-0.1, None), []),
         (logprobs(), []),
         ({"content": ["x"]}, []),
+        ({"token_logprobs": 5}, []),
+        (logprobs(-(10**400)), []),
         (None, []),
         ("much", []),
     ],
