@@ -12,6 +12,8 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.fine_tuning import FineTuningJob
 
+from gateway.features.fine_tuning.job_view import list_checkpoints
+from gateway.features.training.store import Training
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
@@ -233,3 +235,20 @@ async def test_forms_that_are_not_one_file_are_refused(bare_gateway: RunningGate
         async with bare_gateway.http(caller) as other:
             refused = await other.post(path, data={"purpose": "fine-tune"}, files=whole)
             assert refused.status_code == 403
+
+
+def test_checkpoint_of_a_trainer_that_tells_no_metrics_can_be_read() -> None:
+    training = Training(
+        id="t",
+        task="returns",
+        pool="small",
+        data="d",
+        runner="webhook",
+        place="",
+        parameters={},
+        manifest={},
+        result={"kind": "ended", "metrics": None},
+        version="returns@v2",
+    )
+    (checkpoint,) = list_checkpoints(training)
+    assert checkpoint["metrics"] == {"step": 0, "full_valid_loss": None}

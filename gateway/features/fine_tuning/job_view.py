@@ -63,7 +63,7 @@ def list_checkpoints(training: Training) -> list[Json]:
     """The checkpoint that is kept, the best one: it is the version."""
     if training.version is None:
         return []
-    step, metrics = training.result.get("best_step", 0), training.result.get("metrics", {})
+    step, metrics = training.result.get("best_step", 0), training.result.get("metrics") or {}
     checkpoint = {
         "object": "fine_tuning.job.checkpoint",
         "id": f"ftckpt-{training.id}-{step}",

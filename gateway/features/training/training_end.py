@@ -76,7 +76,7 @@ def provenance_of(
         "seed": training.parameters["seed"],
         "code": training.code,
         "framework": result.get("framework"),
-        "metrics": result.get("metrics", {}),
+        "metrics": result.get("metrics") or {},
         "trained_by": training.by,
         "trained_at": trained_at,
     }
