@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import msgspec
+from redis.exceptions import RedisError
 
 from gateway.background.child_process import run_child
 from gateway.errors import Problem
@@ -43,7 +45,7 @@ async def run_process(
     """
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind if note is None else ProgressStep | kind)
     try:
-        async with asyncio.timeout(seconds_max), turn or nullcontext(), run_child(command) as process:
+        async with asyncio.timeout(seconds_max), turn or contextlib.nullcontext(), run_child(command) as process:
             await process.give(msgspec.json.encode(job) + b"\n" + data)
             noted_at = 0.0
             while line := await process.read_line():
@@ -55,7 +57,8 @@ async def run_process(
                     return result
                 if time.monotonic() - noted_at >= NOTE_INTERVAL_SECONDS:
                     noted_at = time.monotonic()
-                    await note(message)
+                    with contextlib.suppress(RedisError):  # the work need not begin again for that
+                        await note(message)
             code = await process.wait()
     except TimeoutError:
         raise Problem("timeout", f"It took longer than {seconds_max:g} s: {advice}.") from None

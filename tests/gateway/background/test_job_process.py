@@ -6,6 +6,7 @@ import sys
 
 import msgspec
 import pytest
+from redis.exceptions import ConnectionError as Disconnected
 
 from gateway.background.job_process import run_process
 from gateway.errors import Problem
@@ -37,6 +38,14 @@ async def test_a_helper_gets_its_job_and_data_and_gives_its_steps_and_result() -
 
     counted = await run_process((sys.executable, "-c", TELLS), {"bytes": 3}, Counted, 30.0, data=b"abc", note=note)
     assert (counted, steps) == (Counted(3), [ProgressStep("counting", 0.5)])
+
+
+async def test_a_step_that_redis_does_not_take_ends_no_helper() -> None:
+    async def note(_: ProgressStep) -> None:
+        raise Disconnected("It is away for a moment.")
+
+    counted = await run_process((sys.executable, "-c", TELLS), {"bytes": 3}, Counted, 30.0, data=b"abc", note=note)
+    assert counted == Counted(3)
 
 
 @pytest.mark.parametrize(
