@@ -50,6 +50,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         return
     requests = erased.pop("requests")
     erased["trainings"] = await _end_trainings(erasures, erasure, frozenset(erased["trainings"]))
+    await erasures.fitting.samples.forget_requests(frozenset(requests))
     done = msgspec.structs.replace(
         erasure,
         **erased,

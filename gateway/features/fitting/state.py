@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import time
+from collections.abc import AsyncIterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,7 @@ from redis.asyncio import Redis
 from gateway.background.lease import announce_work
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
+from router.fitting_job import FittingLine
 
 WAITING_KEY = "apprentice:prompts:waiting"
 SAMPLE_KEY = "apprentice:prompts:sample:"
@@ -35,6 +39,9 @@ redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[1], ARGV[1])
 return 1
 """
+REPACK = """
+if redis.call('HGET', KEYS[1], 'digest') == ARGV[1] then redis.call('HSET', KEYS[1], 'packed', ARGV[2]) end
+"""
 
 
 class WaitingSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +61,7 @@ class Samples:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._drop = redis.register_script(DROP)
         self._expired = redis.register_script(EXPIRED)
+        self._repack = redis.register_script(REPACK)
 
     async def put(self, sample: WaitingSample, step: AuditedStep) -> None:
         """Have a version wait with this sample, instead of one that it may wait with already. The entries noted with
@@ -76,20 +84,30 @@ class Samples:
 
     async def first(self) -> WaitingSample | None:
         """The sample that has waited longest; None where none waits."""
+        return await anext(self.waiting(), None)
+
+    async def waiting(self) -> AsyncIterator[WaitingSample]:
+        """All that wait, the oldest first."""
         for raw in await self._redis.zrange(WAITING_KEY, 0, -1):
             version = raw.decode()
             digest, packed, by, counts = await self._redis.hmget(
                 f"{SAMPLE_KEY}{version}", "digest", "packed", "by", "counts"
             )
             if digest is not None:
-                return WaitingSample(
+                yield WaitingSample(
                     version=version,
                     digest=digest.decode(),
                     packed=packed,
                     by=by.decode(),
                     counts=msgspec.json.decode(counts),
                 )
-        return None
+
+    async def forget_requests(self, requests: Set[str]) -> None:
+        """Delete the prompts that are one of these requests, or another wording of it."""
+        async for sample in self.waiting():
+            rest = await asyncio.to_thread(_leave_out, sample.packed, requests)
+            if rest is not None:
+                await self._repack(keys=[f"{SAMPLE_KEY}{sample.version}"], args=[sample.digest, rest])
 
     async def expired(self) -> list[str]:
         """The versions whose samples went by themselves since this was last asked."""
@@ -115,6 +133,14 @@ class Samples:
     async def drop(self, version: str, digest: str) -> bool:
         """Forget a sample; False where another has taken its place meanwhile."""
         return bool(await self._drop(keys=[WAITING_KEY, f"{SAMPLE_KEY}{version}"], args=[version, digest]))
+
+
+def _leave_out(packed: bytes, requests: Set[str]) -> bytes | None:
+    """The packed rows without those of these requests; None where there are none of them."""
+    lines = gzip.decompress(packed).splitlines()
+    rows = [msgspec.json.decode(line, type=FittingLine) for line in lines]
+    rest = [line for line, row in zip(lines, rows, strict=True) if requests.isdisjoint((row.id, row.group))]
+    return None if len(rest) == len(lines) else gzip.compress(b"\n".join(rest), 6, mtime=0)
 
 
 @dataclass(frozen=True)

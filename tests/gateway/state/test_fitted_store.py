@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 
 import msgspec
@@ -14,6 +15,7 @@ from gateway.state.fitted_store import FittedError, FittedStore, FittingStatus, 
 from gateway.state.snapshot import ConfiguredPolicy, SnapshotKeeper
 from monitoring.audit import Audit
 from router.confidence_model import NAMES, Calibration, ConfidenceModel
+from router.fitting_job import FittingLine
 from router.model_bytes import MODEL_BYTES_MAX
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.registry import Registry
@@ -194,6 +196,23 @@ async def test_a_sample_that_nothing_fits_goes_by_itself_and_is_told_once(redis:
     assert await samples.begun(V1) == 1, "what notes that it begins leaves nothing behind"
     assert (await samples.first(), await samples.expired(), await samples.expired()) == (None, [V1], [])
     assert not [key async for key in redis.scan_iter("apprentice:prompts:*")]
+
+
+async def test_prompts_of_erased_requests_leave_the_sample_that_waits(redis: Redis) -> None:
+    samples, rows = Samples(redis), [FittingLine(f"Item {n}", f"r{n}") for n in range(3)]
+    rows += [FittingLine("Item 1, please", "made", group="r1"), FittingLine("Hello", "r9", other=True)]
+    packed = gzip.compress(b"\n".join(map(msgspec.json.encode, rows)))
+    await samples.put(WaitingSample(version=V1, digest="a", packed=packed, by="admin", counts={}), step(redis))
+    await samples.forget_requests({"r7"})
+    before = await samples.first()
+    await samples.forget_requests({"r1", "r9"})
+    after = await samples.first()
+    assert before is not None
+    assert after is not None
+    assert before.packed == packed
+    left = [msgspec.json.decode(line, type=FittingLine) for line in gzip.decompress(after.packed).splitlines()]
+    assert (after.digest, left) == ("a", [rows[0], rows[2]])
+    assert 0 < await redis.ttl(f"{SAMPLE_KEY}{V1}") <= WAIT_SECONDS_MAX
 
 
 async def test_after_a_fault_the_other_samples_go_first(redis: Redis) -> None:
