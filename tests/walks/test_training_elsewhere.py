@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.configuration.training import RunnerName
+from gateway.features.training import training_run
 from gateway.features.training.launching import find_end
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training
@@ -106,6 +107,36 @@ async def waiting_trainer(
             name = (await begin(http, await send(http, data()), runner="webhook"))["id"]
             await until(lambda: runner.asked)
             yield running, http, runner, name
+
+
+async def test_a_trainer_at_work_goes_on_though_its_runner_is_away_when_a_gateway_starts(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, plan = write_trainer(tmp_path)
+    plan.write_text('{"wait_at": 2}')
+    with run_elsewhere(tmp_path, trainer) as (url, runner):
+        port = free_port()
+        settings = settings_of(url, port, tmp_path)
+        async with run_gateway(configure(training=settings, listen={"port": port})) as first, first.http() as http:
+            await first.place(make_adapter(1))
+            name = (await begin(http, await send(http, data()), runner="webhook"))["id"]
+            await until(lambda: first.features[Trainings].store.launched(name))
+        looked: list[str] = []
+
+        async def look(_: Trainings, training: Training) -> None:
+            looked.append(training.id)
+
+        monkeypatch.setattr(training_run, "find_end", look)
+        monkeypatch.setattr(training_run, "GRACE_SECONDS", 0.0)
+        settings["webhook_url"] = f"http://127.0.0.1:{free_port()}/away"
+        async with run_gateway(configure(training=settings, listen={"port": port})) as second, second.http() as http:
+
+            async def read_training() -> dict[str, Any] | None:
+                told = (await http.get(f"{PATH}/{name}")).json()
+                return told if looked or told["status"] != "running" else None
+
+            told = dict(await until(read_training))
+        assert (told["status"], looked, len(runner.asked)) == ("running", [name], 1), told["note"]
 
 
 async def test_adapter_that_comes_after_its_training_was_stopped_is_no_version(

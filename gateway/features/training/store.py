@@ -106,6 +106,11 @@ class TrainingStore(StructStore[Training]):
         if await self._redis.hlen(_key(name)) > POINTS_KEPT_MAX:
             await self._thin_out(name)
 
+    async def launched(self, name: str) -> str | None:
+        """The name of its job elsewhere that was launched last; None where none was."""
+        raw = await self._redis.hget(_key(name), "launched")
+        return None if raw is None else str(msgspec.json.decode(raw)["name"])
+
     async def _thin_out(self, name: str) -> None:
         """Delete every second point of each loss; the newest stays."""
         fields = [field.decode() for field in await self._redis.hkeys(_key(name))]

@@ -20,7 +20,7 @@ from gateway.background.child_process import ChildProcess, run_child
 from gateway.background.job_process import make_command, run_process
 from gateway.background.jobs import run_until, skip_unchanged
 from gateway.errors import Problem
-from gateway.features.training.launching import find_end, launch
+from gateway.features.training.launching import find_end, launch, name_of
 from gateway.features.training.state import Trainings, remove_folders
 from gateway.features.training.store import Training
 from gateway.features.training.trainer_keys import admit_trainer, dismiss_trainer
@@ -271,12 +271,15 @@ class RemoteRun(TrainingRun):
     async def train(self) -> None:
         """Launch it and wait for its end, which its trainer brings about over HTTP."""
         await admit_trainer(self._trainings, self._training)
-        await launch(self._trainings, self._training)
+        store, name = self._trainings.store, name_of(self._training)
+        if await store.launched(self._training.id) != name:
+            await launch(self._trainings, self._training)
+            await store.note_progress(self._training.id, {"kind": "launched", "name": name})
         silence_seconds_max = self._trainings.services.settings.training.silence_seconds_max
         last, heard_at, looked_at = "", time.monotonic(), 0.0
         while True:  # until the state moves, which ends this run
             await asyncio.sleep(LOOK_INTERVAL_SECONDS)
-            now, progress = time.monotonic(), str(await self._trainings.store.progress(self._training.id))
+            now, progress = time.monotonic(), str(await store.progress(self._training.id))
             if progress != last:
                 last, heard_at = progress, now
             if now - heard_at > silence_seconds_max:
