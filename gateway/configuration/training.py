@@ -9,6 +9,7 @@ from pydantic import Field
 
 from gateway.configuration.sections import AccountSettings, Section, WebhookKey
 
+STEPS_MAX = 1_000_000
 RunnerName = Literal["local", "kubernetes", "ray", "webhook"]
 
 
@@ -22,7 +23,7 @@ class TrainingParameters(Section):
     """Parameters of a training."""
 
     seed: int = Field(7, ge=0, le=2**31 - 1, description="Seed of order and draws.")
-    steps: int = Field(400, ge=1, le=1_000_000, description="Most steps.")
+    steps: int = Field(400, ge=1, le=STEPS_MAX, description="Most steps.")
     batch: int = Field(16, ge=1, le=4096, description="Rows of a step.")
     rank: int | None = Field(None, ge=1, le=512, description="Rank of the LoRA; unset: that of `begin`, or 8.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Highest learning rate.")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from gateway.configuration.training import TrainingParameters
+from gateway.configuration.training import STEPS_MAX, TrainingParameters
 from gateway.endpoint_parts import Body
 from gateway.errors import Problem
 from monitoring.training.manifest_draft import draft_manifest, read_row
@@ -90,7 +90,7 @@ class JobIn(Body):
 def resolve_parameters(job: JobIn, defaults: TrainingParameters, path: Path) -> dict[str, Any]:
     """The parameters of the training on this file. An epoch takes each row that is not held out once.
 
-    Blocks: epochs need the rows counted. Raises OSError.
+    Blocks: epochs need the rows counted. Raises OSError, Problem (400) for more steps than a training may have.
     """
     wanted, parameters = job.wanted_hyperparameters, defaults.model_dump()
     if job.seed is not None:
@@ -103,6 +103,9 @@ def resolve_parameters(job: JobIn, defaults: TrainingParameters, path: Path) -> 
         rows = _count_rows(path)
         trained = rows if job.validation_file else rows * (1.0 - parameters["heldout_share"])
         steps = parameters["steps"] = max(1, math.ceil(wanted.n_epochs * trained / parameters["batch"]))
+        if steps > STEPS_MAX:
+            text = f"These epochs take {steps} steps. A training has at most {STEPS_MAX}: take fewer epochs."
+            raise Problem("invalid_value", text, "hyperparameters.n_epochs")
         # Of few steps, most would else pass before the learning rate is reached, and none be looked at.
         parameters["warmup_steps"] = min(parameters["warmup_steps"], steps // WARMUP_PARTS)
         parameters["evaluate_every"] = min(parameters["evaluate_every"], max(1, steps // LOOKS_MIN))
@@ -130,5 +133,5 @@ def _objects_in(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 yield msgspec.json.decode(line, type=dict[str, Any])
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise Problem("invalid_value", f"Line {number} is no JSON object: mend it.", "training_file") from None
