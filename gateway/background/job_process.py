@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -45,7 +44,7 @@ async def run_process(
     """
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind if note is None else ProgressStep | kind)
     try:
-        async with asyncio.timeout(seconds_max), turn or contextlib.nullcontext(), run_child(command) as process:
+        async with asyncio.timeout(seconds_max), turn or nullcontext(), run_child(command) as process:
             await process.give(msgspec.json.encode(job) + b"\n" + data)
             noted_at = 0.0
             while line := await process.read_line():
@@ -57,7 +56,7 @@ async def run_process(
                     return result
                 if time.monotonic() - noted_at >= NOTE_INTERVAL_SECONDS:
                     noted_at = time.monotonic()
-                    with contextlib.suppress(RedisError):  # the work need not begin again for that
+                    with suppress(RedisError):  # the work need not begin again for that
                         await note(message)
             code = await process.wait()
     except TimeoutError:

@@ -157,21 +157,26 @@ async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
         start_new_session=True,
         pass_fds=(alive.fileno(),),
     )
-    is_started = False
+    try:
+        await _await_start(process, socket_path, log_path)
+    except BaseException:  # also where the gateway stops meanwhile
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        raise
+
+
+async def _await_start(process: asyncio.subprocess.Process, socket_path: Path, log_path: Path) -> None:
+    """Wait until it answers. Raises StateError where it ends before, or takes too long."""
     try:
         async with asyncio.timeout(START_SECONDS_MAX):
             while not await _answers(socket_path):
                 if process.returncode is not None:
-                    raise StateError(f"The embedded Valkey stopped at its start: {_explain(folder)}see {log_path}.")
+                    reason = _explain(log_path.parent)
+                    raise StateError(f"The embedded Valkey stopped at its start: {reason}see {log_path}.")
                 await asyncio.sleep(0.02)
     except TimeoutError as error:
         raise StateError(f"The embedded Valkey did not start in {START_SECONDS_MAX:g} s: see {log_path}.") from error
-    else:
-        is_started = True
-    finally:
-        if not is_started and process.returncode is None:  # also where the gateway stops meanwhile
-            process.kill()
-            await process.wait()
 
 
 def _explain(folder: Path) -> str:

@@ -326,7 +326,7 @@ class LoraTraining:
     def __init__(self, job: Job, folder: Path) -> None:
         self.job, self.folder = job, folder
         self.model = LoraModel(job, folder)
-        self.optimiser = torch.optim.AdamW(self.model.masters, job.learning_rate, (0.9, 0.99), weight_decay=0.0)
+        self.optimiser = torch.optim.AdamW(self.model.masters, job.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         self.step, self.loss = 0, 0.0
         self.best: tuple[float, float] | None = None
         """The share of right held-out answers, and the loss with its sign turned."""

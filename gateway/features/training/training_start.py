@@ -185,7 +185,8 @@ def _latest_manifest(trainings: Trainings, task: str) -> Mapping[str, Any] | Non
     """The manifest of the version that leads, or else of the newest one that was not retired."""
     snapshot = trainings.services.snapshot.current
     alias = snapshot.aliases.get(task)
-    if alias is not None and alias.leading in snapshot.versions:
-        return rename_keys(snapshot.versions[alias.leading].manifest)
-    ours = [each for each in snapshot.versions_by_task.get(task, ()) if each.state != "retired"]
-    return rename_keys(max(ours, key=lambda version: version.number).manifest) if ours else None
+    latest = snapshot.versions.get(alias.leading) if alias is not None else None
+    if latest is None:
+        ours = [each for each in snapshot.versions_by_task.get(task, ()) if each.state != "retired"]
+        latest = max(ours, key=lambda version: version.number, default=None)
+    return None if latest is None else rename_keys(latest.manifest)
