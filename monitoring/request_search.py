@@ -34,6 +34,8 @@ PAGE_BYTES_MAX = 2 << 20
 """A page ends early where it is as long: a gateway holds its event loop to read 30 MB of it for half a second."""
 HOT_SECONDS = 3_600.0
 """A request that was made so long before the last archived one has ended, and is archived too."""
+CLOCK_SECONDS = 30.0
+"""The clock of a gateway, which makes ids, may be that much ahead of Redis's."""
 LabelFilter = Literal["right", "wrong", "unresolved", "none"]
 
 
@@ -197,13 +199,13 @@ def _may_be_hot(query: RequestQuery, archived_ms: int) -> bool:
 
 
 def _pages(redis: Any, done: str) -> Iterator[tuple[list[Found], float]]:
-    """Pages of the stream from its end back to what is archived, each with the time (Unix seconds) back to which all
-    requests are known that have ended."""
+    """Pages of the stream from its end back to what is archived, each with the time (Unix seconds, as ids have it) back
+    to which all requests are known that have ended."""
     high = "+"
     while batch := redis.xrevrange(STREAM_KEY, high, "-", count=AT_ONCE):
         high = f"({batch[-1][0].decode()}"
         page = [msgspec.json.decode(fields[b"record"], type=Found) for _, fields in batch]
-        yield page, _milliseconds(batch[-1][0].decode()) / 1000
+        yield page, _milliseconds(batch[-1][0].decode()) / 1000 + CLOCK_SECONDS
         if done and _milliseconds(batch[-1][0].decode()) < _milliseconds(done):
             return
 

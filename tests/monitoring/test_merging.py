@@ -72,7 +72,7 @@ def read_ids(job: ArchiveJob) -> list[str]:
         return [row[0] for row in connection.execute(f"SELECT id FROM {table}").fetchall()]
 
 
-def made_on(day: int, **fields: str) -> Record:
+def made_on(day: float, **fields: str) -> Record:
     made = record(**fields)
     made.at -= day * DAY_SECONDS
     moment = f"{int(made.at * 1000):012x}"

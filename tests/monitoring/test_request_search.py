@@ -6,16 +6,18 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import pytest
 from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring.archive.merging import LOOKED_KEY
 from monitoring.archive.run import ArchiveJob, run
 from monitoring.archive.storage import FolderStorage
-from monitoring.archive.tables import connect_duckdb
+from monitoring.archive.tables import DAY_SECONDS, connect_duckdb
 from monitoring.feedback import FeedbackStore
 from monitoring.feedback_reader import read_feedback
-from monitoring.request_search import PAGE_BYTES_MAX, RequestQuery, SearchJob, _candidates, search
+from monitoring.redis_time import read_redis_time
+from monitoring.request_search import AT_ONCE, PAGE_BYTES_MAX, RequestQuery, SearchJob, _candidates, search
 from monitoring.synced_files import lock_folder
 from monitoring.text_stream import TextStream
 from monitoring.texts import Seals, TextSource
@@ -79,3 +81,24 @@ async def test_a_page_of_long_texts_ends_early_and_the_next_goes_on_from_there(r
         pages.append([each["id"] for each in page.requests])
         before = page.next_before
     assert pages == [[each.id for each in made[at : at + 2]] for at in (0, 2, 4)]
+
+
+@pytest.mark.parametrize("is_archived", [True, False])
+async def test_no_page_leaves_out_a_request_of_a_gateway_whose_clock_is_ahead(
+    redis: Redis, job: ArchiveJob, is_archived: bool
+) -> None:
+    ahead = made_on(-5 / DAY_SECONDS)
+    await put(redis, ahead, *(record() for _ in range(AT_ONCE - 1)))
+    begun = await read_redis_time(redis)
+    while await read_redis_time(redis) < begun + 0.05:
+        pass
+    await put(redis, record())
+    if is_archived:
+        run(job)
+    found, before, source = set[str](), None, TextSource(job.redis_url, job.folder)
+    while before is not None or not found:
+        page = search(SearchJob(source=source, query=RequestQuery(before=before, limit=1 if not found else AT_ONCE)))
+        found |= {each["id"] for each in page.requests}
+        before = page.next_before
+    assert ahead.id in found
+    assert len(found) == AT_ONCE + 1
