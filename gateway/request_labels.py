@@ -80,9 +80,10 @@ async def read_rules(services: Services, task: str | None) -> LabelRules:
 
 
 async def read_all_rules(services: Services) -> dict[str, LabelRules]:
-    """The rules of all tasks' labels. Raises RedisError."""
+    """The rules of all tasks' labels; under "" those of requests of no task, or of one that is known no more. Raises
+    RedisError."""
     agreed_only = await list_agreed_only(services)
-    return {task: _make_rules(services, task, agreed_only) for task in services.settings.tasks}
+    return {task: _make_rules(services, task, agreed_only) for task in ("", *services.settings.tasks, *agreed_only)}
 
 
 def _make_rules(services: Services, task: str | None, agreed_only: Set[str]) -> LabelRules:

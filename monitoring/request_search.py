@@ -97,7 +97,8 @@ BY_ID = attrgetter("id")
 
 
 class SearchJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A search as a process beside the gateway does it. `rules` say how each task's labels are decided."""
+    """A search as a process beside the gateway does it. `rules` say how each task's labels are decided, and those under
+    "" how all others are."""
 
     source: TextSource
     query: RequestQuery
@@ -155,7 +156,7 @@ def _find_labels(reader: TextReader, job: SearchJob, hits: list[Found]) -> dict[
 
 
 def _label_of(hit: Found, feedback: Mapping[str, Any], job: SearchJob) -> RequestLabel | None:
-    rules = job.rules.get(hit.task or "")
+    rules = job.rules.get(hit.task or "") or job.rules.get("")
     return find_label(feedback.get(hit.id, []), rules) if rules is not None else None
 
 

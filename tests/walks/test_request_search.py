@@ -133,6 +133,20 @@ async def test_a_request_that_took_long_is_in_its_place_and_told_once(gateway: R
     assert await found(gateway, before=first) == [long.id]
 
 
+async def test_requests_of_no_task_and_of_a_removed_one_are_found_by_their_label(gateway: RunningGateway) -> None:
+    make, terms = gateway.services.ids.make, {"at": 0.0, "endpoint": "chat", "caller": "c", "requested_model": "m"}
+    records = [Record(id=make("c"), task=task, **terms) for task in (None, "gone")]
+    for record in records:
+        gateway.services.flow.buffer.put(record)
+    await settled(gateway)
+    async with gateway.http() as http:
+        for record in records:
+            said = {"request_id": record.id, "metric": "correct", "value": False}
+            assert (await http.post("/v1/feedback", json=said)).status_code == 201
+            assert (await http.get(f"/v1/requests/{record.id}")).json()["label"]["value"] == "wrong"
+    assert await found(gateway, label="wrong") == sorted((record.id for record in records), reverse=True)
+
+
 @pytest.mark.parametrize(
     ("query", "there"),
     [({"task": "return"}, "returns"), ({"outcome": "success"}, "cancelled"), ({"reason": "x"}, "adapter")],
