@@ -90,7 +90,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def view(self) -> VersionView:
         """As the router sees it."""
-        general_prompt = rename_keys(self.manifest).get("general_prompt") or {}
+        general_prompt = self.manifest.get("general_prompt") or {}
         return VersionView(
             self.name,
             self.task,
@@ -160,7 +160,8 @@ def read_version(_: str, raw: Mapping[str, Any]) -> Version:
     """A version as it is kept in the object store. Raises ValidationError where this release can't read it."""
     if raw.get("state") == "standby":  # the earlier name
         raw = {**raw, "state": "previous_version"}
-    return msgspec.convert(raw, Version)
+    version = msgspec.convert(raw, Version)
+    return replace(version, manifest=rename_keys(version.manifest))
 
 
 def read_alias(_: str, raw: Mapping[str, Any]) -> AliasEntry:

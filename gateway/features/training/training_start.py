@@ -17,7 +17,7 @@ from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training, id_of
 from monitoring.datasets.folder import CARD_FILE
 from monitoring.redis_time import read_redis_time
-from serving.adapters.manifest import ManifestError, from_json, rename_keys, to_json
+from serving.adapters.manifest import ManifestError, from_json, to_json
 from serving.adapters.versions_and_aliases import Version
 from serving.object_store import Stale
 from serving.training.trainer import compute_trainer_digest
@@ -189,4 +189,4 @@ def _latest_manifest(trainings: Trainings, task: str) -> Mapping[str, Any] | Non
     if latest is None:
         ours = [each for each in snapshot.versions_by_task.get(task, ()) if each.state != "retired"]
         latest = max(ours, key=lambda version: version.number, default=None)
-    return None if latest is None else rename_keys(latest.manifest)
+    return None if latest is None else latest.manifest
