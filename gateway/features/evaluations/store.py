@@ -48,7 +48,7 @@ RESULTS_AT_ONCE = 500
 LOGPROBS_MAX = 256
 """So many first logprobs of an answer are kept; more where its task judges by more."""
 LOGPROBS_EVALUATIONS = 5
-"""The newest evaluations of which logprobs are kept."""
+"""The newest evaluations of which logprobs are kept once they have ended."""
 PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten", "preferences", "given")
 """The parts of an evaluation beside itself and its rows."""
 
@@ -251,9 +251,9 @@ class EvaluationStore:
         await self._forget_old_logprobs()
 
     async def _forget_old_logprobs(self) -> None:
-        """Keep those of the newest evaluations: they take more room than all else together."""
-        older = await self._redis.zrevrange(EVALUATIONS_KEY, LOGPROBS_EVALUATIONS, -1)
-        if older:
+        """Keep those of the newest evaluations, and of what has not ended: they take more room than all else."""
+        older = {*await self._redis.zrevrange(EVALUATIONS_KEY, LOGPROBS_EVALUATIONS, -1)}
+        if older := older.difference(await self._redis.zrange(OPEN_KEY, 0, -1)):
             await self._redis.unlink(*(_key(name.decode(), "logprobs") for name in older))
 
     async def has_engine_faults(self, evaluation: Evaluation) -> bool:

@@ -175,9 +175,18 @@ async def test_logprobs_are_kept_to_seven_digits_and_of_the_newest_evaluations_a
         one = await begun(store, evaluation(f"e{number}", created_at=1.0 + number))
         assert await store.keep(one, "adapter", result(1), LOGPROBS)
         assert await store.logprobs(one, "adapter", 0, 10) == [[], LOGPROBS, []]
+        assert await store.move(one, finish(one, "done"), None, None)
     assert await store.logprobs(evaluation("e0"), "adapter", 1, 1) == [[]]
     assert await store.logprobs(evaluation("e1"), "adapter", 1, 1) == [LOGPROBS]
     assert len((await store.results(evaluation("e0"), 1, 1))["adapter"]) == 1
+
+
+async def test_logprobs_of_one_that_still_runs_are_kept_however_many_are_begun(store: EvaluationStore) -> None:
+    first = await begun(store, evaluation("e0"))
+    assert await store.keep(first, "adapter", result(1), LOGPROBS)
+    for number in range(LOGPROBS_EVALUATIONS):
+        await begun(store, evaluation(f"e{number + 1}", created_at=2.0 + number))
+    assert await store.logprobs(first, "adapter", 1, 1) == [LOGPROBS]
 
 
 async def test_a_forgotten_row_is_asked_no_more_and_no_text_of_it_is_kept(
