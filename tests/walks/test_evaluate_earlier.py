@@ -77,6 +77,21 @@ async def test_whoever_asks_again_or_otherwise_takes_nothing_over(
     assert not count_taken(told, "leading")
 
 
+async def test_one_begun_again_that_was_stopped_and_goes_on_takes_nothing_over(
+    ready: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    v2, v3 = [await ready.place(with_schema(make_adapter(number)), alias=False) for number in (2, 3)]
+    async with ready.http() as http:
+        await ended(http, (await begin(http, data(ROWS), version=v2))["id"])
+        await ready.services.redis.set("apprentice:duty:evaluations", "another gateway")
+        stopped = await begin(http, data(ROWS), version=v3, again=True)
+        assert (await http.delete(f"{PATH}/{stopped['id']}")).json()["status"] == "cancelled"
+        await ready.services.redis.delete("apprentice:duty:evaluations")
+        told = await ended(http, (await begin(http, data(ROWS), 200, version=v3))["id"])
+    assert (told["id"], told["status"]) == (stopped["id"], "done")
+    assert not count_taken(told, "leading")
+
+
 async def test_general_with_another_contract_is_asked_all_rows(
     ready: RunningGateway, make_adapter: MakeAdapter, general: FakeEngine
 ) -> None:

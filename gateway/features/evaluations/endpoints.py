@@ -42,7 +42,7 @@ from serving.adapters.versions_and_aliases import PLACED, Version
 ROWS_AT_ONCE_MAX = 100
 REPEATS_MAX = 10
 PROMPT_CHARACTERS_MAX = 8000
-KEPT_TO = ("calibrate", "fit_gain", "suite")
+KEPT_TO = ("calibrate", "fit_gain", "suite", "again")
 TOLD = ("id", "data_digest", "suite", "rows", "repeats", "arms", "metric", "calibrate", "fit_gain")
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
