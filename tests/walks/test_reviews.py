@@ -12,6 +12,7 @@ import pytest
 from gateway.features.reviews.state import Reviews
 from monitoring.feedback import STREAM_KEY, Feedback
 from tests.fakes.engine import FakeEngine
+from tests.gateway.features.reviews.test_store import review
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 from tests.walks.review_world import (
@@ -172,6 +173,18 @@ async def test_a_lease_is_one_reviewers_until_its_time_is_over_and_the_oldest_go
             assert outcomes(gateway)["given"] == 3
             told = (await one.get(NEXT)).json()["error"]["message"]
             assert told == "Of returns 1 reviews are leased to others, and 0 you have skipped or answered."
+
+
+async def test_who_has_a_review_of_one_task_gets_no_older_one_of_another(configure: Configure) -> None:
+    async with run_gateway(configure(tasks=tasks() | {"spare": {"fallback_pool": "general"}})) as gateway:
+        for number, task in ((1, "spare"), (2, "returns")):
+            kept = await gateway.features[Reviews].store.keep(review(number, task), 10, 86_400.0)
+            assert kept.outcome == "kept"
+        async with gateway.http() as one, gateway.http(await gateway.key(role="operator")) as two:
+            assert (await two.get("/v1/reviews/next")).json()["review"]["request_id"] == "r1"
+            assert (await one.get("/v1/reviews/next")).json()["review"]["request_id"] == "r2"
+            assert (await two.post("/v1/reviews/r1/skip", json={"reason": "not mine"})).status_code == 200
+            assert (await one.get("/v1/reviews/next")).json()["review"]["request_id"] == "r2"
 
 
 async def test_who_skips_a_review_gives_its_lease_back_and_does_not_get_it_again(

@@ -144,7 +144,7 @@ class GoldStore:
         another one, which is then theirs for the lease. Its end has whole milliseconds of Redis's clock, as a review's
         has: a reviewer can't tell one from the other."""
         is_drawn = secrets.randbelow(1 << 30) < share * (1 << 30)
-        if lease is None and (not is_drawn or await self._redis.hexists(f"{ROOT}{task}:held", reviewer)):
+        if lease is None and not is_drawn:
             return None
         questions = {each.review.request_id: each for each in await self.list_questions(task)}
         done = {name.decode() for name in await self._redis.smembers(self._done(task, reviewer))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -45,11 +45,12 @@ async def next_review(request: Request, reviewer: Reviewer, task: OfTask = None)
     """
     reviews = feature_of(request, Reviews)
     counts = await count_reviews(reviews, tasks_of(reviews, reviewer, task))
-    gold = await _give_gold(reviews, reviewer, counts)
+    held = await reviews.store.find_held(counts, reviewer.public)
+    gold = await _give_gold(reviews, reviewer, counts, held)
     if gold is not None:
         return Response(msgspec.json.encode(gold), media_type="application/json")
     none: dict[str, NoneLeft] = {}
-    for name in sorted(counts, key=lambda name: counts[name].oldest_at or float("inf")):
+    for name in sorted(counts, key=lambda name: (name not in held, counts[name].oldest_at or float("inf"))):
         lease_seconds, kept_seconds = settings_of(reviews, name).lease_seconds, find_waiting_seconds(reviews, name)
         leased: Leased | NoneLeft = NoneLeft(0, 0)
         if counts[name].waiting:
@@ -89,9 +90,13 @@ async def skip_review(request: Request, request_id: str, reviewer: Reviewer, bod
     return {"request_id": request_id, "task": task, "skipped": True}
 
 
-async def _give_gold(reviews: Reviews, reviewer: Caller, counts: dict[str, Counts]) -> dict[str, Any] | None:
-    """A gold question in the place of a review, which looks like one; None where none is drawn."""
+async def _give_gold(
+    reviews: Reviews, reviewer: Caller, counts: dict[str, Counts], held: Set[str]
+) -> dict[str, Any] | None:
+    """A gold question in the place of a review, which looks like one; None where none is drawn, or a review is held."""
     current = await reviews.gold.find_held(reviewer.public)
+    if current is None and held:
+        return None
     for name, counted_now in counts.items():
         settings = settings_of(reviews, name)
         leased = await reviews.gold.draw(name, reviewer.public, current, settings.gold_share, settings.lease_seconds)

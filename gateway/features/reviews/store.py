@@ -204,6 +204,13 @@ class ReviewStore:
             log.error("a review of %s can't be read, and is skipped: %s", task, request_id)
             await self.skip(task, Skip(request_id=request_id, by=reviewer, reason=UNREAD), retention_seconds)
 
+    async def find_held(self, tasks: Iterable[str], reviewer: str) -> set[str]:
+        """The tasks of which this reviewer has a review now."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for task in (listed := list(tasks)):
+                pipe.hexists(f"{ROOT}{task}:held", reviewer)
+            return {task for task, is_held in zip(listed, await pipe.execute(), strict=True) if is_held}
+
     async def note_given(self, reviewer: str, request_id: str, known_seconds: float) -> None:
         """The audit has it that a reviewer was given a review."""
         await self._redis.set(f"{GIVEN}{reviewer}:{request_id}", 1, px=_ms(known_seconds))
