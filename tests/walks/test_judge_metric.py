@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from gateway.state.quality_store import QualityStore
 from monitoring.quality.verdicts.quality import Judgement
 from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Status
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, metric
@@ -76,6 +77,19 @@ async def test_judge_is_asked_of_what_differs_and_its_trust_is_told(
         "because": "A model judged these answers: they are no baseline of people's labels.",
     }
     assert await metric(http, "apprentice_cost_usd_total", 'pool="general"', 'purpose="evaluation"') > 0
+
+
+async def test_rows_at_which_the_judges_engine_fails_are_asked_again_by_the_same_command(
+    ready: tuple[RunningGateway, httpx.AsyncClient, Asked], general: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, http, _ = ready
+    monkeypatch.setattr("gateway.features.evaluations.row_asking.FAILING_SECONDS_MAX", 0.0)
+    general.faults.add(Status(500), times=2)
+    told = await ended(http, (await begin(http, rows(), metric="judge", arms="adapter"))["id"])
+    assert told["report"]["arms"]["adapter"]["failed"] == 3
+    assert (await begin(http, rows(), 200, metric="judge", arms="adapter"))["status"] == "running"
+    told = await ended(http, told["id"])
+    assert told["report"]["arms"]["adapter"]["failed"] == 1, "the judge says neither yes nor no of one"
 
 
 async def test_agreement_with_people_stands_beside_the_figures(

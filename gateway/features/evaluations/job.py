@@ -169,8 +169,9 @@ class _Run:
                 "judge", partial(place_judge, self._services, self._evaluation, pool), body, make_constraint
             )
             answer.verdict = read_verdict(judged.text or "")
+            answer.fault = None if judged.fault in OF_THE_ROW else judged.fault  # an engine's fault: asked again later
         if answer.verdict is None:
-            answer.fault = "unjudged"
+            answer.fault = answer.fault or "unjudged"
 
     async def _done(self, closed: Closed) -> None:
         """Keep the report, and put the models that were asked for into force."""
