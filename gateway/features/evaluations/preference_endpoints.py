@@ -40,9 +40,7 @@ class PreferenceIn(Body):
 async def list_compared(request: Request, reviewer: Reviewer) -> dict[str, Any]:
     """The newest evaluations whose answers this key may compare: their texts are kept."""
     evaluations = feature_of(request, Evaluations)
-    newest = await evaluations.store.all(with_reports=False)
-    own = [each for each in newest if len(each.arms) > 1 and reviewer.reviews(each.task)]
-    listed = await evaluations.store.select_with_texts(own)
+    listed = await evaluations.store.list_with_texts(lambda each: len(each.arms) > 1 and reviewer.reviews(each.task))
     return {"evaluations": [{"id": each.id, "task": each.task, "created_at": each.created_at} for each in listed]}
 
 
@@ -57,7 +55,7 @@ async def next_pair(
     compared = await find_evaluation(evaluations, evaluation)
     arms = _find_arms(reviewer, compared, first, second)
     numbers = {preference.number for preference in await _list_own(evaluations, compared, arms, reviewer.public)}
-    rows = compared.rows if await evaluations.store.select_with_texts([compared]) else 0
+    rows = compared.rows if await evaluations.store.has_texts(compared) else 0
     drawn = draw_numbers(rows, _draw(evaluations, compared, "order"))
     unseen = (number for number in drawn if number not in numbers)
     while some := list(itertools.islice(unseen, LOOKED_AT_ONCE)):

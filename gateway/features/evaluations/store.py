@@ -136,6 +136,34 @@ class EvaluationStore:
 
     async def all(self, limit: int = LISTED_MAX, with_reports: bool = True) -> list[Evaluation]:
         """Those that are kept, the newest first; each is read by itself, since reports are large."""
+        return await self._read_each(await self._list_names(), limit, with_reports)
+
+    async def list_with_texts(self, is_wanted: Callable[[Evaluation], bool]) -> list[Evaluation]:
+        """The newest that are wanted of those of which texts of any row are kept, without reports."""
+        names = await self._list_names()
+        async with self._redis.pipeline(transaction=False) as all_of_them:
+            for name in names:
+                all_of_them.exists(_key(name, "texts"))
+            kept = await all_of_them.execute()
+        with_texts = [name for name, is_kept in zip(names, kept, strict=True) if is_kept]
+        return await self._read_each(with_texts, LISTED_MAX, False, is_wanted)
+
+    async def _read_each(
+        self,
+        names: Sequence[str],
+        limit: int,
+        with_reports: bool,
+        is_wanted: Callable[[Evaluation], bool] = lambda _: True,
+    ) -> list[Evaluation]:
+        evaluations = list[Evaluation]()
+        for name in names:
+            evaluation = await self.get(name, with_reports) if len(evaluations) < limit else None
+            if evaluation is not None and is_wanted(evaluation):
+                evaluations.append(evaluation)
+        return evaluations
+
+    async def _list_names(self) -> list[str]:
+        """The ids of those that are kept, the newest first; what has expired leaves the list."""
         names = [name.decode() for name in await self._redis.zrevrange(EVALUATIONS_KEY, 0, -1)]
         async with self._redis.pipeline(transaction=False) as all_of_them:
             for name in names:
@@ -143,8 +171,7 @@ class EvaluationStore:
             there = await all_of_them.execute()
         for name in (name for name, is_there in zip(names, there, strict=True) if not is_there):
             await self._redis.eval(DROP, 2, _key(name), EVALUATIONS_KEY, b"", name)
-        listed = [name for name, is_there in zip(names, there, strict=True) if is_there][:limit]
-        return [_read(raw, with_reports) for name in listed if (raw := await self._redis.get(_key(name))) is not None]
+        return [name for name, is_there in zip(names, there, strict=True) if is_there]
 
     async def is_wanted(self) -> bool:
         """Return whether there is anything to do."""
@@ -362,13 +389,9 @@ class EvaluationStore:
             for raw in filter(None, await self.results_of(evaluation, arm, range(first, first + RESULTS_AT_ONCE))):
                 yield msgspec.json.decode(raw, type=RowResult)
 
-    async def select_with_texts(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-        """Those of which texts of any row are kept."""
-        async with self._redis.pipeline(transaction=False) as all_of_them:
-            for evaluation in evaluations:
-                all_of_them.exists(_key(evaluation.id, "texts"))
-            kept = await all_of_them.execute()
-        return [evaluation for evaluation, is_kept in zip(evaluations, kept, strict=True) if is_kept]
+    async def has_texts(self, evaluation: Evaluation) -> bool:
+        """Return whether texts of any row are kept."""
+        return bool(await self._redis.exists(_key(evaluation.id, "texts")))
 
     async def note_given(self, evaluation: Evaluation, number: int, arms: tuple[str, str], reviewer: str) -> None:
         """Note that a reviewer has been given the answers of two arms to a row."""
