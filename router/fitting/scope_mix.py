@@ -12,6 +12,8 @@ from router.scope_model import Mix, ScoreParts
 
 FOLDED_PROMPTS_MAX = 2_000
 FOLDS = 5
+HELD_BACK_MIN = 100
+"""Prompts of whole groups from which on thresholds rest on these alone."""
 FIRST, NEAREST, EXCESS = 0.15, 0.25, 1.0
 """Weights beside the echo's: of the first margin, of the nearest prompt, and of other traffic's unusual margin."""
 MISSED_SHARE = 0.1
@@ -39,17 +41,21 @@ def number_groups(names: Sequence[str | None]) -> Integers:
 def draw_folds(own: Integers, groups: Integers, draw: np.random.Generator) -> list[Integers]:
     """Parts of the prompts `own`, each to be held back from a fitting with the others: FOLDS that hold all of them, or
     of more than FOLDED_PROMPTS_MAX one of half as many. No group is in two, so that a threshold holds for wordings that
-    are not among the prompts."""
+    are not among the prompts. A group larger than one part is held back where only such are left; where all others have
+    too few prompts, it tells nothing."""
     names = draw.permutation(np.unique(groups))
-    few = len(own) <= FOLDED_PROMPTS_MAX
+    few, count_max = len(own) <= FOLDED_PROMPTS_MAX, FOLDED_PROMPTS_MAX // 2
     if len(names) == len(own):
         order = draw.permutation(own)
-        return np.array_split(order, FOLDS) if few else [order[: FOLDED_PROMPTS_MAX // 2]]
+        return np.array_split(order, FOLDS) if few else [order[:count_max]]
     if few:
         return [own[np.isin(groups, part)] for part in np.array_split(names, min(FOLDS, len(names)))]
-    sizes = np.cumsum([np.count_nonzero(groups == name) for name in names])
-    count = int(np.searchsorted(sizes, FOLDED_PROMPTS_MAX // 2)) + 1
-    return [draw.permutation(own[np.isin(groups, names[: min(count, len(names) // 2)])])]
+    sizes = np.array([np.count_nonzero(groups == name) for name in names])
+    late = np.argsort(sizes > count_max, kind="stable")
+    count = min(int(np.searchsorted(np.cumsum(sizes[late]), count_max)) + 1, len(names) // 2)
+    if sizes[late[:count]].sum() < HELD_BACK_MIN:
+        return [draw.permutation(own)[:count_max]]
+    return [draw.permutation(own[np.isin(groups, names[late[:count]])])]
 
 
 def choose_mix(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from router.fitting.scope_mix import FOLDS, MISSED_SHARE, SINGLE_LESS, choose_mix, draw_folds, find_bars, number_groups
 from router.scope_model import Mix, ScoreParts
@@ -82,6 +83,17 @@ def test_whole_groups_of_prompts_are_held_back_once_and_at_most_half_of_them() -
     assert not np.intersect1d(groups[part], groups[np.setdiff1d(np.arange(4_000), part)]).size
     (few,) = draw_folds(np.arange(4_000), number_groups(["a", "b"] * 2_000), np.random.default_rng(1))
     assert len(few) == 2_000
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_group_of_most_prompts_is_held_back_where_others_are(seed: int) -> None:
+    """A model that was fitted without most of what it is to know says nothing of the threshold of the whole."""
+    groups = number_groups(["most"] * 2_000 + [str(at) for at in range(500)])
+    (part,) = draw_folds(np.arange(2_500), groups, np.random.default_rng(seed))
+    assert len(part) == 250
+    assert part.min() >= 2_000
+    (mixed,) = draw_folds(np.arange(2_005), groups[:2_005], np.random.default_rng(seed))
+    assert len(mixed) == 1_000, "five others are too few to tell anything"
 
 
 def test_one_group_alone_or_none_at_all_is_held_back_row_by_row() -> None:
