@@ -13,6 +13,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from gateway.audit import change_objects
 from gateway.features.quality.job import step_of
 from gateway.features.quality.state import Quality
 from gateway.features.reviews import agreement_job, label_endpoints
@@ -262,6 +263,24 @@ async def test_gold_answers_score_their_reviewer_and_are_no_feedback(
             assert (await admin.delete(f"{GOLD}/{known}")).status_code == 200
             assert (await admin.get(GOLD)).json()["questions"] == []
             assert (await admin.delete(f"{GOLD}/{known}")).status_code == 404
+
+
+async def test_a_text_that_is_erased_while_it_becomes_a_gold_question_is_not_kept(
+    several: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, reviews = await ask(several), several.features[Reviews]
+    await until_settled(several, 1)
+
+    async def change_late(*given: Any, **more: Any) -> None:
+        await reviews.store.delete("returns", known, several.services.begin_step("ada"))
+        await reviews.gold.forget([known])
+        await change_objects(*given, **more)
+
+    monkeypatch.setattr(label_endpoints, "change_objects", change_late)
+    async with several.http() as admin:
+        added = await admin.post(GOLD, json={"request_id": known, "value": False})
+        assert (added.status_code, added.json()["error"]["code"]) == (404, "no_review")
+    assert await reviews.gold.list_questions("returns") == []
 
 
 async def test_the_lease_of_a_gold_question_looks_like_that_of_a_review(

@@ -188,6 +188,11 @@ async def add_gold(request: Request, task: str, admin: Admin, body: GoldIn) -> d
     after = {"task": task, "value": value}  # a comment may quote a text, and the audit can forget none
     change = reviews.gold.change(question, review.request_id)
     await change_objects(reviews.services, admin, "review.gold", review.request_id, [change], after=after)
+    try:
+        await _find_candidate(reviews, task, body.request_id)
+    except Problem:  # its texts were erased meanwhile, when the question was not there yet
+        await reviews.gold.forget([body.request_id])
+        raise
     never = f"It is given to nobody: tasks.{task}.monitor.reviews.gold_share is 0."
     warnings = [] if settings_of(reviews, task).gold_share else [never]
     return {"request_id": review.request_id, **after, "comment": comment, "warnings": warnings}
