@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any
 
 import pytest
 
 from gateway.features.evaluations.earlier_answers import SAMPLE_ROWS
 from tests.fakes.engine import FakeEngine
+from tests.gateway.features.evaluations.test_store import fill_list
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_evaluate import PATH, begin, data, ended, items_asked, ready, right_but_for, said, with_schema
@@ -51,6 +53,17 @@ async def test_arms_that_answered_before_are_asked_a_sample_alone(
     assert told["progress"]["general"]["cost_usd"] < told["report"]["arms"]["general"]["cost_usd"], (
         "it was not paid twice"
     )
+
+
+async def test_answers_are_found_behind_newer_evaluations_of_other_tasks(
+    ready: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    v2, v3 = [await ready.place(with_schema(make_adapter(number)), alias=False) for number in (2, 3)]
+    async with ready.http() as http:
+        await ended(http, (await begin(http, data(ROWS), version=v2))["id"])
+        await fill_list(ready.services.redis, time.time())
+        told = await ended(http, (await begin(http, data(ROWS), version=v3))["id"])
+    assert count_taken(told, "leading")
 
 
 async def test_an_arm_that_answers_otherwise_now_is_asked_all_rows(

@@ -13,18 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 
-from gateway.features.evaluations.store import LISTED_MAX
-from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.erasure import erase_from_evaluations
-from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.redis_address import open_redis
 from tests.fakes.answers import Called
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import run
-from tests.gateway.features.evaluations.test_store import evaluation
+from tests.gateway.features.evaluations.test_store import fill_list
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.console_browsing import browsing
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -140,13 +136,7 @@ async def test_evaluations_to_compare_are_found_behind_newer_ones_of_other_tasks
     compared: tuple[RunningGateway, str],
 ) -> None:
     running, path = compared
-    redis: Any = running.services.redis
-    for number in range(LISTED_MAX):
-        newer = msgspec.structs.replace(evaluation(f"newer{number}", time.time() + 60), task="clauses")
-        newer.arms["general"] = EvaluationArm()
-        await redis.set(get_evaluation_key(newer.id), msgspec.json.encode(newer))
-        await redis.hset(get_evaluation_key(newer.id, "texts"), "0:", b"text")
-        await redis.zadd(EVALUATIONS_KEY, {newer.id: newer.created_at})
+    await fill_list(running.services.redis, time.time() + 60)
     async with running.http(await running.key(role="reviewer", models=["returns"])) as reviewer:
         listed = (await reviewer.get("/v1/evaluations")).json()["evaluations"]
     assert [each["id"] for each in listed] == [path.split("/")[3]]

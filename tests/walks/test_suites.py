@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
@@ -22,6 +23,7 @@ from monitoring.synced_files import lock_folder
 from monitoring.texts import FORGOTTEN_KEY
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import run
+from tests.gateway.features.evaluations.test_store import fill_list
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -233,6 +235,7 @@ async def test_readiness_holds_a_prompt_against_rows_that_the_version_did_not_le
         await running.place(folder)
         write_train(running, "d" * 64, range(20))
         await ended(http, (await begin(http, data(30)))["id"])
+        await fill_list(running.services.redis, time.time() + 60)  # newer ones of another task
         prompted = await find_prompted(running.features[Evaluations], "returns")
     assert prompted is not None
     assert prompted.tuned is not None

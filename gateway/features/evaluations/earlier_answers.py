@@ -39,7 +39,7 @@ async def find_earlier_answers(
     """
     if wanted.again or wanted.repeats > 1:
         return
-    ended = [each for each in await evaluations.store.all(with_reports=False) if _is_like(each, wanted)]
+    ended = await evaluations.store.all(with_reports=False, is_wanted=lambda each: _is_like(each, wanted))
     for arm in wanted.arms:
         if arm != "adapter" and (earlier := await _find_of_arm(evaluations, wanted, arm, ended)):
             yield arm, earlier

@@ -93,6 +93,9 @@ class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     gate: Gate | None = None
 
 
+Chosen = Callable[[Evaluation], bool]
+
+
 class Model(msgspec.Struct, frozen=True):
     """A model that was fitted from an evaluation's rows, and what people want to know of it."""
 
@@ -134,11 +137,13 @@ class EvaluationStore:
         raw = await self._redis.get(_key(evaluation))
         return None if raw is None else _read(raw, with_report)
 
-    async def all(self, limit: int = LISTED_MAX, with_reports: bool = True) -> list[Evaluation]:
-        """Those that are kept, the newest first; each is read by itself, since reports are large."""
-        return await self._read_each(await self._list_names(), limit, with_reports)
+    async def all(
+        self, limit: int = LISTED_MAX, with_reports: bool = True, is_wanted: Chosen = lambda _: True
+    ) -> list[Evaluation]:
+        """The newest that are wanted of those that are kept, the newest first."""
+        return await self._read_each(await self._list_names(), limit, with_reports, is_wanted)
 
-    async def list_with_texts(self, is_wanted: Callable[[Evaluation], bool]) -> list[Evaluation]:
+    async def list_with_texts(self, is_wanted: Chosen) -> list[Evaluation]:
         """The newest that are wanted of those of which texts of any row are kept, without reports."""
         names = await self._list_names()
         async with self._redis.pipeline(transaction=False) as all_of_them:
@@ -149,12 +154,9 @@ class EvaluationStore:
         return await self._read_each(with_texts, LISTED_MAX, False, is_wanted)
 
     async def _read_each(
-        self,
-        names: Sequence[str],
-        limit: int,
-        with_reports: bool,
-        is_wanted: Callable[[Evaluation], bool] = lambda _: True,
+        self, names: Sequence[str], limit: int, with_reports: bool, is_wanted: Chosen
     ) -> list[Evaluation]:
+        """Each is read by itself, since reports are large."""
         evaluations = list[Evaluation]()
         for name in names:
             evaluation = await self.get(name, with_reports) if len(evaluations) < limit else None

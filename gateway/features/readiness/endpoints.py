@@ -17,6 +17,7 @@ from gateway.errors import Problem
 from gateway.feature import Feature, feature_of
 from gateway.features.datasets.state import Datasets
 from gateway.features.evaluations.state import Evaluations
+from gateway.features.evaluations.store import Evaluation
 from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
 from gateway.openapi_parts import LINES, with_body, with_errors
 from gateway.request_labels import read_agreement_of_reviewers
@@ -188,10 +189,12 @@ def read_newest_set(datasets: Datasets, task: str, rows_max: int) -> bytes:
 async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:
     """The best prompted arm of the task's last evaluation that has one, beside the version's, on rows that this was not
     trained on; none on rows or by a judge that decide nothing. Raises RedisError."""
-    for listed in await evaluations.store.all(with_reports=False):
-        is_of_all = listed.task == task and listed.suite in WHOLE
-        if not is_of_all or all(arm.version is not None for arm in listed.arms.values()):
-            continue
+
+    def is_prompted(each: Evaluation) -> bool:
+        is_of_all = each.task == task and each.suite in WHOLE
+        return is_of_all and any(arm.version is None for arm in each.arms.values())
+
+    for listed in await evaluations.store.all(with_reports=False, is_wanted=is_prompted):
         evaluation = await evaluations.store.get(listed.id) or listed
         report = evaluation.report or {}
         report = report if is_judge_trusted(report.get("judge")) else {}

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from gateway.features.evaluations.row_batches import BATCH, seal_rows
 from gateway.features.evaluations.store import (
+    LISTED_MAX,
     LOGPROBS_EVALUATIONS,
     OPEN_KEY,
     Evaluation,
@@ -61,6 +62,16 @@ def evaluation(name: str = "e", created_at: float = 1.0, classes: Classes | None
 
 def result(number: int, right: bool = True, outcome: str = "answered") -> RowResult:
     return RowResult(number=number, id=f"r{number}", group=number, right=right, outcome=outcome)
+
+
+async def fill_list(redis: Any, at: float) -> None:
+    """As many evaluations of another task as a list has, at this time, with texts."""
+    for number in range(LISTED_MAX):
+        other = msgspec.structs.replace(evaluation(f"other{number}", at), task="clauses", status="done")
+        other.arms["general"] = EvaluationArm()
+        await redis.set(get_evaluation_key(other.id), msgspec.json.encode(other))
+        await redis.hset(get_evaluation_key(other.id, "texts"), "0:", b"text")
+        await redis.zadd(EVALUATIONS_KEY, {other.id: at})
 
 
 @pytest.fixture
