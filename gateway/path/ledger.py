@@ -215,6 +215,8 @@ class Ledger:
         record, usage = self.record, progress.usage
         record.attempts[-1].fault = check
         prompt = usage.prompt_tokens if usage is not None else None
+        details = usage.prompt_tokens_details if usage is not None else None
+        cached = details.cached_tokens if details is not None else None
         completion = progress.completion_tokens
         if self.parts:
             record.prompt_tokens, record.completion_tokens = prompt, completion
@@ -222,7 +224,7 @@ class Ledger:
             record.prompt_tokens = record.completion_tokens = None
             self.parts.clear()
         else:
-            spent = compute_cost(prices.by_pool.get(record.pool or ""), prompt, completion, shared_seconds)
+            spent = compute_cost(prices.by_pool.get(record.pool or ""), prompt, completion, shared_seconds, cached)
         record.wasted_tokens = (record.wasted_tokens or 0) + (prompt or 0) + (completion or 0)
         if spent is not None:
             record.wasted_usd = (record.wasted_usd or 0.0) + spent

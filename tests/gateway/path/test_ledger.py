@@ -1,11 +1,14 @@
-"""The ledger: what is a fallback, and from where."""
+"""The ledger: what is a fallback, and from where; what a rejected answer cost."""
 
 from __future__ import annotations
 
 import pytest
 
+from gateway.current_configuration import Prices
+from gateway.formats.server_sent_events import Progress, TokenDetails, Usage
 from gateway.path.ledger import Ledger
-from monitoring.records import Record
+from monitoring.cost import Price
+from monitoring.records import AttemptRecord, Record
 from router.policy import TaskPolicy
 from router.routing_data import Choice, Reason
 from serving.fleet_view import VersionView
@@ -34,3 +37,13 @@ def test_a_version_that_answers_after_all_is_no_fallback(
     ledger.note_choice(Choice(task, answers, pool, pool.replicas[0], reason, led_to=led_to), "stack")
     assert ledger.fallback_from == fallback_from
     assert ledger.record.led_to == (led_to.name if led_to else None)
+
+
+def test_rejected_answers_cached_prompt_tokens_cost_their_own_price() -> None:
+    ledger = Ledger(Record(id="a", at=0.0, endpoint="chat", caller="c", requested_model="returns", pool="small"), 0.0)
+    ledger.record.attempts.append(AttemptRecord("small", "small-1", "returns@v1", None, 0.1))
+    progress = Progress()
+    progress.usage = Usage(1_000, 10, TokenDetails(800))
+    price = Price(2.5, 10.0, cached_prompt_usd_per_million_tokens=0.25)
+    ledger.note_rejected("contract", progress, Prices({"small": price}, None), 0.1)
+    assert ledger.record.wasted_usd == pytest.approx((200 * 2.5 + 800 * 0.25 + 10 * 10.0) / 1e6)
