@@ -67,14 +67,14 @@ class ResponseWriter(AnswerWriter):
         yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.delta", delta=text, **_logprobs(block, block.added))
 
     def close_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
+        item = self._item(block, self._status_of(block))
         if block.kind == "tool":
-            call = {"name": block.name, "arguments": block.text}
+            call = {"name": block.name, "arguments": item["arguments"]}
             yield self._of_item(block, "response.function_call_arguments.done", **call)
         else:
             text = {"refusal" if block.kind == "refusal" else "text": block.text}
             yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.done", **text, **_logprobs(block, block.logprobs))
             yield self._of_part(block, "response.content_part.done", part=_part(block))
-        item = self._item(block, self._status_of(block))
         yield self._event("response.output_item.done", output_index=block.index, item=item)
 
     def finish(self) -> Iterator[dict[str, Any]]:
@@ -108,7 +108,8 @@ class ResponseWriter(AnswerWriter):
     def _item(self, block: AnswerBlock, status: str) -> dict[str, Any]:
         item: dict[str, Any] = {"id": self._item_id(block), "status": status}
         if block.kind == "tool":
-            call = {"call_id": block.call_id, "name": block.name, "arguments": block.text}
+            arguments = block.text or ("{}" if status == "completed" else "")  # clients read them as JSON
+            call = {"call_id": block.call_id, "name": block.name, "arguments": arguments}
             return item | {"type": "function_call"} | call
         if block.kind == "reasoning":
             return item | {"type": "reasoning", "summary": [], "content": [_part(block)]}

@@ -219,6 +219,13 @@ def test_tool_without_parameters_is_a_function_without_them() -> None:
     assert chat["tools"] == [{"type": "function", "function": {"name": "f"}}]
 
 
+def test_call_without_arguments_has_an_empty_object_of_them() -> None:
+    told = read(ResponseWriter(ASK).write_end(events(call("a", "", index=0), call("b", "{}", index=1))))
+    done = [event["arguments"] for event in told if event["type"] == "response.function_call_arguments.done"]
+    items = [event["item"]["arguments"] for event in told if event["type"] == "response.output_item.done"]
+    assert done == items == [item["arguments"] for item in told[-1]["response"]["output"]] == ["{}", "{}"]
+
+
 @pytest.mark.parametrize(
     "odd",
     [
