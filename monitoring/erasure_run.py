@@ -104,7 +104,7 @@ def erase(job: ErasureJob) -> ErasureReport:
         report.feedback = erase_words_of_feedback(storage, requests)
         erase_unreadable(storage, requests)
         erase_feedback_words(redis, requests)
-        mark_forgotten(redis, requests, job.until)
+        mark_forgotten(redis, requests)
         erase_from_uploads(redis, requests)
         report.suites = erase_from_suites(redis, requests, job.keys.seals())
         report.evaluated = erase_from_evaluations(redis, requests)

@@ -33,6 +33,8 @@ BYTES_KEY = "apprentice:texts:bytes"
 TEXT_KEY = "apprentice:text:"
 FORGOTTEN_KEY = "apprentice:forgotten:"
 """By request id, caller or handle: the time (ms) up to which their texts are to be kept no more."""
+NO_END_MS = 253_402_300_800_000
+"""The mark of a request's id, which names one request alone: its gateway's clock may be ahead."""
 PRUNED_KEY = "apprentice:archive:texts:pruned"
 """Set while the archive need not be looked through for texts that are due."""
 SEALED_SECONDS = 86_400

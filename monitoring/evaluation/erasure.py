@@ -22,7 +22,7 @@ from monitoring.evaluation.redis_keys import (
     get_suite_key,
 )
 from monitoring.evaluation.row_classes import ClassFinder, SliceCounts
-from monitoring.texts import FORGOTTEN_KEY, Seals, TextRow, Unsealable
+from monitoring.texts import FORGOTTEN_KEY, NO_END_MS, Seals, TextRow, Unsealable
 
 PUSHED_AT_ONCE = 500
 MARKED_AT_ONCE = 1000
@@ -51,14 +51,13 @@ def erase_from_suites(redis: Any, requests: Set[str], seals: Seals) -> list[Eras
     return erased
 
 
-def mark_forgotten(redis: Any, requests: Set[str], until: float) -> None:
-    """Have what is on its way in meanwhile leave out these requests, made until then (Unix seconds). Raises
-    RedisError."""
+def mark_forgotten(redis: Any, requests: Set[str]) -> None:
+    """Have what is on its way in meanwhile leave out these requests. Raises RedisError."""
     every = sorted(requests)
     for at in range(0, len(every), MARKED_AT_ONCE):
         pipe = redis.pipeline(transaction=False)
         for request in every[at : at + MARKED_AT_ONCE]:
-            pipe.set(FORGOTTEN_KEY + request, round(until * 1000), ex=FORGOTTEN_SECONDS, nx=True)
+            pipe.set(FORGOTTEN_KEY + request, NO_END_MS, ex=FORGOTTEN_SECONDS, nx=True)
         pipe.execute()
 
 

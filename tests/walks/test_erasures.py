@@ -17,10 +17,12 @@ import duckdb
 import httpx
 import msgspec
 import pytest
+from redis.exceptions import RedisError
 
 from gateway.features.datasets.endpoints import send_export
 from gateway.features.datasets.state import Datasets
 from gateway.features.erasures.state import Erasures
+from gateway.features.erasures.store import Erasure
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.suite_endpoints import find_hard_cases
 from gateway.features.records.archiving import archive_once
@@ -28,6 +30,7 @@ from gateway.features.texts.state import Texts
 from monitoring.datasets.folder import CARD_FILE, REQUESTS_FILE
 from monitoring.erasure import ERASED_FILE
 from monitoring.feedback import STREAM_KEY
+from monitoring.texts import FORGOTTEN_KEY
 from tests.gateway.cli.conftest import run
 from tests.live_folder import find_paths
 from tests.waiting import until
@@ -295,6 +298,28 @@ async def test_an_erasure_that_failed_is_done_once_it_can_be(world: tuple[Runnin
         gateway.features[Erasures].wake.set()
         await until(lambda: _is_done(store, name))
     assert holding(folder, SECRET) == []
+
+
+async def test_an_erasure_whose_gateway_ends_while_it_is_entered_keeps_late_texts_out(
+    world: tuple[RunningGateway, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, _ = world
+    store, redis = gateway.features[Erasures].store, gateway.services.redis
+    set_marks, faults = store.mark, [RedisError("away"), None]
+
+    async def mark(erasure: Erasure) -> None:
+        if fault := faults.pop(0):
+            raise fault
+        await set_marks(erasure)
+
+    monkeypatch.setattr(store, "mark", mark)
+    request = await ask(gateway, SECRET)
+    async with gateway.http() as http:
+        assert (await http.post("/admin/v1/erasures", json={"request": request})).status_code == 503
+        (erasure,) = (await http.get("/admin/v1/erasures")).json()["erasures"]
+    gateway.features[Erasures].wake.set()
+    await until(lambda: _is_done(store, erasure["id"]))
+    assert await redis.exists(FORGOTTEN_KEY + request)
 
 
 async def _with_error(store: Any, name: str) -> Any:

@@ -11,11 +11,15 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from gateway.configuration.training import TrainingParameters
 from gateway.features.datasets.state import Build, Datasets
+from gateway.features.erasures import job
 from gateway.features.erasures.job import list_versions_of
 from gateway.features.erasures.state import Erasures
+from gateway.features.records.append_file_rewrites import rewrite_now
 from gateway.features.releases.adding import Pusher
 from gateway.features.training.state import Trainings
 from gateway.features.training.training_run import LocalRun
@@ -297,9 +301,21 @@ async def test_a_version_is_named_when_rows_of_its_file_are_forgotten(
 
 @pytest.mark.parametrize(("plan", "status"), [({"wait_at": 4}, "cancelled"), ({"fail": "No memory."}, "failed")])
 async def test_erased_rows_stop_their_training_and_what_it_learned_goes(
-    gateway: RunningGateway, trainer: tuple[Path, Path], plan: dict[str, Any], status: str
+    gateway: RunningGateway,
+    trainer: tuple[Path, Path],
+    plan: dict[str, Any],
+    status: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer[1].write_text(json.dumps(plan))
+    faults: list[RedisError | None] = [RedisError("away"), None]  # the erasure is done twice
+
+    async def rewrite(redis: Redis) -> str | None:
+        if fault := faults.pop(0):
+            raise fault
+        return await rewrite_now(redis)
+
+    monkeypatch.setattr(job, "rewrite_now", rewrite)
     async with gateway.http() as http:
         named = b"".join(
             json.dumps({**json.loads(line), "request": f"r{number}"}).encode() + b"\n"

@@ -20,6 +20,7 @@ from gateway.features.erasures.state import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.features.records.append_file_rewrites import rewrite_now
 from gateway.features.records.archiving import text_keys_of
+from gateway.features.training.store import Training
 from gateway.features.training.training_end import end_training
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ LOOK_INTERVAL_SECONDS = 5.0
 RUN_SECONDS_MAX = 3600.0
 AT_ONCE = 500
 TRAINING_NOTE = "Texts of its rows were erased ({}): run the command again, without them."
+ADDED = ("texts", "feedback", "suites", "evaluated", "trained")
+"""Figures that are added up: whoever does an erasure again finds nothing that was erased before."""
 COMMAND = make_command("monitoring.erasure_run")
 
 
@@ -42,6 +45,7 @@ async def keep_erasing(erasures: Erasures) -> None:
 
 
 async def _erase(erasures: Erasures, erasure: Erasure) -> None:
+    await erasures.store.mark(erasure)  # the gateway that entered it may have ended before
     try:
         erased = await _erase_files(erasures, erasure)
     except Problem as problem:
@@ -49,7 +53,14 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         await erasures.store.note(msgspec.structs.replace(erasure, error=problem.message))
         return
     requests = erased.pop("requests")
-    erased["trainings"] = await _end_trainings(erasures, erasure, frozenset(erased["trainings"]))
+    learning = await _find_trainings(erasures, frozenset(erased.pop("trainings")))
+    erasure = msgspec.structs.replace(
+        erasure,
+        trainings=sorted({*erasure.trainings, *(training.id for training in learning)}),
+        **{name: getattr(erasure, name) + erased.pop(name) for name in ADDED},
+    )
+    await erasures.store.note(erasure)  # whoever does it again finds none of these
+    await _end_trainings(erasures, erasure, learning)
     await erasures.fitting.samples.forget_requests(frozenset(requests))
     done = msgspec.structs.replace(
         erasure,
@@ -87,21 +98,24 @@ async def _erase_files(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
     return await run_process(COMMAND, job, dict[str, Any], RUN_SECONDS_MAX)
 
 
-async def _end_trainings(erasures: Erasures, erasure: Erasure, folders: Set[str]) -> list[str]:
-    """End the trainings that have read erased rows, and remove what they have learned by now. Their ids.
+async def _find_trainings(erasures: Erasures, folders: Set[str]) -> list[Training]:
+    """The trainings in these folders that run, or may go on: they have read erased rows. Raises RedisError."""
+    trainings = erasures.trainings
+    return [
+        training
+        for training in await trainings.store.all()
+        if trainings.folder_of(training).name in folders and training.status in ("running", "failed")
+    ]
 
-    Raises RedisError and OSError.
-    """
-    trainings, ended = erasures.trainings, []
-    for training in await trainings.store.all():
-        folder = trainings.folder_of(training)
-        if folder.name in folders and training.status in ("running", "failed"):
-            ended.append(training.id)
-            await end_training(trainings, training, "cancelled", TRAINING_NOTE.format(erasure.id), actor=erasure.by)
-            if training.status != "running":  # else its run may still write there: the sweep removes it
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+async def _end_trainings(erasures: Erasures, erasure: Erasure, learning: Sequence[Training]) -> None:
+    """End trainings, and remove what they have learned by now. Raises RedisError and OSError."""
+    trainings, note = erasures.trainings, TRAINING_NOTE.format(erasure.id)
+    for training in learning:
+        await end_training(trainings, training, "cancelled", note, actor=erasure.by)
+        if training.status != "running":  # else its run may still write there: the sweep removes it
+            await asyncio.to_thread(shutil.rmtree, trainings.folder_of(training), ignore_errors=True)
     await erasures.services.snapshot.refresh()
-    return ended
 
 
 async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequence[str]) -> int:

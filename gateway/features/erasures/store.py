@@ -8,7 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.state.audited_step import AuditedStep
-from monitoring.texts import FORGOTTEN_KEY
+from monitoring.texts import FORGOTTEN_KEY, NO_END_MS
 from serving.object_store import Change, LenientReader, ObjectStore, change_together
 
 WAITING_KEY = "apprentice:erasures:waiting"
@@ -57,15 +57,20 @@ class ErasureStore:
         self._reader = LenientReader()
 
     async def open(self, erasure: Erasure, step: AuditedStep) -> None:
-        """Enter a new erasure with its audit entry. From here on no text that it means is taken in any more."""
-        until_ms, names = round(erasure.at * 1000), [*erasure.requests, *erasure.names]
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for at in range(0, len(names), MARKED_AT_ONCE):
-                for name in names[at : at + MARKED_AT_ONCE]:
-                    pipe.set(FORGOTTEN_KEY + name, until_ms, ex=FORGOTTEN_SECONDS)
-                await pipe.execute()
+        """Enter a new erasure with its audit entry, and mark what it means."""
         await self._redis.sadd(WAITING_KEY, erasure.id)
         await step.take([self._change(erasure)])
+        await self.mark(erasure)
+
+    async def mark(self, erasure: Erasure) -> None:
+        """See that no text that an erasure means is taken in any more. Done twice it is harmless."""
+        until_ms = round(erasure.at * 1000)
+        marks = [*dict.fromkeys(erasure.requests, NO_END_MS).items(), *dict.fromkeys(erasure.names, until_ms).items()]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for at in range(0, len(marks), MARKED_AT_ONCE):
+                for name, mark_ms in marks[at : at + MARKED_AT_ONCE]:
+                    pipe.set(FORGOTTEN_KEY + name, mark_ms, ex=FORGOTTEN_SECONDS)
+                await pipe.execute()
 
     async def waiting(self) -> list[Erasure]:
         """Those that are to be done, the oldest first."""

@@ -6,7 +6,10 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.features.erasures.store import WAITING_KEY, Erasure, ErasureStore
+from monitoring.text_stream import TextStream
+from monitoring.texts import Seals
 from serving.object_store import ObjectStore
+from tests.monitoring.test_texts import NOW, text
 
 
 async def test_an_erasure_that_a_newer_release_has_entered_keeps_no_other_waiting(redis: Redis) -> None:
@@ -16,3 +19,11 @@ async def test_an_erasure_that_a_newer_release_has_entered_keeps_no_other_waitin
     await redis.sadd(WAITING_KEY, "1", "2")
     assert await store.waiting() == erasures[1:]
     assert await store.get("1") is None
+
+
+async def test_no_text_of_an_erased_request_comes_from_a_gateway_whose_clock_is_ahead(redis: Redis) -> None:
+    store, stream = ErasureStore(redis), TextStream(redis, 1 << 20)
+    rows = [Seals({}, None).close(text(number, at=NOW + 60)) for number in (1, 2, 3)]
+    await store.mark(Erasure(id="1", at=NOW, by="admin", of="a request", requests=["r1"]))
+    await store.mark(Erasure(id="2", at=NOW, by="admin", of="a subject", names=["handle2"]))
+    assert await stream.keep(rows) == ["forgotten", "kept", "kept"], "a handle may name later requests, too"

@@ -40,7 +40,7 @@ from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.row_classes import Classes
 from monitoring.evaluation.suites import Suite
-from monitoring.texts import FORGOTTEN_KEY, Resealing, Seals, Unsealable
+from monitoring.texts import FORGOTTEN_KEY, NO_END_MS, Resealing, Seals, Unsealable
 
 LOGPROBS = [-0.1234567, -2.5]
 
@@ -224,7 +224,7 @@ async def test_no_row_of_an_erased_request_comes_in_with_an_upload_under_way(
     erased = set[str]()
     await store.add_rows("coming", rows[:2], erased)
     with SyncRedis(unix_socket_path=valkey_socket) as redis:
-        mark_forgotten(redis, {"req1", "req3"}, 1.0)
+        mark_forgotten(redis, {"req1", "req3"})
         erase_from_uploads(redis, {"req1", "req3"})
     await store.add_rows("coming", rows[2:5], erased)
     await store.add_rows("coming", rows[5:], erased)
@@ -236,8 +236,8 @@ async def test_no_row_of_an_erased_request_comes_in_with_an_upload_under_way(
 async def test_more_requests_than_are_marked_at_once_are_all_marked(redis: Redis, valkey_socket: str) -> None:
     requests = {f"req{number}" for number in range(2 * MARKED_AT_ONCE + 1)}
     with SyncRedis(unix_socket_path=valkey_socket) as client:
-        mark_forgotten(client, requests, 1.5)
-    assert set(await redis.mget([FORGOTTEN_KEY + request for request in requests])) == {b"1500"}
+        mark_forgotten(client, requests)
+    assert set(await redis.mget([FORGOTTEN_KEY + request for request in requests])) == {b"%d" % NO_END_MS}
 
 
 async def test_rows_that_follow_an_erased_one_are_asked_all_the_same(
