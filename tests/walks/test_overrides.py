@@ -12,6 +12,7 @@ import pytest
 
 from gateway.callers import new_key
 from gateway.features.rules import dry_run as dry_runs
+from monitoring.records import Record
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Status, Tokens
 from tests.waiting import until
@@ -470,6 +471,13 @@ async def test_shadows_and_reported_traffic_are_no_requests_of_a_dry_run(gateway
         await stored(gateway, 1)
         told = await dry_run(http, action="general", task="returns")
     assert (told["looked_at"], told["matched"]) == (1, 1)
+
+
+def test_a_dry_run_tells_of_a_caller_who_went_before_there_was_an_arm() -> None:
+    tried, left = dry_runs.Tried(), Record(id="x", at=0.0, endpoint="chat", caller="c", requested_model="returns")
+    left.outcome, left.status = "cancelled", 499
+    tried.change(left, "general")
+    assert tried.to_json()["changes"] == [{"from": "cancelled", "to": "general", "requests": 1}]
 
 
 async def test_operators_try_rules_and_set_none_and_callers_do_neither(gateway: RunningGateway) -> None:

@@ -128,7 +128,7 @@ def _matches(rule: Override, record: Record, metadata: dict[str, str], text: str
 
 def _before(record: Record) -> str:
     if record.pool is None:
-        return f"refused ({record.error_code})"
+        return record.outcome if record.error_code is None else f"refused ({record.error_code})"
     return record.version or record.pool
 
 
