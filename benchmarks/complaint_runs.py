@@ -26,8 +26,8 @@ from monitoring.quality.detectors.complaint_delays import (
     Reference,
 )
 from monitoring.quality.detectors.complaint_learning import learn
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR
+from monitoring.time_units import DAY_SECONDS
 
 Numbers = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]

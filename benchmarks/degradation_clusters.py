@@ -30,7 +30,7 @@ from benchmarks.degradation_sessions import Numbers, SessionSignals, renumber
 from benchmarks.degradation_signals import Held, find_alarms, hold, join
 from benchmarks.degradation_worlds import Bools, Floats, drawing
 from benchmarks.harness import Unmeasurable, say, table
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
+from monitoring.time_units import DAY_SECONDS
 
 KINDS = ("known", "gate_1000", "own_200")
 GATE_ROWS, GATE_CONFIDENCE = 1_000, 0.95

@@ -31,9 +31,9 @@ from benchmarks.degradation_figures import median_of
 from benchmarks.degradation_worlds import Bools, Floats, drawing
 from benchmarks.harness import Goal, Unmeasurable, say, table
 from monitoring.quality.detectors.baselines import Baseline, declare_rate, measure
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.replay.report import ReplayTerms, replay_labels
 from monitoring.quality.replay.rows import BEGINS_AT, PER_DAY, LabelRow, LabelRows
+from monitoring.time_units import DAY_SECONDS
 
 EVALUATED = 1_000
 SEA_LEARNED, SEA_BEFORE, SEA_AFTER = 2_000, 2_000, 2_000

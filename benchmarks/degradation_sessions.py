@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from benchmarks.degradation_signals import DOUBTED, WEIGHTS, Clusters, Held, Signals
 from benchmarks.degradation_worlds import Bools, Floats
-from monitoring.quality.detectors import dependence, recent_values, rising_errors, sessions
+from monitoring.quality.detectors import dependence, rising_errors, sessions
 from monitoring.quality.signals import label_evidence, repeats
 from monitoring.quality.signals.version_watch import FIRST_FEEDBACK
+from monitoring.time_units import DAY_SECONDS
 
 Numbers = npt.NDArray[np.intp]
 
@@ -158,7 +159,7 @@ class SessionSignals(Signals):
         return np.asarray((np.log1p(self.sums) + np.log(WEIGHTS)[:, None]).argmax(axis=0))
 
     def _find_gains(self, bad: Bools) -> Floats:
-        turn = (2.0 * np.pi / recent_values.DAY_SECONDS) * (self._at % recent_values.DAY_SECONDS)
+        turn = (2.0 * np.pi / DAY_SECONDS) * (self._at % DAY_SECONDS)
         wave = self.rhythm[0] + self.rhythm[1] * np.cos(turn) + self.rhythm[2] * np.sin(turn)
         times = np.where(self.has_rhythm, np.clip(wave, 1.0, dependence.TIMES_MAX), 1.0) * self._due
         held = np.minimum(1.0 - rising_errors.BASELINE_MIN, self.held * times)

@@ -18,6 +18,7 @@ from monitoring.intervals import Z_95
 from monitoring.quality.detectors import dependence, recent_values, rising_errors
 from monitoring.quality.signals import label_signal, own_baseline
 from monitoring.quality.signals.version_watch import FIRST_FEEDBACK
+from monitoring.time_units import DAY_SECONDS
 
 Kind = Literal["known", "gate", "own"]
 WEIGHTS = np.array(rising_errors.WEIGHTS)
@@ -198,13 +199,13 @@ class Signals:
         if self._began is None:
             self._began, self._fitted = at.copy(), at.copy()
         self._at = at
-        turn = (2.0 * np.pi / recent_values.DAY_SECONDS) * (at % recent_values.DAY_SECONDS)
+        turn = (2.0 * np.pi / DAY_SECONDS) * (at % DAY_SECONDS)
         cosine, sine = np.cos(turn), np.sin(turn)
         judged = ~np.isnan(self.held)
         settled, most = ~judged | (WEIGHTS @ self.sums < SETTLED), self.most.copy()
         if judged.any():
             self._observe(bad, cosine, sine, judged)
-        ends = at - self._fitted >= recent_values.DAY_SECONDS
+        ends = at - self._fitted >= DAY_SECONDS
         was_first, had_rhythm = self.is_first_day, self._had_rhythm.copy()
         if ends.any():
             self._days.end(ends, *self._independent)

@@ -62,7 +62,7 @@ from monitoring import intervals
 from monitoring.quality.detectors import complaints, rising_errors
 from monitoring.quality.detectors.complaint_delays import Delays
 from monitoring.quality.detectors.complaint_learning import learn
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
+from monitoring.time_units import DAY_SECONDS
 
 MONTH_DAYS = 30
 LEARNING_DAYS = 8

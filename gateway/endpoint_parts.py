@@ -20,6 +20,7 @@ from gateway.roles import Role
 from gateway.server.exchange import Exchange
 from gateway.services import Services
 from gateway.state.snapshot import Snapshot
+from monitoring.time_units import YEAR_10000
 from router.policy import TaskPolicy
 from serving.adapters.registry import RegistryError
 from serving.adapters.versions_and_aliases import Version
@@ -34,7 +35,6 @@ SIGNED_IN = "gateway.signed_in"
 READ_SECONDS_MAX = 2.0
 """Longest wait for the state; then what was read last is told."""
 Short = Annotated[str, Field(max_length=256)]
-YEAR_10000 = 253_402_300_800.0
 Moment = Annotated[float, Field(gt=0, lt=YEAR_10000, allow_inf_nan=False)]
 """Unix seconds, before the year 10000."""
 ExpectedGeneration = Annotated[int | None, Query(ge=0, le=2**53, description="409 if it has changed since.")]

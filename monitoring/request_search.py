@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.archive.tables import DAY_SECONDS, ArchiveQuery, fetch_rows, find_table
+from monitoring.archive.tables import ArchiveQuery, fetch_rows, find_table
 from monitoring.feedback_reader import read_feedback
 from monitoring.helper_process import run_job
 from monitoring.ids import read_time
@@ -26,6 +26,7 @@ from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
 from monitoring.records import STREAM_KEY
 from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText, TextSource
+from monitoring.time_units import DAY_SECONDS
 
 AT_ONCE = 200
 LOOKED_MAX = 50_000

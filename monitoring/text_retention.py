@@ -23,9 +23,9 @@ from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, WordSeals
 from monitoring.feedback_erasure import seal_stream
 from monitoring.texts import PRUNED_KEY, SEALED_SECONDS, Resealing, Seals, TextRetention, TextRow
+from monitoring.time_units import DAY_SECONDS
 
 PRUNED_EVERY_SECONDS = 3600
-DAY_SECONDS = 86_400.0
 READ_MAX = 500
 RESEAL = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end"
 """One that is gone meanwhile does not come back."""

@@ -15,12 +15,13 @@ from gateway.admin.key_endpoints import CallerIn, LimitsIn
 from gateway.admin.state_file import Difference, FileObject, Kind, Objects
 from gateway.approvers import see_that_another_pushed, see_that_it_may_change
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller
-from gateway.endpoint_parts import YEAR_10000, require_task
+from gateway.endpoint_parts import require_task
 from gateway.errors import Problem
 from gateway.features.rules.endpoints import OverrideIn, find_fallback_fault
 from gateway.release_gate import GatePass, pass_gate
 from gateway.services import Services
 from monitoring.quality.verdicts.canary_verdict import CanaryPlan
+from monitoring.time_units import YEAR_10000
 from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests
 from serving.adapters.canonical import DIGEST

@@ -15,10 +15,10 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from monitoring.time_units import YEAR_10000
 from serving.adapters.canonical import DIGEST
 
 Row = Sequence[Any]
-YEAR_10000 = 253_402_300_800
 CELL_WIDTH_MIN = 9
 """Room that each column beside the first needs within a frame."""
 LINE_WIDTH_MIN = 100
@@ -177,8 +177,8 @@ def format_time(unix_seconds: float | None) -> str:
     """A time in UTC, to the second."""
     if not unix_seconds:
         return "-"
-    if unix_seconds > YEAR_10000:
-        return "after 9999"
+    if not 0 < unix_seconds < YEAR_10000:
+        return "an unknown time"
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 

@@ -168,8 +168,9 @@ def _path(task: str, version: str, last: str) -> str:
 
 
 def _when(text: str | None) -> float | str | None:
-    """Unix seconds of a number; other text stays, for the gateway to read."""
-    return float(text) if text is not None and text.replace(".", "", 1).isdecimal() else text
+    """Unix seconds of a number that is no date, as 20261201 is; other text stays, for the gateway to read."""
+    is_number = text is not None and text.replace(".", "", 1).isdecimal() and len(text) != len("20261201")
+    return float(text) if text is not None and is_number else text
 
 
 def _pin(client: AdminClient, answer: dict[str, Any]) -> str | None:

@@ -68,9 +68,10 @@ class ConfigurationSource:
         return SettingsError(f"The configuration can't be used:{lines}", located)
 
     def _find_variable(self, keys: Keys) -> str | None:
-        """The variable that gives the value, or a section around it."""
+        """The variable that gives the value, a section around it, or a part of it."""
         lowered = tuple(str(key).lower() for key in keys)
-        names = (self.variables.get(lowered[:count]) for count in range(len(lowered), 0, -1))
+        names = [self.variables.get(lowered[:count]) for count in range(len(lowered), 0, -1)]
+        names += [name for parts, name in self.variables.items() if lowered and parts[: len(lowered)] == lowered]
         return next(filter(None, names), None)
 
 

@@ -12,10 +12,10 @@ from monitoring.evaluation.answer_forms import AnswerForm
 from monitoring.evaluation.answer_metrics import ComparisonMetric
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan, ResponseName
+from monitoring.time_units import DAY_SECONDS
 
 JudgeKind = Literal["exact", "normal", "fields", "model"]
 RetrainingMode = Literal["off", "ask", "auto"]
-DAY_SECONDS = 86_400
 
 
 class MonitorSettings(Section):

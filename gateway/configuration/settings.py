@@ -438,6 +438,9 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
         name = re.sub(r'.*field "(\w+)".*', r"\1", str(error)).upper()
         text = f"The environment variable {ENVIRONMENT_PREFIX}{name}, or one that begins so, is no JSON: a list is"
         raise SettingsError(f"""{text} ["a", "b"], a section {{"key": 1}}.""") from error
+    except RecursionError as error:
+        text = f"A value of the environment variables {ENVIRONMENT_PREFIX}… is nested too deep: put it into the file."
+        raise SettingsError(text) from error
 
 
 def _read_file(path: Path) -> tuple[str, dict[str, Any]]:

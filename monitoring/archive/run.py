@@ -29,7 +29,6 @@ from monitoring.archive.feedback_rows import row_of
 from monitoring.archive.merging import merge_parts
 from monitoring.archive.storage import ArchiveStorage, open_storage
 from monitoring.archive.tables import (
-    DAY_SECONDS,
     ROWS,
     Dataset,
     RecordRow,
@@ -52,6 +51,7 @@ from monitoring.text_retention import delete_due_texts
 from monitoring.text_stream import ARCHIVED_MS, delete_texts
 from monitoring.texts import STREAM_KEY as TEXTS_STREAM_KEY
 from monitoring.texts import TEXT_KEY, TextRetention, TextRow
+from monitoring.time_units import DAY_SECONDS
 
 ArchivedStream = Literal["records", "feedback", "reported", "texts"]
 STREAMS: Mapping[ArchivedStream, str] = MappingProxyType(

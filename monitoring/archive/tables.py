@@ -28,7 +28,6 @@ from monitoring.texts import TextRow
 Dataset = Literal["records", "feedback", "texts"]
 THREADS_MAX = 1
 FETCHED_MAX = 500
-DAY_SECONDS = 86_400.0
 MEMORY = "512MB"
 PARQUET = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE_BYTES '16MB'"
 """DuckDB holds a row group in memory, some four times over, and a text may have half a megabyte."""

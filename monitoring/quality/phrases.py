@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
+from monitoring.time_units import DAY_SECONDS, YEAR_10000
 
-YEAR_10000 = 253_402_300_800
 NOBODY_WOKEN = "monitor.webhook_url is not set: nobody is woken, unless Prometheus's alerts do it."
 SPANS = (
     (DAY_SECONDS, "day", "days"),

@@ -6,9 +6,10 @@ DuckDB reads the archive: this is for a process beside a gateway.
 from __future__ import annotations
 
 from monitoring.archive.storage import open_storage
-from monitoring.archive.tables import DAY_SECONDS, ArchiveQuery, connect_duckdb, find_table
+from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_table
 from monitoring.readiness.evidence import ArchivedTask, Traffic
 from monitoring.redis_address import open_redis
+from monitoring.time_units import DAY_SECONDS
 
 WINDOW_DAYS = 30.0
 MONTH_DAYS = 30.44

@@ -14,7 +14,7 @@ from benchmarks.complaint_runs import Events, Many, in_order_of_arrival, through
 from benchmarks.complaint_worlds import FIRST_TICK, TICKS_PER_DAY, Drawn, World, drawn
 from monitoring.quality.detectors import complaint_delays, complaints, rising_errors
 from monitoring.quality.detectors.complaint_delays import TICK_SECONDS
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
+from monitoring.time_units import DAY_SECONDS
 
 
 @pytest.mark.parametrize("shape", ["steady", "day/night", "outage", "office hours"])

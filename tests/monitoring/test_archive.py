@@ -27,10 +27,10 @@ from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
 from monitoring.text_stream import TextStream
 from monitoring.texts import TextRow
+from monitoring.time_units import DAY_SECONDS
 from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
-DAY_SECONDS = 86_400
 
 KILLED = """
 import os, sys

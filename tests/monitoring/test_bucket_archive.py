@@ -30,9 +30,10 @@ from monitoring.helper_process import ERROR_MARK
 from monitoring.records import STREAM_KEY
 from monitoring.text_reader import TextReader
 from monitoring.texts import TextDays, TextRetention, TextSource
+from monitoring.time_units import DAY_SECONDS
 from tests.fakes.ports import free_port
 from tests.fakes.sources import give_credentials, s3_server
-from tests.monitoring.test_archive import AFTER_RENAME, BEFORE_RENAME, DAY_SECONDS, begun, on, put
+from tests.monitoring.test_archive import AFTER_RENAME, BEFORE_RENAME, begun, on, put
 from tests.monitoring.test_erasure import AFTER, BEFORE
 from tests.monitoring.test_erasure import begun as begun_erasure
 from tests.monitoring.test_merging import KILLED_AFTER

@@ -30,7 +30,8 @@ from monitoring.records import STREAM_KEY, Record
 from monitoring.request_search import RequestQuery, SearchJob, search
 from monitoring.text_retention import rewrite_part
 from monitoring.texts import PRUNED_KEY, Seals, TextDays, TextRetention, TextSource
-from tests.monitoring.test_archive import DAY_SECONDS, begun, parts, put, rows
+from monitoring.time_units import DAY_SECONDS
+from tests.monitoring.test_archive import begun, parts, put, rows
 from tests.monitoring.test_erasure import erasure_of
 from tests.monitoring.test_records import record
 from tests.monitoring.test_texts import ended, job, kept, reader, text

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from monitoring.archive.merging import LOOKED_KEY
 from monitoring.archive.run import ArchiveJob, run
 from monitoring.archive.storage import FolderStorage
-from monitoring.archive.tables import DAY_SECONDS, connect_duckdb
+from monitoring.archive.tables import connect_duckdb
 from monitoring.feedback import FeedbackStore
 from monitoring.feedback_reader import read_feedback
 from monitoring.redis_time import read_redis_time
@@ -21,6 +21,7 @@ from monitoring.request_search import AT_ONCE, PAGE_BYTES_MAX, RequestQuery, Sea
 from monitoring.synced_files import lock_folder
 from monitoring.text_stream import TextStream
 from monitoring.texts import Seals, TextSource
+from monitoring.time_units import DAY_SECONDS
 from tests.monitoring.test_archive import put
 from tests.monitoring.test_feedback import judgement
 from tests.monitoring.test_merging import archive_each, made_on

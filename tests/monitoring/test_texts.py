@@ -60,9 +60,9 @@ from monitoring.texts import (
     TextSource,
     Unsealable,
 )
+from monitoring.time_units import DAY_SECONDS
 from tests.monitoring.test_archive import AFTER_RENAME, BEFORE_RENAME, begun, rows
 
-DAY_SECONDS = 86_400.0
 NOW = time.time()
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 MANY = 10_000_000

@@ -22,8 +22,7 @@ from monitoring.evaluation.erasure import list_names
 from monitoring.evaluation.redis_keys import SHARED
 from monitoring.evaluation.results import RowAnswer
 from monitoring.texts import KeptText, TextRow, Unsealable
-
-DAY_SECONDS = 86_400
+from monitoring.time_units import DAY_SECONDS
 
 
 async def keep_texts(

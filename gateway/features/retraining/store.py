@@ -12,9 +12,8 @@ from gateway.state.redis import replace_value
 from monitoring.ids import SHAPE, read_time
 from monitoring.quality.verdicts.retraining import EXAMPLE_WORDS, RETRAININGS_MAX, Example, Retraining
 from monitoring.texts import Resealing, Seals
+from monitoring.time_units import DAY_SECONDS
 from serving.object_store import Change, StructStore, change_together
-
-DAY_SECONDS = 86_400
 
 
 def id_of(task: str, action: str, at: float) -> str:

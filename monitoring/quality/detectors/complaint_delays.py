@@ -27,7 +27,7 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring.intervals import Z_95
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
+from monitoring.time_units import DAY_SECONDS
 
 TICK_SECONDS = 300.0
 HORIZON_TICKS = 8640

@@ -40,8 +40,8 @@ from monitoring.quality.detectors import complaint_delays
 from monitoring.quality.detectors import complaint_recovery as fewer
 from monitoring.quality.detectors.complaint_delays import HORIZON_TICKS, HOUR_TICKS, TICK_SECONDS, Delays, Reference
 from monitoring.quality.detectors.complaint_recovery import Fewer
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR
+from monitoring.time_units import DAY_SECONDS
 
 RATIOS = (1.5, 2.0, 3.0, 5.0)
 """The multiples of the expected complaints that are bet on: a small rise and a large one each have their own."""

@@ -30,7 +30,7 @@ import msgspec
 from msgspec.structs import replace
 
 from monitoring.quality.detectors import leave_one_out
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
+from monitoring.time_units import DAY_SECONDS
 
 KEEPS = 1.0 - 1.0 / 12.0
 """The part of the labels before that is kept with each label."""

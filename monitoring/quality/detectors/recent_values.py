@@ -13,6 +13,7 @@ from msgspec.structs import astuple
 
 from monitoring import intervals
 from monitoring.intervals import Z_95
+from monitoring.time_units import DAY_SECONDS
 
 WINDOW = 200
 """The number of newest values that make a share, about."""
@@ -20,7 +21,6 @@ FADING = 1.0 - 1.0 / WINDOW
 RATE_SECONDS = 3 * 86_400.0
 """A rate is that of about the last three days."""
 RATE_SECONDS_MIN = 3600.0
-DAY_SECONDS = 86_400.0
 MARKS_MAX = 20
 SINCE_MIN = 10
 DELAYS = 26

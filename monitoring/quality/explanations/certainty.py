@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, assert_never
 
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.phrases import (
     format_count,
     format_day,
@@ -21,6 +20,7 @@ from monitoring.quality.signal_table import LABELLED, get_measure
 from monitoring.quality.signals.days_to_detect import list_label_signals
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import OTHER_CLASS, Judgement, SignalReport
+from monitoring.time_units import DAY_SECONDS
 
 KINDS: Mapping[str, str] = {
     "gate": "its evaluation before it was released",

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from monitoring.evaluation.dataset import DatasetError
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.replay.label_columns import (
     BY_NAME,
     NAMES_SHOWN_MAX,
@@ -38,6 +37,7 @@ from monitoring.quality.replay.label_columns import (
 )
 from monitoring.quality.replay.label_files import Fields, read_fields
 from monitoring.quality.replay.label_times import Clock, format_time
+from monitoring.time_units import DAY_SECONDS
 
 ROWS_MAX = 5_000_000
 ROWS_LOOKED_AT = 1_000

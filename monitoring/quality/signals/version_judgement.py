@@ -36,6 +36,7 @@ from monitoring.quality.verdicts.quality import (
     SignalReport,
 )
 from monitoring.quality.verdicts.verdict import name_of
+from monitoring.time_units import DAY_SECONDS
 
 POINTS = (5, 10)
 SILENT_SECONDS = 3 * 86_400.0
@@ -265,4 +266,4 @@ def _seconds_to_detect(reports: Sequence[SignalReport], budget: Budget) -> Itera
     """By points, the seconds until the fastest signal finds so much more badness; None where none would."""
     for points in POINTS:
         days = days_to_detect.find_days(reports, points / 100, budget.false_alarms_per_month, budget.labelled)
-        yield str(points), None if days is None else days * recent_values.DAY_SECONDS
+        yield str(points), None if days is None else days * DAY_SECONDS

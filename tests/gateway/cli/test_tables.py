@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from gateway.cli.tables import Printer
+from gateway.cli.tables import Printer, format_time
 
 ID = "01a228aa-c1e8-7090-a239-7b823feab1c7-da2e8e589d6e65c8"
 
@@ -23,3 +23,8 @@ def test_a_name_is_whole_on_every_terminal(width: int, name: str) -> None:
     shown = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
     assert name in shown
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+
+
+@pytest.mark.parametrize("at", [253_402_300_800.0, float("nan"), float("inf"), -1e18])
+def test_a_time_that_no_date_has_ends_no_command(at: float) -> None:
+    assert format_time(at) == "an unknown time"

@@ -236,6 +236,9 @@ async def test_a_change_that_is_past_is_told_as_past(gateway: RunningGateway, ap
     day = datetime.fromtimestamp(time.time() - 30 * 86_400, UTC).strftime("%Y-%m-%d")
     said = await ok(apprentice, "tasks", "changed", "returns", "--effective", day)
     assert said.out.splitlines()[0] == f"returns has changed, on {day} 00:00:00Z: returns@v1 stale since then."
+    await ok(apprentice, "tasks", "changed", "returns", "--undo")
+    said = await ok(apprentice, "tasks", "changed", "returns", "--effective", day.replace("-", ""))
+    assert said.out.startswith(f"returns has changed, on {day} 00:00:00Z")
 
 
 async def test_what_was_judged_bad_is_listed_shown_exported_and_closed(

@@ -15,7 +15,6 @@ from monitoring.quality.detectors import complaint_delays
 from monitoring.quality.detectors.complaint_delays import (
     AGES,
     CELLS,
-    DAY_SECONDS,
     HOUR_SECONDS,
     TICK_SECONDS,
     Delays,
@@ -23,6 +22,7 @@ from monitoring.quality.detectors.complaint_delays import (
     Stretch,
 )
 from monitoring.quality.detectors.complaint_learning import learn
+from monitoring.time_units import DAY_SECONDS
 
 MONDAY = 4 * DAY_SECONDS
 

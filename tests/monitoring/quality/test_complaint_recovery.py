@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors import complaint_recovery as fewer
 from monitoring.quality.detectors import complaints
 from monitoring.quality.detectors.complaint_recovery import Fewer
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.signals import complaint_signal
 from monitoring.quality.signals.complaint_signal import ComplaintSignal
+from monitoring.time_units import DAY_SECONDS
 from tests.monitoring.quality.reckoned import Told, complained
 from tests.monitoring.quality.test_complaints import HOUR, NOON, known
 from tests.monitoring.quality.traffic import V3, step

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors import complaint_delays, complaints, leave_one_out
 from monitoring.quality.detectors.complaint_delays import AGES, CELLS, TICK_SECONDS, Delays
 from monitoring.quality.detectors.complaints import RATIOS, Cohort, Complaints
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.signals import complaint_signal
 from monitoring.quality.signals.complaint_signal import ComplaintSignal
 from monitoring.quality.signals.labelled import ReportTerms
+from monitoring.time_units import DAY_SECONDS
 
 NOON = 20_000 * DAY_SECONDS
 HOUR = 3600.0
