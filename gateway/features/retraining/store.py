@@ -9,11 +9,14 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.state.redis import replace_value
+from monitoring.evaluation.erasure import find_forgotten
 from monitoring.ids import SHAPE, read_time
 from monitoring.quality.verdicts.retraining import EXAMPLE_WORDS, RETRAININGS_MAX, Example, Retraining
-from monitoring.texts import Resealing, Seals
+from monitoring.texts import FORGOTTEN_KEY, Resealing, Seals
 from monitoring.time_units import DAY_SECONDS
 from serving.object_store import Change, StructStore, change_together
+
+SCANNED_AT_ONCE = 500
 
 
 def id_of(task: str, action: str, at: float) -> str:
@@ -49,7 +52,7 @@ class RetrainingStore(StructStore[Retraining]):
         return sorted(opened, key=lambda example: -example.at)
 
     async def keep(self, name: str, examples: Sequence[Example]) -> None:
-        """Keep the examples of a request."""
+        """Keep the examples of a request, without those of erased requests. An erasure that comes later finds them."""
         days, seals = dict[int, list[Example]](), self._seals()
         for example in examples:
             closed = seals.close_words(example, example.request_id, EXAMPLE_WORDS)
@@ -62,6 +65,10 @@ class RetrainingStore(StructStore[Retraining]):
             for day, of_day in days.items():
                 pipe.set(_examples_key(name, day), msgspec.json.encode(of_day), pxat=ends[day])
             await pipe.execute()
+        requests = [example.request_id for example in examples]
+        marks = await self._redis.mget([FORGOTTEN_KEY + request for request in requests])
+        if erased := find_forgotten(requests, marks):  # while they were read
+            await self.forget_requests(erased, name)
 
     async def _days(self, name: str) -> list[int]:
         """The days, counted from 1970, of whose requests there are examples, or were."""
@@ -91,9 +98,9 @@ class RetrainingStore(StructStore[Retraining]):
         days = await self._days(name)
         await self._redis.delete(_examples_key(name), *(_examples_key(name, day) for day in days))
 
-    async def forget_requests(self, requests: Set[str]) -> int:
-        """Delete the examples that are one of these requests; their number."""
-        return await self._change_each(lambda example: None if example.request_id in requests else example)
+    async def forget_requests(self, requests: Set[str], name: str = "*") -> int:
+        """Delete the examples that are one of these requests, of all requests to train or of one; their number."""
+        return await self._change_each(lambda example: None if example.request_id in requests else example, name)
 
     async def reseal(self, resealing: Resealing) -> None:
         """Seal all examples under the present key, as far as their own is known."""
@@ -101,22 +108,21 @@ class RetrainingStore(StructStore[Retraining]):
         reseal = lambda example: seals.reseal_words(example, example.request_id, EXAMPLE_WORDS)  # noqa: E731
         await self._change_each(lambda example: resealing.change(example, reseal))
 
-    async def _change_each(self, change: Callable[[Example], Example | None]) -> int:
+    async def _change_each(self, change: Callable[[Example], Example | None], name: str = "*") -> int:
         """Make each example what `change` makes of it, or delete it (None). Returns the number of those that changed.
-        An example that was changed by others meanwhile is looked at again."""
+        An example that was changed by others meanwhile is looked at again. Requests may not have been opened yet."""
         changed = 0
-        for retraining in await self.all():
-            for day in await self._days(retraining.id):
-                key = _examples_key(retraining.id, day)
-                while True:
-                    raw = await self._redis.get(key)
-                    examples = self._reader.read(key, raw, list[Example]) or []
-                    after = [(example, change(example)) for example in examples]
-                    count = sum(new is not example for example, new in after)
-                    rest = msgspec.json.encode([new for _, new in after if new is not None])
-                    if not count or await replace_value(self._redis, key, raw, rest):
-                        break
-                changed += count
+        pattern = f"{_examples_key(name)}:*"
+        for key in {key.decode() async for key in self._redis.scan_iter(pattern, SCANNED_AT_ONCE)}:
+            while True:
+                raw = await self._redis.get(key)
+                examples = self._reader.read(key, raw, list[Example]) or []
+                after = [(example, change(example)) for example in examples]
+                count = sum(new is not example for example, new in after)
+                rest = msgspec.json.encode([new for _, new in after if new is not None])
+                if not count or await replace_value(self._redis, key, raw, rest):
+                    break
+            changed += count
         return changed
 
 

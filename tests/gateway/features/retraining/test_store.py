@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.features.retraining.store import RetrainingStore
 from monitoring.quality.verdicts.retraining import Example, Retraining
-from monitoring.texts import Resealing, Seals
+from monitoring.texts import FORGOTTEN_KEY, NO_END_MS, Resealing, Seals
 from serving.object_store import Unreadable
 
 DAY = 86_400.0
@@ -66,6 +66,17 @@ async def test_examples_that_are_damaged_hide_none_of_another_day_and_can_be_for
     await redis.set("apprentice:retraining:one:examples", b"\xff")
     assert await store.examples("one") == []
     await store.forget_examples("one")
+
+
+async def test_no_example_of_an_erased_request_is_kept_before_or_after_the_erasure_looks(redis: Redis) -> None:
+    store, examples = RetrainingStore(redis, RETENTION_SECONDS), [example(DAY * age) for age in range(3)]
+    await store.keep("before", examples)  # the request to train is not opened yet
+    assert await store.forget_requests({examples[0].request_id}) == 1
+    assert await store.examples("before") == examples[1:]
+    await redis.set(FORGOTTEN_KEY + examples[1].request_id, NO_END_MS)
+    await store.keep("after", examples[1:])
+    assert await store.examples("after") == examples[2:]
+    assert await store.examples("before") == examples[1:], "these are for the erasure to delete"
 
 
 async def test_a_request_that_can_not_be_read_is_logged_once(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
