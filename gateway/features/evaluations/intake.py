@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from gateway.errors import Problem
 from gateway.features.evaluations.messages import body_of
+from gateway.features.evaluations.row_batches import RowsErased
 from gateway.features.evaluations.state import Evaluations
 from gateway.server.data_body import receive_data
 from monitoring.datasets.foreign_rows import read_own_object
@@ -136,9 +137,12 @@ class Intake:
 
 @asynccontextmanager
 async def open_rows(intake: Intake) -> AsyncIterator[Intake]:
-    """An intake whose rows are dropped at the end of the block, unless they were taken over in it."""
+    """An intake whose rows are dropped at the end of the block, unless they were taken over in it. Raises Problem (409)
+    where rows were erased before."""
     try:
         yield intake
+    except RowsErased:
+        raise Problem("state_conflict", "Texts of its rows were erased meanwhile: ask again.", "data") from None
     finally:
         with contextlib.suppress(RedisError, OSError):  # it expires by itself
             await intake.evaluations.store.drop(intake.coming)

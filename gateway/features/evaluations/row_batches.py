@@ -18,6 +18,26 @@ from monitoring.texts import Resealing, Seals
 BATCH = 50
 
 
+class RowsErased(Exception):
+    """Rows of an upload were erased before they were taken over."""
+
+
+@contextlib.asynccontextmanager
+async def take_over(redis: Any, key: str, rows: int = 1) -> AsyncIterator[Any]:
+    """A transaction that renames the list of an upload, and is executed as the block ends. Raises RowsErased where the
+    list has fewer rows, or changes meanwhile; and RedisError."""
+    async with redis.pipeline(transaction=True) as taking:
+        await taking.watch(key)
+        if await taking.llen(key) < rows:
+            raise RowsErased
+        taking.multi()
+        yield taking
+        try:
+            await taking.execute()
+        except WatchError:
+            raise RowsErased from None
+
+
 async def seal_rows(redis: Any, seals: Seals, resealing: Resealing) -> None:
     """Seal the rows of all suites and evaluations under the present key, as far as their own is known. Raises
     RedisError."""

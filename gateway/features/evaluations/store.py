@@ -17,7 +17,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.background.lease import announce_work
-from gateway.features.evaluations.row_batches import join_rows, read_batches, read_rows
+from gateway.features.evaluations.row_batches import join_rows, read_batches, read_rows, take_over
 from gateway.features.evaluations.scripts import DROP, FORGET_FAULTS, KEEP, MOVE
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted_store import Kind
@@ -260,8 +260,9 @@ class EvaluationStore:
         noted with `step` are written in the same transaction.
 
         Those of rows that an engine failed to answer do not stay. Of another run of it no result is taken any more.
+        Raises RowsErased.
         """
-        async with self._redis.pipeline(transaction=True) as all_of_it:
+        async with take_over(self._redis, get_coming_key(coming)) as all_of_it:
             if again:
                 all_of_it.delete(*(_key(evaluation.id, part) for part in PARTS))
             keys = [_key(evaluation.id, part) for part in ("engine_faults", "results", "counts")]
@@ -275,7 +276,6 @@ class EvaluationStore:
             all_of_it.zadd(OPEN_KEY, {evaluation.id: evaluation.created_at})
             step.write_into(all_of_it)
             announce_work(all_of_it, "evaluations")
-            await all_of_it.execute()
         await step.enter()
         await self._forget_old_logprobs()
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.row_batches import read_batches
+from gateway.features.evaluations.row_batches import read_batches, take_over
 from gateway.features.evaluations.store import get_coming_key
 from gateway.state.audited_step import AuditedStep
 from gateway.state.gate_store import read_suites
@@ -56,13 +56,13 @@ class SuiteStore:
         raise NoSuite(f"{task} has no suite {name[:80]!r}: {has}.")
 
     async def add(self, suite: Suite, coming: str, step: AuditedStep) -> None:
-        """Keep a suite with the rows of this upload, in one transaction with the entries noted with `step`."""
-        async with self._redis.pipeline(transaction=True) as all_of_it:
+        """Keep a suite with the rows of this upload, in one transaction with the entries noted with `step`. Raises
+        RowsErased."""
+        async with take_over(self._redis, get_coming_key(coming), suite.rows) as all_of_it:
             all_of_it.rename(get_coming_key(coming), get_suite_key(suite.task, suite.digest))
             all_of_it.persist(get_suite_key(suite.task, suite.digest))
             all_of_it.hset(SUITES_KEY, f"{suite.task}/{suite.digest}", msgspec.json.encode(suite))
             step.write_into(all_of_it)
-            await all_of_it.execute()
         await step.enter()
 
     async def remove(self, suite: Suite, step: AuditedStep) -> None:

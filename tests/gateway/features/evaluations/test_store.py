@@ -10,7 +10,7 @@ import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.row_batches import BATCH, seal_rows
+from gateway.features.evaluations.row_batches import BATCH, RowsErased, seal_rows
 from gateway.features.evaluations.store import (
     LISTED_MAX,
     LOGPROBS_EVALUATIONS,
@@ -22,7 +22,7 @@ from gateway.features.evaluations.store import (
     get_coming_key,
 )
 from gateway.features.evaluations.suites import SuiteStore
-from gateway.state.audited_step import AuditedStep
+from gateway.state.audited_step import AuditedStep, Drafts
 from gateway.state.gate_store import COMPARISONS_KEY, GateStore
 from monitoring.audit import Audit
 from monitoring.evaluation.arms import EvaluationArm
@@ -231,6 +231,22 @@ async def test_no_row_of_an_erased_request_comes_in_with_an_upload_under_way(
     one = evaluation()
     await store.begin(one, "coming", False, step(store, "evaluation.begin"))
     assert await left(store, one) == [0, 2], "of what came before the erasure, and of what came after it"
+
+
+async def test_no_upload_is_taken_over_whose_rows_were_erased_meanwhile(redis: Redis, valkey_socket: str) -> None:
+    store, suites = EvaluationStore(redis, 1000), SuiteStore(redis)
+    rows = [Row(n, f"r{n}", n + 1, "yes", None, "Once", group=n, request=f"req{n}") for n in range(2)]
+    await store.add_rows("coming", rows, set())
+    with SyncRedis(unix_socket_path=valkey_socket) as client:
+        erase_from_uploads(client, {"req0"})
+        suite = Suite(task="returns", digest="d", kind="newest", rows=2, groups=2)
+        with pytest.raises(RowsErased):
+            await suites.add(suite, "coming", step(store, "suite.add"))
+        erase_from_uploads(client, {"req1"})
+    with pytest.raises(RowsErased):
+        await store.begin(evaluation(), "coming", False, step(store, "evaluation.begin"))
+    assert (await suites.all(), await store.all()) == ([], [])
+    assert await Drafts(redis, Audit(redis)).written() == {}, "nor an entry"
 
 
 async def test_more_requests_than_are_marked_at_once_are_all_marked(redis: Redis, valkey_socket: str) -> None:
