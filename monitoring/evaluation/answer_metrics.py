@@ -17,9 +17,20 @@ NORMAL_LENGTH_MAX = 1 << 16
 """Longer texts are compared as they are: they would hold the event loop for too long."""
 FIELDS_MAX = 32
 OVERLAP_LEAST = 0.5
+WHOLE_MAX = 2**53
+"""Floating-point numbers from here on are not all whole numbers of their own."""
 WORD = re.compile(r"\w+")
 WORDS_MAX = 4000
 """More words of a text are not compared: it would hold the event loop for too long."""
+
+
+def _read_float(number: str) -> float:
+    """The number as it is compared: 25.0 and 2.5e1 are 25, as in JSON they are (RFC 8785 writes them so, too)."""
+    value = float(number)
+    return int(value) if value.is_integer() and abs(value) < WHOLE_MAX else value
+
+
+VALUES = msgspec.json.Decoder(float_hook=_read_float)
 
 
 class MetricError(Exception):
@@ -31,7 +42,8 @@ def normalize(text: str) -> bytes:
     if len(text) > NORMAL_LENGTH_MAX:
         return text.encode(errors="surrogatepass")
     try:
-        return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        value = json.loads(text, parse_float=_read_float)
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError, UnicodeEncodeError):
         return " ".join(text.split()).encode(errors="surrogatepass")
 
@@ -121,7 +133,7 @@ def read_object(text: str) -> dict[str, Any] | None:
     if len(text) > NORMAL_LENGTH_MAX or not text.lstrip().startswith("{"):
         return None
     try:
-        read = msgspec.json.decode(text)
+        read = VALUES.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         return None
     return read if isinstance(read, dict) else None

@@ -60,6 +60,16 @@ def test_a_row_that_lacks_a_compared_field_is_named() -> None:
         metric_of("fields:rule").check(row("deny", line=4))
 
 
+@pytest.mark.parametrize("metric", ["normal", "fields:usd"])
+def test_the_form_of_a_number_does_not_count(metric: str) -> None:
+    right = metric_of(metric).right
+    assert all(right('{"usd":25}', f'{{"usd":{number}}}') for number in ("25.0", "2.5e1", "2500E-2"))
+    assert right('{"usd":[0]}', '{"usd":[-0.0]}')
+    assert not any(right('{"usd":25}', f'{{"usd":{value}}}') for value in ("25.5", '"25"', '"25.0"', "1e999"))
+    assert right('{"usd":1e300}', '{"usd":10.0E299}')
+    assert not right('{"usd":1}', '{"usd":true}')
+
+
 def test_white_space_and_the_order_of_fields_do_not_count() -> None:
     assert normalize("a  b\n c ") == normalize("a b c")
     assert normalize('{"b": 1, "a": [2]}') == normalize('{"a":[2],"b":1}')
