@@ -130,10 +130,15 @@ class AdapterLoader:
         folder = replica.config.store_folder
         return str(PurePosixPath(folder) / here.name) if folder else str(here)
 
-    def fits(self, version: Version) -> bool:
-        """True if the version was trained on the base model that its pool serves now."""
-        base = self._fingerprints.get(version.pool)
-        return base is not None and version.base_fingerprint == base.base_fingerprint
+    def explain_misfit(self, version: Version) -> str:
+        """The reason why the version can't be loaded, as a sentence; empty if its pool serves the base model that it
+        was trained on."""
+        name, pool, base = version.name, version.pool, self._fingerprints.get(version.pool)
+        if base is None:
+            return f"{name} is for the pool {pool}, and none of this name takes adapters: push it again."
+        if version.base_fingerprint != base.base_fingerprint:
+            return f"{name} was trained on another base model than the pool {pool} serves."
+        return ""
 
     def compute_fingerprint_on(self, replica: Replica, version: Version) -> str:
         """The digest of all that answers when this version is asked on this replica."""

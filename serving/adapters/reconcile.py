@@ -59,9 +59,9 @@ class Reconciler:
         self._over_since: dict[str, float] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
-    def fits(self, version: Version) -> bool:
-        """True if the version was trained on the base model that its pool serves now."""
-        return self._loader.fits(version)
+    def explain_misfit(self, version: Version) -> str:
+        """The reason why the version can't be loaded, as a sentence; empty if its pool serves its base model."""
+        return self._loader.explain_misfit(version)
 
     def capacity(self, replica: Replica, placements: Mapping[tuple[str, str], Placement]) -> Capacity:
         """The capacity of the replica's engine, and its use."""
@@ -87,7 +87,7 @@ class Reconciler:
             and placement.state == "ready"
             and may_be_one_life(placement.life, replica.life)
             and replica.seen.get(version.name) == self._loader.path_on(replica, version) == placement.path
-            and self.fits(version)
+            and not self.explain_misfit(version)
             and placement.fingerprint == self._loader.compute_fingerprint_on(replica, version)
         )
 
@@ -168,7 +168,7 @@ class Reconciler:
         demands = {
             version.name: Demand(now.world.in_flight(version.name), PRIORITY[version.state])
             for version in now.versions.values()
-            if version.pool == pool_name and version.state in WANTED and self.fits(version)
+            if version.pool == pool_name and version.state in WANTED and not self.explain_misfit(version)
         }
         if not demands:
             return {}
@@ -250,7 +250,7 @@ class Reconciler:
         listed: Listed = "not" if there is None else "elsewhere"
         if there == self._loader.path_on(replica, version):
             listed = "here"
-        fits = self.fits(version)
+        fits = not self.explain_misfit(version)
         sight = Sight(
             wanted=fits and version.state in WANTED and self._is_wanted(replica, name, now),
             listed=listed,
@@ -299,8 +299,7 @@ class Reconciler:
     async def _settle_staged(self, version: Version, now: Pass, noted: Noted) -> None:
         """End its staging where that has come to its end."""
         targets = now.plan.get(version.name, ())
-        if not self.fits(version):
-            note = f"{version.name} was trained on another base model than the pool {version.pool} serves."
+        if note := self.explain_misfit(version):
             await self._registry.move(version.name, "verified", note, noted)
             return
         if not targets:

@@ -172,6 +172,20 @@ async def test_a_version_is_not_served_on_another_base_model(
     assert "another base model" in loaded.json()["error"]["message"]
 
 
+async def test_a_version_whose_pool_is_gone_says_so_where_it_is_staged(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    config = configure()
+    async with run_gateway(config) as first:
+        await first.place(make_adapter(1))
+    pools = {"little" if name == "small" else name: pool for name, pool in config["pools"].items()}
+    async with run_gateway(configure(pools=pools)) as second, second.http() as http:
+        staged = await http.post("/admin/v1/adapters/returns@v1/stage")
+    error = staged.json()["error"]
+    assert (staged.status_code, error["code"]) == (409, "state_conflict")
+    assert error["message"] == "returns@v1 is for the pool small, and none of this name takes adapters: push it again."
+
+
 async def test_an_alias_never_ends_on_a_version_that_was_unloaded_meanwhile(
     gateway: RunningGateway, make_adapter: MakeAdapter
 ) -> None:

@@ -179,9 +179,8 @@ async def stage_adapter(
     """
     releases = feature_of(request, Releases)
     version = await find_version(releases.services, name)
-    if not releases.services.control.adapters.reconciler.fits(version):
-        text = f"{name} was trained on another base model than the pool {version.pool} serves."
-        raise Problem("state_conflict", text)
+    if misfit := releases.services.control.adapters.reconciler.explain_misfit(version):
+        raise Problem("state_conflict", misfit)
     if version.state not in PLACED:
         async with take_step(releases.services, admin) as step:
             noted = step.noted("adapter.stage", name, state_of)
