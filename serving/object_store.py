@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -253,8 +253,12 @@ class ObjectStore:
                 self.reads(name, msgspec.json.decode(raw, type=dict[str, Any]))
 
     async def all(self) -> dict[str, dict[str, Any]]:
-        """Every object by name."""
-        return {name: msgspec.json.decode(value) for name, value in (await self.written()).items()}
+        """Every object by name, without damaged ones."""
+        objects: dict[str, dict[str, Any]] = {}
+        for name, value in (await self.written()).items():
+            with suppress(*UNREADABLE):
+                objects[name] = msgspec.json.decode(value, type=dict[str, Any])
+        return objects
 
     async def written(self, names: Collection[str] | None = None) -> dict[str, bytes]:
         """The JSON of those objects, or of every one, by name, as Redis has it; what changes meanwhile may be in
@@ -312,9 +316,10 @@ class ObjectStore:
             yield some
 
     async def get(self, name: str) -> dict[str, Any] | None:
-        """One object, or None."""
+        """One object, or None. Raises Unreadable where it is damaged."""
         raw = await self._redis.hget(self.values, name)
-        return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
+        with guard_read(self.kind, name):
+            return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
 
     async def fetch(self, name: str, make: Callable[[dict[str, Any]], T]) -> tuple[T | None, int]:
         """The result of `make` for one object (None: there is none), and its generation, which is never newer.

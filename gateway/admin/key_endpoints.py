@@ -37,7 +37,7 @@ from gateway.roles import Role
 from gateway.services import Services
 from monitoring.redis_time import read_redis_time
 from router.policy import AUTO, UnknownFields
-from serving.object_store import Change, ObjectStore
+from serving.object_store import Change, LenientReader, ObjectStore
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 OVERLAP_SECONDS_MAX = 30 * 86_400
@@ -192,11 +192,12 @@ async def delete_caller(
 ) -> dict[str, Any]:
     """Revoke a key on every gateway."""
     services = services_of(request)
-    before = await services.objects.callers.get(public)
-    if before is None:
+    written = (await services.objects.callers.written([public])).get(public)
+    if written is None:
         raise _no_key(public)
-    shown = {name: before.get(name) for name in ("name", "role", "owner")}
     # one that can't be read goes, too
+    before = LenientReader().read(f"the key {public}", written, dict) or {}
+    shown = {name: before.get(name) for name in ("name", "role", "owner")}
     removal = Change(ObjectStore(services.redis, "callers"), public, None, expected_generation)
     changes = [removal, *remember_owner(services, public, before)]
     await change_objects(services, admin, "caller.delete", public, changes, before=shown)

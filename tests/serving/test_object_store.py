@@ -401,3 +401,9 @@ async def test_what_is_damaged_of_one_object_hides_no_other(object_store: Object
     assert [await object_store.generation(name) for name in ("a", "c")] == [1, 0]
     with pytest.raises(Unreadable):
         await object_store.generation("b")
+    await redis.hset(object_store.values, mapping={"d": b"{", "e": b"[]"})
+    assert (await object_store.all())["a"] == {}
+    assert not {"d", "e"} & (await object_store.all()).keys()
+    for name in ("d", "e"):
+        with pytest.raises(Unreadable):
+            await object_store.get(name)

@@ -50,6 +50,23 @@ async def test_a_key_with_a_limit_of_a_newer_release_is_refused_and_others_are_n
     assert await ObjectStore(redis, "callers").get(public) is None
 
 
+@pytest.mark.parametrize("damaged", [b"{", b"[]", b"\xff"])
+async def test_damaged_key_can_be_deleted_and_damaged_rule_keeps_no_other_from_being_set(
+    gateway: RunningGateway, redis: Redis, damaged: bytes
+) -> None:
+    public, _ = split_key(await gateway.key()) or ("", "")
+    await redis.hset("apprentice:callers", public, damaged)
+    await redis.hset("apprentice:overrides", "a", damaged)
+    async with gateway.http() as http:
+        rule = {"action": "general", "task": "returns"}
+        assert (await http.put("/admin/v1/overrides/b", json=rule)).status_code == 200
+        assert [row["id"] for row in (await http.get("/admin/v1/overrides")).json()["overrides"]] == ["b"]
+        answers = [await http.put("/admin/v1/overrides/a", json=rule), await http.delete("/admin/v1/overrides/a")]
+        assert [answer.status_code for answer in answers] == [409, 409]
+        assert (await http.delete(f"/admin/v1/callers/{public}")).status_code == 200
+    assert not await redis.hexists("apprentice:callers", public)
+
+
 async def test_a_rule_of_a_newer_release_is_not_applied_and_stays(gateway: RunningGateway, redis: Redis) -> None:
     key = await gateway.key()
     raw = await change(redis, "overrides", "tools", action="refuse", task="returns", tool="refund")
