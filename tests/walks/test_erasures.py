@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import json
 import os
 import tempfile
@@ -21,16 +22,19 @@ from redis.exceptions import RedisError
 
 from gateway.features.datasets.endpoints import send_export
 from gateway.features.datasets.state import Datasets
+from gateway.features.erasures import job
 from gateway.features.erasures.state import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.suite_endpoints import find_hard_cases
+from gateway.features.fitting.state import WaitingSample
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.state import Texts
 from monitoring.datasets.folder import CARD_FILE, REQUESTS_FILE
 from monitoring.erasure import ERASED_FILE
 from monitoring.feedback import STREAM_KEY
 from monitoring.texts import FORGOTTEN_KEY
+from router.fitting_job import FittingLine
 from tests.gateway.cli.conftest import run
 from tests.live_folder import find_paths
 from tests.waiting import until
@@ -298,6 +302,41 @@ async def test_an_erasure_that_failed_is_done_once_it_can_be(world: tuple[Runnin
         gateway.features[Erasures].wake.set()
         await until(lambda: _is_done(store, name))
     assert holding(folder, SECRET) == []
+
+
+async def test_an_erasure_whose_process_can_not_begin_tells_why(
+    world: tuple[RunningGateway, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, _ = world
+    store = gateway.features[Erasures].store
+    async with gateway.http() as http:
+        with monkeypatch.context() as broken:
+            broken.setattr(job, "COMMAND", ("/nowhere/python",))
+            name = (await http.post("/admin/v1/erasures", json={"request": "nope"})).json()["id"]
+            failed = await until(lambda: _with_error(store, name))
+        assert "/nowhere/python" in failed.error
+        gateway.features[Erasures].wake.set()
+        await until(lambda: _is_done(store, name))
+
+
+async def test_prompts_that_wait_for_a_fitting_lose_those_of_an_erased_request(
+    world: tuple[RunningGateway, Path],
+) -> None:
+    gateway, _ = world
+    request, other = await ask(gateway, SECRET), await ask(gateway, OTHER)
+    await gateway.services.redis.set("apprentice:duty:fitting", "gateway-b")
+    rows = [FittingLine(SECRET, request), FittingLine(OTHER, other)]
+    packed = gzip.compress(b"\n".join(map(msgspec.json.encode, rows)))
+    samples = gateway.features[Erasures].fitting.samples
+    waiting = WaitingSample(version="returns@v1", digest="a", packed=packed, by="admin", counts={})
+    step = gateway.services.begin_step("admin")
+    step.note("adapter.prompts", "returns@v1")
+    await samples.put(waiting, step)
+    assert await samples.first() == waiting
+    await forget(gateway, "--request", request)
+    left = await samples.first()
+    assert left is not None
+    assert gzip.decompress(left.packed) == msgspec.json.encode(rows[1])
 
 
 async def test_an_erasure_whose_gateway_ends_while_it_is_entered_keeps_late_texts_out(

@@ -48,9 +48,9 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
     await erasures.store.mark(erasure)  # the gateway that entered it may have ended before
     try:
         erased = await _erase_files(erasures, erasure)
-    except Problem as problem:
-        log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, problem.message)
-        await erasures.store.note(msgspec.structs.replace(erasure, error=problem.message))
+    except (Problem, OSError) as error:
+        log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, error)
+        await erasures.store.note(msgspec.structs.replace(erasure, error=str(error)))
         return
     requests = erased.pop("requests")
     learning = await _find_trainings(erasures, frozenset(erased.pop("trainings")))
@@ -81,7 +81,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
 
 
 async def _erase_files(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
-    """The fields of an ErasureReport (monitoring/erasure_run.py). Raises Problem (504, 500)."""
+    """The fields of an ErasureReport (monitoring/erasure_run.py). Raises Problem (504, 500) and OSError."""
     settings = erasures.services.settings
     job = {
         "redis_url": settings.find_redis_address(),
