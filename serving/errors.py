@@ -138,7 +138,7 @@ class _ErrorCode(msgspec.Struct):
     code: int | None = None
 
 
-class _ErrorBody(msgspec.Struct):
+class _ErrorBody(_ErrorCode):
     error: _ErrorCode | None = None
 
 
@@ -151,12 +151,13 @@ def from_inside(message: str, body: bytes) -> EngineError:
     It is that of its code, where that is a status which says more than that the engine failed.
     """
     try:
-        error = _ERROR_BODY.decode(body).error
+        read = _ERROR_BODY.decode(body)
+        code = (read.error or read).code
     except msgspec.DecodeError:  # a code in words
-        error = None
-    if error is None or error.code not in OF_CALLER | {404, 429, 503}:
+        code = None
+    if code is None or code not in OF_CALLER | {404, 429, 503}:
         return Failed(message, body=body)
-    return from_status(error.code, body, None)
+    return from_status(code, body, None)
 
 
 def make_abort(body: bytes) -> Failed:

@@ -69,9 +69,10 @@ class EventBody(msgspec.Struct, gc=False):
 
 
 class _Uncounted(msgspec.Struct, gc=False):
-    """An EventBody, whatever its usage is."""
+    """An EventBody, whatever its usage is, and its kind."""
 
     id: str | None = None
+    object: Any = None
     error: Any = None
     choices: list[EventChoice] | None = None
 
@@ -291,7 +292,7 @@ class Progress:
             return None
         for body in bodies:
             choices = body.choices
-            if body.error is not None or (body.usage is not None if not choices else is_aborted(choices)):
+            if body.error is not None or (is_aborted(choices) if choices else choices is None or body.usage):
                 return None
         return bodies
 
@@ -317,9 +318,9 @@ class Progress:
             else:
                 self.skipped += 1
             return None
-        if body is None or body.error is not None or is_aborted(body.choices or ()):
+        if body is None or is_aborted(body.choices or ()) or _is_error(body, joined):
             self.broken = joined if body is not None else None
-            self.aborted = body is not None and body.error is None
+            self.aborted = body is not None and bool(body.choices) and body.error is None
             return None
         if not self.answer_id:
             self.answer_id = body.id
@@ -372,6 +373,11 @@ class Progress:
     def answered(self) -> bool:
         """True if a token, or the end, has come: before that, nothing of the answer is known."""
         return self.chunks > 0 or self.finish_reason is not None
+
+
+def _is_error(body: EventBody, payload: bytes) -> bool:
+    """True if an event tells of the engine's own error, in the field `error` or as an object of that name."""
+    return body.error is not None or (body.choices is None and _UNCOUNTED.decode(payload).object == "error")
 
 
 def is_aborted(choices: Iterable[EventChoice | WholeChoice]) -> bool:

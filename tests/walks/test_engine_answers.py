@@ -368,17 +368,18 @@ async def test_a_field_that_vllm_refuses_is_named_as_the_caller_sent_it(
     assert calls(general) == [], "nobody else is asked for what was the caller's fault"
 
 
-REFUSAL = b'data: {"error":{"message":"no such token","type":"BadRequestError","param":"logit_bias","code":400}}\n\n'
+REFUSAL = b'{"message":"no such token","type":"BadRequestError","param":"logit_bias","code":400}'
 
 
 @pytest.mark.invariant("A request that its caller got wrong counts against no engine, streamed or not.")
+@pytest.mark.parametrize("body", [b'{"error":%b}' % REFUSAL, b'{"object":"error",' + REFUSAL[1:]], ids=["own", "kind"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_refusal_inside_a_200_is_told_as_one_and_blames_no_engine(
-    world: World, small: FakeEngine, general: FakeEngine, stream: bool
+    world: World, small: FakeEngine, general: FakeEngine, stream: bool, body: bytes
 ) -> None:
     """vLLM checks sampling and forms of a streamed request once its 200 is out."""
     async with world() as gateway:
-        sent = REFUSAL if stream else REFUSAL.removeprefix(b"data: ")
+        sent = b"data: %b\n\n" % body if stream else body
         rule = small.faults.add(RawEvent(0, sent), model="returns@*")
         refused = [await ask(gateway, stream=stream) for _ in range(4)]
         small.faults.clear()

@@ -149,9 +149,12 @@ async def test_a_caller_that_reads_nothing_for_a_while_stops_the_engine_and_gets
     assert (await last_record(gateway))["outcome"] == "ok"
 
 
-async def test_what_follows_an_error_inside_a_stream_is_not_relayed(gateway: RunningGateway, small: FakeEngine) -> None:
+@pytest.mark.parametrize("error", [b'{"error":{"message":"no"}}', b'{"object":"error","message":"no","code":500}'])
+async def test_what_follows_an_error_inside_a_stream_is_not_relayed(
+    gateway: RunningGateway, small: FakeEngine, error: bytes
+) -> None:
     event = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"after it"}}]}\n\n'
-    small.faults.add(Tokens(30), RawEvent(10, b'data: {"error":{"message":"no"}}\n\n' + event), model="returns@*")
+    small.faults.add(Tokens(30), RawEvent(10, b"data: %b\n\n%b" % (error, event)), model="returns@*")
     text = await streamed(gateway)
     assert '"code":"stream_broken"' in text
     assert "after it" not in text
