@@ -220,7 +220,7 @@ class Ledger:
         completion = progress.completion_tokens
         if self.parts:
             record.prompt_tokens, record.completion_tokens = prompt, completion
-            spent = self._cost_of_parts(prices, shared_seconds)
+            spent = self._cost_of_parts(prices, shared_seconds, cached)
             record.prompt_tokens = record.completion_tokens = None
             self.parts.clear()
         else:
@@ -284,7 +284,7 @@ class Ledger:
         record.completion_tokens = progress.completion_tokens
         price = prices.by_pool.get(record.pool or "")
         if self.parts:
-            record.cost_usd = self._cost_of_parts(prices, shared_seconds)
+            record.cost_usd = self._cost_of_parts(prices, shared_seconds, record.cached_prompt_tokens)
         else:
             record.cost_usd = compute_cost(
                 price, record.prompt_tokens, record.completion_tokens, shared_seconds, record.cached_prompt_tokens
@@ -294,16 +294,18 @@ class Ledger:
                 prices.general, record.cost_usd, record.prompt_tokens, record.completion_tokens
             )
 
-    def _cost_of_parts(self, prices: Prices, shared_seconds: float) -> float | None:
-        """The cost of all engines together: each read the prompt, and the parts before its own as part of it.
+    def _cost_of_parts(self, prices: Prices, shared_seconds: float, cached: int | None) -> float | None:
+        """The cost of all engines together: each read the prompt, and the parts before its own as part of it. The last
+        one alone told how much of that it had `cached`.
 
         How long the prompt was in another pool, whose template is another, is not known.
         """
         record, made, total = self.record, 0, 0.0
         rest = (record.completion_tokens or 0) - sum(tokens for _, tokens, _ in self.parts)
-        for pool, tokens, seconds in (*self.parts, (record.pool or "", rest, shared_seconds)):
-            prompt = record.prompt_tokens if pool == record.pool else None
-            spent = compute_cost(prices.by_pool.get(pool), None if prompt is None else prompt + made, tokens, seconds)
+        parts = [(*part, None) for part in self.parts]
+        for pool, tokens, seconds, told in (*parts, (record.pool or "", rest, shared_seconds, cached)):
+            prompt = record.prompt_tokens + made if pool == record.pool and record.prompt_tokens is not None else None
+            spent = compute_cost(prices.by_pool.get(pool), prompt, tokens, seconds, told)
             if spent is None:
                 return None
             total += spent

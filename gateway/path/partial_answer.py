@@ -12,7 +12,7 @@ from msgspec import Raw
 from gateway.formats.answer_reading import Reading
 from gateway.formats.fields import GOES_ON
 from gateway.formats.request_body import RequestBody
-from gateway.formats.server_sent_events import Progress, Usage, payload_of
+from gateway.formats.server_sent_events import Progress, TokenDetails, Usage, payload_of
 from router.routing_data import Choice
 
 HEAD = ("id", "model", "created")
@@ -91,7 +91,9 @@ class PartialAnswer:
         if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
             return total
         prompt, completion = max(usage.prompt_tokens - self.tokens, 0), usage.completion_tokens + self.tokens
-        total.usage = Usage(prompt, completion)
+        details = usage.prompt_tokens_details
+        cached = details.cached_tokens if details is not None else None
+        total.usage = Usage(prompt, completion, None if cached is None else TokenDetails(min(cached, prompt)))
         if rest.usage_payload is not None:
             parsed = msgspec.json.decode(rest.usage_payload)
             counted = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -47,3 +47,19 @@ def test_rejected_answers_cached_prompt_tokens_cost_their_own_price() -> None:
     price = Price(2.5, 10.0, cached_prompt_usd_per_million_tokens=0.25)
     ledger.note_rejected("contract", progress, Prices({"small": price}, None), 0.1)
     assert ledger.record.wasted_usd == pytest.approx((200 * 2.5 + 800 * 0.25 + 10 * 10.0) / 1e6)
+
+
+@pytest.mark.parametrize("is_rejected", [False, True])
+def test_cached_prompt_tokens_of_the_engine_that_goes_on_cost_their_own_price(is_rejected: bool) -> None:
+    ledger = Ledger(Record(id="a", at=0.0, endpoint="chat", caller="c", requested_model="returns", pool="small"), 0.0)
+    ledger.record.attempts.append(AttemptRecord("small", "small-1", "returns@v1", None, 0.1))
+    ledger.note_part("small", 40, 0.1)
+    progress = Progress()
+    progress.usage = Usage(1_000, 60, TokenDetails(800))
+    prices = Prices({"small": Price(2.5, 10.0, cached_prompt_usd_per_million_tokens=0.25)}, None)
+    if is_rejected:
+        ledger.note_rejected("contract", progress, prices, 0.1)
+    else:
+        ledger.note_answer(progress, prices, 0.1, b"secret")
+    spent = (1_000 * 2.5 + 240 * 2.5 + 800 * 0.25 + 60 * 10.0) / 1e6
+    assert (ledger.record.wasted_usd if is_rejected else ledger.record.cost_usd) == pytest.approx(spent)

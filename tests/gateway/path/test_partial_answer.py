@@ -9,7 +9,7 @@ import pytest
 
 from gateway.formats.chat import CHAT
 from gateway.formats.request_body import read_body
-from gateway.formats.server_sent_events import Progress, Usage
+from gateway.formats.server_sent_events import Progress, TokenDetails, Usage
 from gateway.path.partial_answer import PartialAnswer, head_of
 from router.choice import choose
 from router.routing_data import NO_SCORES, Choice
@@ -64,12 +64,13 @@ def test_another_engines_events_go_on_under_the_same_name_without_a_second_openi
 
 def test_the_prompt_counts_once_and_the_completion_is_that_of_both() -> None:
     rest = Progress()
-    rest.usage = Usage(112, 20)
+    rest.usage = Usage(112, 20, TokenDetails(96))
     rest.usage_payload = b'{"id":"x","model":"large","choices":[],"usage":{"prompt_tokens":112}}'
     rest.chunks = 20
     total = partial().total(rest)
     assert total.usage is not None
     assert (total.usage.prompt_tokens, total.usage.completion_tokens, total.chunks) == (72, 60, 60)
+    assert total.usage.prompt_tokens_details == TokenDetails(72), "the rest is a part of the completion here"
     told = json.loads(total.usage_payload or b"")
     assert told["usage"] == {"prompt_tokens": 72, "completion_tokens": 60, "total_tokens": 132}
     assert told["model"] == "returns@v1"
