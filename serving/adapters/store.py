@@ -11,7 +11,8 @@ import os
 import shutil
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -134,11 +135,12 @@ class Store:
         copied = 0
         with open_folder(source) as source_fd:
             for name in ADAPTER_FILES:
-                with open_file(source_fd, name, self._limits.size_bytes_max) as (file, size_bytes):
-                    copied += size_bytes
-                    if copied > artifact.size_bytes:
-                        raise changed
-                    _copy_file(file, incoming / name, size_bytes)
+                with _new_file(incoming / name) as copy:
+                    for chunk in _read_chunks(source_fd, name, self._limits.size_bytes_max):
+                        copied += len(chunk)
+                        if copied > artifact.size_bytes:
+                            raise changed
+                        copy.write(chunk)
         try:
             same = digest_adapter(incoming, self._limits) == artifact.digest
         except ArtifactError:
@@ -157,16 +159,23 @@ def check_room(folder: Path, size_bytes: int, free_bytes_min: int) -> None:
         raise OSError(errno.ENOSPC, f"too little room is left on its disk: {room}")
 
 
-def _copy_file(source: BinaryIO, target: Path, size_bytes: int) -> None:
-    """Exactly `size_bytes`, on disk before this returns."""
-    with target.open("xb") as copy:
+def _read_chunks(folder_fd: int, name: str, size_bytes_max: int) -> Iterator[bytes]:
+    """The bytes of a file. What fails where they are written is no fault of this file: it is raised as it is."""
+    with open_file(folder_fd, name, size_bytes_max) as (file, size_bytes):
         remaining = size_bytes
-        while remaining and (chunk := source.read(min(remaining, CHUNK_BYTES))):
-            copy.write(chunk)
+        while remaining and (chunk := file.read(min(remaining, CHUNK_BYTES))):
+            yield chunk
             remaining -= len(chunk)
-        copy.flush()
-        os.fchmod(copy.fileno(), FILE_MODE)
-        os.fsync(copy.fileno())
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file, on disk before the block ends."""
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fchmod(file.fileno(), FILE_MODE)
+        os.fsync(file.fileno())
 
 
 def move_in(incoming: Path, target: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import threading
 from pathlib import Path
@@ -211,6 +212,17 @@ def test_a_copy_that_would_leave_the_disk_with_too_little_room_is_not_begun(
     with pytest.raises(OSError, match="too little room"):
         store.put(source, artifact)
     assert list(store.folder.iterdir()) == []
+
+
+def test_a_disk_that_takes_no_more_is_no_fault_of_the_adapter(store: Store, source: Path, artifact: Artifact) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            store.put(source, artifact)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert left_over(store) == []
 
 
 async def test_copy_of_the_slower_of_two_pulls_is_removed_though_it_is_read_only() -> None:
