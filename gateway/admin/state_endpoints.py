@@ -172,6 +172,8 @@ async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
             await asyncio.to_thread(services.control.adapters.store.put, upload.folder, artifact)
         except (ArtifactError, ManifestError) as error:
             raise Problem("adapter_rejected", str(error), "path") from error
+        except OSError as error:
+            raise Problem("adapter_rejected", f"The adapter can't be stored: {error.strerror}.", "path") from error
     return {"digest": artifact.digest, "size_bytes": artifact.size_bytes}
 
 
@@ -272,7 +274,8 @@ async def _present(redis: Redis) -> Objects:
         section = {name.decode(): FileObject(int(generation), None) for name, generation in generations.items()}
         for name, value in values.items():
             generation = section.get(name.decode(), ABSENT).generation
-            section[name.decode()] = FileObject(generation, msgspec.json.decode(value, type=dict[str, Any]))
+            with guard_read(kind, name.decode()):
+                section[name.decode()] = FileObject(generation, msgspec.json.decode(value, type=dict[str, Any]))
         objects[kind] = section
     return objects
 

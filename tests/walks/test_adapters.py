@@ -214,6 +214,18 @@ async def test_another_installations_adapter_of_the_same_name_is_left_alone(
     assert "returns@v2" in small.adapters.registered
 
 
+async def test_a_store_without_room_is_told_to_who_sends_an_adapter_for_a_state(
+    gateway: RunningGateway, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.services.control.adapters.store, "_free_bytes_min", 1 << 60)
+    folder = make_adapter(2)
+    files = {path.name: (path.name, path.read_bytes()) for path in folder.iterdir()}
+    async with gateway.http() as http:
+        answer = await http.post("/admin/v1/state/adapters", data={"pool": "small"}, files=files)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "adapter_rejected")
+    assert "too little room" in answer.json()["error"]["message"]
+
+
 async def test_a_key_that_is_deleted_is_refused_at_once(gateway: RunningGateway) -> None:
     key = await gateway.key()
     async with gateway.http() as http, gateway.http(key) as caller:
