@@ -67,7 +67,7 @@ class ReasoningTokens(msgspec.Struct, gc=False):
 class ChatUsage(Usage, gc=False):
     """Tokens as the engine counted them, those of reasoning too."""
 
-    completion_tokens_details: ReasoningTokens | None = None
+    completion_tokens_details: Raw = NULL
 
     @property
     def cached(self) -> int:
@@ -76,8 +76,12 @@ class ChatUsage(Usage, gc=False):
 
     @property
     def reasoned(self) -> int:
-        """Tokens of the answer that are reasoning, where the engine counts those."""
-        return (self.completion_tokens_details.reasoning_tokens or 0) if self.completion_tokens_details else 0
+        """Tokens of the answer that are reasoning, where the engine counts those, in a way that can be read."""
+        try:
+            details = _REASONING.decode(self.completion_tokens_details)
+        except msgspec.DecodeError:
+            return 0
+        return (details.reasoning_tokens or 0) if details is not None else 0
 
 
 class ChatAnswer(msgspec.Struct, gc=False):
@@ -106,6 +110,7 @@ class WholeAnswer(ChatAnswer, gc=False):
 _EVENT = msgspec.json.Decoder(ChatAnswer)
 _WHOLE = msgspec.json.Decoder(WholeAnswer)
 _LOGPROBS: msgspec.json.Decoder[ChatLogprobs | None] = msgspec.json.Decoder(ChatLogprobs | None)
+_REASONING: msgspec.json.Decoder[ReasoningTokens | None] = msgspec.json.Decoder(ReasoningTokens | None)
 _USAGE: msgspec.json.Decoder[ChatUsage | None] = msgspec.json.Decoder(ChatUsage | None)
 
 

@@ -89,6 +89,19 @@ def test_answer_that_chat_lets_pass_is_told_too(field: dict[str, Any]) -> None:
     assert json.loads(MessageWriter().write_whole(body))["content"] == [{"type": "text", "text": "yes"}]
 
 
+@pytest.mark.parametrize(
+    ("details", "reasoned"), [({"reasoning_tokens": 2}, 2), ({"reasoning_tokens": -1}, 0), ([], 0), (None, 0)]
+)
+def test_counts_are_told_though_the_tokens_of_reasoning_can_not_be_read(details: Any, reasoned: int) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "completion_tokens_details": details}
+    choice = {"message": {"content": "yes"}, "finish_reason": "stop"}
+    body = json.dumps({"id": "chatcmpl-1", "choices": [choice], "usage": usage}).encode()
+    told = json.loads(MessageWriter().write_whole(body))["usage"]
+    assert (told["input_tokens"], told["output_tokens"]) == (7, 3)
+    told = json.loads(ResponseWriter(ASK).write_whole(body))["usage"]
+    assert (told["total_tokens"], told["output_tokens_details"]) == (10, {"reasoning_tokens": reasoned})
+
+
 def test_logprobs_of_reasoning_and_of_the_end_are_none_of_the_texts() -> None:
     texts = ("yes", " no", "y", "es", "<|im_end|>")
     tokens = [{"token": text, "logprob": -0.5, "bytes": [1], "top_logprobs": []} for text in texts]
