@@ -164,6 +164,15 @@ class MessagesRequest(CountedMessages, kw_only=True):
     max_tokens: Tokens
 
 
+class _Stops(msgspec.Struct):
+    """The field of a request that its answer's writer reads, whatever it is."""
+
+    stop_sequences: Any = None
+
+
+_STOPS = msgspec.json.Decoder(_Stops)
+
+
 class MessagesFormat(TranslatedFormat):
     """`POST /v1/messages`: turns with content blocks."""
 
@@ -219,7 +228,7 @@ class MessagesFormat(TranslatedFormat):
         return fields
 
     def writer(self, raw: bytes) -> AnswerWriter:
-        return MessageWriter()
+        return MessageWriter(_STOPS.decode(raw).stop_sequences)
 
     def error_body(self, problem: Problem) -> bytes:
         return msgspec.json.encode(self.describe_error(problem))
@@ -351,6 +360,11 @@ class MessageWriter(AnswerWriter):
     id_prefix = "msg_"
     begins_with_usage = True
 
+    def __init__(self, stop_sequences: Any = None) -> None:
+        """`stop_sequences` are the request's: others, of a version's manifest, end an answer as its model does."""
+        super().__init__()
+        self._stop_sequences = stop_sequences or ()
+
     def final(self) -> dict[str, Any]:
         stop_reason, stop_sequence = self._stop()
         message = {
@@ -393,7 +407,7 @@ class MessageWriter(AnswerWriter):
     def _stop(self) -> tuple[str, str | None]:
         if any(block.kind == "refusal" for block in self.blocks):
             return "refusal", None
-        if isinstance(self.stop_reason, str) and self.finish_reason == "stop":
+        if self.finish_reason == "stop" and self.stop_reason in self._stop_sequences:
             return "stop_sequence", self.stop_reason
         if any(block.kind == "tool" for block in self.blocks) and self.finish_reason == "stop":
             return "tool_use", None  # so vLLM ends a call that `tool_choice` asked for

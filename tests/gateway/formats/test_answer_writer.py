@@ -89,6 +89,17 @@ def test_answer_that_chat_lets_pass_is_told_too(field: dict[str, Any]) -> None:
     assert json.loads(MessageWriter().write_whole(body))["content"] == [{"type": "text", "text": "yes"}]
 
 
+@pytest.mark.parametrize(("stops", "told"), [(["END"], ("stop_sequence", "END")), (None, ("end_turn", None))])
+def test_only_a_stop_text_of_the_callers_is_told_as_one(stops: list[str] | None, told: tuple[str, str | None]) -> None:
+    """A version's manifest may have stop texts of its own."""
+    asked = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "stop_sequences": stops}
+    writer = read_body(MESSAGES, json.dumps(asked).encode()).writer
+    assert writer is not None
+    choice = {"message": {"content": "yes"}, "finish_reason": "stop", "stop_reason": "END"}
+    answer = json.loads(writer.write_whole(json.dumps({"id": "chatcmpl-1", "choices": [choice]}).encode()))
+    assert (answer["stop_reason"], answer["stop_sequence"]) == told
+
+
 @pytest.mark.parametrize(
     ("details", "reasoned"), [({"reasoning_tokens": 2}, 2), ({"reasoning_tokens": -1}, 0), ([], 0), (None, 0)]
 )
