@@ -14,7 +14,7 @@ split       the other valid way: fitted on a quarter of the rows, calibrated on 
 naive       the threshold at which the drawn rows themselves just show the target
 
 Pools: banking77 and clinc150 with its out-of-scope queries, answered by a cheap classifier (confidence_pools.py; these
-are no logprobs of a language model); `weak` and `tied` are simulated: features that say next to nothing, and scores
+are not logprobs of a language model); `weak` and `tied` are simulated: features that say next to nothing, and scores
 of a few values only. With --rows the pool are the answers of a real adapter, and the curve of general's share against
 error is printed. Intervals are exact at 99% for rates, and normal for `of oracle`. A goal stands on the end of its
 interval that is better for us, so that it is missed only where the figure is shown to miss it.

@@ -97,7 +97,7 @@ def read_worlds(path: Path | None) -> tuple[ClusteredWorld, ...]:
     except OSError as error:
         raise Unmeasurable(f"{path} can't be read: {error.strerror or error}.") from error
     except msgspec.DecodeError as error:
-        raise Unmeasurable(f"{path} is no list of worlds: {error}.") from error
+        raise Unmeasurable(f"{path} is not a list of worlds: {error}.") from error
     for world in worlds:
         counts = (world.repeats, world.spell_labels, world.labels_per_day)
         if not (0.002 <= world.error <= 0.4 and min(counts) >= 1):

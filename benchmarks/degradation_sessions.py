@@ -32,7 +32,7 @@ class WholeClusters(Clusters):
         return np.maximum(1e-6, (self._squares + dependence.SMOOTHED_WRONG) / of - mean * mean)
 
     def take_whole(self, bad: Bools, whole: Bools) -> None:
-        """Take a label of those runs where it is no repeat."""
+        """Take a label of those runs where it is not a repeat."""
         self.taken += whole
         over = np.where(whole, bad - self._mean, 0.0)
         first = whole & (self.taken > dependence.FIRST)

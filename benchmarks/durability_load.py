@@ -94,7 +94,7 @@ class Crowd:
             thread.start()
 
     def gateway_goes(self) -> None:
-        """From now on a request without an answer is no fault."""
+        """From now on a request without an answer is not a fault."""
         self._gateway_is_there.clear()
 
     def gateway_is_back(self) -> None:

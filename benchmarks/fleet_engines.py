@@ -3,7 +3,7 @@
 Each has a port of its own. Its control port tells and does, to all of them:
 
 GET  /engines        their ports and the start times of their processes
-GET  /counts         calls that were no completions, completions, and open connections, of all
+GET  /counts         calls that were not completions, completions, and open connections, of all
 POST /load           adapters that are there from before: a list of [engine's number, name, path]
 POST /kill/N         as kill -9 of engine N; /restart/N brings it back without adapters
 """

@@ -164,7 +164,7 @@ def auroc_with_interval(
     inside_groups: Sequence[Hashable] | None = None,
     outside_groups: Sequence[Hashable] | None = None,
 ) -> Figure:
-    """AUROC with its 99% interval by DeLong, over groups (Obuchowski): texts of a class are no independent draws."""
+    """AUROC with its 99% interval by DeLong, over groups (Obuchowski): texts of a class are not independent draws."""
     ins, outs = np.asarray(inside, np.float64), np.asarray(outside, np.float64)
     found = _shares_below(ins, outs)
     against = 1 - _shares_below(outs, ins)

@@ -151,7 +151,7 @@ def count(
     """What became of the requests. `model_of` makes the model's name of a version's number; empty: names tell nothing.
 
     `answers_that_could_be_stale` are those that one version alone might give: whose request was sent, and whose answer
-    began, between two swaps. `older_within_lag` are no faults: they would be stale but for their door's lag.
+    began, between two swaps. `older_within_lag` are not faults: they would be stale but for their door's lag.
     """
     counted = {"answers": len(found), **dict.fromkeys((*FAULTS, "answers_that_could_be_stale", "older_within_lag"), 0)}
     for answer in found:

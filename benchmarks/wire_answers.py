@@ -51,7 +51,7 @@ class Answer:
 
 
 class Unreadable(Exception):
-    """The bytes are no HTTP answer; the message says where they go wrong."""
+    """The bytes are not an HTTP answer; the message says where they go wrong."""
 
 
 def read_answers(raw: bytes, closed: bool, methods: Sequence[str] = ()) -> list[Answer]:

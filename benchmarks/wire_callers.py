@@ -138,7 +138,7 @@ class Caller:
                 for one in value.steps:
                     yield from self._frames(one, {**values, "%N%": str(number)})
         else:
-            raise ValueError(f"{step.kind} is no bytes that could be sent together with others")
+            raise ValueError(f"{step.kind} is not bytes that could be sent together with others")
 
     async def _write(self, data: bytes) -> None:
         """Send it all, unless the gateway takes no more of it."""

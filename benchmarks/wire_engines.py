@@ -89,7 +89,7 @@ def _never(told: Told) -> list[str]:
             if not {"message", "type", "param", "code"} <= error.keys():
                 found.append(f"an error without OpenAI's fields: {told.error[:120]}")
         except (ValueError, AttributeError):
-            found.append(f"an error that is no JSON: {told.error[:120]}")
+            found.append(f"an error that is not JSON: {told.error[:120]}")
     return found
 
 

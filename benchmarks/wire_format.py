@@ -4,7 +4,7 @@ An engine case says what the engine sends, attempt by attempt, and what the call
 caller sends, step by step, and what must come back. A key that nobody reads is refused; a range is a number or
 `[least, most]`. `expect` may be a list, of which one suffices. `for_each: {NAME: [values]}` makes a case of each value,
 with `%NAME%` in its place. Cases with the same `settings` (sections of apprentice.yaml) share a gateway. Bytes that are
-no text are `!!binary`.
+not text are `!!binary`.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ Case = EngineCase | CallerCase
 def read_folder(folder: Path) -> list[Case]:
     """All cases in a folder and below it. Raises CaseError."""
     if not folder.is_dir():
-        raise CaseError(f"{folder} is no folder.")
+        raise CaseError(f"{folder} is not a folder.")
     cases = [case for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES for case in read_file(path)]
     if not cases:
         raise CaseError(f"{folder} has no case: put a .yaml or .json file into it.")

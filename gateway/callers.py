@@ -43,7 +43,7 @@ class CallerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 
 def limits_of(raw: Mapping[str, float | None] | Mapping[LimitName, float | None] | None) -> CallerLimits | None:
-    """The limits of these values; None where no value is set. Raises TypeError for a name that is no limit."""
+    """The limits of these values; None where no value is set. Raises TypeError for a name that is not a limit."""
     values = {name: value for name, value in (raw or {}).items() if value is not None}
     return CallerLimits(**values) if values else None  # type: ignore[arg-type]
 
@@ -166,7 +166,9 @@ def identify(callers: Mapping[str, Caller], authorization: str | None, now_unix:
     scheme, _, key = authorization.partition(" ")
     parts = split_key(key.strip()) if scheme.lower() == "bearer" else None
     if parts is None:
-        text = "This is no key of the form `sk-app-…`. Send one as `Authorization: Bearer sk-app-…` or as `x-api-key`."
+        text = (
+            "This is not a key of the form `sk-app-…`. Send one as `Authorization: Bearer sk-app-…` or as `x-api-key`."
+        )
         raise Problem("invalid_api_key", text)
     public, secret = parts
     caller = callers.get(public)

@@ -179,6 +179,6 @@ def describe_fault(fault: Mapping[str, Any], place: Sequence[Any]) -> Problem:
     param = ".".join(named) or None
     words = fault["msg"].removeprefix("Value error, ").rstrip(".")
     if param is None and fault["type"] == "model_attributes_type":
-        return Problem(code, "The body is no JSON object. Send one as `Content-Type: application/json`.")
+        return Problem(code, "The body is not a JSON object. Send one as `Content-Type: application/json`.")
     whole = param is None and fault["type"] == "value_error"  # a check of ours, which names its field itself
     return Problem(code, f"{words}." if whole else f"{param or 'body'}: {words}.", param)

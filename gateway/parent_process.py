@@ -302,7 +302,7 @@ class Parent:
             return None
 
     async def _merged(self, accept: str) -> tuple[bytes, bytes]:
-        """The metrics of all processes, those that are no more included, and their content type."""
+        """The metrics of all processes, those of ended ones included, and their content type."""
         live = [(child, child.questions) for child in self._children if child.ready and not child.silent]
         answers = await asyncio.gather(*(self._ask(child, "metrics") for child, _ in live))
         for (child, questions), answer in zip(live, answers, strict=True):

@@ -148,7 +148,7 @@ async def pass_gate(
     rules: Mapping[str, str] = MappingProxyType({}),
 ) -> GatePass:
     """See that the gate lets versions through, or that an admin has a `reason` to pass it by force. `rules` are the
-    names of the rules that are to send to them, by version, where it is no alias.
+    names of the rules that are to send to them, by version, where it is not an alias.
 
     Raises Problem (409) where it does not, and RedisError.
     """

@@ -30,7 +30,7 @@ def _see_that_it_is_json(value: Any) -> Any:
     try:
         json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError):
-        raise ValueError("it is nested too deeply, or holds NaN or Infinity, which are no JSON") from None
+        raise ValueError("it is nested too deeply, or holds NaN or Infinity, which are not JSON") from None
     return value
 
 

@@ -29,7 +29,7 @@ def find_upper_bound(wrong: float, of: float, confidence: float = CONFIDENCE) ->
     """The rate that the true one exceeds with probability at most 1 - confidence, from `wrong` wrong labels.
 
     1.0 where all are wrong, or there are none. Sums of badness may be fractions. Raises ValueError if the counts can't
-    be, or if the confidence is no probability between 0 and 1.
+    be, or if the confidence is not a probability between 0 and 1.
     """
     _see_that_they_can_be(wrong, of, confidence)
     if of <= wrong:

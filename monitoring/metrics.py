@@ -151,7 +151,7 @@ class Meters(MetricFamilies):
 
 
 def merge_processes(measured: Iterable[bytes], ended: Meters, series_max: int) -> Meters:
-    """The meters of a gateway's processes together. `ended` is of those that are no more, and forgets old versions."""
+    """The meters of a gateway's processes together. `ended` is of those that have ended, and forgets old versions."""
     merged = Meters(series_max)
     for each in measured:
         merged.add(each)

@@ -34,7 +34,7 @@ LEFT = (AskError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyErro
 """Replies of a node that does not own the slot now; AskError has MOVED among its kinds."""
 LEFT_IN_SCRIPT = "access a non local key"
 NOT_NAMES = frozenset({"AUTH", "ECHO", "HELLO", "PING", "PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE"})
-"""Commands of which the first argument is no name of a key. Channels are the same in a Cluster."""
+"""Commands of which the first argument is not a name of a key. Channels are the same in a Cluster."""
 ALL_NAMES = frozenset({"DEL", "EXISTS", "MGET", "RENAME", "SCAN", "TOUCH", "UNLINK", "WATCH"})
 SECOND_NAMES = frozenset({"MEMORY", "OBJECT", "XGROUP", "XINFO"})
 Address = tuple[str, int]
@@ -113,7 +113,7 @@ class Nodes:
 
     @contextmanager
     def note(self, address: Address, asked: dict[Address, BaseException]) -> Iterator[None]:
-        """Note how a node answers within the block, and in `asked` why it is not the one. Raises what is no fault of
+        """Note how a node answers within the block, and in `asked` why it is not the one. Raises what is not a fault of
         a connection."""
         try:
             yield
@@ -178,7 +178,7 @@ class _AsyncNodeConnection(AsyncAbstractConnection):
         try:
             return await self.read_response(disable_decoding=True)
         except ResponseError as error:
-            raise Disconnected(f"it is no node of a Cluster, or tells nothing of it: {error}") from error
+            raise Disconnected(f"it is not a node of a Cluster, or tells nothing of it: {error}") from error
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
@@ -239,7 +239,7 @@ class _NodeConnection(AbstractConnection):
         try:
             return self.read_response(disable_decoding=True)
         except ResponseError as error:
-            raise Disconnected(f"it is no node of a Cluster, or tells nothing of it: {error}") from error
+            raise Disconnected(f"it is not a node of a Cluster, or tells nothing of it: {error}") from error
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:

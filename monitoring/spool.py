@@ -163,7 +163,7 @@ class Spool:
         return self._lost_told - before
 
     def take_over(self) -> int:
-        """Take over the segments of gateways that are no more; returns how many records that were.
+        """Take over the segments of gateways that have ended; returns the number of their records.
 
         What can't be had of one gateway keeps nobody from having the rest. Raises OSError where the folder can't be
         read.
@@ -192,7 +192,7 @@ class Spool:
                         self._unlock(owner)
         records = sum(segment.records for segment in segments)
         if segments:
-            log.warning("%d records of gateways that are no more wait in the spool", records)
+            log.warning("%d records of gateways that have ended wait in the spool", records)
             self._segments[:0] = segments
             self._read = None
             self.records += records
@@ -212,7 +212,7 @@ class Spool:
                 self._unlock(owner)
 
     def _taken(self, owner: str, paths: Sequence[Path]) -> list[Segment]:
-        """The segments of a gateway, if it is no more. Raises OSError, and may have locked it then."""
+        """The segments of a gateway, if it has ended. Raises OSError, and may have locked it then."""
         if not self._lock(owner):
             return []
         segments = []
@@ -299,7 +299,7 @@ class Spool:
             os.close(descriptor)
 
     def _lock(self, owner: str) -> bool:
-        """True if the gateway of this name is no more, or is this one."""
+        """True if the gateway of this name has ended, or is this one."""
         path = self._folder / f"{owner}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -368,7 +368,7 @@ def _measured(path: Path, owner: str) -> Segment:
         at += FRAME.size + length
         records += 1
     if at < len(data):
-        log.warning("the last %d bytes of %s are no whole record", len(data) - at, path)
+        log.warning("the last %d bytes of %s are not a whole record", len(data) - at, path)
     return Segment(path, owner, size=at, records=records)
 
 

@@ -178,7 +178,7 @@ class ConfidenceModel:
 def compute_features(logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> ConfidenceFeatures:
     """Compute the features of an answer. Total: for any values of an engine.
 
-    A logprob that is no number counts as LOGPROB_MIN, one above 0 as 0. Scope that is not finite is not known.
+    A logprob that is not a number counts as LOGPROB_MIN, one above 0 as 0. Scope that is not finite is not known.
     Of an `array.array` or a numpy array of floats, 100,000 tokens take about 1 ms, of a list 3 ms.
     """
     finite_scope = scope if scope is not None and math.isfinite(scope) else None

@@ -52,7 +52,7 @@ class Contract:
         try:
             encoded = text.encode()
         except UnicodeEncodeError:
-            return "The answer is no valid Unicode."
+            return "The answer is not valid Unicode."
         if self.regex is not None and not self.regex.is_valid(text):
             return "The answer does not match the regex from its beginning to its end."
         return None if self.schema is None else _broken_by(self.schema, encoded, cut)
@@ -85,7 +85,7 @@ def _broken_by(schema: jsonschema_rs.Validator, encoded: bytes, cut: bool) -> st
     try:
         value = msgspec.json.decode(encoded)
     except (msgspec.DecodeError, RecursionError):
-        return "The answer is no JSON that can be read."
+        return "The answer is not JSON that can be read."
     from jsonschema_rs import ValidationError  # noqa: PLC0415
 
     try:
@@ -105,7 +105,7 @@ def _schema(schema: Any) -> jsonschema_rs.Validator:
     try:
         return _validator(schema)
     except (ValueError, RecursionError) as error:
-        raise ContractError(f"contract.json_schema is no schema that can be used: {_first_line(error)}.") from None
+        raise ContractError(f"contract.json_schema is not a schema that can be used: {_first_line(error)}.") from None
 
 
 def _choices(choices: Any) -> frozenset[str]:

@@ -77,7 +77,7 @@ def weigh_languages(text: str) -> Mapping[str, float]:
 
 
 def _strip(word: str) -> str:
-    """The word without signs that are no letters."""
+    """The word without signs that are not letters."""
     return "".join([sign for sign in word if sign.isalpha() or sign == "'"])
 
 

@@ -1,6 +1,6 @@
 """The bound of a fitted model's bytes, and the error of one that can't be used.
 
-Here is no numpy: a gateway loads that only once it has a model.
+Without numpy: a gateway loads that only once it has a model.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def compute_pattern_cost(pattern: str) -> tuple[int, str | None]:
         reason = "half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else error.args[0]
         shown_reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
         return 0, (
-            f"it is no regular expression of RE2 ({shown_reason[:200]}), which has no look-around and no back "
+            f"it is not a regular expression of RE2 ({shown_reason[:200]}), which has no look-around and no back "
             f"references, and takes at most {PROGRAM_BYTES_MAX >> 10} KiB compiled"
         )
     if steps > PATTERN_STEPS_MAX:

@@ -400,7 +400,7 @@ class ScopeModel:
 
     def _find_suspects(self, judged: Sequence[int], first: Sequence[float], frame: Sequence[float]) -> list[int]:
         """The sentences that may be foreign: those between sentences in scope; and those beside more sentences in
-        scope than others, unless they frame a request. In a mail most sentences ask nothing, and are no suspects."""
+        scope than others, unless they frame a request. In a mail most sentences ask nothing, and are not suspects."""
         mix = self.mix
         belong = [
             place

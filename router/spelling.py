@@ -42,8 +42,8 @@ def mark_words(texts: Iterable[str]) -> Marks:
 def mend_words(text: str, marks: Marks, is_word: Callable[[str], bool], places: int = 2) -> str:
     """The text with words that are not known replaced by those that they most likely are; others stay.
 
-    What `is_word` says to be a word is no typing error. With one of the two places of a mark, as an earlier release has
-    them, no letter is guessed.
+    What `is_word` says to be a word is not a typing error. With one of the two places of a mark, as an earlier release
+    has them, no letter is guessed.
     """
     words = dict.fromkeys(word for word in WORD.findall(text) if not word.isdecimal())
     unknown = [word for word in words if not _is_known(_sum(word), marks, places) and not is_word(word)]

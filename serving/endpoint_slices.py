@@ -66,7 +66,9 @@ class KubernetesService:
         except (OSError, UnicodeError) as error:
             raise DiscoveryError(f"the service account's files can't be read: {error}") from error
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise DiscoveryError(f"{self.account.api_url} is no API of Kubernetes ({type(error).__name__})") from error
+            raise DiscoveryError(
+                f"{self.account.api_url} is not an API of Kubernetes ({type(error).__name__})"
+            ) from error
 
     @asynccontextmanager
     async def _ask(self, http: httpx.AsyncClient, version: str = "") -> AsyncGenerator[httpx.Response, None]:

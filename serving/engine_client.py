@@ -166,7 +166,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             self._timer = self.loop.call_at(due, self._listen)
 
     def _listen(self) -> None:
-        """Silent for too long? What our own caller has not taken yet is no silence of the engine."""
+        """Silent for too long? What our own caller has not taken yet is not the engine's silence."""
         self._timer = None
         if not self._busy:
             return

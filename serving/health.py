@@ -23,7 +23,7 @@ LOOK_SECONDS_MAX = 12.0
 """The longest look: a replica whose answers come byte by byte is down after it."""
 UNTOLD_LOOKS_MAX = 3
 """Looks after which a replica is up without its build or its process's start, where it answers and can't tell them.
-Fewer are no reason: evidence on its versions begins again with another build."""
+Fewer are not a reason: evidence on its versions begins again with another build."""
 SAYS_NO = frozenset({401, 403, 502, 503, 504})
 
 UNREADABLE = (EngineError, TimeoutError, AttributeError, KeyError, TypeError, ValueError, RecursionError)

@@ -38,7 +38,7 @@ class ReplicaSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DnsName:
-    """All addresses of a DNS name, asked for once in `interval_seconds`. No address is no answer."""
+    """All addresses of a DNS name, asked for once in `interval_seconds`. No address counts as no answer."""
 
     name: str
     port: int

@@ -1,4 +1,4 @@
-"""Looking into a folder that a gateway writes to: what it moves or deletes meanwhile is no error of a test."""
+"""Looking into a folder that a gateway writes to: what it moves or deletes meanwhile is not an error of a test."""
 
 from __future__ import annotations
 

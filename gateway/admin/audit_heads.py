@@ -52,7 +52,7 @@ def read_heads(lines: Iterable[bytes], public_key: bytes) -> Iterator[AuditHead]
             head = msgspec.json.decode(line, type=AuditHead)
             signature = base64.b64decode(head.signature, validate=True)
         except ValueError as error:
-            raise SignatureError(f"Line {number} is no head of an audit: {error}.") from None
+            raise SignatureError(f"Line {number} is not a head of an audit: {error}.") from None
         if not verify_message(public_key, head.message(), signature):
             raise SignatureError(f"Line {number}: its signature does not hold. It was changed, or the key is another.")
         yield head

@@ -113,9 +113,9 @@ def _check_version(name: str, version: Version) -> None:
         raise ValueError("its name, task and number do not belong together")
     for digest in (version.digest, version.manifest_digest, version.base_fingerprint):
         if not DIGEST.fullmatch(digest):
-            raise ValueError(f"{digest[:80]!r} is no SHA-256 (sha256: and 64 hex digits)")
+            raise ValueError(f"{digest[:80]!r} is not a SHA-256 (sha256: and 64 hex digits)")
     if not 0 <= version.created_at < YEAR_10000:
-        raise ValueError("its created_at is no time in Unix seconds")
+        raise ValueError("its created_at is not a time in Unix seconds")
     if version.state in GIVEN_UP:
         return
     manifest = manifests.from_json(version.manifest)
@@ -145,7 +145,7 @@ def _check_caller(caller: Caller) -> None:
     if len(caller.public) != PUBLIC_LENGTH or not set(caller.public) <= set(ALPHABET):
         raise ValueError(f"a key's public part has {PUBLIC_LENGTH} letters and digits")
     if not HASH.fullmatch(caller.secret_digest):
-        raise ValueError("its secret_digest is no SHA-256 in 64 hex digits")
+        raise ValueError("its secret_digest is not a SHA-256 in 64 hex digits")
     former = caller.former
     if former is not None and not (HASH.fullmatch(former.secret_digest) and 0 < former.until < YEAR_10000):
         raise ValueError("its former secret has a secret_digest in 64 hex digits, and the time until which it works")

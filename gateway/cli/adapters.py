@@ -48,7 +48,7 @@ def _canary_share(text: str) -> float:
     except ValueError:
         part = 0.0
     if not 0 < part < 1:
-        raise typer.BadParameter(f"{text[:40]!r} is no number above 0 and below 1.")
+        raise typer.BadParameter(f"{text[:40]!r} is not a number above 0 and below 1.")
     return part
 
 
@@ -394,15 +394,15 @@ def replicas(api: Api) -> None:
 
 
 def _task_of(version: str) -> str:
-    """Raises Unusable for what is no version."""
+    """Raises Unusable for what is not a version."""
     return _quoted(version).partition("@")[0]
 
 
 def _quoted(version: str) -> str:
-    """A version's name within an address. Raises Unusable for what is no version."""
+    """A version's name within an address. Raises Unusable for what is not a version."""
     task, at, number = version.partition("@")
     if not (task and at and number):
-        raise Unusable(f"{version!r} is no version: write task@number, such as returns@v3.")
+        raise Unusable(f"{version!r} is not a version: write task@number, such as returns@v3.")
     return f"{quote(task, safe='')}@{quote(number, safe='')}"
 
 

@@ -188,7 +188,7 @@ def _see_that_names_fit(path: str) -> None:
     """Raises Unusable where a quoted name within `path` would lead to another address."""
     for part in path.partition("?")[0].split("/"):
         if "%2F" in part or part in (".", "..") or len(part) > NAME_CHARACTERS_MAX:
-            text = f"{unquote(part)[:80]!r} is no name that anything here has"
+            text = f"{unquote(part)[:80]!r} is not a name that anything here has"
             raise Unusable(f"{text}: none has a slash, dots alone, or such a length.")
 
 
@@ -213,7 +213,7 @@ def _refusal(answer: httpx.Response) -> CommandError:
 def find_gateway(url: str | None) -> str:
     """The gateway's address without a path: `url`, else that of `make up` here, else DEFAULT_URL.
 
-    Raises Unusable for what is no address.
+    Raises Unusable for what is not an address.
     """
     url = (url or _local_url() or DEFAULT_URL).rstrip("/").removesuffix("/v1")
     try:
@@ -221,7 +221,7 @@ def find_gateway(url: str | None) -> str:
     except httpx.InvalidURL:
         parts = httpx.URL()
     if parts.scheme not in ("http", "https") or not parts.host:
-        raise Unusable(f"{url[:200]!r} is no address: write it as in {DEFAULT_URL}.")
+        raise Unusable(f"{url[:200]!r} is not an address: write it as in {DEFAULT_URL}.")
     return url
 
 
@@ -289,7 +289,7 @@ def explain_os_error(text: str) -> Iterator[None]:
 @contextmanager
 def write_whole(target: Path) -> Iterator[Path]:
     """The path to write to, which becomes `target` when the block ends: the file appears whole or not at all. What is
-    no plain file, such as /dev/stdout, is written itself."""
+    not a plain file, such as /dev/stdout, is written itself."""
     if target.is_symlink() or (target.exists() and not target.is_file()):
         yield target
         return
@@ -315,7 +315,7 @@ def read_text(path: Path, kind: str = "") -> str:
         return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError as error:
         at = data.count(b"\n", 0, error.start) + 1
-        fault = f"{kind}{path} is no text in UTF-8: save it as such. The fault is on line {at}."
+        fault = f"{kind}{path} is not text in UTF-8: save it as such. The fault is on line {at}."
         raise Unusable(fault) from error
 
 

@@ -294,7 +294,7 @@ def adopt(
     _see_that_there_is(api, task)
     unknown = next((name for name in past or () if name not in STOPS), None)
     if unknown is not None:
-        raise Unusable(f"--past {unknown[:80]!r} is no stop: name one of {', '.join(STOPS)}.")
+        raise Unusable(f"--past {unknown[:80]!r} is not a stop: name one of {', '.join(STOPS)}.")
     folder = folder or Path(f"adopt-{task}")
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)

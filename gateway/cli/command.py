@@ -178,8 +178,8 @@ Force = Annotated[bool, typer.Option("--force", help="Write over a file that is 
 
 
 def see_that_it_can_be_written(force: bool, *paths: Path | None) -> None:
-    """See it before hours of work, not after them. Raises Unusable where a path is no file in a folder that there is,
-    or, without `force`, where a file is there already."""
+    """Check the paths before hours of work, not after them. Raises Unusable where a path is not a file in a folder that
+    exists, or, without `force`, where a file is there already."""
     for path in paths:
         if path is None:
             continue

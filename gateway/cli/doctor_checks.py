@@ -233,7 +233,7 @@ def _models(check: str, pool: PoolConfig, replica: ReplicaConfig, answer: httpx.
     try:
         models = [str(model["id"]) for model in answer.json()["data"]]
     except (ValueError, KeyError, TypeError):
-        return report_problem(check, f"{replica.url} does not list its models", "Mend its url: it is no engine.")
+        return report_problem(check, f"{replica.url} does not list its models", "Mend its url: it is not an engine.")
     if pool.base_model not in models:
         listed = ", ".join(models[:4]) or "nothing"
         advice = f"Set pools.{pool.name}.base_model to its model, or start it with {pool.base_model}."

@@ -25,7 +25,7 @@ def check_promises(settings: Settings) -> Iterator[DoctorFinding]:
     """Check that the configuration promises nothing that is refused later."""
     for key, path in _list_files(settings, ""):
         if not os.access(path, os.R_OK) or path.is_dir():
-            yield report_problem(key, f"{path} is no file that can be read here", "Make it, or mend the setting.")
+            yield report_problem(key, f"{path} is not a file that can be read here", "Make it, or mend the setting.")
     for folder in settings.import_folders:
         if not os.access(folder, os.R_OK | os.X_OK):
             yield report_warning("import_folders", f"{folder} can't be read here", "Make it, or leave it out.")

@@ -49,7 +49,7 @@ def show_gate(
     """
     name = version if "@" in version else f"{task}@{version}"
     if name.partition("@")[0] != task:
-        raise Unusable(f"{name} is no version of {task}.")
+        raise Unusable(f"{name} is not a version of {task}.")
     answer = api.get(f"/adapters/{quote(name, safe='')}/gate")
     if not api.out.print_json(answer):
         _tell(api.out, answer, KeyNames(api))

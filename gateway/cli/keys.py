@@ -41,7 +41,7 @@ class LimitOptions:
     usd_per_month: Annotated[str | None, _limit("US dollars a month of UTC.")] = None
 
     def body(self) -> dict[str, float | None]:
-        """The limits that were given; null for those to be taken away. Raises Unusable for what is no number."""
+        """The limits that were given; null for those to be taken away. Raises Unusable for what is not a number."""
         return {name: _number(name, text) for name, text in as_body(self).items()}
 
 
@@ -178,7 +178,9 @@ def parse_span(text: str, least: int = 0) -> int:
     """A span such as 90d in seconds. Raises Unusable."""
     match = SPAN.fullmatch(text)
     if match is None or int(match[1]) < least:
-        raise Unusable(f"{text[:40]!r} is no span of time{' above 0' if least else ''}: write 90d, 12h, 30min or 45s.")
+        raise Unusable(
+            f"{text[:40]!r} is not a span of time{' above 0' if least else ''}: write 90d, 12h, 30min or 45s."
+        )
     return int(match[1]) * UNIT_SECONDS[match[2]]
 
 

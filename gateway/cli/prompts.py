@@ -243,7 +243,7 @@ def _rows_of_json(path: Path, file: StringIO) -> Iterator[tuple[int, Any]]:
 
 
 def _rows_of_lines(file: StringIO) -> Iterator[tuple[int, Any]]:
-    """The rows, each with the number of empty lines before it. Raises ValueError with the line of what is no JSON."""
+    """The rows, each with the number of empty lines before it. Raises ValueError with the line of what is not JSON."""
     before = 0
     for at, line in enumerate(file, 1):
         if not line.strip():

@@ -169,7 +169,7 @@ def moment_of(text: str, now: float) -> float:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
-        raise SettingsError(f"{text!r} is no time: write 2026-03-01, 2026-03-01T12:00, 30m, 36h or 7d.") from error
+        raise SettingsError(f"{text!r} is not a time: write 2026-03-01, 2026-03-01T12:00, 30m, 36h or 7d.") from error
 
 
 def moments_of(*texts: str | None) -> list[float | None]:

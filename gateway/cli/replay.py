@@ -162,7 +162,7 @@ def _make_terms(options: TermOptions) -> ReplayTerms:
 
     baseline = make_baseline(options.baseline, options.gate_rows)
     if options.warm_up is not None and baseline is not None:
-        raise SettingsError("--warm-up: the first labels are no baseline beside --baseline or --gate-rows.")
+        raise SettingsError("--warm-up: the first labels are not a baseline beside --baseline or --gate-rows.")
     claim = Claim(
         options.labels or USUAL.labels,
         USUAL.alpha if options.false_alarms is None else options.false_alarms,

@@ -55,7 +55,7 @@ def export(
     """Write the examples of a request to train as JSON lines."""
     path = target or Path(f"{name}.jsonl")
     if path.name in ("", "..") or (target is None and not name.isalnum()):
-        raise Unusable(f"{name[:80]!r} is no request's id: `apprentice retraining list` has them.")
+        raise Unusable(f"{name[:80]!r} is not a request's id: `apprentice retraining list` has them.")
     see_that_it_can_be_written(force, path)
     address = f"/retraining/{quote(name, safe='')}"
     answer = api.get(address)

@@ -115,7 +115,7 @@ def add_gold(
 def remove_gold(api: Api, task: Task, request_id: RequestId) -> None:
     """Remove a gold question with its texts."""
     answer = api.delete(f"/reviews/{quote(task, safe='')}/gold/{quote(request_id, safe='')}")
-    api.out.tell(answer, f"{request_id} is no gold question any more.")
+    api.out.tell(answer, f"{request_id} is not a gold question any more.")
 
 
 def _tell_report(api: Api, report: dict[str, Any]) -> None:

@@ -161,7 +161,7 @@ def _block(name: str, text: str) -> Iterator[str]:
 
 
 def _text(message: dict[str, Any]) -> str:
-    """A message's text; what is no text as its JSON."""
+    """A message's text; what is not text as its JSON."""
     content = message.get("content")
     if isinstance(content, str) and not message.get("tool_calls"):
         return content

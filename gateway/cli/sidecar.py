@@ -31,7 +31,7 @@ def sidecar(
 
     host, port = _listen(listen)
     if not re.fullmatch(ADDRESS, gateway):
-        raise SettingsError(f"--gateway {gateway} is no address of the form http://host:port, without a path.")
+        raise SettingsError(f"--gateway {gateway} is not an address of the form http://host:port, without a path.")
     if not key_file.is_file():
         raise SettingsError(f"--key-file {key_file} is not there: put a key of the role sidecar into it.")
     try:

@@ -87,7 +87,7 @@ class Printer:
         self.stderr.print(Text(make_readable(text)), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Row], cuts: bool = False) -> None:
-        """A table. Where stdout is no terminal, or a narrow one: columns of text, without a frame and colours, which
+        """A table. Where stdout is not a terminal, or a narrow one: columns of text, without a frame and colours, which
         are cut at LINE_WIDTH_MIN or the greater width of COLUMNS where it `cuts`."""
         cells = [[make_readable(cell) for cell in row] for row in rows]
         name_width = max((len(row[0]) for row in cells), default=0)  # other commands take it: no part of it is lost

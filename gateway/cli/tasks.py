@@ -168,7 +168,7 @@ def _path(task: str, version: str, last: str) -> str:
 
 
 def _when(text: str | None) -> float | str | None:
-    """Unix seconds of a number that is no date, as 20261201 is; other text stays, for the gateway to read."""
+    """Unix seconds of a number that is not a date, as 20261201 is; other text stays, for the gateway to read."""
     is_number = text is not None and text.replace(".", "", 1).isdecimal() and len(text) != len("20261201")
     return float(text) if text is not None and is_number else text
 

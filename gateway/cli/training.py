@@ -130,7 +130,7 @@ def _digest_of(api: Api, data: str) -> str:
     if not path.is_file():
         if DIGEST.fullmatch(data):
             return data
-        raise Unusable(f"There is no file {data}, and it is no digest: `apprentice datasets list` has those.")
+        raise Unusable(f"There is no file {data}, and it is not a digest: `apprentice datasets list` has those.")
     with ExitStack() as stack:
         lines = as_lines(stack, path, COLUMNS)
         return str(send_data(api, "/datasets/files", lines, {}, "application/octet-stream")["digest"])

@@ -223,7 +223,7 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
             if traits.api_path and urlsplit(replica.url).path.strip("/"):
                 yield f"{place}: {pool.engine} engines have no path; others are `engine: openai` or `openai_cloud`"
             if pool.tls is not None and not replica.url.startswith("https:"):
-                yield f"{place}: the pool has TLS files, but this is no https:// address"
+                yield f"{place}: the pool has TLS files, but this is not an https:// address"
             other, files = tls.setdefault(origin_of(replica.url), (name, pool.tls))
             if files != pool.tls:
                 yield f"pools.{name}.tls: the pool {other!r} reaches the same engine with other files"

@@ -405,7 +405,7 @@ def _find_address_fault(url: str) -> str:
     except ValueError as error:
         if str(error) in FORMS.values():
             return str(error)
-        return "it is no address such as redis://HOST:6379/0; in a password / is written %2F, # %23, @ %40"
+        return "it is not an address such as redis://HOST:6379/0; in a password / is written %2F, # %23, @ %40"
     return ""
 
 
@@ -436,7 +436,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
         raise source.explain(describe_errors(error.errors(), Settings.model_json_schema())) from error
     except UnreadableVariable as error:
         name = re.sub(r'.*field "(\w+)".*', r"\1", str(error)).upper()
-        text = f"The environment variable {ENVIRONMENT_PREFIX}{name}, or one that begins so, is no JSON: a list is"
+        text = f"The environment variable {ENVIRONMENT_PREFIX}{name}, or one that begins so, is not JSON: a list is"
         raise SettingsError(f"""{text} ["a", "b"], a section {{"key": 1}}.""") from error
     except RecursionError as error:
         text = f"A value of the environment variables {ENVIRONMENT_PREFIX}… is nested too deep: put it into the file."
@@ -451,7 +451,7 @@ def _read_file(path: Path) -> tuple[str, dict[str, Any]]:
     except OSError as error:
         raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise SettingsError(f"The configuration {path} is no text in UTF-8: save it as such.") from error
+        raise SettingsError(f"The configuration {path} is not text in UTF-8: save it as such.") from error
     except (yaml.YAMLError, RecursionError) as error:
         place, fault = describe_syntax(error)
         located = SettingsFault(fault, None, str(path), *(place or ()))

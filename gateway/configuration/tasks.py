@@ -19,7 +19,7 @@ from router.routing_data import WITHOUT_FALLBACKS, Reason
 
 
 def _mode_of(raw: Any) -> Any:
-    """YAML reads a bare off as false, and a bare on as true, which is no mode."""
+    """YAML reads a bare off as false, and a bare on as true, which is not a mode."""
     if raw is True:
         raise ValueError("on is not a mode: observe or enforce")
     return "off" if raw is False else raw
@@ -41,7 +41,9 @@ def _fallbacks_of(raw: Any) -> Any:
         raise ValueError(f"it is a list of 1 to {len(names)} fallbacks, of {', '.join(names)}")
     for fallback_ in raw:
         if fallback_ not in names:
-            raise ValueError(f"{str(fallback_)[:40]!r} is no fallback: name general, previous_version or needs_human")
+            raise ValueError(
+                f"{str(fallback_)[:40]!r} is not a fallback: name general, previous_version or needs_human"
+            )
     return raw
 
 

@@ -25,7 +25,7 @@ def _key(secret: SecretStr) -> SecretStr:
     except (ValueError, binascii.Error):
         key = b""
     if len(key) != KEY_BYTES:
-        raise ValueError(f"it is no key: give {KEY_BYTES} random bytes in base64, as of `openssl rand -base64 32`")
+        raise ValueError(f"it is not a key: give {KEY_BYTES} random bytes in base64, as of `openssl rand -base64 32`")
     return secret
 
 

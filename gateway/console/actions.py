@@ -296,7 +296,7 @@ async def take_action(visit: Visit) -> Response:
 
 
 def _read_step(visit: Visit, names: dict[str, str]) -> tuple[Click, dict[str, str]]:
-    """The step, and the names that it is about. Raises Declined (404) for what is no step, or lacks a name."""
+    """The step, and the names that it is about. Raises Declined (404) for what is not a step, or lacks a name."""
     action = ACTIONS.get(visit.request.path_params["action"])
     try:
         if action is not None:
@@ -312,7 +312,7 @@ def _see_that_version_is_of_task(names: Mapping[str, str]) -> None:
     """Raises Declined (404)."""
     task, version = names.get("task"), names.get("version")
     if task and version and version.partition("@")[0] != task:
-        raise Declined(404, "not_found", f"{version[:80]} is no version of {task[:80]}: open it from its own task.")
+        raise Declined(404, "not_found", f"{version[:80]} is not a version of {task[:80]}: open it from its own task.")
 
 
 async def _find(visit: Visit, name: str, names: Mapping[str, str]) -> None:
@@ -368,7 +368,7 @@ def _read_fields(action: Click, texts: Mapping[str, str]) -> dict[str, Any]:
 def _read_generation(text: str) -> int:
     """Raises Declined."""
     if not text.isdecimal():
-        text = f"The generation is no number: {text[:20]!r}. Open the page again."
+        text = f"The generation is not a number: {text[:20]!r}. Open the page again."
         raise Declined(400, "invalid_value", text)
     return int(text)
 

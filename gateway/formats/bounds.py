@@ -34,7 +34,7 @@ MANY_RAW = msgspec.json.Decoder(
 def check_strings(body: bytes) -> None:
     """See that a long body has no more strings than are read quickly.
 
-    Raises Problem (400), and what msgspec raises of a body that is no object of JSON.
+    Raises Problem (400), and what msgspec raises of a body that is not a JSON object.
     """
     if body.count(b'"') // 2 <= STRINGS_OUTSIDE_MAX:
         return

@@ -41,7 +41,7 @@ ON_REQUEST = frozenset(
 )
 """Fields that a task, or a pool that is named as the model, must allow by name."""
 OF_MESSAGES = frozenset({"media", "roles"})
-"""Permissions that are no fields: for message parts other than text, and for roles other than ROLES."""
+"""Permissions that are not fields: for message parts other than text, and for roles other than ROLES."""
 OF_FORMS = frozenset({"regex", "grammar", "structural_tag", "whitespace_pattern", "pattern"})
 """Permissions for what an engine compiles of an answer's form; `pattern` is for those inside JSON schemas."""
 ALLOWABLE = ON_REQUEST | OF_MESSAGES | OF_FORMS

@@ -443,7 +443,7 @@ def _keep_allowed_tools(fields: dict[str, Raw], read: Fields, allowed: AllowedTo
 
 
 def _why_no_json(body: bytes, message: str) -> str:
-    """The reason why a body is no JSON, by what msgspec says of it. It looks at the place at fault alone."""
+    """The reason why a body is not JSON, by what msgspec says of it. It looks at the place at fault alone."""
     place = AT_BYTE.search(message)
     at = int(place[1]) if place else len(body)
     half = HALVES.search(body, max(0, at - AROUND_BYTES), at + 2 * AROUND_BYTES)  # room for the other half of the last

@@ -51,7 +51,7 @@ def text_of(message: Message) -> str:
 
 
 def _field(text: str, path: str) -> str | None:
-    """The field at a dotted path (`order.lines.0.name`) as text; what is no text as its JSON. None: there is none."""
+    """The field at a dotted path (`order.lines.0.name`) as text; what is not text as its JSON. None: there is none."""
     if len(text) > JSON_BYTES_MAX:
         return None
     value = Raw(text.encode(errors="replace"))

@@ -13,7 +13,7 @@ from gateway.formats.token_frame import TokenFrame, find_frame
 
 DONE = b"data: [DONE]\n\n"
 BOM = b"\xef\xbb\xbf"
-"""The mark that some put before UTF-8; it is no part of the text."""
+"""The mark that some put before UTF-8; it is not part of the text."""
 FRAMES_MAX = 8
 """Times that a frame is looked for in one stream: where it changes, looking costs more than reading."""
 
@@ -348,7 +348,7 @@ class Progress:
 
     def _note(self, choices: Iterable[EventChoice]) -> None:
         for choice in choices:
-            if choice.finish_reason:  # an empty one, which some engines send with each event, is no end
+            if choice.finish_reason:  # an empty one, which some engines send with each event, is not an end
                 self.finish_reason = choice.finish_reason
                 self.ended.add(choice.index)
             delta = choice.delta

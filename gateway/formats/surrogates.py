@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-HALF = "A text holds half of a surrogate pair, which is no character: cut texts between characters."
+HALF = "A text holds half of a surrogate pair, which is not a character: cut texts between characters."
 HALVES = re.compile(rb"(?<!\\)(?:\\\\)*\\u(?:[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u)[dD][c-fC-F])")
 """A half without its other half, in JSON."""
 
@@ -25,7 +25,7 @@ class Halves:
         """Move a first half that ends a text to the beginning of the next one.
 
         Return the event's JSON with whole characters alone, and the number of halves that were lost.
-        Raises ValueError or RecursionError where the payload is no JSON object of the expected form.
+        Raises ValueError or RecursionError where the payload is not a JSON object of the expected form.
         """
         event = json.loads(payload, parse_constant=_refuse)
         choices = (event.get("choices") or []) if isinstance(event, dict) else None
@@ -76,4 +76,4 @@ def _number(value: Any, number: int) -> Any:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

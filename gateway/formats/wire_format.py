@@ -95,7 +95,7 @@ class WireFormat(ABC):
 
     @abstractmethod
     def messages(self, read: Fields) -> Sequence[Message]:
-        """The request as a conversation; empty for one that is no conversation."""
+        """The request as a conversation; empty for one that is not a conversation."""
 
     def text(self, read: Fields) -> str:
         """All text of the request, for rules."""

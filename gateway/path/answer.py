@@ -294,7 +294,7 @@ class Answer:
             events = self._splitter.feed(chunk[plain:]) if chunk else [rest]
             passed += self._until_broken(events)
         except ValueError as error:
-            progress.done = self.finished  # all of the answer had come: too long an event after it is no fault
+            progress.done = self.finished  # all of the answer had come: too long an event after it is not a fault
             self._fault = None if progress.done else Oversize(str(error))
         if progress.chunks != tokens or len(progress.ended) != ends:
             self._engine.heard()

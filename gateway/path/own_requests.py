@@ -90,7 +90,7 @@ async def ask_beside(
     lease: Lease | None = None,
 ) -> tuple[Ledger, Answer, str | None]:
     """Ask this choice's engine once, for a whole answer: its ledger, the answer, closed, and what went wrong (None:
-    nothing). `engine_body` is `body` as the engine gets it. It is no probe of a replica that rests. `lease` is
+    nothing). `engine_body` is `body` as the engine gets it. It is not a probe of a replica that rests. `lease` is
     the place that was taken for it (None: it takes one).
     """
     now = time.monotonic()

@@ -32,7 +32,7 @@ async def score_request(services: Services, request: RoutingRequest, policy: Pol
         if request.selected and services.settings.fitting.minilm_file is not None and _is_slow(request, policy):
             return await asyncio.to_thread(score, request, policy, view, moment)
         return score(request, policy, view, moment)
-    except Exception:  # a fault of ours in a model is no reason to refuse a request
+    except Exception:  # a fault of ours in a model is not a reason to refuse a request
         bare = _without_models(services, request, policy)
         return await asyncio.to_thread(score, request, bare, view, moment)
 

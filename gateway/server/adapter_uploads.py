@@ -167,7 +167,7 @@ class Uploads:
             )
             raise Problem("invalid_value", text) from None
         except FormParserError as error:
-            raise Problem("invalid_value", f"The body is no well-formed multipart/form-data: {error}.") from None
+            raise Problem("invalid_value", f"The body is not well-formed multipart/form-data: {error}.") from None
         except OSError as error:
             text = f"The gateway can't keep the upload ({error.strerror}): make room for its store, or try again later."
             raise Problem("overload", text, retry_after_seconds=60) from error
@@ -231,7 +231,7 @@ class _Form(FormReader):
     def begin_file(self, field: str, name: str) -> None:
         """The files are known by their own names, whatever the fields are named."""
         if name not in self._sizes_max:
-            text = f"{name[:80]!r} is no file of an upload: its files are named {', '.join(self._sizes_max)}."
+            text = f"{name[:80]!r} is not a file of an upload: its files are named {', '.join(self._sizes_max)}."
             raise Problem("unknown_parameter", text, "file")
         if name in self._sizes:
             raise Problem("invalid_value", f"The form has {name} twice: send it once.", name)
@@ -303,4 +303,4 @@ def _text(name: str, value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise Problem("invalid_value", f"{name} is no text in UTF-8.", name) from None
+        raise Problem("invalid_value", f"{name} is not text in UTF-8.", name) from None

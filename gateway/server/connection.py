@@ -1,7 +1,7 @@
 """One caller's connection: HTTP/1.1 under uvicorn's server; tests/gateway/server/test_rfc9112.py is its table of tests.
 
 Requests are answered in the order in which they came; what comes behind one is read once that one is answered. What is
-no HTTP, too large, too slow or without a key is refused here, before an application hears of it.
+not HTTP, too large, too slow or without a key is refused here, before an application hears of it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class FileForm(FormReader):
     """The form of a request with these headers. `fields` has its texts, `file_name` the caller's name of the file."""
 
     def __init__(self, headers: Headers, known_fields: Collection[str]) -> None:
-        """Raises Problem (400, 415) for a body that is no form."""
+        """Raises Problem (400, 415) for a body that is not a form."""
         super().__init__()
         self.fields: dict[str, str] = {}
         self.file_name = ""
@@ -35,7 +35,7 @@ class FileForm(FormReader):
         try:
             self._parser.write(piece)
         except FormParserError as error:
-            raise Problem("invalid_value", f"The body is no well-formed multipart/form-data: {error}.") from None
+            raise Problem("invalid_value", f"The body is not well-formed multipart/form-data: {error}.") from None
         out = bytes(self._piece)
         self._piece.clear()
         return out

@@ -29,16 +29,16 @@ def check_head(method: str, path: bytes, http10: bool, fields: Mapping[bytes, by
     `repeated` names a header that is there twice and may not be.
     """
     if method == "CONNECT":
-        raise Problem("method_not_allowed", "The gateway is no proxy: it takes no CONNECT.")
+        raise Problem("method_not_allowed", "The gateway is not a proxy: it takes no CONNECT.")
     if not path:
-        raise Problem("invalid_http", "What was sent is no HTTP request.")
+        raise Problem("invalid_http", "What was sent is not an HTTP request.")
     if repeated is not None:
         raise Problem("invalid_http", f"The header {repeated.decode('latin-1')[:80]} is there twice. Send it once.")
     host = fields.get(b"host")
     if host is None and not http10:
         raise Problem("invalid_http", "The request has no header Host.")
     if host is not None and HOST.fullmatch(host) is None:
-        raise Problem("invalid_http", "The header Host is no host name.")
+        raise Problem("invalid_http", "The header Host is not a host name.")
     coding = fields.get(b"transfer-encoding")
     if coding is not None and http10:
         raise Problem("invalid_http", "An HTTP/1.0 request has no Transfer-Encoding.")

@@ -63,7 +63,7 @@ class RequestReader:
                 self.feed(rest)
             return
         except httptools.HttpParserError:
-            raise Problem("invalid_http", "What was sent is no HTTP request.") from None
+            raise Problem("invalid_http", "What was sent is not an HTTP request.") from None
         if self.in_head and not self._ended:
             self._head_bytes_came += len(data)
         if self._is_too_large() or (self.in_head and self._head_bytes_came > self._limits.head_bytes_max):
@@ -71,7 +71,9 @@ class RequestReader:
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # what comes behind the last request is no fault
+        parser.set_dangerous_leniencies(
+            lenient_data_after_close=True
+        )  # what comes behind the last request is not a fault
         return parser
 
     def _ignore_upgrade(self) -> None:

@@ -58,7 +58,7 @@ def measure_production(inputs: Sequence[str], requests: Sequence[str]) -> dict[s
 
 def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
     """The number of texts that are unlike all inputs; None where there are too few inputs to tell."""
-    inputs = list(dict.fromkeys(inputs))[:TEXTS_MAX]  # a row that is there twice is no row like others
+    inputs = list(dict.fromkeys(inputs))[:TEXTS_MAX]  # a row that is there twice is not a row like others
     if len(inputs) < 1 / FAR_QUANTILE:
         return None
     terms = make_terms()

@@ -30,7 +30,7 @@ COLUMNS: Mapping[str, str] = {
     "at": "DOUBLE",
     "rejected": "VARCHAR",
 }
-"""Of Parquet, as `datasets` of Hugging Face reads it. Content that is no text is there as JSON, as tools are."""
+"""Of Parquet, as `datasets` of Hugging Face reads it. Content that is not text is there as JSON, as tools are."""
 TOOLS: Mapping[str, str] = {"tools": "VARCHAR", "parallel_tool_calls": "BOOLEAN"}
 CHOICE: Mapping[str, str] = {"tool_choice": "VARCHAR"}
 

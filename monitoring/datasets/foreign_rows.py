@@ -67,7 +67,7 @@ def _from_instruction(entry: dict[str, Any], at: int) -> dict[str, Any]:
     messages, history = _system_turn(entry), entry.get("history") or []
     for turn in history if isinstance(history, list) else [history]:
         if not isinstance(turn, list) or len(turn) != len(TURN_ROLES):
-            raise DatasetError(f"Line {at}: a turn of its history is no pair of a question and an answer.")
+            raise DatasetError(f"Line {at}: a turn of its history is not a pair of a question and an answer.")
         messages += [{"role": role, "content": text} for role, text in zip(TURN_ROLES, turn, strict=True)]
     question = "\n\n".join(
         write_as_text(entry[name]) for name in ("instruction", "input", "context") if entry.get(name)
@@ -123,7 +123,7 @@ def _last_text(output: Any, at: int) -> str:
         see_that_it_is_text(last, at)
     content = read_answer(last.get("content") if isinstance(last, dict) else last)
     if not content:
-        raise DatasetError(f"Line {at}: an output of it is no text: give a list with one message of the assistant.")
+        raise DatasetError(f"Line {at}: an output of it is not text: give a list with one message of the assistant.")
     return content
 
 

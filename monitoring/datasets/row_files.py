@@ -86,7 +86,7 @@ def _read_list(file: BinaryIO, name: str) -> Objects:
         entries = next((value for value in entries.values() if isinstance(value, list)), [entries])
     for number, entry in enumerate(entries, 1):
         is_object = isinstance(entry, dict)
-        yield number, entry if is_object else DatasetError(f"Row {number}: it is no JSON object.")
+        yield number, entry if is_object else DatasetError(f"Row {number}: it is not a JSON object.")
 
 
 def _decode_whole(whole: bytes, name: str) -> Any:
@@ -97,7 +97,7 @@ def _decode_whole(whole: bytes, name: str) -> Any:
     except faults as error:
         with suppress(*faults):
             return msgspec.json.Decoder().decode_lines(whole)
-        raise DatasetError(f"{name} is no JSON ({error}).") from None
+        raise DatasetError(f"{name} is not JSON ({error}).") from None
 
 
 def _read_csv(file: BinaryIO, name: str, check_columns: CheckColumns) -> Objects:
@@ -106,7 +106,7 @@ def _read_csv(file: BinaryIO, name: str, check_columns: CheckColumns) -> Objects
 
 
 def read_table(lines: Iterator[str], name: str, check_columns: CheckColumns) -> Objects:
-    """The rows of CSV in these lines, as `read_objects` has them. Raises DatasetError for lines that are no CSV."""
+    """The rows of CSV in these lines, as `read_objects` has them. Raises DatasetError for lines that are not CSV."""
     first = next(lines, "")
     rows = _number_rows(csv.reader(chain([first], lines), strict=True, delimiter=find_separator(first)), name)
     head = [column.strip() for column in next(rows, (1, []))[1]]
@@ -130,7 +130,9 @@ def _see_that_all_is_utf_8(lines: Iterable[str], name: str) -> Iterator[str]:
             try:
                 line.encode()
             except UnicodeEncodeError:
-                raise DatasetError(f"{name} is no text in UTF-8: save it as such. The fault is on line {at}.") from None
+                raise DatasetError(
+                    f"{name} is not text in UTF-8: save it as such. The fault is on line {at}."
+                ) from None
         yield line
 
 
@@ -163,7 +165,7 @@ def _read_parquet(path: Path, name: str, check_columns: CheckColumns) -> Objects
                     yield next(numbers), {column: _read_cell(cell) for column, cell in zip(head, row, strict=True)}
         except duckdb.Error as error:
             fault = str(error).splitlines()[0].replace(str(path), name)
-            raise DatasetError(f"{name} is no Parquet, or is damaged: {fault[:200]}") from None
+            raise DatasetError(f"{name} is not Parquet, or is damaged: {fault[:200]}") from None
 
 
 def _read_cell(value: Any) -> Any:

@@ -145,7 +145,7 @@ def digest(text: str) -> str:
 
 
 def _more(message: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a message that are no text, such as calls of tools or pictures."""
+    """The parts of a message that are not text, such as calls of tools or pictures."""
     more = {name: value for name, value in message.items() if name not in ("role", "content") and value is not None}
     content = message.get("content")
     others = (

@@ -83,7 +83,7 @@ def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
     """The row of a request with this label: its answer where that is right, else the right answer that was given.
 
     An answer may be calls of the request's tools. None where no right answer is known. Raises DatasetError for a text
-    that is no row.
+    that is not a row.
     """
     answer: Any
     if label.value == "right" and not text.cut:

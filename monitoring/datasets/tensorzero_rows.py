@@ -31,7 +31,7 @@ def from_inference(entry: dict[str, Any], at: int) -> dict[str, Any]:
     messages = [{"role": "system", "content": write_as_text(request["system"])}] if request.get("system") else []
     for message in request["messages"] if isinstance(request["messages"], list) else []:
         if not isinstance(message, dict):
-            raise DatasetError(f"Line {at}: a message of its input is no object with role and content.")
+            raise DatasetError(f"Line {at}: a message of its input is not an object with role and content.")
         messages += _turns_of(message, at)
     offer, answer = _offer_of(entry), _answer_of(output, at)
     if "tool_calls" in answer and "tools" not in offer:

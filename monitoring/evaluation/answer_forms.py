@@ -54,8 +54,8 @@ def write_answer(text: Conversation) -> str:
 
 
 def write_demonstration(demonstration: object, has_tools: bool = False) -> str:
-    """A demonstration as an answer's text: what is no text, as its JSON. Where the request `has_tools` it may be calls,
-    which are written as evaluations compare them."""
+    """A demonstration as an answer's text; other values as JSON. Where the request `has_tools` it may be calls, which
+    are written as evaluations compare them."""
     if has_tools and (calling := read_calling(demonstration)) is not None:
         return write_calls(calling)
     return demonstration if isinstance(demonstration, str) else msgspec.json.encode(demonstration).decode()

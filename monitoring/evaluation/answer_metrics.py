@@ -107,7 +107,7 @@ def metric_of(text: str) -> ComparisonMetric:
         return ComparisonMetric("fields", names)
     if kind == "overlap" and (least := _share_in(listed or str(OVERLAP_LEAST))) is not None:
         return ComparisonMetric("overlap", least=least)
-    raise MetricError(f"{text[:80]!r} is no metric: it is exact, normal, fields:NAME,NAME, overlap:SHARE or judge.")
+    raise MetricError(f"{text[:80]!r} is not a metric: it is exact, normal, fields:NAME,NAME, overlap:SHARE or judge.")
 
 
 def _share_in(text: str) -> float | None:

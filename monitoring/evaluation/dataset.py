@@ -155,7 +155,7 @@ class DatasetReader:
         return self._hash.hexdigest()
 
     def feed(self, piece: bytes) -> list[Row]:
-        """The rows that are complete with this piece. Raises DatasetError for what is no fault of a row alone."""
+        """The rows that are complete with this piece. Raises DatasetError for what is not a fault of a row alone."""
         if not self._bytes and (fault := find_text_fault(piece)):
             raise DatasetError(f"The data {fault}")
         self._bytes += len(piece)
@@ -237,7 +237,7 @@ def describe_faults(faults: Sequence[str]) -> str:
 
 
 def find_text_fault(beginning: bytes) -> str:
-    """The reason why a file that begins so is no text in UTF-8, as the end of a sentence; empty where it may be."""
+    """The reason why a file that begins so is not text in UTF-8, as the end of a sentence; empty where it may be."""
     if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "are UTF-16: save them as UTF-8."
     if b"\0" in beginning[:TEXT_LOOKED_AT_BYTES]:
@@ -261,11 +261,11 @@ def object_of(line: bytes, at: int) -> dict[str, Any]:
         text = line.decode()
         read = msgspec.json.decode(text)
     except UnicodeDecodeError:
-        raise DatasetError(f"Line {at}: it is no text in UTF-8.") from None
+        raise DatasetError(f"Line {at}: it is not text in UTF-8.") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise DatasetError(f"Line {at}: it is no JSON ({error}): each line is one JSON object.") from None
+        raise DatasetError(f"Line {at}: it is not JSON ({error}): each line is one JSON object.") from None
     if not isinstance(read, dict):
-        raise DatasetError(f"Line {at}: it is no JSON object: each line is one row.")
+        raise DatasetError(f"Line {at}: it is not a JSON object: each line is one row.")
     return read
 
 
@@ -345,10 +345,10 @@ def _asked_of(read: dict[str, Any], at: int) -> tuple[list[dict[str, Any]] | Non
     content = read[names[0]]
     if names[0] == "messages":
         if not isinstance(content, list) or not content or not all(isinstance(message, dict) for message in content):
-            raise DatasetError(f"Line {at}: its messages are no list of objects with role and content.")
+            raise DatasetError(f"Line {at}: its messages are not a list of objects with role and content.")
         return content, None
     if not isinstance(content, str) or not content.strip():
-        raise DatasetError(f"Line {at}: its {names[0]} is no text, or empty.")
+        raise DatasetError(f"Line {at}: its {names[0]} is not text, or empty.")
     return ([{"role": "user", "content": content}], None) if names[0] == "text" else (None, content)
 
 
@@ -404,7 +404,7 @@ def list_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_arguments(arguments: Any) -> Any:
-    """The value of a call's arguments; as they are where they are no JSON."""
+    """The value of a call's arguments; as they are where they are not JSON."""
     try:
         return msgspec.json.decode(arguments) if isinstance(arguments, str) else arguments
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
@@ -419,7 +419,7 @@ def _tools_of(read: dict[str, Any], at: int) -> list[dict[str, Any]] | None:
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) and _name_of(tool) for tool in tools):
-        raise CallError(f"Line {at}: its tools are no list of objects with a function and its name.")
+        raise CallError(f"Line {at}: its tools are not a list of objects with a function and its name.")
     return tools
 
 
@@ -459,7 +459,7 @@ def _check_calling(answer: dict[str, Any], tools: list[dict[str, Any]] | None, a
     if strange is not None or not calls:
         raise CallError(f"Line {at}: its answer calls {strange or 'nothing'!r}, which its tools do not have: add it.")
     if not all(isinstance(read_arguments(call["function"].get("arguments")), dict) for call in calls):
-        raise CallError(f"Line {at}: the arguments of a call in its answer are no JSON object.")
+        raise CallError(f"Line {at}: the arguments of a call in its answer are not a JSON object.")
     return {"role": "assistant", "content": read_answer(answer.get("content")) or None, "tool_calls": calls}
 
 
@@ -472,7 +472,7 @@ def _said_last(messages: list[dict[str, Any]], at: int) -> str | None:
 
 
 def read_answer(content: Any) -> str | None:
-    """The text of an answer's content, also where it comes in parts; None where some of it is no text."""
+    """The text of an answer's content, also where it comes in parts; None where some of it is not text."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else None
     texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]

@@ -88,7 +88,7 @@ def _judged(phase: Phase, verdict: Verdict) -> Phase:
         is_confirmed = phase.pinned == verdict == "degraded"
         return Phase(own="degraded", pinned="degraded") if is_confirmed else phase
     if phase.own == "degraded" and verdict == "suspect":
-        return phase  # a weaker alarm is no recovery
+        return phase  # a weaker alarm is not a recovery
     return Phase(own=verdict)
 
 
@@ -110,7 +110,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
 
     `since` is when the verdict that holds began. Labels of requests from before `tested_from` show no recovery: that is
     when the version got degraded, or the last move of its share since then. Labels of requests from before
-    `restarted_at` are no evidence: that is when detectors last began again.
+    `restarted_at` are not evidence: that is when detectors last began again.
     """
 
     phase: Phase = Phase()
@@ -128,7 +128,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_degraded and placed_at >= self.since
 
     def predates_restart(self, placed_at: float) -> bool:
-        """Return whether a request came before detectors last began again: its label is counted, and is no evidence."""
+        """Return whether a request came before detectors last began again: its label counts, and is not evidence."""
         return placed_at < self.restarted_at
 
     def predates_test(self, placed_at: float) -> bool:

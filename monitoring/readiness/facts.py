@@ -33,7 +33,7 @@ REPEATED_MAX = 2000
 TIMES = (1, 2, 4, 8, 16)
 DIGITS = 4
 REPEATED_MIN = 2.0
-"""A class has as many rows as this on average, at least: answers that differ from each other are no classes."""
+"""A class has as many rows as this on average, at least: answers that differ from each other are not classes."""
 
 
 def collect_facts(rows: Sequence[LabelledText], class_field: str = "", seed: int = 0) -> Facts:
@@ -106,7 +106,7 @@ def _drop(
     texts: Sequence[str], labels: Sequence[str], groups: Sequence[int], times: Sequence[float | None], seed: int
 ) -> tuple[Interval | None, str]:
     """The loss on the late rows by what was learned before them; else why that is unknown. One row of each group: what
-    was learned from another of its group is no measure of what changed."""
+    was learned from another of its group is not a measure of what changed."""
     dated = list({groups[at]: at for at, time in enumerate(times) if time is not None}.values())
     if len(dated) < DATED_MIN or len({times[at] for at in dated}) < 10:
         return None, f"{len(dated)} different rows have a time (`at`), and it takes {DATED_MIN} of different times"

@@ -1,6 +1,6 @@
 """The rules of readiness, each with its evidence, and the answer: fine-tune, not yet, never or retire. Pure.
 
-What is unknown is said to be unknown: it is no evidence for tuning, and none against it.
+What is unknown is said to be unknown: it is not evidence for tuning, and none against it.
 """
 
 from __future__ import annotations

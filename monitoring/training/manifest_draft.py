@@ -14,7 +14,7 @@ SHOWN_MAX = 6
 """Examples in a drafted general prompt."""
 SHOWN_CHARACTERS_MAX = 600
 CHOICES_MAX = 50
-"""With more different answers, or values of a field, they are no closed list."""
+"""With more different answers, or values of a field, they are not a closed list."""
 ROWS_OF_A_CHOICE_MIN = 3
 TOKENS_MAX = 512
 

@@ -55,7 +55,7 @@ WORDS_MIN = 6
 LANGUAGE_SHARE_MIN = 0.03
 """A language of fewer prompts is not one of the task's."""
 OTHER, FRAME = -1, -2
-"""Classes of what is no training prompt: other traffic, and what frames requests."""
+"""Classes of what is not a training prompt: other traffic, and what frames requests."""
 REWORDED_MAX = 3_000
 FRAMES_KNOWN, FRAMES_KEPT_BACK = -1, -2
 """Groups of frames: those with which prompts are reworded, and those that calibrate the model."""

@@ -141,7 +141,7 @@ def _check_entry(entry: os.DirEntry[str]) -> None:
     if suffix in RUNS_CODE:
         raise ArtifactError(
             "pickle",
-            f"{quote_name(entry.name)} is of a kind that can run code when it is loaded, or is no adapter: only "
+            f"{quote_name(entry.name)} is of a kind that can run code when it is loaded, or is not an adapter: only "
             "safetensors is taken; save with safe_serialization=True and remove the file.",
         )
     if name in TOKENIZER_FILES:

@@ -168,7 +168,7 @@ def _weight_files(folder: Path) -> list[Path]:
             raise _bad(folder, "its model.safetensors.index.json has no weight_map")
         names = set(map(str, index.values()))
         if len(names) > SHARDS_MAX or any("/" in name or not name.endswith(".safetensors") for name in names):
-            raise _bad(folder, "its model.safetensors.index.json names files that are no shards in this folder")
+            raise _bad(folder, "its model.safetensors.index.json names files that are not shards in this folder")
         return [folder / name for name in sorted(names)]
     single = folder / "model.safetensors"
     return [single] if single.is_file() else []

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 ArtifactCode = Literal[
     "all_zero",  # a matrix holds nothing but zeros: it was never trained, or the file was cut
     "bad_base",  # the base model's own folder can't be used
-    "bad_config",  # adapter_config.json is no valid configuration
+    "bad_config",  # adapter_config.json is not a valid configuration
     "bad_digest",  # not of the form sha256:<64 hex digits>
     "bad_dtype",  # not float32, float16 or bfloat16 throughout
     "bad_header",  # the safetensors file is corrupt

@@ -88,7 +88,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in a YAML file, which is no link. Raises ManifestError."""
+    """The manifest in a YAML file, which is not a link. Raises ManifestError."""
     try:
         value = read_plain_yaml(read_small(path, FILE_BYTES_MAX))
     except ValueError as error:  # PlainYamlError among them
@@ -161,7 +161,7 @@ def read_review_due(manifest: Mapping[str, Any]) -> float | None:
         due = due if due.tzinfo is not None else due.replace(tzinfo=UTC)
         return (due + timedelta(days=1) if len(text) <= LENGTH_OF_A_DATE else due).timestamp()
     except (OverflowError, TypeError) as error:
-        raise ValueError(f"{text!r} is no time of review.") from error
+        raise ValueError(f"{text!r} is not a time of review.") from error
 
 
 class _Fields:
@@ -245,7 +245,7 @@ def _regex(place: str, value: Any) -> str:
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ManifestError(f"{place} is no valid regular expression: {error}.") from None
+        raise ManifestError(f"{place} is not a valid regular expression: {error}.") from None
     return text
 
 
@@ -420,7 +420,9 @@ def _check_plain(place: str, value: Any, depth_left: int) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ManifestError(f"{place} has the key {quote_name(repr(key))}, which is no text: put it in quotes.")
+                raise ManifestError(
+                    f"{place} has the key {quote_name(repr(key))}, which is not text: put it in quotes."
+                )
             _check_plain(place, inner, depth_left - 1)
     elif isinstance(value, list):
         for inner in value:

@@ -133,7 +133,7 @@ class Reconciler:
 
     async def _forget_gone(self, now: Pass) -> None:
         """Forget the placements on replicas that have long left: most of those that are discovered never come back.
-        Of those that are no more the generations are forgotten where their version is to be nowhere: not at once, or
+        Of replicas that are gone the generations are forgotten where their version is to be nowhere: not at once, or
         a gateway that had the job before might take a new placement for the one that it knows."""
         placed = {name_placement(*place) for place in now.placements}
         names = now.generations.keys() | placed

@@ -179,7 +179,7 @@ class Registry:
 
     async def move(self, name: str, state: VersionState, note: str = "", noted: Noted = note_nothing) -> Version:
         """Bring a version into another state, with what is `noted` where it was in another one. Raises RegistryError
-        where that is no step from its present one."""
+        where that is not a step from its present one."""
         return await self._move(name, state, note, noted, must_be_unaliased=False)
 
     async def withdraw(
@@ -417,7 +417,7 @@ def find_role_changes(
     for name in weights_after:
         version = versions.get(name)
         if version is None or version.task != task:
-            raise RegistryError(f"{name} is no version of {task}.")
+            raise RegistryError(f"{name} is not a version of {task}.")
         if version.state not in PLACED:
             raise RegistryError(_given_up(version) or f"{name} is {version.state}: stage it first.")
         role = after.role(name) if after is not None else None
@@ -471,7 +471,7 @@ def new_salt(task: str) -> str:
 
 
 def _see_that_it_may(version: Version, state: VersionState) -> None:
-    """Raises RegistryError where `state` is no step from the version's present one."""
+    """Raises RegistryError where `state` is not a step from the version's present one."""
     if state not in STEPS[version.state]:
         raise RegistryError(_given_up(version) or f"{version.name} is {version.state}: it can't become {state}.")
 

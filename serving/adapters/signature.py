@@ -90,7 +90,7 @@ def check(signature: Signature, adapter_digest: str, manifest_digest: str, trust
 
 
 def read_signature(path: Path) -> Signature:
-    """The signature in a signature.json, which is no link. Raises SignatureError."""
+    """The signature in a signature.json, which is not a link. Raises SignatureError."""
     try:
         raw = read_small(path, FILE_BYTES_MAX)
     except ValueError as error:
@@ -161,7 +161,7 @@ def _private_key(key_pem: bytes) -> Ed25519PrivateKey:
         raise SignatureError("The key is locked with a passphrase: give it unlocked, from a secret store.") from None
     except (ValueError, UnsupportedAlgorithm):
         raise SignatureError(
-            "The key is no private key in PEM: `apprentice keygen --signing FILE` makes one."
+            "The key is not a private key in PEM: `apprentice keygen --signing FILE` makes one."
         ) from None
     if not isinstance(key, Ed25519PrivateKey):
         raise SignatureError("The key is not of the kind ed25519: `apprentice keygen --signing FILE` makes one.")

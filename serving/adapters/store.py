@@ -188,7 +188,7 @@ def move_in(incoming: Path, target: Path) -> None:
 
 
 def remove_incoming(incoming: Path) -> None:
-    """Remove a folder that is no adapter of the store yet, read-only or not. Raises OSError."""
+    """Remove a folder that is not an adapter of the store yet, read-only or not. Raises OSError."""
     incoming.chmod(stat.S_IRWXU)
     shutil.rmtree(incoming)
 

@@ -46,7 +46,7 @@ class Tensor:
 def read_header(file: BinaryIO, size_bytes: int, header_bytes_max: int) -> dict[str, Tensor]:
     """All tensors by name, from the start of a file of `size_bytes`.
 
-    Raises ArtifactError: `too_large` for a header over the limit, `bad_header` for whatever is no safetensors
+    Raises ArtifactError: `too_large` for a header over the limit, `bad_header` for whatever is not safetensors
     file: cut short, no JSON, unknown dtypes, offsets that leave the file, overlap, or leave bytes uncovered.
     """
     start = read_exactly(file, 0, 8, "the header's length")

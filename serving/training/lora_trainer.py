@@ -7,7 +7,7 @@ from the checkpoint. Options may also be in FOLDER/job.json. Each line on stdout
 it is: `started`, `step`, `heldout`, and at the end `ended` or `failed` with advice.
 
 The prompt is rendered with the model's own chat template, as the engine does; the loss is taken on the answer alone. Of
-rows with `tools` the answer may be calls of them, as the template writes these; what their `tool_choice` forces is no
+rows with `tools` the answer may be calls of them, as the template writes these; what their `tool_choice` forces is not
 part of it. The base model runs in bfloat16, the LoRA weights have float32 masters.
 """
 
@@ -169,7 +169,7 @@ def count_given(row: dict[str, Any], said: Any, calls: str) -> int:
 
 def read_turn(turn: dict[str, Any]) -> dict[str, Any]:
     """A message as templates take it: with a text, and the arguments of calls as objects, as engines give them. An
-    earlier call may have no function, or arguments that are no JSON: that stays as it was."""
+    earlier call may have no function, or arguments that are not JSON: that stays as it was."""
     calls = [
         call | {"function": call["function"] | {"arguments": read_arguments(call["function"].get("arguments"))}}
         if isinstance(call.get("function"), dict)
@@ -180,7 +180,7 @@ def read_turn(turn: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_arguments(arguments: Any) -> Any:
-    """The value of a call's arguments; as they are where they are no JSON."""
+    """The value of a call's arguments; as they are where they are not JSON."""
     try:
         return json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
@@ -382,7 +382,7 @@ class LoraTraining:
         """Measure the held-out rows, and keep the adapter if it is the best so far."""
         loss, right = self.model.measure(heldout, pad, shared) if heldout else (self.loss, 0.0)
         if not math.isfinite(loss):
-            raise TrainingFailure(f"The held-out loss at step {self.step} is no number: lower the learning rate.")
+            raise TrainingFailure(f"The held-out loss at step {self.step} is not a number: lower the learning rate.")
         is_best = self.best is None or (right, -loss) > self.best or not heldout
         self.worse = 0 if is_best else self.worse + 1
         if is_best:

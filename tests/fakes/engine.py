@@ -112,7 +112,7 @@ class FakeEngine:
         self.calls: deque[Call] = deque(maxlen=requests_kept)
         self.requests_total = 0
         self.calls_total = 0
-        """Calls since the first start that were no completions."""
+        """Calls since the first start that were not completions."""
         # what one start of the engine has; a restart loses it
         self.started_at = time.time()
         self.dead = False

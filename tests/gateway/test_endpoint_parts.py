@@ -19,7 +19,7 @@ def calls_of(dependant: Dependant) -> Iterator[object]:
 
 
 def test_nothing_before_an_endpoint_takes_a_thread() -> None:
-    """FastAPI runs each function that is no coroutine in a thread: two of them were a third of a call's CPU."""
+    """FastAPI runs each function that is not a coroutine in a thread: two of them were a third of a call's CPU."""
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     calls = {call for route in routes for call in calls_of(route.dependant)}
     assert [call for call in calls if not inspect.iscoroutinefunction(call)] == []

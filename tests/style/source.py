@@ -38,7 +38,7 @@ def functions(path: Path) -> Iterator[Function]:
 
 
 def strings(path: Path) -> Iterator[tuple[int, str]]:
-    """Every string of a file that is no docstring, with its line."""
+    """Every string of a file that is not a docstring, with its line."""
     module = tree(path)
     alone = {id(node.value) for node in ast.walk(module) if isinstance(node, ast.Expr)}
     for node in ast.walk(module):

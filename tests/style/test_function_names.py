@@ -34,7 +34,7 @@ def registered(path: Path, node: Function) -> bool:
 
 
 def without_verb() -> Iterator[tuple[str, str]]:
-    """Name and place of each public function whose first word is no verb."""
+    """Name and place of each public function whose first word is not a verb."""
     for path in files(*PRODUCT):
         for node in tree(path).body:
             if (

@@ -19,7 +19,7 @@ from serving.engine_client import EngineClient
 
 MODELS = "/v1/models"
 NOT_DONE = "The engine answers "
-"""A fake engine's words for a status that it was told to give: the call had no effect, and is no part of a trace."""
+"""A fake engine's words for a status that it was told to give: the call had no effect, and is not part of a trace."""
 
 
 @dataclass

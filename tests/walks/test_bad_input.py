@@ -114,7 +114,7 @@ async def test_a_body_that_is_no_object_is_told_how_to_be_sent(
 ) -> None:
     async with gateway.http() as http:
         answer = await http.post(path, content=body, headers={"content-type": kind})
-    told = "The body is no JSON object. Send one as `Content-Type: application/json`."
+    told = "The body is not a JSON object. Send one as `Content-Type: application/json`."
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, told)
 
 

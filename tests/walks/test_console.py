@@ -95,7 +95,7 @@ async def change_by_click(gateway: RunningGateway) -> None:
         stale = await take(http, f"{PROMOTE}&generation={generation - 1}")
         assert stale.status_code == 409
         unread = await take(http, f"{PROMOTE}&generation={generation}.0")
-        assert (unread.status_code, "The generation is no number" in unread.text) == (400, True)
+        assert (unread.status_code, "The generation is not a number" in unread.text) == (400, True)
         done = await take(http, f"{PROMOTE}&generation={generation}")
         assert (done.status_code, done.url.path) == (200, "/console/tasks/returns")
         assert "Done: Promote returns@v3." in done.text
@@ -339,7 +339,7 @@ async def test_loading_the_page_of_a_new_key_again_makes_no_other(gateway: Runni
 async def test_no_step_is_asked_about_a_version_of_another_task(gateway: RunningGateway, step: str) -> None:
     async with browsing(gateway, gateway.admin_key) as http:
         answer = await http.get(f"/console/do/{step}?task=returns&version=clauses@v1")
-    assert (answer.status_code, "clauses@v1 is no version of returns" in answer.text) == (404, True)
+    assert (answer.status_code, "clauses@v1 is not a version of returns" in answer.text) == (404, True)
 
 
 async def test_the_audit_is_paged_back_to_its_first_entry(gateway: RunningGateway) -> None:

@@ -370,7 +370,7 @@ async def test_a_version_that_goes_meanwhile_ends_it_with_what_to_do(
 
 NO_DATA: list[tuple[bytes, dict[str, str], int, str]] = [
     (b"", {}, 400, "no row"),
-    (b"\xff\n", {}, 400, "Line 1: it is no text"),
+    (b"\xff\n", {}, 400, "Line 1: it is not text"),
     (data(2) + b'{"text": "x"}\n', {}, 400, "Line 3: it has no expected answer"),
     (b'{"messages": [{"role": "robot"}], "expected": "a"}\n', {}, 400, "Line 1: "),
     (b'{"messages": [{"content": "x"}], "expected": "a"}\n', {}, 400, "Line 1: "),

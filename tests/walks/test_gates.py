@@ -80,7 +80,7 @@ async def test_an_evaluation_of_a_live_version_is_no_gate_and_says_what_makes_it
     one = await evaluated(ready, 100, V1)
     assert one["gate"]["taken"] is False
     assert one["gate"]["because"] == (
-        f"It is no baseline: {V1} was live by then, and might have been judged by what it got wrong. "
+        f"It is not a baseline: {V1} was live by then, and might have been judged by what it got wrong. "
         f"`apprentice tasks baseline returns {V1} reviewed --evaluation {one['id']}` makes it one."
     )
     await take_gate(ready.features[Evaluations], one["id"])
@@ -125,7 +125,7 @@ async def test_while_a_version_is_not_healthy_an_evaluation_is_no_gate(ready: Ru
     await store.put("returns", TaskQuality(versions={V2: found("degraded")}), generation)
     one = await evaluated(ready, 100)
     assert (one["gate"]["taken"], await held(ready)) == (False, {})
-    assert one["gate"]["because"].startswith(f"It is no baseline: {V2} is degraded. ")
+    assert one["gate"]["because"].startswith(f"It is not a baseline: {V2} is degraded. ")
 
 
 @pytest.mark.parametrize("kind", ["hard", "general"])
@@ -133,7 +133,7 @@ async def test_a_suite_that_is_no_sample_of_production_is_no_gate(ready: Running
     async with ready.http() as http:
         await add(http, data(40), kind=kind)
         one = await ended(http, (await begin(http, b"", version=V2, arms="adapter", suite=kind))["id"])
-    because = f"It is no baseline: its suite is {kind}, and no sample of what the version is asked now. "
+    because = f"It is not a baseline: its suite is {kind}, and not a sample of what the version is asked now. "
     assert one["gate"]["because"].startswith(because)
     assert await held(ready) == {}
     assert (await evaluated(ready, 100))["gate"]["taken"] is True, "nothing is in the way of the right one"
@@ -168,7 +168,9 @@ async def test_a_version_that_has_a_gate_keeps_it(ready: RunningGateway) -> None
     first = await evaluated(ready, 100)
     gate = await until(lambda: is_held(ready))
     second = await evaluated(ready, 40)
-    assert second["gate"]["because"].startswith(f"It is no baseline: {V2} has one already (evaluation {first['id']}). ")
+    assert second["gate"]["because"].startswith(
+        f"It is not a baseline: {V2} has one already (evaluation {first['id']}). "
+    )
     await take_gate(ready.features[Evaluations], first["id"])
     assert await held(ready) == {"reviewed": gate}
 
@@ -177,7 +179,7 @@ async def test_an_evaluation_that_an_admin_could_not_set_is_no_gate_either(
     ready: RunningGateway, small: FakeEngine
 ) -> None:
     few = await evaluated(ready, 19)
-    assert few["gate"]["because"] == "It is no baseline: 19 were judged, and a baseline takes at least 20."
+    assert few["gate"]["because"] == "It is not a baseline: 19 were judged, and a baseline takes at least 20."
     small.answers[V2] = right_but_for(1)
     bad = await evaluated(ready, 30)
     assert "As many as 100.0% may be wrong by that, so that the signal could never alarm." in bad["gate"]["because"]
@@ -201,7 +203,7 @@ async def test_a_gate_of_which_the_baselines_are_damaged_ends_no_evaluation(
 ) -> None:
     await ready.services.redis.hset("apprentice:baselines", V2, b"{")
     one = await evaluated(ready, 100)
-    assert one["gate"]["because"].startswith(f"It is no baseline: {V2}, or what is set for it, can't be read. ")
+    assert one["gate"]["because"].startswith(f"It is not a baseline: {V2}, or what is set for it, can't be read. ")
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR and "evaluation" in record.msg]
 
 

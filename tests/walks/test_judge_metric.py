@@ -74,7 +74,7 @@ async def test_judge_is_asked_of_what_differs_and_its_trust_is_told(
     assert "how far it agrees with people is not known" in told["report"]["cannot_see"][0]
     assert told["gate"] == {
         "taken": False,
-        "because": "A model judged these answers: they are no baseline of people's labels.",
+        "because": "A model judged these answers: they are not a baseline of people's labels.",
     }
     assert await metric(http, "apprentice_cost_usd_total", 'pool="general"', 'purpose="evaluation"') > 0
 

@@ -355,7 +355,7 @@ async def test_a_canary_that_no_replica_has_now_is_promoted_by_itself_only_once_
     held = CanaryVerdict(action="hold", because="Its time is over.", evidence={})
     await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.canary, held)
     holds = [entry for entry in await services.control.audit.read(limit=1000) if entry.action == "alias.hold"]
-    assert [entry.after["because"] for entry in holds] == ["Its time is over."], "the wait was no hold"
+    assert [entry.after["because"] for entry in holds] == ["Its time is over."], "the wait was not a hold"
     await gateway.features[Releases].canary_verdicts.carry_out("returns", alias.canary, promote)
     promoted, _ = await services.control.registry.alias("returns")
     assert promoted is not None

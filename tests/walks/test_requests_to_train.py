@@ -50,7 +50,7 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
     small: FakeEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monitor = {"retraining": mode, "class_tag": "kind"}  # it is no field of the answers
+    monitor = {"retraining": mode, "class_tag": "kind"}  # it is not a field of the answers
     configuration["tasks"] = {"returns": {"monitor": monitor, "fallback_pool": "general"}}
     configuration["training"]["rows_min"] = 5
     async with run_gateway(configuration) as running, running.http() as http:

@@ -162,12 +162,12 @@ BAD = {
     "empty": (b"", "0 different training prompts are too few"),
     "blank": (lines([""] * 50), "50 empty and 0 repeated"),
     "few": (lines(prompts("returns")[:5] * 9), "5 different training prompts are too few .*40 repeated"),
-    "no JSON": (lines(prompts("returns")) + b"nonsense\n", "Line 101 of the prompts is no object of JSON"),
+    "no JSON": (lines(prompts("returns")) + b"nonsense\n", "Line 101 of the prompts is not a JSON object"),
     "no text": (
         lines([*prompts("returns"), {"id": "a"}]),
         "Line 101 of the prompts needs one of prompt, text and mess",
     ),
-    "no UTF-8": (b'{"prompt": "\xff"}\n', "Line 1 of the prompts is no object of JSON in UTF-8"),
+    "no UTF-8": (b'{"prompt": "\xff"}\n', "Line 1 of the prompts is not a JSON object in UTF-8"),
     "long line": (
         lines(prompts("returns")) + lines(["a" * LINE_BYTES_MAX]) + b"nonsense\n",
         "Line 101 of the prompts has over 1,048,576 bytes: shorten it",

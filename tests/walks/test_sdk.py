@@ -125,7 +125,7 @@ async def test_a_client_that_retries_gets_in_when_the_gateway_has_room_again(wor
         create = client.chat.completions.create
         answers = await asyncio.gather(*(create(model="returns", messages=ASK) for _ in range(2)))
     assert all(answer.choices[0].finish_reason for answer in answers)
-    assert len(calls(small)) == len(answers), "what waits in the gateway is no load for an engine"
+    assert len(calls(small)) == len(answers), "what waits in the gateway is not a load for an engine"
 
 
 async def test_the_python_client_reads_a_stream_with_a_comment(world: World, small: FakeEngine) -> None:

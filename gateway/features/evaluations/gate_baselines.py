@@ -43,11 +43,11 @@ async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | No
     if counts is None:
         return None
     if evaluation.metric == "judge":
-        return Gate(taken=False, because="A model judged these answers: they are no baseline of people's labels.")
+        return Gate(taken=False, because="A model judged these answers: they are not a baseline of people's labels.")
     try:
         baseline = measure_counts("gate", *counts, 0.0, "system", "")
     except ValueError as error:
-        return Gate(taken=False, because=f"It is no baseline: {error}")
+        return Gate(taken=False, because=f"It is not a baseline: {error}")
     why_not = await _why_not(evaluations, evaluation)
     if why_not is not None:
         command = (
@@ -64,18 +64,20 @@ async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | No
     version, alias = snapshot.versions.get(evaluation.version), snapshot.aliases.get(evaluation.task)
     baselines = await _read_baselines(evaluations, evaluation.version)
     if version is None or baselines is None:
-        return f"It is no baseline: {evaluation.version}, or what is set for it, can't be read."
+        return f"It is not a baseline: {evaluation.version}, or what is set for it, can't be read."
     if evaluation.suite not in WHOLE:
-        return f"It is no baseline: its suite is {evaluation.suite}, and no sample of what the version is asked now."
+        return (
+            f"It is not a baseline: its suite is {evaluation.suite}, and not a sample of what the version is asked now."
+        )
     if SIGNAL in baselines:
-        return f"It is no baseline: {evaluation.version} has one already ({baselines[SIGNAL].source})."
+        return f"It is not a baseline: {evaluation.version} has one already ({baselines[SIGNAL].source})."
     judged = (await evaluations.quality_store.judgements()).get(evaluation.version)
     has_led = alias is not None and evaluation.version in alias.previous
     if version.state in LIVE or has_led or (judged is not None and judged.requests + judged.labels > 0):
         live = f"{evaluation.version} was live by then, and might have been judged by what it got wrong"
-        return f"It is no baseline: {live}."
+        return f"It is not a baseline: {live}."
     verdict = snapshot.get_quality(evaluation.task, evaluation.version).verdict
-    return None if verdict == "healthy" else f"It is no baseline: {evaluation.version} is {verdict}."
+    return None if verdict == "healthy" else f"It is not a baseline: {evaluation.version} is {verdict}."
 
 
 async def take_gate(evaluations: Evaluations, evaluation: str) -> None:

@@ -149,7 +149,7 @@ def _order(
 
 def draw_numbers(count: int, seed: str) -> Iterator[int]:
     """The numbers below `count` in a random order, each drawn as it is wanted."""
-    chance, moved = random.Random(seed), dict[int, int]()  # noqa: S311 - it is no secret
+    chance, moved = random.Random(seed), dict[int, int]()  # noqa: S311 - it is not a secret
     for last in reversed(range(count)):
         at = chance.randint(0, last)
         yield moved.get(at, at)

@@ -462,7 +462,7 @@ class EvaluationStore:
 
 
 def finish(evaluation: Evaluation, status: Status, note: str = "", report: dict[str, Any] | None = None) -> Evaluation:
-    """The evaluation as it is once it has ended so: what its answers were compared with is no part of it any more."""
+    """The evaluation as it is once it has ended so: what its answers were compared with is not part of it any more."""
     classes = msgspec.structs.replace(evaluation.classes, by_digest=None)
     now = time.time()
     return msgspec.structs.replace(evaluation, status=status, note=note, report=report, ended_at=now, classes=classes)

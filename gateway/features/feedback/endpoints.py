@@ -217,7 +217,7 @@ async def _give(reviews: Reviews, caller: Caller, body: FeedbackIn) -> tuple[int
 
 
 async def _answer_gold(reviews: Reviews, caller: Caller, body: FeedbackIn, value: bool | float | str) -> int | None:
-    """Score an answer to the gold question that this reviewer has, or had lately. It is no feedback, and is answered
+    """Score an answer to the gold question that this reviewer has, or had lately. It is not feedback, and is answered
     like one, also where it is sent again. None for all else."""
     if caller.judges != "*" or not body.request_id:
         return None

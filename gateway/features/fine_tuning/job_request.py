@@ -134,4 +134,6 @@ def _objects_in(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield msgspec.json.decode(line, type=dict[str, Any])
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise Problem("invalid_value", f"Line {number} is no JSON object: mend it.", "training_file") from None
+                raise Problem(
+                    "invalid_value", f"Line {number} is not a JSON object: mend it.", "training_file"
+                ) from None

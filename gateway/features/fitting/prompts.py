@@ -150,7 +150,7 @@ def _read_line(line: bytes, number: int, source: What, selector: str) -> Fitting
     except msgspec.ValidationError as error:
         raise PromptsError(f"Line {number} of the {source}: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise PromptsError(f"Line {number} of the {source} is no object of JSON in UTF-8.") from None
+        raise PromptsError(f"Line {number} of the {source} is not a JSON object in UTF-8.") from None
     texts = [value for value in (row.prompt, row.text, row.messages) if value is not None]
     if len(texts) != 1:
         raise PromptsError(f"Line {number} of the {source} needs one of prompt, text and messages.")

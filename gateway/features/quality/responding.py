@@ -186,7 +186,7 @@ class Responding:
         return entry
 
     async def _set_canary(self, entry: WaitingAction, version: str, share: float) -> WaitingAction:
-        """Set a canary's share of the requests once; nothing where it is no canary any more.
+        """Set a canary's share of the requests once; nothing where it is not a canary any more.
 
         That is noted in the same step: the share is not set again where an admin has set another one since.
         """

@@ -81,7 +81,7 @@ def read_text(row: Row, selector: str) -> str:
     try:
         return select_from_messages(selector, msgspec.convert(row.messages, list[Message]))
     except msgspec.ValidationError as error:
-        raise DatasetError(f"Line {row.line}: its messages are no chat: {error}.") from None
+        raise DatasetError(f"Line {row.line}: its messages are not a chat: {error}.") from None
 
 
 def read_time(line: bytes, row: Row) -> float | None:
@@ -89,7 +89,7 @@ def read_time(line: bytes, row: Row) -> float | None:
     at = read_own_object(line.removeprefix(BYTE_ORDER_MARK), row.line).get("at")
     moment = time_of(at)
     if moment is None and at not in (None, ""):
-        text = f"Line {row.line}: {str(at)[:40]!r} is no time: give Unix seconds, or a time as 2026-03-01T12:00Z."
+        text = f"Line {row.line}: {str(at)[:40]!r} is not a time: give Unix seconds, or a time as 2026-03-01T12:00Z."
         raise DatasetError(text)
     return moment or None
 

@@ -54,7 +54,7 @@ class CanaryVerdicts:
         find_obstacle: Callable[[str], Awaitable[tuple[CanaryAction, str] | None]],
     ) -> None:
         """`find_obstacle` gives what is done instead of a promotion, and why; None where the version may be promoted.
-        What passes by itself is no `hold`: of these one is entered, and the next one may last."""
+        What passes by itself is not a `hold`: of these one is entered, and the next one may last."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._registry = registry
         self._audit = audit

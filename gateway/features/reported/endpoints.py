@@ -1,6 +1,6 @@
 """`POST /v1/records`: traffic that another gateway served, taken in to be judged here without being moved here.
 
-What is reported is no request of ours: its record has the purpose `reported`, and nothing that counts, bills or
+What is reported is not a request of ours: its record has the purpose `reported`, and nothing that counts, bills or
 releases what is served here looks at it. Each report counts as a request against the key's limits, and so does a
 refused body.
 """

@@ -119,7 +119,7 @@ async def collect_examples(
             try:
                 judged.take(fields)
             except (*UNREADABLE, KeyError):  # it is the monitor that counts it
-                log.debug("feedback that can't be read is no example: %r", entry)
+                log.debug("feedback that can't be read is not an example: %r", entry)
         await judged.decide()
         if len(rows) < AT_ONCE or len(judged.bad) >= examples_max:
             break
@@ -204,5 +204,7 @@ async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> 
         text: Conversation | None = reviews[example.request_id]
         if text is None and (kept := texts.get(example.request_id)) is not None:
             text = msgspec.json.decode(kept, type=KeptText)
-        answer = None if text is None or text.cut else write_answer(text)  # a part of one is no answer to train against
+        answer = (
+            None if text is None or text.cut else write_answer(text)
+        )  # a part of one is not an answer to train against
         yield row_of(example, None if text is None else text.as_asked(), answer)

@@ -198,7 +198,7 @@ async def _run(shadows: Shadows, judges: Judges, job: ShadowJob) -> None:
     ledger, text = shadow_answer
     if text is not None:
         outcome = _compare(shadows, job, version, text, ledger.record)
-    else:  # a call of a tool, which is no text: it differs from one
+    else:  # a call of a tool, which is not text: it differs from one
         outcome = "differed" if ledger.record.outcome == "ok" else "failed"
     if job.pair.arm is not None:
         await judges.judge(job, text, ledger.record)

@@ -162,7 +162,7 @@ class Judges:
 def judge_digest(shadows: Shadows, settings: JudgeSettings) -> str | None:
     """`sha256:<hex>` of the model that judges and of what it is told; None where there is no such pool.
 
-    The build of its engine is no part of that: replicas of one pool may have several, which are the same judge.
+    The build of its engine is not part of that: replicas of one pool may have several, which are the same judge.
     """
     name = settings.pool or shadows.services.settings.general_pool
     pool, base = shadows.services.fleet.view().pools.get(name), shadows.services.fingerprints.get(name)

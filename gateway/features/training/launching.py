@@ -139,7 +139,7 @@ async def _make_job(trainings: Trainings, training: Training) -> None:
 def fill_template(template: dict[str, Any], name: str, training: Training, variables: dict[str, str]) -> dict[str, Any]:
     """The Job of a training, made from its template: its name, labels, and what its containers must know.
 
-    Raises TrainingFault for a template that is no Job.
+    Raises TrainingFault for a template that is not a Job.
     """
     try:
         metadata = {**template.get("metadata", {}), "name": name}
@@ -151,7 +151,7 @@ def fill_template(template: dict[str, Any], name: str, training: Training, varia
         filled = {**spec["template"], "spec": {**pod, "containers": containers}}
         return {**template, "metadata": {**metadata, "labels": labels}, "spec": {**spec, "template": filled}}
     except (KeyError, TypeError, AttributeError):
-        raise TrainingFault("training.kubernetes.template_file is no Job: see k8s/training/job.yaml.") from None
+        raise TrainingFault("training.kubernetes.template_file is not a Job: see k8s/training/job.yaml.") from None
 
 
 async def _job_end(trainings: Trainings, training: Training) -> str | None:
@@ -179,7 +179,7 @@ def _read_template(path: Path | None) -> dict[str, Any]:
     try:
         template = read_yaml((path or Path()).read_bytes())
     except yaml.YAMLError as error:
-        raise TrainingFault(f"{path} is no YAML: {error}") from None
+        raise TrainingFault(f"{path} is not YAML: {error}") from None
     return template if isinstance(template, dict) else {}
 
 

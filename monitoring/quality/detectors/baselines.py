@@ -59,7 +59,7 @@ def measure(
 def measure_counts(kind: BaselineKind, wrong: float, of: float, at: float, by: str, source: str) -> Baseline:
     """Measure what was counted elsewhere: by an evaluation, or by an admin.
 
-    Raises ValueError, whose message is a sentence, where it is no evidence that a signal could be held against.
+    Raises ValueError, whose message is a sentence, where it is not evidence that a signal could be held against.
     """
     if of < OF_MIN:
         raise ValueError(f"{of:g} were judged, and a baseline takes at least {OF_MIN}.")

@@ -9,7 +9,7 @@ People complain by day and on weekdays. The rhythm has a factor for each hour of
 far as it is more than chance (W. James, C. Stein, 1961). Ages are counted on a clock that runs at the speed of this
 rhythm: the night, or the weekend, before a late complaint hardly ages its request.
 
-Complaints are no independent events. Within an hour they come in clusters: `dispersion` is their variance by their
+Complaints are not independent events. Within an hour they come in clusters: `dispersion` is their variance by their
 mean. And callers are readier to complain on some days than on others: `day_variance` is the variance of that readiness
 about 1. Seven days say little of it, so it is drawn towards a prior and learned further, day by day.
 
@@ -169,7 +169,7 @@ def start_reference(now: float) -> Reference:
 
 
 def resume(reference: Reference, now: float) -> Reference:
-    """The reference after a pause until now, which is no part of it."""
+    """The reference after a pause until now, which is not part of it."""
     elapsed = now - reference.ended
     return replace(
         reference,

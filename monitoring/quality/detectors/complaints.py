@@ -9,8 +9,8 @@ that requests from some moment on bring r times as many.
 Complaints come in clusters, so c of them where mu were expected count as c/d and mu/d, d the learned dispersion. And
 callers are readier on some days than on others. So the bet on a day (UTC) is the likelihood ratio of counts whose rate
 has a gamma distribution of shape k: r^c·((k + mu)/(k + r·mu))^(c + k), which is at most 1 on average. For days that are
-all alike (k infinite) it is r^c·exp(-(r - 1)·mu). The smaller of the two counts: a day without complaints is no excuse
-for the next one. A bet goes on with what it has from day to day.
+all alike (k infinite) it is r^c·exp(-(r - 1)·mu). The smaller of the two counts: a day without complaints does not
+excuse the next one. A bet goes on with what it has from day to day.
 
 Such a bet begins with every tick of 300 seconds, and what is put on it is the number of complaints that were expected
 in the tick before. So the sum of all bets is on average at most the number of complaints expected so far, whenever one
@@ -180,7 +180,7 @@ def end_reverse_test(state: Complaints) -> Complaints:
 
 
 def resume(state: Complaints, now: float) -> Complaints:
-    """The detector in its reference period after a time of which it was told nothing: that is no part of it.
+    """The detector in its reference period after a time of which it was told nothing: that is not part of it.
 
     Requests from before are watched no more, as complaints about them may have come meanwhile.
     """

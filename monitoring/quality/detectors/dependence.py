@@ -7,7 +7,7 @@ came before it:
 - **Dispersion.** How far a label lies over the mean of about the last 200 is multiplied by how far the last 12 lay over
   it. Of independent labels these products are 0 on average; twice their mean is the dispersion beyond 1, doubled for
   what is farther apart, and shrunk by the weight of a prior. No lot of 32 products counts for more than `LOT_MAX`, and
-  after such a lot its labels are the mean: a slip that lasts is no cluster. The dispersion without each caller is
+  after such a lot its labels are the mean: a slip that lasts is not a cluster. The dispersion without each caller is
   measured too, and the least counts, so that no caller's bursts hide a slip that others see. The evidence is the least
   whoever is left out (`leave_one_out.py`): where one of its detectors keeps the claim, the evidence does.
 - **Crowding.** The more errors among about the last ten labels, the less the next label counts.
@@ -61,12 +61,12 @@ FADING = 1.0 - 1.0 / 14.0
 RHYTHM_BEGINS, RHYTHM_ENDS = 12.0, 6.0
 """Test statistics of a rhythm: by chance chi-squared with 2 degrees of freedom, over 12 once in 400 days."""
 RHYTHM_WRONG_MIN = 8.0
-"""A few errors of the same hour are no rhythm."""
+"""A few errors of the same hour are not a rhythm."""
 SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
 DAY_LABELS_MIN, DAYS_BEFORE_LABELS_MIN = 5, 20.0
 """A day of fewer labels, or after fewer, says nothing of days."""
 DAY_MAX = 16.0
-"""One day's square counts for so much at most: a slip that lasts is no bad day."""
+"""One day's square counts for so much at most: a slip that lasts is not a bad day."""
 DAYS_MAX = 28.0
 """Of more days the newest count most."""
 DAYS_Z = 1.036
@@ -287,7 +287,7 @@ def settle(state: Dependence) -> Dependence:
 
 
 def forget_slip(state: Dependence) -> Dependence:
-    """The dependence from before the slip that has been found: a slip is no cluster."""
+    """The dependence from before the slip that has been found: a slip is not a cluster."""
     if state.settled is None:
         whole, without = leave_one_out.move_each(state.whole, state.without, Clusters.move_mean, ())
         return replace(state, whole=whole, without=without)

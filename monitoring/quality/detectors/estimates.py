@@ -129,7 +129,7 @@ def bound_always(sums: Sums, alpha: float = 0.05) -> tuple[float, float] | None:
 
     Each holds by itself, at whatever number of labels one looks, with a probability of 1 - alpha. That is so once there
     are labels enough for a mean to be about normal: from 20 on, as tests show. The spread is reckoned from the widened
-    sums, and so is never 0. Raises ValueError if alpha is no probability below a half.
+    sums, and so is never 0. Raises ValueError if alpha is not a probability below a half.
     """
     if not 0.0 < alpha < 0.5:
         raise ValueError(f"An alpha of {alpha}: it must lie between 0 and 0.5.")
@@ -233,7 +233,7 @@ def find_two_sided_quantile(degrees: int, confidence: float) -> float:
     """Student's two-sided quantile, within 1% up to a confidence of 95%: from 3 degrees of freedom on by the
     Cornish-Fisher series. `monitoring/intervals.py` has the exact one-sided quantile, in a hundred times the time.
 
-    Raises ValueError if the confidence is no probability between 0 and 1.
+    Raises ValueError if the confidence is not a probability between 0 and 1.
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"A confidence of {confidence}: it must lie between 0 and 1.")

@@ -5,7 +5,7 @@ tell the rates apart: evidence for rates that lie close together varies more by 
 recovery that did not hold it asks for four times as many, and so on, so that a long slip has few false ones. A recovery
 has held once it has stood for as many labels as the next of a large slip is asked for, and for 30 days; then one of
 them is forgiven. Each signal counts those that its own reverse test has shown. That an admin has overruled the verdict
-is no recovery.
+is not a recovery.
 """
 
 from __future__ import annotations

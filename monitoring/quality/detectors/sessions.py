@@ -1,4 +1,4 @@
-"""Sessions: labels of one session are right or wrong together, so that one bad session is no slip.
+"""Sessions: labels of one session are right or wrong together, so that one bad session is not a slip.
 
 Where two labels of a session have the correlation r, and k of n labels before were wrong, the next one is wrong with
 the probability (c·m + k) / (c + n): m is the mean, and c = 1/r - 1 (J. Skellam, 1948). The label is held against that

@@ -68,7 +68,7 @@ def find_leader(logs: tuple[float, ...], weights: tuple[float, ...]) -> int:
 def find_threshold(labels: float, alpha: float) -> float:
     """The logarithm that is reached within `labels` observations with probability at most alpha: log(N/alpha).
 
-    Raises ValueError if there are none, or if alpha is no probability between 0 and 1.
+    Raises ValueError if there are none, or if alpha is not a probability between 0 and 1.
     """
     if not (labels >= 1.0 and math.isfinite(labels) and 0.0 < alpha < 1.0):
         raise ValueError(f"{labels} labels at alpha {alpha}: at least 1 label, and an alpha between 0 and 1.")

@@ -57,7 +57,7 @@ class Clock:
                 "2026-01-31T12:00:00Z. Is it another column (--time COLUMN)?"
             )
         if not (math.isfinite(at) and 0.0 <= at <= TIME_MAX):
-            raise DatasetError(f"Line {line}: its {self.column} {text[:40]!r} is no time from 1970 to 9999.")
+            raise DatasetError(f"Line {line}: its {self.column} {text[:40]!r} is not a time from 1970 to 9999.")
         return at
 
 

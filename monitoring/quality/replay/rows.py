@@ -4,7 +4,7 @@
 
 outcome        whether the answer is right. A row without it was not labelled, and is left out
 time           the time of the label. Without it, rows are spread evenly over the days
-asked          the time of the request (None: that of the label). After a recovery, labels of earlier requests are no
+asked          the time of the request (None: that of the label). After a recovery, labels of earlier requests are not
                evidence
 caller, rater  who sent the request, and who judged the answer. No caller and no rater decides alone
 class          the class of the request
@@ -184,7 +184,7 @@ def read_rows(
     """Read all rows. `choice` has the columns that are not to be found by their names.
 
     `is_sorted`: put them in the order of their times. `per_day` is the number of labels a day of a file without times.
-    Raises DatasetError with the line, and what to do, for anything that is no stream of labels.
+    Raises DatasetError with the line, and what to do, for anything that is not a stream of labels.
     """
     read = read_fields(path)
     sample = list(islice(read, ROWS_LOOKED_AT))

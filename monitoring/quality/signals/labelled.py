@@ -40,7 +40,7 @@ class ReportTerms(NamedTuple):
 
 
 class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
-    """The shared part of signals that have a baseline and a reverse test. Abstract for mypy: a Struct is no ABC.
+    """The shared part of signals that have a baseline and a reverse test. Abstract for mypy: a Struct is not an ABC.
 
     `begun` is the number of labels before the detector last began, `busiest` the most labels a day since then, and
     `signals` the most signals of all versions (`alarm_shares.py`): evidence and threshold are of the same time.

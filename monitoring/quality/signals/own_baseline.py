@@ -36,7 +36,7 @@ def measure_least(
     clusters_without = state.without or (None,) * len(parts)  # none are known of labels of an earlier release
     without = [
         (min(of - part, max(0.0, wrong - wrong_part)), of - part, clusters_without[place] or state.whole)
-        for place, (part, wrong_part) in enumerate(parts)  # weights are no whole numbers: differences are rounded
+        for place, (part, wrong_part) in enumerate(parts)  # weights are not whole numbers: differences are rounded
         if part and of - part >= OTHERS_MIN * of
     ]
     error = (1.0 - CONFIDENCE) / 2

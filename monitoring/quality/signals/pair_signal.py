@@ -2,7 +2,7 @@
 
 The reference is the mean difference of the first pairs, at its one-sided upper 95% bound. A specialist differs from a
 general model from the first day on; a growing difference is what counts. Once another build of general has taken over,
-the reference is learned again (`fingerprints.py`). Pairs that came while the version was degraded are no part of it:
+the reference is learned again (`fingerprints.py`). Pairs that came while the version was degraded are not part of it:
 its slip would be the reference. Nobody moves it alone: each giver is left out in turn (`leave_one_out.py`), up to four
 by themselves.
 

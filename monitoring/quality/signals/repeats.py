@@ -22,7 +22,7 @@ SESSIONS = 128
 INPUT_WEIGHT_MIN, SESSION_WEIGHT_MIN = 0.2, 0.5
 """Where all callers send one input, or name one session, a slip must still be found."""
 RETRY_WEIGHT = 0.01
-"""Whoever sends an input again in its session does so since the answer was wrong: that is no second draw. Where the
+"""Whoever sends an input again in its session does so since the answer was wrong: that is not a second draw. Where the
 latest labels are of few inputs, it is the traffic."""
 
 Latest = tuple[tuple[str, ...], ...]

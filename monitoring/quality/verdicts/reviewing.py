@@ -38,7 +38,7 @@ def compute_review_share(plan: MonitorPlan, requests_per_week: float, suspect: b
     """The probability with which a request is drawn, from 0 to 1, at the expected requests of a week.
 
     0 where none is expected: as long as nothing is known of the traffic, a share could spend the week's budget at once.
-    Raises ValueError where the expectation is no number of at least 0.
+    Raises ValueError where the expectation is not a number of at least 0.
     """
     if not (requests_per_week >= 0.0 and math.isfinite(requests_per_week)):
         raise ValueError(f"{requests_per_week} requests a week: a number of at least 0.")

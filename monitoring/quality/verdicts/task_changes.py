@@ -1,6 +1,6 @@
 """The organisation knows first: it says that a task's rules are others from some day on, before any label can. Pure.
 
-A version that was trained on the old rules is stale from then on. That is no verdict: what the monitor finds of it
+A version that was trained on the old rules is stale from then on. That is not a verdict: what the monitor finds of it
 stands beside it, though what it is held against was learned under the old rules.
 """
 

@@ -52,7 +52,7 @@ class RegistrySource:
                 if TITLE in (layer.get("annotations") or {})
             }
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise SourceError(f"{self._address} is no artifact with files: push it with `oras push`.") from None
+            raise SourceError(f"{self._address} is not an artifact with files: push it with `oras push`.") from None
         return Listing(self._address, files)
 
     def read(self, file: RemoteFile, begin: int) -> AbstractContextManager[Iterator[bytes]]:
@@ -134,4 +134,4 @@ def _credentials(host: str, path: str | None) -> str:
         base64.b64decode(credentials, validate=True)
         return credentials
     except (OSError, ValueError, KeyError, AttributeError):
-        raise SourceError(f"{path} (pulls.registry_auth_file) is no file as `docker login` writes it.") from None
+        raise SourceError(f"{path} (pulls.registry_auth_file) is not a file as `docker login` writes it.") from None

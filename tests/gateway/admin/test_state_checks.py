@@ -52,5 +52,5 @@ def test_times_that_no_calendar_has_are_refused() -> None:
     names = {"name": "returns@v1", "task": "returns", "number": 1, "pool": "small", "state": "retired"}
     digests = dict.fromkeys(("digest", "manifest_digest", "base_fingerprint"), "sha256:" + 64 * "a")
     version = {**names, **digests, "manifest": {}, "rank": 8, "size_bytes": 1, "created_at": 1e300, "created_by": "a"}
-    with pytest.raises(Problem, match="created_at is no time"):
+    with pytest.raises(Problem, match="created_at is not a time"):
         validate_file({"versions": {"returns@v1": FileObject(1, version)}})

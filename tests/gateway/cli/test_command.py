@@ -75,7 +75,7 @@ def test_what_is_too_long_or_too_deep_is_one_line(
 def test_what_is_no_address_is_one_line(url: str) -> None:
     said = run("keys", "list", APPRENTICE_URL=url, APPRENTICE_KEY=new_key()[0])
     assert (said.exit_code, said.out) == (2, "")
-    assert said.err == f"apprentice: {url!r} is no address: write it as in http://127.0.0.1:8080.\n"
+    assert said.err == f"apprentice: {url!r} is not an address: write it as in http://127.0.0.1:8080.\n"
 
 
 async def test_a_folder_that_is_a_file_is_one_line(apprentice: Command, tmp_path: Path) -> None:

@@ -53,14 +53,14 @@ async def test_broken_rows_end_a_building_with_their_lines_or_are_left_out(
     refused = await apprentice("datasets", "build", "returns", "--file", str(path))
     assert (refused.exit_code, refused.out) == (1, "")
     assert "2 rows can't be read. rows.jsonl: Line 21: it has no expected answer" in refused.err
-    assert "rows.jsonl: Line 22: it is no JSON" in refused.err
+    assert "rows.jsonl: Line 22: it is not JSON" in refused.err
     assert "or build with --leave-out-faults" in refused.err
     built = await ok(apprentice, "datasets", "build", "returns", "--file", str(path), "--leave-out-faults")
     assert "2 unreadable" in built.out
     for words, code, text in (
         (["nothing", "-f", str(path)], 1, "has no task 'nothing'"),
         (["returns"], 1, "--file: give some, or --since, from when on"),
-        (["returns", "--since", "soon"], 2, "'soon' is no time"),
+        (["returns", "--since", "soon"], 2, "'soon' is not a time"),
         (["returns", "--since", "7d"], 1, "no text of a request is kept (tasks.TASK.texts.keep)"),
         (["returns", "-f", str(tmp_path / "none.jsonl")], 2, "can't be read"),
         (["returns", "-f", str(path), "--column", "text"], 2, "is not OURS=THEIRS"),

@@ -64,7 +64,7 @@ async def test_a_version_is_evaluated_and_its_report_told_and_written(
             await ok(apprentice, *again_words, option, str(path), "--force")
     command = f"apprentice tasks baseline returns returns@v1 reviewed --evaluation {name}"
     said = " ".join(told.out.split())
-    assert "It is no baseline: returns@v1 was live by then" in said
+    assert "It is not a baseline: returns@v1 was live by then" in said
     assert f"`{command}` makes it one." in said
     held = await ok(apprentice, *command.split()[1:], "--reason", "Drawn at random.")
     assert held.out == "reviewed of returns@v1 is held against at most 23.3% from now on.\n"

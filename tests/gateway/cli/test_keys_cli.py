@@ -91,7 +91,7 @@ async def test_an_admin_key_of_another_owner_is_approved(gateway: RunningGateway
         (("make", "shop", "--usd-per-day", "nan"), "--usd-per-day is a number"),
         (("make", "shop", "--usd-per-day", "inf"), "--usd-per-day is a number"),
         (("make", "shop", "--expires-in", "soon"), "no span of time"),
-        (("make", "shop", "--expires-in", "0d"), "'0d' is no span of time above 0"),
+        (("make", "shop", "--expires-in", "0d"), "'0d' is not a span of time above 0"),
         (("rotate", "sk-app-abcdefghijkl-secret"), "a whole key is a secret"),
     ],
 )

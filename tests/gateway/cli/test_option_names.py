@@ -16,13 +16,13 @@ CHANGED = options_of(inspect.signature(changed).parameters.values())
 
 def test_a_commands_options_are_as_they_are_typed() -> None:
     assert (BASELINE["of_class"], BASELINE["wrong"], CHANGED["effective"]) == ("--class", "--wrong", "--effective")
-    assert "task" not in BASELINE, "it is no option"
+    assert "task" not in BASELINE, "it is not an option"
 
 
 @pytest.mark.parametrize(
     ("message", "param", "said"),
     [
-        ("effective_at: it is no date.", "effective_at", "--effective: it is no date."),
+        ("effective_at: it is not a date.", "effective_at", "--effective: it is not a date."),
         ("expires_at has to be after effective_at.", "expires_at", "--until has to be after --effective."),
         ("message goes with refuse, and only with it.", "message", "--message goes with refuse, and only with it."),
         ("A time that is past.", "expires_at", "--until: A time that is past."),

@@ -152,7 +152,7 @@ async def test_files_in_another_encoding_and_empty_ones_are_refused(apprentice: 
         path = tmp_path / f"rows.{suffix}"
         path.write_text("text,expected\nä,b\n", encoding="latin-1")
         said = await apprentice("readiness", str(path))
-        assert (said.exit_code, f"rows.{suffix} is no text in UTF-8: save it as such" in said.err) == (2, True), (
+        assert (said.exit_code, f"rows.{suffix} is not text in UTF-8: save it as such" in said.err) == (2, True), (
             said.err
         )
         path.write_bytes(b"")

@@ -103,7 +103,7 @@ async def test_what_can_not_be_is_one_line_and_writes_nothing(archived: tuple[Pa
     for words, told in (
         (("count", "--folder", str(tmp_path / "none")), "none: there is no such folder."),
         (("count", "--config", str(tmp_path / "none.yaml")), "can't be read"),
-        (("count", *folder, "--since", "yesterday"), "'yesterday' is no time"),
+        (("count", *folder, "--since", "yesterday"), "'yesterday' is not a time"),
         (("export", *folder, "--out", str(tmp_path / "x.xlsx")), "ends in none of"),
         (("export", *folder, "--out", str(tmp_path / "no" / "x.csv")), "name a file in a folder that there is"),
         (("export", *folder, "--until", "2001-01-01", "--out", str(tmp_path / "x.csv")), "There are no records"),

@@ -55,7 +55,7 @@ def test_fallbacks_reach_the_router_by_their_reason_in_their_order(tmp_path: Pat
         ({"fallbacks": {"bored": ["general"]}}, "tasks.returns.fallbacks.bored"),
         (
             {"fallbacks": {"timeout": ["elsewhere"]}},
-            "tasks.returns.fallbacks.timeout: 'elsewhere' is no fallback: name general, previous_version or",
+            "tasks.returns.fallbacks.timeout: 'elsewhere' is not a fallback: name general, previous_version or",
         ),
         (
             {"fallbacks": {"timeout": []}},

@@ -84,7 +84,7 @@ def test_variable_at_fault_is_named_in_the_place_of_the_line(tmp_path: Path, mon
     monkeypatch.setenv("APPRENTICE_LIMITS__RETRIES_MAX", "99")
     assert report(tmp_path, TEXT + "limits: {retries_max: 1}\n")[1].startswith("APPRENTICE_LIMITS__RETRIES_MAX: ")
     monkeypatch.setenv("APPRENTICE_POOLS", "nonsense")
-    assert "APPRENTICE_POOLS, or one that begins so, is no JSON" in report(tmp_path, TEXT)[0]
+    assert "APPRENTICE_POOLS, or one that begins so, is not JSON" in report(tmp_path, TEXT)[0]
     monkeypatch.setenv("APPRENTICE_POOLS", "[" * 60_000)
     assert "APPRENTICE_… is nested too deep" in report(tmp_path, TEXT)[0]
     monkeypatch.delenv("APPRENTICE_POOLS")

@@ -145,7 +145,7 @@ def test_password_file_without_a_url_that_lacks_one_is_refused(tmp_path: Path, u
 @pytest.mark.parametrize("url", ["127.0.0.1:6379", "http://127.0.0.1:6379", "redis://:hunter2#@h", "redis://h:99999"])
 def test_url_that_leads_to_no_redis_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
     told = said(tmp_path, {**LEAST, "redis_url": url})
-    assert "redis_url: it is no address such as redis://HOST:6379/0" in told
+    assert "redis_url: it is not an address such as redis://HOST:6379/0" in told
     assert "hunter2" not in told
 
 

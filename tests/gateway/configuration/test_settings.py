@@ -282,7 +282,7 @@ def test_an_empty_address_of_redis_is_a_fault_and_not_the_embedded_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("APPRENTICE_REDIS_URL", "")
-    assert "APPRENTICE_REDIS_URL: redis_url: it is no address such as" in said(tmp_path, LEAST)
+    assert "APPRENTICE_REDIS_URL: redis_url: it is not an address such as" in said(tmp_path, LEAST)
 
 
 def test_variables_of_others_are_none_of_our_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

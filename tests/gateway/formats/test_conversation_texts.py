@@ -96,7 +96,7 @@ def test_a_refusal_is_shown_and_alternatives_are_numbered() -> None:
     two = [event(text="A"), b'data: {"choices": [{"index": 1, "text": "B"}]}\n\n', event(text="C")]
     cut: list[str] = []
     assert read_answered(CHAT, two, True, cut.append) == ("[1] AC\n\n[2] B", [])
-    assert cut == ["It has 2 answers: a label does not say which of them is right."], "it is no row of a data set"
+    assert cut == ["It has 2 answers: a label does not say which of them is right."], "it is not a row of a data set"
 
 
 def test_what_is_too_long_is_cut_and_what_is_no_json_is_told() -> None:

@@ -78,7 +78,7 @@ def test_no_null_reaches_an_engine(wire_format: WireFormat) -> None:
 
 @pytest.mark.parametrize("task", [TASK, DROPS, None], ids=["refuses", "drops", "pool"])
 def test_a_number_that_nobody_can_read_is_refused_or_dropped_as_others(task: Any) -> None:
-    """It is no number of JSON's readers, and nobody reads it where the field is unknown."""
+    """It is not a number of JSON's readers, and nobody reads it where the field is unknown."""
     body = read_body(CHAT, json.dumps({"model": "returns", "messages": MESSAGES}).encode()[:-1] + b',"zz":1e400}')
     if task is DROPS:
         body.check(task, DEFAULTS)

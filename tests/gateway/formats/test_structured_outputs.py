@@ -70,7 +70,7 @@ def test_a_form_that_we_can_not_read_reaches_no_engine_which_might(number: str) 
     """Python's reader of JSON, and so vLLM, takes these numbers."""
     schema = DATE | {"maximum": 7}
     forms = {"structured_outputs.json": read(structured_outputs={"json": json.dumps(schema)})}
-    if number == "1e400":  # the others are no JSON, as all of a body has to be
+    if number == "1e400":  # the others are not JSON, as all of a body has to be
         forms["structured_outputs.json"] = read(structured_outputs={"json": schema})
         forms["response_format"] = read(**response(schema))
         forms["tools"] = read(**tools(schema), tool_choice="required")

@@ -52,7 +52,7 @@ ROWS: dict[str, tuple[bytes, list[int]]] = {
     ),
     "6.2 two lengths": (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}" + NEXT, [400]),
     "6.2 a negative length": (POST + b"Content-Length: -1\r\n\r\n" + NEXT, [400]),
-    "6.2 a length that is no number": (POST + b"Content-Length: 0x2\r\n\r\n{}" + NEXT, [400]),
+    "6.2 a length that is not a number": (POST + b"Content-Length: 0x2\r\n\r\n{}" + NEXT, [400]),
     "6.2 an endless length": (POST + b"Content-Length: 99999999999999999999\r\n\r\n{}", [400]),
     "6.3 no body": (POST + b"\r\n" + NEXT, [200, 200]),
     "7.1 no chunk": (CHUNKED + b"zz\r\n", [400]),

@@ -136,8 +136,8 @@ def test_instructions_of_alpaca_and_conversations_of_sharegpt_are_taken(tmp_path
     faults = read(lines(tmp_path / "bad.jsonl", *bad))
     assert [row.fault for row in faults if isinstance(row, LeftOut)] == [
         "Line 1: a turn of its conversations is `from` none of system, human, user, gpt, assistant.",
-        "Line 2: a turn of its history is no pair of a question and an answer.",
-        "Line 3: a turn of its history is no pair of a question and an answer.",
+        "Line 2: a turn of its history is not a pair of a question and an answer.",
+        "Line 3: a turn of its history is not a pair of a question and an answer.",
     ]
 
 
@@ -256,7 +256,7 @@ def test_rows_of_tensorzero_that_cannot_be_taken_are_refused_by_line(tmp_path: P
         "Line 3: its answer calls 'burn', which its tools do not have: add it.",
         "Line 4: an answer of a pair calls a tool: only texts can be compared: leave it out.",
         "Line 5: it was changed or deleted in TensorZero: leave it out.",
-        "Line 6: its tools are no list of objects with a function and its name.",
+        "Line 6: its tools are not a list of objects with a function and its name.",
     ]
 
 
@@ -360,7 +360,7 @@ def test_a_damaged_parquet_file_is_told_without_the_path_that_it_has_here(tmp_pa
     whole = Path(f"{parquet}.parquet").read_bytes()
     for content in (b"PAR1", whole[:200] + bytes(len(whole) - 1200) + whole[-1000:]):
         parquet.write_bytes(content)
-        with pytest.raises(DatasetError, match=r"rows\.parquet is no Parquet, or is damaged") as caught:
+        with pytest.raises(DatasetError, match=r"rows\.parquet is not Parquet, or is damaged") as caught:
             list(read_rows(SourceFile("rows.parquet", str(parquet), {})))
         assert str(tmp_path) not in str(caught.value)
 
@@ -416,8 +416,8 @@ def test_a_row_keeps_its_tools_and_each_call_of_them_is_an_answer(tmp_path: Path
     assert digest_of_input(plain) != digest_of_input(structs.replace(plain, tools=called.tools)), "another request"
     assert '"tools":' not in msgspec.json.encode(plain).decode()
     assert [each.fault for each in faults if isinstance(each, LeftOut)] == [
-        "Line 4: the arguments of a call in its answer are no JSON object.",
-        "Line 5: its tools are no list of objects with a function and its name.",
+        "Line 4: the arguments of a call in its answer are not a JSON object.",
+        "Line 5: its tools are not a list of objects with a function and its name.",
         "Line 6: its answer calls 'nothing', which its tools do not have: add it.",
         "Line 7: its answer calls 'burn', which its tools do not have: add it.",
     ]

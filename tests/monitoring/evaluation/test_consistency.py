@@ -46,7 +46,7 @@ def test_a_row_that_is_repeated_counts_once_and_its_flips_are_told() -> None:
     assert (told["rows"], adapter["accuracy"]["right"], adapter["accuracy"]["of"]) == (5, 3, 5)
     repeats, paraphrases = adapter["consistency"]["repeats"], adapter["consistency"]["paraphrases"]
     assert (repeats["right"], repeats["of"], repeats["differ"]) == (2, 5, 0.4)
-    assert (paraphrases["right"], paraphrases["of"]) == (1, 2), "a row of the group that expects another is no flip"
+    assert (paraphrases["right"], paraphrases["of"]) == (1, 2), "a row of the group that expects another is not a flip"
     assert adapter["confusion"] == {"yes": {"yes": 2, "": 1}, "no": {"no": 1, "yes": 1}}
     assert {name: item["of"] for name, item in adapter["slices"]["source"].items()} == {"chat": 3, "mail": 2}
     assert adapter["slices"]["language"]["German"]["right"] == 1

@@ -60,7 +60,7 @@ def test_classes_of_calls_are_the_tools_that_are_called() -> None:
         return json.dumps({"tool_calls": [{"name": name, "arguments": {"order": order}} for name in names]})
 
     finder = ClassFinder()
-    for number in range(100):  # so many different arguments are no classes
+    for number in range(100):  # so many different arguments are not classes
         finder.add(offering(answer(("find", "cancel")[number % 2], order=number)))
     finder.add(offering("Which order?", calls=False))
     finder.add(offering(answer("find", "cancel")))

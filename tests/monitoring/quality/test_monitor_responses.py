@@ -207,7 +207,7 @@ def test_it_recovers_by_the_reverse_test_and_its_share_comes_back_in_steps() -> 
     assert health.versions[V2].kept == 0.05
     quiet = judged(stream("feedback", False))
     health = after(quiet, health=health, at=180)[0]
-    assert health.versions[V2].verdict == "degraded", "that nothing alarms any more is no recovery"
+    assert health.versions[V2].verdict == "degraded", "that nothing alarms any more is not a recovery"
     good = judged(stream("feedback", recovered=True))
     health, done = after(good, health=health, at=240)
     assert done == ["verdict", "recover"]

@@ -141,7 +141,7 @@ def test_labels_that_wait_are_dropped_with_a_recovery() -> None:
     assert pair_signal.start("v").take_label(False, 1.0, "a", 1.0, None).restart().other_waiting == ()
 
 
-# ---- what is no recovery ----------------------------------------------------------------------------
+# ---- what is not a recovery ----------------------------------------------------------------------------
 
 
 def _counts(told: Told) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""The mix of reviewers: one who is away is no slip, and a slip is found whoever reviews."""
+"""The mix of reviewers: one who is away is not a slip, and a slip is found whoever reviews."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_complaints_that_stop_bring_the_threshold_no_nearer() -> None:
 
 
 def test_labels_from_before_the_detector_began_are_not_labels_enough() -> None:
-    """Its own first labels are no evidence against it: twenty more have to come."""
+    """Its own first labels are not evidence against it: twenty more have to come."""
     first = labelled_traffic(errors(0.0, 200))
     for more, alarming in ((19, False), (20, True)):
         bad = labelled_traffic([True] * more, begin=200)
@@ -94,7 +94,7 @@ def test_after_a_recovery_labels_have_to_come_anew() -> None:
     assert told.stream("feedback").alarming
 
 
-# ---- what else is no evidence ----------------------------------------------------------------------
+# ---- what else is not evidence ----------------------------------------------------------------------
 
 
 def test_late_labels_of_the_bad_time_are_no_evidence_after_the_recovery() -> None:

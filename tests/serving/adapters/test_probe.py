@@ -1,4 +1,4 @@
-"""The probe of a version: an answer that is none is no reference for others."""
+"""The probe of a version: an answer that is none is not a reference for others."""
 
 from __future__ import annotations
 

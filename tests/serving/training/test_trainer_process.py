@@ -154,7 +154,7 @@ def test_of_a_row_that_calls_a_tool_the_call_alone_is_learned(tmp_path: Path) ->
             "refund|user:Refund A-7.<end>|assistant:[('refund', '{}')]<end>|assistant:[('refund', 'A-7')]<end>",
             "tool:done<end>|user:Refund A-7.<end>|assistant:",
         ]
-    ), "what earlier calls lack, or is no JSON, stays as it was"
+    ), "what earlier calls lack, or is not JSON, stays as it was"
     assert [each.partition(" does not")[0] for each in failures] == 2 * [
         "Line 1: it has tools, and the base's chat template"
     ]
@@ -228,7 +228,7 @@ def test_training_begins_with_an_adapter_at_the_scale_of_that(
 def test_held_out_loss_that_is_no_number_ends_the_training_with_advice(tmp_path: Path) -> None:
     write_libraries(tmp_path)
     told = run_program(DIVERGING, tmp_path)
-    assert told == "The held-out loss at step 4 is no number: lower the learning rate.\n"
+    assert told == "The held-out loss at step 4 is not a number: lower the learning rate.\n"
 
 
 def test_layers_that_are_never_trained_are_no_part_of_the_adapter(tmp_path: Path) -> None:

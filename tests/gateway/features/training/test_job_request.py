@@ -32,5 +32,5 @@ def test_epochs_that_take_more_steps_than_a_training_may_have_are_refused(tmp_pa
 def test_a_line_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"messages": ' + "[" * 100_000 + "\n")
-    with pytest.raises(Problem, match="Line 1 is no JSON object"):
+    with pytest.raises(Problem, match="Line 1 is not a JSON object"):
         draft_manifest_of("returns", path)
