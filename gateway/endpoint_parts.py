@@ -45,7 +45,7 @@ OfTask = Annotated[str | None, Query(max_length=63)]
 def parse_time(value: Any) -> Any:
     """The Unix seconds of a date or a time in ISO 8601, which without a zone is one of UTC; a number stays.
 
-    Raises ValueError for a text that is none, and for true and false, which would be taken for 1 and 0.
+    Raises ValueError for other texts, and for true and false, which would be taken for 1 and 0.
     """
     if isinstance(value, bool):
         raise ValueError("it must be a number or a date, not true or false")

@@ -18,7 +18,7 @@ TERMS_MAX = 300
 TINY = 1e-300
 """Stands for 0 where the fraction would divide by it (Lentz's method)."""
 LEAST = 1e-9
-"""A sum of badness that is none."""
+"""A sum of badness that counts as zero."""
 STEP_MIN = 1e-13
 """A relative step of Newton's method that ends it."""
 PRECISION = 1e-15

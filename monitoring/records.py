@@ -266,7 +266,7 @@ class RecordBuffer:
         return [self._pending[i] for i in range(min(count, len(self._pending)))]
 
     def forget(self, records: Sequence[Record]) -> None:
-        """Drop the oldest records, those that `first` gave: they are stored. Some that are gone already are none."""
+        """Drop the oldest records, those that `first` gave: they are stored. Some may be gone already."""
         for record in records:
             if self._pending and self._pending[0] is record:
                 self._pending.popleft()

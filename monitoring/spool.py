@@ -373,7 +373,7 @@ def _measured(path: Path, owner: str) -> Segment:
 
 
 def decode_payloads(payloads: Sequence[bytes], kind: type[T]) -> tuple[list[T], int]:
-    """The records, and how many are none: another version may have written them."""
+    """The records, and the number of those that can't be read, as of another version."""
     records: list[T] = []
     for payload in payloads:
         try:

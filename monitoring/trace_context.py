@@ -58,7 +58,7 @@ def make_context(request_id: str, traceparent: str | None, draw: float, share: f
 def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | None]:
     """`traceparent` and `tracestate` of a request's headers (names in lower case), as they are handed on.
 
-    A context that is malformed, or there twice, is none, and takes its state with it; a malformed state goes alone.
+    A context that is malformed, or there twice, is ignored with its state; a malformed state is ignored alone.
     """
     items = list(headers)
     parents = [value.decode("latin-1") for name, value in items if name == b"traceparent"]

@@ -246,7 +246,7 @@ def _judge_refusal(
 
 
 def _find_refusal(answer: ReceivedAnswer, offered: Offered | None, contract_kept: bool | None) -> str:
-    """The reason why it is a refusal, in a few words that quote nothing of it; empty where it is none."""
+    """The reason why it is a refusal, in a few words that quote nothing of it; empty where it is not."""
     for alternative in answer.alternatives:
         if alternative.refusal:
             return "it has a refusal"

@@ -1,7 +1,7 @@
 """The beginnings of refusals, in several languages. Pure.
 
 The list is short on purpose: what a refusal alone begins with, and nothing that an answer could. "I'm sorry, but this
-can't be returned" is an answer; "I'm sorry, but I can't help with that" is none.
+can't be returned" is an answer; "I'm sorry, but I can't help with that" is not.
 """
 
 from __future__ import annotations

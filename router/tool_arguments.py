@@ -84,7 +84,7 @@ def read_parameters(raw: bytes) -> Parameters:
 
 
 def _read_object(raw: str | bytes, length_max: int) -> dict[str, Any] | None:
-    """A JSON object; None for what is too long, or is none."""
+    """A JSON object; None for other or too long texts."""
     if len(raw) > length_max:
         return None
     try:

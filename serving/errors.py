@@ -178,7 +178,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _seconds_until(date: str) -> float:
-    """Seconds until an HTTP date, such as proxies before an engine send; below 0 for one that is over, or is none."""
+    """Seconds until an HTTP date, such as proxies before an engine send; below 0 for one that is over, or invalid."""
     try:
         return parsedate_to_datetime(date).timestamp() - time.time()
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -1,7 +1,7 @@
 """The hook of mkdocs.yml: pages that stand outside docs/, and links as the site has them.
 
-Documents link to files as the repository has them. A link to a file that is not a page of the site becomes its text. The
-drawing of the README is a picture here: what draws it would be loaded from elsewhere.
+Documents link to files as the repository has them. A link to a file that is not a page of the site becomes its text.
+The drawing of the README is a picture here: what draws it would be loaded from elsewhere.
 """
 
 from __future__ import annotations

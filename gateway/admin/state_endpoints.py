@@ -249,7 +249,7 @@ async def _remember(redis: Redis, installation: str, left: Mapping[tuple[str, st
 
 
 def _steps(services: Services, present: Objects, file: Objects, prune: bool) -> Steps:
-    """All steps, with a note where a key's models are none of this installation."""
+    """All steps, with a note where a key's models are unknown here."""
     previous_versions = {name: task.previous_versions_kept for name, task in services.settings.tasks.items()}
     models_known = {"*", *previous_versions, *services.settings.pools, *present["versions"], *file.get("versions", {})}
     steps = compare_objects(present, file, prune, previous_versions, time.time())

@@ -27,7 +27,7 @@ Right = Annotated[str | None, typer.Option("--right", metavar="TEXT", help="What
 YES = frozenset({"true", "yes", "right", "1"})
 NO = frozenset({"false", "no", "wrong", "0"})
 NO_RECORD = frozenset({"request_not_found", "role_required"})
-"""The record of a review is gone before it, or is none of a reviewer's business."""
+"""The record of a review is gone before it, or is not for reviewers."""
 
 
 @add_command(reviews, "next")
@@ -169,8 +169,8 @@ def _text(message: dict[str, Any]) -> str:
 
 
 def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The metric by which the request's task has its reviews judged, and the first answer to this one; None where there
-    is none. Raises Unusable where there is no metric."""
+    """The metric by which the request's task has its reviews judged, and the first answer to this one, None
+    without one. Raises Unusable where there is no metric."""
     try:
         request = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
     except Refused as refused:

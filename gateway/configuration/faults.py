@@ -20,7 +20,7 @@ PLACEHOLDER = re.compile(r"\$\{\w+\}")
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 NAME_WORDS = "a name is needed: at most 63 of a-z, 0-9, - and _, a letter or digit first"
 OF_A_NAME = "[key]"
-"""The step that pydantic puts behind a name that is none."""
+"""The step that pydantic puts behind an invalid name."""
 SHOWN_CHARACTERS_MAX = 40
 SHOWN_NUMBER_MAX = 1e300
 RENAMED: Mapping[str, str] = MappingProxyType(

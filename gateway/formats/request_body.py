@@ -90,7 +90,7 @@ class RequestBody:
     def session(self, header: str | None) -> str | None:
         """The conversation that this request belongs to, else the person who asks; None where the caller names none.
 
-        `prompt_cache_key` is none: applications send one for all requests with the same prefix, and no canary would
+        `prompt_cache_key` is not one: applications send one for all requests with the same prefix, and no canary would
         get its share of these.
         """
         named = (self.read.metadata or {}).get("session_id")

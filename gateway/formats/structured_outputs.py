@@ -140,7 +140,7 @@ def _inside(param: str, raw: Raw | bytes) -> Iterator[Construct]:
 
 
 def _refers_anywhere(data: bytes) -> bool:
-    """True if a reference in a JSON schema may make a schema of what is none, such as data or a map of names."""
+    """True if a reference in a JSON schema may turn something else into a schema, such as data or a map of names."""
     if ESCAPED_ASCII.search(data):
         return True
     return any(PLAIN_REFERENCE.fullmatch(reference) is None for reference in REFERENCE.findall(data))

@@ -142,7 +142,7 @@ class WireFormat(ABC):
         raise TypeError(f"no engine goes on with an answer of {self.name}")
 
     def note_whole(self, body: bytes, choices: int, progress: Progress) -> None:
-        """Note a whole answer in `progress`. Raises Failed if it is none, or has fewer alternatives than `choices`."""
+        """Note a whole answer in `progress`. Raises Failed if it is invalid, or has less than `choices` answers."""
         try:
             see_that_it_is_text(body)
             read = WHOLE.decode(body)

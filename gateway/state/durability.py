@@ -92,7 +92,7 @@ class Persistence:
         return f"{self.product} is not durable: {why}. {advice}"
 
     def cluster_fault(self) -> str | None:
-        """The reason why a node of a Cluster can't be used as one server; None: it is none, or is used as one."""
+        """The reason why a node of a Cluster can't be used as one server; None: it is not one, or can be."""
         if not self.is_one_of_many:
             return None
         return (

@@ -41,7 +41,7 @@ class GateStore:
         self._reader = LenientReader()
 
     async def comparisons(self, version: str) -> dict[str, Comparison]:
-        """The newest comparisons of a version, by the other version; one that can't be read is none."""
+        """The newest comparisons of a version, by the other version; unreadable ones are left out."""
         return (await self.fetch_comparisons(version))[1]
 
     async def fetch_comparisons(self, version: str) -> tuple[bytes, dict[str, Comparison]]:

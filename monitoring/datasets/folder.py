@@ -91,8 +91,8 @@ def sweep(folder: Path) -> None:
 
 
 def forget_requests(folder: Path, before: float, learned: Set[str]) -> None:
-    """Forget the ids of requests of data sets that went before a time (Unix seconds), and that are none of the
-    `learned` ones: an erasure has nothing to say of them any more. Beside one that reads them it does nothing."""
+    """Forget the ids of requests of data sets that went before a time (Unix seconds), and that are not
+    `learned`: an erasure has nothing to say of them any more. Beside one that reads them it does nothing."""
     with contextlib.suppress(BlockingIOError, FileNotFoundError), lock_folder(folder, shared=True, wait=False):
         for gone in folder.glob(f"{GONE}*"):
             if gone.name.removeprefix(GONE) not in learned and gone.stat().st_mtime < before:

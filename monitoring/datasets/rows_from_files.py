@@ -49,7 +49,7 @@ class SourceFile(msgspec.Struct, frozen=True):
 
 
 def read_rows(file: SourceFile) -> Iterator[DataRow | LeftOut]:
-    """The rows of a file, and those that can't be read. Raises DatasetError for a file that is none, and OSError."""
+    """The rows of a file, and those that can't be read. Raises DatasetError for a file of another form, and OSError."""
     for at, entry in read_objects(Path(file.path), file.name, partial(_see_that_columns_fit, file)):
         try:
             if isinstance(entry, DatasetError):

@@ -78,7 +78,7 @@ def _offer_of(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tool_of(tool: Any) -> Any:
-    """A tool in OpenAI's form; as it is where it is none, or is one already."""
+    """A tool in OpenAI's form; any other value as it is."""
     if not isinstance(tool, dict) or "name" not in tool:
         return tool
     return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}

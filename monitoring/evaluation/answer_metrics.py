@@ -129,7 +129,7 @@ def choose_metric(contract: Mapping[str, Any] | None, first: Row) -> ComparisonM
 
 
 def read_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a text is; None where it is none."""
+    """The JSON object in a text; None for any other text."""
     if len(text) > NORMAL_LENGTH_MAX or not text.lstrip().startswith("{"):
         return None
     try:

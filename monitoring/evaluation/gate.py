@@ -181,7 +181,7 @@ def decide_gate(
     for reference in references:
         ours = [entry for entry in comparisons.values() if name_arm(entry.reference) == name_arm(reference.asked)]
         fitting = [entry for entry in ours if (entry.version, entry.reference) == (version, reference.asked)]
-        if reference.asked.version is None:  # no version: other skills and older requests are none of its promises
+        if reference.asked.version is None:  # no version: it promises nothing of other skills and older requests
             fitting = [entry for entry in fitting if entry.suite in WHOLE]
         if not any(entry.suite in WHOLE for entry in fitting):
             lines.append(_missing(version, reference, next(iter(ours), None)))

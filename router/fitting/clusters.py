@@ -19,7 +19,7 @@ Integers = npt.NDArray[np.intp]
 
 
 def number_classes(labels: Sequence[str | None], vectors: Vectors, draw: np.random.Generator) -> Integers:
-    """The labels as numbers, or clusters where the labels are none, one, or too many to learn anything of."""
+    """The labels as numbers, or clusters where there are no labels, only one, or too many to learn from."""
     names = sorted({label for label in labels if label is not None})
     usable = None not in labels and 1 < len(names) <= CLASSES_MAX and len(labels) >= CLASS_PROMPTS_MIN * len(names)
     if usable:

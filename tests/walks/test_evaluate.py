@@ -375,7 +375,7 @@ NO_DATA: list[tuple[bytes, dict[str, str], int, str]] = [
     (b'{"messages": [{"role": "robot"}], "expected": "a"}\n', {}, 400, "Line 1: "),
     (b'{"messages": [{"content": "x"}], "expected": "a"}\n', {}, 400, "Line 1: "),
     (data(2), {"version": "returns@v9"}, 404, "no version"),
-    (data(2), {"metric": "f1"}, 400, "is no metric"),
+    (data(2), {"metric": "f1"}, 400, "is not a metric"),
     (data(2), {"metric": "fields:rule"}, 400, "Line 1: "),
     (data(2), {"class_field": "rule"}, 400, "Line 1: "),
     (data(2), {"arms": "specific"}, 400, "Arms are"),

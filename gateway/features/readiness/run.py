@@ -75,7 +75,7 @@ def add_measured_costs(costs: Costs, traffic: Traffic | None) -> Costs:
 
 
 def read_text(row: Row, selector: str) -> str:
-    """The text of a row's request, as the selector reads it. Raises DatasetError for messages that are none."""
+    """The text of a row's request, as the selector reads it. Raises DatasetError for invalid messages."""
     if row.messages is None:
         return select_from_text(selector, row.prompt or "")
     try:

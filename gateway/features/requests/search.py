@@ -141,7 +141,7 @@ async def _search(searches: Searches, caller: Caller, query: dict[str, Any]) -> 
 
 
 async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], ids: Sequence[str]) -> None:
-    """Enter into the audit whose texts are given out; what was searched for is none of it."""
+    """Enter into the audit whose texts are given out; what was searched for is left out."""
     filters = {name: value for name, value in query.items() if value is not None and name != "text"}
     await enter_event(searches.services, caller, "texts.give", query["task"] or "*", filters | {"requests": ids})
 

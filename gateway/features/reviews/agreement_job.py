@@ -127,7 +127,7 @@ async def report_on(job: RatingsJob) -> RatingsReport:
 
 
 async def _list_ratings(reviews: Reviews, task: str, shared: list[SharedReview]) -> list[Rating]:
-    """The reviewers' answers, the earliest first; a resolution is none, since its giver has seen the others."""
+    """The reviewers' answers, the earliest first; a resolution is not one, since its giver has seen the others."""
     rules = await read_rules(reviews.services, task)
     class_tag = reviews.services.settings.plan(task).class_tag or ""
     ratings = []

@@ -81,7 +81,7 @@ class RuleIn(OverrideIn):
 
 
 def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
-    """Raises Problem (400, 404) where the name is none, or the rule is about what does not exist."""
+    """Raises Problem (400, 404) where the name is invalid, or the rule is about what does not exist."""
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or len(name) > 63:
         raise Problem("invalid_value", "A rule's name has letters, digits, - and _, at most 63.", "name")
     if body.task is not None:

@@ -74,7 +74,7 @@ class ShadowDraws:
         the request alone; note that in its record, with the probabilities.
 
         It is drawn when it has been chosen where the request goes, so that nothing depends on what is answered. A
-        request that its caller or an admin's rule has sent somewhere is none that says anything of its task.
+        request that its caller or an admin's rule has sent somewhere says nothing of its task.
         """
         task = choice.task
         if task is None:

@@ -174,7 +174,7 @@ class RetrainingSteps:
         await datasets.builds.begin(build, step)
 
     def _find_class_field(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """The field of the answers that the task's class tag names; empty where the tag is none of their fields."""
+        """The field of the answers that the task's class tag names; empty where no field has its name."""
         tag = self._monitor.class_tag or ""
         return tag if rows and all(tag in (read_object(str(row["expected"])) or {}) for row in rows) else ""
 

@@ -1,6 +1,6 @@
 """The evidence that a recovery needs, so that a version does not go back and forth between healthy and degraded.
 
-A reverse test finds a recovery that is none at most once in BETWEEN labels on average, or in ten times the labels that
+A reverse test finds a false recovery at most once in BETWEEN labels on average, or in ten times the labels that
 tell the rates apart: evidence for rates that lie close together varies more by chance, while the slip lasts. After a
 recovery that did not hold it asks for four times as many, and so on, so that a long slip has few false ones. A recovery
 has held once it has stood for as many labels as the next of a large slip is asked for, and for 30 days; then one of
@@ -38,7 +38,7 @@ def add_recovery(in_a_row: int) -> int:
 def count_left(in_a_row: int, labels: float, seconds: float, first: float = BETWEEN) -> int:
     """The count when the version is degraded again, after these labels and seconds from the last recovery until then.
 
-    Labels of while it was degraded are none of them, though an admin has ended that.
+    Labels of while it was degraded do not count, though an admin has ended that.
     """
     has_held = labels >= count_asked(in_a_row, first) and seconds >= HOLDS_SECONDS
     return max(0, in_a_row - 1) if has_held else in_a_row

@@ -67,7 +67,7 @@ def format_time(at: float) -> str:
 
 
 def read_moment(text: str, is_day_first: bool | None) -> float | None:
-    """Unix seconds of a date with or without a time of day; None for what is none, or not clear."""
+    """Unix seconds of a date with or without a time of day; None for other or unclear texts."""
     match = MOMENT.fullmatch(text)
     try:
         moment = _read_other(text) if match is None else _read_match(match, is_day_first)

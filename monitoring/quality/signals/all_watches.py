@@ -64,7 +64,7 @@ class StreamEntry(NamedTuple):
 
 
 def read_entry(stream: int, name: str, fields: Mapping[str, bytes]) -> StreamEntry:
-    """An entry by its name in its stream. Raises ValueError where that is none."""
+    """An entry by its name in its stream. Raises ValueError for another name."""
     milliseconds, _, number = name.partition("-")
     return StreamEntry(int(milliseconds), stream, int(number), name, fields)
 

@@ -2,7 +2,7 @@
 
 Until there is a baseline nothing is claimed. An admin's or the gate's baseline holds at once, and another version's as
 soon as that has enough labels. Else the signal's own first labels become the baseline. While the version is degraded
-none are learned: the reverse test would be held against the slipped state, and find a recovery that is none.
+none are learned: the reverse test would be held against the slipped state, and find a false recovery.
 
 A degraded version is held against the rate half-way between its baseline and its error then. The reverse test has to
 refute that the error is still at least so high (`guards.py` with side `below`). The error then is the lower
@@ -74,7 +74,7 @@ FIRST_CONFIDENCE = 0.995
 MOVED_EACH = 25
 """Labels after which the bound of the reverse test moves."""
 PART_MIN = 0.5
-"""Labels that weigh less than this together are none."""
+"""Labels that weigh less than this together count as none."""
 
 
 class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):

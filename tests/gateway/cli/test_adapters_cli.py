@@ -297,10 +297,10 @@ async def test_what_can_not_be_asked_is_one_line_and_fallback_code_2(
     for words, told in (
         (("list", "--gateway", closed), "No gateway answers at"),
         (("list", "--gateway", small.url), "is the address right"),
-        (("list", "--gateway", "localhost"), "is no address"),
+        (("list", "--gateway", "localhost"), "is not an address"),
         (("list", "--key-file", str(tmp_path / "nowhere")), "can't be read"),
         (("list", "--key", "sk-app"), "has not the form sk-app-"),
-        (("stage", "returns"), "is no version: write task@number"),
+        (("stage", "returns"), "is not a version: write task@number"),
         (("canary", "returns@v1", "--share", "0.1", "--alpha", "0.1"), "give --auto as well"),
         (("push", str(tmp_path)), "There is no adapter_config.json in"),
         (("push", str(bare)), "There is no manifest.yaml in"),

@@ -119,4 +119,4 @@ async def test_the_command_shows_the_newest_last(gateway: RunningGateway, appren
     assert (await apprentice("audit", "--action", "piano.play")).out == "There is no such entry.\n"
     wrong = await apprentice("audit", "--since", "yesterday")
     assert (wrong.exit_code, wrong.out) == (2, "")
-    assert "is no time: write" in wrong.err
+    assert "is not a time: write" in wrong.err

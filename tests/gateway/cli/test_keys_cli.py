@@ -90,7 +90,7 @@ async def test_an_admin_key_of_another_owner_is_approved(gateway: RunningGateway
         (("limits", "abcdefghijkl", "--tokens-per-minute", "many"), "--tokens-per-minute is a number"),
         (("make", "shop", "--usd-per-day", "nan"), "--usd-per-day is a number"),
         (("make", "shop", "--usd-per-day", "inf"), "--usd-per-day is a number"),
-        (("make", "shop", "--expires-in", "soon"), "no span of time"),
+        (("make", "shop", "--expires-in", "soon"), "not a span of time"),
         (("make", "shop", "--expires-in", "0d"), "'0d' is not a span of time above 0"),
         (("rotate", "sk-app-abcdefghijkl-secret"), "a whole key is a secret"),
     ],

@@ -73,4 +73,4 @@ def test_names_with_a_slash_lead_to_no_other_address(words: tuple[str, ...]) -> 
     key = f"sk-app-{'a' * 12}-{'b' * 43}"
     refused = run(*words, "--gateway", "http://127.0.0.1:9", "--key", key)
     assert (refused.exit_code, refused.out) == (2, "")
-    assert "is no name that anything here has: none has a slash" in refused.err
+    assert "is not a name that anything here has: none has a slash" in refused.err

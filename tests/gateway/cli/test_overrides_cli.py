@@ -103,7 +103,7 @@ async def test_a_refusal_of_all_that_comes_wants_to_be_meant(apprentice: Command
         (("set", "a"), 2, "needs an --action"),
         (("try", "nothing"), 2, "No rule 'nothing' is set"),
         (("set", "a", "--action", "general", "--metadata", "berlin"), 2, "is NAME=VALUE"),
-        (("set", "a", "--action", "general", "--expires-in", "soon"), 2, "is no span of time"),
+        (("set", "a", "--action", "general", "--expires-in", "soon"), 2, "is not a span of time"),
         (("set", "a", "--action", "general", "--expires-in", "0d"), 2, "'0d' is not a span of time above 0"),
         (("set", "a/b", "--action", "general"), 2, "A rule's name has letters, digits, - and _"),
         (("delete", ""), 2, "NAME is empty"),

@@ -113,7 +113,7 @@ async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: C
         said = await apprentice("readiness", str(write(bad, [*rows, {"text": "c", "expected": "d", "at": at}])))
         assert said.exit_code == 1
         assert "Line 221: " in said.err
-        assert "is no time: give Unix seconds" in said.err
+        assert "is not a time: give Unix seconds" in said.err
     said = await apprentice("readiness", str(files[2]), "--class-field", "decison")
     assert (said.exit_code, "Line 1: its expected answer has no field 'decison'" in said.err) == (1, True)
     bad.write_text('{"text": "a", "expected": "b"}\n{"text": "c"}\n')

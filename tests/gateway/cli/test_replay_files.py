@@ -72,7 +72,7 @@ def test_files_that_are_none_or_no_text_are_refused(tmp_path: Path, capsys: pyte
     assert "can't be read" in refused(capsys, str(tmp_path / "nowhere.csv"))
     assert "can't be read" in refused(capsys, str(tmp_path))
     (tmp_path / "bytes.csv").write_bytes(b"time,outcome\n1,0\n2,\xff\xfe\n")
-    assert "is no text in UTF-8: save it as such. The fault is on line 3." in refused(
+    assert "is not text in UTF-8: save it as such. The fault is on line 3." in refused(
         capsys, str(tmp_path / "bytes.csv")
     )
     (tmp_path / "wide.csv").write_bytes("time,outcome\n1,0\n".encode("utf-16"))
@@ -182,7 +182,7 @@ def test_parquet_and_lists_are_read_as_rows(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "list.json").write_text(json.dumps([{"ok": n % 10 != 0} for n in range(300)], indent=1))
     assert told(capsys, str(tmp_path / "list.json"))["wrong"] == 30
     path.write_bytes(b"PAR1")
-    assert "is no Parquet" in refused(capsys, str(path))
+    assert "is not Parquet" in refused(capsys, str(path))
 
 
 def test_what_was_read_and_what_was_not_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,7 +180,7 @@ async def test_agreement_disputes_and_gold_questions_on_the_command_line(
     request_id = await drawn(gateway)
     assert "is a gold question" in (await ok(apprentice, "reviews", "gold-add", "returns", request_id, "no")).out
     assert request_id in (await ok(apprentice, "reviews", "gold", "returns")).out
-    assert "no gold question any more" in (await ok(apprentice, "reviews", "gold-remove", "returns", request_id)).out
+    assert "not a gold question any more" in (await ok(apprentice, "reviews", "gold-remove", "returns", request_id)).out
     assert "answered by several" in (await ok(apprentice, "reviews", "agreement", "returns")).out
     assert "0 to resolve" in (await ok(apprentice, "reviews", "disputed", "returns")).err
     none = await apprentice("reviews", "resolve", "returns", request_id, "no", "--comment", "It is cracked.")
@@ -194,5 +194,7 @@ async def test_agreement_disputes_and_gold_questions_on_the_command_line(
     file.write_text("item,A,B\n1,x\n", encoding="utf-8")
     assert "Line 2: it has 2 cells" in (await apprentice("reviews", "agreement", "--data", str(file))).err
     file.write_bytes(b"\xff")
-    assert "is no text in UTF-8: save it as such" in (await apprentice("reviews", "agreement", "--data", str(file))).err
+    assert (
+        "is not text in UTF-8: save it as such" in (await apprentice("reviews", "agreement", "--data", str(file))).err
+    )
     assert (await apprentice("reviews", "agreement")).exit_code == 2

@@ -327,7 +327,7 @@ REFUSED_COMMANDS = [
     ),
     (("tasks", "baseline", "returns", "returns@v1", "weather", "--accept", "--reason", "a"), 1, "signal"),
     (("retraining", "show", "nothing"), 1, "There is no request to train 'nothing'"),
-    (("retraining", "export", "../etc"), 2, "is no request's id"),
+    (("retraining", "export", "../etc"), 2, "is not a request's id"),
     (("retraining", "export", "nothing"), 1, "There is no request to train 'nothing'"),
     (("retraining", "close", "nothing"), 1, "There is no request to train 'nothing'"),
 ]

@@ -74,7 +74,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     tls = {"ca_file": "/ca.pem"}
     told = said(tmp_path, {"pools": {"general": engine("http://h/v1", base_folder="/x", tls=tls)}})
     assert "base_folder" in told
-    assert "no https:// address" in told
+    assert "not an https:// address" in told
 
 
 def test_one_engine_is_reached_in_one_way(tmp_path: Path) -> None:

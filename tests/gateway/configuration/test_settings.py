@@ -226,7 +226,7 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, content: str) -> None
 def test_a_file_that_is_no_text_in_utf_8_is_told_so(tmp_path: Path) -> None:
     path = tmp_path / "apprentice.yaml"
     path.write_text("pools: {}\n", encoding="utf-16")
-    with pytest.raises(SettingsError, match="is no text in UTF-8: save it as such"):
+    with pytest.raises(SettingsError, match="is not text in UTF-8: save it as such"):
         load_settings(path)
 
 

@@ -41,7 +41,7 @@ def test_a_field_that_is_missing_in_both_is_not_equal() -> None:
 
 @pytest.mark.parametrize("said", ["", "fields:", "fields", "f1", "fields: , ", "exact:a"])
 def test_there_is_no_other_metric(said: str) -> None:
-    with pytest.raises(MetricError, match="is no metric"):
+    with pytest.raises(MetricError, match="is not a metric"):
         metric_of(said)
 
 
