@@ -32,7 +32,7 @@ REFUSALS_MAX = 100
 PROBE_AFTER_SECONDS = 0.3
 """Time until a caller that sends no more, and has no answer yet, gets an interim one: who has gone resets that."""
 LOOK_SECONDS = 0.2
-"""Time between two looks whether it has."""
+"""Time between two looks whether it has, or has read its last answer."""
 TCP_INFO_CLOSED = 7
 
 Waiting = Literal["idle", "head", "body", "reserved", "slow", "nothing"]
@@ -117,7 +117,7 @@ class Connection(Wakeable, asyncio.Protocol):
         waits = bool(self._queue or self._unparsed) or (self._current is not None and not self._breaks_off())
         if self._closing or not waits or self._listener.tls:  # TLS has no half of a connection
             self._close()
-            return False
+            return not (self._listener.tls or self._transport.is_closing())
         self.loop.call_later(PROBE_AFTER_SECONDS, self._look_whether_gone)
         return True
 
@@ -332,6 +332,9 @@ class Connection(Wakeable, asyncio.Protocol):
     def _close(self) -> None:
         """Close it as soon as what was sent is read, or too long is not."""
         self._closing = True
+        if self._write_paused and not self._transport.is_closing():  # `_cut` ends it where nothing of that is read
+            self._set_timer(LOOK_SECONDS, self._close)
+            return
         self._transport.close()
         self._set_timer(self._listener.limits.unread_seconds_max, self._transport.abort)
 

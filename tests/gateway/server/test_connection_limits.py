@@ -182,6 +182,27 @@ async def test_a_caller_that_reads_slowly_is_not_cut() -> None:
             assert app.connections == 1
 
 
+@pytest.mark.parametrize("half_closes", [True, False])
+async def test_a_caller_that_reads_its_last_answer_slowly_gets_all_of_it(half_closes: bool) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.whole(200, [], b"x" * 20_000_000)
+
+    app = Listening(answer, limits=DoorLimits(unread_seconds_max=0.5))
+    async with listening(app) as port, asyncio.timeout(60):
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            caller.connect(("127.0.0.1", port))
+            caller.sendall(NEXT if half_closes else NEXT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            if half_closes:
+                caller.shutdown(socket.SHUT_WR)
+            caller.setblocking(False)
+            loop, read_bytes = asyncio.get_running_loop(), 0
+            while part := await loop.sock_recv(caller, 65_536):
+                read_bytes += len(part)
+                await asyncio.sleep(0.01)
+    assert read_bytes > 20_000_000
+
+
 async def test_a_caller_that_reads_nothing_and_sends_no_more_is_cut() -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.whole(200, [], b"x" * 4_000_000)
