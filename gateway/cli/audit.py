@@ -138,7 +138,11 @@ def _walk(client: AdminClient, digests: Mapping[int, str]) -> Iterator[tuple[int
     after: int | None = 0
     while after is not None:
         answer = client.get("/audit", after=str(after), limit=str(PAGE))
-        page, after = [AuditEntry(**entry) for entry in answer["entries"]], answer["next_after"]
+        try:
+            page, after = [AuditEntry(**entry) for entry in answer["entries"]], answer["next_after"]
+        except TypeError as error:
+            text = "The gateway is of another release, whose entries have other fields: check them by its `apprentice`."
+            raise Unusable(text) from error
         chain = [*last, *page]
         broken = 0 if not last and page and page[0].number != 1 else verify(chain)
         if broken is not None:

@@ -17,6 +17,8 @@ from redis.asyncio import Redis
 
 from gateway.admin.audit_heads import AuditHead, line_of, sign_head
 from gateway.app import open_gateway
+from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.audit import verify_entries
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
 from monitoring.audit import STREAM
@@ -93,6 +95,17 @@ async def test_each_new_head_is_filed_and_sent_and_fits_the_audit(world: World) 
     await until(was_sent)
     whole = await ok(world.apprentice, "audit", "--verify")
     assert whole.out.endswith(" entries: the chain is whole.\n"), "it speaks of heads only where some were given"
+
+
+def test_entries_with_fields_of_a_newer_release_are_no_fault_of_the_chain() -> None:
+    class Newer(AdminClient):
+        """The client of a gateway whose entries have one more field."""
+
+        def get(self, path: str, **query: Any) -> dict[str, Any]:
+            return {"entries": [{"number": 1, "region": "eu"}], "next_after": None}
+
+    with pytest.raises(Unusable, match="another release"):
+        verify_entries(Newer("http://127.0.0.1:1", "key"), None, None)
 
 
 async def _cut_off(world: World, redis: Redis) -> str:
