@@ -163,11 +163,11 @@ def moment_of(text: str, now: float) -> float:
     Raises SettingsError for anything else.
     """
     ago = AGO.fullmatch(text)
-    if ago is not None:
-        return now - int(ago[1]) * UNIT_SECONDS[ago[2]]
     try:
+        if ago is not None:
+            return datetime.fromtimestamp(now - int(ago[1]) * UNIT_SECONDS[ago[2]], UTC).timestamp()
         moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return (moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
         raise SettingsError(f"{text!r} is not a time: write 2026-03-01, 2026-03-01T12:00, 30m, 36h or 7d.") from error
 
@@ -255,18 +255,23 @@ def forget(
         raise Unusable("Give --request, or --subject, or --caller; --caller may go with --subject.")
     make_sure("Erase these texts for good?", yes)
     erasure = api.post("/erasures", as_body(request=request, subject=subject, caller=caller))
-    with api.out.progress(*make_waiting_columns()) as progress:
-        progress.add_task("Erasing", total=None)
-        while erasure["state"] == "waiting" and erasure["error"] is None:
-            wait(LOOK_SECONDS)
-            erasure = api.get(f"/erasures/{erasure['id']}")
+    look = f"see GET /admin/v1/erasures/{erasure['id']}."
+    try:
+        with api.out.progress(*make_waiting_columns()) as progress:
+            progress.add_task("Erasing", total=None)
+            while erasure["state"] == "waiting" and erasure["error"] is None:
+                wait(LOOK_SECONDS)
+                erasure = api.get(f"/erasures/{erasure['id']}")
+    except KeyboardInterrupt:
+        api.out.warn(f"The erasure goes on: {look}")
+        raise
     is_known = erasure["state"] != "done" or _is_known(api, erasure, request)
     if not api.out.print_json(erasure) and erasure["state"] == "done" and is_known:
         _tell(api, erasure)
     if not is_known:
         raise NotErased("Nothing was erased: no request of that name is known, or no more. Is the name right?")
     if erasure["state"] != "done":
-        raise NotErased(f"{erasure['error']} The gateway tries again: see GET /admin/v1/erasures/{erasure['id']}.")
+        raise NotErased(f"{erasure['error']} The gateway tries again: {look}")
 
 
 def _is_known(api: Api, erasure: dict[str, Any], request: str | None) -> bool:

@@ -8,6 +8,8 @@ import contextlib
 import gzip
 import json
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -33,6 +35,7 @@ from gateway.features.texts.state import Texts
 from monitoring.datasets.folder import CARD_FILE, REQUESTS_FILE
 from monitoring.erasure import ERASED_FILE
 from monitoring.feedback import STREAM_KEY
+from monitoring.synced_files import lock_folder
 from monitoring.texts import FORGOTTEN_KEY
 from router.fitting_job import FittingLine
 from tests.gateway.cli.conftest import run
@@ -317,6 +320,35 @@ async def test_an_erasure_whose_process_can_not_begin_tells_why(
         assert "/nowhere/python" in failed.error
         gateway.features[Erasures].wake.set()
         await until(lambda: _is_done(store, name))
+
+
+async def test_ctrl_c_while_texts_are_erased_says_that_it_goes_on_and_it_does(
+    world: tuple[RunningGateway, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, folder = world
+    store, datasets, looks = gateway.features[Erasures].store, folder / "datasets", asyncio.Event()
+    read = store.get
+
+    async def get(name: str) -> Erasure | None:
+        looks.set()
+        return await read(name)
+
+    monkeypatch.setattr(store, "get", get)
+    variables = {**os.environ, "APPRENTICE_URL": gateway.url, "APPRENTICE_KEY": gateway.admin_key}
+    datasets.mkdir(exist_ok=True)
+    with lock_folder(datasets):
+        process = await asyncio.create_subprocess_exec(
+            *(Path(sys.executable).with_name("apprentice"), "records", "forget", "--request", "nope", "--yes"),
+            env=variables,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await looks.wait()
+        (erasure,) = await store.all()
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert process.returncode == 130
+    assert f"The erasure goes on: see GET /admin/v1/erasures/{erasure.id}." in err.decode()
+    await until(lambda: _is_done(store, erasure.id))
 
 
 async def test_prompts_that_wait_for_a_fitting_lose_those_of_an_erased_request(

@@ -48,9 +48,10 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
     await erasures.store.mark(erasure)  # the gateway that entered it may have ended before
     try:
         erased = await _erase_files(erasures, erasure)
-    except (Problem, OSError) as error:
-        log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, error)
-        await erasures.store.note(msgspec.structs.replace(erasure, error=str(error)))
+    except (Problem, OSError) as fault:
+        text = fault.message if isinstance(fault, Problem) else f"It can't begin: {fault}."
+        log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, text)
+        await erasures.store.note(msgspec.structs.replace(erasure, error=text))
         return
     requests = erased.pop("requests")
     learning = await _find_trainings(erasures, frozenset(erased.pop("trainings")))

@@ -97,7 +97,7 @@ async def test_each_new_head_is_filed_and_sent_and_fits_the_audit(world: World) 
     assert whole.out.endswith(" entries: the chain is whole.\n"), "it speaks of heads only where some were given"
 
 
-def test_entries_with_fields_of_a_newer_release_are_no_fault_of_the_chain() -> None:
+def test_entries_with_fields_of_another_release_are_told_and_not_a_broken_chain() -> None:
     class Newer(AdminClient):
         """The client of a gateway whose entries have one more field."""
 

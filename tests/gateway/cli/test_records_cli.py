@@ -104,6 +104,8 @@ async def test_what_can_not_be_is_one_line_and_writes_nothing(archived: tuple[Pa
         (("count", "--folder", str(tmp_path / "none")), "none: there is no such folder."),
         (("count", "--config", str(tmp_path / "none.yaml")), "can't be read"),
         (("count", *folder, "--since", "yesterday"), "'yesterday' is not a time"),
+        (("count", *folder, "--since", "999999d"), "'999999d' is not a time"),
+        (("count", *folder, "--until", "9999-12-31T23:59-01:00"), "-01:00' is not a time"),
         (("export", *folder, "--out", str(tmp_path / "x.xlsx")), "ends in none of"),
         (("export", *folder, "--out", str(tmp_path / "no" / "x.csv")), "name a file in a folder that there is"),
         (("export", *folder, "--until", "2001-01-01", "--out", str(tmp_path / "x.csv")), "There are no records"),
