@@ -1,4 +1,4 @@
-"""One gateway's job: the audit's head is signed, and written to a file and a webhook outside Redis, at an interval."""
+"""Background job of one gateway: sign the audit's head, and write it to a file and a webhook at an interval."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The audit's head as it is kept outside Redis: the number and the digest of its newest entry, signed with ed25519.
+"""The audit's head, for a place outside Redis: the number and the digest of its newest entry, signed with ed25519.
 
-Who can write to Redis can cut off the audit's end, or replace all of it. A head that is kept elsewhere shows both: the
-entry with its number must still have its digest. A file of heads has one a line:
+A person who can write to Redis can cut off the audit's end, or replace all of it. A head that is stored elsewhere shows
+both: the audit's entry with that number must still have that digest. A file of heads holds one head a line:
 
     {"number": 1234, "digest": "<64 hex digits>", "at": 1764000000.0, "signature": "<64 bytes in base64>"}
 """

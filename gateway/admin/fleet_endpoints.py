@@ -1,4 +1,4 @@
-"""The table URL → function for admins, replicas: how full they are, and who of them gets no requests for a while."""
+"""Admin endpoints for replicas: list them with their load, cordon and uncordon them, recycle their engines."""
 
 from __future__ import annotations
 

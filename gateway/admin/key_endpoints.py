@@ -1,4 +1,4 @@
-"""The table URL → function for admins, API keys. A secret is shown once, when it is made."""
+"""Admin endpoints for API keys. A secret is shown once, when it is made."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Reading the configuration again while the gateway runs: it is validated, then swapped whole or not at all.
+"""Reload of the configuration while the gateway runs: validate it, then swap all of it or nothing.
 
-What can't be changed so is named, and then nothing is changed. docs/guides/reload.md lists what can.
+If a changed setting needs a restart, the error names it and nothing changes. docs/guides/reload.md lists the others.
 """
 
 from __future__ import annotations

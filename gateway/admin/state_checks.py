@@ -1,4 +1,4 @@
-"""The checks before a state is applied: each object has its form, and all that it needs is here."""
+"""The checks before a state is applied: each object has the right form, and this gateway has everything it needs."""
 
 from __future__ import annotations
 

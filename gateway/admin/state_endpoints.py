@@ -1,11 +1,11 @@
-"""The table URL → function for admins, the whole state: export, compare, apply.
+"""Admin endpoints for the whole state: export, compare, apply. gateway/admin/state_file.py describes the file.
 
-gateway/admin/state_file.py says what a file holds.
-
-Applying takes four steps. What can't be done at all is refused before the first. Versions are made, in one atomic
-step; those that an alias needs are placed, as by `stage`; then aliases, rules and keys move in one atomic step; at
-last the previous versions of new aliases are staged, and versions are given up. An apply that ends early leaves every
-alias, rule and key as it was, and can be repeated.
+An apply first refuses a file that can't be applied. Then it takes four steps:
+1. Create the versions, in one atomic step.
+2. Place the versions that an alias needs, as `stage` does.
+3. Move aliases, rules and keys, in one atomic step.
+4. Stage the previous versions of new aliases, and retire versions.
+An apply that ends before step 3 leaves every alias, rule and key as it was, and can be repeated.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The state that admins have set, as one file that can lie in git: its form, and what differs from the present. Pure.
+"""The state that admins have set, as one file for git: its form, and its differences from the present state. Pure.
 
     {"format": 1, "installation": "0123456789abcdef",
      "versions":  {"returns@v1": {"generation": 3, "value": {…}}},
      "aliases":   {"returns":    {"generation": 1, "value": {…}}},
      "overrides": {…}, "callers": {…}}
 
-`installation` is where the generations come from. In another installation `rebased` replaces them.
+`installation` is the installation whose generations these are. In another installation `rebase_file` replaces them.
 
-A kind that the file leaves out is left as it is. So is an object that it does not name, unless `prune` is asked for; a
-value of null removes one. Versions are never removed: their names stand for their bytes for good.
+An apply does not change a kind that the file leaves out, nor, without `prune`, an object that the file does not name.
+A value of null removes its object. Versions are never removed: a name means the same bytes for ever.
 """
 
 from __future__ import annotations

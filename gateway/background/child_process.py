@@ -1,4 +1,4 @@
-"""A process beside the gateway, for work that would hold its event loop: begun, given its job, and ended."""
+"""Child processes, for work that would block the gateway's event loop: start, hand over the job, end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tuning of the interpreter: short turns for threads, and few passes of the garbage collector."""
+"""Tuning of the interpreter: short time slices for threads, and less work for the garbage collector."""
 
 from __future__ import annotations
 

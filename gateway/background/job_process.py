@@ -1,4 +1,4 @@
-"""Helper processes: each does one job beside the gateway, for work that would hold its event loop."""
+"""Helper processes: each does one job that would block the gateway's event loop."""
 
 from __future__ import annotations
 

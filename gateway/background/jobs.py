@@ -1,4 +1,4 @@
-"""Background jobs: each runs beside the requests, and is begun again when it fails or returns."""
+"""Background jobs: each runs beside the requests, and starts again when it fails or returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures of messages to webhooks (Standard Webhooks): a receiver knows who sent a message, and when."""
+"""Signatures of messages to webhooks (Standard Webhooks). They prove to the receiver the sender and the time."""
 
 from __future__ import annotations
 

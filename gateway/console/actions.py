@@ -1,4 +1,4 @@
-"""The actions of an admin: a table of steps, each with a page that asks first, and one call of the admin API."""
+"""The actions of an admin: a table of steps, each with a page to confirm it and one call of the admin API."""
 
 from __future__ import annotations
 

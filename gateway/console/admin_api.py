@@ -1,5 +1,5 @@
-"""The API of this gateway, asked in the process as the person who is signed in: its roles, its gate, its audit and its
-errors hold for the console as for all others."""
+"""Client of this gateway's own API, inside the process. It calls as the signed-in person, so that the console has the
+same roles, gate, audit and errors as every other client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures as the console's pages show them: shares, money, times. All are filters of the templates."""
+"""Filters for the console's templates that format figures: shares, money, times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of replicas: what is loaded where, who is down, and who gets no requests."""
+"""The page of replicas: their loaded versions, the replicas that are down, and those that are cordoned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live parts: a part of a page, sent again by server-sent events whenever it has become another."""
+"""Live parts: parts of a page that are sent again, by server-sent events, whenever their content changes."""
 
 from __future__ import annotations
 

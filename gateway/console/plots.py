@@ -1,4 +1,4 @@
-"""Plots of the console as SVG, drawn here: no script and no style of their own, colours by the page's classes."""
+"""Plots of the console as SVG, without scripts or styles of their own. The page's classes give the colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of what is kept: keys with limits and spend, data sets with their cards, trainings, and the audit."""
+"""Pages of stored things: keys with limits and spend, data sets with their cards, trainings, and the audit."""
 
 from __future__ import annotations
 

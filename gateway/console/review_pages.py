@@ -1,6 +1,6 @@
-"""Pages of people who judge: the queue, one review at a time, and the requests on which reviewers disagree.
+"""Pages for reviewers: the queue, one review at a time, and the requests on which reviewers disagree.
 
-A review is shown blind: without its version, its pool, its reason and its caller. A gold question looks like any other.
+A review does not show its version, pool, reason and caller. A gold question looks like any other review.
 """
 
 from __future__ import annotations

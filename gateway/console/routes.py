@@ -1,5 +1,5 @@
-"""The console's addresses in the application. The console itself is loaded at its first visit, beside the event loop:
-a gateway without visitors has nothing of it in memory."""
+"""The console's URLs in the application. The first visit loads the console, in a thread beside the event loop.
+A gateway whose console nobody visits has none of it in memory."""
 
 from __future__ import annotations
 

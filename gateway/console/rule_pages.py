@@ -1,4 +1,4 @@
-"""Pages of rules: those that there are, and a form whose dry run on the latest requests comes before it is set."""
+"""Pages of rules: the list, and a form that shows a dry run on the latest requests before the rule is set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions of people in a browser: kept in Redis under the digest of their token, with an end."""
+"""Browser sessions of people: stored in Redis under the digest of their token, with an expiry."""
 
 from __future__ import annotations
 

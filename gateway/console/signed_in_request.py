@@ -1,4 +1,4 @@
-"""One request of a signed-in person: who it is, the API as that person, and the page that answers."""
+"""One request of a signed-in person: the session, API calls as that person, and the page of the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signing in at a provider of OpenID Connect: the code flow with PKCE, and the role from a claim of its token."""
+"""Sign-in at an OpenID Connect provider: the code flow with PKCE, and the role from a claim of the provider's token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The console: pages for people, made on the server of what the admin API answers to the person who is signed in."""
+"""The console: pages for people. The server builds them from the admin API's answers to the signed-in person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of tasks and versions: who answers, how well, what a canary has shown, and what the gate says."""
+"""Pages of tasks and versions: shares of traffic, quality, a canary's evidence, and the gate's decision."""
 
 from __future__ import annotations
 
