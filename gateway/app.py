@@ -494,7 +494,6 @@ def _use_snapshot(
         reconciler.adopt(replica, snapshot.versions, snapshot.placements)
     changed.set()
     meters.expect(snapshot.policy.tasks)
-    retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]
-    if retired:
-        meters.forget(*retired)
+    meters.forget(*(name for name, version in snapshot.versions.items() if version.state == "retired"))
+    meters.keep_callers(snapshot.callers)
     return snapshot.generation

@@ -13,7 +13,7 @@ import logging
 import math
 import operator
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from types import MappingProxyType
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -165,6 +165,11 @@ class Family(Generic[Cell]):
         for labels in [labels for labels in self._cells if labels[place] in values]:
             del self._cells[labels]
             self._others.discard(labels)
+
+    def keep(self, label: str, values: Container[str]) -> None:
+        """Drop every series whose label has another value than these or `other`."""
+        place = self.spec.labels.index(label)
+        self.remove(label, {labels[place] for labels in self._cells if labels[place] not in values} - {OTHER})
 
     def clear(self) -> None:
         """Drop every series."""

@@ -6,7 +6,7 @@ beyond it is counted under `other`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 
 import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -77,9 +77,13 @@ class Meters(MetricFamilies):
     def forget(self, *versions: str) -> None:
         """Drop the series of retired versions and give their room back. Cells kept of them count no more."""
         gone = frozenset(versions)
-        for family in self._families.values():
+        for family in self._families.values() if gone else ():
             if "version" in family.spec.labels:
                 family.remove("version", gone)
+
+    def keep_callers(self, callers: Container[str]) -> None:
+        """Drop the series of keys other than these and give their room back: the others were revoked."""
+        self.caller_cost_usd.keep("caller", callers)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All series, and their content type: OpenMetrics where `accept` names it, else text 0.0.4."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -112,3 +113,15 @@ async def test_metrics_that_all_callers_may_read_name_no_owner(gateway: RunningG
     public = key.split("-")[2]
     assert f'apprentice_caller_cost_usd_total{{caller="{public}",owner=""}}' in metrics
     assert 'owner="ada"' not in metrics
+
+
+async def test_the_cost_of_a_revoked_key_leaves_the_metrics_and_gives_its_room_back(gateway: RunningGateway) -> None:
+    kept, revoked = await gateway.key(name="shop"), await gateway.key(name="for a day")
+    for key in (kept, revoked):
+        await spend(gateway, key, 0.0000001)
+    async with gateway.http() as http:
+        assert (await http.delete(f"/admin/v1/callers/{revoked.split('-')[2]}")).status_code == 200
+        metrics = (await http.get(f"{gateway.url}/metrics")).text
+    callers = set(re.findall(r'apprentice_caller_cost_usd_total\{caller="(\w+)"', metrics))
+    assert kept.split("-")[2] in callers
+    assert revoked.split("-")[2] not in callers
