@@ -23,7 +23,7 @@ from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
 from gateway.formats.fields import Message
 from gateway.formats.request_body import read_body
-from gateway.formats.selectors import select_from_messages
+from gateway.formats.selectors import select_from_messages, select_from_text
 from gateway.openapi_parts import with_errors
 from gateway.path.own_requests import has_room
 from gateway.request_labels import read_label
@@ -124,10 +124,14 @@ async def _find_scope(
     settings = services.settings.tasks.get(task or "")
     fitted = services.snapshot.current.policy.fitted.get(version or "")
     model = fitted.scope_for(settings.selector) if fitted is not None and settings is not None else None
-    if model is None or settings is None or text is None or not text.messages:
+    if model is None or settings is None or text is None or not (text.messages or text.prompt):
         return None
     try:
-        words = select_from_messages(settings.selector, msgspec.convert(text.messages, list[Message]))
+        if text.messages:
+            words = select_from_messages(settings.selector, msgspec.convert(text.messages, list[Message]))
+        else:
+            prompt = text.prompt if isinstance(text.prompt, str) else "\n".join(text.prompt or ())
+            words = select_from_text(settings.selector, prompt)
     except msgspec.ValidationError:
         return None
     score = (await asyncio.to_thread(model.score, words)).score

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -43,11 +42,12 @@ async def place(gateway: RunningGateway, folder: Path) -> None:
     await gateway.place(folder)
 
 
-async def ask(gateway: RunningGateway, text: str, right: str | None = None) -> str:
+async def ask(gateway: RunningGateway, text: str, right: str | None = None, as_prompt: bool = False) -> str:
     """The id of a request that was answered, and judged where there is a right answer."""
-    body: dict[str, Any] = {"model": "returns", "messages": [{"role": "user", "content": text}]}
+    body = {"prompt": text} if as_prompt else {"messages": [{"role": "user", "content": text}]}
     async with gateway.http() as http:
-        answer = await http.post("/v1/chat/completions", json=body)
+        path = "/v1/completions" if as_prompt else "/v1/chat/completions"
+        answer = await http.post(path, json={"model": "returns", **body})
         request = str(answer.headers["x-request-id"])
         if right is not None:
             judged = {"request_id": request, "metric": "correct", "value": False, "demonstration": right}
@@ -90,15 +90,18 @@ async def test_each_fault_is_told_with_its_evidence(
         assert told.out.startswith("Likely fault: data. Near training rows conflict: 1 of 2")
         assert "A red jacket, worn, with a receipt" in told.out
 
+        completion = await ask(gateway, OUT_OF_SCOPE, as_prompt=True)  # there is no scope model yet
         await keep(gateway, "returns@v2")
         balance = (await ok(apprentice, "diagnose", await ask(gateway, OUT_OF_SCOPE), "--json")).json
         assert balance["case"]["scope"]["fired"]
         assert balance["diagnosis"]["likely"] == "scope"
         assert "Nobody has judged" in balance["diagnosis"]["because"]
 
+        assert (await ok(apprentice, "diagnose", completion, "--json")).json["case"]["scope"]["fired"]
+
         entries = (await ok(apprentice, "audit", "--json")).json["entries"]
         given = [entry["evidence"]["likely"] for entry in entries if entry["action"] == "diagnosis.give"]
-        assert sorted(given) == ["data", "scope", "training"]
+        assert sorted(given) == ["data", "scope", "scope", "training"]
         unknown = await apprentice("diagnose", "nothing")
         assert (unknown.exit_code, unknown.out) == (1, "")
         assert "Neither a record nor a text of 'nothing' is kept" in unknown.err
