@@ -1,4 +1,4 @@
-"""An answer as the checks see it, and the terms that it is held against. Data only."""
+"""The answer that the checks judge, and the terms that they judge it by. Data only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The replicas that a request waits for, where all that could answer it are full. Pure."""
+"""The replicas that a request waits for when all replicas that could answer it are full. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks a task's checks in their order: of a request before it is sent, of an answer before its commit. Pure."""
+"""Runs a task's checks in order: on a request before it is sent, on an answer before its commit. Pure."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The checks decide whether a request stays at its adapter, and whether an answer is sent. One row each. Pure.
+"""The table of checks: each row decides whether a request stays at its adapter, or whether an answer is sent. Pure.
 
-Everything else that lists checks reads this table. The models behind some are in `scope_model.py`, `gain_model.py` and
-`confidence_model.py`. The rows before an answer are asked up to the first enforced one that fires. Scope comes before
-the predicted gain, which knows nothing of topics without labels. The holdout between them is drawn of all requests in
-scope. The rows after an answer are asked before its commit; `router/attempts.py` decides what follows.
+Everything else that lists checks reads this table. Some checks use the models in `scope_model.py`, `gain_model.py` and
+`confidence_model.py`. The checks before an answer run in order until an enforced one fires. Scope comes before the
+predicted gain, because the gain model knows nothing of topics without labels. The holdout between them is drawn from
+all requests in scope. The checks after an answer run before its commit; `router/attempts.py` decides what follows.
 
-A new check needs its name in `router/findings.py`, its row and its judge here, and its section in
+To add a check, add its name to `router/findings.py`, its row and its judge here, and its section to
 `gateway/configuration/tasks.py`.
 """
 

@@ -1,4 +1,4 @@
-"""The part of a text that is read: its two ends, so that a long one costs no more."""
+"""The part of a text that models read: only its two ends, so that a long text costs no more."""
 
 from __future__ import annotations
 

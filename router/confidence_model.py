@@ -1,10 +1,10 @@
 """The confidence in an answer: how sure an adapter was of its tokens, and a threshold with a known risk.
 
-A small logistic model gives the probability that an answer is right, from the logprobs of its tokens, the scope
-score of its request and whether it keeps its contract. None of its weights lets a less sure answer score higher. The
-threshold comes from held-out answers whose truth is known: of all requests, at most a given share is kept **and**
-wrong, with a stated confidence (risk control: Bates et al., "Distribution-Free, Risk-Controlling Prediction Sets",
-arXiv 2101.02703). Fitted in `router/fitting/confidence.py`; here it is only asked.
+A small logistic model estimates the probability that an answer is right. Its inputs are the logprobs of the answer's
+tokens, the scope score of the request, and whether the answer keeps its contract. No weight lets a less sure answer
+score higher. The threshold comes from held-out answers whose truth is known: of all requests, at most a given share is
+kept **and** wrong, with a stated confidence (risk control: Bates et al., "Distribution-Free, Risk-Controlling
+Prediction Sets", arXiv 2101.02703). `router/fitting/confidence.py` fits the model; this file only applies it.
 """
 
 from __future__ import annotations

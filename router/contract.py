@@ -1,9 +1,9 @@
 """The contract of a task's answers: compiled once for each version, checked before each commit.
 
-A contract is a mapping of `json_schema`, `choices`, `regex` and `length`; all that are set must hold of the answer's
-text as it is, without a trim, since that text is what the caller gets. Patterns, also those inside a schema, are
-matched in linear time, and nothing outside of the schema is ever read. What a contract says of a broken answer holds no
-word of the answer, so that it can be logged where texts are not kept.
+A contract is a mapping of `json_schema`, `choices`, `regex` and `length`. The answer must satisfy all that are set,
+untrimmed, since the caller gets exactly this text. Patterns, also those inside a schema, are matched in linear time,
+and nothing outside of the schema is ever read. The message about a broken contract quotes no word of the answer, so it
+can be logged where texts are not kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The meaning of a text as a vector: the static word embedding, which needs no neural net.
+"""The meaning of a text as a vector, by a static word embedding without a neural net.
 
-The weights and the tokenizer are files of the installed package `wordllama`. They are read here as files: the package
-itself is never imported, since its loader downloads. The weights are kept as bytes, 8 MB of them.
+The weights and the tokenizer are files of the installed package `wordllama`. This module only reads the files and never
+imports the package, whose loader downloads. The weights are kept as bytes and take 8 MB.
 """
 
 from __future__ import annotations

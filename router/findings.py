@@ -1,4 +1,4 @@
-"""The names of the checks, how a task uses each of them, and what a check says of one request. Data only."""
+"""The names of the checks, a task's settings for a check, and the finding of a check on one request. Data only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models that were fitted for a version when it was registered or evaluated, and that judge its requests."""
+"""The models that judge a version's requests. They are fitted when the version is registered or evaluated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The input and the output of a fitting, as lines of JSON between a gateway and the process that fits."""
+"""The input and the output of a fitting: lines of JSON between a gateway and the fitting process."""
 
 from __future__ import annotations
 

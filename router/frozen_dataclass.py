@@ -1,4 +1,4 @@
-"""A decorator for dataclasses that are made for each request: frozen for mypy alone, since freezing takes time."""
+"""A decorator for dataclasses that are made for each request: frozen only for mypy, since freezing takes time."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""The budget of the check `predicted_gain`: its live share of requests stays at most the share that is set. Pure.
+"""The budget of the check `predicted_gain`: at most the share of requests that is set goes to general. Pure.
 
-A threshold from fitting keeps to a share only on traffic like that which the model was fitted on. So each gateway moves
-the threshold after every request: up by a step where the request goes to general, down by a part of it where not
-(I. Gibbs, E. Candès, "Adaptive conformal inference under distribution shift", 2021, arXiv 2106.00170). On any traffic,
-no more requests go than the share and (greatest gain - least threshold + CREDIT) / STEP.
+A threshold from fitting keeps to a share only on traffic like that of the fitting. So each gateway moves the threshold
+after every request: up a step if the request goes to general, else down a fraction of it (I. Gibbs, E. Candès,
+"Adaptive conformal inference under distribution shift", 2021, arXiv 2106.00170). On any traffic, no more requests go
+than the share and (greatest gain - least threshold + CREDIT) / STEP.
 
-Where more than twice the share lie above the fitted threshold, or less than two thirds of it, the traffic is not what
-the model was fitted on. That it helps was shown elsewhere then, and it sends nothing. Of MMLU's unseen subjects 0 to 6%
-lie above a threshold for 10%; where 6% do, general helps them less than others.
+If more than twice the share lie above the fitted threshold, or less than two thirds of it, the traffic differs from the
+fitting's. The model's benefit was then shown on other traffic, so the check sends nothing. Of MMLU's unseen subjects 0
+to 6% lie above a threshold for 10%; where 6% do, general helps them less than others.
 """
 
 from __future__ import annotations

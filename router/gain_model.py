@@ -1,9 +1,9 @@
-"""Would general do better here? The predicted gain, by arithmetic on a fitted model, and its thresholds.
+"""The predicted gain of asking general instead of the adapter, by arithmetic on a fitted model, and its thresholds.
 
-A model is fitted by `router.fitting.gain` from requests on which both arms were judged. Its score is the mean of two
-predictions: P(general is right) - P(adapter is right) by two logistic models over the text's n-grams, and the gain by a
-smooth regression over the text's shape. It carries what it was measured to be worth: a model that was not
-shown to help says so.
+`router.fitting.gain` fits a model from requests on which both arms were judged. Its score is the mean of two
+predictions. One is P(general is right) - P(adapter is right), by two logistic models over the text's n-grams. The other
+is the gain by a smooth regression over the text's shape. The model stores its measured benefit: one that was not shown
+to help says so.
 """
 
 from __future__ import annotations

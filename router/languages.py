@@ -1,6 +1,6 @@
-"""The language of a short text, by its common words and letters: enough to say that it is another one than usual.
+"""The language of a short text, by its common words and letters: enough to tell that it is not the usual language.
 
-For languages in Latin letters `data/languages.txt` has their commonest words. Other scripts stand for themselves.
+For languages in Latin letters `data/languages.txt` has their commonest words. Each other script counts as one language.
 """
 
 from __future__ import annotations

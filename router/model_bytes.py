@@ -1,6 +1,6 @@
-"""The bound of a fitted model's bytes, and the error of one that can't be used.
+"""The size limit of a fitted model in bytes, and the error of a model that can't be used.
 
-Without numpy: a gateway loads that only once it has a model.
+This module does not import numpy, which a gateway loads only once it has a model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A text as the buckets of its words, pairs of words and runs of 3 to 5 characters, of any script."""
+"""The buckets of a text's words, pairs of words and runs of 3 to 5 characters, in any script."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Rules that an admin sets at runtime: what a model has learned can't be edited, so it can be overruled.
+"""Rules that an admin sets at runtime. A model's learned behaviour can't be edited, so rules overrule it.
 
-Rules are tried in order, and each condition of a rule that is set must hold. The first rule that decides ends it; one
-that adds a system message adds it and lets the later ones be tried; one in the mode `observe` is only noted.
+Rules are tried in order. A rule applies if all its conditions that are set hold. The first rule that decides ends the
+search. A rule that adds a system message does not end it, and a rule in the mode `observe` is only recorded.
 """
 
 from __future__ import annotations

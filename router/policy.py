@@ -1,4 +1,4 @@
-"""The policy: all that decides a task's routing, frozen, with a generation."""
+"""The policy: all data that decides a task's routing, frozen, with a generation."""
 
 from __future__ import annotations
 

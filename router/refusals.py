@@ -1,7 +1,7 @@
 """The beginnings of refusals, in several languages. Pure.
 
-The list is short on purpose: what a refusal alone begins with, and nothing that an answer could. "I'm sorry, but this
-can't be returned" is an answer; "I'm sorry, but I can't help with that" is not.
+The list is short on purpose: it has only beginnings that no real answer has. "I'm sorry, but this can't be returned" is
+an answer; "I'm sorry, but I can't help with that" is a refusal.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The replica of a request: filter, then score, then pick.
 
-Requests that share a beginning (a conversation, or a version's own prompt) share a key, and go to the same replica
-while it is not busier than the others, so that its prefix cache serves them: consistent hashing with bounded loads
-(Mirrokni, Thorup and Zadimoghaddam 2016), over rendezvous hashing (Thaler and Ravishankar 1998).
+Requests with the same beginning (a conversation, or a version's own prompt) share a key. They go to the same replica
+while its load is near the mean or less, so that its prefix cache serves them. This is consistent hashing with bounded
+loads (Mirrokni, Thorup and Zadimoghaddam 2016), over rendezvous hashing (Thaler and Ravishankar 1998).
 
-In a pool of more than SCANNED_MAX replicas only some are looked at: the key's own few, by multi-probe consistent
-hashing (Appleton and O'Reilly 2015), and a few at random, from which the least busy is taken (Mitzenmacher 2001).
+A pool of more than SCANNED_MAX replicas is not scanned: the key's own few are looked at, by multi-probe consistent
+hashing (Appleton and O'Reilly 2015), and a few at random. Without a key, or if its own are busy, the least busy of
+those is taken (Mitzenmacher 2001).
 """
 
 from __future__ import annotations

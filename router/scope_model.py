@@ -1,11 +1,11 @@
 """The scope of a version: a score of how like its training prompts a text is, and thresholds for it.
 
-A model is fitted by `router.fitting.scope` when a version is registered. It keeps features, never prompts: what it
-tells of the nearest training prompts are their ids. A score of 1 is the middle of what the version was trained on, and
-under 0 lie 5% of it, in every model: scores of different versions can be compared.
+`router.fitting.scope` fits a model when a version is registered. The model keeps features and no prompts: of the
+nearest training prompts it gives only the ids. In every model the median of held-back training prompts scores 1, and 5%
+of them score below 0. So scores of different versions can be compared.
 
-A text is scored in windows: the best one says whether there is a request in scope, the worst sentence whether there is
-something foreign beside it. Sentences that frame a request, such as greetings, are neither.
+A text is scored in windows. The best window shows whether the text has a request in scope; the worst sentence shows
+whether it has something foreign beside it. Sentences that frame a request, such as greetings, count as neither.
 """
 
 from __future__ import annotations

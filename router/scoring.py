@@ -1,4 +1,4 @@
-"""The score step: fitted models score a request before it is decided. Pure; a few hundred microseconds."""
+"""The score step: fitted models score a request before its route is decided. Pure; a few hundred microseconds."""
 
 from __future__ import annotations
 

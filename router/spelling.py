@@ -1,6 +1,6 @@
-"""Typing errors in words that training prompts have: two letters in the wrong order, one too many, wrong, or missing.
+"""Typing errors in words of the training prompts: two letters swapped, one letter too many, wrong, or missing.
 
-A model keeps marks of the words that it knows, not the words: two bits for each checksum.
+A model keeps no words, only marks of the words that it knows: two bits for each checksum.
 """
 
 from __future__ import annotations

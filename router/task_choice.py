@@ -1,6 +1,6 @@
 """The task of a request for the model `auto`: the one whose live version is the surest that the text is in its scope.
 
-A first stage that all tasks share (`task_index.py`) picks a few. Pure.
+`task_index.py`, a first stage that all tasks share, picks a few candidates. Pure.
 """
 
 from __future__ import annotations

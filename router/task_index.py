@@ -1,4 +1,4 @@
-"""The tasks that a text may belong to: one matrix product picks a handful, whose models then score it in full."""
+"""The tasks that a text may belong to: one matrix product picks a few, whose own models then score the text in full."""
 
 from __future__ import annotations
 

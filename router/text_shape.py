@@ -1,7 +1,7 @@
-"""The shape of a text, independent of its subject: how long it is, its digits, symbols, choices and turns of speech.
+"""The shape of a text, independent of its subject: its length, digits, symbols, choices and turns of speech.
 
-Topics that a model was not fitted on share these with the ones that it was; words they do not. The lists of words are
-English; of a text in another language they count nothing, and the rest is used.
+Topics that a model was not fitted on have other words, but similar shapes. The lists of words are English; in a text of
+another language they count nothing, and the other features are used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A text as units that can be scored alone or together: its sentences, and parts of long sentences.
 
-In a mail the request is one sentence among others. A model therefore scores windows of units: sums over units are
-computed once, and each window is a difference of running sums.
+In a mail the request is one sentence of many. A model therefore scores windows of units: sums over units are computed
+once, and each window is a difference of running sums.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The check of a tool call's arguments against the parameters that the caller declared, in bounded time. Pure.
 
-A caller's schema is never compiled: a few hundred bytes of one can take seconds to check. Of its top level are looked
-at, by hand, which properties are required, and the type and the texts that each may have. All else is not.
+A caller's schema is never compiled: a few hundred bytes of a schema can take seconds to check. This check reads only
+the schema's top level: the required properties, the type of each, and the texts that each may have.
 """
 
 from __future__ import annotations

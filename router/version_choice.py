@@ -1,4 +1,4 @@
-"""The version and the arm of a request: a fixed place for each session, a draw for who has none."""
+"""The version and the arm of a request: a fixed place for each session, a random draw without a session."""
 
 from __future__ import annotations
 

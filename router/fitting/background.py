@@ -1,4 +1,4 @@
-"""The small sample that stands for other traffic until a task has seen some: short texts of many kinds, and whence."""
+"""A small sample of short texts of many kinds, with sources. It stands for other traffic until a task has seen some."""
 
 from __future__ import annotations
 

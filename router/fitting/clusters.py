@@ -1,4 +1,4 @@
-"""Clusters of vectors by cosine: classes where prompts have no labels, and what stands for a task in an index."""
+"""Clusters of vectors by cosine: classes for prompts without labels, and vectors that represent a task in an index."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 """Fits a confidence model, and calibrates its threshold, from held-out answers whose truth is known.
 
-Two things are learned from the same rows, so neither may look at what the other used. The weights are fitted five
-times on four fifths of the rows; each row is scored by the model that has not seen it (cross-fitting), and carried over
-to the scale of the model of all rows by its place among all of them. Those scores are what thresholds are calibrated
-on, and the model of all rows is what serves. The other usual way, fitting on some rows and calibrating on the rest, is
-exact by theorem and keeps less; that this one errs no more often is measured by `python -m benchmarks.confidence`.
+The weights and the thresholds come from the same rows, so no row may be scored by a model that has seen it. Five models
+are fitted, each on four fifths of the rows. Each row is scored by the model that has not seen it (cross-fitting). Its
+rank carries the score over to the scale of the model of all rows. Thresholds are calibrated on those scores; the model
+of all rows serves. The usual alternative, fitting on some rows and calibrating on the rest, is exact by theorem and
+keeps less. `python -m benchmarks.confidence` measures that this method errs no more often.
 
-For one target the threshold is the least that is certified together with all stricter ones: kept and wrong answers only
-become more as it falls, so thresholds are tested from the strictest on, each at the full 1 - delta, until one fails
-(fixed-sequence testing: Angelopoulos et al., "Learn then Test", arXiv 2110.01052; Bates et al., arXiv 2101.02703). Each
-target has its own certificate, so one calibration serves any target; all of them at once hold less surely.
+For one target the threshold is the lowest that is certified together with all stricter ones. A lower one only keeps
+more answers, right and wrong. So thresholds are tested from the strictest on, each at the full 1 - delta, until one
+fails (fixed-sequence testing: Angelopoulos et al., "Learn then Test", arXiv 2110.01052; Bates et al., arXiv
+2101.02703). Each target has its own certificate, so one calibration serves any target; all at once hold less surely.
 """
 
 from __future__ import annotations

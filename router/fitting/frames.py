@@ -1,7 +1,7 @@
 """Wordings of requests as mails have them: frames around training prompts, typing errors, two requests in one.
 
-The frames are a shipped sample: greetings, closings, and sentences that ask nothing. A model is fitted and calibrated
-with training prompts in them, since training prompts are bare and real requests are not.
+The frames are a shipped sample: greetings, closings, and sentences without a request. Training prompts are bare and
+real requests are not, so a model is fitted and calibrated with training prompts inside frames.
 """
 
 from __future__ import annotations

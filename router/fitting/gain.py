@@ -1,7 +1,7 @@
-"""Fits what `router.gain_model` scores with, from requests on which both arms were judged. Takes seconds: in a process.
+"""Fits the models of `router.gain_model` from requests on which both arms were judged. Takes seconds: in a process.
 
-What the model is worth is measured by cross-validation and stored in it. Where no order was better than a random one,
-the model is a constant.
+Cross-validation measures the model's benefit, and the model stores it. If no order beats a random one, the model is a
+constant.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The training prompts that a scope score compares a text with: and how close they stand to each other.
+"""The training prompts that a scope score compares a text with, and how close they are to each other.
 
-Where prompts stand close, a text that belongs is close too. What is due to this crowd is taken off a likeness, so that
-the likeness to a prompt of a narrow class and to one of a wide class mean the same.
+Where prompts are crowded, a text in scope is close to them too. This crowding is subtracted from a likeness. Then the
+same likeness means the same for a prompt of a narrow class and of a wide class.
 """
 
 from __future__ import annotations

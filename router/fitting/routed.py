@@ -1,7 +1,7 @@
-"""The result of routing by confidence: how often requests go to general, against how often the whole is wrong.
+"""The result of routing by confidence: the share of wrong answers at each share of requests that go to general.
 
-Each row is judged by a model that has not seen it: in each of FOLDS parts of the rows, the weights come from the other
-parts, and the least sure share of the part goes to general.
+Each row is judged by a model that has not seen it. The rows are split into FOLDS parts; the weights for each come from
+the other parts. The least sure share of each part goes to general.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One fitting, in a process of its own: `python -m router.fitting.run`.
 
-It reads a Job as a line of JSON, and then as many bytes as the job names. Its output is lines of JSON, a Step each, and
-last a Result. It ends at once when its input is closed: it never outlives the gateway that began it.
+The input is a FittingJob as a line of JSON, and then as many bytes as the job names. The output is lines of JSON: a
+Step each, and last a FittingResult. The process ends at once when its input is closed: it never outlives its gateway.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Fits what `router.scope_model` scores with, from a version's training prompts. Takes seconds: in a process.
+"""Fits the models of `router.scope_model` from a version's training prompts. Takes seconds: run it in a process.
 
-A linear margin a class (words and runs of characters joined with the embeddings) says what a text is about; other
-traffic is a class of its own; the nearest training prompt says how far off it is. Their mix is chosen by how well each
-tells classes apart that it was not shown, and other traffic that it was not shown.
+A linear margin for each class (from words, runs of characters and the embeddings) says what a text is about. Other
+traffic is a class of its own. The nearest training prompt says how far off a text is. Their mix is chosen by how well
+each separates classes and other traffic that were held out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chooses how the parts of a scope score are put together, by classes and other traffic that were held out."""
+"""Chooses the weights of the parts of a scope score, by classes and other traffic that were held out."""
 
 from __future__ import annotations
 
