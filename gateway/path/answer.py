@@ -28,18 +28,18 @@ from serving.replica import Lease
 
 DRAIN_SECONDS_MAX = 1.0
 END_SECONDS_MAX = 2.0
-"""Longest silence after all of a stream's answer has come: only its usage or [DONE] can follow."""
+"""Longest silence after a stream's answer is complete: only its usage or [DONE] can follow."""
 READ_AT_ONCE_BYTES_MAX = 1 << 17
-"""A whole answer that is judged and longer than this is read in steps: many tokens' logprobs take milliseconds."""
+"""A longer whole answer is read in steps if it is judged, since the logprobs of many tokens take milliseconds."""
 
 
 class Answer:
-    """An engine's answer that has begun, and the lease under which it was got. Its holder closes it once.
+    """An engine's answer and the lease on its replica. The holder closes the answer once.
 
-    A streamed one holds its first events back in `held_events` until there are enough to commit; one that is not
-    streamed is there as a whole in `body`. One that goes on with a `partial` answer of another engine holds that too.
-    `demands` are what it is held against (None: nothing), `reading` is what it says, read on the way (None: nobody
-    judges it), `failures` are the attempts before this one.
+    A streamed answer keeps its first events in `held_events` until there are enough to commit. An answer that is not
+    streamed is whole in `body`. `partial` is another engine's partial answer that this one continues. `demands` are
+    the task's demands on it (None: no demands). `reading` collects its content for the checks (None: no check reads
+    it). `failures` are those of the earlier attempts.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Answer:
         self.held_events: list[bytes] = list(partial.held_events) if partial else []
         self.body = b""
         self.parts: list[bytes] | None = None
-        """The parts that were sent, for readers afterwards; None where there is no reader."""
+        """The parts sent, for readers after the answer; None if there is no reader."""
         self._sent: AnsweredRequest | None = None
         self.judged_by: frozenset[str] = frozenset()
         self.judged_whole = False
@@ -75,13 +75,13 @@ class Answer:
         self.fragile = False
         """True if the request may crash its engine: it has a caller's own pattern or grammar."""
         self.has_form = False
-        """True if it failed, and engines compile a form of the caller's."""
+        """True if the attempt failed and the caller asked for a form that engines compile."""
         self._choices = 1
         self._first = b""
         self._committed = partial is not None and partial.committed
         self._share: float | None = None
         self._fault: EngineError | None = None
-        """The fault of what comes next."""
+        """The fault to raise at the next read."""
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +92,7 @@ class Answer:
         self.close()
 
     def close(self) -> None:
-        """Give the lease back, and the connection; an answer that was not read to its end is cancelled by that."""
+        """Give back the lease and the connection. That cancels an answer that was not read to its end."""
         if self._share is not None:
             return
         if self._engine is not None:
@@ -100,21 +100,21 @@ class Answer:
         self._share = self.lease.give_back(time.monotonic())
 
     def make_answered_request(self, record: Record, body: RequestBody) -> AnsweredRequest | None:
-        """The request with what was sent, the same for each reader; None where it was not kept."""
+        """The request and its answer as sent, one object for all readers; None if the parts were not kept."""
         if self._sent is None and self.parts is not None:
             self._sent = AnsweredRequest(record, body, tuple(self.parts))
         return self._sent
 
     def share(self, now: float) -> float:
-        """The engine time (seconds) that it answers for: up to `now`, or up to when it was closed."""
+        """The answer's share of the engine's time (seconds), until `now` or until the answer was closed."""
         return self.lease.share(now) if self._share is None else self._share
 
     async def begin(
         self, services: Services, body: RequestBody, engine_body: bytes, headers: dict[str, str], limits: AttemptLimits
     ) -> None:
-        """Send the request, and read as much of the answer as has to be seen before it may be committed.
+        """Send the request, and read the part of the answer that is needed before the commit.
 
-        Raises an EngineError for anything that is not a good beginning.
+        Raises an EngineError if the answer does not begin well.
         """
         headers = headers | make_engine_headers(self.lease.replica.config)
         self._choices = body.choices
@@ -152,7 +152,7 @@ class Answer:
             if events is None:
                 return
             self.held_events += events
-            if self._fault is not None:  # it has come already: better now than after commit
+            if self._fault is not None:  # raise a known fault now rather than after the commit
                 raise self._fault
 
     def _has(self, tokens: float, judged: int) -> bool:
@@ -162,9 +162,9 @@ class Answer:
         return not judged or self.reading is None or self.reading.tokens >= judged
 
     async def _hold_on(self, tokens: float, began_at: float, limits: AttemptLimits) -> None:
-        """Hold for no longer than that may take: what is there is committed then.
+        """Hold the answer until `tokens` have come or the time limit passes. Then the tokens so far may be committed.
 
-        But not where all of it was to be there, or where an enforced check can't judge by what is there.
+        Raises Late if the whole answer was wanted, or if an enforced check can't judge the tokens so far.
         """
         judged = self.demands.tokens_judged(self.tokens_wanted) if self.demands is not None else 0
         name, seconds = self._hold_seconds_max(limits)
@@ -184,8 +184,8 @@ class Answer:
         return 1 if task is None else task.tokens_before_commit
 
     def _hold_seconds_max(self, limits: AttemptLimits) -> tuple[str, float]:
-        """The setting that bounds the hold, and its seconds. A task has its own for its adapter, not for its
-        fallbacks."""
+        """The name and the seconds of the setting that bounds the hold. A task's own setting bounds its adapter's
+        answers, not its fallback's."""
         task = self.choice.task
         if task is None or task.hold_seconds_max is None or self.choice.at_fallback:
             return "limits.answer_timeout_seconds", limits.answer_timeout_seconds
@@ -193,7 +193,7 @@ class Answer:
 
     @property
     def mixed(self) -> bool:
-        """True if a part of it is another model's than the one that goes on with it."""
+        """True if a part of the answer is from another version than its present one."""
         return self.partial is not None and self.partial.versions != {self._version}
 
     @property
@@ -202,19 +202,19 @@ class Answer:
 
     @property
     def tokens_before(self) -> int:
-        """Tokens that were there before this engine went on."""
+        """Number of tokens of the partial answer that this engine continues."""
         return self.partial.tokens if self.partial else 0
 
     def pass_to(self, take: Callable[[list[bytes]], int] | None) -> None:
-        """Offer the engine's parts to `take` as they come, while `next_events` is awaited; None ends that."""
+        """Offer each part from the engine to `take` while `next_events` is awaited; None stops that."""
         assert self._engine is not None
         self._engine.pass_to(take)
 
     def take_tokens(self, parts: list[bytes]) -> int:
-        """Note parts that are whole events of tokens, as they go to the caller; returns how many, from the front.
+        """Note the parts at the front that are whole token events, for the caller. Returns their number.
 
-        Whatever else comes is left to `next_events`: what ends, counts or may break the answer, and all of an answer
-        that is read on the way or goes on with another one.
+        `next_events` reads all other events: ends, usage and faults. It reads the whole of an answer that checks read,
+        or that continues a partial one.
         """
         progress = self.progress
         if self._splitter.holds or self.reading is not None or self.partial is not None or progress.ended:
@@ -234,11 +234,11 @@ class Answer:
         return events
 
     def so_far(self) -> PartialAnswer | None:
-        """The part of the answer that another engine can go on with; None where there is none, or none may."""
+        """The partial answer that another engine can continue; None if there is none, or if none may."""
         progress, partial = self.progress, self.partial
         if progress.texts is None or progress.finish_reason is not None:
             return None
-        if progress.skipped and not self._committed:  # a part of it may be missing: it begins again
+        if progress.skipped and not self._committed:  # a token may be missing: the answer begins again
             return None
         if not progress.texts:
             return partial
@@ -252,20 +252,20 @@ class Answer:
         )
 
     def take_over(self, other: Answer) -> None:
-        """Become the answer that goes on in this one's place, which is closed."""
+        """Become `other`, which continues this answer. This one is closed already."""
         if other.choice.version != self.choice.version:
-            self.parts = None  # it is neither's own
+            self.parts = None  # the text belongs to neither version alone
         self.choice, self.lease, self.partial = other.choice, other.lease, other.partial
         self.progress, self.held_events = other.progress, other.held_events
         self._engine, self._splitter, self._share = other._engine, other._splitter, None
         self._fault = other._fault
 
     def total(self) -> Progress:
-        """The progress of the whole answer, with the part that another engine had begun."""
+        """The progress of the whole answer, with the earlier engines' part."""
         return self.progress if self.partial is None else self.partial.total(self.progress)
 
     async def next_events(self) -> list[bytes] | None:
-        """The events for the caller that have come since; None at the end. Raises an EngineError if it broke."""
+        """The next events for the caller; None at the end. Raises an EngineError if the answer broke."""
         assert self._engine is not None
         progress = self.progress
         if self._fault is not None:
@@ -276,7 +276,7 @@ class Answer:
         try:
             chunk = await (self._read_end(self._engine) if self.finished else self._engine.next_chunk())
         except (Oversize, Silent, Truncated):
-            if self.finished:  # all of it had come: only its end was not as it should be
+            if self.finished:  # the answer is complete: only the stream's end is faulty
                 progress.done = True
                 return None
             raise
@@ -294,20 +294,20 @@ class Answer:
             events = self._splitter.feed(chunk[plain:]) if chunk else [rest]
             passed += self._until_broken(events)
         except ValueError as error:
-            progress.done = self.finished  # all of the answer had come: too long an event after it is not a fault
+            progress.done = self.finished  # after a complete answer, an event that is too long is not a fault
             self._fault = None if progress.done else Oversize(str(error))
         if progress.chunks != tokens or len(progress.ended) != ends:
             self._engine.heard()
         self._fault = self._fault_told() or self._fault
         if not passed and self._fault is not None:
             raise self._fault
-        if chunk or passed:  # what came before a fault is the caller's: it is counted, and gone on from
+        if chunk or passed:  # events before a fault go to the caller: they are counted, and can be continued
             return self._passed_on(passed)
         self._see_that_it_is_whole(rest)
         return None
 
     async def _read_end(self, engine: EngineAnswer) -> bytes:
-        """The next bytes after all of the answer has come. Raises Silent where the end does not come."""
+        """The next bytes after a complete answer. Raises Silent if the stream's end does not come in time."""
         try:
             with Deadline(END_SECONDS_MAX):
                 return await engine.next_chunk()
@@ -332,11 +332,11 @@ class Answer:
         return events if self.partial is None else self.partial.spliced(events)
 
     def _until_broken(self, events: list[bytes]) -> Iterator[bytes]:
-        """Those for the caller, up to the stream's end or an error that the engine reports inside the answer."""
+        """The events for the caller, until the stream's end or an error that the engine reports inside the answer."""
         for event in events:
             finished, skipped = self.finished, self.progress.skipped
             taken = self.progress.take(event)
-            if finished:  # no token can be in it, whether it can be read or not
+            if finished:  # the event can hold no token, even if it is unreadable
                 self.progress.skipped = skipped
             if taken is not None:
                 yield taken
@@ -345,16 +345,16 @@ class Answer:
             elif self.progress.broken is not None:
                 if not self.finished:
                     return
-                self.progress.broken = None  # all of the answer had come
+                self.progress.broken = None  # the answer is complete
 
     @property
     def finished(self) -> bool:
-        """True if all of a stream's answer has come."""
+        """True if the answer in a stream is complete."""
         return len(self.progress.ended) >= self._choices
 
     @property
     def is_over(self) -> bool:
-        """True if nothing more of a stream is waited for."""
+        """True if nothing more of the stream is awaited."""
         return self.progress.done or (self.progress.usage_payload is not None and self.finished)
 
     def _see_that_it_is_whole(self, rest: bytes = b"") -> None:
@@ -366,7 +366,7 @@ class Answer:
         raise Truncated("the stream ended before the answer was whole")
 
     async def drain(self) -> None:
-        """Read what the engine still sends after its last event, so that the connection can be used again."""
+        """Read the rest after the last event, so that the connection can be used again."""
         assert self._engine is not None
         if self._engine.is_read:
             return

@@ -1,4 +1,4 @@
-"""Judging answers by what they are held against, before or after they are sent."""
+"""Judging answers by their task's checks, before or after they are sent."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from router.findings import CheckName
 
 
 def judge_now(services: Services, body: RequestBody, answer: Answer, ledger: Ledger) -> CheckName | None:
-    """Judge what there is of an answer before it is committed: the check that does not let it through, or None.
+    """Judge the answer so far, before it is committed. Returns the check that rejects it, or None.
 
-    A stream that is not whole is judged only where a check is enforced on its first tokens; else once it was sent.
+    An incomplete stream is judged now only if a check is enforced on its first tokens, else after it was sent.
     """
     demands = answer.demands
     if demands is None or answer.reading is None:
@@ -26,7 +26,7 @@ def judge_now(services: Services, body: RequestBody, answer: Answer, ledger: Led
 
 
 def judge_sent(services: Services, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
-    """Judge an answer that was sent to its end by the checks that had to wait for that: they only observe."""
+    """Judge an answer that was sent completely, by the checks that need all of it. They only observe."""
     if answer.demands is not None and answer.reading is not None and not answer.judged_whole:
         _judge(services, body, answer, ledger, answer.demands.terms, True)
 

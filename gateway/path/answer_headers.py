@@ -43,7 +43,7 @@ def make_choice_headers(ledger: Ledger, wire_format: WireFormat) -> Headers:
 def _list_place_headers(
     task: str | None, version: str | None, pool: str | None, reason: str | None
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """The headers of one task, version, pool and reason, none of which a caller makes up."""
+    """The headers of one task, version, pool and reason. Callers can't invent any of these values."""
     named = (
         (b"x-apprentice-task", task),
         (b"x-apprentice-version", version),

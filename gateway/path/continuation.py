@@ -1,4 +1,4 @@
-"""Going on with a stream that broke after it was committed: another engine continues its text, or nobody does."""
+"""Continuing a stream that broke after its commit: another engine continues its text, or the request fails."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from serving.errors import EngineError, RefusedByEngine
 async def go_on(
     services: Services, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger, failed: EngineError
 ) -> None:
-    """Put another engine's answer in the place of this one, to go on where it broke.
+    """Replace this answer by another engine's answer that continues where this one broke.
 
-    Where that may not be, or nobody can: raises Problem. An engine that does not take a part of an answer is not asked
-    for the whole of it, since a part has been sent.
+    Raises Problem if no engine may or can continue. An engine that refuses the partial answer is not asked for a
+    whole one, since a part has been sent.
     """
     answer.close()
     note_fault(services, answer.choice, failed, answer.failures, had_answered=True)
@@ -31,7 +31,7 @@ async def go_on(
     try:
         successor = await _find_successor(services, policy, body, answer, ledger, failed)
     except BaseException:
-        del ledger.parts[since : since + 1]  # its own part was sent: it is the answer
+        del ledger.parts[since : since + 1]  # the first part was sent: it is the answer, not waste
         ledger.drop_parts(services.prices, since)
         raise
     answer.take_over(successor)
@@ -42,7 +42,7 @@ async def go_on(
 async def _find_successor(
     services: Services, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger, failed: EngineError
 ) -> Answer:
-    """Another engine's answer that goes on with this one, which broke. Each engine's part is noted as its own."""
+    """Another engine's answer that continues this broken one. The ledger notes each engine's part separately."""
     broken = answer
     while True:
         answer.failures = (*answer.failures, failure_of(broken, failed))
@@ -54,7 +54,7 @@ async def _find_successor(
             ledger.note_waste(services.prices, broken.choice.pool.name, spent)
         if isinstance(step, GiveUp) or partial is None:
             raise _broken(failed) from failed
-        if step.wait_seconds:  # no part of the overhead, which ended with the commit
+        if step.wait_seconds:  # not counted as overhead, which ended at the commit
             await asyncio.sleep(step.wait_seconds)
         successor, error = await attempt(
             services, policy, body, step.choice, ledger, partial, answer.failures, answer.scores

@@ -1,4 +1,4 @@
-"""The record of one request and its costs: written along the walk, settled once at its end into record and metrics."""
+"""The record of one request and its costs: written during the walk, settled once at its end into record and metrics."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ FALLBACK_REASONS = frozenset(
     {"no_replica", "overload", "timeout", "engine_error", "context_length"}
     | list_names(lambda check: not check.is_random)
 )
-"""Reasons for which a task's fallback answers in its adapter's place, because that could not or may not."""
+"""Reasons for which a task's fallback answers because the adapter could not or may not."""
 USD_MIN = 1e-12
-"""Less money than this is what adding and taking away leaves."""
+"""Smallest amount that counts. A smaller one is a rounding error of sums."""
 LANGUAGE = re.compile(r"[a-z]{2,3}")
-"""A code of ISO 639, as callers say it in `metadata.language`."""
+"""A code of ISO 639, as callers send it in `metadata.language`."""
 
 
 class Rejection(NamedTuple):
-    """An answer that a check did not let through: task, version and pool, and what it took; None where not known."""
+    """An answer that a check rejected: task, version and pool, its tokens and its cost (None: not known)."""
 
     labels: tuple[str, str, str]
     prompt_tokens: int | None
@@ -47,7 +47,7 @@ class Rejection(NamedTuple):
 
 
 class Ledger:
-    """The record of one request in the making, and the clocks that its times are read from (monotonic seconds)."""
+    """The unfinished record of one request, and the times from which its durations come (monotonic seconds)."""
 
     __slots__ = (
         "attempts_began_at",
@@ -88,10 +88,10 @@ class Ledger:
         self.body: RequestBody | None = None
         self.started_at = now
         self.trace = None if tracing is None else tracing.begin(record.id, traceparent)
-        """Its place in a trace; None where nobody traces it."""
+        """The request's place in a trace; None if nobody traces it."""
         self.traceparent = self.trace.header() if self.trace is not None else traceparent or trace_of(record.id)
         self.tracestate = tracestate
-        """The caller's `tracestate`, of other tracers; engines get it as it came."""
+        """The caller's `tracestate`, written by other tracers. Engines get it unchanged."""
         self.score_began_at: float | None = None
         self.scored_at: float | None = None
         self.chosen_at: float | None = None
@@ -107,25 +107,25 @@ class Ledger:
         self.last_chunk_at: float | None = None
         self.fallback_from: str | None = None
         self.hold: Hold | None = None
-        """The part of its key's limits that it has taken."""
+        """The part of its key's limits that the request has taken."""
         self.fallback_hold: FallbackHold | None = None
-        """Its hold on the cap of its task's fallback, where that has one."""
+        """The request's hold on the cap of its task's fallback, if the fallback has a cap."""
         self.made = 0
-        """Tokens that had come from an engine whose attempt was cancelled."""
+        """Tokens from an engine whose attempt was then cancelled."""
         self.labels: tuple[tuple[bytes, bytes], ...] = ()
         """Headers of this answer alone."""
         self.rejections: tuple[Rejection, ...] = ()
-        """Answers that checks did not let through."""
+        """Answers that checks rejected."""
         self.turned_down: tuple[str, str] | None = None
-        """A version whose whole answer a check did not let through, and what it said; kept only where both arms are to
-        answer."""
+        """A version whose whole answer a check rejected, and the text of that answer. Kept only for a request that both
+        arms answer."""
         self.parts: list[tuple[str, int, float]] = []
         """Parts of the answer by engines before the last: pool, tokens, shared seconds."""
 
     def note_request(
         self, body: RequestBody, session: str | None, subject: str | None, policy: Policy, secret: bytes
     ) -> None:
-        """Note what was asked, and under which names of the caller's own it may be found again."""
+        """Note the request, and the digests of its session and subject, by which it can be found later."""
         record = self.record
         self.body = body
         record.requested_model = body.read.model
@@ -139,7 +139,7 @@ class Ledger:
             record.handles.append(handle_of(secret, record.caller, "subject", subject))
 
     def note_choice(self, choice: Choice, fingerprint: str) -> None:
-        """Note where the request goes now."""
+        """Note the chosen version, pool and replica of the next attempt."""
         record = self.record
         record.task = choice.task.name if choice.task else None
         record.version = choice.version.name if choice.version else None
@@ -161,7 +161,7 @@ class Ledger:
         record.adapter_digest = choice.version.digest if choice.version else None
 
     def note_refusal(self, decision: Refusal, task: str | None) -> None:
-        """Note why the router sends it nowhere; `task` is the task that the model `auto` is of."""
+        """Note the reason for the router's refusal. `task` is the task that the router chose for the model `auto`."""
         self.record.task = self.record.task or task
         self.record.reason = decision.reason
         self.record.fallback_capped = decision.fallback_capped
@@ -169,16 +169,16 @@ class Ledger:
         self.record.led_to = decision.led_to.name if decision.led_to else None
 
     def note_findings(self, findings: Iterable[Finding]) -> None:
-        """Note what checks found."""
+        """Note the findings of checks."""
         for finding in findings:
             self.record.findings.append(make_finding_record(finding, self.record.version))
 
     def traceparent_of(self, number: int) -> str:
-        """The trace context that the engine of this attempt gets, counted from 1."""
+        """The trace context for the engine of this attempt. Attempts are counted from 1."""
         return self.traceparent if self.trace is None else self.trace.header(number)
 
     def note_attempt(self, choice: Choice, fault: str | None, began_at: float, now: float) -> None:
-        """Note one attempt: how long its engine was waited for, and what went wrong (None: nothing)."""
+        """Note one attempt: the waiting time for its engine, and its fault (None: no fault)."""
         seconds = now - began_at
         self.attempts_began_at.append(began_at)
         self.engine_seconds += seconds
@@ -188,29 +188,29 @@ class Ledger:
         )
 
     def note_sent(self, body: bytes, cache_salt: str | None, secret: bytes) -> None:
-        """Note the request as its engine got it, without the salt: of one input all callers have one digest."""
+        """Note the digest of the request to the engine, without its salt: one input has one digest for all callers."""
         if cache_salt is not None:
             body = body.replace(b',"cache_salt":"%b"' % cache_salt.encode(), b"", 1)
         self.record.request_digest = digest(secret, body)
 
     def note_waste(self, prices: Prices, pool: str, shared_seconds: float) -> None:
-        """Note what an attempt cost that came to nothing, where a replica is paid by the hour; tokens are not known."""
+        """Note the cost of a failed attempt at a replica that is paid by the hour. Its tokens are not known."""
         spent = compute_cost(prices.by_pool.get(pool), None, None, shared_seconds)
         if spent is not None:
             self.record.wasted_usd = (self.record.wasted_usd or 0.0) + spent
 
     def label_rejected(self, check: CheckName) -> None:
-        """The answer is sent though this check did not let it through."""
+        """Label the answer, which is sent although this check rejected it."""
         self.labels = ((b"x-apprentice-rejected", check.encode()),)
         if check == "contract":
             self.label_broken_contract()
 
     def label_broken_contract(self) -> None:
-        """The answer is sent though it breaks the contract."""
+        """Label the answer, which is sent although it breaks the contract."""
         self.labels += ((b"x-apprentice-contract", b"broken"),)
 
     def note_rejected(self, check: CheckName, progress: Progress, prices: Prices, shared_seconds: float) -> None:
-        """Note an answer that this check did not let through: whose it was, and what it took as far as that is
+        """Note an answer that this check rejected: its task, version and pool, and its tokens and cost where they are
         known."""
         record, usage = self.record, progress.usage
         record.attempts[-1].fault = check
@@ -232,17 +232,17 @@ class Ledger:
         self.rejections += (Rejection(labels, prompt, completion, spent),)
 
     def note_part(self, pool: str, tokens: int, shared_seconds: float) -> None:
-        """Note a part of the answer that another engine goes on with."""
+        """Note a part of the answer that another engine continues."""
         self.parts.append((pool, tokens, shared_seconds))
 
     def drop_parts(self, prices: Prices, since: int = 0) -> None:
-        """Nobody goes on with the parts that there are, from that index on."""
+        """Count the parts from this index on as waste: no engine continues them."""
         for pool, _, shared_seconds in self.parts[since:]:
             self.note_waste(prices, pool, shared_seconds)
         del self.parts[since:]
 
     def note_commit(self, now: float) -> None:
-        """The answer belongs to the caller from now on."""
+        """Note the commit: from now on the answer belongs to the caller."""
         self.committed_at = self.last_chunk_at = now
         record = self.record
         waits = self.waited_seconds + self.paused_seconds + self.engine_seconds
@@ -250,7 +250,7 @@ class Ledger:
         record.first_token_seconds = now - self.started_at
 
     def note_problem(self, problem: Problem) -> None:
-        """The caller gets an error."""
+        """Note the error that the caller gets."""
         self.record.error_code = problem.code
         if self.committed_at is not None:
             self.record.outcome = "truncated"
@@ -259,7 +259,7 @@ class Ledger:
         self.record.outcome = "refused" if problem.status < 500 else "failed"
 
     def note_hang_up(self) -> None:
-        """The caller has gone."""
+        """Note that the caller hung up."""
         record = self.record
         record.status = 499
         record.outcome = "cancelled"
@@ -267,7 +267,7 @@ class Ledger:
             record.completion_tokens = self.made
 
     def note_answer(self, progress: Progress, prices: Prices, shared_seconds: float, secret: bytes) -> None:
-        """Take over what the answer told: tokens, how it ended, and from them the cost so far."""
+        """Note the answer's tokens and finish reason, and compute its cost so far from them."""
         record = self.record
         record.answer_id = progress.answer_id
         if progress.answer_id and record.id not in progress.answer_id:
@@ -295,10 +295,10 @@ class Ledger:
             )
 
     def _cost_of_parts(self, prices: Prices, shared_seconds: float, cached: int | None) -> float | None:
-        """The cost of all engines together: each read the prompt, and the parts before its own as part of it. The last
-        one alone told how much of that it had `cached`.
+        """The cost of all engines together. Each read the prompt with the parts before its own. Only the last engine
+        gave its number of `cached` tokens.
 
-        How long the prompt was in another pool, whose template is another, is not known.
+        The prompt's length is not known for other pools, whose chat templates may differ.
         """
         record, made, total = self.record, 0, 0.0
         rest = (record.completion_tokens or 0) - sum(tokens for _, tokens, _ in self.parts)
@@ -314,7 +314,7 @@ class Ledger:
 
 
 def make_finding_record(finding: Finding, version: str | None) -> FindingRecord:
-    """A finding as a record keeps it; `version` is whose it is where it does not say."""
+    """A finding as a record stores it. `version` is used if the finding names no version."""
     return FindingRecord(
         check=finding.check,
         mode=finding.mode,
@@ -328,7 +328,7 @@ def make_finding_record(finding: Finding, version: str | None) -> FindingRecord:
 
 
 def problem_of(services: Services, decision: Refusal, request: RoutingRequest, scores: Scores) -> Problem:
-    """The problem for a refusal of the router, with the time until one of those who could answer should be back."""
+    """The problem for the router's refusal, with the expected time until a replica that could answer is back."""
     wait_seconds = None
     if decision.code in ("no_replica", "version_not_loaded"):
         policy, view, now = services.snapshot.current.policy, services.fleet.view(), time.monotonic()
@@ -339,9 +339,9 @@ def problem_of(services: Services, decision: Refusal, request: RoutingRequest, s
 
 
 def settle(services: Services, ledger: Ledger, now: float) -> None:
-    """Close the record and count it: the last step of every walk that has a ledger, whatever became of it.
+    """Close the record and count it: the last step of every walk that has a ledger, however the walk ended.
 
-    Where the caller hangs up within its body there is none.
+    A walk has no ledger if the caller hung up while it sent the body.
     """
     record = ledger.record
     record.duration_seconds = now - ledger.started_at
@@ -369,9 +369,9 @@ def settle(services: Services, ledger: Ledger, now: float) -> None:
 
 
 def settle_shadow(services: Services, ledger: Ledger, now: float, outcome: str) -> None:
-    """Close a shadow's record: its cost is booked as shadow, and no caller's figures change.
+    """Close a shadow's record. Its cost is counted as shadow cost, and no caller's figures change.
 
-    What its judge cost was booked when the judge was asked; the record has both together.
+    The judge's cost was counted when the judge was asked. The record has the sum of both.
     """
     record = ledger.record
     record.duration_seconds = now - ledger.started_at
@@ -395,7 +395,7 @@ def _note_language(services: Services, ledger: Ledger) -> None:
 
 
 def _token_seconds(ledger: Ledger) -> float | None:
-    """The time of one completion token: after the first in a stream, of all where the answer came at once."""
+    """The time for one completion token: in a stream without the first token, else the mean of all tokens."""
     tokens = ledger.record.completion_tokens
     if ledger.committed_at is None or ledger.last_chunk_at is None or tokens is None or tokens < 2:
         return None
@@ -435,13 +435,13 @@ def _count(services: Services, ledger: Ledger) -> None:
 
 
 def _could_not_judge(finding: FindingRecord) -> bool:
-    """True if a check let a request pass since it lacks its model or its contract."""
+    """True if a check let a request pass because the check has no model or no contract."""
     check = CHECK_BY_NAME.get(finding.check)
     return check is not None and check.lacks_basis(finding.threshold, finding.note)
 
 
 def _count_rejected(rejected: Rejection, meters: Meters, wasted: float | None) -> float | None:
-    """Count what a rejected answer took; returns what is left of the wasted money for others to answer for."""
+    """Count a rejected answer's tokens and cost. Returns the rest of the wasted cost, which has other causes."""
     for tokens, kind in ((rejected.prompt_tokens, "prompt"), (rejected.completion_tokens, "completion")):
         if tokens is not None:
             meters.tokens.add(tokens, *rejected.labels, kind)
@@ -468,10 +468,10 @@ def _count_cost(record: Record, meters: Meters, labels: tuple[str, str, str], wa
 
 
 def _count_spending(services: Services, record: Record) -> None:
-    """Count a request's cost as its key's, and its owner's."""
+    """Count a request's cost for its key and the key's owner."""
     spent = (record.cost_usd or 0.0) + (record.wasted_usd or 0.0)
     caller = services.snapshot.current.callers.get(record.caller)
     if spent and caller is not None:
-        # without a listener of their own all callers may read the metrics
+        # without a separate listener, all callers may read the metrics: hide the owner
         owner = "" if services.settings.listen.metrics is None else caller.person
         services.meters.caller_cost_usd.add(spent, caller.public, owner)

@@ -1,4 +1,4 @@
-"""Opening an answer: attempt after attempt, until one has an answer that may be committed, or nobody has."""
+"""Opening an answer: one attempt after another, until an answer may be committed or the router gives up."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from router.routing_data import Choice, Scores
 from serving.errors import EngineError, Missing, RefusedByEngine, as_unserved
 
 OF_REQUEST = frozenset({"failed", "truncated"})
-"""Faults that what is asked for may bring about at any engine."""
+"""Faults that the request itself may cause at any engine."""
 
 
 async def open_answer(
     services: Services, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, scores: Scores
 ) -> Answer:
-    """Get an answer that can be committed: try, and on a failure do as `choose_next_attempt` says.
+    """Get an answer that can be committed. After a failed attempt, `choose_next_attempt` decides the next step.
 
-    An answer that a check does not let through is followed by what `choose_after_rejection` says.
+    After a check rejects an answer, `choose_after_rejection` decides the next step.
 
     Raises Problem when the attempts are over: the engine's own refusal in its words, or 502, 503, 504.
     """
@@ -81,10 +81,10 @@ async def attempt(
     failures: tuple[Failure, ...],
     scores: Scores,
 ) -> tuple[Answer, EngineError | None]:
-    """Try one engine once: an answer that may be committed, or one that is closed, with what went wrong.
+    """Try one engine once. Returns an answer that may be committed and None, or a closed answer and its error.
 
-    With `partial` it is asked to go on with that; `failures` are those before. Whatever comes of it is noted in the
-    ledger and at the replica.
+    With `partial`, the engine is asked to continue that text. `failures` are the earlier attempts' failures. The result
+    is noted in the ledger and at the replica.
     """
     ledger.record.dropped = body.dropped_by(choice.pool.engine)
     demands = services.terms.make_demands(policy, body, choice, scores)
@@ -132,7 +132,7 @@ async def attempt(
 
 
 def failure_of(answer: Answer, failed: EngineError) -> Failure:
-    """An attempt's failure as the router sees it. A refusal to go on with a part of an answer is not the caller's."""
+    """An attempt's failure as the router sees it. A refusal to continue a partial answer is not the caller's fault."""
     choice = answer.choice
     kind = "truncated" if answer.partial is not None and isinstance(failed, RefusedByEngine) else failed.kind
     name, wait, now = choice.replica.name, failed.retry_after_seconds, time.monotonic()
@@ -165,9 +165,9 @@ def next_step(
 def _turned_down(
     services: Services, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
 ) -> Choice | None:
-    """Judge an answer before it is committed: who is to answer instead, or None where it may be sent.
+    """Judge an answer before it is committed. Returns None if it may be sent, or the choice that answers instead.
 
-    One that may not is closed, and neither its replica nor its version is at fault. Raises Problem where nobody else
+    A rejected answer is closed, and counts as no fault of its replica or version. Raises Problem if no other choice
     may or can answer.
     """
     check = judge_now(services, body, answer, ledger)
@@ -203,11 +203,11 @@ def note_fault(
     had_answered: bool = False,
     is_doubtful: bool = False,
 ) -> None:
-    """Count a fault against its replica or version; a replica that does not know a version routed to it has lost it.
+    """Count a fault against its replica. If the replica does not know a version, the version counts as unloaded there.
 
-    `failures` are the request's before: what it asks for may be why its attempts fail, so that it counts once at each
-    replica. `had_answered` says that the answer had begun well, `is_doubtful` that the form which a caller asks for may
-    be at fault: no caller's form takes a model from others.
+    `failures` are the request's earlier ones. The request itself may cause them, so they count once at each replica.
+    `had_answered`: the answer had begun well. `is_doubtful`: the form that the caller asks for may be the cause, and
+    must not take the model from other callers.
     """
     name = choice.replica.name
     if error.kind in OF_REQUEST and any(each.replica == name and each.kind in OF_REQUEST for each in failures):

@@ -1,4 +1,4 @@
-"""Requests of our own, which no caller waits for: a shadow's, an evaluation's."""
+"""The gateway's own requests, for which no caller waits: shadows and evaluations."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from serving.fleet_view import FleetView, ReplicaView
 from serving.replica import Lease
 
 LOAD_SHARE_MAX = 0.8
-"""Share of a replica's in_flight_max up to which both arms' answers and their judges add to its load: the rest is
-callers'."""
+"""Largest load, as a share of in_flight_max, at which a replica still takes a request of our own. The rest is for
+callers."""
 ROOM_SECONDS_MAX = 10.0
-"""The longest wait of a request of our own for a place that it may take before callers."""
+"""Longest wait of a request of our own for a place that it may take before callers."""
 LOOK_AGAIN_SECONDS = 0.05
 WAITING_MAX = 6
-"""Callers who wait, as a multiple of what a replica holds, beside whom none of our own comes first."""
+"""With more waiting callers than this, as a multiple of the replica's places, callers come first."""
 
 
 def has_room(services: Services, view: FleetView, replica: ReplicaView) -> bool:
-    """True if one more request of our own takes no caller's place there: never the last one, so that a replica that
-    holds one request at a time has none for us."""
+    """True if the replica can take another request of our own and keeps room for callers. A replica that holds one
+    request at a time never has room."""
     if services.admission.waiting:
         return False
     return view.in_flight.get(replica.name, 0) + 1 <= LOAD_SHARE_MAX * replica.in_flight_max
@@ -42,11 +42,11 @@ def has_room(services: Services, view: FleetView, replica: ReplicaView) -> bool:
 async def take_room(
     services: Services, choice: Choice, own_places: Counter[str], share: float
 ) -> AsyncIterator[Lease | None]:
-    """Take a place on the choice's replica before callers that wait; None where none is free in time.
+    """Take a place on the choice's replica before waiting callers. Yields None if no place is free in time.
 
-    `own_places` counts by replica the places that are taken so while their blocks run: at most this `share` of a
-    replica. It counts as under way at once, so that no caller gets the next one that is free. Where callers would wait
-    too long, they come first. The block's user gives the lease back.
+    `own_places` counts these places by replica while their blocks run: at most `share` of a replica's places. The lease
+    counts as load at once, so no caller gets the next free place. If too many callers wait, they come first. The block
+    gives the lease back.
     """
     replica, places = services.fleet.replicas[choice.replica.name], choice.replica.in_flight_max
     held_max, until = max(1, int(share * places)), time.monotonic() + ROOM_SECONDS_MAX
@@ -72,7 +72,7 @@ async def take_room(
 
 
 async def _wait(is_so: Callable[[], bool], until: float) -> bool:
-    """Wait for this, at most until then (monotonic seconds); return whether it came."""
+    """Wait until `is_so()` is true, at most until `until` (monotonic seconds). Returns False if that time passed."""
     while not is_so():
         if time.monotonic() >= until:
             return False
@@ -89,10 +89,10 @@ async def ask_beside(
     limits: AttemptLimits,
     lease: Lease | None = None,
 ) -> tuple[Ledger, Answer, str | None]:
-    """Ask this choice's engine once, for a whole answer: its ledger, the answer, closed, and what went wrong (None:
-    nothing). `engine_body` is `body` as the engine gets it. It is not a probe of a replica that rests. `lease` is
-    the place that was taken for it (None: it takes one).
-    """
+    """Ask this choice's engine once for a whole answer. Returns the ledger, the closed answer, and the fault or None.
+
+    `engine_body` is `body` as the engine gets it. The request never probes a resting replica. `lease` is the place
+    taken for it (None: take one)."""
     now = time.monotonic()
     if lease is None:
         lease = services.fleet.replicas[choice.replica.name].lease(now, choice.engine_model, probes=False)

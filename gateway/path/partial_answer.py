@@ -1,4 +1,4 @@
-"""A part of an answer whose engine then failed, and what it takes for another engine to go on with it."""
+"""The part of an answer before its engine failed, and the request by which another engine continues it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from router.routing_data import Choice
 HEAD = ("id", "model", "created")
 """Fields that all events of one stream have in common."""
 LOGPROBS = frozenset({"logprobs"})
-"""Fields that are added to a request for our own account, and may be asked of the next engine too."""
+"""Fields that the gateway adds to a request for its checks, and may send to the next engine too."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartialAnswer:
-    """The begun part of an answer: its text, of this many events with `tokens`, and the events that were not sent yet.
+    """The begun part of an answer: its `text`, its number of `tokens`, and the `held_events` not sent yet.
 
-    `head` is what its stream began with; what another engine adds is told under the same id and model.
+    `head` has the fields common to its events. Another engine's events are rewritten to the same id and model.
     """
 
     text: str
@@ -34,20 +34,20 @@ class PartialAnswer:
     held_events: tuple[bytes, ...]
     committed: bool
     reading: Reading | None = None
-    """The reading of it, which the next engine's part continues; None where nobody needs it."""
+    """The reading of this part for checks, which the next engine's part continues; None if no check needs it."""
     versions: frozenset[str | None] = frozenset()
-    """The versions whose text it is; None is a pool's base."""
+    """The versions that wrote the text; None is a pool's base."""
     skipped: int = 0
     """Events that could not be read and may have held a token."""
 
     def body(self, body: RequestBody, choice: Choice, added: Mapping[str, Any] | None = None) -> bytes | None:
-        """The request that has this choice's engine go on; None where that can't be asked for.
+        """The request to this choice's engine to continue the text; None if that can't be requested.
 
-        The tokens that there are count against the limits of the rest. Of what is `added`, logprobs go on.
+        The tokens so far count against the request's token limits. Of the fields `added`, only logprobs are possible.
         """
         fields = body.fields_for(choice, added)
         if not fields.keys() - (added or {}).keys() <= GOES_ON or not (added or {}).keys() <= LOGPROBS:
-            return None  # the version's or the general prompt's own wishes are told too, and some can't be met half-way
+            return None  # fields of the version or the general prompt count too: some can't be met in mid-answer
         body.wire_format.go_on(fields, self.text)
         for name, least in (("max_tokens", 1), ("max_completion_tokens", 1), ("min_tokens", 0)):
             value = _number(fields.get(name))
@@ -58,7 +58,7 @@ class PartialAnswer:
         return msgspec.json.encode(fields)
 
     def spliced(self, events: list[bytes]) -> list[bytes]:
-        """Another engine's events as those of this stream; its second opening is left out."""
+        """Another engine's events, rewritten as events of this stream, without its opening event."""
         rewritten = []
         for event in b"".join(events).split(b"\n\n"):
             payload = payload_of(event + b"\n\n")
@@ -76,9 +76,9 @@ class PartialAnswer:
         return rewritten
 
     def total(self, rest: Progress) -> Progress:
-        """The whole answer's progress: what there was, and `rest`, which another engine added.
+        """The whole answer's progress: this part, and `rest`, which another engine added.
 
-        That engine counted the text so far as its prompt; here it counts as what it is, part of the completion.
+        That engine counted this part's text as its prompt. Here the text counts as completion.
         """
         total = Progress()
         total.answer_id = self.head.get("id")
@@ -102,7 +102,7 @@ class PartialAnswer:
 
 
 def head_of(event: bytes) -> dict[str, Any]:
-    """The fields that a stream's first event has in common with the others."""
+    """The fields of a stream's first event that all its events share."""
     payload = payload_of(event.partition(b"\n\n")[0] + b"\n\n")
     fields = msgspec.json.decode(payload) if payload else {}
     return {name: fields[name] for name in HEAD if name in fields}

@@ -1,4 +1,4 @@
-"""Problems where no answer can be sent: no engine gave one, or none that a check lets through."""
+"""Problems for requests without an answer: no engine gave one, or checks rejected all of them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from serving.errors import EngineError, TooLong
 
 PARAM_CHARACTERS_MAX = 200
 ENGINE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-"""An engine's own code that is passed on; vLLM's is often no more than the status."""
+"""The form of an engine's own error code that is passed on. vLLM's code is often only the status."""
 
 FIELD_FAULT = re.compile(r"""'type': '(\w+)', 'loc': 'body\.([^']+)', 'msg': (?:'([^']*)'|"([^"]*)")""")
-"""A field that vLLM's model of a request does not take: the kind of its fault, its place, and why."""
+"""A field that vLLM's model of a request rejects: the type of the fault, its place, and its message."""
 
 
 def explain_failures(
@@ -26,8 +26,8 @@ def explain_failures(
 ) -> Problem:
     """The problem after the last of `failures`, which was `error`, with the engine's own code beside ours.
 
-    `field` is the field that holds the prompt; `whole_seconds` bounded an answer that was not streamed. All attempts
-    have been made: clients need make no more.
+    `field` is the field that holds the prompt. `whole_seconds` is the time limit of an answer that is not streamed.
+    A problem with a status of 500 or more is final: all attempts were made, so clients need not retry.
     """
     problem = refusal_of(error, field) if step.because == "refused" else _given_up(step, error, failures, whole_seconds)
     problem.final = problem.final or problem.status >= 500
@@ -49,14 +49,14 @@ def _given_up(step: GiveUp, error: EngineError, failures: Sequence[Failure], who
 
 
 def explain_time_limit(record: Record | None) -> Problem:
-    """The end of a request's time; of one that is not streamed an engine may have been at work on a long answer."""
+    """The problem at the end of a request's time. If it is not streamed, a long answer may be the cause."""
     whole = record is not None and bool(record.attempts) and not record.stream
     advice = "Ask for fewer tokens (`max_tokens`)." if whole else "Try again later."
     return Problem("timeout", f"The request's time limit is over. {advice}")
 
 
 def explain_rejected_answer(step: GiveUp) -> Problem:
-    """The problem where an answer was rejected, and there is no other."""
+    """The problem if a check rejected the answer and there is no other."""
     why = f"its adapter's answer was rejected before it was sent ({step.reason})"
     if step.because == "needs_human":
         return Problem("needs_human", f"A person has to answer this request: {why}.")
@@ -94,7 +94,7 @@ def _exhausted(step: GiveUp, error: EngineError, failures: Sequence[Failure]) ->
 
 
 def refusal_of(error: EngineError, field: str) -> Problem:
-    """The engine's refusal of a request, in its own words and our shape; `field` is the field that holds the prompt."""
+    """The engine's refusal of a request, in its words and our shape. `field` is the field that holds the prompt."""
     content = _content(error)
     message = str(content.get("message") or content.get("detail") or "The engine refused the request.")[:2000]
     text = f"{content.get('code') or content.get('type')} {message}".lower()
@@ -107,7 +107,7 @@ def refusal_of(error: EngineError, field: str) -> Problem:
 
 
 def _explain_fields(message: str, param: str | None) -> str:
-    """A refusal of vLLM's model of requests in a sentence: it lists the faults of each type that a field may have."""
+    """A refusal by vLLM's model of requests, as a sentence. vLLM lists a fault for each type that a field may have."""
     faults = [each for each in FIELD_FAULT.findall(message) if each[1] == param]
     texts = [quoted or doubled for kind, _, quoted, doubled in faults if not kind.endswith("_type")]
     texts = texts or [quoted or doubled for _, _, quoted, doubled in faults]

@@ -1,6 +1,6 @@
 """Relaying a committed answer to its caller, as the bytes that the engine sent. Nothing is retried from here on.
 
-A stream that breaks may be gone on with by another engine (gateway/path/continuation.py).
+Another engine may continue a stream that breaks (gateway/path/continuation.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from serving.errors import EngineError
 
 LAST_SEND_SECONDS_MAX = 1.0
 HELD_SECONDS_MAX = 0.25
-"""Longest time for which a stream's last event is held for the usage that follows it, whose fingerprint it gets."""
+"""Longest time to hold a stream's last event for the usage that follows it: the event gets the usage's fingerprint."""
 
 
 async def relay(
@@ -94,10 +94,10 @@ async def _relay_stream(
 
 
 class TokenFlow:
-    """The way of a stream's parts to their caller, past the relay where that need not see them.
+    """A stream's parts on their way to the caller. Plain tokens go past the relay.
 
-    While the relay waits, `take` is called where the engine's bytes come in, and sends tokens at once. Whatever it
-    leaves wakes the relay: the stream's end, the usage, a fault, a caller that reads slowly.
+    While the relay waits, the engine's connection calls `take`, which sends tokens at once. All else wakes the relay:
+    the stream's end, the usage, a fault, a caller that reads slowly.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class TokenFlow:
         self.digest = digest
 
     def take(self, parts: list[bytes]) -> int:
-        """Send the tokens at the front of `parts`; returns how many parts those are."""
+        """Send the parts at the front that are tokens. Returns their number."""
         taken = self._answer.take_tokens(parts) if self._exchange.flows else 0
         if taken:
             part = parts[0] if taken == 1 else b"".join(parts[:taken])
@@ -124,7 +124,7 @@ class TokenFlow:
         return taken
 
     def write(self, part: bytes) -> bytes:
-        """Note a part that the relay sends now; returns it in the caller's format."""
+        """Note a part that the relay sends now. Returns it in the caller's format."""
         if not part:
             return b""
         self.note(part)
@@ -139,10 +139,10 @@ class TokenFlow:
 
 
 class HeldEnd:
-    """A stream's last events, held for the usage that follows: its fingerprint goes into the last one.
+    """A stream's last events, held until the usage follows: its fingerprint goes into the last event.
 
-    With `holds` False, as where the caller gets the usage itself, they are held only if all has come: then one write
-    takes them and the end. Once an event is held, all of the answer has come, so that no engine has to go on with it.
+    With `holds` False, as for a caller that gets the usage itself, they are held only when nothing else is awaited.
+    One write then sends them and the end. Held events mean a complete answer, so no engine has to continue it.
     """
 
     def __init__(self, answer: Answer, holds: bool) -> None:
@@ -158,7 +158,7 @@ class HeldEnd:
         return part
 
     async def next_events(self) -> list[bytes] | None:
-        """The answer's next events, or none where those held have waited for HELD_SECONDS_MAX: they are ready then.
+        """The answer's next events, or an empty list once events were held for HELD_SECONDS_MAX: then they are ready.
 
         Returns None at the answer's end. Raises an EngineError if it broke.
         """
@@ -172,16 +172,16 @@ class HeldEnd:
             return []
 
     def release(self) -> bytes:
-        """The events still held, with the fingerprint if they waited for it; empty where there are none."""
+        """The events still held, with the fingerprint if they were held for it; empty if none are held."""
         end, self._end = self._end, b""
         return with_fingerprint(end, self._answer.total().usage_payload) if self._holds else end
 
 
 def _ending(body: RequestBody, answer: Answer, record: Record, end: bytes) -> bytes:
-    """A stream's last events, with what the gateway tells of the request where there is a place for it.
+    """A stream's last events, with the gateway's details of the request if an event has room for them.
 
-    Clients that do not ask for the usage expect a choice in every event: they get no event without one. A comment tells
-    everybody of unreadable events; clients pass over it.
+    Clients that do not ask for the usage expect a choice in every event, so they get no event without one. A comment
+    gives the number of unreadable events to all clients, whose parsers ignore it.
     """
     progress = answer.total()
     comment = b": skipped_events=%d\n\n" % progress.skipped if progress.skipped else b""
@@ -196,7 +196,7 @@ def _ending(body: RequestBody, answer: Answer, record: Record, end: bytes) -> by
 
 
 def _make_details(record: Record) -> dict[str, Any]:
-    """The `apprentice` object of a stream's last event; also what could not be read after commit, and who went on."""
+    """The `apprentice` object of a stream's last event, also with the unreadable events and the continuations."""
     details: dict[str, Any] = {"cost_usd": record.cost_usd, "request_id": record.id, "reason": record.reason}
     if record.skipped_events:
         details["skipped_events"] = record.skipped_events
@@ -206,12 +206,12 @@ def _make_details(record: Record) -> dict[str, Any]:
 
 
 async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) -> None:
-    """Tell the caller of a problem: as an answer, or inside a stream that has begun, which then ends without [DONE]."""
+    """Send the caller a problem: as an answer, or inside a stream that has begun, which ends without [DONE]."""
     wire_format = get_format(exchange.path)
     if exchange.begun:
         writer = ledger.body.writer if ledger and ledger.body else None
         ending = wire_format.error_event(problem) if writer is None else writer.write_failure(problem)
-        with contextlib.suppress(TimeoutError):  # a caller that reads nothing is not waited for
+        with contextlib.suppress(TimeoutError):  # do not wait for a caller that reads nothing
             async with asyncio.timeout(LAST_SEND_SECONDS_MAX):
                 await exchange.end(ending)
         return

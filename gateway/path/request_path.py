@@ -39,7 +39,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
         with Deadline(snapshot.policy.limits.request_timeout_seconds, exchange.loop):
             caller = exchange.require_caller()
             raw = await exchange.body(services.settings.limits.body_bytes_max)
-            policy = services.snapshot.current.policy  # a slow body may have outlasted the one that it began under
+            policy = services.snapshot.current.policy  # a new one may have come while a slow body was read
             ledger = _begin(services, exchange, wire_format, began_at)
             body = (
                 read_body(wire_format, raw)
@@ -54,7 +54,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
                 if not place.is_taken:
                     await wait_for_place(place, ledger)
                 request = make_routing_request(body, caller.public, caller.models, session, policy)
-                # The present and not the request's begin, since it may have waited for its body and its place.
+                # The present time, not the request's begin: it may have waited for its body and its place.
                 moment, ledger.score_began_at = services.moment(now := time.monotonic()), now
                 scores, ledger.scored_at = await score_request(services, request, policy, moment), time.monotonic()
                 decision = choose(request, scores, policy, services.fleet.view(), moment)
@@ -68,7 +68,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
                     for observer in watching:
                         observer.answered(policy, body, answer, ledger)
     except Problem as problem:
-        # Of a body that is not taken (413, 415) no ledger has begun: its refusal is recorded as others are.
+        # A refused body (413, 415) has no ledger yet: begin one, so that its refusal is recorded like others.
         await _tell(services, exchange, problem, ledger := ledger or _begin(services, exchange, wire_format, began_at))
     except TimeoutError:
         await _tell(services, exchange, explain_time_limit(ledger.record if ledger is not None else None), ledger)
@@ -89,7 +89,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
 
 
 async def _read(services: Services, caller: Caller, wire_format: WireFormat, raw: bytes) -> RequestBody:
-    """Read a long body: that takes milliseconds, so callers take turns in threads and the event loop goes on."""
+    """Read a long body in a thread. That takes milliseconds, so callers take turns and the event loop stays free."""
     return await services.threads.run(caller.public, len(raw), read_body, wire_format, raw)
 
 
@@ -100,7 +100,7 @@ def note_refused(services: Services, exchange: Exchange, problem: Problem) -> No
 
 
 async def _tell(services: Services, exchange: Exchange, problem: Problem, ledger: Ledger | None) -> None:
-    if exchange.ended:  # the answer is the caller's: what comes after it changes nothing
+    if exchange.ended:  # the caller has the whole answer: a later problem changes nothing
         return
     services.meters.refusals.add(1, problem.code)
     if problem.status in REFUSED:

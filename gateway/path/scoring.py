@@ -1,7 +1,7 @@
-"""The score step of the walk: what the fitted models say of a request, without holding the event loop.
+"""The score step of the walk: run the fitted models on a request without blocking the event loop.
 
-A score by word vectors takes a few hundred microseconds, and is made where the request is. One that needs a neural net
-takes milliseconds, and is made in a thread; a text that rules take long to read in one of those that callers share.
+A score by word vectors takes a few hundred microseconds and is computed in the event loop. A score by a neural net
+takes milliseconds and runs in a thread. A text that rules take long to read runs in the threads that callers share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 async def score_request(services: Services, request: RoutingRequest, policy: Policy, moment: Moment) -> Scores:
-    """The request's scores. Models that fail are logged and counted: it is then decided as if there were none.
+    """The request's scores. If a model fails, that is logged and counted, and no fitted model scores the request.
 
     Raises Problem (429) where its caller has too much waiting to be read.
     """
@@ -57,9 +57,9 @@ def _without_models(services: Services, request: RoutingRequest, policy: Policy)
 async def score_for_version(
     services: Services, body: RequestBody, choice: Choice, policy: Policy, scores: Scores
 ) -> Scores:
-    """The scores that hold for the version of this choice, where they are of another: its own scope is asked then.
+    """The scores for the version of this choice. If `scores` are another version's, the scope is scored again.
 
-    Only where its confidence weighs that. A request comes there by a rule, a pin, or a fallback.
+    Only a confidence model that weighs the scope needs that. A rule, a pin or a fallback leads to another version.
     """
     task, version = choice.task, choice.version
     if task is None or version is None or version.name == scores.version or "low_confidence" not in task.checks:

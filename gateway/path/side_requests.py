@@ -1,4 +1,4 @@
-"""Requests beside the walk, held as the walk is: to a time limit, to a turn, and to a caller who stays."""
+"""Requests beside the walk, with the walk's rules: a time limit, a turn in the queue, an end if the caller hangs up."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gateway.services import Services
 async def answer_in_time(
     services: Services, request: Request, answer: Callable[[Exchange], Awaitable[Response]]
 ) -> Response:
-    """The response of `answer` to a request, within the time limit. Raises Problem (503, 504) where that is over."""
-    exchange: Exchange = request.scope["exchange"]  # to read; what is told goes out by the framework
+    """The response of `answer`. Raises Problem (504) if the time limit passes, or (503) if the gateway stops."""
+    exchange: Exchange = request.scope["exchange"]  # only to read: the framework sends the response
     try:
         with _on_time(services, exchange):
             return await answer(exchange)
@@ -30,7 +30,7 @@ async def answer_in_time(
 
 @contextmanager
 def _on_time(services: Services, exchange: Exchange) -> Iterator[None]:
-    """The time that a request may take. Raises Problem (503, 504) where it is over, HungUp where the caller is gone."""
+    """The time limit of a request. Raises Problem (504 after it, 503 if the gateway stops), or HungUp."""
     try:
         with Deadline(services.snapshot.current.policy.limits.request_timeout_seconds):
             yield
@@ -46,9 +46,9 @@ def _on_time(services: Services, exchange: Exchange) -> Iterator[None]:
 
 @asynccontextmanager
 async def wait_in_turn(services: Services, exchange: Exchange, caller: Caller) -> AsyncIterator[None]:
-    """A place among the requests under way, waited for in line; the block ends when the caller hangs up.
+    """Wait in the queue for a place among the running requests. The block is cancelled when the caller hangs up.
 
-    Raises Problem (429, 503) where the queue is full, or the wait too long.
+    Raises Problem (429, 503) if the queue is full or the wait is too long.
     """
     with services.admission.admit(caller.public) as place, exchange.hang_up_cancels():
         if not place.is_taken:

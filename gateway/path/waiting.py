@@ -1,4 +1,4 @@
-"""Waiting of a request: its class, its pauses, and its wait for a replica where all that could answer are full."""
+"""A request's waiting: its priority, its pauses between attempts, and its wait while all its replicas are full."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from router.routing_data import Choice, Moment, Refusal, RoutingRequest, Scores
 
 
 def priority_of(header: str | None, body: RequestBody) -> Priority:
-    """The class of a request: a caller may have it wait behind others, by header or as OpenAI does, never before them.
+    """The request's priority. A caller can lower it, by the header or by OpenAI's `service_tier`, but not raise it.
 
     Raises Problem (400) for another value of the header.
     """
@@ -28,14 +28,14 @@ def priority_of(header: str | None, body: RequestBody) -> Priority:
 
 
 async def wait_before_attempt(seconds: float, ledger: Ledger) -> None:
-    """Wait before another attempt. uvloop ends a wait up to a millisecond early: its real length is noted."""
+    """Wait before another attempt. uvloop can end a wait up to 1 ms early, so the measured time is noted."""
     began_at = time.monotonic()
     await asyncio.sleep(seconds)
     ledger.paused_seconds += time.monotonic() - began_at
 
 
 async def wait_for_place(place: Place, ledger: Ledger) -> None:
-    """Wait for a place in the gateway. Raises Problem (429, 503) where the queue is full, or the wait too long."""
+    """Wait for a place in the gateway. Raises Problem (429, 503) if the queue is full or the wait is too long."""
     await place.turn()
     ledger.waited_seconds = place.waited_seconds
 
@@ -50,15 +50,15 @@ async def wait_for_room(
     moment: Moment,
     ledger: Ledger,
 ) -> Choice | Refusal:
-    """Wait in line where every replica that could answer is full, and choose again, by the same draw.
+    """Wait in the queue while every replica that could answer is full, then choose again with the same random draw.
 
-    Raises Problem (429, 503) where the queue is full, or the wait too long. Any other decision is returned as it is.
+    Raises Problem (429, 503) if the queue is full or the wait is too long. Any other decision is returned unchanged.
     """
     waited = False
     while isinstance(decision, Refusal) and decision.code == "overload":
         try:
             await place.turn(list_awaited_replicas(request, scores, policy, services.fleet.view(), moment.now_unix))
-        except BaseException:  # it goes nowhere: what is known of it is noted
+        except BaseException:  # the request goes to no replica: note its findings and its refusal
             ledger.note_findings(decision.findings)
             ledger.note_refusal(decision, scores.task)
             raise
