@@ -192,6 +192,22 @@ async def test_a_restart_that_fails_leaves_the_replica_cordoned_with_the_reason(
             assert (await http.post("/admin/v1/replicas/small-0/uncordon")).json()["cordoned"] is None
 
 
+async def test_recycling_again_after_a_failure_keeps_the_cordon_from_before(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, supervisor: Supervisor
+) -> None:
+    supervisor.status = 500
+    async with two_replicas(configure, small, other, supervisor) as gateway, gateway.http() as http:
+        await gateway.place(make_adapter(1))
+        snapshot = gateway.services.snapshot
+        await http.post("/admin/v1/replicas/small-0/cordon", json={"reason": "a fan"})
+        await http.post("/admin/v1/replicas/small-0/recycle")
+        await until(lambda: "recycle_url failed" in snapshot.current.cordons.get("small-0", ""))
+        supervisor.status = 202
+        await http.post("/admin/v1/replicas/small-0/recycle")
+        await until(lambda: snapshot.current.cordons.get("small-0") != "it is being recycled")
+        assert snapshot.current.cordons == {"small-0": "a fan"}
+
+
 async def test_one_replica_of_a_pool_at_a_time_and_only_where_it_can_be_started_anew(
     configure: Configure, small: FakeEngine, other: FakeEngine, supervisor: Supervisor
 ) -> None:

@@ -85,9 +85,10 @@ async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> N
     others = [other.name for other in releases.services.fleet.in_pool(replica.config.pool) if other is not replica]
     if busy := [name for name in others if name in cordons]:
         raise Busy(busy)
-    was = _read(cordons.get(replica.name, b"{}"))
+    before = _read(cordons.get(replica.name, b"{}"))
+    was = before.was if before.recycle else before.reason
     now = await read_redis_time(releases.services.redis)
-    cordon = Cordon(reason=reason, by=by, at=now, recycle=True, was="" if was.recycle else was.reason)
+    cordon = Cordon(reason=reason, by=by, at=now, recycle=True, was=was)
     changes: list[Change | Unchanged] = [
         Change(store, replica.name, msgspec.to_builtins(cordon), generations.get(replica.name, 0)),
         *(Unchanged(store, name, generations.get(name, 0)) for name in others),
