@@ -89,6 +89,18 @@ async def test_no_key_of_who_pushed_a_version_releases_it(
         assert (await step(bert, "promote", version=V1))["weights"] == {V1: 1.0}
 
 
+async def test_who_pushed_the_leader_may_end_a_canary_by_the_leaders_name(
+    strict: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    await strict.place(make_adapter(1), alias=False)
+    async with strict.http() as admin, strict.http(await strict.admin_of("bert")) as bert:
+        await step(bert, "promote", version=V1)
+        pushed = await bert.post("/admin/v1/adapters", json={"task": "returns", "path": str(make_adapter(2))})
+        await bert.post(f"/admin/v1/adapters/{pushed.json()['version']}/stage")
+        await step(admin, "canary", version=pushed.json()["version"], share=0.5)
+        assert (await step(admin, "rollback", version=V1))["weights"] == {V1: 1.0}
+
+
 async def test_a_new_admin_key_of_the_setting_releases_nothing_that_the_one_before_pushed(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:

@@ -183,7 +183,7 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
     wanted = body or RollbackIn()
     alias, _ = await releases.services.control.registry.alias(task)
     passed = GatePass()
-    if wanted.version is not None and (alias is None or wanted.version not in alias.previous):
+    if wanted.version is not None and wanted.version not in _leaders(alias):
         # it has not led: no way back
         passed = await _see_that_they_may_serve(releases, task, admin, {wanted.version: 1.0})
     back = partial(releases.services.control.registry.roll_back, task, wanted.version, wanted.expected_generation)
