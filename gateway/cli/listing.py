@@ -136,7 +136,7 @@ def tell_alias(out: Printer, answer: dict[str, Any]) -> None:
     copied = shares_of(answer.get("shadow"))
     more = f"; copied to {copied}" if copied else ""
     if answer.get("changed") is False:
-        out.say(f"{', '.join(answer['weights'])} leads {answer['task']} already: nothing was changed.")
+        out.say(f"{', '.join(answer['weights'])} leads {answer['task']} already{more}: nothing was changed.")
     else:
         out.say(
             f"{answer['task']} is served by {shares_of(answer['weights'])}{more} (generation {answer['generation']})."

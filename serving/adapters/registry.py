@@ -256,10 +256,10 @@ class Registry:
 
         def shadowed(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
             entry = _there(before, task)
-            on_trial = entry.canary is not None and entry.canary.version == name
-            if name in entry.weights and not on_trial:
+            if share and name in entry.weights and (entry.canary is None or entry.canary.version != name):
                 raise RegistryError(f"{name} answers requests of {task}: it can't be its own shadow.")
-            return replace(entry, shadow={name: share} if share else {})
+            shadow = {name: share} if share else {each: part for each, part in entry.shadow.items() if each != name}
+            return entry if shadow == entry.shadow else replace(entry, shadow=shadow)
 
         return await self._realias(task, expected_generation, shadowed, noted=noted)
 

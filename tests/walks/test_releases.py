@@ -25,6 +25,7 @@ from tests.walks.releases import (
     alias,
     as_many,
     ask,
+    audit_of,
     judged_by_now,
     metric,
     record_of,
@@ -230,6 +231,23 @@ async def test_judgement_continues_after_a_raised_share_and_restarts_with_anothe
 
 
 # ---- shadows -------------------------------------------------------------------------------------
+
+
+async def test_a_shadow_that_is_so_already_changes_nothing_and_another_ones_end_leaves_it(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+        for version, share, shadow, changed in (
+            (V2, 0.5, {V2: 0.5}, True),
+            (V2, 0.5, {V2: 0.5}, False),
+            ("returns@v9", 0, {V2: 0.5}, False),
+            (V1, 0, {V2: 0.5}, False),
+            (V2, 0, {}, True),
+            (V2, 0, {}, False),
+        ):
+            shown = await step(http, "shadow", version=version, share=share)
+            assert (shown["shadow"], shown["changed"]) == (shadow, changed)
+        assert len(await audit_of(http, "alias.shadow")) == 2
 
 
 @pytest.mark.invariant("No caller sees or waits for a shadow.")
