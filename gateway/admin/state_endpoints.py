@@ -49,7 +49,7 @@ from gateway.callers import Caller
 from gateway.endpoint_parts import OBJECTS_MAX, Admin, Body, conflicts, services_of
 from gateway.errors import Problem
 from gateway.features.releases.adapter_endpoints import state_of
-from gateway.features.releases.adding import limits_of
+from gateway.features.releases.adding import verify_for
 from gateway.openapi_parts import ACCEPTED, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.release_gate import PastGate, keep_leaders
 from gateway.server.adapter_uploads import FORM_SCHEMAS, NEEDED
@@ -63,7 +63,6 @@ from serving.adapters import manifest as manifests
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError
 from serving.adapters.registry import find_role_changes, new_salt
-from serving.adapters.verification import verify
 from serving.adapters.versions_and_aliases import PLACED, AliasEntry, CanaryEntry, Version
 from serving.object_store import Change, Stale, Unchanged, guard_read
 
@@ -164,9 +163,8 @@ async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
             pool = upload.fields.get("pool") or ""
             if pool not in services.control.adapters.bases:
                 raise Problem("not_found", f"There is no pool {pool[:80]!r} that takes adapters.", "pool")
-            claimed, limits = manifest.base_fingerprint, limits_of(services, pool)
-            base, folder = services.control.adapters.bases[pool], upload.folder
-            artifact = await asyncio.to_thread(verify, folder, base, limits, claimed_fingerprint=claimed)
+            claimed = manifest.base_fingerprint
+            artifact = await asyncio.to_thread(verify_for, services, pool, upload.folder, claimed)
             event = {"digest": artifact.digest, "pool": pool, "size_bytes": artifact.size_bytes}
             await enter_event(services, admin, "adapter.store", artifact.digest, event)
             await asyncio.to_thread(services.control.adapters.store.put, upload.folder, artifact)

@@ -172,6 +172,24 @@ async def test_a_version_is_not_served_on_another_base_model(
     assert "another base model" in loaded.json()["error"]["message"]
 
 
+async def test_an_adapter_goes_to_the_first_pool_whose_base_it_fits(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path, other: FakeEngine
+) -> None:
+    base = write_base(tmp_path / "another-base", BASE_CONFIG, seed=7)
+    config, folder = configure(), make_adapter(1)
+    replicas = [{"name": "another-0", "url": other.url}]
+    another = {"base_model": "another-base", "base_folder": tmp_path / "another-base", "replicas": replicas}
+    asked = {"task": "returns", "path": str(folder)}
+    async with run_gateway(configure(pools={"another": another, **config["pools"]})) as running, running.http() as http:
+        pushed = await http.post("/admin/v1/adapters", json=asked)
+        assert (pushed.status_code, pushed.json().get("pool")) == (201, "small")
+        manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+        (folder / "manifest.yaml").write_text(yaml.safe_dump({**manifest, "base_fingerprint": base.fingerprint}))
+        refused = await http.post("/admin/v1/adapters", json={**asked, "pool": "small"})
+    text = f"The pool small does not serve the adapter's base model ({base.fingerprint})."
+    assert (refused.status_code, refused.json()["error"]["message"]) == (422, text)
+
+
 async def test_a_version_whose_pool_is_gone_says_so_where_it_is_staged(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:

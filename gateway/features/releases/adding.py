@@ -53,11 +53,9 @@ async def add_version(
         _check_bounds(releases, task, manifest)
         if manifest.contract is not None:
             compile_contract(manifest.contract)
-        pool = _pool_for(releases, pool, manifest.base_fingerprint)
-        claimed, limits = manifest.base_fingerprint, limits_of(services, pool)
-        artifact = await asyncio.to_thread(
-            verify, folder, services.control.adapters.bases[pool], limits, claimed_fingerprint=claimed
-        )
+        claimed = manifest.base_fingerprint
+        pools = _pools_for(releases, pool, claimed)
+        fitted, artifact = await asyncio.to_thread(_verify_for_first, services, pools, folder, claimed)
         signer, proof = _signer(releases, upload.signature, artifact, manifest)
         await asyncio.to_thread(services.control.adapters.store.put, folder, artifact)
     except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
@@ -75,7 +73,7 @@ async def add_version(
 
     with conflicts():
         version = await services.control.registry.register(
-            task, pool, artifact, manifest, pusher.public, signer, proof, added, pusher.owner
+            task, fitted, artifact, manifest, pusher.public, signer, proof, added, pusher.owner
         )
     await step.enter()
     return version, created
@@ -104,9 +102,11 @@ def _signer(
     return check(proof, artifact.digest, manifest.digest(), releases.services.control.adapters.signers), as_text(proof)
 
 
-def limits_of(services: Services, pool: str) -> ArtifactLimits:
-    """The limits of an adapter for a pool."""
-    return ArtifactLimits(rank_max=services.settings.pools[pool].max_lora_rank)
+def verify_for(services: Services, pool: str, folder: Path, claimed: str | None) -> Artifact:
+    """Verify an adapter for a pool; `claimed` is its manifest's fingerprint of the base, if any. Blocks; raises
+    ArtifactError."""
+    limits = ArtifactLimits(rank_max=services.settings.pools[pool].max_lora_rank)
+    return verify(folder, services.control.adapters.bases[pool], limits, claimed_fingerprint=claimed)
 
 
 def _check_bounds(releases: Releases, task: str, manifest: Manifest) -> None:
@@ -117,13 +117,26 @@ def _check_bounds(releases: Releases, task: str, manifest: Manifest) -> None:
             raise Problem("adapter_rejected", f"The manifest samples more than the task's {most} tokens.", "path")
 
 
-def _pool_for(releases: Releases, named: str | None, fingerprint: str | None) -> str:
-    """The pool whose base model the adapter was trained on. Raises Problem (404, 422)."""
-    if named is not None and named not in releases.services.control.adapters.bases:
-        raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")
+def _pools_for(releases: Releases, named: str | None, fingerprint: str | None) -> list[str]:
+    """The pools that may serve the adapter's base model. Raises Problem (404, 422) where there is none."""
     bases = releases.services.control.adapters.bases
-    candidates = [named] if named else list(bases)
-    fitting = [pool for pool in candidates if fingerprint in (None, bases[pool].fingerprint)]
+    if named is not None and named not in bases:
+        raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")
+    fitting = [pool for pool in ([named] if named else bases) if fingerprint in (None, bases[pool].fingerprint)]
     if not fitting:
-        raise Problem("adapter_rejected", f"No pool serves the adapter's base model ({fingerprint}).", "path")
-    return fitting[0]
+        serves = f"The pool {named} does not serve" if named else "No pool serves"
+        base = f"the adapter's base model ({fingerprint})" if fingerprint else "adapters"
+        raise Problem("adapter_rejected", f"{serves} {base}.", "path")
+    return fitting
+
+
+def _verify_for_first(services: Services, pools: list[str], folder: Path, claimed: str | None) -> tuple[str, Artifact]:
+    """The first of these pools whose base the adapter fits, and the adapter. Blocks; raises ArtifactError."""
+    *others, last = pools
+    for pool in others:
+        try:
+            return pool, verify_for(services, pool, folder, claimed)
+        except ArtifactError as error:
+            if error.code != "wrong_base":
+                raise
+    return last, verify_for(services, last, folder, claimed)
