@@ -179,8 +179,6 @@ class Audit:
         at_once = limit if wanted == Wanted() else READ_LIMIT_MAX
         async for entry in self.newest(SEARCHED_MAX, after, before) if newest else self._oldest(after, at_once):
             looked_at, last = looked_at + 1, entry.number
-            if newest and entry.at < wanted.since:
-                return AuditPage(entries, None)
             if wanted.has(entry):
                 entries.append(entry)
             if len(entries) == limit:

@@ -54,7 +54,7 @@ def audit(
         raise typer.Exit(1 if chain["fault"] else 0)
     (begin,) = moments_of(since)
     query = {"action": action, "object": of, "actor": actor, "since": None if begin is None else str(begin)}
-    answer = api.get("/audit", newest="true", limit=str(limit), **query)
+    answer = _find_newest(api, limit, query)
     if api.out.print_json(answer):
         return
     if not answer["entries"]:
@@ -63,6 +63,19 @@ def audit(
     columns = ("number", "when", "who", "action", "object", "became")
     names = KeyNames(api)
     api.out.table(columns, (_row(entry, names) for entry in reversed(answer["entries"])), cuts=True)
+
+
+def _find_newest(api: Api, limit: int, query: Mapping[str, str | None]) -> dict[str, Any]:
+    """The newest entries of a search. One answer looks at a part of the audit: the search goes on where it ended."""
+    entries: list[dict[str, Any]] = []
+    before: str | None = None
+    while True:
+        left = limit - len(entries)
+        answer: dict[str, Any] = api.get("/audit", newest="true", limit=str(left), before=before, **query)
+        entries += answer["entries"]
+        if len(entries) == limit or answer["next_before"] is None:
+            return {**answer, "entries": entries}
+        before = str(answer["next_before"])
 
 
 def _row(entry: dict[str, Any], names: KeyNames) -> Row:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from monitoring.audit import Audit
 from tests.gateway.cli.conftest import Command
 from tests.walks.gateway import RunningGateway
 
@@ -120,3 +121,16 @@ async def test_the_command_shows_the_newest_last(gateway: RunningGateway, appren
     wrong = await apprentice("audit", "--since", "yesterday")
     assert (wrong.exit_code, wrong.out) == (2, "")
     assert "is not a time: write" in wrong.err
+
+
+async def test_a_search_of_the_newest_goes_on_past_a_part_and_an_entry_that_came_late(
+    gateway: RunningGateway, apprentice: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitoring.audit.SEARCHED_MAX", 2)
+    chain = gateway.services.control.audit
+    await chain.append("system", "piano.play", "etude")
+    late = Audit(gateway.services.redis, lambda: time.time() - 7200)  # drafted by a gateway that was killed then
+    for _ in range(5):
+        await late.append("system", "piano.tune", "etude")
+    told = json.loads((await apprentice("audit", "--object", "etude", "--since", "1h", "--json")).out)
+    assert [entry["action"] for entry in told["entries"]] == ["piano.play"]
