@@ -88,6 +88,22 @@ async def test_the_same_adapter_again_is_the_same_version(gateway: RunningGatewa
     assert (listed[0]["state"], listed[0]["share"], listed[0]["ready"]) == ("active", 1.0, ["small-0"])
 
 
+async def test_one_of_those_who_push_the_same_adapter_at_once_has_created_it(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with (
+        run_gateway(configure()) as one,
+        run_gateway(configure()) as two,
+        one.http() as http,
+        two.http() as other,
+    ):
+        for number in range(1, 5):
+            body = {"task": "returns", "path": str(make_adapter(number))}
+            pushed = await asyncio.gather(*(each.post("/admin/v1/adapters", json=body) for each in (http, other) * 2))
+            assert {answer.json()["version"] for answer in pushed} == {f"returns@v{number}"}
+            assert sum(answer.json()["created"] for answer in pushed) == 1
+
+
 async def test_a_version_whose_golden_answer_is_another_is_quarantined_and_taken_off(
     gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:

@@ -64,11 +64,11 @@ async def add_version(
     except OSError as error:
         raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
     step = services.begin_step(pusher.public)
-    created = False
+    made: Version | None = None
 
     def added(before: Version | None, after: Version, generation: int) -> list[Change | Unchanged]:
-        nonlocal created
-        created = before is None
+        nonlocal made
+        made = after if before is None else None
         return [*_added(step, before, after, generation), *while_unchanged]
 
     with conflicts():
@@ -76,7 +76,7 @@ async def add_version(
             task, fitted, artifact, manifest, pusher.public, signer, proof, added, pusher.owner
         )
     await step.enter()
-    return version, created
+    return version, version is made  # at the same moment another admin may have made it
 
 
 def _added(step: AuditedStep, before: Version | None, after: Version, generation: int) -> list[Change]:
