@@ -1,4 +1,4 @@
-"""The table URL → function for admins, data sets: built of kept texts, labels and files, and read."""
+"""Admin endpoints for data sets: build one from kept texts, labels and files; read, export or delete one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets, as the table of features has them."""
+"""The data sets feature's entry for the table of features."""
 
 from __future__ import annotations
 

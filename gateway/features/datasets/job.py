@@ -1,7 +1,7 @@
-"""Data sets are built one after the other: one gateway's job in each folder, each in a process of its own.
+"""Background job that builds data sets one by one, each in its own process. Each folder has one gateway for it.
 
-A building stays in Redis until it has ended: whatever becomes of the gateway, the next one that has the job begins it
-again. Only a whole set appears in the folder, under the digest of its rows, so that nothing is there twice.
+A build stays in Redis until it has ended. If this gateway stops, the next one that holds the lease starts the build
+again. Only a complete data set appears in the folder. The digest of its rows is its name, so no set is there twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file of rows that is sent: written to disk as it comes, and kept under its digest."""
+"""Uploads of files of rows: each is written to disk while it arrives, and stored under its digest."""
 
 from __future__ import annotations
 

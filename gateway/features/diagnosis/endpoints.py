@@ -1,4 +1,4 @@
-"""The table URL → function for admins, diagnosis: why a request was answered wrongly."""
+"""Admin endpoint for diagnosis: the likely reason for a wrong answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages between a gateway and the process that looks a request's text and its nearest training rows up."""
+"""Messages between a gateway and its process that finds a request's text and the training rows most like it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One look-up, in a process of its own: `python -m gateway.features.diagnosis.run`.
+"""The process for one look-up: `python -m gateway.features.diagnosis.run`.
 
-It reads a job as a line of JSON, and prints a result. It ends at once when its input is closed: it never outlives the
-gateway that began it.
+It reads a job as a line of JSON, and prints a result. It exits as soon as its input is closed, so that it never
+outlives the gateway that started it.
 """
 
 from __future__ import annotations

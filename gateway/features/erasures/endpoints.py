@@ -1,4 +1,4 @@
-"""The table URL → function for admins, erasures: texts of requests that are to be forgotten."""
+"""Admin endpoints for erasures: delete texts of requests, and read the progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Erasures, as the table of features has them."""
+"""The erasures feature's entry for the table of features."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Erasures are done here: one gateway's job. Files are written again by a process of its own.
+"""Background job of one gateway that carries erasures out. A process of its own rewrites the files.
 
-An erasure that fails, or whose gateway ends, is done again as a whole until it has come to its end.
+If an erasure fails, or its gateway stops, all of it is repeated until it succeeds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The state of erasures: texts of requests that are to be forgotten."""
+"""The state of erasures, which delete texts of requests."""
 
 from __future__ import annotations
 

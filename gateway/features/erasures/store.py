@@ -1,4 +1,4 @@
-"""Erasures in Redis: what is to be erased, and what came of it. They name requests, and hold no text."""
+"""Erasures in Redis: the requests whose texts are deleted, and the report. An erasure itself holds no text."""
 
 from __future__ import annotations
 

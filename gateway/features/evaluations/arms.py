@@ -1,4 +1,4 @@
-"""The arms that an evaluation can have: the version, general, and the versions that it may have to replace."""
+"""The arms of an evaluation: the version, general, and the versions that the version may replace."""
 
 from __future__ import annotations
 

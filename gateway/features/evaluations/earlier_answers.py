@@ -1,7 +1,7 @@
-"""Answers that an arm gave to the same rows in an earlier evaluation: most need not be asked, nor paid for, again.
+"""An arm's answers to the same rows in an earlier evaluation. Most need not be asked for, nor paid for, again.
 
-A version's bytes never change, and neither do the rows of a digest. What may have changed are the engine and its base
-model: hence a sample is asked again, and unless all of it comes out as it did, so are all other rows.
+A version's bytes never change, nor do the rows of a digest. The engine and its base model may have changed. Therefore
+a sample of rows is asked again. If one result of the sample differs, all other rows are asked again, too.
 """
 
 from __future__ import annotations

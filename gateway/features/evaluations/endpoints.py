@@ -1,4 +1,4 @@
-"""The table URL → function for admins, evaluations: a version against a data set, and what came of it."""
+"""Admin endpoints for evaluations of a version on a data set: begin, read or end one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluations, as the table of features has them."""
+"""The evaluations feature's entry for the table of features."""
 
 from __future__ import annotations
 

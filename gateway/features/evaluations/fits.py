@@ -1,6 +1,6 @@
-"""The models that are fitted from an evaluation's rows: a version's confidence model, and its learned routing.
+"""Models fitted from an evaluation's rows: a version's confidence model, scope thresholds and learned routing.
 
-It is loaded where it is asked for alone: scikit-learn takes longer to load than a report to make.
+Import this module only when such a model is wanted: scikit-learn takes longer to load than a report takes to make.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Baselines from the gate: a version's evaluation before it was live is the baseline of its reviewed labels.
+"""Baselines from the gate: a version's evaluation before it is live becomes the baseline of its reviewed labels.
 
-An evaluation may be of anything, such as of the requests that its version got wrong. What a live version is held
-against is therefore never taken from one by itself: an admin says so.
+An evaluation may use any rows, such as the requests that its version answered wrong. Therefore an evaluation never
+becomes the baseline of a version that is live already, unless an admin says so.
 """
 
 from __future__ import annotations

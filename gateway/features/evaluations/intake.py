@@ -1,4 +1,4 @@
-"""Data sets on their way in: an upload of JSON lines, checked row by row, and kept until it is taken over."""
+"""Uploads of data sets as JSON lines: checked row by row, and stored until an evaluation or a suite takes them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Evaluations are run here: one gateway's job, a few rows at a time, where callers leave room.
+"""Background job of one gateway that runs evaluations, a few rows at a time, where callers leave room.
 
-Rows go through the gateway's own engines, leases and general prompts, as a caller's requests would that pin the version
-or its task's fallback. Each row's result is kept as it comes: another gateway goes on where this one stopped.
+Rows use the gateway's engines, leases and general prompts, like requests of a caller who pins the version or its task's
+fallback. Each row's result is stored at once. If this gateway stops, another one continues there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model that judges answers where the metric is `judge`: which one it is, and how far it agrees with people."""
+"""The model that judges answers if the metric is `judge`: its settings, and its agreement with people."""
 
 from __future__ import annotations
 

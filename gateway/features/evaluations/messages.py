@@ -1,4 +1,4 @@
-"""The messages between the job and the process that ends an evaluation, and a row as a request."""
+"""Messages between the job and the process that makes an evaluation's report; also a row in the form of a request."""
 
 from __future__ import annotations
 

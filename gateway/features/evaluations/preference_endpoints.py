@@ -1,4 +1,4 @@
-"""The table URL → function for people who compare two arms' answers, blind."""
+"""Endpoints for people who compare two arms' answers, without knowing which arm gave which."""
 
 from __future__ import annotations
 

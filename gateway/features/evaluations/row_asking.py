@@ -1,5 +1,5 @@
-"""A row at an engine: it waits for room beside callers, is sent, recorded, paid for as evaluation, read, and asked
-again where it fails."""
+"""Asking of an evaluation's rows: wait for room beside callers, send the row to an engine, and read the answer. Each
+row has a record, and its cost is booked as evaluation. A row that fails is asked again."""
 
 from __future__ import annotations
 

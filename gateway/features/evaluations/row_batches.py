@@ -1,4 +1,4 @@
-"""Rows of a list in Redis, some at a time."""
+"""Rows of a list in Redis, read and changed in batches."""
 
 from __future__ import annotations
 

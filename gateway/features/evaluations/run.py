@@ -1,7 +1,7 @@
-"""An evaluation's end, in a process of its own: the report, and the models that are fitted from its rows.
+"""The process at an evaluation's end: it makes the report, and fits models from the rows.
 
-`python -m gateway.features.evaluations.run` reads a Job as a line of JSON, and prints a Closed. It ends at once when
-its input is closed: it never outlives the gateway that began it.
+`python -m gateway.features.evaluations.run` reads an EvaluationJob as a line of JSON, and prints a Closed. It exits as
+soon as its input is closed, so that it never outlives the gateway that started it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The scripts over evaluations in Redis, each one atomic step."""
+"""Scripts that Redis runs on evaluations, each in one atomic step."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Evaluations as they are kept in Redis: what is asked, how far it is, each row's result, and the report.
+"""Evaluations in Redis: their settings, their progress, each row's result, and the report.
 
-Of the data, requests and expected answers are kept, sealed as kept texts are, until the evaluation has ended. Of each
-row there remain its id, its class, whether each arm was right and what that took, for as long as results are kept; the
-logprobs of answers, which take most room, of the newest evaluations alone. Texts stay where their task has texts kept.
+Requests and expected answers are stored until the evaluation has ended, sealed like kept texts. A row's result stays
+until the retention is over: its id, its class, each arm's correctness, time and cost. Logprobs of answers take most
+room, so they stay for the newest evaluations only. Texts stay only if their task keeps texts.
 """
 
 from __future__ import annotations

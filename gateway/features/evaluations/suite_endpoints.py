@@ -1,6 +1,6 @@
-"""The table URL → function for admins, suites: the data sets that a task's versions are evaluated on.
+"""Admin endpoints for suites: the data sets on which a task's versions are evaluated.
 
-One may be of hard cases that production found: a process reads kept texts and their labels, and writes its rows.
+A suite may consist of hard cases from production: a process reads kept texts and their labels, and writes the rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Suites as they are kept in Redis, by their digest. Requests and expected answers stay until the suite is removed."""
+"""Suites in Redis, by their digest. Requests and expected answers stay until the suite is removed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Texts of an evaluation: requests, expected answers and answers, where the task has texts kept.
+"""Texts of an evaluation: requests, expected answers and answers, if the task keeps texts.
 
-They are redacted as the task's kept texts are, and sealed by the same key, before they leave the gateway's memory.
+Before they leave the gateway's memory, they are redacted like the task's kept texts, and sealed with the same key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`POST /v1/feedback`: judgements of callers, one or several."""
+"""`POST /v1/feedback`: one or several judgements of a caller."""
 
 from __future__ import annotations
 

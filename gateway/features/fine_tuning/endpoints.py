@@ -1,5 +1,5 @@
-"""The table URL → function for clients of OpenAI's fine-tuning: with `/admin/v1` as their base address and an admin's
-key, a job is a training, and its model is loaded once it is there. The gate stays before canary and promotion."""
+"""Endpoints for clients of OpenAI's fine-tuning API, with `/admin/v1` as their base URL and an admin's key. A job is a
+training; its model is loaded once the training is done. The gate still decides on canary and promotion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table URL → function for clients of OpenAI's files: rows to train on, each file known by its bytes."""
+"""Endpoints for clients of OpenAI's files API: files of rows to train on. A file's id follows from its bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request of OpenAI's fine-tuning client, in our terms."""
+"""Translation of a request of OpenAI's fine-tuning client into a training."""
 
 from __future__ import annotations
 

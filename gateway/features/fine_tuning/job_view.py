@@ -1,4 +1,4 @@
-"""A training as a client of OpenAI's fine-tuning reads it. Pure."""
+"""A training in the form that a client of OpenAI's fine-tuning API reads. Pure."""
 
 from __future__ import annotations
 

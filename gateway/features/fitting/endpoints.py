@@ -1,6 +1,6 @@
-"""The table URL → function for admins, training prompts: what a version's scope is fitted from.
+"""Admin endpoint for training prompts, from which a version's scope model is fitted.
 
-They are read and checked here, and wait in Redis; the gateway with the lease fits them (features/fitting/job.py).
+It checks the prompts, and stores them in Redis. The gateway with the lease fits them (features/fitting/job.py).
 """
 
 from __future__ import annotations

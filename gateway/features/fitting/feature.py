@@ -1,4 +1,4 @@
-"""Fitting, as the table of features has it."""
+"""The fitting feature's entry for the table of features."""
 
 from __future__ import annotations
 

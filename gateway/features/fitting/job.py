@@ -1,7 +1,7 @@
-"""Models are fitted from the training prompts that wait: one gateway's job, each in a process of its own.
+"""Background job of one gateway that fits models from waiting training prompts, each in its own process.
 
-Whatever becomes of the gateway, the sample waits in Redis until its model is kept there: the next gateway that has the
-job begins the fitting again. A fitting that can't succeed is told in a sentence, and its sample goes too.
+The sample stays in Redis until its model is stored. If this gateway stops, the next one that holds the lease starts the
+fitting again. A fitting that cannot succeed ends with an error message, and its sample is deleted.
 """
 
 from __future__ import annotations

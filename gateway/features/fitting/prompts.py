@@ -1,5 +1,5 @@
-"""A sample of the prompts that a version was trained on, as an admin gives it: read, checked, and packed until it is
-fitted. A line of JSON each, `{"prompt" | "text" | "messages", "id"?, "label"?, "parent"?}`.
+"""An admin's sample of the prompts that a version was trained on: read, checked, and packed for the fitting.
+Each prompt is a line of JSON: `{"prompt" | "text" | "messages", "id"?, "label"?, "parent"?}`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The state of fitting: samples of training prompts that wait."""
+"""The state of fitting: samples of training prompts that wait for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/health` and `/metrics`: for probes and Prometheus, without a key."""
+"""`/health` and `/metrics` for probes and Prometheus. They need no key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table URL → function for admins, pulls: adapters that the gateway fetches from elsewhere."""
+"""Admin endpoints for pulls: adapters that the gateway fetches from another place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pulls, as the table of features has them."""
+"""The pulls feature's entry for the table of features."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Adapters are pulled one after the other: one gateway's job, each fetched by a process of its own.
+"""Background job of one gateway that pulls adapters one by one. Each has its own process to fetch it.
 
-A pull stays in Redis until it has ended: the next gateway that has the job goes on with it. What was fetched then
-takes the way of an upload: verified, stored, registered.
+A pull stays in Redis until it has ended. If this gateway stops, the next one that holds the lease continues it.
+A fetched adapter is treated like an upload: verified, stored, registered.
 """
 
 from __future__ import annotations

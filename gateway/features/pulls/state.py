@@ -1,4 +1,4 @@
-"""The state of pulls: adapters on their way from a bucket, a hub or a registry into the store."""
+"""The state of pulls: adapters that are fetched from a bucket, a hub or a registry into the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table URL → function for admins, baselines: what the signals of a version are held against."""
+"""Admin endpoints for baselines, with which the signals of a version are compared."""
 
 from __future__ import annotations
 

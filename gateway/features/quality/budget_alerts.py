@@ -1,4 +1,4 @@
-"""Alerts of budgets: a message to the webhook where a key has spent 80% of its money, and one where all."""
+"""Budget alerts: a message to the webhook when a key has spent 80% of its budget, and one when it has spent all."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The table URL → function for admins, the monitor: what it knows of each task, in plain words, and its overruling.
+"""Admin endpoints for the monitor: its findings on each task, in plain words, and ways to overrule it.
 
-Every change of a task's quality is one step with its generation, and in the audit with what was there before. Its time
-is Redis's, by which the monitor goes.
+Every change of a task's quality is one atomic step that checks its generation, with an audit entry that holds the value
+before. Its time comes from Redis's clock, which the monitor uses, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Quality, as the table of features has it."""
+"""The quality feature's entry for the table of features."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Gauges of what the monitor says. Every gateway tells the same: take the greatest, not the sum.
+"""Gauges of the monitor's results. Every gateway exports the same values: take the maximum of them, not the sum.
 
-Of versions they tell only of those with a role: the others get no requests, and would use up the room.
+Only versions with a role have gauges. The others get no requests, and would use up the metrics' shares of series.
 """
 
 from __future__ import annotations

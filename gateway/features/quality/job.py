@@ -1,8 +1,8 @@
-"""The monitor: one gateway's job judges every version from records and feedback, and does what follows.
+"""The monitor: a background job of one gateway that judges every version by records and feedback, and responds.
 
-A child process reads and judges (monitoring/quality/signals/run.py), so that no event loop is held. Here its
-judgements are told to all gateways, and what follows from them (monitoring/quality/verdicts/monitor_responses.py) is
-carried out.
+A child process reads and judges (monitoring/quality/signals/run.py), so that the event loop is not blocked. This module
+publishes the judgements to all gateways, and carries out the responses
+(monitoring/quality/verdicts/monitor_responses.py).
 """
 
 from __future__ import annotations

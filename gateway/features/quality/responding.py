@@ -1,7 +1,7 @@
-"""The monitor's actions are carried out: each once, with its entry in the audit and its message to the webhook.
+"""Carrying out the monitor's actions: each once, with an audit entry and a message to the webhook.
 
-A task's quality, the drafts of the audit's entries and the list of what is to be carried out are written in one step.
-Whoever has the job next carries out what a killed gateway has left: each effect looks whether it is there already.
+One atomic step writes a task's quality, its actions, and the drafts of their audit entries. If the gateway is killed,
+the next one with the job carries out the remaining actions. Each effect first checks whether it has happened already.
 """
 
 from __future__ import annotations

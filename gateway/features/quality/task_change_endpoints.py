@@ -1,7 +1,7 @@
-"""The table URL → function for admins, a task that changes: the organisation knows before any label can.
+"""Admin endpoints to announce a change of a task's rules, which the organisation knows before any label shows it.
 
-One step marks the versions that it has now as stale, sets a rule that begins when the change does and ends by itself,
-and opens a request to train. Taking it back is one step, too.
+One atomic step marks the task's present versions as stale, sets a rule, and opens a request to train. The rule begins
+with the change, and expires by itself. To take the announcement back is one atomic step, too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The monitor's and admins' actions that wait in Redis to be carried out, with the drafts of their audit entries.
+"""Outbox in Redis of actions of the monitor and of admins, with the drafts of their audit entries.
 
-An action and its draft are written in one step with the quality that they follow from.
+One atomic step writes an action, its draft, and the quality from which they follow.
 """
 
 from __future__ import annotations

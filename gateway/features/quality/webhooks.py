@@ -1,9 +1,9 @@
-"""Messages to a webhook: each action of the monitor once it is done, sent again until it is taken.
+"""Messages to a webhook: one for each completed action of the monitor, sent again until the receiver accepts it.
 
-Messages wait in Redis, so that the next gateway that has the job goes on where one was killed. One that could not be
-delivered within KEPT_SECONDS is dropped and counted. A receiver may get a message twice, with the same id. It gets
-those of a task in order: one that waits holds back what came after it, unless it was refused for what it says. Order
-and age are by Redis's clock, since those of two gateways need not agree.
+Messages wait in Redis. If this gateway is killed, the next one with the job sends them. A message that is not delivered
+within KEPT_SECONDS is dropped and counted. A receiver may get a message twice, with the same id. A task's messages
+arrive in order: a waiting one holds back the later ones, unless the receiver refused its content. Redis's clock decides
+on order and age, since the clocks of two gateways may differ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Readiness, with its table URL → function: whether a file of examples, or a task, is ready for fine-tuning."""
+"""Endpoint for readiness: whether a file of examples, or a task, is ready for fine-tuning; and its state."""
 
 from __future__ import annotations
 

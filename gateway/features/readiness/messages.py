@@ -1,4 +1,4 @@
-"""The messages between a gateway and the process that answers whether a task is ready for fine-tuning."""
+"""Messages between a gateway and its process that decides whether a task is ready for fine-tuning."""
 
 from __future__ import annotations
 

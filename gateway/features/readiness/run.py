@@ -1,7 +1,7 @@
-"""One answer to whether a task is ready, in a process of its own: `python -m gateway.features.readiness.run`.
+"""The process that decides once whether a task is ready: `python -m gateway.features.readiness.run`.
 
-It reads a job as a line of JSON, then as many bytes of data as the job names, and prints a result. It ends at once when
-its input is closed: it never outlives the gateway that began it.
+It reads a job as a line of JSON, then as many bytes of data as the job names, and prints a result. It exits as soon as
+its input is closed, so that it never outlives the gateway that started it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rewrites of Redis's append-only file: until then it still holds what was deleted, such as texts of reviews."""
+"""Rewrites of Redis's append-only file. Until a rewrite it still holds deleted data, such as texts of reviews."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Records and feedback go from the streams into Parquet files: one gateway's job, in a process of its own.
+"""Background job of one gateway that moves records and feedback from Redis's streams into Parquet files.
 
-Here a process is begun and waited for, and nothing else: reading, packing and writing would hold the event loop.
+This module only starts a process and waits for it: reading, packing and writing would block the event loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Records on their way into Redis: opens the flow of this gateway, and empties it at the stop."""
+"""This gateway's flow of records into Redis: opened at the start, emptied at the stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading of kept texts for a gateway: a process beside it opens the archive."""
+"""Kept texts for a gateway: a process beside it opens the archive and reads them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The table URL → function for admins, adapters: what comes in, where it is placed, and why.
+"""Admin endpoints for adapters: add versions, place or retire them, and explain their state.
 
-Admins say what is wanted; the gateway that has the reconciling job loads, probes and unloads.
+Admins set the wanted state. The gateway with the reconciling job then loads, probes and unloads versions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An adapter's way into the registry: its files are verified, stored, and entered as the task's next version."""
+"""Adding an adapter to the registry: verify its files, store them, and enter them as the task's next version."""
 
 from __future__ import annotations
 

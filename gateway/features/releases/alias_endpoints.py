@@ -1,6 +1,6 @@
-"""The table URL → function for admins, releases: who answers a task's requests, on trial or for good.
+"""Admin endpoints for releases: the versions that answer a task's requests, on trial or for good.
 
-A release moves an alias in one atomic step. Nothing is loaded for it: what may be sent to is ready before.
+A release moves an alias in one atomic step. It loads nothing: a version must be ready before it may get requests.
 """
 
 from __future__ import annotations

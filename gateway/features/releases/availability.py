@@ -1,4 +1,4 @@
-"""The obstacles between a task's versions and its callers: rules in force, and replicas without a ready version."""
+"""Obstacles that keep a task's requests from its versions: active rules, and replicas without a ready version."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The verdicts on canaries that are judged by a plan are carried out: promote, roll back, or hold.
+"""Carrying out the verdicts on canaries that a plan judges: promote, roll back, or hold.
 
-The judging is the monitor's (`monitoring/quality/signals/canaries.py`). Here a verdict is carried out once, in one
-step with the draft of its entry in the audit, and kept in Redis for all gateways to show.
+The monitor judges (`monitoring/quality/signals/canaries.py`). This module carries a verdict out once, in one atomic
+step with the draft of its audit entry. It stores the verdict in Redis, so that all gateways can show it.
 """
 
 from __future__ import annotations

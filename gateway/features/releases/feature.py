@@ -1,4 +1,4 @@
-"""Releases, as the table of features has them."""
+"""The releases feature's entry for the table of features."""
 
 from __future__ import annotations
 

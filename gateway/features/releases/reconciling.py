@@ -1,4 +1,4 @@
-"""The job of one gateway: engines come to hold what admins want, and what nobody needs any more is unloaded."""
+"""Background job of one gateway: load on the engines the versions that admins want, and unload the others."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Engines started again, one of a pool at a time, so that what they have of unloaded versions goes with them.
+"""Recycling of engines: a restart, one replica of a pool at a time, to free them of unloaded versions.
 
-A replica that is being recycled gets no new requests; its answers finish; its engine is restarted at its `recycle_url`;
-the reconciler loads and probes its versions again; then it gets requests again. Redis has its progress beside its
-cordon, so that another gateway goes on from there.
+A recycled replica gets no new requests, and finishes its answers. A call to its `recycle_url` restarts its engine. The
+reconciler loads and probes its versions again; then the replica gets requests again. Redis holds the progress in the
+replica's cordon, so that another gateway can continue.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The store's bytes over HTTP, for the sidecars of replicas that do not share its volume."""
+"""The store's files over HTTP, for the sidecars of replicas that do not share the store's volume."""
 
 from __future__ import annotations
 

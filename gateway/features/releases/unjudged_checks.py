@@ -1,4 +1,4 @@
-"""Checks of a task that lack a model for a version, so that they never fire, and what to do."""
+"""Checks of a task that never fire because a version has no model for them, and the remedy."""
 
 from __future__ import annotations
 

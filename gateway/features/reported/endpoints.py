@@ -1,8 +1,7 @@
-"""`POST /v1/records`: traffic that another gateway served, taken in to be judged here without being moved here.
+"""`POST /v1/records`: reports of traffic that another gateway served, to judge it without moving it here.
 
-What is reported is not a request of ours: its record has the purpose `reported`, and nothing that counts, bills or
-releases what is served here looks at it. Each report counts as a request against the key's limits, and so does a
-refused body.
+The record of a reported request has the purpose `reported`. Counts, bills and releases of the requests served here
+ignore it. Each report counts as a request against the key's limits, and so does a refused body.
 """
 
 from __future__ import annotations

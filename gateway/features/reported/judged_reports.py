@@ -1,4 +1,4 @@
-"""Reports that are judged: whether one may be stored, its terms, and its record with findings."""
+"""Judgement of reports: whether one may be stored, the terms for its answer, and its record with findings."""
 
 from __future__ import annotations
 

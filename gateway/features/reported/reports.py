@@ -1,4 +1,4 @@
-"""The form of what `POST /v1/records` takes: a report of one request that another gateway served, or several."""
+"""The form of the body of `POST /v1/records`: one or several reports of requests that another gateway served."""
 
 from __future__ import annotations
 

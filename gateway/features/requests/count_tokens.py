@@ -1,7 +1,7 @@
-"""`POST /v1/messages/count_tokens`: the tokens of a message's prompt, as the engine counts them that it would go to.
+"""`POST /v1/messages/count_tokens`: the number of tokens of a message's prompt, counted by the engine.
 
-It decides as the walk does, and has that engine's tokenizer count what it would be sent: the general prompt too. It
-leaves no record, costs nothing, and counts as a request alone.
+The endpoint chooses the engine like the request path. The engine's tokenizer counts all that the engine would get, with
+the general prompt. The call leaves no record and costs nothing. It counts only as a request.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The explanation of a request's route in words: with scores for operators and admins, without for its caller."""
+"""The explanation of a request's route in words. Operators and admins see scores; the request's caller does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table URL → function for what a key may put into `model`: tasks, their loaded versions, pools, and `auto`."""
+"""Endpoints for the names that a key may put into `model`: tasks, their loaded versions, pools, and `auto`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`POST /v1/route`: where a request would go, and why, without sending it anywhere.
+"""`POST /v1/route`: the route that a request would take, and the reason, without sending it.
 
-It takes what the hot endpoints take, and decides as the walk does. It leaves no record and takes no lease, and of its
-key's limits a request alone.
+It accepts the bodies of the serving endpoints, and decides like the request path. It leaves no record and takes no
+lease. Against its key's limits it counts only as a request.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`GET /v1/requests`: a search in requests, the newest first, in a process of its own."""
+"""`GET /v1/requests`: a search for requests, the newest first, in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table URL → function for admins, requests to retrain a task's adapter, with what it got wrong."""
+"""Admin endpoints for requests to retrain a task's adapter, with examples of its wrong answers."""
 
 from __future__ import annotations
 

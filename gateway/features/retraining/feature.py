@@ -1,4 +1,4 @@
-"""Retraining, as the table of features has it."""
+"""The retraining feature's entry for the table of features."""
 
 from __future__ import annotations
 

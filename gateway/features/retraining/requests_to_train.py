@@ -1,4 +1,4 @@
-"""Has a task's adapter trained again: opens the request, with what was judged bad lately as its examples."""
+"""Requests to train a task's adapter again: opened with the latest answers that were judged bad as examples."""
 
 from __future__ import annotations
 

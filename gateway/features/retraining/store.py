@@ -1,4 +1,4 @@
-"""Requests to retrain adapters in Redis: one object a request, its examples apart."""
+"""Requests to retrain adapters in Redis: one object for each request, and its examples under other keys."""
 
 from __future__ import annotations
 

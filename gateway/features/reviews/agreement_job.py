@@ -1,4 +1,4 @@
-"""Agreement of reviewers: measured now and then by one gateway, from the requests that several have judged."""
+"""Agreement of reviewers: one gateway measures it at an interval, from requests that several people have judged."""
 
 from __future__ import annotations
 

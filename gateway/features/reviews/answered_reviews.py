@@ -1,4 +1,4 @@
-"""Answers of reviewers: the review that a judgement is of, its words redacted, and the review that waits no more."""
+"""Answers of reviewers: find a judgement's review, redact the judgement's words, and end the review's wait."""
 
 from __future__ import annotations
 

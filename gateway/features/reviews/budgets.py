@@ -1,4 +1,4 @@
-"""The budgets and times of a task's reviews: as its settings say, and raised as the monitor says."""
+"""The budgets and times of a task's reviews, from its settings. The monitor may raise the budget."""
 
 from __future__ import annotations
 

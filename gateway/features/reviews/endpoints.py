@@ -1,4 +1,4 @@
-"""The table URL → function for admins, the queue of reviews: its state, and what is taken out of it."""
+"""Admin endpoints for the queue of reviews: read its state, delete texts from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reviews, as the table of features has them."""
+"""The reviews feature's entry for the table of features."""
 
 from __future__ import annotations
 

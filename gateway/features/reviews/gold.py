@@ -1,6 +1,6 @@
-"""Gold questions: reviews whose right judgement is known, given to reviewers among the others.
+"""Gold questions: reviews whose right judgement is known. Reviewers get them among the other reviews.
 
-Their answers are no feedback: they tell how good a reviewer is, and nothing of the version.
+Answers to them are not feedback: they show the quality of a reviewer, not of the version.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Reviews: requests that were drawn for people to judge are kept with their texts, beside the requests themselves.
+"""Background job for reviews: it stores requests that were drawn for people to judge, with their texts.
 
-That is after their answers were sent, a few at a time. What can't be kept is dropped and counted, whatever it says.
+It does so after their answers were sent, one after the other. A request that can't be stored is dropped and counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table URL → function for admins, reviewers together: agreement, disputes, gold questions, and rater files."""
+"""Admin endpoints for the work of several reviewers: agreement, disputes, gold questions, and rater files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table URL → function for reviewers: requests that were drawn for people to judge, given one at a time."""
+"""Endpoints for reviewers: get requests that were drawn for people to judge, one at a time, or skip one."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""The scripts over the reviews of a task in Redis, each one atomic step.
+"""Scripts that Redis runs on the reviews of a task, each in one atomic step.
 
-KEYS[1] is what the keys of the task begin with; ARGV[1] the time in milliseconds (-1: Redis's own clock). Of a task:
-`waiting` (ids by when they came), `leases` (id to reviewer and end of the lease), `held` (reviewer to id), and by hour
-how many were `drawn`, `answered`, `skipped` and `expired`. A review's own texts are under `apprentice:review:ID`,
-those of one that was judged wrong under `apprentice:reviewed:ID` (`kept_on`: ids by when that was). The first line of
-both is the task, and where several are to review it, a tab and their number; who has, is under
-`apprentice:review:ID:by`, and to whom the audit says that it was given, under `apprentice:given:REVIEWER:ID`. `shared`
-has the ids that several have answered.
+KEYS[1] is the prefix of the task's keys; ARGV[1] the time in milliseconds (-1: Redis's own clock). A task has:
+`waiting` (ids by arrival), `leases` (id to reviewer and end of the lease), `held` (reviewer to id), `shared` (ids that
+several have answered) and `kept_on` (ids by the time of a wrong label). The numbers by hour are in `drawn`, `answered`,
+`skipped` and `expired`. A review's texts are under `apprentice:review:ID`; once judged wrong, under
+`apprentice:reviewed:ID`. The first line of both is the task; if several people are to review it, a tab and their number
+follow. `apprentice:review:ID:by` names those who have reviewed it. `apprentice:given:REVIEWER:ID` exists once the audit
+says that the reviewer got it.
 """
 
 from __future__ import annotations

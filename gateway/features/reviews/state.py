@@ -1,4 +1,4 @@
-"""The state of reviews: requests that were drawn for people to judge."""
+"""The state of reviews: requests that were drawn so that people judge them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Requests that were drawn for people to review, as they wait in Redis with their texts, and the budget of a week.
+"""Reviews in Redis: requests that were drawn for people to judge, with their texts, and the budget of a week.
 
-Texts are sealed as kept texts are, where a key is set. Earlier ones are read as they are, and sealed by `reseal`.
+If a key is set, texts are sealed like kept texts. Older plain texts stay readable, and `reseal` seals them.
 
-Texts go once a review is answered or the retention is over; only of what was judged wrong they stay for the retention
-once more, for who retrains the version. Time is Redis's own clock, so that gateways' clocks change nothing.
+Texts are deleted once a review is answered or the retention is over. Texts of a wrong answer stay for a second
+retention, to retrain the version. All times are by Redis's clock, so that the gateways' clocks do not matter.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests that were drawn for review and answered, on their way into Redis: nobody waits for that."""
+"""Queue in memory of answered requests that were drawn for review and are not in Redis yet. No caller waits for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table URL → function for admins, rules that overrule the routing. Each change is one atomic step."""
+"""Admin endpoints for rules that overrule the routing. Each change is one atomic step."""
 
 from __future__ import annotations
 

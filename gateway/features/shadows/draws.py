@@ -1,7 +1,7 @@
-"""Versions on trial: which answers are looked at, what they say, and the queue of requests for shadows to answer too.
+"""Draws of requests for a second answer or a review, and the queue of requests that shadows answer, too.
 
-Only answers of a task that has a canary or a shadow are looked at, and those that were drawn for the monitor: for both
-arms to answer, or for a person to review. They are looked at after they were sent.
+Two kinds of answers are read again, after they were sent: those of a task with a canary or a shadow, and those that
+were drawn for the monitor. The monitor draws requests for both arms to answer, or for a person to review.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Shadows, as the table of features has them."""
+"""The shadows feature's entry for the table of features."""
 
 from __future__ import annotations
 

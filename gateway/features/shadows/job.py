@@ -1,8 +1,8 @@
-"""The shadows' answers to requests that their callers have had answered, compared and recorded.
+"""Background job for shadows: it asks them requests that callers have had answered, compares and records the answers.
 
-A version on trial answers a share of its task's requests too. Of a task that the monitor watches, both arms answer
-what was drawn for that: the version that a request was led to, and general or whatever answered in the version's place.
-Shadows' requests run a few at a time beside the callers'. Nobody sees their answers; their cost is booked as shadow.
+A version on trial also answers a share of its task's requests. If the monitor watches a task, both arms answer the
+drawn requests: the version to which the request was led, and general or the arm that answered instead of the version.
+A few shadow requests run at a time, beside callers. Nobody sees the answers; their cost is booked as shadow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Judges of shadow pairs: what is known of both arms' answers to one request before a person has said what is right.
+"""Judges of shadow pairs: they compare both arms' answers to one request before a person has judged them.
 
-A contract says which answers are wrong. A judge that compares says whether both arms answered the same; a model that
-judges is asked of each answer whether it is right. A judge that can't tell leaves a pair unjudged, never right or
-wrong.
+A contract shows which answers are wrong. A comparison shows whether both arms gave the same answer. A model that judges
+says of each answer whether it is right. A judge without a verdict leaves the pair unjudged, never right or wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The state of shadows: requests that a second arm answers too."""
+"""The state of shadows: requests that a second arm answers, too."""
 
 from __future__ import annotations
 

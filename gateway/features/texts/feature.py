@@ -1,4 +1,4 @@
-"""Kept texts, as the table of features has them."""
+"""The kept texts feature's entry for the table of features."""
 
 from __future__ import annotations
 

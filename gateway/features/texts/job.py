@@ -1,7 +1,7 @@
-"""Texts go from the queue into Redis, redacted and sealed: beside the requests, in a thread, a few at a time.
+"""Background job that redacts and seals texts, and moves them from the queue into Redis, in batches, in a thread.
 
-While Redis takes none, or is full of texts that wait for the archive, they go to the spool on the disk, and from there
-to Redis in their order. One that can't be redacted is dropped and counted: no text is kept as it was.
+While Redis is away, or full of texts that wait for the archive, texts go to the spool on disk. Later they follow from
+there, in their order. A text that can't be redacted is dropped and counted: no text is kept without redaction.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The functions that tasks' texts go through before they are kept: the shipped one, or an entry point."""
+"""The functions that redact a task's texts before they are kept: the built-in one, or an entry point."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""All words and texts that are sealed in Redis come under the present key: those that are plain, or under a former one.
+"""Background job that seals words and texts in Redis under the present key if they are plain or under a former key.
 
-Kept texts that wait for the archive, its files and the stream of feedback are sealed by its own job.
+The archive's own job seals its files, the kept texts that wait for it, and the stream of feedback.
 """
 
 from __future__ import annotations

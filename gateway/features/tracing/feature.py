@@ -1,4 +1,4 @@
-"""Tracing, as the table of features has it. Off, it costs nothing: the SDK is not even loaded."""
+"""The tracing feature's entry for the table of features. If it is off, it costs nothing: the SDK is not loaded."""
 
 from __future__ import annotations
 

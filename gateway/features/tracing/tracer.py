@@ -1,4 +1,4 @@
-"""Spans of requests, made from their ledgers when they have ended: names and numbers, and no text of anybody."""
+"""Spans of requests, made from their ledgers at their end. They hold names and numbers, but no texts."""
 
 from __future__ import annotations
 

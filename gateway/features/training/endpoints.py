@@ -1,4 +1,4 @@
-"""The table URL → function for admins, trainings: begun on a data set, watched, stopped."""
+"""Admin endpoints for trainings: begin one on a data set, watch it, stop it."""
 
 from __future__ import annotations
 

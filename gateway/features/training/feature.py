@@ -1,4 +1,4 @@
-"""Trainings, as the table of features has them."""
+"""The training feature's entry for the table of features."""
 
 from __future__ import annotations
 

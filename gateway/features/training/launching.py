@@ -1,6 +1,6 @@
-"""Trainings that run elsewhere are launched here: a Job of Kubernetes, a job of Ray, or a message to a webhook.
+"""Launching of trainings that run elsewhere: as a Kubernetes Job, as a Ray job, or by a message to a webhook.
 
-Each is named after its training, so that a second launch finds the first one.
+Each job's name follows from its training, so that a second launch finds the first job.
 """
 
 from __future__ import annotations

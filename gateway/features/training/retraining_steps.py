@@ -1,8 +1,8 @@
-"""The steps after a request to train, as `monitor.retraining` says: a data set and a command; with `auto` a training,
-and the evaluation that the gate reads. It never goes past the gate.
+"""The steps after a request to train. `monitor.retraining` decides on them: a data set and a command; with `auto` also
+a training, and the evaluation that the gate reads. Promotion is never among them.
 
-Each step is noted in the request before the next one is looked at, and its id follows from the request's or from the
-data: whoever has the job next goes on where a killed gateway stopped, and nothing is begun twice.
+Each step is noted in the request before the next one begins. Its id follows from the request's id or from the data. If
+a gateway is killed, the next one with the job continues there, and begins nothing twice.
 """
 
 from __future__ import annotations

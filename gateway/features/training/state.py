@@ -1,4 +1,4 @@
-"""The state of trainings: where they are kept, and the folder of those that run on this machine."""
+"""The state of trainings: their store in Redis, and the folder for trainings on this machine."""
 
 from __future__ import annotations
 

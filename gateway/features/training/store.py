@@ -1,4 +1,4 @@
-"""Trainings in Redis: one object a training, and its progress beside it."""
+"""Trainings in Redis: one object for each training, and its progress under another key."""
 
 from __future__ import annotations
 

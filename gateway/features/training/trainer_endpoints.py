@@ -1,5 +1,5 @@
-"""The table URL → function for trainers elsewhere: they fetch a training's files, tell how far it is, and send the
-adapter. The key of a training opens this one alone, as long as it runs."""
+"""Endpoints for trainers elsewhere: they fetch a training's files, report its progress, and send the adapter. The key
+of a training gives access to this training only, while it runs."""
 
 from __future__ import annotations
 

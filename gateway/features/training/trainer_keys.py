@@ -1,4 +1,4 @@
-"""The key of a trainer elsewhere: a caller's key without a model, which opens one training as long as it runs."""
+"""The key of a trainer elsewhere: a caller's key without a model. It gives access to one training while that runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a training: its adapter is registered as a push would be, and its state is moved once."""
+"""The end of a training: its adapter is registered like a pushed one, and its state changes once."""
 
 from __future__ import annotations
 

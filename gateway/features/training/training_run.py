@@ -1,8 +1,8 @@
-"""One training under way: its files are prepared here, and somebody may stop it.
+"""One training under way, here or elsewhere. This gateway prepares its files; an admin may stop it.
 
-On this machine one runs at a time, and its trainer ends with this gateway: the next one that has the lease of this data
-folder goes on from the checkpoint. One elsewhere is launched and followed until its trainer has sent an adapter, or
-will send none.
+On this machine one training runs at a time, and its trainer exits with this gateway. The next gateway with the lease of
+this data folder continues from the checkpoint. A training elsewhere is launched, and followed until its trainer has
+sent an adapter or failed.
 """
 
 from __future__ import annotations

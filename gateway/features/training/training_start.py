@@ -1,4 +1,4 @@
-"""The beginning of a training: everything that can be seen to be wrong is said before anything runs."""
+"""The beginning of a training: it reports all faults that it can find before anything runs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The seam between a training and the gate: the version is staged and evaluated, and no more.
+"""The step from a training to the gate: stage and evaluate the version, and no more.
 
-The gate decides by that evaluation when somebody asks for a canary or a promotion. Nothing here does.
+The gate uses that evaluation when a person asks for a canary or a promotion. This module asks for neither.
 """
 
 from __future__ import annotations
