@@ -6,7 +6,6 @@ Another engine may continue a stream that breaks (gateway/path/continuation.py).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import time
 from typing import Any
@@ -21,6 +20,7 @@ from gateway.path.answer_checks import judge_sent
 from gateway.path.answer_headers import JSON_HEADERS, STREAM_HEADERS, make_choice_headers
 from gateway.path.continuation import go_on
 from gateway.path.ledger import Ledger
+from gateway.server.asgi_messages import HungUp
 from gateway.server.deadline import Deadline
 from gateway.server.exchange import Exchange
 from gateway.services import Services
@@ -206,14 +206,19 @@ def _make_details(record: Record) -> dict[str, Any]:
 
 
 async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) -> None:
-    """Send the caller a problem: as an answer, or inside a stream that has begun, which ends without [DONE]."""
+    """Send the caller a problem: as an answer, or inside a stream that has begun, which ends without [DONE].
+
+    Raises HungUp for a caller that reads nothing of a stream.
+    """
     wire_format = get_format(exchange.path)
     if exchange.begun:
         writer = ledger.body.writer if ledger and ledger.body else None
         ending = wire_format.error_event(problem) if writer is None else writer.write_failure(problem)
-        with contextlib.suppress(TimeoutError):  # do not wait for a caller that reads nothing
+        try:
             async with asyncio.timeout(LAST_SEND_SECONDS_MAX):
                 await exchange.end(ending)
+        except TimeoutError:  # do not wait for a caller that reads nothing
+            raise HungUp from None
         return
     headers = problem.headers() + (make_choice_headers(ledger, wire_format) if ledger else [])
     await exchange.whole(problem.status, headers, wire_format.error_body(problem))

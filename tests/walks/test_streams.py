@@ -14,6 +14,8 @@ from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_hang_up import asking, last_record
 
+EVENT = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"%05d%b"}}]}\n\n'
+MANY_BYTES = b"".join(EVENT % (number, b"x" * (1 << 16)) for number in range(300))
 ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
 
 
@@ -132,10 +134,7 @@ async def test_a_stream_that_stalls_ends_with_an_error_within_its_limit(
 async def test_a_caller_that_reads_nothing_for_a_while_stops_the_engine_and_gets_it_all(
     gateway: RunningGateway, small: FakeEngine
 ) -> None:
-    text = "x" * (1 << 16)
-    event = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"%05d%b"}}]}\n\n'
-    events = b"".join(event % (number, text.encode()) for number in range(300))
-    small.faults.add(Tokens(30), RawEvent(10, events), model="returns@*")
+    small.faults.add(Tokens(30), RawEvent(10, MANY_BYTES), model="returns@*")
     async with asking(gateway, True) as reader:
         await reader.readuntil(b"\r\n\r\n")
         await asyncio.sleep(0.5)
@@ -147,6 +146,19 @@ async def test_a_caller_that_reads_nothing_for_a_while_stops_the_engine_and_gets
     assert places == sorted(places)
     await small.until(lambda: small.in_flight == 0)
     assert (await last_record(gateway))["outcome"] == "ok"
+
+
+async def test_a_caller_that_reads_nothing_until_its_time_is_over_is_no_fault_of_ours(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with run_gateway(configure(limits={"request_timeout_seconds": 1.0})) as gateway:
+        await gateway.place(make_adapter(1))
+        small.faults.add(Tokens(30), RawEvent(10, MANY_BYTES), model="returns@*")
+        async with asking(gateway, True) as reader:
+            await reader.readuntil(b"\r\n\r\n")
+            record = await last_record(gateway)
+    assert (record["outcome"], record["error_code"]) == ("truncated", "timeout")
+    assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("error", [b'{"error":{"message":"no"}}', b'{"object":"error","message":"no","code":500}'])
