@@ -13,6 +13,8 @@ from gateway.errors import Problem
 FORM = b"multipart/form-data"
 HEADERS_MAX = 8
 HEADER_BYTES_MAX = 1024
+PLAIN = frozenset({b"binary", b"8bit", b"7bit"})
+"""Transfer encodings of bytes as they are, which some clients name (RFC 2045)."""
 BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
 
@@ -81,7 +83,7 @@ class FormReader(ABC):
         field = options.get(b"name", b"").decode("latin-1")
         if kind != b"form-data" or not field:
             raise Problem("invalid_value", "A part of the form has no name: send each as a field or a file of a form.")
-        if b"content-transfer-encoding" in self._headers:
+        if self._headers.get(b"content-transfer-encoding", b"binary").lower() not in PLAIN:
             raise Problem("invalid_value", f"{field[:80]!r} has a Content-Transfer-Encoding: send bytes as they are.")
         if b"filename" in options:
             self.begin_file(field, options[b"filename"].decode("latin-1"))

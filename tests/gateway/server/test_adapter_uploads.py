@@ -121,6 +121,15 @@ async def test_files_lie_on_the_stores_disk_for_as_long_as_the_block_lasts(
     assert left_in(store_folder) == []
 
 
+@pytest.mark.parametrize("coding", [b"binary", b"8bit", b"7BIT"])
+async def test_part_that_is_declared_as_bytes_as_they_are_is_taken(uploads: Uploads, coding: bytes) -> None:
+    """Apache's HttpClient names such a transfer encoding for each part."""
+    kind = b"Content-Type: application/octet-stream"
+    body = form().replace(kind, b"%b\r\nContent-Transfer-Encoding: %b" % (kind, coding))
+    async with uploads.receive(request(body)) as upload:
+        assert (upload.folder / "adapter_model.safetensors").read_bytes() == WEIGHTS
+
+
 async def test_signature_and_readme_may_be_left_out(uploads: Uploads) -> None:
     async with uploads.receive(request(form())) as upload:
         assert upload.signature is None
