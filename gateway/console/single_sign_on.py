@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 from authlib.integrations.base_client.errors import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
@@ -72,7 +72,7 @@ async def send_to_provider(console: Console, request: Request) -> Response:
             url, _ = client.create_authorization_url(
                 document["authorization_endpoint"], state=flow.state, nonce=flow.nonce, code_verifier=flow.verifier
             )
-    except (httpx.HTTPError, ValueError, KeyError) as error:
+    except (httpx2.HTTPError, ValueError, KeyError) as error:
         return _tell_fault(console, request, flow.to, 502, "The provider can't be reached. Sign in with a key.", error)
     response = RedirectResponse(url, 303)
     # the way back begins at the provider's site
@@ -91,13 +91,13 @@ async def take_back(console: Console, request: Request) -> Response:
         if not await services.redis.set(_name(flow.state), 1, ex=FLOW_SECONDS, nx=True):  # it asks the provider once
             raise NotIdentified("This sign-in was used already. Try again.")
         async with _client(console, settings) as client:
-            claims = await _identify(console, client, settings, flow, str(request.url.query))
+            claims = await _identify(console, client, settings, flow, request.query_params)
         person = make_person(settings, claims, services.digest_secret)
         caller = person.caller(settings)
         assert caller is not None, "who has no role is not identified"
     except NotIdentified as refused:
         return render_sign_in(console, request, flow.to, 403, str(refused))
-    except (httpx.HTTPError, OAuthError, JoseError, ValueError, KeyError) as error:
+    except (httpx2.HTTPError, OAuthError, JoseError, ValueError, KeyError) as error:
         text = "The provider did not sign you in. Try again; the reason is in the gateway's log."
         return _tell_fault(console, request, flow.to, 403, text, error)
     response = await open_session(console, caller, flow.to, person)
@@ -149,15 +149,15 @@ def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes
 
 
 async def _identify(
-    console: Console, client: AsyncOAuth2Client, settings: OidcSettings, flow: Flow, query: str
+    console: Console, client: AsyncOAuth2Client, settings: OidcSettings, flow: Flow, answer: Mapping[str, str]
 ) -> Mapping[str, Any]:
-    """The claims of the token for this code, once signature, issuer, audience, time and nonce are seen to."""
+    """The claims of the token for this answer's code, once signature, issuer, audience, time and nonce are seen to."""
+    if "error" in answer:
+        raise OAuthError(answer["error"], answer.get("error_description"))
     document = await _read_document(console, client, settings)
-    tokens = await client.fetch_token(
-        document["token_endpoint"], authorization_response=f"https://console/?{query}", code_verifier=flow.verifier
-    )
-    answer = await client.request("GET", document["jwks_uri"], withhold_token=True)
-    keys = KeySet.import_key_set(answer.raise_for_status().json())
+    tokens = await client.fetch_token(document["token_endpoint"], code=answer["code"], code_verifier=flow.verifier)
+    published = await client.request("GET", document["jwks_uri"], withhold_token=True)
+    keys = KeySet.import_key_set(published.raise_for_status().json())
     token = jwt.decode(tokens["id_token"], keys, algorithms=[*ALGORITHMS])
     needed: dict[str, Any] = {
         "iss": {"essential": True, "value": settings.issuer},

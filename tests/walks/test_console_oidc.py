@@ -189,6 +189,37 @@ async def test_a_sign_in_asks_the_provider_for_one_answer(configure: Configure) 
     assert asked == ["/token"]
 
 
+async def test_who_cancels_or_finds_no_provider_is_told_so(
+    configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    async def describe(request: Request) -> JSONResponse:
+        own = f"http://{request.headers['host']}"
+        return JSONResponse({"issuer": own, "authorization_endpoint": f"{own}/auth", "token_endpoint": f"{own}/token"})
+
+    async def fail(request: Request) -> JSONResponse:
+        asked.append(request.url.path)
+        return JSONResponse(None, 500)
+
+    routes = [Route("/.well-known/openid-configuration", describe), Route("/token", fail, methods=["POST"])]
+    gone = {"public_url": "http://gateway.example", "oidc": settings_with(f"http://127.0.0.1:{free_port()}")}
+    async with run_gateway(configure(console=gone)) as gateway, browse(gateway) as http:
+        answer = await http.get(BEGIN)
+        assert (answer.status_code, "The provider can&#39;t be reached" in answer.text) == (502, True), answer.text
+    async with run_application(Starlette(routes=routes)) as issuer:
+        console = gone | {"oidc": settings_with(issuer)}
+        async with run_gateway(configure(console=console)) as gateway, browse(gateway) as http:
+            for answer in ({"error": "access_denied", "error_description": "They left."}, {"code": "a-code"}):
+                begun = await http.get(BEGIN)
+                flow = read_flow(gateway.services.digest_secret, begun.cookies[FLOW_COOKIE])
+                assert flow is not None
+                back = await http.get("/console/sign-in/back", params={"state": flow.state, **answer})
+                assert_refused(back, "The provider did not sign you in")
+    assert asked == ["/token"]
+    assert "access_denied: They left." in caplog.text
+
+
 @pytest.mark.parametrize(
     ("claims", "role"),
     [
