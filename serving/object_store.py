@@ -59,13 +59,19 @@ CHANGE = (
     + """
 local count = #KEYS - 2
 local changes = KEYS[count + 1]
+local token = ARGV[#ARGV - 1]
+for i = 1, count, 2 do  -- sent again, since the answer was lost with its connection
+  local n = (i - 1) / 2 * 3
+  if ARGV[n + 3] ~= 'keep' and redis.call('HGET', changes, (string.gsub(KEYS[i], '[{}]', ''))) == token then
+    return {1, 0, tonumber(redis.call('HGET', KEYS[i + 1], ARGV[n + 1]) or '0')}
+  end
+end
 for i = 1, count, 2 do
   local n = (i - 1) / 2 * 3
   local have = tonumber(redis.call('HGET', KEYS[i + 1], ARGV[n + 1]) or '0')
   if ARGV[n + 2] ~= '' and tonumber(ARGV[n + 2]) ~= have then return {0, (i + 1) / 2, have} end
 end
 local first
-local token = ARGV[#ARGV - 1]
 local changed = {}
 for i = 1, count, 2 do
   local n = (i - 1) / 2 * 3

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from gateway.errors import StateError
 from gateway.state import embedded_valkey, redis_options
 from gateway.state.redis import Lives, open_state
+from serving.object_store import Change, ObjectStore, Unchanged, change_together
 from tests.fakes.valkey import APPENDS, valkey
 
 Write = Callable[[Redis, str], Awaitable[Any]]
@@ -83,6 +84,33 @@ async def test_silent_redis_is_asked_once(tmp_path: Path, monkeypatch: pytest.Mo
             await client.get("key")
         await client.aclose()
     assert len(asked) == 1
+
+
+async def test_a_step_whose_answer_was_lost_with_its_connection_is_taken_once(
+    redis: Redis, valkey_socket: str, tmp_path: Path
+) -> None:
+    lost: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_valkey, to_valkey = await asyncio.open_unix_connection(valkey_socket)
+        while asked := await reader.read(1 << 16):
+            to_valkey.write(asked)
+            answer = await from_valkey.read(1 << 16)
+            if b"EVALSHA" in asked and not answer.startswith(b"-") and not lost:
+                lost.append(answer)
+                break
+            writer.write(answer)
+        writer.close()
+        to_valkey.close()
+
+    async with await asyncio.start_unix_server(serve, tmp_path / "s"):
+        client = redis_options.make_client(redis_options.address_of(tmp_path / "s"))
+        made = Change(ObjectStore(client, "callers"), "a", {"name": "a"}, 0)
+        kept = Unchanged(ObjectStore(client, "aliases"), "b", 0)
+        assert await change_together(client, [kept, made]) == 1
+        await client.aclose()
+    assert len(lost) == 1
+    assert await ObjectStore(redis, "callers").generations() == {"a": 1}
 
 
 @pytest.mark.parametrize("turns", range(12))
