@@ -63,7 +63,7 @@ class GateStore:
         raw = await self._redis.hmget(LATEST_KEY, versions) if versions else []
         shares: dict[str, DataAccuracy] = {}
         for name, value in zip(versions, raw, strict=True):
-            last: Mapping[str, Any] = {} if value is None else msgspec.json.decode(value)
+            last = self._read_last(name, value)
             share = ((last.get("accuracy") or {}).get("adapter") or {}).get("share")
             digest = last.get("data_digest")  # an earlier release kept none
             failed = (last.get("failed") or {}).get("adapter")
@@ -75,13 +75,16 @@ class GateStore:
     async def find_evaluation(self, version: str) -> str:
         """The last evaluation that has asked a version; empty where none has."""
         raw = await self._redis.hget(LATEST_KEY, version)
-        last: Mapping[str, Any] = {} if raw is None else msgspec.json.decode(raw)
+        last = self._read_last(version, raw)
         return str(last.get("id") or "") if "adapter" in (last.get("accuracy") or {}) else ""
 
+    def _read_last(self, version: str, raw: bytes | None) -> Mapping[str, Any]:
+        return self._reader.read(f"the last evaluation of {version}", raw, dict[str, Any]) or {}
+
     async def forced(self, version: str) -> Forced | None:
-        """The last step of a version past the gate; None where it took none."""
-        raw = await self._forced.get(version)
-        return None if raw is None else msgspec.convert(raw, Forced)
+        """The last step of a version past the gate; None where it took none, or it can't be read."""
+        raw = (await self._forced.written([version])).get(version)
+        return self._reader.read(f"the step of {version} past the gate", raw, Forced)
 
     def change(self, version: str, forced: Forced) -> Change:
         """The change that remembers a step past the gate, for as long as the version lives."""

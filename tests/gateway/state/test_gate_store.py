@@ -56,3 +56,12 @@ async def test_a_suite_that_is_older_now_ranks_no_leader(redis: Redis) -> None:
         await redis.hset(SUITES_KEY, digest, msgspec.json.encode(suite))
     (known,) = (await GateStore(redis).evidence([V1])).comparisons[V1].values()
     assert known.suite == "older"
+
+
+async def test_what_can_not_be_read_of_a_version_counts_as_nothing(redis: Redis) -> None:
+    for key in ("apprentice:forced", LATEST_KEY):
+        for damaged in (b"{", b"[]", b'{"reason": 7}'):
+            await redis.hset(key, "returns@v1", damaged)
+            store = GateStore(redis)
+            assert (await store.forced("returns@v1"), await store.find_evaluation("returns@v1")) == (None, "")
+            assert (await store.evidence(["returns@v1"])).accuracies == {}
