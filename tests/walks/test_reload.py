@@ -85,6 +85,20 @@ async def test_a_keys_share_of_the_room_for_bodies_is_that_of_the_new_file(
         assert "bytes of bodies" in refused.json()["error"]["message"]
 
 
+async def test_readiness_of_a_task_that_is_removed_while_its_data_come_says_so(
+    configure: Configure, tmp_path: Path
+) -> None:
+    async with reloadable(configure(), tmp_path) as at:
+
+        async def send_rows() -> AsyncIterator[bytes]:
+            yield b'{"text": "a", "expected": "b"}\n'
+            assert (await at.reload(lambda content: content["tasks"].pop("returns"))).status_code == 200
+
+        kind = {"content-type": "application/x-ndjson"}
+        answer = await at.http.post("/admin/v1/readiness?task=returns", content=send_rows(), headers=kind)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), answer.text
+
+
 async def test_tasks_limits_and_prices_are_those_of_the_new_file_at_once(configure: Configure, tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         content["tasks"]["clauses"] = {"max_tokens_max": 100}

@@ -12,6 +12,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from gateway.background.job_process import make_command, run_process
+from gateway.configuration.monitor import TaskMonitorSettings
 from gateway.endpoint_parts import Admin, require_task
 from gateway.errors import Problem
 from gateway.feature import Feature, feature_of
@@ -156,8 +157,9 @@ WEEKS_PER_MONTH, HOURS_PER_MONTH = 4.348, 730.5
 
 
 async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluations, task: str) -> ReadinessJob:
-    """The job with what is known of the task. Raises RedisError."""
-    settings, snapshot = services.settings, await services.snapshot.refresh()
+    """The job with what is known of the task. Raises RedisError; Problem (404) for one that a reload removed."""
+    snapshot, settings = await services.snapshot.refresh(), services.settings
+    config = settings.tasks[require_task(services, task)]
     alias, leading = snapshot.aliases.get(task), None
     version = snapshot.versions.get(alias.leading) if alias is not None else None
     if version is not None:
@@ -165,14 +167,14 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
         leading = LiveVersion(name=version.name, verdict=quality.verdict, because=quality.because)
     return msgspec.structs.replace(
         job,
-        selector=settings.tasks[task].selector,
+        selector=config.selector,
         archived=ArchivedTask(
             settings.find_redis_address(), str(settings.archive), settings.archive_bucket, task, time.time()
         ),
         leading=leading,
         reviewed=_as_interval(await read_agreement_of_reviewers(services, task)),
         prompted=await find_prompted(evaluations, task),
-        costs=_with_settings(services, job.costs, task, None if version is None else version.pool),
+        costs=_with_settings(services, job.costs, config.monitor, None if version is None else version.pool),
     )
 
 
@@ -226,10 +228,8 @@ def _accuracy(report: Mapping[str, Any], arm: str) -> Interval | None:
     return Interval(share, *find_share_interval(share, rows.of), rows.of)
 
 
-def _with_settings(services: Services, costs: Costs, task: str, pool: str | None) -> Costs:
+def _with_settings(services: Services, costs: Costs, monitor: TaskMonitorSettings, pool: str | None) -> Costs:
     """The costs that the settings tell, in place of what is unknown."""
-    settings = services.settings
-    monitor = settings.tasks[task].monitor
     defaults: dict[str, float | None] = {"lifetime_months": LIFETIME_MONTHS, "tuning_usd": monitor.tuning_usd or None}
     defaults["labels_usd_per_month"] = (
         monitor.reviews.per_week * monitor.reviews.usd_each * WEEKS_PER_MONTH
