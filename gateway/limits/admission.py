@@ -1,4 +1,4 @@
-"""Admission: places for the requests under way, and fair queues for those that find none free."""
+"""Admission: places for running requests, and fair queues for requests that wait for a place."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from monitoring.metrics import Meters
 log = logging.getLogger(__name__)
 Priority = Literal["interactive", "batch"]
 Stage = Literal["open", "leaving", "draining", "over"]
-"""The gateway's way to its stop.
+"""The stages of the gateway until its stop.
 
-- `open`: it takes requests.
-- `leaving`: it is about to stop. It is not ready any more, but takes requests until it drains.
-- `draining`: nobody is let in, and requests under way finish.
-- `over`: what was still under way is ended now.
+- `open`: it accepts requests.
+- `leaving`: it stops soon. It reports that it is not ready, but accepts requests until it drains.
+- `draining`: it accepts no requests, and running requests finish.
+- `over`: it ends the requests that still run.
 """
 Cause = Literal["queue_full", "queue_timeout", "caller_busy", "draining"]
 LOOK_AGAIN_SECONDS = 0.25
-"""Time between two looks of one who waits for a replica: one may have come up, or no longer rest."""
+"""Time between two looks of a request that waits for a replica, since one may have started or ended its rest."""
 HANDED_KEPT = 64
 RETRY_AFTER_SECONDS_MAX = 60.0
 
 
 class Place:
-    """One request's place, or its wait for one. Its holder gives it back once, by leaving its block."""
+    """One request's place, or its wait for a place. The holder gives it back once, at the end of its block."""
 
     __slots__ = (
         "_admission",
@@ -54,9 +54,9 @@ class Place:
         self.caller = caller
         self.priority: Priority = priority
         self.is_taken = is_taken
-        """True if it has a place in the gateway; `turn` waits for one."""
+        """True if the request has a place in the gateway; else `turn` waits for one."""
         self.queued_at: float | None = None
-        """Since when it has waited (monotonic seconds); None if it never had to."""
+        """Begin of its waiting (monotonic seconds); None if it never waited."""
         self.waited_until = 0.0
         self.wanted: Wanted = None
         self.in_line = False
@@ -70,12 +70,12 @@ class Place:
         self._admission.give_back(self)
 
     async def turn(self, wanted: Wanted = None) -> None:
-        """Wait for a place in the gateway, or until one of the wanted replicas may have room: then look again.
+        """Wait for a place in the gateway, or until a wanted replica may have room: the request then chooses again.
 
-        Whoever looks without being called stays in line, and its caller keeps its turn.
+        A request that looks before it is called stays in the queue, and its caller keeps its turn.
 
-        Raises Problem: 429 where the caller's own share of the queue is full, 503 where the whole of it is, or where
-        the wait was too long.
+        Raises Problem: 429 if the caller's share of the queue is full; 503 if the queue is full, or the wait is too
+        long.
         """
         admission, now = self._admission, time.monotonic()
         if self.queued_at is None:
@@ -102,39 +102,39 @@ class Place:
 
     @property
     def waited_seconds(self) -> float:
-        """Seconds of waiting in all."""
+        """Total seconds of waiting."""
         return 0.0 if self.queued_at is None else self.waited_until - self.queued_at
 
     def go_on(self) -> None:
-        """It waits no longer: who is next may look too, once this one has its lease."""
+        """Leave the queue. The next request is called after this one has taken its lease."""
         self._admission.leave(self)
         asyncio.get_running_loop().call_soon(self._admission.call_next)
 
     def call(self, by_turn: bool = True) -> None:
-        """It is this one's turn, or its time is over."""
+        """Wake the request: it is its turn, or its time is over (`by_turn` is False)."""
         if self._called is not None and not self._called.done():
             self._called.set_result(by_turn)
 
 
 class Admission:
-    """Places in this gateway, and who waits for them or for a replica. The request path takes and gives back.
+    """The places of this gateway, and the queue of requests that wait for a place or a replica.
 
-    Where places are free it is a counter. Else callers wait in turn, so that one's flood holds no other up:
-    interactive requests before batch ones, which get a small share of the places all the same.
+    While places are free, it only counts. Else callers take turns, so that one caller's flood does not delay others.
+    Interactive requests come before batch requests, which still get a small share of the places.
     """
 
     def __init__(self, limits: LimitSettings, meters: Meters, has_room: Callable[[str], bool]) -> None:
-        """`has_room` says whether a replica, by its name, could take one more request."""
+        """`has_room` returns True if the replica of this name can take one more request."""
         self.in_flight = 0
         """Requests that have a place."""
         self.waiting = 0
         self.stage: Stage = "open"
         self.bodies = SharedCapacity(limits.bodies_bytes_max)
-        """The room for the bodies under way; who reads them takes it."""
+        """Bytes of room for request bodies in memory. The reader of a body takes its room."""
         self._meters = meters
         self._has_room = has_room
         self._running: dict[str, int] = {}
-        """Places by caller, of those that wait for nothing."""
+        """Number of places by caller, without the requests that wait for a replica."""
         self._waiting_of: dict[str, int] = {}
         self._lines: dict[Priority, FairQueue[Place]] = {"interactive": FairQueue(), "batch": FairQueue()}
         self._waiting_inside = 0
@@ -144,7 +144,7 @@ class Admission:
         self.apply_settings(limits)
 
     def apply_settings(self, limits: LimitSettings) -> None:
-        """Go by these limits from now on."""
+        """Use these limits from now on."""
         self._in_flight_max = limits.in_flight_max
         self._queue_max = limits.queue_max
         self.queue_seconds_max = limits.queue_seconds_max
@@ -162,21 +162,21 @@ class Admission:
 
     @property
     def is_closed(self) -> bool:
-        """True if it lets nobody in."""
+        """True if the gateway accepts no requests."""
         return self.stage in ("draining", "over")
 
     def admit(self, caller: str, priority: Priority = "interactive") -> Place:
-        """A place for one request, or none yet: then `turn` waits for it. Raises Problem (503) while draining."""
+        """A place for one request. If it is not taken yet, `turn` waits for it. Raises Problem (503) while draining."""
         if self.is_closed:
             raise self.shed("draining")
-        if self.in_flight >= self._in_flight_max or self.waiting > self._waiting_inside:  # nobody passes the line
+        if self.in_flight >= self._in_flight_max or self.waiting > self._waiting_inside:  # no request passes the queue
             return Place(self, caller, priority, False)
         self.in_flight += 1
         self._running[caller] = self._running.get(caller, 0) + 1
         return Place(self, caller, priority, True)
 
     def give_back(self, place: Place) -> None:
-        """For places only: one has ended."""
+        """Free the place of a request that has ended. Only for Place."""
         self.leave(place)
         if place.is_taken:
             place.is_taken = False
@@ -190,26 +190,26 @@ class Admission:
             self._empty.set()
 
     def waiting_by_priority(self) -> dict[tuple[str, ...], float]:
-        """Number of those who wait now, by their class."""
+        """Number of waiting requests by priority."""
         return {(priority,): float(len(line)) for priority, line in self._lines.items()}
 
     def announce_stop(self) -> None:
-        """The gateway is about to stop: it is not ready any more."""
+        """Report that the gateway is not ready any longer, since it stops soon."""
         if self.stage == "open":
             self.stage = "leaving"
 
     async def drain(self) -> None:
-        """Let nobody in from now on, and return once the last request, of those that wait too, has left."""
+        """Accept no more requests. Returns after the last running or waiting request has left."""
         self.stage = "draining"
         if self.in_flight or self.waiting:
             await self._empty.wait()
 
     def end(self) -> None:
-        """End what is still under way: the server cancels it."""
+        """Enter the stage `over`: the server cancels the requests that still run."""
         self.stage = "over"
 
     def shed(self, cause: Cause) -> Problem:
-        """Count a request that gets no place, and the problem to tell it."""
+        """Count a request that gets no place, and return its problem."""
         self._meters.requests_shed.add(1, cause)
         match cause:
             case "draining":
@@ -224,14 +224,14 @@ class Admission:
                 assert_never(cause)
 
     def see_that_it_may_wait(self, place: Place) -> None:
-        """For places only. Raises Problem where the queue, or its caller's share of it, is full."""
+        """Raise Problem if the queue, or its caller's share of it, is full. Only for Place."""
         if self.waiting >= self._queue_max:
             raise self.shed("queue_full")
         if self._waiting_of.get(place.caller, 0) >= max(1, int(self._queue_max * self._caller_share_max)):
             raise self.shed("caller_busy")
 
     def join(self, place: Place, wanted: Wanted) -> None:
-        """For places only: queue; who was there before, at its caller's front, or where it still is."""
+        """Enter the queue: after a wait for a replica, before the caller's other requests. Only for Place."""
         if place.in_line and place.wanted == wanted:
             return
         self.leave(place)
@@ -245,15 +245,15 @@ class Admission:
             _count_down(self._running, place.caller)
 
     def leave(self, place: Place) -> None:
-        """For places only: it waits no longer, whatever the reason."""
+        """Leave the queue, for any reason. Only for Place."""
         if place.in_line:
             self._lines[place.priority].remove(place)
             self._left(place)
 
     def call_next(self) -> bool:
-        """Call who is next, if there is room for one; a place in the gateway is its own from now on.
+        """Call the next request that has room. A place in the gateway is then its own. Returns False if none has room.
 
-        Who waits for a replica takes none, and may look in vain: then one is called for the place too.
+        A request that waits for a replica may look in vain. So a request that waits for a place is called as well.
         """
         if len(self._lines["batch"]):
             self._batch_due = min(1.0, self._batch_due + self._batch_share_min)
@@ -280,7 +280,7 @@ class Admission:
         return place
 
     def _left(self, place: Place) -> None:
-        """A place has been taken out of its line."""
+        """Update the counts after a request has left the queue."""
         self.waiting -= 1
         _count_down(self._waiting_of, place.caller)
         if place.is_taken:
@@ -300,7 +300,7 @@ class Admission:
         return self._running.get(caller, 0) >= max(1.0, self._caller_share_max * running)
 
     def _retry_after_seconds(self) -> float:
-        """Seconds until there should be a place again, by how fast the queue has moved."""
+        """Estimated seconds until a place is free, from the recent speed of the queue."""
         if len(self._handed) < 2:
             return max(1.0, self.queue_seconds_max)
         seconds = max(time.monotonic() - self._handed[0], 0.001)
@@ -308,7 +308,7 @@ class Admission:
 
 
 def _count_down(counts: dict[str, int], caller: str) -> None:
-    """Take one from a caller's count. A count of zero has no entry."""
+    """Subtract one from a caller's count. A count of zero has no entry."""
     counts[caller] -= 1
     if not counts[caller]:
         del counts[caller]

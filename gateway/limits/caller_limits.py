@@ -1,5 +1,5 @@
-"""The limits of a caller: requests and tokens a minute, US dollars a day and a month. Taken before a request is routed,
-by an estimate, and settled at its end with the truth (docs/guides/limits-and-keys.md).
+"""The limits of a caller: requests and tokens a minute, US dollars a day and a month. An estimate is reserved before a
+request is routed, and replaced by the real amounts at its end (docs/guides/limits-and-keys.md).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from monitoring.records import Record
 from router.choice import refuse_model
 
 NANOS = 1_000_000_000
-"""Money is counted in whole billionths of a US dollar: a token may cost less than a millionth."""
+"""Money is counted in whole billionths of a US dollar, since a token may cost less than a millionth."""
 BYTES_PER_TOKEN = 3
 HOUR_PRICED_SECONDS = 5.0
-"""Time of a replica paid by the hour that a request is thought to take, until it is known."""
+"""Assumed time of a request at a replica that is paid by the hour, until the real time is known."""
 PURSES_MAX = 2000
 REQUESTS, TOKENS, MONEY, FEEDBACK = range(4)
 AllowanceName = LimitName | Literal["feedback_bytes_per_day"]
@@ -40,7 +40,7 @@ RETRY_AFTER_SECONDS_MAX = 3600.0
 
 
 class LimitRow(NamedTuple):
-    """A limit's place in what a request needs, its window, how many units its value is in, and its words."""
+    """A limit's index in Needs, its window, the units per one of its value, and its name in messages."""
 
     kind: int
     span: Span
@@ -61,7 +61,7 @@ Needs = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The most that a request for one model is thought to take; money in billionths of a US dollar."""
+    """The largest estimate for a request to one model. Money is in billionths of a US dollar."""
 
     completion_tokens: int
     prompt_token_nanos: float = 0.0
@@ -69,9 +69,9 @@ class Bound:
     request_nanos: float = 0.0
 
     def tokens(self, body: RequestBody, size: int) -> tuple[int, int]:
-        """Tokens of a prompt of `size` bytes, and of the answers that may follow."""
+        """Estimated tokens of a prompt of `size` bytes, and of its answers."""
         requested, most = body.answer_tokens, self.completion_tokens  # embeddings ask for 0
-        tokens = most if requested is None else min(requested, most)  # more is refused, or the bound takes its place
+        tokens = most if requested is None else min(requested, most)  # a larger number is refused or reduced
         return size // BYTES_PER_TOKEN + 1, tokens * body.choices
 
     def nanos(self, prompt_tokens: int, completion_tokens: int) -> int:
@@ -84,7 +84,7 @@ UNKNOWN = Bound(1)
 
 
 def bound_of(completion_tokens: int, prices: list[Price | None]) -> Bound:
-    """The bound of a model that any of these may answer: the dearest counts; what is not known does not."""
+    """The bound of a model with these possible prices: the highest known price of each kind counts."""
     known = [price for price in prices if price is not None]
     hourly = max((price.replica_usd_per_hour or 0.0 for price in known), default=0.0)
     return Bound(
@@ -96,13 +96,13 @@ def bound_of(completion_tokens: int, prices: list[Price | None]) -> Bound:
 
 
 def nanos_of(record: Record) -> int:
-    """The cost of a request, in billionths of a US dollar: failed attempts too, and what is unknown not at all."""
+    """The known cost of a request in billionths of a US dollar, with its failed attempts. An unknown cost is 0."""
     return round(((record.cost_usd or 0.0) + (record.wasted_usd or 0.0)) * NANOS)
 
 
 def cut_off(record: Record) -> bool:
-    """True if no engine told what it took, since the caller hung up while one was at work for it, or got a part of a
-    stream that broke."""
+    """True if no engine reported the tokens, because the caller hung up while an engine worked, or a stream broke
+    after its commit."""
     if record.prompt_tokens is not None or not record.attempts:
         return False
     hung_up = record.outcome == "cancelled" and record.attempts[-1].fault in (None, "cancelled")
@@ -110,19 +110,19 @@ def cut_off(record: Record) -> bool:
 
 
 def estimate_cut_off_tokens(record: Record, estimate: tuple[int, int]) -> tuple[int, int]:
-    """Tokens of the prompt and the answers of a request that was cut off: of a stream the tokens that had come, else
-    all that the `estimate` has for them.
+    """Tokens of the prompt and the answers of a request that was cut off. The prompt is estimated. For a stream the
+    received tokens count, else the answers are estimated too.
     """
     return estimate[0], record.completion_tokens or 0 if record.stream else estimate[1]
 
 
 def estimate_cut_off_nanos(record: Record, estimate: tuple[int, int], price: Price | None) -> int:
-    """The estimated cost of a request that was cut off, at its pool's price, where it is not known already."""
+    """The estimated cost of a request that was cut off, at its pool's price."""
     return round((compute_cost(price, *estimate_cut_off_tokens(record, estimate)) or 0.0) * NANOS)
 
 
 class Purse:
-    """One key's allowances, for as long as it is asked with and its limits are the same."""
+    """One key's allowances. It is kept while the key is in use and its limits do not change."""
 
     __slots__ = ("allowances", "feedback_bytes", "limits", "names", "public")
 
@@ -133,21 +133,21 @@ class Purse:
         feedback_bytes: int,
         allowances: Mapping[AllowanceName, Allowance],
     ) -> None:
-        """`feedback_bytes` is the key's limit of feedback a day; 0 for requests that bring none."""
+        """`feedback_bytes` is the key's limit of feedback a day, or 0 for requests without feedback."""
         self.public = public
         self.limits = limits
         self.feedback_bytes = feedback_bytes
         self.names = tuple(allowances)
         self.allowances = tuple((allowance, LIMITS[name].kind) for name, allowance in allowances.items())
-        """Each with its place in what a request needs. Those of a minute come first."""
+        """Each allowance with its index in Needs. The allowances of a minute come first."""
 
     @property
     def forgotten(self) -> bool:
-        """True if one of its allowances was given back since."""
+        """True if one of its allowances has been given back."""
         return any(allowance.forgotten for allowance, _ in self.allowances)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """OpenAI's headers of the limits that the key has: the limit, what is left of it, and until when."""
+        """OpenAI's headers for the key's limits a minute: the limit, the rest of it, and the time until its reset."""
         headers: list[tuple[bytes, bytes]] = []
         now = time.monotonic()
         for allowance, kind in self.allowances:
@@ -163,22 +163,22 @@ class Purse:
 
 
 Taken = tuple[Quota, int, int]
-"""Of which quota, how much, and of which kind."""
+"""A quota, the amount reserved from it, and its kind."""
 
 
 @dataclass(eq=False, slots=True)
 class Hold:
-    """The part of its key's allowances that one request has taken. It is settled once."""
+    """The part of a key's allowances that one request has reserved. It is settled once."""
 
     purse: Purse
     _taken: list[Taken] | None
     _estimate: tuple[int, int]
-    """Tokens of the prompt, and those of the answers at most."""
+    """Estimated tokens of the prompt, and the most of the answers."""
 
     def settle(self, record: Record, price: Price | None = None) -> None:
-        """Give back what was reserved, and take what was really spent. Raises RuntimeError the second time.
+        """Replace the reserved amounts by the amounts really spent. Raises RuntimeError the second time.
 
-        Of a request that was cut off what it is thought to have taken counts, at this `price`: that of its pool.
+        For a request that was cut off the estimate counts, at `price`, the price of its pool.
         """
         nanos = nanos_of(record)
         if cut_off(record):
@@ -189,8 +189,8 @@ class Hold:
         self.spend(tokens, nanos)
 
     def spend(self, tokens: int = 0, nanos: int = 0) -> None:
-        """Give back what was reserved of tokens and money, and take these instead (money in billionths of a US
-        dollar); requests and feedback are spent as reserved. Raises RuntimeError the second time."""
+        """Replace the reserved tokens and money by these (money in billionths of a US dollar). Requests and feedback
+        are spent as reserved. Raises RuntimeError the second time."""
         if self._taken is None:
             raise RuntimeError("what a request has taken is settled once")
         for quota, reserved, kind in self._taken:
@@ -199,7 +199,7 @@ class Hold:
         self._taken = None
 
     def _tokens(self, record: Record) -> int:
-        """Tokens of the answer and of rejected ones; of a prompt that no engine has counted, the estimate."""
+        """Tokens of the prompt, the answer and rejected answers. A prompt that no engine has counted is estimated."""
         wasted = record.wasted_tokens or 0
         if record.prompt_tokens is None and record.completion_tokens is None:
             return wasted
@@ -208,12 +208,12 @@ class Hold:
 
 
 class Limits:
-    """Takes and refuses by keys' limits. Owner of their purses; the quotas in them are fetched by a job."""
+    """Accepts or refuses requests by their keys' limits. It owns the keys' purses. A job fetches their quotas."""
 
     def __init__(
         self, redis: Redis, gateway: str, bounds: Mapping[str, Bound], meters: Meters, settings: LimitSettings
     ) -> None:
-        """`gateway` is this gateway's name, which no other has, and it had in no other life."""
+        """`gateway` is this gateway's name, unique among gateways and new at each start."""
         self._redis = redis
         self._meters = meters
         self._purses: dict[str, Purse] = {}
@@ -221,19 +221,19 @@ class Limits:
         self.apply_settings(bounds, settings)
 
     def apply_settings(self, bounds: Mapping[str, Bound], settings: LimitSettings) -> None:
-        """Use these from now on. `bounds` are those of all that may be in `model`, a task's for its versions."""
+        """Use these from now on. `bounds` has each value of `model`; a task's bound counts for its versions."""
         self._bounds = bounds
         self._wait_seconds = self.quotas.timeout_seconds = settings.lease_timeout_seconds
         self.quotas.set_share(settings.quota_share)
         self.open_without_redis = settings.redis_gone == "open"
-        """True if requests are let through where Redis is gone and no quota is left."""
+        """True if requests pass when Redis is not reachable and no quota is left."""
         self._feedback_bytes = settings.feedback_bytes_per_day
 
     async def take(self, caller: Caller, body: RequestBody, size: int) -> Hold | None:
-        """Take a request's share of its key's limits, `size` being its body's bytes: None where the key has none.
+        """Reserve a request's amounts in its key's limits. `size` is its body's bytes. None if the key has no limits.
 
-        Raises Problem: 429 where a limit is reached, 503 where Redis is gone and nobody may pass without it, and 403 in
-        their place where the key may not use the model: no larger limit would help.
+        Raises Problem: 429 if a limit is reached, 503 if Redis is not reachable and requests may not pass without it.
+        If the key may not use the model, it raises 403 instead, since no larger limit would help.
         """
         if caller.limits is None:
             return None
@@ -257,10 +257,10 @@ class Limits:
     async def spending(
         self, caller: Caller, requests: int = 1, feedback_bytes: int = 0
     ) -> AsyncIterator[dict[str, str]]:
-        """Spend requests of a key's limits that ask no engine, and bytes of feedback: no tokens, no money.
+        """Spend requests and bytes of feedback of a key's limits, without tokens or money, for work without engines.
 
-        They are spent whatever becomes of the block. It is given the headers of what is left, which a Problem that
-        leaves it has too. Raises Problem as `take` does; 429 also for more requests at once than the key's limit.
+        They are spent even if the block fails. The block gets the headers of the limits, and a Problem that it raises
+        gets them too. Raises Problem as `take` does; 429 also for more requests at once than the key's limit.
         """
         limits = caller.limits
         if limits is None and not feedback_bytes:
@@ -289,14 +289,14 @@ class Limits:
             quota = allowance.quota_at(now)
             need = min(needs[kind], allowance.limit)
             if need and (quota is None or quota.held - quota.used - quota.reserved < need):
-                if purse.forgotten:  # then it holds no quota of what was forgotten
+                if purse.forgotten:  # a forgotten allowance has no quota
                     purse = self._purse(purse.public, purse.limits, purse.feedback_bytes)
                 await self._wait(purse, needs)
                 break
         return Hold(purse, self._taken(purse, needs), estimate)
 
     def bound(self, model: str) -> Bound:
-        """The most that a request for this model is thought to take."""
+        """The largest estimate for a request to this model."""
         return self._bounds.get(model) or self._bounds.get(model.partition("@")[0]) or UNKNOWN
 
     async def usage(self, caller: Caller) -> dict[str, Any]:
@@ -332,7 +332,7 @@ class Limits:
         return purse
 
     def _taken(self, purse: Purse, needs: Needs) -> list[Taken]:
-        """Reserve what a request needs. Where there is no quota, it was let through without."""
+        """Reserve a request's needs. Without a quota nothing is reserved: the request was let through."""
         now = time.monotonic()
         taken = []
         for allowance, kind in purse.allowances:
@@ -350,9 +350,9 @@ class Limits:
         return taken
 
     async def _wait(self, purse: Purse, needs: Needs) -> None:
-        """Wait for quotas that are large enough, but not for long. Raises Problem.
+        """Wait for a short time until the quotas are large enough. Raises Problem.
 
-        That a limit has no room is taken from Redis's last word where that is new, or no newer one is to be had.
+        A limit counts as reached by Redis's last reply, if that is recent or no newer reply can be had.
         """
         began_at = time.monotonic()
         until = began_at + self._wait_seconds
@@ -405,13 +405,13 @@ def _room(allowance: Allowance, quota: Quota | None) -> int:
 
 
 def _shown(amount: int, kind: int) -> str:
-    """An amount as a message tells it; money in US dollars, exact and without an exponent."""
+    """An amount as text for a message. Money is in US dollars, exact and without an exponent."""
     return f"{amount / NANOS:.9f}".rstrip("0").rstrip(".") if kind == MONEY else f"{amount}"
 
 
 def _over(purse: Purse, dry: list[Allowance], needs: Needs, now: float) -> Problem:
-    """The refusal of what these limits have no room for: what is left, and what it may take. A budget goes before a
-    rate."""
+    """The refusal by the limit in `dry` whose window ends last, so that a budget comes before a rate. It names the
+    rest of the limit and the request's need."""
     of_each = [(entry, entry.now.ends_at - now) for entry in dry if entry.now is not None]
     allowance, until_end = max(of_each, key=lambda each: each[1])
     name = purse.names[[entry for entry, _ in purse.allowances].index(allowance)]

@@ -1,4 +1,4 @@
-"""The one fair queue: callers take turns, and each caller's own entries keep the order in which they came."""
+"""The one fair queue: callers take turns, and each caller's own entries keep their order of arrival."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 Wanted = frozenset[str] | None
-"""Replicas of which any will do; None: a place in the gateway, or a thread."""
+"""Replicas, any of which is enough. None: the entry waits for a place in the gateway, or for a thread."""
 
 
 class QueueEntry(Protocol):
-    """One who waits. `in_line` is true while it waits; only its queue sets it."""
+    """One waiting entry. `in_line` is true while it waits; only its queue sets that."""
 
     caller: str
     wanted: Wanted
@@ -22,7 +22,7 @@ Entry = TypeVar("Entry", bound=QueueEntry)
 
 
 class FairQueue(Generic[Entry]):
-    """The first caller in `_turns` has the next turn, and goes to the end with it."""
+    """A queue by callers. The first caller in `_turns` has the next turn, and then moves to the end."""
 
     def __init__(self) -> None:
         self._turns: dict[str, dict[Wanted, deque[Entry]]] = {}
@@ -32,7 +32,7 @@ class FairQueue(Generic[Entry]):
         return self._length
 
     def add(self, entry: Entry, first: bool = False) -> None:
-        """Add an entry: behind its caller's others, or before them."""
+        """Add an entry behind its caller's other entries, or with `first` before them."""
         group = self._turns.setdefault(entry.caller, {}).setdefault(entry.wanted, deque())
         if first:
             group.appendleft(entry)
@@ -56,9 +56,9 @@ class FairQueue(Generic[Entry]):
     def next(
         self, has_room: Callable[[Wanted], bool], has_its_share: Callable[[str], bool], beyond_share: bool = True
     ) -> Entry | None:
-        """Take out the next entry for which there is room.
+        """Take out the next entry that has room; None if there is none.
 
-        A caller that has its share is passed over while another waits; without `beyond_share` always.
+        A caller that has its share already is skipped while another one can be called; without `beyond_share` always.
         """
         room: dict[Wanted, bool] = {}
         spare: Entry | None = None

@@ -1,5 +1,5 @@
-"""The caps of a task's fallback: a share of its requests, and US dollars a day. Past a cap the fallback is
-closed to it, so that one sick adapter doesn't drown the general pool. The router decides by that fact alone.
+"""The caps of a task's fallback: a share of its requests, and US dollars a day. Over a cap, the fallback is closed to
+the task, so that one bad adapter does not overload the general pool. The router sees only whether it is closed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from monitoring.records import Record
 from router.routing_data import Choice
 
 PARTS = 20
-"""The window of a share moves on by this many parts of it."""
+"""Number of parts of a share's window. The window moves by one part at a time."""
 REQUESTS_MIN = 20
-"""A share counts as if the task had had this many requests at least: else the first one would close the fallback."""
+"""A share is computed with at least this number of requests, else the first one would close the fallback."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """A task's caps. `share_max` is of its requests, from 0 to 1; None: no cap."""
+    """A task's caps. `share_max` is a share of its requests, from 0 to 1. None: no cap."""
 
     share_max: float | None = None
     usd_per_day: float | None = None
 
 
 class ShareWindow:
-    """A task's requests over the last `window_seconds`, and how many of them went to its fallback."""
+    """The numbers of a task's requests, and of those at its fallback, in the last `window_seconds`."""
 
     def __init__(self, share_max: float, window_seconds: float) -> None:
         self._share_max = share_max
@@ -41,7 +41,7 @@ class ShareWindow:
         self._fallbacks = 0
 
     def count(self, now: float, requests: int, fallbacks: int) -> None:
-        """Add to the present part; what is too old goes."""
+        """Add to the present part, and remove the parts that are too old."""
         part = int(now / self._part_seconds)
         if not self._parts or self._parts[-1][0] != part:
             self._parts.append([part, 0, 0])
@@ -55,7 +55,7 @@ class ShareWindow:
             self._fallbacks -= old_fallbacks
 
     def has_room(self, now: float) -> bool:
-        """True if one more request may go to the fallback. Those under way there are requests, too."""
+        """True if one more request may go to the fallback. Requests that still run there count too."""
         self.count(now, 0, 0)
         sent = self._fallbacks + 1
         return sent <= self._share_max * max(self._requests, sent, REQUESTS_MIN)
@@ -69,11 +69,11 @@ class FallbackHold:
     taken: Quota | None = None
     reserved: int = 0
     estimate: tuple[int, int] = (0, 0)
-    """Tokens of the prompt, and of the answers at most."""
+    """Estimated tokens of the prompt, and the most of the answers."""
 
 
 class FallbackCaps:
-    """Counts what goes to the fallbacks of tasks that have a cap. `closed` are those whose fallback is closed now."""
+    """Counts the requests and the money at capped fallbacks. `closed` has the tasks whose fallback is closed now."""
 
     def __init__(self, caps: Mapping[str, Cap], window_seconds: float, limits: Limits) -> None:
         self._limits = limits
@@ -84,8 +84,8 @@ class FallbackCaps:
         self.apply_settings(caps, window_seconds)
 
     async def prepare(self, caps: Mapping[str, Cap]) -> None:
-        """Let Redis tell of the money caps that come into force next, if it answers in time: a new cap is open until
-        then."""
+        """Read the quotas of the money caps that apply next, if Redis answers in time. A new cap stays open until its
+        quota is known."""
         quotas, until = self._limits.quotas, time.monotonic() + self._limits.quotas.timeout_seconds
         money = [
             self._keep(task, round(cap.usd_per_day * NANOS))
@@ -96,12 +96,12 @@ class FallbackCaps:
             await quotas.round_over(until - time.monotonic())
 
     def apply_settings(self, caps: Mapping[str, Cap], window_seconds: float) -> None:
-        """Go by these caps from now on; shares are counted again."""
+        """Use these caps from now on. The shares are counted from zero."""
         self._shares = {
             task: ShareWindow(cap.share_max, window_seconds) for task, cap in caps.items() if cap.share_max is not None
         }
         for allowance in self._money.values():
-            allowance.is_kept = False  # those that are still wanted are kept below
+            allowance.is_kept = False  # set again below for the caps that remain
         self._money = {
             task: self._keep(task, round(cap.usd_per_day * NANOS))
             for task, cap in caps.items()
@@ -116,19 +116,19 @@ class FallbackCaps:
         return allowance
 
     async def begin(self) -> None:
-        """Get the first quotas, and see which fallbacks are closed."""
+        """Get the first quotas, and find the closed fallbacks."""
         await self._limits.quotas.round()
         self.look()
 
     def look(self) -> None:
-        """See which fallbacks are closed at this moment."""
+        """Find the fallbacks that are closed now."""
         now = time.monotonic()
         self.closed = frozenset(task for task in self._tasks if not self._is_open(task, now))
 
     def hold_for(
         self, choice: Choice, hold: FallbackHold | None, body: RequestBody, record: Record
     ) -> FallbackHold | None:
-        """A request is sent to this choice; if that is a capped fallback, it gets a hold there, unless it has one."""
+        """The request's hold before it is sent to this choice. The first capped fallback takes the hold."""
         task = choice.task.name if choice.task is not None and choice.version is None else ""
         if hold is not None or task not in self._tasks:
             return hold
@@ -155,13 +155,13 @@ class FallbackCaps:
             self._limits.quotas.feed(allowance)
 
     def settle(self, record: Record, hold: FallbackHold | None, price: Price | None = None) -> None:
-        """A request is over: count it, and what it cost at the fallback, failed attempts there included.
+        """Count a finished request and its cost at the fallback, with failed attempts there.
 
-        Of one that was cut off what it is thought to have cost counts, at this `price`: that of its pool. What a
-        version cost that answered after all, as its fallback failed, does not.
+        For a request that was cut off an estimate counts, at `price`, the price of its pool. If the fallback failed
+        and a version answered, the cost of that version's answer does not count.
         """
         there = record.version is None
-        if hold is not None and hold.taken is not None:  # also where its task has no cap any more
+        if hold is not None and hold.taken is not None:  # even if its task's cap was removed meanwhile
             spent = (record.wasted_usd or 0.0) - hold.wasted_before + ((record.cost_usd or 0.0) if there else 0.0)
             hold.taken.reserved -= hold.reserved
             hold.taken.used += round(spent * NANOS)
@@ -187,7 +187,7 @@ class FallbackCaps:
             return True
         quota = allowance.quota_at(now)
         if quota is None and not allowance.is_known and not self._limits.quotas.redis_gone:
-            return True  # a cap that is new: Redis will tell in a moment
+            return True  # a new cap: Redis will answer in a moment
         if quota is not None and quota.free >= max(1, allowance.need):
             return True
         reached = quota is not None and quota.dry

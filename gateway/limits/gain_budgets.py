@@ -11,13 +11,13 @@ from router.policy import Policy, TaskPolicy
 
 
 class LiveGainBudgets:
-    """Moves the budgets after each request that was scored. Each gateway keeps the share for itself."""
+    """Updates the budgets after each scored request. Each gateway has its own budgets."""
 
     def __init__(self) -> None:
         self.by_version: dict[str, GainBudget] = {}
 
     def note(self, policy: Policy, task: TaskPolicy | None, findings: Sequence[Finding]) -> None:
-        """Count a request by its finding, whether the check acts on it or only observes."""
+        """Count a request by its finding. The check may be enforced or only observed."""
         finding = next(
             (entry for entry in findings if entry.check == "predicted_gain" and entry.score is not None), None
         )
@@ -26,7 +26,7 @@ class LiveGainBudgets:
         name, check, fitted = finding.version, task.checks.get("predicted_gain"), policy.fitted.get(finding.version)
         if check is None or fitted is None or fitted.gain is None or not fitted.gain.shown_to_help:
             return
-        if name not in self.by_version:  # versions come and go
+        if name not in self.by_version:  # a new version: drop the removed ones
             self.by_version = {version: entry for version, entry in self.by_version.items() if version in policy.fitted}
         least = get_least_gain(fitted.gain, check.share)
         self.by_version[name] = move(self.by_version.get(name), finding.score, least, check.share)

@@ -1,10 +1,10 @@
-"""Quotas of limits: what this gateway may spend without asking, leased in Redis by one script, all gateways together
-never more than the limit. docs/guides/limits-and-keys.md tells what follows from that.
+"""Quotas of limits: amounts that this gateway may spend without asking Redis. One script in Redis leases them; all
+leases together never exceed the limit (docs/guides/limits-and-keys.md).
 
-A gateway says how much of a window's limit it holds and how much more it wants; the script takes what it held before
-out of the window's total, adds what it holds now, and grants as much as the limit still has room for. A gateway that
-knows of no quota gets back what is there as its own. So a reply that was lost takes nothing for good, and a gateway
-that is gone has spent what it held until the window is over.
+A gateway sends the amount of a limit that it holds, and the extra amount that it wants. The script replaces the old
+amount in the window's total by the new one, and grants extra up to the limit. A gateway that knows no quota of its
+own gets its stored one back. So a lost reply wastes nothing. A gone gateway's quota counts as spent
+until the window ends.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Span = Literal["minute", "day", "month"]
 SPAN_SECONDS: Mapping[Span, int] = MappingProxyType({"minute": 60, "day": 86_400, "month": 31 * 86_400})
 PREFIX = "apprentice:limits:"
 INTERVAL_SECONDS = 0.25
-"""Time between two looks at all quotas: what is spent is told, what is not needed is given back."""
+"""Time between two rounds over all quotas, which report spent amounts and give back unneeded ones."""
 TELL_SECONDS = 1.0
 IDLE_SECONDS = 10.0
-"""A quota that nobody has spent from for so long is given back."""
+"""Time without spending after which a quota is given back."""
 AHEAD_SECONDS = 2.0
-"""So long before a window is over, who spends now gets its quota of the next one."""
+"""Time before the end of a window at which a quota of the next window is leased."""
 EARLY_SECONDS = 0.05
-"""Time by which a quota may be spent from too early: the time of a call to Redis is not known exactly."""
+"""Time before its window in which a quota may be spent already: Redis's clock is not known exactly."""
 ORDERS_MAX = 200
 
 LEASE = """
@@ -96,8 +96,8 @@ return told
 class Quota:
     """This gateway's part of one window. Amounts are whole units; `ends_at` is in monotonic seconds.
 
-    `used` is what is known to be spent, `reserved` what requests under way may still spend. `total` is what all
-    gateways hold together, as Redis last said; `dry` says that the limit has no room for more.
+    `used` is the amount spent, `reserved` the amount that running requests may still spend. `total` is the amount
+    that all gateways hold together by Redis's last reply. `dry`: the limit has no more room.
     """
 
     window: int
@@ -114,17 +114,17 @@ class Quota:
 
     @property
     def free(self) -> int:
-        """The rest that may be spent; below 0 where more was spent than held."""
+        """The rest that may be spent; below 0 if more was spent than held."""
         return self.held - self.used - self.reserved
 
 
 @dataclass(eq=False, slots=True)
 class Allowance:
-    """One limit of one subject, such as a key's tokens a minute, as this gateway has it: its quotas and its wants.
+    """One limit of one subject, such as a key's tokens a minute: this gateway's quotas of it and its demand.
 
-    `target` is how much this gateway likes to have free; `units_asked` what requests wait for that the quota had not;
-    `need` the most that one request needed lately. One that nobody spends from is `forgotten` once Redis knows all that
-    was spent, unless `is_kept`.
+    `target` is the amount that should be free here. `units_asked` is the amount that waiting requests lack. `need` is
+    the largest recent need of one request. An allowance without spending is `forgotten` once Redis knows all amounts
+    spent, unless `is_kept`.
     """
 
     key: str
@@ -135,7 +135,7 @@ class Allowance:
     is_kept: bool = False
     forgotten: bool = False
     is_known: bool = False
-    """True if Redis has told of it yet."""
+    """True if Redis has replied about it."""
     now: Quota | None = None
     ahead: Quota | None = None
     units_asked: int = 0
@@ -143,7 +143,7 @@ class Allowance:
     touched_at: float = field(default_factory=time.monotonic)
 
     def quota_at(self, now: float) -> Quota | None:
-        """The present window's quota, if there is one. It turns over to the one that was leased ahead."""
+        """The present window's quota, or None. At the window's end, the quota leased ahead becomes the present one."""
         quota = self.now
         if quota is not None and now < quota.ends_at:
             return quota
@@ -157,12 +157,12 @@ class Allowance:
         return quota if now < quota.ends_at else None
 
     def expect(self, need: int) -> None:
-        """Requests need so much now: twice as much, or the step, is to be free."""
+        """Set the need of one request. The target becomes twice the need, or the step if that is more."""
         self.need = need
         self.target = min(self.limit, max(self.step, 2 * need))
 
     def change(self, limit: int, step: int) -> None:
-        """An admin has changed the limit: what is held and not spent goes back, and is asked for again."""
+        """Apply an admin's new limit. The amount held but not spent is given back, and requested again."""
         self.limit = limit
         self.step = step
         self.ahead = None
@@ -183,14 +183,14 @@ class Order:
     used: int
     ahead: int = 0
     last: bool = False
-    """Once it is taken in, the allowance may be forgotten."""
+    """True if the allowance may be forgotten after Redis's reply to this order."""
 
 
 class Quotas:
-    """All quotas of this gateway. Its job is `keep`; who needs a quota now waits for `round_over`."""
+    """All quotas of this gateway. Its job is `keep`. A request that needs a quota now waits for `round_over`."""
 
     def __init__(self, redis: Redis, gateway: str, share: float = 0.02, timeout_seconds: float = 0.5) -> None:
-        """A quota is this share of its limit, or more; `timeout_seconds` is the longest that Redis is waited for."""
+        """A quota is at least this share of its limit. `timeout_seconds` is the longest wait for Redis."""
         self._gateway = gateway
         self._share = share
         self.timeout_seconds = timeout_seconds
@@ -202,10 +202,10 @@ class Quotas:
         self._looked_at = 0.0
         self._sequence = 0
         self.redis_gone = False
-        """True if Redis did not answer when it was last asked."""
+        """True if Redis did not answer the last call."""
 
     def allowance(self, subject: str, kind: str, span: Span, limit: int) -> Allowance:
-        """The allowance for this limit, begun if there is none; changed, if it had another limit."""
+        """The allowance for this limit. It is made if it does not exist, and changed if its limit was another."""
         step = self._step_of(limit)
         new = Allowance(f"{PREFIX}{subject}:{kind}", span, limit, step, step)
         allowance = self._allowances.setdefault(new.key, new)
@@ -224,18 +224,18 @@ class Quotas:
         return max(1, int(limit * self._share))
 
     def feed(self, allowance: Allowance) -> None:
-        """Have a quota fetched for it, at once and beside the request that noticed."""
+        """Have the job fetch a quota for this allowance at once. The request does not wait for it."""
         self._hungry.add(allowance)
         self._wanted.set()
 
     async def round_over(self, seconds: float) -> None:
-        """Wait until Redis was asked, or could not be, but no longer than `seconds`."""
+        """Wait until the next round has ended, with or without Redis's reply, but no longer than `seconds`."""
         await wait_for_event(self._round_over, seconds)
 
     async def keep(self, looked: Callable[[], object]) -> None:
-        """Fetch, tell and give back quotas, with a call to `looked` after each time. Runs until cancelled.
+        """Fetch, report and give back quotas, and call `looked` after each round. Runs until cancelled.
 
-        What was not spent is given back then.
+        Then it gives back the amounts not spent.
         """
         try:
             while True:
@@ -252,9 +252,9 @@ class Quotas:
             raise
 
     async def round(self, whole: bool = True, leaving: bool = False) -> None:
-        """Ask Redis once for what is wanted now. Where it does not answer, `gone` says so.
+        """Call Redis once about all quotas that need it. If Redis does not answer, `redis_gone` becomes True.
 
-        A `whole` round looks at all quotas, another at those that run low; with `leaving` what is not spent goes back.
+        A `whole` round covers all quotas, else those that run low. With `leaving`, amounts not spent are given back.
         """
         self._wanted.clear()
         now = time.monotonic()
@@ -290,7 +290,7 @@ class Quotas:
         async with asyncio.timeout(self.timeout_seconds):
             reply = await self._lease(keys=[order.allowance.key for order in orders], args=args)
         at = began - float(reply[0])
-        """A time of Redis's plus this is a time of ours."""
+        """Add this to a time of Redis's clock to get a monotonic time here."""
         for order, window, units_held, used, total in zip(
             orders, reply[1::4], reply[2::4], reply[3::4], reply[4::4], strict=True
         ):
@@ -311,7 +311,7 @@ class Quotas:
                 yield Order(allowance, None, 0, allowance.target, 0, 1)
 
     def _forget(self, allowance: Allowance, now: float) -> bool:
-        """Forget it, if it is idle and all that was spent of it is in Redis, and nothing else; whether it is so."""
+        """Forget an idle allowance if Redis knows all that was spent and nothing else is held. True if forgotten."""
         present = allowance.quota_at(now)
         quotas = [quota for quota in (present, allowance.ahead) if quota is not None]
         is_settled = all(quota.told_held == quota.held == quota.used == quota.told_used for quota in quotas)
@@ -350,7 +350,7 @@ def _is_idle(allowance: Allowance, quota: Quota | None, now: float) -> bool:
 
 
 def _given_back(allowance: Allowance) -> Iterator[Order]:
-    """All that an idle one holds and has not spent."""
+    """The orders that give back the unspent amounts of an idle allowance."""
     for quota in (allowance.now, allowance.ahead):
         if quota is not None:
             quota.held = quota.used
@@ -358,7 +358,7 @@ def _given_back(allowance: Allowance) -> Iterator[Order]:
 
 
 def _news(allowance: Allowance, quota: Quota | None, now: float) -> Order | None:
-    """The order that tells and gives back of a quota from which enough is free; None where there is nothing to tell."""
+    """The order that reports a quota with enough free, and gives back the excess; None if nothing has changed."""
     if quota is None or now - quota.told_at < TELL_SECONDS:
         return None
     if quota.free > 2 * allowance.target:
@@ -369,12 +369,12 @@ def _news(allowance: Allowance, quota: Quota | None, now: float) -> Order | None
 
 
 def _take_in(order: Order, window: int, units_held: int, used: int, total: int, at: float) -> None:
-    """Note what Redis says that this gateway holds; `at` is what a Unix time of Redis's is in monotonic time."""
+    """Note Redis's reply about this gateway's quota. `at` plus a Unix time of Redis's clock is a monotonic time."""
     allowance, quota = order.allowance, order.of
     allowance.is_known = True
     begins, ends = (moment + at for moment in bounds_of(allowance.span, window))
     if quota is None:
-        # It may be there: one that was leased ahead, whose window Redis was in sooner than was thought here.
+        # A quota leased ahead may exist already, if Redis entered the window earlier than this gateway assumed.
         same = (each for each in (allowance.now, allowance.ahead) if each is not None and each.window == window)
         quota = next(same, None) or Quota(window, begins, ends, used)
         if order.ahead:
@@ -383,7 +383,7 @@ def _take_in(order: Order, window: int, units_held: int, used: int, total: int, 
             allowance.now, allowance.ahead = quota, None if allowance.ahead is quota else allowance.ahead
     quota.begins_at, quota.ends_at = begins, ends
     quota.told_held = units_held
-    # What requests under way reserved beyond the limit is not free once they have spent less.
+    # Amounts that running requests reserved beyond the limit do not become free if the requests spend less.
     quota.held = max(used, units_held - max(0, total - allowance.limit))
     quota.told_used = used
     quota.told_at = time.monotonic()
@@ -409,7 +409,7 @@ def number_window(span: Span, unix_seconds: float) -> int:
 
 
 async def read_spent(redis: Redis, keys: Iterable[tuple[str, Span]]) -> list[tuple[int, float]]:
-    """Amounts that all gateways have spent of each in its present window, and its end, in Unix seconds.
+    """For each key, the amount spent by all gateways in its present window, and the window's end (Unix seconds).
 
     Raises RedisError.
     """

@@ -1,4 +1,4 @@
-"""Threads for what would hold the event loop, long texts above all: a few, which callers share in turn."""
+"""A few threads for work that would block the event loop, mainly on long texts. Callers take turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.limits.fair_queue import FairQueue, Wanted
 
 THREADS_MAX = 2
 WAITING_CHARACTERS_MAX = 1 << 25
-"""Most characters that wait for one caller; memory is then some 32 to 128 MiB."""
+"""Most characters that may wait for one caller, in about 32 to 128 MiB of memory."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -30,9 +30,9 @@ class ThreadTurn:
 
 
 class Threads:
-    """Owner of the threads. A caller has all of them but one at most, so that its flood leaves one to others.
+    """Owner of the threads. A caller may use all threads but one, so that its flood leaves one for others.
 
-    Work that has begun goes on to its end, whoever is gone, and its thread is free only then.
+    Work that has begun runs to its end even if its caller is gone. Only then is its thread free.
     """
 
     def __init__(self, threads_max: int = THREADS_MAX, waiting_characters_max: int = WAITING_CHARACTERS_MAX) -> None:
@@ -52,7 +52,7 @@ class Threads:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def has_room(self, caller: str, characters: int) -> bool:
-        """True if so much more of a caller's may wait; where nothing of it waits, always."""
+        """True if this number of a caller's characters may wait too. Always True if none of the caller's wait yet."""
         waiting = self._characters[caller]
         return not waiting or waiting + characters <= self._waiting_characters_max
 
@@ -93,7 +93,7 @@ class Threads:
         self._running[caller] += 1
 
     def _tell(self, loop: asyncio.AbstractEventLoop, caller: str) -> None:
-        """In the thread: the work is done. A loop that is closed need not know."""
+        """Report the end of the work to the event loop, from the thread. A closed loop is ignored."""
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(self._ended, caller)
 
@@ -103,7 +103,7 @@ class Threads:
         if not self._running[caller]:
             del self._running[caller]
         while (turn := self._line.next(lambda _: True, self._has_its_share, beyond_share=False)) is not None:
-            if not turn.called.done():  # else it has just been cancelled
+            if not turn.called.done():  # else the turn was just cancelled
                 self._begin(turn.caller)
                 turn.called.set_result(None)
                 return
