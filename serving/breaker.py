@@ -1,7 +1,7 @@
-"""A circuit breaker: opens after faults, lets one request through to see, and closes on an answer. No clock of its own.
+"""A circuit breaker: opens after faults, then lets one request through as a test, and closes on an answer. No clock.
 
-Who asks which faults count: unreachable, dropped, silent, overloaded, failed, truncated. A request that its caller got
-wrong, a hang-up or a deadline of the caller's says nothing of an engine.
+The caller decides which faults count: unreachable, dropped, silent, overloaded, failed, truncated. A caller's invalid
+request, hang-up or deadline says nothing about an engine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Replicas of pools that are discovered: each pool's source is followed, and every endpoint that it names is a replica.
+"""Replicas of discovered pools: a watcher follows each pool's source, and every endpoint in it becomes a replica.
 
-A source that fails changes nothing: the replicas found last stay, and health checks tell which of them are up.
+A source that fails changes nothing: the last replicas stay, and health checks show which of them are up.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Replicas of a Service of Kubernetes: its EndpointSlices are listed, and then watched by the cluster's API.
+"""Replicas of a Kubernetes Service: its EndpointSlices are listed, and then watched through the cluster's API.
 
-A watch goes on from the resourceVersion seen last; where the server has forgotten that (410), all are listed again.
+A watch continues from the last resourceVersion. If the server has forgotten that version (410), all are listed again.
 """
 
 from __future__ import annotations

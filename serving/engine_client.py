@@ -1,4 +1,4 @@
-"""The way to an engine: a POST and its answer as it comes, or a look. HTTP/1.1 on httptools, kept-alive connections."""
+"""The client for engines: a POST with its streamed answer, or a look. HTTP/1.1 on httptools, kept-alive connections."""
 
 from __future__ import annotations
 

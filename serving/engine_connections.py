@@ -1,4 +1,4 @@
-"""One engine's address, and the connections to it that wait for a request."""
+"""One engine's address, and its idle connections."""
 
 from __future__ import annotations
 

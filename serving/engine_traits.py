@@ -1,4 +1,4 @@
-"""Kinds of engines: one row of traits for each. All that differs between kinds is read from here."""
+"""Kinds of engines: one row of traits for each. All differences between kinds are in these rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faults of engines, as one tree; whatever the HTTP client raises is translated here once.
+"""The faults of engines, as one tree. The HTTP client's errors are translated here and nowhere else.
 
 EngineError                the engine did not give a usable answer
  ├─ Unreachable            no connection
@@ -10,8 +10,8 @@ EngineError                the engine did not give a usable answer
  ├─ Missing                404: a model that we know it has, or a path
  ├─ Unserved               403, 404, 405, 501: it does not serve this path, or not with this model
  ├─ Truncated              the answer ended before it was whole
- ├─ Late                   it came, but was not whole in the time for which it may be held back: our own bound
- ├─ Oversize               it, or an event of it, is longer than we take: our own bound
+ ├─ Late                   the answer was not whole within the time for which it may be held back: our own bound
+ ├─ Oversize               the answer, or an event of it, is longer than we take: our own bound
  └─ RefusedByEngine        400, 409, 422, 451: the caller's own mistake, in the engine's words
      └─ TooLong            the prompt does not fit this model; a larger one may take it
 """

@@ -1,4 +1,4 @@
-"""The fingerprint: one digest of all that answers a request. Equal fingerprints mean the same source of answers."""
+"""The fingerprint: one digest of everything that produces an answer. Equal ones mean the same source of answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All replicas, by pool. The owner of their state; the router gets its frozen picture from here."""
+"""All replicas, by pool. The fleet owns their state and gives the router frozen pictures of it."""
 
 from __future__ import annotations
 

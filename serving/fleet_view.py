@@ -1,4 +1,4 @@
-"""The frozen picture of fleet and versions that the router decides on: all that it may import from serving."""
+"""The frozen picture of fleet and versions for the router's decisions: all that the router may import from serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The health check: one look at a replica and what it has loaded."""
+"""The health check: one look at a replica and its loaded versions."""
 
 from __future__ import annotations
 

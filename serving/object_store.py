@@ -1,7 +1,7 @@
-"""The settings of admins at runtime: named objects in Redis, each with a generation of its own.
+"""The settings of admins at runtime: named objects in Redis, each with its own generation.
 
-Gateways of several releases may share them. An object that this one can't read, since a newer one has written it, is
-passed over as a whole: the others go on being read, and it is never written over.
+Gateways of several releases may share them. This gateway skips an object that a newer release wrote and that it can't
+read. It still reads the others, and never overwrites the unreadable one.
 """
 
 from __future__ import annotations

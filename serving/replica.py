@@ -1,4 +1,4 @@
-"""One engine process as the gateway sees it: its load, its health, what it has loaded."""
+"""One engine process as the gateway sees it: its load, its health, its loaded versions."""
 
 from __future__ import annotations
 

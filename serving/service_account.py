@@ -1,4 +1,4 @@
-"""A service account of Kubernetes, by which a pod reaches the API of its cluster."""
+"""A Kubernetes service account, with which a pod accesses its cluster's API."""
 
 from __future__ import annotations
 

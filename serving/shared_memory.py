@@ -1,7 +1,7 @@
 """Memory that the processes of one gateway share: rows of numbers, such as each replica's load and its breakers.
 
-The process that starts the others makes it, they inherit it. Each writes its own column, or a row under the lock; the
-kernel gives back the lock of a process that dies.
+The parent process makes it, and its children inherit it. Each process writes its own column, or a row under the lock.
+If a process dies, the kernel releases its lock.
 """
 
 from __future__ import annotations

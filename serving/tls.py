@@ -1,4 +1,4 @@
-"""TLS: whom we trust, and who we are. Certificates are read at the start, and again once their files have changed."""
+"""TLS: the certificates that we trust and our own. They are read at the start, and again when their files change."""
 
 from __future__ import annotations
 

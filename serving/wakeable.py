@@ -1,4 +1,4 @@
-"""An event that one task waits for: woken by the event loop's callbacks, without losing time to an asyncio.Event."""
+"""An event that one task waits for. Callbacks of the event loop wake it, faster than an asyncio.Event."""
 
 from __future__ import annotations
 

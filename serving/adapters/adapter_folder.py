@@ -1,4 +1,4 @@
-"""An adapter's folder: what may lie in it, and how its files are opened."""
+"""An adapter's folder: the files that it may contain, and how they are opened."""
 
 from __future__ import annotations
 

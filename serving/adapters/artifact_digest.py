@@ -1,4 +1,4 @@
-"""The digest of an adapter's files: over the configuration in its one form, and every tensor."""
+"""The digest of an adapter's files: over the configuration in its canonical form, and every tensor."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The base model as verification needs it: which modules it has, how large they are, and which weights it is.
+"""The base model as verification needs it: its modules, their sizes, and the fingerprint of its weights.
 
-The fingerprint says which weights a base model is, whatever the files' names, shards, dates or the library
-that saved them. It covers the architecture and, for each tensor, its name, dtype, shape and the first and
-last 4,096 bytes of its data, so that a model of 100 GB is read in about a second. It can't see a change in
-the middle of a tensor that leaves both ends as they were (a few edited rows of a large embedding); any
-training step over all weights changes the ends as well. The same weights in another dtype or quantisation are
-another base: an adapter behaves differently on them.
+The fingerprint identifies the weights of a base model, independent of the files' names, shards, dates and the library
+that saved them. It covers the architecture and, for each tensor, its name, dtype, shape and the first and last 4,096
+bytes of its data. So a model of 100 GB is read in about a second. It can't see a change in the middle of a tensor that
+leaves both ends equal (a few edited rows of a large embedding). Any training step over all weights changes the ends as
+well. The same weights in another dtype or quantisation are another base, because an adapter behaves differently on
+them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One value, one text: JSON read strictly and written in one form, so that digests can be taken of it."""
+"""The canonical form of JSON: it is read strictly, and each value has one text, so that digests can be taken of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A temporary folder on the store's own disk, for an adapter while it arrives. It is gone afterwards, whatever happens.
+"""A temporary folder on the store's own disk for an adapter that is arriving. It is always deleted afterwards.
 
 After a crash it stays, under a name that no digest has, until `Store.sweep` removes it.
 """

@@ -1,7 +1,7 @@
-"""Takes one step with a version on one replica: writes it down, has the engine do it, and writes down what came of it.
+"""Takes one step with a version on one replica: records the step, has the engine do it, and records the result.
 
-Every step is written down before it is taken, so that whoever comes after a crash reads how far things are, and looks
-at the engine before it does anything again.
+A step is recorded before it is taken. After a crash, the next gateway reads the progress, and looks at the engine
+before it repeats anything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The manifest: what a version is beside its weights. An alias moves all of it together.
+"""The manifest: all properties of a version beside its weights. An alias moves all of them together.
 
-docs/reference/manifest.md has an example and every key. Unknown keys are errors, but in provenance and the two slots.
-Dates stay texts, and only `true` and `false` are booleans: `no` in a list of choices is a word.
+docs/reference/manifest.md has an example and every key. Unknown keys are errors, except in provenance and the two
+slots. Dates stay texts, and only `true` and `false` are booleans: `no` in a list of choices is a word.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""adapter_config.json: read it, refuse what the engine does not serve, say what it promises."""
+"""adapter_config.json: read it, refuse features that the engine does not serve, and return what it promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A version on a replica: which state it is in, and what the next step is. Pure."""
+"""A version on a replica: its state, and the next step. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The plan of the replicas that are to hold each version of a pool. Pure: the reconciler carries it out.
 
-Rendezvous hashing (highest random weight, Thaler and Ravishankar 1998) with a bounded number of versions a replica
-(Mirrokni, Thorup and Zadimoghaddam 2016): each version has its own order of the replicas, so that one which comes or
-goes moves only what it must. What is placed stays, even where another place would be more even: a move costs a load.
+Rendezvous hashing (highest random weight, Thaler and Ravishankar 1998) with a bounded number of versions per replica
+(Mirrokni, Thorup and Zadimoghaddam 2016). Each version has its own order of the replicas, so a new or lost replica
+moves few versions. A placed version stays, even if another replica would be more even: a move costs a load.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one reader of YAML. In none of it a key is given twice; in what others hand in there is no other surprise."""
+"""The only reader of YAML. It refuses duplicate keys; in YAML that others send, also aliases (`PlainLoader`)."""
 
 from __future__ import annotations
 

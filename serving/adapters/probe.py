@@ -1,5 +1,5 @@
-"""The probe of a version on a replica: a golden prompt at temperature 0 tells it from the base model, and from
-what the first replica that was probed answered on the same fingerprint."""
+"""The probe of a version on a replica, by a golden prompt at temperature 0. The answer must differ from the base
+model's, and match that of the first replica that was probed on the same fingerprint."""
 
 from __future__ import annotations
 

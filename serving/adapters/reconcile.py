@@ -1,7 +1,7 @@
-"""Reconciling: brings each replica from the versions it has to those it should have, in small steps.
+"""Reconciling: moves each replica from the versions it has to those it should have, in small steps.
 
-One gateway has the job at a time, by a lease; it alone loads, probes, unloads, and writes placements. All
-gateways follow: `adopt` tells which versions a replica may be sent.
+One gateway at a time has this job, by a lease. Only that gateway loads, probes and unloads, and writes placements. All
+gateways read them: `adopt` sets the versions that a replica may be sent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Adapters for engines that do not share the gateway's store: pulled from the gateway, by digest, by a sidecar.
+"""Adapters for engines that do not share the gateway's store: a sidecar pulls them from the gateway, by digest.
 
-On the gateway's side `ensure_on` asks a replica's sidecar for an adapter before a load; in the sidecar a `Puller`
-fetches its two files, and lets them into the sidecar's own store only if they have the digest that was asked for.
+The gateway calls `ensure_on` before a load, which asks the replica's sidecar for the adapter. In the sidecar a `Puller`
+fetches its two files, and stores them only if they have the requested digest.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ As signature.json beside the adapter:
 
     {"signer": "returns-team", "algorithm": "ed25519", "signature": "<64 bytes in base64>"}
 
-What is signed is MESSAGE with both digests, so that neither the bytes nor what is said of them can be exchanged. The
-name alone proves nothing: `check` holds the signature to the key that the operator trusts under this name.
+The signed text is MESSAGE with both digests, so neither the bytes nor the manifest can be exchanged. The name alone
+proves nothing: `check` verifies the signature with the key that the operator trusts under this name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The store: every adapter under its digest, `STORE/<64 hex digits>/`, written once and never changed.
 
-A path stands for its bytes: an engine that lists the path as an adapter's root serves exactly those. There is
-no way to delete here: an engine that finds a directory gone that it was told of takes all its requests down.
+A path identifies its bytes: an engine that has the path as an adapter's root serves exactly those bytes. The store has
+no way to delete an adapter: an engine fails all its requests if a directory that it knows disappears.
 """
 
 from __future__ import annotations

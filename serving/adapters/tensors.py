@@ -1,7 +1,7 @@
-"""Safetensors, read defensively and without a tensor library: the header, and what is wrong with the values.
+"""Safetensors, read defensively and without a tensor library: the header, and checks of the values.
 
-A file is an 8-byte little-endian length, that many bytes of JSON (name → dtype, shape, offsets), and the
-data. Whatever the bytes are, nothing but ArtifactError comes out of here.
+A file is an 8-byte little-endian length, that many bytes of JSON (name → dtype, shape, offsets), and the data. For any
+bytes, the only error raised is ArtifactError.
 """
 
 from __future__ import annotations

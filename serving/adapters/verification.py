@@ -1,15 +1,15 @@
-"""Verify an adapter before any engine hears of it, from its files alone.
+"""Verify an adapter from its files alone, before any engine gets it.
 
-An engine takes many wrong adapters with a 200 and serves them wrongly: another base model's, smaller ones, a
-rank that is not the tensors', layers that do not exist. What `verify` lets through has one matrix pair for
-every module that the configuration names, of exactly the base's sizes, with finite values that are not all
-zero, and nothing in its folder that could run code. What no reader of files can see is whether the training
-was any good: the probe and the gate are for that.
+An engine accepts many wrong adapters with a 200 and serves them wrongly: adapters of another or a smaller base model,
+with a rank that its tensors do not have, or with layers that do not exist. An adapter that `verify` accepts has one
+matrix pair for every module that the configuration names. The pairs have exactly the base's sizes, and finite values
+that are not all zero. Nothing in the folder could run code. No reader of files can see whether the training was good:
+the probe and the gate test that.
 
-Which base it was trained on: the sizes must fit, and the adapter must say so as well. Equal sizes prove
-little (a base model and its instruct variant have the same). So either the name in adapter_config.json ends
-as the base's name does (upper and lower case and the folders before do not matter), or the manifest claims
-the base's fingerprint. A claimed fingerprint that is not the base's is refused whatever the name says.
+The sizes must fit the base, and the adapter must name it as well. Equal sizes prove little (a base model and its
+instruct variant have the same). So either the name in adapter_config.json ends as the base's name does (case and the
+folders before do not matter), or the manifest claims the base's fingerprint. A claimed fingerprint that is not the
+base's is refused, whatever the name is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A version and an alias as they are kept in Redis, and the states that a version goes through."""
+"""A version and an alias as Redis stores them, and the states of a version."""
 
 from __future__ import annotations
 

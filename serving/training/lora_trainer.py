@@ -2,13 +2,13 @@
 
     python lora_trainer.py FOLDER --base MODEL --rows train.jsonl --heldout heldout.jsonl
 
-FOLDER takes the checkpoint and, under `result/`, the best adapter so far. Started again with the same folder it goes on
-from the checkpoint. Options may also be in FOLDER/job.json. Each line on stdout is a JSON object that tells how far
-it is: `started`, `step`, `heldout`, and at the end `ended` or `failed` with advice.
+FOLDER receives the checkpoint and, under `result/`, the best adapter so far. A second start with the same folder
+continues from the checkpoint. Options may also be in FOLDER/job.json. Each line on stdout is a JSON object with the
+progress: `started`, `step`, `heldout`, and at the end `ended` or `failed` with advice.
 
-The prompt is rendered with the model's own chat template, as the engine does; the loss is taken on the answer alone. Of
-rows with `tools` the answer may be calls of them, as the template writes these; what their `tool_choice` forces is not
-part of it. The base model runs in bfloat16, the LoRA weights have float32 masters.
+The model's own chat template renders the prompt, as in the engine; the loss is taken on the answer alone. In rows with
+`tools` the answer may be tool calls, as the template writes them. Parts that the row's `tool_choice` forces are not in
+the loss. The base model runs in bfloat16, the LoRA weights have float32 masters.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Runs a training of a gateway on another machine: it fetches the files and the trainer, tells the gateway how far it
-is, and sends the adapter. It needs no more than Python; the trainer beside it needs torch, transformers and peft.
+"""Runs a gateway's training on another machine: it fetches the files and the trainer, reports the progress to the
+gateway, and sends the adapter. It needs only Python; the trainer beside it needs torch, transformers and peft.
 
     TRAINING_URL=… TRAINING_TOKEN=… python remote_trainer.py FOLDER [options of lora_trainer.py]
 
-Started again with the same FOLDER it goes on from the checkpoint there.
+A second start with the same FOLDER continues from the checkpoint there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The start of the trainer, and the facts about its code. It runs in an environment of its own."""
+"""The start of the trainer, and facts about its code. The trainer runs in an environment of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job of the process that fetches an adapter, and the addresses that it knows."""
+"""The job of the process that fetches an adapter, and the kinds of addresses that it accepts."""
 
 from __future__ import annotations
 

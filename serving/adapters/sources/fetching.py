@@ -1,6 +1,6 @@
 """Fetching one adapter, in a process of its own: `python -m serving.adapters.sources.fetching`.
 
-What an earlier try has left is gone on with, and only whole and unchanged files stay.
+It continues the files of an earlier try, and keeps only whole and unchanged files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A source of adapters elsewhere: its files are listed, then read piece by piece from any byte on."""
+"""A remote source of adapters: it lists its files, and reads a file piece by piece from any byte on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files over HTTP: read from any byte on, with the source's errors in words."""
+"""Files over HTTP: read from any byte on; errors become the source's errors, with a message."""
 
 from __future__ import annotations
 
