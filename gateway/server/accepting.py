@@ -1,4 +1,4 @@
-"""A listening socket that processes share: each takes a connection where it has no more of them than the others."""
+"""A listening socket shared by processes. The process with the fewest connections accepts the next one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from serving.shared_memory import SharedMemory
 
 log = logging.getLogger(__name__)
 YIELD_SECONDS = 0.01
-"""Time for a process with fewer connections to take one; then it is taken by who is there."""
+"""Time for a process with fewer connections to accept one. After that, any process accepts it."""
 AT_ONCE_SECONDS = 0.002
-"""A connection that is there so soon after such a time was left by the others."""
+"""A connection that still waits this soon after YIELD_SECONDS was accepted by no other process."""
 FAILED_SECONDS = 0.5
 BACKLOG = 2048
 
 
 class Accepting:
-    """One process's part in a listening socket. Closed once; what it has accepted lives on."""
+    """One process's part in a shared listening socket. It is closed once; its accepted connections stay open."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Accepting:
         self._resume()
 
     def close(self) -> None:
-        """Take no more connections. The socket listens on for the other processes."""
+        """Accept no more connections here. The socket still listens for the other processes."""
         if self._pause is not None:
             self._pause.cancel()
         if self._listening.fileno() >= 0:
@@ -81,7 +81,7 @@ class Accepting:
         task.add_done_callback(self._opening.discard)
 
     def _is_our_turn(self) -> bool:
-        """True if no other process has fewer connections. A count is 1 more, so that 0 means nobody."""
+        """True if no other process has fewer connections. Counts are stored plus 1: 0 means no process."""
         own = len(self._opening) + self._open_connections() + 1
         self._counts[self._memory.process] = own
         return all(not count or own <= count for count in self._counts)

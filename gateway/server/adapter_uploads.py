@@ -1,8 +1,8 @@
-"""One adapter, or a sample of its training prompts, in a multipart form: written to the store's disk as it comes, never
-held whole, and gone afterwards.
+"""Uploads of one adapter, or of a sample of its training prompts, in a multipart form. The bytes are written to the
+store's disk as they arrive, and deleted after the request.
 
-The form has files, known by their file names (FILES, SAMPLES), and text fields (FIELDS), each at most once. A caller's
-file name is compared with those names and is nothing else: no part of it becomes a path.
+The form has files with known file names (FILES, SAMPLES) and text fields (FIELDS), each at most once. A caller's file
+name is only compared with these names: no part of it becomes a path.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ FILES: Mapping[str, int | None] = {
     SIGNATURE_FILE: 4 << 10,
     README_FILE: 1 << 20,
 }
-"""Most bytes of each file; None: as many as the whole upload may have."""
+"""Most bytes of each file. None: only the limit of the whole upload applies."""
 NEEDED = (*ADAPTER_FILES, MANIFEST_FILE)
 OPTIONAL = (SIGNATURE_FILE, README_FILE)
 SAMPLES = (PROMPTS_FILE, BACKGROUND_FILE)
-"""A sample of training prompts, and other traffic beside it: each of `prompts_bytes_max` at most."""
+"""A sample of training prompts, and a sample of other traffic. Each has at most `prompts_bytes_max` bytes."""
 FIELDS: Mapping[str, int] = {"task": 63, "pool": 63}
 """Most bytes of each text field."""
 FORM_SCHEMAS: Mapping[str, Any] = {
@@ -65,13 +65,13 @@ FORM_SCHEMAS: Mapping[str, Any] = {
 WRITE_BYTES = 1 << 20
 PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/state/adapters"})
 DATA_PATHS = frozenset({"/admin/v1/evaluations", "/admin/v1/readiness", "/admin/v1/datasets/files", "/admin/v1/files"})
-"""Their bodies are data sets (data_body.py), or hold one (file_form.py)."""
+"""Paths whose bodies are data sets (data_body.py) or contain one (file_form.py)."""
 RESULT_PATH = re.compile(r"/v1/trainings/[^/]+/result")
 PROMPTS_PATH = re.compile(r"/admin/v1/adapters/[^/]+/prompts")
 
 
 def has_own_body_limits(scope: Scope) -> bool:
-    """True if the endpoint reads the body as it comes, under limits of its own."""
+    """True if the endpoint reads the body as it arrives, with its own limits."""
     if scope["type"] != "http":
         return False
     if scope["method"] == "POST" and scope["path"] in DATA_PATHS:
@@ -85,7 +85,7 @@ def has_own_body_limits(scope: Scope) -> bool:
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """Limits of uploads. `bytes_max`: one upload's whole body; `free_bytes_min`: what stays free on the disk."""
+    """Limits of uploads. `bytes_max`: one upload's whole body; `free_bytes_min`: space that stays free on the disk."""
 
     bytes_max: int = 2 << 30
     at_once_max: int = 2
@@ -97,8 +97,8 @@ class UploadLimits:
 
 @dataclass(frozen=True)
 class Upload:
-    """An upload: the adapter's files in `folder`, the manifest and perhaps a signature beside it, the text fields,
-    and perhaps a sample of training prompts with other traffic. What did not come is not there."""
+    """An upload: the adapter's files in `folder`, beside it the manifest and perhaps a signature, the text fields, and
+    perhaps a sample of training prompts with other traffic. Optional files that were not sent are None."""
 
     folder: Path
     manifest: Path
@@ -109,7 +109,7 @@ class Upload:
 
 
 class Uploads:
-    """Receives adapters. It owns what lies in its `.incoming-…` folders, and how many there are at the same time."""
+    """Receives adapters. It owns the `.incoming-…` folders, and limits the number of uploads at the same time."""
 
     def __init__(self, store_folder: Path, limits: UploadLimits) -> None:
         self._store_folder = store_folder
@@ -123,10 +123,10 @@ class Uploads:
         needed: tuple[str, ...] = NEEDED,
         optional: tuple[str, ...] = (SIGNATURE_FILE, README_FILE),
     ) -> AsyncIterator[Upload]:
-        """The upload in this request, of files with these names. It is on disk for as long as the block lasts.
+        """The upload in this request, with files of these names. The files are on disk until the block ends.
 
         Raises Problem: 415 not a form, 413 too long, 503 too many at the same time or no room on the disk, 400 and
-        422 with what is wrong in it; also where the caller hangs up or falls silent.
+        422 for a fault in the form, also if the caller hangs up or stops sending.
         """
         boundary = read_boundary(request.headers, "the adapter")
         _check_length(request.headers, self._limits.bytes_max)
@@ -174,7 +174,7 @@ class Uploads:
 
 
 class _Form(FormReader):
-    """One form: the parser's callbacks turn it into fields, and into pieces of files that wait to be written."""
+    """One form. The parser's callbacks collect its fields, and the pieces of its files until they are written."""
 
     def __init__(self, folder: Path, limits: UploadLimits, needed: tuple[str, ...], optional: tuple[str, ...]) -> None:
         super().__init__()
@@ -194,11 +194,11 @@ class _Form(FormReader):
         self.waiting_bytes = 0
 
     def make_folder(self) -> None:
-        """The folder for the adapter's files. Blocks; raises OSError."""
+        """Make the folder for the adapter's files. Blocks; raises OSError."""
         self._adapter.mkdir()
 
     def write(self) -> None:
-        """Write what waits. Blocks; raises OSError, also where the disk would be left with too little room."""
+        """Write the collected pieces. Blocks; raises OSError, also if too little space would stay free on the disk."""
         for name, pieces in groupby(self._pieces, key=itemgetter(0)):
             data = [piece for _, piece in pieces]
             append(self._path(name), data, sum(map(len, data)), self._limits.free_bytes_min)
@@ -206,7 +206,7 @@ class _Form(FormReader):
         self.waiting_bytes = 0
 
     def upload(self) -> Upload:
-        """The upload, once all of it is written. Raises Problem where something is missing."""
+        """The upload, after all of it is written. Raises Problem if a part is missing."""
         if not self.has_ended:
             raise Problem("invalid_value", "The form ends before its closing boundary: send it again.")
         for name in self._needed:
@@ -229,7 +229,7 @@ class _Form(FormReader):
         return (self._folder if beside else self._adapter) / name
 
     def begin_file(self, field: str, name: str) -> None:
-        """The files are known by their own names, whatever the fields are named."""
+        """Begin a file. Its file name counts, and its field's name is ignored."""
         if name not in self._sizes_max:
             text = f"{name[:80]!r} is not a file of an upload: its files are named {', '.join(self._sizes_max)}."
             raise Problem("unknown_parameter", text, "file")
@@ -253,7 +253,7 @@ class _Form(FormReader):
         self._fields[field] = b""
 
     def take(self, data: bytes) -> None:
-        """Bytes of the part, which wait to be written."""
+        """Collect bytes of the present part until they are written."""
         size = len(data)
         if self._file is None:
             self._fields[self._field] += data
@@ -270,7 +270,7 @@ class _Form(FormReader):
 
 
 async def _parse(request: Request, form: _Form, boundary: bytes, limits: UploadLimits) -> None:
-    """Read the body to its end; it never holds more of it than WRITE_BYTES and one piece from the socket."""
+    """Read the body to its end. Memory holds at most WRITE_BYTES of it and one piece from the socket."""
     parser = form.parser(boundary)
     got = 0
     async with aclosing(request.stream()) as body:

@@ -1,4 +1,4 @@
-"""An exchange as an ASGI application sees it: what is not the request path's own is answered by FastAPI."""
+"""An exchange as ASGI. FastAPI answers all requests that are not on the request path."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scope_of(exchange: Exchange) -> dict[str, Any]:
 
 
 async def answer_with(app: Any, exchange: Exchange, streams: Callable[[Scope], bool]) -> None:
-    """Have an ASGI application answer. `streams` says whose body goes to disk as it comes."""
+    """Have an ASGI application answer. `streams` is True for a request whose body goes to disk as it arrives."""
     scope = scope_of(exchange)
     streamed, read = streams(scope), False
 

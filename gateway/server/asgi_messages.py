@@ -1,4 +1,4 @@
-"""Messages of plain ASGI: their types, the caller who may go, bounded bodies, and answers that nobody keeps."""
+"""Messages of plain ASGI: their types, a caller's hang-up, bounded bodies, and answers that must not be stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class HungUp(Exception):
-    """The caller has gone."""
+    """The caller hung up."""
 
 
 def bound_body(scope: Scope, receive: Receive, bytes_max: int) -> Receive:
@@ -38,7 +38,7 @@ def bound_body(scope: Scope, receive: Receive, bytes_max: int) -> Receive:
 
 
 def forbid_storing(send: Send) -> Send:
-    """`send`, but telling that no answer may be kept by anybody on its way, unless it says itself who may keep it."""
+    """`send` with a header that forbids caches to store the answer, unless the answer has its own rule."""
 
     async def send_unstored(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,7 +1,7 @@
 """One caller's connection: HTTP/1.1 under uvicorn's server; tests/gateway/server/test_rfc9112.py is its table of tests.
 
-Requests are answered in the order in which they came; what comes behind one is read once that one is answered. What is
-not HTTP, too large, too slow or without a key is refused here, before an application hears of it.
+Requests are answered in their order of arrival. The bytes after a request are read once that request is answered. A
+request that is not HTTP, too large, too slow or without a key is refused here, before the application gets it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from serving.wakeable import Wakeable
 
 log = logging.getLogger(__name__)
 PIECE_BYTES = 16_384
-"""Bytes that are parsed at once: no more requests than fit into them wait, parsed, for their answer."""
+"""Bytes that are parsed at once. They bound the number of parsed requests that wait for their answer."""
 LINGER_SECONDS = 2.0
-"""Time for which bytes are dropped once the last answer is sent: a reset could overtake the answer."""
+"""Time after the last answer in which received bytes are dropped, since a reset could overtake the answer."""
 REFUSALS_MAX = 100
-"""Requests that are refused by their head before their connection is closed."""
+"""Number of requests refused by their head after which their connection is closed."""
 PROBE_AFTER_SECONDS = 0.3
-"""Time until a caller that sends no more, and has no answer yet, gets an interim one: who has gone resets that."""
+"""Time until a caller that sends no more, and still waits, gets an interim answer. A caller that left resets it."""
 LOOK_SECONDS = 0.2
-"""Time between two looks whether it has, or has read its last answer."""
+"""Time between two checks whether a caller has reset the connection, or has read its last answer."""
 TCP_INFO_CLOSED = 7
 
 Waiting = Literal["idle", "head", "body", "reserved", "slow", "nothing"]
-"""Purposes of a connection's timer: nothing while an answer is under way, or while a body takes its own time (slow)."""
+"""Purposes of a connection's timer. `slow`: the reader of the body limits its time. `nothing`: an answer is running."""
 
 
 class Connection(Wakeable, asyncio.Protocol):
@@ -60,8 +60,8 @@ class Connection(Wakeable, asyncio.Protocol):
         self._read_paused = False
         self._sent_bytes = 0
         self._taken_bytes = 0
-        """Bytes that the caller's side had taken when it was last looked at."""
-        # time: one timer for whatever it waits for, and one for a caller that does not read
+        """Bytes that the caller's side had taken at the last check."""
+        # time: one timer for the present wait, and one for a caller that does not read
         self._waiting: Waiting = "nothing"
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -69,21 +69,21 @@ class Connection(Wakeable, asyncio.Protocol):
         # requests
         self._reader = RequestReader(self, listener.limits, self._opened)
         self._unparsed = b""
-        """Bytes behind the requests that wait, or not parsed yet."""
+        """Bytes that are not parsed yet."""
         self._parse_is_due = False
         self._queue: deque[tuple[Exchange, Problem | None]] = deque()
         self._current: Exchange | None = None
         """The request that is being answered."""
         self._refusals = 0
         self._advancing = False
-        """True if requests are being begun, one after the other."""
+        """True while `_advance` begins requests."""
         self._last: Problem | None = None
-        """The fault behind all requests: sent once they are answered."""
+        """The fault after the last request: sent once all requests are answered."""
 
-    # What the event loop tells.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take it in, or refuse it where there are too many."""
+        """Accept the connection, or refuse it if there are too many."""
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self._host = network_of(peer[0]) if isinstance(peer, tuple) else ""
@@ -96,7 +96,7 @@ class Connection(Wakeable, asyncio.Protocol):
             self._wait_for("head", self._listener.limits.head_seconds_max)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over: nobody reads an answer any more."""
+        """End everything: no caller reads an answer now."""
         self._closing = True
         self._listener.leave(self, self._host, self._standing)
         for timer in (self._timer, self._unread_timer):
@@ -112,17 +112,17 @@ class Connection(Wakeable, asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> bool:
-        """The caller sends no more; it may wait for its answers all the same. Whether the connection stays open."""
+        """The caller sends no more, but may still wait for answers. Returns True if the connection stays open."""
         self._half_closed = True
         waits = bool(self._queue or self._unparsed) or (self._current is not None and not self._breaks_off())
-        if self._closing or not waits or self._listener.tls:  # TLS has no half of a connection
+        if self._closing or not waits or self._listener.tls:  # TLS has no half-closed connections
             self._close()
             return not (self._listener.tls or self._transport.is_closing())
         self.loop.call_later(PROBE_AFTER_SECONDS, self._look_whether_gone)
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Read on, as far as requests may be read ahead of their answers."""
+        """Parse the bytes, or keep them while requests before them wait for their answers."""
         if self._closing:
             return
         if self._unparsed:
@@ -131,13 +131,13 @@ class Connection(Wakeable, asyncio.Protocol):
             self._parse(data)
 
     def pause_writing(self) -> None:
-        """The caller reads more slowly than it is answered."""
+        """The caller reads more slowly than the gateway sends."""
         self._write_paused = True
         if self._unread_timer is None:
             self._watch_reader()
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The caller has read the bytes that were waiting."""
         self._write_paused = False
         if self._unread_timer is not None:
             self._unread_timer.cancel()
@@ -147,29 +147,29 @@ class Connection(Wakeable, asyncio.Protocol):
             self._go_on()
 
     def shutdown(self) -> None:
-        """For the server: close it once what is being answered has been."""
+        """Close the connection after the present answer. Called by the server."""
         if self._current is None:
             self._close()
         else:
             self._current.keep_alive = False
 
-    # What an exchange uses.
+    # Used by an exchange.
 
     @property
     def ends(self) -> tuple[End, End]:
-        """The addresses of its two ends: the caller's, and the gateway's own."""
+        """The addresses of the connection's two ends: the caller's, and the gateway's own."""
         peer, own = (self._transport.get_extra_info(name) for name in ("peername", "sockname"))
         return (peer[:2] if isinstance(peer, tuple) else None), (own[:2] if isinstance(own, tuple) else None)
 
     def send(self, data: bytes) -> None:
-        """Write bytes to the caller, or nothing where it has gone."""
+        """Write bytes to the caller. Does nothing if the connection is closing."""
         if not self._transport.is_closing():
             self._sent_bytes += len(data)
             self._transport.write(data)
 
     @property
     def flows(self) -> bool:
-        """True if the caller is there and reads what it is sent."""
+        """True if the connection is open and the caller reads fast enough."""
         return not self._write_paused and not self._transport.is_closing()
 
     async def writable(self) -> None:
@@ -182,12 +182,12 @@ class Connection(Wakeable, asyncio.Protocol):
         return self._listener.server_headers()
 
     def read_on(self) -> None:
-        """The body of the present request may be read further."""
+        """Allow more of the present request's body to be read."""
         if self._read_paused:
             self._see_to_reading()
 
     def finished(self, exchange: Exchange) -> None:
-        """An answer is whole: the next request has its turn, or the connection ends."""
+        """Go on after a complete answer: with the next request, or with the end of the connection."""
         if self._closing or exchange is not self._current:
             return
         self._current = None
@@ -201,7 +201,7 @@ class Connection(Wakeable, asyncio.Protocol):
     # Requests, in their order.
 
     def _parse(self, data: bytes) -> None:
-        """Parse what has come: a piece of it, or what a body still lacks. Others have their turn before the rest."""
+        """Parse one piece of the received bytes, or the rest of a body. Other connections run before the next piece."""
         if data and not self._queue and not self._write_paused and self._last is None:
             reading = self._reader.exchange
             size = max(PIECE_BYTES, (reading.bytes_left or 0) if reading is not None else 0)
@@ -217,16 +217,16 @@ class Connection(Wakeable, asyncio.Protocol):
         self._see_to_time()
 
     def _opened(self, exchange: Exchange, problem: Problem | None) -> None:
-        """A request's head is there: it is answered, or has to wait for its turn."""
+        """Take a request whose head is complete: answer it, or let it wait for its turn."""
         listener = self._listener
-        if self._closing:  # it comes behind the last request that is answered
+        if self._closing:  # no request is answered after the last one
             exchange.ended = True
             return
         if problem is not None or listener.leaving or self._standing != "open":
-            exchange.keep_alive = False  # after a faulty head nobody knows where the next request begins
+            exchange.keep_alive = False  # after a faulty head, the begin of the next request is unknown
         problem = problem or listener.check_head(exchange, self._standing)
         if problem is not None:
-            exchange.fault = problem  # its body is dropped as it comes
+            exchange.fault = problem  # its body is dropped as it arrives
             self._refusals += 1
             exchange.keep_alive = exchange.keep_alive and not exchange.comes_long and self._refusals < REFUSALS_MAX
             listener.application.refused(exchange, problem)
@@ -235,7 +235,7 @@ class Connection(Wakeable, asyncio.Protocol):
             self._advance()
 
     def _advance(self) -> None:
-        """Begin the next request, and those behind it, as long as each is refused at once."""
+        """Begin the next request. While requests are refused at once, begin the ones after them too."""
         self._advancing = True
         while self._current is None and self._queue and not self._closing and not self._write_paused:
             self._begin(*self._queue.popleft())
@@ -259,18 +259,18 @@ class Connection(Wakeable, asyncio.Protocol):
         except Problem as problem:
             exchange.refuse(problem)
         except (HungUp, ClientDisconnect):
-            pass  # it failed for want of a caller
+            pass  # the caller hung up
         except Exception:
-            level = logging.INFO if exchange.hung_up else logging.ERROR  # it may have failed for want of a caller
+            level = logging.INFO if exchange.hung_up else logging.ERROR  # the hang-up may be the cause
             log.log(level, "an address failed", extra={"path": exchange.path.decode("latin-1")[:200]}, exc_info=True)
             exchange.refuse(Problem("internal_error", "A fault of the gateway. It is logged."))
         finally:
             exchange.release()
-            if not exchange.ended:  # half an answer is followed by nothing
+            if not exchange.ended:  # no other answer may follow a broken one
                 self._transport.abort()
 
     def _go_on(self) -> None:
-        """Answer the requests that wait, read on behind them, or end where there is nothing more to come."""
+        """Answer the waiting requests, then read on, or end the connection if no more can come."""
         self._advance()
         if self._closing or self._queue:
             return
@@ -296,11 +296,11 @@ class Connection(Wakeable, asyncio.Protocol):
             self._go_on()
 
     def _breaks_off(self) -> bool:
-        """True if the present request lacks a part of its body, as it must where no more comes."""
+        """True if the present request's body is not complete."""
         return self._current is not None and not self._current.complete and self._current.fault is None
 
     def _stop_reading(self, problem: Problem) -> None:
-        """Stop reading, since no request can be read from here: answer what came before once, and close."""
+        """Stop reading, since no further request can be read. Answer the earlier requests, and close."""
         self._last = problem
         reading = self._reader.exchange
         if reading is not None and not reading.ended:
@@ -311,7 +311,7 @@ class Connection(Wakeable, asyncio.Protocol):
     # Ends.
 
     def _end(self, problem: Problem | None) -> None:
-        """Send the last answer, if there is one more, and close once the caller has: what still comes is dropped."""
+        """Send the last answer, if any, and close after the caller or LINGER_SECONDS. Received bytes are dropped."""
         if self._closing:
             return
         self._closing = True
@@ -321,7 +321,7 @@ class Connection(Wakeable, asyncio.Protocol):
             self.send(write_head(problem.status, self.server_headers(), headers, b"connection: close\r\n") + body)
         half_open = self._transport.can_write_eof()
         reads = self._reader.in_head or self._reader.exchange is not None
-        if self._half_closed or not (half_open or reads):  # TLS can't tell its end but by closing
+        if self._half_closed or not (half_open or reads):  # TLS shows its end only by closing
             self._close()
             return
         if half_open and not self._transport.is_closing():
@@ -339,7 +339,7 @@ class Connection(Wakeable, asyncio.Protocol):
         self._set_timer(self._listener.limits.unread_seconds_max, self._transport.abort)
 
     def _watch_reader(self) -> None:
-        """Look again, after the time in which a caller has to read something, whether it has."""
+        """Check after `unread_seconds_max` whether the caller has read anything."""
         self._taken_bytes = self._sent_bytes - self._transport.get_write_buffer_size()
         self._unread_timer = self.loop.call_later(self._listener.limits.unread_seconds_max, self._cut)
 
@@ -352,9 +352,9 @@ class Connection(Wakeable, asyncio.Protocol):
         self._transport.abort()
 
     def _look_whether_gone(self) -> None:
-        """See whether a caller that sends no more has gone: who waits takes an interim answer, who has gone resets.
+        """Check whether a caller that sends no more has gone: if so, it resets the connection at an interim answer.
 
-        Nothing else tells the two apart; and only the kernel knows of the reset, since there is no more to read.
+        There is no other way to know. Only the kernel sees the reset, since nothing more is read.
         """
         if self._transport.is_closing() or self._current is None:
             return
@@ -378,7 +378,7 @@ class Connection(Wakeable, asyncio.Protocol):
     # Flow and time.
 
     def _see_to_reading(self) -> None:
-        """Read no further while requests wait behind the present one, or its body waits to be read."""
+        """Pause reading while bytes wait behind the present request, or while much of its body waits for its reader."""
         reading = self._reader.exchange
         wanted = not self._closing and (bool(self._unparsed) or (reading is not None and reading.reads_ahead))
         if wanted != self._read_paused and not self._transport.is_closing():
@@ -386,7 +386,7 @@ class Connection(Wakeable, asyncio.Protocol):
             (self._transport.pause_reading if wanted else self._transport.resume_reading)()
 
     def _see_to_time(self) -> None:
-        """See that what has begun to come comes to its end in time, unless an answer is under way."""
+        """Set the time limit for a head or body that has begun, unless an answer is running."""
         if self._closing:
             return
         reading, limits = self._reader.exchange, self._listener.limits

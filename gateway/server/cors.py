@@ -1,4 +1,4 @@
-"""Cross-origin requests (CORS): what a browser is told, so that web pages of another origin may call the gateway."""
+"""Cross-origin requests (CORS): headers that let web pages of another origin call the gateway from a browser."""
 
 from __future__ import annotations
 

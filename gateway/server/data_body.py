@@ -1,4 +1,4 @@
-"""A data set, or a file of rows, as the body of a request: read as it comes, and held to limits of its own."""
+"""A data set, or a file of rows, as the body of a request. It is read as it arrives, with its own limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATA_KINDS = frozenset({"application/x-ndjson", "application/jsonl", "applicatio
 SILENCE_SECONDS_MAX = 60.0
 UPLOAD_SECONDS_MAX = 3600.0
 PIECE_BYTES = 1 << 14
-"""So much of an upload is read before others get the event loop."""
+"""Bytes of an upload that are read before other requests get the event loop."""
 
 
 async def receive_data(request: Request, bytes_max: int, take: Callable[[bytes], Awaitable[None]]) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 
 class Deadline:
-    """`asyncio.timeout` at a third of its price: raises TimeoutError from its block when its time is over."""
+    """`asyncio.timeout` at a third of its cost. It raises TimeoutError from its block when its time is over."""
 
     __slots__ = ("_loop", "_over", "_seconds", "_task", "_timer")
 
     def __init__(self, seconds: float, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """`loop` is the running one, for those who have it at hand."""
+        """`loop` is the running event loop, if the caller of this function has it (None: look it up)."""
         self._seconds = seconds
         self._loop = loop
         self._over = False

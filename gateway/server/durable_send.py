@@ -1,4 +1,4 @@
-"""Answers to admins that wait: one that says that a change was made is sent once the change is durable."""
+"""Delayed answers to admins: an answer that confirms a change is sent after the change is durable."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gateway.state.durability import Durability, NotSettled, explain_not_settled
 
 
 class DurableSend:
-    """`send` of a change by an admin: an answer that says that it was done goes out once it is durable, and all
-    processes of this gateway apply it."""
+    """`send` for an admin's change. It sends a success answer after the change is durable and all processes of this
+    gateway were notified."""
 
     def __init__(self, durability: Durability, send: Send, refused: Any, notify: Callable[[], Awaitable[None]]) -> None:
         self._durability = durability
@@ -23,7 +23,7 @@ class DurableSend:
         self._unsettled = False
 
     async def __call__(self, message: Message) -> None:
-        """Pass a message on; where the change did not settle in time, a 503 instead of the answer."""
+        """Pass a message on. If the change did not become durable in time, send a 503 instead of the answer."""
         if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
             try:
                 await self._durability.settle(self._mark)

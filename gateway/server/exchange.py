@@ -1,6 +1,6 @@
-"""One request on a connection, and its answer: what of it is read, how it is answered, and whether its caller is there.
+"""One request on a connection, and its answer: reading the body, sending the answer, and noticing a hang-up.
 
-The request path takes it as it is; everything else gets it as an ASGI application does (gateway/server/asgi.py).
+The request path uses it directly. All other endpoints get it as ASGI (gateway/server/asgi.py).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from serving.wakeable import Wakeable
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 HEADER_CHARACTERS_MAX = 512
 READ_AHEAD_BYTES = 65_536
-"""Bytes of a body that wait for their reader before the connection is read no further."""
+"""Most bytes of a body that wait for their reader. Then reading from the connection pauses."""
 WRITE_AHEAD_BYTES = 65_536
-"""Bytes of an answer that are handed to the connection before its caller has read some."""
+"""Bytes of an answer that are given to the connection at once. The next ones wait until the caller has read some."""
 DISCARDED_BYTES_MAX = 65_536
-"""Rest of a body that is read and dropped to keep a connection open; with a longer one it is closed."""
+"""Longest rest of a body that is read and dropped to keep the connection open. With a longer rest it is closed."""
 STATUS_LINES: Mapping[int, bytes] = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 } | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
-"""The last one is for a caller who has gone, and gets nothing of it."""
+"""499 is for a caller that hung up, and never reaches it."""
 BODILESS = frozenset({204, 304})
 
 
 End = tuple[str, int] | None
-"""Host and port of one end of a connection, where it has those."""
+"""Host and port of one end of a connection, if it has them."""
 
 
 class Wire(Protocol):
@@ -77,7 +77,7 @@ class Wire(Protocol):
 
 
 class Exchange(Wakeable):
-    """One request and its answer. Its connection feeds it; whoever answers reads the body once, begins, and ends."""
+    """One request and its answer. The connection feeds it. The answering code reads the body once, begins, and ends."""
 
     __slots__ = (
         "_awaited",
@@ -118,7 +118,7 @@ class Exchange(Wakeable):
         keep_alive: bool,
         http10: bool,
     ) -> None:
-        """`headers` are all, their names in lower case; `fields` the last of each name."""
+        """`headers` has all headers, with names in lower case; `fields` has the last header of each name."""
         super().__init__(wire.loop)
         # the request's head
         self.method = method
@@ -128,17 +128,17 @@ class Exchange(Wakeable):
         self.http10 = http10
         self._fields = fields
         self.caller: Caller | None = None
-        """The caller whose key its head holds; None where its address needs no key."""
+        """The caller whose key is in the head; None if the address needs no key."""
         # its body
         self.complete = False
         length = fields.get(b"content-length", b"").strip()
         self.bytes_left: int | None = int(length) if length.isdigit() else None if b"transfer-encoding" in fields else 0
-        """Bytes of the body that have not come; None where nobody knows."""
+        """Bytes of the body that have not arrived; None if unknown."""
         self.fault: Problem | None = None
-        """The reason why its body can't be read to its end."""
+        """The reason why the body can't be read to its end."""
         self.waiting_bytes = 0
         self.waited_seconds = 0.0
-        """Time for which it was waited for."""
+        """Seconds of waiting for the body."""
         self._parts: list[bytes | bytearray] = []
         self._bytes_held = 0
         self._awaited = False
@@ -149,11 +149,11 @@ class Exchange(Wakeable):
         self.ended = False
         self._chunked = False
         self._events = False
-        """True if the answer is server-sent events, between which a comment may be sent."""
+        """True if the answer is server-sent events: a comment may be sent between two events."""
         self._body_left: int | None = None
         # its caller
         self.hung_up = False
-        """True if the caller went before its answer was whole."""
+        """True if the caller hung up before its answer was complete."""
         self._walking: asyncio.Task[Any] | None = None
         self._wire = wire
 
@@ -161,7 +161,7 @@ class Exchange(Wakeable):
 
     @property
     def _holder(self) -> str:
-        """In whose name its body takes room."""
+        """The holder of the body's room in memory: the key's public part."""
         return self.caller.public if self.caller is not None else ""
 
     @property
@@ -170,25 +170,25 @@ class Exchange(Wakeable):
         return self._wire.ends
 
     def key(self) -> bytes:
-        """The header with the key, as it came; a key in `x-api-key`, as Anthropic's clients send it, as such a header.
+        """The `authorization` header as sent. A key in `x-api-key`, from Anthropic's clients, is given the same form.
 
-        Empty where there is none.
+        Empty if there is no key.
         """
         authorization = self._fields.get(b"authorization")
         key = self._fields.get(b"x-api-key") if authorization is None else None
         return authorization or b"" if key is None else b"Bearer " + key
 
     def authorization(self) -> str:
-        """The same as text."""
+        """The result of `key` as text."""
         return text_of(self.key())
 
     def require_caller(self) -> Caller:
-        """The caller that the listener found by the key in the head; only where the address needs one."""
+        """The caller that the listener found by the key in the head. Only for addresses that need a key."""
         assert self.caller is not None, "the listener lets nobody in without a key"
         return self.caller
 
     def header(self, name: str) -> str | None:
-        """A header's value, or None. Raises Problem (400) for one that is too long or holds control characters."""
+        """A header's value, or None. Raises Problem (400) if it is too long or has control characters."""
         raw = self._fields.get(name.encode())
         if raw is None:
             return None
@@ -221,26 +221,26 @@ class Exchange(Wakeable):
         return body.removeprefix(BOM)
 
     async def next_part(self) -> tuple[bytes, bool]:
-        """The part of the body that has come since, and whether there is more.
+        """The next part of the body, and True if more follows.
 
-        Raises HungUp, and Problem for a body that can't be read to its end (400, 431, 503), also where the rest came.
+        Raises HungUp, and Problem for a body that can't be read to its end (400, 431, 503), even if its rest arrived.
         """
         while not self.complete and not self._parts:
             await self._more()
-        if self.fault is not None:  # its parts were dropped: what is left is not the body
+        if self.fault is not None:  # parts were dropped: the rest alone is not the body
             raise self.fault
         parts, self._parts, self.waiting_bytes = self._parts, [], 0
         self._wire.read_on()
         return b"".join(parts), not self.complete
 
     def give_back_read(self) -> None:
-        """Give back the room of the part that was read: it went to disk."""
+        """Give back the memory room of the part that was read, after it was written to disk."""
         if self._bytes_held:
             self._wire.bodies.give_back(self._holder, self._bytes_held)
             self._bytes_held = 0
 
     async def gone(self) -> None:
-        """Wait until the caller has gone or its answer is whole."""
+        """Wait until the caller hangs up or its answer is complete."""
         while not self.hung_up and not self.ended:
             await self._wait()
 
@@ -264,11 +264,11 @@ class Exchange(Wakeable):
 
     @property
     def flows(self) -> bool:
-        """True if parts of the body may be passed on at once: it has no length, and its caller reads."""
+        """True if parts of the answer may be passed on at once: it is chunked, and the caller reads fast enough."""
         return self._chunked and not self.ended and self._wire.flows
 
     def pass_on(self, body: bytes) -> None:
-        """Send a part of the body at once; only where `flows`."""
+        """Send a part of the body at once; only if `flows`."""
         self._wire.send(b"%x\r\n%b\r\n" % (len(body), body))
 
     async def end(self, body: bytes = b"") -> None:
@@ -294,20 +294,20 @@ class Exchange(Wakeable):
         self._finish(head if self._body_left == 0 else head + body)
 
     def probe(self) -> bytes:
-        """Bytes that change nothing for a caller that waits: who has gone resets them. Empty where there are none."""
+        """Bytes without meaning for a waiting caller. A caller that has gone resets them. Empty if none can be sent."""
         if not self.begun:
             return b"HTTP/1.1 100 Continue\r\n\r\n"
         return b"3\r\n:\n\n\r\n" if self._events and self._chunked and not self.ended else b""
 
     def refuse(self, problem: Problem) -> None:
-        """Answer with a problem, if nothing of an answer has gone out."""
+        """Answer with a problem, if no answer has begun."""
         if not self.begun and not self.hung_up:
             self.tell(problem.status, problem.headers(), get_format(self.path).error_body(problem))
 
     def _head(self, status: int, headers: Headers) -> bytes:
         """The answer's head. Raises ValueError for a header with a line end in it."""
         if not self.complete and (self.comes_long or self._continue):
-            self.keep_alive = False  # nobody knows whether who was not told to go on sends its body all the same
+            self.keep_alive = False  # a caller without a 100 Continue may or may not send its body
         self._continue = False
         fields = dict(headers)
         length = fields.get(b"content-length")
@@ -318,7 +318,7 @@ class Exchange(Wakeable):
             self._body_left = 0
         elif length is not None:
             self._body_left = int(length)
-        elif self.http10:  # it knows no chunks: the end of the connection ends the body
+        elif self.http10:  # HTTP/1.0 has no chunks: the end of the connection ends the body
             self.keep_alive = False
         else:
             self._chunked = True
@@ -330,7 +330,7 @@ class Exchange(Wakeable):
         return head
 
     def _framed(self, body: bytes) -> bytes:
-        """A part of the body as it is sent: nothing where the answer has none, or none any more."""
+        """A part of the body in its framing. Empty if the answer has no body, or no more of it."""
         if not body or self._body_left == 0:
             return b""
         if self._chunked:
@@ -347,10 +347,10 @@ class Exchange(Wakeable):
         self._wake()
         self._wire.finished(self)
 
-    # What its connection tells.
+    # Called by the connection.
 
     def take(self, part: bytes) -> None:
-        """A part of the body has come; it is dropped where nobody reads it any more."""
+        """Keep a received part of the body, or drop it if the answer has ended or the body has a fault."""
         size = len(part)
         if self.bytes_left is not None:
             self.bytes_left -= size
@@ -372,7 +372,7 @@ class Exchange(Wakeable):
         self._wake()
 
     def fail(self, fault: Problem) -> None:
-        """Its body can't be read to its end."""
+        """Note that the body can't be read to its end, and drop its parts."""
         self.fault = fault
         self._parts = []
         self.waiting_bytes = 0
@@ -381,23 +381,23 @@ class Exchange(Wakeable):
         self._wake()
 
     def come(self) -> None:
-        """The body is whole."""
+        """Note that the body is complete."""
         self.complete = True
         self.bytes_left = 0
         self._wake()
 
     @property
     def comes_long(self) -> bool:
-        """True if so much of the body may come yet that the connection is rather closed than read to its end."""
+        """True if the rest of the body may be so long that the connection is closed instead of read to its end."""
         return self.bytes_left is None or self.bytes_left > DISCARDED_BYTES_MAX
 
     @property
     def reads_ahead(self) -> bool:
-        """True if more of the body has come than its reader should leave waiting."""
+        """True if too many bytes of the body wait for their reader."""
         return self.waiting_bytes > READ_AHEAD_BYTES and not self._awaited and not self.ended
 
     def lost(self) -> None:
-        """The caller has gone."""
+        """Note that the connection is lost."""
         if not self.ended:
             self.hung_up = True
             if self._walking is not None:
@@ -405,14 +405,14 @@ class Exchange(Wakeable):
         self._wake()
 
     def release(self) -> None:
-        """Nobody needs its body any more."""
+        """Drop the body, which nobody needs now."""
         self._parts = []
         self.give_back_read()
 
     # Waiting.
 
     async def _more(self) -> None:
-        """Wait until something has come. Raises HungUp, Problem (503) where no more can come."""
+        """Wait for more of the body. Raises HungUp, or the fault of the body, if no more can come."""
         if self.fault is not None:
             raise self.fault
         if self.hung_up:
@@ -465,12 +465,12 @@ def text_of(value: bytes) -> str:
 
 
 def see_that_it_is_json(fields: Mapping[bytes, bytes]) -> None:
-    """Raises Problem (415) for a body that is not declared as JSON."""
+    """Raise Problem (415) if the body is not declared as JSON."""
     kind = fields.get(b"content-type", b"application/json").lower()
     if kind != b"application/json" and kind.partition(b";")[0].strip() != b"application/json":
         raise Problem("unsupported_media_type", "Send the body as `Content-Type: application/json`.")
 
 
 def refuse_too_large(bytes_max: int) -> Problem:
-    """The problem of a body that is longer than it may be."""
+    """The problem for a body that is too long."""
     return Problem("body_too_large", f"The body is longer than {bytes_max} bytes.")

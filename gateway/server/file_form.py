@@ -1,4 +1,4 @@
-"""One file in a multipart form, with text fields beside it: its bytes are handed on as they come."""
+"""One file in a multipart form, beside text fields. Its bytes are passed on as they arrive."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FileForm(FormReader):
         return out
 
     def end(self) -> None:
-        """The form is over. Raises Problem (400) where it is not whole."""
+        """End the form. Raises Problem (400) if it is not complete."""
         if not self.has_ended:
             raise Problem("invalid_value", "The form ends before its closing boundary: send it again.")
         if not self._has_file:

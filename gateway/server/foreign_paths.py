@@ -1,4 +1,4 @@
-"""Addresses that clients of other servers ask for, and what to use here instead."""
+"""Addresses of other servers that clients ask for, and the address to use here instead."""
 
 from __future__ import annotations
 

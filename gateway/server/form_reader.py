@@ -1,4 +1,4 @@
-"""A multipart form that is read as it comes, part by part, and never held whole."""
+"""A multipart form that is read part by part as it arrives, and is never whole in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_boundary(headers: Headers, what: str) -> bytes:
 
 
 class FormReader(ABC):
-    """One form: its parser tells a subclass of each part, then of the part's bytes."""
+    """One form. Its parser calls a subclass at the begin of each part, then with the part's bytes."""
 
     def __init__(self) -> None:
         self.has_ended = False

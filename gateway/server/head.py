@@ -14,7 +14,7 @@ SINGLE = frozenset(
         *(b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"),
     }
 )
-"""Headers that a request has once: where there are two, two readers could take each another one. So are our own."""
+"""Headers that a request may have only once, like our own: of two, different readers could use different ones."""
 HOST = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
 
@@ -24,9 +24,9 @@ def is_single(name: bytes) -> bool:
 
 
 def check_head(method: str, path: bytes, http10: bool, fields: Mapping[bytes, bytes], repeated: bytes | None) -> None:
-    """Raises Problem (400, 405, 415, 501) for a head that breaks a rule; then where the request ends is doubtful.
+    """Raise Problem (400, 405, 415, 501) if the head breaks a rule. Then the end of the request is not certain.
 
-    `repeated` names a header that is there twice and may not be.
+    `repeated` names a header that is there twice and may be there only once.
     """
     if method == "CONNECT":
         raise Problem("method_not_allowed", "The gateway is not a proxy: it takes no CONNECT.")

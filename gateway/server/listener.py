@@ -1,4 +1,4 @@
-"""All that the connections of one address share: their number, whom they let in, and the room for bodies."""
+"""Shared state of one address's connections: their number, the check of keys, and the room for bodies."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ OPENAPI = "/openapi.json"
 KEYLESS = frozenset({b"/health", b"/health/live", b"/health/ready", b"/metrics", b"/openapi.json"})
 """Addresses that need no key."""
 RESERVED_SECONDS_MAX = 1.0
-"""Longest time of a connection over the bound until its first head."""
+"""Longest time until the first head of a connection in the reserved room."""
 
 Standing = Literal["open", "reserved", "none"]
 Answers = Callable[[Exchange], Awaitable[None]]
 
 
 class Application(Protocol):
-    """The application that a listener lets requests in to."""
+    """The application behind a listener."""
 
     def identify(self, exchange: Exchange) -> Caller:
-        """The caller whose key the request's head holds. Raises Problem (401) where there is none."""
+        """The caller whose key is in the request's head. Raises Problem (401) if there is none."""
 
     def answer(self, exchange: Exchange) -> Answers:
         """The function that answers a request."""
 
     def may_be_slow(self, exchange: Exchange) -> bool:
-        """True if the time that a request's body takes is bounded by who reads it."""
+        """True if the reader of the request's body limits its time."""
 
     def refused(self, exchange: Exchange, problem: Problem) -> None:
-        """Note a request that its head alone has refused."""
+        """Note a request that was refused because of its head."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address that the gateway listens on: for whom, and which paths it shows or hides there (None: shows all)."""
+    """An address on which the gateway listens: its audience, and its shown or hidden paths (None: all are shown)."""
 
     whom: str
     host: str
@@ -63,7 +63,7 @@ class Address:
     hidden: tuple[str, ...] = ()
 
     def shows(self, path: str) -> bool:
-        """True if there is anything at this path here."""
+        """True if this address shows this path."""
         return not path.startswith(self.hidden) and (self.shown is None or path.startswith(self.shown))
 
 
@@ -80,7 +80,7 @@ class Listener:
         tls: bool = False,
         preflights: bool = False,
     ) -> None:
-        """With `preflights`, a browser may ask without a key whether a page of another origin may call."""
+        """With `preflights`, a browser may send an OPTIONS request without a key (CORS)."""
         self.address = address
         self.limits = limits
         self.bodies = bodies
@@ -88,7 +88,7 @@ class Listener:
         self.tls = tls
         self._preflights = preflights
         self.leaving = False
-        """True if each answer is the last of its connection: the gateway is about to stop."""
+        """True if the gateway stops soon: each answer is the last on its connection."""
         self.tasks: set[asyncio.Task[None]] = state.tasks
         self._capacities: dict[Standing, SharedCapacity] = {
             "open": SharedCapacity(limits.connections_max, limits.address_share_max),
@@ -99,23 +99,23 @@ class Listener:
         self._common_lines = b""
 
     def enter(self, connection: object, host: str) -> Standing:
-        """The standing of a new connection from this host: in the open room, in the reserved one, or in none."""
+        """The standing of a new connection from this host: in the open room, in the reserved room, or in no room."""
         self._state.connections.add(cast("HttpToolsProtocol", connection))  # it calls `shutdown` alone
         for standing, capacity in self._capacities.items():
             if capacity.take(host):
                 return standing
-        return "none"  # it is closed at once, and takes no place until then
+        return "none"  # the connection is closed at once, and takes no place until then
 
     def leave(self, connection: object, host: str, standing: Standing) -> None:
-        """A connection is over."""
+        """Remove a connection that has ended."""
         self._state.connections.discard(cast("HttpToolsProtocol", connection))
         if standing != "none":
             self._capacities[standing].give_back(host)
 
     def check_head(self, exchange: Exchange, standing: Standing) -> Problem | None:
-        """Let a request in by its head: its address, its key, its connection's standing. Sets `exchange.caller`.
+        """Check a request's head: its path, its key, its connection's standing. Sets `exchange.caller`.
 
-        Returns the problem where it is refused.
+        Returns the problem if the request is refused, else None.
         """
         path = exchange.path
         if not self.address.shows(decode_path(path)):
@@ -126,7 +126,7 @@ class Listener:
             exchange.caller = self.application.identify(exchange)
         except Problem as problem:
             if standing == "open" and (path in (b"/", CONSOLE_PATH) or path.startswith(CONSOLE_PATH + b"/")):
-                return None  # its people have a session
+                return None  # the console uses sessions instead of keys
             return problem
         if standing != "open" and exchange.caller.role not in ("operator", "admin"):
             return refuse_connection()
@@ -163,5 +163,5 @@ def decode_path(path: bytes) -> str:
 
 
 def refuse_connection() -> Problem:
-    """The problem of a connection that is one too many."""
+    """The problem for a connection over the limit."""
     return Problem("overload", "Too many connections. Try again later.")

@@ -1,4 +1,4 @@
-"""The requests in the bytes of one connection (RFC 9112, on httptools): their heads bounded, their bodies handed on."""
+"""Reads the requests from one connection's bytes (RFC 9112, with httptools): limits heads, passes bodies on."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from gateway.server.head import check_head, is_single
 
 VERSIONS = ("1.1", "1.0")
 SEPARATORS_BYTES = 4
-"""Bytes between a header's name and its value, and behind it."""
+"""Bytes between a header's name and its value, and after the value."""
 
 
 class RequestReader:
     """Reads requests for one connection, which owns it."""
 
     def __init__(self, wire: Wire, limits: DoorLimits, opened: Callable[[Exchange, Problem | None], None]) -> None:
-        """`opened` is called with each request whose head is whole, and with what is wrong with that head."""
+        """`opened` is called with each request after its head, and with the head's problem or None."""
         self._wire = wire
         self._limits = limits
         self._opened = opened
         self._parser = self._new_parser()
         # the request that is being read
         self.in_head = False
-        """True if a head has begun, and has not ended."""
+        """True if a head has begun but not ended."""
         self.exchange: Exchange | None = None
         """The request whose body is being read."""
         self._url = b""
@@ -36,22 +36,22 @@ class RequestReader:
         self._fields: dict[bytes, bytes] = {}
         self._repeated: bytes | None = None
         self._count = 0
-        """Its headers so far, trailers included."""
+        """Number of headers so far, with trailers."""
         self._head_bytes = 0
-        """Bytes of its address and headers, trailers included."""
+        """Bytes of the address and headers, with trailers."""
         self._head_bytes_came = 0
-        """Bytes of a head without an end."""
+        """Received bytes of a head that has not ended."""
         self._bytes_unread = 0
-        """Bytes since the parser last told of something."""
+        """Bytes since the parser's last callback."""
         self._ended = False
         """True if a request has ended in the bytes that are being read."""
         self._muted = False
-        """True if the parser reads what was written here."""
+        """True while the parser gets a head from `_ignore_upgrade`, and not the caller's bytes."""
         self._upgrades = False
-        """True if the request asks for an upgrade: the parser calls it whole before its body."""
+        """True if the request asks for an upgrade: the parser reports its end before its body."""
 
     def feed(self, data: bytes) -> None:
-        """Read on. Raises Problem for what can't be read: then nothing more can be, either."""
+        """Read these bytes. Raises Problem if they can't be read: then no later bytes can be read either."""
         self._bytes_unread += len(data)
         self._ended = False
         try:
@@ -71,13 +71,11 @@ class RequestReader:
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
-        parser.set_dangerous_leniencies(
-            lenient_data_after_close=True
-        )  # what comes behind the last request is not a fault
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # bytes after the last request are not a fault
         return parser
 
     def _ignore_upgrade(self) -> None:
-        """Go on as if no upgrade had been asked for (RFC 9110, 7.8): the parser takes the body for another protocol."""
+        """Ignore the request's upgrade (RFC 9110, 7.8), for which the parser treats the body as another protocol."""
         exchange, self._upgrades = self.exchange, False
         self._parser = self._new_parser()
         assert exchange is not None, "its head has been read"
@@ -108,7 +106,7 @@ class RequestReader:
             return problem
         return None
 
-    # What the parser tells.
+    # Called by the parser.
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -129,7 +127,7 @@ class RequestReader:
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; behind a body it is a trailer, which is counted and not read."""
+        """One header. After a body it is a trailer, which is counted but not read."""
         if self._muted:
             return
         self._bytes_unread = 0
@@ -144,7 +142,7 @@ class RequestReader:
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """The head is complete."""
         if self._muted:
             return
         parser = self._parser
@@ -177,7 +175,7 @@ class RequestReader:
             self.exchange.take(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         if not self._muted and not self._upgrades:
             self._end()
 
@@ -193,8 +191,8 @@ class RequestReader:
 
 
 def _split(url: bytes) -> tuple[bytes, bytes]:
-    """An address's path and query, as they were sent; the path is empty where there is none."""
-    if url[:1] != b"/":  # a proxy's form, with a scheme and a host, is as good (RFC 9112, 3.2.2)
+    """An address's path and query as sent. The path is empty if the address has none."""
+    if url[:1] != b"/":  # the form for proxies, with scheme and host, is valid too (RFC 9112, 3.2.2)
         try:
             parsed = httptools.parse_url(url)
         except httptools.HttpParserInvalidURLError:

@@ -1,10 +1,10 @@
-"""Capacity that many share and of which one holder may have a part: for bodies, by key; for connections, by host."""
+"""Shared capacity with a largest share for one holder: bytes of bodies by key, connections by host."""
 
 from __future__ import annotations
 
 
 class SharedCapacity:
-    """Capacity of `size_max` (bytes, or connections); one holder may have a share of it, and always one."""
+    """Capacity of `size_max` (bytes, or connections). One holder may have at most a share of it, but always one."""
 
     __slots__ = ("_of_one_max", "_sizes", "size_max", "taken")
 
@@ -15,11 +15,11 @@ class SharedCapacity:
         self.set_share(share_max)
 
     def set_share(self, share_max: float) -> None:
-        """Bound one holder to this share from now on; nobody loses what it has."""
+        """Limit each holder to this share from now on. No holder loses what it has."""
         self._of_one_max = max(1.0, self.size_max * share_max)
 
     def take(self, holder: str, size: int = 1) -> bool:
-        """Take so much for a holder; False, and nothing, where there is no room."""
+        """Take this size for a holder. Returns False, and takes nothing, if there is no room."""
         size_held = self._sizes.get(holder, 0) + size
         if self.taken + size > self.size_max or size_held > self._of_one_max:
             return False
