@@ -25,6 +25,8 @@ from monitoring.quality.phrases import is_short
 
 COOKIE = "apprentice_console"
 FIELDS_MAX = 100
+AS_WRITTEN = frozenset({"pattern"})
+"""Fields in which white space at the ends counts, where they have more than that."""
 PUBLIC = re.compile("[a-z0-9]{12}")
 OF_PEOPLE = ("caller.", "console.")
 """The beginnings of actions in the audit whose object is a key or a person."""
@@ -205,10 +207,10 @@ class Visit:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The texts of a form, without white space around them. Browsers end lines by two characters, texts by one."""
+    """The texts of a form, trimmed except those AS_WRITTEN. Browsers end lines by two characters, texts by one."""
     async with request.form(max_files=0, max_fields=FIELDS_MAX) as form:
         texts = {name: value.replace("\r\n", "\n") for name, value in form.items() if isinstance(value, str)}
-    return {name: text.strip() for name, text in texts.items()}
+    return {name: text if name in AS_WRITTEN and text.strip() else text.strip() for name, text in texts.items()}
 
 
 def see_that_it_is_ours(console: Console, request: Request) -> None:

@@ -288,6 +288,17 @@ async def test_no_rule_of_another_admin_is_written_over_or_deleted_unseen(world:
         assert {(each["id"], each["contains"]) for each in rules} == {("fresh", "theirs"), ("gifts", "theirs")}
 
 
+async def test_a_rules_pattern_keeps_the_blanks_at_its_ends(gateway: RunningGateway) -> None:
+    async with browsing(gateway, gateway.admin_key) as http:
+        fields = {"csrf": token_in(await http.get("/console/rules/edit")), "action": "general", "mode": "enforce"}
+        for name, contains, pattern in (("gift", "", " gift "), ("any", " gift ", " ")):
+            rule = fields | {"name": name, "contains": contains, "pattern": pattern, "step": "set"}
+            assert f"The rule {name} is set" in (await http.post("/console/rules/edit", data=rule)).text
+        async with gateway.http() as admin:
+            rules = (await admin.get("/admin/v1/overrides")).json()["overrides"]
+        assert {each["id"]: each.get("pattern") for each in rules} == {"gift": " gift ", "any": None}
+
+
 async def test_second_admin_who_rotates_a_key_ends_no_secret_that_the_first_has_kept(gateway: RunningGateway) -> None:
     key = await gateway.key(name="shop")
     public = key.removeprefix("sk-app-")[:12]
