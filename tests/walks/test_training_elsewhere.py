@@ -174,8 +174,11 @@ async def test_points_of_a_trainer_without_all_figures_can_be_read(
         async with running.http(key=runner.asked[-1][1]["token"]) as sending:
             for told in ({"kind": "step"}, {"kind": "step", "step": 50}, {"kind": "heldout", "step": 50}):
                 assert (await sending.post(address, json=told)).status_code == 200, told
-            for wrong in (b'{"kind": "step", "loss": NaN}', b'{"kind": "step", "seconds_each": "slow"}'):
-                assert (await sending.post(address, content=wrong)).status_code == 400, wrong
+            deep = b'{"kind": "started", "of": ' + b"[" * 300 + b"]" * 300 + b"}"
+            headers = {"content-type": "application/json"}
+            for wrong in (b'{"kind": "step", "loss": NaN}', b'{"kind": "step", "seconds_each": "slow"}', deep):
+                refused = await sending.post(address, content=wrong, headers=headers)
+                assert (refused.status_code, "JSON object" in refused.text) == (400, False), wrong
         progress = (await http.get(f"{PATH}/{name}")).json()["progress"]
         assert (progress["step"], progress["heldout"][-1]) == (50, [50, 0.0, 0.0])
         assert (await http.get(f"{PATH}/{name}/plot")).status_code == 200

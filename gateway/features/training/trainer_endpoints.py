@@ -28,6 +28,8 @@ from serving.training.trainer import REMOTE_TRAINER, TRAINER
 
 TRAINER_ERRORS = ("not_found", "role_required", "state_conflict")
 MESSAGE_BYTES_MAX = 4096
+MESSAGE_DEPTH_MAX = 32
+"""Levels of lists and objects: those who read the training could not be told of many more."""
 PREPARED = (JOB_FILE, ROWS_FILE, HELDOUT_FILE)
 FileName = Literal[
     "job.json",
@@ -90,6 +92,8 @@ async def take_message(request: Request, message: TrainerMessage, training: Trai
         await end_training(trainings, training, "failed", message.text or "Its trainer failed.")
     else:
         fields = message.model_dump(exclude_unset=message.kind not in ("step", "heldout"))  # a point is whole
+        if _is_deeper(fields, MESSAGE_DEPTH_MAX):
+            raise Problem("invalid_json", f"A message has at most {MESSAGE_DEPTH_MAX} levels: tell less at once.")
         if len(msgspec.json.encode(fields)) > MESSAGE_BYTES_MAX:
             raise Problem("body_too_large", f"A message has at most {MESSAGE_BYTES_MAX} bytes: tell less at once.")
         await trainings.store.note_progress(training.id, fields)
@@ -114,6 +118,11 @@ async def take_result(request: Request, training: Trained, caller: Identified) -
             raise Problem("adapter_rejected", str(fault)) from None
     after, _ = await trainings.store.get(training.id)
     return {"training": training.id, "version": None if after is None else after.version}
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    parts = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else None
+    return parts is not None and (levels == 0 or any(_is_deeper(part, levels - 1) for part in parts))
 
 
 def _path(trainings: Trainings, training: Training, name: FileName) -> Path:
