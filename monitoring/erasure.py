@@ -1,6 +1,6 @@
 """Erasure of requests' texts from files: the archive's Parquet, and the rows of data sets that came from them.
 
-Each file is the old one whole or the new one whole, whenever this ends; done again, it changes nothing more.
+Whenever this is interrupted, each file is either the whole old one or the whole new one. A second run changes nothing.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""One erasure of requests' texts, in a process of its own: from Redis, the archive, the spool, data sets and
-suites.
+"""One erasure of requests' texts, in a process of its own: from Redis, the archive, the spool, data sets and suites.
 
 `python -m monitoring.erasure_run` reads an ErasureJob as a line of JSON, and prints an ErasureReport. It ends at once
-when its input is closed. Whoever comes after a kill does all of it again: what is erased already is found erased.
+when its input is closed. After a kill, the next run repeats everything; it finds erased texts already erased.
 
-Data sets and the archive are locked meanwhile, in this order: a build that has read a text already has written its
-set before. First what waits in Redis is erased, then all else that waits is archived, so that
-every request can be found there; then files are written again without the texts.
+Meanwhile the data sets and the archive are locked, in this order, so a build that has read a text finishes its set
+first. The erasure first erases waiting texts from Redis. Then it archives all other waiting entries, so that every
+request can be found there, and rewrites the files without the texts.
 """
 
 from __future__ import annotations

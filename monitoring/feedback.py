@@ -1,7 +1,7 @@
 """Feedback: judgements on records. Acknowledged only once it is stored; stored once, however often it is sent.
 
-With keys in the settings its words are sealed like kept texts; what was stored before is read on, and sealed by
-`reseal`. Of its tags those that name classes stay plain too: monitors, which have no keys, count by them.
+If the settings have keys, the words of feedback are sealed like kept texts. Words stored before stay readable, and
+`reseal` seals them. Tags that name classes stay plain: monitors have no keys and count by them.
 """
 
 from __future__ import annotations

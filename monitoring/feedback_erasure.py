@@ -1,7 +1,7 @@
 """Erasure of comments, demonstrations and tags from feedback in Redis; the judgements stay. Sealing of its stream.
 
-An entry that is deleted from a stream stays in its bytes until all of its neighbours are deleted too. So the stream is
-written again under the same ids, and takes the place of the old one in one step.
+Redis keeps the bytes of a deleted stream entry until all its neighbours are deleted too. So the stream is rewritten
+under the same ids, and replaces the old one in one step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading of all feedback on requests: from Redis as long as it is there, then from the archive."""
+"""Reader of all feedback on requests: from Redis while it is there, then from the archive."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Names that prove themselves: request ids, and the keyed digests of texts. Beside them ids that sort by their time,
-and raters' names.
+"""Ids that can be verified: request ids, and keyed digests of texts. Also ids that sort by time, and raters' names.
 
-A request id is a UUIDv7 (RFC 9562) with a short MAC, so that any gateway can tell a genuine id it has never seen. Half
-of the MAC tells that the id is ours, half whose request it names.
+A request id is a UUIDv7 (RFC 9562) with a short MAC, so any gateway can verify an id that it has never seen. One half
+of the MAC proves that the id is ours, the other half proves whose request it names.
 """
 
 from __future__ import annotations

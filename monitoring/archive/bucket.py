@@ -1,6 +1,6 @@
-"""The archive in a bucket: each file is one object, which appears whole.
+"""The archive in a bucket: each file is one object, which appears as a whole.
 
-`python -m monitoring.archive.bucket` reads a Bucket as a line of JSON, and prints the days of records that it has.
+`python -m monitoring.archive.bucket` reads a Bucket as a line of JSON, and prints the days that have records.
 """
 
 from __future__ import annotations

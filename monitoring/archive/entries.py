@@ -1,8 +1,8 @@
-"""The archive's records and feedback as the monitor reads them: entries of all streams in their order.
+"""The archive's records and feedback for the monitor: entries of all streams in their order.
 
-DuckDB puts them in order, and finds each feedback's record; what finds no room in memory lies in a folder meanwhile. A
-file of an older gateway does not say where its entries were: a record's place is then when it was answered, that of
-feedback when it was given.
+DuckDB sorts the entries and finds each feedback's record; it uses a folder for data that does not fit into memory.
+Files of older gateways have no places of their entries. The place of their records is then the time of the answer, and
+the place of feedback the time when it was given.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Feedback as the archive has it, both ways: a column for each kind of value, and JSON for what has a structure."""
+"""Conversion between feedback and archive rows: a column for each kind of value, and JSON for structured values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lock of an archive in a bucket, which has none: it lies in Redis, for one that writes or many that read."""
+"""The lock of an archive in a bucket, for one writer or many readers. It is in Redis, since buckets have no locks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Merging of the archive's small files: neighbours of a day become one file, whose name spans the ranges of theirs.
+"""Merging of the archive's small files: neighbours of a day become one file, whose name spans their ranges.
 
-The file that spans them makes the others count no more (`list_unspanned`), from the moment when it appears: no row is
-there twice or missing. They are removed after it; what a killed run has left of them goes with the next look.
+As soon as the merged file appears, the files that it spans no longer count (`list_unspanned`): no row is there twice or
+missing. They are deleted afterwards; the next run deletes those that a killed run has left.
 """
 
 from __future__ import annotations

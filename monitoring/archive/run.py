@@ -1,14 +1,14 @@
-"""One writing of the archive, in a process of its own: all that has come into the streams since the last one.
+"""One run of the archive's writer, in a process of its own: it writes all stream entries since the last run.
 
-`python -m monitoring.archive.run` reads a Job as a line of JSON, and prints a Report. It ends at once when its input
-is closed: it never outlives the gateway that began it.
+`python -m monitoring.archive.run` reads an ArchiveJob as a line of JSON, and prints an ArchiveReport. It ends at once
+when its input is closed: it never outlives its gateway.
 
-Records of reported traffic come from a stream of their own, into the dataset of records. The stream of kept texts has
-only ids: the texts are beside it, and go from Redis once they are in a file.
+Records of reported traffic have a stream of their own, and go to the dataset of records. The stream of kept texts has
+only ids: the texts are stored beside it, and are deleted from Redis once they are in a file.
 
-How far it is, Redis has under `apprentice:archive:SOURCE`. A range of entries is `planned` there before its first
-file appears, and `done` once all are there. Whoever comes after a crash does the planned range again, under the same
-names: what is there is left, what is missing is written.
+Redis holds the progress under `apprentice:archive:SOURCE`. A range of entries is `planned` there before its first file
+appears, and `done` once all its files exist. After a crash, the next run repeats the planned range under the same file
+names. It keeps the files that exist and writes the missing ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the archive lies: whole files by their place, such as `records/day=2026-03-01/part-1-2.parquet`."""
+"""The storage of the archive: whole files by their path, such as `records/day=2026-03-01/part-1-2.parquet`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The archive: records, feedback and kept texts as Parquet by day, `DATASET/day=YYYY-MM-DD/part-FIRST-LAST.parquet`.
 
-Files of reported records are named `part-reported-FIRST-LAST.parquet`: their entries are of a stream of their own.
-`-merged` behind LAST says that other files went into this one (archive/merging.py).
+Files of reported records are named `part-reported-FIRST-LAST.parquet`, since their entries have a stream of their own.
+`-merged` after LAST marks a file that was merged from others (archive/merging.py).
 
-DuckDB reads and writes them. It takes some 60 ms to import, and no gateway imports this file: writing is done by a
-process of its own (archive/run.py), reading by the command line.
+DuckDB reads and writes the files. Its import takes about 60 ms, and no gateway imports this file: a process of its own
+writes (archive/run.py), and the command line reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A data set from rows: chosen, given their classes, divided and bounded. Pure: the same rows give the same set."""
+"""A data set from rows: selected, classified, divided and bounded. Pure: the same rows give the same set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coverage of what production asks by a data set: requests unlike any row, and words that no row has."""
+"""The data set's coverage of production's requests: requests unlike any row, and words that no row has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sides of inputs in earlier data sets of a task: they stay there, whatever rows come beside them."""
+"""The side (trained or held out) of inputs in earlier data sets of a task. An input keeps its side in later sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part of a data set in a form for others, in a process of its own: `python -m monitoring.datasets.export_run`.
+"""Export of a part of a data set in a foreign form, in its own process: `python -m monitoring.datasets.export_run`.
 
 It reads an ExportJob as a line of JSON, writes the file, and prints an ExportResult. It ends at once when its input is
 closed.

@@ -1,4 +1,4 @@
-"""The folder of a data set, named by its digest: written aside, and moved into its place whole."""
+"""The folder of a data set, named by its digest: written elsewhere, then moved to its place as a whole."""
 
 from __future__ import annotations
 

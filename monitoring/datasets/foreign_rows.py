@@ -1,4 +1,4 @@
-"""Rows in the forms of others, as our own form has them: of OpenAI, Hugging Face, TensorZero, Alpaca and ShareGPT."""
+"""Conversion of foreign rows into our own form: from OpenAI, Hugging Face, TensorZero, Alpaca and ShareGPT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of an evaluation that the version was trained on: what it got right there says little."""
+"""Rows of an evaluation that the version was trained on: right answers to them say little."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Near duplicates of texts in linear time: MinHash finds candidates, and their shingles decide.
 
-Two texts are near duplicates where the Jaccard similarity of their shingles (five characters in a row) is at least
-NEAR. What nearly all texts of a set have in common, such as a form around each case, does not count: two different
-cases would be near by it alone. Candidates share a band of six of 144 hashes: at NEAR one in 70,000 pairs is missed.
+Two texts are near duplicates if the Jaccard similarity of their shingles (five characters in a row) is at least NEAR.
+Shingles that nearly all texts of a set share, such as a form around each case, do not count. They alone would make two
+different cases near duplicates. Candidates share a band of six of 144 hashes: at NEAR one in 70,000 pairs is missed.
 """
 
 from __future__ import annotations

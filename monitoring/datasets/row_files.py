@@ -1,6 +1,6 @@
-"""The rows of a file, whatever wrote it: CSV, JSON lines, a JSON list, or Parquet. Each is a JSON object with its line.
+"""The rows of a file from any program: CSV, JSON lines, a JSON list, or Parquet. Each is a JSON object with its line.
 
-CSV has a head, and commas, semicolons, tabs or bars. Its rows without any text are passed over.
+CSV has a header, and commas, semicolons, tabs or bars. CSV rows without any text are skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rows of a data set: what they hold, what was left out, and the texts by which they are compared."""
+"""The rows of a data set: their fields, the counts of rows left out, and the texts by which they are compared."""
 
 from __future__ import annotations
 

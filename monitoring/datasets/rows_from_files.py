@@ -1,4 +1,5 @@
-"""Rows from files: JSON lines, JSON, CSV and Parquet, ours or those of others. A bad row is a fault with its line."""
+"""Rows from files: JSON lines, JSON, CSV and Parquet, in our own or a foreign form. A bad row is a fault with a
+line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choice of rows: one of equal and of near ones, none of those that contradict each other; and their groups."""
+"""The selection of rows: one of equal or similar rows, none of contradicting rows; and their groups."""
 
 from __future__ import annotations
 

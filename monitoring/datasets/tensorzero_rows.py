@@ -1,4 +1,4 @@
-"""Inferences and datapoints of TensorZero, of its tables or its API, with the keys that our rows have."""
+"""Inferences and datapoints from TensorZero's tables or API, converted to the keys of our rows."""
 
 from __future__ import annotations
 

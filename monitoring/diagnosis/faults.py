@@ -1,6 +1,6 @@
 """The likely fault behind a wrong answer: scope, data, training or base, each with its evidence, or unknown. Pure.
 
-Answers are compared in their normal form. What nobody has judged is not called wrong.
+Answers are compared in their normal form. An answer without a judgement is not called wrong.
 """
 
 from __future__ import annotations

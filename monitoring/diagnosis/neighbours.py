@@ -1,6 +1,6 @@
 """The training rows that are most like a request: the cosine of weighted words and pairs of words. Pure.
 
-It imports scikit-learn, which a process of its own can spare and a gateway cannot.
+It imports scikit-learn, so only processes of their own import this file, and no gateway does.
 """
 
 from __future__ import annotations

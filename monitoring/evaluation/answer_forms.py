@@ -1,6 +1,6 @@
-"""The forms in which judges compare answers: two answers are the same to a judge if they have the same form.
+"""The forms in which judges compare answers: two answers are equal for a judge if they have the same form.
 
-So that it can be told later whether an answer was right though no text was kept, a keyed digest of its form is kept.
+A keyed digest of the form is kept. It shows later whether an answer was right, even if no text was kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Metrics of answers: an answer is right by the same text, the same normal form, the same fields, or enough words."""
+"""Metrics of answers: an answer is right if it has the same text, normal form, fields, or enough equal words."""
 
 from __future__ import annotations
 

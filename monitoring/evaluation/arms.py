@@ -1,4 +1,4 @@
-"""The arms of an evaluation: each has a name, and asks a version, or the base of a pool."""
+"""The arms of an evaluation: each has a name, and asks a version or the base of a pool."""
 
 from __future__ import annotations
 

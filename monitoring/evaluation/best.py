@@ -1,6 +1,6 @@
-"""The best version that has led a task, by comparisons on the same rows alone. Pure.
+"""The best version that has led a task, by comparisons on the same rows only. Pure.
 
-Shares of right answers on different data say nothing of each other: a leader that no such comparison ranks is named.
+Shares of right answers on different data can't be compared. A leader that no comparison ranks is listed by name.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Erasure of requests' texts from Redis: rows of suites and of evaluations under way, and kept texts of evaluations.
+"""Erasure of requests' texts from Redis: rows of suites and of running evaluations, and kept texts of evaluations.
 
-A row is erased where the data name one of the requests as its `request` or `id`, or an erased row as its `parent`.
+A row is erased if its `request` or `id` is one of the requests, or if its `parent` is an erased row.
 """
 
 from __future__ import annotations

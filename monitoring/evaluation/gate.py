@@ -1,9 +1,9 @@
-"""The gate: whether stored comparisons show that a version may replace those that it is held against. Pure.
+"""The gate: whether stored comparisons show that a version may replace its reference versions. Pure.
 
-A version passes against a reference where, on the same rows, it is shown to be no worse: over all rows by less than a
-margin, in no class, in kept contracts, in time and in cost. Rows that are too few to show it are named as what lacks.
-A task's first version has to beat the floor, which is the most frequent expected answer, and to be no worse than
-general, where that was asked.
+A version passes against a reference if, on the same rows, it is shown to be no worse: over all rows by less than a
+margin, in no class, in kept contracts, in time and in cost. If there are too few rows to show it, the gate names what
+is missing. A task's first version has to beat the floor, which is the most frequent expected answer. It also has to be
+no worse than general, if general was evaluated.
 """
 
 from __future__ import annotations

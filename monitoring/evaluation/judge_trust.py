@@ -1,4 +1,4 @@
-"""The agreement of the model that judged answers with people, in words beside its every figure."""
+"""The agreement between the judge model and people, as a sentence for each of the judge's figures."""
 
 from __future__ import annotations
 

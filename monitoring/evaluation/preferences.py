@@ -1,4 +1,4 @@
-"""Preferences of people who see two arms' answers side by side, without knowing whose they are."""
+"""Preferences of people who see two arms' answers side by side, without knowing the arms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys in Redis under which suites and evaluations are kept."""
+"""The Redis keys of suites and evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation: each arm's figures, the paired differences, and what it can't see. Pure."""
+"""The report of an evaluation: each arm's figures, the paired differences, and the limits of the evaluation. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of each row and arm: whether it was right, time, tokens and cost; neither prompt nor answer is kept."""
+"""The results of each row and arm: correctness, time, tokens and cost; neither prompt nor answer is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes of a data set's rows and of answers, for which figures are given, and counts of rows by slice."""
+"""Classes of a data set's rows and of answers, for figures by class, and counts of rows by slice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of rows that tell as much as one: those that the data say belong together, and equal requests."""
+"""Groups of rows that count as one piece of evidence: rows that the data group together, and equal requests."""
 
 from __future__ import annotations
 

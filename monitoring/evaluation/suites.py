@@ -1,7 +1,7 @@
-"""Suites: data sets of a task that its versions are evaluated on again and again. Pure.
+"""Suites: data sets of a task on which its versions are evaluated repeatedly. Pure.
 
-A task's suites are its own (`newest` and `older`, which show what was forgotten), general skills, and hard cases that
-production found. Comparisons on them stay when a newer suite comes: which kind theirs is now is found by their data.
+A task's suites are its own (`newest` and `older`, which show what was forgotten), general skills, and hard cases from
+production. Comparisons on them stay valid after a newer suite: the data identify the kind of their suite.
 """
 
 from __future__ import annotations

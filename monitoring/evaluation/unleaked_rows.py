@@ -1,4 +1,4 @@
-"""The rows of a report without those that the version was trained on, which it may know by heart. Pure."""
+"""The rows of a report except those that the version was trained on and may have memorised. Pure."""
 
 from __future__ import annotations
 
