@@ -109,16 +109,16 @@ def cut_off(record: Record) -> bool:
     return hung_up or record.outcome == "truncated"
 
 
-def estimate_cut_off_tokens(record: Record, estimate: tuple[int, int]) -> tuple[int, int]:
-    """Tokens of the prompt and the answers of a request that was cut off. The prompt is estimated. For a stream the
-    received tokens count, else the answers are estimated too.
+def estimate_tokens(record: Record, estimate: tuple[int, int]) -> tuple[int, int]:
+    """Tokens of the prompt and the answers of a request whose engine counted none. The prompt is estimated. For a
+    stream the received tokens count, else the answers are estimated too.
     """
     return estimate[0], record.completion_tokens or 0 if record.stream else estimate[1]
 
 
 def estimate_cut_off_nanos(record: Record, estimate: tuple[int, int], price: Price | None) -> int:
     """The estimated cost of a request that was cut off, at its pool's price."""
-    return round((compute_cost(price, *estimate_cut_off_tokens(record, estimate)) or 0.0) * NANOS)
+    return round((compute_cost(price, *estimate_tokens(record, estimate)) or 0.0) * NANOS)
 
 
 class Purse:
@@ -182,7 +182,7 @@ class Hold:
         """
         nanos = nanos_of(record)
         if cut_off(record):
-            tokens = sum(estimate_cut_off_tokens(record, self._estimate)) + (record.wasted_tokens or 0)
+            tokens = sum(estimate_tokens(record, self._estimate)) + (record.wasted_tokens or 0)
             nanos += estimate_cut_off_nanos(record, self._estimate, price)
         else:
             tokens = self._tokens(record)
@@ -199,10 +199,11 @@ class Hold:
         self._taken = None
 
     def _tokens(self, record: Record) -> int:
-        """Tokens of the prompt, the answer and rejected answers. A prompt that no engine has counted is estimated."""
+        """Tokens of the prompt, the answer and rejected answers. Those that no engine has counted are estimated."""
         wasted = record.wasted_tokens or 0
         if record.prompt_tokens is None and record.completion_tokens is None:
-            return wasted
+            answered = record.outcome == "ok"
+            return wasted + (sum(estimate_tokens(record, self._estimate)) if answered else 0)
         prompt = self._estimate[0] if record.prompt_tokens is None else record.prompt_tokens
         return prompt + (record.completion_tokens or 0) + wasted
 

@@ -124,7 +124,13 @@ async def test_a_request_that_may_need_more_than_the_limit_has_to_find_all_of_it
 
 @pytest.mark.parametrize(
     ("known", "tokens"),
-    [({}, 0), ({"completion_tokens": 7}, 101 + 7), ({"prompt_tokens": 5, "completion_tokens": 7}, 12)],
+    [
+        ({"outcome": "failed"}, 0),
+        ({"outcome": "ok"}, 101 + 50),
+        ({"outcome": "ok", "stream": True}, 101),
+        ({"completion_tokens": 7}, 101 + 7),
+        ({"prompt_tokens": 5, "completion_tokens": 7}, 12),
+    ],
 )
 async def test_of_a_prompt_that_no_engine_has_counted_the_estimate_counts(known: dict[str, int], tokens: int) -> None:
     services, caller, held = await with_quotas(CallerLimits(tokens_per_minute=10_000))
