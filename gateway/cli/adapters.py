@@ -1,4 +1,4 @@
-"""`apprentice adapters`: what an admin does with versions, from the push to the retirement."""
+"""`apprentice adapters`: the admin's commands for versions, from push to retirement."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PROMPTS_HELP = (
 
 
 def _plan(text: str) -> Any:
-    """An option of the plan; unset, the gateway's default applies, which the text names."""
+    """An option of the plan. Unset, the gateway's default applies, which `text` should name."""
     return typer.Option(rich_help_panel=PLAN_PANEL, help=text)
 
 

@@ -1,8 +1,8 @@
 """A client of the admin API: the gateway's address, the key, and errors of one line.
 
-CommandError     what ends a command; its text is one line that says what to do
+CommandError     ends a command; its text is one line that says what to do
 ├─ Refused       the gateway answered with an error (exit code 1)
-└─ Unusable      the command can't be carried out as it was given, or nothing answers (exit code 2)
+└─ Unusable      the command is wrong as given, or no gateway answers (exit code 2)
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ URL_VARIABLE = "APPRENTICE_URL"
 KEY_VARIABLE = "APPRENTICE_KEY"
 DEFAULT_URL = "http://127.0.0.1:8080"
 LOCAL_KEPT = Path("var/up")
-"""Where `make up` keeps its configuration and its admin key."""
+"""Folder in which `make up` keeps its configuration and its admin key."""
 CONNECT_TIMEOUT_SECONDS = 5.0
 ANSWER_TIMEOUT_SECONDS = 60.0
 SENDING_TIMEOUT = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
-"""The gateway reads all of an adapter when the upload is over, before it answers."""
+"""The gateway answers only after it has read the whole uploaded adapter."""
 ERROR_TEXT_MAX = 2000
 NAME_CHARACTERS_MAX = 5000
 """Longest part of an address; no name is so long."""
@@ -51,7 +51,7 @@ class CommandError(Exception):
     exit_code = 2
 
     def content(self) -> dict[str, Any]:
-        """As --json tells it: in the shape of the gateway's own errors."""
+        """The error as --json prints it, in the form of the gateway's own errors."""
         return {"message": str(self), "type": None, "param": None, "code": None}
 
 
@@ -69,7 +69,7 @@ class Refused(CommandError):
         super().__init__(" ".join([message, f"({self.code})", *filter(None, [WHAT_TO_DO.get(self.code)])]))
 
     def in_options(self, options: Mapping[str, str]) -> str:
-        """Its text, where the body was at fault, or the gate held it up, in the options of the command that made it."""
+        """The same error for a fault of the body or the gate, with the command's options in place of fields."""
         if self.status != httpx.codes.BAD_REQUEST and self.code != "gate_not_passed":
             return str(self)
         param = self._error.get("param")
@@ -81,14 +81,14 @@ class Refused(CommandError):
 
 
 class Unusable(CommandError):
-    """The command can't be carried out as it was given, or no gateway answers."""
+    """The command is wrong as given, or no gateway answers."""
 
 
 class AdminClient:
     """The client of one gateway, with one key. Answers are JSON objects; every call raises Refused and Unusable."""
 
     def __init__(self, url: str, key: str, ca_file: Path | None = None) -> None:
-        """`ca_file` (PEM) says whom to trust, and nobody else; None: whom the system trusts. Raises Unusable."""
+        """`ca_file` (PEM) has the only trusted authorities; None: those of the system. Raises Unusable."""
         self.url = url
         self.key = key
         timeout = httpx.Timeout(ANSWER_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
@@ -100,7 +100,7 @@ class AdminClient:
         )
 
     def close(self) -> None:
-        """Give up its connections."""
+        """Close the connections."""
         self._http.close()
 
     def get(self, path: str, **query: str | list[str] | None) -> dict[str, Any]:
@@ -114,15 +114,15 @@ class AdminClient:
         return self._ask("POST", path, json=body or {}, params=_without_none(query), timeout=timeout)
 
     def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Set what is at `path` to `body`."""
+        """Replace the object at `path` by `body`."""
         return self._ask("PUT", path, json=body)
 
     def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Change what is at `path` by `body`."""
+        """Change the object at `path` by `body`."""
         return self._ask("PATCH", path, json=body)
 
     def delete(self, path: str, **query: str | None) -> dict[str, Any]:
-        """Remove what is at `path`; a query's value that is None is left out."""
+        """Remove the object at `path`; a query's value that is None is left out."""
         return self._ask("DELETE", path, params=_without_none(query))
 
     def upload(
@@ -141,7 +141,7 @@ class AdminClient:
         return self._ask("POST", path, content=content, params=params, headers=headers, timeout=SENDING_TIMEOUT)
 
     def download(self, path: str, target: Path) -> int:
-        """Write the bytes at `path` to `target`, which appears whole or not at all. Returns the number of their lines:
+        """Write the bytes at `path` to `target`, which appears whole or not at all. Returns the number of lines, since
         a pipe can't be read again."""
         lines = 0
         _see_that_names_fit(path)
@@ -193,7 +193,7 @@ def _see_that_names_fit(path: str) -> None:
 
 
 def _without_none(query: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Those that are given; None without any: an empty query would take away the one in the address."""
+    """The values that are given; None if there are none, since an empty query would replace the one in the address."""
     return {name: value for name, value in query.items() if value is not None} or None
 
 
@@ -202,7 +202,7 @@ def _text_of(error: Exception) -> str:
 
 
 def _refusal(answer: httpx.Response) -> CommandError:
-    """The gateway's error as an exception; Unusable where something else answered."""
+    """The gateway's error as an exception; Unusable if another server answered."""
     try:
         return Refused(answer.status_code, answer.json()["error"])
     except (ValueError, KeyError, TypeError):
@@ -213,7 +213,7 @@ def _refusal(answer: httpx.Response) -> CommandError:
 def find_gateway(url: str | None) -> str:
     """The gateway's address without a path: `url`, else that of `make up` here, else DEFAULT_URL.
 
-    Raises Unusable for what is not an address.
+    Raises Unusable for an invalid address.
     """
     url = (url or _local_url() or DEFAULT_URL).rstrip("/").removesuffix("/v1")
     try:
@@ -226,7 +226,7 @@ def find_gateway(url: str | None) -> str:
 
 
 def find_key(url: str, key: str | None, key_file: Path | None) -> str:
-    """The admin key: of the file, else `key`, else the one that `make up` keeps here, for this machine alone.
+    """The admin key: from the file, else `key`, else the key of `make up` here, which is for this machine only.
 
     Raises Unusable where there is none.
     """
@@ -251,9 +251,9 @@ def _trust(ca_file: Path) -> ssl.SSLContext:
 
 
 def _local_url() -> str | None:
-    """Where the gateway of `make up` listens; None where none was ever started here.
+    """The address of the gateway of `make up`; None if none was ever started here.
 
-    Raises Unusable for a file that can't tell.
+    Raises Unusable for a file that does not have it.
     """
     file = LOCAL_KEPT / "apprentice.yaml"
     try:
@@ -268,7 +268,7 @@ def _local_url() -> str | None:
 
 
 def _is_here(url: str) -> bool:
-    """True if the address can only be this machine's: a key that lies here is told to no other."""
+    """True if the address is of this machine. A key that was found here is sent to no other machine."""
     host = httpx.URL(url).host
     try:
         address = ipaddress.ip_address(host)
@@ -279,7 +279,7 @@ def _is_here(url: str) -> bool:
 
 @contextmanager
 def explain_os_error(text: str) -> Iterator[None]:
-    """Raises Unusable with this text and the reason where a file can't be read or written."""
+    """Raise Unusable with this text and the reason if a file can't be read or written."""
     try:
         yield
     except OSError as error:
@@ -336,7 +336,7 @@ PUBLIC = re.compile(r"\b[a-z0-9]{12}\b")
 
 
 class KeyNames:
-    """Names of the keys that there are. Keys that were revoked stay as they are written down."""
+    """Names of the existing keys. A revoked key is shown by its public part."""
 
     def __init__(self, client: AdminClient) -> None:
         """Read the names. Raises Unusable where nothing answers."""
@@ -347,7 +347,7 @@ class KeyNames:
         self._names = {str(key["public"]): str(key["name"]) for key in keys}
 
     def within(self, text: str) -> str:
-        """The text, each key that it names with its own name before it."""
+        """The text, with each key's name before its public part."""
         return PUBLIC.sub(lambda match: self._named(match[0]), text)
 
     def _named(self, public: str) -> str:

@@ -1,4 +1,4 @@
-"""`apprentice adopt`: from a file of examples to a version that is judged, by the commands that do each step."""
+"""`apprentice adopt`: from a file of examples to a judged version, by the commands of each step."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ STOPPING_SECONDS = 5.0
 
 
 class Stopped(WatchFailed):
-    """A step where a person has to look; the text says at what, and how to go on."""
+    """A step at which a person has to decide. The text says what to look at, and how to continue."""
 
 
 @dataclass
 class Adoption:
-    """One adoption: how far it is, and how its steps are run. `outcomes` has what each step that is done led to."""
+    """One adoption: its progress, and the way to run its steps. `outcomes` has the result of each finished step."""
 
     api: Api
     task: str
@@ -60,7 +60,7 @@ class Adoption:
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def run(self, *words: str) -> dict[str, Any]:
-        """Run one `apprentice` command, show it, and return its JSON. Raises CommandError where it failed."""
+        """Run one `apprentice` command, show it, and return its JSON. Raises CommandError if it failed."""
         shown = shlex.join(("apprentice", *words))
         self.api.out.note(f"$ {shown}")
         connection = ["--json", "--gateway", self.api.url, "--key-file", str(self.key_file)]
@@ -93,7 +93,7 @@ class Adoption:
 
 
 def run_command(command: Sequence[str], out: Printer, note_seconds: float = 60.0) -> tuple[int, bytes]:
-    """Exit code and output of a command. It shows its progress on a terminal by itself; a log gets a line a minute."""
+    """Exit code and output of a command. A terminal shows the command's progress; a log gets a line a minute."""
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
         while True:
@@ -110,7 +110,7 @@ def run_command(command: Sequence[str], out: Printer, note_seconds: float = 60.0
 
 
 def _stop(running: subprocess.Popen[bytes]) -> None:
-    """End a command as Ctrl-C ends it, which a terminal has sent it too: it says what goes on without it."""
+    """End a command like Ctrl-C, which a terminal has sent to it too. It then says what continues without it."""
     running.send_signal(signal.SIGINT)
     try:
         running.wait(STOPPING_SECONDS)
@@ -121,7 +121,7 @@ def _stop(running: subprocess.Popen[bytes]) -> None:
 def check_readiness(adoption: Adoption) -> dict[str, Any]:
     """Ask whether fine-tuning is worth it.
 
-    What is unknown stops nothing. Raises Stopped where a rule speaks against it.
+    Unknown facts stop nothing. Raises Stopped if a rule speaks against it.
     """
     options = (*adoption.class_options, *adoption.columns)
     report = adoption.path("readiness.html")
@@ -139,7 +139,7 @@ def check_readiness(adoption: Adoption) -> dict[str, Any]:
 
 
 def build_dataset(adoption: Adoption) -> dict[str, Any]:
-    """Build the data set. Raises Stopped where its rows contradict each other, or too few are held out."""
+    """Build the data set. Raises Stopped if rows contradict each other, or too few are held out."""
     options = (*adoption.class_options, *adoption.columns)
     card = adoption.run("datasets", "build", adoption.task, "--file", str(adoption.file), *options)
     page = adoption.path("card.html")
@@ -159,8 +159,8 @@ def build_dataset(adoption: Adoption) -> dict[str, Any]:
 
 
 def write_manifest(adoption: Adoption) -> dict[str, Any]:
-    """Take the manifest that was given, or that of the version that leads, or draft one from the examples. One that is
-    in the folder stays: a person may have seen to it."""
+    """Take the given manifest, or that of the leading version, or draft one from the examples. A manifest that is in
+    the folder already stays, since a person may have edited it."""
     if adoption.manifest is not None:
         return {"manifest": str(adoption.manifest)}
     if _leading(adoption) is not None:
@@ -211,7 +211,7 @@ def evaluate_version(adoption: Adoption) -> dict[str, Any]:
 
 
 def pass_gate(adoption: Adoption) -> dict[str, Any]:
-    """Ask the gate. Raises Stopped where it does not let the version through, whatever `release.gate` is."""
+    """Ask the gate. Raises Stopped if it does not pass the version, whatever `release.gate` is."""
     answer = adoption.run("gate", adoption.task, adoption.version)
     if answer["verdict"] != "passed" and (answer["mode"] == "enforce" or "gate" not in adoption.past):
         past = f"`apprentice adapters promote {adoption.version} --force --reason TEXT` passes it by force."
@@ -222,7 +222,7 @@ def pass_gate(adoption: Adoption) -> dict[str, Any]:
 
 
 def release_version(adoption: Adoption) -> dict[str, Any]:
-    """Make the version a canary that is judged, or the leading version where there is none. Raises Stopped."""
+    """Make the version a canary that is judged, or the leading version if the task has none. Raises Stopped."""
     if not adoption.release:
         right = [f"{name} {share:.1%}" for name, share in adoption.outcomes["evaluate"]["right"].items()]
         figures = f" Right on held-out rows: {', '.join(right)}." if right else ""
@@ -238,7 +238,7 @@ def release_version(adoption: Adoption) -> dict[str, Any]:
 
 
 def _leading(adoption: Adoption) -> str | None:
-    """The version that leads the task; None where none does."""
+    """The version that leads the task; None if none does."""
     try:
         weights: dict[str, float] = adoption.api.get(f"/aliases/{adoption.task}")["weights"]
     except Refused as error:
@@ -259,7 +259,7 @@ STEPS: Mapping[str, Step] = {
     "gate": pass_gate,
     "release": release_version,
 }
-"""The steps in their order."""
+"""The steps, in order."""
 
 
 @with_api
@@ -320,7 +320,7 @@ def adopt(
 
 
 def _take_steps(adoption: Adoption, state: dict[str, Any]) -> None:
-    """Take all steps that are not done yet. Raises CommandError where one stops."""
+    """Run all steps that are not done yet. Raises CommandError if one stops."""
     adoption.outcomes.update(state["done"])
     if _is_outdated(adoption):
         adoption.api.out.note("Another version leads by now: the evaluation begins again.")
@@ -343,7 +343,7 @@ def _take_steps(adoption: Adoption, state: dict[str, Any]) -> None:
 
 
 def _digest_of_manifest(adoption: Adoption) -> str | None:
-    """The digest of the manifest that a version is trained with; None where it is that of the version that leads."""
+    """The digest of the manifest for the training; None if it is the leading version's manifest."""
     path = adoption.outcomes["manifest"]["manifest"]
     if path is None:
         return None
@@ -352,7 +352,7 @@ def _digest_of_manifest(adoption: Adoption) -> str | None:
 
 
 def _is_outdated(adoption: Adoption) -> bool:
-    """True if the version was evaluated beside another one than that which leads now, and is not released."""
+    """True if the version is not released, and was evaluated beside another version than the present leader."""
     evaluated = adoption.outcomes.get("evaluate")
     if evaluated is None or "release" in adoption.outcomes:
         return False
@@ -360,7 +360,7 @@ def _is_outdated(adoption: Adoption) -> bool:
 
 
 def _read_state(adoption: Adoption) -> dict[str, Any]:
-    """The progress of this adoption; a new beginning for another file, or by other options. Raises Unusable."""
+    """The progress of this adoption. Another file or other options begin a new one. Raises Unusable."""
     with explain_os_error(f"{adoption.file} can't be read"), adoption.file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     manifest = None if adoption.manifest is None else str(adoption.manifest)

@@ -1,5 +1,5 @@
 """`apprentice audit`: who changed what, and when; with `--verify`: whether the chain is whole, and continues the heads
-that were kept outside."""
+that were stored elsewhere."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def audit(
 
 
 def _find_newest(api: Api, limit: int, query: Mapping[str, str | None]) -> dict[str, Any]:
-    """The newest entries of a search. One answer looks at a part of the audit: the search goes on where it ended."""
+    """The newest entries of a search. One answer covers a part of the audit; the next one continues where it ended."""
     entries: list[dict[str, Any]] = []
     before: str | None = None
     while True:
@@ -84,7 +84,7 @@ def _row(entry: dict[str, Any], names: KeyNames) -> Row:
 
 
 def make_entry_row(entry: dict[str, Any], names: KeyNames) -> Row:
-    """An entry's time, actor and action, and what its object is since then; of what was deleted, what that was."""
+    """An entry's time, actor and action, and its object's new value, or the old one if it was deleted."""
     before = entry.get("before")
     if not entry["after"] and before and str(entry["action"]).endswith(".delete"):
         gone = {name: value for name, value in before.items() if value != entry["object"]}
@@ -122,7 +122,7 @@ def verify_entries(client: AdminClient, heads: Path | None, public_key: str | No
 
 
 def _heads(path: Path, public_key: str) -> dict[int, str] | str:
-    """The digests of the heads in a file by their numbers; a sentence where one of them does not hold."""
+    """The digests of the heads in a file by their numbers, or a sentence if one head is invalid."""
     from gateway.admin.audit_heads import read_heads
     from serving.adapters.signature import SignatureError, read_public_key
 

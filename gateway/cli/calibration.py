@@ -1,4 +1,4 @@
-"""The rows that a gate and reviewers have both judged, for `apprentice tasks baseline --calibrate FILE`."""
+"""Rows that both a gate and reviewers have judged, for `apprentice tasks baseline --calibrate FILE`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JUDGEMENTS: Mapping[str, bool] = {"1": True, "true": True, "right": True, "0": F
 
 
 def count_differences(path: Path) -> dict[str, int]:
-    """Count the rows that both judged, and those that reviewers judged otherwise. Other columns are ignored.
+    """Count the rows that both judged, and those that reviewers judged differently. Other columns are ignored.
 
     Raises Unusable with the line that can't be read.
     """
@@ -35,7 +35,7 @@ def count_differences(path: Path) -> dict[str, int]:
 
 
 def _check_columns(line: int, names: Mapping[str, str]) -> None:
-    """Raises DatasetError where a column is missing."""
+    """Raises DatasetError if a column is missing."""
     missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise DatasetError(f"Line {line}: no column {' and no column '.join(missing)}.")

@@ -1,4 +1,4 @@
-"""The common form of commands that ask a gateway: their options, their errors, and what they print."""
+"""The common form of commands that call a gateway: options, errors and output."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Api(AdminClient):
 
 
 class UnaskedApi(NamedTuple):
-    """The admin API of a command that may do without it: `open` gives it, and raises Unusable."""
+    """The admin API of a command that may not need it: `open` returns it, and raises Unusable."""
 
     out: Printer
     open: Callable[[], Api]
@@ -149,7 +149,7 @@ def read_pairs(option: str, example: str, texts: Iterable[str], needs_value: boo
 
 
 def _flat(parameters: Iterable[inspect.Parameter]) -> Iterator[inspect.Parameter]:
-    """The parameters, with those of its fields in the place of each dataclass."""
+    """The parameters; each dataclass is replaced by parameters for its fields."""
     for each in parameters:
         if is_dataclass(each.annotation):
             yield from _fields(each.annotation)
@@ -162,7 +162,7 @@ def _fields(group: Any) -> Iterable[inspect.Parameter]:
 
 
 def _taken(group: Any, values: dict[str, Any]) -> Any:
-    """The dataclass from its options, which are taken out of `values`."""
+    """The dataclass made from its options, which are removed from `values`."""
     return group(**{field.name: values.pop(field.name) for field in _fields(group)})
 
 
@@ -190,7 +190,7 @@ def see_that_it_can_be_written(force: bool, *paths: Path | None) -> None:
 
 
 def make_sure(question: str, yes: bool) -> None:
-    """Ask before what can't be undone. Raises Unusable for a no, and where nobody can be asked."""
+    """Ask before a step that can't be undone. Raises Unusable if the answer is no, or nobody can be asked."""
     if yes:
         return
     if not sys.stdin.isatty():

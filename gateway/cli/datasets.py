@@ -145,7 +145,7 @@ def delete(api: Api, digest: Digest, yes: Yes = False) -> None:
 
 
 def _tell(out: Printer, card: dict[str, Any]) -> None:
-    """A card in words."""
+    """Print a data set's card in words."""
     if out.print_json(card):
         return
     from monitoring.datasets.card_page import list_warnings

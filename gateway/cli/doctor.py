@@ -1,4 +1,4 @@
-"""`apprentice doctor`: what stands in the way of a gateway here, and what to do about it."""
+"""`apprentice doctor`: obstacles for a gateway here, and what to do about them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ ARCHIVED = ("records", "feedback", "texts", "unreadable")
 
 @dataclass(frozen=True, slots=True)
 class DoctorFinding:
-    """One check, what was found, and what to do where it is not well."""
+    """One check: its finding, and the advice if all is not well."""
 
     check: str
     kind: Literal["ok", "warning", "problem"]
@@ -53,22 +53,22 @@ class DoctorFinding:
 
 
 def report_ok(check: str, observation: str) -> DoctorFinding:
-    """All is well."""
+    """Make a finding without a fault."""
     return DoctorFinding(check, "ok", observation)
 
 
 def report_warning(check: str, observation: str, advice: str) -> DoctorFinding:
-    """A gateway runs with it, and may be sorry."""
+    """Make a finding that does not stop a gateway, but may cause trouble later."""
     return DoctorFinding(check, "warning", observation, advice)
 
 
 def report_problem(check: str, observation: str, advice: str) -> DoctorFinding:
-    """A gateway does not run with it, or loses or refuses what it should not."""
+    """Make a finding with which a gateway does not run, loses data, or refuses good requests."""
     return DoctorFinding(check, "problem", observation, advice)
 
 
 def check_folder(check: str, folder: Path) -> DoctorFinding:
-    """Check that a folder can be written, and the space that is left. One that is missing is made at the start."""
+    """Check that a folder can be written, and its free space. The gateway makes a missing folder when it starts."""
     there = folder.absolute()
     try:
         while not there.exists():
@@ -108,7 +108,7 @@ async def check_archive(settings: Settings) -> DoctorFinding:
 
 
 def check_descriptors(settings: Settings) -> DoctorFinding:
-    """Check that a gateway may hold as many connections as its limits allow: each request has two."""
+    """Check that the gateway may open enough files for its limits: each request has two connections."""
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * settings.limits.in_flight_max + DESCRIPTORS_KEPT
     limits = f"{allowed} may be open, {wanted} may be needed"
@@ -119,14 +119,14 @@ def check_descriptors(settings: Settings) -> DoctorFinding:
 
 
 def check_webhook(settings: Settings) -> DoctorFinding:
-    """Check that people are told of verdicts by a webhook. Nothing is sent to it."""
+    """Check that a webhook tells people of verdicts. Nothing is sent to it."""
     if settings.monitor.webhook_url is not None:
         return report_ok("webhook", "verdicts are told at monitor.webhook_url")
     return report_warning("webhook", NOBODY_WOKEN, "Set it, or use monitoring/alerts.")
 
 
 async def check_gateway(settings: Settings) -> DoctorFinding:
-    """Check that a gateway listens where the configuration says, and is ready. Its certificate is not judged."""
+    """Check that a gateway listens at the configured address, and is ready. Its certificate is not checked."""
     host = settings.listen.host
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     url = f"{'https' if settings.listen.tls else 'http'}://{shown}:{settings.listen.port}"
@@ -151,7 +151,7 @@ async def check_gateway(settings: Settings) -> DoctorFinding:
 async def find_replicas(
     pool: PoolConfig, names: tuple[Collection[str], Collection[str]]
 ) -> tuple[PoolConfig, DoctorFinding | None]:
-    """The pool with the replicas that its source names now, and what is to be said of that; as it is without one.
+    """The pool with the replicas that its source names now, and the findings. A pool without a source is unchanged.
 
     `names` are those that `list_names` lists.
     """
@@ -172,7 +172,7 @@ async def find_replicas(
 
 
 async def check_engines(pools: Iterable[PoolConfig], http: httpx.AsyncClient) -> AsyncIterator[DoctorFinding]:
-    """Each engine: whether it is there, serves its base, takes adapters where it has to, and as many as is said."""
+    """Check each engine: it answers, serves its base, and takes adapters if it has to, as many as configured."""
     for pool in pools:
         for replica in pool.replicas:
             finding = await _engine(pool, replica, http)
@@ -183,7 +183,7 @@ async def check_engines(pools: Iterable[PoolConfig], http: httpx.AsyncClient) ->
 
 
 def check_shared_engines(settings: Settings, pools: Iterable[PoolConfig]) -> Iterator[DoctorFinding]:
-    """Check that no engine on this machine's CPU takes adapters for one pool and plays the base of another."""
+    """Check that no CPU engine here takes adapters for one pool and serves the base of another."""
     pools_at: dict[str, set[str]] = {}
     for pool in pools:
         for replica in pool.replicas:
@@ -200,7 +200,7 @@ async def _get(replica: ReplicaConfig, http: httpx.AsyncClient, path: str) -> ht
 
 
 async def _ask_nothing(replica: ReplicaConfig, http: httpx.AsyncClient) -> httpx.Response | None:
-    """The refusal of our key where a request meets it; an empty one costs nothing."""
+    """The engine's refusal of our key, found by an empty request, which costs nothing."""
     url, headers = f"{replica.url}{replica.traits.api_path}/chat/completions", make_engine_headers(replica)
     answer = await http.post(url, json={}, headers=headers, timeout=ANSWER_SECONDS_MAX)
     return answer if answer.status_code == 401 else None

@@ -1,4 +1,4 @@
-"""The findings of `apprentice doctor` on settings that promise what would be refused, or never happen, at run time."""
+"""Findings of `apprentice doctor` on settings that will be refused at run time, or can never have an effect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WITHOUT_PACKAGE = frozenset({"hf", "oci"})
 
 
 def check_promises(settings: Settings) -> Iterator[DoctorFinding]:
-    """Check that the configuration promises nothing that is refused later."""
+    """Check that nothing in the configuration is refused later."""
     for key, path in _list_files(settings, ""):
         if not os.access(path, os.R_OK) or path.is_dir():
             yield report_problem(key, f"{path} is not a file that can be read here", "Make it, or mend the setting.")
@@ -65,7 +65,7 @@ def _list_files(section: BaseModel, place: str) -> Iterator[tuple[str, Path]]:
 
 
 def _check_training(settings: Settings) -> Iterator[DoctorFinding]:
-    """Check that the runner that is configured, or that `retraining: auto` needs, can run."""
+    """Check that the configured runner, which `retraining: auto` needs too, can run."""
     autos = [name for name, task in settings.tasks.items() if task.monitor.retraining == "auto"]
     is_wanted = autos or {"runner", "python"} & settings.training.model_fields_set
     if is_wanted and (lack := settings.training.find_lack(settings.training.runner)) is not None:

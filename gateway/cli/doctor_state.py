@@ -1,5 +1,5 @@
-"""The checks of `apprentice doctor` where state lives, also on models that tasks need, so that no check of theirs never
-fires, or always."""
+"""The checks of `apprentice doctor` on Redis, and on models that tasks need: without these a check would never fire,
+or always."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from serving.adapters.registry import Registry
 CLOCK_SECONDS_WARNED = 1.0
 CLOCK_SECONDS_MAX = 30.0
 RECORD_BYTES = 2_500
-"""The size of a record in Redis with its index, where there are too few to measure."""
+"""The assumed size of a record in Redis with its index, if there are too few to measure."""
 RECORDS_TO_MEASURE = 100
 
 
@@ -110,7 +110,7 @@ def _eviction(state: Persistence) -> DoctorFinding:
 
 
 async def _memory(settings: Settings, redis: Redis, state: Persistence) -> DoctorFinding:
-    """Check that as many records as the stream may keep find room beside what is there."""
+    """Check that Redis has room for as many records as the stream may keep."""
     limit = state.memory_bytes_max or state.machine_bytes
     if limit is None or state.memory_bytes is None:
         return report_warning("memory", "it does not tell how much it has", "See that it has room for the records.")
@@ -129,7 +129,7 @@ async def _memory(settings: Settings, redis: Redis, state: Persistence) -> Docto
 
 
 async def _records(redis: Any) -> tuple[int, int]:
-    """The number of records in both streams, and the bytes that they take."""
+    """The number of records in both streams, and their bytes."""
     count = size_bytes = 0
     try:
         for stream in (STREAM_KEY, REPORTED_STREAM_KEY):
@@ -160,7 +160,7 @@ async def _former_keys(settings: Settings, redis: Any) -> DoctorFinding:
 
 
 async def _clock(redis: Redis) -> DoctorFinding:
-    """The difference between this clock and Redis's, to half of what the asking took."""
+    """The difference between this clock and Redis's, exact to half the time of the call."""
     began = time.time()
     redis_now = await read_redis_time(redis)
     ended = time.time()

@@ -15,7 +15,7 @@ from monitoring.web_page import make_web_page, wrap_wide
 Texts = Sequence[Mapping[str, Any]]
 WIDTH, BAR, LEFT = 760, 26, 170
 CHARACTERS_MAX = 1500
-"""More of a request or an answer is not shown."""
+"""Most characters of a request or an answer that are shown."""
 
 
 class _Markdown:
@@ -25,7 +25,7 @@ class _Markdown:
         self.parts: list[str] = []
 
     def say(self, *texts: str) -> None:
-        """Lines of their own."""
+        """Write each text as a line."""
         self.parts += [_plain(text) + "\n" for text in texts]
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -38,7 +38,7 @@ class _Markdown:
         self.parts.append(f"## {_plain(text)}\n")
 
     def raw(self, page: str) -> None:
-        """HTML, which Markdown does without."""
+        """Leave the HTML out."""
 
 
 class _Html:
@@ -48,7 +48,7 @@ class _Html:
         self.parts: list[str] = []
 
     def say(self, *texts: str) -> None:
-        """Paragraphs."""
+        """Write each text as a paragraph."""
         self.parts += [f"<p>{escape(make_readable(text))}</p>" for text in texts if text]
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -64,7 +64,7 @@ class _Html:
         self.parts.append(f"<h2>{escape(make_readable(text))}</h2>")
 
     def raw(self, page: str) -> None:
-        """HTML as it is."""
+        """Write HTML unchanged."""
         self.parts.append(wrap_wide(page))
 
 
@@ -77,7 +77,7 @@ def make_html(answers: Sequence[Mapping[str, Any]], texts: Mapping[str, Texts]) 
 
 
 def make_markdown(answers: Sequence[Mapping[str, Any]], texts: Mapping[str, Texts]) -> str:
-    """The same as Markdown, without plots."""
+    """The report as Markdown, without plots."""
     page = _Markdown()
     _write(page, answers, texts)
     return "\n".join([f"# {_title(answers)}\n", *page.parts])
@@ -122,7 +122,7 @@ def draw_shares(arms: Mapping[str, Mapping[str, Any]], trust: str) -> str:
 
 
 def _write_confusion(page: _Html | _Markdown, arm: str, confusion: Mapping[str, Mapping[str, int]]) -> None:
-    """The expected classes with what was answered: as a matrix with colours, where they are few, else as a list."""
+    """Write expected and answered classes: few as a coloured matrix, many as a list."""
     mistakes = [
         (expected, answered or "(no class)", count)
         for expected, counts in confusion.items()
@@ -153,7 +153,7 @@ def _shaded(count: int, total: int, is_right: bool) -> str:
 
 
 def _write_texts(page: _Html | _Markdown, arms: Sequence[str], texts: Texts) -> None:
-    """Rows that an arm got wrong, with all answers side by side."""
+    """Write the rows that an arm answered wrong, with all answers side by side."""
     if not texts:
         return
     page.say(f"{len(texts)} rows that an arm got wrong:")

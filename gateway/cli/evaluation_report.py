@@ -1,4 +1,4 @@
-"""An evaluation's report, as people read it."""
+"""An evaluation's report for people."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ ARM_COLUMNS = (
 
 
 class Output(Protocol):
-    """Where a report goes: a terminal, or a page."""
+    """The target of a report: a terminal, or a page."""
 
     def say(self, *texts: str) -> None:
-        """Lines."""
+        """Write lines."""
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
-        """A table."""
+        """Write a table."""
 
 
 def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
-    """All of it: arms, differences, classes, calibration, and what it can't see."""
+    """Write the whole report: arms, differences, classes, calibration, and its limits."""
     report = answer["report"]
     measured = f"{answer['version']} on {answer['rows']} rows, by {answer['metric']}"
     out.say(f"{answer['id']}: {measured}, {format_time(answer['ended_at'])}.", "")
@@ -63,7 +63,7 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
 
 
 def tell_suites(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each of several suites: the share of right answers of each arm."""
+    """Write a line for each suite: the share of right answers of each arm."""
     names = list(dict.fromkeys(arm for answer in answers for arm in answer["arms"]))
     rows: list[Row] = []
     for answer in answers:
@@ -76,7 +76,7 @@ def tell_suites(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:
 
 
 def describe_evaluation(last: dict[str, Any] | None) -> str | None:
-    """A version's last evaluation on one line; None where it has not been evaluated."""
+    """A version's last evaluation on one line; None if it has not been evaluated."""
     if last is None:
         return None
     arms = ", ".join(f"{arm} {_percent(item['share'])}" for arm, item in last["accuracy"].items())
@@ -99,7 +99,7 @@ def _arm_row(arm: str, figures: dict[str, Any]) -> Row:
 
 
 def _describe_preferences(compared: Mapping[str, Any]) -> str:
-    """The preferences of people who saw both answers, and not whose they were."""
+    """The preferences of people who compared two answers without knowing their arms."""
     first, second, rows = compared["first"], compared["second"], compared["rows"]
     text = f"People ({compared['reviewers']}) compared {rows} answers, blind: {first} is better on "
     text += f"{compared['first_better']}, {second} on {compared['second_better']}, {compared['same']} are as good"
@@ -127,7 +127,7 @@ def _tell_pair(out: Output, pair: dict[str, Any], trust: str) -> None:
 
 
 def _tell_classes(out: Output, report: dict[str, Any], trust: str) -> None:
-    """F1 by class and arm; of many classes those of the most rows."""
+    """Write F1 by class and arm; of many classes those with the most rows."""
     by_arm = {arm: item["f1"]["by_class"] for arm, item in report["arms"].items() if item["f1"] is not None}
     if not by_arm or report["classes"]["count"] < 2:
         return
@@ -143,7 +143,7 @@ def _tell_classes(out: Output, report: dict[str, Any], trust: str) -> None:
 
 
 def _tell_slices(out: Output, report: dict[str, Any], trust: str) -> None:
-    """Right answers by source, language and length, for slices with more than one value."""
+    """Write the right answers by source, language and length, for slices with more than one value."""
     by_arm = {arm: figures.get("slices", {}) for arm, figures in report["arms"].items()}
     shown: dict[str, Any] = next(iter(by_arm.values()), {})
     rows: list[Row] = [
@@ -173,7 +173,7 @@ def _class_cell(item: dict[str, Any] | None) -> str | None:
 
 
 def _tell_thresholds(out: Output, thresholds: dict[str, Any] | None) -> None:
-    """The threshold of the version's scope, as the rows show it."""
+    """Write the threshold of the version's scope, as the rows show it."""
     if thresholds is None:
         return
     before, share = _percent(thresholds["deferred_before"]), _percent(thresholds["deferred_share"])

@@ -1,4 +1,4 @@
-"""`apprentice evaluate` and `apprentice evaluations`: a version against a data set, and what came of it."""
+"""`apprentice evaluate` and `apprentice evaluations`: evaluation of a version on a data set, and its report."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from gateway.cli.watch import WatchFailed, explain_leaving, make_sending_columns
 PIECE_BYTES = 1 << 16
 WRONG_ROWS_MAX = 200
 WORDS: Mapping[str, str] = {"a": "a", "b": "b", "s": "same", "k": "skip"}
-"""The words that a person may type who compares two answers."""
-"""More rows that were answered wrong are not shown in a page."""
+"""Words that a person may type to compare two answers."""
+"""Most wrong rows that a page shows."""
 PATH = "/evaluations"
 EMPTY = "No evaluation is listed. Begin one: apprentice evaluate VERSION --data FILE"
 COLUMNS = (
     *("prompt", "text", "expected", "id", "label", "class", "group", "parent", "paraphrase", "source", "language"),
 )
-"""Columns of a CSV file that are read."""
+"""Columns of a CSV file that the command reads."""
 
 evaluations = typer.Typer(help="List, show and stop evaluations.", no_args_is_help=True)
 EvaluationId = Annotated[
@@ -57,7 +57,7 @@ RowsOut = Annotated[
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """The terms of an evaluation, and the arms beside its version."""
+    """The settings of an evaluation, and its arms beside the version."""
 
     arms: Annotated[
         str | None,
@@ -149,7 +149,7 @@ def evaluate(
 
 
 def _query(options: EvaluationOptions) -> dict[str, str | None]:
-    """The options as the gateway takes them: those that are not given are None. Raises Unusable."""
+    """The options as query parameters; None for those that are not given. Raises Unusable."""
     fields = {name: "true" if value is True else value for name, value in vars(options).items()}
     if options.prompt is not None:
         fields["prompt"] = read_text(options.prompt, "The prompt ")
@@ -157,7 +157,7 @@ def _query(options: EvaluationOptions) -> dict[str, str | None]:
 
 
 def _suites_named(api: Api, version: str, names: Sequence[str]) -> list[str]:
-    """The suites that are meant, each once; `all` are those of the version's task. Raises CommandError."""
+    """The named suites, each once; `all` stands for those of the version's task. Raises CommandError."""
     if "all" not in names:
         return list(dict.fromkeys(names))
     task = version.partition("@")[0]
@@ -168,7 +168,7 @@ def _suites_named(api: Api, version: str, names: Sequence[str]) -> list[str]:
 
 
 def _tell_all(api: Api, answers: Sequence[dict[str, Any]], report_to: Path | None) -> None:
-    """The reports on several suites. Raises WatchFailed where one did not come to a report."""
+    """Print the reports on several suites. Raises WatchFailed if one evaluation has no report."""
     answer = {"evaluations": list(answers)}
     if report_to is not None:
         _write(api, report_to, answer, answers)
@@ -254,7 +254,7 @@ def stop(api: Api, evaluation: EvaluationId) -> None:
 def send_data(
     api: Api, path: str, data: Path, query: Mapping[str, str | None], kind: str = "application/x-ndjson"
 ) -> dict[str, Any]:
-    """Send a file of this media type, with a bar of its bytes; what the gateway answers. Raises CommandError."""
+    """Send a file of this media type with a progress bar. Returns the gateway's answer. Raises CommandError."""
     with (
         explain_os_error(f"The data {data} can't be read"),
         data.open("rb") as file,
@@ -272,7 +272,7 @@ def send_data(
 
 
 def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation once it has ended; how far it is meanwhile, by arm. Raises CommandError."""
+    """Wait for the evaluation's end and return it; show each arm's progress meanwhile. Raises CommandError."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[right]}"),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[hint]}"),
@@ -298,7 +298,7 @@ def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Path | None) -> None:
-    """Its report, and the files that were asked for. Raises WatchFailed where it did not come to one."""
+    """Print the report, and write the wanted files. Raises WatchFailed if there is no report."""
     if answer["status"] != "done":
         text = f"The evaluation {answer['id']} of {answer['version']} is {answer['status']}. {answer['note']}"
         raise WatchFailed(text.strip())
@@ -316,7 +316,7 @@ def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Pa
 
 
 def _write(api: Api, path: Path, answer: dict[str, Any], answers: Sequence[dict[str, Any]]) -> None:
-    """The report as the file's name says. Raises CommandError."""
+    """Write the report in the form that the file's name ends with. Raises CommandError."""
     texts = {each["id"]: _wrong_rows(api, each["id"]) for each in answers}
     if path.suffix in (".html", ".md"):
         text = (make_html if path.suffix == ".html" else make_markdown)(answers, texts)
@@ -329,12 +329,12 @@ def _write(api: Api, path: Path, answer: dict[str, Any], answers: Sequence[dict[
 
 
 def _wrong_rows(api: Api, evaluation: str) -> list[dict[str, Any]]:
-    """The first rows that an arm got wrong, as far as their texts are kept. Raises CommandError."""
+    """The first rows that an arm answered wrong and whose texts are kept. Raises CommandError."""
     return list(islice(_read_pages(api, f"{PATH}/{evaluation}/texts", wrong="true"), WRONG_ROWS_MAX))
 
 
 def _read_pages(api: Api, path: str, **query: str) -> Iterator[dict[str, Any]]:
-    """All rows at a path, a page after the other. Raises CommandError."""
+    """All rows at a path, page by page. Raises CommandError."""
     first: int | None = 0
     while first is not None:
         page = api.get(path, first=str(first), **query)
@@ -343,7 +343,7 @@ def _read_pages(api: Api, path: str, **query: str) -> Iterator[dict[str, Any]]:
 
 
 def _rows(api: Api, answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The adapter's rows as the benchmark of confidence reads them, those that failed left out."""
+    """The adapter's rows in the form that the confidence benchmark reads, without failed ones."""
     for row in _read_pages(api, f"{PATH}/{answer['id']}/rows"):
         adapter, general = row["arms"].get("adapter"), row["arms"].get("general")
         if adapter is None or adapter["outcome"] == "failed":

@@ -30,7 +30,7 @@ from serving.tls import TlsError, Trust, TrustingTransport
 
 
 async def examine(config: Path) -> list[DoctorFinding]:
-    """The findings of the checks; one finding alone where the configuration can't be used."""
+    """The findings of all checks; only one finding if the configuration can't be used."""
     try:
         settings = load_settings(config)
     except SettingsError as error:

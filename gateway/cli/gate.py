@@ -31,7 +31,7 @@ class PastGate:
 
 
 def read_past_gate(options: PastGate) -> dict[str, Any]:
-    """The options as a part of a body. Raises Unusable where one is without the other."""
+    """The options as a part of a body. Raises Unusable if only one of them is given."""
     if options.force != bool(options.reason):
         raise Unusable("--force and --reason go together: say why the gate is passed.")
     return {"past_gate": options.reason} if options.force else {}

@@ -27,7 +27,7 @@ def keygen(
 
 
 def _new_signing_key(path: Path) -> str:
-    """Write a new private key to `path`; its public key. Raises SettingsError where something is there already."""
+    """Write a new private key to `path`; its public key. Raises SettingsError if the file exists already."""
     from serving.adapters import signature
 
     key = signature.new_key()

@@ -41,7 +41,7 @@ class LimitOptions:
     usd_per_month: Annotated[str | None, _limit("US dollars a month of UTC.")] = None
 
     def body(self) -> dict[str, float | None]:
-        """The limits that were given; null for those to be taken away. Raises Unusable for what is not a number."""
+        """The given limits; null removes a limit. Raises Unusable for a text that is not a number."""
         return {name: _number(name, text) for name, text in as_body(self).items()}
 
 
@@ -185,7 +185,7 @@ def parse_span(text: str, least: int = 0) -> int:
 
 
 def _quoted(public: str) -> str:
-    """A key's public part within an address. Raises Unusable where a whole key was given: it does not belong here."""
+    """A key's public part within an address. Raises Unusable for a whole key, which is a secret."""
     if public.startswith("sk-app-"):
         raise Unusable("Give the public part alone, the 12 letters after sk-app-: a whole key is a secret.")
     return quote(public, safe="")

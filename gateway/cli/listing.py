@@ -1,4 +1,4 @@
-"""Versions, aliases and replicas as commands show them: a line of a list, or all that is known."""
+"""Versions, aliases and replicas as commands show them: a line of a list, or all details."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gateway.cli.watch import describe_canary, make_evidence_table
 from serving.adapters.versions_and_aliases import PLACED
 
 GONE = ("ghost", "failed")
-"""Placements in which an engine no longer answers with a version."""
+"""States of a placement in which the engine no longer answers with the version."""
 NOTE_MAX = 60
-"""Letters of a note in a list; `why` has all of it."""
+"""Most letters of a note in a list; `why` shows all of it."""
 
 
 def make_version_row(version: dict[str, Any]) -> Row:
-    """A version as the admin API tells it."""
+    """The line of a version from the admin API."""
     placed = f"{len(version['ready'])}/{len(version['wanted'])}" if version["wanted"] or version["ready"] else "-"
     first = version["version"], version["state"], share(version["share"]), version["pool"], placed, version["rank"]
     return *first, format_size(version["size_bytes"]), format_age(version["created_at"]), _in_short(_note(version))
@@ -52,7 +52,7 @@ def _in_short(note: str) -> str:
 
 
 def make_replica_row(replica: dict[str, Any]) -> Row:
-    """A replica as the admin API tells it."""
+    """The line of a replica from the admin API."""
     capacity = replica.get("capacity") if replica["up"] else None  # what its engine held is gone, or not known
     state = "cordoned" if replica.get("cordoned") else "up" if replica["up"] else "down"
     cells: list[Any] = ["-", None, None]
@@ -63,14 +63,14 @@ def make_replica_row(replica: dict[str, Any]) -> Row:
 
 
 def _placed(replica: dict[str, Any]) -> Iterator[str]:
-    """The versions on a replica, each with its state where it is not ready."""
+    """The versions on a replica, each with its state unless it is ready."""
     for placement in replica.get("placements") or []:
         version, state = placement["version"], placement["state"]
         yield version if state == "ready" else f"{version} ({state})"
 
 
 def show_placements(out: Printer, answer: dict[str, Any]) -> None:
-    """Where a version is, and where it is to be."""
+    """Print where a version is placed, and where it should be."""
     placements = {item["replica"]: item for item in answer["placements"]}
     missing = [{"replica": name, "state": "absent"} for name in answer["wanted"] if name not in placements]
     wanted = answer["wanted"]
@@ -90,7 +90,7 @@ def show_placements(out: Printer, answer: dict[str, Any]) -> None:
 
 
 def show_alias(out: Printer, alias: dict[str, Any], names: KeyNames) -> None:
-    """A task's alias: who gets which share, and its canary."""
+    """Print a task's alias: each version's share, and the canary."""
     out.pairs(
         [
             ("task", alias["task"]),
@@ -110,7 +110,7 @@ def show_alias(out: Printer, alias: dict[str, Any], names: KeyNames) -> None:
 
 
 def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
-    """Why a version is in its state, and what the audit has of it."""
+    """Print the reasons for a version's state, and its audit entries."""
     out.say(*(names.within(sentence) for sentence in answer["words"]))
     if answer["audit"]:
         out.say("")
@@ -120,7 +120,7 @@ def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
 
 
 def tell_version(out: Printer, answer: dict[str, Any]) -> None:
-    """The state of a version after a change, and where it still is."""
+    """Print a version's state after a change, and where it is still loaded."""
     if out.print_json(answer):
         return
     left = [f"{item['replica']} ({item['state']})" for item in answer["placements"] if item["state"] not in GONE]
@@ -130,7 +130,7 @@ def tell_version(out: Printer, answer: dict[str, Any]) -> None:
 
 
 def tell_alias(out: Printer, answer: dict[str, Any]) -> None:
-    """The way of a task's requests from now on."""
+    """Print where a task's requests go from now on."""
     if out.print_json(answer):
         return
     copied = shares_of(answer.get("shadow"))
@@ -145,6 +145,6 @@ def tell_alias(out: Printer, answer: dict[str, Any]) -> None:
 
 
 def tell_if_stale(out: Printer, answer: dict[str, Any]) -> None:
-    """A note where the gateway reads its memory in the place of Redis."""
+    """Print a note if the gateway answers from its memory instead of Redis."""
     if answer.get("stale"):
         out.note("The gateway can't reach Redis: this is what it read last, and nothing can be changed now.")

@@ -50,7 +50,7 @@ PLAIN: Mapping[str, Any] = {"add_completion": False, "pretty_exceptions_enable":
 
 
 class LoadedCommands(Mapping[str, Any]):
-    """The commands by name. A gateway has no use for those of its clients: 0.1 s and 6 MB of a start."""
+    """The commands by name. A gateway does not load its clients' commands: that saves 0.1 s and 6 MB at the start."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] = {}
@@ -109,7 +109,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command; what the user can mend is a line each, not a trace, and with --json an error on stdout too."""
+    """Run the command. The user's faults are one line without a trace; with --json, also an error on stdout."""
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:

@@ -1,4 +1,4 @@
-"""The names of a field at the gateway and in a command: errors are told in the command's own words."""
+"""Names of fields at the gateway and in commands, so that errors name the command's own options."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ NAMED_OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "calibration": ("calibrate",),
     "since": ("since", "since_time"),
 }
-"""Fields whose option has another name; the first that the command has is meant. Others are named alike."""
+"""Fields whose option has another name. The first option that the command has counts. Other fields have equal names."""
 WORD = re.compile(r"`([a-z_]+)`|\b([a-z]+(?:_[a-z]+)+)\b")
 FIRST_WORD = re.compile(r"[a-z_]+(?=\b)")
 
 
 def options_of(parameters: Iterable[inspect.Parameter]) -> dict[str, str]:
-    """The options of a command by its parameters' names, as they are typed."""
+    """A command's options as typed, by the names of its parameters."""
     options: dict[str, str] = {}
     for parameter in parameters:
         info = next((info for info in get_args(parameter.annotation)[1:] if isinstance(info, OptionInfo)), None)
@@ -48,12 +48,12 @@ def find_empty_argument(parameters: Iterable[inspect.Parameter], values: Mapping
 
 
 def option_of(field: str, options: Mapping[str, str]) -> str | None:
-    """The option by which a command gives a field of the body; None where it has none."""
+    """The option of a command for a field of the body; None if it has none."""
     return next((options[name] for name in NAMED_OTHERWISE.get(field, (field,)) if name in options), None)
 
 
 def name_options(message: str, param: str | None, options: Mapping[str, str]) -> str:
-    """A message of the gateway's with the command's options in place of the body's fields.
+    """The gateway's message, with options of the command in place of fields of the body.
 
     A field is known by its place at the beginning where it is the `param` at fault, by backquotes, or by an underscore.
     An option at fault that the message does not name comes before it.

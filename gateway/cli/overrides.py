@@ -1,4 +1,4 @@
-"""`apprentice overrides`: rules that overrule the routing at once, tried on the latest requests before they are set."""
+"""`apprentice overrides`: rules that overrule the routing at once, and their dry run on the latest requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT_LENGTH_SHOWN = 40
 EMPTY = "No rule is set. Set one: apprentice overrides set NAME --action ACTION"
 NOT_CONDITIONS = frozenset({"action", "version", "message", "system", "mode", "starts_at", "expires_at"})
 NOT_OF_A_RULE = frozenset({"id", "to_come", "expired", "generation", "version_state"})
-"""Fields of a rule beside those that it was set with."""
+"""Fields of a rule that the gateway adds."""
 
 
 def _about(text: str, metavar: str = "TEXT") -> Any:
@@ -135,7 +135,7 @@ def _try(api: Api, name: str, body: dict[str, Any]) -> None:
 
 
 def _rule_of(client: AdminClient, name: str) -> dict[str, Any]:
-    """A rule as it is set. Raises Unusable where there is none."""
+    """The rule of this name. Raises Unusable if it does not exist."""
     for item in client.get("/overrides")["overrides"]:
         if item["id"] == name:
             return {key: value for key, value in item.items() if key not in NOT_OF_A_RULE}
@@ -150,7 +150,7 @@ def _row(rule: dict[str, Any]) -> Row:
 
 
 def _when(rule: dict[str, Any]) -> str:
-    """The time for which a rule holds, in words."""
+    """The time during which a rule holds, in words."""
     first = f"from {format_time(rule['starts_at'])} " if rule.get("starts_at") else ""
     until = format_time(rule.get("expires_at"))
     return first + (f"until {until}" if until != "-" else "until deleted")

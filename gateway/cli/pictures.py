@@ -1,4 +1,4 @@
-"""Pictures for a terminal, in block characters, and the same as SVG: the course of an error with its verdicts."""
+"""Pictures of an error rate over time with its verdicts, for a terminal in block characters, and as SVG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SVG_WIDTH, SVG_HEIGHT, SVG_MARGIN = 900, 300, 50
 
 def draw_course(course: Sequence[Mapping[str, Any]], level: float | None) -> Iterator[Text]:
     """The lines of a picture: a bar for each part's share of wrong answers, and the verdict under it. `level` is the
-    baseline, drawn as a dashed line (None: there is none)."""
+    baseline, drawn as a dashed line (None: no line)."""
     top = _find_top(course, level)
     for row in reversed(range(HEIGHT)):
         line = Text(f"{100 * top * (row + 1) / HEIGHT:6.1f}% ", style="dim") if row % 2 else Text(" " * 8)
@@ -45,7 +45,7 @@ def draw_bar(length: float) -> str:
 
 
 def make_svg(course: Sequence[Mapping[str, Any]], level: float | None, begins: str, ends: str) -> str:
-    """The same picture as an SVG document; `begins` and `ends` are the times at its ends."""
+    """The picture as an SVG document; `begins` and `ends` are the times at its left and right end."""
     top, step = _find_top(course, level), (SVG_WIDTH - 2 * SVG_MARGIN) / max(1, len(course))
     inner = SVG_HEIGHT - 2 * SVG_MARGIN
     floor = SVG_HEIGHT - SVG_MARGIN
@@ -78,5 +78,5 @@ def make_svg(course: Sequence[Mapping[str, Any]], level: float | None, begins: s
 
 
 def _find_top(course: Sequence[Mapping[str, Any]], level: float | None) -> float:
-    """The upper end of the scale: the highest share, or the baseline, and a little more."""
+    """The upper end of the scale: a little above the highest share and the baseline."""
     return min(1.0, max(0.01, 1.1 * max(part["wrong_share"] or 0.0 for part in course), 1.1 * (level or 0.0)))

@@ -1,4 +1,4 @@
-"""Training prompts on this machine, their way to a gateway, and waiting until a version's scope is fitted."""
+"""Training prompts on this machine: send them to a gateway, and wait until a version's scope is fitted."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ JSON_ENDINGS = (".json", ".jsonl")
 LOOKED_AT_BYTES = 1024
 BETWEEN_ROWS = re.compile(r"[\s,]*")
 PROMPT_COLUMNS = ("prompt", "text", "id", "label")
-"""Columns of a CSV file of training prompts that are read."""
+"""Columns of a CSV file of training prompts that the command reads."""
 
 
 def read_columns(options: Sequence[str] | None) -> dict[str, str]:
-    """The file's own names of columns, by ours. Raises Unusable."""
+    """The file's own column names, by ours. Raises Unusable."""
     columns = {}
     for option in options or ():
         ours, _, theirs = option.partition("=")
@@ -52,9 +52,9 @@ def read_columns(options: Sequence[str] | None) -> dict[str, str]:
 
 
 def sources_of(stack: ExitStack, prompts: Path | None, background: Path | None) -> Sources:
-    """The files to send, by the names that the gateway knows; of JSON lists and CSV as lines of JSON. Raises Unusable.
+    """The files to send, by the gateway's names for them; JSON lists and CSV become lines of JSON. Raises Unusable.
 
-    What is made for that lasts as long as `stack`.
+    `stack` deletes the temporary files.
     """
     if prompts is None:
         if background is not None:
@@ -65,7 +65,7 @@ def sources_of(stack: ExitStack, prompts: Path | None, background: Path | None) 
 
 
 def send_prompts(client: AdminClient, version: str, sources: Sources) -> dict[str, Any]:
-    """Give a version its training prompts; what the gateway answers. Raises CommandError."""
+    """Send a version's training prompts. Returns the gateway's answer. Raises CommandError."""
     with ExitStack() as stack:
         with explain_os_error("The prompts can't be read"):
             files = [(name, stack.enter_context(path.open("rb"))) for name, path in sources]
@@ -73,7 +73,7 @@ def send_prompts(client: AdminClient, version: str, sources: Sources) -> dict[st
 
 
 def until_fitted(api: Api, version: str, wait_seconds: float) -> dict[str, Any]:
-    """The fitted models of a version, or their progress when `wait_seconds` are over. Raises CommandError."""
+    """The fitted models of a version, or their progress after `wait_seconds`. Raises CommandError."""
     deadline = time.monotonic() + wait_seconds
     with (
         explain_interrupt(api.out, f"The fitting for {version} goes on", f"adapters show {version}"),
@@ -91,7 +91,7 @@ def until_fitted(api: Api, version: str, wait_seconds: float) -> dict[str, Any]:
 
 
 def describe_fitted(version: str, shown: dict[str, Any], counts: dict[str, Any]) -> str:
-    """A sentence about the scope that was fitted. Raises WatchFailed where it was not."""
+    """A sentence about the fitted scope. Raises WatchFailed if the fitting failed."""
     scope = shown.get("scope") or {}
     if scope.get("state") == "failed":
         raise WatchFailed(f"The scope of {version} was not fitted: {scope['error']}")
@@ -115,7 +115,7 @@ def _ids_told(counts: dict[str, Any]) -> str:
 
 
 def make_fitted_cells(shown: dict[str, Any]) -> list[tuple[str, str]]:
-    """The fitted models of a version, a few words for each kind; empty where there is none."""
+    """The fitted models of a version, a few words for each kind; empty without any."""
     cells = [("scope", _scope_cell(shown))]
     for kind, name, words in (("confidence", "calibration", _calibration_words), ("gain", "gain", _gain_words)):
         model = (shown.get(kind) or {}).get("model")
@@ -142,7 +142,7 @@ def _rows(summary: dict[str, Any]) -> str:
 
 
 def _scope_cell(shown: dict[str, Any]) -> str:
-    """The state of a version's scope, in a few words; empty where none was fitted."""
+    """The state of a version's scope in a few words; empty if none was fitted."""
     scope = shown.get("scope")
     if scope is None:
         return ""
@@ -215,7 +215,7 @@ def _rows_of_csv(
 def _see_that_columns_fit(
     path: Path, names: Mapping[str, str], own_names: Mapping[str, str] | None, head: list[str]
 ) -> None:
-    """Raises Unusable where a column is missing, or one that is read is there twice."""
+    """Raise Unusable if a column is missing, or a needed one is there twice."""
     if missing := [theirs for theirs in (own_names or {}).values() if theirs not in head]:
         raise Unusable(f"{path} has no column {missing[0]!r}: it has {', '.join(head)[:400]}.")
     if doubled := [theirs for theirs in names.values() if head.count(theirs) > 1]:
@@ -259,7 +259,7 @@ def _rows_of_lines(file: StringIO) -> Iterator[tuple[int, Any]]:
 def _rename_fields(
     path: Path, rows: Iterator[tuple[int, Any]], own_names: Mapping[str, str]
 ) -> Iterator[tuple[int, Any]]:
-    """Rows with our names for these fields. A field of such a name makes room for the one that was named."""
+    """Rows with our names for these fields. A named field replaces another one that has our name."""
     from monitoring.datasets.foreign_rows import open_item
 
     our_names = {theirs: ours for ours, theirs in own_names.items()}

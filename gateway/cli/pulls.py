@@ -1,4 +1,4 @@
-"""`apprentice adapters pull` and `pulls`: adapters that the gateway fetches from elsewhere."""
+"""`apprentice adapters pull` and `pulls`: adapters that the gateway fetches from another place."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def list_pulls(
 
 
 def read_manifest_file(path: Path) -> dict[str, Any]:
-    """A manifest as the gateway takes it. Raises Unusable."""
+    """A manifest in the form that the gateway takes. Raises Unusable."""
     try:
         return to_json(read_manifest(path.resolve()))
     except ManifestError as error:

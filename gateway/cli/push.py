@@ -1,4 +1,4 @@
-"""An adapter's files on this machine, and their way to a gateway."""
+"""An adapter's files on this machine: find, sign and send them."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Package:
 
 
 def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key: Path | None, signer: str) -> Package:
-    """The files in `folder`, signed with `sign_key` where one is given.
+    """The files in `folder`, signed with `sign_key` if it is given.
 
-    Raises Unusable that says what is missing, or what may not lie there: the same as the gateway's own import refuses.
+    Raises Unusable that names missing or forbidden files: the same files that the gateway would refuse.
     """
     if not folder.is_dir():
         raise Unusable(f"There is no folder {folder}: name the one that the training has written.")
@@ -73,7 +73,7 @@ def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key
 
 
 def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer: str) -> bytes | None:
-    """A new signature, or the one that lies in the folder already. Raises SignatureError, ArtifactError, OSError."""
+    """A new signature, or the existing one in the folder. Raises SignatureError, ArtifactError, OSError."""
     path = folder / SIGNATURE_FILE
     if sign_key is None:
         return write_signature(read_signature(path)) if path.is_file() else None
@@ -85,11 +85,11 @@ def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer
 def upload(
     api: Api, path: str, package: Package, pool: str | None = None, beside: Sequence[tuple[str, Path]] = ()
 ) -> dict[str, Any]:
-    """Send a package to `path`, and files `beside` it, with a bar of the bytes; what the gateway answers.
+    """Send a package to `path`, and files `beside` it, with a progress bar. Returns the gateway's answer.
 
     Raises CommandError.
 
-    What is too large for the gateway, or a key that it does not take, is refused before anything is sent.
+    Files that are too large, and a key that the gateway does not take, are refused before anything is sent.
     """
     sources = [
         (MANIFEST_FILE, package.manifest),
@@ -114,7 +114,7 @@ def upload(
 
 
 class Sent(io.FileIO):
-    """A file that tells a bar how much of it was read."""
+    """A file that moves a progress bar while it is read."""
 
     def __init__(self, path: Path, bar: Any, progress: Any) -> None:
         super().__init__(path, "rb")
@@ -122,7 +122,7 @@ class Sent(io.FileIO):
         self._progress = progress
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As any file; at the end of the last one the gateway is verifying what came."""
+        """Read like any file. At the end of the last one the bar says that the gateway verifies."""
         data = super().read(-1 if size is None else size)
         self._progress.update(self._bar, advance=len(data))
         if self._progress.finished:

@@ -24,7 +24,7 @@ COLUMNS = (
     "prompt", "text", "expected", "id", "label", "class", "group", "parent", "at",
     "instruction", "input", "context", "output", "response", "system",
 )  # fmt: skip
-"""Columns of a CSV file that are read."""
+"""Columns of a CSV file that the command reads."""
 KINDS: Mapping[str, str] = {"for": "good", "against": "bad", "never": "bad", "unknown": "dim"}
 ANSWERS: Mapping[str, str] = {"fine_tune": "Fine-tune", "not_yet": "Not yet", "never": "Never", "retire": "Retire"}
 STATES: Mapping[str, str] = {"for": "yes", "against": "no", "never": "never", "unknown": "unknown"}
@@ -32,7 +32,7 @@ STATES: Mapping[str, str] = {"for": "yes", "against": "no", "never": "never", "u
 
 @dataclass(frozen=True)
 class CostOptions:
-    """The costs, as options; what is not given is unknown."""
+    """The costs as options; a missing one is unknown."""
 
     requests_per_month: Annotated[float | None, typer.Option(min=0, help="Requests a month.")] = None
     general_usd: Annotated[float | None, typer.Option(min=0, help="Cost of one request at general, in US dollars.")] = (
@@ -103,7 +103,7 @@ def answer_readiness(
 
 
 def tell_readiness(api: Api, answer: dict[str, Any]) -> None:
-    """The answer, and a table of the rules."""
+    """Print the answer, and a table of the rules."""
     api.out.say(f"{ANSWERS[answer['answer']]}. {answer['because']}", "")
     api.out.table(
         ("rule", "answer", "evidence"),

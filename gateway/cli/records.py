@@ -1,6 +1,6 @@
-"""`apprentice records`: what the archive holds, read from its files. No gateway is asked, and nothing is changed.
+"""`apprentice records`: records of the archive, read from its files without a gateway. Nothing is changed.
 
-`forget` alone asks one: it erases the texts of requests, and lists what they went into.
+Only `forget` calls a gateway: it erases texts of requests, and lists what was made of them.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def replay(
 
 
 def moment_of(text: str, now: float) -> float:
-    """A time in Unix seconds from what was said of it: a day, a moment (UTC unless it says otherwise), or an age.
+    """A time in Unix seconds from a text: a day, a time (UTC without a zone), or an age.
 
     Raises SettingsError for anything else.
     """
@@ -188,7 +188,7 @@ def _make_query(since: str | None, until: str | None, task: str | None, dataset:
 
 
 def _storage(config: Path, folder: Path | None) -> ArchiveStorage:
-    """Raises SettingsError where there is no such folder; that of a configuration is made with the first file."""
+    """Raises SettingsError if a named folder does not exist. A configured one is made with the first file."""
     from gateway.configuration.settings import load_settings
     from monitoring.archive.storage import open_storage
 
@@ -202,7 +202,7 @@ def _storage(config: Path, folder: Path | None) -> ArchiveStorage:
 
 @contextmanager
 def _archive(config: Path, folder: Path | None, json_only: bool = False) -> Iterator[ArchiveStorage]:
-    """The archive. Whatever the block raises is one line on stderr, as JSON on stdout too, and exit code 2."""
+    """The archive. An error in the block becomes one line on stderr, with --json also on stdout, and exit code 2."""
     import duckdb
 
     from monitoring.archive.tables import NothingArchived
@@ -229,7 +229,7 @@ def _end(text: str, json_only: bool) -> NoReturn:
 
 
 class NotErased(CommandError):
-    """An erasure that has not come to its end, or found nothing."""
+    """An erasure that is not finished, or found nothing."""
 
     exit_code = 1
 
@@ -275,7 +275,7 @@ def forget(
 
 
 def _is_known(api: Api, erasure: dict[str, Any], request: str | None) -> bool:
-    """True if something was erased, or a record or texts were found that have nothing to erase."""
+    """True if something was erased, or the request is known but has nothing to erase."""
     if any(erasure[name] for name in (*COUNTED, "datasets", "suites", "trainings")):
         return True
     if request is None:

@@ -1,4 +1,4 @@
-"""`apprentice records replay`: what the monitor would have made of what is archived. No gateway is asked."""
+"""`apprentice records replay`: the monitor's verdicts on archived records. No gateway is called."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 TOLD_EVERY = 50_000
 TOLD_VERSIONS_MAX = 20
 SET_AT = 1.0
-"""When a baseline of the command line was set: before anything else."""
+"""The time of a baseline from the command line: before all records."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayedVersion:
-    """Facts about a version that the archive does not know: what its labels are held against, and the version
-    that led before it."""
+    """Facts about a version that the archive does not know: the baseline of its labels, and the version that led
+    before it."""
 
     version: str | None = None
     rate: float | None = None
@@ -42,7 +42,7 @@ class ReplayedVersion:
     previous: str | None = None
 
     def baselines(self) -> dict[str, dict[str, Baseline]]:
-        """The baselines of the version's signals. Raises SettingsError for one that can't be."""
+        """The baselines of the version's signals. Raises SettingsError for an impossible one."""
         baseline = make_baseline(self.rate, self.gate_rows, SET_AT)
         if baseline is None:
             return {}
@@ -50,7 +50,7 @@ class ReplayedVersion:
 
 
 def begin_replay(settings: Settings, tasks: list[str], replayed: ReplayedVersion, look_seconds: float) -> Replaying:
-    """A replay by the configuration of these tasks. Raises SettingsError."""
+    """A replay with the configuration of these tasks. Raises SettingsError."""
     unknown = [task for task in tasks if task not in settings.tasks]
     if unknown:
         raise SettingsError(f"The configuration has no task {', '.join(unknown)}.")
@@ -69,7 +69,7 @@ def begin_replay(settings: Settings, tasks: list[str], replayed: ReplayedVersion
 
 
 def replay_entries(replaying: Replaying, entries: Iterator[Placed]) -> tuple[list[Turn], dict[str, Judgement]]:
-    """Every verdict that moved, and the versions' verdicts after the last entry. How far it is goes to stderr."""
+    """All changes of verdicts, and the verdicts after the last entry. The progress goes to stderr."""
     last = [0]
 
     def with_progress() -> Iterator[Placed]:
@@ -91,7 +91,7 @@ def tell(
     version: str | None,
     places: int,
 ) -> None:
-    """Print what came of it: all of it as JSON, or tables."""
+    """Print the result, as JSON or as tables."""
     turns = [turn for turn in turns if version in (None, turn.version)]
     judged = {name: each for name, each in sorted(judged.items()) if version in (None, name)}
     verdicts = {
@@ -128,7 +128,7 @@ def tell(
 
 
 def list_signals(name: str, verdict: str, judged: Judgement) -> Iterator[tuple[Any, ...]]:
-    """The rows of a version: each labelled signal, and of the others those that alarm."""
+    """The rows of a version: all labelled signals, and the other signals that alarm."""
     for report in judged.reports:
         if not report.labelled and not report.alarming:
             continue
@@ -147,7 +147,7 @@ def list_signals(name: str, verdict: str, judged: Judgement) -> Iterator[tuple[A
 
 
 def turn_told(turn: Turn) -> dict[str, Any]:
-    """A verdict that moved, as JSON has it."""
+    """A change of a verdict, for JSON."""
     return {
         "version": turn.version,
         "time": time_of(turn.at),
@@ -175,7 +175,7 @@ def run(
     bounds: tuple[float | None, float | None],
     look_seconds: float,
 ) -> None:
-    """Replay the archive, and tell. Raises SettingsError, NothingArchived, and what DuckDB raises."""
+    """Replay the archive, and print the result. Raises SettingsError, NothingArchived, and DuckDB's errors."""
     from monitoring.archive import entries as archive_entries
 
     replaying = begin_replay(settings, tasks, replayed, look_seconds)
@@ -188,7 +188,7 @@ def run(
 
 
 def _see_that_it_is_there(version: str, versions: list[str]) -> None:
-    """Raises SettingsError for a version of which nothing is archived: it would be told of as healthy."""
+    """Raise SettingsError for a version without archived records, which would look healthy."""
     if version in versions:
         return
     task = version.partition("@")[0]

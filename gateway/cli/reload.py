@@ -1,4 +1,4 @@
-"""`apprentice reload`: has a running gateway read its configuration again."""
+"""`apprentice reload`: make a running gateway read its configuration again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`apprentice replay`: what the monitor would say of a file of labels. A gateway is asked with `--like` alone."""
+"""`apprentice replay`: the monitor's verdicts on a file of labels. Only `--like` calls a gateway."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Unasked = partial(with_api, is_unasked=True)
 
 @dataclass(frozen=True)
 class TermOptions:
-    """The options that `--like` sets by a task."""
+    """The options that `--like` takes from a task."""
 
     baseline: Annotated[
         float | None, typer.Option(metavar="RATE", help="The healthy error rate, where it is known.")
@@ -137,7 +137,7 @@ def replay(
 
 
 def _make_choice(options: ColumnOptions) -> ColumnChoice:
-    """The columns that the options name. Raises SettingsError."""
+    """The columns named by options. Raises SettingsError."""
     from monitoring.quality.replay.label_columns import ColumnChoice
 
     if options.right is not None and options.wrong is not None:
@@ -156,7 +156,7 @@ def _make_choice(options: ColumnOptions) -> ColumnChoice:
 
 
 def _make_terms(options: TermOptions) -> ReplayTerms:
-    """The terms of the options. Raises SettingsError."""
+    """The terms from the options. Raises SettingsError."""
     from monitoring.quality.replay.report import USUAL, ReplayTerms
     from monitoring.quality.replay.version import Claim
 
@@ -203,7 +203,7 @@ def read_terms(api: Api, task: str, signal: str, options: TermOptions) -> Replay
 
 
 def make_baseline(rate: float | None, gate_rows: str | None, at: float = 1.0) -> Baseline | None:
-    """The baseline of --baseline or --gate-rows; None without either. Raises SettingsError for one that can't be."""
+    """The baseline of --baseline or --gate-rows; None without either. Raises SettingsError for an impossible one."""
     from monitoring.quality.detectors import baselines
     from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 
@@ -282,13 +282,13 @@ def _say_more(out: Printer, count: int) -> None:
 
 
 def _find_level(report: Mapping[str, Any]) -> float | None:
-    """The baseline of all labels; None where there is none."""
+    """The baseline of all labels; None without one."""
     baseline = report["signals"]["all"]["baseline"]
     return None if baseline is None else float(baseline["upper"])
 
 
 def _describe_claim(claim: Mapping[str, Any]) -> Iterator[str]:
-    """The settings, and what follows from them."""
+    """The settings, and the claim that follows from them."""
     like = "this command: --like TASK takes a task's" if claim["like"] is None else f"{claim['like']}, as it is now"
     threshold = format_evidence(claim["labels"] / claim["alpha"])
     yield f"Settings of {like}. Alarm at an e-value of {threshold}, from {claim['labels_min']} labels on"
@@ -298,7 +298,7 @@ def _describe_claim(claim: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _describe_time(signal: Mapping[str, Any]) -> str:
-    """Clusters and the rhythm of the day, as its labels show them."""
+    """Clusters and daily rhythm of the labels, in words."""
     clusters = f"; about {signal['dispersion']:.1f} labels count as one" if signal["dispersion"] > 1.2 else ""
     return clusters + ("; errors follow the day" if signal["has_rhythm"] else "")
 

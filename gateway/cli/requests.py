@@ -1,4 +1,4 @@
-"""`apprentice requests`, `explain` and `diagnose`: a search in requests, the way of one, and the fault of an answer."""
+"""`apprentice requests`, `explain` and `diagnose`: search requests, explain one, and find an answer's fault."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def diagnose(api: Api, request_id: RequestId) -> None:
 
 
 def tell_diagnosis(api: Api, answer: dict[str, Any]) -> None:
-    """The likely fault, the evidence of each, and what it rests on."""
+    """Print the likely fault, and the evidence for each fault."""
     result, case = answer["diagnosis"], answer["case"]
     api.out.say(f"Likely fault: {result['likely']}. {result['because']}", "")
     pairs = ("request", "task", "version", "label")

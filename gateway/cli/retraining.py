@@ -1,4 +1,4 @@
-"""`apprentice retraining`: requests to retrain an adapter, and what it got wrong as a data set."""
+"""`apprentice retraining`: requests to retrain an adapter, and its wrong answers as a data set."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def close(api: Api, name: Id) -> None:
 
 
 def _explain_lack(answer: dict[str, Any]) -> str:
-    """The reason why no example can be trained on, and what would change that."""
+    """The reason why no example can be used for training, and advice."""
     number, task = answer["kept"], answer["task"]
     if not number:
         return f"{'none of its examples is kept any more' if answer['examples'] else 'no request was judged bad'}."

@@ -1,4 +1,4 @@
-"""`apprentice reviews agreement | disputed | resolve | gold`: what reviewers say together, and how good they are."""
+"""`apprentice reviews agreement | disputed | resolve | gold`: reviewers' labels, agreement and accuracy."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def remove_gold(api: Api, task: Task, request_id: RequestId) -> None:
 
 
 def _tell_report(api: Api, report: dict[str, Any]) -> None:
-    """A report on ratings: alpha in all, by class and rater, then both votes."""
+    """Print a report on ratings: alpha of all, by class and by rater, then both votes."""
     rows = [("all", *_figures(report["agreement"]))]
     rows += [
         (f"class {row['class_name']}{' (ambiguous)' if row['is_ambiguous'] else ''}", *_figures(row["agreement"]))

@@ -1,4 +1,4 @@
-"""`apprentice reviews`: requests that were drawn for people to judge, one after the other."""
+"""`apprentice reviews`: requests drawn for people to judge, one by one."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def delete_reviews(
 
 
 def list_pair_lines(pair: dict[str, Any]) -> Iterator[str]:
-    """A request and its two answers as lines of text."""
+    """A request and its two answers, as lines of text."""
     for message in pair.get("messages", ()):
         yield from _block(str(message.get("role")), _text(message))
     if "prompt" in pair:
@@ -161,7 +161,7 @@ def _block(name: str, text: str) -> Iterator[str]:
 
 
 def _text(message: dict[str, Any]) -> str:
-    """A message's text; what is not text as its JSON."""
+    """A message's text; other content as JSON."""
     content = message.get("content")
     if isinstance(content, str) and not message.get("tool_calls"):
         return content
@@ -189,7 +189,7 @@ def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], di
 
 
 def read_metric(client: AdminClient, task: str) -> dict[str, Any]:
-    """The metric by which a task has its reviews judged. Raises Unusable where there is none."""
+    """The metric for a task's reviews. Raises Unusable if there is none."""
     (of_task,) = client.get("/reviews", task=task)["reviews"]
     metric: dict[str, Any] | None = of_task["say"]
     if metric is None:
@@ -218,7 +218,7 @@ def _values(metric: dict[str, Any]) -> str:
 
 
 def value_of(metric: dict[str, Any], text: str) -> bool | float | str:
-    """The value as its metric takes it; the gateway has the last word. Raises Unusable."""
+    """The value in the form of its metric; the gateway checks it again. Raises Unusable."""
     word = text.strip().lower()
     if metric["kind"] == "boolean":
         if word not in YES | NO:

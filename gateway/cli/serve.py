@@ -48,7 +48,7 @@ def serve(
 
 
 def processes_of(value: str | int) -> int:
-    """The number of processes: as given, or one for each core with `auto`. Raises SettingsError."""
+    """The number of processes: the given one, or with `auto` one for each core. Raises SettingsError."""
     from gateway.configuration.settings import PROCESSES_MAX
     from gateway.parent_process import count_cores
 
@@ -94,5 +94,5 @@ def check(
 
 
 def _print_json(answer: Mapping[str, Any]) -> None:
-    """As Printer does, whose libraries a gateway has no use for."""
+    """Print like Printer, without its libraries, which a gateway does not need."""
     print(json.dumps(answer, indent=2, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""`apprentice sidecar`: beside an engine that does not share the gateway's store, it pulls adapters by digest."""
+"""`apprentice sidecar`: a server beside an engine without the gateway's store. It pulls adapters by digest."""
 
 from __future__ import annotations
 

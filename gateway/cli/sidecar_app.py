@@ -1,4 +1,4 @@
-"""The sidecar's HTTP application: it says which adapters an engine's folder holds, and pulls those that are missing."""
+"""The sidecar's HTTP application: it tells whether an adapter is in the engine's folder, and pulls missing ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from serving.tls import Trust, TrustingTransport
 
 
 def build_sidecar(store: Store, gateway_url: str, key_path: Path, trust: Trust | None = None) -> FastAPI:
-    """The sidecar's application, for a store of its own. `trust` is for an https:// gateway; None: the system's."""
+    """The sidecar's application, with its own store. `trust` verifies an https:// gateway; None: the system's."""
     trusted = trust or Trust(lambda: ())
 
     async def renew(request: httpx.Request) -> None:
@@ -46,7 +46,7 @@ def build_sidecar(store: Store, gateway_url: str, key_path: Path, trust: Trust |
 
 
 def run(app: FastAPI, host: str, port: int) -> None:
-    """Serve the application until it is told to stop."""
+    """Serve the application until a signal stops it."""
     config = uvicorn.Config(
         app,
         host=host,
@@ -62,7 +62,7 @@ def run(app: FastAPI, host: str, port: int) -> None:
 
 
 class _Orderly(uvicorn.Server):
-    """uvicorn, but an orderly stop exits with 0: it does not raise the signal again."""
+    """uvicorn, but with exit code 0 after a stop by a signal."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
@@ -74,7 +74,7 @@ async def _health() -> dict[str, str]:
 
 
 def _look(request: Request, digest: str) -> JSONResponse:
-    """200 if the adapter is in place, 404 if not."""
+    """Answer 200 if the adapter is in the folder, else 404."""
     puller: Puller = request.app.state.puller
     try:
         is_there = puller.holds(digest)
@@ -84,7 +84,7 @@ def _look(request: Request, digest: str) -> JSONResponse:
 
 
 async def _ensure(request: Request, digest: str) -> JSONResponse:
-    """200 once the adapter is in place; 404 where the gateway has none, 502 where it could not be pulled."""
+    """Answer 200 once the adapter is in the folder, 404 if the gateway has none, 502 if the pull failed."""
     puller: Puller = request.app.state.puller
     try:
         await puller.ensure(digest)

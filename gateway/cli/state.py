@@ -1,4 +1,4 @@
-"""`apprentice state`: all that admins have set, as a file: for backups, for git, and for another cluster."""
+"""`apprentice state`: everything that admins have set, as a file for backups, git, or another cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Prune = Annotated[bool, typer.Option("--prune", help="Remove aliases, rules and 
 ROUND_SECONDS = 60.0
 WHAT_CHARACTERS_MAX = 1000
 UNTOLD = ("salt", "previous", "manifest digest", "signed by")
-"""Fields of an object's change that are told only where nothing else changes."""
+"""Fields of an object that are shown only if no other field changes."""
 ONE: Mapping[str, str] = {"versions": "version", "aliases": "alias", "overrides": "override", "callers": "caller"}
 """The word for one object of each kind."""
 
@@ -86,7 +86,7 @@ def _counted(kind: Objects, part: dict[str, Any]) -> str:
 
 
 def _fetch(api: Api, answer: dict[str, Any], folder: Path) -> None:
-    """Each adapter's two files, and a manifest, in a folder of its digest; what is there already is left."""
+    """Fetch each adapter's two files and a manifest into a folder named by its digest. Existing ones are left."""
     wanted = {version["digest"]: version for version in _living(answer)}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with api.out.progress(*columns) as progress:
@@ -201,7 +201,7 @@ def _compare(client: AdminClient, content: dict[str, Any], prune: bool) -> dict[
 
 
 def _upload_missing(api: Api, content: dict[str, Any], answer: dict[str, Any], adapters: Path | None) -> None:
-    """Send the bytes that the store does not have. Raises CommandError, before anything is applied."""
+    """Send the files that the store lacks. Raises CommandError before anything is applied."""
     from gateway.cli.push import find_package, upload
 
     sent: set[str] = set()
@@ -254,7 +254,7 @@ def _row(change: dict[str, Any], done: bool, from_here: bool) -> Row:
 
 
 def _what(change: dict[str, Any]) -> str:
-    """The changes of an object, in a line."""
+    """The changes of an object, on one line."""
     before, after = (dict(list_evidence(change[side])) if change[side] else {} for side in ("before", "after"))
     names = [name for name in before | after if before.get(name, "-") != after.get(name, "-")]
     shown = [name for name in names if name not in UNTOLD] or names
@@ -269,6 +269,6 @@ def _what(change: dict[str, Any]) -> str:
 
 
 def _unseen(changed: list[str], shown: list[str]) -> list[str]:
-    """The changed fields of which nothing is shown."""
+    """The changed fields whose values are not shown."""
     words = [name.replace("_", " ") for name in changed]
     return [name for name in words if not any(item == name or item.startswith(f"{name} ") for item in shown)]

@@ -1,4 +1,4 @@
-"""`apprentice suites`: the data sets that a task's versions are evaluated on, again and again."""
+"""`apprentice suites`: data sets on which each version of a task is evaluated."""
 
 from __future__ import annotations
 

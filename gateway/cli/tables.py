@@ -20,7 +20,7 @@ from serving.adapters.canonical import DIGEST
 
 Row = Sequence[Any]
 CELL_WIDTH_MIN = 9
-"""Room that each column beside the first needs within a frame."""
+"""Least width of each column after the first in a framed table."""
 LINE_WIDTH_MIN = 100
 STYLES: Mapping[str, str] = {
     "active": "bold green",
@@ -37,7 +37,7 @@ STYLES: Mapping[str, str] = {
 
 
 class Printer:
-    """Prints a command's answer to stdout, and what happens meanwhile to stderr."""
+    """Prints a command's answer to stdout, and progress and notes to stderr."""
 
     def __init__(self, json_only: bool) -> None:
         self.json_only = json_only
@@ -46,14 +46,14 @@ class Printer:
         self.stderr = Console(stderr=True, highlight=False)
 
     def print_json(self, answer: Mapping[str, Any]) -> bool:
-        """With --json, print what the API told; whether it did, so that nothing else is to be printed."""
+        """With --json, print the API's answer and return True: then nothing else is to be printed."""
         if self.json_only:
             self.answered = True
             self.stdout.out(json.dumps(answer, indent=2, ensure_ascii=False), highlight=False)
         return self.json_only
 
     def tell(self, answer: Mapping[str, Any], *sentences: str) -> None:
-        """Print what the API told with --json, else the sentences."""
+        """Print the API's answer with --json, else the sentences."""
         if not self.print_json(answer):
             self.say(*sentences)
 
@@ -65,7 +65,7 @@ class Printer:
         row: Callable[[dict[str, Any]], Row],
         empty: str,
     ) -> None:
-        """Print what the API told with --json, else a table of its list `name`; `empty` says how it gets rows."""
+        """Print the API's answer with --json, else a table of its list `name`; `empty` explains an empty one."""
         if self.print_json(answer):
             return
         self.table(columns, map(row, answer[name]))
@@ -73,7 +73,7 @@ class Printer:
             self.note(empty)
 
     def say(self, *texts: str) -> None:
-        """Lines of the answer; none with --json."""
+        """Print lines of the answer; none with --json."""
         for text in () if self.json_only else texts:
             self.stdout.print(Text(make_readable(text)), soft_wrap=True)
 
@@ -83,7 +83,7 @@ class Printer:
             self.stderr.print(Text(make_readable(text)), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """A line on stderr that people need to read with --json too."""
+        """Print a line on stderr, with --json too."""
         self.stderr.print(Text(make_readable(text)), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Row], cuts: bool = False) -> None:
@@ -99,7 +99,7 @@ class Printer:
             self.stdout.out(f"{line[: width - 1]}…" if cuts and len(line) > width else line, highlight=False)
 
     def pairs(self, pairs: Iterable[tuple[str, Any]]) -> None:
-        """Names and values, one pair a line; a value that is None is left out."""
+        """Print names and values, one pair a line; a value of None is left out."""
         shown = [(name, make_readable(value)) for name, value in pairs if value not in (None, "")]
         width = max((len(name) for name, _ in shown), default=0)
         for name, value in shown:
@@ -139,7 +139,7 @@ def print_plainly(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Ite
 
 
 def make_readable(value: Any) -> str:
-    """A value as people read it. What a terminal would take as a command is no longer one: texts come from others."""
+    """A value for people. Control characters are made harmless, since texts come from others."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -150,7 +150,7 @@ def make_readable(value: Any) -> str:
 
 
 def shorten_digest(value: str) -> str:
-    """A value, and of a digest as much as tells it from others."""
+    """A value; of a digest only its beginning."""
     return f"{value[:19]}…" if DIGEST.fullmatch(value) else value
 
 

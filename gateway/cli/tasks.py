@@ -1,4 +1,4 @@
-"""`apprentice tasks`: what the monitor says of tasks, and how people overrule it."""
+"""`apprentice tasks`: the monitor's verdicts on tasks, and ways to overrule them."""
 
 from __future__ import annotations
 
@@ -168,13 +168,13 @@ def _path(task: str, version: str, last: str) -> str:
 
 
 def _when(text: str | None) -> float | str | None:
-    """Unix seconds of a number that is not a date, as 20261201 is; other text stays, for the gateway to read."""
+    """Unix seconds of a number that is not a date, as 20261201 is; other text is left for the gateway to parse."""
     is_number = text is not None and text.replace(".", "", 1).isdecimal() and len(text) != len("20261201")
     return float(text) if text is not None and is_number else text
 
 
 def _pin(client: AdminClient, answer: dict[str, Any]) -> str | None:
-    """An admin's pin on the version that leads: pinned, or held, which leaves the monitor's verdict."""
+    """The pin on the leading version: pinned, or held, which keeps the monitor's verdict."""
     if not answer["pinned"]:
         return None
     versions = client.get(f"/tasks/{quote(answer['task'], safe='')}/quality")["quality"]["versions"]

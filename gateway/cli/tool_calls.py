@@ -1,4 +1,4 @@
-"""Offers of tools, and calls of them, as text."""
+"""Tools and tool calls as text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_message(message: Mapping[str, Any]) -> str:
 
 
 def write_called(answer: str, asked: Mapping[str, Any]) -> str:
-    """An answer to what was asked, as it is compared: calls of tools as name(arguments)."""
+    """An answer in the form that is compared: tool calls as name(arguments)."""
     calling = read_calling(answer) if asked.get("tools") else None
     return answer if calling is None else write_message(calling)
 

@@ -30,7 +30,7 @@ Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Write
 
 @dataclass(frozen=True)
 class ParameterOptions:
-    """The parameters of a training. Those that are unset are as the setting training.parameters says."""
+    """The parameters of a training. The setting training.parameters has the defaults."""
 
     steps: Annotated[int | None, typer.Option(help="Steps of the optimiser, at most.")] = None
     batch: Annotated[int | None, typer.Option(help="Rows of a step.")] = None
@@ -125,7 +125,7 @@ def _row(training: dict[str, Any]) -> Row:
 
 
 def _digest_of(api: Api, data: str) -> str:
-    """The digest of the data: a file is sent first. Raises CommandError."""
+    """The digest of the data; a file is uploaded first. Raises CommandError."""
     path = Path(data)
     if not path.is_file():
         if DIGEST.fullmatch(data):
@@ -137,7 +137,7 @@ def _digest_of(api: Api, data: str) -> str:
 
 
 def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
-    """The training once it has ended; how far it is meanwhile. Raises CommandError."""
+    """Wait for the training's end and return it; show its progress meanwhile. Raises CommandError."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[hint]}"),
         TimeRemainingColumn(),
@@ -168,7 +168,7 @@ def _so_far(answer: dict[str, Any]) -> str:
 
 
 def _tell(api: Api, answer: dict[str, Any], plot: Path | None) -> None:
-    """The result of a training. Raises WatchFailed where no version did."""
+    """Print the result of a training. Raises WatchFailed if there is no version."""
     _write_plot(api, answer, plot)
     if answer["status"] != "done":
         text = f"The training {answer['id']} of {answer['task']} is {answer['status']}. {answer['note']}"

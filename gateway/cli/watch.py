@@ -1,4 +1,4 @@
-"""Waiting for what a gateway does by itself: a version that is being placed, a canary that is being judged."""
+"""Waiting for a gateway's background work: the placement of a version, the verdict on a canary."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from serving.adapters.versions_and_aliases import PLACED
 POLL_SECONDS = 0.5
 TIME_NAME = re.compile(r"([a-z_]+_)?(at|from|until|since|due)")
 TIMES_FROM = 1_000_000_000
-"""A number with such a name that is not less is a time, in Unix seconds: not a count, and not a span."""
+"""Smallest number that is a time in Unix seconds, if the name says so: smaller ones are counts or durations."""
 VERDICTS: Mapping[str, str] = {
     "continue": "none yet",
     "hold": "held, for people to judge",
@@ -42,14 +42,14 @@ VERDICTS: Mapping[str, str] = {
 }
 """A verdict in words."""
 CANARY_FIELDS = frozenset({"version", "share", "started_at", "by", "plan", "verdict", "because", "evidence"})
-"""The fields of a canary that its watching reads. A gateway of another release may have others."""
+"""The canary's fields that watching needs. A gateway of another release may lack them."""
 CANARY_POLL_SECONDS = 1.0
 PIPE_SECONDS = 30.0
 """Where no terminal shows it live, what a verdict waits for is told no oftener; the verdict and the share at once."""
 
 
 class WatchFailed(CommandError):
-    """The awaited thing came to nothing; the text says why."""
+    """The awaited work failed; the text says why."""
 
     exit_code = 1
 
@@ -60,17 +60,17 @@ def wait(seconds: float) -> None:
 
 
 def make_columns() -> tuple[ProgressColumn, ...]:
-    """The columns of long work whose share is known."""
+    """Progress columns of work whose done share is known."""
     return SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
 
 
 def make_waiting_columns() -> tuple[ProgressColumn, ...]:
-    """The columns of work of which only its time is known."""
+    """Progress columns of work of which only the elapsed time is known."""
     return SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
 
 
 def make_sending_columns() -> tuple[ProgressColumn, ...]:
-    """The columns of bytes that are sent."""
+    """Progress columns of an upload."""
     return (
         *(TextColumn("{task.description}"), BarColumn()),
         *(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
@@ -126,7 +126,7 @@ def until_placed(api: Api, answer: dict[str, Any], wait_seconds: float) -> dict[
 
 @contextmanager
 def explain_interrupt(out: Printer, what: str, look: str) -> Iterator[None]:
-    """Where Ctrl-C ends the waiting: say that nothing else has ended, and where to look."""
+    """After Ctrl-C, say that only the waiting has ended, and where to look."""
     try:
         yield
     except KeyboardInterrupt:
@@ -136,7 +136,7 @@ def explain_interrupt(out: Printer, what: str, look: str) -> Iterator[None]:
 
 @contextmanager
 def explain_leaving(out: Printer, kind: str, name: str) -> Iterator[None]:
-    """Where Ctrl-C, or a gateway that is gone, ends the watching: say that nothing else has, and how to come back.
+    """After Ctrl-C or a lost gateway, say that only the watching has ended, and how to come back.
 
     `kind` is `evaluation` or `training`: its commands are named so.
     """
@@ -157,7 +157,7 @@ def _hint(answer: dict[str, Any]) -> str:
 
 
 def see_that_it_is_placed(answer: dict[str, Any], wait_seconds: float) -> str:
-    """A sentence about where a version is placed. Raises WatchFailed where it is not, though it was waited for."""
+    """A sentence about a version's placement. Raises WatchFailed if it is not placed after the wait."""
     name, state = answer["version"], answer["state"]
     ready, wanted = len(answer["ready"]), len(answer["wanted"])
     if state in PLACED:
@@ -206,7 +206,7 @@ def until_judged(api: Api, alias: dict[str, Any], version: str) -> dict[str, Any
 
 
 def describe_canary(alias: dict[str, Any]) -> list[str]:
-    """Sentences about a canary under way."""
+    """Sentences about a running canary."""
     canary = alias["canary"]
     begun = f"since {format_age(canary['started_at'])}, by {canary['by']}"
     lines = [f"Canary: {canary['version']} has {share(canary['share'])} of {alias['task']}, {begun}."]
@@ -217,7 +217,7 @@ def describe_canary(alias: dict[str, Any]) -> list[str]:
 
 
 def make_evidence_table(evidence: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """The evidence of a verdict, a row for each signal: the tests' e-values, each beside the one that would show it."""
+    """The evidence of a verdict, a row for each signal: e-values, each beside the threshold."""
     columns = ("signal", "pairs", "canary minus active", "shown worse", "shown no worse", "needed")
     return columns, [_signal_row(name, signal) for name, signal in (evidence.get("signals") or {}).items()]
 
@@ -241,7 +241,7 @@ def _test(test: dict[str, Any]) -> str:
 
 
 def list_evidence(evidence: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """All that a JSON value holds, a row for each part, named by its place in it."""
+    """All parts of a JSON value, a row each, named by their place in it."""
     if isinstance(evidence, dict):
         for key, value in evidence.items():
             yield from list_evidence(value, f"{name} {key}".strip())

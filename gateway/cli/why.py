@@ -48,7 +48,7 @@ def why(
 
 
 def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
-    """A task's quality in words, a part after the other."""
+    """Print a task's quality in words, section by section."""
     out.say(answer["report"]["line"])
     for name, title in PARTS:
         if answer["report"][name]:
@@ -56,7 +56,7 @@ def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
 
 
 def tell_plan(out: Printer, answer: dict[str, Any], labels_per_day: float | None) -> None:
-    """The outlook of the version that leads, as a table and a plot. Raises Unusable without a judgement of it."""
+    """Print the leading version's outlook as a table and a plot. Raises Unusable if it is not judged yet."""
     import msgspec
 
     from monitoring.quality.explanations.outlook import make_outlook
