@@ -15,7 +15,7 @@ from urllib.parse import quote
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
@@ -139,6 +139,8 @@ async def _guard(console: Console, page: Callable[[Request], Awaitable[Response]
         return console.render("closed.html", 503, title="Not now", text=text)
     except HTTPException:
         raise
+    except ClientDisconnect:
+        return Response(status_code=499)
     except Exception:
         log.exception("a page of the console failed: %s", request.url.path)
         text = "A fault of the gateway. It is in its log, with its time."

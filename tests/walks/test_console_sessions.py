@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import httpx
 import pytest
 
 from gateway.console.signed_in_request import COOKIE, validate_path
+from tests.waiting import until
 from tests.walks.conftest import Configure
 from tests.walks.console_browsing import browsing, gateway, sign_in, token_in
 from tests.walks.gateway import NO_AUTHORITIES, RunningGateway, run_gateway
@@ -138,6 +140,23 @@ async def test_a_form_of_another_site_or_session_changes_nothing(gateway: Runnin
         async with gateway.http() as admin:
             replicas = (await admin.get("/admin/v1/replicas")).json()["replicas"]
             assert [each["cordoned"] for each in replicas] == [None, None]
+
+
+async def test_a_form_that_breaks_off_is_no_fault_of_the_gateway(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_answering() -> bool:
+        return any("Connection._answer" in repr(each.get_coro()) for each in asyncio.all_tasks())
+
+    async with browsing(gateway) as http:
+        await http.get("/console/sign-in")  # the console is loaded
+    _, writer = await asyncio.open_connection(*gateway.addresses[0])
+    head = "POST /console/sign-in/key HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n"
+    writer.write(f"{head}content-type: application/x-www-form-urlencoded\r\n\r\nkey=sk".encode())
+    await until(is_answering)
+    writer.close()
+    await until(lambda: not is_answering())
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_form_is_ours_by_its_public_address_behind_a_proxy(configure: Configure) -> None:
