@@ -22,19 +22,19 @@ TIMEOUT_SECONDS = 5.0
 
 
 async def keep_audit_head(services: Services) -> None:
-    """Write the head wherever the settings say, while this gateway has the lease. Runs until cancelled.
+    """Write the head to the configured file and webhook, while this gateway has the lease. Runs until cancelled.
 
     Raises RedisError.
     """
     settings = services.settings.audit
     if settings.head_key_file is None:
-        await asyncio.Event().wait()  # there is nothing to do; a change needs a restart
+        await asyncio.Event().wait()  # nothing to do: without a restart the key file stays unset
     lease = services.lease_job("audit_head")
     await lease.repeat(AuditHeads(services).step, settings.head_interval_seconds)
 
 
 class AuditHeads:
-    """Writes heads. Each place gets those that are newer than the last one that it took."""
+    """Writer of heads. Each place gets only heads that are newer than the last head that it accepted."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -43,9 +43,9 @@ class AuditHeads:
         self._posted = 0
 
     async def step(self) -> None:
-        """Write the present head to each place that lacks it. What fails is logged, and tried at the next step.
+        """Write the present head to each place that lacks it. A failure is logged, and the next step tries again.
 
-        Raises RedisError, and SettingsError where the key can't be used.
+        Raises RedisError, and SettingsError if the key can't be used.
         """
         newest = [entry async for entry in self._services.control.audit.newest(1)]
         if not newest or self._filed == self._posted == newest[0].number:
@@ -79,7 +79,7 @@ class AuditHeads:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append a line to a file that its owner alone can read, and sync it: all of it or nothing. Blocks; raises
+    """Append the whole line or nothing to a file that only its owner can read, and sync it. Blocks; raises
     OSError."""
     with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab", buffering=0) as file:
         size = file.tell()
@@ -90,7 +90,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def key_of(settings: AuditSettings) -> bytes:
-    """The private key that signs heads, in PEM. Blocks; raises SettingsError where it can't be used."""
+    """The private key that signs heads, in PEM. Blocks; raises SettingsError if the key can't be used."""
     assert settings.head_key_file is not None, "there is a key where there is a head to sign"
     try:
         key = settings.head_key_file.read_bytes()

@@ -20,7 +20,7 @@ MESSAGE = "apprentice-audit-head-v1\n{number}\n{digest}\n{at!r}\n"
 
 
 class AuditHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The newest entry's `number` and `digest` at a time (`at`, Unix seconds), and the `signature` of these three."""
+    """The newest entry's `number` and `digest` at a time (`at`, Unix seconds), and the `signature` of all three."""
 
     number: int
     digest: str
@@ -28,12 +28,12 @@ class AuditHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     signature: str = ""
 
     def message(self) -> bytes:
-        """The signed bytes."""
+        """The bytes that are signed."""
         return MESSAGE.format(number=self.number, digest=self.digest, at=self.at).encode()
 
 
 def sign_head(head: AuditHead, key_pem: bytes) -> AuditHead:
-    """The head with its signature. Raises SignatureError for a key that can't be used."""
+    """The head with its signature. Raises SignatureError if the key can't be used."""
     signature = base64.b64encode(sign_message(key_pem, head.message())).decode()
     return replace(head, signature=signature)
 
@@ -44,7 +44,7 @@ def line_of(head: AuditHead) -> bytes:
 
 
 def read_heads(lines: Iterable[bytes], public_key: bytes) -> Iterator[AuditHead]:
-    """The heads in a file, each with a signature that holds. Raises SignatureError that names the line at fault."""
+    """The heads in a file, each with a valid signature. Raises SignatureError, which names the faulty line."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

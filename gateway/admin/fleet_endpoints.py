@@ -60,7 +60,7 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
     replica = _replica(services, name)
     reason = body.reason if body else ""
     before = await _cordon_of(services, name)
-    if not before or before.get("recycle") or reason not in ("", before.get("reason")):  # else nothing changes
+    if not before or before.get("recycle") or reason not in ("", before.get("reason")):  # else it stays
         at = await read_redis_time(services.redis)
         value = {"reason": reason or "an admin cordoned it", "by": admin.public, "at": at}
         step = services.begin_step(admin.public)
@@ -111,7 +111,7 @@ async def recycle(request: Request, name: str, admin: Admin) -> dict[str, Any]:
 
 
 async def _cordon_of(services: Services, name: str) -> dict[str, Any] | None:
-    """The replica's cordon; empty for one that can't be read, None where there is none. Raises RedisError."""
+    """The replica's cordon; None if there is none, empty if it can't be read. Raises RedisError."""
     written = (await services.objects.cordons.written([name])).get(name)
     return None if written is None else LenientReader().read(f"the cordon of {name}", written, dict) or {}
 
@@ -128,7 +128,7 @@ async def _show(services: Services, replica: Replica) -> dict[str, Any]:
 
 
 def _shown(services: Services, replica: Replica, generations: Mapping[str, int] | None) -> dict[str, Any]:
-    """A replica; `generations` are those of cordons, None where they can't be read."""
+    """A replica for the answer. `generations` are the cordons' generations; None if they can't be read."""
     snapshot = services.snapshot.current
     takes_adapters = replica.config.pool in services.control.adapters.bases
     placed = snapshot.placements_by_replica.get(replica.name, {})

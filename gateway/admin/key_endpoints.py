@@ -216,7 +216,7 @@ async def end_sessions(request: Request, public: Public, admin: Admin) -> dict[s
 
 
 def _ended_secrets(former: Former | None) -> list[str]:
-    """A warning where the overlap of an earlier rotation was not over: a key has one former secret."""
+    """A warning if the overlap of an earlier rotation was not over. A key has only one former secret."""
     if former is None or former.until <= time.time():
         return []
     until = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(former.until))
@@ -224,7 +224,7 @@ def _ended_secrets(former: Former | None) -> list[str]:
 
 
 def _unknown_models(services: Services, models: list[str]) -> list[str]:
-    """Warnings of names that nothing has that can be asked for now; a version may still come."""
+    """Warnings of names that no task, pool or version has now. Such a version may still be added."""
     snapshot, settings = services.snapshot.current, services.settings
     models_here = {"*", AUTO, *settings.tasks, *settings.pools, *snapshot.versions}
     return [
@@ -235,7 +235,7 @@ def _unknown_models(services: Services, models: list[str]) -> list[str]:
 
 
 async def _fetch_key(services: Services, public: str) -> tuple[Caller, int]:
-    """A key as it is kept in Redis, and its generation. Raises Problem (404), and Unreadable."""
+    """A key from Redis, and its generation. Raises Problem (404), and Unreadable."""
     caller, generation = await services.objects.callers.fetch(public, partial(Caller.from_json, public))
     if caller is None:
         raise _no_key(public)
@@ -245,7 +245,7 @@ async def _fetch_key(services: Services, public: str) -> tuple[Caller, int]:
 async def _put(
     services: Services, admin: Caller, action: str, before: Caller, after: Caller, generation: int
 ) -> dict[str, Any]:
-    """Change a key; how it is shown then. Raises Problem (409)."""
+    """Change a key. Return the changed key as admins see it. Raises Problem (409)."""
     change = Change(services.objects.callers, after.public, after.to_json(), generation)
     former, shown = _caller_shown(before), _caller_shown(after)
     await change_objects(services, admin, action, after.public, [change], before=former, after=shown)

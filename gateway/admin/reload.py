@@ -39,9 +39,9 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 SYSTEM = "system"
 HIDDEN = "(hidden)"
 HIDDEN_PATHS = ("recycle_url", "webhook_url")
-"""Addresses that may bear a secret."""
+"""Settings whose address may contain a secret."""
 WITH_USER = re.compile(r"[a-z][a-z0-9+.-]*://.*@.*", re.IGNORECASE | re.DOTALL)
-"""An address that bears one."""
+"""An address with a user, and so with a secret."""
 AUDITED_MAX = 500
 CHANGEABLE = (
     "tasks.*",
@@ -104,12 +104,12 @@ CHANGEABLE = (
     "limits.lease_timeout_seconds",
     "limits.general_share_window_seconds",
 )
-"""The keys that a reload changes: `*` is any one name, and at the end for all that is below, too."""
+"""The keys that a reload may change. `*` is any one name; at the end it also stands for all keys below."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """One difference between two configurations, by its key. None: it is not there; secrets are hidden."""
+    """One difference between two configurations, by its key. None: the key is missing. Secrets are hidden."""
 
     path: str
     before: Any
@@ -118,7 +118,7 @@ class SettingChange:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """The result of a reading: `applied`, `same`, or `dry_run`; with the keys that would need a restart."""
+    """The result of a reload: `applied`, `same`, or `dry_run`; with the changed keys that need a restart."""
 
     outcome: str
     changes: tuple[SettingChange, ...]
@@ -126,9 +126,9 @@ class Reloaded:
 
 
 async def reload(services: Services, actor: str, dry_run: bool = False) -> Reloaded:
-    """Read the configuration again and apply it, or with `dry_run` only tell what would change.
+    """Read the configuration again and apply it; with `dry_run` only return the changes.
 
-    Raises Problem where it can't be used, or needs a restart, and the errors of the audit: then nothing has changed.
+    Raises Problem if it is invalid or needs a restart, and the errors of the audit. After an error nothing has changed.
     """
     async with services.configuration.turn:
         try:
@@ -147,7 +147,7 @@ async def reload(services: Services, actor: str, dry_run: bool = False) -> Reloa
             keys = ", ".join(change.path for change in reloaded.changes) or "nothing"
             log.info("the configuration was read again; changed: %s", keys)
     if reloaded.outcome == "applied":
-        await check_health(services)  # whoever is new in the fleet
+        await check_health(services)  # there may be new replicas
     return reloaded
 
 
@@ -193,7 +193,7 @@ def _load(services: Services, config: Path) -> Settings:
 
 @dataclass(frozen=True, slots=True)
 class ReloadedParts:
-    """The parts that are made of settings, and may fail: before the audit says that they are in force."""
+    """The parts that are built from settings. Building may fail, so it comes before the audit entry."""
 
     bounds: Mapping[str, Bound]
     caps: Mapping[str, Cap]
@@ -209,7 +209,7 @@ def parts_of(settings: Settings) -> ReloadedParts:
 
 
 async def apply_settings(services: Services, settings: Settings, parts: ReloadedParts) -> None:
-    """Go by these settings, all at once, as soon as Redis has told of the new money caps, or is late."""
+    """Apply all settings at once. Before that, wait a short time for the spend of new money caps from Redis."""
     await services.fallback_caps.prepare(parts.caps)
     before = services.settings
     services.configuration.apply_settings(settings)
@@ -226,7 +226,7 @@ async def apply_settings(services: Services, settings: Settings, parts: Reloaded
 
 
 def find_restarts(before: Settings, after: Settings, changes: tuple[SettingChange, ...]) -> Iterator[str]:
-    """The keys among the changes that need a restart."""
+    """The changed keys that need a restart."""
     changeable = re.compile("|".join(map(_pattern, CHANGEABLE)))
     yield from (change.path for change in changes if not changeable.fullmatch(change.path))
     pool_of = {replica.name: name for name, pool in before.pools.items() for replica in pool.replicas}
@@ -252,7 +252,7 @@ def _pattern(changeable: str) -> str:
 
 
 def _differences(path: str, before: Any, after: Any) -> Iterator[SettingChange]:
-    """The differences, key by key, in the order of the document; secrets are compared, and never shown."""
+    """The differences, key by key, in the order of the document. Secrets are compared but never shown."""
     before, after = _by_name(before), _by_name(after)
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in [*before, *(name for name in after if name not in before)]:
@@ -292,9 +292,9 @@ def _cut(value: Any) -> Any:
 
 
 def reload_on_signal(services: Services) -> None:
-    """From now on SIGHUP has the configuration read again, where there is a file. What goes wrong is in the log.
+    """Let SIGHUP reload the configuration, if there is a file. Errors go to the log.
 
-    Of several processes one reads it, and the others apply the same settings.
+    If the gateway has several processes, one reads the file, and the others apply the same settings.
     """
     if services.configuration.config is None:
         return
@@ -312,7 +312,7 @@ def reload_on_signal(services: Services) -> None:
 
 
 async def _go_by_others(services: Services, settings: Settings) -> bytes:
-    if settings != services.configuration.whole:  # else they are its own, which come back
+    if settings != services.configuration.whole:  # otherwise they are this process's own settings, sent back
         parts = parts_of(settings)
         await apply_settings(services, settings, parts)
         await check_health(services)
@@ -323,7 +323,7 @@ async def _reload_and_log(services: Services) -> bytes:
     try:
         await reload(services, SYSTEM)
     except (Problem, RedisError, OSError, AuditConflict):
-        pass  # it is in the log and in the metric
+        pass  # `reload` has logged and counted it
     except Exception:
         log.exception("the configuration could not be read again")
     return b""

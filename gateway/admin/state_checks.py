@@ -41,21 +41,21 @@ OF_MSGSPEC = re.compile(
 
 
 class VersionIn(Version, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version as a file has it."""
+    """A version in the form of the file."""
 
 
 class CanaryState(CanaryEntry, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A canary as a file has it."""
+    """A canary in the form of the file."""
 
 
 class AliasState(AliasEntry, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An alias as a file has it."""
+    """An alias in the form of the file."""
 
     canary: CanaryState | None = msgspec.field(default=None, name="rollout")
 
 
 def validate_file(file: Objects) -> Objects:
-    """The file, each of its objects in the one form of its kind. Raises Problem (400) that names the one at fault."""
+    """The file, with each object in its kind's standard form. Raises Problem (400), which names the faulty object."""
     objects: dict[Kind, dict[str, FileObject]] = {}
     for kind, section in file.items():
         objects[kind] = {}
@@ -71,7 +71,7 @@ def validate_file(file: Objects) -> Objects:
 
 
 def _describe_fault(error: Exception) -> str:
-    """The fault of an object, with its field, in words that follow the object's name."""
+    """The fault of an object and its field, as words to put after the object's name."""
     place, text, kind = "", str(error), ""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
@@ -164,8 +164,8 @@ async def see_that_it_can_be_done(
     from_here: bool,
     bytes_too: bool,
 ) -> None:
-    """Raises Problem for the first step that can't be taken, before any is. `from_here` tells whose generations the
-    file's are; without `bytes_too` the store may miss what is yet to be sent."""
+    """Raises Problem for the first impossible step, before any is taken. `from_here`: the file's generations are this
+    installation's. Without `bytes_too` the store may lack adapters that will be uploaded later."""
     for step in steps:
         if step.action == "conflict":
             raise Problem("state_conflict", f"{step.name}: {step.note}.")
@@ -184,7 +184,7 @@ async def see_that_it_can_be_done(
 
 
 def _stale(step: Difference, from_here: bool) -> str:
-    """Why the object is not at the generation that is expected, and what to do."""
+    """The reason why an object has another generation than expected, and the remedy."""
     at = f"{step.kind}: {step.name} is at generation {step.generation}"
     if from_here:
         text = f"{at}, and the file has {step.expected}: it was changed since."
@@ -242,7 +242,7 @@ def _check_base(services: Services, version: Version) -> None:
 
 
 def _check_signature(services: Services, version: Version) -> None:
-    """Raises Problem (409) where no signer who is trusted here has signed the version."""
+    """Raises Problem (409) unless a signer whom this gateway trusts has signed the version."""
     if version.signature is None:
         text = f"{version.name}: adapters must be signed here, and the file has no signature of it: push it, signed, "
         raise Problem("state_conflict", f"{text}where it comes from, and export the state again; or push it here.")
@@ -260,13 +260,13 @@ def _check_version_of_rule(services: Services, step: Difference, made: set[str])
 
 
 async def _check_approver(services: Services, admin: Caller, step: Difference, made: set[str]) -> None:
-    """Raises Problem where who brings a version in would also release it, and may not."""
+    """Raises Problem if the same person would add a version and release it, and the settings forbid that."""
     if not services.settings.release.approver_must_differ:
         return
     versions = await services.control.registry.versions()
     after, before = step.after or {}, step.before or {}
     names = [after.get("version")]
-    if step.kind == "aliases":  # who led here already was approved then
+    if step.kind == "aliases":  # a version that has led here was approved then
         led = {*before.get("weights", ()), *(before.get("previous") or ())}
         names = [*after["weights"], *(name for name in after.get("previous") or () if name not in led)]
     for name in filter(None, names):
@@ -280,8 +280,8 @@ async def _check_approver(services: Services, admin: Caller, step: Difference, m
 async def pass_gate_together(
     services: Services, admin: Caller, steps: list[Difference], reason: str | None
 ) -> GatePass:
-    """See that the gate lets all versions through that aliases move to, or name as led before, and that rules send to.
-    Raises Problem (409)."""
+    """Ask the gate about all versions to which the steps' aliases or enforced rules send, and those in `previous`.
+    Raises Problem (409) if one does not pass."""
     here = dict(await services.control.registry.versions())
     here |= {
         step.name: msgspec.convert(step.after, Version)
@@ -303,7 +303,7 @@ async def pass_gate_together(
 
 
 async def _check_bytes(services: Services, version: Version) -> None:
-    """See that the store's bytes are the version's, and fit the pool's base here. Raises Problem (409, 422)."""
+    """Check that the store has the version's bytes, and that they fit the pool's base. Raises Problem (409, 422)."""
     try:
         if not services.control.adapters.store.holds(version.digest):
             text = f"{version.name}: the store here has no {version.digest}. Upload it: state apply --adapters FOLDER."
@@ -318,7 +318,7 @@ async def _check_bytes(services: Services, version: Version) -> None:
 
 
 def find_missing_bytes(services: Services, step: Difference) -> str | None:
-    """The digest of the bytes that a version needs and the store has not."""
+    """The digest of the bytes that a version needs and the store lacks; None if it lacks none."""
     value = step.after or {}
     if step.kind != "versions" or value["state"] == "retired" or services.control.adapters.store.holds(value["digest"]):
         return None
@@ -326,8 +326,8 @@ def find_missing_bytes(services: Services, step: Difference) -> str | None:
 
 
 def with_pending(services: Services, admin: Caller, present: Objects, file: Objects) -> Objects:
-    """A state file as it may be applied: admin keys that it makes wait for approval, and those that are here wait as
-    they did."""
+    """The state file with `pending` set for admin keys: new ones wait for approval, and present ones keep their
+    state."""
     if not services.settings.release.approver_must_differ or "callers" not in file:
         return file
     callers = dict(file["callers"])

@@ -2,7 +2,7 @@
 
 An apply first refuses a file that can't be applied. Then it takes four steps:
 1. Create the versions, in one atomic step.
-2. Place the versions that an alias needs, as `stage` does.
+2. Place the versions that aliases and rules need, as `stage` does.
 3. Move aliases, rules and keys, in one atomic step.
 4. Stage the previous versions of new aliases, and retire versions.
 An apply that ends before step 3 leaves every alias, rule and key as it was, and can be repeated.
@@ -70,7 +70,7 @@ WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
 SWITCH_TRIES_MAX = 20
 LEFT_AT_KEY = "apprentice:state:left_at"
-"""A hash for each other installation: at which generation its last file has left each object here."""
+"""A hash for each other installation: the generation that each object had here after its last file was applied."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Steps = list[Difference]
 
@@ -96,7 +96,7 @@ class StateIn(Body):
     callers: Section
 
     def objects(self) -> Objects:
-        """The same, as the pure part reads it."""
+        """The state in the form that state_file.py compares."""
         sections: dict[Kind, dict[str, HeldIn] | None] = {kind: getattr(self, kind) for kind in KINDS}
         return {
             kind: {name: FileObject(entry.generation, entry.value) for name, entry in section.items()}
@@ -211,13 +211,13 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
 
 
 async def _is_from_here(services: Services, state: StateIn) -> bool:
-    """Return whether the file's generations are those of this installation; one that does not say is taken to be."""
+    """Return whether the file's generations are of this installation. A file without an installation counts as its."""
     return state.installation in (None, await read_installation_id(services.redis))
 
 
 async def _read(services: Services, admin: Caller, state: StateIn, present: Objects) -> Objects:
-    """The file, with the generations that are expected here. Raises Problem (400), and Unreadable for what is here
-    and can't be read: nothing is made of it then."""
+    """The file, with the generations that are expected here. Raises Problem (400), and Unreadable if an object here
+    can't be read."""
     file = await asyncio.to_thread(validate_file, state.objects())
     await asyncio.to_thread(_see_that_all_can_be_read, present)
     file = with_pending(services, admin, present, file)
@@ -237,9 +237,9 @@ def _see_that_all_can_be_read(present: Objects) -> None:
 
 
 async def _remember(redis: Redis, installation: str, left: Mapping[tuple[str, str], int]) -> None:
-    """Keep at which generation each object of another installation's file is here: its next file expects it there.
+    """Store the generation that each object of another installation's file now has here, for its next file.
 
-    If the gateway is killed just before, the next file is stale until the same one is applied again.
+    If the gateway is killed just before, the next file is stale until the same file is applied again.
     """
     if left:
         fields = {f"{kind} {name}": generation for (kind, name), generation in left.items()}
@@ -247,7 +247,7 @@ async def _remember(redis: Redis, installation: str, left: Mapping[tuple[str, st
 
 
 def _steps(services: Services, present: Objects, file: Objects, prune: bool) -> Steps:
-    """All steps, with a note where a key's models are unknown here."""
+    """All steps, with a note on each key whose models are unknown here."""
     previous_versions = {name: task.previous_versions_kept for name, task in services.settings.tasks.items()}
     models_known = {"*", *previous_versions, *services.settings.pools, *present["versions"], *file.get("versions", {})}
     steps = compare_objects(present, file, prune, previous_versions, time.time())
@@ -260,7 +260,7 @@ def _steps(services: Services, present: Objects, file: Objects, prune: bool) -> 
 
 
 async def _present(redis: Redis) -> Objects:
-    """All objects with their generations, as one moment had them."""
+    """All objects with their generations, read in one transaction."""
     async with redis.pipeline(transaction=True) as pipe:
         for kind in KINDS:
             object_store = object_store_of(redis, kind)
@@ -279,7 +279,7 @@ async def _present(redis: Redis) -> Objects:
 
 
 async def _make_versions(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
-    """One atomic step, taken only if nothing that the apply is about has changed since it was looked at."""
+    """Create the versions in one atomic step, only if no object of the apply has changed since it was read."""
     made = [step for step in steps if step.kind == "versions" and step.action == "create"]
     if not made:
         return []
@@ -292,7 +292,7 @@ async def _make_versions(services: Services, admin: Caller, steps: Steps, eviden
         Change(
             object_store_of(services.redis, "versions"),
             step.name,
-            # Who brings a version in counts as who pushed it, where that must be another than who releases it.
+            # The admin who applies the file counts as the version's pusher, who may not be the one to release it.
             {**(step.after or {}), **pushed},
             step.generation,
         )
@@ -309,7 +309,7 @@ async def _make_versions(services: Services, admin: Caller, steps: Steps, eviden
 
 
 async def _place(services: Services, admin: Caller, steps: Steps, wait_seconds: float) -> tuple[Steps, Steps]:
-    """Stage what an alias needs, and wait. What is placed, and what is not yet. Raises Problem where one failed."""
+    """Stage versions, and wait. Return the placed ones and the pending ones. Raises Problem if one failed."""
     stagings = {step.name: step for step in steps if step.action == "stage"}
     for name in stagings:
         with conflicts():
@@ -335,8 +335,8 @@ async def _place(services: Services, admin: Caller, steps: Steps, wait_seconds: 
 async def _switch(
     services: Services, admin: Caller, steps: Steps, past_gate: str | None, evidence: dict[str, Any]
 ) -> tuple[Steps, list[str]]:
-    """Aliases with their versions' states, rules and keys, in one atomic step; the gate's warnings. Raises Problem
-    (409)."""
+    """Move aliases, their versions' states, rules and keys in one atomic step. Return the steps and the gate's
+    warnings. Raises Problem (409)."""
     moved = [step for step in steps if step.action in ("create", "change", "remove") and step.kind != "versions"]
     if not moved:
         return [], []
@@ -368,14 +368,14 @@ async def _switch(
                 break
             except Stale as stale:
                 if stale.name not in versions or not tries_left:
-                    raise  # an object of the file; where a version has moved meanwhile, its new state is looked at
+                    raise  # an object of the file has changed; a version that moved meanwhile is read again
     return moved, passed.warnings
 
 
 def _begun(step: Difference, now: float) -> dict[str, Any] | None:
-    """The object as it is written: an alias has a salt, and its canary begins now, for its plan counts time here.
+    """The object to write. An alias gets a salt, and its canary begins now, since its plan counts time here.
 
-    One that is on trial here by the same plan, beside the same version, goes on since it began.
+    If the same canary is on trial here already, by the same plan beside the same version, its beginning stays.
     """
     value = step.after
     if step.kind != "aliases" or value is None:
@@ -397,7 +397,7 @@ def _role_changes(
     generations: Mapping[str, int],
     now: float,
 ) -> Iterator[Change]:
-    """The new states of the versions that the aliases take up and let go. Raises RegistryError for one not placed."""
+    """The new states of versions that enter or leave the aliases. Raises RegistryError if one is not placed."""
     object_store = object_store_of(redis, "versions")
     for step in steps:
         if step.kind != "aliases":
@@ -411,7 +411,7 @@ def _role_changes(
 
 
 async def _stage_previous(services: Services, admin: Caller, steps: Steps) -> Steps:
-    """Stage the previous versions of new aliases, without waiting. A failure is in the version's note."""
+    """Stage the previous versions of new aliases, without waiting. The version's note tells a failure."""
     beside = [step for step in steps if step.action == "stage_previous"]
     for step in beside:
         with conflicts():
@@ -420,14 +420,14 @@ async def _stage_previous(services: Services, admin: Caller, steps: Steps) -> St
 
 
 async def _stage(services: Services, admin: Caller, name: str) -> None:
-    """Have a version placed, with its entry in the audit. Raises RegistryError."""
+    """Stage a version, with an audit entry. Raises RegistryError."""
     step = services.begin_step(admin.public)
     await services.control.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
     await step.enter()
 
 
 async def _give_up(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
-    """Retire what the file says is retired; the reconciler unloads it."""
+    """Retire the versions that are retired in the file. The reconciler unloads them."""
     retired = [step for step in steps if step.action == "retire"]
     for step in retired:
         noted = services.begin_step(admin.public)
@@ -443,7 +443,7 @@ def _version_shown(version: Version) -> Any:
 
 
 def _noted(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> AuditedStep:
-    """One change of several objects, with an entry in the audit for each of them."""
+    """One change of several objects, with an audit entry for each."""
     noted = services.begin_step(admin.public)
     for step in steps:
         before, after = show_object(step.kind, step.before), show_object(step.kind, step.after)

@@ -30,18 +30,18 @@ Kind = Literal["versions", "aliases", "overrides", "callers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Action = Literal["create", "change", "remove", "retire", "stage", "stage_previous", "conflict"]
 IDENTITY = ("task", "number", "pool", "digest", "base_fingerprint", "rank", "size_bytes", "manifest_digest")
-"""The fields for which a version's name stands. They never change."""
+"""The fields that a version's name identifies. They never change."""
 SHOWN: Mapping[Kind, tuple[str, ...]] = {
     "versions": ("state", "pool", "digest", "manifest_digest", "created_by", "signed_by"),
     "callers": ("name", "role", "models", "expires_at", "limits", "unknown_fields", "owner", "pending"),
 }
-"""The shown fields of an object that is long or secret; all fields of the others are shown."""
+"""The fields to show of kinds that are long or secret. Other kinds show all fields."""
 SECRETS: Mapping[str, str] = {"secret_digest": "secret", "former": "former secret"}
-"""The word for the change of a field whose value is not shown."""
+"""The name that is shown for a changed field whose value is secret."""
 
 
 class FileObject(NamedTuple):
-    """An object with its generation; a value of None: there is none, or none any more."""
+    """An object with its generation. A value of None: it does not exist, or was removed."""
 
     generation: int
     value: dict[str, Any] | None
@@ -49,7 +49,7 @@ class FileObject(NamedTuple):
 
 ABSENT = FileObject(0, None)
 Objects = Mapping[Kind, Mapping[str, FileObject]]
-"""Objects by kind and name. A kind that is not in it is not spoken of."""
+"""Objects by kind and name. A file need not have all kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +67,18 @@ class Difference:
 
     @property
     def stale(self) -> bool:
-        """Return whether the object has been changed since the file was written. One that never was here is not."""
+        """Return whether the object has changed since the file was written. An object that is new here has not."""
         return self.expected is not None and self.generation not in (0, self.expected)
 
     @property
     def changed(self) -> list[str]:
-        """The fields in which before and after differ, also those that are not shown."""
+        """The fields that differ between before and after, secret ones included."""
         before, after = self.before or {}, self.after or {}
         names = [name for name in before | after if (before.get(name) or None) != (after.get(name) or None)]
         return [SECRETS.get(name, name) for name in names] if before and after else []
 
     def to_json(self) -> dict[str, Any]:
-        """As an admin sees it."""
+        """The step as admins see it."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -94,13 +94,13 @@ class Difference:
 
 
 def show_object(kind: Kind, value: dict[str, Any] | None) -> dict[str, Any] | None:
-    """An object without what is secret, and without a version's whole manifest."""
+    """An object without its secrets, and without a version's whole manifest."""
     names = SHOWN.get(kind)
     return value if value is None or names is None else {name: value.get(name) for name in names}
 
 
 def write_file(objects: Objects, installation: str) -> dict[str, Any]:
-    """The file's content, sorted by name, so that the same state is the same text. What is gone is left out."""
+    """The file's content, sorted by name, so that equal states give equal text. Removed objects are left out."""
     kinds: dict[str, Any] = {
         kind: {
             name: {"generation": entry.generation, "value": entry.value}
@@ -114,9 +114,9 @@ def write_file(objects: Objects, installation: str) -> dict[str, Any]:
 
 
 def rebase_file(file: Objects, present: Objects, left_at: Mapping[tuple[str, str], int]) -> Objects:
-    """The file of another installation, with the generations that its objects are expected to have here: those at which
-    its last file left them (by kind and name), and 0 for what is here and no file of it has made. A version is
-    known by its content alone."""
+    """Another installation's file, with the generations that this installation expects. `left_at` holds them, by kind
+    and name, from that installation's last file. They are 0 for an object here that no such file has made. Versions
+    are compared by content only."""
 
     def expected(kind: Kind, name: str) -> int:
         here = present[kind].get(name, ABSENT)
@@ -130,7 +130,7 @@ def rebase_file(file: Objects, present: Objects, left_at: Mapping[tuple[str, str
 
 
 def predict_generations(present: Objects, file: Objects, moved: Iterable[Difference]) -> dict[tuple[str, str], int]:
-    """The generation of each of the file's objects, by kind and name, once it is applied."""
+    """The generations of the file's objects after the apply, by kind and name."""
     then = {(step.kind, step.name): step.generation + 1 for step in moved}
     names = ((kind, name) for kind, section in file.items() if kind != "versions" for name in section)
     return {(kind, name): then.get((kind, name), present[kind].get(name, ABSENT).generation) for kind, name in names}
@@ -143,9 +143,9 @@ def compare_objects(
     previous_versions: Mapping[str, int] | None = None,
     now_unix: float = 0.0,
 ) -> list[Difference]:
-    """All steps from the present to the file, in the order in which they are taken. `previous_versions` is how many
-    versions of a task that led before are placed beside an alias that is new here. For a rule that is over by
-    `now_unix` nothing is placed."""
+    """All steps from the present state to the file, in their order. `previous_versions` is the number of a task's
+    previous versions to place with an alias that is new here. No version is placed for a rule that has expired by
+    `now_unix`."""
     versions = list(_version_steps(present, file))
     aliases = [_with_history(step) for step in _steps("aliases", present, file, prune, select_alias_content)]
     others = [
@@ -163,7 +163,7 @@ def compare_objects(
 
 
 def find_kept(present: Objects, file: Objects) -> Iterator[tuple[Kind, str]]:
-    """The objects here that the file does not name, though it has their kind."""
+    """The objects here that the file does not name although it has their kind."""
     for kind in KINDS:
         for name, entry in sorted(present[kind].items()):
             if kind in file and entry.value is not None and name not in file[kind]:
@@ -171,7 +171,7 @@ def find_kept(present: Objects, file: Objects) -> Iterator[tuple[Kind, str]]:
 
 
 def find_retired(present: Objects, file: Objects) -> list[str]:
-    """Versions that were given up here and not in the file. They stay so: no version comes back from there."""
+    """Versions that are retired or draining here but not in the file. They stay so: no version comes back."""
     values = {name: entry.value for name, entry in file.get("versions", {}).items()}
     return sorted(
         name
@@ -184,7 +184,7 @@ def find_retired(present: Objects, file: Objects) -> list[str]:
 
 
 def _version_steps(present: Objects, file: Objects) -> Iterator[Difference]:
-    """Versions that are to be made, and those that are to be retired."""
+    """The versions to create, and those to retire."""
     for name, entry in sorted(file.get("versions", {}).items()):
         here = present["versions"].get(name, ABSENT)
         action, after, note = _version_step(here.value, entry.value)
@@ -195,7 +195,7 @@ def _version_steps(present: Objects, file: Objects) -> Iterator[Difference]:
 def _version_step(
     before: dict[str, Any] | None, version: dict[str, Any] | None
 ) -> tuple[Action | None, dict[str, Any] | None, str]:
-    """The action on a version (None: none), the version after it, and the reason where it is not possible."""
+    """The action on a version (None: no action), the version after it, and the reason if it is impossible."""
     if version is None:
         note = "a version is never removed: write the state retired, to give it up"
         return (None if before is None else "conflict"), None, note
@@ -210,7 +210,7 @@ def _version_step(
 
 
 def _as_made(value: dict[str, Any]) -> dict[str, Any]:
-    """A version as it begins here: on no replica. What was given up or under suspicion stays so."""
+    """A version at its start here: on no replica. A retired or quarantined version stays so."""
     state = value.get("state")
     begun = "retired" if state in GIVEN_UP else "quarantined" if state == "quarantined" else "verified"
     return {**value, "state": begun, "note": value.get("note") or "" if begun != "verified" else ""}
@@ -219,7 +219,7 @@ def _as_made(value: dict[str, Any]) -> dict[str, Any]:
 def _steps(
     kind: Kind, present: Objects, file: Objects, prune: bool, content: Callable[[dict[str, Any]], Any]
 ) -> Iterator[Difference]:
-    """Objects of which one is put in the place of another. Equal is what has equal `content`."""
+    """Steps that create, change or remove objects of a kind. Objects with equal `content` are equal."""
     if kind not in file:
         return
     named = file[kind]
@@ -239,7 +239,7 @@ def _steps(
 
 
 def select_alias_content(value: dict[str, Any]) -> Any:
-    """The compared part of an alias: who gets which share. Its salt, its history and its canary's start are not."""
+    """The part of an alias to compare: all but its salt, its history and its canary's start."""
     entry = msgspec.to_builtins(msgspec.convert(value, AliasEntry))
     if entry["rollout"] is not None:
         entry["rollout"]["started_at"] = 0.0
@@ -247,7 +247,7 @@ def select_alias_content(value: dict[str, Any]) -> Any:
 
 
 def _with_history(step: Difference) -> Difference:
-    """The step, keeping the way back: what led until now is what a rollback goes to."""
+    """The step, with the alias's history: a rollback returns to the version that led until now."""
     if step.action != "change":
         return step
     before, after = (msgspec.convert(value, AliasEntry) for value in (step.before, step.after))
@@ -257,14 +257,14 @@ def _with_history(step: Difference) -> Difference:
 
 
 def _aliases_then(present: Objects, steps: list[Difference]) -> Iterator[dict[str, Any]]:
-    """The aliases as they will be."""
+    """The aliases after the steps."""
     changed = {step.name: step.after for step in steps}
     then = {name: entry.value for name, entry in present["aliases"].items()} | changed
     return (value for value in then.values() if value is not None)
 
 
 def _names(alias: dict[str, Any]) -> set[str]:
-    """The versions that an alias sends requests to, or copies of them."""
+    """The versions to which an alias sends requests or copies of them."""
     return set(alias["weights"]) | set(alias.get("shadow") or {})
 
 
@@ -276,7 +276,7 @@ def _unless_taken(step: Difference, names_in_use: set[str]) -> Difference:
 
 
 def _stagings(there: Mapping[str, FileObject], aliases: list[Difference]) -> Iterator[Difference]:
-    """The versions to place before an alias can move to them; `there` are the versions once the file's are made."""
+    """The versions to place before an alias can move to them. `there` holds the versions after the file's are made."""
     needed = sorted({name for step in aliases if step.after is not None for name in _names(step.after)})
     for name in needed:
         here = there.get(name, ABSENT)
@@ -294,7 +294,7 @@ def _stagings(there: Mapping[str, FileObject], aliases: list[Difference]) -> Ite
 def _stagings_for_rules(
     there: Mapping[str, FileObject], rules: list[Difference], staged: set[str], now_unix: float
 ) -> Iterator[Difference]:
-    """The versions in the store alone that rules send to: placed first, or the task's fallback would answer."""
+    """Stagings of unplaced versions to which rules send. If they were not placed, the task's fallback would answer."""
     enforced = [step.after for step in rules if step.after is not None and step.after.get("mode") == "enforce"]
     names = {rule.get("version") for rule in enforced if (rule.get("expires_at") or math.inf) > now_unix}
     for name in sorted(filter(None, names - staged)):
@@ -306,7 +306,7 @@ def _stagings_for_rules(
 def _previous_versions(
     there: Mapping[str, FileObject], aliases: list[Difference], staged: set[str], kept_by_task: Mapping[str, int]
 ) -> Iterator[Difference]:
-    """Stagings of the previous versions of aliases that are new here, the newest first."""
+    """Stagings of previous versions for aliases that are new here, the newest first."""
     for step in aliases:
         left = kept_by_task.get(step.name, 0)
         for name in (step.after or {}).get("previous") or () if step.action == "create" else ():

@@ -36,11 +36,11 @@ async def run_process(
     turn: AbstractAsyncContextManager[Any] | None = None,
     note: Callable[[ProgressStep], Awaitable[None]] | None = None,
 ) -> Result:
-    """Give a process its job, with the data behind it, and return its result, which is of this kind.
+    """Send a process its job, followed by the data, and return its result, which is of this kind.
 
-    `turn` is waited for first, within the same time. `note` is called with its progress now and then; the kind is
-    tagged then. Raises Problem: 504 after `seconds_max`, whose message ends in `advice`, 503 for a JobError, and 500
-    where the process ends without a result.
+    The wait for `turn` comes first, within `seconds_max`. `note` is called with the progress at times; then the kind
+    must be tagged. Raises Problem: 504 after `seconds_max`, with `advice` in its message, 503 for a JobError, and 500
+    if the process ends without a result.
     """
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind if note is None else ProgressStep | kind)
     try:
@@ -56,7 +56,7 @@ async def run_process(
                     return result
                 if time.monotonic() - noted_at >= NOTE_INTERVAL_SECONDS:
                     noted_at = time.monotonic()
-                    with suppress(RedisError):  # the work need not begin again for that
+                    with suppress(RedisError):  # lost progress is no reason to start the work again
                         await note(message)
             code = await process.wait()
     except TimeoutError:

@@ -29,7 +29,7 @@ UNCHANGED_SECONDS_MAX = 60.0
 
 @asynccontextmanager
 async def run_jobs(jobs: Mapping[str, Job], snapshot: SnapshotKeeper) -> AsyncIterator[None]:
-    """All jobs run while the block does. One that fails is logged, and takes nothing else down."""
+    """Run all jobs during the block. If a job fails, that is logged, and the others go on."""
     stopping, outage = asyncio.Event(), Outage(snapshot)
     jobs = {**jobs, "watch_outage": outage.watch}
     tasks = [
@@ -43,15 +43,15 @@ async def run_jobs(jobs: Mapping[str, Job], snapshot: SnapshotKeeper) -> AsyncIt
         until = time.monotonic() + STOP_SECONDS_MAX
         while left and time.monotonic() < until:
             for task in left:
-                task.cancel()  # more than once: a library may have taken the first for a time-out of its own
+                task.cancel()  # repeatedly: a library may mistake a cancellation for its own time-out
             _, left = await asyncio.wait(left, timeout=0.2)
         for task in left:
             log.error("job %s did not stop", task.get_name())
 
 
 async def run_until(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, None]) -> T | None:
-    """The result of the work; None where `stop` has come to its end. The other one is cancelled then, and waited for.
-    Raises what either raises."""
+    """The result of the work; None if `stop` ends first. The one that still runs is cancelled and waited for. Raises
+    the errors of both."""
     tasks = working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop)
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -63,8 +63,8 @@ async def run_until(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, None
 
 
 def skip_unchanged(snapshot: SnapshotKeeper, work: Job) -> Job:
-    """The work as a job that does nothing while the state is as it was when the work last began and came to its end,
-    for `UNCHANGED_SECONDS_MAX`: what work leaves behind has its time, too."""
+    """A job that skips the work while the state has not changed since the work last began and succeeded. After
+    `UNCHANGED_SECONDS_MAX` it does the work anyway, since things that expire need it, too."""
     seen_generation, done_at = -1, 0.0
 
     async def look() -> None:
@@ -78,18 +78,18 @@ def skip_unchanged(snapshot: SnapshotKeeper, work: Job) -> Job:
 
 
 class Outage:
-    """The faults of jobs, without a line for each try. Of an outage of Redis the log has the beginning and the end, of
-    other faults the first of their kind."""
+    """Log of jobs' faults, without a line for each try. An outage of Redis is logged at its beginning and its end; of
+    other faults the first of each kind."""
 
     def __init__(self, snapshot: SnapshotKeeper) -> None:
         self._snapshot = snapshot
         self._began_at: float | None = None
         self._failed_at = 0.0
         self._others: dict[tuple[str, type[Exception]], float] = {}
-        """The other faults of jobs by their kind, and when each was last met."""
+        """The other faults of jobs by kind, with the time of the last one."""
 
     def failed(self, job: str, error: RedisError | OSError) -> None:
-        """A job has failed, and is tried again."""
+        """Note that a job has failed, and will be tried again."""
         now = time.monotonic()
         if not isinstance(error, (Disconnected, TimedOut)):
             if (job, type(error)) not in self._others:
@@ -104,7 +104,7 @@ class Outage:
             )
 
     async def watch(self) -> None:
-        """Say so when it is over: Redis was read since, and no job has failed for a while."""
+        """Log the end of an outage: Redis was read again, and no job has failed for a while."""
         while True:
             await asyncio.sleep(OUTAGE_INTERVAL_SECONDS)
             quiet = time.monotonic() - self._failed_at > WELL_SECONDS

@@ -18,7 +18,7 @@ from serving.wakeable import wait_for_event
 
 LEASE_SECONDS = 10.0
 KEY = "apprentice:duty:"
-"""Its former name, which stays in Redis."""
+"""Prefix of leases. "duty" is the former word for a job, which stays in Redis."""
 SCANNED_AT_ONCE = 1000
 
 TAKE = """
@@ -27,54 +27,54 @@ if owner and owner ~= ARGV[1] then return {owner, redis.call('PTTL', KEYS[1])} e
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return {owner, tonumber(ARGV[2])}
 """
-"""The owner before, and for how many milliseconds whoever has the lease now has it."""
+"""Returns the owner before, and the milliseconds until the present owner's lease runs out."""
 RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) redis.call('PUBLISH', ARGV[2], ARGV[3]) end
 """
 FOLDER_KEY = f"{KEY}datasets:"
-"""Before the name of a folder: the key of the job that builds its data sets."""
+"""Prefix of the lease key of a folder's job that builds data sets; the folder's name follows."""
 Work = Callable[[], Awaitable[None]]
 
 
 async def list_folder_holders(redis: Any) -> dict[str, str]:
-    """The folders whose data sets a gateway builds now, each with that gateway's name. Raises RedisError."""
+    """The folders for which a gateway holds the lease to build data sets, with its name. Raises RedisError."""
     keys = [key async for key in redis.scan_iter(match=f"{FOLDER_KEY}*", count=SCANNED_AT_ONCE)]
     owners = await redis.mget(keys) if keys else []
     return {
         key.decode().removeprefix(FOLDER_KEY): owner.decode()
         for key, owner in zip(keys, owners, strict=True)
-        if owner is not None  # else it has run out since
+        if owner is not None  # None: the lease has run out since
     }
 
 
 def announce_work(redis: Any, job: str) -> Any:
-    """The command, also of a pipeline, that wakes the job at whichever gateway does it, where it waits for work."""
+    """The command that wakes a job that waits for work, at the gateway with its lease. `redis` may be a pipeline."""
     return redis.publish(CHANGED_CHANNEL, KEY + job)
 
 
 class JobPasses:
-    """The passes of this gateway's jobs: which ones have begun and not come to their end, and since when."""
+    """The passes of this gateway's jobs that are under way, with the times of their beginnings."""
 
     def __init__(self) -> None:
         self._begun_at: dict[str, float | None] = {}
 
     def begin(self, job: str) -> None:
-        """A pass begins, or begins again after a failure: then it lasts since the first try."""
+        """Note that a pass begins. If it begins again after a failure, the time of the first try counts."""
         if self._begun_at.get(job) is None:
             self._begun_at[job] = time.monotonic()
 
     def end(self, job: str) -> None:
-        """The pass has come to its end, or another gateway does the job."""
+        """Note that the pass has ended, or that another gateway does the job."""
         self._begun_at[job] = None
 
     def read_seconds(self) -> dict[tuple[str, ...], float]:
-        """Seconds that each job's present pass has lasted; 0 while it waits for the next one."""
+        """Seconds since the beginning of each job's present pass; 0 between two passes."""
         now = time.monotonic()
         return {(job,): 0.0 if at is None else now - at for job, at in self._begun_at.items()}
 
 
 class JobLease:
-    """The lease of one job, as one gateway takes it, renews it and gives it back."""
+    """One gateway's side of the lease of a job: take it, renew it, give it back."""
 
     def __init__(
         self,
@@ -86,23 +86,23 @@ class JobLease:
         lease_seconds: float = LEASE_SECONDS,
         key_suffix: str = "",
     ) -> None:
-        """`owner` is this gateway's name; a gateway that is killed loses the lease after `lease_seconds`. `snapshot`
-        hears when another one gives it back. `key_suffix` ends the key where each data folder has such a job."""
+        """`owner` is this gateway's name. A killed gateway loses the lease after `lease_seconds`. `snapshot` is told
+        when another gateway gives the lease back. `key_suffix` ends the key if each data folder has its own job."""
         self._snapshot, self._passes, self._job = snapshot, passes, job
         self._take_script = redis.register_script(TAKE)
         self._release = redis.register_script(RELEASE)
-        self._key = KEY + job + key_suffix  # an earlier release sees it, where `job` has the same name there
+        self._key = KEY + job + key_suffix  # a gateway of an earlier release uses the same key
         self._owner = owner
         self._lease_seconds = lease_seconds
         self._held_generation = -1
-        """The generation of the state at which this gateway last took or kept the lease; -1: another one has it."""
+        """The state's generation when this gateway last took or renewed the lease; -1: another gateway has it."""
         self._ask_at = 0.0
-        """When a third of the time is over for which this gateway has the lease, or all of it for which another one
-        has: by time.monotonic."""
+        """Time of the next attempt, by time.monotonic: after a third of this gateway's own lease, or at the end of
+        another gateway's."""
         self._ends_at = 0.0
-        """When the lease runs out that this gateway has: by time.monotonic."""
+        """The time when the lease runs out, by time.monotonic."""
         self.is_new = False
-        """Set when the lease was taken, not only kept: another gateway may have had it before. Its user clears it."""
+        """True if the lease was taken and not only renewed: another gateway may have had it. Its reader clears it."""
 
     async def repeat(
         self,
@@ -113,13 +113,13 @@ class JobLease:
         stop: Work | None = None,
         waits: bool = False,
     ) -> None:
-        """Do the work again and again while no other gateway has the lease; else wait until that one gives it back, or
-        it has run out. Runs until cancelled.
+        """Repeat the work while no other gateway has the lease. If another has it, wait until it gives the lease back,
+        or the lease runs out. Runs until cancelled.
 
-        `wake` ends the wait between two times early. `stop` ends what the work has left under way: it is called where
-        another gateway has the lease, and before this one gives it back. With `waits` there is nothing to do before a
-        new snapshot, `wake` or `announce_work`: the work is done then, `interval_seconds` after the last time at the
-        soonest, and where the lease is renewed. Raises what `work` raises, and RedisError.
+        `wake` ends the wait between two passes early. `stop` ends things that the work has left running; it is called
+        when another gateway has the lease, and before this one gives it back. With `waits`, a pass needs a new
+        snapshot, `wake`, `announce_work` or a renewal of the lease. It begins at least
+        `interval_seconds` after the last one. Raises the errors of `work`, and RedisError.
         """
         wake = self._snapshot.given_back[self._key.encode()] = wake or asyncio.Event()
         woken = self._snapshot.woken if waits else set[asyncio.Event]()
@@ -143,14 +143,14 @@ class JobLease:
             woken.discard(wake)
             if stop is not None:
                 await stop()
-            with contextlib.suppress(RedisError, OSError):  # it expires by itself; the cancellation has to go on
+            with contextlib.suppress(RedisError, OSError):  # the lease expires anyway; the cancellation must continue
                 await self.give_back()
 
     async def do(self, work: Work) -> bool:
-        """Do the work once if this gateway has the lease, and renew it meanwhile.
+        """Do the work once if this gateway has the lease, and renew the lease meanwhile.
 
-        The work is cancelled once another gateway has the lease, or may have it. Returns whether the work came to its
-        end. Raises what `work` raises, and RedisError.
+        The work is cancelled once another gateway has the lease, or may have it. Returns whether the work was
+        completed. Raises the errors of `work`, and RedisError.
         """
         is_sure = self._held_generation == self._snapshot.current.generation and time.monotonic() < self._ask_at
         if not is_sure and not await self._take():
@@ -162,7 +162,7 @@ class JobLease:
             nonlocal keeping
             keeping = loop.create_task(self._keep(limit))
 
-        renewal = loop.call_later(self._ask_at - time.monotonic(), begin_keeping)  # most work ends before
+        renewal = loop.call_later(self._ask_at - time.monotonic(), begin_keeping)  # most work ends earlier
         try:
             async with asyncio.timeout(None) as limit:
                 await work()
@@ -179,12 +179,12 @@ class JobLease:
         return True
 
     async def give_back(self) -> None:
-        """Let another gateway have the job, once this pass is over. Raises RedisError."""
+        """Give the lease back, so that another gateway can do the job after this pass. Raises RedisError."""
         self._held_generation = -1
         await self._release(keys=[self._key], args=[self._owner, CHANGED_CHANNEL, self._key])
 
     async def _take(self) -> bool:
-        """Take or keep the lease. False while another gateway has it. Raises RedisError."""
+        """Take or renew the lease. False while another gateway has it. Raises RedisError."""
         now, generation = time.monotonic(), self._snapshot.current.generation
         before, left_ms = await self._take_script(keys=[self._key], args=[self._owner, int(1000 * self._lease_seconds)])
         self.is_new = self.is_new or before is None
@@ -195,7 +195,7 @@ class JobLease:
         return is_owner
 
     async def _keep(self, limit: asyncio.Timeout) -> None:
-        """Renew the lease; `limit` ends the work once another gateway has it. Raises RedisError, also where Redis does
+        """Renew the lease; `limit` ends the work once another gateway has it. Raises RedisError, also if Redis does
         not answer before the lease runs out."""
         is_owner = True
         try:

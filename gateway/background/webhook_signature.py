@@ -13,7 +13,7 @@ SIGNATURE = "x-apprentice-signature"
 
 
 def sign_message(key: str, message_id: str, body: bytes, now_unix: float) -> dict[str, str]:
-    """The headers of a message that is sent now (Unix seconds). `v1` is the HMAC-SHA256 of id, time and body."""
+    """The headers of a message that is sent at `now` (Unix seconds). `v1` is the HMAC-SHA256 of id, time and body."""
     secret = key.encode()
     if key.startswith(ENCODED_KEY):
         secret = base64.b64decode(key.removeprefix(ENCODED_KEY))

@@ -24,9 +24,9 @@ GenerationField = Literal["body", "query", "none"]
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a step's form: its name in the API's body, and how it is shown. `inside` is the object that holds it.
+    """A field of a step's form: its name in the API's body, and its display. `inside` is the body's object for it.
 
-    A choice has values with their words; an empty value is left out."""
+    A choice lists values with their labels. An empty value is left out of the body."""
 
     name: str
     label: str
@@ -40,9 +40,9 @@ class Field:
 
 @dataclass(frozen=True)
 class Click:
-    """A step: its words, its call, and the page to go back to. Names in braces are those of its address.
+    """A step: its words, its API call, and the page to return to. Names in braces come from the step's URL.
 
-    `names_in_body` go into the body; `generation` says where the generation goes that the person has seen.
+    `names_in_body` go into the body; `generation` is the place of the generation that the person has seen.
     """
 
     title: str
@@ -58,17 +58,17 @@ class Click:
     is_dangerous: bool = False
     shows_gate: bool = False
     shows_key: bool = False
-    """True if a new key is shown once: its form is taken once, since loading that page again sends it again."""
+    """True if the answer shows a new key. The form then works only once: to reload that page would send it again."""
 
 
 @dataclass(frozen=True)
 class Home:
-    """The address where it is read whether what a step is about exists: at once, or in a list `at` these names."""
+    """The API address that shows whether a step's object exists: by itself, or in a list under the names `at`."""
 
     address: str
     at: tuple[str, ...] = ()
     key: str = ""
-    """The field of the list's items that has the name."""
+    """The field of the list's items that holds the name."""
 
 
 PAST_GATE = Field("past_gate", "Past the gate", hint="Only where the gate says no: the reason, for the audit.")
@@ -259,11 +259,11 @@ HOMES: Mapping[str, Home] = MappingProxyType(
         "action": Home("/admin/v1/tasks/{task}/quality", at=("quality", "actions"), key="id"),
     }
 )
-"""Where each thing that a step may be about is looked up."""
+"""The place to look up each kind of object that a step may need."""
 
 
 async def ask_first(visit: Visit) -> Response:
-    """The page that says what a step does, and asks for what it needs. Raises Declined (403, 404)."""
+    """The page that explains a step, and has a form for its fields. Raises Declined (403, 404)."""
     action, names = _read_step(visit, dict(visit.request.query_params))
     if not visit.is_admin:
         raise Declined(403, "role_required", "This needs a key with the role admin.")
@@ -274,7 +274,7 @@ async def ask_first(visit: Visit) -> Response:
 
 
 async def take_action(visit: Visit) -> Response:
-    """Take a step, and go back to where it was asked for; a new key is shown instead."""
+    """Take a step, then return to its page; a step that makes a key shows the key instead."""
     fields = await visit.form()
     action, names = _read_step(visit, {name[1:]: value for name, value in fields.items() if name.startswith("@")})
     body, query = dict(action.body), dict(action.query)
@@ -296,7 +296,7 @@ async def take_action(visit: Visit) -> Response:
 
 
 def _read_step(visit: Visit, names: dict[str, str]) -> tuple[Click, dict[str, str]]:
-    """The step, and the names that it is about. Raises Declined (404) for what is not a step, or lacks a name."""
+    """The step, and the names of its objects. Raises Declined (404) if there is no such step, or a name is missing."""
     action = ACTIONS.get(visit.request.path_params["action"])
     try:
         if action is not None:
@@ -316,7 +316,7 @@ def _see_that_version_is_of_task(names: Mapping[str, str]) -> None:
 
 
 async def _find(visit: Visit, name: str, names: Mapping[str, str]) -> None:
-    """Raises Declined (404) where there is nothing of this name."""
+    """Raises Declined (404) if no object has this name."""
     home = HOMES[name]
     entries = await visit.api.get(fill_address(home.address, **names))
     for step in home.at:
@@ -349,7 +349,7 @@ async def _render_question(
 
 
 def _read_fields(action: Click, texts: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of a form as the API takes them. Raises Declined."""
+    """The body for the API from a form's fields. Raises Declined."""
     body: dict[str, Any] = {}
     for each in action.fields:
         text = texts.get(each.name, "")

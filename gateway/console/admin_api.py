@@ -19,7 +19,7 @@ DOTS = frozenset({".", ".."})
 
 
 class Declined(Exception):
-    """The API's refusal: its status, its code, its sentence, and the field at fault, if it is one's."""
+    """The API's refusal: its status, its code, its message, and the faulty field, if there is one."""
 
     def __init__(self, status: int, code: str, text: str, param: str = "") -> None:
         super().__init__(text)
@@ -29,7 +29,7 @@ class Declined(Exception):
         self.param = param
 
     def at_field(self, names: Collection[str]) -> tuple[str, str]:
-        """The field of a form that is at fault (empty: none of them), and the words to tell there."""
+        """The faulty field of a form (empty: none of these), and the message to show there."""
         named, sign, words = self.text.partition(": ")
         name = (self.param or named).rpartition(".")[2]
         if name not in names:
@@ -47,11 +47,11 @@ class PersonalApi:
         self._transport = httpx.ASGITransport(as_caller, raise_app_exceptions=False, client=peer)
 
     async def get(self, path: str, **query: Any) -> Any:
-        """The JSON at an address; of the query, what is not None or empty. Raises Declined."""
+        """The JSON at an address. Empty values of the query are left out. Raises Declined."""
         return await self.send("GET", path, query={name: value for name, value in query.items() if value})
 
     async def find(self, path: str) -> Any:
-        """The JSON at an address; None where there is nothing. Raises Declined for all other refusals."""
+        """The JSON at an address; None for a 404. Raises Declined for all other refusals."""
         try:
             return await self.get(path)
         except Declined as refused:
@@ -61,7 +61,7 @@ class PersonalApi:
 
     async def send(self, method: str, path: str, body: Any = None, query: dict[str, Any] | None = None) -> Any:
         """The JSON of an answer. Raises Declined."""
-        try:  # the transport knows no time limit of its own
+        try:  # the transport has no time limit of its own
             async with (
                 asyncio.timeout(ASKED_SECONDS_MAX),
                 httpx.AsyncClient(transport=self._transport, base_url="http://console", trust_env=False) as http,
@@ -81,7 +81,7 @@ class PersonalApi:
 
 
 def fill_address(template: str, /, **names: str) -> str:
-    """An address with these names in it, each escaped. Raises Declined (404) for a name that leads elsewhere."""
+    """An address with these names in it, each escaped. Raises Declined (404) for `.` and `..`."""
     if not DOTS.isdisjoint(names.values()):
         raise Declined(404, "not_found", "There is nothing of this name.")
     return template.format(**{name: quote(value, safe="@") for name, value in names.items()})

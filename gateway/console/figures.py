@@ -28,11 +28,11 @@ TONES: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("degraded", "failed", "error", "wrong", "roll_back", "down", "ghost", "quarantined"), "bad"),
     }
 )
-"""The tones of words of state; of all others there is none."""
+"""The tones of words for states. All other words have none."""
 
 
 def read_moment(text: str) -> float:
-    """The Unix seconds of a time, of UTC where it names no other zone. Raises ValueError in words."""
+    """The Unix seconds of a time, which is UTC unless it names another zone. Raises ValueError with a message."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -41,19 +41,19 @@ def read_moment(text: str) -> float:
 
 
 def write_moment(seconds: float) -> str:
-    """A time of UTC as a browser's field has it."""
+    """A UTC time in the form of a browser's field."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def format_share(value: float | None) -> str:
-    """A share as percent, in three digits. What is not all is never told as that."""
+    """A share as a percentage with three digits. Only a whole share is shown as 100%."""
     if value is None:
         return NOTHING
     return "over 99.9%" if 0.9995 <= value < 1 else f"{_round(100 * value)}%"
 
 
 def format_usd(value: float | None) -> str:
-    """US dollars: cents, or as many digits as a small amount needs."""
+    """US dollars: with cents, or with three digits if the amount is small."""
     if value is None:
         return NOTHING
     size = abs(value)
@@ -62,7 +62,7 @@ def format_usd(value: float | None) -> str:
 
 
 def format_figure(value: float | None) -> str:
-    """A number with at most three digits after what matters."""
+    """A number with three significant digits, or all digits of its integer part."""
     return NOTHING if value is None else _round(value)
 
 
@@ -73,7 +73,7 @@ def format_size(value: float) -> str:
 
 
 def format_seconds(value: float | None) -> str:
-    """A span of time in its largest unit, which 59.97 seconds reach, too."""
+    """A span of time in its largest unit. 59.97 seconds count as one minute."""
     if value is None:
         return NOTHING
     size, unit = next(((size, unit) for size, unit in SPANS if abs(value) >= 0.9995 * size), (0.001, "ms"))
@@ -81,13 +81,13 @@ def format_seconds(value: float | None) -> str:
 
 
 def format_span(value: float) -> str:
-    """A span of time in whole minutes, hours or days, so that a live part stays as it is for a while."""
+    """A span of time in whole minutes, hours or days, so that a live part does not change all the time."""
     size, unit = next(((size, unit) for size, unit in SPANS if value >= size), (1.0, "s"))
     return f"{value // size:,.0f} {unit}" if size > 1.0 else "under 1 min"
 
 
 def format_moment(value: float | None, has_seconds: bool = False) -> str:
-    """Unix seconds as a date and a time of UTC with its age, to be read by a machine too."""
+    """Unix seconds as a UTC date and time with its age, also in a form for machines."""
     if not value:
         return NOTHING
     at, seconds = datetime.fromtimestamp(value, UTC), time.time() - value
@@ -98,26 +98,26 @@ def format_moment(value: float | None, has_seconds: bool = False) -> str:
 
 
 def write_prose(text: str) -> str:
-    """A sentence of the gateway's, with the commands in it as such."""
+    """A sentence of the gateway, with its commands marked as code."""
     return Markup(COMMAND.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped before
 
 
 def _round(value: float) -> str:
-    """A number in three digits, or in all of its integral ones; never as a power of ten."""
+    """A number with three digits, or all digits of its integer part; never as a power of ten."""
     size = abs(value)
     if size >= 999.5 or value == int(value):
         return f"{value:,.0f}"
-    digits = 3 - 1 - math.floor(math.log10(float(f"{size:.2e}")))  # of 9.996 as of 10.0
+    digits = 3 - 1 - math.floor(math.log10(float(f"{size:.2e}")))  # 9.996 counts as 10.0
     return f"{value:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def find_tone(word: object) -> str:
-    """The tone in which a word of state is shown: good, warn, bad, or none."""
+    """The tone for a state's word: good, warn, bad, or none."""
     return TONES.get(str(word), "")
 
 
 def as_text(value: Any) -> str:
-    """A message's content, or another value, as text that a person reads."""
+    """A message's content, or another value, as text for a person."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(part, dict) and "text" in part for part in value):

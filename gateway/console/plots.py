@@ -63,7 +63,7 @@ def draw_intervals(rows: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _describe_interval(row: Mapping[str, Any]) -> str:
-    """A row of estimates in words, for who sees no picture."""
+    """A row of estimates in words, for people who can't see the picture."""
     words = f"{row['name']}: {row['estimate']:.1%}"
     if row["low"] is not None and row["high"] is not None:
         words += f", 95% interval {row['low']:.1%} to {row['high']:.1%}"
@@ -71,7 +71,7 @@ def _describe_interval(row: Mapping[str, Any]) -> str:
 
 
 def draw_evidence(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """Evidence on its way to a threshold, on a scale of its powers: `name`, `value`, `threshold`, `tone`."""
+    """Bars of evidence up to its threshold, on a logarithmic scale: `name`, `value`, `threshold`, `tone`."""
     parts, span = [], WIDTH - NAME_WIDTH - FIGURE_WIDTH
     for number, row in enumerate(rows):
         y = ROW_HEIGHT * number + 8
@@ -88,7 +88,7 @@ def draw_evidence(rows: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _write_name(name: str, y: float) -> str:
-    """A row's name, with no more letters than have room; a pointer shows all."""
+    """A row's name, cut to the room; the tooltip shows all of it."""
     shown = name if len(name) <= NAME_MAX else f"{name[: NAME_MAX - 1]}…"
     return f'<text x="0" y="{y:.0f}">{escape(shown)}<title>{escape(name)}</title></text>'
 
@@ -98,7 +98,7 @@ def _describe_part(row: Mapping[str, Any]) -> str:
 
 
 def _find_part(value: float, threshold: float) -> float:
-    """The part of the way from no evidence (1) to the threshold, by the powers of both; at least what can be seen."""
+    """The length of a bar of evidence, 0.01 to 1: log(value) / log(threshold). No evidence is the value 1."""
     if value <= 1.0 or threshold <= 1.0:
         return 0.01
     return min(1.0, max(0.01, math.log(value) / math.log(threshold)))

@@ -48,14 +48,14 @@ async def show_key(visit: Visit) -> Response:
 
 
 async def _add_costs(visit: Visit, callers: Iterable[dict[str, Any]]) -> None:
-    """Add what each key's requests have cost since the gateway's start, as far as it is known."""
+    """Add the cost of each key's requests since the gateway's start, if it is known."""
     sums = await sum_counters(visit.console.services) or {}
     for caller in callers:
         caller["cost"] = sums.get(f"@{caller['public']}", {}).get("apprentice_caller_cost_usd_total")
 
 
 async def show_datasets(visit: Visit) -> Response:
-    """All data sets, the latest buildings, and what was trained."""
+    """All data sets, the latest builds, and the trainings."""
     page = await visit.api.get("/admin/v1/datasets") | await visit.api.get("/admin/v1/trainings")
     names = await visit.name_people(each["by"] for each in (*page["builds"], *page["trainings"]))
     return await visit.render("datasets.html", **page, names=names)

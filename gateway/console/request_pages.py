@@ -27,7 +27,7 @@ async def show_requests(visit: Visit) -> Response:
     try:
         query = {name: filters[name] for name in (*FILTERS, "before")}
         times = {name: read_moment(filters[name]) for name in ("since", "until") if filters[name]}
-        filters |= {name: write_moment(value) for name, value in times.items()}  # as the form shows it: without a zone
+        filters |= {name: write_moment(value) for name, value in times.items()}  # as the form has it: without a zone
         answer = await visit.api.get("/v1/requests", **query, **times, limit=PAGE)
     except Declined as refused:
         fault = refused.text
@@ -52,8 +52,8 @@ async def show_requests(visit: Visit) -> Response:
 
 
 async def show_request(visit: Visit) -> Response:
-    """One request: why it went where it went, what the checks found, each attempt, and what people said of it; where it
-    is asked for, with its kept text."""
+    """One request: the reason for its route, its checks, its attempts, and its feedback; on demand also its
+    kept text."""
     address = fill_address("/v1/requests/{request}", request=visit.request.path_params["request"])
     answer = await visit.api.get(address, texts=visit.query("texts"))
     people = [answer["record"]["caller"], *(each["caller"] for each in answer["feedback"])]

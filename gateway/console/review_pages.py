@@ -19,13 +19,13 @@ GOLD = "/admin/v1/reviews/{task}/gold"
 PAIR = "/v1/evaluations/{evaluation}/pair"
 NOTHING_SAID: Mapping[str, str] = MappingProxyType({})
 NOT_HELD = frozenset({"state_conflict", "no_review"})
-"""The refusals of a review that another tab of the reviewer, or the end of its time, has given back."""
+"""The refusals of a review that the reviewer no longer holds: another tab gave it back, or its time is over."""
 COMPARED_MAX = 10
 """Evaluations that the page of reviews names."""
 
 
 async def show_queue(visit: Visit) -> Response:
-    """Each task's reviews, where most wait first: the budget, and how far reviewers agree."""
+    """Each task's reviews, budget and agreement of reviewers; tasks with most waiting reviews come first."""
     rows = sorted((await visit.api.get("/admin/v1/reviews"))["reviews"], key=lambda row: -row["waiting"])
     compared = (await visit.api.get("/v1/evaluations"))["evaluations"][:COMPARED_MAX]
     if visit.person.judges_only:
@@ -37,7 +37,7 @@ async def show_queue(visit: Visit) -> Response:
 
 
 async def answer_pair(visit: Visit) -> Response:
-    """Say which of two answers is better, and go on to the next pair."""
+    """Send the judgement of the better of two answers, and show the next pair."""
     fields, evaluation = await visit.form(), visit.request.path_params["evaluation"]
     try:
         body = {"number": int(fields.get("number", "")), "better": fields.get("value", "")}
@@ -48,7 +48,7 @@ async def answer_pair(visit: Visit) -> Response:
 
 
 async def show_pair(visit: Visit, fault: str = "") -> Response:
-    """Two answers to the same request, side by side. Which arm gave which is not told."""
+    """Two answers to the same request, side by side. The page does not show which arm gave which."""
     evaluation = visit.request.path_params["evaluation"]
     try:
         pair = await visit.api.get(fill_address(PAIR, evaluation=evaluation))
@@ -60,12 +60,12 @@ async def show_pair(visit: Visit, fault: str = "") -> Response:
 
 
 async def show_next(visit: Visit) -> Response:
-    """The next review of this person, or why there is none."""
+    """The next review of this person, or the reason why there is none."""
     return await _render_next(visit, visit.query("task"))
 
 
 async def answer_review(visit: Visit) -> Response:
-    """Judge a review, or give it back, and go on to the next one."""
+    """Judge a review, or give it back, and show the next one."""
     fields = await visit.form()
     task, request = fields.get("task", ""), fields.get("request", "")
     if fields.get("step") == "skip":
@@ -80,7 +80,7 @@ async def answer_review(visit: Visit) -> Response:
 
 
 async def _give_back(visit: Visit, task: str, request: str, fields: Mapping[str, str]) -> Response:
-    """Give a review back, and go on to the next one."""
+    """Give a review back, and show the next one."""
     reason, note = fields.get("comment") or "no reason was given", "You gave one back. Others get it."
     try:
         path = fill_address("/v1/reviews/{request}/skip", request=request)
@@ -93,7 +93,7 @@ async def _give_back(visit: Visit, task: str, request: str, fields: Mapping[str,
 
 
 async def resolve_disputed(visit: Visit) -> Response:
-    """Decide one of them."""
+    """Decide a request on which reviewers disagree."""
     fields, task = await visit.form(), visit.request.path_params["task"]
     names = {"task": task, "request": fields.get("request", "")}
     try:
@@ -129,7 +129,7 @@ async def make_gold(visit: Visit) -> Response:
 
 
 async def show_gold(visit: Visit, fault: str = "", form: Mapping[str, str] = NOTHING_SAID) -> Response:
-    """A task's gold questions with each reviewer's score, and a request that is to become one."""
+    """A task's gold questions with each reviewer's score, and a request that may become a gold question."""
     address, request = fill_address(GOLD, task=visit.request.path_params["task"]), form.get("request")
     try:
         page = await visit.api.get(address, request_id=request or visit.query("request"))
@@ -146,7 +146,7 @@ async def show_gold(visit: Visit, fault: str = "", form: Mapping[str, str] = NOT
 
 
 async def _render_next(visit: Visit, task: str, fault: str = "", form: Mapping[str, str] = NOTHING_SAID) -> Response:
-    """The next review. `form` are the fields of a form that was refused: of the same review they are there again."""
+    """The next review. `form` holds the fields of a refused form, to fill them in again."""
     rows = (await visit.api.get("/admin/v1/reviews", task=task))["reviews"]
     progress = {name: sum(row[name] for row in rows) for name in ("waiting", "answered", "drawn")}
     shared: dict[str, Any] = {"task": task, "progress": progress, "fault": fault}
@@ -161,7 +161,7 @@ async def _render_next(visit: Visit, task: str, fault: str = "", form: Mapping[s
 
 
 def list_choices(metric: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """The values of a metric with their words, the good one first; none where any number may be given."""
+    """The values of a metric with their labels, the good one first; empty for a metric of numbers."""
     if metric is None or metric["kind"] == "float":
         return []
     if metric["kind"] == "category":
@@ -171,12 +171,12 @@ def list_choices(metric: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _write_value(value: bool | float | str) -> str:
-    """A judgement as the forms have it."""
+    """A judgement in the notation of the forms."""
     return str(value).lower() if isinstance(value, bool) else f"text:{value}" if isinstance(value, str) else str(value)
 
 
 def _read_value(fields: Mapping[str, str]) -> bool | float | str:
-    """The value of a form as its metric declares. Raises ValueError in words."""
+    """The judgement in a form. Raises ValueError with a message."""
     text = fields.get("value", "")
     if text in ("true", "false"):
         return text == "true"

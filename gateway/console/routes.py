@@ -17,19 +17,19 @@ from gateway.server.listener import CONSOLE
 
 
 def list_console_routes(gateway: Any, settings: ConsoleSettings) -> list[BaseRoute]:
-    """The routes of the console of this application; none where it is off."""
+    """The routes of this application's console; none if the console is off."""
     if not settings.enabled:
         return []
     return [Route(CONSOLE, _lead_to_beginning, include_in_schema=False), Mount(CONSOLE, app=ConsoleDoor(gateway))]
 
 
 async def _lead_to_beginning(_: Request) -> Response:
-    """Lead from the address without a slash to the first page."""
+    """Redirect from the address without a slash to the first page."""
     return RedirectResponse(f"{CONSOLE}/", 308)
 
 
 class ConsoleDoor:
-    """The console as an ASGI application that is loaded when it is first asked for."""
+    """The console as an ASGI application that the first request loads."""
 
     def __init__(self, gateway: Any) -> None:
         self._gateway = gateway

@@ -25,7 +25,7 @@ async def show_rules(visit: Visit) -> Response:
 
 
 async def show_rule_form(visit: Visit) -> Response:
-    """The form of a new rule, or of one that there is."""
+    """The form of a new rule, or of an existing one."""
     name, values = visit.query("rule"), {"action": "general", "mode": "enforce"}
     rules = (await visit.api.get("/admin/v1/overrides"))["overrides"]
     for rule in rules:
@@ -74,7 +74,7 @@ async def _render_form(
 
 
 def _read_rule(fields: Mapping[str, str]) -> dict[str, Any]:
-    """A rule as the API takes it. Raises Declined."""
+    """The body for the API from the rule's form. Raises Declined."""
     body: dict[str, Any] = {name: fields[name] for name in TEXTS if fields.get(name)}
     for name in MOMENTS:
         if fields.get(name):

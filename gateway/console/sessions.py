@@ -20,12 +20,12 @@ from serving.object_store import ObjectStore
 
 ROOT = "apprentice:console:session:"
 ENDS = "console_ends"
-"""The objects that say until when the sessions of a key or a person were ended by an admin."""
+"""Objects with the time at which an admin last ended all sessions of a key or a person."""
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
-    """A person whom a provider has identified: the name in the audit, whose keys count as theirs, and the values of
-    the provider's that had a role at the sign-in."""
+    """A person whom a provider has identified. `public` and `name` stand for the person in the audit, and keys of this
+    `owner` count as theirs. `values` are the provider's values that had a role at the sign-in."""
 
     public: str
     name: str
@@ -33,14 +33,14 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
     values: tuple[str, ...] = ()
 
     def caller(self, settings: OidcSettings | None) -> Caller | None:
-        """The caller as whom the person acts, with the role that the settings give now; None: they give none."""
+        """The caller that stands for the person, with the role by the present settings; None if they give no role."""
         role = None if settings is None else find_role(self.values, settings.by_role)
         return None if role is None else Caller(self.public, self.name, role, "", frozenset({"*"}), owner=self.owner)
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A signed-in browser. `public` and `secret_digest` are those of the key that it was begun with, or there is a
-    `person`. `csrf` is in each form; `notes` are shown once, on the next page. It ends with that secret."""
+    """A signed-in browser. It has a `person`, or the `public` and `secret_digest` of the key of the sign-in, and then
+    ends with that secret. `csrf` is in each form; `notes` are shown once, on the next page."""
 
     csrf: str
     ends_at: float
@@ -51,8 +51,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
     def caller(self, callers: Mapping[str, Caller], now_unix: float, settings: OidcSettings | None) -> Caller | None:
-        """The caller as whom the person acts; None once the session or its key has ended, or the settings of the
-        provider give the person no role any more."""
+        """The caller that stands for the person. None if the session or its key has ended, or the provider's settings
+        no longer give the person a role."""
         if now_unix >= self.ends_at:
             return None
         if self.person is not None:
@@ -65,16 +65,16 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sessions:
-    """All sessions. The token is the browser's alone: Redis has its digest."""
+    """All sessions. Only the browser has the token; Redis has the token's digest."""
 
     def __init__(self, redis: Redis, seconds: float) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._seconds = seconds
 
     async def begin(self, caller: Caller, by: Person | str) -> str:
-        """Begin a session of an identified person, or of a key's holder by the digest of the secret that was given.
+        """Begin a session of an identified person, or of a key's holder, by the digest of the key's secret.
 
-        Returns its token.
+        Returns the session's token.
         """
         token = secrets.token_urlsafe(32)
         session = Session(
@@ -89,7 +89,7 @@ class Sessions:
         return token
 
     async def find(self, token: str | None) -> Session | None:
-        """The session of a token; None where there is none, or no more."""
+        """The session of a token; None if it does not exist or has ended."""
         raw = await self._redis.get(_name(token)) if token else None
         if raw is None:
             return None
@@ -98,12 +98,12 @@ class Sessions:
         return session if ended is None or session.begun_at > ended["at"] else None
 
     async def note(self, token: str, session: Session, notes: tuple[str, ...]) -> None:
-        """Have these sentences shown on the session's next page; none: forget those of the last one."""
+        """Store sentences for the session's next page; without any, delete the stored ones."""
         changed = msgspec.structs.replace(session, notes=notes)
         await self._redis.set(_name(token), msgspec.json.encode(changed), keepttl=True, xx=True)
 
     async def use(self, token: str, form: str) -> bool:
-        """Use up a form's one-time token, within a session; False where it was used before."""
+        """Use a form's one-time token within a session; False if it was used before."""
         return bool(
             await self._redis.set(
                 f"{_name(token)}:{sha256(form.encode()).hexdigest()}", 1, ex=int(self._seconds), nx=True

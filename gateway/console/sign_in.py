@@ -52,13 +52,13 @@ async def begin_session(console: Console, request: Request) -> Response:
 
 
 async def open_session(console: Console, caller: Caller, to: str, by: Person | str) -> Response:
-    """Begin a session of this caller, by a person or the digest of a key's secret; enter it into the audit, and go to a
-    page of the console."""
+    """Begin a session of this caller, for a person or by the digest of a key's secret. Add an audit entry, and redirect
+    to a page of the console."""
     is_person = isinstance(by, Person)
     evidence = {"name": caller.name, "role": caller.role, "by": "provider" if is_person else "key"}
     await enter_event(console.services, caller, "console.sign_in", caller.public, evidence)
     token = await console.sessions.begin(caller, by)
-    # A page of ours leads on: who comes from another site has no strict cookie at the address that it is sent to.
+    # A page of the console redirects: after a redirect from another site, browsers would not send the strict cookie.
     response: Response = (
         console.render("go_on.html", to=validate_path(to)) if is_person else RedirectResponse(validate_path(to), 303)
     )
@@ -76,7 +76,7 @@ async def end_session(visit: Visit) -> Response:
 
 
 def render_sign_in(console: Console, request: Request, to: str, status: int = 200, fault: str = "") -> Response:
-    """The page to sign in on, with what went wrong before. All tabs of a browser have one form cookie."""
+    """The sign-in page, with the last error. All tabs of a browser share one form cookie."""
     csrf = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(32)
     has_provider = console.services.settings.console.oidc is not None
     response = console.render("sign_in.html", status, csrf=csrf, to=to, fault=fault, has_provider=has_provider)

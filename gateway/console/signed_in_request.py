@@ -29,11 +29,11 @@ AS_WRITTEN = frozenset({"pattern"})
 """Fields in which white space at the ends counts, where they have more than that."""
 PUBLIC = re.compile("[a-z0-9]{12}")
 OF_PEOPLE = ("caller.", "console.")
-"""The beginnings of actions in the audit whose object is a key or a person."""
+"""Prefixes of the audit's actions whose object is a key or a person."""
 FORMER_MAX = 10_000
-"""Keys that are gone, and people of a provider, whose names are kept."""
+"""Most names of deleted keys and of a provider's people that are kept in memory."""
 SOUGHT_MAX = 20
-"""Names that are looked up in the audit for one page; the others have their turn on the next one."""
+"""Most names that one page looks up in the audit. Later pages look up the others."""
 REVIEWS = ("/reviews", "Reviews")
 NAVIGATION = (
     ("", "Overview"),
@@ -48,14 +48,14 @@ NAVIGATION = (
 
 
 class Console:
-    """All that visits share: the application, the templates, and the sessions."""
+    """The parts that all visits share: the application, the templates, and the sessions."""
 
     def __init__(self, gateway: Any) -> None:
         self.gateway = gateway
         self.provider: tuple[float, dict[str, Any]] | None = None
-        """Until when the description that the provider gave of itself is used, and that."""
+        """The provider's own description, and before it the time until which it may be used."""
         self.former_names: dict[str, str] = {}
-        """The names that the audit has of deleted keys, and of people of a provider, by their public parts."""
+        """Names of deleted keys and of a provider's people, from the audit, by public part."""
         self.templates = Environment(
             loader=FileSystemLoader(Path(__file__).with_name("templates")),
             autoescape=True,
@@ -81,11 +81,11 @@ class Console:
 
     @property
     def public_url(self) -> str | None:
-        """Its address as browsers have it, where the settings say it."""
+        """The console's address for browsers, if the settings have one."""
         return self.services.settings.console.public_url
 
     async def find_visit(self, request: Request) -> Visit | None:
-        """The request as that of the person who is signed in; None where nobody is. Raises RedisError."""
+        """The visit of the signed-in person; None if nobody is signed in. Raises RedisError."""
         token = request.cookies.get(COOKIE, "")
         session = await self.sessions.find(token)
         caller = None if session is None else self.caller_of(session)
@@ -95,13 +95,13 @@ class Console:
         return Visit(request, self, token, session, caller, PersonalApi(self.gateway, caller, peer))
 
     def caller_of(self, session: Session) -> Caller | None:
-        """The caller as whom the person of a session acts now; None once that has ended."""
+        """The caller that stands for a session's person now; None if the session has ended."""
         services = self.services
         return session.caller(services.snapshot.current.callers, time.time(), services.settings.console.oidc)
 
     @property
     def is_secure(self) -> bool:
-        """True if browsers come over TLS."""
+        """True if browsers connect with TLS."""
         return self.services.settings.listen.tls is not None or (self.public_url or "").startswith("https:")
 
     def render(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
@@ -109,7 +109,7 @@ class Console:
         return HTMLResponse(self.templates.get_template(template).render(context), status)
 
     def keep(self, response: Response, name: str, value: str, seconds: int | None, site: Any = "strict") -> None:
-        """Give the browser a cookie that no script reads; no time: take it away."""
+        """Set a cookie that scripts can't read; without `seconds`, delete it."""
         if seconds is None:
             response.delete_cookie(name, path=CONSOLE)
             return
@@ -118,7 +118,7 @@ class Console:
 
 @dataclass(frozen=True)
 class Visit:
-    """A request, by whom, and in which session."""
+    """A request with its person and its session."""
 
     request: Request
     console: Console
@@ -128,7 +128,7 @@ class Visit:
     api: PersonalApi
 
     def query(self, name: str) -> str:
-        """A field of the address; empty where it has none."""
+        """A parameter of the URL; empty if it is missing."""
         return self.request.query_params.get(name, "").strip()
 
     @property
@@ -137,12 +137,12 @@ class Visit:
         return self.person.role == "admin"
 
     async def render(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
-        """A page with what each has. The session's notes are shown once."""
+        """Render a page, with the values that all pages have. The session's notes are shown once."""
         notes = self.session.notes if not self.is_partial else ()
         if notes:
             await self.console.sessions.note(self.token, self.session, ())
         context = {"notes": notes} | self.shared() | context
-        # beside the event loop: the overview of 1,000 tasks takes some 50 ms
+        # in a thread: the overview of 1,000 tasks takes some 50 ms
         return await asyncio.to_thread(self.console.render, template, status, **context)
 
     def shared(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Visit:
         }
 
     async def name_people(self, publics: Iterable[str | None]) -> dict[str, str]:
-        """The names of these keys and people by their public parts, also of those that are gone. Raises Declined."""
+        """The names of keys and people by their public parts, also of deleted ones. Raises Declined."""
         callers, former = self.console.services.snapshot.current.callers, self.console.former_names
         wanted = {public for public in publics if public and PUBLIC.fullmatch(public)}
         for public in sorted(wanted - callers.keys() - former.keys())[:SOUGHT_MAX]:
@@ -169,12 +169,12 @@ class Visit:
         return {public: name for public, name in names.items() if name}
 
     def list_keys(self) -> list[tuple[str, str]]:
-        """The public parts of all keys with their names, by which a filter's field offers them."""
+        """The public parts and names of all keys, sorted by name, for a filter's field."""
         callers = self.console.services.snapshot.current.callers.values()
         return sorted(((each.public, each.name) for each in callers), key=lambda each: each[1].casefold())
 
     async def _find_former_name(self, public: str) -> str:
-        """The name in the audit's entries on this key, or on this person's sessions; empty where it has none."""
+        """The name in the audit's entries on this key, or on this person's sessions; empty if there is none."""
         entries = (await self.api.get("/admin/v1/audit", object=public, newest="true", limit=20))["entries"]
         entries = [entry for entry in entries if entry["action"].startswith(OF_PEOPLE)]
         values = [entry[part] for entry in entries for part in ("evidence", "after", "before")]
@@ -182,11 +182,11 @@ class Visit:
 
     @property
     def is_partial(self) -> bool:
-        """True if htmx asks for a part of the page that is there."""
+        """True if htmx requests only a part of the page."""
         return "hx-request" in self.request.headers
 
     async def form(self) -> dict[str, str]:
-        """The fields of a form that this session's page has sent. Raises Declined (403)."""
+        """The fields of a form from a page of this session. Raises Declined (403) for another form."""
         fields = await read_form(self.request)
         see_that_it_is_ours(self.console, self.request)
         if not match_tokens(fields.pop("csrf", None), self.session.csrf):
@@ -194,13 +194,13 @@ class Visit:
         return fields
 
     async def is_first(self, form: str) -> bool:
-        """True the first time that the form of this one-time token is sent. Raises Declined (400) without one."""
+        """True if the form with this one-time token is sent for the first time. Raises Declined (400) without one."""
         if not form:
             raise Declined(400, "missing_field", "This form is not whole. Load the page again, and send it.")
         return await self.console.sessions.use(self.token, form)
 
     async def done(self, to: str, *notes: str) -> Response:
-        """Go on to a page of the console, and say these sentences there."""
+        """Redirect to a page of the console, and show these sentences there."""
         if notes:
             await self.console.sessions.note(self.token, self.session, notes)
         return RedirectResponse(validate_path(to), 303)
@@ -214,8 +214,8 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 def see_that_it_is_ours(console: Console, request: Request) -> None:
-    """Raises Declined (403) where the browser says that a form comes from another site. A proxy may have put its own
-    name into Host: then `console.public_url` has the one that browsers know."""
+    """Raises Declined (403) if the browser says that a form comes from another site. A proxy may put its own name into
+    Host; then `console.public_url` has the name that browsers use."""
     site, origin = request.headers.get("sec-fetch-site", "same-origin"), request.headers.get("origin")
     ours = {request.headers.get("host", ""), urlsplit(console.public_url or "").netloc} - {""}
     if site not in ("same-origin", "none") or (origin and origin.partition("://")[2] not in ours):
@@ -223,7 +223,7 @@ def see_that_it_is_ours(console: Console, request: Request) -> None:
 
 
 def validate_path(path: str) -> str:
-    """The path, if it is one of the console's; else the console's first page."""
-    place = unquote(path.partition("?")[0])  # a browser takes %2e for a dot, and leaves out line breaks and tabs
+    """The path, if it is a path of the console; else the console's first page."""
+    place = unquote(path.partition("?")[0])  # a browser reads %2e as a dot, and ignores line breaks and tabs
     leads_away = not place.isprintable() or any(each in place for each in ("\\", "//", "/."))
     return path if path.startswith(f"{CONSOLE}/") and not leads_away else f"{CONSOLE}/"

@@ -40,12 +40,12 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 
 
 class NotIdentified(Exception):
-    """The provider identifies nobody who may sign in; the message says why."""
+    """The provider did not identify a person who may sign in; the message tells the reason."""
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
-    """A sign-in under way until `ends_at` (Unix seconds). Anyone may begin one, so that only the browser keeps it: in
-    a signed cookie."""
+    """A sign-in that is under way, valid until `ends_at` (Unix seconds). Anyone may begin one, so the gateway does not
+    store it: the browser has it in a signed cookie."""
 
     ends_at: float
     state: str
@@ -75,13 +75,13 @@ async def send_to_provider(console: Console, request: Request) -> Response:
     except (httpx2.HTTPError, ValueError, KeyError) as error:
         return _tell_fault(console, request, flow.to, 502, "The provider can't be reached. Sign in with a key.", error)
     response = RedirectResponse(url, 303)
-    # the way back begins at the provider's site
+    # the redirect back comes from the provider's site
     console.keep(response, FLOW_COOKIE, sign_flow(secret, flow), FLOW_SECONDS, "lax")
     return response
 
 
 async def take_back(console: Console, request: Request) -> Response:
-    """Sign in who comes back from the provider."""
+    """Sign in the person whom the provider sends back."""
     settings, services = _settings_of(console), console.services
     flow = read_flow(services.digest_secret, request.cookies.get(FLOW_COOKIE, ""))
     if flow is None or not match_tokens(request.query_params.get("state"), flow.state):
@@ -106,13 +106,13 @@ async def take_back(console: Console, request: Request) -> Response:
 
 
 def sign_flow(secret: bytes, flow: Flow) -> str:
-    """A sign-in as a cookie, which nobody without the secret can make."""
-    content = base64.urlsafe_b64encode(msgspec.json.encode(flow)).decode().rstrip("=")  # a cookie would quote these
+    """A sign-in as a cookie that can't be made without the secret."""
+    content = base64.urlsafe_b64encode(msgspec.json.encode(flow)).decode().rstrip("=")  # a cookie would quote "="
     return f"{content}.{_signature_of(secret, content)}"
 
 
 def read_flow(secret: bytes, cookie: str) -> Flow | None:
-    """The sign-in in a cookie; None where it is not ours, or took too long."""
+    """The sign-in in a cookie; None if its signature is wrong, or the sign-in took too long."""
     content, _, signature = cookie.partition(".")
     if not match_tokens(signature, _signature_of(secret, content)):
         return None
@@ -125,9 +125,9 @@ def _signature_of(secret: bytes, content: str) -> str:
 
 
 def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes) -> Person:
-    """The person of these claims. The public part follows from who they are, and says nothing of it.
+    """The person in these claims. The public part follows from the person's identity, and does not reveal it.
 
-    Raises NotIdentified for who has no role.
+    Raises NotIdentified for a person without a role.
     """
     owner = claims.get(settings.owner_claim)
     is_doubtful = settings.owner_claim == "email" and claims.get("email_verified") not in (True, "true")
@@ -151,7 +151,7 @@ def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes
 async def _identify(
     console: Console, client: AsyncOAuth2Client, settings: OidcSettings, flow: Flow, answer: Mapping[str, str]
 ) -> Mapping[str, Any]:
-    """The claims of the token for this answer's code, once signature, issuer, audience, time and nonce are seen to."""
+    """The claims of the token for this answer's code, after checks of signature, issuer, audience, time and nonce."""
     if "error" in answer:
         raise OAuthError(answer["error"], answer.get("error_description"))
     document = await _read_document(console, client, settings)
@@ -192,7 +192,7 @@ def _client(console: Console, settings: OidcSettings) -> AsyncOAuth2Client:
 
 
 async def _read_document(console: Console, client: AsyncOAuth2Client, settings: OidcSettings) -> dict[str, Any]:
-    """The provider's own description, kept for DOCUMENT_SECONDS. Raises ValueError where it is another one's."""
+    """The provider's own description, cached for DOCUMENT_SECONDS. Raises ValueError if it names another issuer."""
     cached, now = console.provider, time.monotonic()
     if cached is not None and now < cached[0]:
         return cached[1]
@@ -207,7 +207,7 @@ async def _read_document(console: Console, client: AsyncOAuth2Client, settings: 
 
 
 def _tell_fault(console: Console, request: Request, to: str, status: int, text: str, error: Exception) -> Response:
-    """The page to sign in on. The log alone has the reason: it may quote the provider."""
+    """The sign-in page. Only the log has the reason, since that may quote the provider."""
     log.warning("a sign-in at the provider failed: %.500r", f"{type(error).__name__}: {error}")
     return render_sign_in(console, request, to, status, text)
 

@@ -87,11 +87,11 @@ FORMS: Mapping[str, Page] = MappingProxyType(
         "/sign-out": end_session,
     }
 )
-"""The table address → what a form does."""
+"""The table address → the function that takes a form."""
 
 
 class Site:
-    """The pages as an ASGI application, with the headers that all have."""
+    """The pages as an ASGI application, which adds the headers that all pages have."""
 
     def __init__(self, gateway: Any) -> None:
         """The console of this application, with its templates compiled. Blocks."""
@@ -131,7 +131,7 @@ class Site:
 
 
 async def _guard(console: Console, page: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
-    """A page, or what is told where it can't be made."""
+    """A page, or an error page if the page fails."""
     try:
         return await page(request)
     except RedisError:
@@ -148,7 +148,7 @@ async def _guard(console: Console, page: Callable[[Request], Awaitable[Response]
 
 
 async def _answer(console: Console, page: Page, request: Request) -> Response:
-    """A page, to whom is signed in; else the way to sign in."""
+    """A page for a signed-in person; for others a redirect to the sign-in."""
     visit = await console.find_visit(request)
     if visit is None:
         return _send_to_sign_in(console, request)
@@ -161,13 +161,13 @@ async def _answer(console: Console, page: Page, request: Request) -> Response:
 
 
 def _send_to_sign_in(console: Console, request: Request) -> Response:
-    """Lead to the sign-in, and from there back to the page: of a form, or of a part, to the page that it is on."""
+    """Redirect to the sign-in, and from there back to the page. For a form or a part, that is the page around it."""
     is_part = "hx-request" in request.headers
     is_page = request.method == "GET" and not is_part
     page = str(request.url) if is_page else request.headers.get("referer", "")
     to = "/" + page.partition("://")[2].partition("/")[2]
     if is_page and request.headers.get("sec-fetch-site") == "cross-site":
-        # A link of another site comes without the cookie. A page that takes a review waits for the person's own click.
+        # A link on another site sends no cookie. A page that leases a review waits for the person's own click.
         waits = request.url.path.endswith("/reviews/next")
         return console.render("go_on.html", to=validate_path(to), waits=waits)
     address = f"{CONSOLE}/sign-in?to={quote(to)}"
@@ -186,6 +186,6 @@ async def _send_file(files: Mapping[str, bytes], digest: str, request: Request) 
     name = request.path_params["name"]
     if name not in files:
         raise HTTPException(404)
-    is_asked_for = request.path_params["digest"] == digest  # while releases change, another gateway's page may ask
+    is_asked_for = request.path_params["digest"] == digest  # during an upgrade, a page of another release may ask
     headers = {"cache-control": "public, max-age=31536000, immutable"} if is_asked_for else {}
     return Response(files[name], headers=headers, media_type=KINDS[Path(name).suffix])

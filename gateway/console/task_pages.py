@@ -22,7 +22,7 @@ WORST_FIRST = ("degraded", "suspect")
 
 
 async def show_overview(visit: Visit) -> Response:
-    """All tasks, the worst verdicts first: who leads, the verdict, the traffic split, cost and saving."""
+    """All tasks, the worst verdicts first: leading version, verdict, traffic split, cost and saving."""
     return await visit.render("overview.html", **await load_overview(visit))
 
 
@@ -50,7 +50,7 @@ async def load_overview(visit: Visit) -> dict[str, Any]:
 
 
 async def show_task(visit: Visit) -> Response:
-    """One task: its versions, its canary's evidence, its signals, and what the monitor did."""
+    """One task: its versions, its canary's evidence, its signals, and the monitor's actions."""
     return await visit.render("task.html", **await load_task(visit))
 
 
@@ -81,7 +81,7 @@ async def load_task(visit: Visit) -> dict[str, Any]:
 
 
 async def show_version(visit: Visit) -> Response:
-    """One version: where it is, why, what the gate says, and its last evaluation."""
+    """One version: its placements, its state, the gate's verdict, and its last evaluation."""
     version = visit.request.path_params["version"]
     adapter = await visit.api.get(fill_address("/admin/v1/adapters/{version}", version=version))
     why = await visit.api.get(fill_address("/admin/v1/adapters/{version}/why", version=version))
@@ -106,7 +106,7 @@ def _names(roles: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _split(alias: Mapping[str, Any] | None, leading: str | None, quality: Mapping[str, Any] | None) -> dict[str, float]:
-    """The shares of a task's requests by who answers: the alias's weights, less what the monitor has shifted."""
+    """The shares of a task's requests by arm: the alias's weights, after the monitor's shift of traffic."""
     shares = dict(alias["weights"]) if alias is not None else {}
     if quality is not None and quality["to"] is not None and quality["kept"] < 1.0 and leading in shares:
         to = quality.get("to_version") or quality["to"].replace("_", " ")
@@ -116,7 +116,7 @@ def _split(alias: Mapping[str, Any] | None, leading: str | None, quality: Mappin
 
 
 def _canary_rows(canary: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """The evidence on a canary, a row for each signal: that it does harm, and that it is no worse."""
+    """The evidence on a canary, one row for each signal: that the canary does harm, and that it is no worse."""
     signals = ((canary or {}).get("evidence") or {}).get("signals") or {}
     for name, signal in signals.items():
         if not signal["pairs"] and not signal["required"]:
@@ -131,7 +131,7 @@ def _canary_rows(canary: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 
 def _signal_rows(judgement: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The signals of a version for a plot and a table, those with most evidence first."""
+    """The signals of a version for a plot and a table; those with most labels come first."""
     reports: Iterable[Mapping[str, Any]] = judgement["reports"]
     for each in sorted(reports, key=lambda report: (-report["labelled"], -report["observed"]))[:SIGNALS_MAX]:
         of_class = f" ({each['of_class']})" if each["of_class"] else ""
@@ -154,8 +154,8 @@ def _baseline_share(baseline: Mapping[str, Any]) -> float | None:
 
 
 async def sum_counters(services: Services) -> dict[str, dict[str, float]] | None:
-    """Requests, cost and saving of each task and key since the gateway's start, of all its processes; None where the
-    parent does not tell those of the others."""
+    """Requests, cost and saving of each task and key since the gateway's start, summed over all its processes. None if
+    the parent process does not give the others' figures."""
     sums, others = services.meters.totals(), await services.control.siblings.ask("totals")
     if not others and services.control.siblings.count > 1:
         return None
