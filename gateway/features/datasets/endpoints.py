@@ -180,7 +180,7 @@ async def delete_dataset(request: Request, digest: str, admin: Admin) -> dict[st
     folder = await _folder_of(datasets, digest)
     task = (await asyncio.to_thread(read_card, folder))["task"]
     await enter_event(datasets.services, admin, "dataset.delete", task, {"digest": folder.name})
-    with contextlib.suppress(FileNotFoundError):  # somebody else has removed it meanwhile
+    with contextlib.suppress(FileNotFoundError):  # another request has removed it meanwhile
         await asyncio.to_thread(remove_set, folder)
     return {"digest": folder.name, "state": "deleted"}
 
@@ -195,7 +195,7 @@ async def _folder_of(datasets: Datasets, digest: str) -> Path:
 
 
 def _audited(build: Build) -> dict[str, Any]:
-    """A building as people are told of it: without paths."""
+    """A build as people see it: without paths."""
     fields: dict[str, Any] = msgspec.to_builtins(build)
     del fields["folder"]
     fields["files"] = [{"name": file.name, "digest": Path(file.path).name} for file in build.files]
@@ -207,7 +207,7 @@ async def _shown(datasets: Datasets, build: Build) -> dict[str, Any]:
 
 
 async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportFormat) -> FileResponse:
-    """The part in this format as an answer. Raises Problem without a row (409), and where it fails (503, 500)."""
+    """The part in this format as an answer. Raises Problem: 409 without rows, 503 or 500 if the export fails."""
     await asyncio.to_thread(make_private_folder, datasets.files)
     aside = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=PARTIAL, dir=datasets.files))
     target = aside / f"{part}.{'parquet' if form == 'parquet' else 'jsonl'}"

@@ -28,19 +28,19 @@ from monitoring.datasets.folder import forget_requests, sweep
 
 LOOK_INTERVAL_SECONDS = 0.25
 FILE_SECONDS_MAX = 86_400.0
-"""A file that was sent is kept for so long, unless a building has used it up before."""
+"""Retention of an uploaded file, unless a build has used and deleted it earlier."""
 REQUESTS_SECONDS_MAX = 90 * 86_400.0
-"""The ids of a removed data set's requests are kept for so long, and for as long as a version names it."""
+"""Retention of a removed data set's request ids. They also stay as long as a version names the data set."""
 ABANDONED_SECONDS = 3600.0
-"""A building whose folder no gateway has had for so long has failed: nobody else has its files."""
+"""A build fails if no gateway has had its folder for this time, since only that folder has its files."""
 ABANDONED_INTERVAL_SECONDS = 60.0
 LOOKED_AT_SECONDS = 30 * 86_400.0
-"""Requests of so long before are looked at for what production asks."""
+"""Greatest age of requests that are read to learn the present mix of requests."""
 COMMAND = make_command("monitoring.datasets.build_run")
 
 
 async def keep_building(datasets: Datasets) -> None:
-    """Build whatever waits, unless another gateway with the same folder does. Runs until cancelled. Raises
+    """Build the data sets that wait, unless another gateway with the same folder does. Runs until cancelled. Raises
     RedisError."""
     folder = await asyncio.to_thread(datasets.name_folder)
     lease = datasets.services.lease_job("datasets", key_suffix=f":{folder}")
@@ -48,7 +48,7 @@ async def keep_building(datasets: Datasets) -> None:
 
 
 class BuildingWork:
-    """Builds the data sets that wait, one after the other: those whose files are in the folder of this name."""
+    """Builder of the waiting data sets, one by one. It takes those whose files are in the folder of this name."""
 
     def __init__(self, datasets: Datasets, folder: str) -> None:
         self._datasets = datasets
@@ -56,10 +56,10 @@ class BuildingWork:
         self._build_new = skip_unchanged(datasets.services.snapshot, self._build_all)
         self._looked_around_at = -math.inf
         self._gone_since: dict[str, float] = {}
-        """The folders of buildings that no gateway has now, and since when, by time.monotonic."""
+        """The folders of builds that no gateway has now, with the times since then, by time.monotonic."""
 
     async def step(self) -> None:
-        """Build all that wait now. Raises RedisError."""
+        """Build all data sets that wait now. Raises RedisError."""
         if time.monotonic() - self._looked_around_at >= ABANDONED_INTERVAL_SECONDS:
             await self._end_abandoned()
             self._looked_around_at = time.monotonic()
@@ -76,7 +76,7 @@ class BuildingWork:
 
     async def _forget_requests(self) -> None:
         snapshot = self._datasets.services.snapshot.current
-        if not snapshot.unreadable:  # else the data sets of some versions are not known
+        if not snapshot.unreadable:  # else some versions' data sets are unknown
             learned = {digest for version in snapshot.versions.values() for digest in version.datasets}
             before = time.time() - REQUESTS_SECONDS_MAX
             await asyncio.to_thread(forget_requests, self._datasets.folder, before, learned)
@@ -92,12 +92,12 @@ class BuildingWork:
                 await self._end(build, DatasetResult(error=error))
 
     async def _next(self) -> Build | None:
-        """The oldest that can be built here."""
+        """The oldest build that is possible here."""
         builds = reversed(await self._datasets.builds.all())
         return next((each for each in builds if each.state == "running" and each.folder in ("", self._folder)), None)
 
     async def _result(self, build: Build) -> DatasetResult:
-        """The result of a process that builds it."""
+        """The result of a process that builds the data set."""
         settings = self._datasets.services.settings.datasets
         services, looked_since = self._datasets.services, build.until - LOOKED_AT_SECONDS
         job = DatasetJob(
@@ -116,7 +116,7 @@ class BuildingWork:
             return DatasetResult(error=problem.message)
 
     async def _end(self, build: Build, result: DatasetResult) -> None:
-        """Note the end of a building, with its entry in the audit, and let go of its files."""
+        """Note the end of a build, with an audit entry, and delete its files if no other build needs them."""
         ended = msgspec.structs.replace(
             build,
             state="failed" if result.error else "done",
@@ -134,12 +134,12 @@ class BuildingWork:
 
 
 def forget_files(folder: Path, before: float, used: Collection[str] = ()) -> None:
-    """Delete what was sent before a time, in Unix seconds, and is neither used up nor still `used`."""
+    """Delete uploaded files that are older than `before`, in Unix seconds, and not `used`."""
     for path in folder.glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # it is taken away at this moment
+        with contextlib.suppress(FileNotFoundError):  # it was deleted at this moment
             if path.stat().st_mtime >= before or str(path) in used:
                 continue
-            if path.is_dir():  # of an upload whose gateway was killed
+            if path.is_dir():  # the rest of an upload whose gateway was killed
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink()

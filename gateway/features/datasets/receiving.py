@@ -24,11 +24,11 @@ async def receive_file(
     unwrap: Callable[[bytes], bytes] = bytes,
     end: Callable[[], None] = lambda: None,
 ) -> Path:
-    """The file in this request's body, in `folder` under its digest. `unwrap` gives the file's bytes in a piece of the
-    body, and `end` sees at its end that it was whole.
+    """Store the file in this request's body in `folder`, under its digest. Return the path. `unwrap` extracts the
+    file's bytes from a piece of the body, and `end` checks at the end that the body was complete.
 
-    Raises Problem: 413 too long, 503 no room on the disk, 400 where it is empty, breaks off or falls silent; and what
-    `unwrap` and `end` raise.
+    Raises Problem: 413 if it is too long, 503 if the disk is full, 400 if it is empty, breaks off or stalls. Raises
+    also the errors of `unwrap` and `end`.
     """
     digest, waiting = hashlib.sha256(), bytearray()
     try:

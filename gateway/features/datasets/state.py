@@ -25,9 +25,9 @@ NAME_FILE = ".name"
 
 
 class Build(Work, frozen=True, kw_only=True):
-    """One building. `digest` is there once it is done, and `faults` are the first rows that could not be read. `since`
-    and `until` bound the requests whose texts go in, in Unix seconds. `folder` is the name of the folder that its files
-    are in, which only gateways know that share it; empty: any."""
+    """One build. `digest` is set once it is done; `faults` are the first unreadable rows. Texts of requests between
+    `since` and `until` (Unix seconds) go in. `folder` is the name of the folder with its files, which the gateways
+    that share the folder know; empty: any folder."""
 
     files: list[SourceFile]
     options: DatasetOptions
@@ -40,15 +40,15 @@ class Build(Work, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Datasets:
-    """`builds` keeps the buildings in Redis. Data sets are folders, each named by its digest. Methods block."""
+    """`builds` keeps the builds in Redis. Data sets are folders, each named by its digest. Methods block."""
 
     services: Services
     builds: WorkStore[Build]
     users: list[Callable[[], Awaitable[set[str]]]] = field(default_factory=list)
-    """Functions of others that wait for files that were sent: each returns their paths."""
+    """Functions of other features that need uploaded files: each returns their paths."""
 
     async def find_used(self) -> set[str]:
-        """The paths of files that were sent, and that a building or another waits for. Raises RedisError."""
+        """The paths of uploaded files that a build or another feature still needs. Raises RedisError."""
         builds = [build for build in await self.builds.all() if build.state == "running"]
         return {file.path for build in builds for file in build.files}.union(*[await paths() for paths in self.users])
 
@@ -59,25 +59,25 @@ class Datasets:
 
     @property
     def files(self) -> Path:
-        """The folder of files that were sent, each named by its digest."""
+        """The folder of uploaded files, each named by its digest."""
         return self.folder / FILES_FOLDER
 
     def name_folder(self) -> str:
-        """The name of the folder, the same at all gateways that share it. Empty where it can't be kept."""
+        """The folder's name, the same at all gateways that share it. Empty if it can't be stored."""
         try:
             return name_shared_folder(self.folder, NAME_FILE)
         except OSError:
             return ""
 
     def find(self, digest: str) -> Path | None:
-        """The folder of the data set with this digest, or the only one whose digest begins so; None: there is none."""
+        """The folder of the data set with this digest or unique prefix of a digest; None if there is none."""
         if not DIGEST_START.fullmatch(digest) or not self.folder.is_dir():
             return None
         paths = [path for path in self.folder.iterdir() if path.name.startswith(digest) and DIGEST.fullmatch(path.name)]
         return paths[0] if len(paths) == 1 else None
 
     def require_file(self, digest: str, param: str) -> Path:
-        """The file that was sent, by its digest; `param` is the field that names it. Raises Problem (404)."""
+        """The uploaded file with this digest. `param` is the field that names it. Raises Problem (404)."""
         path = self.files / digest
         if not DIGEST.fullmatch(digest) or not path.is_file():
             raise Problem("not_found", f"There is no file {digest[:80]!r}, or no more: send it again.", param)
@@ -88,7 +88,7 @@ class Datasets:
         timed_cards: list[tuple[float, dict[str, Any]]] = []
         for path in self.folder.glob(f"*/{CARD_FILE}"):
             if DIGEST.fullmatch(path.parent.name):
-                with contextlib.suppress(FileNotFoundError):  # it is deleted at this moment
+                with contextlib.suppress(FileNotFoundError):  # it was deleted at this moment
                     timed_cards.append((path.stat().st_mtime, read_card(path.parent)))
         return [card for _, card in sorted(timed_cards, key=lambda each: -each[0])]
 

@@ -97,7 +97,7 @@ async def look_up(services: Services, request_id: str) -> LookedUp:
 async def _answers(
     evaluations: Evaluations, task: str | None, version: str | None, looked_up: LookedUp
 ) -> tuple[ArmAnswer, ...]:
-    """The answer of each arm now; none where there is no text, or no version to compare."""
+    """The present answer of each arm; none if there is no text, or no version to compare."""
     view, policy = evaluations.services.fleet.view(), evaluations.services.snapshot.current.policy
     own = view.versions.get(version or "")
     if looked_up.text is None or own is None or task is None or task not in policy.tasks:
@@ -116,7 +116,7 @@ async def _label(services: Services, request_id: str, task: str | None) -> Reque
 async def _find_scope(
     services: Services, record: Record | None, task: str | None, version: str | None, text: KeptText | None
 ) -> ServedScope | None:
-    """The finding of the scope check when it was served; else the score of its scope model now, if there is one."""
+    """The scope check's finding at the time of the request; else the present scope model's score, if there is one."""
     findings = record.findings if record is not None else []
     finding = next((each for each in findings if each.check == "out_of_scope" and each.score is not None), None)
     if finding is not None and finding.score is not None:
@@ -151,7 +151,7 @@ class DiagnosedArm:
 
 
 def list_arms(task: TaskPolicy, own: VersionView, versions: list[VersionView]) -> list[DiagnosedArm]:
-    """The arms for a version of the task: of earlier versions the newest that can be asked, on the same base."""
+    """The arms for a version of the task. They include the newest earlier versions that are placed on the same base."""
     arms = [DiagnosedArm(own.name, "own", own, own.pool, False)] if own.state in PLACED else []
     earlier = [each for each in versions if number_of(each) < number_of(own) and each.state in PLACED]
     earlier = sorted((each for each in earlier if each.pool == own.pool), key=number_of, reverse=True)
@@ -165,7 +165,7 @@ def list_arms(task: TaskPolicy, own: VersionView, versions: list[VersionView]) -
 async def ask_arms(
     evaluations: Evaluations, task: TaskPolicy, text: KeptText, arms: list[DiagnosedArm]
 ) -> tuple[ArmAnswer, ...]:
-    """The answer of each arm. One that fails, or has no room beside callers, says so."""
+    """The answer of each arm. An arm that fails, or has no room beside callers, has a `fault` instead."""
     return tuple(await asyncio.gather(*(_ask(evaluations, task, text, arm) for arm in arms)))
 
 
@@ -191,7 +191,7 @@ async def _ask(evaluations: Evaluations, task: TaskPolicy, text: KeptText, arm: 
 
 
 def _choose(evaluations: Evaluations, task: TaskPolicy, arm: DiagnosedArm) -> Choice | str:
-    """A replica with room beside callers, or what is missing."""
+    """A choice of a replica with room beside callers, or the reason why there is none."""
     services = evaluations.services
     view, now = services.fleet.view(), time.monotonic()
     pool = view.pools.get(arm.pool)

@@ -9,8 +9,8 @@ from monitoring.texts import KeptText, TextSource
 
 
 class LookupJob(msgspec.Struct):
-    """The job. `folders` are the data sets that versions were trained on, by version; `version` is the one that the
-    request's record names (None: there is no record any more)."""
+    """The job. `folders` are the versions' data sets, by version. `version` is the one in the request's record; None
+    if the record no longer exists."""
 
     source: TextSource
     request: str
@@ -19,8 +19,8 @@ class LookupJob(msgspec.Struct):
 
 
 class LookedUp(msgspec.Struct):
-    """The result: the kept text (None: not kept), and the neighbours (None: `no_neighbours` says why).
-    `far` is the similarity below which a text is unlike all rows."""
+    """The result: the kept text (None: not kept), and the neighbours (None: `no_neighbours` tells the reason).
+    Below the similarity `far` a text is unlike all rows."""
 
     text: KeptText | None = None
     neighbours: tuple[TrainingNeighbour, ...] | None = None

@@ -42,7 +42,7 @@ def look_up(job: LookupJob) -> LookedUp:
 
 
 def words_of(text: KeptText) -> str:
-    """The content of a request by which the rows of data sets are compared."""
+    """The part of a request that is compared with the rows of data sets."""
     if not text.messages:
         return text.prompt if isinstance(text.prompt, str) else "\n".join(text.prompt or [])
     return "\n".join(text_of(message) for message in text.messages if message.get("role") not in INSTRUCTING)

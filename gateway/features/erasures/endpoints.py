@@ -71,7 +71,7 @@ async def read_erasure(request: Request, erasure: str, _: Operator) -> dict[str,
 
 
 async def _names(erasures: Erasures, body: ErasureIn) -> list[str]:
-    """The names under which the requests are found. A subject is one of each caller that ever was, unless one is named.
+    """The names under which the requests are found. A subject without a caller has a name for each caller ever made.
 
     Raises RedisError, and Problem for too many callers.
     """

@@ -29,12 +29,12 @@ RUN_SECONDS_MAX = 3600.0
 AT_ONCE = 500
 TRAINING_NOTE = "Texts of its rows were erased ({}): run the command again, without them."
 ADDED = ("texts", "feedback", "suites", "evaluated", "trained")
-"""Figures that are added up: whoever does an erasure again finds nothing that was erased before."""
+"""Figures that are added up, since a repeated erasure does not find texts that were erased before."""
 COMMAND = make_command("monitoring.erasure_run")
 
 
 async def keep_erasing(erasures: Erasures) -> None:
-    """Do what is to be erased, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    """Carry out the waiting erasures, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = erasures.services.lease_job("erasures")
 
     async def erase_all() -> None:
@@ -45,7 +45,7 @@ async def keep_erasing(erasures: Erasures) -> None:
 
 
 async def _erase(erasures: Erasures, erasure: Erasure) -> None:
-    await erasures.store.mark(erasure)  # the gateway that entered it may have ended before
+    await erasures.store.mark(erasure)  # the gateway that accepted it may have stopped before it did so
     try:
         erased = await _erase_files(erasures, erasure)
     except (Problem, OSError) as fault:
@@ -60,14 +60,14 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         trainings=sorted({*erasure.trainings, *(training.id for training in learning)}),
         **{name: getattr(erasure, name) + erased.pop(name) for name in ADDED},
     )
-    await erasures.store.note(erasure)  # whoever does it again finds none of these
+    await erasures.store.note(erasure)  # a repeated erasure would not find these
     await _end_trainings(erasures, erasure, learning)
     await erasures.fitting.samples.forget_requests(frozenset(requests))
     done = msgspec.structs.replace(
         erasure,
         **erased,
         state="done",
-        names=[],  # there may be one for each key that ever was
+        names=[],  # there may be one for each key that ever existed
         error=None,
         found=len(requests),
         reviews=await _forget_reviews(erasures, erasure, requests),
@@ -100,7 +100,7 @@ async def _erase_files(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
 
 
 async def _find_trainings(erasures: Erasures, folders: Set[str]) -> list[Training]:
-    """The trainings in these folders that run, or may go on: they have read erased rows. Raises RedisError."""
+    """The trainings in these folders that run or may continue: they have read erased rows. Raises RedisError."""
     trainings = erasures.trainings
     return [
         training
@@ -110,7 +110,7 @@ async def _find_trainings(erasures: Erasures, folders: Set[str]) -> list[Trainin
 
 
 async def _end_trainings(erasures: Erasures, erasure: Erasure, learning: Sequence[Training]) -> None:
-    """End trainings, and remove what they have learned by now. Raises RedisError and OSError."""
+    """End trainings, and delete their folders with all that they learned. Raises RedisError and OSError."""
     trainings, note = erasures.trainings, TRAINING_NOTE.format(erasure.id)
     for training in learning:
         await end_training(trainings, training, "cancelled", note, actor=erasure.by)
@@ -120,8 +120,8 @@ async def _end_trainings(erasures: Erasures, erasure: Erasure, learning: Sequenc
 
 
 async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequence[str]) -> int:
-    """Delete the texts of reviews of these requests, gold questions too; their number. Reasons of skips all go. Raises
-    RedisError."""
+    """Delete the texts of these requests' reviews and gold questions. Return their number. The reasons of all skips
+    are deleted, too. Raises RedisError."""
     store, services, deleted = erasures.reviews.store, erasures.services, 0
     await store.forget_skips(services.settings.tasks)
     for at in range(0, len(requests), AT_ONCE):
@@ -132,13 +132,13 @@ async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequen
 
 
 async def _find_elsewhere(erasures: Erasures) -> list[str]:
-    """The gateways that run now with a folder of data sets of their own. Raises RedisError."""
+    """The running gateways whose folder of data sets is another one. Raises RedisError."""
     folder = await asyncio.to_thread(erasures.trainings.datasets.name_folder)
     holders = await list_folder_holders(erasures.services.redis)
     return sorted(owner for other, owner in holders.items() if other != folder)
 
 
 def list_versions_of(erasures: Erasures, digests: Set[str]) -> list[str]:
-    """The versions whose provenance names one of these data sets, as theirs or as rehearsed."""
+    """The versions whose provenance names one of these data sets, as their own or as a rehearsed one."""
     versions = erasures.services.snapshot.current.versions.values()
     return sorted(version.name for version in versions if not digests.isdisjoint(version.datasets))

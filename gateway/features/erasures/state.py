@@ -15,8 +15,8 @@ from gateway.services import Services
 
 @dataclass(frozen=True)
 class Erasures:
-    """`store` keeps them in Redis. Texts are also in `reviews`, in the examples of `retraining`, in `trainings`, and in
-    the prompts that wait for `fitting`."""
+    """`store` keeps erasures in Redis. Texts are also in `reviews`, in the examples of `retraining`, in `trainings`,
+    and in the prompts that wait for `fitting`."""
 
     services: Services
     store: ErasureStore

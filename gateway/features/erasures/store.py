@@ -15,13 +15,13 @@ WAITING_KEY = "apprentice:erasures:waiting"
 ERASURES_MAX = 1_000
 MARKED_AT_ONCE = 500
 FORGOTTEN_SECONDS = 90 * 86_400
-"""Time for which a spool that comes late can bring no erased text back."""
+"""Time for which the marks stop a late spool from bringing erased texts back."""
 
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
-    """One erasure. `of` says of what in words; `requests` are ids, `names` callers and handles whose requests until
-    `at` (Unix seconds) are meant. The figures are there once it is done; until then `error` says what kept it from it.
-    `elsewhere` are gateways whose data sets lie in a folder of their own, which was not looked at.
+    """One erasure. `of` describes it in words. It covers the ids in `requests`, and the requests of the callers and
+    handles in `names` until `at` (Unix seconds). Its figures are set once it is done; until then `error` is the last
+    failure. `elsewhere` are gateways whose data sets are in another folder, which was not searched.
     """
 
     id: str
@@ -57,13 +57,13 @@ class ErasureStore:
         self._reader = LenientReader()
 
     async def open(self, erasure: Erasure, step: AuditedStep) -> None:
-        """Enter a new erasure with its audit entry, and mark what it means."""
+        """Enter a new erasure with its audit entry, and mark the texts that it covers."""
         await self._redis.sadd(WAITING_KEY, erasure.id)
         await step.take([self._change(erasure)])
         await self.mark(erasure)
 
     async def mark(self, erasure: Erasure) -> None:
-        """See that no text that an erasure means is taken in any more. Done twice it is harmless."""
+        """Mark the names of an erasure, so that none of its texts is stored any more. May be repeated."""
         until_ms = round(erasure.at * 1000)
         marks = [*dict.fromkeys(erasure.requests, NO_END_MS).items(), *dict.fromkeys(erasure.names, until_ms).items()]
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -73,13 +73,13 @@ class ErasureStore:
                 await pipe.execute()
 
     async def waiting(self) -> list[Erasure]:
-        """Those that are to be done, the oldest first."""
+        """The erasures to do, the oldest first."""
         ids = sorted(raw.decode() for raw in await self._redis.smembers(WAITING_KEY))
         erasures = [erasure for name in ids if (erasure := await self.get(name)) is not None]
         return [erasure for erasure in erasures if erasure.state == "waiting"]
 
     async def note(self, erasure: Erasure) -> None:
-        """Write how far an erasure has come."""
+        """Store the progress of an erasure."""
         await change_together(self._redis, [self._change(erasure)])
         if erasure.state == "done":
             await self._redis.srem(WAITING_KEY, erasure.id)
@@ -87,12 +87,12 @@ class ErasureStore:
             await self._object_store.forget([old.id for old in over if old.state == "done"])
 
     async def get(self, name: str) -> Erasure | None:
-        """One erasure; None where there is none, or it can't be read."""
+        """One erasure; None if it does not exist, or can't be read."""
         raw = (await self._object_store.written([name])).get(name)
         return self._reader.read(f"the erasure {name[:80]}", raw, Erasure)
 
     async def all(self) -> list[Erasure]:
-        """All that can be read, the newest first."""
+        """All readable erasures, the newest first."""
         return await self._reader.read_all(self._object_store, "the erasure", Erasure)
 
     def _change(self, erasure: Erasure) -> Change:

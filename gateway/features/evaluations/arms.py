@@ -17,7 +17,7 @@ PROMPT_ARMS = ("base", "general")
 async def resolve_arms(
     evaluations: Evaluations, task: TaskPolicy, version: Version, named: str | None, against: Version | None
 ) -> tuple[dict[str, EvaluationArm], list[str]]:
-    """The arms that are `named` (None: all there are) with what each asks, and notes on those that are left out.
+    """The arms that are `named` (None: all possible ones), and notes on those that are left out.
 
     Raises Problem (400).
     """
@@ -45,8 +45,8 @@ async def resolve_arms(
 def resolve_prompt_arms(
     evaluations: Evaluations, task: TaskPolicy, version: Version | None, named: str | None, prompt: str
 ) -> dict[str, EvaluationArm]:
-    """The arms that answer by a prompt: `base`, which is the pool's model without an adapter, and `general`. Those that
-    are `named`; None: all there are. Raises Problem (400)."""
+    """The arms that answer by a prompt: `base`, the pool's model without an adapter, and `general`. Only those that are
+    `named`; None: all possible ones. Raises Problem (400)."""
     pools = {"base": version.pool if version is not None else _base_pool(evaluations, task), "general": None}
     if task.fallback_pool is not None and task.reaches(task.fallback_pool):
         pools["general"] = task.fallback_pool
@@ -62,7 +62,7 @@ def resolve_prompt_arms(
 
 
 def _base_pool(evaluations: Evaluations, task: TaskPolicy) -> str | None:
-    """The pool of a task's adapters: that of the version that leads, else the only one that may have them."""
+    """The pool of a task's adapters: the leading version's pool, else the only possible one; None if neither exists."""
     services = evaluations.services
     snapshot = services.snapshot.current
     alias = snapshot.aliases.get(task.name)
@@ -75,7 +75,7 @@ def _base_pool(evaluations: Evaluations, task: TaskPolicy) -> str | None:
 
 
 async def _references(evaluations: Evaluations, version: Version) -> tuple[dict[str, EvaluationArm], list[str]]:
-    """The arms `leading` and `best`, as far as each is a version of its own that can be asked."""
+    """The arms `leading` and `best`, if they are placed versions, and notes on those that are not placed."""
     arms: dict[str, EvaluationArm] = {}
     notes = []
     for reference in (await find_references(evaluations.services, version)).ranked:

@@ -18,11 +18,11 @@ from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.results import RowResult
 
 SAMPLE_ROWS = 40
-"""Rows that are asked again. If 5% of all would come out otherwise now, 40 rows show it seven times in eight."""
+"""Rows that are asked again. If 5% of all results would differ now, 40 rows show it in seven of eight cases."""
 
 
 class EarlierAnswers(msgspec.Struct, frozen=True):
-    """The results of an arm in `evaluation`, which has ended, by the ids of rows; those of `sample` are asked again."""
+    """An arm's results in the ended `evaluation`, by row id. The rows in `sample` are asked again."""
 
     evaluation: Evaluation
     arm: str
@@ -33,9 +33,9 @@ class EarlierAnswers(msgspec.Struct, frozen=True):
 async def find_earlier_answers(
     evaluations: Evaluations, wanted: Evaluation
 ) -> AsyncIterator[tuple[str, EarlierAnswers]]:
-    """By arm the newest that it can take over; nothing for an arm that has none, or whose would be of no use.
+    """For each arm the newest earlier answers that it can reuse, if there are any.
 
-    The version that is evaluated answers all rows: its logprobs are wanted, too. Raises RedisError.
+    The evaluated version itself answers all rows, since its logprobs are needed, too. Raises RedisError.
     """
     if wanted.again or wanted.repeats > 1:
         return
@@ -59,8 +59,8 @@ async def _find_of_arm(
 
 
 def draw_sample(evaluation: str, rows: Iterable[str]) -> frozenset[str]:
-    """The ids of rows that are asked again: the same when an evaluation goes on, and others in another evaluation, so
-    that a change that one sample misses is found by the next."""
+    """The ids of the rows to ask again. An evaluation that continues has the same sample. Each evaluation has its own,
+    so that the next one can find a change that this one misses."""
     by_digest = sorted(rows, key=lambda row: hashlib.sha256(f"{evaluation} {row}".encode()).digest())
     return frozenset(by_digest[:SAMPLE_ROWS])
 
@@ -68,7 +68,7 @@ def draw_sample(evaluation: str, rows: Iterable[str]) -> frozenset[str]:
 async def take_earlier_answers(
     evaluations: Evaluations, wanted: Evaluation, arm: str, earlier: EarlierAnswers, left: AsyncIterator[Row]
 ) -> None:
-    """Take over the results of the rows that are `left`, if those of the sample came out as they did.
+    """Reuse the earlier results of the rows that are `left`, if the sample gave the same results as before.
 
     Raises RedisError.
     """
@@ -82,14 +82,14 @@ async def take_earlier_answers(
             continue
         source = (earlier.evaluation, result.number, earlier.arm)
         if with_texts and not await copy_answer(evaluations, source, wanted, arm, row):
-            continue  # people may want to read it
+            continue  # ask again, since people may want to read the answer
         place = {"number": row.number, "group": row.group, "slices": row.slices}
         taken = msgspec.structs.replace(result, **place, earlier=result.earlier or earlier.evaluation.id)
         await evaluations.store.keep(wanted, arm, taken, ())
 
 
 def _is_like(earlier: Evaluation, wanted: Evaluation) -> bool:
-    """Return whether another evaluation has ended on the same rows, judged and told apart in the same way."""
+    """Return whether another evaluation is done on the same rows, with the same metric, judge and classes."""
     if earlier.id == wanted.id or earlier.status != "done":
         return False
     first, second = (
@@ -100,8 +100,8 @@ def _is_like(earlier: Evaluation, wanted: Evaluation) -> bool:
 
 
 def _asks_alike(evaluations: Evaluations, first: tuple[Evaluation, str], second: tuple[Evaluation, str]) -> bool:
-    """Return whether both arms ask the same model in the same way. A pool without a prompt of its own gets that of the
-    version that is evaluated."""
+    """Return whether both arms ask the same model in the same way. An arm without a version or prompt of its own gets
+    the evaluated version's general prompt."""
     arm, other = (evaluation.arms[name] for evaluation, name in (first, second))
     if arm != other or arm.version is not None:
         return arm == other

@@ -49,7 +49,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 @dataclass(frozen=True)
 class WantedEvaluation:
-    """An evaluation that is asked for: of which version, by which arms, and on which suite, if it is on one."""
+    """A requested evaluation: its version, its arms, and its suite, if it uses one."""
 
     task: TaskPolicy
     version: Version | None
@@ -60,11 +60,11 @@ class WantedEvaluation:
 
     @property
     def name(self) -> str:
-        """The version's name; that of the task where prompts alone are evaluated."""
+        """The version's name; the task's name if only prompts are evaluated."""
         return self.version.name if self.version is not None else self.task.name
 
     def evaluation(self, intake: Intake, data: Data, by: str, metric: str) -> Evaluation:
-        """It, once all of its data were taken in. `metric` is the one that was named; "": none was."""
+        """The evaluation, once all its data are stored. `metric` is the requested one; "": none was requested."""
         assert intake.metric is not None, "there is a row"
         judge = digest_judge(intake.evaluations.services.settings, self.task.name, metric)
         compared = [metric, intake.classes.wanted, *filter(None, [judge])]
@@ -87,7 +87,7 @@ class WantedEvaluation:
 
 
 def _identify(wanted: WantedEvaluation, data_digest: str, compared: list[str]) -> str:
-    """The same evaluation has the same id: what is evaluated, on which data, and how answers are compared."""
+    """The id of an evaluation. It follows from the arms, the data, and the comparison of answers."""
     repeats = [wanted.repeats] if wanted.repeats > 1 else []
     named = msgspec.json.encode([wanted.name, data_digest, wanted.arms, *compared, *repeats])
     return hashlib.sha256(named).hexdigest()[:16]
@@ -168,7 +168,7 @@ async def begin_evaluation(
 async def _begun(
     evaluations: Evaluations, response: Response, admin: Caller, wanted: Evaluation, coming: str, again: bool
 ) -> dict[str, Any]:
-    """Have it run, unless it does already, or has been done; what was asked for before is kept to."""
+    """Begin the evaluation, unless it runs already or is done. Options of earlier calls stay in force."""
     store = evaluations.store
     before = None if again else await store.get(wanted.id)
     if before is not None:
@@ -187,12 +187,12 @@ async def _begun(
 
 
 def list_told(evaluation: Evaluation) -> dict[str, Any]:
-    """The fields of a begun evaluation that go into the audit."""
+    """The fields of a new evaluation for its audit entry."""
     return {name: msgspec.to_builtins(getattr(evaluation, name)) for name in TOLD}
 
 
 async def _is_calibrated_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
-    """Return whether the models in force were calibrated by this evaluation, or can't be, as the task is judged now."""
+    """Return whether the active models are calibrated by this evaluation, or can't be, by the task's present rules."""
     task = evaluations.services.settings.tasks.get(evaluation.task)
     entries = await evaluations.services.control.fitted.of(evaluation.version)
     confidence = entries.get("confidence")
@@ -297,7 +297,7 @@ async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dic
 
 
 def describe_last_evaluation(last: dict[str, Any] | None) -> list[str]:
-    """A version's last evaluation as a sentence; none where it has not been evaluated."""
+    """A version's last evaluation as a sentence; empty if it has not been evaluated."""
     if last is None:
         return []
     accuracies = [
@@ -320,7 +320,7 @@ async def resolve_wanted(
     repeats: int,
     prompt: str = "",
 ) -> WantedEvaluation:
-    """The subject of an evaluation, resolved. Raises Problem (400, 404, 409)."""
+    """The requested evaluation, with its names looked up. Raises Problem (400, 404, 409)."""
     if "@" not in name:
         task = find_task(evaluations.services, name, param="version")
         if not prompt or against is not None:
@@ -344,7 +344,7 @@ async def resolve_wanted(
 
 
 def make_intake(evaluations: Evaluations, wanted: WantedEvaluation, metric: str, class_field: str) -> Intake:
-    """The intake of its rows. Raises Problem (400)."""
+    """The intake for the evaluation's rows. Raises Problem (400)."""
     contract = wanted.version.view().contract if wanted.version is not None else None
     finder, choose = ClassFinder(class_field), partial(choose_metric, contract)
     return Intake(evaluations, wanted.task, wanted.name, finder, find_metric(metric), choose, wanted.repeats)
@@ -360,7 +360,7 @@ async def _version(evaluations: Evaluations, name: str) -> Version:
 
 
 async def _shown(evaluations: Evaluations, evaluation: Evaluation, whole: bool = True) -> dict[str, Any]:
-    """An evaluation as it is told: without what only its run needs."""
+    """An evaluation as the API shows it, without the parts that only its run needs."""
     store, classes = evaluations.store, evaluation.classes
     fields: dict[str, Any] = msgspec.to_builtins(evaluation)
     fields["arms"], fields["asked"] = list(evaluation.arms), fields["arms"]

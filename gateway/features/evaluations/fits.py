@@ -31,10 +31,9 @@ Results = Mapping[str, Sequence[RowResult]]
 def calibrate(
     results: Results, scope: Sequence[float | None], logprobs: Sequence[Sequence[float]] | None, job: EvaluationJob
 ) -> tuple[dict[str, Any], bytes]:
-    """The calibration's part of the report, and the model; no bytes where it could not be fitted.
+    """The calibration's part of the report, and the model; no bytes if it could not be fitted.
 
-    `logprobs` are those of the answers' first tokens, where they are judged by these. Of the rows of one group one
-    counts, drawn by the seed.
+    `logprobs` are of the answers' first tokens, if these decide. Of each group one row counts, drawn with the seed.
     """
     part = _untold(results, job) | {"with_scope": any(value is not None for value in scope)}
     there = _answered(results)
@@ -67,8 +66,8 @@ def calibrate(
 def set_scope_thresholds(
     results: Results, model: ScopeModel, scores: Sequence[float | None], job: EvaluationJob
 ) -> tuple[dict[str, Any], bytes]:
-    """The model of the version's scope, with thresholds that rest on these rows, which are in scope, and no more on
-    training prompts; and what that changes. No bytes where the rows are too few. Of the rows of one group one counts.
+    """The thresholds' part of the report, and the version's scope model with thresholds from these rows, which are in
+    scope, instead of training prompts. No bytes if the rows are too few. Of each group one row counts.
     """
     there = results["adapter"]
     rows = (there[at] for at in draw_one_of_each([row.group for row in there], job.seed))
@@ -96,9 +95,9 @@ def _finite(value: float) -> float | None:
 
 
 def estimate_gain(results: Results, texts: Mapping[int, str], job: EvaluationJob) -> tuple[dict[str, Any], bytes]:
-    """The learned routing's part of the report, and the model; no bytes where it could not be fitted.
+    """The learned routing's part of the report, and the model; no bytes if it could not be fitted.
 
-    `texts` are by the number of the row.
+    `texts` are by row number.
     """
     general = {result.number: result for result in results["general"] if result.outcome != "failed"}
     rows = [
@@ -116,7 +115,7 @@ def estimate_gain(results: Results, texts: Mapping[int, str], job: EvaluationJob
 
 
 def explain_no_calibration(results: Results, job: EvaluationJob, error: str) -> dict[str, Any]:
-    """The calibration's part of the report, where the rows could not be scored."""
+    """The calibration's part of the report, if the rows could not be scored."""
     return _untold(results, job) | {"error": error}
 
 
@@ -138,18 +137,18 @@ def _untold(results: Results, job: EvaluationJob) -> dict[str, Any]:
 
 
 def _answered(results: Results) -> list[RowResult]:
-    """The adapter's rows without those that failed: these have no answer that could have been kept."""
+    """The adapter's rows without failed ones, which have no answer."""
     return [row for row in results["adapter"] if row.outcome != "failed"]
 
 
 def _is_short(row: RowResult, logprobs: Sequence[float], tokens: int | None) -> bool:
-    """Return whether fewer of an answer's first logprobs are kept than it is judged by."""
+    """Return whether fewer first logprobs of an answer are kept than its judgement needs."""
     length = row.sureness.length if row.sureness is not None else 0
     return len(logprobs) < (length if tokens is None else min(length, tokens))
 
 
 def _row(row: RowResult, scope: float | None, logprobs: Sequence[float] | None) -> CalibrationRow:
-    """An answer as it is judged: by its first logprobs, or by what the whole of it came to."""
+    """An answer for the calibration: with its first logprobs, or with the features of the whole answer."""
     if logprobs is not None or row.sureness is None:
         return CalibrationRow(logprobs or [], scope, row.contract_kept, row.right)
     sure = row.sureness
@@ -158,7 +157,7 @@ def _row(row: RowResult, scope: float | None, logprobs: Sequence[float] | None) 
 
 
 def _target(model: ConfidenceModel, wrong_share_max: float) -> dict[str, Any]:
-    """The share of answers that one target keeps, if a threshold can be certified for it."""
+    """The share of answers kept at one target of wrong answers, if a threshold can be certified for it."""
     certificate = model.certificate(wrong_share_max)
     return {
         "wrong_share_max": wrong_share_max,

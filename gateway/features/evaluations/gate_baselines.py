@@ -23,12 +23,12 @@ from serving.object_store import UNREADABLE, Change, Stale
 log = logging.getLogger(__name__)
 SIGNAL = "reviewed"
 LIVE: frozenset[VersionState] = frozenset({"canary", "active", "previous_version"})
-"""States of a version that answers its task's requests, or has led it."""
+"""States of a version that answers its task's requests, or has led the task."""
 
 
 def counts_of(evaluation: Evaluation) -> tuple[float, float] | None:
-    """The rows that the version answered wrong, and all that it answered, without those that it was trained on; of rows
-    that belong together as many as they tell. None before its end, or where it was not asked."""
+    """The numbers of rows that the version answered wrong, and of all that it answered, without its training rows.
+    Related rows count less, by the report's `spread`. None before the end, or if the version was not asked."""
     report = evaluation.report or {}
     rows = count_unleaked(report, "adapter")
     if rows is None or evaluation.status != "done":
@@ -38,7 +38,7 @@ def counts_of(evaluation: Evaluation) -> tuple[float, float] | None:
 
 
 async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | None:
-    """The gate that an evaluation which has ended makes; None where it did not ask its version. Raises RedisError."""
+    """The gate from an ended evaluation; None if its version was not asked. Raises RedisError."""
     counts = counts_of(evaluation)
     if counts is None:
         return None
@@ -59,7 +59,7 @@ async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | No
 
 
 async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | None:
-    """The reason why no evaluation becomes the version's baseline by itself now. Raises RedisError."""
+    """The reason why this evaluation may not become the version's baseline without an admin. Raises RedisError."""
     snapshot = await evaluations.services.snapshot.refresh()
     version, alias = snapshot.versions.get(evaluation.version), snapshot.aliases.get(evaluation.task)
     baselines = await _read_baselines(evaluations, evaluation.version)
@@ -81,9 +81,9 @@ async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | No
 
 
 async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
-    """Hold a version's reviewed labels against this evaluation, if it is the gate and there is nothing else yet.
+    """Make this evaluation the baseline of its version's reviewed labels, if it is the gate and there is none yet.
 
-    Done again it changes nothing. Raises RedisError: then whoever runs evaluations next does it.
+    May be repeated. Raises RedisError; then the next gateway that runs evaluations does it.
     """
     ended = await evaluations.store.get(evaluation)
     counts = counts_of(ended) if ended is not None and ended.gate is not None and ended.gate.taken else None
@@ -101,13 +101,13 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
         audited_fields = {"signal": SIGNAL, **after[SIGNAL]}
         step = evaluations.services.begin_step("system")
         step.note("monitor.baseline", ended.version, after=audited_fields, generation=generation + 1)
-        with contextlib.suppress(Stale):  # an admin has set one at this moment: it is looked at again
+        with contextlib.suppress(Stale):  # an admin has set one at this moment: read it again
             await step.take([Change(evaluations.services.objects.baselines, ended.version, after, generation)])
             return
 
 
 async def _read_baselines(evaluations: Evaluations, version: str) -> dict[str, Baseline] | None:
-    """The baselines set for a version, by signal; None where they can't be read."""
+    """The baselines that are set for a version, by signal; None if they can't be read."""
     try:
         return msgspec.convert(await evaluations.services.objects.baselines.get(version) or {}, dict[str, Baseline])
     except UNREADABLE as error:

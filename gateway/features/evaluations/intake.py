@@ -33,8 +33,8 @@ FILE_PIECE_BYTES = 1 << 14
 
 
 class Data(msgspec.Struct, frozen=True):
-    """Facts about data that were taken in; `notes` are the faults of data that can be used all the same, and
-    `erased` counts the rows among them that were not kept."""
+    """Facts about stored data. `notes` are faults that do not prevent their use. `erased` counts the rows that were
+    left out, since their requests were erased."""
 
     digest: str
     rows: int
@@ -45,9 +45,9 @@ class Data(msgspec.Struct, frozen=True):
 
 @dataclass
 class Intake:
-    """Rows on their way in, each checked as a request to a task that names `model`. They wait under the name `coming`.
-
-    Without a `metric` the first row decides, by `default_metric`; each row is taken `repeats` times.
+    """An upload of rows. Each row is checked like a request to the task, under the name `model`. The rows wait
+    under the name `coming`.
+    Without a `metric`, `default_metric` chooses it by the first row. Each row is stored `repeats` times.
     """
 
     evaluations: Evaluations
@@ -62,8 +62,8 @@ class Intake:
     """Ids of rows that were left out."""
 
     async def from_request(self, request: Request) -> Data:
-        """Take in the JSON lines of an upload. Raises Problem: 400 with the line at fault, 413 too long, 415 not
-        declared as JSON lines; and RedisError."""
+        """Store the JSON lines of an upload. Raises Problem: 400 with the faulty line, 413 if it is too long, 415 if it
+        is not declared as JSON lines. Raises also RedisError."""
         limits = self.evaluations.services.settings.evaluation
         reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max), read_own_object)
 
@@ -77,7 +77,7 @@ class Intake:
             raise Problem("invalid_value", str(error), "data") from None
 
     async def from_file(self, path: Path) -> Data:
-        """Take in the JSON lines of a file. Raises DatasetError; Problem for what no caller could ask; OSError."""
+        """Store the JSON lines of a file. Raises DatasetError, Problem for a row that is no valid request, OSError."""
         limits = self.evaluations.services.settings.evaluation
         reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max), read_own_object)
         with await asyncio.to_thread(path.open, "rb") as file:
@@ -86,7 +86,7 @@ class Intake:
         return await self._end(reader)
 
     async def from_suite(self, suite: Suite) -> Data:
-        """Take in the rows of a suite. Raises Problem (400) with the line at fault, and RedisError."""
+        """Store the rows of a suite. Raises Problem (400 with the faulty line, 409), and RedisError."""
         try:
             taken, groups = 0, dict[int, int]()
             async for rows in self.evaluations.suites.rows(suite):
@@ -99,15 +99,15 @@ class Intake:
             raise Problem("state_conflict", f"A row of the suite can't be read: {error}.", "suite") from None
 
     async def _end(self, reader: DatasetReader) -> Data:
-        """Take in the last row. Raises what `_take_in` and `_count` do."""
+        """Store the last row. Raises the errors of `_take_in` and `_count`."""
         await self._take_in(reader.end())
         if joined := reader.joined:
             await self.evaluations.store.join_groups(self.coming, joined)
         return await self._count(Data(reader.digest, reader.rows, reader.groups, tuple(_notes(reader))))
 
     async def _count(self, data: Data) -> Data:
-        """The data with a note of rows that are not there, since their requests were erased. Raises DatasetError where
-        none is left, and RedisError."""
+        """The data, with a note of rows that are missing since their requests were erased. Raises DatasetError if
+        no row is left, and RedisError."""
         left = await self.evaluations.store.count_coming(self.coming) // self.repeats
         if not left:
             raise DatasetError("All its rows are of requests whose texts were erased: give others.")
@@ -118,7 +118,7 @@ class Intake:
         return msgspec.structs.replace(data, notes=(*data.notes, *notes), erased=max(0, erased))
 
     async def _take_in(self, rows: Sequence[Row]) -> None:
-        """Look at rows, and keep them. Raises DatasetError; Problem for what no caller could ask; RedisError."""
+        """Check rows, and store them. Raises DatasetError, Problem for a row that is no valid request, RedisError."""
         accepted = []
         for row in rows:
             if self.metric is None and self.default_metric is not None:
@@ -137,8 +137,8 @@ class Intake:
 
 @asynccontextmanager
 async def open_rows(intake: Intake) -> AsyncIterator[Intake]:
-    """An intake whose rows are dropped at the end of the block, unless they were taken over in it. Raises Problem (409)
-    where rows were erased before."""
+    """An intake whose rows are deleted at the end of the block, unless the block has used them. Raises Problem (409) if
+    rows were erased in the block."""
     try:
         yield intake
     except RowsErased:
@@ -149,7 +149,7 @@ async def open_rows(intake: Intake) -> AsyncIterator[Intake]:
 
 
 def _with_language(row: Row, text: str) -> Row:
-    """The row with its request's language among its slices, where the data name none and it is clear."""
+    """The row with its request's language as a slice, if the data name none and the language is clear."""
     languages = () if "language" in row.slices else find_languages([text], 1.0)
     return msgspec.structs.replace(row, slices=row.slices | {"language": languages[0]}) if languages else row
 
@@ -161,7 +161,7 @@ def _repeated(row: Row, repeats: int) -> list[Row]:
 
 
 def _notes(reader: DatasetReader) -> list[str]:
-    """The faults of data that can be used all the same."""
+    """Faults of the data that do not prevent their use."""
     notes = []
     if reader.repeated:
         notes.append(f"{reader.repeated} rows repeat an earlier one: intervals are narrower than they should be.")

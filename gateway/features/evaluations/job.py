@@ -51,7 +51,7 @@ COMMAND = make_command("gateway.features.evaluations.run")
 
 
 async def keep_evaluating(evaluations: Evaluations) -> None:
-    """Run whatever is to be evaluated, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    """Run the waiting evaluations, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease, wake = evaluations.services.lease_job("evaluations"), asyncio.Event()
     store = evaluations.store
     unreadable_until = dict[str, float]()
@@ -59,7 +59,7 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
     async def run_next() -> None:
         if not await store.is_wanted():
             return
-        wake.set()  # there may be more, and what can't be read is tried again
+        wake.set()  # there may be more, and unreadable ones are tried again
         await put_models(evaluations)
         for name in await evaluations.drafts.written():
             await take_gate(evaluations, name)
@@ -69,7 +69,7 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
         if evaluation is not None:
             try:
                 await _Run(evaluations, evaluation).to_its_end()
-            except Unsealable as error:  # its rows stay until a gateway has the key: another one may have it
+            except Unsealable as error:  # its rows stay; another gateway may have the key
                 await store.say_waiting(evaluation, f"A row of it can't be read: {error}.", 2 * UNREADABLE_SECONDS)
                 unreadable_until[evaluation.id] = time.monotonic() + UNREADABLE_SECONDS
                 await lease.give_back()
@@ -78,7 +78,7 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
 
 
 class _Run:
-    """One evaluation under way here."""
+    """One evaluation that this gateway runs."""
 
     def __init__(self, evaluations: Evaluations, evaluation: Evaluation) -> None:
         self._evaluations = evaluations
@@ -88,8 +88,8 @@ class _Run:
         self._asker = RowAsker(evaluations.services, partial(evaluations.store.say_waiting, evaluation))
 
     async def to_its_end(self) -> None:
-        """Answer the rows that are left, then make the report. Returns early where somebody ends it. Raises
-        RedisError, and Unsealable where a key is missing."""
+        """Answer the remaining rows, then make the report. Returns early if an admin ends the evaluation. Raises
+        RedisError, and Unsealable if a key is missing."""
         evaluation = self._evaluation
         try:
             closed = await run_until(self._work(), self._until_stopped())
@@ -104,7 +104,7 @@ class _Run:
             await self._end(finish(evaluation, "failed", "A fault of the gateway, which is in its log."))
 
     async def _work(self) -> Closed:
-        """The evaluation's result; nothing of it is in force yet."""
+        """The evaluation's result. It takes effect only later."""
         async for arm, earlier in find_earlier_answers(self._evaluations, self._evaluation):
             left = self._store.left(self._evaluation)
             sample = (pair async for pair in left if pair[0] == arm and pair[1].id in earlier.sample)
@@ -120,7 +120,7 @@ class _Run:
         await answer_rows(left, self._answer, self._keep, metric, evaluation.classes, at_once, secret)
 
     async def _until_stopped(self) -> None:
-        """Returns once it is to be run no more."""
+        """Wait until the evaluation was ended or begun again."""
         now: Evaluation | None = self._evaluation
         while now is not None and now.status == "running" and now.created_at == self._evaluation.created_at:
             await asyncio.sleep(STOP_INTERVAL_SECONDS)
@@ -145,12 +145,12 @@ class _Run:
         try:
             spec = self._evaluation.arms[arm]
             body = body_of(row, spec.version or self._evaluation.version, logprobs=spec.version is not None)
-        except Problem as problem:  # the gateway that took the row in was another build
+        except Problem as problem:  # a gateway of another release accepted the row
             raise Impossible(f"Line {row.line} of the data: {problem.message}") from None
         return await self._asker.ask(arm, partial(place_row, self._services, self._evaluation, arm), body)
 
     async def _judge(self, arm: str, row: Row, answer: RowAnswer) -> None:
-        """Have a model judge an answer that does not say the same as the expected one; without a verdict it counts as
+        """Let a model judge an answer that differs from the expected one. An answer without a verdict counts as
         failed."""
         if answer.text is None or answer.refused or metric_of("judge").right(row.expected, answer.text):
             return
@@ -174,7 +174,7 @@ class _Run:
             answer.fault = answer.fault or "unjudged"
 
     async def _done(self, closed: Closed) -> None:
-        """Keep the report, and put the models that were asked for into force."""
+        """Store the report, and activate the requested models."""
         if closed.error:
             raise Impossible(closed.error)
         if self._evaluation.metric == "judge":
@@ -185,7 +185,7 @@ class _Run:
         await self._end(after, closed.models)
 
     async def _end(self, after: Evaluation, models: Sequence[Model] = ()) -> None:
-        """End the evaluation in its state, for its version and in the audit; nothing where it was changed meanwhile."""
+        """Store the end of the evaluation in its state, for its version and in the audit, unless it has changed."""
         fields: dict[str, Any] = {"evaluation": after.id, "status": after.status, "note": after.note}
         fields |= {"data": after.data_digest, "fitted": [model.kind for model in models]}
         fields |= {"gate": after.gate.because} if after.gate is not None else {}
@@ -200,7 +200,7 @@ class _Run:
             await self._evaluations.drafts.enter(after.id)
 
     async def _closed(self) -> Closed:
-        """The result of the helper process, which is killed where this is cancelled. Raises Impossible and
+        """The result of the helper process. A cancellation kills the process. Raises Impossible and
         Unsealable."""
         settings, evaluation = self._services.settings, self._evaluation
         task = settings.tasks.get(evaluation.task)
@@ -229,14 +229,14 @@ class _Run:
             closed = await run_process(COMMAND, job, Closed, CLOSE_SECONDS_MAX, advice="give fewer rows")
         except Problem as problem:
             raise Impossible(f"Its report can't be made. {problem.message}") from None
-        if closed.unsealable:  # its keys were those of its start, and rows have come under a newer one
+        if closed.unsealable:  # it had the keys of its start, and rows have a newer one
             raise Unsealable(closed.unsealable)
         return closed
 
     def _trained_on(self) -> dict[str, list[str]]:
-        """The files of the rows that arms' versions were trained on: a data set of their own, and what was rehearsed.
+        """By arm, the files of its version's training rows: the version's own data set first, then rehearsed ones.
 
-        Where its provenance names no data set of its own, the first is a file that is nowhere."""
+        If the provenance names no own data set, the first path is of a file that does not exist."""
         versions, folder = self._services.snapshot.current.versions, self._services.settings.dataset_folder
         by_arm = {arm: versions.get(spec.version or "") for arm, spec in self._evaluation.arms.items()}
         return {
@@ -247,9 +247,9 @@ class _Run:
 
 
 async def put_models(evaluations: Evaluations) -> None:
-    """Put into force the models of evaluations that have ended; those of one that was stopped never get here.
+    """Activate the models of ended evaluations. A stopped evaluation leaves no models.
 
-    Raises RedisError: then whoever runs evaluations next does it.
+    Raises RedisError; then the next gateway that runs evaluations does it.
     """
     for entry in await evaluations.store.models.waiting():
         ended, fitted = entry.value, evaluations.services.control.fitted
@@ -259,13 +259,13 @@ async def put_models(evaluations: Evaluations) -> None:
 
 
 def tokens_of(task: TaskSettings) -> int | None:
-    """The number of an answer's first tokens that a task judges by; None: all."""
+    """The number of an answer's first tokens by which a task judges it; None: all."""
     kind, _, count = task.commit.partition(":")
     return int(count) if kind == "tokens" else None
 
 
 def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation in short, as it is shown beside its version."""
+    """The summary of an evaluation that is shown with its version."""
     report = evaluation.report or {}
     arms = report.get("arms", {})
     return {

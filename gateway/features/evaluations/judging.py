@@ -17,13 +17,13 @@ from router.policy import TaskPolicy
 
 
 def get_judge(settings: Settings, task: str) -> tuple[JudgeSettings, str]:
-    """A task's judge, and the name of its pool; "" where there is none."""
+    """A task's judge, and the name of its pool; "" if there is none."""
     judge = settings.tasks[task].monitor.judge if task in settings.tasks else JudgeSettings()
     return judge, judge.pool or settings.general_pool or ""
 
 
 def digest_judge(settings: Settings, task: str, metric: str) -> str:
-    """The digest of the model that judges by this metric, and of what it is told; "" by a metric without one."""
+    """The digest of the metric's judge: its model, prompt and limit of tokens; "" if the metric has no judge."""
     if metric != "judge":
         return ""
     judge, pool = get_judge(settings, task)
@@ -33,7 +33,7 @@ def digest_judge(settings: Settings, task: str, metric: str) -> str:
 
 
 def check_judge(settings: Settings, task: TaskPolicy) -> None:
-    """Raises Problem (400) where no model can be asked."""
+    """Raises Problem (400) if the task has no model to ask."""
     _, pool = get_judge(settings, task.name)
     if not pool or not task.reaches(pool):
         named = f"the pool {pool!r}, which its pools_allowed lacks" if pool else "no pool: there is no general_pool"
@@ -42,8 +42,8 @@ def check_judge(settings: Settings, task: TaskPolicy) -> None:
 
 
 async def describe_judge(evaluations: Evaluations, evaluation: Evaluation) -> tuple[dict[str, Any], list[str]]:
-    """The judge for the report, with its agreement with people where pairs have shown it, and in words what its
-    verdicts leave open. Raises RedisError."""
+    """The judge for the report, with its agreement with people if pairs have shown it. Also sentences on the limits of
+    its verdicts. Raises RedisError."""
     settings, pool = get_judge(evaluations.services.settings, evaluation.task)
     judged = [each for each in (await evaluations.quality_store.judgements()).values() if each.task == evaluation.task]
     agreements = [

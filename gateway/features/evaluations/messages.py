@@ -16,11 +16,11 @@ from monitoring.texts import TextKeys
 
 
 class EvaluationJob(msgspec.Struct):
-    """The job: `evaluation` by its id, in that Redis. `selector` is what fitted models read of a conversation, and
-    `tokens` how many of an answer's first tokens are judged (None: all); `wrong_share_max` is the task's own target,
-    where it has the check `low_confidence`, and `deferred_share` that of `out_of_scope`. `minilm` is the path of
-    MiniLM's file, and `trained_on` those of the rows that arms' versions were trained on, by arm and data set.
-    `production` is where texts of the task's requests are, if the data are to be like them. `keys` open the rows."""
+    """The job: `evaluation` is the id in that Redis. `selector` is the part of a conversation that fitted models read.
+    `tokens` is the number of an answer's first tokens to judge (None: all). `wrong_share_max` is the task's target for
+    the check `low_confidence`, `deferred_share` for `out_of_scope`. `minilm` is the path of MiniLM's file. `trained_on`
+    holds by arm the paths of its version's training rows. `production` is the place of the task's kept texts, if the
+    data should be like them. `keys` open the rows."""
 
     redis_url: str
     evaluation: str
@@ -37,7 +37,7 @@ class EvaluationJob(msgspec.Struct):
 
 
 class Closed(msgspec.Struct):
-    """The result: the report as JSON has it, and the models that were fitted; or why rows can't be read."""
+    """The result: the report as JSON and the fitted models; or the reason why there is none."""
 
     report: dict[str, Any] = {}
     models: list[Model] = []
@@ -46,7 +46,7 @@ class Closed(msgspec.Struct):
 
 
 def body_of(row: Row, version: str, logprobs: bool = False) -> RequestBody:
-    """A row as the request of a caller who names the version. Raises Problem for what no caller could send."""
+    """A row as a request that names the version. Raises Problem if it is no valid request."""
     fields: dict[str, Any] = {"model": version}
     fields |= {"messages": row.messages} if row.messages is not None else {"prompt": row.prompt}
     fields |= row.offer

@@ -102,7 +102,7 @@ async def prefer(
 
 
 async def find_evaluation(evaluations: Evaluations, name: str) -> Evaluation:
-    """The evaluation of this id. Raises Problem (404)."""
+    """The evaluation with this id. Raises Problem (404)."""
     evaluation = await evaluations.store.get(name) if name.isalnum() and len(name) <= 64 else None
     if evaluation is None:
         raise Problem("not_found", f"There is no evaluation {name[:80]!r}.")
@@ -110,8 +110,8 @@ async def find_evaluation(evaluations: Evaluations, name: str) -> Evaluation:
 
 
 def _find_arms(reviewer: Caller, evaluation: Evaluation, first: str | None, second: str | None) -> tuple[str, str]:
-    """The two arms that are compared, in the evaluation's order. Raises Problem (400; 403 where the key may not judge
-    them, or not name them)."""
+    """The two arms to compare, in the evaluation's order. Raises Problem: 400, and 403 if the key may not judge them or
+    not name them."""
     see_that_it_reviews(reviewer, evaluation.task)
     if reviewer.judges_only and (first or second):
         raise Problem("role_required", "A reviewer is not told the arms: leave `first` and `second` out.")
@@ -132,7 +132,7 @@ async def _list_own(
 
 
 def _differ(left: bytes | None, right: bytes | None) -> bool:
-    """True if both arms answered, and did not say the same."""
+    """True if both arms answered, and their answers differ."""
     if left is None or right is None:
         return False
     first, second = (msgspec.json.decode(raw, type=RowResult) for raw in (left, right))
@@ -142,13 +142,13 @@ def _differ(left: bytes | None, right: bytes | None) -> bool:
 def _order(
     evaluations: Evaluations, evaluation: Evaluation, arms: tuple[str, str], number: int, reviewer: str
 ) -> tuple[str, str]:
-    """The arms of the answers `a` and `b`, as they are drawn for a row and a reviewer."""
+    """The arms of the answers `a` and `b`, in an order that is drawn for each row and reviewer."""
     is_turned = int(_draw(evaluations, evaluation, *arms, str(number), reviewer)[:2], 16) % 2
     return (arms[1], arms[0]) if is_turned else arms
 
 
 def draw_numbers(count: int, seed: str) -> Iterator[int]:
-    """The numbers below `count` in a random order, each drawn as it is wanted."""
+    """The numbers below `count` in a random order. Each is drawn only when it is needed."""
     chance, moved = random.Random(seed), dict[int, int]()  # noqa: S311 - it is not a secret
     for last in reversed(range(count)):
         at = chance.randint(0, last)

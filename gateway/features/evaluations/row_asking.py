@@ -37,16 +37,16 @@ RETRY_SECONDS = (0.5, 8.0)
 FAULTS_ALONE_MAX = 4
 """So often an engine may fail at a row while it answers others, before the row counts as failed."""
 FAILING_SECONDS_MAX = 3600.0
-"""So long a row is tried while the engine fails at all of them."""
+"""Time for which a row is tried while the engine fails at all rows."""
 OF_THE_ROW = frozenset({"refused", "too_long", "unjudged"})
-"""Faults that the same row meets again."""
+"""Faults that a second try of the same row would meet again."""
 
 
 class RowAsker:
-    """Asks the rows of one evaluation."""
+    """Sender of the rows of one evaluation."""
 
     def __init__(self, services: Services, say_waiting: Callable[[str], Awaitable[None]]) -> None:
-        """`say_waiting` tells people why rows wait."""
+        """`say_waiting` publishes the reason why rows wait."""
         self._services = services
         self._say_waiting = say_waiting
         self._told_at = 0.0
@@ -59,8 +59,8 @@ class RowAsker:
         body: RequestBody,
         constrain: Callable[[EngineKind], Mapping[str, Any]] | None = None,
     ) -> RowAnswer:
-        """The answer of an arm, or of the judge, once there is room; asked again as long as its engine fails at all
-        rows. `place` gives where, or why there is no room."""
+        """The answer of an arm, or of the judge, once there is room. It is asked again while its engine fails at all
+        rows. `place` returns the choice of an engine, or the reason why there is no room."""
         alone, waits, pause = 0, ROOM_SECONDS[0], RETRY_SECONDS[0]
         began = tried_at = time.monotonic()
         while True:
@@ -97,8 +97,8 @@ async def answer_once(
     body: RequestBody,
     constrain: Callable[[EngineKind], Mapping[str, Any]] | None = None,
 ) -> RowAnswer:
-    """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others.
-    `constrain` gives fields that keep an engine to certain answers.
+    """Send one row to one engine, record it, and book its cost as evaluation. A failure is returned as an answer.
+    `constrain` returns fields that limit the engine to certain answers.
     """
     version = choice.version or choice.general_prompt_of
     policy = services.snapshot.current.policy
@@ -124,7 +124,7 @@ async def answer_once(
 
 
 def _settle(services: Services, record: Record, row_answer: RowAnswer, seconds: float) -> None:
-    """Close the record; no caller's figures change."""
+    """Complete the record. No caller's figures change."""
     record.duration_seconds = row_answer.seconds = seconds
     record.saving_usd = None
     record.contract_kept = row_answer.contract_kept
@@ -140,10 +140,10 @@ def _settle(services: Services, record: Record, row_answer: RowAnswer, seconds: 
 
 
 def read_answer(body: bytes, contract: Contract | None) -> RowAnswer:
-    """The answer's text, its logprobs where the engine told them, and whether it keeps the version's contract.
+    """The answer's text, its logprobs if the engine sent them, and whether it keeps the version's contract.
 
-    A refusal is what an engine marks as one, or what begins as refusals do and does not keep the contract. The text of
-    an answer that calls tools is its calls as JSON; a contract is about texts alone.
+    An answer is a refusal if the engine marks it as one, or if it begins like one and does not keep the contract. If an
+    answer calls tools, its text is the calls as JSON. A contract applies only to texts.
     """
     try:
         choice: Mapping[str, Any] = msgspec.json.decode(body)["choices"][0]
@@ -165,7 +165,7 @@ def read_answer(body: bytes, contract: Contract | None) -> RowAnswer:
 
 
 def _sureness(logprobs: Sequence[float]) -> Sureness | None:
-    """The features that the check `low_confidence` reads of a whole answer, by the same arithmetic."""
+    """The features of a whole answer, computed as the check `low_confidence` does."""
     from router.confidence_model import compute_features  # noqa: PLC0415 - numpy, 12 MB, where rows are answered
 
     features = compute_features(logprobs, None, None)
@@ -173,7 +173,7 @@ def _sureness(logprobs: Sequence[float]) -> Sureness | None:
 
 
 def _logprobs(reported: Any) -> list[float]:
-    """Those of the answer's tokens, in nats; empty where any of them is missing."""
+    """The logprobs of the answer's tokens, in nats; empty if any is missing."""
     if not isinstance(reported, Mapping):
         return []
     content, values = reported.get("content"), reported.get("token_logprobs")
@@ -186,11 +186,11 @@ def _logprobs(reported: Any) -> list[float]:
 
 
 class Impossible(Exception):
-    """The evaluation can't go on; the message is a sentence that says why and what to do."""
+    """The evaluation can't continue; the message tells the reason and the remedy."""
 
 
 def place_row(services: Services, evaluation: Evaluation, arm: str) -> Choice | str:
-    """The place for a row, or the reason why it waits. Raises Impossible where waiting is of no use."""
+    """The choice of an engine for a row, or the reason why the row waits. Raises Impossible if waiting can't help."""
     view, task = services.fleet.view(), services.snapshot.current.policy.tasks.get(evaluation.task)
     spec = evaluation.arms[arm]
     name = spec.version or evaluation.version
@@ -211,7 +211,7 @@ def place_row(services: Services, evaluation: Evaluation, arm: str) -> Choice | 
 
 
 def place_judge(services: Services, evaluation: Evaluation, pool: str) -> Choice | str:
-    """The place for a question to the model that judges, or the reason why it waits. Raises Impossible."""
+    """The choice of an engine for a question to the judge, or the reason why it waits. Raises Impossible."""
     task = services.snapshot.current.policy.tasks.get(evaluation.task)
     if task is None:
         raise Impossible(f"The configuration has no task {evaluation.task!r} any more.")
@@ -226,7 +226,7 @@ def _place(
     general_prompt_of: VersionView | None,
     view: FleetView,
 ) -> Choice | str:
-    """A replica with room to spare, or what is missing."""
+    """A choice of a replica with room to spare, or the reason why there is none. Raises Impossible."""
     now = time.monotonic()
     pool = view.pools.get(pool_name)
     if pool is None or not task.reaches(pool.name):

@@ -19,13 +19,13 @@ BATCH = 50
 
 
 class RowsErased(Exception):
-    """Rows of an upload were erased before they were taken over."""
+    """Rows of an upload were erased before they were used."""
 
 
 @contextlib.asynccontextmanager
 async def take_over(redis: Any, key: str, rows: int = 1) -> AsyncIterator[Any]:
-    """A transaction that renames the list of an upload, and is executed as the block ends. Raises RowsErased where the
-    list has fewer rows, or changes meanwhile; and RedisError."""
+    """A transaction for renaming an upload's list, executed at the end of the block. Raises RowsErased if the list has
+    fewer than `rows` rows, or changes meanwhile; and RedisError."""
     async with redis.pipeline(transaction=True) as taking:
         await taking.watch(key)
         if await taking.llen(key) < rows:
@@ -39,7 +39,7 @@ async def take_over(redis: Any, key: str, rows: int = 1) -> AsyncIterator[Any]:
 
 
 async def seal_rows(redis: Any, seals: Seals, resealing: Resealing) -> None:
-    """Seal the rows of all suites and evaluations under the present key, as far as their own is known. Raises
+    """Seal the rows of all suites and evaluations under the present key, if their former key is known. Raises
     RedisError."""
     keys = [get_suite_key(*name.decode().rsplit("/", 1)) for name in await redis.hkeys(SUITES_KEY)]
     keys += [get_evaluation_key(name.decode(), "data") for name in await redis.zrange(EVALUATIONS_KEY, 0, -1)]
@@ -48,7 +48,7 @@ async def seal_rows(redis: Any, seals: Seals, resealing: Resealing) -> None:
 
 
 async def read_batches(redis: Any, key: str, seals: Seals) -> AsyncIterator[list[Row]]:
-    """The rows of a list in Redis, some at a time. None is passed over where others are erased meanwhile. Raises
+    """The rows of a list in Redis, in batches. If rows are erased meanwhile, no other row is missed. Raises
     RedisError and Unsealable."""
     at, length, ids = 0, 0, set[tuple[str, int]]()
     while True:
@@ -57,7 +57,7 @@ async def read_batches(redis: Any, key: str, seals: Seals) -> AsyncIterator[list
             both.lrange(key, at, at + BATCH - 1)
             now, raw = await both.execute()
         before, length = length, now
-        if now < before:  # those that follow may have moved up
+        if now < before:  # later rows may have moved up
             at = max(0, at - (before - now))
             continue
         if not raw:
@@ -70,13 +70,13 @@ async def read_batches(redis: Any, key: str, seals: Seals) -> AsyncIterator[list
 
 
 async def join_rows(redis: Any, key: str, joined: Mapping[int, int]) -> None:
-    """Give the rows of a list the groups that theirs came to be a part of; texts stay sealed. Raises RedisError."""
+    """Replace the group of each row by the group that it was `joined` to. Texts stay sealed. Raises RedisError."""
     at, length = 0, await redis.llen(key)
     while at < length:
         async with redis.pipeline(transaction=True) as changing:
             await changing.watch(key)
             before, length = length, await changing.llen(key)
-            at = max(0, at - (before - length))  # others are erased meanwhile: those that follow may have moved up
+            at = max(0, at - (before - length))  # rows were erased meanwhile, so later rows have moved up
             rows = [msgspec.json.decode(raw, type=Row) for raw in await changing.lrange(key, at, at + BATCH - 1)]
             changing.multi()
             for place, (row, after) in enumerate(zip(rows, join_groups(rows, joined), strict=True), at):
@@ -88,7 +88,7 @@ async def join_rows(redis: Any, key: str, joined: Mapping[int, int]) -> None:
 
 
 async def read_rows(redis: Any, key: str, seals: Seals) -> AsyncIterator[Row]:
-    """The rows of a list in Redis, one by one, as read_batches has them."""
+    """The rows of a list in Redis, one by one. Like `read_batches`."""
     async for rows in read_batches(redis, key, seals):
         for row in rows:
             yield row

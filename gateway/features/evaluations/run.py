@@ -102,8 +102,8 @@ async def _look_for_leaks(
     report: dict[str, Any],
     job: EvaluationJob,
 ) -> None:
-    """Tell in a report which rows the version was trained on, where that is known, and what it says without the rows
-    that it or another arm was trained on. Raises RedisError."""
+    """Add to a report the rows that the version was trained on, if they are known. Add also the results without
+    training rows of any arm. Raises RedisError."""
     report["leaks"], report["held_out"] = None, {}
     if "adapter" not in evaluation.arms:
         return
@@ -126,7 +126,7 @@ async def _look_for_leaks(
 
 
 def _compare_with_production(inputs: Sequence[str], task: str, production: KeptSource) -> dict[str, Any]:
-    """The part of a report on requests that no row is like. Whatever keeps texts from being read fails no report."""
+    """The report's part on requests that are unlike all rows. If texts can't be read, the report does not fail."""
     import duckdb  # noqa: PLC0415 - a fifth of the start, where texts of production are kept
 
     from monitoring.datasets.coverage import measure_production  # noqa: PLC0415 - the same
@@ -141,7 +141,7 @@ def _compare_with_production(inputs: Sequence[str], task: str, production: KeptS
 
 
 def _read_inputs(trained_on: str) -> list[str] | None:
-    """The inputs of the rows in this file; None where it can't be read."""
+    """The inputs of the rows in this file; None if it can't be read."""
     try:
         with open(trained_on, "rb") as lines:
             return [input_of(msgspec.json.decode(line, type=DataRow)) for line in lines]
@@ -152,7 +152,7 @@ def _read_inputs(trained_on: str) -> list[str] | None:
 def _take(
     closed: Closed, evaluation: Evaluation, kind: Kind, part: str, fields: dict[str, Any], data: bytes, **bound: Any
 ) -> None:
-    """A part of the report, and the model where one came of it, which holds with what it is `bound` to."""
+    """Add a part to the report, and the model, if it was fitted; it is valid only with what it is `bound` to."""
     closed.report[part] = fields
     if len(data) > MODEL_BYTES_MAX:
         fields["error"] = f"The {kind} model has {len(data):,} bytes, over {MODEL_BYTES_MAX:,}: give fewer rows."
@@ -164,7 +164,7 @@ def _take(
 
 
 async def _logprobs(store: EvaluationStore, evaluation: Evaluation) -> list[list[float]]:
-    """The first logprobs of the adapter's answers, by the number of the row."""
+    """The first logprobs of the adapter's answers, by row number."""
     logprobs: list[list[float]] = []
     for first in range(0, evaluation.rows, RESULTS_AT_ONCE):
         logprobs += await store.logprobs(evaluation, "adapter", first, RESULTS_AT_ONCE)
@@ -173,8 +173,8 @@ async def _logprobs(store: EvaluationStore, evaluation: Evaluation) -> list[list
 
 @dataclass
 class _Scope:
-    """The scope score of each text, and the model that gives it: None each where there is none that
-    reads what the task's selector takes. `digest` is what a calibration knows it by."""
+    """The scope score of each text, and its model; None if no model reads the same part of a conversation as the
+    task's selector. A calibration identifies the model by `digest`."""
 
     scores: list[float | None]
     model: ScopeModel | None = None
@@ -183,9 +183,9 @@ class _Scope:
 
 
 async def _scope(redis: Redis, version: str, texts: Sequence[str | None], job: EvaluationJob) -> _Scope:
-    """Score the texts; None where a row was erased.
+    """Score the texts; None for an erased row.
 
-    Raises ScopeError, EmbeddingError or FittedError where there is one, and it can't be used.
+    Raises ScopeError, EmbeddingError or FittedError if there is a model that can't be used.
     """
     store = FittedStore(redis)
     entry = (await store.of(version)).get("scope")

@@ -14,10 +14,10 @@ from gateway.state.quality_store import QualityStore
 
 @dataclass(frozen=True)
 class Evaluations:
-    """`store` keeps evaluations in Redis, `suites` the data sets that they use again, and `drafts` the audit entries of
-    evaluations that have ended, until they are entered.
+    """`store` keeps evaluations in Redis, `suites` the data sets for repeated use, and `drafts` the audit entries of
+    ended evaluations, until they are entered.
 
-    `quality_store` says whether a version was judged before its gate.
+    `quality_store` tells whether a version was judged before its gate.
     """
 
     services: Services

@@ -41,32 +41,31 @@ OPEN_KEY = "apprentice:evaluations:open"
 DRAFTS_KIND = "evaluations:audit"
 DRAFTS_KEY = f"apprentice:{DRAFTS_KIND}"
 COMING_SECONDS = 3600
-"""Life of rows whose upload broke off."""
+"""Lifetime of rows whose upload broke off."""
 WAITING_SECONDS = 10
 LISTED_MAX = 100
 RESULTS_AT_ONCE = 500
 LOGPROBS_MAX = 256
-"""So many first logprobs of an answer are kept; more where its task judges by more."""
+"""Number of an answer's first logprobs that are kept; more if its task judges by more."""
 LOGPROBS_EVALUATIONS = 5
-"""The newest evaluations of which logprobs are kept once they have ended."""
+"""Number of the newest evaluations whose logprobs are kept after their end."""
 PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten", "preferences", "given")
-"""The parts of an evaluation beside itself and its rows."""
+"""The parts of an evaluation that have Redis keys of their own, without its rows."""
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """An evaluation as its version's gate: whether it became the baseline of reviewed labels, and why."""
+    """The gate's part of an evaluation: whether it became the baseline of reviewed labels, and the reason."""
 
     taken: bool
     because: str
 
 
 class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
-    """One evaluation. `arms`, by their names, are asked in this order of each row; `metric` is how answers are compared
-    (`judge`: digest of the model that is asked), and `classes` how rows are told apart. Times are Unix seconds;
-    `report` is there once it is done, `gate` where its version was asked; `note` says what it waits for, or why it
-    failed. `suite` is the kind of suite, if it is one; of `rows` each is there `repeats` times, and one `again` takes
-    no answer of an earlier one. Rows of erased requests, counted in `notes`, have no result; all others keep their
-    number.
+    """One evaluation. Each row is sent to the `arms` in this order. `metric` compares answers, `judge` is the digest of
+    the model that judges, and `classes` are the classes of rows. Times are Unix seconds. `report` is set at the end,
+    `gate` if the version was asked. `note` tells the reason of a wait or failure. `suite` is the kind of suite, if one
+    is used. Each of the `rows` is repeated `repeats` times. With `again`, answers of earlier evaluations are not used.
+    Rows of erased requests, counted in `notes`, have no result; all others keep their number.
     """
 
     id: str
@@ -97,7 +96,7 @@ Chosen = Callable[[Evaluation], bool]
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model that was fitted from an evaluation's rows, and what people want to know of it."""
+    """A model that was fitted from an evaluation's rows, and its summary for people."""
 
     kind: Kind
     data: bytes
@@ -105,7 +104,7 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Models(msgspec.Struct, frozen=True):
-    """The models of an evaluation that has ended, for its version, and the key of who asked for them."""
+    """The models of an ended evaluation, for its version. `by` is the key that asked for the evaluation."""
 
     version: str
     by: str
@@ -113,12 +112,12 @@ class Models(msgspec.Struct, frozen=True):
 
 
 class EvaluationStore:
-    """Keeps evaluations in Redis. Every method raises RedisError."""
+    """The evaluations in Redis. Every method raises RedisError."""
 
     def __init__(
         self, redis: Redis, retention_seconds: int, seals: Callable[[], Seals] = lambda: Seals({}, None)
     ) -> None:
-        """`retention_seconds` is how long an evaluation and its results are kept after their last change. `seals` gives
+        """`retention_seconds` is the lifetime of an evaluation and its results after the last change. `seals` returns
         the present keys of texts."""
         self._seals = seals
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
@@ -126,7 +125,7 @@ class EvaluationStore:
         self.models = Outbox(
             redis, "evaluations:models", msgspec.msgpack.Decoder(Models).decode, msgspec.msgpack.encode
         )
-        """The models of evaluations that have ended, until they are in force."""
+        """The models of ended evaluations, until they are active."""
         self._gates = GateStore(redis)
         self._keep = redis.register_script(KEEP)
         self._move = redis.register_script(MOVE)
@@ -140,11 +139,11 @@ class EvaluationStore:
     async def all(
         self, limit: int = LISTED_MAX, with_reports: bool = True, is_wanted: Chosen = lambda _: True
     ) -> list[Evaluation]:
-        """The newest that are wanted of those that are kept, the newest first."""
+        """At most `limit` evaluations for which `is_wanted` is true, the newest first."""
         return await self._read_each(await self._list_names(), limit, with_reports, is_wanted)
 
     async def list_with_texts(self, is_wanted: Chosen) -> list[Evaluation]:
-        """The newest that are wanted of those of which texts of any row are kept, without reports."""
+        """The newest evaluations that keep texts of any row, and for which `is_wanted` is true, without reports."""
         names = await self._list_names()
         async with self._redis.pipeline(transaction=False) as all_of_them:
             for name in names:
@@ -156,7 +155,7 @@ class EvaluationStore:
     async def _read_each(
         self, names: Sequence[str], limit: int, with_reports: bool, is_wanted: Chosen
     ) -> list[Evaluation]:
-        """Each is read by itself, since reports are large."""
+        """Read the evaluations one by one, since reports are large."""
         evaluations = list[Evaluation]()
         for name in names:
             evaluation = await self.get(name, with_reports) if len(evaluations) < limit else None
@@ -165,7 +164,7 @@ class EvaluationStore:
         return evaluations
 
     async def _list_names(self) -> list[str]:
-        """The ids of those that are kept, the newest first; what has expired leaves the list."""
+        """The ids of all evaluations, the newest first. Ids of expired ones are removed from the list."""
         names = [name.decode() for name in await self._redis.zrevrange(EVALUATIONS_KEY, 0, -1)]
         async with self._redis.pipeline(transaction=False) as all_of_them:
             for name in names:
@@ -180,7 +179,7 @@ class EvaluationStore:
         return bool(await self._redis.exists(OPEN_KEY, DRAFTS_KEY, self.models.values))
 
     async def next(self, passed_over: Container[str] = ()) -> Evaluation | None:
-        """The oldest that is to be run and is not passed over; None where none is."""
+        """The oldest running evaluation that is not in `passed_over`; None if there is none."""
         for name in [one for one in await self._redis.zrange(OPEN_KEY, 0, -1) if one.decode() not in passed_over]:
             raw = await self._redis.get(_key(name.decode()))
             evaluation = None if raw is None else _read(raw)
@@ -200,18 +199,18 @@ class EvaluationStore:
         ]
 
     async def say_waiting(self, evaluation: Evaluation, reason: str, seconds: int = WAITING_SECONDS) -> None:
-        """Tell people what it waits for; it is forgotten by itself."""
+        """Publish the reason why an evaluation waits. The reason expires after `seconds`."""
         await self._redis.set(_key(evaluation.id, "waiting"), reason, ex=seconds)
 
     async def waiting(self, evaluation: Evaluation) -> str:
-        """The reason why an evaluation waits; empty where it does not."""
+        """The reason why an evaluation waits; empty if it does not."""
         raw = await self._redis.get(_key(evaluation.id, "waiting"))
         return raw.decode() if raw else ""
 
     async def progress(self, evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
-        """By arm: the numbers of rows answered and of right ones, and their cost in US dollars (None: not known)."""
+        """By arm: the number of answered rows, the number of right ones, and the cost in US dollars (None: unknown)."""
         raw = await self._redis.hgetall(_key(evaluation.id, "counts"))
-        counts = {name.decode(): float(value) for name, value in raw.items()}  # the name of its run is a number, too
+        counts = {name.decode(): float(value) for name, value in raw.items()}  # `run` is a number, too
         return {
             arm: {
                 "done": int(counts.get(f"done:{arm}", 0)),
@@ -222,8 +221,8 @@ class EvaluationStore:
         }
 
     async def add_rows(self, coming: str, rows: Sequence[Row], erased: set[str]) -> None:
-        """Keep rows of the upload named `coming`, without those of erased requests, whose ids are added to `erased`. An
-        erasure that comes later finds the rows."""
+        """Store rows of the upload `coming`. Rows of erased requests are left out, and their ids are added to `erased`.
+        A later erasure finds the stored rows."""
         if not rows:
             return
         key, names, seals = get_coming_key(coming), list_all_names(rows), self._seals()
@@ -240,7 +239,7 @@ class EvaluationStore:
             erased.add(rows[place].id)
 
     async def join_groups(self, coming: str, joined: Mapping[int, int]) -> None:
-        """Give an upload's rows the groups that theirs came to be a part of."""
+        """Replace the group of each row of an upload by the group that it was `joined` to."""
         await join_rows(self._redis, get_coming_key(coming), joined)
 
     def coming(self, coming: str) -> AsyncIterator[Row]:
@@ -248,18 +247,18 @@ class EvaluationStore:
         return read_rows(self._redis, get_coming_key(coming), self._seals())
 
     async def count_coming(self, coming: str) -> int:
-        """The number of an upload's rows so far, without those that were erased."""
+        """The number of an upload's rows so far, without erased ones."""
         return int(await self._redis.llen(get_coming_key(coming)))
 
     async def drop(self, coming: str) -> None:
-        """Forget an upload that came to nothing."""
+        """Delete an upload that is not used."""
         await self._redis.delete(get_coming_key(coming), get_coming_key(coming) + ERASED_ENDING)
 
     async def begin(self, evaluation: Evaluation, coming: str, again: bool, step: AuditedStep) -> None:
-        """Have it run, on the rows of this upload; results that there are stay, unless it is begun `again`. The entries
-        noted with `step` are written in the same transaction.
+        """Begin the evaluation on the rows of this upload. With `again`, all former results are deleted; otherwise only
+        those of rows at which an engine failed. The entries noted with `step` are written in the same transaction.
 
-        Those of rows that an engine failed to answer do not stay. Of another run of it no result is taken any more.
+        Results of the evaluation's other runs are not accepted any more.
         Raises RowsErased.
         """
         async with take_over(self._redis, get_coming_key(coming)) as all_of_it:
@@ -280,13 +279,13 @@ class EvaluationStore:
         await self._forget_old_logprobs()
 
     async def _forget_old_logprobs(self) -> None:
-        """Keep those of the newest evaluations, and of what has not ended: they take more room than all else."""
+        """Delete logprobs, which take most room, except those of the newest evaluations and of running ones."""
         older = {*await self._redis.zrevrange(EVALUATIONS_KEY, LOGPROBS_EVALUATIONS, -1)}
         if older := older.difference(await self._redis.zrange(OPEN_KEY, 0, -1)):
             await self._redis.unlink(*(_key(name.decode(), "logprobs") for name in older))
 
     async def has_engine_faults(self, evaluation: Evaluation) -> bool:
-        """Return whether an engine failed at rows: they are asked again where the evaluation is begun again."""
+        """Return whether an engine failed at rows. If the evaluation is begun again, these rows are asked again."""
         return bool(await self._redis.exists(_key(evaluation.id, "engine_faults")))
 
     async def move(
@@ -298,10 +297,10 @@ class EvaluationStore:
         models: Sequence[Model] = (),
         comparisons: Mapping[str, Comparison] = MappingProxyType({}),
     ) -> bool:
-        """Let it be `after` if it still is `before`; whether it was. Once it no longer runs, its rows are forgotten.
+        """Replace `before` by `after` if the evaluation still is `before`. Return whether it was.
 
-        In the same step `entry` is written as the draft of an entry in the audit, `latest` as its version's last one,
-        `models` as what is left to be put into force, and `comparisons` beside the version's others.
+        Once it no longer runs, its rows are deleted. The same step writes `entry` as an audit draft, `latest` as the
+        version's last evaluation, `models` to be activated, and adds `comparisons` to the version's others.
         """
         left, done = Models(after.version, after.by, tuple(models)), -1
         parts = [OPEN_KEY, _key(after.id, "data"), DRAFTS_KEY, LATEST_KEY, self.models.values, COMPARISONS_KEY]
@@ -323,7 +322,7 @@ class EvaluationStore:
         return bool(done)
 
     async def forget(self, evaluation: Evaluation, step: AuditedStep) -> None:
-        """Forget all of it, and write the entries noted with `step`, in one transaction."""
+        """Delete the evaluation with all its parts, and write the entries noted with `step`, in one transaction."""
 
         async def queue(all_of_it: Any) -> None:
             latest = await self.latest(evaluation.version)
@@ -339,15 +338,15 @@ class EvaluationStore:
                 all_of_it.hdel(LATEST_KEY, evaluation.version)
             step.write_into(all_of_it)
 
-        await self._redis.transaction(queue, COMPARISONS_KEY, LATEST_KEY)  # again where either has changed meanwhile
+        await self._redis.transaction(queue, COMPARISONS_KEY, LATEST_KEY)  # again if either has changed meanwhile
         await step.enter()
 
     async def keep(
         self, evaluation: Evaluation, arm: str, result: RowResult, logprobs: Sequence[float], again: bool = False
     ) -> bool:
-        """Store a row's result, once, and only while this run of it is the last; whether it was new.
+        """Store a row's result once, and only if this is the evaluation's last run. Return whether it was new.
 
-        With `again` the row is asked again where the evaluation is begun again.
+        With `again`, the row is asked again if the evaluation is begun again.
         """
         field = _field(arm, result.number)
         new = await self._keep(
@@ -361,7 +360,7 @@ class EvaluationStore:
         return bool(new)
 
     async def left(self, evaluation: Evaluation) -> AsyncIterator[tuple[str, Row]]:
-        """The rows that arms have not answered yet, row after row. Raises Unsealable."""
+        """Each row with each arm that has not answered it yet, row by row. Raises Unsealable."""
         async for rows in read_batches(self._redis, _key(evaluation.id, "data"), self._seals()):
             pairs = [(arm, row) for row in rows for arm in evaluation.arms]
             async with self._redis.pipeline(transaction=False) as all_of_them:
@@ -373,16 +372,16 @@ class EvaluationStore:
                     yield arm, row
 
     def rows(self, evaluation: Evaluation) -> AsyncIterator[Row]:
-        """The rows of its data, while they are kept. Raises Unsealable."""
+        """The rows of the evaluation's data, while they are stored. Raises Unsealable."""
         return read_rows(self._redis, _key(evaluation.id, "data"), self._seals())
 
     async def results(self, evaluation: Evaluation, first: int, count: int) -> dict[str, list[bytes | None]]:
-        """The results of `count` rows from `first` on, by arm, as JSON; None where a row is not answered yet."""
+        """The results of `count` rows from `first` on, by arm, as JSON; None for a row without an answer."""
         numbers = range(first, min(first + count, evaluation.rows))
         return {arm: await self.results_of(evaluation, arm, numbers) for arm in evaluation.arms}
 
     async def results_of(self, evaluation: Evaluation, arm: str, numbers: Sequence[int]) -> list[bytes | None]:
-        """An arm's results of these rows, as JSON; None where a row is not answered yet."""
+        """An arm's results of these rows, as JSON; None for a row without an answer."""
         return await self._read_fields(_key(evaluation.id, "results"), [_field(arm, number) for number in numbers])
 
     async def results_of_arm(self, evaluation: Evaluation, arm: str) -> AsyncIterator[RowResult]:
@@ -396,7 +395,7 @@ class EvaluationStore:
         return bool(await self._redis.exists(_key(evaluation.id, "texts")))
 
     async def note_given(self, evaluation: Evaluation, number: int, arms: tuple[str, str], reviewer: str) -> None:
-        """Note that a reviewer has been given the answers of two arms to a row."""
+        """Note that a reviewer got the answers of two arms to a row."""
         key = _key(evaluation.id, "given")
         async with self._redis.pipeline(transaction=True) as both:
             both.sadd(key, _pair_field(number, *arms, reviewer))
@@ -404,11 +403,11 @@ class EvaluationStore:
             await both.execute()
 
     async def was_given(self, evaluation: Evaluation, number: int, arms: tuple[str, str], reviewer: str) -> bool:
-        """True if the reviewer has been given them."""
+        """True if the reviewer got the answers of these arms to the row."""
         return bool(await self._redis.sismember(_key(evaluation.id, "given"), _pair_field(number, *arms, reviewer)))
 
     async def keep_preference(self, evaluation: Evaluation, preference: Preference) -> None:
-        """Store a person's preference on a row, in the place of an earlier one."""
+        """Store a person's preference on a row. It replaces an earlier one."""
         key = _key(evaluation.id, "preferences")
         field = _pair_field(preference.number, preference.first, preference.second, preference.reviewer)
         async with self._redis.pipeline(transaction=True) as both:
@@ -417,43 +416,43 @@ class EvaluationStore:
             await both.execute()
 
     async def preferences(self, evaluation: Evaluation) -> list[Preference]:
-        """All that people have said of pairs of answers."""
+        """All preferences of people."""
         raw = await self._redis.hvals(_key(evaluation.id, "preferences"))
         return [msgspec.json.decode(preference, type=Preference) for preference in raw]
 
     async def logprobs(self, evaluation: Evaluation, arm: str, first: int, count: int) -> list[list[float]]:
-        """The first logprobs of an arm's answers, to seven digits, as far as they are kept."""
+        """The first logprobs of an arm's answers, with seven digits, if they are kept."""
         fields = [_field(arm, number) for number in range(first, min(first + count, evaluation.rows))]
         raw = await self._read_fields(_key(evaluation.id, "logprobs"), fields)
         return [[] if packed is None else [float(f"{value:.7g}") for value in array("f", packed)] for packed in raw]
 
     async def keep_texts(self, evaluation: Evaluation, number: int, fields: Mapping[str, bytes], seconds: int) -> None:
-        """Store sealed texts of a row, for no longer than results are kept, unless it is forgotten."""
+        """Store sealed texts of a row, for no longer than results, unless the row's request was erased."""
         key = _key(evaluation.id, "texts")
         async with self._redis.pipeline(transaction=True) as all_of_it:
             all_of_it.hset(key, mapping=dict(fields))
             all_of_it.expire(key, min(seconds, self._retention_seconds))
             all_of_it.sismember(_key(evaluation.id, "forgotten"), number)
             *_, is_forgotten = await all_of_it.execute()
-        if is_forgotten:  # an erasure came while the row was asked
+        if is_forgotten:  # the request was erased while the row was asked
             await self._redis.hdel(key, *(name for name in fields if name.startswith(f"{number}:")))
 
     async def texts(self, evaluation: Evaluation, number: int, arms: Sequence[str]) -> list[bytes | None]:
-        """The sealed texts of a row by arm, and those of the row itself by an empty name; None where none is kept."""
+        """The sealed texts of a row by arm. The empty name has the row itself. None: no text is kept."""
         return await self._read_fields(_key(evaluation.id, "texts"), [_field(arm, number) for arm in arms])
 
     async def keep_scope(self, evaluation: Evaluation, scores: Sequence[float | None]) -> None:
-        """Store how much each row was in the scope of the version."""
+        """Store the scope score of each row."""
         key = _key(evaluation.id, "coverage")
         await self._redis.set(key, msgspec.json.encode(scores), ex=self._retention_seconds)
 
     async def scope(self, evaluation: Evaluation) -> list[float | None]:
-        """The stored scope scores of the rows; empty where there are none."""
+        """The stored scope scores of the rows; empty if there are none."""
         raw = await self._redis.get(_key(evaluation.id, "coverage"))
         return [] if raw is None else msgspec.json.decode(raw, type=list[float | None])
 
     async def latest(self, version: str) -> dict[str, Any] | None:
-        """The version's last finished evaluation in short, or None; it may have expired since."""
+        """The summary of the version's last finished evaluation, or None. The evaluation may have expired since."""
         raw = await self._redis.hget(LATEST_KEY, version)
         return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
 
@@ -462,19 +461,19 @@ class EvaluationStore:
 
 
 def finish(evaluation: Evaluation, status: Status, note: str = "", report: dict[str, Any] | None = None) -> Evaluation:
-    """The evaluation as it is once it has ended so: what its answers were compared with is not part of it any more."""
+    """The evaluation at its end, with this status. It no longer holds the expected answers' classes by digest."""
     classes = msgspec.structs.replace(evaluation.classes, by_digest=None)
     now = time.time()
     return msgspec.structs.replace(evaluation, status=status, note=note, report=report, ended_at=now, classes=classes)
 
 
 def get_coming_key(coming: str) -> str:
-    """The key in Redis of an upload's rows."""
+    """The Redis key of an upload's rows."""
     return _key(coming, "coming")
 
 
 def _read(raw: bytes, with_report: bool = True) -> Evaluation:
-    """An evaluation as it is kept; up to 0.1.0 its arms were names, and `against` a version."""
+    """Read a stored evaluation. Up to 0.1.0, `arms` was a list of names, and `against` a version."""
     written = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     fields: dict[str, Any] = {
         name: msgspec.json.decode(value) for name, value in written.items() if with_report or name != "report"

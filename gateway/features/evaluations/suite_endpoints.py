@@ -96,7 +96,7 @@ async def add_suite(
         data = await (intake.from_request(request) if since is None else _from_production(intake, since))
         others = await evaluations.suites.all(task)
         same, kinds = next((suite for suite in others if suite.digest == data.digest), None), kinds_of(others)
-        wanted = (kind, metric, class_field)  # an older one that is given again is the newest from now on
+        wanted = (kind, metric, class_field)  # an older suite that is sent again becomes the newest
         if same is not None and (kinds[same.digest], same.metric, same.class_field) == wanted:
             response.status_code = 200
             return _shown(same, others)
@@ -140,7 +140,7 @@ async def remove_suite(request: Request, task: str, suite: str, admin: Admin) ->
 
 
 async def find_suite(evaluations: Evaluations, task: str, name: str) -> Suite:
-    """A task's suite by its kind or the beginning of its digest. Raises Problem (404)."""
+    """A task's suite, by its kind or the first digits of its digest. Raises Problem (404)."""
     try:
         return await evaluations.suites.find(task, name)
     except NoSuite as error:
@@ -148,7 +148,7 @@ async def find_suite(evaluations: Evaluations, task: str, name: str) -> Suite:
 
 
 def find_metric(name: str) -> ComparisonMetric | None:
-    """The metric of this name; None for an empty one. Raises Problem (400)."""
+    """The metric with this name; None for an empty name. Raises Problem (400)."""
     try:
         return metric_of(name) if name else None
     except MetricError as error:
@@ -156,7 +156,7 @@ def find_metric(name: str) -> ComparisonMetric | None:
 
 
 async def _from_production(intake: Intake, since: float) -> Data:
-    """Take in hard cases of production. Raises Problem and RedisError."""
+    """Store hard cases from production as rows. Raises Problem and RedisError."""
     async with find_hard_cases(intake.evaluations, intake.model, since) as path:
         try:
             return await intake.from_file(path)
@@ -185,9 +185,9 @@ def _audited(suite: Suite) -> dict[str, Any]:
 
 @asynccontextmanager
 async def hold_off_erasures(evaluations: Evaluations) -> AsyncIterator[None]:
-    """Hold the lock of the data sets, as their building does: an erasure finds the suite, or its texts are gone.
+    """Hold the lock of the data sets, like a build. An erasure then comes before texts are read, or finds the suite.
 
-    Raises Problem (504) where an erasure goes on for too long.
+    Raises Problem (504) if an erasure takes too long.
     """
     folder = evaluations.services.settings.dataset_folder
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -206,9 +206,9 @@ async def hold_off_erasures(evaluations: Evaluations) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def find_hard_cases(evaluations: Evaluations, task: str, since: float) -> AsyncIterator[Path]:
-    """A file of rows: requests since then with a wrong answer and an agreed right one. Raises Problem."""
+    """A file of rows: requests since that time with a wrong answer and an agreed right one. Raises Problem."""
     settings, now = evaluations.services.settings, time.time()
-    files = settings.dataset_folder / FILES_FOLDER  # an erasure finds there what a killed gateway has left
+    files = settings.dataset_folder / FILES_FOLDER  # erasures also search here for files that a killed gateway has left
     make_private_folder(files)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=files) as folder:
         path = Path(folder) / "rows.jsonl"

@@ -22,23 +22,23 @@ SUITES_MAX = 50
 
 
 class NoSuite(Exception):
-    """A task has no suite of this name; the message says which it has."""
+    """A task has no suite with this name; the message lists the existing ones."""
 
 
 class SuiteStore:
-    """Keeps suites in Redis. Every method raises RedisError."""
+    """The suites in Redis. Every method raises RedisError."""
 
     def __init__(self, redis: Redis, seals: Callable[[], Seals] = lambda: Seals({}, None)) -> None:
-        """`seals` gives the present keys of texts."""
+        """`seals` returns the present keys of texts."""
         self._seals = seals
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
 
     async def all(self, task: str | None = None) -> list[Suite]:
-        """Those of a task (None: of all), the newest first."""
+        """The suites of a task (None: of all tasks), the newest first."""
         return sorted(await read_suites(self._redis, task), key=lambda suite: (-suite.created_at, suite.digest))
 
     async def find(self, task: str, name: str) -> Suite:
-        """The one suite of a task with this kind, or whose digest begins so; its kind is the present one. Raises
+        """The one suite of a task with this kind or prefix of its digest, with its present kind. Raises
         NoSuite."""
         added = await self.all(task)
         kinds = kinds_of(added)
@@ -56,7 +56,7 @@ class SuiteStore:
         raise NoSuite(f"{task} has no suite {name[:80]!r}: {has}.")
 
     async def add(self, suite: Suite, coming: str, step: AuditedStep) -> None:
-        """Keep a suite with the rows of this upload, in one transaction with the entries noted with `step`. Raises
+        """Store a suite with the rows of this upload, in one transaction with the entries noted with `step`. Raises
         RowsErased."""
         async with take_over(self._redis, get_coming_key(coming), suite.rows) as all_of_it:
             all_of_it.rename(get_coming_key(coming), get_suite_key(suite.task, suite.digest))
@@ -66,7 +66,7 @@ class SuiteStore:
         await step.enter()
 
     async def remove(self, suite: Suite, step: AuditedStep) -> None:
-        """Forget a suite and its rows, in one transaction with the entries noted with `step`."""
+        """Delete a suite and its rows, in one transaction with the entries noted with `step`."""
         async with self._redis.pipeline(transaction=True) as all_of_it:
             all_of_it.unlink(get_suite_key(suite.task, suite.digest))
             all_of_it.hdel(SUITES_KEY, f"{suite.task}/{suite.digest}")
@@ -75,5 +75,5 @@ class SuiteStore:
         await step.enter()
 
     def rows(self, suite: Suite) -> AsyncIterator[list[Row]]:
-        """Its rows, some at a time. Raises Unsealable."""
+        """The rows of a suite, in batches. Raises Unsealable."""
         return read_batches(self._redis, get_suite_key(suite.task, suite.digest), self._seals())

@@ -33,8 +33,8 @@ async def keep_texts(
     answer: RowAnswer,
     sealed: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
-    """Keep a row and an arm's answer to it, and what is `sealed` already; nothing where the task keeps no texts. Raises
-    RedisError."""
+    """Store a row, an arm's answer to it, and texts that are `sealed` already. Does nothing if the task keeps no texts.
+    Raises RedisError."""
     if row.repeat or not has_texts_kept(evaluations, evaluation.task):
         return
     redact = evaluations.texts.redactions[evaluation.task]
@@ -44,15 +44,15 @@ async def keep_texts(
 
 
 def has_texts_kept(evaluations: Evaluations, task: str) -> bool:
-    """Return whether the task has texts kept."""
+    """Return whether the task keeps texts."""
     return task in evaluations.texts.redactions and task in evaluations.services.settings.tasks
 
 
 async def copy_answer(
     evaluations: Evaluations, source: tuple[Evaluation, int, str], evaluation: Evaluation, arm: str, row: Row
 ) -> bool:
-    """Keep a row and an arm's answer to it of another evaluation, as long as a new one is; whether the answer was there
-    still. Raises RedisError."""
+    """Store a row with an arm's answer from another evaluation, for as long as a new answer. Return whether the other
+    evaluation still had the answer. Raises RedisError."""
     (sealed,) = await evaluations.store.texts(source[0], source[1], [source[2]])
     if sealed is not None:
         fields = {f"{row.number}:{arm}": sealed}
@@ -61,7 +61,7 @@ async def copy_answer(
 
 
 async def read_texts(evaluations: Evaluations, evaluation: Evaluation, number: int) -> dict[str, Any] | None:
-    """A row with its expected answer and each arm's, as far as they are kept and can be opened. Raises RedisError."""
+    """A row with its expected answer and the arms' answers, if they are stored and can be opened. Raises RedisError."""
     names = ["", *evaluation.arms]
     raw = dict(zip(names, await evaluations.store.texts(evaluation, number, names), strict=True))
     row = _opened(evaluations, await _with_tools(evaluations, evaluation, raw[""]))
@@ -92,7 +92,7 @@ def _sealed(
         fields[arm] = msgspec.structs.replace(bare, answer=redact(answer.text))
     closed = {f"{row.number}:{name}": evaluations.texts.seals.close(text) for name, text in fields.items()}
     asked = closed[f"{row.number}:"]
-    if asked.tools is not None:  # once for all rows that have them
+    if asked.tools is not None:  # stored once for all rows that have the same tools
         name = f"{SHARED}:{hashlib.sha256(asked.tools.encode()).hexdigest()}"
         closed[name] = TextRow(request="", at=asked.at, task=asked.task, tools=asked.tools)
         asked.tools = name
@@ -100,7 +100,7 @@ def _sealed(
 
 
 async def _with_tools(evaluations: Evaluations, evaluation: Evaluation, raw: bytes | None) -> bytes | None:
-    """The sealed texts of a row with its tools, which lie beside them. Raises RedisError."""
+    """The sealed texts of a row, with its tools, which are stored in another field. Raises RedisError."""
     text = None if raw is None else msgspec.json.decode(raw, type=TextRow)
     if text is None or not (text.tools or "").startswith(f"{SHARED}:"):
         return raw
@@ -113,5 +113,5 @@ async def _with_tools(evaluations: Evaluations, evaluation: Evaluation, raw: byt
 def _opened(evaluations: Evaluations, raw: bytes | None) -> KeptText | None:
     try:
         return None if raw is None else evaluations.texts.seals.open(msgspec.json.decode(raw, type=TextRow))
-    except Unsealable:  # its key is no longer in the settings
+    except Unsealable:  # the settings no longer have its key
         return None
