@@ -46,21 +46,21 @@ router = APIRouter()
 
 
 def _a_value(value: Any) -> Any:
-    """Raises ValueError for what no metric takes, in one sentence."""
+    """Raises ValueError, with one sentence, for a type that no metric accepts."""
     if not isinstance(value, (bool, int, float, str)):
         raise ValueError("it is true or false, a number or a text, as its metric declares")
     return value
 
 
 def _so_many(entries: list[Any]) -> list[Any]:
-    """Raises ValueError for a batch that holds nothing, or too much."""
+    """Raises ValueError for an empty or too large batch."""
     if not 1 <= len(entries) <= FEEDBACK_BATCH_MAX:
         raise ValueError(f"it holds 1 to {FEEDBACK_BATCH_MAX} entries")
     return entries
 
 
 def _form_of(body: Any) -> str:
-    """The form of a body, one judgement or several: an error names fields of that form."""
+    """The name of a body's form, for one judgement or several. Errors name the fields of that form."""
     return "FeedbackBatch" if isinstance(body, dict) and "feedback" in body else "FeedbackIn"
 
 
@@ -161,7 +161,7 @@ async def _given_several(reviews: Reviews, caller: Caller, body: FeedbackBatch) 
 
 
 def _one_of_batch(raw: Any) -> FeedbackIn:
-    """One judgement of several: what is wrong with it is its own result. Raises Problem (400)."""
+    """One judgement of a batch. Its faults become its own result. Raises Problem (400)."""
     try:
         return FeedbackIn.model_validate(raw)
     except ValidationError as error:
@@ -209,7 +209,7 @@ async def _give(reviews: Reviews, caller: Caller, body: FeedbackIn) -> tuple[int
     )
     receipt = await services.feedback.give(request_id, feedback, caller.judges, genuine)
     services.meters.feedback.add(1, receipt.task or "", receipt.version or "", body.metric, _counted(receipt))
-    if receipt.first and not receipt.reported and receipt.outcome != "pending":  # whose task nobody knows yet
+    if receipt.first and not receipt.reported and receipt.outcome != "pending":  # the task of a pending one is unknown
         services.coverage.judged(receipt.task or "")
     if drawn is not None:
         await note_answered(reviews, drawn, request_id, feedback, receipt)
@@ -217,8 +217,8 @@ async def _give(reviews: Reviews, caller: Caller, body: FeedbackIn) -> tuple[int
 
 
 async def _answer_gold(reviews: Reviews, caller: Caller, body: FeedbackIn, value: bool | float | str) -> int | None:
-    """Score an answer to the gold question that this reviewer has, or had lately. It is not feedback, and is answered
-    like one, also where it is sent again. None for all else."""
+    """Score an answer to the gold question that this reviewer holds, or held lately. Return the status that feedback
+    would get, also if it is sent again. None if the answer is not to a gold question."""
     if caller.judges != "*" or not body.request_id:
         return None
     question = await reviews.gold.find_last(body.request_id, caller.public)

@@ -99,7 +99,7 @@ def _path_of(datasets: Datasets, file: str) -> Path:
 
 
 async def _shown(datasets: Datasets, path: Path) -> dict[str, Any]:
-    """Raises Problem (404) where it is gone at this moment."""
+    """A file for the answer. Raises Problem (404) if it was deleted at this moment."""
     try:
         return await _named(datasets, await asyncio.to_thread(_show_file, path))
     except FileNotFoundError:
@@ -110,13 +110,13 @@ def _list_files(folder: Path) -> list[dict[str, Any]]:
     files = []
     for path in folder.glob("*"):
         if DIGEST.fullmatch(path.name):
-            with contextlib.suppress(FileNotFoundError):  # it is deleted at this moment
+            with contextlib.suppress(FileNotFoundError):  # it was deleted at this moment
                 files.append(_show_file(path))
     return files
 
 
 def _show_file(path: Path) -> dict[str, Any]:
-    """Raises FileNotFoundError where it is gone at this moment."""
+    """A file as OpenAI's clients read it. Raises FileNotFoundError if it was deleted at this moment."""
     status = path.stat()
     return {
         "object": "file",
@@ -131,7 +131,7 @@ def _show_file(path: Path) -> dict[str, Any]:
 
 
 async def _named(datasets: Datasets, file: dict[str, Any]) -> dict[str, Any]:
-    """The file with the name by which it was sent, where that is known."""
+    """The file with the name from its upload, if that is known."""
     redis: Any = datasets.services.redis  # replies are bytes; redis-py's types say bytes or str
     name = await redis.get(_name_key(file["id"].removeprefix(FILE_PREFIX)))
     return file if name is None else file | {"filename": name.decode()}

@@ -25,7 +25,7 @@ Auto = Literal["auto"]
 
 
 def _explain_with(words: str) -> WrapValidator:
-    """Put one sentence in the place of a fault for each kind of value, under a name of pydantic's own."""
+    """Replace pydantic's faults, one for each kind of value, by one sentence, under a name of pydantic's own."""
 
     def read(value: Any, read_whole: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -83,14 +83,14 @@ class JobIn(Body):
 
     @property
     def wanted_hyperparameters(self) -> HyperparametersIn:
-        """The hyperparameters, wherever they are given."""
+        """The hyperparameters, from either of the places where a job may have them."""
         return self.method.supervised.hyperparameters if self.method else self.hyperparameters or HyperparametersIn()
 
 
 def resolve_parameters(job: JobIn, defaults: TrainingParameters, path: Path) -> dict[str, Any]:
-    """The parameters of the training on this file. An epoch takes each row that is not held out once.
+    """The parameters of the training on this file. An epoch uses once each row that is not held out.
 
-    Blocks: epochs need the rows counted. Raises OSError, Problem (400) for more steps than a training may have.
+    Blocks, since epochs need a count of the rows. Raises OSError, Problem (400) for more steps than are allowed.
     """
     wanted, parameters = job.wanted_hyperparameters, defaults.model_dump()
     if job.seed is not None:
@@ -106,7 +106,7 @@ def resolve_parameters(job: JobIn, defaults: TrainingParameters, path: Path) -> 
         if steps > STEPS_MAX:
             text = f"These epochs take {steps} steps. A training has at most {STEPS_MAX}: take fewer epochs."
             raise Problem("invalid_value", text, "hyperparameters.n_epochs")
-        # Of few steps, most would else pass before the learning rate is reached, and none be looked at.
+        # Otherwise a short training would end before it reaches the learning rate, and without an evaluation.
         parameters["warmup_steps"] = min(parameters["warmup_steps"], steps // WARMUP_PARTS)
         parameters["evaluate_every"] = min(parameters["evaluate_every"], max(1, steps // LOOKS_MIN))
     return parameters
@@ -118,7 +118,7 @@ def _count_rows(path: Path) -> int:
 
 
 def draft_manifest_of(task: str, path: Path) -> dict[str, Any]:
-    """A manifest for a task's first version, of the first rows of a file. Blocks; raises OSError, Problem (400)."""
+    """A manifest for a task's first version, from the first rows of a file. Blocks; raises OSError, Problem (400)."""
     rows = [read for row in islice(_objects_in(path), DRAFTED_ROWS_MAX) if (read := read_row(row)) is not None]
     if not rows:
         text = "None of its lines is an example: each needs `messages` that end with the assistant's."

@@ -60,7 +60,7 @@ def list_events(training: Training, points: Sequence[Mapping[str, Any]]) -> list
 
 
 def list_checkpoints(training: Training) -> list[Json]:
-    """The checkpoint that is kept, the best one: it is the version."""
+    """The one checkpoint that is kept: the best one, which becomes the version."""
     if training.version is None:
         return []
     step, metrics = training.result.get("best_step", 0), training.result.get("metrics") or {}
@@ -77,7 +77,7 @@ def list_checkpoints(training: Training) -> list[Json]:
 
 
 def cut_page(rows: Sequence[Json], after: str | None, limit: int) -> Json:
-    """A page of OpenAI's lists: the rows behind the one of this id. Raises Problem (404)."""
+    """A page of an OpenAI list: the rows after the one with this id. Raises Problem (404)."""
     ids = [row["id"] for row in rows]
     if after is not None and after not in ids:
         raise Problem("not_found", f"The list has no {after[:80]!r}.", "after")

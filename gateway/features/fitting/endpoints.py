@@ -51,9 +51,9 @@ async def give_prompts(request: Request, name: str, admin: Admin) -> dict[str, A
 
 
 async def sample_of(fitting: Fitting, task: str, prompts: Path | None, background: Path | None) -> Sample | None:
-    """The sample in these files, as the task's selector reads it; None where none was given.
+    """The sample in these files, read with the task's selector; None if there is no file.
 
-    Raises Problem (422): nothing can be learned from it, or a line is at fault.
+    Raises Problem (422) if nothing can be learned from it, or a line is faulty.
     """
     if prompts is None:
         if background is not None:
@@ -68,7 +68,7 @@ async def sample_of(fitting: Fitting, task: str, prompts: Path | None, backgroun
 
 
 async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample: Sample) -> dict[str, Any]:
-    """Have a version's scope fitted from the sample, unless it is, or waits to be, already."""
+    """Queue the fitting of a version's scope from the sample, unless this is done or queued already."""
     name = version.name
     entry = (await fitting.services.control.fitted.of(name)).get("scope")
     state = (await fitting.services.control.fitted.states(name)).get("scope")
@@ -89,13 +89,13 @@ async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample:
 
 
 def selector_of(fitting: Fitting, task: str) -> str | None:
-    """The task's selector; None for a task that the configuration does not have."""
+    """The task's selector; None if the configuration lacks the task."""
     settings = fitting.services.settings.tasks.get(task)
     return settings.selector if settings is not None else None
 
 
 def sentence_of(kind: str, shown: Mapping[str, Any]) -> str:
-    """One fitted model, or how far it is, in words."""
+    """One fitted model, or its progress, in words."""
     model = shown["model"]
     if shown["state"] == "failed":
         serves = "the one before still serves" if model else "it is judged without"

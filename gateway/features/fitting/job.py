@@ -23,25 +23,25 @@ from router.fitting_job import FittingJob, FittingResult
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
 FAILED_MAX = 3
-"""Tries of a fitting in which something fails that nobody foresaw."""
+"""Tries of a fitting that fails by an unexpected error."""
 BEGUN_MAX = 5
-"""Tries of a fitting whose gateway ends in the middle: it may be what ends it, for want of memory."""
+"""Tries of a fitting whose gateway dies meanwhile: the fitting may be the reason, if memory runs out."""
 KIND: Kind = "scope"
 COMMAND = make_command("router.fitting.run")
 
 
 class FittingFailure(Exception):
-    """The fitting came to nothing; the message is a sentence that says what to do."""
+    """The fitting failed; the message tells the remedy."""
 
 
 async def keep_fitting(fitting: Fitting) -> None:
-    """Fit whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    """Fit the waiting samples, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = fitting.services.lease_job("fitting")
     await lease.repeat(FittingWork(fitting).step, LOOK_INTERVAL_SECONDS, waits=True)
 
 
 class FittingWork:
-    """Fits the samples that wait, one after the other."""
+    """Fitter of the waiting samples, one by one."""
 
     def __init__(self, fitting: Fitting) -> None:
         self._fitting = fitting
@@ -49,7 +49,7 @@ class FittingWork:
         """The generation of the state at which retired versions were last looked for."""
 
     async def step(self) -> None:
-        """Fit all that wait now, and forget what retired versions had. Raises RedisError."""
+        """Fit all samples that wait now, and delete the models of retired versions. Raises RedisError."""
         for version in await self._fitting.samples.expired():
             text = f"Its prompts waited for {WAIT_SECONDS_MAX // 86_400} days and were deleted: send them again."
             await self._fitting.services.control.fitted.say(version, KIND, FittingStatus(state="failed", error=text))
@@ -95,7 +95,7 @@ class FittingWork:
         fitting.services.meters.fitting_seconds.observe(time.monotonic() - began)
 
     async def _failed(self, sample: WaitingSample, text: str) -> dict[str, Any]:
-        """Say that it came to nothing, and why."""
+        """Publish that the fitting failed, with the reason."""
         await self._say(sample, FittingStatus(state="failed", error=text))
         log.error("the %s model of %s was not fitted: %s", KIND, sample.version, text)
         return {"error": text, **sample.counts}
@@ -125,7 +125,7 @@ class FittingWork:
         )
 
     async def _forget_retired(self) -> None:
-        """Models of versions that were retired are let go."""
+        """Delete the models of retired versions."""
         snapshot = self._fitting.services.snapshot.current
         if snapshot.generation == self._looked_at:
             return

@@ -38,11 +38,11 @@ Named = Annotated[str, Meta(max_length=200)] | int
 
 
 class PromptsError(Exception):
-    """A sample can't be used; the message is a sentence that names the line at fault and says what to do."""
+    """A sample can't be used; the message names the faulty line and tells the remedy."""
 
 
 class PromptRow(msgspec.Struct, forbid_unknown_fields=False):
-    """A line, as far as it is read; whatever else it has is ignored. `group` is another name for `parent`."""
+    """The fields of a line that are read; all others are ignored. `group` is another name for `parent`."""
 
     id: Named | None = None
     prompt: str | None = None
@@ -57,10 +57,10 @@ ROWS = msgspec.json.Decoder(PromptRow)
 
 
 class Sample(NamedTuple):
-    """A checked sample. `digest` names it as the task's selector read it, and `packed` is what a fitting reads.
+    """A checked sample. `digest` identifies it together with the task's selector; a fitting reads `packed`.
 
-    `counts` are for people, and for the record of the fitting: of `rows` lines, `empty` had no text and `duplicates`
-    said what another said; `same_id` of the rest have the id of another.
+    `counts` are for people, and for the fitting's record. Of the `rows` lines, `empty` ones had no text, and
+    `duplicates` had the same text as another; `same_id` of the others share an id.
     """
 
     digest: str
@@ -70,7 +70,7 @@ class Sample(NamedTuple):
 
 @dataclass
 class _Pile:
-    """Rows as they come, each text once."""
+    """Rows that have been read, each text once."""
 
     rows: int = 0
     empty: int = 0
@@ -79,7 +79,7 @@ class _Pile:
     ids: Counter[bytes] = field(default_factory=Counter)
 
     def add(self, line: FittingLine) -> None:
-        """Take one more."""
+        """Add a row."""
         self.rows += 1
         folded = " ".join(line.text.casefold().split())
         if not folded:
@@ -94,14 +94,14 @@ class _Pile:
             self.ids[_digest(line.id)] += 1
 
     def draw(self, count_max: int) -> list[bytes]:
-        """At most `count_max`, by their own digests: the same sample gives the same rows, whatever their order."""
+        """At most `count_max` rows, chosen by their digests, so that their order in the file has no effect."""
         return [self.texts[name] for name in sorted(self.texts)[:count_max]]
 
 
 async def read_sample(prompts: Path, background: Path | None, selector: str) -> Sample:
-    """Read the files, as the task's selector reads requests. Raises PromptsError, and OSError.
+    """Read the files with the task's selector. Raises PromptsError, and OSError.
 
-    The event loop is given back every few rows.
+    After some rows it lets the event loop run.
     """
     own, others = _Pile(), _Pile()
     await _read(prompts, "prompts", selector, own)
@@ -134,7 +134,7 @@ async def _read(path: Path, source: What, selector: str, pile: _Pile) -> None:
 
 
 def _some(file: IO[bytes]) -> list[bytes]:
-    """The next lines; of one that is too long only so much that it can be told."""
+    """The next lines. A line that is too long is cut just above the limit."""
     lines, size = [], 0
     while size < READ_BYTES and (line := file.readline(LINE_BYTES_MAX + 1)):
         lines.append(line)
@@ -143,7 +143,7 @@ def _some(file: IO[bytes]) -> list[bytes]:
 
 
 def _read_line(line: bytes, number: int, source: What, selector: str) -> FittingLine:
-    """A line's text as the selector takes it. Raises PromptsError."""
+    """A line's text, read with the selector. Raises PromptsError."""
     try:
         line.decode()
         row = ROWS.decode(line)
@@ -169,7 +169,7 @@ def _read_line(line: bytes, number: int, source: What, selector: str) -> Fitting
 
 
 def _asked_messages(messages: list[Message]) -> list[Message]:
-    """The conversation as a request for its last answer: what the assistant says at its end was what it learned."""
+    """The conversation without the assistant's last messages: these are the answer that the version learned."""
     end = len(messages)
     while end and messages[end - 1].role == "assistant":
         end -= 1
@@ -177,7 +177,7 @@ def _asked_messages(messages: list[Message]) -> list[Message]:
 
 
 def is_barely_useful(auroc: float | None) -> bool:
-    """Return whether a scope model takes much other traffic for training prompts."""
+    """Return whether a scope model confuses much other traffic with training prompts."""
     return auroc is not None and auroc < AUROC_LOW
 
 

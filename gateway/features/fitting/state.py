@@ -45,7 +45,7 @@ if redis.call('HGET', KEYS[1], 'digest') == ARGV[1] then redis.call('HSET', KEYS
 
 
 class WaitingSample(msgspec.Struct, frozen=True, kw_only=True):
-    """A sample that waits: its packed rows and their digest, who gave it, and what was counted in it."""
+    """A waiting sample: its packed rows, their digest, the key that sent it, and the counts of its rows."""
 
     version: str
     digest: str
@@ -55,7 +55,7 @@ class WaitingSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Samples:
-    """The samples that wait, oldest first. Every method raises RedisError."""
+    """The waiting samples, the oldest first. Every method raises RedisError."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
@@ -64,7 +64,7 @@ class Samples:
         self._repack = redis.register_script(REPACK)
 
     async def put(self, sample: WaitingSample, step: AuditedStep) -> None:
-        """Have a version wait with this sample, instead of one that it may wait with already. The entries noted with
+        """Queue this sample for its version; it replaces a sample that waits already. The entries noted with
         `step` are written in the same transaction."""
         values = {
             "digest": sample.digest,
@@ -83,11 +83,11 @@ class Samples:
         await step.enter()
 
     async def first(self) -> WaitingSample | None:
-        """The sample that has waited longest; None where none waits."""
+        """The sample that has waited longest; None if none waits."""
         return await anext(self.waiting(), None)
 
     async def waiting(self) -> AsyncIterator[WaitingSample]:
-        """All that wait, the oldest first."""
+        """All waiting samples, the oldest first."""
         for raw in await self._redis.zrange(WAITING_KEY, 0, -1):
             version = raw.decode()
             digest, packed, by, counts = await self._redis.hmget(
@@ -103,18 +103,18 @@ class Samples:
                 )
 
     async def forget_requests(self, requests: Set[str]) -> None:
-        """Delete the prompts that are one of these requests, or another wording of it."""
+        """Delete the prompts that come from these requests, other wordings of them included."""
         async for sample in self.waiting():
             rest = await asyncio.to_thread(_leave_out, sample.packed, requests)
             if rest is not None:
                 await self._repack(keys=[f"{SAMPLE_KEY}{sample.version}"], args=[sample.digest, rest])
 
     async def expired(self) -> list[str]:
-        """The versions whose samples went by themselves since this was last asked."""
+        """The versions whose samples have expired since the last call."""
         return [version.decode() for version in await self._expired(keys=[WAITING_KEY, SAMPLE_KEY])]
 
     async def failed(self, version: str) -> int:
-        """Note that its fitting has failed by a fault, and let the others go first; how often it has by now."""
+        """Count an unexpected failure of the version's fitting, and move it behind the others. Return the count."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hincrby(f"{SAMPLE_KEY}{version}", "failed", 1)
             pipe.zadd(WAITING_KEY, {version: time.time()}, xx=True)
@@ -122,21 +122,21 @@ class Samples:
         return int(counts[0])
 
     async def begun(self, version: str) -> int:
-        """Note that its fitting begins; how often it has begun by now."""
+        """Count a beginning of the version's fitting. Return the count."""
         return int(await self._redis.hincrby(f"{SAMPLE_KEY}{version}", "begun", 1))
 
     async def digest_of(self, version: str) -> str | None:
-        """The digest of the sample that a version waits with."""
+        """The digest of the version's waiting sample."""
         sample_digest = await self._redis.hget(f"{SAMPLE_KEY}{version}", "digest")
         return None if sample_digest is None else str(sample_digest.decode())
 
     async def drop(self, version: str, digest: str) -> bool:
-        """Forget a sample; False where another has taken its place meanwhile."""
+        """Delete a sample; False if another has replaced it meanwhile."""
         return bool(await self._drop(keys=[WAITING_KEY, f"{SAMPLE_KEY}{version}"], args=[version, digest]))
 
 
 def _leave_out(packed: bytes, requests: Set[str]) -> bytes | None:
-    """The packed rows without those of these requests; None where there are none of them."""
+    """The packed rows without those of these requests; None if there are none of these."""
     lines = gzip.decompress(packed).splitlines()
     rows = [msgspec.json.decode(line, type=FittingLine) for line in lines]
     rest = [line for line, row in zip(lines, rows, strict=True) if requests.isdisjoint((row.id, row.group))]

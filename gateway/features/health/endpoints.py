@@ -57,7 +57,7 @@ async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Re
     """All metrics, for Prometheus."""
     services = services_of(request)
     merged = await services.control.siblings.ask("metrics", accept.encode("latin-1", "replace"))
-    if services.control.siblings.count > 1 and not merged:  # those of one process are less than what was told before
+    if services.control.siblings.count > 1 and not merged:  # one process's figures would be lower than the last ones
         raise Problem(
             "overload", "The gateway's processes did not answer in time, so that not all can be told. Try again later."
         )

@@ -33,12 +33,12 @@ from serving.adapters.store import FREE_BYTES_MIN, PULLED
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.25
 KEPT_SECONDS = 86_400.0
-"""The files of an unfinished pull are kept for so long after its last byte, so that another one can go on."""
+"""Retention of an unfinished pull's files after its last byte, so that another pull can continue."""
 COMMAND = make_command("serving.adapters.sources.fetching")
 
 
 async def keep_pulling(pulls: Pulls) -> None:
-    """Pull whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    """Pull the waiting adapters, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = pulls.services.lease_job("pulls")
     await lease.repeat(
         skip_unchanged(pulls.services.snapshot, PullingWork(pulls).step), LOOK_INTERVAL_SECONDS, waits=True
@@ -46,13 +46,13 @@ async def keep_pulling(pulls: Pulls) -> None:
 
 
 class PullingWork:
-    """Pulls the adapters that wait, one after the other."""
+    """Puller of the waiting adapters, one by one."""
 
     def __init__(self, pulls: Pulls) -> None:
         self._pulls = pulls
 
     async def step(self) -> None:
-        """Pull all that wait now. Raises RedisError."""
+        """Pull all adapters that wait now. Raises RedisError."""
         store, adapters = self._pulls.store, self._pulls.services.control.adapters.store
         await store.drafts.enter_left()
         await asyncio.to_thread(adapters.sweep, KEPT_SECONDS, time.time(), pulled=True)
@@ -63,7 +63,7 @@ class PullingWork:
                 await store.end(msgspec.structs.replace(ended, ended_at=time.time()), f"pull.{ended.state}", after)
 
     async def _until_cancelled(self, pull: Pull) -> None:
-        """Returns once an admin has ended the pull."""
+        """Wait until an admin has ended the pull."""
         snapshot, seen_generation = self._pulls.services.snapshot, -1
         while True:
             if snapshot.current.generation != seen_generation:
@@ -74,7 +74,7 @@ class PullingWork:
             await asyncio.sleep(LOOK_INTERVAL_SECONDS)
 
     async def _pull(self, pull: Pull) -> Pull:
-        """The pull at its end."""
+        """Do the pull. Return it with its end."""
         store = self._pulls.services.control.adapters.store
         wanted = f"{pull.address} {pull.digest}"
         folder = store.folder / f"{PULLED}{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
@@ -91,7 +91,7 @@ class PullingWork:
             return msgspec.structs.replace(pull, state="failed", error=problem.message)
         except (RedisError, ConnectionError, TimeoutError):
             raise
-        except Exception as fault:  # begun again, it would keep all others waiting for ever
+        except Exception as fault:  # repeated, it would block all others for ever
             log.exception("a fault at the pull %s", pull.id)
             error = f"A fault of the gateway's ({type(fault).__name__}): see its log."
             return msgspec.structs.replace(pull, state="failed", error=error)
@@ -116,14 +116,14 @@ class PullingWork:
         return await run_process(COMMAND, job, FetchResult, longest, advice=advice, note=note)
 
     async def _note(self, pull: Pull, folder: Path, progress: ProgressStep) -> None:
-        """Tell how far it is, and that its folder is in use."""
+        """Publish the progress, and mark the folder as in use."""
         with contextlib.suppress(FileNotFoundError):
             os.utime(folder)
         await self._pulls.store.tell(pull.id, progress)
 
 
 def _upload_of(pull: Pull, folder: Path) -> Upload:
-    """The fetched files, as an upload has them. Blocks. Raises Problem (422)."""
+    """The fetched files in the form of an upload. Blocks. Raises Problem (422)."""
     manifest, signature = folder / MANIFEST_FILE, folder / SIGNATURE_FILE
     if pull.manifest is not None:
         manifest = folder / "given.yaml"

@@ -11,8 +11,8 @@ from gateway.state.work_store import Work, WorkStore
 
 
 class Pull(Work, frozen=True, kw_only=True):
-    """One pull. `digest` is the adapter's expected one (empty: any), `manifest` takes the place of the source's. At the
-    end `source` is the immutable address, and `version` is there where it has not failed."""
+    """One pull. `digest` is the adapter's expected digest (empty: any); `manifest` replaces the source's. At the end
+    `source` is the immutable address, and `version` is set if the pull succeeded."""
 
     address: str
     pool: str | None

@@ -153,7 +153,7 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
 
 
 async def _see_that_it_learns(quality: Quality, task: str, version: str) -> None:
-    """Raises Problem (409) where the version is degraded: without a baseline it could never be found to recover."""
+    """Raises Problem (409) if the version is degraded: without a baseline its recovery could not be found."""
     task_quality, _ = await quality.store.of(task)
     if (verdict := task_quality.versions.get(version)) is not None and verdict.verdict == "degraded":
         text = f"{version} is degraded, and learns nothing meanwhile: set another baseline, or pin it healthy first."
@@ -161,8 +161,8 @@ async def _see_that_it_learns(quality: Quality, task: str, version: str) -> None
 
 
 async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
-    """Raises Problem: 400 where nothing could be above it, 404 without such an evaluation, 409 where that has counted
-    nothing."""
+    """The baseline from counts or an evaluation. Raises Problem: 400 if no value could be above it, 404 if the
+    evaluation does not exist, 409 if it has no counts."""
     if body.evaluation is None:
         assert body.wrong is not None, "the body has seen to it"
         assert body.of is not None, "the body has seen to it"
@@ -177,9 +177,9 @@ async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, no
 
 
 def _calibrated(before: Any, rows: CalibrationIn, body: BaselineIn, by: str, now: float) -> Baseline:
-    """The counted baseline that is held, with the labellers' difference. A second calibration replaces the first.
+    """The present counted baseline, corrected by the labellers' difference. A second calibration replaces the first.
 
-    Raises Problem: 409 without a counted baseline, 400 where nothing could be above the result.
+    Raises Problem: 409 without a counted baseline, 400 if no value could be above the result.
     """
     counted = None if before is None else msgspec.convert(before, Baseline)
     if counted is None or not counted.of:
@@ -194,7 +194,7 @@ def _calibrated(before: Any, rows: CalibrationIn, body: BaselineIn, by: str, now
 
 
 async def _evaluated(quality: Quality, version: str, name: str) -> tuple[float, float]:
-    """The rows that the version got wrong, and all of them. Raises Problem (404, 409)."""
+    """The number of rows that the version answered wrong, and of all rows. Raises Problem (404, 409)."""
     evaluation = await quality.evaluations.store.get(name) if name.isalnum() else None
     if evaluation is None or evaluation.version != version:
         raise Problem("not_found", f"There is no evaluation {name[:80]!r} of {version}.", "evaluation")
@@ -205,7 +205,7 @@ async def _evaluated(quality: Quality, version: str, name: str) -> tuple[float, 
 
 
 def _accepted(quality: Quality, task: str, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
-    """Raises Problem (409) where there is nothing to accept, or too little of it."""
+    """The baseline from recent labels. Raises Problem (409) if there are none, or too few."""
     complaint_metric = quality.services.settings.tasks[task].monitor.complaint_metric
     if get_measure(body.signal) == "complaints" and complaint_metric is None:
         text = f"{task} has no complaints: set tasks.{task}.monitor.complaint_metric to the metric that complains."
@@ -223,7 +223,7 @@ def _accepted(quality: Quality, task: str, version: str, body: BaselineIn, by: s
 
 
 def _last_report(quality: Quality, version: str, body: BaselineIn) -> SignalReport | None:
-    """The signal as it was last judged; None where nothing of it was seen."""
+    """The last report on the signal; None if there was no label for it."""
     judged = quality.monitored.summary.judgements.get(version)
     reports = judged.reports if judged is not None else []
     return next(
@@ -232,7 +232,7 @@ def _last_report(quality: Quality, version: str, body: BaselineIn) -> SignalRepo
 
 
 def _too_few(body: BaselineIn, version: str, observed: float) -> str:
-    """The message that labels or pairs are too few to be accepted."""
+    """The message that there are too few labels or pairs to accept."""
     of_pairs = get_measure(body.signal) == "difference"
     amount = f"{observed:g} {'pair' if of_pairs else 'label'}{'' if observed == 1 else 's'}"
     signal = body.signal if body.of_class is None else f"{body.signal}, class {body.of_class},"
@@ -241,7 +241,7 @@ def _too_few(body: BaselineIn, version: str, observed: float) -> str:
 
 
 def _doubts(quality: Quality, task: str, version: str, body: BaselineIn, baseline: Baseline) -> Iterator[str]:
-    """Warnings of a likely mistake: a bound that hides much, and a class that no label has named yet."""
+    """Warnings of likely mistakes: a bound far above the rate, and a class without labels."""
     report = _last_report(quality, version, body)
     rate = get_rate(baseline)
     if body.accept and report is not None and get_measure(body.signal) == "share":

@@ -16,10 +16,10 @@ TOLD_PREFIX = "apprentice:budgets:told:"
 
 
 async def tell_budgets(quality: Quality) -> None:
-    """Have a message wait for each budget that has reached a level in its present window; once for each level, and
-    again where the budget was raised since.
+    """Queue a message for each budget that has reached a level in its present window. Each level has one message, and
+    another one after the budget was raised.
 
-    One gateway does so, under the monitor's lease. Raises RedisError.
+    One gateway does this, under the monitor's lease. Raises RedisError.
     """
     if quality.services.settings.monitor.webhook_url is None:
         return

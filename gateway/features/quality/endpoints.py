@@ -154,9 +154,9 @@ async def undo_action(
 async def change_quality(
     quality: Quality, task: str, step: Step, expected_generation: int | None, beside: Sequence[Change] = ()
 ) -> dict[str, Any]:
-    """Take a step with a task's quality, and in the same step the changes `beside` it; the quality afterwards.
+    """Change a task's quality and, in the same atomic step, `beside`. Return the new quality.
 
-    Both are read again where something has moved meanwhile, unless the quality is no longer at the generation expected.
+    If something has changed meanwhile, it tries again, unless the quality has left the expected generation.
     Raises Problem (409) and RedisError.
     """
     with conflicts():
@@ -181,7 +181,7 @@ async def change_quality(
 
 
 async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, Any]:
-    """A task's quality as it is told. Raises RedisError."""
+    """A task's quality for the API. Raises RedisError."""
     task_quality, generation = await quality.store.of(task)
     state = read_situation(quality, snapshot, task, await read_redis_time(quality.services.redis), task_quality)
     agreement = await read_agreement(quality.reviews, task)
@@ -205,7 +205,7 @@ async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[
 
 
 async def _list_forced(quality: Quality, snapshot: Snapshot, roles: Roles, notes: list[str]) -> list[str]:
-    """The versions that were let past the gate by force and do not pass now, with notes on all. Raises RedisError."""
+    """The versions that passed the gate by force and would not pass now. Adds `notes` on all. Raises RedisError."""
     gates, forced = GateStore(quality.services.redis), []
     for name in filter(None, (roles.active, roles.canary, roles.previous_version)):
         version = snapshot.versions.get(name)
@@ -222,7 +222,7 @@ async def _list_forced(quality: Quality, snapshot: Snapshot, roles: Roles, notes
 def read_situation(
     quality: Quality, snapshot: Snapshot, task: str, now: float, task_quality: TaskQuality | None = None
 ) -> Situation:
-    """All that there is to tell of a task at a time, by Redis's clock."""
+    """All facts on a task at a time, by Redis's clock, for its report."""
     summary, roles = quality.monitored.summary, roles_of(quality, task, snapshot)
     placed = {version.name: version for version in snapshot.versions_by_task.get(task, ()) if version.state in PLACED}
     opened = [entry for entry in snapshot.retraining.values() if entry.task == task and entry.state == "open"]

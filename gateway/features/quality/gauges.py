@@ -25,7 +25,7 @@ Read = dict[tuple[str, ...], float]
 
 
 def read_monitor_gauges(quality: Quality) -> None:
-    """Tell the meters where to read them."""
+    """Give the meters the functions that read the gauges."""
     meters = quality.services.meters
     meters.verdict.read_from(lambda: _of_versions(quality, lambda entry: VERDICT_VALUES[entry.verdict]))
     meters.verdict_since_seconds.read_from(lambda: _of_versions(quality, lambda entry: entry.since))
@@ -59,9 +59,9 @@ def read_monitor_gauges(quality: Quality) -> None:
 
 
 def with_a_role(policy: Policy) -> frozenset[str]:
-    """Versions that requests or their copies may be led to: active, canary, previous version, shadow, or by a rule.
+    """Versions that may get requests or copies: active, canary, previous version, shadow, or by a rule.
 
-    A task that is not configured any more leads none, though its alias is kept.
+    A task that was removed from the configuration has none, although its alias is kept.
     """
     of_aliases = (
         (*entry.weights, *entry.shadow, entry.canary, entry.previous_version) for entry in policy.aliases.values()
@@ -97,7 +97,7 @@ def _placed(quality: Quality) -> list[Version]:
 
 
 def _stale(quality: Quality, now: float) -> Read:
-    """Versions with a role, 1 where the organisation's rules have changed since they were trained."""
+    """Versions with a role: 1 if the organisation's rules have changed since the training, else 0."""
     snapshot = quality.services.snapshot.current
     places = [(version.task, version.name) for version in _placed(quality)]
     stale_from = {place: snapshot.get_quality(*place).stale_from for place in places}
@@ -116,13 +116,13 @@ def _retraining_open(quality: Quality) -> Read:
 
 
 def _judged(quality: Quality, value: Callable[[Judgement], float | None]) -> Read:
-    """A value of each judgement that has one."""
+    """One value of each judgement; judgements without the value are left out."""
     values = {(judgement.task, judgement.version): value(judgement) for judgement in _judgements(quality)}
     return {labels: number for labels, number in values.items() if number is not None}
 
 
 def _of_signals(quality: Quality, threshold: bool) -> Read:
-    """The evidence nearest to its threshold, of each signal as a whole and of its classes."""
+    """For each signal the evidence that is nearest to its threshold, of the whole signal or one of its classes."""
     nearest: dict[tuple[str, ...], tuple[float, float]] = {}
     for judgement in _judgements(quality):
         for report in judgement.reports:
@@ -138,7 +138,7 @@ def _nearness(pair: tuple[float, float]) -> float:
 
 
 def _quality(quality: Quality) -> Read:
-    """The mean quality of each arm, and its bounds."""
+    """The mean quality of each arm, with its bounds."""
     return {
         (judgement.task, judgement.version, arm.arm, bound): value
         for judgement in _judgements(quality)

@@ -45,17 +45,17 @@ MOVED_AT_ONCE = 100
 
 
 class MonitorFailed(OSError):
-    """The child did not do its step; nothing is lost, and it is begun again."""
+    """The child process failed at a step. Nothing is lost, and the job starts again."""
 
 
 async def keep_monitoring(quality: Quality) -> None:
-    """Judge for as long as no other gateway does. Runs until cancelled. Raises what `run` does."""
+    """Judge while no other gateway does. Runs until cancelled. Raises the errors of `Monitoring.run`."""
     lease = quality.services.lease_job("monitor")
     await lease.repeat(lambda: Monitoring(quality).run(), quality.services.settings.monitor.interval_seconds)
 
 
 class Monitoring:
-    """One gateway's turn at the job. Owner of the child, and of what was judged last."""
+    """One gateway's turn at the job. Owner of the child process, and of the last judgements."""
 
     def __init__(self, quality: Quality) -> None:
         self._quality = quality
@@ -69,7 +69,7 @@ class Monitoring:
     async def run(self) -> None:
         """Judge and respond, step after step, until cancelled. Raises an ExceptionGroup."""
         quality = self._quality
-        await asyncio.sleep(quality.services.settings.monitor.interval_seconds)  # the first requests have the cores
+        await asyncio.sleep(quality.services.settings.monitor.interval_seconds)  # leave the cores to the first requests
         summary = await quality.store.summary()
         if summary is not None:
             self._summary, self._judgements = summary, dict(summary.judgements)
@@ -87,7 +87,7 @@ class Monitoring:
                     await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
 
     async def _keep_delivering(self) -> None:
-        """Deliver what waits for the webhook, beside the steps: one that hangs keeps no judgement waiting."""
+        """Deliver the waiting webhook messages, beside the steps, so that a slow receiver delays no judgement."""
         quality = self._quality
         while True:
             await quality.webhooks.deliver(quality.services.settings.monitor)
@@ -99,7 +99,7 @@ class Monitoring:
             await asyncio.sleep(STEPS_A_BUDGET * self._quality.services.settings.monitor.interval_seconds)
 
     async def step(self, process: ChildProcess) -> bool:
-        """One step: judge what has come, and do what follows. Whether more has come already."""
+        """One step: judge new records and feedback, and respond. Return whether there are more already."""
         quality = self._quality
         if await quality.services.redis.exists(*quality.outbox.keys, quality.releases.canary_verdicts.drafts_key):
             await self._responding.carry_out()
@@ -109,7 +109,7 @@ class Monitoring:
         agreed_only = await list_agreed_only(quality.services)
         judged = await _answered(process, step_of(quality, snapshot, now, agreed_only))
         if judged.error:
-            await quality.services.redis.ping()  # where it is Redis, jobs tell of its outage as one
+            await quality.services.redis.ping()  # an outage of Redis is raised and logged as such
             raise MonitorFailed(f"the monitor's process: {judged.error}")
         await self._tell(judged, snapshot)
         by_task: dict[str, dict[str, Judgement]] = {}
@@ -128,9 +128,9 @@ class Monitoring:
         return judged.more
 
     async def _move(self, moves: Sequence[Change]) -> None:
-        """Set the quality of tasks for which nothing else follows: many in one step, since each has all gateways read.
+        """Set the quality of tasks without actions, many in one step, since all gateways read again after each step.
 
-        Where one has moved on meanwhile, the next step sees to all of them.
+        If one task has changed meanwhile, the next step repeats all of them.
         """
         for at in range(0, len(moves), MOVED_AT_ONCE):
             try:
@@ -141,7 +141,7 @@ class Monitoring:
             await self._quality.services.snapshot.refresh()
 
     async def _carry_out_canary(self, task: str, snapshot: Snapshot, judged: JudgedStep) -> None:
-        """Do as the verdict on a task's canary says, if it is judged by a plan."""
+        """Carry out the verdict on a task's canary, if a plan judges it."""
         alias = snapshot.aliases.get(task)
         canary = alias.canary if alias is not None else None
         if canary is None or canary.plan is None:
@@ -153,13 +153,13 @@ class Monitoring:
         await self._quality.releases.canary_verdicts.carry_out(task, canary, verdict)
 
     def _pass_over(self, task: str, why: str, exc_info: bool = False) -> None:
-        """Nothing follows for a task at the moment: that is logged once, and holds up no other task."""
+        """Skip a task for now. It is logged once, and does not delay other tasks."""
         if task not in self._passed_over:
             log.error(why, exc_info=exc_info)
         self._passed_over.add(task)
 
     async def _tell(self, judged: JudgedStep, snapshot: Snapshot) -> None:
-        """Let all gateways know what was judged, and that it was."""
+        """Publish new judgements, and the time of judging, to all gateways."""
         self._unreadable += judged.unreadable
         self._unmatched += judged.unmatched
         self._quality.services.meters.monitor_unmatched.add(judged.unmatched)
@@ -190,9 +190,9 @@ class Monitoring:
     async def _respond(
         self, task: str, judgements: Mapping[str, Judgement], snapshot: Snapshot, now: float
     ) -> Sequence[Change]:
-        """Do what follows for a task. Where its quality has moved on meanwhile, the next step sees to it.
+        """Respond to a task's judgements. If its quality has changed meanwhile, the next step tries again.
 
-        Returns the change of its quality where no action goes with it.
+        Returns the change of its quality if there is no action with it.
         """
         quality = self._quality
         plan = quality.services.settings.plan(task)
@@ -246,15 +246,15 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
 
 
 def add_newer(roles: Roles, before: TaskQuality, task_quality: TaskQuality) -> Roles:
-    """The roles with the versions whose quality was set since the snapshot was `before`: it may be older than they are,
-    and they are not gone."""
+    """The roles, with versions whose quality was set after `before`, the snapshot's quality. The snapshot may be older
+    than these versions; they still exist."""
     newer = task_quality.versions.keys() - before.versions.keys()
     return replace(roles, there=(*roles.there, *sorted(newer))) if roles.there else roles
 
 
 def step_of(quality: Quality, snapshot: Snapshot, known_at: float, agreed_only: Set[str] = frozenset()) -> MonitorStep:
-    """The facts of tasks, versions and metrics that the child needs for a step. Of tasks in `agreed_only` only agreed
-    labels count."""
+    """The facts on tasks, versions and metrics that the child process needs for a step. For tasks in `agreed_only`,
+    only agreed labels count."""
     tasks: dict[str, WatchedTask] = {}
     previous: dict[str, str | None] = {}
     for task in quality.services.settings.tasks:
@@ -287,7 +287,7 @@ def step_of(quality: Quality, snapshot: Snapshot, known_at: float, agreed_only: 
 
 
 def _canary_of(alias: AliasEntry) -> Canary | None:
-    """The alias's canary where it is judged by a plan that can be read."""
+    """The alias's canary, if a readable plan judges it; else None."""
     canary = alias.canary
     if canary is None or canary.plan is None:
         return None
@@ -299,7 +299,7 @@ def _canary_of(alias: AliasEntry) -> Canary | None:
 
 
 async def _answered(process: ChildProcess, step: MonitorStep) -> JudgedStep:
-    """The child's answer. Raises MonitorFailed where it does not answer, or ends."""
+    """The child process's answer. Raises MonitorFailed if the process does not answer, or exits."""
     await process.give(msgspec.json.encode(step) + b"\n")
     try:
         async with asyncio.timeout(ANSWER_SECONDS_MAX):

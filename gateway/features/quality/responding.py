@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Responding:
-    """Moves the quality of tasks, and carries out what goes with it. Every method raises RedisError."""
+    """Changes of tasks' quality, and the actions that belong to them. Every method raises RedisError."""
 
     def __init__(self, quality: Quality) -> None:
         self._quality = quality
@@ -40,9 +40,9 @@ class Responding:
         actions: Sequence[Action],
         with_it: Sequence[Change] = (),
     ) -> int:
-        """Set a task's quality, in the same step what goes `with_it`, and carry out the actions that led to it.
+        """Set a task's quality and, in the same atomic step, the changes `with_it`. Then carry out its actions.
 
-        Raises Stale where any of it has moved on.
+        Raises Stale if any of the objects has changed.
         """
         beside: list[Change] = [*with_it]
         for action in actions:
@@ -63,22 +63,22 @@ class Responding:
         return moved
 
     async def carry_out(self) -> None:
-        """Carry out what is left of all tasks, and enter into the audit what is left for nobody to carry out."""
+        """Carry out the waiting actions of all tasks. Enter into the audit those that no gateway will carry out."""
         await self._quality.outbox.enter_strays()
         await self._carry_out()
 
     async def _carry_out(self, task: str | None = None) -> None:
-        """Carry out what is left, each task's in order: what is not over holds back what came after it, of that task
-        alone. One that fails is over: the audit, the task's quality and the log have why."""
+        """Carry out the waiting actions, each task's in order: an unfinished action delays later ones of its task only.
+        A failed action is finished: the audit, the task's quality and the log have the reason."""
         blocked: set[str] = set()
         for entry in await self._quality.outbox.waiting(task):
             if entry.value.task not in blocked and not await self._settle(entry):
                 blocked.add(entry.value.task)
 
     async def _settle(self, entry: WaitingAction) -> bool:
-        """Carry one action out. False where it is to be tried again, as something has moved or the gateway is at fault.
+        """Carry one action out. False if it must be tried again, after a change of its objects or an unexpected fault.
 
-        An action that meets a fault is tried again once its claim has expired.
+        After a fault, the action is tried again once its claim has expired.
         """
         outbox = self._quality.outbox.actions
         if not await outbox.claim(entry.name, self._quality.services.name):
@@ -125,9 +125,9 @@ class Responding:
         log.warning("%s: %s. %s", action.version or task, action.kind, action.because)
 
     async def _try(self, entry: WaitingAction) -> WaitingAction | None:
-        """Let the action have its effect, or note why it has none. Return its entry after that.
+        """Do the action's effect, or note the reason why it failed. Return its entry after that.
 
-        None where another gateway was first. Raises Stale.
+        None if another gateway was first. Raises Stale.
         """
         task, action = entry.value.task, entry.value.action
         try:
@@ -142,18 +142,18 @@ class Responding:
             return await self._quality.outbox.fail(entry, str(fault) or type(fault).__name__)
 
     async def _mark(self, task: str, action: Action) -> None:
-        """Have the task's quality say that the action was not carried out, so that it is asked for again where it is
-        still wanted. Raises Stale."""
+        """Mark in the task's quality that the action was not carried out, so that the monitor asks again if the action
+        is still needed. Raises Stale."""
         try:
             task_quality, generation = await self._quality.store.of(task)
         except UNREADABLE:
-            return  # the quality of a task that can't be read is never written over
+            return  # unreadable quality is never overwritten
         marked = mark_failed(task_quality, action, action.failed or "")
         if marked != task_quality:
             await self._quality.store.put(task, marked, generation)
 
     async def _effect(self, entry: WaitingAction) -> WaitingAction:
-        """Do what an action does beside the task's quality. Raises Stale, RegistryError."""
+        """Do an action's effect outside the task's quality. Raises Stale, RegistryError."""
         task, action = entry.value.task, entry.value.action
         match action.kind:
             case "pause_canary":
@@ -186,9 +186,9 @@ class Responding:
         return entry
 
     async def _set_canary(self, entry: WaitingAction, version: str, share: float) -> WaitingAction:
-        """Set a canary's share of the requests once; nothing where it is not a canary any more.
+        """Set a canary's share of requests once; do nothing if the version is no longer the canary.
 
-        That is noted in the same step: the share is not set again where an admin has set another one since.
+        The same step notes the effect, so that a second try does not overwrite a share that an admin has set since.
         """
         registry, task = self._quality.services.control.registry, entry.value.task
         alias, generation = await registry.alias(task)
@@ -200,7 +200,7 @@ class Responding:
         return effected
 
     async def _roll_back(self, entry: WaitingAction, leading: str, to: Any) -> WaitingAction:
-        """Have another version lead the task, once; nothing where another one leads it by now."""
+        """Let another version lead the task, once. Do nothing if `leading` no longer leads it."""
         alias, generation = await self._quality.services.control.registry.alias(entry.value.task)
         if alias is None or alias.leading != leading or not isinstance(to, str) or to == leading:
             return entry
@@ -210,5 +210,5 @@ class Responding:
 
 
 def _id(action: Action) -> str:
-    """The id of its message: another one once it is carried out, where it was told before that it was not."""
+    """The id of an action's message. A repeated action has another id, since the first message told its failure."""
     return f"{action.id}-{action.again}" if action.again else action.id

@@ -21,7 +21,7 @@ from gateway.state.quality_store import Monitored, QualityStore
 
 @dataclass(frozen=True)
 class Quality:
-    """`store` keeps verdicts in Redis, `monitored` the latest judgements in memory, `outbox` actions not yet done."""
+    """`store` keeps verdicts in Redis, `monitored` the latest judgements in memory, `outbox` the waiting actions."""
 
     services: Services
     store: QualityStore
@@ -35,9 +35,9 @@ class Quality:
 
 
 async def follow_judgements(quality: Quality) -> None:
-    """Read what the gateway with the monitor's job has judged, again and again. Runs until cancelled.
+    """Read the judgements of the gateway with the monitor's job at an interval. Runs until cancelled.
 
-    While Redis is away what was read last is used.
+    While Redis is away, the judgements that were read last stay in use.
     """
     while True:
         with contextlib.suppress(RedisError, OSError):

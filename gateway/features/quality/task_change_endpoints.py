@@ -92,7 +92,7 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
         answer = await change_quality(quality, task, step, body.expected_generation, changes)
     except Problem:
         if opening is not None and opening.expected_generation == 0:
-            await quality.retraining.store.forget_examples(opening.name)  # nobody else knows of them
+            await quality.retraining.store.forget_examples(opening.name)  # no other object refers to them
         raise
     await quality.retraining.store.tidy()
     value = None if rule is None else rule.value
@@ -127,7 +127,7 @@ async def take_change_back(
 
 
 def _see_that_it_can_be(effective_at: float, now: float) -> None:
-    """Raises Problem (400) for a time that is too far from now to be meant."""
+    """Raises Problem (400) for a time that is so far from now that it must be a mistake."""
     first, last = now - PAST_YEARS_MAX * YEAR_SECONDS, now + AHEAD_YEARS_MAX * YEAR_SECONDS
     if not first <= effective_at <= last:
         text = (
@@ -138,7 +138,7 @@ def _see_that_it_can_be(effective_at: float, now: float) -> None:
 
 
 async def _rule(quality: Quality, task: str, body: ChangedIn, before: Changed | None, now: float) -> Change | None:
-    """The rule for the requests meanwhile; None where they go on to the versions. Raises Problem (400, 409)."""
+    """The rule for requests during the change; None if they still go to the versions. Raises Problem (400, 409)."""
     starts_at = body.effective_at
     action = body.override
     if "override" not in body.model_fields_set:
@@ -168,7 +168,7 @@ async def _rule(quality: Quality, task: str, body: ChangedIn, before: Changed | 
 
 
 def _left_behind(quality: Quality, before: Changed | None, announced: Changed | None) -> list[Change]:
-    """The rule of an earlier announcement, to be removed, unless the present one has it too."""
+    """The removal of an earlier announcement's rule, unless the new announcement has the same rule."""
     if before is None or before.override is None or (announced is not None and before.override == announced.override):
         return []
     return [Change(quality.services.objects.overrides, before.override, None)]
@@ -177,8 +177,8 @@ def _left_behind(quality: Quality, before: Changed | None, announced: Changed | 
 async def _retraining(
     quality: Quality, task: str, live: list[str], body: ChangedIn, before: Changed | None, by: str
 ) -> tuple[Retraining, Change] | tuple[None, None]:
-    """The request to train, and its change in the step: that of the earlier announcement while it is open, else a new
-    one, whose examples are kept before it is there; None without a version."""
+    """The request to train, and its change for the step. While the earlier announcement's request is open, it is used.
+    Else there is a new one, whose examples are stored first. None without a version."""
     opened, generation = (
         await quality.retraining.store.get(before.retraining or "") if before is not None else (None, 0)
     )
@@ -196,7 +196,7 @@ async def _retraining(
 
 
 def name_rule(task: str) -> str:
-    """The name of the rule that is set for a change; a long task's is cut, with a digest of the whole."""
+    """The name of the rule for a change. A long name is cut, and gets a digest of the whole name."""
     name = f"changed-{task}"
     if len(name) <= RULE_NAME_MAX:
         return name

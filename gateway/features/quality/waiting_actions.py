@@ -19,7 +19,7 @@ from serving.object_store import UNREADABLE, Change, Stale
 
 
 class PendingAction(msgspec.Struct, frozen=True, kw_only=True):
-    """An action of a task. `effected`, or failed: only its audit entry and its message are still to be done."""
+    """An action of a task. If it is `effected` or failed, only its audit entry and its message are left to do."""
 
     task: str
     action: Action
@@ -39,34 +39,34 @@ class ActionOutbox:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of Redis of which one is there where anything is left to do."""
+        """The Redis keys of the outboxes. If none of them exists, there is nothing left to do."""
         return self.actions.values, self.drafts.values, self.by_admins.values
 
     def changes(self, task: str, action: Action, draft: AuditEntry) -> list[Change]:
-        """An action that is to be carried out and its draft, as parts of a greater step.
+        """The changes that queue an action and its draft, as parts of a larger step.
 
-        One that is tried again has another name than before.
+        A repeated action has another name than before.
         """
         name = f"{task}:{action.id}" + (f":{action.again}" if action.again else "")
         return [self.drafts.change(draft, name), self.actions.change(PendingAction(task=task, action=action), name)]
 
     async def waiting(self, task: str | None = None) -> list[WaitingAction]:
-        """The actions that wait (of one task), the oldest first, without those that can't be understood here."""
+        """The waiting actions (of one task), the oldest first, without those of a kind that this release lacks."""
         entries = [entry for entry in await self.actions.waiting() if task in (None, entry.value.task)]
         return sorted(entries, key=lambda entry: (entry.value.action.at, entry.name))
 
     async def enter_strays(self) -> None:
-        """Enter into the audit what admins did, and the drafts of actions that nobody here can carry out."""
+        """Enter into the audit the drafts of admins' steps, and of actions that this gateway can't carry out."""
         await self.by_admins.enter_left()
-        drafts = await self.drafts.written()  # read first: what is carried out meanwhile is entered by then
+        drafts = await self.drafts.written()  # read before the actions: one that ends meanwhile has entered its draft
         if drafts:
             names = {entry.name for entry in await self.waiting()}
             await self.drafts.enter_left([name for name in drafts if name not in names])
 
     async def note_effect(self, entry: WaitingAction) -> tuple[Change, WaitingAction]:
-        """An action's note that it had its effect, as a part of the step that is the effect, and the entry after it.
+        """The change that marks an action as `effected`, as a part of the effect's own step, and the entry after it.
 
-        Raises Stale where another gateway was first.
+        Raises Stale if another gateway was first.
         """
         generation = await self.actions.generation(entry.name)
         if not generation:
@@ -76,7 +76,7 @@ class ActionOutbox:
         return change, WaitingEntry(entry.field, msgspec.json.encode(after), after)
 
     async def fail(self, entry: WaitingAction, why: str) -> WaitingAction | None:
-        """Note with an action, and in its draft, that it was not carried out; None where another gateway was first."""
+        """Note in an action, and in its draft, that it was not carried out; None if another gateway was first."""
         after = replace(entry.value, action=replace(entry.value.action, failed=why))
         try:
             draft = await self.drafts.get(entry.name)
@@ -87,9 +87,9 @@ class ActionOutbox:
         return await self.actions.replace(entry, after, *beside)
 
     async def finish(self, entry: WaitingAction, message: Sequence[Write], unaudited: bool) -> bool:
-        """Remove an action, and have its message wait; `unaudited`: its draft goes, too.
+        """Remove an action, and queue its message; with `unaudited`, remove its draft, too.
 
-        False where another gateway was first.
+        False if another gateway was first.
         """
         claim = Write("DEL", self.actions.claim_key(entry.name))
         keys = (self.drafts.generation_names, self.drafts.values) if unaudited else (self.drafts.generation_names,)
@@ -97,7 +97,7 @@ class ActionOutbox:
 
 
 def _read(written: bytes) -> PendingAction:
-    """An action of a kind that this release knows. Raises what UNREADABLE names."""
+    """Read an action. Raises the errors in UNREADABLE, also for a kind that this release lacks."""
     pending = msgspec.json.decode(written, type=PendingAction)
     action = pending.action
     undone = action.evidence.get("undone") if action.kind == "undo" else action.kind

@@ -30,21 +30,21 @@ WAITING_MAX = 1000
 AT_ONCE_MAX = 20
 TIMEOUT_SECONDS = 5.0
 EMPTIED_SECONDS = 60.0
-"""Time between two looks, where no address is set, whether a gateway that has one lets messages wait."""
+"""Without an address, time between two deletions of messages that a gateway with an address may have queued."""
 BACKOFF_SECONDS = 2.0
 BACKOFF_SECONDS_MAX = 600.0
 TRIES_COUNTED_MAX = 20
-"""More tries than these wait no longer."""
+"""From this number of tries on, the wait does not grow."""
 REFUSES_CONTENT = frozenset({400, 409, 413, 415, 422})
-"""Answers that speak of a message. All others speak of the receiver, of who sends, or of the way, and pass for the next
-message as for this one."""
+"""Status codes that concern the message itself. Others concern the receiver, the sender or the network, and the next
+message would get the same."""
 
 
 class WaitingMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that waits: its body, since when, how often it was tried and when it is tried again (Unix seconds, by
-    Redis's clock).
+    """A waiting message: its body, the beginning of its wait, the number of tries and the time of the next one (Unix
+    seconds, by Redis's clock).
 
-    `passed` says that the receiver refused what it says, so that it holds nothing back.
+    `passed`: the receiver refused its content, so that it does not delay later messages.
     """
 
     body: dict[str, Any]
@@ -55,17 +55,17 @@ class WaitingMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def task(self) -> str:
-        """The task that it is of."""
+        """The message's task."""
         return str(self.body.get("task"))
 
     @property
     def at(self) -> float:
-        """The time of its action; else since when the message waits."""
+        """The time of its action; without one, the beginning of its wait."""
         at = self.body.get("at")
         return float(at) if isinstance(at, int | float) else self.since
 
     def is_due(self, now: float) -> bool:
-        """Return whether it is to be sent now; a clock that was set back has it wait for no longer."""
+        """Return whether it is time to send the message. A clock that was set back does not prolong its wait."""
         return not now < self.next_at <= now + BACKOFF_SECONDS_MAX
 
 
@@ -80,7 +80,7 @@ class Webhooks:
         self._emptied_at = -math.inf
 
     async def message(self, message_id: str, body: dict[str, Any]) -> list[Write]:
-        """The write that has a message wait, as a part of a greater step; none where too many wait already."""
+        """The write that queues a message, as a part of a larger step; none if too many wait already."""
         if await self._redis.hlen(self._outbox.values) >= WAITING_MAX:
             log.error("%d messages wait for the webhook, and another is dropped", WAITING_MAX)
             self._meters.webhooks.add(1, "dropped")
@@ -89,7 +89,7 @@ class Webhooks:
         return [Write("HSETNX", self._outbox.values, message_id, msgspec.json.encode(message))]
 
     async def deliver(self, settings: MonitorSettings) -> None:
-        """Deliver what is due, oldest first, and of each task in order; without an address nothing waits."""
+        """Send the messages that are due, the oldest first, each task's in order. Without an address, delete all."""
         if settings.webhook_url is None:
             if time.monotonic() - self._emptied_at > EMPTIED_SECONDS:
                 await self._redis.delete(self._outbox.values)
@@ -97,11 +97,11 @@ class Webhooks:
             return
         self._emptied_at = -math.inf
         entries, faults = await self._outbox.read()
-        for name, fault in faults.items():  # it can never be sent
+        for name, fault in faults.items():  # it can't be sent
             log.error("a message to the webhook can't be read, and is dropped: %r: %s", name, fault)
             self._meters.webhooks.add(1, "dropped")
             await self._redis.hdel(self._outbox.values, name)
-        blocked: set[str] = set()  # the tasks of which an older message still waits
+        blocked: set[str] = set()  # the tasks with an older message that still waits
         tried = 0
         for entry in sorted(entries, key=lambda entry: (entry.value.at, entry.field)):
             message = entry.value
@@ -115,7 +115,7 @@ class Webhooks:
                 blocked.add(message.task)
 
     async def _deliver_one(self, entry: WaitingEntry[WaitingMessage], settings: MonitorSettings) -> bool:
-        """Send a message, or have it wait for its next try. Return whether it holds back those after it."""
+        """Send a message; if it fails, let it wait for its next try. Return whether it delays its task's later ones."""
         message = entry.value
         refused, passed = await self._send(message, settings)
         now = await read_redis_time(self._redis)
@@ -134,7 +134,7 @@ class Webhooks:
         return not passed
 
     async def _send(self, message: WaitingMessage, settings: MonitorSettings) -> tuple[str | None, bool]:
-        """Send a message. Return why it was not taken (None: it was), and whether that was for its content."""
+        """Send a message. Return the reason for its refusal (None: accepted), and whether that is its content."""
         body = msgspec.json.encode(message.body)
         headers = {"Content-Type": "application/json"}
         if settings.webhook_key is not None:

@@ -40,12 +40,12 @@ ANSWER_SECONDS_MAX = 300.0
 COMMAND = make_command("gateway.features.readiness.run")
 USD_MAX = 1e9
 LIFETIME_MONTHS = 3.0
-"""As `monitor.tuning_usd` is spread over 90 days of net saving, where no lifetime is given."""
+"""The default lifetime, as `monitor.tuning_usd` is spread over 90 days of net saving."""
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """`turn` is held while a process computes: one at a time."""
+    """`turn` is held while a process computes, so that only one does at a time."""
 
     services: Services
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -145,11 +145,11 @@ async def answer_readiness(
 
 
 async def compute(readiness: Readiness, job: ReadinessJob, data: bytes) -> ReadinessResult:
-    """The result of a process that does the job. Raises Problem (500, 503, 504)."""
+    """The result of a process for the job. Raises Problem (500, 503, 504)."""
     if readiness.places.locked():
         raise Problem("overload", "Other answers are being computed: try again in a minute.", retry_after_seconds=30.0)
     advice = "give fewer rows, or shorter ones"
-    async with readiness.places, readiness.turn:  # its time begins with its turn
+    async with readiness.places, readiness.turn:  # its time limit begins with its turn
         return await run_process(COMMAND, job, ReadinessResult, ANSWER_SECONDS_MAX, data=data, advice=advice)
 
 
@@ -179,7 +179,7 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
 
 
 def read_newest_set(datasets: Datasets, task: str, rows_max: int) -> bytes:
-    """The rows of the task's newest data set, as JSON lines; empty where there is none. Raises OSError."""
+    """The rows of the task's newest data set, as JSON lines; empty if there is none. Raises OSError."""
     card = next((card for card in datasets.cards() if card["task"] == task), None)
     if card is None:
         return b""
@@ -229,7 +229,7 @@ def _accuracy(report: Mapping[str, Any], arm: str) -> Interval | None:
 
 
 def _with_settings(services: Services, costs: Costs, monitor: TaskMonitorSettings, pool: str | None) -> Costs:
-    """The costs that the settings tell, in place of what is unknown."""
+    """The costs, with unknown ones taken from the settings."""
     defaults: dict[str, float | None] = {"lifetime_months": LIFETIME_MONTHS, "tuning_usd": monitor.tuning_usd or None}
     defaults["labels_usd_per_month"] = (
         monitor.reviews.per_week * monitor.reviews.usd_each * WEEKS_PER_MONTH
@@ -242,7 +242,7 @@ def _with_settings(services: Services, costs: Costs, monitor: TaskMonitorSetting
         replicas = sum(replica.config.pool == pool for replica in services.fleet.replicas.values())
         defaults["host_usd_per_month"] = 0.0 if by_hour is None else by_hour * HOURS_PER_MONTH * replicas
         if by_hour is not None:
-            defaults["small_usd"] = 0.0  # the replica's hours are paid for already
+            defaults["small_usd"] = 0.0  # the replica's hours are in the host's cost
     return msgspec.structs.replace(
         costs, **{name: value for name, value in defaults.items() if getattr(costs, name) is None}
     )

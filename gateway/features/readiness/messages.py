@@ -10,9 +10,9 @@ from monitoring.readiness.rules import Prompted, ReadinessReport
 
 
 class ReadinessJob(msgspec.Struct):
-    """The job: the data are the `bytes` that follow. `selector` is what is read of a conversation, `class_field` the
-    field of the answers that is the class (empty: found in the rows), `goal` the share of right answers that is wanted.
-    Of a task there are the archive, the version that leads, and the agreement of its reviewers.
+    """The job: the data are the next `bytes` bytes. `selector` chooses the part of a conversation to read. The answers'
+    field `class_field` is the class (empty: found in the rows). `goal` is the wanted share of right answers. For a task
+    there are also its archive, its leading version, and the agreement of its reviewers.
     """
 
     bytes: int
@@ -30,7 +30,7 @@ class ReadinessJob(msgspec.Struct):
 
 
 class ReadinessResult(msgspec.Struct):
-    """The end: the report, or an error's sentence."""
+    """The result: the report, or an error message."""
 
     report: ReadinessReport | None = None
     error: str = ""

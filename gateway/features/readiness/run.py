@@ -29,7 +29,7 @@ from monitoring.readiness.traffic import read_traffic
 
 
 def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
-    """The report on these data. Raises DatasetError with the line at fault, and duckdb.Error."""
+    """The report on these data. Raises DatasetError with the faulty line, and duckdb.Error."""
     live = None
     if job.archived is not None:
         traffic = read_traffic(job.archived)
@@ -40,13 +40,13 @@ def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
         examples = read_examples(job, data)
         from monitoring.readiness.facts import collect_facts  # noqa: PLC0415 - sklearn: 0.8 s, once the rows are read
 
-        with threadpool_limits(1):  # of the libraries that are loaded by now
+        with threadpool_limits(1):  # limits the libraries that are loaded by now
             facts = collect_facts(examples, job.class_field, job.seed)
     return answer_readiness(facts, costs, job.goal, job.prompted, live)
 
 
 def read_examples(job: ReadinessJob, data: bytes) -> list[LabelledText]:
-    """The rows of the data. Raises DatasetError, which names all rows that can't be read."""
+    """The rows of the data. Raises DatasetError, which names all unreadable rows."""
     reader = DatasetReader(DatasetLimits(job.rows_max, len(data) + 1, job.row_bytes_max), read_own_object)
     finder, examples = ClassFinder(job.class_field), list[LabelledText]()
     for line in data.split(b"\n"):
@@ -66,7 +66,7 @@ def read_examples(job: ReadinessJob, data: bytes) -> list[LabelledText]:
 
 
 def add_measured_costs(costs: Costs, traffic: Traffic | None) -> Costs:
-    """The costs, with what was measured in place of what is unknown."""
+    """The costs, with unknown ones taken from measurements."""
     if traffic is None:
         return costs
     names = ("requests_per_month", "general_usd", "small_usd", "deferred")
@@ -75,7 +75,7 @@ def add_measured_costs(costs: Costs, traffic: Traffic | None) -> Costs:
 
 
 def read_text(row: Row, selector: str) -> str:
-    """The text of a row's request, as the selector reads it. Raises DatasetError for invalid messages."""
+    """The text of a row's request, read with the selector. Raises DatasetError for invalid messages."""
     if row.messages is None:
         return select_from_text(selector, row.prompt or "")
     try:
@@ -85,7 +85,7 @@ def read_text(row: Row, selector: str) -> str:
 
 
 def read_time(line: bytes, row: Row) -> float | None:
-    """The time of a row in Unix seconds; None where it has none. Raises DatasetError."""
+    """The time of a row in Unix seconds; None if it has none. Raises DatasetError."""
     at = read_own_object(line.removeprefix(BYTE_ORDER_MARK), row.line).get("at")
     moment = time_of(at)
     if moment is None and at not in (None, ""):
@@ -95,7 +95,7 @@ def read_time(line: bytes, row: Row) -> float | None:
 
 
 def report(job: ReadinessJob, data: bytes) -> ReadinessResult:
-    """The report on these data, or what is wrong with them. Raises duckdb.Error."""
+    """The report on these data, or the fault of the data. Raises duckdb.Error."""
     try:
         return ReadinessResult(answer(job, data))
     except DatasetError as error:

@@ -20,13 +20,13 @@ LOAD_SHARE_MAX = 0.01
 REWRITE_SECONDS_MAX = 120.0
 REWRITE_LOOK_SECONDS = 0.05
 FileState = Literal["rewritten", "none", "forbidden", "unfinished"]
-"""The state of deleted texts in the append-only file: they are gone with `rewritten`, and with `none`."""
+"""The state of deleted texts in the append-only file. After `rewritten` and with `none` (no file) they are gone."""
 LOOKS = 5
-"""Times that each gateway looks in an interval."""
+"""Number of looks of each gateway in an interval."""
 
 
 async def keep_rewriting(services: Services) -> None:
-    """Have the append-only file rewritten once an interval, by one of the gateways. Raises RedisError."""
+    """Let Redis rewrite its append-only file once an interval; one of the gateways asks for it. Raises RedisError."""
     interval_seconds = services.settings.redis.rewrite_interval_seconds
     while interval_seconds:
         await asyncio.sleep(interval_seconds / LOOKS)
@@ -35,11 +35,11 @@ async def keep_rewriting(services: Services) -> None:
         except NoPermissionError:
             log.warning("Redis forbids to rewrite its append-only file: deleted texts stay in it until it does so")
             break
-    await asyncio.Event().wait()  # a job that returns is begun again
+    await asyncio.Event().wait()  # a job that returns would start again
 
 
 async def rewrite(redis: Redis, interval_seconds: float) -> None:
-    """Have Redis rewrite its append-only file, unless that was done within the interval. Raises RedisError."""
+    """Let Redis rewrite its append-only file, unless it has done so within the interval. Raises RedisError."""
     persistence: dict[str, Any] = await redis.info("persistence")
     if not persistence.get("aof_enabled"):
         return
@@ -51,11 +51,11 @@ async def rewrite(redis: Redis, interval_seconds: float) -> None:
         except ResponseError as error:
             if isinstance(error, NoPermissionError):
                 raise
-            log.info("Redis does not rewrite its append-only file now: %s", error)  # it is at it, by itself
+            log.info("Redis does not rewrite its append-only file now: %s", error)  # Redis is rewriting it already
 
 
 async def rewrite_now(redis: Redis) -> FileState:
-    """Have Redis rewrite its append-only file, and wait for that. Raises RedisError."""
+    """Let Redis rewrite its append-only file, and wait for the end. Raises RedisError."""
     is_begun, until = False, time.monotonic() + REWRITE_SECONDS_MAX
     while time.monotonic() < until:
         persistence: dict[str, Any] = await redis.info("persistence")

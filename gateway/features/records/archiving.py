@@ -41,7 +41,7 @@ CHECK_SECONDS_MAX = 60.0
 
 
 class Archived(msgspec.Struct):
-    """The numbers of entries that a run wrote."""
+    """The numbers of entries that a run has written."""
 
     records: int = 0
     feedback: int = 0
@@ -67,7 +67,7 @@ async def keep_archiving(services: Services) -> None:
 
 
 async def _check_bucket(settings: Settings) -> None:
-    """Log at the start what is wrong with the archive's bucket. Meanwhile all waits, so the gateway starts."""
+    """Log faults of the archive's bucket at the start. The gateway starts anyway, since the entries can wait."""
     if settings.archive_bucket is not None:
         try:
             await run_process(CHECK_COMMAND, settings.archive_bucket, list[str], CHECK_SECONDS_MAX)
@@ -76,7 +76,7 @@ async def _check_bucket(settings: Settings) -> None:
 
 
 async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
-    """Write all that has come; None where it failed, which is logged. What is not written waits for the next time."""
+    """Write all new entries; None after a failure, which is logged. Unwritten entries wait for the next time."""
     job = {
         "redis_url": settings.find_redis_address(),
         "folder": str(settings.archive),
@@ -115,7 +115,7 @@ def text_keys_of(settings: Settings) -> TextKeys:
 
 
 def text_source_of(settings: Settings) -> TextSource:
-    """Where kept texts are, for another process."""
+    """The place of kept texts, for another process."""
     return TextSource(
         settings.find_redis_address(), str(settings.archive), text_keys_of(settings), settings.archive_bucket
     )
@@ -140,4 +140,4 @@ async def _is_behind(redis: Any) -> bool:
         done, planned = await redis.hmget(f"apprentice:archive:{source}", "done", "planned")
         if planned or (last and last[0][0] != done):
             return True
-    return not await redis.exists(PRUNED_KEY)  # texts may be due, and files be merged
+    return not await redis.exists(PRUNED_KEY)  # texts may be due for deletion, and files for merging

@@ -26,7 +26,7 @@ LAST_SECONDS_MAX = 5.0
 async def open_flow(
     settings: Settings, name: str, redis: Redis, meters: Meters, coverage: Coverage
 ) -> AsyncIterator[RecordFlow]:
-    """The flow of records while the block runs; then all of them are in the stream, or on disk. Raises OSError."""
+    """Run the flow of records during the block. At its end all records go to the stream, or to disk. Raises OSError."""
     keep = settings.records
     stream = RecordStream(
         redis,
@@ -62,7 +62,7 @@ async def open_flow(
 
 
 def _note_joined(meters: Meters, coverage: Coverage, joined: Joined) -> None:
-    """Count feedback that had waited for its record."""
+    """Count feedback that waited for its record."""
     record = joined.record
     metric = str(joined.feedback.get("metric"))
     meters.feedback.add(1, record.task or "", record.version or "", metric, joined.outcome)

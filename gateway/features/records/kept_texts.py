@@ -20,7 +20,7 @@ COMMAND = make_command("monitoring.text_reader")
 
 
 async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[str, msgspec.Raw]:
-    """The kept texts of these requests. None where they can't be read, which is logged."""
+    """The kept texts of these requests. Empty if they can't be read, which is logged."""
     try:
         return await fetch_kept_texts(settings, requests)
     except Problem as problem:
@@ -31,8 +31,8 @@ async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[s
 async def fetch_kept_texts(
     settings: Settings, requests: Sequence[str], turn: AbstractAsyncContextManager[Any] | None = None
 ) -> dict[str, msgspec.Raw]:
-    """The kept texts of these requests, each as the JSON of a KeptText: to decode them all at once would hold the event
-    loop. None where no task keeps any. Raises Problem (504, 503, 500)."""
+    """The kept texts of these requests, each as the JSON of a KeptText: decoding all at once would block the event
+    loop. Empty if no task keeps texts. Raises Problem (504, 503, 500)."""
     if not requests or all(task.texts.keep == "none" for task in settings.tasks.values()):
         return {}
     job = {"source": text_source_of(settings), "requests": list(requests)}
