@@ -1,6 +1,6 @@
-"""Reading an answer while it passes: what it says, for the checks that judge it, which alone may need its logprobs.
+"""Reading an answer's content on its way to the caller, for the checks that judge it.
 
-The caller gets the answer as the engine sent it, with `null` in the place of logprobs that it did not ask for.
+Logprobs that only the checks need are replaced by `null`. Else the caller gets the answer as the engine sent it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _LOGPROBS = msgspec.json.Decoder(_Logprobs)
 
 
 class _Alternative:
-    """One alternative, as far as it has come."""
+    """One alternative of an answer, as far as it was received."""
 
     __slots__ = ("calls", "events", "finish_reason", "logprobs", "refusal", "text")
 
@@ -100,7 +100,7 @@ class Reading:
     __slots__ = ("_alternatives", "_choices", "_strips", "unreadable")
 
     def __init__(self, strips: bool, choices: int = 1) -> None:
-        """Of this many `choices`. With `strips`, logprobs are taken out of what is passed on."""
+        """`choices` is the number of alternatives. With `strips`, logprobs are removed from the caller's answer."""
         self._strips = strips
         self._choices = choices
         self._alternatives: dict[int, _Alternative] = {}
@@ -108,17 +108,17 @@ class Reading:
         """True if a part of the answer could not be read."""
 
     def take(self, parts: list[bytes]) -> list[bytes]:
-        """Read a stream's events, several of which may be in one part; returns them as they go to the caller."""
+        """Read a stream's events; one part may have several. Returns them in their form for the caller."""
         return [self._part(part) for part in parts]
 
     def take_whole(self, body: bytes) -> bytes:
-        """Read an answer that is not streamed; returns it as it goes to the caller."""
+        """Read an answer that is not streamed. Returns it in its form for the caller."""
         return self._read(body, body)
 
     async def take_long(self, body: bytes) -> bytes:
-        """The same of one that takes milliseconds: others have their turn between its steps.
+        """As `take_whole`, for an answer that takes milliseconds: other requests run between its steps.
 
-        A thread would hold them up as much: what reads JSON does not let go of the interpreter.
+        A thread would not help, since the JSON decoder holds the interpreter's lock.
         """
         shown = body
         await asyncio.sleep(0)

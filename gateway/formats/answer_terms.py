@@ -52,9 +52,9 @@ _TOOLS = msgspec.json.Decoder(list[_Tool])
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """The terms of one attempt's answer, and the fields that its engine is sent for them.
+    """The terms of one attempt's answer, and the fields that they add to the engine's request.
 
-    `strips`: the logprobs were asked for on our own account, and go no further.
+    `strips`: only the gateway asked for the logprobs, so the caller does not get them.
     """
 
     terms: Terms
@@ -74,14 +74,14 @@ class Demands:
 
 
 class TermsMaker:
-    """Owner of what is costly to make and the same for many answers: compiled contracts, and thresholds."""
+    """Makes the terms of answers. It owns costly values that many answers share: compiled contracts, and thresholds."""
 
     def __init__(self) -> None:
         self._contracts: dict[str, Contract | None] = {}
         self._thresholds: dict[tuple[str, float], tuple[ConfidenceModel, float | None]] = {}
 
     def contract_of(self, version: VersionView) -> Contract | None:
-        """A version's contract, compiled once; None where it has none that can be used."""
+        """A version's contract, compiled once; None if it has no usable contract."""
         if version.contract is None:
             return None
         if version.manifest_digest not in self._contracts:
@@ -90,12 +90,12 @@ class TermsMaker:
         return self._contracts[version.manifest_digest]
 
     def contract_kept(self, version: VersionView, text: str) -> bool | None:
-        """True if a text keeps the version's contract; None where it has none."""
+        """True if a text keeps the version's contract; None if the version has none."""
         contract = self.contract_of(version)
         return None if contract is None else contract.broken_by(text) is None
 
     def form(self, body: RequestBody, choice: Choice) -> Mapping[str, Any]:
-        """The fields that tell this choice's engine to answer in the contract's form alone; none where it is not to."""
+        """The fields that make this choice's engine answer only in the contract's form; empty if it need not."""
         version = choice.version or choice.general_prompt_of
         return NOTHING if choice.task is None or version is None else _form(choice.task, body, choice, version)
 
@@ -154,7 +154,7 @@ class TermsMaker:
         return Demands(Terms(checks, contract, model, threshold, scope, has_logprobs), fields, ours is not None)
 
     def threshold(self, version: str, model: ConfidenceModel, share: float) -> float | None:
-        """A confidence model's threshold for a share of wrong answers; None where it can't certify one."""
+        """A confidence model's threshold for a share of wrong answers; None if it can't certify that share."""
         cached = self._thresholds.get((version, share))
         if cached is None or cached[0] is not model:
             _make_room(self._thresholds, THRESHOLDS_MAX)
@@ -183,7 +183,7 @@ class TermsMaker:
 
 
 def is_foreign(choice: Choice) -> bool:
-    """True if a fallback answers what is out of the task's scope: such an answer need not keep the contract."""
+    """True if a fallback answers a request out of the task's scope. Such an answer need not keep the contract."""
     return choice.reason in ("out_of_scope", "other_language") and choice.at_fallback
 
 

@@ -1,7 +1,7 @@
 """Answers for callers of other APIs: a chat completion, whole or streamed, translated into the API's own form.
 
-An engine and the request path speak chat completions. A writer reads what they send and turns it into blocks:
-reasoning, text, a refusal, or a call of a tool. Each API tells of blocks in its own events.
+Engines and the request path use chat completions. A writer reads them and makes blocks: reasoning, text, a refusal,
+or a call of a tool. Each API has its own events for blocks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BlockKind = Literal["reasoning", "text", "refusal", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a tool, or the next part of one: its arguments are JSON text, in a stream a part of it."""
+    """A call of a tool, or the next part of a call. The arguments are JSON text, or in a stream a part of that text."""
 
     index: int
     id: str
@@ -44,7 +44,7 @@ class ChatMessage(msgspec.Struct, gc=False):
 
 
 class ChatChoice(msgspec.Struct, gc=False):
-    """The first alternative: other APIs have no more. `delta` is its next part."""
+    """The first alternative, the only one in other APIs. `delta` is its next part."""
 
     delta: ChatMessage | None = None
     finish_reason: str | None = None
@@ -85,7 +85,7 @@ class ChatUsage(Usage, gc=False):
 
 
 class ChatAnswer(msgspec.Struct, gc=False):
-    """An event of a chat completion. What the request path lets pass is read here too."""
+    """An event of a chat completion. It accepts every event that the request path accepts."""
 
     id: str | None = None
     created: Any = None
@@ -96,7 +96,7 @@ class ChatAnswer(msgspec.Struct, gc=False):
 
 
 class CompletionChoice(ChatChoice, gc=False):
-    """That of an answer that is not streamed."""
+    """The first alternative of an answer that is not streamed."""
 
     delta: ChatMessage | None = msgspec.field(default=None, name="message")
 
@@ -116,11 +116,11 @@ _USAGE: msgspec.json.Decoder[ChatUsage | None] = msgspec.json.Decoder(ChatUsage 
 
 @dataclass(slots=True)
 class AnswerBlock:
-    """A piece of an answer: reasoning, text, a refusal, or a call with its `call_id` and the tool's `name`."""
+    """A part of an answer: reasoning, text, a refusal, or a call with its `call_id` and the tool's `name`."""
 
     kind: BlockKind
     index: int
-    """Its place among the blocks."""
+    """Its index among the blocks."""
     tool: int = 0
     """The engine's number of the call."""
     call_id: str = ""

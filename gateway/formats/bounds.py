@@ -1,4 +1,4 @@
-"""Bounds of a body, checked before its values are made: many small values would hold the event loop."""
+"""Bounds of a body, checked before its values are decoded: many small values would block the event loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STRINGS_OUTSIDE_MAX = 16_384
 STRINGS_INSIDE_MAX = 131_072
 """Strings in the messages or prompts of a long body, names included."""
 STRINGS_MAX = 262_144
-"""Strings of a long body in all, names included."""
+"""Strings of a long body in total, names included."""
 ALL_KNOWN = ON_REQUEST.union(*(each.known_fields for each in FORMATS.values()))
 CONVERSATIONS = frozenset[str]().union(*(each.conversation_fields for each in FORMATS.values()))
 """Fields that hold the conversation, or the prompts."""
@@ -32,9 +32,9 @@ MANY_RAW = msgspec.json.Decoder(
 
 
 def check_strings(body: bytes) -> None:
-    """See that a long body has no more strings than are read quickly.
+    """Check that a long body does not have too many strings to be read quickly.
 
-    Raises Problem (400), and what msgspec raises of a body that is not a JSON object.
+    Raises Problem (400), or msgspec's error if the body is not a JSON object.
     """
     if body.count(b'"') // 2 <= STRINGS_OUTSIDE_MAX:
         return
@@ -54,7 +54,7 @@ def check_strings(body: bytes) -> None:
 
 
 def check_fields(fields: dict[str, Raw], size: int) -> None:
-    """See that a body of `size` bytes has few enough fields, and none too long. Raises Problem (400)."""
+    """Check that a body of `size` bytes has neither too many fields nor one that is too long. Raises Problem (400)."""
     if len(fields) > FIELDS_MAX:
         raise Problem("invalid_value", TOO_MANY)
     if size <= FIELD_BYTES_MIN:

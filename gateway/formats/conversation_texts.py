@@ -1,4 +1,4 @@
-"""The texts of a request and its answer, read from their bytes and cut to a bound: for reviewers, and to be kept."""
+"""The texts of a request and its answer, read from their bytes and cut to a limit, for reviews and kept texts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from monitoring.texts import Conversation
 from router.answers import ReceivedCall
 
 TEXT_BYTES_MAX = 65_536
-"""Most that is kept of what was asked, and of what was answered, each in UTF-8."""
+"""Most bytes (UTF-8) that are kept of a request, and of its answer."""
 TOOLS_BYTES_MAX = 131_072
-"""Most that is kept of tools, in UTF-8: they are kept whole or not at all."""
+"""Most bytes (UTF-8) that are kept of tools. Longer ones are not kept at all."""
 LEFT_OUT = " […]"
 Tell = Callable[[str], None]
 
@@ -77,9 +77,9 @@ class AnsweredRequest:
 
 
 def read_asked(wire_format: WireFormat, raw: bytes, tell: Tell) -> tuple[list[Any], str | list[str] | None]:
-    """The messages of a body as they were sent, or its prompt; of a body with neither, its text.
+    """The messages of a body as sent, or its prompt. For a body with neither: its text.
 
-    Where they are too long, the earliest messages are left out, and the end of the latest if it alone is too long;
+    If they are too long, the earliest messages are left out. If the latest message alone is too long, its end is cut.
     `tell` then gets a sentence.
     """
     read = ASKED.decode(raw)
@@ -105,7 +105,7 @@ def read_asked(wire_format: WireFormat, raw: bytes, tell: Tell) -> tuple[list[An
 
 
 def read_tools(tools: Raw | None, tell: Tell) -> list[Any]:
-    """The tools of a body; none where they are too long: `tell` then gets a sentence."""
+    """The tools of a body. If they are too long, the list is empty and `tell` gets a sentence."""
     raw = [] if tools is None else decode_list(tools)
     if sum(memoryview(tool).nbytes for tool in raw) > TOOLS_BYTES_MAX:
         tell(f"The tools are left out: they are longer than {TOOLS_BYTES_MAX:,} bytes.")
@@ -137,7 +137,7 @@ def _prompt(prompt: Any, tell: Tell) -> str | list[str]:
 
 
 def _shortened(message: Any) -> dict[str, Any]:
-    """A message of which only the role and the beginning of its text is kept."""
+    """A message with only its role and the beginning of its text."""
     content = message.get("content")
     if isinstance(content, list):
         content = "\n".join(str(part.get("text") or "") for part in content if isinstance(part, dict))

@@ -86,7 +86,7 @@ class EmbeddingsFormat(WireFormat):
         return 0
 
     def add_system(self, fields: dict[str, Any], read: Fields, system: str, after: bool) -> None:
-        """Leave the texts as they are: a vector of other words would be another one."""
+        """Leave the texts unchanged: other words would have another vector."""
 
     def note_whole(self, body: bytes, choices: int, progress: Progress) -> None:
         try:

@@ -12,9 +12,9 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from serving.engine_traits import ENGINE_TRAITS
 
 KEPT_HERE = frozenset({"metadata", "store", "prompt_cache_key", "safety_identifier", "service_tier", "user"})
-"""Fields that the gateway takes and no engine gets."""
+"""Fields that the gateway accepts but sends to no engine."""
 HINTS = ENGINE_TRAITS["vllm"].fields_unknown
-"""Fields of OpenAI's own API that vLLM does not know: it does not get them, other engines do."""
+"""Fields of OpenAI's API that vLLM does not know. Only other engines get them."""
 GATEWAY_ALONE = frozenset({"priority", "request_id", "cache_salt"})
 """Fields that engines take and only the gateway may set."""
 ON_REQUEST = frozenset(
@@ -43,11 +43,11 @@ ON_REQUEST = frozenset(
 OF_MESSAGES = frozenset({"media", "roles"})
 """Permissions that are not fields: for message parts other than text, and for roles other than ROLES."""
 OF_FORMS = frozenset({"regex", "grammar", "structural_tag", "whitespace_pattern", "pattern"})
-"""Permissions for what an engine compiles of an answer's form; `pattern` is for those inside JSON schemas."""
+"""Permissions for forms of an answer that an engine compiles. `pattern` allows patterns inside JSON schemas."""
 ALLOWABLE = ON_REQUEST | OF_MESSAGES | OF_FORMS
 """Names that `parameters_allowed` may hold."""
 NEVER_WITH_ADAPTERS = frozenset({"prompt_logprobs"})
-"""Fields that end a vLLM process which has adapters loaded. So does `echo` with `logprobs`."""
+"""Fields that crash a vLLM process with loaded adapters. `echo` with `logprobs` crashes it too."""
 OPENAI_SAMPLING = frozenset(
     {
         "max_tokens",
@@ -94,7 +94,7 @@ GOES_ON = KEPT_HERE | {
     "skip_special_tokens",
     "cache_salt",
 }
-"""Fields whose meaning holds for the rest of an answer too, when another engine goes on with it."""
+"""Fields that keep their meaning when another engine continues an answer."""
 SHAPES_THE_ANSWER = frozenset({"response_format", "structured_outputs"})
 """Fields without which an answer would have another form than its caller reads."""
 NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
@@ -144,7 +144,7 @@ SENT_INSTEAD: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), "structured_outputs"),
     }
 )
-"""Fields of earlier clients, or of another format, and the one that says the same here."""
+"""Fields of earlier clients or other formats, with the field of the same meaning here."""
 NEVER_INSIDE: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "kv_transfer_params": frozenset({"prompt_token_ids"}),
@@ -156,7 +156,7 @@ NEVER_INSIDE: Mapping[str, frozenset[str]] = MappingProxyType(
         ),
     }
 )
-"""Keys inside of fields that nobody may send: the engine would answer another prompt than the gateway has read."""
+"""Keys inside of fields that no caller may send: the engine would read another prompt than the gateway."""
 BYTES_MAX: Mapping[str, int] = MappingProxyType(
     {
         "response_format": 65_536,

@@ -1,4 +1,4 @@
-"""The question to a model that judges an answer, and the meaning of what it says."""
+"""The question to a model that judges an answer, and the reading of its verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.formats.request_body import RequestBody, read_body
 from serving.engine_traits import ENGINE_TRAITS, EngineKind
 
 JUDGED_CHARACTERS_MAX = 32_000
-"""All texts of a question together; more of them is judged by nobody, since a part of them may mislead."""
+"""Most characters of all texts of a question. A longer one is not judged, since a part of the texts may mislead."""
 VERDICTS: Mapping[str, bool] = MappingProxyType({"yes": True, "no": False})
 PROMPT = """You judge whether an answer to a request is right.
 
@@ -41,12 +41,12 @@ class JudgeQuestion:
 
     @property
     def is_too_long(self) -> bool:
-        """True where nobody judges it."""
+        """True if the texts are too long to be judged."""
         texts = (self.rules, self.request, self.answer, self.reference)
         return sum(map(len, texts)) > JUDGED_CHARACTERS_MAX
 
     def tell(self, number: str) -> str:
-        """The question. The lines around others' texts bear a number that they can't know."""
+        """The question as text. The lines around the texts have a number that the texts' authors can't know."""
         named = {"RULES": self.rules, "REFERENCE": self.reference}
         parts = [(name, text) for name, text in named.items() if text]
         parts += [("REQUEST", self.request), ("ANSWER", self.answer)]

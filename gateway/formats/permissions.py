@@ -1,4 +1,4 @@
-"""Fields that not everybody may send: which of them a task allows, or a pool that is named as the model."""
+"""Permissions for fields that not every request may have: by its task, or by the pool that is named as the model."""
 
 from __future__ import annotations
 

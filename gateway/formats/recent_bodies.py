@@ -1,4 +1,4 @@
-"""The latest requests' bodies, in memory alone: by them an admin's rule can be tried on what was asked lately."""
+"""The bodies of the latest requests, only in memory. Admins try new rules on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A caller's body: read once for what routing needs, then sent on with only the fields changed that must be."""
+"""A caller's body: read once for routing, then sent to the engine with only the necessary fields changed."""
 
 from __future__ import annotations
 

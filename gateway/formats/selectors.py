@@ -1,11 +1,11 @@
-"""The part of a conversation for the fitted models: a task's selector, the same for requests and for training prompts.
+"""The part of a conversation that fitted models read: a task's selector, the same for requests and training prompts.
 
 | selector | reads |
 |---|---|
 | `last_user` | the last user message |
 | `user_turns` | all user messages, so that "yes, the blue one" is read with what it answers |
 | `dialogue` | all messages but the system's |
-| `field:PATH` | a field of the last user message, which is JSON; the whole message where there is no such field |
+| `field:PATH` | a field of the last user message, which is JSON; the whole message if it has no such field |
 """
 
 from __future__ import annotations

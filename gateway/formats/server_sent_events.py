@@ -1,4 +1,4 @@
-"""An engine's stream, event by event (WHATWG server-sent events), relayed as the bytes that came."""
+"""An engine's stream, event by event (WHATWG server-sent events), relayed as the bytes that were received."""
 
 from __future__ import annotations
 

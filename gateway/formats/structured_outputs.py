@@ -1,6 +1,6 @@
-"""Forms of an answer that an engine has to compile: which a task allows, and their bounds.
+"""Forms of an answer that an engine has to compile: the forms that a task allows, and their bounds.
 
-An engine can hang or end at a pattern or a grammar, and with it all other requests that it holds.
+A pattern or a grammar can hang or crash an engine, and with it all other requests at the engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Characters that an engine cuts in two: the halves of a surrogate pair, written as escapes in two events."""
+"""Characters that an engine splits: the halves of a surrogate pair, written as escapes in two events."""
 
 from __future__ import annotations
 

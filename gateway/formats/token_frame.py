@@ -1,4 +1,4 @@
-"""The bytes that a stream's token events have in common: an event between them is known without reading its JSON."""
+"""The bytes that all token events of a stream share. They identify a token event without decoding its JSON."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A wire format of another API: its requests become chat completions, and chat answers are translated into its form.
 
-So checks, general prompts, fallbacks, contracts, records and feedback work as for chat, whatever the engine speaks.
+So checks, general prompts, fallbacks, contracts, records and feedback work as for chat, with any engine.
 """
 
 from __future__ import annotations

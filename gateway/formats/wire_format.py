@@ -1,4 +1,4 @@
-"""A wire format: its address, its fields, and all that is read or written in it alone.
+"""A wire format: its address, its fields, and the reading and writing of its own parts.
 
 A format is one module with a subclass and one row in gateway/formats/format_table.py. The base class reads and writes
 answers as OpenAI's chat completions and completions have them: with `choices`, and streams that end in [DONE].
