@@ -1,6 +1,6 @@
-"""Entries of the audit that are written in the same step as what they tell of, and entered right after it.
+"""Audit entries that are drafted in the same atomic step as their change, and appended to the chain right after it.
 
-Whoever has the monitor's job enters those that a killed gateway has left.
+The gateway with the monitor's job appends the entries that a killed gateway has left.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Drafts(Outbox[AuditEntry]):
         """The drafts of which it was logged that they can't be entered."""
 
     def draft(self, actor: str, action: str, name: str, **entry: Any) -> Change:
-        """The draft of an entry, as a part of a greater step; `entry` is what the audit's `draft` takes besides."""
+        """The draft of an entry, as a part of a larger step. `entry` has further arguments of the audit's `draft`."""
         return self.change(self._audit.draft(actor, action, name, **entry))
 
     async def enter(self, name: str) -> None:
-        """Enter a draft into the audit, once, however many try. Raises AuditConflict."""
+        """Enter a draft into the audit, once even if several gateways try. Raises AuditConflict."""
         await self._audit.enter(self.values, name)
         await self._redis.hdel(self.generation_names, name)
 

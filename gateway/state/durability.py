@@ -1,14 +1,14 @@
-"""Acknowledged means durable: what Redis does with a write, and the wait until it has done it.
+"""Acknowledged means durable: an acknowledgement waits until Redis has the write on disk.
 
-Redis with `appendfsync always` answers a write once it is on the disk. With `everysec` it answers before: there an
-acknowledgement waits for WAITAOF, which tells when all that its connection has written is on the disk, and on the disks
-of N replicas. Replication and the append-only file have one order, so a mark that is written after an answered
-write, on any connection to the same process, is durable no sooner than that write: one mark and one WAITAOF stand for
-all who wait at that moment. Whether it is the same process, `Lives` tells.
+Redis with `appendfsync always` answers a write after it is on the disk. With `everysec` it answers before. There an
+acknowledgement waits for WAITAOF, which answers when all writes of its connection are on the disk, and on the disks
+of N replicas. Replication and the append-only file have one order. A mark written after an answered write, on any
+connection to the same process, is durable no sooner than that write. So one mark and one WAITAOF are enough for all
+that wait at that moment. `Lives` knows whether it is the same process.
 
-WAITAOF alone is not enough: Redis 7.4 (redis/redis#13793) and Valkey 9.1 answer it before they have synced, where less
-than a second has passed since their last sync. So a sync that began after the mark is waited for as well: if none was
-under way at the mark, `everysec` begins one within a second; it is over when none is under way after that.
+WAITAOF alone is not enough: Redis 7.4 (redis/redis#13793) and Valkey 9.1 answer it before a sync if their last sync
+is less than a second old. So the gateway also waits for a sync that began after the mark. If no sync was running at
+the mark, `everysec` begins one within a second. It has ended when no sync is running after that.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ ROUNDS_MAX = 8
 """Waits under way at the same time. With `everysec` each takes more than a second; who comes when all are, shares the
 next one."""
 SYNC_BEGUN_SECONDS = 1.2
-"""After so long a sync has begun: a second, and twice the 100 ms by which the clock of Redis is late."""
+"""Time after which a sync has begun: one second, and twice the 100 ms by which Redis's clock may be late."""
 POLL_SECONDS = 0.02
 NOT_SETTLED = "It may have been stored, but not durably in time. Look whether it was, or send it again."
 
 
 class NotSettled(Exception):
-    """A write that may be lost when Redis or its machine fails now: it can't be acknowledged."""
+    """A write that would be lost if Redis or its machine failed now. It can't be acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Persistence:
-    """The persistence of a Redis, as it tells. None: it does not tell. Sizes are in bytes."""
+    """The persistence of a Redis, as it reports it. None: not reported. Sizes are in bytes."""
 
     product: str = "Redis"
     version: str | None = None
@@ -68,13 +68,13 @@ class Persistence:
 
     @property
     def durable(self) -> bool:
-        """Return whether what is acknowledged is on its disk."""
+        """Return True if acknowledged writes are on its disk."""
         if self.append_only is False or self.append_fsync == "no" or not self.syncs_always:
             return False
         return self.append_fsync == "always" or self.waits
 
     def lack(self) -> str | None:
-        """The obstacle to its durability, as a sentence that says what to do; None where there is none."""
+        """The obstacle to its durability, as a sentence that says what to do; None if there is none."""
         if self.append_only is False:
             why = "it has no append-only file, and forgets what is acknowledged when it ends"
             advice = "Set appendonly yes and appendfsync always."
@@ -164,7 +164,7 @@ def _text(raw: bytes | str) -> str:
 
 
 class Durability:
-    """Lets acknowledgements wait until what they acknowledge is durable. Those that wait share their WAITAOFs."""
+    """Delays acknowledgements until their writes are durable. Waiting acknowledgements share their WAITAOFs."""
 
     def __init__(self, redis: Redis, lives: Lives, replicas_acked_min: int, timeout_seconds: float) -> None:
         self._redis = redis
@@ -178,7 +178,7 @@ class Durability:
         self.storage = Persistence()
 
     async def look(self) -> Persistence:
-        """Ask Redis again how it keeps what is written, and log what has changed for the worse. Raises RedisError."""
+        """Read Redis's persistence again, and log each change for the worse. Raises RedisError."""
         count = self._lives.count
         storage = await look_at(self._redis)
         if (lack := storage.lack()) != self.storage.lack() or self._looked_in < 0:
@@ -198,13 +198,13 @@ class Durability:
             log.warning("%s does not tell its maxmemory-policy: see that it is noeviction", storage.product)
 
     def mark(self) -> int:
-        """To be taken before the first write of what is to be acknowledged, and given to `settle`."""
+        """Take a mark before the first write that is to be acknowledged. Give it to `settle`."""
         return self._lives.count
 
     async def settle(self, mark: int) -> None:
-        """Wait until all that was written since `mark` was taken is as durable as it is to be.
+        """Wait until all writes since `mark` are as durable as configured.
 
-        Raises NotSettled where that does not come in time, or Redis is another process meanwhile.
+        Raises NotSettled if that takes too long, or if Redis has become another process meanwhile.
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -240,7 +240,7 @@ class Durability:
         return self._group
 
     async def _round(self, group: asyncio.Future[str]) -> None:
-        """Ask once for all in the group, who are told what is missing: nothing if the text is empty."""
+        """Ask once for the whole group. Its result is the missing durability as text; empty if none is missing."""
         try:
             async with self._slots:
                 self._group = None  # whoever comes from now on waits for the next
@@ -312,5 +312,5 @@ class Durability:
 
 
 def explain_not_settled(error: NotSettled, more: str = "") -> Problem:
-    """The problem for a caller, who must not take the write for stored."""
+    """The problem for a caller, who must not believe that the write is stored."""
     return Problem("storage_unavailable", f"{error}{more}")

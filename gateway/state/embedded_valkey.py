@@ -1,4 +1,4 @@
-"""The embedded Valkey, where no Redis is configured: started in the data folder, shared by its gateways, kept alive."""
+"""The embedded Valkey, used if no Redis is configured. The gateways on one data folder start, share and restart it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ FAILED_SECONDS = 5.0
 """Wait before the next start of a Valkey that could not be started."""
 SOCKET_PATH_BYTES_MAX = 100
 FREE_BYTES_MIN = 1 << 20
-"""A disk with less is full."""
+"""With less free space, a disk counts as full."""
 
 
 @asynccontextmanager
 async def run_embedded_valkey(folder: Path) -> AsyncIterator[Path]:
     """The socket of a Valkey with an append-only file. Gateways on one folder share it; the last one stops it.
 
-    Each holds a shared lock on the folder while it uses Valkey; the lock of a killed gateway is gone with it, and
-    the Valkey that it leaves behind is adopted by the next.
+    Each gateway holds a shared lock on the folder while it uses Valkey. The lock of a killed gateway ends with its
+    process, and the next gateway adopts the Valkey that it leaves.
     """
     folder = folder.absolute() / "valkey"
     try:

@@ -1,7 +1,7 @@
-"""The fitted models in memory, as one gateway judges by them: read where they have changed, parsed in a thread.
+"""The fitted models in one gateway's memory: read again if they have changed, and parsed in a thread.
 
-A model is parsed once for its digest, however often the state is read again. Only versions that can get requests have
-theirs in memory; others' are let go.
+A model is parsed once for its digest, even if the state is read again. Memory holds only the models of versions that
+can get requests.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOOKED_AT_ONCE = 200
-"""Versions that are looked at before others have the event loop."""
+"""Versions that are looked at before other work gets the event loop."""
 UNUSABLE = (FittedError, UnusableModel)
 
 
@@ -56,7 +56,7 @@ class _Read:
 
 
 class FittedModels:
-    """Holds the models that versions are judged by. Its only mover is the snapshot's keeper, one reading at a time."""
+    """Holds the fitted models of versions. Only the snapshot's keeper changes it, with one reading at a time."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class FittedModels:
         self._index: tuple[dict[str, str], TaskIndex | None] = ({}, None)
 
     async def read(self, versions: Collection[str], present_marks: Marks | None = None) -> Mapping[str, Fitted]:
-        """The models of these versions. Raises RedisError; what was known is then still known."""
+        """The models of these versions. Raises RedisError; the models in memory then stay."""
         wanted: dict[str, dict[Kind, FittedEntry]] = {}
         for entry in (await self._entries.all(present_marks)).values():
             if entry.version in versions:
@@ -112,7 +112,7 @@ class FittedModels:
         )
 
     def look(self, tasks: Mapping[str, TaskPolicy]) -> None:
-        """Tell of the models that tasks with these selectors do not use, once."""
+        """Report the models that tasks with these selectors do not use, each once."""
         names = self._new if tasks is self._tasks else list(self._fitted)
         self._new, self._tasks = [], tasks
         for version in names:

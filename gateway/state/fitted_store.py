@@ -1,8 +1,8 @@
-"""The models that were fitted for versions, as they are kept in Redis, and how far a fitting is.
+"""The fitted models of versions in Redis, and the progress of fittings.
 
-A model is bytes with a digest. What is known of it is in an object store, so that each change has a generation and
-all gateways hear of it; the bytes lie beside, in one hash for each version and kind, by their digest. How far a fitting
-is changes often and is read by people alone: it is kept apart, and no gateway is told of it.
+A model is bytes with a digest. Its entry is in an object store, so each change has a generation and all gateways
+notice it. Its bytes are in one hash for each version and kind, by their digest. The progress of a fitting changes
+often, and only people read it. So it is stored separately, and gateways are not notified.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MODEL_KEY = "apprentice:fitted:model:"
 
 
 class FittedError(Exception):
-    """A model can't be kept, or what is kept is damaged; the message is a sentence that says what to do."""
+    """A model can't be stored, or a stored one is damaged. The message is a sentence that says what to do."""
 
 
 class FittedEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,9 +73,9 @@ class FittedStore:
         self.object_store = ObjectStore(redis, "fitted")
 
     async def put(self, version: str, kind: Kind, data: bytes, by: str, summary: Mapping[str, Any]) -> FittedEntry:
-        """Keep a model instead of the one before; gateways take it within a second. Its state is `ready` then.
+        """Store a model in place of the earlier one, with the state `ready`. Gateways use it within a second.
 
-        Raises FittedError where it is empty, or larger than MODEL_BYTES_MAX.
+        Raises FittedError if it is empty, or larger than MODEL_BYTES_MAX.
         """
         if not 0 < len(data) <= MODEL_BYTES_MAX:
             raise FittedError(
@@ -102,14 +102,14 @@ class FittedStore:
         return entry
 
     async def get(self, version: str, kind: Kind) -> bytes | None:
-        """A model's bytes; None where there is none. Raises FittedError where they are not those that were put."""
+        """A model's bytes, or None. Raises FittedError if the bytes are not those that were stored."""
         entry = (await self.of(version)).get(kind)
         return None if entry is None else await self.bytes_of(entry)
 
     async def bytes_of(self, entry: FittedEntry) -> bytes | None:
-        """The bytes that an entry speaks of; None where another took its place since.
+        """The bytes of an entry's model; None if another model has replaced it since.
 
-        Raises FittedError where they are lost or not those that were put.
+        Raises FittedError if the bytes are lost or not those that were stored.
         """
         name = name_of(entry.version, entry.kind)
         data: bytes | None = await self._redis.hget(_model_key(entry.version, entry.kind), entry.digest)
@@ -129,7 +129,7 @@ class FittedStore:
         return {entry.kind: entry for entry in entries}
 
     async def versions(self) -> frozenset[str]:
-        """The versions that have a model, or a fitting that someone asked for."""
+        """The versions with a model, or with a requested fitting."""
         names = {*await self._redis.hkeys(self.object_store.values), *await self._redis.hkeys(STATES_KEY)}
         return frozenset(name.decode().partition("/")[0] for name in names)
 
@@ -142,12 +142,12 @@ class FittedStore:
             await self._redis.hdel(STATES_KEY, name_of(version, kind))
 
     async def say(self, version: str, kind: Kind, fitting: FittingStatus) -> None:
-        """Note how far a fitting is. No gateway is told: whoever wants to know reads it."""
+        """Store the progress of a fitting. Gateways are not notified; people read it when they want."""
         status = replace(fitting, at=time.time())
         await self._redis.hset(STATES_KEY, name_of(version, kind), msgspec.json.encode(status))
 
     async def states(self, version: str) -> dict[Kind, FittingStatus]:
-        """The state of each fitting of a version that somebody asked for."""
+        """The state of each requested fitting of a version."""
         raw = await self._redis.hmget(STATES_KEY, [name_of(version, kind) for kind in KINDS])
         return {
             kind: msgspec.json.decode(status, type=FittingStatus)

@@ -1,4 +1,4 @@
-"""The gate's evidence in Redis: how versions compared with others, and which were let past the gate by force."""
+"""The gate's evidence in Redis: comparisons of versions, and the versions that an admin let past the gate by force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parses fitted models. Numpy and 12 MB come with it: it is imported where there is a model."""
+"""Parses fitted models. It needs Numpy and 12 MB of memory, so it is imported only if there is a model."""
 
 from __future__ import annotations
 

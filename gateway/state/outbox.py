@@ -1,8 +1,8 @@
-"""Outboxes in Redis: what is decided and not yet done.
+"""Outboxes in Redis: actions that are decided and not yet done.
 
-An entry is written in the same step as the decision that it follows from, done later, and removed once it is done.
-Whoever comes next does what a killed gateway has left. An entry that can't be read here stays for a gateway of another
-release: it is logged once, and keeps no other waiting.
+An entry is written in the same step as its decision, carried out later, and then removed. If a gateway is killed,
+another one carries out the entries that it left. An entry that this release can't read stays for a gateway of another
+release. It is logged once, and delays no other entry.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Outbox(ObjectStore, Generic[T]):
         return bool(await self._redis.set(self.claim_key(name), by, nx=True, ex=CLAIM_SECONDS))
 
     async def release(self, name: str) -> None:
-        """Give a claim back, so that whoever comes next does the entry."""
+        """Give a claim back, so that the next gateway can carry out the entry."""
         await self._redis.delete(self.claim_key(name))
 
     def claim_key(self, name: str) -> str:

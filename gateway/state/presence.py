@@ -1,4 +1,4 @@
-"""The gateways that are there, the snapshot that each decides by, and its leases by replica."""
+"""The running gateways, each with the snapshot that it uses and its leases by replica."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from serving.object_store import UNREADABLE
 log = logging.getLogger(__name__)
 KEY = "apprentice:gateways"
 GONE_SECONDS = 5.0
-"""A gateway that has not told of itself for so long is gone, and engines cancel the answers of a process that is gone.
-One that is only cut off from Redis goes on by its last snapshot: docs/explanation/swaps.md tells what that means."""
+"""Time without a report after which a gateway counts as gone. Engines cancel the answers of a process that is gone. A
+gateway that only lost Redis goes on with its last snapshot: docs/explanation/swaps.md explains the consequences."""
 SMOOTHING_SECONDS = 30.0
 
 
@@ -33,7 +33,7 @@ class PresenceReport(msgspec.Struct, frozen=True):
 
 
 class Presence:
-    """Tells the other gateways of this one, and reads what they tell. Owner of its own line in Redis."""
+    """Writes this gateway's report to Redis, and reads the reports of other gateways. Owner of its own line there."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Presence:
         """The lines that can't be read, and Redis's time at which each was first seen."""
 
     async def tell(self) -> None:
-        """Write down this gateway's line. Raises RedisError."""
+        """Write this gateway's line to Redis. Raises RedisError."""
         # The generation first: a lease taken after it was read is taken by a snapshot at least as new.
         generation, holds = self._look()
         now = await self._clock()
@@ -76,7 +76,7 @@ class Presence:
         return self._generation(), holds
 
     async def leave(self) -> None:
-        """This gateway has nothing under way any more. Raises RedisError."""
+        """Remove this gateway's line: it has no running requests. Raises RedisError."""
         await self._redis.hdel(KEY, self._name)
 
     async def present(self) -> GatewayRoll:
@@ -119,7 +119,7 @@ class Presence:
 
 
 class GatewayRoll:
-    """The gateways that are there, at one moment."""
+    """The running gateways at one moment."""
 
     def __init__(self, reports: Sequence[PresenceReport]) -> None:
         self._reports = reports

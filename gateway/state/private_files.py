@@ -18,9 +18,9 @@ UMASK = 0o077
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make the folder, or take access to it away from everybody but its owner. Raises OSError.
+    """Make the folder, or remove access for all users but its owner. Raises OSError.
 
-    A folder of another user, such as a volume's root, stays as it is and is logged where others can read it.
+    A folder of another user, such as a volume's root, stays unchanged. It is logged if others can read it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()

@@ -1,6 +1,6 @@
 """The quality of each task in Redis: one object a task, each with its own generation.
 
-Beside it the judgements that it rests on: one a version, in a hash of their own, since they move at every label.
+The judgements behind it are stored in a separate hash, one for each version, since they change at every label.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ QUALITY_KIND = "health"
 
 
 class Monitored:
-    """The latest judgements, as this gateway has read them. Its only mover is the job `follow_judgements`."""
+    """The latest judgements that this gateway has read. Only the job `follow_judgements` changes them."""
 
     def __init__(self) -> None:
         self.summary = Summary(at=0.0)
 
 
 class QualityStore:
-    """The objects of QUALITY_KIND, and what was judged. Every method raises RedisError.
+    """The objects of QUALITY_KIND, and the judgements. Every method raises RedisError.
 
-    A quality that can't be read is never written over: `of` raises Unreadable then.
+    A quality that can't be read is never overwritten: `of` raises Unreadable then.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -47,7 +47,7 @@ class QualityStore:
         self._reader = LenientReader()
 
     async def of(self, task: str) -> tuple[TaskQuality, int]:
-        """A task's quality and its generation; 0 where nothing was found yet."""
+        """A task's quality and its generation; the generation is 0 if none is stored yet."""
         quality, generation = await self.object_store.fetch(task, read_quality)
         return quality or TaskQuality(), generation
 

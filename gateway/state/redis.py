@@ -1,4 +1,4 @@
-"""The connection to where runtime state lives: the configured Redis, or the embedded Valkey. One code path."""
+"""The connection to the runtime state: the configured Redis, or the embedded Valkey. Both use the same code."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 
 
 class Lives:
-    """The process of Redis that connections lead to. `count` goes up when a new connection finds another one.
+    """The process of Redis behind the connections. `count` goes up when a new connection finds another process.
 
-    What was written to one process says nothing of another: it may have been restarted without its last second, or
-    be a replica that was promoted. Whoever wrote under one count and waits under another has not been heard.
-    After `stay_with` one that has lost that state, or has another, is as one that is away.
+    A write to one process may be missing in another: it may have restarted without its last second, or be a promoted
+    replica. A write under one count is not confirmed under another count. After `stay_with`, a process that has lost
+    the state, or has another state, counts as not reachable.
     """
 
     def __init__(self, *passwords: Callable[[], str | None]) -> None:

@@ -1,4 +1,4 @@
-"""Lists in Redis whose elements are sealed under a key of texts: they come under the present one."""
+"""Lists in Redis whose elements are sealed under a key of texts: they are sealed again under the present key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from monitoring.texts import Resealing
 
 AT_ONCE = 50
 RESEAL = "if redis.call('LINDEX', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('LSET', KEYS[1], ARGV[1], ARGV[3]) end"
-"""One that has moved or is gone meanwhile is left to the next time."""
+"""An element that has moved or was removed meanwhile is left until the next time."""
 
 
 async def seal_list(redis: Any, key: str, reseal: Callable[[bytes], bytes], resealing: Resealing) -> None:

@@ -1,7 +1,7 @@
-"""The policy snapshot: what admins have set, in memory, so that no request looks anything up.
+"""The policy snapshot: the admins' settings in memory, so that requests need no look-up.
 
-What this release can't read is passed over, one object at a time: a caller's key is refused, a rule is not applied, and
-a version, an alias or a placement stays as it was last read, or is absent.
+Objects that this release can't read are skipped one by one. Such a caller's key is refused, and such a rule is not
+applied. Such a version, alias or placement stays as it was last read, or is absent.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ OVERRIDE_FIELDS = frozenset(item.name for item in fields(Override) if item.init)
 S = TypeVar("S")
 T = TypeVar("T")
 KINDS = ("aliases", "callers", "fitted", "overrides", "placements", QUALITY_KIND, "retraining", "versions")
-"""The kinds of objects in a snapshot of which only what has changed is read."""
+"""The kinds of objects in a snapshot. Only changed objects are read again."""
 MADE_AT_ONCE = 200
-"""Aliases, or views, that are made before others have the event loop."""
+"""Aliases, or views, that are made before other work gets the event loop."""
 READINGS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All of it at one generation. Replaced as a whole, never changed."""
+    """The whole policy at one generation. It is replaced as a whole, never changed."""
 
     generation: int
     callers: Mapping[str, Caller]
@@ -57,7 +57,7 @@ class Snapshot:
     aliases: Mapping[str, AliasEntry]
     placements: Mapping[tuple[str, str], Placement]
     cordons: Mapping[str, str]
-    """Replicas that get no requests now, and why."""
+    """Replicas that get no requests now, with the reason."""
     quality: Mapping[str, TaskQuality] = field(default_factory=dict)
     """The quality of each task, by the monitor."""
     views: Mapping[str, VersionView] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Snapshot:
 class ConfiguredPolicy:
     """The configured part of the policy: tasks, the pools that may be named as a model, and the limits of attempts.
 
-    `auto_pool` answers what asks for `auto` and fits no task; None: nothing does.
+    `auto_pool` answers requests for `auto` that fit no task. None: they are refused.
     """
 
     tasks: Mapping[str, TaskPolicy]
@@ -103,7 +103,7 @@ class _Derived(Generic[S, T]):
 
 
 class SnapshotKeeper:
-    """Keeps the present snapshot. Its only mover is `refresh`; `changed` is told of each new one."""
+    """Keeps the present snapshot. Only `refresh` replaces it, and calls `changed` with each new one."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class SnapshotKeeper:
             return self.current
 
     def apply_configuration(self, configured: ConfiguredPolicy) -> None:
-        """Go by another file from now on; what admins have set stays as it is."""
+        """Use this configuration from now on. The admins' settings stay unchanged."""
         self._configured = configured
         self._models.look(configured.tasks)
         self.current = self._as_configured(self.current)
@@ -254,7 +254,7 @@ class SnapshotKeeper:
         await wait_for_event(self._next, seconds)
 
     async def follow(self, interval_seconds: float) -> None:
-        """Refresh at every change that is told, and every so often in case one was missed. Runs until cancelled."""
+        """Refresh at each notified change, and each `interval_seconds` in case one was missed. Runs until cancelled."""
         while True:
             try:
                 async with self._redis.pubsub() as channel:

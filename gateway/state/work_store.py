@@ -1,4 +1,4 @@
-"""Pieces of work that a background job does once each, in Redis: one object each, its progress apart."""
+"""Pieces of work in Redis. A background job does each once. Each is one object; its progress is stored separately."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORK_ID = re.compile(r"[A-Za-z0-9.-]{1,100}")
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """One piece of work, for a task. Times are Unix seconds; `error` is there where it failed."""
+    """One piece of work, for a task. Times are Unix seconds. `error` is set if it failed."""
 
     id: str
     task: str
@@ -47,18 +47,18 @@ class WorkStore(Generic[W]):
         self.drafts = drafts
 
     async def all(self) -> list[W]:
-        """All that are kept and can be read, the newest first."""
+        """All stored pieces of work that can be read, the newest first."""
         return await self._reader.read_all(self._object_store, self._words, self._kind)
 
     async def get(self, work_id: str) -> W | None:
-        """The one of this id, whatever was given as one; None where there is none."""
+        """The piece of work with this id, which may be any text; None if it does not exist."""
         if not WORK_ID.fullmatch(work_id):
             return None
         raw = await self._object_store.get(work_id)
         return None if raw is None else msgspec.convert(raw, self._kind)
 
     async def next(self) -> W | None:
-        """The oldest that is to be done; None where none is."""
+        """The oldest piece of work that is not done yet, or None."""
         return next((work for work in reversed(await self.all()) if work.state == "running"), None)
 
     async def begin(self, work: W, step: AuditedStep) -> None:
@@ -85,11 +85,11 @@ class WorkStore(Generic[W]):
         await step.take([Change(self._object_store, work.id, msgspec.to_builtins(work), 1)])
 
     async def tell(self, work_id: str, progress: ProgressStep) -> None:
-        """Note how far one is; it is forgotten by itself."""
+        """Store the progress of a piece of work. It expires without further action."""
         await self._redis.set(self._progress_key(work_id), msgspec.json.encode(progress), ex=PROGRESS_SECONDS)
 
     async def progress(self, work: W) -> ProgressStep | None:
-        """The progress of one; None where it does not run."""
+        """The progress of a piece of work; None if it does not run."""
         if work.state != "running":
             return None
         raw = await self._redis.get(self._progress_key(work.id))
