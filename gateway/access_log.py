@@ -1,4 +1,4 @@
-"""Log lines on who was refused (401, 403) and on who read the whole state; at a bounded rate, and without secrets."""
+"""Log lines on refused callers (401, 403) and on reads of the whole state, at a bounded rate and without secrets."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ log = logging.getLogger(__name__)
 Address = tuple[str, int] | None
 REFUSED = frozenset({401, 403})
 SILENT_SECONDS = 60.0
-"""Time after a line without another one of the same event, peer and key."""
+"""Time after a line in which the same event, peer and key get no other line."""
 LINES_MAX = 60
-"""Lines in SILENT_SECONDS of all unknown keys together, and as many of known ones; it also bounds what is kept."""
+"""Most lines in SILENT_SECONDS for all unknown keys, and for all known keys. It also bounds the memory."""
 PATH_LENGTH_MAX = 200
 
 
 class AccessLog:
-    """One line for each event, peer and key in a minute; it says how many were left out before it.
+    """One line for each event, peer and key in a minute, with the number of lines left out before it.
 
-    A key that is not known is named by nothing but its public part, which anybody may invent. So it does not count as
-    another key, and cannot make more lines.
+    An unknown key has only a public part, which anybody may invent. So all unknown keys of a peer count as one key,
+    and invented keys can't make more lines.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

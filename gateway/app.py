@@ -1,4 +1,4 @@
-"""Builds the Services in one place, tears it down in reverse, and puts the application around it."""
+"""The application: it builds the Services and the features in one place, and tears them down in reverse order."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ from serving.object_store import ObjectStore
 from serving.tls import FreshContext, TlsError, Trust, TrustingTransport
 
 CRASHED_AFTER_SECONDS = 7200.0
-"""An adapter that has been coming in for so long, by its folder's time, was left behind by a gateway that died."""
+"""Age of an incoming adapter's folder after which it counts as left behind by a gateway that died."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 MODELS = "/v1/models"
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
@@ -151,7 +151,7 @@ ROUTERS = tuple(router for feature in FEATURES for router in feature.routers)
 
 
 class Gateway(FastAPI):
-    """The application. The hot addresses never reach it: their requests go straight to the request path."""
+    """The application. Requests to the hot addresses go directly to the request path and never reach it."""
 
     def __init__(self, siblings: Siblings, **options: Any) -> None:
         super().__init__(**options)
@@ -246,8 +246,8 @@ def build_app(
 ) -> Gateway:
     """The application for these settings. Its lifespan builds the Services and tears it down.
 
-    `config` is the file that they came from, where there is one to read again; `siblings` are the other processes;
-    `bases` are the base models of its pools, where they were read already.
+    `config` is the settings' file, if a reload can read one. `siblings` are the other processes. `bases` are the base
+    models of its pools, if they were read already.
     """
     siblings = siblings or Siblings()
 
@@ -305,7 +305,7 @@ async def open_gateway(
 async def open_services(
     settings: Settings, config: Path | None, siblings: Siblings, bases: Mapping[str, Base] | None
 ) -> AsyncIterator[Services]:
-    """Build what all features share, and tear it down in reverse. Raises StateError or SettingsError."""
+    """Build the services that all features share, and tear them down in reverse. Raises StateError or SettingsError."""
     configuration = CurrentConfiguration(settings, siblings.part_of, config)
     settings = configuration.settings
     bases = read_bases(settings.pools) if bases is None else bases
@@ -379,7 +379,7 @@ def _adapters(
 
 
 async def _prepare_to_serve(services: Services) -> None:
-    """Sweep what a crash left, and read all that must be known before serving. Raises RedisError and SettingsError."""
+    """Remove the remains of a crash, and read all state needed for serving. Raises RedisError and SettingsError."""
     if services.settings.audit.head_key_file is not None:
         await asyncio.to_thread(key_of, services.settings.audit)
     read_gauges(services)
@@ -407,7 +407,7 @@ async def _open_clients(
 
 @asynccontextmanager
 async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durability, Lives]]:
-    """Where state lives, looked at. Raises StateError where it can't be reached, or may be dropped."""
+    """The checked connection to Redis. Raises StateError if Redis can't be reached, or may drop state."""
     redis_url = settings.redis_address()
     if settings.redis_tls is not None:
         settings.redis_tls.files().context()  # says which file is at fault, where redis-py does not
@@ -424,7 +424,7 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
 
 
 def _make_data_folder(folder: Path) -> None:
-    """Raises StateError where this process can't write there."""
+    """Make the folder. Raises StateError if this process can't write there."""
     cause = None
     try:
         make_private_folder(folder)

@@ -1,7 +1,7 @@
-"""Four eyes, where `release.approver_must_differ` is set: who pushed a version does not release it, and who makes an
-admin key does not approve it. Owners of keys are compared, not keys: a second key makes no second person.
+"""The four-eyes rule, if `release.approver_must_differ` is set: the person who pushed a version may not release it, and
+the person who made an admin key may not approve it. Owners of keys are compared: two keys can have one owner.
 
-What remains to people: an admin who makes a key for somebody else knows its secret until its owner rotates it.
+The rule can't prevent one case: an admin who makes a key for another person knows its secret until it is rotated.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ FORMER_OWNERS = "former_owners"
 
 
 async def see_that_another_pushed(services: Services, admin: Caller, version: Version, step: str) -> None:
-    """Raises Problem (403) where the version was pushed with a key of this admin's.
+    """Raise Problem (403) if a key of this admin pushed the version.
 
-    `step` is what another admin has to do.
+    `step` is the step that another admin has to take.
     """
     if services.settings.release.approver_must_differ and await _is_of(services, admin, version):
         text = f"{version.name} was pushed with a key of {admin.person}: another admin has to {step}."
@@ -62,7 +62,7 @@ def find_approver_left_out(services: Services, admin: Caller, role: str) -> str 
 
 
 def see_that_it_may_be_approved(services: Services, admin: Caller, key: Caller) -> None:
-    """Raises Problem (403) where the admin, by any of their keys, has made the key themselves."""
+    """Raise Problem (403) if the admin has made the key, with any of the admin's own keys."""
     by_themselves = is_same_owner(key.pending or "", admin.person)
     if services.settings.release.approver_must_differ and by_themselves:
         text = f"{key.public} was made with a key of {admin.person}: an admin of another owner has to approve it."

@@ -1,4 +1,4 @@
-"""The audit: what admins did is entered here, and read here."""
+"""The audit: functions that enter the actions of admins, and the endpoint that reads them."""
 
 from __future__ import annotations
 

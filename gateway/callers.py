@@ -27,7 +27,7 @@ LIMIT_NAMES: tuple[LimitName, ...] = get_args(LimitName)
 
 
 class CallerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Limits of a key over all gateways together; None where it is not bounded. Days and months are UTC's."""
+    """Limits of a key over all gateways together. None: no limit. Days and months are in UTC."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -49,7 +49,7 @@ def limits_of(raw: Mapping[str, float | None] | Mapping[LimitName, float | None]
 
 
 class Former(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The secret that a key had before it was rotated; it works until `until` (Unix seconds)."""
+    """The former secret of a rotated key. It is accepted until `until` (Unix seconds)."""
 
     secret_digest: str
     until: float
@@ -90,7 +90,7 @@ class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def judges_only(self) -> bool:
-        """True if it judges what it is given for review, and sees nothing else."""
+        """True if it may only judge the reviews that it is given."""
         return self.role == "reviewer"
 
     @property
@@ -119,7 +119,7 @@ class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 UNKNOWN_CALLER = Caller("", "", "caller", "", frozenset())
-"""Stands for who has no key, so that a key which is not known takes as long to refuse as a wrong secret."""
+"""Caller in place of an unknown key, so that refusing it takes as long as refusing a wrong secret."""
 
 
 def is_same_owner(owner: str, other: str) -> bool:
@@ -190,9 +190,9 @@ def admit(caller: Caller, path: str) -> Caller:
 
 
 class KnownKeys:
-    """The callers of the keys that came last, by a keyed digest of their header: no secret is kept, nor hashed twice.
+    """The callers of the latest keys, by a keyed digest of their header: no secret is kept, and none is hashed twice.
 
-    Owner: the application. It knows at most KNOWN_KEYS_MAX, and none once the callers have changed.
+    Owner: the application. It holds at most KNOWN_KEYS_MAX callers, and forgets all when the callers have changed.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The configuration in force at this gateway, and what is made of it, each thing in one place."""
+"""The present configuration of this gateway, and the values computed from it, each in one place."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ JUDGE_FORMS_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """The cost of each pool's engines, and the price that a saving is held against. None where no price is known."""
+    """The price of each pool's engines, and the price with which savings are computed. None: no price is known."""
 
     by_pool: dict[str, Price | None]
     general: Price | None
 
 
 class CurrentConfiguration:
-    """The configuration in force. Its only mover is `apply_settings`; what else depends on it is moved beside it."""
+    """The present configuration. Only `apply_settings` changes it, with the values that depend on it."""
 
     __slots__ = (
         *("_part_of", "config", "judge_forms", "loaded_at", "pool_limits", "prices", "settings", "turn"),
@@ -48,7 +48,7 @@ class CurrentConfiguration:
         self.apply_settings(settings)
 
     def apply_settings(self, settings: Settings) -> None:
-        """Go by these settings from now on. Raises SettingsError, and then nothing has changed."""
+        """Use these settings from now on. Raises SettingsError; then nothing has changed."""
         self.settings = self._part_of(settings)
         self.whole = settings
         """The settings as they were read, with the bounds of all processes together."""

@@ -29,11 +29,11 @@ from serving.object_store import Stale
 T = TypeVar("T")
 OBJECTS_MAX = 1000
 TASKS_TOLD_MAX = 10
-"""Tasks that are named to who asks for one that is not there; the others are counted."""
+"""Most tasks that the error for an unknown task names. The others are only counted."""
 SIGNED_IN = "gateway.signed_in"
-"""Where the scope of a call inside the process has the caller whom the console has signed in. No connection sets it."""
+"""Key of the ASGI scope with the caller who is signed in at the console, for calls inside the process alone."""
 READ_SECONDS_MAX = 2.0
-"""Longest wait for the state; then what was read last is told."""
+"""Longest wait for the state. After that, the state as last read is shown."""
 Short = Annotated[str, Field(max_length=256)]
 Moment = Annotated[float, Field(gt=0, lt=YEAR_10000, allow_inf_nan=False)]
 """Unix seconds, before the year 10000."""
@@ -68,7 +68,7 @@ def see_that_it_is_to_come(field: str, moment: float | None, now: float) -> None
 
 
 def refuse_blank(text: str) -> str:
-    """Raises ValueError for a text of blanks alone, which says nothing to who looks later."""
+    """Raise ValueError for a text of only blanks, which helps no later reader."""
     if not text.strip():
         raise ValueError("it is blank: say it in words")
     return text
@@ -227,7 +227,7 @@ async def require_version(services: Services, task: str, version: str) -> str:
 
 
 async def see_state(services: Services) -> tuple[Snapshot, bool]:
-    """The state as it is now, or as it was last read where Redis can't be reached (True)."""
+    """The present state and False; or, if Redis can't be reached, the state as last read and True."""
     try:
         async with asyncio.timeout(READ_SECONDS_MAX):
             return await services.snapshot.refresh(), False
@@ -236,7 +236,7 @@ async def see_state(services: Services) -> tuple[Snapshot, bool]:
 
 
 class conflicts:  # noqa: N801 - reads as a verb where it is used
-    """Translate what the state does not allow into a 409."""
+    """Translate conflicts with the state into a Problem (409)."""
 
     def __enter__(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""The error shape of all endpoints: what an exception becomes as an answer."""
+"""The error shape of all endpoints: the translation of exceptions into answers."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class SettingsFault(NamedTuple):
 
 
 class SettingsError(Exception):
-    """The configuration can't be used; the message names every key at fault, `faults` has each by itself."""
+    """The configuration can't be used. The message names every faulty key; `faults` lists the faults one by one."""
 
     def __init__(self, text: str, faults: Iterable[SettingsFault] = ()) -> None:
         super().__init__(text)
@@ -115,12 +115,12 @@ FINAL = frozenset(
     | {"feedback_full", "budget_exceeded", "fallback_capped", "needs_human", "no_task_fits"}
     | {"engine_error", "timeout", "not_implemented"}
 )
-"""Codes after which a request is of no use again: it would meet the same, or all attempts at engines have been made.
-OpenAI's clients send what has a 409, a 429 or a 5xx twice more, unless they are told not to."""
+"""Codes after which a retry is useless: it would fail again, or the gateway has made all attempts at engines.
+OpenAI's clients retry twice after a 409, a 429 or a 5xx, unless a header forbids it."""
 
 
 CAPPED_SECONDS = 60.0
-"""A cap opens as its window moves on, one of money at midnight: looking more often is of no use."""
+"""Seconds to wait at a capped fallback: a share's cap opens as its window moves, a money cap at midnight."""
 
 
 WAIT_SECONDS_MAX = 60.0

@@ -1,4 +1,4 @@
-"""The form of a feature: state of its own, endpoints, background jobs and gauges. app.py has the table of all."""
+"""The form of a feature: its own state, endpoints, background jobs and gauges. app.py has the table of features."""
 
 from __future__ import annotations
 

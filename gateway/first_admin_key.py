@@ -1,4 +1,4 @@
-"""The first admin key: the one of the settings, or one that the first start makes and writes to a file."""
+"""The first admin key: from the settings, or made by the first start and written to a file."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Every gateway looks at every replica with its own eyes, and adopts what is loaded there. Of its processes one looks
-at a time, and tells the others.
+"""The health of replicas: every gateway checks every replica itself, and adopts the adapters that are loaded there. One
+process of a gateway checks at a time, and informs the others.
 """
 
 from __future__ import annotations

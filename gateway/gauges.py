@@ -1,4 +1,4 @@
-"""Gauges that are read from the Services when Prometheus asks, and kept by nobody."""
+"""Gauges that are read from the Services when Prometheus asks, and stored nowhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serving.breaker import BreakerState
 from serving.replica import Replica
 
 WRITE_SECONDS_MAX = 5.0
-"""Records that are not taken for longer say that Redis takes no writes, even where it can be read."""
+"""Longest time without a written record. After that, Redis counts as not writable, even if it can be read."""
 
 BREAKER_STATES: Mapping[BreakerState, float] = MappingProxyType({"closed": 0.0, "half_open": 1.0, "open": 2.0})
 

@@ -1,4 +1,4 @@
-"""The server: its addresses, what it shows at each, and its end: ready turns 503 first, then answers finish."""
+"""The server: its addresses, the paths of each, and its stop: readiness turns to 503 first, then answers finish."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ TICK_SECONDS = 0.1
 END_SECONDS_MAX = 2.0
 CLOSE_SECONDS_MAX = 5
 ALONE_SECONDS_MIN = 1.0
-"""Time in which a process that stops alone still answers on the connections that it has."""
+"""Time in which a process that stops alone still answers on its open connections."""
 SECURITY_HEADERS = (("x-content-type-options", "nosniff"),)
 
 
 def addresses_of(listen: ListenSettings) -> Iterator[Address]:
-    """All of them, that of callers first."""
+    """All addresses, the callers' address first."""
     elsewhere = (*([ADMIN, CONSOLE] if listen.admin else []), *([METRICS] if listen.metrics else []))
     yield Address("callers", listen.host, listen.port, None, elsewhere)
     if listen.admin is not None:

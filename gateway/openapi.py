@@ -1,7 +1,7 @@
 """The document at /openapi.json: FastAPI's, with the hot endpoints, and with every error of every endpoint.
 
-A route names the errors of its own (`errors` of gateway/openapi_parts.py). Those of its kind are added here: they
-follow from its key, its roles, its body and its parameters.
+A route names only its own errors (`errors` of gateway/openapi_parts.py). The common errors are added here: they follow
+from its key, its roles, its body and its parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.formats.hot_schemas import make_schemas, operation_of
 from gateway.openapi_parts import CHOICE_ERRORS, CODES, JSON_ERRORS, Json
 
 ANYWHERE = ("invalid_http", "unsupported_media_type", "head_too_large", "internal_error", "not_implemented", "overload")
-"""Errors of any request, before it is known what it is for."""
+"""Errors of any request, before its endpoint is known."""
 KEY_ERRORS = ("invalid_api_key", "role_required")
 STATE_ERRORS = ("storage_unavailable",)
 UNREADABLE_ERRORS = ("state_conflict",)

@@ -24,7 +24,7 @@ CHOICE_ERRORS = (
     *("unsupported_media_type", "parameter_not_allowed", "refused_by_override", *MODEL_ERRORS, *SPENT_ERRORS),
     *("needs_human", "no_task_fits", "no_replica", "version_not_loaded", "fallback_capped"),
 )
-"""Errors of the decision where a request goes."""
+"""Errors of the routing decision."""
 
 OBJECT: Mapping[str, Any] = {"schema": {"type": "object"}}
 TEXT: Mapping[str, Any] = {"schema": {"type": "string"}}

@@ -1,5 +1,5 @@
-"""The parent of a gateway's processes: it starts them on its sockets, and a dead one again; it hands on signals,
-reloads and messages, and tells the metrics of all (`monitoring/metrics.py`). It answers no request itself.
+"""The parent of a gateway's processes. It starts them on its sockets, restarts dead ones, and passes on signals,
+reloads and messages. It merges the metrics of all (`monitoring/metrics.py`), and answers no requests itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from serving.shared_memory import SharedMemory
 log = logging.getLogger(__name__)
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 LONG_LIFE_SECONDS = 60.0
-"""A process that lived so long is started again at once; another one after a wait that doubles."""
+"""A process that ran at least this long is restarted at once, else after a wait that doubles each time."""
 WAIT_SECONDS = 0.5
 WAIT_SECONDS_MAX = 30.0
 LAST_WORDS_SECONDS_MAX = 1.0
@@ -42,11 +42,11 @@ KILLING_SIGNALS = 3
 CHILD_SECONDS_MAX = ANSWER_SECONDS_MAX / 2
 """Longest wait for one process: who asked for all of them still waits then, and gets what the others say."""
 START_SECONDS_MAX = 300.0
-"""A process that is not ready after so long hangs."""
+"""A process that is not ready after this time counts as hung."""
 WATCH_SECONDS = 5.0
 """Time between two questions whether a process is alive."""
 SILENT_MAX = 3
-"""A process that leaves this number of them unanswered in a row hangs."""
+"""A process that leaves this number of questions in a row unanswered counts as hung."""
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 ARGUMENTS_AT = 45
 """The place behind the name in /proc/self/stat of where the arguments begin; where they end is the next one."""
@@ -63,26 +63,26 @@ def count_cores() -> int:
 
 @dataclass
 class ServingProcess:
-    """One of the processes, by its number: as it is now, and what is known of the one before."""
+    """One process slot, by its number: its present process, and facts about the process before."""
 
     number: int
     pid: int = 0
-    """0: it does not run."""
+    """0: the process does not run."""
     end: socket.socket | None = None
     channel: Channel | None = None
     listening: asyncio.Task[None] | None = None
     watching: asyncio.Task[None] | None = None
     silent: int = 0
-    """Questions that it has left unanswered, one after the other."""
+    """Number of questions in a row that it has left unanswered."""
     questions: Questions = field(default_factory=Questions)
     ready: bool = False
     settings: Settings | None = None
-    """The settings that it was started with."""
+    """The settings with which it was started."""
     started_at: float = 0.0
     due_at: float = 0.0
     wait_seconds: float = 0.0
     measured: bytes = b""
-    """Its measurements when it was last asked: a killed process tells no more."""
+    """Its last reported measurements: a killed process can't report them."""
 
     def send(self, message: ProcessMessage) -> None:
         """Send it a message, if it is there."""
@@ -161,7 +161,7 @@ class Parent:
                         yield child, os.waitstatus_to_exitcode(ended[1])
 
     async def _bury(self, child: ServingProcess, code: int) -> None:
-        """Take in what a process leaves, and say when the next one is started in its place."""
+        """Keep the measurements of an ended process, and plan the start of the next one in its place."""
         pid, child.pid = child.pid, 0  # before anything is waited for: it is nobody's now
         if child.watching is not None:
             child.watching.cancel()
@@ -197,7 +197,7 @@ class Parent:
         log.log(level, text, child.number, pid, how, child.wait_seconds)
 
     def _stop(self) -> None:
-        """The first time all drain, the second time they wait for nothing, the third time they are killed."""
+        """Stop all processes: the first call drains them, the second stops them at once, the third kills them."""
         self._stops += 1
         for child in self._children:
             if child.pid and self._stops >= KILLING_SIGNALS:
@@ -215,7 +215,7 @@ class Parent:
                 return
 
     async def _watch(self, child: ServingProcess) -> None:
-        """End a process that hangs: its callers wait, and probes do not tell, since the others answer them."""
+        """End a process that hangs. Its callers wait, and probes do not show it, since other processes answer them."""
         while child.silent < SILENT_MAX:
             answers = child.questions.answers
             await asyncio.sleep(WATCH_SECONDS)

@@ -1,8 +1,8 @@
-"""The gate, where `release.gate` is `warn` or `enforce`: a version that begins to answer requests was shown before to
-be no worse than the one that leads its task, and the best that has led it.
+"""The gate, if `release.gate` is `warn` or `enforce`. Before a version begins to answer requests, evidence has to show
+that it is no worse than its task's leading version. It may not be worse than the best former leader either.
 
-A version that leads, or has led since, is never held up: it is a way back. A task's first version has to beat the
-floor, until one has led: the leaders of a removed alias are remembered.
+A version that leads or has led is never held up, since it is a way back. A task's first version has to beat the floor
+until a version has led. The leaders of a removed alias are remembered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Labels of requests (monitoring/labels/request_label.py), read from what is stored of them."""
+"""Labels of requests (monitoring/labels/request_label.py), read from the stored judgements."""
 
 from __future__ import annotations
 

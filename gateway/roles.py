@@ -1,4 +1,4 @@
-"""Roles: what each may do with its key, and who has which by a provider's groups."""
+"""Roles: the permissions of each role's keys, and the mapping from a provider's groups to roles."""
 
 from __future__ import annotations
 

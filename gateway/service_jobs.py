@@ -1,4 +1,4 @@
-"""The jobs of what all features share: snapshot, fleet, presence, quotas, records, and looks at oneself."""
+"""The background jobs of the shared services: snapshot, fleet, presence, quotas, records, and checks of the process."""
 
 from __future__ import annotations
 

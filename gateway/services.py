@@ -1,4 +1,4 @@
-"""The services: what requests and features share. Built and torn down by app.py; each part owns its state."""
+"""The services that requests and features share. app.py builds them and tears them down; each part owns its state."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ class ObservedLedger(Protocol):
 class RequestObserver:
     """A feature that follows requests on their path. No request waits for it.
 
-    `draw` draws the request for what the feature does, once it is chosen where that goes. `watches` tells whether the
-    text of the answer is needed once it has been sent: then `answered` gets it. `rejected` gets one that was rejected
-    before. `draw` and `answered` may write their own fields of the record; it is closed after them. One that raises
-    before commit fails the request.
+    `draw` may select the request for the feature, after its destination is chosen. `watches` returns True if the
+    feature needs the answer's text: `answered` gets it after it was sent. `rejected` gets an answer that a check
+    rejected. `draw` and `answered` may write their own fields of the record, which is closed after them. An observer
+    that raises before the commit fails the request.
     """
 
     watches: Callable[[Policy, Choice, Record], bool]
@@ -160,7 +160,7 @@ class PolicyObjects:
 
 @dataclass(frozen=True)
 class Adapters:
-    """The parts that take adapters in, keep their bytes and load them. `bases` are base models by pool."""
+    """The parts that accept adapters, store their bytes and load them. `bases` are base models by pool."""
 
     bases: Mapping[str, Base]
     signers: Mapping[str, bytes]
@@ -173,7 +173,7 @@ class Adapters:
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """All that changes and keeps up what serves: admins' endpoints and background jobs use it, and no request does."""
+    """All parts that change or maintain serving. Admins' endpoints and background jobs use them, requests do not."""
 
     siblings: Siblings
     registry: Registry
@@ -192,7 +192,7 @@ class ControlPlane:
 
 @dataclass(frozen=True)
 class Services:
-    """All that requests and features share. Frozen; each part owns its own state. No feature has a field here."""
+    """All parts that requests and features share. Frozen; each part owns its state. No feature has a field here."""
 
     control: ControlPlane
 
@@ -258,7 +258,7 @@ class Services:
         return salt_of(self.digest_secret, caller) if isolation == "caller" else None
 
     def keep_record(self, record: Record) -> None:
-        """Put a closed record on its way to Redis; one too many is dropped, and counted."""
+        """Queue a closed record for Redis. If the queue is full, the record is dropped and counted."""
         if not self.flow.buffer.put(record):
             self.meters.records_dropped.add(1)
 

@@ -1,6 +1,6 @@
-"""The processes of one gateway, as one of them sees the others: messages by way of their parent, and shared memory.
+"""The other processes of a gateway, seen from one of them: messages through their parent, and shared memory.
 
-A process alone has neither: then nobody is asked, and nothing is waited for.
+A single process has neither. Then no process is asked, and there is no wait.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAY_BE_NONE = frozenset({"connections_reserved", "queue_max", "recent_bytes_max"
 
 
 class ProcessMessage(msgspec.Struct, array_like=True):
-    """A message between a process and its parent. `number` is that of a question, 0 where no answer is wanted."""
+    """A message between a process and its parent. `number` is the number of a question, or 0 if no answer is wanted."""
 
     topic: Topic
     number: int = 0
@@ -108,14 +108,14 @@ class Questions:
             del self._open[number]
 
     def answered(self, message: ProcessMessage) -> None:
-        """An answer has come, perhaps too late."""
+        """Take an answer, which may be too late."""
         self.answers += 1
         waiting = self._open.get(message.number)
         if waiting is not None and not waiting.done():
             waiting.set_result(message.payload)
 
     def end(self) -> None:
-        """Nobody answers any more: who waits gets ConnectionResetError."""
+        """End all questions: no answers come now. Waiting calls raise ConnectionResetError."""
         for waiting in self._open.values():
             if not waiting.done():
                 waiting.set_exception(ConnectionResetError("the process has ended"))
