@@ -1,4 +1,4 @@
-"""The base models of pools that take adapters, as they lie on this machine."""
+"""The base models of pools with adapters, as stored on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faults of a configuration in plain words: the place of each, what is allowed there, and what was given."""
+"""The faults of a configuration in plain words: each fault's place, the allowed values, and the given value."""
 
 from __future__ import annotations
 

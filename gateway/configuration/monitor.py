@@ -1,4 +1,4 @@
-"""Settings of the monitor: how sure its verdicts are, what it may do about them, and what that may cost."""
+"""Settings of the monitor: the certainty of its verdicts, its allowed actions, and their allowed cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of pools: their replicas, certificates and prices, and what can't go together."""
+"""Settings of pools: their replicas, certificates and prices, and the settings that exclude each other."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The parts of the configuration's sections; the sections on how callers get in (listeners, door and queue), and the
-short ones of features."""
+"""The common base of the configuration's sections, the sections for callers' access (listeners, door and queue), and
+the short sections of features."""
 
 from __future__ import annotations
 

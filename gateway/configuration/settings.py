@@ -1,7 +1,7 @@
-"""Every knob of the gateway, with its bounds, and its unit last in its name. The only reader of the environment.
+"""All settings of the gateway with their bounds. A unit is last in a name. Only this file reads the environment.
 
-Values come from apprentice.yaml and from `APPRENTICE_…` variables, which win; `__` goes a level down
-(`APPRENTICE_LIMITS__RETRIES_MAX=1`). An unknown key stops the start and is named.
+Values come from apprentice.yaml and from `APPRENTICE_…` variables, which have priority. `__` separates levels
+(`APPRENTICE_LIMITS__RETRIES_MAX=1`). With an unknown key, the gateway does not start and names the key.
 docs/reference/settings.md lists them all.
 """
 

@@ -1,4 +1,4 @@
-"""Settings of tasks: where they may go, within which bounds, and how they are judged."""
+"""Settings of tasks: their pools and fallbacks, their bounds, and their judging."""
 
 from __future__ import annotations
 

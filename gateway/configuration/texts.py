@@ -1,4 +1,4 @@
-"""Settings of kept texts: which of a task's requests are kept with their texts, how long, and under which keys."""
+"""Settings of kept texts: the choice of a task's requests whose texts are kept, the time, and the keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of trainings: who runs them, and what they may take."""
+"""Settings of trainings: their runners, and their limits."""
 
 from __future__ import annotations
 
