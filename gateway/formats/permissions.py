@@ -35,7 +35,7 @@ KILLS = "The logprobs of a prompt end a vLLM engine that has adapters loaded."
 
 
 def is_neutral(wire_format: WireFormat, name: str, raw: Raw) -> bool:
-    """True if a field's value asks for what happens anyway. All values that do are short."""
+    """True if a field's value changes nothing, since it is the default. All such values are short."""
     if memoryview(raw).nbytes > NEUTRAL_BYTES_MAX:
         return False
     try:
@@ -50,7 +50,7 @@ def is_neutral(wire_format: WireFormat, name: str, raw: Raw) -> bool:
 def refusal_of(
     wire_format: WireFormat, name: str, fields: Mapping[str, Raw], read: Fields, limits: TaskPolicy
 ) -> Problem | None:
-    """The reason why a field of a right type may not be sent; None where it may."""
+    """The reason why a field with a valid type may not be sent; None if it may be sent."""
     shown = name[:NAME_CHARACTERS_MAX]
     if name in GATEWAY_ALONE:
         return Problem("parameter_not_allowed", f"Only the gateway sets {shown!r}: leave it out.", shown)
@@ -76,7 +76,7 @@ def _kills(wire_format: WireFormat, name: str, read: Fields) -> bool:
 
 
 def check_messages(messages: Sequence[Message], limits: TaskPolicy) -> None:
-    """See that roles and parts of messages are allowed. Raises Problem (400)."""
+    """Check that the roles and parts of messages are allowed. Raises Problem (400)."""
     allowed = limits.parameters_allowed
     for number, message in enumerate(messages):
         if message.role not in ROLES and "roles" not in allowed:
@@ -102,7 +102,7 @@ def name_owner(limits: TaskPolicy) -> str:
 
 
 def shorten_name(name: str) -> str:
-    """A caller's name of a field as a header and a record may hold it."""
+    """A caller's name of a field in a safe form for headers and records."""
     return UNSHOWN.sub("?", name[:NAME_CHARACTERS_MAX])
 
 

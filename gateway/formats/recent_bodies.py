@@ -12,13 +12,13 @@ from gateway.formats.request_body import RequestBody, read_body
 from gateway.formats.wire_format import WireFormat
 
 BODIES_MAX = 1000
-"""A rule is tried on no more requests than that."""
+"""Most requests on which a rule is tried."""
 
 
 class RecentBodies:
     """The bodies of this gateway's latest requests by their ids, up to `bytes_max` as sent; 0 keeps none.
 
-    Bytes are kept, and read again by who asks: what was made of them would cost each later request some 10 µs.
+    Bodies are kept as bytes and decoded when needed. Decoded objects would cost each later request about 10 µs.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -27,7 +27,7 @@ class RecentBodies:
         self._bodies: OrderedDict[str, tuple[WireFormat, bytes]] = OrderedDict()
 
     def keep(self, request_id: str, body: RequestBody) -> None:
-        """Keep a body; the oldest go as it needs room. One that is longer than all the room is not kept."""
+        """Keep a body, and drop the oldest bodies for its room. A body longer than the whole room is not kept."""
         if len(body.raw) > self._bytes_max:
             return
         self._bodies[request_id] = body.wire_format, body.raw
@@ -35,19 +35,19 @@ class RecentBodies:
         self._make_room()
 
     def get(self, request_id: str) -> RequestBody | None:
-        """The body of a request; None where it is not here (any more)."""
+        """The body of a request; None if it is not kept here."""
         entry = self._bodies.get(request_id)
         return None if entry is None else read_body(*entry)
 
     async def tell(self, question: bytes) -> bytes:
-        """The bodies of these requests that are here, for another process of this gateway; `read` reads them there."""
+        """The kept bodies of these requests, for another process of this gateway, where `read` decodes them."""
         ids = msgspec.msgpack.decode(question, type=list[str])
         bodies = [(each, *self._bodies[each]) for each in ids if each in self._bodies]
         return msgspec.msgpack.encode([(each, wire_format.path, raw) for each, wire_format, raw in bodies])
 
     @staticmethod
     def read(answers: Iterable[bytes]) -> dict[str, RequestBody]:
-        """The bodies that other processes tell, by their requests' ids."""
+        """The bodies from other processes, by request id."""
         bodies: dict[str, RequestBody] = {}
         for answer in filter(None, answers):
             rows = msgspec.msgpack.decode(answer, type=list[tuple[str, str, bytes]])
@@ -55,7 +55,7 @@ class RecentBodies:
         return bodies
 
     def set_bytes_max(self, bytes_max: int) -> None:
-        """Go by another bound from now on."""
+        """Use this limit from now on."""
         self._bytes_max = bytes_max
         self._make_room()
 

@@ -39,17 +39,17 @@ KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {
 OF_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
 DROPPED_SHOWN_MAX = 32
-"""Names of fields that were left out, as a header and a record tell them."""
+"""Most names of dropped fields in the header and the record."""
 AT_FIELD = re.compile(r"`\$\.?([^`]*)`$")
 AT_BYTE = re.compile(r"\(byte (\d+)\)$")
 AROUND_BYTES = 24
-"""Bytes before and behind a place in which half a character is looked for."""
+"""Bytes before and after a fault in which half a character is searched."""
 IN_TEXTS = re.compile(r"(prompt)\[\d+\]")
 NAMED_FIELD = re.compile(r"(?P<what>missing required|unknown) field `(?P<field>[^`]*)`")
 
 
 class RequestBody:
-    """A body that has been read and found valid. `fields` holds each top-level field's JSON as it came."""
+    """A valid body that has been read. `fields` has the JSON of each top-level field, unchanged."""
 
     def __init__(self, wire_format: WireFormat, fields: dict[str, Raw], read: Fields) -> None:
         self.wire_format = wire_format
@@ -57,51 +57,51 @@ class RequestBody:
         self.stream = bool(read.stream) and "stream" in wire_format.known_fields
         self.wants_usage = bool(read.stream_options and read.stream_options.include_usage)
         self.dropped: list[str] = []
-        """Fields of the caller's that were left out, whatever engine answers."""
+        """The caller's fields that are dropped for every engine."""
         self.clamped = ""
-        """The bounds that took the place of what the caller asked for, as `name=tokens`."""
+        """The bounds that replaced larger values of the caller, as `name=tokens`."""
         self.fragile = False
-        """True if its engine has to compile a caller's pattern or grammar for it, which may crash an engine."""
+        """True if the engine has to compile a pattern or grammar of the caller, which may crash the engine."""
         self.cache_salt: str | None = None
-        """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""
+        """The salt that separates callers' prompts in an engine's cache; None if callers share the cache."""
         self.raw = b""
-        """The bytes that it was read from, in the engine's format."""
+        """The body's bytes, in the engine's format."""
         self.callers_format = wire_format
-        """The format in which the caller sent it, before it was translated."""
+        """The format in which the caller sent the body, before its translation."""
         self.writer: AnswerWriter | None = None
-        """The writer of its answer in the caller's format; None where that is the engine's."""
+        """The writer of the answer in the caller's format; None if the engine has the same format."""
         self._fields = fields
 
     @property
     def size(self) -> int:
-        """Its fields' bytes, their names aside."""
+        """Bytes of the fields' values, without their names."""
         return sum(memoryview(raw).nbytes for raw in self._fields.values())
 
     @property
     def answer_tokens(self) -> int | None:
-        """Most tokens of one alternative; None where the caller does not bound them."""
+        """Most tokens of one alternative; None if the caller sets no limit."""
         return self.wire_format.answer_tokens(self.read)
 
     @property
     def choices(self) -> int:
-        """Number of alternatives that are requested: each has an end of its own."""
+        """Number of requested alternatives. Each ends separately."""
         return self.wire_format.alternatives(self.read)
 
     def session(self, header: str | None) -> str | None:
-        """The conversation that this request belongs to, else the person who asks; None where the caller names none.
+        """The id of the request's conversation, else of the caller's user; None if the caller names neither.
 
-        `prompt_cache_key` is not one: applications send one for all requests with the same prefix, and no canary would
-        get its share of these.
+        `prompt_cache_key` is not used: applications send one key for all requests with the same prefix, so a canary
+        would not get its share of these requests.
         """
         named = (self.read.metadata or {}).get("session_id")
         return header or (str(named) if named else None) or self.read.user or self.read.safety_identifier
 
     def metadata(self) -> dict[str, str]:
-        """The caller's metadata, as far as its values are text."""
+        """The entries of the caller's metadata whose values are text."""
         return {key: value for key, value in (self.read.metadata or {}).items() if isinstance(value, str)}
 
     def text(self) -> str:
-        """All that the caller and the conversation say, as rules read it."""
+        """All text of the request, for rules."""
         return self.wire_format.text(self.read)
 
     def selected(self, selector: str) -> str:
@@ -125,9 +125,9 @@ class RequestBody:
         engine: EngineKind = "vllm",
         unknown: UnknownFields | None = None,
     ) -> None:
-        """Hold the body against what the task allows. Raises Problem (400) naming the field at fault.
+        """Check the body against the task's permissions. Raises Problem (400) that names the faulty field.
 
-        Without a task the caller has named a pool, and may ask only for what its `engine` can keep.
+        Without a task, the caller has named a pool. Then the fields are checked against those of the pool's `engine`.
         """
         limits = task or defaults
         if task is not None and self.wire_format.for_pools_alone:
@@ -148,9 +148,9 @@ class RequestBody:
                     raise Problem("parameter_not_allowed", f"This model's engine does not take {name!r}.", name)
 
     def _settle(self, names: set[str], limits: TaskPolicy, unknown: UnknownFields) -> None:
-        """Leave out fields that ask for nothing, and those that may not be sent where `unknown` says so.
+        """Drop fields with neutral values, and forbidden fields if `unknown` allows to drop them.
 
-        Raises Problem (400) for the others that may not be sent.
+        Raises Problem (400) for other forbidden fields.
         """
         for name in sorted(names):
             neutral = is_neutral(self.wire_format, name, self._fields[name])
@@ -166,7 +166,7 @@ class RequestBody:
                 setattr(self.read, name, None)
 
     def _settle_stream_options(self, unknown: UnknownFields) -> None:
-        """Leave out unknown options of a stream, or raise Problem (400), as `unknown` says."""
+        """Drop unknown options of a stream, or raise Problem (400) if `unknown` is `refuse`."""
         options = RAW_FIELDS.decode(self._fields["stream_options"])
         extras = options.keys() - STREAM_OPTIONS
         if not extras:
@@ -190,12 +190,12 @@ class RequestBody:
             name = "n" if (read.n or 1) > limits.n_max else "best_of"
             text = f"{name} is at most {limits.n_max}: ask again for each answer. An operator can raise n_max."
             raise Problem("invalid_value", text, name)
-        if self.choices > limits.n_max and not self.wire_format.for_pools_alone:  # vectors have a bound of their own
+        if self.choices > limits.n_max and not self.wire_format.for_pools_alone:  # embeddings have their own limit
             text = f"The prompts, times n, are at most {limits.n_max}: send them one by one."
             raise Problem("invalid_value", text, self.wire_format.required)
 
     def _clamp(self, limits: TaskPolicy) -> None:
-        """Put the bound in the place of greater numbers of tokens. Raises Problem (400) where they are refused."""
+        """Replace larger token limits by the task's bound. Raises Problem (400) if larger ones are refused."""
         most = limits.max_tokens_max
         for name in self.wire_format.token_limits:
             if (getattr(self.read, name) or 0) <= most:
@@ -207,7 +207,7 @@ class RequestBody:
             self.clamped += f"{',' if self.clamped else ''}{name}={most}"
 
     def lost_by(self, engine: EngineKind) -> list[str]:
-        """The fields whose values the caller asked for, and that an engine of this kind does not know."""
+        """The fields with other than neutral values that an engine of this kind does not know."""
         traits = ENGINE_TRAITS[engine]
         if traits.own_fields is not None:
             names = self._fields.keys() - self.wire_format.openai - traits.own_fields - KEPT_HERE
@@ -218,7 +218,7 @@ class RequestBody:
         return sorted(name for name in names if self._asks_for(name))
 
     def dropped_by(self, engine: EngineKind) -> list[str]:
-        """The names of all that the caller asked for and an engine of this kind does not get."""
+        """The names of all fields that the caller asked for and that this kind of engine does not get."""
         dropped, options = self.lost_by(engine), self.read.stream_options
         if options is not None:
             supported = ENGINE_TRAITS[engine].stream_options
@@ -228,13 +228,13 @@ class RequestBody:
         return (self.dropped + dropped)[:DROPPED_SHOWN_MAX] if self.dropped else dropped
 
     def _asks_for(self, name: str) -> bool:
-        """True if the field's value asks for anything but what happens anyway, or can't be said in OpenAI's words."""
+        """True if the field's value is not neutral, and OpenAI's API has no equivalent of it."""
         if name == "structured_outputs" and self._schema() is not None:
             return False
         return not is_neutral(self.wire_format, name, self._fields[name])
 
     def _stream_options(self, engine: EngineKind) -> dict[str, bool]:
-        """The options of a stream for an engine. The usage is always wanted, for the record."""
+        """The options of a stream for an engine. They always ask for the usage, which the record needs."""
         options, requested = {"include_usage": True}, self.read.stream_options
         if requested is None:
             return options
@@ -252,7 +252,7 @@ class RequestBody:
         return self.wants_usage and bool(self.read.stream_options and self.read.stream_options.continuous_usage_stats)
 
     def _schema(self) -> Raw | None:
-        """The JSON schema in `structured_outputs`, where there is one and it can be said as a response format."""
+        """The JSON schema in `structured_outputs`, if it can be sent as a response format; else None."""
         outputs = self.read.structured_outputs
         if outputs is None or not self.wire_format.json_schema({}) or self.read.response_format is not None:
             return None
@@ -262,7 +262,7 @@ class RequestBody:
         return Raw(raw) if raw[:1] == b"{" else None
 
     def whole(self) -> RequestBody:
-        """The same request, asking for its answer at once instead of streamed."""
+        """The same request without a stream: it asks for its answer as a whole."""
         fields = {name: raw for name, raw in self._fields.items() if name not in ("stream", "stream_options")}
         read = msgspec.structs.replace(self.read, stream=None, stream_options=None)
         body = RequestBody(self.wire_format, fields, read)
@@ -273,15 +273,15 @@ class RequestBody:
         return body
 
     def may_go_on(self) -> bool:
-        """True if another engine may go on with a part of its streamed answer: one text, without a form or tools."""
+        """True if another engine may continue a part of its streamed answer: one text, without a form or tools."""
         if self.choices != 1 or self.counts_always or not self._fields.keys() <= GOES_ON:
             return False
         return self.wire_format.may_go_on(self.read)
 
     def logprobs_wanted(self) -> bool | int | None:
-        """The value that asks for the logprobs of the answer's tokens alone; None where that can't be asked for.
+        """The value that requests only the logprobs of the answer's tokens; None if that is not possible.
 
-        It can't where the caller asks for them itself, for others beside them, or for its prompt before the answer.
+        It is not possible if the caller requests them itself, requests other logprobs, or uses `echo`.
         """
         if self.asks_for_logprobs or self.read.top_logprobs or self.read.echo:
             return None
@@ -293,23 +293,23 @@ class RequestBody:
         return self.wire_format.asks_for_logprobs(self.read)
 
     def tools(self) -> Raw | None:
-        """The tools that the answer may call, as JSON; None where there are none."""
+        """The tools that the answer may call, as JSON; None if there are none."""
         return self._fields.get("tools") if self.read.tools else None
 
     def tool_choice(self) -> Raw | None:
-        """The `tool_choice` among them, as JSON; None where none was sent."""
+        """The `tool_choice` of these tools, as JSON; None if it was not sent."""
         return self._fields.get("tool_choice") if self.read.tools else None
 
     def for_engine(self, choice: Choice, added: Mapping[str, Any] | None = None) -> bytes:
-        """The body as this choice's engine gets it: its model, its version's sampling, its general prompt, what is
+        """The body for this choice's engine, with its model, its version's sampling, its general prompt, and the fields
         `added`.
 
-        Raises Problem (503) where a pool stands in for an adapter whose engine can't give the answer its form.
+        Raises Problem (503) if a pool answers in an adapter's place and its engine can't give the answer its form.
         """
         return msgspec.json.encode(self.fields_for(choice, added))
 
     def fields_for(self, choice: Choice, added: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The fields of that body: values, or the caller's own JSON as it came (Raw)."""
+        """The fields of the body for this choice's engine: values, or the caller's unchanged JSON (Raw)."""
         hidden = KEPT_FROM[choice.pool.engine]
         fields: dict[str, Any] = {name: raw for name, raw in self._fields.items() if name not in hidden}
         fields["model"] = choice.engine_model
@@ -338,7 +338,7 @@ class RequestBody:
         return fields
 
     def _in_openais_words(self, fields: dict[str, Any], choice: Choice, own_fields: frozenset[str]) -> dict[str, Any]:
-        """Of the fields, those of OpenAI's API and the engine's own: it refuses others, or ignores them."""
+        """Only the fields of OpenAI's API and the engine's own fields. The engine would refuse or ignore others."""
         for name in self.lost_by(choice.pool.engine):
             if name in SHAPES_THE_ANSWER:
                 text = f"The pool {choice.pool.name!r}, which answers in the adapter's place, can't keep {name!r}."
@@ -362,20 +362,20 @@ class RequestBody:
                 fields[name] = value
 
     def shapes_its_answer(self) -> bool:
-        """True if the caller says itself what form the answer has: the general prompt's form then stays out."""
+        """True if the caller sets the answer's form itself. Then the general prompt's form is not sent."""
         named = self._fields.keys() & {"structured_outputs", "tools"}
         return bool(named) or self.read.response_format is not None
 
 
 def _without_reasoning(message: Any) -> Any:
-    """A message as OpenAI's API knows it: without the field that has the reasoning of an earlier answer."""
+    """A message without the field `reasoning` of an earlier answer, which OpenAI's API does not know."""
     if isinstance(message, dict) or b'"reasoning"' not in bytes(message):
         return message
     return {name: value for name, value in RAW_FIELDS.decode(message).items() if name != "reasoning"}
 
 
 class Selections(dict[str, str]):
-    """The part of a body for each selector; it is read for a selector when that is first needed."""
+    """The part of a body for each selector. A part is read at its first use."""
 
     def __init__(self, body: RequestBody, texts: Mapping[str, str]) -> None:
         super().__init__(texts)
@@ -387,9 +387,9 @@ class Selections(dict[str, str]):
 
 
 def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
-    """Read a body. Raises Problem (400) that names what is wrong with it and where."""
+    """Read a body. Raises Problem (400) that names the fault and its place."""
     try:
-        body.decode()  # msgspec does not look into what it skips
+        body.decode()  # msgspec does not check text in the fields that it skips
         is_long = len(body) > LONG_BODY_BYTES
         if is_long:
             check_strings(body)
@@ -397,7 +397,7 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         body, wire_format = wire_format.translate(body)
         fields = RAW_FIELDS.decode(body)
         check_fields(fields, len(body))
-        # Of a long body each field is read once: a field sent twice could hold anything in its first value.
+        # Each field of a long body is read once, since the first value of a repeated field is not checked.
         read = read_fields(
             wire_format.decoder, wire_format.whole_numbers, msgspec.json.encode(fields) if is_long else body, fields
         )
@@ -412,7 +412,7 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
     if NULL in fields.values():
         fields = {name: raw for name, raw in fields.items() if raw != NULL}
     if read.tools == [] and wire_format.has_tools and read.tool_choice in (None, "auto", "none"):
-        for name in OF_TOOLS:  # they ask for nothing, and OpenAI refuses them
+        for name in OF_TOOLS:  # without tools they mean nothing, and OpenAI refuses them
             fields.pop(name, None)
             setattr(read, name, None)
     if (
@@ -431,7 +431,7 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
 
 
 def _keep_allowed_tools(fields: dict[str, Raw], read: Fields, allowed: AllowedTools) -> None:
-    """Leave out the other tools, since vLLM knows no such choice. Raises Problem (400) for one that is not there."""
+    """Drop the other tools, since vLLM does not know `allowed_tools`. Raises Problem (400) for a missing tool."""
     tools, names = read.tools or [], {tool.name for tool in allowed.tools}
     for name in names - {tool.name for tool in tools}:
         raise Problem("invalid_value", f"tool_choice allows {name!r}, which is not among the tools.", "tool_choice")
@@ -443,7 +443,7 @@ def _keep_allowed_tools(fields: dict[str, Raw], read: Fields, allowed: AllowedTo
 
 
 def _why_no_json(body: bytes, message: str) -> str:
-    """The reason why a body is not JSON, by what msgspec says of it. It looks at the place at fault alone."""
+    """The reason why a body is not JSON, from msgspec's message and the bytes around the fault."""
     place = AT_BYTE.search(message)
     at = int(place[1]) if place else len(body)
     half = HALVES.search(body, max(0, at - AROUND_BYTES), at + 2 * AROUND_BYTES)  # room for the other half of the last
@@ -466,13 +466,13 @@ def make_routing_request(
 
 
 def _list_words(field: str) -> list[str]:
-    """The words that a field takes, as one text; none of a field within another one."""
+    """The allowed words of a field, as one text; an empty list for a field inside another one."""
     kinds = get_args(get_type_hints(Fields).get(field))
     return [", ".join(get_args(kind)) for kind in kinds if get_origin(kind) is Literal]
 
 
 def explain_invalid(message: str) -> Problem:
-    """The problem for a fault of a body's form that msgspec found, in its words, naming the field at fault."""
+    """The problem for msgspec's message about a fault in a body. It names the faulty field."""
     place = AT_FIELD.search(message)
     named = NAMED_FIELD.search(message)
     inside = place[1] if place else ""

@@ -21,12 +21,12 @@ from router.clipping import clip_passage
 SYSTEM_ROLES = ("system", "developer")
 FIELD = "field:"
 JSON_BYTES_MAX = 1 << 18
-"""A longer text is not looked into for a field: it is read as it is."""
+"""In a longer text no field is searched: the whole text is used."""
 LIST = msgspec.json.Decoder(list[Raw])
 
 
 def select_from_messages(selector: str, messages: Sequence[Message]) -> str:
-    """The part of a conversation that a selector names: of a long text its two ends, which is all that models read."""
+    """The part of a conversation that a selector names. Of a long text, only both ends: models read no more."""
     if selector == "dialogue":
         return clip_passage("\n".join(text_of(message) for message in messages if message.role not in SYSTEM_ROLES))
     turns = [message for message in messages if message.role == "user"]
@@ -51,7 +51,7 @@ def text_of(message: Message) -> str:
 
 
 def _field(text: str, path: str) -> str | None:
-    """The field at a dotted path (`order.lines.0.name`) as text; what is not text as its JSON. None: there is none."""
+    """The field at a dotted path (`order.lines.0.name`), as text or else as JSON. None: the field does not exist."""
     if len(text) > JSON_BYTES_MAX:
         return None
     value = Raw(text.encode(errors="replace"))

@@ -13,17 +13,17 @@ from gateway.formats.token_frame import TokenFrame, find_frame
 
 DONE = b"data: [DONE]\n\n"
 BOM = b"\xef\xbb\xbf"
-"""The mark that some put before UTF-8; it is not part of the text."""
+"""The mark that some engines put before UTF-8. It is not part of the text."""
 FRAMES_MAX = 8
-"""Times that a frame is looked for in one stream: where it changes, looking costs more than reading."""
+"""Most searches for a frame in one stream. If the frame changes often, searches cost more than decoding."""
 
 
 ABORTED = frozenset({"abort", "error"})
-"""Reasons for which an engine ends an answer that is not whole: vLLM aborts what is under way where it is paused."""
+"""Finish reasons of an incomplete answer. For example, vLLM aborts running requests when it is paused."""
 
 
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
-"""Tokens that an engine may tell of: as many as every JSON reader takes exactly."""
+"""A number of tokens from an engine, up to the largest integer that every JSON reader reads exactly."""
 
 
 class TokenDetails(msgspec.Struct, gc=False):
@@ -69,7 +69,7 @@ class EventBody(msgspec.Struct, gc=False):
 
 
 class _Uncounted(msgspec.Struct, gc=False):
-    """An EventBody, whatever its usage is, and its kind."""
+    """An EventBody without its usage, and with its type."""
 
     id: str | None = None
     object: Any = None
@@ -101,7 +101,7 @@ class WholeBody(msgspec.Struct, gc=False):
     choices: list[WholeChoice] | None = None
 
     def counted(self) -> Usage | None:
-        """The usage; None where there is none, or one that can't be."""
+        """The usage; None if it is missing or impossible."""
         try:
             return _USAGE.decode(self.usage)
         except msgspec.DecodeError:
@@ -122,10 +122,9 @@ _USAGE: msgspec.json.Decoder[Usage | None] = msgspec.json.Decoder(Usage | None)
 
 
 def body_of(payload: bytes) -> EventBody | None:
-    """Read an event; None for one that holds no more than a usage that can't be.
+    """Read an event. An impossible usage is left out; None if the event has nothing else.
 
-    Beside anything else such a usage is left out. Raises msgspec.DecodeError for what is not of the expected form;
-    RecursionError for what is too deep.
+    Raises msgspec.DecodeError if the event does not have the expected form, RecursionError if it is nested too deeply.
     """
     try:
         return BODY.decode(payload)
@@ -137,9 +136,9 @@ def body_of(payload: bytes) -> EventBody | None:
 
 
 class EventSplitter:
-    """Cuts a byte stream into events, wherever the network cut it. Line ends may be LF, CRLF or CR.
+    """Cuts a byte stream into events, independent of network packets. Line ends may be LF, CRLF or CR.
 
-    `bytes_max` bounds an event.
+    `bytes_max` is the longest event.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -152,7 +151,7 @@ class EventSplitter:
         self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The events that are whole now, each with its closing blank line. Raises ValueError on too long a one."""
+        """The events that are complete now, each with its closing blank line. Raises ValueError if one is too long."""
         chunk = self._with_plain_lines(chunk)
         if not chunk:
             return []
@@ -172,11 +171,11 @@ class EventSplitter:
 
     @property
     def holds(self) -> bool:
-        """True if the beginning of an event waits for its end."""
+        """True if an event has begun but not ended."""
         return bool(self._parts) or bool(self._start)
 
     def rest(self) -> bytes:
-        """The bytes left without a closing blank line, made an event; empty if there are none."""
+        """The remaining bytes without a closing blank line, as an event; empty if there are none."""
         rest = b"".join(((self._start or b""), *self._parts)).strip(b"\n")
         self._parts, self._held_bytes, self._start = [], 0, None
         return rest + b"\n\n" if rest else b""
@@ -202,7 +201,7 @@ class EventSplitter:
 
 
 def payload_of(event: bytes) -> bytes | None:
-    """An event's data, or None for one that carries none (a comment)."""
+    """An event's data, or None for an event without data (a comment)."""
     if event.startswith(b"data: ") and event.count(b"\n") == 2:
         return event[6:-2]
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
@@ -212,9 +211,9 @@ def payload_of(event: bytes) -> bytes | None:
 class Progress:
     """The progress of an answer. `chunks` counts events with a token in them.
 
-    `ended` has the index of each alternative that has ended. `skipped` counts what could not be read and may have held
-    a token. `aborted` says that it is `broken` by an abort. `texts` is its text, kept where another engine may have to
-    go on with it; None where that may not be, as where it is more than text.
+    `ended` has the index of each alternative that has ended. `skipped` counts unreadable events that may have held a
+    token. `broken` has the event with the engine's error, and `aborted` is True if that was an abort. `texts` has the
+    text for another engine to continue; None if no engine may continue, for example if the answer is not only text.
     """
 
     __slots__ = (
@@ -251,7 +250,7 @@ class Progress:
         self.frames_left = FRAMES_MAX
 
     def take_tokens(self, part: bytes) -> bool:
-        """Note a part of whole events that neither count nor end anything; False, and nothing noted, for any other."""
+        """Note a part of whole token events without usage or end. For any other part, return False and note nothing."""
         text = self.frame.text_of(part) if self.frame is not None else None
         if text and self.halves is None:
             self.chunks += 1
@@ -269,10 +268,10 @@ class Progress:
         return True
 
     def take_plain(self, chunk: bytes) -> int:
-        """Note the events at the front of `chunk` that go to the caller as they came; returns how many bytes they are.
+        """Note the events at the front of `chunk` that go to the caller unchanged. Returns the number of their bytes.
 
-        They are decoded together, which costs less than half of taking them one by one. Whatever is not plain, the
-        usage and [DONE] too, is left to `take`.
+        They are decoded together, which costs less than half of decoding them one by one. `take` reads all other
+        events, and also the usage and [DONE].
         """
         end = _end_of_plain(chunk)
         bodies = self._read_plain(chunk[:end]) if end else None
@@ -282,7 +281,7 @@ class Progress:
         return end
 
     def _read_plain(self, events: bytes) -> list[EventBody] | None:
-        """Read whole events; None where one of them is not plain."""
+        """Read whole events; None if one of them is not plain."""
         if self.halves is not None and self.halves.waiting:
             return None
         try:
@@ -297,7 +296,7 @@ class Progress:
         return bodies
 
     def _note_plain(self, bodies: Sequence[EventBody]) -> None:
-        if not self.answer_id:  # some engines' first event has an empty one
+        if not self.answer_id:  # some engines' first event has an empty id
             self.answer_id = next((body.id for body in bodies if body.id), None)
         for body in bodies:
             if body.usage is not None:
@@ -305,7 +304,7 @@ class Progress:
             self._note(body.choices or ())
 
     def take(self, event: bytes) -> bytes | None:
-        """Note an event, and return it if it is for the caller: not a comment, not malformed, not the usage alone."""
+        """Note an event. Returns it if it is for the caller; None for comments, malformed events, or only the usage."""
         payload = payload_of(event)
         if not payload:
             return None
@@ -333,7 +332,7 @@ class Progress:
         return event if joined is payload else b"data: " + joined + b"\n\n"
 
     def _read(self, payload: bytes) -> tuple[EventBody | None, bytes]:
-        """Read an event, with the halves of characters that it or the one before was cut at: as `take` passes it on."""
+        """Read an event, and join halves of characters that are split between events. Returns it with its JSON."""
         if self.halves is None or not self.halves.waiting:
             try:
                 return body_of(payload), payload
@@ -348,7 +347,7 @@ class Progress:
 
     def _note(self, choices: Iterable[EventChoice]) -> None:
         for choice in choices:
-            if choice.finish_reason:  # an empty one, which some engines send with each event, is not an end
+            if choice.finish_reason:  # some engines send an empty one with each event: that is not an end
                 self.finish_reason = choice.finish_reason
                 self.ended.add(choice.index)
             delta = choice.delta
@@ -365,23 +364,23 @@ class Progress:
 
     @property
     def completion_tokens(self) -> int | None:
-        """Tokens of the answer as its engine counted them, else the events that held one; None where neither is."""
+        """Tokens of the answer by its engine's count, else the number of token events; None if both are missing."""
         counted = self.usage.completion_tokens if self.usage is not None else None
         return self.chunks or None if counted is None else counted
 
     @property
     def answered(self) -> bool:
-        """True if a token, or the end, has come: before that, nothing of the answer is known."""
+        """True if a token, or the end, has been received. Before that, nothing of the answer is known."""
         return self.chunks > 0 or self.finish_reason is not None
 
 
 def _is_error(body: EventBody, payload: bytes) -> bool:
-    """True if an event tells of the engine's own error, in the field `error` or as an object of that name."""
+    """True if an event reports an engine's error, in the field `error` or as an object of that name."""
     return body.error is not None or (body.choices is None and _UNCOUNTED.decode(payload).object == "error")
 
 
 def is_aborted(choices: Iterable[EventChoice | WholeChoice]) -> bool:
-    """True if the engine has ended one of these alternatives before it was whole."""
+    """True if the engine has ended one of these alternatives before it was complete."""
     for choice in choices:  # noqa: SIM110 - each event passes here, and `any` takes three times as long
         if choice.finish_reason in ABORTED:
             return True
@@ -402,7 +401,7 @@ def _text_alone(body: EventBody) -> str | None:
 
 
 def _read_text(event: bytes) -> str | None:
-    """The text of an event as msgspec reads it; None where it has more than text."""
+    """The text of an event as msgspec reads it; None if the event has more than text."""
     try:
         return _text_alone(BODY.decode(event[6:-2]))
     except (msgspec.DecodeError, RecursionError):
@@ -410,7 +409,7 @@ def _read_text(event: bytes) -> str | None:
 
 
 def _end_of_plain(chunk: bytes) -> int:
-    """The end of the events that may be plain: all whole ones, but not [DONE] and the one before it, the usage."""
+    """The end of the events that may be plain: all complete events except [DONE] and the usage event before it."""
     if not chunk.startswith(b"data: {") or b"\r" in chunk:
         return 0
     limit = len(chunk)
@@ -421,7 +420,7 @@ def _end_of_plain(chunk: bytes) -> int:
 
 
 def see_that_it_is_text(data: bytes) -> None:
-    """Raises UnicodeDecodeError: msgspec does not look into what it skips, and clients do."""
+    """Raise UnicodeDecodeError if `data` is not UTF-8: msgspec does not check skipped fields, but clients do."""
     if not data.isascii():
         data.decode()
 
@@ -434,14 +433,14 @@ def _has_token(choice: EventChoice) -> bool:
 
 
 def extend_usage_event(payload: bytes, fields: dict[str, Any]) -> bytes:
-    """The engine's usage event as it came, with what the gateway tells of the request spliced in as `apprentice`."""
+    """The engine's usage event, with the gateway's details of the request added as `apprentice`."""
     return _with_field(payload, "apprentice", fields)
 
 
 def with_fingerprint(events: bytes, usage: bytes | None) -> bytes:
-    """A stream's last events with the `system_fingerprint` that its usage event tells, which the caller does not get.
+    """A stream's last events with the `system_fingerprint` of its usage event, which the caller does not get.
 
-    An engine that is not asked for the usage puts it into the last event itself.
+    An engine that is not asked for the usage puts the fingerprint into the last event itself.
     """
     if usage is None or b'"system_fingerprint"' in events:
         return events
@@ -457,7 +456,7 @@ def with_last_field(events: bytes, name: str, value: Any) -> bytes:
 
 
 def _with_field(payload: bytes, name: str, value: Any) -> bytes:
-    """An event of one line: the JSON object `payload`, which may have line ends and no field, and one more field."""
+    """An event of one line: the JSON object `payload` with one more field. It may have line ends, and no fields."""
     fields = payload.replace(b"\n", b" ").rstrip()[:-1].rstrip()
     comma = b"" if fields.endswith(b"{") else b","
     return b"data: " + fields + comma + msgspec.json.encode({name: value})[1:] + b"\n\n"

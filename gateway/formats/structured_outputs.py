@@ -23,7 +23,7 @@ FIELDS = frozenset({"response_format", "structured_outputs", "tools"})
 PATTERNS_MAX = 16
 """Different patterns of one request."""
 PATTERN_CHARACTERS_MAX = 4096
-"""Characters of all different patterns of one request. They are compiled on the event loop: at most some 20 ms."""
+"""Characters of all different patterns of one request. Compiling them takes at most about 20 ms of the event loop."""
 UNICODE_CLASSES_MAX = 64
 """Classes such as `\\pL` in all patterns of one request: each may take 0.1 ms to compile."""
 STEPS_MAX = 2 * PATTERN_STEPS_MAX
@@ -31,16 +31,16 @@ STEPS_MAX = 2 * PATTERN_STEPS_MAX
 DATA = frozenset({"enum", "const", "default", "examples"})
 """Keywords of JSON schemas whose values are data: nothing in them is compiled."""
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"})
-"""Keywords of JSON schemas whose values have names of the caller's as keys."""
+"""Keywords of JSON schemas whose values have the caller's names as keys."""
 REFERENCE = re.compile(rb'"\$\w*[rR]ef"\s*:\s*"([^"]*)"')
 PLAIN_REFERENCE = re.compile(rb"#(/(\$defs|definitions|properties)/[^/%~\\]+)*")
 ESCAPED_ASCII = re.compile(rb"\\u00[0-7]")
 WORDS = (b"pattern", b"grammar", b"\\u")
-"""JSON without any of them, as it came, holds no pattern and no grammar."""
+"""Raw JSON without any of these words contains no pattern and no grammar."""
 
 
 class Construct(NamedTuple):
-    """Something that an engine compiles: its name in `parameters_allowed`, and the field at fault where it may not."""
+    """A form that an engine compiles: its name in `parameters_allowed`, and the field to name if it is not allowed."""
 
     permission: str
     param: str
@@ -48,9 +48,9 @@ class Construct(NamedTuple):
 
 
 def check_forms(fields: Mapping[str, Raw], read: Fields, limits: TaskPolicy) -> bool:
-    """See that the form which is asked for is allowed, and that its patterns compile within a bound.
+    """Check that the requested form is allowed, and that its patterns compile within the bounds.
 
-    Return whether there is anything to compile but a plain schema. Raises Problem (400).
+    Returns True if an engine has to compile more than a plain schema. Raises Problem (400).
     """
     if FIELDS.isdisjoint(fields):
         return False
@@ -64,7 +64,7 @@ def check_forms(fields: Mapping[str, Raw], read: Fields, limits: TaskPolicy) -> 
 
 
 def _check_patterns(patterns: Mapping[str, str]) -> None:
-    """See that patterns, by the fields that hold them, compile within the bounds. Raises Problem (400)."""
+    """Check that patterns (by the fields that hold them) compile within the bounds. Raises Problem (400)."""
     characters = classes = steps = 0
     for number, (pattern, param) in enumerate(patterns.items()):
         if number >= PATTERNS_MAX:
@@ -107,7 +107,7 @@ def _constructs(fields: Mapping[str, Raw], read: Fields) -> Iterator[Construct]:
 
 
 def has_compiled_form(read: Fields) -> bool:
-    """True if an engine compiles a form of the caller's: vLLM answers 500 to some that it can't use."""
+    """True if an engine compiles a form for the caller. vLLM answers 500 to some forms that it can't use."""
     form = read.response_format
     if read.structured_outputs is not None or (form is not None and form.type in ("json_schema", "structural_tag")):
         return True
@@ -115,7 +115,7 @@ def has_compiled_form(read: Fields) -> bool:
 
 
 def _compiles_tools(read: Fields) -> bool:
-    """True if an engine compiles the schemas of the tools: for a call that has to come, and of strict ones always."""
+    """True if an engine compiles the tools' schemas: if a call is required, and always for strict tools."""
     if read.tool_choice == "required" or isinstance(read.tool_choice, ToolChoice):
         return True
     return any(tool.function is not None and tool.function.strict for tool in read.tools or ())

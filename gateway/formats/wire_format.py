@@ -114,7 +114,7 @@ class WireFormat(ABC):
         return read.n or 1
 
     def answer_tokens(self, read: Fields) -> int | None:
-        """Most tokens of one alternative; None where the request does not bound them."""
+        """Most tokens of one alternative; None if the request sets no limit."""
         return read.max_completion_tokens or read.max_tokens
 
     def asks_for_logprobs(self, read: Fields) -> bool:
@@ -126,7 +126,7 @@ class WireFormat(ABC):
         return True
 
     def may_go_on(self, read: Fields) -> bool:
-        """True if another engine can be asked to go on with a part of the answer."""
+        """True if another engine can be asked to continue a part of the answer."""
         return False
 
     def json_schema(self, schema: Any) -> Mapping[str, Any]:
@@ -138,7 +138,7 @@ class WireFormat(ABC):
         """Add instructions to `fields`: before those of the caller, or after them."""
 
     def go_on(self, fields: dict[str, Any], text: str) -> None:
-        """Change `fields` so that the engine goes on with `text`. A format has it beside its `may_go_on`."""
+        """Change `fields` so that the engine continues `text`. A format defines it together with `may_go_on`."""
         raise TypeError(f"no engine goes on with an answer of {self.name}")
 
     def note_whole(self, body: bytes, choices: int, progress: Progress) -> None:
@@ -160,7 +160,7 @@ class WireFormat(ABC):
         progress.finish_reason = answers[0].finish_reason or None
 
     def read_answer(self, parts: Sequence[bytes], stream: bool) -> Reading:
-        """Read an answer that was sent, from its bytes. What can't be read is left out."""
+        """Read a sent answer from its bytes. Unreadable parts are left out."""
         reading, whole = Reading(strips=False), b"".join(parts)
         if stream:
             reading.take([whole])
@@ -169,7 +169,7 @@ class WireFormat(ABC):
         return reading
 
     def empty_event(self, answer_id: str, created: int, model: str) -> bytes:
-        """The JSON of an event without a choice, for what the gateway tells at a stream's end."""
+        """The JSON of an event without a choice, for the gateway's details at a stream's end."""
         fields = {"id": answer_id, "object": self.event_object, "created": created, "model": model, "choices": []}
         return msgspec.json.encode(fields)
 
