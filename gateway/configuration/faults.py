@@ -33,7 +33,7 @@ RENAMED: Mapping[str, str] = MappingProxyType(
         "standbys_kept": "previous_versions_kept",
     }
 )
-"""Keys of earlier releases, and what they are called now."""
+"""Keys of earlier releases, with their present names."""
 
 
 class ContradictingSettings(ValueError):
@@ -53,8 +53,8 @@ class ConfigurationSource:
     variables: Mapping[Keys, str]
 
     def explain(self, faults: Iterable[tuple[Keys, str]]) -> SettingsError:
-        """The error of these faults, a line each: its variable, or its file with line and column, then the key and what
-        is wrong."""
+        """The error of these faults, one line each: the variable, or the file with line and column, then the key and
+        the fault."""
         told = tuple(faults)
         places = find_places(self.text, [keys for keys, _ in told]) if self.path is not None else [None] * len(told)
         located = dict[SettingsFault, None]()
@@ -76,7 +76,7 @@ class ConfigurationSource:
 
 
 def find_placeholders(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
-    """Yield a fault for each value that is `${NAME}` alone."""
+    """Yield a fault for each value that is only `${NAME}`."""
     if isinstance(value, str) and PLACEHOLDER.fullmatch(value):
         yield keys, "a variable is not replaced here. Set it from the environment: docs/reference/settings.md"
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -122,7 +122,7 @@ def _describe_unknown(key: str, section: Schema) -> str:
 
 
 def _resolve(loc: Keys, root: Schema) -> tuple[Keys, Schema, Schema]:
-    """The keys without pydantic's own steps, and the schemas of what holds the last of them and of its value."""
+    """The keys without pydantic's own steps, the schema of the last key's parent, and the schema of its value."""
     keys: list[str | int] = []
     outer = place = _open(root, root)
     for key in loc:
@@ -189,7 +189,7 @@ def _describe_bounds(schema: Schema) -> str:
 
 
 def _show(given: Any, schema: Schema) -> str:
-    """The given value as far as it can hold no secret; empty for a text in the place of another text."""
+    """The given value, in a form that reveals no secret; empty for a text where the schema wants a text."""
     match given:
         case str():
             return _show_text(given, schema)

@@ -156,10 +156,10 @@ class TaskMonitorSettings(Section):
         reached: frozenset[str] | None = None,
         general_pool: str | None = None,
     ) -> Iterator[str]:
-        """Sentences on what can't be used, each beginning with its key; none if all is well.
+        """The faults of these settings, as sentences that begin with their key.
 
-        `explored_share` is that of the task's check `degraded`; `reached` are the pools that the task's text may be
-        sent to (None: all). `general_pool` judges where no pool is named.
+        `explored_share` is the one of the task's check `degraded`. `reached` are the pools to which the task's text may
+        be sent (None: all). `general_pool` judges if no pool is named.
         """
         yield from self._faults_of_metrics(name, metrics)
         yield from self._faults_of_shares(name, explored_share)
@@ -167,7 +167,7 @@ class TaskMonitorSettings(Section):
         yield from self.reviews.faults(name)
 
     def _faults_of_metrics(self, name: str, metrics: Mapping[str, Metric]) -> Iterator[str]:
-        """Metrics that are not there, or of which no value is better than another."""
+        """Faults of metrics that do not exist, or whose values have no better or worse."""
         key = f"tasks.{name}.monitor"
         for field in ("feedback_metric", "complaint_metric"):
             metric = getattr(self, field)
@@ -179,7 +179,7 @@ class TaskMonitorSettings(Section):
             yield f"{key}.complaint_metric: {self.complaint_metric!r} can't be the feedback_metric as well"
 
     def _faults_of_shares(self, name: str, explored_share: float) -> Iterator[str]:
-        """Steps that do not go down to where they end, and suspicion that lowers what it is to raise."""
+        """Faults of kept shares that do not descend to their end, and of a shadow share that suspicion would lower."""
         key, steps = f"tasks.{name}.monitor", list(self.kept_steps)
         down = sorted(set(steps), reverse=True)
         if steps != down:
@@ -205,8 +205,8 @@ class TaskMonitorSettings(Section):
         judges_itself: bool = False,
         general_pool: str | None = None,
     ) -> MonitorPlan:
-        """As the monitor reads it. `explored_share` and `enforced` are those of the task's check `degraded`;
-        `judges_itself` says that the fallback's model is the judge. `general_pool` judges where no pool is named."""
+        """The plan for the monitor. `explored_share` and `enforced` are those of the task's check `degraded`.
+        `judges_itself`: the fallback's model is the judge. `general_pool` judges if no pool is named."""
         others: dict[str, Any] = {
             "feedback_metric": self.feedback_metric or ("correct" if "correct" in metrics else None),
             "trusted_callers": sorted(self.trusted_callers),
@@ -226,7 +226,7 @@ class TaskMonitorSettings(Section):
 
 
 def _why_unordered(metric: Metric) -> str | None:
-    """Why no value of it is good or bad; None where some are."""
+    """The reason why no value of the metric is good or bad; None if some values are."""
     if metric.kind == "category":
         return "category, which has no order, so that nothing it gets would count: name a boolean or a float"
     unbound = metric.minimum is None or metric.maximum is None or metric.minimum >= metric.maximum

@@ -45,7 +45,7 @@ class PriceSettings(Section):
         return self
 
     def price(self) -> Price:
-        """As monitoring reckons with it."""
+        """The price in the form that monitoring uses."""
         return Price(**self.model_dump())
 
 
@@ -63,7 +63,7 @@ class TlsSettings(Section):
         return self
 
     def files(self, server_name: str | None = None) -> TlsFiles:
-        """As serving opens them."""
+        """The files in the form that serving uses."""
         ca_file, cert_file, key_file = (
             str(path) if path else None for path in (self.ca_file, self.cert_file, self.key_file)
         )
@@ -135,7 +135,7 @@ class DiscoverSettings(Section):
         return self
 
     def source(self) -> ReplicaSource:
-        """As serving follows it."""
+        """The source in the form that serving uses."""
         if (service := self.service) is not None:
             account = service.account()
             return KubernetesService(service.name, service.namespace, service.port, account, self.interval_seconds)
@@ -190,7 +190,7 @@ class PoolSettings(BodySection):
         return TaskPolicy(name="", fallback_pool=None, **self.pick(BodySection.model_fields) | own)
 
     def config(self, name: str, health_interval_seconds: float, request_timeout_seconds: float) -> PoolConfig:
-        """As serving keeps it; the two times are the gateway's own."""
+        """The pool in the form that serving uses. The two times are the gateway's own settings."""
         of_engine = ENGINE_TRAITS[self.engine].health_interval_seconds
         others = {
             "replicas": tuple(_replica_config(name, self, replica) for replica in self.replicas),
@@ -202,7 +202,7 @@ class PoolSettings(BodySection):
 
 
 def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
-    """Sentences on what can't be used, each beginning with its key; none if all is well."""
+    """The faults of these settings, as sentences that begin with their key."""
     tls: dict[str, tuple[str, TlsSettings | None]] = {}
     for name, pool in pools.items():
         traits = ENGINE_TRAITS[pool.engine]

@@ -49,11 +49,11 @@ def _refuse_address(path: Any) -> Any:
 
 
 FolderPath = Annotated[Path, BeforeValidator(_refuse_address)]
-"""A folder of this machine. As a path, an address such as `s3://bucket` would be made in the working folder."""
+"""A folder of this machine. An address such as `s3://bucket` is refused: it would become a local folder."""
 
 
 ENCODED_KEY = "whsec_"
-"""A webhook's key that begins so is base64 behind it (Standard Webhooks)."""
+"""Prefix of a webhook's key whose rest is base64 (Standard Webhooks)."""
 ENCODED_BYTES_MIN = 24
 
 
@@ -92,7 +92,7 @@ def refuse_switch(model: type[BaseModel], value: Any, info: ValidationInfo) -> A
 
 
 def has_section(annotation: Any) -> bool:
-    """True if a setting of this kind has others within it."""
+    """True if a setting of this type contains other settings."""
     return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in _list_kinds(annotation))
 
 
@@ -109,7 +109,7 @@ class Section(BaseModel):
     _refuse_switch = field_validator("*", mode="before")(classmethod(refuse_switch))
 
     def pick(self, names: Iterable[str]) -> dict[str, Any]:
-        """The values of the settings that have one of these names, such as the fields of what is made of them."""
+        """The values of the settings with these names, such as the fields of an object to build."""
         return {name: getattr(self, name) for name in names if name in type(self).model_fields}
 
 
@@ -145,7 +145,7 @@ class AccountSettings(Section):
     )
 
     def account(self) -> ServiceAccount:
-        """As serving uses it."""
+        """The account in the form that serving uses."""
         return ServiceAccount(self.api_url.rstrip("/"), self.account_folder)
 
 
@@ -359,7 +359,7 @@ class PullSettings(Section):
     pull_seconds_max: float = Field(3600.0, gt=0, le=86_400, description="Longest pull.")
 
     def fetch_settings(self) -> FetchSettings:
-        """As the fetching process takes them."""
+        """The settings in the form that the fetching process uses."""
         return FetchSettings(
             s3_endpoint_url=self.s3_endpoint_url,
             hf_endpoint_url=self.hf_endpoint_url,

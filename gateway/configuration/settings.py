@@ -69,7 +69,7 @@ PROCESSES_MAX = 64
 ENVIRONMENT_PREFIX = "APPRENTICE_"
 PREFIX_SIMILARITY_MIN = 0.8
 COMMAND_LINE_VARIABLES = frozenset({"APPRENTICE_URL", "APPRENTICE_KEY"})
-"""Variables that commands of a gateway read (docs/reference/cli.md): no settings, and no fault either."""
+"""Variables that only commands read (docs/reference/cli.md). They are not settings, and not reported as faults."""
 
 
 class LimitSettings(DoorLimits, QueueLimits):
@@ -103,7 +103,7 @@ class LimitSettings(DoorLimits, QueueLimits):
     general_share_window_seconds: Seconds = Field(600.0, description="Window of general_share_max.")
 
     def attempts(self) -> AttemptLimits:
-        """As the router decides with them."""
+        """The limits in the form that the router uses."""
         event_bytes_max = self.event_bytes_max or self.answer_bytes_max
         return AttemptLimits(**self.pick(AttemptLimits.__dataclass_fields__) | {"event_bytes_max": event_bytes_max})
 
@@ -247,7 +247,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file, whose content comes in as initial values."""
+        """Give the environment priority over the file, whose content arrives as initial values."""
         return env_settings, init_settings
 
     @model_validator(mode="after")
@@ -297,23 +297,23 @@ class Settings(BaseSettings):
             yield "redis_sentinel_password_file: it needs a redis_url of Sentinels without sentinel_password"
 
     def _faults_of_monitor(self, name: str, task: TaskSettings) -> Iterator[str]:
-        """Of how a task is watched, as `faults` tells them."""
+        """The faults of a task's monitoring, as sentences that begin with their key."""
         pools, explored_share = frozenset(self.pools), task.checks.degraded.explored_share
         reached, metrics = task.pools_allowed, self.judged_metrics()
         yield from task.monitor.faults(name, pools, metrics, explored_share, reached, self.general_pool)
 
     def read_redis_password(self) -> str | None:
-        """The password that is in `redis_password_file` now; None: it is unset. Raises SettingsError."""
+        """The present password in `redis_password_file`; None if that is unset. Raises SettingsError."""
         return _read_password("redis_password_file", self.redis_password_file)
 
     def read_sentinel_password(self) -> str | None:
-        """As read_redis_password, of `redis_sentinel_password_file`. Raises SettingsError."""
+        """As read_redis_password, for `redis_sentinel_password_file`. Raises SettingsError."""
         return _read_password("redis_sentinel_password_file", self.redis_sentinel_password_file)
 
     def redis_address(self) -> str | None:
-        """`redis_url` as redis-py reads it, with its passwords and the files of `redis_tls`.
+        """`redis_url` in the form for redis-py, with its passwords and the files of `redis_tls`.
 
-        Raises SettingsError where the file of a password can't be read.
+        Raises SettingsError if a password's file can't be read.
         """
         if self.redis_url is None:
             return None
@@ -328,7 +328,7 @@ class Settings(BaseSettings):
         return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
     def find_redis_address(self) -> str:
-        """The address of the Redis that state lives in, the embedded one too. Raises as redis_address."""
+        """The address of the Redis with the state, or of the embedded Valkey. Raises as redis_address."""
         return self.redis_address() or f"unix://{quote(str(self.embedded_socket()))}"
 
     def embedded_socket(self) -> Path:
@@ -336,7 +336,7 @@ class Settings(BaseSettings):
         return self.data_folder.absolute() / "valkey" / "valkey.sock"
 
     def pool_configs(self) -> list[PoolConfig]:
-        """As serving keeps them."""
+        """The pools in the form that serving uses."""
         seconds = self.limits.request_timeout_seconds
         return [pool.config(name, self.health_interval_seconds, seconds) for name, pool in self.pools.items()]
 
@@ -349,13 +349,13 @@ class Settings(BaseSettings):
         return frozenset(tag for task in self.tasks.values() if (tag := task.monitor.class_tag) is not None)
 
     def plan(self, task: str) -> MonitorPlan:
-        """The terms on which a task's versions are watched."""
+        """The plan by which the monitor watches a task's versions."""
         watch, check = self.tasks[task].monitor, self.tasks[task].checks.degraded
         enforced, metrics, itself = check.mode == "enforce", frozenset(self.feedback_metrics), self._judges_itself(task)
         return watch.plan(check.explored_share, enforced, metrics, self.monitor, itself, self.general_pool)
 
     def _judges_itself(self, task: str) -> bool:
-        """True if the model that judges the task's pairs is that of its fallback."""
+        """True if the fallback's model also judges the task's pairs."""
         judge, fallback_pool = self.tasks[task].monitor.judge, self.pools.get(self.tasks[task].fallback_pool or "")
         judging = self.pools.get(judge.pool or self.general_pool)
         if judge.kind != "model" or fallback_pool is None or judging is None:
@@ -364,39 +364,39 @@ class Settings(BaseSettings):
 
     @property
     def archive(self) -> Path:
-        """Where records are archived; with a bucket, where its files are made."""
+        """The folder of the records' archive; with a bucket, the folder in which its files are made."""
         place = self.records.archive_folder
         return Path(self.data_folder / "records" if place is None or "://" in place else place).absolute()
 
     @property
     def archive_bucket(self) -> Bucket | None:
-        """The bucket where records are archived, if not in a folder."""
+        """The bucket of the records' archive; None if the archive is a folder."""
         place = self.records.archive_folder
         return None if place is None or "://" not in place else Bucket(place, self.pulls.s3_endpoint_url)
 
     @property
     def dataset_folder(self) -> Path:
-        """Where data sets are."""
+        """The folder of data sets."""
         return (self.datasets.folder or self.data_folder / "datasets").absolute()
 
     @property
     def training_folder(self) -> Path:
-        """Where the files of trainings are, as long as they can go on."""
+        """The folder of trainings' files. They are kept while the training can continue."""
         return (self.datasets.folder or self.data_folder).absolute() / "trainings"
 
     @property
     def text_spool(self) -> Path:
-        """Where this machine's gateways spool kept texts."""
+        """The folder in which this machine's gateways spool kept texts."""
         return self.data_folder.absolute() / "spool-texts"
 
     @property
     def store(self) -> Path:
-        """Where the adapter store is."""
+        """The folder of the adapter store."""
         return (self.store_folder or self.data_folder / "store").absolute()
 
 
 def _find_address_fault(url: str) -> str:
-    """The fault of a Redis's address, without its password; empty where there is none."""
+    """The fault of a Redis's address, without its password; empty if there is none."""
     from monitoring.redis_address import open_redis  # noqa: PLC0415 - only where a Redis is named
     from monitoring.redis_seeds import FORMS  # noqa: PLC0415
 
@@ -423,7 +423,7 @@ def _with_password(url: str, password: str) -> str:
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Read file and environment. Raises SettingsError that names each key at fault, with its line or variable."""
+    """Read file and environment. Raises SettingsError that names each faulty key with its line or variable."""
     environment = os.environ if environment is None else environment
     text, raw = _read_file(path) if path is not None else ("", {})
     source = ConfigurationSource(path, text, _list_variables(environment))
@@ -484,7 +484,7 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 
 
 def find_misspelt_variables() -> Iterator[tuple[str, str]]:
-    """Variables of settings under a prefix that is nearly ours, which nobody reads, and what they should be called."""
+    """Yield variables with a misspelt prefix, which the gateway does not read, each with the correct name."""
     names = {name.upper() for name in Settings.model_fields}
     for variable in os.environ:
         prefix, _, rest = variable.upper().partition("_")

@@ -19,7 +19,7 @@ from router.routing_data import WITHOUT_FALLBACKS, Reason
 
 
 def _mode_of(raw: Any) -> Any:
-    """YAML reads a bare off as false, and a bare on as true, which is not a mode."""
+    """The mode of a check. YAML reads a bare `off` as false; it reads a bare `on` as true, which is not a mode."""
     if raw is True:
         raise ValueError("on is not a mode: observe or enforce")
     return "off" if raw is False else raw
@@ -33,7 +33,7 @@ def _reason_of(raw: Any) -> Any:
 
 
 def _fallbacks_of(raw: Any) -> Any:
-    """The fallbacks of a reason; one sentence for any value that they can't be."""
+    """The fallbacks of a reason. The same error message is used for every invalid value."""
     names = get_args(FallbackName)
     if isinstance(raw, str) and raw in names:
         raise ValueError(f"it is a list: write [{raw}]")
@@ -166,7 +166,7 @@ class TaskSettings(BodySection):
     texts: TaskTextSettings = TaskTextSettings()
 
     def faults(self, name: str, pools: frozenset[str], request_timeout_seconds: float) -> Iterator[str]:
-        """Sentences on what can't be used, each beginning with its key; none if all is well."""
+        """The faults of these settings, as sentences that begin with their key."""
         if name == AUTO:
             yield f"tasks.{name}: {AUTO!r} is the model that finds the task: name it otherwise"
         for field in sorted(self.parameters_allowed & NEVER_WITH_ADAPTERS):
@@ -187,7 +187,7 @@ class TaskSettings(BodySection):
         yield from self._faults_of_hold(name, request_timeout_seconds)
 
     def has_fallback(self, reason: Reason) -> bool:
-        """True if anything answers, or a person is asked, where a request goes to the fallback for this reason."""
+        """True if a request that falls back for this reason is answered by anything, or needs a person."""
         return self.fallback_pool is not None or reason in self.fallbacks
 
     def _faults_of_fallbacks(self, name: str) -> Iterator[str]:
@@ -206,7 +206,7 @@ class TaskSettings(BodySection):
                 yield f"tasks.{name}.checks.{check}: it has no fallback: set fallback_pool, or fallbacks.{check}"
 
     def _faults_of_shares(self, name: str) -> Iterator[str]:
-        """Shares with which a check lets no answer through, never fires, or never ends."""
+        """Faults of shares with which a check rejects every answer, never fires, or never ends."""
         some, outside, degraded = self.checks.low_confidence, self.checks.out_of_scope, self.checks.degraded
         if some.mode != "off" and some.wrong_share_max == 0:
             key = f"tasks.{name}.checks.low_confidence.wrong_share_max"
@@ -219,7 +219,7 @@ class TaskSettings(BodySection):
             yield f"{key}: it must be above 0: a version that keeps nothing is never seen to recover"
 
     def _faults_of_commit(self, name: str) -> Iterator[str]:
-        """Checks after the answer can be enforced only as long as the answer is not the caller's."""
+        """Faults of enforced checks on answers: they have to run before the commit."""
         if self.commit == "complete":
             return
         for check in CHECKS:
@@ -236,7 +236,7 @@ class TaskSettings(BodySection):
             )
 
     def _faults_of_hold(self, name: str, request_timeout_seconds: float) -> Iterator[str]:
-        """A stream that is held for too long needs time for whoever answers instead."""
+        """Faults of a hold time that is never used, or that leaves no time for another answer."""
         if self.hold_seconds_max is None:
             return
         key = f"tasks.{name}.hold_seconds_max"
@@ -249,7 +249,7 @@ class TaskSettings(BodySection):
             )
 
     def policy(self, name: str, cache_isolation: CacheIsolation = "caller") -> TaskPolicy:
-        """As the router decides with it."""
+        """The task in the form that the router uses."""
         others = {
             "cache_isolation": self.cache_isolation or cache_isolation,
             "checks": self.checks.used(),

@@ -15,7 +15,7 @@ from monitoring.texts import KEY_BYTES, Seals
 
 KeptTexts = Literal["none", "share", "judged", "all"]
 REDACTIONS_GROUP = "apprentice.redaction"
-"""The group of entry points that are functions from a text to the text without what is to be hidden."""
+"""The group of entry points for redaction: functions from a text to the text without its secret parts."""
 OWN_REDACTIONS = frozenset({"none", "mask"})
 
 
@@ -50,11 +50,11 @@ class TextSettings(Section):
             yield f"texts.key: texts.keys has no {self.key!r}"
 
     def key_bytes(self) -> dict[str, bytes]:
-        """The keys as AES-GCM takes them."""
+        """The keys in the form for AES-GCM."""
         return {name: base64.b64decode(key.get_secret_value()) for name, key in self.keys.items()}
 
     def make_seals(self) -> Seals:
-        """The keys as they are used."""
+        """The seals that use these keys."""
         return Seals(self.key_bytes(), self.key)
 
 

@@ -60,7 +60,7 @@ class TrainingSettings(Section):
     parameters: TrainingParameters = TrainingParameters()
 
     def find_lack(self, runner: RunnerName) -> str | None:
-        """A sentence on the settings that a runner lacks; None where it can train."""
+        """A sentence on the settings that a runner lacks; None if it can train."""
         if runner == "local":
             text = "No environment here can train: set training.python to one with torch, transformers and peft"
             return None if self.python is not None else f"{text}, or name a runner."
