@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from gateway.configuration.sections import AccountSettings, BodySection, Name, Seconds, Section, Url, Usd
+from gateway.configuration.sections import (
+    LEADS_TO_A_HOST,
+    AccountSettings,
+    BodySection,
+    Name,
+    Seconds,
+    Section,
+    Url,
+    Usd,
+)
 from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from monitoring.cost import Price
 from router.policy import AUTO, CacheIsolation, TaskPolicy
@@ -74,8 +83,7 @@ class ReplicaSettings(Section):
     """One engine process of a pool."""
 
     name: Name = Field(description="Unique in the fleet.")
-    url: str = Field(
-        pattern=ENGINE_ADDRESS,
+    url: Annotated[str, Field(pattern=ENGINE_ADDRESS), LEADS_TO_A_HOST] = Field(
         description="Its address; of `openai` and `openai_cloud` all before `/chat/completions`.",
     )
     api_key: SecretStr | None = Field(None, description="Key of the engine.")
@@ -86,7 +94,9 @@ class ReplicaSettings(Section):
         description="Adapter store at this engine; unset: as at the gateway.",
     )
     in_flight_max: int = Field(256, ge=1, le=100_000, description="Most requests at a time.")
-    sidecar_url: str | None = Field(None, pattern=ADDRESS, description="Sidecar that fills its store; unset: shared.")
+    sidecar_url: Annotated[str, Field(pattern=ADDRESS), LEADS_TO_A_HOST] | None = Field(
+        None, description="Sidecar that fills its store; unset: shared."
+    )
     recycle_url: Url | None = Field(None, description="A POST to it restarts the engine.")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -36,7 +37,20 @@ Bytes = Annotated[int, Field(ge=1024, le=1 << 30)]
 StoredBytes = Annotated[int, Field(ge=1 << 16, le=1 << 40)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
-Url = Annotated[str, Field(pattern=r"^https?://", max_length=2000)]
+
+
+def _see_that_it_leads_to_a_host(address: str) -> str:
+    try:
+        host, port = urlsplit(address).hostname, urlsplit(address).port
+    except ValueError:  # whose text may have a part of a password
+        host, port = None, None
+    if not host or port == 0 or not address.isprintable():
+        raise ValueError("it names no host, or no port from 1 to 65535")
+    return address
+
+
+LEADS_TO_A_HOST = AfterValidator(_see_that_it_leads_to_a_host)
+Url = Annotated[str, Field(pattern=r"^https?://", max_length=2000), LEADS_TO_A_HOST]
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 RedisGone = Literal["open", "closed"]
 """The behaviour of limits while Redis is gone: `open` lets requests through."""
@@ -139,7 +153,7 @@ class BodySection(Section):
 class AccountSettings(Section):
     """The service account by which the cluster's API is reached."""
 
-    api_url: str = Field("https://kubernetes.default.svc", pattern="^https?://", description="The API server.")
+    api_url: Url = Field("https://kubernetes.default.svc", description="The API server.")
     account_folder: Path = Field(
         Path("/var/run/secrets/kubernetes.io/serviceaccount"), description="Folder with token, ca.crt and namespace."
     )
@@ -156,7 +170,7 @@ class AuditSettings(Section):
         None, description="ed25519 key in PEM that signs heads, from `apprentice keygen --signing FILE`."
     )
     head_file: Path | None = Field(None, description="File to which heads are appended.")
-    head_webhook_url: str | None = Field(None, pattern="^https?://", description="Receiver of each head as JSON.")
+    head_webhook_url: Url | None = Field(None, description="Receiver of each head as JSON.")
     head_interval_seconds: Seconds = Field(60.0, description="Time between heads.")
 
     @model_validator(mode="after")
@@ -276,10 +290,8 @@ class QueueLimits(Section):
 class TracingSettings(Section):
     """Spans of requests, for a collector of OpenTelemetry. It takes the extra `tracing`."""
 
-    endpoint: str | None = Field(
-        None,
-        pattern="^https?://",
-        description="OTLP address of traces, such as http://HOST:4318/v1/traces; unset: off.",
+    endpoint: Url | None = Field(
+        None, description="OTLP address of traces, such as http://HOST:4318/v1/traces; unset: off."
     )
     sampled_share: Share = Field(1.0, description="Share of requests with spans, where no `traceparent` decides.")
 
@@ -341,7 +353,7 @@ class ReleaseSettings(Section):
     cost_ratio_max: float = Field(1.5, ge=1, le=100, description="Highest cost of an answer, in times.")
 
 
-ENDPOINT = r"^https?://[^/\s@]+/?$"
+Endpoint = Annotated[str, Field(pattern=r"^https?://[^/\s@]+/?$"), LEADS_TO_A_HOST]
 Beginning = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^\s@]+$", examples=["s3://bucket/adapters/"])]
 
 
@@ -349,8 +361,8 @@ class PullSettings(Section):
     """Where adapters may be pulled from. S3 and Google Storage also read their usual environment."""
 
     allowed: tuple[Beginning, ...] = Field((), description="Beginnings of addresses that may be pulled from.")
-    s3_endpoint_url: str | None = Field(None, pattern=ENDPOINT, description="S3 other than AWS's, for the archive too.")
-    hf_endpoint_url: str = Field("https://huggingface.co", pattern=ENDPOINT, description="Hugging Face's hub.")
+    s3_endpoint_url: Endpoint | None = Field(None, description="S3 other than AWS's, for the archive too.")
+    hf_endpoint_url: Endpoint = Field("https://huggingface.co", description="Hugging Face's hub.")
     hf_token_file: Path | None = Field(None, description="File with a token for the hub.")
     registry_auth_file: Path | None = Field(
         None, description="Credentials of OCI registries, as `docker login` writes them."

@@ -48,6 +48,23 @@ def test_an_address_that_requests_can_not_be_put_below_is_refused(tmp_path: Path
     assert "pools.general.replicas.0.url" in said(tmp_path, {"pools": {"general": engine(url)}})
 
 
+@pytest.mark.parametrize("address", ["http://h:80800/x", "http://[::1/x", "http://h:abc/x", "http:///x", "http://h/\n"])
+@pytest.mark.parametrize("key", ["replicas.0.recycle_url", "monitor.webhook_url", "audit.head_webhook_url"])
+def test_an_address_without_a_host_or_port_is_named_with_its_place(tmp_path: Path, key: str, address: str) -> None:
+    section, _, name = key.rpartition(".")
+    replica = {"name": "g", "url": "http://h"}
+    if section in ("monitor", "audit"):
+        change: dict[str, Any] = {section: {name: address}}
+    else:
+        change = with_pool(replicas=[{**replica, name: address}])
+    assert f"{key}: it names no host, or no port" in said(tmp_path, change)
+
+
+def test_a_replicas_port_that_is_none_is_named_with_its_place(tmp_path: Path) -> None:
+    told = said(tmp_path, with_pool(replicas=[{"name": "g", "url": "http://h:80800"}]))
+    assert "pools.general.replicas.0.url: " in told
+
+
 def test_vllm_has_no_path_and_the_way_out_is_named(tmp_path: Path) -> None:
     told = said(tmp_path, with_pool(replicas=[{"name": "g", "url": "http://h/v1"}]))
     assert "pools.general.replicas.0.url" in told
