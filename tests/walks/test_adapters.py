@@ -14,6 +14,7 @@ from gateway.features.releases.reconciling import reconcile_once
 from gateway.features.releases.state import Releases
 from tests.fakes.adapters import BASE_CONFIG, write_base
 from tests.fakes.engine import FakeEngine
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -218,6 +219,21 @@ async def test_a_version_whose_pool_is_gone_says_so_where_it_is_staged(
     error = staged.json()["error"]
     assert (staged.status_code, error["code"]) == (409, "state_conflict")
     assert error["message"] == "returns@v1 is for the pool small, and none of this name takes adapters: push it again."
+
+
+async def test_who_stages_a_version_is_told_that_it_was_taken_off_meanwhile(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.load_delay_seconds = 1.0
+    async with gateway.http() as http, gateway.http() as other:
+        body = {"task": "returns", "path": str(make_adapter(2))}
+        version = (await http.post("/admin/v1/adapters", json=body)).json()["version"]
+        staging = asyncio.create_task(http.post(f"/admin/v1/adapters/{version}/stage"))
+        await until(lambda: gateway.services.snapshot.current.versions[version].state == "staging")
+        await other.post(f"/admin/v1/adapters/{version}/unload", params={"wait_seconds": 0})
+        error = (await staging).json()["error"]
+    told = f"{version} was not loaded and is verified: it was taken off again meanwhile."
+    assert (error["code"], error["message"]) == ("state_conflict", told)
 
 
 async def test_an_alias_never_ends_on_a_version_that_was_unloaded_meanwhile(

@@ -190,7 +190,8 @@ async def stage_adapter(
         response.status_code = 202
     elif version.state not in PLACED:
         code = "no_capacity" if NO_ROOM in version.note else "state_conflict"
-        raise Problem(code, f"{name} was not loaded and is {version.state}: {version.note.rstrip('.')}.")
+        why = version.note.rstrip(".") or "it was taken off again meanwhile"
+        raise Problem(code, f"{name} was not loaded and is {version.state}: {why}.")
     return await _describe(releases, version)
 
 
