@@ -28,6 +28,7 @@ from gateway.state.audited_step import AuditedStep
 from gateway.state.snapshot import object_store_of
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile
+from serving.object_store import ObjectStore
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
@@ -231,8 +232,18 @@ async def test_training_of_a_task_that_is_gone_says_so_and_goes_on_once_it_is_ba
         assert (told["version"], told["progress"]["started"]["from_step"]) == ("returns@v2", 4)
 
 
+async def test_training_from_a_version_that_can_not_be_read_begins_no_fresh_adapter(
+    configuration: dict[str, Any], make_adapter: MakeAdapter, trainer: tuple[Path, Path], redis: Redis
+) -> None:
+    admin_key, _, name = await _stop_gateway_at_step_4(configuration, make_adapter, trainer, begin="returns@v1")
+    await redis.hset(ObjectStore(redis, "versions").values, "returns@v1", b"{")
+    async with run_gateway(configuration, admin_key) as second, second.http() as http:
+        told = await ended(http, name)
+        assert (told["status"], "returns@v1" in told["note"]) == ("failed", True)
+
+
 async def _stop_gateway_at_step_4(
-    configuration: dict[str, Any], make_adapter: MakeAdapter, trainer: tuple[Path, Path]
+    configuration: dict[str, Any], make_adapter: MakeAdapter, trainer: tuple[Path, Path], **fields: Any
 ) -> tuple[str, str, str]:
     """Stop a gateway in the middle of a training, which would go on now: the admin's key, the data's digest, its id."""
     trainer[1].write_text('{"wait_at": 4}')
@@ -240,7 +251,7 @@ async def _stop_gateway_at_step_4(
         await first.place(make_adapter(1))
         async with first.http() as http:
             digest = await send(http, data())
-            name = (await begin(http, digest))["id"]
+            name = (await begin(http, digest, **fields))["id"]
             await until(lambda: _step_of(http, name, 4))
     trainer[1].unlink()
     return first.admin_key, digest, name

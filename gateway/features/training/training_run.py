@@ -78,6 +78,9 @@ class TrainingRun(ABC):
         for kind, name, names in (("task", training.task, settings.tasks), ("pool", training.pool, settings.pools)):
             if name not in names:
                 raise TrainingFault(f"The configuration has no {kind} {name!r} any more: add it, and train again.")
+        snapshot = await self._trainings.services.snapshot.refresh()  # another gateway may have begun it
+        if training.begin is not None and training.begin not in snapshot.versions:
+            raise TrainingFault(f"{training.begin}, from which it begins, can't be read: begin from another version.")
         self._folder.mkdir(mode=0o700, exist_ok=True)
         progress = await self._trainings.store.progress(self._training.id)
         if progress["prepared"] is None or not (self._folder / ROWS_FILE).is_file():
