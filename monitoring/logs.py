@@ -1,7 +1,7 @@
-"""The gateway's log: one line an event, on standard error, for machines (JSON) or people (text).
+"""The gateway's log: one line per event, on standard error, for machines (JSON) or people (text).
 
-Neither keys nor what people wrote get into it: keys are cut down to their public part wherever they are in
-a line, and fields named in UNLOGGED are left out whatever they hold.
+Neither keys nor people's texts get into it. Keys are cut down to their public part wherever they are in a line, and
+fields named in UNLOGGED are left out.
 """
 
 from __future__ import annotations

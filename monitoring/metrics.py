@@ -1,7 +1,7 @@
 """The meters of a gateway: one family of series for each metric of the table (metric_table.py).
 
-The number of series has a bound whatever callers send: each metric has its share of one budget, and what goes
-beyond it is counted under `other`.
+The number of series is bounded for any requests: each metric has its share of one budget, and label values beyond it
+are counted under `other`.
 """
 
 from __future__ import annotations

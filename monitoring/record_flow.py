@@ -1,8 +1,8 @@
-"""The flow of records: from memory into the stream, through the spool while Redis does not take them.
+"""The flow of records: from memory into the stream, or into the spool while Redis does not accept them.
 
-A record is in memory alone for at most flush_interval_seconds before it is sent. Where Redis has not answered within
-spool_after_seconds, or is away, it is written to the spool at the next tick, flush_interval_seconds later at most. As
-long as the spool holds anything, records go there first, so that they reach the stream in their order.
+A record is in memory alone for at most flush_interval_seconds before it is sent. If Redis is away, or has not answered
+within spool_after_seconds, the record is written to the spool at the next tick, at most flush_interval_seconds later.
+While the spool holds records, new ones are added to it, so that they reach the stream in order.
 """
 
 from __future__ import annotations

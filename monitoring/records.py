@@ -1,4 +1,4 @@
-"""Records: all that is known of a finished request, and their stream. docs/reference/records.md has the comments."""
+"""Records: all data about a finished request, and their stream. docs/reference/records.md has the comments."""
 
 from __future__ import annotations
 

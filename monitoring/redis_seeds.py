@@ -1,6 +1,6 @@
-"""The address of a Redis with a changing primary: some hosts that name it, and how it is reached.
+"""The address of a Redis with a changing primary: hosts that know the primary, and how to reach it.
 
-`redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/PRIMARY[/DB]`, with `rediss+sentinel` where all of them speak TLS.
+`redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/PRIMARY[/DB]`, with `rediss+sentinel` if all of them use TLS.
 `?sentinel_password=` and `sentinel_username=` are for the Sentinels.
 `redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT`, or `rediss+cluster`: some nodes of a Cluster, with one user.
 """

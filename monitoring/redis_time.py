@@ -1,4 +1,4 @@
-"""Redis's clock: what gateways compare with each other is timed by it, since their own clocks need not agree."""
+"""Redis's clock: it times everything that gateways compare with each other, since their own clocks may differ."""
 
 from __future__ import annotations
 

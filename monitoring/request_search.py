@@ -1,7 +1,7 @@
 """Search in requests: the newest from Redis, all others from the archive, the newest first.
 
-Requests are in the order of their ids, which is that in which they were made. In Redis they are in the order in which
-they ended: of those read so far, one is told once no other that was made after it can still come.
+The results are ordered by request id, which is the order in which the requests were made. Redis has them in the order
+in which they ended. So a request is returned only once no request that was made after it can still come.
 
 `python -m monitoring.request_search` reads a SearchJob as a line of JSON, and prints a SearchResult.
 """

@@ -1,9 +1,9 @@
 """The spool: records on disk while Redis is away. Segments that only grow, replayed in order, then removed.
 
-Each gateway writes files of its own, `NAME.NUMBER.spool`, and holds a lock on `NAME.lock` for as long as it lives.
-Whoever gets the lock of another takes its segments over. A frame is the length of a record's JSON and its CRC-32,
-each in 4 bytes, little-endian, then the JSON; what a killed gateway left behind half written is cut. A segment that
-can't be read is set aside as `NAME.NUMBER.spool.damaged`, and the others are gone on with.
+Each gateway writes its own files, `NAME.NUMBER.spool`, and holds a lock on `NAME.lock` as long as it lives. A process
+that gets another's lock takes over its segments. A frame is the length of a record's JSON and its CRC-32, each in 4
+bytes, little-endian, then the JSON. A frame that a killed gateway has left half written is cut off. A segment that
+can't be read is renamed to `NAME.NUMBER.spool.damaged`, and the others are processed.
 """
 
 from __future__ import annotations

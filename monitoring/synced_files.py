@@ -1,4 +1,4 @@
-"""Locks of folders, and files that are on the disk once a function has returned."""
+"""Locks of folders, and writing of files that are on the disk when the function returns."""
 
 from __future__ import annotations
 

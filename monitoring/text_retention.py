@@ -1,7 +1,7 @@
 """The time for which kept texts stay in the archive: each task's days, and the days until a text must have a label.
 
-A file is written again without the texts that are due. A text that lies under an old key is sealed under the present
-one on the same way, and so are those that evaluations keep in Redis, and the words of feedback.
+A file is rewritten without the texts that are due. The same run seals texts of an old key with the present one. So it
+does with texts that evaluations keep in Redis, and with the words of feedback.
 """
 
 from __future__ import annotations

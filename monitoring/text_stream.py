@@ -1,4 +1,4 @@
-"""Kept texts in Redis, from when a request was answered until the archive has its text."""
+"""Kept texts in Redis, from the answer of a request until the archive has its text."""
 
 from __future__ import annotations
 

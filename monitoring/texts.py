@@ -1,11 +1,11 @@
-"""Kept texts: a request's messages and its answer, where its task has them kept, and the seal that they lie under.
+"""Kept texts: the messages and the answer of a request whose task keeps texts, and the seal on them.
 
-A text is redacted before it comes here. With keys in the settings it is sealed by AES-GCM before it leaves the
-gateway's memory: Redis, the spool and the archive hold what only a key can open. The request's id is sealed with it, so
-that no text can be put under another id. Words that people give are sealed likewise, as two fields of what they are in.
+A text is redacted before it comes here. If the settings have keys, AES-GCM seals it before it leaves the gateway's
+memory. Only a key can open what Redis, the spool and the archive hold. The seal includes the request's id, so no text
+can be moved to another id. People's words are sealed likewise, as two fields of their object.
 
-Each request of an application repeats its tools. They lie beside the text, compressed, and equal ones are equal under
-one key too: the archive's files hold them once. They go with the last text that has them.
+Each request of an application repeats its tools. They are stored beside the text, compressed. Equal tools are equal
+under one key too, so the archive's files hold them once. They are deleted with the last text that has them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Rows from files: JSON lines, JSON, CSV and Parquet, in our own or a foreign form. A bad row is a fault with a
-line."""
+"""Rows from files: JSON lines, JSON, CSV and Parquet, our own or foreign. A bad row is a fault with its line."""
 
 from __future__ import annotations
 

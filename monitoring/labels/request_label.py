@@ -1,16 +1,16 @@
-"""The label of a request: one value, decided from all that was judged of it.
+"""The label of a request: one value, decided from all judgements of it.
 
-The monitor, the gate and data sets take it from here. What decides, in this order:
+The monitor, the gate and data sets use it. The rules, in this order:
 
 1. A resolution decides: somebody saw all answers. Of several the latest counts.
-2. Trusted judgements (of reviewers and trusted callers) take the place of all others.
+2. Trusted judgements (of reviewers and trusted callers) replace all others.
 3. Of each rater the latest value counts.
 4. It is unresolved until all reviewers that were asked have answered.
 5. More than half of the raters decide; a tie is unresolved.
 6. With `agreed_only` a label of one rater, or with a dissenter, is unresolved.
 
-A demonstration counts where more than half of those who gave one, on the deciding side, gave the same. So a lone
-dissenter's is never taken as the right answer.
+A demonstration counts if, on the deciding side, more than half of those who gave one gave the same. So a lone
+dissenter's demonstration is never taken as the right answer.
 
 Pure functions.
 """

@@ -1,4 +1,4 @@
-"""The evidence on which readiness is answered: figures with their intervals, and what the rows tell. Pure."""
+"""The evidence for the readiness answer: figures with their intervals, and facts from the rows. Pure."""
 
 from __future__ import annotations
 

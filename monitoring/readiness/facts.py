@@ -1,6 +1,6 @@
 """The facts of labelled rows that readiness rests on: curve, cases, agreement, and stability over time. Pure, seeded.
 
-It imports scikit-learn, which a process of its own can spare and a gateway cannot.
+It imports scikit-learn, so only processes of their own import this file, and no gateway does.
 """
 
 from __future__ import annotations

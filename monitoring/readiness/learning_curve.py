@@ -1,9 +1,9 @@
 """The measuring of a learning curve: a cheap model is trained on growing parts of labelled texts. Pure, and seeded.
 
-The model is a linear one on words and pairs of words. It answers the question whether more examples would help, not
-for the adapter: an adapter begins with all that its base knows, and mostly does better.
+The model is a linear one on words and pairs of words. It shows whether more examples would help, and not how good an
+adapter would be: an adapter starts with all knowledge of its base, and mostly does better.
 
-It imports scikit-learn, which a process of its own can spare and a gateway cannot.
+It imports scikit-learn, so only processes of their own import this file, and no gateway does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rules of readiness, each with its evidence, and the answer: fine-tune, not yet, never or retire. Pure.
 
-What is unknown is said to be unknown: it is not evidence for tuning, and none against it.
+An unknown fact is reported as unknown: it is evidence neither for tuning nor against it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The shares of the accepted false alarms: the number of signals that share them, and the labels of each.
 
-Both grow as they do, and never come down while a detector goes on: it keeps the most signals that there were when
-something came that it sees, as it keeps the most labels a day. Evidence that was not enough when it came is not made
-enough by other versions that are retired, or by labels and requests that stop. What the operator allows is not kept:
-who raises it asks for more alarms, on what has been seen already too.
+Both numbers only rise while a detector runs. It keeps the largest number of signals, and of labels a day, at any time
+when it saw something. So evidence that was too weak when it came does not become enough because versions are retired,
+or labels and requests stop. The operator's accepted number of alarms is not kept: a higher number also applies to
+earlier evidence.
 
 Pure functions.
 """

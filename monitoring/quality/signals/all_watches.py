@@ -1,7 +1,7 @@
-"""All watches together, moved by entries of all streams in the order in which they came; and the same from a replay.
+"""All watches together, moved by entries of all streams in the order in which they came, live or in a replay.
 
-The order is that of Redis's clock, records before feedback of the same millisecond: so whoever reads, and however what
-it reads is cut, comes to the same watches.
+The order is that of Redis's clock, records before feedback of the same millisecond. So each reader gets the same
+watches, however the entries are cut into batches.
 """
 
 from __future__ import annotations

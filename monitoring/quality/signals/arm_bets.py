@@ -1,14 +1,14 @@
-"""The evidence, since a version was degraded, that another arm is better on the same requests. Bets that hold always.
+"""The evidence, since a version was degraded, that another arm is better on the same requests. Bets valid at any time.
 
-A difference D in [-1, 1] is the other arm's rightness less the version's on one request. What a label leaves open
+A difference D in [-1, 1] is the other arm's rightness less the version's on one request. If a label leaves it open, D
 counts for the version. While the other arm is no better, the capital of bets on D grows by no more than 1 on average
-(`detectors/sequential.py`). So the other arm is taken once the e-value of all pairs reaches `E_VALUE_MIN`, and that
-without any one caller `E_VALUE_WITHOUT_ONE_MIN`: in at most 3% of all cases by chance, and in at most 10% whatever one
-caller says. Unlike the bounds in `arms.py`, the bets need no least number of labels, and see no pair from before the
-verdict.
+(`detectors/sequential.py`). So the other arm is taken once the e-value of all pairs reaches `E_VALUE_MIN`, and the
+e-value without any one caller `E_VALUE_WITHOUT_ONE_MIN`. By chance this happens in at most 3% of all cases, and in at
+most 10% whatever one caller says. Unlike the bounds in `arms.py`, the bets need no least number of labels, and see no
+pair from before the verdict.
 
-Each pair counts once, by the first opinion on it. Callers label what went wrong more often than the rest, so that
-their labels count only where they are of at least half of the pairs that nobody else has judged.
+Each pair counts once, by the first opinion on it. Callers label wrong answers more often than the rest. So their labels
+count only if they cover at least half of the pairs that nobody else has judged.
 
 Pure functions over frozen data that go through JSON unchanged.
 """

@@ -1,7 +1,7 @@
-"""The tally of a canary as a part of its version's watch: which records, feedback and pairs count for either arm.
+"""The tally of a canary as a part of its version's watch: the records, feedback and pairs that count for either arm.
 
-Only requests that chance has sent to an arm count, and only those that came after the canary began. What was reported
-counts for no canary. The verdict is `verdicts/canary_verdict.py`'s.
+Only requests count that chance has sent to an arm after the canary began. Reported traffic counts for no canary.
+`verdicts/canary_verdict.py` gives the verdict.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The messages between the monitor's job and its child: a line of JSON each.
 
-The child is told once where Redis is (`Begin`), and then what to judge, a `MonitorStep` a line; each is answered by a
-`JudgedStep`. Whatever is not in a `MonitorStep` the child reads from Redis.
+The job first sends the address of Redis (`Begin`), and then a line with a `MonitorStep` for each step. The child
+answers each step with a `JudgedStep`, and reads everything else from Redis.
 """
 
 from __future__ import annotations

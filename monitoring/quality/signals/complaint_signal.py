@@ -1,10 +1,10 @@
 """The signal of complaints: the detector of `complaints.py`, guarded so that no caller alone makes it alarm.
 
-Each caller who complains is left out in turn (`leave_one_out.py`), with its requests: up to four by themselves. Nothing
-is learned while the version is degraded. What was being learned by then begins again when that ends, or goes on where
-it was an admin's own verdict. The reverse test (`complaint_recovery.py`) has to refute that half as many complaints
-again as expected still come, about requests from after the verdict. It leaves nobody out. The expected number was
-learned of all callers: if one of those who rarely complain is left out, the others would never come down to it.
+Each caller who complains is left out in turn (`leave_one_out.py`), with its requests: up to four callers one by one.
+The signal learns nothing while the version is degraded. Learning that was under way begins again afterwards; if it was
+an admin's own verdict, it continues. The reverse test (`complaint_recovery.py`) has to refute that still 1.5 times as
+many complaints as expected come, about requests from after the verdict. It leaves nobody out. The expected number was
+learned from all callers: without one who rarely complains, the others would never come down to it.
 
 Pure functions over frozen data that go through JSON unchanged.
 """

@@ -1,4 +1,4 @@
-"""The time until a slip of a version is found, by its judged signals: one estimate for all who tell of it. Pure."""
+"""The time until a slip of a version is found, by its judged signals: one estimate for all reports. Pure."""
 
 from __future__ import annotations
 

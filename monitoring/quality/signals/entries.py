@@ -1,9 +1,9 @@
-"""The fields of records and feedback that the monitor reads, and the version that each is evidence on.
+"""The fields of records and feedback that the monitor reads, and the version that each entry is evidence on.
 
-Only what chance has led to a version tells how it behaves: a caller who pins it, an admin's rule, or a version that
-stands in for another, chooses the requests. The share of a degraded version that goes to the one before it is drawn
-too, and so these requests are that one's own. What another gateway served (`reported`) was seen there by chance, as far
-as is known, but neither its time nor its price is ours.
+Only requests that chance has led to a version show its behaviour. A caller's pin, an admin's rule and a version that
+replaces another select the requests. The share of a degraded version that goes to the previous one is drawn too, so
+these requests count for the previous version. Reported traffic (`reported`) reached its version by chance, as far as is
+known, but neither its time nor its price is ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The label of a request that several reviewers were asked for: it counts once it is decided, and only then.
 
-Until then none of its answers moves a signal. A single reviewer's answer counts at once, unless the reviewers of its
+Until then none of its answers moves a signal. A single reviewer's answer counts at once, unless the reviewers of the
 task agree too little. Pure functions.
 """
 

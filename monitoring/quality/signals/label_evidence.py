@@ -1,4 +1,4 @@
-"""A label as evidence: a guarded detector takes it on terms, and against what its session lets expect. Pure."""
+"""A label as evidence: a guarded detector weighs it, and compares it with the rate that its session predicts. Pure."""
 
 from __future__ import annotations
 

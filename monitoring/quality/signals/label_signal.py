@@ -1,20 +1,20 @@
 """A signal of labels: its baseline, the guarded detector against that, and the reverse test.
 
-Until there is a baseline nothing is claimed. An admin's or the gate's baseline holds at once, and another version's as
-soon as that has enough labels. Else the signal's own first labels become the baseline. While the version is degraded
-none are learned: the reverse test would be held against the slipped state, and find a false recovery.
+Without a baseline the signal claims nothing. An admin's or the gate's baseline holds at once, and another version's as
+soon as that has enough labels. Else the signal's own first labels become the baseline, but none while the version is
+degraded. The reverse test would compare with the slipped state, and find a false recovery.
 
-A degraded version is held against the rate half-way between its baseline and its error then. The reverse test has to
-refute that the error is still at least so high (`guards.py` with side `below`). The error then is the lower
-bound of the labels since the likeliest change, because that is chosen where errors are most frequent. A degraded
-version that gets another baseline, or its first, begins the reverse test with the next label. The test sees labels of
-requests from after the verdict alone: once traffic is shifted, late praise of earlier requests would show a recovery.
+A degraded version is compared with the rate half-way between its baseline and its error then. The reverse test has to
+refute that the error is still at least so high (`guards.py` with side `below`). The error then is the lower bound of
+the labels since the likeliest change, because that is chosen where errors are most frequent. If a degraded version gets
+another baseline, or its first, the reverse test begins with the next label. The test sees only labels of requests from
+after the verdict: once traffic is shifted, late praise of earlier requests would show a recovery.
 
-Labels depend on each other, so detectors take them on terms (`dependence.py`). Six kinds of evidence that would alarm
-are a doubt instead: it rests on one giver, or on one session; less than a day was seen, and the errors may be those of
-a bad hour; days differ so much that some bad ones may be all of it; the present reviewers are stricter than the
-earlier ones; or no label shows that errors were fewer before, so that the evaluation's labellers may differ from the
-present. A doubt makes the version suspect at most. What alarmed in the first day counts after it as it is then.
+Labels depend on each other, so detectors weigh them (`dependence.py`). Six kinds of evidence are a doubt instead of an
+alarm: it rests on one giver, or on one session; less than a day was seen, and the errors may be those of a bad hour;
+days differ so much that some bad ones may explain it; the present reviewers are stricter than the earlier ones; or no
+label shows fewer errors before, so that the evaluation's labellers may differ from the present ones. A doubt makes the
+version suspect at most. An alarm from the first day is judged again after it.
 
 Pure functions over frozen data that go through JSON unchanged.
 """

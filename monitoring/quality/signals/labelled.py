@@ -1,4 +1,4 @@
-"""The part that labelled signals with a baseline share: evidence against that baseline, and a reverse test that looks
+"""The common part of labelled signals with a baseline: evidence against that baseline, and a reverse test that looks
 for a recovery while the version is degraded."""
 
 from __future__ import annotations

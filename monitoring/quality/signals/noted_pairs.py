@@ -1,7 +1,7 @@
-"""A pair of one request as it is kept until its label comes, and how right both answers are by each judge of it.
+"""The stored pair of a request that waits for its label, and the rightness of both answers by each of its judges.
 
-A pair is judged by what a person said of its request: by the right answer (a demonstration), or else by whether the
-answer that the caller got was right, which leaves the other answer open where it is not the same.
+A person's judgement of the request decides: a demonstration (the right answer), or else whether the caller's answer was
+right. The latter leaves the other answer open unless both answers are the same.
 
 Pure functions over frozen data that go through JSON unchanged.
 """

@@ -1,4 +1,4 @@
-"""The baseline that a version's own labels make: the least one, whichever caller is left out. Pure."""
+"""The baseline from a version's own labels: the lowest of those with each caller left out. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge of a version's pairs: which one it is, and how many pairs lately it was asked of and did not judge.
+"""The judge of a version's pairs: its name, and the number of recent pairs that it was asked about and did not judge.
 
 Pure functions over frozen data that go through JSON unchanged.
 """

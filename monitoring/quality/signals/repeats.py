@@ -1,8 +1,8 @@
 """Repeats: labels of the same input, session or subject as others of the latest labels count less.
 
-Their answers are right or wrong together. A weight depends on earlier labels alone, so the claim of
-`rising_errors.py` holds. Where digests can't tell, the dispersion of the labels does (`dependence.py`). The labels
-before in a session tell how often its next one is wrong (`detectors/sessions.py`).
+Their answers are right or wrong together. A weight depends on earlier labels alone, so the claim of `rising_errors.py`
+holds. If digests can't show repeats, the dispersion of the labels does (`dependence.py`). The earlier labels of a
+session predict how often its next one is wrong (`detectors/sessions.py`).
 
 Pure functions over frozen data that go through JSON unchanged.
 """

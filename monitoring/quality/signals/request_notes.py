@@ -1,6 +1,6 @@
 """The note on one request, kept for as long as the request may be judged.
 
-It has what counted already, and the pair that waits for a person's label, or the label that waits for the pair.
+It holds what has counted already, and the pair that waits for a person's label, or the label that waits for the pair.
 
 Pure functions over frozen data that go through JSON unchanged.
 """

@@ -1,12 +1,12 @@
 """The monitor's child: it reads all streams, moves the watches of all versions, and judges them.
 
 `python -m monitoring.quality.signals.run` reads lines of JSON, `Begin` and then a `MonitorStep` each, and answers each
-step with a `JudgedStep`. It ends at once when its input is closed: it never outlives the gateway that began it.
+step with a `JudgedStep`. It ends at once when its input is closed: it never outlives its gateway.
 
-How far the streams were read is kept in Redis with the watches. Both are written in one step, and only if nobody
-else has written meanwhile: so an entry counts once, whoever reads it, and wherever a child is killed. What is kept in
-memory is trusted only as long as Redis says that this child was the last to write. Where there are no cursors yet, all
-is read that the streams hold.
+Redis holds the cursors of the streams with the watches. Both are written in one step, and only if nobody else has
+written meanwhile. So an entry counts once, whichever child reads it, and wherever a child is killed. The child trusts
+its memory only as long as Redis says that it was the last to write. If there are no cursors yet, it reads all entries
+of the streams.
 """
 
 from __future__ import annotations

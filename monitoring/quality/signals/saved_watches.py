@@ -1,7 +1,7 @@
-"""Saved watches: what this release or the one before wrote is read, and what can't be read is dropped alone.
+"""Saved watches: those of this release and the one before are read; only the part that can't be read is dropped.
 
-A new field of a watch has a default. Unknown fields are ignored. A field that gets another meaning gets another name,
-and the old one is read here. So a new release keeps the evidence of weeks.
+A new field of a watch has a default. Unknown fields are ignored. A field whose meaning changes gets a new name, and the
+old one is read here. So a new release keeps the evidence of weeks.
 """
 
 from __future__ import annotations

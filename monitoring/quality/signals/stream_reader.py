@@ -1,6 +1,6 @@
 """The reader of Redis's streams: the next entries of each, at one moment of Redis's clock.
 
-A script packs the fields that are needed, so that Python takes one string apart instead of thousands of replies.
+A script packs the needed fields, so that Python parses one string instead of thousands of replies.
 """
 
 from __future__ import annotations

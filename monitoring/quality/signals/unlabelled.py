@@ -1,9 +1,9 @@
-"""The unlabelled signals of a version: what its requests and answers are like, which nobody has to judge.
+"""The unlabelled signals of a version: measures of its requests and answers that need no judgement.
 
-Each is a `Signal` of `drift.py`. An alarm lasts until its evidence has died down, which is when its logarithm has come
-down to half of what it was, and then the bets begin again. Where it has not after 5,000 values, the new level is the
-reference from then on: by then labels, or a person, have said whether it matters. Of busy versions a uniform share of
-the requests is looked at, some 100,000 a day.
+Each is a `Signal` of `drift.py`. An alarm lasts until the logarithm of its evidence has fallen to half of its value,
+and then the bets begin again. If it has not fallen after 5,000 values, the new level becomes the reference: by then
+labels, or a person, have shown whether it matters. Of busy versions a uniform share of the requests is used, some
+100,000 a day.
 
 Pure functions over frozen data that go through JSON unchanged.
 """

@@ -1,8 +1,8 @@
 """The judgement of a version at one moment: each signal with its evidence, both arms, and the time to find a slip.
 
-The fleet's accepted false alarms go in equal parts to all labelled signals of all versions, and as many again to the
-unlabelled ones, which only make suspect: a signal's part and its labels a month give the e-value at which it alarms
-(`detection_delay.py`). Both are those of when there were most signals and labels since its detector began
+The fleet's accepted false alarms are divided equally among all labelled signals of all versions. The unlabelled ones,
+which only make a version suspect, get as many again. A signal's part and its labels a month give the e-value at which
+it alarms (`detection_delay.py`). Both are taken at the largest numbers of signals and labels since its detector began
 (`alarm_shares.py`). A class is a signal of its own.
 
 Pure functions.

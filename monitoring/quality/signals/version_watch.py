@@ -1,11 +1,11 @@
 """The state of one version's signals. `watch_events.py` and `watch_pairs.py` move it.
 
 Everything has a fixed size, and goes through JSON unchanged. The same entries in the same order leave the same state,
-to the last bit, however they are cut into batches and whoever moves it. Times are those at which entries came into
-their streams, by Redis's clock.
+to the last bit, independent of the batches and of the process. Times are those at which entries came into their
+streams, by Redis's clock.
 
-A request's `Note` (`request_notes.py`) is kept beside the watches, for as long as it may be judged. What baselines and
-verdicts make of a watch is in `signal_changes.py`.
+A request's `Note` (`request_notes.py`) is kept beside the watches, for as long as it may be judged. `signal_changes.py`
+applies baselines and verdicts to a watch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Events in a version's watch: what a record, a feedback and time move. `watch_pairs.py` has those of pairs."""
+"""Events in a version's watch: the effects of records, feedback and time. `watch_pairs.py` has those of pairs."""
 
 from __future__ import annotations
 

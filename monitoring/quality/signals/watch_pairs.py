@@ -1,4 +1,4 @@
-"""Pairs in a version's watch: what a shadow, and each later opinion on a pair, move."""
+"""Pairs in a version's watch: the effects of a shadow, and of each later opinion on a pair."""
 
 from __future__ import annotations
 

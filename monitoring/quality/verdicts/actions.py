@@ -1,6 +1,6 @@
 """The actions of one step of the monitor, each with its evidence and with the state before it.
 
-An action that could not be carried out is asked for again, as the same action, while its reason holds.
+If an action could not be carried out, the same action is requested again while its reason holds.
 """
 
 from __future__ import annotations

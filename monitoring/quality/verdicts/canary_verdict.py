@@ -1,10 +1,10 @@
-"""The verdict on a canary: promote, roll back, hold or continue, from what is seen of it beside the active version.
+"""The verdict on a canary: promote, roll back, hold or continue, by its outcomes beside those of the active version.
 
-A plan says how sure to be. Every outcome of either arm goes through `observe`, every judged shadow pair through
-`observe_pair`, and `verdict` may be asked at any time, by any gateway: it depends on the state alone, not on when or
-how often somebody looked. No caller and no rater decides alone: the evidence is what is left whoever is left out
-(`leave_one_out.py`). Pure functions over frozen data that go through JSON unchanged; docs/explanation/judging.md has
-the guarantee and its limits.
+A plan sets the required certainty. Every outcome of either arm goes through `observe`, every judged shadow pair through
+`observe_pair`. Any gateway may ask for the `verdict` at any time: it depends on the state alone, not on when or how
+often somebody looked. No caller and no rater decides alone: the evidence is the least that remains when any one is left
+out (`leave_one_out.py`). Pure functions over frozen data that go through JSON unchanged; docs/explanation/judging.md
+has the guarantee and its limits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A task's plan for its monitor: how its versions are judged, and the responses, as the operator's settings say."""
+"""A task's plan for its monitor, from the operator's settings: how its versions are judged, and the responses."""
 
 from __future__ import annotations
 

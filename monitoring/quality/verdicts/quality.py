@@ -1,4 +1,4 @@
-"""The quality of a task's versions, and the actions of the monitor: one object a task in the object store `health`."""
+"""The quality of a task's versions, and the monitor's actions: one object per task in the object store `health`."""
 
 from __future__ import annotations
 

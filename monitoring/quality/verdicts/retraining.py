@@ -1,4 +1,4 @@
-"""Requests to train a task's adapter again: the reasons, and the requests that show where it was wrong."""
+"""Requests to train a task's adapter again: the reasons, and examples of requests that it got wrong."""
 
 from __future__ import annotations
 

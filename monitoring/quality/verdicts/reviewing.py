@@ -1,8 +1,8 @@
-"""The probability that a request is drawn for a review, so that a weekly budget of reviews is used and kept to.
+"""The probability that a request is drawn for a review, so that a weekly budget of reviews is used and not exceeded.
 
-Draws are uniform and independent, so their number in a week is about a Poisson number. The store of reviews cuts it
-hard at the budget; while it is cut, nothing is drawn. The probability given here leaves one standard deviation below
-the budget, so that the cut is rare.
+Draws are uniform and independent, so their number in a week is about a Poisson number. The store of reviews stops at
+the budget; until it goes on, nothing is drawn. The probability given here aims one standard deviation below the budget,
+so that this is rare.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The effect of a verdict on a version's requests: steps of its share to the arm that is shown to be better, and back.
+"""The effect of a verdict on a version's requests: its share moves in steps to a better arm, and back.
 
-An arm is taken only if it is shown to be better on this task, and kept as long as it can answer and is not shown to be
-worse. Where none is, the version goes on, and people are told.
+An arm is taken only if it is shown to be better on this task. It is kept as long as it can answer and is not shown to
+be worse. If there is no such arm, the version keeps its share, and people get an alert.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The organisation knows first: it says that a task's rules are others from some day on, before any label can. Pure.
+"""Announced changes of a task: other rules hold from some day on, and the organisation says so before labels do. Pure.
 
-A version that was trained on the old rules is stale from then on. That is not a verdict: what the monitor finds of it
-stands beside it, though what it is held against was learned under the old rules.
+From that day a version that was trained on the old rules is stale. Staleness is no verdict. The monitor's verdict is
+kept beside it, though its baselines were learned under the old rules.
 """
 
 from __future__ import annotations
