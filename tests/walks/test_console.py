@@ -367,6 +367,15 @@ async def test_the_audit_is_paged_back_to_its_first_entry(gateway: RunningGatewa
         assert (last.text.count("<td>override.set</td>"), "Older entries" in last.text) == (5, False)
 
 
+async def test_the_audit_links_deleted_reviews_to_their_task(configure: Configure) -> None:
+    async with run_gateway(configure(tasks={"a-task": {}})) as gateway, browsing(gateway, gateway.admin_key) as http:
+        async with gateway.http() as admin:
+            assert (await admin.delete("/admin/v1/reviews/a-task")).status_code == 200
+        page = (await http.get("/console/audit?action=review.delete")).text
+    assert 'href="/console/tasks/a-task"' in page
+    assert "/console/requests/a-task" not in page
+
+
 async def test_operators_try_rules_and_set_none(gateway: RunningGateway) -> None:
     key = await gateway.key(role="operator")
     async with browsing(gateway, key) as http, gateway.http() as admin:
