@@ -282,8 +282,8 @@ class Parent:
                 for child in others
             ]
             answers = await asyncio.gather(*asks)
-            if message.topic == "totals":
-                answers.append(msgspec.msgpack.encode(self._ended.totals()))
+            if message.topic == "totals":  # all, or none: what one does not tell would be missing in the sums
+                answers = [] if None in answers else [*answers, msgspec.msgpack.encode(self._ended.totals())]
             answer = msgspec.msgpack.encode([each for each in answers if each is not None])
             asker.send(ProcessMessage("answer", message.number, answer))
 

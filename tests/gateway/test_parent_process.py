@@ -9,6 +9,7 @@ import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway import parent_process
@@ -207,6 +208,21 @@ def test_a_scrape_waits_for_no_process_that_hangs_and_has_what_it_last_told() ->
     parent._loop.close()
     assert channels[0].messages == []
     assert "apprentice_process_restarts_total 2.0" in text
+
+
+def test_totals_are_unknown_where_a_process_does_not_tell_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent_process, "CHILD_SECONDS_MAX", 0.0)
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 3, ())
+    asker = Heard()
+    for child, channel in zip(parent._children, (asker, Heard(), Heard()), strict=True):
+        child.ready, child.channel = True, channel
+    for _ in range(2):
+        parent._loop.run_until_complete(parent._relay(parent._children[0], ProcessMessage("totals", 1)))
+        for child in parent._children[1:]:
+            child.ready = False  # they start again: the parent knows what they told
+    parent._loop.close()
+    hung, started = [msgspec.msgpack.decode(message.payload, type=list[bytes]) for message in asker.messages]
+    assert (hung, len(started)) == ([], 1)
 
 
 class Lingering(Heard):
