@@ -108,7 +108,9 @@ ENGINE_TRAITS: Mapping[EngineKind, EngineTraits] = MappingProxyType(
                 advice="Start the engine with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.",
             ),
             own_fields=None,
-            fields_unknown=frozenset({"verbosity", "modalities", "prompt_cache_retention", "prompt_cache_options"}),
+            fields_unknown=frozenset(
+                {"verbosity", "modalities", "prediction", "prompt_cache_retention", "prompt_cache_options"}
+            ),
             stream_options=frozenset({"continuous_usage_stats"}),
             answer_form=_vllm_form,
             keeps_forms=True,

@@ -165,6 +165,7 @@ BYTES_MAX: Mapping[str, int] = MappingProxyType(
         "tool_choice": 65_536,
         "stream_options": 4096,
         "prompt_cache_options": 4096,
+        "prediction": 262_144,
         "stop": 65_536,
         "logit_bias": 131_072,
         "bad_words": 262_144,
@@ -221,6 +222,20 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
+
+
+class PredictedPart(msgspec.Struct):
+    """A part of a prediction, which is text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Prediction(msgspec.Struct):
+    """Text that much of the answer is expected to repeat."""
+
+    type: Literal["content"]
+    content: str | list[PredictedPart]
 
 
 class JsonSchema(msgspec.Struct):
@@ -337,6 +352,7 @@ class Fields(msgspec.Struct):
     modalities: Annotated[list[Literal["text"]], Meta(max_length=1)] | None = None
     prompt_cache_retention: Annotated[str, Meta(max_length=32)] | None = None
     prompt_cache_options: Annotated[dict[str, Any], Meta(max_length=16)] | None = None
+    prediction: Prediction | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     suffix: str | None = None

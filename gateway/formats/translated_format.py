@@ -22,6 +22,7 @@ CHAT_ALONE = frozenset(
     {
         *("messages", "max_tokens", "max_completion_tokens", "n", "response_format", "reasoning_effort", "verbosity"),
         *("logprobs", "top_logprobs", "prompt", "modalities", "stop", "tools", "tool_choice", "stream_options"),
+        "prediction",
     }
 )
 """Fields of a chat completion that another API has under another name, or not at all."""

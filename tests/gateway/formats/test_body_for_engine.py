@@ -73,6 +73,7 @@ def test_all_that_is_known_passes_in_a_plain_form(wire_format: WireFormat) -> No
         "modalities": ["text"],
         "prompt_cache_options": {"mode": "explicit"},
         "prompt_cache_retention": "24h",
+        "prediction": {"type": "content", "content": "x"},
     }
     values |= dict.fromkeys(("user", "prompt_cache_key", "safety_identifier", "service_tier"), "x")
     values |= dict.fromkeys(("suffix", "reasoning_effort"), "x")

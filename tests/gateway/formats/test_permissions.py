@@ -157,6 +157,7 @@ HINTED: Mapping[str, Any] = {
     "modalities": ["text"],
     "prompt_cache_retention": "24h",
     "prompt_cache_options": {"mode": "explicit"},
+    "prediction": {"type": "content", "content": [{"type": "text", "text": "x"}]},
 }
 
 
@@ -164,9 +165,18 @@ def test_hints_reach_an_engine_that_may_know_them_and_no_other() -> None:
     body = read(**HINTED)
     body.check(TASK, DEFAULTS)
     assert sent(body, by_adapter()).keys() == {"model", "messages", "temperature", "max_tokens"}
-    assert body.dropped_by("vllm") == ["prompt_cache_options", "prompt_cache_retention", "verbosity"]
+    assert body.dropped_by("vllm") == ["prediction", "prompt_cache_options", "prompt_cache_retention", "verbosity"]
     assert sent(body, by_openai(general_prompt=False)) == {"model": "general-base", "messages": MESSAGES, **HINTED}
     assert body.dropped_by("openai") == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"type": "content", "content": [{"type": "image_url"}]}, {"type": "x", "content": "x"}, {"type": "content"}],
+)
+def test_a_prediction_is_text(value: Any) -> None:
+    raw = json.dumps({"model": "returns", "messages": MESSAGES, "prediction": value}).encode()
+    assert (problem(raw).param or "").startswith("prediction")
 
 
 @pytest.mark.parametrize("value", [["audio"], ["text", "audio"], "text"])
