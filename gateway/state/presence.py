@@ -43,8 +43,8 @@ class Presence:
         generation: Callable[[], int],
         clock: Callable[[], Awaitable[float]] | None = None,
     ) -> None:
-        """`generation` tells by which snapshot this gateway decides now; `clock` is Redis's if it is None, since the
-        clocks of two machines need not agree."""
+        """`generation` returns the generation of the snapshot that this gateway uses now. `clock` None: Redis's clock,
+        since the clocks of two machines may differ."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._name = name
         self._fleet = fleet
@@ -54,11 +54,11 @@ class Presence:
         self._told_at: float | None = None
         self._told: tuple[int, dict[str, dict[str, int]]] | None = None
         self._unreadable: dict[bytes, tuple[bytes, float]] = {}
-        """The lines that can't be read, and Redis's time at which each was first seen."""
+        """The unreadable lines, each with Redis's time when it was first seen."""
 
     async def tell(self) -> None:
         """Write this gateway's line to Redis. Raises RedisError."""
-        # The generation first: a lease taken after it was read is taken by a snapshot at least as new.
+        # Read the generation first: a later lease then belongs to a snapshot that is at least as new.
         generation, holds = self._look()
         now = await self._clock()
         self._smooth(holds, now)
@@ -67,11 +67,11 @@ class Presence:
         await self._redis.hset(KEY, self._name, msgspec.json.encode(report))
 
     def has_news(self) -> bool:
-        """Return whether there is more to tell than that this gateway is there."""
+        """Return True if the report has changed, or if there is demand to report."""
         return bool(self._demand) or self._look() != self._told
 
     def _look(self) -> tuple[int, dict[str, dict[str, int]]]:
-        """The generation by which this gateway decides, and its leases, at this moment."""
+        """The generation of the snapshot that this gateway uses, and its leases, at this moment."""
         holds = {replica.name: dict(replica.holds) for replica in self._fleet.replicas.values() if replica.holds}
         return self._generation(), holds
 
@@ -80,8 +80,8 @@ class Presence:
         await self._redis.hdel(KEY, self._name)
 
     async def present(self) -> GatewayRoll:
-        """This gateway as it is now, and all others that have told of themselves lately; those that are gone are
-        forgotten. Raises RedisError."""
+        """The present report of this gateway, and the recent reports of all others. Reports of gateways that are gone
+        are deleted. Raises RedisError."""
         raw: dict[bytes, bytes] = await self._redis.hgetall(KEY)
         now = await self._clock()
         reports = {name: self._read(name, line, now) for name, line in raw.items()}
@@ -94,7 +94,7 @@ class Presence:
         return GatewayRoll([PresenceReport(now, *self._look(), self._demand), *others])
 
     def _read(self, name: bytes, line: bytes, now: float) -> PresenceReport:
-        """A gateway's report. One that can't be read may use anything, until its line is too old: nothing is idle."""
+        """A gateway's report. An unreadable one may use anything: nothing is idle until its line is too old."""
         try:
             return msgspec.json.decode(line, type=PresenceReport)
         except UNREADABLE as error:
@@ -105,7 +105,7 @@ class Presence:
             return PresenceReport(self._unreadable[name][1], -1, {}, {})
 
     def _smooth(self, holds: Mapping[str, Mapping[str, int]], now: float) -> None:
-        """An exponential mean of the requests in flight by version; what has faded away is dropped."""
+        """Update the exponential mean of the requests in flight by version. Means close to 0 are dropped."""
         passed = 0.0 if self._told_at is None else now - self._told_at
         self._told_at = now
         share = min(1.0, max(0.0, passed / SMOOTHING_SECONDS))  # Redis's clock may be set back
@@ -125,9 +125,9 @@ class GatewayRoll:
         self._reports = reports
 
     def idle(self, replica: str, model: str | None, generation: int) -> bool:
-        """Return whether every gateway knows the state of this generation, and none uses the model on the replica.
+        """Return True if all gateways know the state of this generation, and no gateway uses the model on the replica.
 
-        Without a model: none uses the replica.
+        Without a model: no gateway uses the replica.
         """
         for report in self._reports:
             holds = report.holds.get(replica, {})
@@ -136,5 +136,5 @@ class GatewayRoll:
         return True
 
     def in_flight(self, version: str) -> float:
-        """Requests for a version that are under way, over all gateways, as a smoothed mean."""
+        """The smoothed mean of running requests for a version, over all gateways."""
         return sum(report.demand.get(version, 0.0) for report in self._reports)

@@ -38,7 +38,7 @@ class Lives:
     """
 
     def __init__(self, *passwords: Callable[[], str | None]) -> None:
-        """`passwords` read that of Redis and that of its Sentinels, as make_client takes them."""
+        """`passwords` are the functions for make_client that read the passwords of Redis and its Sentinels."""
         self.count = 0
         self._passwords = passwords
         self._installation: str | None = None
@@ -46,17 +46,17 @@ class Lives:
         self._redis: Redis | None = None
 
     def client_at(self, redis_url: str) -> Redis:
-        """A client whose connections tell of the process that they lead to. Raises ValueError for such an address."""
+        """A client whose connections report the process behind them. Raises ValueError for an invalid address."""
         self._redis = make_client(redis_url, *self._passwords, redis_connect_func=self._connected)
         return self._redis
 
     async def stay_with(self, redis: Redis) -> None:
-        """From now on connect to the state that is there alone. Raises RedisError."""
+        """From now on, connect only to the state that this Redis has now. Raises RedisError."""
         self._installation = await read_installation_id(redis)
 
     async def see_that_it_is_ours(self, installation: bytes | None) -> None:
-        """Raises Disconnected where a Redis that was not started again has lost the state, as by FLUSHALL. From then on
-        it is as one that is away."""
+        """Raise Disconnected if the running Redis has lost the state, for example by FLUSHALL. From then on this Redis
+        counts as not reachable."""
         if self._installation not in (None, (installation or b"").decode()):
             await self._leave_the_other()
             raise Disconnected(ANOTHER_STATE)
@@ -70,7 +70,7 @@ class Lives:
         await connection.send_command("INFO", "server")
         try:
             answer = await connection.read_response(disable_decoding=True)
-        except ResponseError:  # a provider that forbids it: one process, for all that can be known
+        except ResponseError:  # the provider forbids the command: assume one process
             return
         match = RUN_ID.search(answer) if isinstance(answer, bytes) else None
         run_id = match[1] if match else b""
@@ -80,7 +80,7 @@ class Lives:
             await self._leave_the_other()
 
     async def _leave_the_other(self) -> None:
-        """No connection to the process before is used again, once its command is answered."""
+        """Close the connections to the former process, each after the answer to its running command."""
         if self._redis is not None:
             pool: Any = self._redis.connection_pool  # not all of it has types
             await pool.update_active_connections_for_reconnect()
@@ -89,7 +89,7 @@ class Lives:
 
 @asynccontextmanager
 async def open_state(redis_url: str | None, data_folder: Path, lives: Lives | None = None) -> AsyncIterator[Redis]:
-    """A connection to where state lives, for as long as the block runs. Raises StateError if there is none."""
+    """A connection to the Redis with the state, while the block runs. Raises StateError if it can't be opened."""
     if redis_url is not None:
         try:
             client = (lives or Lives()).client_at(redis_url)
@@ -106,7 +106,7 @@ async def open_state(redis_url: str | None, data_folder: Path, lives: Lives | No
 
 
 async def read_shared_secret(redis: Redis) -> bytes:
-    """The secret behind ids and digests, made once; all gateways on one Redis have the same."""
+    """The secret for ids and digests. It is made once, and shared by all gateways on one Redis."""
     await redis.set(SECRET_KEY, secrets.token_bytes(32), nx=True)
     secret = await redis.get(SECRET_KEY)
     assert isinstance(secret, bytes)
@@ -114,7 +114,7 @@ async def read_shared_secret(redis: Redis) -> bytes:
 
 
 async def read_installation_id(redis: Redis) -> str:
-    """The id that tells this Redis's state from that of others, made once: 16 hex digits."""
+    """The id of the state in this Redis, made once: 16 hex digits."""
     await redis.set(INSTALLATION_KEY, secrets.token_hex(8), nx=True)
     identifier = await redis.get(INSTALLATION_KEY)
     assert isinstance(identifier, bytes)
@@ -122,8 +122,8 @@ async def read_installation_id(redis: Redis) -> str:
 
 
 async def replace_value(redis: Redis, key: str, before: bytes, after: bytes) -> bool:
-    """Write a value that is still as it was read, and keep its end; return whether it was. What is gone does not come
-    back. Raises RedisError."""
+    """Replace a value if it is unchanged since it was read, and keep its expiry. Returns True if it was replaced. An
+    expired value does not come back. Raises RedisError."""
     caller: Any = redis  # redis-py's types do not tell the reply of a script
     return bool(await caller.eval(REPLACE, 1, key, before, after))
 

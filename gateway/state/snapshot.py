@@ -117,9 +117,9 @@ class SnapshotKeeper:
         registry: Registry | None = None,
         lives: Lives | None = None,
     ) -> None:
-        """`damaged` is told of each fitted model that can't be read, `unsuited` of each that does not go with its
-        task's selector or with its scope model; `deep` is the neural embedding, if any. `registry` is
-        the gateway's own, so that versions are read and kept once; `lives` tells of a lost state."""
+        """`damaged` is called for each unreadable fitted model, `unsuited` for each that does not fit its task's
+        selector or its scope model. `deep` is the neural embedding, if any. `registry` is the gateway's own, so that
+        versions are read and stored once. `lives` detects a lost state."""
         self._redis = redis
         self._configured = configured
         self._fixed_callers = fixed_callers
@@ -153,8 +153,8 @@ class SnapshotKeeper:
     async def refresh(self) -> Snapshot:
         """Read the state again if it has changed. Raises RedisError; the last snapshot then stays.
 
-        One reading at a time, and again where something changed meanwhile, so that a snapshot is of one generation. The
-        last of READINGS_MAX is taken with what has come since, or one who writes on and on would hide a rollback.
+        Readings run one at a time, and again if the state changed meanwhile, so that a snapshot has one generation. The
+        last of READINGS_MAX readings is used even if the state changed. Else permanent writes would hide a rollback.
         """
         async with self._reading:
             began, readings = time.monotonic(), 0
@@ -183,7 +183,7 @@ class SnapshotKeeper:
         self._changed(self.current)
 
     def _as_configured(self, read_state: Snapshot) -> Snapshot:
-        """A snapshot by the file as it is now: it may have been read again while the state was."""
+        """The snapshot with the present configuration, which may have been reloaded while the state was read."""
         file = self._configured
         policy = replace(
             read_state.policy,
@@ -228,7 +228,7 @@ class SnapshotKeeper:
     async def _made_aliases(
         self, entries: Mapping[str, AliasEntry], generations: Mapping[str, int]
     ) -> dict[str, Alias]:
-        """The aliases as the router reads them; one that has not changed is the same object as before."""
+        """The aliases in the router's form. An unchanged alias is the same object as before."""
         before, self._made = self._made, {}
         for at, (task, entry) in enumerate(entries.items()):
             made = before.get(task)
@@ -240,7 +240,7 @@ class SnapshotKeeper:
         return {task: alias for task, (_, alias) in self._made.items()}
 
     async def _made_views(self, versions: Mapping[str, Version]) -> Mapping[str, VersionView]:
-        """The versions as the router sees them; what has not changed is the same object as before."""
+        """The versions in the router's form. The view of an unchanged version is the same object as before."""
         before, self._views = self._views, {}
         for at, (name, version) in enumerate(versions.items()):
             made = before.get(name)
@@ -293,7 +293,7 @@ def _alias(task: str, generation: int, entry: AliasEntry) -> Alias:
 
 
 def _reason(cordon: bytes) -> str:
-    """The reason why a replica gets no requests; one whose cordon can't be read gets none all the same."""
+    """The reason why a replica gets no requests. A replica with an unreadable cordon gets none either."""
     try:
         return str(msgspec.json.decode(cordon, type=dict[str, Any]).get("reason") or "")
     except UNREADABLE:
@@ -309,7 +309,7 @@ def _by_place(placements: Mapping[str, Placement]) -> Mapping[tuple[str, str], P
 
 
 def _group_by_task(versions: Mapping[str, Version]) -> Mapping[str, tuple[Version, ...]]:
-    """To look through all versions for each task took longer than all else, where there are a thousand."""
+    """The versions by task. With a thousand versions, a search for each task was the slowest part of a reading."""
     groups: dict[str, list[Version]] = {}
     for version in versions.values():
         groups.setdefault(version.task, []).append(version)
@@ -335,8 +335,8 @@ def _watched(quality: Mapping[str, TaskQuality]) -> Mapping[str, Watched]:
 
 
 def read_override(name: str, raw: Mapping[str, Any]) -> Override:
-    """An override as it is kept in Redis. Raises ValidationError for what this release can't read: a condition that it
-    does not know may not be taken for none."""
+    """An override as stored in Redis. Raises ValidationError if this release can't read it: an unknown condition must
+    not be ignored."""
     if unknown := raw.keys() - OVERRIDE_FIELDS:
         raise msgspec.ValidationError(f"Object contains unknown field `{min(unknown)}`")
     return msgspec.convert({"id": name, **raw}, Override)
