@@ -52,12 +52,12 @@ def addresses_of(listen: ListenSettings) -> Iterator[Address]:
 
 
 BoundSockets = Sequence[tuple[Address, Sequence[socket.socket]]]
-"""The sockets of each address; one of a name may have more than one."""
+"""The sockets of each address. An address with a host name may have several."""
 
 
 def bind(listen: ListenSettings) -> BoundSockets:
-    """Sockets at all addresses, which nobody listens on yet. Raises SettingsError."""
-    with ExitStack() as bound:  # what is bound is closed where the next is not
+    """Bound sockets for all addresses, which do not listen yet. Raises SettingsError."""
+    with ExitStack() as bound:  # if one can't be bound, the earlier ones are closed
         sockets = [(address, _bind(address, bound)) for address in addresses_of(listen)]
         bound.pop_all()
     return sockets
@@ -96,10 +96,10 @@ def url_of(bound: socket.socket, tls: bool) -> str:
 
 
 class GracefulServer(uvicorn.Server):
-    """uvicorn on all listeners, with one lifespan. It drains before it closes; a second signal skips the waiting."""
+    """uvicorn on all listeners, with one lifespan. It drains before it closes. A second signal skips the wait."""
 
     def __init__(self, settings: Settings, gateway: Gateway, sockets: BoundSockets | None = None) -> None:
-        """`sockets` are bound already; without them it binds by itself."""
+        """`sockets` are already bound. None: the server binds its own sockets."""
         siblings = gateway.siblings
         settings = siblings.part_of(settings)
         super().__init__(
@@ -127,18 +127,18 @@ class GracefulServer(uvicorn.Server):
         self._stopping = asyncio.Event()
         self._owns_process = False
         self._alone = False
-        """True if it stops while the other processes of its gateway go on."""
+        """True if only this process stops, and the gateway's other processes continue."""
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Host and port of each listener, that of callers first."""
+        """Host and port of each listener, the callers' listener first."""
         return [server.sockets[0].getsockname()[:2] for server in self.servers]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note the signal, but do not raise it again after the stop as uvicorn would: an orderly stop exits with 0.
 
-        The second one skips the waiting, a third one from the keyboard the order too. Those that come before the stop
-        has begun are one: of a parent that dies thread by thread the kernel sends a signal for each thread.
+        The second signal skips the wait. A third one from the keyboard ends the process at once. Signals before the
+        begin of the stop count as one: a dying parent causes one signal for each of its threads.
         """
         self._signals += 1
         self._alone = self._siblings.count > 1 and not self.should_exit
@@ -158,7 +158,7 @@ class GracefulServer(uvicorn.Server):
         self._stopping.set()
 
     async def main_loop(self) -> None:
-        """uvicorn's ticks, until a stop begins: `stop` waits for none of them."""
+        """Run uvicorn's ticks until a stop begins. `stop` ends the wait for the next tick."""
         ticks = 0
         while not await self.on_tick(ticks):
             ticks += 1
@@ -195,9 +195,9 @@ class GracefulServer(uvicorn.Server):
         self.started = True
 
     async def _stop_with_others(self, _: bytes) -> bytes:
-        """The whole gateway stops; the second time at once."""
+        """Stop, since the whole gateway stops. The second call skips the wait."""
         if self._alone or not self.should_exit:
-            if self.should_exit:  # it has begun to stop alone
+            if self.should_exit:  # this process has begun to stop alone
                 self._gateway.state.services.admission.announce_stop()
             self.stop()
             self._alone = False
@@ -230,7 +230,7 @@ class GracefulServer(uvicorn.Server):
             log.info("the gateway is running on %s for %s", url_of(place, tls is not None), address.whom)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Not ready; then closed to newcomers; what is under way finishes, or is ended; then the Services are."""
+        """Stop in order: not ready, no new connections, running requests finish or are ended, the Services end."""
         self._signals = 1
         admission, limits = self._gateway.state.services.admission, self._gateway.state.services.settings.limits
         if not self._alone:
@@ -238,11 +238,11 @@ class GracefulServer(uvicorn.Server):
         for listener in self._listeners:
             listener.leaving = True
         seconds = limits.drain_seconds_min
-        if self._alone:  # the others take all newcomers
+        if self._alone:  # the other processes accept the new connections
             seconds = max(seconds, ALONE_SECONDS_MIN)
             for server in self.servers:
                 server.close()
-            self._siblings.tell("closed")  # the parent may be stopping, too: nobody may wait for it in vain
+            self._siblings.tell("closed")  # now, since a parent that stops too must not wait in vain
         await self._wait(asyncio.sleep(seconds), seconds)
         for server in self.servers:
             server.close()
@@ -256,12 +256,12 @@ class GracefulServer(uvicorn.Server):
         await self.lifespan.shutdown()
 
     def _close_idle(self) -> None:
-        """Close each connection: at once, or after the answer that is under way."""
+        """Close each connection: at once, or after its running answer."""
         for connection in list(self.server_state.connections):
             connection.shutdown()
 
     async def _wait_for_connections(self) -> None:
-        """Close all connections, each after its answer, and wait for their tasks, for a bounded time."""
+        """Close all connections, each after its answer. Wait for their tasks, at most CLOSE_SECONDS_MAX."""
         state = self.server_state
         self._close_idle()
         try:
@@ -274,9 +274,9 @@ class GracefulServer(uvicorn.Server):
                 task.cancel()
 
     async def _wait(self, ending: Awaitable[object], seconds: float) -> bool:
-        """Wait for something to end, no longer than `seconds`, and not after a second signal. Whether it did."""
+        """Wait for `ending`, at most `seconds`, and not after a second signal. Returns True if it has ended."""
         task = asyncio.ensure_future(ending)
-        await asyncio.sleep(0)  # it begins, whatever comes
+        await asyncio.sleep(0)  # let it begin in any case
         until = asyncio.get_running_loop().time() + seconds
         while not task.done() and self._signals < 2 and asyncio.get_running_loop().time() < until:
             await asyncio.wait([task], timeout=LOOK_SECONDS)
@@ -285,7 +285,7 @@ class GracefulServer(uvicorn.Server):
         return done
 
     async def _end(self) -> None:
-        """End what is still under way: a stream that has begun with the error as its last event."""
+        """End the requests that still run. A stream that has begun ends with the error as its last event."""
         tasks = list(self.server_state.tasks)
         for task in tasks:
             task.cancel()
