@@ -16,7 +16,7 @@ from serving.adapters.versions_and_aliases import Version
 from serving.object_store import Change, ObjectStore
 
 FORMER_OWNERS = "former_owners"
-"""The kind of objects that keep the owners of deleted admin keys: what these keys pushed still has its owner."""
+"""The kind of objects with the owners of deleted admin keys, so that the versions they pushed still have an owner."""
 
 
 async def see_that_another_pushed(services: Services, admin: Caller, version: Version, step: str) -> None:
@@ -30,13 +30,13 @@ async def see_that_another_pushed(services: Services, admin: Caller, version: Ve
 
 
 def find_owner_to_keep(services: Services, admin: Caller) -> str | None:
-    """The owner that a version keeps when this admin pushes it. None where the setting is not on: a release from before
-    this field could not read the version."""
+    """The owner to store in a version that this admin pushes. None if the setting is off, since a release without this
+    field could not read the version."""
     return admin.person if services.settings.release.approver_must_differ else None
 
 
 async def _is_of(services: Services, admin: Caller, version: Version) -> bool:
-    """Return whether a version was pushed by this admin's owner: as it was then, or as its key's owner is told now."""
+    """Return True if this admin's owner pushed the version, by the owner at that time or by the key's present owner."""
     public = version.created_by
     is_owner = isinstance(version.owner, str) and is_same_owner(version.owner, admin.person)
     if is_owner or public == admin.public:
@@ -49,7 +49,7 @@ async def _is_of(services: Services, admin: Caller, version: Version) -> bool:
 
 
 def remember_owner(services: Services, public: str, deleted: Mapping[str, Any]) -> list[Change]:
-    """The change that remembers the owner of a deleted key, where it is an admin's."""
+    """The change that remembers the owner of a deleted key, if it is an admin's key."""
     if deleted.get("role") != "admin":
         return []
     owner = str(deleted.get("owner") or deleted.get("name"))
@@ -57,7 +57,7 @@ def remember_owner(services: Services, public: str, deleted: Mapping[str, Any]) 
 
 
 def find_approver_left_out(services: Services, admin: Caller, role: str) -> str | None:
-    """The person whose approval does not count for a key of this role; None where the key needs no approval."""
+    """The person whose approval does not count for a key of this role; None if the key needs no approval."""
     return admin.person if role == "admin" and services.settings.release.approver_must_differ else None
 
 
@@ -70,8 +70,8 @@ def see_that_it_may_be_approved(services: Services, admin: Caller, key: Caller) 
 
 
 def see_that_it_may_change(services: Services, admin: Caller, before: Caller, after: Caller) -> None:
-    """Raises Problem (403) for an admin key whose owner is changed by this owner, or whose secret by somebody else:
-    either would make two persons of one."""
+    """Raise Problem (403) if the owner of an admin key changes the key's owner, or another person changes its secret.
+    Each would let one person act as two."""
     if not services.settings.release.approver_must_differ or "admin" not in (before.role, after.role):
         return
     theirs = is_same_owner(before.person, admin.person)

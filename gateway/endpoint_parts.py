@@ -43,9 +43,9 @@ OfTask = Annotated[str | None, Query(max_length=63)]
 
 
 def parse_time(value: Any) -> Any:
-    """The Unix seconds of a date or a time in ISO 8601, which without a zone is one of UTC; a number stays.
+    """The Unix seconds of a date or a time in ISO 8601, which is in UTC if it has no zone. A number is unchanged.
 
-    Raises ValueError for other texts, and for true and false, which would be taken for 1 and 0.
+    Raises ValueError for other texts, and for true and false, which would count as 1 and 0.
     """
     if isinstance(value, bool):
         raise ValueError("it must be a number or a date, not true or false")
@@ -55,13 +55,13 @@ def parse_time(value: Any) -> Any:
         moment = datetime.fromisoformat(value)
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        if value.replace(".", "", 1).isdecimal():  # of a query, where each value is a text; bodies are strict
+        if value.replace(".", "", 1).isdecimal():  # in a query each value is a text; bodies are strict
             return value
         raise ValueError("it must be a date or a time as in 2026-12-01 or 2026-12-01T09:30:00Z") from None
 
 
 def see_that_it_is_to_come(field: str, moment: float | None, now: float) -> None:
-    """Raises Problem for a time that is over; it tells `now`, since the clock of who asks may be another."""
+    """Raise Problem for a time in the past. Its text has `now`, since the caller's clock may differ."""
     if moment is not None and moment <= now:
         clock = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
         raise Problem("invalid_value", f"{field} is in the past: name a time after {clock}, which it is here.", field)
@@ -79,7 +79,7 @@ When = Annotated[
     BeforeValidator(parse_time),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "maxLength": 64}]}),
 ]
-"""Unix seconds, which may be said as a date or a time."""
+"""Unix seconds. A body may also have a date or a time."""
 
 
 def services_of(request: Request) -> Services:
@@ -89,16 +89,16 @@ def services_of(request: Request) -> Services:
 
 
 def authorization_of(request: Request) -> str | None:
-    """The header with the key, whichever header that is; None for a call inside the process.
+    """The header with the key, from any header that can have one; None for a call inside the process.
 
-    Under another ASGI server than the gateway's own it is `authorization` alone.
+    Under an ASGI server other than the gateway's own, only `authorization` is read.
     """
     exchange: Exchange | None = request.scope.get("exchange")
     return request.headers.get("authorization") if exchange is None else exchange.authorization()
 
 
 async def caller_of(request: Request) -> Caller:  # a coroutine, as all below: FastAPI runs the others in threads
-    """The caller. Raises Problem (401; 403 where its role is not let in)."""
+    """The caller. Raises Problem (401; 403 if its role may not use the address)."""
     signed_in: Caller | None = request.scope.get(SIGNED_IN)
     path: str = request.scope["path"]
     if signed_in is not None:
@@ -107,7 +107,7 @@ async def caller_of(request: Request) -> Caller:  # a coroutine, as all below: F
 
 
 ClientIdentified = Annotated[Caller, Depends(caller_of)]
-"""The caller at an address of OpenAI's or Anthropic's API, into whose query their clients put what they like."""
+"""The caller at an address of OpenAI's or Anthropic's API, whose clients send queries of their own."""
 
 Reason = Annotated[
     str,
@@ -117,13 +117,13 @@ Reason = Annotated[
 
 
 async def identified_of(request: Request, caller: ClientIdentified) -> Caller:
-    """The caller. Raises Problem (401; 400 for an address that says what is not known)."""
+    """The caller. Raises Problem (401; 400 for an unknown parameter in the query)."""
     return _asked_rightly(request, caller)
 
 
 def _let_in(*roles: Role) -> Callable[[Request, Caller], Awaitable[Caller]]:
-    """The dependency that gives the caller, if it has one of these roles. It raises Problem (401, 403; 400 for an
-    address that says what is not known)."""
+    """The dependency that returns the caller, if it has one of these roles. It raises Problem (401, 403; 400 for an
+    unknown parameter in the query)."""
 
     async def caller_with_role(request: Request, caller: ClientIdentified) -> Caller:
         return _asked_rightly(request, require(caller, *roles))
@@ -132,7 +132,7 @@ def _let_in(*roles: Role) -> Callable[[Request, Caller], Awaitable[Caller]]:
 
 
 def _asked_rightly(request: Request, caller: Caller) -> Caller:
-    """The caller, if the address's query has nothing that the endpoint does not know. Raises Problem (400)."""
+    """The caller, if the endpoint knows all parameters of the query. Raises Problem (400)."""
     if not request.query_params:
         return caller
     route: APIRoute = request.scope["route"]
@@ -158,7 +158,7 @@ ROLES_OF: Mapping[Callable[..., Awaitable[Caller]], tuple[Role, ...]] = MappingP
         sidecar_of: ("sidecar", "operator", "admin"),
     }
 )
-"""Roles that may call, by the dependency of an endpoint; for the document."""
+"""Roles that may call an endpoint, by its dependency, for /openapi.json."""
 Identified = Annotated[Caller, Depends(identified_of)]
 Admin = Annotated[Caller, Depends(admin_of)]
 Operator = Annotated[Caller, Depends(operator_of)]
@@ -173,8 +173,8 @@ class Body(BaseModel):
 
 
 def require_task(services: Services, task: str, *, param: str | None = "task", of: str | None = None) -> str:
-    """The task. Raises Problem (404), with the tasks that there are, where the configuration has no such one; `of` is
-    what is of that task, and goes before."""
+    """The task. If the configuration does not have it, raises Problem (404) with the existing tasks. `of` is the thing
+    that names the task, for the begin of the message."""
     if task in services.settings.tasks:
         return task
     names = sorted(services.settings.tasks)
@@ -190,27 +190,27 @@ def find_task(services: Services, task: str, *, param: str = "task") -> TaskPoli
 
 
 def require_found(record: T | None, kind: str, name: str) -> T:
-    """The record of this kind. Raises Problem (404) where there is none of this name."""
+    """The record of this kind. Raises Problem (404) if no record has this name."""
     if record is None:
         raise Problem("not_found", f"There is no {kind} {name[:80]!r}, or no more.")
     return record
 
 
 def see_that_list_has_task(services: Services, task: str | None, rows: Collection[Any]) -> None:
-    """Raises Problem (404) where a list of a task's things is empty, and there is no such task. One that was removed
-    from the configuration still lists what it had."""
+    """Raise Problem (404) if a task's list is empty and the task does not exist. A task that was removed from the
+    configuration still lists its things."""
     if task is not None and not rows:
         require_task(services, task)
 
 
 def see_that_it_reviews(caller: Caller, task: str) -> None:
-    """Raises Problem (403) for a reviewer whose key is not for the task."""
+    """Raise Problem (403) for a reviewer whose key is not for the task."""
     if not caller.reviews(task):
         raise Problem("role_required", f"This key does not review the task {task[:80]!r}.", "task")
 
 
 async def find_version(services: Services, name: str) -> Version:
-    """The version as it is now. Raises Problem (404) and RedisError."""
+    """The present version. Raises Problem (404) and RedisError."""
     try:
         return await services.control.registry.version(name)
     except KeyError:
@@ -218,7 +218,7 @@ async def find_version(services: Services, name: str) -> Version:
 
 
 async def require_version(services: Services, task: str, version: str) -> str:
-    """The version. Raises Problem (404) where the task has no such version, or no more."""
+    """The version. Raises Problem (404) if the task does not have it, or if it is retired."""
     require_task(services, task)
     entry = (await services.snapshot.refresh()).versions.get(version)
     if entry is None or entry.task != task or entry.state == "retired":

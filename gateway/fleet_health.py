@@ -18,29 +18,29 @@ from serving.health import Observation, look, note_observation
 from serving.replica import Replica
 
 NO_REPLICA_SECONDS = 1.0
-"""Time between two looks where there is no replica at all."""
+"""Time between two looks while there is no replica."""
 
 
 async def keep_discovering(services: Services) -> None:
-    """Take in the replicas that sources name, each time that they are others. Ends with its task."""
+    """Apply the replicas that sources name after each change. Ends with its task."""
     changed = services.control.discovery.changed
     async with asyncio.TaskGroup() as looks:
         while True:
             await changed.wait()
             changed.clear()
             apply_pools(services, services.fleet.pools.values())
-            looks.create_task(_look_at(services, _due(services)))  # no slow engine keeps a change waiting
+            looks.create_task(_look_at(services, _due(services)))  # a slow engine does not delay a change
 
 
 async def find_replicas(services: Services) -> None:
-    """Follow the sources of all pools, and take in their first answers."""
+    """Follow the sources of all pools, and apply their first answers."""
     services.control.discovery.follow(services.fleet.pools.values())
     await services.control.discovery.first_answers()
     apply_pools(services, services.fleet.pools.values())
 
 
 def apply_pools(services: Services, pools: Iterable[PoolConfig]) -> None:
-    """Go by these pools, with the replicas that are discovered, and let go of what there was of others."""
+    """Use these pools with their discovered replicas from now on, and drop all other replicas and connections."""
     pools = list(pools)
     services.control.discovery.follow(pools)
     services.fleet.set_pools(services.control.discovery.fill(pools), time.monotonic())
@@ -49,9 +49,9 @@ def apply_pools(services: Services, pools: Iterable[PoolConfig]) -> None:
 
 
 async def keep_checking_health(services: Services) -> None:
-    """Look once an interval of each pool, and at once where there is more than was seen. Ends with its task.
+    """Check each replica once in its pool's interval, and at once if a new version should be there. Ends with its task.
 
-    A look that is slow goes on beside the next ones, which leave that replica alone meanwhile.
+    A slow check continues beside later ones, which skip its replica meanwhile.
     """
     replicas = services.fleet.replicas.values()
     services.control.siblings.answers["looked"] = lambda observation: _note_observation(services, observation)
@@ -76,7 +76,7 @@ async def keep_checking_health(services: Services) -> None:
             until = min((_due_at(services, replica) for replica in replicas), default=now + NO_REPLICA_SECONDS)
             while (left := until - time.monotonic()) > 0:
                 if services.snapshot.current.generation != began_at and _with_more_than_seen(services):
-                    break  # another gateway has loaded it, and an alias may move to it at once
+                    break  # another gateway has loaded a version, and an alias may move to it at once
                 await services.snapshot.next(left)
 
 
@@ -95,20 +95,20 @@ def _interval_of(services: Services, replica: Replica) -> float:
 
 
 def _with_more_than_seen(services: Services) -> set[str]:
-    """Replicas that are up, and are written down to have a version ready that was not to be seen there yet."""
+    """Replicas that are up and have a ready version by the state, which this gateway has not seen there yet."""
     up = {replica.name: replica.seen for replica in services.fleet.replicas.values() if replica.up}
     placements = services.snapshot.current.placements.values()
     return {p.replica for p in placements if p.state == "ready" and p.replica in up and p.version not in up[p.replica]}
 
 
 async def check_health(services: Services) -> None:
-    """Look at every replica once, and adopt what is loaded there; one that takes no adapters only if it is due."""
+    """Check every replica once, and adopt its loaded adapters. A replica without adapters is checked only if due."""
     due, replicas = {*_due(services)}, services.fleet.replicas.values()
     await _look_at(services, [each for each in replicas if each.config.traits.adapter_api is not None or each in due])
 
 
 async def _look_at(services: Services, replicas: Iterable[Replica]) -> None:
-    """One that is slow keeps none of the others waiting."""
+    """Check these replicas in parallel, so that a slow one does not delay others."""
     await asyncio.gather(*(_look_and_adopt(services, replica) for replica in replicas))
 
 
@@ -122,7 +122,7 @@ async def _look_and_adopt(services: Services, replica: Replica) -> None:
 
 
 async def _note_observation(services: Services, observation: bytes) -> bytes:
-    """Another process has looked at a replica."""
+    """Apply another process's observation of a replica."""
     result = msgspec.msgpack.decode(observation, type=Observation)
     replica = services.fleet.replicas.get(result.name)
     if replica is not None:
@@ -135,7 +135,7 @@ async def _note_observation(services: Services, observation: bytes) -> bytes:
 async def _adopt(services: Services, replica: Replica) -> None:
     snapshot = services.snapshot.current
     if replica.up and (replica.seen.keys() & snapshot.versions.keys()) - replica.loaded:
-        with contextlib.suppress(RedisError, OSError):  # without Redis by what was last read
-            # what is listed newly may be being probed: read where it stands
+        with contextlib.suppress(RedisError, OSError):  # without Redis, use the state as last read
+            # a newly listed version may still be in its probe: read its present state
             snapshot = await services.snapshot.refresh()
     services.control.adapters.reconciler.adopt(replica, snapshot.versions, snapshot.placements)

@@ -34,9 +34,9 @@ PastGate = Annotated[Reason | None, Field(description="The reason to pass the ga
 
 @dataclass
 class GatePass:
-    """The gate's part in a step: warnings for people, evidence for the audit, and what is written beside the step.
+    """The gate's part in a step: warnings for people, evidence for the audit, and changes to write in the same step.
 
-    `judged_for` are the alias's versions that the verdict holds for, the leading one first; None: any."""
+    `judged_for` are the alias's versions for which the verdict is valid, the leading one first; None: any."""
 
     warnings: list[str] = field(default_factory=list)
     evidence: list[dict[str, Any]] = field(default_factory=list)
@@ -45,13 +45,13 @@ class GatePass:
 
 
 def arm_of(version: Version) -> EvaluationArm:
-    """The arm of an evaluation that asks a version."""
+    """The arm of an evaluation for a version."""
     return EvaluationArm(version.name, version.digest, version.manifest_digest)
 
 
 async def leaders_of(services: Services, task: str) -> list[str]:
-    """The version that leads a task, then those that led it before, the newest first, and those that its removed
-    aliases had, as far as they are not retired. Raises RedisError."""
+    """The version that leads a task, then its former leaders, the newest first, then the leaders of its removed aliases
+    that are not retired. Raises RedisError."""
     snapshot = services.snapshot.current
     alias, versions = snapshot.aliases.get(task), snapshot.versions
     led = [] if alias is None else [alias.leading, *alias.previous]
@@ -61,8 +61,8 @@ async def leaders_of(services: Services, task: str) -> list[str]:
 
 
 async def keep_leaders(services: Services, task: str) -> Callable[[AliasEntry], Change]:
-    """Read the leaders of removed aliases, to make the change by which those of one more stay known: the task's next
-    version is not its first, and the best is not forgotten. Raises RedisError."""
+    """Read the leaders of removed aliases. The result makes the change that remembers the leaders of one more: the
+    task's next version is then not its first, and the best one stays known. Raises RedisError."""
     versions, store = services.snapshot.current.versions, GateStore(services.redis)
     former = [name for name in await store.former_leaders(task) if name in versions]
 
@@ -73,15 +73,15 @@ async def keep_leaders(services: Services, task: str) -> Callable[[AliasEntry], 
 
 
 class GateReferences(NamedTuple):
-    """The bar for a version, and the leaders of which it is not known whether they were better."""
+    """The bar for a version, and the leaders that can't be ranked: they may have been better."""
 
     ranked: list[GateReference]
     unranked: list[str]
 
 
 async def find_references(services: Services, version: Version) -> GateReferences:
-    """The bar for a version: the one that leads its task, and the best on the same rows of those that lead or
-    have led. Raises RedisError."""
+    """The bar for a version: its task's leading version, and the best present or former leader on the same rows.
+    Raises RedisError."""
     versions, leaders = services.snapshot.current.versions, await leaders_of(services, version.task)
     references: dict[str, Role] = {}
     if leaders and leaders[0] != version.name:
@@ -101,7 +101,7 @@ async def find_references(services: Services, version: Version) -> GateReference
 
 
 async def judge_release(services: Services, version: Version) -> GateReport:
-    """The gate's verdict on a version as things are now, whatever the setting. Raises RedisError."""
+    """The gate's present verdict on a version, with any setting of `release.gate`. Raises RedisError."""
     if version.name in await leaders_of(services, version.task):
         because = "It leads its task, or has led it: a way back is never held up."
         return GateReport(version=version.name, verdict="passed", because=because)
@@ -109,8 +109,8 @@ async def judge_release(services: Services, version: Version) -> GateReport:
 
 
 async def judge_release_in_full(services: Services, version: Version, forced: Forced | None) -> GateReport:
-    """The same verdict, with that of the comparisons beside it where the version has led by force. Of one that leads
-    now it is the comparisons' alone: there it says whether to go back. Raises RedisError."""
+    """The verdict of `judge_release`. For a version let past by force, its text adds the comparisons' verdict. If that
+    version leads now, only the comparisons count: they show whether to go back. Raises RedisError."""
     report, alias = await judge_release(services, version), services.snapshot.current.aliases.get(version.task)
     evidence = report if forced is None else await judge_evidence(services, version)
     if evidence.verdict == report.verdict or (alias is not None and alias.leading == version.name):
@@ -121,7 +121,7 @@ async def judge_release_in_full(services: Services, version: Version, forced: Fo
 
 
 async def judge_evidence(services: Services, version: Version) -> GateReport:
-    """The gate's verdict by comparisons alone, for a version that leads its task, too. Raises RedisError."""
+    """The gate's verdict by comparisons alone, also for a version that leads its task. Raises RedisError."""
     bounds = msgspec.convert(services.settings.release, GateBounds, from_attributes=True)
     comparisons = await GateStore(services.redis).comparisons_now(version.name)
     references = await find_references(services, version)
@@ -130,7 +130,7 @@ async def judge_evidence(services: Services, version: Version) -> GateReport:
 
 
 async def _first_references(services: Services, version: Version) -> list[GateReference]:
-    """The bar for a task's first version: the floor, and general, which answers now. Raises RedisError."""
+    """The bar for a task's first version: the floor, and the general model, which answers now. Raises RedisError."""
     if services.settings.release.floor == "off":
         return []
     task = services.snapshot.current.policy.tasks.get(version.task)
@@ -147,10 +147,10 @@ async def pass_gate(
     reason: str | None,
     rules: Mapping[str, str] = MappingProxyType({}),
 ) -> GatePass:
-    """See that the gate lets versions through, or that an admin has a `reason` to pass it by force. `rules` are the
-    names of the rules that are to send to them, by version, where it is not an alias.
+    """Check that the gate lets versions through, or that an admin has a `reason` to pass it by force. If rules and not
+    an alias will send requests to them, `rules` has the rules' names by version.
 
-    Raises Problem (409) where it does not, and RedisError.
+    Raises Problem (409) if it does not let one through, and RedisError.
     """
     mode, passed = services.settings.release.gate, GatePass()
     if mode != "off":
@@ -175,14 +175,14 @@ async def pass_gate(
             store = GateStore(services.redis)
             forced = Forced(reason=reason, by=admin.public, at=at, because=report.because, rule=rule)
             before = await store.forced(version.name) if rule else None
-            if before is None or before.rule:  # what was let to all requests is not taken back by a rule for some
+            if before is None or before.rule:  # a permission for all requests is not reduced to one rule
                 passed.changes.append(store.change(version.name, forced))
     return passed
 
 
 async def find_obstacle(services: Services, name: str) -> str | None:
-    """The reason why the gate keeps a canary from being promoted by itself; None where it does not, or an admin has let
-    it past the gate. Raises RedisError."""
+    """The reason why the gate stops a canary's automatic promotion; None if it does not stop it, or if an admin let the
+    canary past the gate. Raises RedisError."""
     snapshot = await services.snapshot.refresh()
     version = snapshot.versions.get(name)
     if services.settings.release.gate != "enforce" or version is None:
@@ -195,19 +195,19 @@ async def find_obstacle(services: Services, name: str) -> str | None:
 
 
 def to_json(report: GateReport, mode: str, forced: Forced | None) -> dict[str, Any]:
-    """A report as it is shown."""
+    """A report as JSON for people."""
     fields: dict[str, Any] = msgspec.to_builtins(report)
     return {**fields, "mode": mode, "forced": None if forced is None else msgspec.to_builtins(forced)}
 
 
 def describe_references(report: GateReport) -> list[str]:
-    """The versions that a version is held against, as a sentence; none where there are none."""
+    """A sentence with the versions against which a version is judged; empty if there are none."""
     named = [f"{name}, {ROLE_WORDS[role]}" for role, name in report.held_against.items()]
     return [f"The gate holds it against {', and '.join(named)}."] if named else []
 
 
 def describe_forced(version: str, forced: Forced | None) -> list[str]:
-    """A version's step past the gate as a sentence; none where there was none."""
+    """A sentence on a version's step past the gate; empty if it took none."""
     if forced is None:
         return []
     day = datetime.fromtimestamp(forced.at, UTC).strftime("%Y-%m-%d")
