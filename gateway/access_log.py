@@ -31,11 +31,11 @@ class AccessLog:
         self._clock = clock
         self._until = 0.0
         self._events: dict[bool, set[tuple[str, str, str]]] = {True: set(), False: set()}
-        """Of keys that are known, and of the others: a flood of unknown keys hides nothing that a known one does."""
+        """The events of known keys (True) and of unknown keys, so that a flood of unknown keys hides no known key."""
         self._left_out = 0
 
     def refused(self, problem: Problem, peer: Address, listener: Address, path: str, authorization: str | None) -> None:
-        """Tell of a request that is answered with this problem; nothing where that is no 401 or 403.
+        """Log a request that is answered with this problem, if that is a 401 or 403.
 
         `peer` and `listener` are host and port of the two ends of the connection, as in an ASGI scope.
         """
@@ -45,7 +45,7 @@ class AccessLog:
         self._tell(logging.WARNING, f"refused: {problem.code}", peer, listener, path, public, problem.status == 403)
 
     def state_read(self, public: str, peer: Address, listener: Address, path: str) -> None:
-        """Tell that the key with this public part reads the whole state."""
+        """Log that the key with this public part reads the whole state."""
         self._tell(logging.INFO, "the whole state is read", peer, listener, path, public, True)
 
     def _tell(
@@ -69,7 +69,7 @@ class AccessLog:
 
 
 def read_public_part(authorization: str | None) -> str:
-    """The public part of the key in an Authorization header; empty where there is none, or it is malformed."""
+    """The public part of the key in an Authorization header; empty if there is no key, or a malformed one."""
     scheme, _, key = (authorization or "").partition(" ")
     parts = split_key(key.strip()) if scheme.lower() == "bearer" else None
     return "" if parts is None else parts[0]

@@ -35,7 +35,7 @@ class CallerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     usd_per_month: float | None = None
 
     def items(self) -> Iterator[tuple[LimitName, float]]:
-        """The limits that there are, in the order of LIMIT_NAMES."""
+        """The limits that are set, in the order of LIMIT_NAMES."""
         for name in LIMIT_NAMES:
             value = getattr(self, name)
             if value is not None:
@@ -43,7 +43,7 @@ class CallerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 
 def limits_of(raw: Mapping[str, float | None] | Mapping[LimitName, float | None] | None) -> CallerLimits | None:
-    """The limits of these values; None where no value is set. Raises TypeError for a name that is not a limit."""
+    """The limits of these values; None if no value is set. Raises TypeError for a name that is not a limit."""
     values = {name: value for name, value in (raw or {}).items() if value is not None}
     return CallerLimits(**values) if values else None  # type: ignore[arg-type]
 
@@ -56,12 +56,12 @@ class Former(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The holder of a key. `public` names the caller everywhere; `models` are the names it may ask for, or `*`.
+    """The holder of a key. `public` names the caller everywhere; `models` are the names that it may use, or `*`.
 
-    `owner` is the person who answers for it; None: its name. `pending` is the owner of the admin key that made it, as
-    long as it may not be used before an admin of another owner has approved it.
+    `owner` is the person who is responsible for it; None: its name. `pending` is the owner of the admin key that made
+    it. While that is set, the key can't be used: an admin of another owner has to approve it.
 
-    `unknown_fields` counts before the setting of the task or the pool; None leaves it to them.
+    `unknown_fields` has priority over the setting of the task or the pool. None: their setting applies.
     """
 
     public: str
@@ -78,11 +78,11 @@ class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def person(self) -> str:
-        """The person who answers for the key. One from before there were owners is its name's."""
+        """The person who is responsible for the key. For an old key without an owner, that is its name."""
         return self.owner or self.name
 
     def accepts(self, secret_digest: str, now_unix: float) -> bool:
-        """True for the digest of its secret, and of its former one while that works. It is compared with both."""
+        """True for the digest of its secret, or of its former secret while that is valid. Both are always compared."""
         former = self.former
         fits = hmac.compare_digest(secret_digest, self.secret_digest)
         fitted = hmac.compare_digest(secret_digest, former.secret_digest if former is not None else "")
@@ -99,11 +99,11 @@ class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return "*" if self.role in ("reviewer", "operator", "admin") else self.public
 
     def reviews(self, task: str) -> bool:
-        """True if it may be given the task's reviews: operators and admins all, reviewers those of their models."""
+        """True if it may get the task's reviews. Operators and admins get all, reviewers those of their models."""
         return not self.judges_only or not self.models.isdisjoint(("*", task))
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept in Redis: no secret is in it, only its digest. What is not set is left out."""
+        """The caller as stored in Redis, with its secret's digest and never the secret. Unset fields are left out."""
         fields: dict[str, Any] = msgspec.to_builtins(self, order="deterministic")
         del fields["public"]
         if self.person == self.name:
@@ -112,8 +112,8 @@ class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @staticmethod
     def from_json(public: str, raw: Mapping[str, Any]) -> Caller:
-        """The reverse of `to_json`. Raises ValidationError for what this release can't read: a role or a limit that it
-        does not know may not be taken for another one, or for none.
+        """The reverse of `to_json`. Raises ValidationError if this release can't read the caller: an unknown role or
+        limit must not be ignored or taken for another one.
         """
         return msgspec.convert({**raw, "public": public, "limits": raw.get("limits") or None}, Caller)
 
@@ -123,7 +123,7 @@ UNKNOWN_CALLER = Caller("", "", "caller", "", frozenset())
 
 
 def is_same_owner(owner: str, other: str) -> bool:
-    """True if two names of owners are those of one person: white space and case do not count."""
+    """True if two names of owners mean one person. White space and case are ignored."""
     return " ".join(owner.split()).casefold() == " ".join(other.split()).casefold()
 
 
@@ -134,7 +134,7 @@ def new_secret() -> tuple[str, str]:
 
 
 def new_key() -> tuple[str, str, str]:
-    """A new key: the whole of it, to be shown once; its public part; its secret's digest."""
+    """A new key: the whole key, to be shown once; its public part; its secret's digest."""
     public = "".join(secrets.choice(ALPHABET) for _ in range(PUBLIC_LENGTH))
     secret, digest = new_secret()
     return join_key(public, secret), public, digest
@@ -146,7 +146,7 @@ def join_key(public: str, secret: str) -> str:
 
 
 def split_key(key: str) -> tuple[str, str] | None:
-    """A key's public part and its secret, or None where it has not the form of a key."""
+    """A key's public part and its secret; None if the text does not have the form of a key."""
     if not key.startswith(PREFIX) or len(key) > 200:
         return None
     public, dash, secret = key.removeprefix(PREFIX).partition("-")
@@ -159,8 +159,8 @@ def digest_of(secret: str) -> str:
 
 
 def identify(callers: Mapping[str, Caller], authorization: str | None, now_unix: float, path: str) -> Caller:
-    """The caller whose key is in the Authorization header. Raises Problem (401) where there is none, and (403) for
-    a role that is not let in at the path."""
+    """The caller whose key is in the Authorization header. Raises Problem (401) if there is no valid key, and (403) if
+    its role may not use the path."""
     if not authorization:
         raise Problem("invalid_api_key", "There is no API key. Send it as `Authorization: Bearer sk-app-…`.")
     scheme, _, key = authorization.partition(" ")
@@ -183,7 +183,7 @@ def identify(callers: Mapping[str, Caller], authorization: str | None, now_unix:
 
 
 def admit(caller: Caller, path: str) -> Caller:
-    """The caller, if its role is let in at the path. Raises Problem (403)."""
+    """The caller, if its role may use the path. Raises Problem (403)."""
     if caller.role in ADDRESSES and not path.startswith(ADDRESSES[caller.role]):
         raise Problem("role_required", FOR_ROLE[caller.role])
     return caller
@@ -201,7 +201,7 @@ class KnownKeys:
         self._entries: dict[bytes, tuple[Caller, float]] = {}
 
     def find(self, callers: Mapping[str, Caller], header: bytes, now_unix: float) -> Caller | None:
-        """The caller whose key is in this Authorization header; None where `identify` has to look."""
+        """The caller whose key is in this Authorization header; None if `identify` has to find it."""
         if callers is not self._callers:
             self._callers = callers
             self._entries.clear()
@@ -209,7 +209,7 @@ class KnownKeys:
         return caller if now_unix < until else None
 
     def keep(self, header: bytes, caller: Caller, now_unix: float) -> None:
-        """Keep what `identify` said of the header, until the key or its former secret expires."""
+        """Keep the caller that `identify` found for the header, until the key or its former secret expires."""
         former_until = None if caller.former is None else caller.former.until
         ends = [end for end in (caller.expires_at, former_until) if end is not None and end > now_unix]
         if len(self._entries) >= KNOWN_KEYS_MAX:

@@ -19,7 +19,7 @@ from monitoring.feedback import WordSeals
 from router.policy import AUTO, TaskPolicy
 
 JUDGE_FORMS_MAX = 32
-"""Each demonstration is read once for each of them."""
+"""Most forms of judges. Each demonstration is read once for each form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +39,19 @@ class CurrentConfiguration:
     )
 
     def __init__(self, settings: Settings, part_of: Callable[[Settings], Settings], config: Path | None = None) -> None:
-        """`config` is the file that it came from, where there is one to read again; `part_of` makes this process's
-        settings of them. Raises SettingsError where that can't be done."""
+        """`config` is the settings' file, if a reload can read one. `part_of` returns this process's part of the
+        settings. Raises SettingsError if that is not possible."""
         self.config = config
         self._part_of = part_of
         self.turn = asyncio.Lock()
-        """One reading at a time."""
+        """Lock for reloads: one at a time."""
         self.apply_settings(settings)
 
     def apply_settings(self, settings: Settings) -> None:
         """Use these settings from now on. Raises SettingsError; then nothing has changed."""
         self.settings = self._part_of(settings)
         self.whole = settings
-        """The settings as they were read, with the bounds of all processes together."""
+        """The settings as read, with the bounds for all processes together."""
         self.prices = prices_of(settings)
         most, isolation = settings.limits.pool_max_tokens_max, settings.cache_isolation
         self.pool_limits: Mapping[str, TaskPolicy] = {
@@ -72,8 +72,8 @@ def configured_policy_of(settings: Settings) -> ConfiguredPolicy:
 
 
 def judge_forms_of(settings: Settings) -> tuple[AnswerForm, ...]:
-    """The forms in which the tasks' judges compare answers, each once; with very many of them, not all. The first is
-    that in which a canary's answers are compared."""
+    """The forms in which the tasks' judges compare answers, each once, at most JUDGE_FORMS_MAX. The first form is for
+    a canary's answers."""
     forms = dict.fromkeys([NORMAL, *(task.monitor.judge.form() for task in settings.tasks.values())])
     return tuple(forms)[:JUDGE_FORMS_MAX]
 
@@ -85,7 +85,7 @@ def prices_of(settings: Settings) -> Prices:
 
 
 def bounds_of(settings: Settings) -> Mapping[str, Bound]:
-    """Upper bounds of a request, by what may be in `model`."""
+    """Upper bounds of a request, by the value of `model`."""
     prices = prices_of(settings).by_pool
     adapted = [prices[name] for name, pool in settings.pools.items() if pool.base_folder is not None]
     pools = {name: bound_of(settings.limits.pool_max_tokens_max, [price]) for name, price in prices.items()}
@@ -100,6 +100,6 @@ def bounds_of(settings: Settings) -> Mapping[str, Bound]:
 
 
 def caps_of(settings: Settings) -> Mapping[str, Cap]:
-    """Caps of what tasks may send to their fallbacks."""
+    """Caps of the requests and the money that tasks may send to their fallbacks."""
     tasks = settings.tasks.items()
     return {name: Cap(task.general_share_max, task.general_usd_per_day) for name, task in tasks}

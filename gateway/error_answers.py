@@ -49,7 +49,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    cause = error.__cause__  # of a body that can't be read to its end
+    cause = error.__cause__  # set if the body can't be read to its end
     problem = cause if isinstance(cause, Problem) else _refusal_of(request, error)
     if (request.method, request.url.path) == ("POST", FEEDBACK_PATH):
         problem = await _charged(request, problem)
@@ -57,7 +57,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _charged(request: Request, refusal: Problem) -> Problem:
-    """The refusal of a body, which counts as one request against the key's limits; or their refusal of that one."""
+    """The refusal of a body, which counts as one request in the key's limits; or the limits' own refusal."""
     try:
         caller = await caller_of(request)
         async with services_of(request).limits.spending(caller):

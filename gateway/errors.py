@@ -32,7 +32,7 @@ class SettingsError(Exception):
 
 
 class StateError(Exception):
-    """State can't be kept; the message says why and what to do."""
+    """State can't be stored. The message says why, and what to do."""
 
 
 class ErrorSpec(NamedTuple):

@@ -32,7 +32,7 @@ class Features:
 class Feature(Generic[S]):
     """One feature. `open` makes its state, from the services and from features above it in the table.
 
-    `jobs` run as long as the gateway does, each by its name in the log; `read_gauges` tells the meters where to read.
+    `jobs` run as long as the gateway, by their names in the log. `read_gauges` connects the meters to their values.
     """
 
     kind: type[S]

@@ -18,13 +18,13 @@ from serving.breaker import BreakerState
 from serving.replica import Replica
 
 WRITE_SECONDS_MAX = 5.0
-"""Longest time without a written record. After that, Redis counts as not writable, even if it can be read."""
+"""Longest wait of a record for its write. After that, Redis counts as not writable, even if it can be read."""
 
 BREAKER_STATES: Mapping[BreakerState, float] = MappingProxyType({"closed": 0.0, "half_open": 1.0, "open": 2.0})
 
 
 def read_gauges(services: Services) -> None:
-    """Tell the meters where to read them, and the other processes what was measured."""
+    """Connect the meters to their values, and answer the other processes' questions for measurements."""
     meters = services.meters
     services.control.siblings.answers |= {"metrics": lambda _: _measured(meters), "totals": lambda _: _totals(meters)}
     meters.replica_up.read_from(lambda: _by_replica(services, lambda replica: replica.up))
@@ -56,7 +56,7 @@ def read_gauges(services: Services) -> None:
 
 
 def is_redis_up(services: Services) -> bool:
-    """Return whether Redis has answered reads and writes lately."""
+    """Return True if Redis has answered reads and writes lately."""
     return (
         services.snapshot.age_seconds() < 3 * services.settings.snapshot_interval_seconds + 1
         and services.flow.unanswered_seconds() < WRITE_SECONDS_MAX
@@ -113,7 +113,7 @@ def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
 
 
 def _places_wanted(services: Services) -> dict[tuple[str, ...], float]:
-    """The working set: the share of each replica's places that versions take or are to take, from 0 to 1."""
+    """The working set: the share of each replica's places that versions hold or will hold, from 0 to 1."""
     snapshot = services.snapshot.current
     wanted = Counter(
         on

@@ -40,20 +40,20 @@ RELOAD_SECONDS_MAX = 60.0
 """A hung process among those that it waits for is ended before."""
 KILLING_SIGNALS = 3
 CHILD_SECONDS_MAX = ANSWER_SECONDS_MAX / 2
-"""Longest wait for one process: who asked for all of them still waits then, and gets what the others say."""
+"""Longest wait for one process. The asking process waits longer, so it still gets the other processes' answers."""
 START_SECONDS_MAX = 300.0
 """A process that is not ready after this time counts as hung."""
 WATCH_SECONDS = 5.0
-"""Time between two questions whether a process is alive."""
+"""Time between two checks that a process is alive."""
 SILENT_MAX = 3
 """A process that leaves this number of questions in a row unanswered counts as hung."""
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 ARGUMENTS_AT = 45
-"""The place behind the name in /proc/self/stat of where the arguments begin; where they end is the next one."""
+"""Index in /proc/self/stat, after the name, of the arguments' begin address. The next field is their end address."""
 
 
 def count_cores() -> int:
-    """The cores that this process may use, by its affinity and its control group."""
+    """The number of cores that this process may use, by its affinity and its control group."""
     cores = float(len(os.sched_getaffinity(0)))
     with contextlib.suppress(OSError, ValueError):
         quota, period = CGROUP_CPU.read_text().split()
@@ -85,7 +85,7 @@ class ServingProcess:
     """Its last reported measurements: a killed process can't report them."""
 
     def send(self, message: ProcessMessage) -> None:
-        """Send it a message, if it is there."""
+        """Send the process a message, if it runs."""
         if self.channel is not None:
             self.channel.send(message)
 
@@ -94,10 +94,10 @@ class Parent:
     """Owner of the processes, the sockets and the shared memory."""
 
     def __init__(self, settings: Settings, config: Path, processes: int, sockets: BoundSockets) -> None:
-        """Raises SettingsError where a bound is too small for this many processes."""
+        """Raises SettingsError if a bound is too small for this number of processes."""
         self._settings = settings
         self._settings_message: ProcessMessage | None = None
-        """The latest settings, once they were read again."""
+        """The latest settings after a reload; None before."""
         self._config = config
         self._sockets = sockets
         self._memory = SharedMemory(processes)
@@ -108,7 +108,7 @@ class Parent:
         self._ended = Meters(settings.series_max)
         """Measurements of processes that have ended."""
         self._began = False
-        """True once one of them was ready."""
+        """True after the first process was ready."""
         self._stops = 0
         self._exit_code = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,16 +119,16 @@ class Parent:
         self._loop.add_signal_handler(signal.SIGINT, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._loop.add_signal_handler(signal.SIGCHLD, self._changed.set)
-        freeze_garbage()  # so the pages of what is imported stay shared
+        freeze_garbage()  # the memory pages of imported modules stay shared
         while (child := self._loop.run_until_complete(self._next())) is not None:
-            self._start(child)  # not inside the loop, which a fork may not inherit as running
+            self._start(child)  # outside the loop: a fork must not inherit a running loop
         self._loop.close()
         return self._exit_code
 
-    # What happens in the loop.
+    # Inside the loop.
 
     async def _next(self) -> ServingProcess | None:
-        """Wait for the next process to start; None once all have ended."""
+        """Wait until a process has to be started, and return it; None after all have ended."""
         for child in self._children:
             if child.end is not None:
                 child.channel = await Channel.over(child.end)
@@ -162,7 +162,7 @@ class Parent:
 
     async def _bury(self, child: ServingProcess, code: int) -> None:
         """Keep the measurements of an ended process, and plan the start of the next one in its place."""
-        pid, child.pid = child.pid, 0  # before anything is waited for: it is nobody's now
+        pid, child.pid = child.pid, 0  # before any wait: the number may belong to another process now
         if child.watching is not None:
             child.watching.cancel()
         if child.listening is not None:
@@ -209,7 +209,7 @@ class Parent:
         self._begin(self._reload_by_one())
 
     async def _reload_by_one(self) -> None:
-        """One reads the configuration again, and tells the others; where it does not answer, the next one does."""
+        """Make one process reload the configuration and inform the others. If it does not answer, ask the next one."""
         for child in self._children:
             if child.ready and await self._ask(child, "reload") is not None:
                 return
@@ -220,12 +220,12 @@ class Parent:
             answers = child.questions.answers
             await asyncio.sleep(WATCH_SECONDS)
             await self._ask(child, "ready")
-            child.silent = child.silent + 1 if child.questions.answers == answers else 0  # a slow one lives
+            child.silent = child.silent + 1 if child.questions.answers == answers else 0  # a slow process is alive
         log.error("process %d (pid %d) hangs, and is ended", child.number, child.pid)
         os.kill(child.pid, signal.SIGKILL)
 
     async def _watch_start(self, child: ServingProcess) -> None:
-        """End a process that does not come to serve: nobody else takes its place."""
+        """End a process that does not become ready, so that it can be started again."""
         await asyncio.sleep(START_SECONDS_MAX)
         log.error("process %d (pid %d) is not ready in %g s, and is ended", child.number, child.pid, START_SECONDS_MAX)
         os.kill(child.pid, signal.SIGKILL)
@@ -244,7 +244,7 @@ class Parent:
                 elif message.topic == "ready":
                     child.ready = self._began = True
                     if self._settings_message is not None and child.settings is not self._settings:
-                        child.send(self._settings_message)  # they were read again while it started
+                        child.send(self._settings_message)  # they were reloaded while it started
                     if child.watching is not None:
                         child.watching.cancel()
                     child.watching = self._begin(self._watch(child))
@@ -267,7 +267,7 @@ class Parent:
             self._settings = pickle.loads(message.payload)  # noqa: S301 - our own process wrote it
             self._settings_message = ProcessMessage("settings", 0, message.payload)
             logging.getLogger().setLevel(self._settings.log_level)  # a process that is started later inherits it
-        # settings go to their reader, too: of two that are read at once the last one here is the last one everywhere
+        # The reader gets its settings too: of two reloads at the same time, the last one here is then last everywhere.
         others = [c for c in self._children if c.ready and (c is not asker or message.topic == "settings")]
         if not message.number:
             for child in others:
@@ -288,7 +288,7 @@ class Parent:
             asker.send(ProcessMessage("answer", message.number, answer))
 
     async def _tell(self, child: ServingProcess, message: ProcessMessage) -> None:
-        """Send a message in its turn among the questions: in the order in which they were asked for."""
+        """Send a message in its order among the questions."""
         child.send(message)
 
     async def _ask(self, child: ServingProcess, topic: Topic, payload: bytes = b"") -> bytes | None:
@@ -302,17 +302,17 @@ class Parent:
             return None
 
     async def _merged(self, accept: str) -> tuple[bytes, bytes]:
-        """The metrics of all processes, those of ended ones included, and their content type."""
+        """The metrics of all processes, with those that have ended, and their content type."""
         live = [(child, child.questions) for child in self._children if child.ready and not child.silent]
         answers = await asyncio.gather(*(self._ask(child, "metrics") for child, _ in live))
         for (child, questions), answer in zip(live, answers, strict=True):
-            if answer and child.ready and child.questions is questions:  # else one has ended that had answered
+            if answer and child.ready and child.questions is questions:  # else it has ended after its answer
                 child.measured = answer
         measured = [child.measured for child in self._children if child.measured]
         body, content_type = merge_processes(measured, self._ended, self._settings.series_max).exposition(accept)
         return body, content_type.encode()
 
-    # What happens between two turns of the loop.
+    # Between two runs of the loop.
 
     def _start(self, child: ServingProcess) -> None:
         ours, theirs = socket.socketpair()
@@ -327,7 +327,7 @@ class Parent:
         child.end = ours
 
     def _exit_code_of(self, number: int, end: socket.socket) -> int:
-        """Be a process until its end. Nothing of the parent's is run in it any more."""
+        """Run as a process until its end, without any work of the parent. Returns the exit code."""
         try:
             for child in self._children:
                 if child.channel is not None:
@@ -360,7 +360,7 @@ def _note_number(number: int, record: logging.LogRecord) -> bool:
 
 
 def name_process(title: str) -> None:
-    """Have `ps` and `top` show this title of this process, in place of the arguments that it shares with its parent."""
+    """Make `ps` and `top` show this title for this process, instead of the arguments that it shares with its parent."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         Path("/proc/self/comm").write_text(title[-15:])
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()

@@ -76,16 +76,16 @@ class ObservedAnswer(Protocol):
 
     @property
     def mixed(self) -> bool:
-        """True if a part of it is another model's."""
+        """True if a part of the answer is another model's."""
         ...
 
     def make_answered_request(self, record: Record, body: RequestBody) -> AnsweredRequest | None:
-        """The request with what was sent; None where that was not kept."""
+        """The request with its answer as sent; None if the answer was not kept."""
         ...
 
 
 class ObservedLedger(Protocol):
-    """The record of a request in the making, and the version that answered it before with the rejected text."""
+    """The unfinished record of a request, and its rejected answer: version and text."""
 
     record: Record
     turned_down: tuple[str, str] | None
@@ -127,7 +127,7 @@ class RequestTracing(Protocol):
     """A feature that makes spans of requests. The path notes times; the spans are made when a request has ended."""
 
     def begin(self, request_id: str, traceparent: str | None) -> TraceContext | None:
-        """Return the request's place in its trace, its caller's or a new one; None where it is not sampled."""
+        """Return the request's place in its caller's trace or in a new one; None if it is not sampled."""
         ...
 
     def end(self, ledger: TracedLedger, trace: TraceContext, now: float) -> None:
@@ -141,7 +141,7 @@ class Observers(list[RequestObserver]):
     tracing: RequestTracing | None = None
 
     def watch(self, policy: Policy, answer: ObservedAnswer, record: Record) -> list[RequestObserver]:
-        """Return those that need the text of an answer, whose parts are kept then."""
+        """Return the observers that need the text of an answer. Its parts are kept if there are any."""
         watching = [observer for observer in self if observer.watches(policy, answer.choice, record)]
         answer.parts = [] if watching else None
         return watching
@@ -168,7 +168,7 @@ class Adapters:
     uploads: Uploads
     reconciler: Reconciler
     snapshot_changed: asyncio.Event
-    """Set by each new snapshot: the reconciling job looks at once."""
+    """Set by each new snapshot, so that the reconciling job looks at once."""
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,10 @@ class ControlPlane:
     discovery: Discovery
     http: httpx.AsyncClient
     certificates: list[FreshContext]
-    """Towards engines, and those of our own listeners."""
+    """The certificates for engines and for the gateway's own listeners."""
     passes: JobPasses = field(default_factory=JobPasses)
     resealing: list[Callable[[Resealing], Awaitable[None]]] = field(default_factory=list)
-    """Each seals again what a feature keeps under a former key of texts."""
+    """Functions that seal again the data which a feature keeps under a former key of texts."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Services:
 
     @property
     def settings(self) -> Settings:
-        """The settings in force; a reload changes them."""
+        """The present settings. A reload changes them."""
         return self.configuration.settings
 
     @property
@@ -243,7 +243,7 @@ class Services:
         return min(limits.body_bytes_max, limits.feedback_body_bytes_max) if is_feedback else limits.body_bytes_max
 
     def moment(self, now: float) -> Moment:
-        """The time and the chance of one decision."""
+        """The time, the random draw, and the closed fallbacks and budgets for one decision."""
         draw = random.random()  # noqa: S311 - a tie-break, not a secret
         return Moment(now, time.time(), draw, self.fallback_caps.closed, self.gain_budgets.by_version)
 
@@ -253,7 +253,7 @@ class Services:
         body.hold_to(choice, self.configuration.pool_limits[choice.pool.name], salt, caller.unknown_fields)
 
     def cache_salt(self, caller: str, task: TaskPolicy | None) -> str | None:
-        """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""
+        """The salt that separates a caller's prompts in an engine's cache; None if callers share the cache."""
         isolation = task.cache_isolation if task is not None else self.settings.cache_isolation
         return salt_of(self.digest_secret, caller) if isolation == "caller" else None
 
@@ -263,21 +263,21 @@ class Services:
             self.meters.records_dropped.add(1)
 
     def lease_job(self, job: str, lease_seconds: float = LEASE_SECONDS, key_suffix: str = "") -> JobLease:
-        """This gateway's lease of a background job; `key_suffix` tells those apart that each data folder has."""
+        """This gateway's lease of a background job. `key_suffix` separates jobs that each data folder has."""
         return JobLease(self.redis, self.snapshot, self.control.passes, job, self.name, lease_seconds, key_suffix)
 
     def begin_step(self, actor: str) -> AuditedStep:
-        """A change by this actor (a caller's public id, or `system`), in one step with its audit entries. All under
-        /admin are made through one."""
+        """A change by this actor (a caller's public id, or `system`), in one step with its audit entries. All changes
+        under /admin use one."""
         return AuditedStep(self.redis, self.control.audit, actor)
 
     async def renew_certificates(self) -> list[str]:
-        """Take certificates whose files have changed, for new connections. Return the faults of the others."""
+        """Read certificates whose files have changed, for new connections. Return the faults of those that failed."""
         faults = [await asyncio.to_thread(certificate.renew) for certificate in self.control.certificates]
         return [fault for fault in faults if fault]
 
     def get_fingerprint(self, choice: Choice) -> str:
-        """The digest of all that is to answer this choice."""
+        """The fingerprint of this choice: adapter, manifest, base, engine build and chat template."""
         version = choice.version
         return compute_fingerprint(
             self.fingerprints[choice.pool.name],
@@ -289,5 +289,5 @@ class Services:
 
 @lru_cache(maxsize=4096)
 def salt_of(secret: bytes, caller: str) -> str:
-    """A caller's own salt of engines' prefix caches: nobody without the secret can make it, and it tells no name."""
+    """A caller's own salt for engines' prefix caches. Only the secret can make it, and it does not reveal the name."""
     return hashlib.blake2b(caller.encode(), key=secret, digest_size=16, person=b"cache_salt").hexdigest()

@@ -23,7 +23,7 @@ from serving.shared_memory import SharedMemory
 log = logging.getLogger(__name__)
 LENGTH_BYTES = 4
 ANSWER_SECONDS_MAX = 10.0
-"""Longest time until all others have answered."""
+"""Longest wait for the answers of all other processes."""
 CAUGHT_UP_SECONDS_MAX = 1.0
 LOOK_SECONDS = 0.002
 Topic = Literal["answer", "ready", "closed", "stop", "reload", "settings", "metrics", "totals", "looked", "bodies"]
@@ -57,14 +57,14 @@ class Channel:
         return cls(*await asyncio.open_unix_connection(sock=end))
 
     def send(self, message: ProcessMessage) -> None:
-        """Send a message; one to a process that has ended is lost."""
+        """Send a message. If the other process has ended, the message is lost."""
         if self._writer.is_closing():
             return
         data = msgspec.msgpack.encode(message)
         self._writer.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
 
     async def receive(self) -> ProcessMessage | None:
-        """The next message; None once the other process has ended."""
+        """The next message; None after the other process has ended."""
         try:
             length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
             return msgspec.msgpack.decode(await self._reader.readexactly(length), type=ProcessMessage)
@@ -72,16 +72,16 @@ class Channel:
             return None
 
     def close(self) -> None:
-        """End it."""
+        """End the channel."""
         self._writer.close()
 
     def leave(self) -> None:
-        """Close this process's copy of it, and do nothing else: a fork of the one that uses it."""
+        """Only close this process's copy of the channel. For a fork of the process that uses it."""
         os.close(self._writer.get_extra_info("socket").fileno())
 
 
 class Questions:
-    """Questions that were sent, until each is answered."""
+    """The questions that were sent and are not answered yet."""
 
     def __init__(self) -> None:
         self.answers = 0
@@ -137,18 +137,18 @@ class Siblings:
         self._generations = None if memory is None else memory.row("generations")
 
     async def open(self, parent_ended: Callable[[], None]) -> None:
-        """Begin to listen to the parent; `parent_ended` is told of its end."""
+        """Begin to listen to the parent. `parent_ended` is called when the parent ends."""
         if self._end is not None:
             self._channel = await Channel.over(self._end)
             self._begin(self._listen(self._channel, parent_ended))
 
     def tell(self, topic: Topic, payload: bytes = b"") -> None:
-        """Tell the parent, and the processes that apply it."""
+        """Send a message to the parent, which passes it to the processes that need it."""
         if self._channel is not None:
             self._channel.send(ProcessMessage(topic, 0, payload))
 
     async def ask(self, topic: Topic, payload: bytes = b"") -> list[bytes]:
-        """The answers of the others; fewer where one of them ends or does not answer in time."""
+        """The answers of the other processes. There are fewer if one ends or does not answer in time."""
         if self._channel is None:
             return []
         try:
@@ -165,7 +165,7 @@ class Siblings:
             self._generations[self.number] = generation + 1
 
     async def catch_up(self) -> None:
-        """Wait until all processes apply the snapshot of this one, or a second is over."""
+        """Wait until all processes apply this process's snapshot, at most one second."""
         if self._generations is None:
             return
         wanted = self._generations[self.number]
@@ -174,10 +174,10 @@ class Siblings:
             await asyncio.sleep(LOOK_SECONDS)
 
     def part_of(self, settings: Settings) -> Settings:
-        """The settings with this process's part of the bounds that are the gateway's; all parts add up to each, but
-        the default of one is 1 or more in each process.
+        """The settings with this process's part of the gateway's bounds. All parts together make each bound, but a
+        default bound is at least 1 in each process.
 
-        Raises SettingsError where a bound is set to less than the number of processes.
+        Raises SettingsError if a bound is set to less than the number of processes.
         """
         if self.count == 1:
             return settings

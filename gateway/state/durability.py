@@ -33,8 +33,8 @@ MARK_KEY = "apprentice:acknowledged"
 NO_SYNC = "no-appendfsync-on-rewrite"
 ASKED_KEY = "apprentice:acknowledging"
 ROUNDS_MAX = 8
-"""Waits under way at the same time. With `everysec` each takes more than a second; who comes when all are, shares the
-next one."""
+"""Most waits at the same time. With `everysec` each takes more than a second. Later acknowledgements share the next
+one."""
 SYNC_BEGUN_SECONDS = 1.2
 """Time after which a sync has begun: one second, and twice the 100 ms by which Redis's clock may be late."""
 POLL_SECONDS = 0.02
@@ -54,7 +54,7 @@ class Persistence:
     append_only: bool | None = None
     append_fsync: str | None = None
     syncs_always: bool = True
-    """False with `no-appendfsync-on-rewrite yes`: nothing is synced while it rewrites its file."""
+    """False with `no-appendfsync-on-rewrite yes`: Redis does not sync while it rewrites its file."""
     eviction: str | None = None
     memory_bytes_max: int | None = None
     memory_bytes: int | None = None
@@ -64,7 +64,7 @@ class Persistence:
     waits: bool = False
     """True if it has WAITAOF (Redis and Valkey from 7.2 on)."""
     is_one_of_many: bool = False
-    """True of a node of a Cluster whose address does not say so."""
+    """True for a node of a Cluster if the address does not name it as a Cluster."""
 
     @property
     def durable(self) -> bool:
@@ -92,7 +92,7 @@ class Persistence:
         return f"{self.product} is not durable: {why}. {advice}"
 
     def cluster_fault(self) -> str | None:
-        """The reason why a node of a Cluster can't be used as one server; None: it is not one, or can be."""
+        """The reason why a node of a Cluster can't be used as one server; None if it can, or is no such node."""
         if not self.is_one_of_many:
             return None
         return (
@@ -101,7 +101,7 @@ class Persistence:
         )
 
     def eviction_fault(self) -> str | None:
-        """The reason why it can't keep state, or None."""
+        """The reason why this Redis may lose state by eviction, or None."""
         if self.eviction in (None, "noeviction") or not self.memory_bytes_max:
             return None
         return (
@@ -111,7 +111,7 @@ class Persistence:
 
 
 async def look_at(redis: Redis) -> Persistence:
-    """The persistence of this Redis. What a provider forbids to ask is None. Raises RedisError."""
+    """The persistence of this Redis. Values that a provider does not allow to read are None. Raises RedisError."""
     info = {**await _info(redis, "server"), **await _info(redis, "persistence")}
     info |= {**await _info(redis, "memory"), **await _info(redis, "replication")}
     settings = {name: await _configured(redis, name) for name in ("appendonly", "appendfsync", NO_SYNC)}
@@ -137,7 +137,7 @@ async def look_at(redis: Redis) -> Persistence:
 
 
 async def _ask_if_allowed(reply: Awaitable[Any], otherwise: Any) -> Any:
-    """The reply of a Redis; `otherwise` where its provider forbids to ask. Raises RedisError."""
+    """The reply of a Redis, or `otherwise` if its provider forbids the command. Raises RedisError."""
     try:
         return await reply
     except ResponseError:
@@ -190,7 +190,7 @@ class Durability:
         return storage
 
     async def begin(self) -> None:
-        """The look at the start. Raises StateError for what can not keep state or is named wrongly, and RedisError."""
+        """Check Redis at the start. Raises StateError if it can't keep state or is named wrongly, and RedisError."""
         storage = await self.look()
         if (fault := storage.cluster_fault() or storage.eviction_fault()) is not None:
             raise StateError(fault)
@@ -231,7 +231,7 @@ class Durability:
         return ("WAIT", self._replicas_min, milliseconds) if self._replicas_min else None
 
     def _next_round(self) -> asyncio.Future[str]:
-        """The round that has not asked yet: what is answered before it asks is covered by it."""
+        """The next round, which has not asked yet. It covers all writes that are answered before it asks."""
         if self._group is None:
             self._group = asyncio.get_running_loop().create_future()
             task = asyncio.create_task(self._round(self._group))
@@ -243,7 +243,7 @@ class Durability:
         """Ask once for the whole group. Its result is the missing durability as text; empty if none is missing."""
         try:
             async with self._slots:
-                self._group = None  # whoever comes from now on waits for the next
+                self._group = None  # later acknowledgements wait for the next round
                 group.set_result(await self._ask())
         except (RedisError, OSError, TimeoutError) as error:
             group.set_result(f"Redis: {type(error).__name__}")
@@ -264,7 +264,7 @@ class Durability:
         return missing or (await self._synced_since(asked_at) if late and self.storage.append_only is not False else "")
 
     async def _mark_between_syncs(self) -> float:
-        """Write while no sync is under way: the next to begin covers it. When that was, at the latest."""
+        """Write a mark while no sync runs, so that the next sync covers it. Returns the latest time of that write."""
         while True:
             async with self._redis.pipeline(transaction=False) as one_connection:
                 one_connection.incr(ASKED_KEY)
@@ -275,9 +275,9 @@ class Durability:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _synced_since(self, marked_at: float) -> str:
-        """Wait until the sync after a mark has begun and is over."""
+        """Wait until the sync after a mark has begun and ended. Returns the missing durability; empty if none."""
         await asyncio.sleep(marked_at + SYNC_BEGUN_SECONDS - time.monotonic())
-        await self._redis.ping()  # before it answers it begins the sync that is due
+        await self._redis.ping()  # Redis begins a sync that is due before it answers
         while True:
             info = await _info(self._redis, "persistence")
             if not info.get("aof_pending_bio_fsync"):
@@ -293,7 +293,7 @@ class Durability:
             except ResponseError as error:
                 if "appendonly is disabled" not in str(error):
                     raise
-                self.storage = replace(self.storage, append_only=False)  # it had not told
+                self.storage = replace(self.storage, append_only=False)  # Redis had not reported it
                 log.warning("%s", self.storage.lack())
                 return "" if (again := self._command()) is None else await self._waited(again)
         copies = reached if isinstance(reached, list) else [1, reached]
@@ -304,7 +304,7 @@ class Durability:
         return ""
 
     async def close(self) -> None:
-        """End what is under way; nobody waits for it any more."""
+        """Cancel the running rounds, for which no acknowledgement waits now."""
         for task in self._rounds:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -52,9 +52,9 @@ class FittedEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FittingStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a fitting: `progress` from 0 to 1, `stage` in a few words, `error` a sentence where it failed.
+    """The state of a fitting: `progress` from 0 to 1, `stage` in a few words, `error` a sentence if it failed.
 
-    `at` (Unix seconds) is when this was so, `by` the key of who asked for it.
+    `at` is the time of this state (Unix seconds), `by` the key that requested the fitting.
     """
 
     state: FittingState
@@ -156,9 +156,9 @@ class FittedStore:
         }
 
     async def shown(self, version: str, selector: str | None) -> dict[str, Any]:
-        """All of it, for people: by kind its state, what is known of the model that serves (None: none), and why that
-        is not used by a task with this selector (None: it is)."""
-        states = await self.states(version)  # first: a model that is ready is then among the entries
+        """All models of a version, for people: by kind the fitting's state, the stored model's entry or None, and the
+        reason why a task with this selector does not use it (None: it does)."""
+        states = await self.states(version)  # first: the entries then have each model that is ready
         entries = await self.of(version)
         idle = find_unused(entries, selector)
         models: dict[str, Any] = {}
@@ -174,8 +174,8 @@ class FittedStore:
 
 
 def find_unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Kind, str]:
-    """The reason why each unused model of a version is not used, a sentence each: they do not go with the task's
-    selector (None: whatever it is), or with the scope model that there is."""
+    """The reason why each unused model of a version is not used, as a sentence: it does not fit the task's selector
+    (None: any selector fits), or the present scope model."""
     reasons: dict[Kind, str] = {}
     for kind in SELECTING:
         entry = entries.get(kind)
@@ -189,14 +189,14 @@ def find_unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> di
 
 
 def is_calibrated_apart(confidence: FittedEntry, scope: FittedEntry | None) -> bool:
-    """Return whether a confidence was calibrated beside another scope model than this one (None: without any)."""
+    """Return True if a confidence was calibrated with a scope model other than this one (None: no scope model)."""
     calibrated_with = confidence.summary.get("scope", confidence.summary.get("coverage", ""))  # the older name
     return bool(calibrated_with not in ("", identify_scores(scope) if scope is not None else None))
 
 
 def identify_scores(scope: FittedEntry) -> str:
-    """The digest by which a calibration knows a scope model. One whose thresholds alone were set scores as the one
-    that it was made of, whose digest its summary then has as `scores_as`."""
+    """The digest by which a calibration identifies a scope model's scores. A model with only new thresholds scores like
+    its original, whose digest is in its summary as `scores_as`."""
     return str(scope.summary.get("scores_as", scope.digest))
 
 

@@ -90,7 +90,7 @@ class ConfiguredPolicy:
 
 
 class _Derived(Generic[S, T]):
-    """A value made of something that is replaced as a whole, never changed: made again only where it is another."""
+    """A value made from an object that is replaced as a whole and never changed. It is made again for a new object."""
 
     def __init__(self, make: Callable[[S], T]) -> None:
         self._make = make
