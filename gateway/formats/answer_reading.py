@@ -17,9 +17,9 @@ from router.answers import AnswerAlternative, ReceivedAnswer, ReceivedCall
 
 NAMED_BEFORE = b'"logprobs"'
 NAME_BYTES_MAX = 64
-"""Bytes before a value in which its name is looked for."""
+"""Bytes before a value in which its name is searched."""
 HEAD_BYTES = 256
-"""Bytes of the beginning of a long value by which it is looked for."""
+"""Bytes of the beginning of a long value with which it is searched."""
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -82,7 +82,7 @@ class _Alternative:
 
     @property
     def tokens(self) -> float:
-        """Number of tokens of it to judge by; infinity once it has ended. Without logprobs its events count."""
+        """Number of its tokens that can be judged; infinity after its end. Without logprobs, its events count."""
         return math.inf if self.finish_reason is not None else len(self.logprobs) or self.events
 
     def read(self) -> AnswerAlternative:
@@ -95,7 +95,7 @@ class _Alternative:
 
 
 class Reading:
-    """All that was read of one answer."""
+    """The content of one answer, as far as it was read."""
 
     __slots__ = ("_alternatives", "_choices", "_strips", "unreadable")
 
@@ -132,13 +132,13 @@ class Reading:
 
     @property
     def tokens(self) -> float:
-        """Least number of tokens of an alternative that has not ended."""
+        """The smallest number of tokens of the alternatives that have not ended; infinity if all have ended."""
         if len(self._alternatives) < self._choices:
             return 0
         return min(each.tokens for each in self._alternatives.values())
 
     def answered(self, whole: bool, mixed: bool = False) -> ReceivedAnswer:
-        """The answer so far, as the checks judge it. `mixed`: a part of it is another model's."""
+        """The answer so far, in the form for checks. `mixed`: a part of it is another model's."""
         alternatives = tuple(each.read() for _, each in sorted(self._alternatives.items()))
         return ReceivedAnswer(alternatives, whole, mixed, self.tokens)
 
@@ -167,15 +167,15 @@ class Reading:
             return _BODY.decode(payload).choices
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.unreadable = self.unreadable or payload != b"[DONE]"
-            return []  # whoever relays it has seen that it is good enough
+            return []  # the relay has checked that the event may pass
 
     def text(self) -> str | None:
-        """The text of the only alternative; None where it calls tools, or has no text at all."""
+        """The text of the only alternative; None if it calls tools, or has no text."""
         alternative = next(iter(self._alternatives.values()), None)
         return None if alternative is None or alternative.calls or not alternative.text else "".join(alternative.text)
 
     def _note(self, choice: _Choice) -> bytes | None:
-        """Note what a choice says; its logprobs as they came, None where there are none."""
+        """Note a choice's content. Returns its logprobs as received, or None."""
         place = choice.index if isinstance(choice.index, int) else 0
         alternative = self._alternatives.get(place)
         if alternative is None:
@@ -226,7 +226,7 @@ def _note_logprobs(raw: bytes, alternative: _Alternative) -> None:
 
 
 def _without(shown: bytes, raw: bytes, payload: bytes) -> bytes:
-    """An answer or an event with `null` for these logprobs, else byte by byte the same where that can be had."""
+    """An answer or an event with `null` for these logprobs. The other bytes stay the same if that is possible."""
     at = _find(shown, raw, 0)
     while at >= 0:
         before = shown[max(0, at - NAME_BYTES_MAX) : at].rstrip()
@@ -241,7 +241,7 @@ def _without(shown: bytes, raw: bytes, payload: bytes) -> bytes:
 
 
 def _find(shown: bytes, raw: bytes, start: int) -> int:
-    """As `bytes.find`, which takes as long as all else together where what is looked for is long."""
+    """As `bytes.find`, which is too slow for a long `raw`: it would take as long as all other work together."""
     head = raw[:HEAD_BYTES]
     at = shown.find(head, start)
     while at >= 0 and not shown.startswith(raw, at):

@@ -62,10 +62,10 @@ class Demands:
     strips: bool = False
 
     def tokens_judged(self, tokens: float) -> int:
-        """Number of first tokens of each alternative that an enforced confidence judges, of `tokens` that are held
+        """Number of first tokens of each alternative that an enforced confidence check judges, if `tokens` are held
         back.
 
-        0 where it does not judge them.
+        0 if the check does not judge them.
         """
         model = self.terms.confidence
         if model is None or model.tokens is None or model.tokens > tokens:
@@ -102,8 +102,8 @@ class TermsMaker:
     def make_demands(self, policy: Policy, body: RequestBody, choice: Choice, scores: Scores) -> Demands | None:
         """Make the terms of this choice's answer; None where there are none, and its engine is sent nothing more.
 
-        An adapter's answer has all checks to pass, a fallback's the contract alone, where that is enforced. What is out
-        of scope was not the task's job: whether its fallback's answer keeps the contract is only observed.
+        All checks judge an adapter's answer. Only an enforced contract judges a fallback's answer. A request out of
+        scope was not the task's job: there the contract of the fallback's answer is only observed.
         """
         task = choice.task
         if task is None or not (task.constrained or task.checks):
@@ -162,7 +162,7 @@ class TermsMaker:
         return cached[1]
 
     def offered(self, body: RequestBody, called: frozenset[str]) -> Offered:
-        """The tools that the caller offers; of those that were `called`, what their arguments must keep is read too."""
+        """The tools that the caller offers. For those that were `called`, the arguments' schemas are read too."""
         tools: dict[str, Parameters | None] = {}
         raw = body.tools()
         try:
@@ -188,10 +188,10 @@ def is_foreign(choice: Choice) -> bool:
 
 
 def _form(task: TaskPolicy, body: RequestBody, choice: Choice, version: VersionView) -> Mapping[str, Any]:
-    """The fields that make an engine answer only in the contract's form, where the task says so and the caller
-    nothing else.
+    """The fields that make an engine answer only in the contract's form, if the task wants that and the caller sets no
+    other form.
 
-    A fallback gets its general prompt's form; only without one, and if its engines keep forms, the contract's.
+    A fallback gets its general prompt's form. Without one, it gets the contract's form if its engines can keep it.
     """
     contract = version.contract
     if not task.constrained or contract is None or body.shapes_its_answer():
@@ -208,12 +208,12 @@ def _form(task: TaskPolicy, body: RequestBody, choice: Choice, version: VersionV
 def _compiled(contract: Mapping[str, Any]) -> Contract | None:
     try:
         return compile_contract(contract)
-    except ContractError as error:  # of a version that was pushed before contracts were compiled there
+    except ContractError as error:  # the version was pushed before a push compiled contracts
         log.warning("a contract can't be checked: %s", error)
         return None
 
 
 def _make_room(cache: dict[Any, Any], most: int) -> None:
-    """Forget what was made first where there is no room for one more."""
+    """Remove the oldest entries until there is room for one more."""
     while len(cache) >= most:
         del cache[next(iter(cache))]

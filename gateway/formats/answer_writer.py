@@ -76,7 +76,7 @@ class ChatUsage(Usage, gc=False):
 
     @property
     def reasoned(self) -> int:
-        """Tokens of the answer that are reasoning, where the engine counts those, in a way that can be read."""
+        """Tokens of the answer that are reasoning; 0 if the engine does not count them, or not readably."""
         try:
             details = _REASONING.decode(self.completion_tokens_details)
         except msgspec.DecodeError:
@@ -127,18 +127,18 @@ class AnswerBlock:
     name: str = ""
     parts: list[str] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
-    """The logprobs of its tokens, if it is text and they were asked for."""
+    """The logprobs of its tokens, if it is text and they were requested."""
     added: list[dict[str, Any]] = field(default_factory=list)
-    """Those of its latest text."""
+    """The logprobs of its latest text."""
 
     @property
     def text(self) -> str:
-        """All of its text; of a call its arguments as JSON."""
+        """The whole text of the block. For a call: its arguments as JSON."""
         return "".join(self.parts)
 
 
 class AnswerWriter(ABC):
-    """The answer to one request, in an API's own form. A subclass gives the form; parts come in their order."""
+    """The answer to one request, in an API's own form. A subclass defines the form. Parts arrive in their order."""
 
     id_prefix: ClassVar[str]
     """The beginning of an answer's id, in the place of `chatcmpl-`."""
@@ -250,12 +250,12 @@ class AnswerWriter(ABC):
         self.stop_reason = choice.stop_reason if choice.stop_reason is not None else self.stop_reason
 
     def _take_nothing(self) -> Iterator[dict[str, Any]]:
-        """An empty text where nothing was said: clients read the first block without looking for it."""
+        """An empty text block if the answer has no block, since clients read the first block without a check."""
         if not self.blocks:
             yield from self._begin_block(AnswerBlock("text", 0))
 
     def _logprobs_of(self, choice: ChatChoice, message: ChatMessage) -> list[dict[str, Any]]:
-        """The logprobs of the message's text; none where they can't be read."""
+        """The logprobs of the message's text; empty if they can't be read."""
         if not self.has_logprobs or not message.content:
             return []
         try:
@@ -278,7 +278,7 @@ class AnswerWriter(ABC):
         yield from self._add(block, text, list(logprobs))
 
     def _take_call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
-        """A call, or the next part of one. Parts of calls may come in turn."""
+        """A call, or the next part of a call. Parts of several calls may alternate."""
         block = next((each for each in reversed(self.blocks) if each.kind == "tool" and each.tool == call.index), None)
         if block is None or (call.id and call.id != block.call_id):  # some engines number no calls
             call_id = call.id or f"call_{self.answer.id}_{call.index}"
@@ -298,7 +298,7 @@ class AnswerWriter(ABC):
     def _add(
         self, block: AnswerBlock, text: str, logprobs: list[dict[str, Any]] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Add to a block, and tell of it where it is that block's turn."""
+        """Add text to a block. If the block is the open one, yield the events for the text."""
         block.parts.append(text)
         if block is self._open:
             block.added = logprobs or []
@@ -306,7 +306,7 @@ class AnswerWriter(ABC):
             yield from self._tell_waiting()
 
     def _tell_waiting(self, ended: bool = False) -> Iterator[dict[str, Any]]:
-        """Go on to the next block where the one that is told is whole; with `ended` all of them are."""
+        """Close the open block if it is complete, and open the next one. With `ended`, all blocks are complete."""
         while (current := self._open) is not None and current is not self.blocks[-1] and (ended or _is_whole(current)):
             yield from self.close_block(current)
             self._open = block = self.blocks[current.index + 1]
@@ -318,7 +318,7 @@ class AnswerWriter(ABC):
 
 
 def _is_whole(block: AnswerBlock) -> bool:
-    """True if no more of a block comes once another one has begun: of a call, if its arguments are an object."""
+    """True if no more of a block can follow another one. A call is complete if its arguments are an object."""
     if block.kind != "tool":
         return True
     try:
@@ -328,7 +328,7 @@ def _is_whole(block: AnswerBlock) -> bool:
 
 
 def read_call(value: Any, number: int) -> ToolCall:
-    """The call that an engine told of as the one of this `number`, whatever the types of its fields."""
+    """The engine's call, even if its fields have wrong types. `number` is its index if it has none of its own."""
     call = value if isinstance(value, dict) else {}
     function = call.get("function")
     named = function if isinstance(function, dict) else {}

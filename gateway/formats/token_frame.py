@@ -20,7 +20,7 @@ class TokenFrame:
         self._after_bytes = len(after)
 
     def text_of(self, event: bytes) -> str | None:
-        """The text of an event in this frame; None for any other event, and where reading the text takes JSON."""
+        """The text of an event in this frame; None for any other event, and for a text that needs a JSON decoder."""
         if not event.startswith(self._before) or not event.endswith(self._after):
             return None
         try:
@@ -31,9 +31,9 @@ class TokenFrame:
 
 
 def find_frame(event: bytes, text: str, read_text: Callable[[bytes], str | None]) -> TokenFrame | None:
-    """The frame of an event with this text; None where it has none.
+    """The frame of an event with this text; None if it has no frame.
 
-    `read_text` reads an event whose text stands for others: only where it finds that text is the place the right one.
+    `read_text` reads the event with a test text in the text's place. If it finds the test text, the place is right.
     """
     raw = text.encode()
     for name in NAMES:

@@ -31,14 +31,14 @@ NOT_GIVEN = (None, Raw(), NULL)
 
 
 class TranslatedFormat(ChatFormat):
-    """An API that is served by way of chat completions."""
+    """An API that is translated into chat completions."""
 
     openai = frozenset()
 
     request_type: ClassVar[type[msgspec.Struct]]
-    """The fields of its requests, with their types."""
+    """The fields of the API's requests, with their types."""
     field_names: ClassVar[Mapping[str, str]]
-    """Its names of chat's fields, for errors."""
+    """The API's names of chat's fields, for errors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class TranslatedFormat(ChatFormat):
 
     @abstractmethod
     def chat_fields(self, read: Any, raw_fields: dict[str, Raw]) -> dict[str, Any]:
-        """The request as fields of a chat completion. Raises Problem (400) for what has no counterpart there."""
+        """The request as fields of a chat completion. Raises Problem (400) for a value without an equivalent there."""
 
     def translate(self, raw: bytes) -> tuple[bytes, WireFormat]:
         raw_fields = RAW_FIELDS.decode(raw)
@@ -58,9 +58,9 @@ class TranslatedFormat(ChatFormat):
     def writer(self, raw: bytes) -> AnswerWriter: ...
 
     def rest(self, raw_fields: Mapping[str, Raw], *same: str) -> dict[str, Any]:
-        """The fields that go on as they came: those that chat has under the `same` name, and unknown ones.
+        """The unchanged fields: those that have the `same` name in chat, and unknown ones.
 
-        A task's settings decide on unknown ones. Raises Problem (400) for a field that only chat has.
+        A task's settings decide on unknown fields. Raises Problem (400) for a field that only chat has.
         """
         fields: dict[str, Any] = {name: raw_fields[name] for name in same if name in raw_fields}
         for name, value in raw_fields.items():
@@ -72,9 +72,9 @@ class TranslatedFormat(ChatFormat):
         return fields
 
     def rename(self, problem: Problem) -> Problem:
-        """The problem with this API's name of the field at fault."""
+        """The problem, with this API's name of the faulty field."""
         field = (problem.param or "").partition("[")[0].partition(".")[0]
-        if field in self.field_names and problem.code != "unknown_parameter":  # which names what the caller sent
+        if field in self.field_names and problem.code != "unknown_parameter":  # that code names the caller's own field
             own = self.field_names[field]
             problem.param = own + (problem.param or "").removeprefix(field)
             problem.message = problem.message.replace(field, own)
@@ -90,20 +90,20 @@ def is_given(value: Any) -> bool:
 
 
 def make_tool(name: str | None, description: str | None, parameters: Raw, strict: bool | None = None) -> dict[str, Any]:
-    """A tool that an answer may call, as chat has it."""
+    """A tool that an answer may call, in chat's form."""
     function = {"name": name, "description": description, "parameters": parameters, "strict": strict}
     return {"type": "function", "function": {name: value for name, value in function.items() if is_given(value)}}
 
 
 def name_untaken(kinds: Iterable[str | None], *taken: str | None) -> dict[str, Any]:
-    """Tools of types that are not taken, as unknown fields: a task's settings decide on those."""
+    """Tools of unsupported types, as unknown fields: a task's settings decide on them."""
     return {f"tools[{number}].type={kind}": kind for number, kind in enumerate(kinds) if kind not in taken}
 
 
 def put_tools(tools: list[dict[str, Any]], tool_count: int, choice: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the tools that are taken, of `tool_count`, and of the choice among them.
+    """The fields of the supported tools (of `tool_count` sent tools), and of the choice among them.
 
-    Where some are not taken, a choice of one of these goes with them: no engine is asked for a tool that is not there.
+    If the choice names an unsupported tool, the choice is dropped too: no engine is asked for a missing tool.
     """
     if not tools:
         return {}
@@ -130,21 +130,21 @@ def choose_tool(name: str | None) -> dict[str, Any]:
 
 
 def make_call(call_id: str | None, name: str | None, arguments: str | None) -> dict[str, Any]:
-    """A call of a tool, as chat has it; `arguments` are JSON."""
+    """A call of a tool, in chat's form. `arguments` are JSON."""
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def join_parts(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """The content of a chat message: one text where all parts are, since not all chat templates take parts."""
+    """The content of a chat message: one text if all parts are text, since not all chat templates accept parts."""
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts
 
 
 def put_instructions(instructions: str | None, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages after one system message: the instructions, and all system messages that are text.
+    """The messages, with one system message first: the instructions, and all system messages that are text.
 
-    Many templates take one, at the beginning alone. Claude Code sends another one behind the user's first message.
+    Many templates accept only one, at the beginning. Claude Code sends another one after the user's first message.
     """
     texts, others = [instructions] if instructions else [], []
     for message in messages:
@@ -156,23 +156,23 @@ def put_instructions(instructions: str | None, messages: list[dict[str, Any]]) -
 
 
 def put_reasoning(texts: list[str]) -> dict[str, Any]:
-    """The field of an assistant's message with its reasoning; templates show it to the model up to the next turn."""
+    """The field of an assistant's message with its reasoning. Templates show it to the model until the next turn."""
     return {"reasoning": "\n".join(texts)} if texts else {}
 
 
 def see_that_it_has(item: object, place: str, *names: str) -> None:
-    """Raises Problem (400) for a field that an item needs and has not."""
+    """Raise Problem (400) if an item lacks a field that it needs."""
     for name in names:
         if getattr(item, name) is None:
             raise refuse_missing(f"{place}.{name}")
 
 
 def refuse_missing(place: str) -> Problem:
-    """The problem of a field that is not there."""
+    """The problem for a missing field."""
     return Problem("missing_field", f"The field {place!r} is required.", place)
 
 
 def refuse_value(place: str, value: str, *taken: str) -> Problem:
-    """The problem of a value that the gateway does not take there."""
+    """The problem for a value that the gateway does not accept at this place."""
     shown = value[:SHOWN_CHARACTERS_MAX]
     return Problem("invalid_value", f"{place} is {shown!r}: the gateway takes {', '.join(taken)}.", place)

@@ -28,7 +28,7 @@ class Drafts(Outbox[AuditEntry]):
         super().__init__(redis, kind, msgspec.json.Decoder(AuditEntry).decode)
         self._audit = audit
         self._failed: set[str] = set()
-        """The drafts of which it was logged that they can't be entered."""
+        """The drafts that can't be entered and were logged."""
 
     def draft(self, actor: str, action: str, name: str, **entry: Any) -> Change:
         """The draft of an entry, as a part of a larger step. `entry` has further arguments of the audit's `draft`."""
@@ -40,7 +40,7 @@ class Drafts(Outbox[AuditEntry]):
         await self._redis.hdel(self.generation_names, name)
 
     async def enter_left(self, names: Iterable[str] | None = None) -> None:
-        """Enter all drafts, or those of these names. One that can't be entered is logged once, and stays."""
+        """Enter all drafts, or those with these names. A draft that can't be entered is logged once, and stays."""
         for name in await self.written() if names is None else names:
             try:
                 await self.enter(name)
@@ -73,9 +73,9 @@ class AuditedStep:
         evidence: Any = None,
         generation: int | None = None,
     ) -> list[Change]:
-        """Draft an entry, as a part of the atomic step. Only what is written in that step is entered.
+        """Draft an entry, as a part of the atomic step. Only entries written in that step are entered.
 
-        Raises ValueError for what is not JSON.
+        Raises ValueError for values that are not JSON.
         """
         entry = {"before": before, "after": after, "evidence": evidence, "generation": generation}
         noted = self._drafts.draft(self._actor, action, name, **entry)
@@ -85,7 +85,7 @@ class AuditedStep:
     def noted(
         self, action: str, name: str, shown: Callable[[Any], Any] = msgspec.to_builtins, evidence: Any = None
     ) -> Noted:
-        """The function by which the registry notes its change; `shown` makes the audited value of an object."""
+        """The function with which the registry notes its change. `shown` returns an object's value for the audit."""
 
         def note(before: Any, after: Any, generation: int) -> list[Change]:
             was, now = (None if value is None else shown(value) for value in (before, after))
@@ -94,10 +94,10 @@ class AuditedStep:
         return note
 
     async def take(self, changes: Sequence[Change | Unchanged]) -> int:
-        """Make the changes together with all entries noted so far; the new generation of the first object.
+        """Make the changes together with all entries noted so far. Returns the new generation of the first object.
 
         Raises Stale, Unreadable and RedisError: then nothing has changed, unless the connection was lost. Raises
-        AuditConflict where the chain takes no entry: then the change is made, and its draft waits in Redis.
+        AuditConflict if the chain accepts no entry: then the change is made, and its draft waits in Redis.
         """
         assert self._noted, "a change has an entry"
         generation = await change_together(self._redis, [*changes, *self._noted])
@@ -105,13 +105,13 @@ class AuditedStep:
         return generation
 
     def write_into(self, pipe: Any) -> None:
-        """Queue the drafts in a transaction of Redis which makes the change."""
+        """Add the drafts to the Redis transaction that makes the change."""
         assert self._noted, "a change has an entry"
         for noted in self._noted:
             pipe.hset(noted.object_store.values, noted.name, msgspec.json.encode(noted.value))
 
     async def enter(self) -> None:
-        """Append the noted entries that were written to the chain. Raises AuditConflict and RedisError."""
+        """Append the drafted entries to the chain, after their step. Raises AuditConflict and RedisError."""
         for noted in self._noted:
             await self._drafts.enter(noted.name)
         self._noted.clear()

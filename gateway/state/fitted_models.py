@@ -46,8 +46,7 @@ UNUSABLE = (FittedError, UnusableModel)
 
 @dataclass(slots=True)
 class _Read:
-    """The models of a version, as they were read. `looked_at` is the selector for which it was told what is not
-    used."""
+    """The models of a version as read. `looked_at` is the selector for which unused models were reported."""
 
     marks: dict[Kind, str]
     entries: dict[Kind, FittedEntry]
@@ -65,8 +64,8 @@ class FittedModels:
         deep: Embedding | None = None,
         unsuited: Callable[[Kind], None] = lambda _: None,
     ) -> None:
-        """`damaged` is told of each model that can't be read, once, and `unsuited` of each that does not go with its
-        task's selector or with its scope model. `deep` is the neural embedding, if there is one."""
+        """`damaged` is called once for each unreadable model, `unsuited` for each that does not fit its task's selector
+        or its scope model. `deep` is the neural embedding, if there is one."""
         self.store = FittedStore(redis)
         self._damaged = damaged
         self._unsuited = unsuited
@@ -75,10 +74,10 @@ class FittedModels:
         self._deep = deep
         self._parsed: dict[tuple[Kind, str], Any] = {}
         self._failed: set[tuple[Kind, str]] = set()
-        """Kinds and marks of those that could not be read."""
+        """Kinds and marks of the models that could not be read."""
         self._fitted: dict[str, _Read] = {}
         self._new: list[str] = []
-        """Versions whose models were read since they were last looked at."""
+        """Versions whose models were read since the last call of `look`."""
         self._tasks: Mapping[str, TaskPolicy] | None = None
         self._index: tuple[dict[str, str], TaskIndex | None] = ({}, None)
 
@@ -140,17 +139,17 @@ class FittedModels:
         return self._index[1]
 
     async def _model(self, entry: FittedEntry) -> Any:
-        """An entry's model, or None where it can't be used."""
+        """An entry's model, or None if it can't be used."""
         if mark := self._mark(entry):
             return self._parsed.get((entry.kind, mark))
         try:
             data = await self.store.bytes_of(entry)
             if data is None:
-                return None  # another took its place: the state is read again at once
+                return None  # another model has replaced it: the state is read again at once
             model = await asyncio.to_thread(self._parse, entry.kind, data)
         except RedisError:
             raise
-        except Exception as error:  # whatever is wrong with one model, the policy is read to its end
+        except Exception as error:  # a fault of one model must not stop the reading of the policy
             expected = isinstance(error, UNUSABLE)
             text = str(error) if expected else f"The {entry.kind} model can't be read, by a fault of the gateway's."
             log.error("%s is judged without its %s model: %s", entry.version, entry.kind, text, exc_info=not expected)
@@ -162,15 +161,15 @@ class FittedModels:
         return model
 
     def _mark(self, entry: FittedEntry) -> str:
-        """The mark of a model that was looked at before: its digest, or that it failed as it was put; else empty.
+        """The mark of a model that was read before: its digest, or if it failed a mark of this entry; else empty.
 
-        The same bytes put again may be whole."""
+        The same bytes may be readable after they are stored again."""
         if (entry.kind, entry.digest) in self._parsed:
             return entry.digest
         return _failure(entry) if (entry.kind, _failure(entry)) in self._failed else ""
 
     def _parse(self, kind: Kind, data: bytes) -> Any:
-        """Blocks for milliseconds, the first time for a tenth of a second. Raises UnusableModel."""
+        """Parse a model. Blocks for milliseconds, at the first call for 0.1 s. Raises UnusableModel."""
         if self._parser is None:
             from gateway.state.model_parsing import ModelParser  # noqa: PLC0415 - numpy, 12 MB, where there is a model
 
@@ -179,7 +178,7 @@ class FittedModels:
 
 
 def _fitted(entries: Mapping[Kind, FittedEntry], models: Mapping[Kind, Any]) -> Fitted:
-    """The models that could be read, with what they hold for."""
+    """The readable models, with the selectors for which they are valid."""
     there = {kind: model for kind, model in models.items() if model is not None}
     selectors = {f"{kind}_selector": entries[kind].summary.get("selector") for kind in SELECTING if kind in there}
     beside = entries.get("scope") if "scope" in there else None

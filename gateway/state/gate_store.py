@@ -17,12 +17,12 @@ from serving.object_store import Change, LenientReader, ObjectStore
 LATEST_KEY = "apprentice:evaluations:latest"
 """A hash: the last evaluation of each version in short."""
 COMPARISONS_KEY = "apprentice:evaluations:comparisons"
-"""A hash: of each version its newest comparison with each other version. They are kept as long as the version."""
+"""A hash: for each version, its newest comparison with each other version. It is kept as long as the version."""
 
 
 class Forced(msgspec.Struct, frozen=True, kw_only=True):
-    """An admin's step past the gate: `by` is a key's public id, `at` Unix seconds, `because` what the gate said, `rule`
-    the name of the rule that it was for, where it was not for an alias."""
+    """An admin's step past the gate. `by` is a key's public id, `at` Unix seconds, `because` the gate's reason. `rule`
+    is the name of the rule for which it was, if it was not for an alias."""
 
     reason: str
     by: str
@@ -41,11 +41,11 @@ class GateStore:
         self._reader = LenientReader()
 
     async def comparisons(self, version: str) -> dict[str, Comparison]:
-        """The newest comparisons of a version, by the other version; unreadable ones are left out."""
+        """The newest comparisons of a version, by the other version. Unreadable ones are left out."""
         return (await self.fetch_comparisons(version))[1]
 
     async def fetch_comparisons(self, version: str) -> tuple[bytes, dict[str, Comparison]]:
-        """The comparisons of a version as they lie in Redis, and as they are read."""
+        """The comparisons of a version, as stored in Redis and decoded."""
         raw = await self._redis.hget(COMPARISONS_KEY, version)
         return raw or b"", self._reader.read(f"the comparisons of {version}", raw, dict[str, Comparison]) or {}
 
@@ -73,7 +73,7 @@ class GateStore:
         return shares
 
     async def find_evaluation(self, version: str) -> str:
-        """The last evaluation that has asked a version; empty where none has."""
+        """The last evaluation of a version; empty if there was none."""
         raw = await self._redis.hget(LATEST_KEY, version)
         last = self._read_last(version, raw)
         return str(last.get("id") or "") if "adapter" in (last.get("accuracy") or {}) else ""
@@ -82,7 +82,7 @@ class GateStore:
         return self._reader.read(f"the last evaluation of {version}", raw, dict[str, Any]) or {}
 
     async def forced(self, version: str) -> Forced | None:
-        """The last step of a version past the gate; None where it took none, or it can't be read."""
+        """The last step of a version past the gate; None if it took none, or if that can't be read."""
         raw = (await self._forced.written([version])).get(version)
         return self._reader.read(f"the step of {version} past the gate", raw, Forced)
 

@@ -32,21 +32,21 @@ def make_private_folder(folder: Path) -> None:
 
 
 def name_shared_folder(folder: Path, name_file: str) -> str:
-    """The name of the folder, which its first gateway writes into this file of it; others that share the folder read
-    the same. Raises OSError."""
+    """The name of the folder. The first gateway on the folder writes it into this file, and the others read it. Raises
+    OSError."""
     path = folder / name_file
     if not path.exists():
         make_private_folder(folder)
         with tempfile.NamedTemporaryFile("w", prefix=PARTIAL, dir=folder, encoding="ascii") as named:
             named.write(secrets.token_hex(16))
             named.flush()
-            with contextlib.suppress(FileExistsError):  # of another gateway, which was faster
+            with contextlib.suppress(FileExistsError):  # another gateway was faster
                 os.link(named.name, path)
     return path.read_text(encoding="ascii")
 
 
 def keep_secret(path: Path, secret: str) -> None:
-    """Write a secret to a new file that only its owner can read, in place of what was there. Raises OSError."""
+    """Write a secret to a new file that only its owner can read. It replaces an existing file. Raises OSError."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
         opened.write(secret + "\n")

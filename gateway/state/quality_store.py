@@ -23,7 +23,7 @@ from monitoring.quality.verdicts.quality import (
 from serving.object_store import Change, LenientReader, Mirror, ObjectStore, change_together
 
 QUALITY_KIND = "health"
-"""Its former name, which stays in Redis."""
+"""The former name of quality, which stays in Redis."""
 
 
 class Monitored:
@@ -54,26 +54,26 @@ class QualityStore:
     async def put(
         self, task: str, quality: TaskQuality, expected_generation: int, beside: Sequence[Change] = ()
     ) -> int:
-        """Set it, and in the same step what goes with it; its new generation. Raises Stale where it has moved on."""
+        """Set a task's quality, with the changes `beside`, in one step. Returns its new generation. Raises Stale."""
         return await change_together(self._redis, [self.change(task, quality, expected_generation), *beside])
 
     def change(self, task: str, quality: TaskQuality, expected_generation: int) -> Change:
-        """The change that sets it, for a step of several."""
+        """The change that sets a task's quality, for a step with several changes."""
         return Change(self.object_store, task, msgspec.to_builtins(quality), expected_generation)
 
     async def read_last_summary(self) -> Summary | None:
-        """The summary of the monitor's last step, without the judgements; None where there was none."""
+        """The summary of the monitor's last step, without the judgements; None if there was none."""
         return self._reader.read("the summary", await self._redis.get(SUMMARY_KEY), Summary)
 
     async def judgements(self) -> Mapping[str, Judgement]:
         """The last judgement of each version, without those that can't be read.
 
-        One that has not changed is the same object as the last time.
+        An unchanged judgement is the same object as the last time.
         """
         return await self._judgements.all()
 
     async def summary(self) -> Summary | None:
-        """All that was judged last; None where nothing ever was. What can't be read is left out and counted."""
+        """The last summary with its judgements; None if nothing was ever judged. Unreadable ones are only counted."""
         summary = await self.read_last_summary()
         if summary is None:
             return None
@@ -82,7 +82,7 @@ class QualityStore:
         return replace(summary, judgements=judgements, unreadable=unreadable)
 
     async def tell(self, summary: Summary, judged: Mapping[str, Judgement], gone: Collection[str]) -> None:
-        """Write down that the monitor has judged: what is new, and the versions of which all is forgotten."""
+        """Store the monitor's summary and its new judgements, and delete the judgements of versions that are `gone`."""
         async with self._redis.pipeline(transaction=True) as pipe:
             if judged or gone:
                 await self._judged.note_changes([*judged, *gone], pipe)

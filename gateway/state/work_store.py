@@ -38,8 +38,8 @@ class WorkStore(Generic[W]):
     """Keeps work of one kind. Every method raises RedisError."""
 
     def __init__(self, redis: Redis, name: str, kind: type[W], words: str, drafts: Drafts) -> None:
-        """`name` is that of its objects in Redis, `words` what logs call one of them; `drafts` keeps the audit entries
-        of those that have ended."""
+        """`name` is the name of the objects in Redis, `words` the name of one in logs. `drafts` keeps the audit entries
+        of work that has ended."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._object_store = ObjectStore(redis, name)
         self._reader = LenientReader()
@@ -62,12 +62,12 @@ class WorkStore(Generic[W]):
         return next((work for work in reversed(await self.all()) if work.state == "running"), None)
 
     async def begin(self, work: W, step: AuditedStep) -> None:
-        """Enter a new one, with the entries noted by `step`, and forget the oldest of more than are kept."""
+        """Store new work, with the entries noted by `step`. Above KEPT_MAX, the oldest ended work is deleted."""
         await step.take([Change(self._object_store, work.id, msgspec.to_builtins(work), 0)])
         await self._object_store.forget([old.id for old in (await self.all())[KEPT_MAX:] if old.state != "running"])
 
     async def end(self, work: W, action: str, after: dict[str, Any]) -> None:
-        """Note the end of one that runs together with its entry, of this action; nothing where it has ended before."""
+        """Store the end of running work together with its audit entry. Nothing changes if it has ended already."""
         entry = self.drafts.draft(work.by, action, work.task, after=after)
         ended = Change(self._object_store, work.id, msgspec.to_builtins(work), 1)
         try:
@@ -77,11 +77,11 @@ class WorkStore(Generic[W]):
         await self.drafts.enter_left()
 
     def running(self, work: W) -> Unchanged:
-        """The condition, for another step, that it runs."""
+        """The condition for another step that the work still runs."""
         return Unchanged(self._object_store, work.id, 1)
 
     async def cancel(self, work: W, step: AuditedStep) -> None:
-        """End one that runs with the entries noted by `step`. Raises Stale where it has ended before."""
+        """End running work, with the entries noted by `step`. Raises Stale if it has ended already."""
         await step.take([Change(self._object_store, work.id, msgspec.to_builtins(work), 1)])
 
     async def tell(self, work_id: str, progress: ProgressStep) -> None:
