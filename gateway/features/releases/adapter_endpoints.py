@@ -157,12 +157,12 @@ async def _add(releases: Releases, admin: Caller, upload: Upload, task: str, poo
 
 
 def state_of(version: Version) -> dict[str, Any]:
-    """The fields of a version that the audit keeps when its state moves."""
+    """The fields of a version in the audit entry of a change of its state."""
     return {"state": version.state}
 
 
 def _warnings(manifest: Mapping[str, Any]) -> list[str]:
-    """Warnings of what is allowed in a manifest and surely not meant."""
+    """Warnings of manifest fields that are allowed but likely a mistake."""
     due = read_review_due(manifest)
     if due is None or due > time.time():
         return []
@@ -287,7 +287,7 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
 
 
 def _imported(folders: Sequence[Path], body: AdapterIn) -> Upload:
-    """The files of an import by path. Blocks. Raises Problem (422) for one that may not be read, or is missing."""
+    """The files of an import by path. Blocks. Raises Problem (422) for a forbidden or missing file."""
     folder = import_path(folders, Path(body.path), "adapter_rejected", "path", is_folder=True)
     manifest = _beside(folders, folder, "manifest.yaml")
     if manifest is None:
@@ -300,13 +300,13 @@ def _imported(folders: Sequence[Path], body: AdapterIn) -> Upload:
 
 
 def _beside(folders: Sequence[Path], folder: Path, name: str) -> Path | None:
-    """The file in the folder or, where that has none, beside it. Raises Problem (422) for one that may not be read."""
+    """The file in the folder or, if it is not there, next to the folder. Raises Problem (422) for a forbidden file."""
     path_found = next((path for path in (folder / name, folder.parent / name) if os.path.lexists(path)), None)
     return None if path_found is None else import_path(folders, path_found, "adapter_rejected", "path")
 
 
 async def _until(releases: Releases, name: str, seconds: float, done: Callable[[Version], bool]) -> Version:
-    """The version once `done` holds of it, or as it is when the time is over."""
+    """The version, as soon as `done` is true for it, or after `seconds`."""
     until = time.monotonic() + seconds
     while True:
         await releases.services.snapshot.refresh()
@@ -317,12 +317,12 @@ async def _until(releases: Releases, name: str, seconds: float, done: Callable[[
 
 
 def _is_placed(releases: Releases, version: Version) -> bool:
-    """Return whether a replica that is up still has the version, or is on its way to it or off it."""
+    """Return whether a replica that is up has the version, or is loading or unloading it."""
     return any(p["state"] not in ("ghost", "failed") for p in _placed(releases, version) if p["up"])
 
 
 def _placed(releases: Releases, version: Version) -> list[dict[str, Any]]:
-    """The placements of one version, as they are shown."""
+    """The placements of one version, as the API shows them."""
     return _placements(releases, _find_placements(releases, version))
 
 
@@ -381,12 +381,12 @@ def _shown(releases: Releases, version: Version, generation: int | None, placed:
 
 
 async def show_canary(releases: Releases, task: str, canary: CanaryEntry) -> dict[str, Any]:
-    """A canary under way, with what its verdict rests on so far."""
+    """A running canary, with its last verdict and the evidence for it."""
     return {**msgspec.to_builtins(canary), **await releases.canary_verdicts.shown(task, canary)}
 
 
 def _words(releases: Releases, version: Version, canary: dict[str, Any] | None) -> list[str]:
-    """The version's situation, one sentence a fact."""
+    """The version's situation, with one sentence for each fact."""
     alias = releases.services.snapshot.current.policy.aliases.get(version.task)
     share = alias.weights.get(version.name, 0.0) if alias else 0.0
     words = [f"{version.name} is {version.state}" + (f": {version.note.rstrip('.')}." if version.note else ".")]
@@ -402,7 +402,7 @@ def _words(releases: Releases, version: Version, canary: dict[str, Any] | None) 
 
 
 async def _audit_of(releases: Releases, version: Version) -> list[dict[str, Any]]:
-    """The newest entries of the audit that speak of the version, oldest first."""
+    """The newest audit entries that name the version, the oldest first."""
     entries: list[dict[str, Any]] = []
     async for entry in releases.services.control.audit.naming(version.name, AUDIT_SEARCHED_MAX):
         if entry.object in (version.name, version.task):
@@ -415,8 +415,8 @@ async def _audit_of(releases: Releases, version: Version) -> list[dict[str, Any]
 def import_path(folders: Sequence[Path], path: Path, code: str, param: str, *, is_folder: bool = False) -> Path:
     """The path itself, if it leads to a regular file (or a folder) inside one of the folders.
 
-    Links are refused below the folder, FIFOs and devices everywhere: reading one may never end. Blocks.
-    Raises Problem with `code` and `param`; of a path outside the folders it does not say whether it exists.
+    Links below the folder are refused. FIFOs and devices are refused everywhere, since reading one may never end.
+    Blocks. Raises Problem with `code` and `param`. For a path outside the folders it does not tell if it exists.
     """
     if not folders:
         text = "Imports by path are off: add the folder to the setting import_folders, or upload the files."

@@ -39,8 +39,8 @@ async def add_version(
     pool: str | None,
     while_unchanged: Sequence[Unchanged] = (),
 ) -> tuple[Version, bool]:
-    """Verify an adapter and enter it as the task's next version, in one step with what must be unchanged then. The same
-    adapter again is the same version: False.
+    """Verify an adapter and enter it as the task's next version, in one atomic step that checks `while_unchanged`.
+    Return the version, and False if the same adapter was entered before.
 
     Raises Problem.
     """
@@ -76,11 +76,11 @@ async def add_version(
             task, fitted, artifact, manifest, pusher.public, signer, proof, added, pusher.owner
         )
     await step.enter()
-    return version, version is made  # at the same moment another admin may have made it
+    return version, version is made  # another admin may have added it at the same moment
 
 
 def _added(step: AuditedStep, before: Version | None, after: Version, generation: int) -> list[Change]:
-    """The entry of a version that is new, or newly signed."""
+    """The audit entry for a version that is new, or newly signed."""
     was, now = (
         None if version is None else {"digest": version.digest, "pool": version.pool, "signed_by": version.signed_by}
         for version in (before, after)
@@ -91,8 +91,8 @@ def _added(step: AuditedStep, before: Version | None, after: Version, generation
 def _signer(
     releases: Releases, signature: Path | None, artifact: Artifact, manifest: Manifest
 ) -> tuple[str, str] | tuple[None, None]:
-    """The adapter's trusted signer, and the signature. Raises SignatureError for a wrong one, or a missing
-    one that must be."""
+    """The adapter's trusted signer, and the signature. Raises SignatureError for a wrong signature, or a missing
+    one that is required."""
     signing = releases.services.settings.signing
     if signature is None:
         if signing.required:
@@ -110,7 +110,7 @@ def verify_for(services: Services, pool: str, folder: Path, claimed: str | None)
 
 
 def _check_bounds(releases: Releases, task: str, manifest: Manifest) -> None:
-    """The version's own sampling keeps the bounds that the operator set. Raises Problem (422)."""
+    """Check the manifest's sampling against the task's limit of tokens. Raises Problem (422)."""
     most = releases.services.settings.tasks[task].max_tokens_max
     for sampling in (manifest.sampling, manifest.general_prompt.sampling):
         if sampling.get("max_tokens", 0) > most:

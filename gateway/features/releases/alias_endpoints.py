@@ -184,7 +184,7 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
     alias, _ = await releases.services.control.registry.alias(task)
     passed = GatePass()
     if wanted.version is not None and wanted.version not in _leaders(alias):
-        # it has not led: no way back
+        # it has never led, so this is a release and not a way back
         passed = await _see_that_they_may_serve(releases, task, admin, {wanted.version: 1.0})
     back = partial(releases.services.control.registry.roll_back, task, wanted.version, wanted.expected_generation)
     change = partial(back, canary_only=wanted.canary_only)
@@ -192,7 +192,7 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
 
 
 async def _known_alias(releases: Releases, task: str) -> str:
-    """The task; one that was removed from the configuration is known while it has an alias. Raises Problem (404)."""
+    """The task. One that the configuration lacks is accepted while it has an alias. Raises Problem (404)."""
     snapshot = await releases.services.snapshot.refresh()
     return task if task in snapshot.aliases else require_task(releases.services, task, param=None)
 
@@ -206,9 +206,9 @@ async def _change_alias(
     passed: GatePass | None = None,
     reason: str | None = None,
 ) -> dict[str, Any]:
-    """Take one step of a release together with its audit entry, and show the alias as it is then. `changed` is false
-    where it was so already; `warnings` say what the gate said, which checks have nothing to judge its versions by, and
-    what keeps requests from them."""
+    """Take one step of a release together with its audit entry. Return the new alias. `changed` is false if the step
+    changed nothing. `warnings` hold the gate's warnings, checks without a model for the versions, and obstacles between
+    requests and the versions."""
     passed = passed or GatePass()
     before, was_at = await releases.services.control.registry.alias(task)
     evidence = {name: value for name, value in (("gate", passed.evidence), ("reason", reason)) if value}
@@ -216,7 +216,7 @@ async def _change_alias(
         noted = step.noted(action, task, evidence=evidence or None)
 
         def note(was: Any, now: Any, generation: int) -> list[Change | Unchanged]:
-            if passed.judged_for not in (None, _leaders(was)):  # others lead, or have led, than the gate knew
+            if passed.judged_for not in (None, _leaders(was)):  # the gate judged beside other versions
                 raise Stale(task, generation - 1)
             return [*noted(was, now, generation), *passed.changes]
 
@@ -232,8 +232,8 @@ async def _change_alias(
 
 
 async def _warnings(releases: Releases, task: str, before: AliasEntry | None, after: AliasEntry) -> list[str]:
-    """The models that the task's checks, and `auto`, lack for the versions that answer now, a sentence or two each; and
-    what keeps requests from these versions."""
+    """Sentences on models that the task's checks, and `auto`, lack for the versions that answer now, and on obstacles
+    that keep requests from these versions."""
     settings = releases.services.settings.tasks.get(task)
     if settings is None or not after.weights:
         return []
@@ -257,8 +257,8 @@ async def _warnings(releases: Releases, task: str, before: AliasEntry | None, af
 async def _see_that_they_may_serve(
     releases: Releases, task: str, admin: Caller | None, weights: dict[str, Any], reason: str | None = None
 ) -> GatePass:
-    """Raises Problem for a version that is not ready on a quorum of its replicas now, that its pusher may not release,
-    or that the gate does not let through without a `reason` (`admin`; None: nobody will see its answers)."""
+    """Raises Problem for a version that is not ready on a quorum of its replicas, that this admin has pushed and may
+    not release, or that needs a `reason` to pass the gate. Without an `admin` (a shadow) only readiness counts."""
     alias, _ = await releases.services.control.registry.alias(task)
     snapshot = await releases.services.snapshot.refresh()
     released = []
@@ -267,7 +267,7 @@ async def _see_that_they_may_serve(
         if admin is not None:
             await see_that_another_pushed(releases.services, admin, version, "release it")
         if version.task != task or version.state not in PLACED:
-            continue  # the registry says it better
+            continue  # the registry has a better message
         released.append(version)
         if why := await explain_unready(releases.services, snapshot, version):
             raise Problem("state_conflict", f"{why}: wait, or see `why`.")
@@ -280,8 +280,8 @@ def _leaders(alias: AliasEntry | None) -> list[str]:
 
 
 def _plan(releases: Releases, task: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """The plan with its defaults filled in: labels of the task's metric can roll it back. Raises Problem where it can't
-    be used."""
+    """The plan with its defaults: labels of the task's metric can roll the canary back. Raises Problem if the plan
+    can't be used."""
     if "feedback_metric" not in fields:
         metric = releases.services.settings.plan(task).feedback_metric
         fields = {"feedback_required": False, **fields, "feedback_metric": metric}

@@ -16,18 +16,18 @@ from serving.adapters.versions_and_aliases import AliasEntry, Version
 
 
 def count_ready_and_up(services: Services, snapshot: Snapshot, version: Version) -> tuple[int, int]:
-    """On how many replicas the version is ready, and how many of those that are to have it are up."""
+    """The number of replicas on which the version is ready, and the number of its wanted replicas that are up."""
     placements = [p for p in snapshot.placements.values() if p.version == version.name and p.state in HELD | {"failed"}]
-    there = (services.fleet.replicas.get(p.replica) for p in placements)  # None: it is configured no more
+    there = (services.fleet.replicas.get(p.replica) for p in placements)  # None: no longer in the configuration
     ready = sum(version.name in replica.loaded and replica.up for replica in services.fleet.in_pool(version.pool))
     return ready, sum(replica is not None and replica.up for replica in there)
 
 
 async def explain_unready(services: Services, snapshot: Snapshot, version: Version) -> str:
-    """The reason why an alias may not move to a version now; empty where it is ready on a quorum of its replicas."""
+    """The reason why an alias may not move to a version now; empty if it is ready on a quorum of its replicas."""
     ready, up = count_ready_and_up(services, snapshot, version)
     if ready < compute_quorum(up):
-        await check_health(services)  # another gateway has loaded it, and this one has not looked since
+        await check_health(services)  # another gateway may have loaded it since the last look
         ready, up = count_ready_and_up(services, snapshot, version)
     return "" if ready >= compute_quorum(up) else f"{version.name} is ready on {ready} of its {up} replicas only"
 
@@ -55,7 +55,7 @@ def find_obstacles(
     names: Iterable[str | None],
     reviews: int | None = None,
 ) -> Obstacles:
-    """All of it for these versions of the task; `reviews` is how many wait for a person."""
+    """All obstacles for these versions of the task. `reviews` is the number of waiting reviews."""
     there = [snapshot.versions[name] for name in names if name is not None and name in snapshot.versions]
     return Obstacles(
         rules=find_rules_away(snapshot, task, now),
@@ -65,7 +65,7 @@ def find_obstacles(
 
 
 def describe_canary(services: Services, snapshot: Snapshot, task: str, alias: AliasEntry | None) -> list[str]:
-    """The state of an alias's canary that is paused, or degraded, in words; nothing of another one."""
+    """The state of an alias's canary in words, if it is paused or degraded; else empty."""
     if alias is None or alias.canary is None or task not in services.settings.tasks:
         return []
     name = alias.canary.version

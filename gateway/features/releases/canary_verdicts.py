@@ -29,9 +29,9 @@ AUDITED_AS: Mapping[str, str] = {"promote": "alias.promote", "roll_back": "alias
 
 
 class KeptVerdict(msgspec.Struct, kw_only=True):
-    """The last verdict on a canary, as it is kept in Redis. `held`: that it is held is in the audit already.
+    """The last verdict on a canary, as stored in Redis. `held`: the audit has an entry for its `hold` already.
 
-    `records_read` is set where an earlier release kept it, and the evidence with it.
+    `records_read` is set if an earlier release stored it, with the evidence.
     """
 
     id: str = ""
@@ -43,7 +43,7 @@ class KeptVerdict(msgspec.Struct, kw_only=True):
 
 
 class CanaryVerdicts:
-    """Carries out verdicts on canaries: one gateway at a time, the one that has the monitor's job."""
+    """Carrying out of verdicts on canaries, by the one gateway that has the monitor's job."""
 
     def __init__(
         self,
@@ -53,8 +53,8 @@ class CanaryVerdicts:
         meters: Meters,
         find_obstacle: Callable[[str], Awaitable[tuple[CanaryAction, str] | None]],
     ) -> None:
-        """`find_obstacle` gives what is done instead of a promotion, and why; None where the version may be promoted.
-        What passes by itself is not a `hold`: of these one is entered, and the next one may last."""
+        """`find_obstacle` returns the action instead of a promotion, and the reason; None if the version may be
+        promoted. A temporary obstacle must not be a `hold`: only the first `hold` gets an audit entry."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._registry = registry
         self._audit = audit
@@ -70,18 +70,18 @@ class CanaryVerdicts:
 
     @property
     def drafts_key(self) -> str:
-        """The key of Redis that is there where entries of the audit are left."""
+        """The Redis key of waiting audit entries. It exists only if there are some."""
         return self._drafts.values
 
     async def enter_left(self) -> None:
-        """Enter into the audit the verdicts that a killed gateway has carried out. Raises RedisError."""
+        """Enter into the audit the verdicts that a killed gateway carried out before its end. Raises RedisError."""
         await self._drafts.enter_left()
 
     async def carry_out(self, task: str, canary: CanaryEntry, verdict: CanaryVerdict) -> None:
-        """Keep the verdict on a canary, and do as it says, once. Raises RedisError.
+        """Store the verdict on a canary, and carry it out once. Raises RedisError.
 
-        The entry's draft is written in the same step as what is done: whoever comes next enters it if this gateway is
-        killed in between.
+        The action's own step writes the draft of the audit entry. If this gateway is then killed, the next one with
+        the job enters it.
         """
         last = await self._read_last(task, canary)
         if last.records_read is not None:
@@ -94,7 +94,7 @@ class CanaryVerdicts:
         if verdict.action == "continue" or (verdict.action == "hold" and last.held):
             return
         if verdict.action == "promote" and await self._is_degraded(task, canary.version):
-            return  # the monitor has paused it, and recovery is the monitor's to find
+            return  # the monitor has paused it, and decides on its recovery
         alias, generation = await self._registry.alias(task)
         if alias is None or alias.canary != canary:
             return
@@ -126,7 +126,7 @@ class CanaryVerdicts:
         await self._drafts.enter(task)
 
     async def _is_degraded(self, task: str, version: str) -> bool:
-        """Return whether the monitor, or an admin, calls this version degraded."""
+        """Return whether this version is degraded, by the monitor or by an admin's pin."""
         quality = (await self._quality.of(task))[0].versions.get(version)
         return quality is not None and quality.verdict == "degraded"
 
@@ -138,7 +138,7 @@ class CanaryVerdicts:
             await both.execute()
 
     async def _read_last(self, task: str, canary: CanaryEntry) -> KeptVerdict:
-        """The last verdict on a canary; one that has just begun has none, and neither has one that can't be read."""
+        """The last verdict on a canary; an empty one for a new canary, or an unreadable verdict."""
         name = f"{canary.version} {canary.started_at}"
         raw, of_earlier_release = await self._redis.mget(_key(task), f"apprentice:rollout:{task}")
         try:

@@ -29,7 +29,7 @@ def _open(services: Services, features: Features) -> Releases:
 
 
 async def _find_obstacle(services: Services, name: str) -> tuple[CanaryAction, str] | None:
-    """The step of a canary that may not be promoted by itself, and why; None where it may be. Raises RedisError."""
+    """The action instead of a canary's promotion, and the reason; None if it may be promoted. Raises RedisError."""
     snapshot = await services.snapshot.refresh()
     version = snapshot.versions.get(name)
     why = "" if version is None else await explain_unready(services, snapshot, version)

@@ -20,13 +20,13 @@ NOTE_CHARACTERS_MAX = 2000
 
 
 async def keep_reconciling(releases: Releases) -> None:
-    """One pass a second, and one at each new snapshot, while this gateway has the lease. Raises RedisError."""
+    """Reconcile once a second, and at each new snapshot, while this gateway has the lease. Raises RedisError."""
     lease = releases.services.lease_job("reconcile")
 
     async def pass_over_fleet() -> None:
         if lease.is_new:
             lease.is_new = False
-            await check_health(releases.services)  # what was last seen may be from before the other's last step
+            await check_health(releases.services)  # the last look may be older than the other gateway's last step
         await reconcile_once(releases)
 
     adapters = releases.services.control.adapters
@@ -36,7 +36,7 @@ async def keep_reconciling(releases: Releases) -> None:
 
 
 async def reconcile_once(releases: Releases) -> None:
-    """One pass of the reconciler over what the gateways want and have under way. Raises RedisError."""
+    """Do one pass of the reconciler, with the present wishes and the requests of all gateways. Raises RedisError."""
     snapshot = await releases.services.snapshot.refresh()
     roll = await releases.services.control.presence.present()
     offset = await read_redis_time(releases.services.redis) - time.monotonic()
@@ -69,7 +69,7 @@ async def _keep_few_previous_versions(releases: Releases, snapshot: Snapshot) ->
         previous_versions.sort(key=lambda version: version.changed_at, reverse=True)
         for version in previous_versions[settings.previous_versions_kept :]:
             note = f"{settings.previous_versions_kept} newer previous versions stay loaded"
-            # an alias has taken it up meanwhile, or a newer release has moved it
+            # an alias uses it again meanwhile, or a newer release has moved it
             with contextlib.suppress(RegistryError, Unreadable):
                 step = releases.services.begin_step("system")
                 noted = step.noted(

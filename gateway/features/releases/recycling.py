@@ -24,17 +24,17 @@ from serving.replica import Replica
 log = logging.getLogger(__name__)
 RESTART_TIMEOUT_SECONDS = 30.0
 UNHEARD_SECONDS = 120.0
-"""An engine that is still the same process by then is told again: the gateway that had told it may have died first."""
+"""Time after which an engine that has not restarted is told again: the gateway may have died before it told it."""
 TRIES_MAX = 3
 BACK_SECONDS_MAX = 900.0
-"""A replica that is not back with all its versions by then stays cordoned, for people to look at."""
+"""Time after which a replica that lacks one of its versions stays cordoned, for people to look at."""
 
 
 class Cordon(msgspec.Struct, frozen=True, kw_only=True):
-    """A replica's cordon: the reason why it gets no requests, by whom and since when (Unix seconds).
+    """A replica's cordon: the reason why it gets no requests, its author, and its time (Unix seconds).
 
-    For one that is being recycled: the engine process that is to go, when and how often it was told to, and why it had
-    been cordoned before.
+    During a recycling also: `life` is the engine process to end, `restarted_at` and `tries` the time and number of the
+    calls, and `was` the reason of an earlier cordon.
     """
 
     reason: str = ""
@@ -49,21 +49,21 @@ class Cordon(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Busy(Exception):
-    """Another replica of the pool gets no requests: one at a time."""
+    """Another replica of the pool gets no requests; only one may at a time."""
 
     def __init__(self, names: list[str]) -> None:
         super().__init__(f"{', '.join(names)} gets no requests already: one replica of a pool at a time.")
 
 
 async def recycle_some(releases: Releases) -> None:
-    """One step for each replica that is being recycled; begins with one where ghosts take the last room. Raises
-    RedisError."""
+    """Take one step for each replica that is being recycled. Begin the recycling of a replica whose last room is taken
+    by ghosts. Raises RedisError."""
     store, replicas = releases.services.objects.cordons, releases.services.fleet.replicas
     cordons, generations, generation = dict[str, Cordon](), dict[str, int](), 0
     if releases.services.snapshot.current.cordons:
         generations, raw = await store.generations(), await store.written()
         cordons = {name: _read(cordon) for name, cordon in raw.items() if name in replicas}
-        generation = (await releases.services.snapshot.refresh()).generation  # at least that of the cordons
+        generation = (await releases.services.snapshot.refresh()).generation  # not older than the cordons
     for name, cordon in cordons.items():
         if cordon.recycle and not cordon.stuck:
             with contextlib.suppress(Stale):  # an admin has changed it meanwhile
@@ -78,8 +78,8 @@ async def recycle_some(releases: Releases) -> None:
 
 
 async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> None:
-    """Have a replica recycled. Raises Busy if another of its pool gets no requests, also if that begins at this very
-    moment, Stale if the replica's own cordon changes, RedisError."""
+    """Begin the recycling of a replica. Raises Busy if another replica of its pool gets no requests, also if that
+    begins at this moment, Stale if the replica's own cordon changes, RedisError."""
     store = releases.services.objects.cordons
     generations, cordons = await store.generations(), await store.written()
     others = [other.name for other in releases.services.fleet.in_pool(replica.config.pool) if other is not replica]
@@ -104,7 +104,7 @@ async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> N
 
 
 def _read(cordon: bytes) -> Cordon:
-    """A cordon. One that can't be read stays, and its replica is left alone, until an admin takes it away."""
+    """Read a cordon. An unreadable one stays, and its replica is not touched, until an admin removes the cordon."""
     try:
         return msgspec.json.decode(cordon, type=Cordon)
     except UNREADABLE:
@@ -112,7 +112,7 @@ def _read(cordon: bytes) -> Cordon:
 
 
 def _fullest(releases: Releases, replicas: list[Replica]) -> Replica | None:
-    """A replica that takes no more loads because of ghosts, if the others of its pool serve all that it does."""
+    """A replica that can't load more because of ghosts, if others of its pool serve all its versions; else None."""
     placed = releases.services.snapshot.current.placements_by_replica
     for replica in replicas:
         full = releases.services.control.adapters.reconciler.capacity(replica, placed.get(replica.name, {}))
@@ -125,7 +125,7 @@ def _fullest(releases: Releases, replicas: list[Replica]) -> Replica | None:
 
 
 async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: Cordon, revision: int) -> None:
-    """Restart it once nobody has anything under way there; give it requests again once all of it is back."""
+    """Restart the engine once no gateway has requests there. Uncordon the replica once all its versions are ready."""
     services = releases.services
     now = await read_redis_time(services.redis)
     unheard = replica.up and replica.life == cordon.life and now - cordon.restarted_at > UNHEARD_SECONDS
@@ -157,13 +157,13 @@ async def _give_up(releases: Releases, replica: Replica, cordon: Cordon, revisio
 
 
 def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica, former_life: str) -> bool:
-    """Return whether every version that is to be there is ready on the engine process that follows the former one."""
+    """Return whether all wanted versions are ready on the engine process after the former one."""
     placed = [p for (on, _), p in placements.items() if on == replica.name and p.state in HELD | {"failed"}]
     return all(p.state == "ready" and p.life != former_life and may_be_one_life(p.life, replica.life) for p in placed)
 
 
 async def _restart(releases: Releases, replica: Replica) -> str:
-    """The reason why the call failed; empty where it did not, also if the answer is slow to come."""
+    """The reason why the call failed; empty if it did not, also if the answer is late."""
     try:
         answer = await releases.services.control.http.post(
             replica.config.recycle_url or "", timeout=RESTART_TIMEOUT_SECONDS

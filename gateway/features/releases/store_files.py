@@ -21,7 +21,7 @@ StoreFileName = Annotated[str, Path(json_schema_extra={"enum": list(ADAPTER_FILE
 
 
 class StoreFile(FileResponse):
-    """A file of the store, sent in larger pieces than a web page's, and always whole: nobody asks for parts of it."""
+    """A file of the store, sent in larger pieces than a web page's, and always whole: nobody needs parts of it."""
 
     chunk_size = 1 << 20
 

@@ -26,7 +26,7 @@ COMMAND_OF: Mapping[Kind, str] = MappingProxyType(
 
 
 class Lack(NamedTuple):
-    """A check without its model: the model's kind, what is found (without a full stop), and what to do."""
+    """A check without its model: the model's kind, a description (without a full stop), and the remedy."""
 
     kind: Kind
     missing: str
@@ -34,7 +34,7 @@ class Lack(NamedTuple):
 
 
 def list_answering_versions(alias: AliasEntry) -> list[str]:
-    """The versions of an alias that answer, the one that leads first."""
+    """The versions of an alias that answer, the leading one first."""
     return [alias.leading, *sorted(alias.weights.keys() - {alias.leading})]
 
 

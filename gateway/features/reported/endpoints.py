@@ -80,7 +80,7 @@ def _result(result: Result | Problem) -> Result:
 
 
 async def _taken_in(services: Services, caller: Caller, entries: Sequence[bytes | Raw]) -> list[Result | Problem]:
-    """Judge and store reports, a few at a time; for each its result, or what is wrong with it. Raises RedisError."""
+    """Judge and store reports in batches. Return for each its result or its fault. Raises RedisError."""
     results: list[Result | Problem] = []
     for start in range(0, len(entries), AT_ONCE):
         reports: list[Due | Problem] = []
@@ -98,9 +98,9 @@ async def _taken_in(services: Services, caller: Caller, entries: Sequence[bytes 
 async def _stored(
     services: Services, caller: Caller, reports: Sequence[Due | Problem], length: int
 ) -> list[Result | Problem]:
-    """Judge and store those that are due, of `length` bytes in all.
+    """Judge and store the valid reports, of `length` bytes in all.
 
-    Raises RedisError: then some may be stored, and may be sent again.
+    Raises RedisError; then some may be stored, and all may be sent again.
     """
     due = [due_report for due_report in reports if isinstance(due_report, Due)]
     moment = services.moment(time.monotonic())

@@ -33,8 +33,8 @@ AHEAD_SECONDS_MAX = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A report that may be stored, and what it is judged by. `version` is None where there is nothing to judge it by;
-    `source` is its name in Redis, `report_digest` its digest."""
+    """A report that may be stored, with all that its judgement needs. Without a `version` it is not judged. `source` is
+    its name in Redis, `report_digest` its digest."""
 
     report: Report
     task: TaskPolicy
@@ -47,7 +47,7 @@ class Due:
 
 
 def due_of(services: Services, caller: Caller, report: Report) -> Due:
-    """A report with what it is judged by. Raises Problem (400, 403, 404)."""
+    """A report with all that its judgement needs. Raises Problem (400, 403, 404)."""
     policy = services.snapshot.current.policy
     task = policy.tasks.get(report.task)
     if caller.models.isdisjoint(("*", report.task, report.version)):
@@ -74,7 +74,7 @@ def due_of(services: Services, caller: Caller, report: Report) -> Due:
 
 
 def _see_that_it_fits(services: Services, report: Report) -> None:
-    """Raises Problem (400, 404) for what does not exist here, or was at no time that can be."""
+    """Raises Problem (400, 404) for a version or pool that does not exist here, or an impossible time."""
     if report.version is not None and (
         report.version.partition("@")[0] != report.task or report.version not in services.snapshot.current.versions
     ):
@@ -94,7 +94,7 @@ def _see_that_it_fits(services: Services, report: Report) -> None:
 def _terms(
     services: Services, report: Report, task: TaskPolicy, version: VersionView | None, fitted: Fitted
 ) -> Terms | None:
-    """The terms of an answer; None where there is none. An answer of a general model has no confidence."""
+    """The terms of an answer; None without an answer. An answer of a general model has no confidence."""
     if version is None or report.answer is None or report.status >= 400:
         return None
     checks = {name: check for name, check in _observed(task).items() if name in AFTER_THE_ANSWER}
@@ -115,7 +115,7 @@ def _observed(task: TaskPolicy) -> dict[CheckName, CheckPolicy]:
 
 
 def records_of(services: Services, caller: Caller, due: Sequence[Due], moment: Moment) -> list[Record]:
-    """Their records, each with what the checks say of it. A thread's work: a score takes a while."""
+    """The reports' records, with the checks' findings. Runs in a thread, since a score takes time."""
     return [_record(services, caller, due_report, moment) for due_report in due]
 
 
@@ -158,8 +158,8 @@ def _record(services: Services, caller: Caller, due: Due, moment: Moment) -> Rec
 
 
 def _judge(due: Due, moment: Moment, record: Record) -> None:
-    """Judge a report by the task's checks, each as if it only observed. A thread's work: a score takes a
-    while."""
+    """Judge a report by the task's checks, all as if they only observed. Runs in a thread, since a score takes
+    time."""
     version, terms = due.version, due.terms
     if version is None:
         return
@@ -176,7 +176,7 @@ def _judge(due: Due, moment: Moment, record: Record) -> None:
 
 
 def _before(due: Due, version: VersionView, moment: Moment) -> tuple[list[Finding], float | None]:
-    """The findings of the checks before the answer on the text, where it was told; and its scope score."""
+    """The findings of the checks before the answer, if the report has the text; and the text's scope score."""
     report, task, fitted = due.report, due.task, due.fitted
     if report.messages is None and report.prompt is None:
         return [], None

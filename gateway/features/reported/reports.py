@@ -35,7 +35,7 @@ Logprobs = Annotated[list[Annotated[float, Meta(ge=-1e6, le=0)]], Meta(max_lengt
 
 
 class Report(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A request that another gateway served, as it is told: when (Unix seconds), of which task, and what became of it.
+    """A report of a request that another gateway served: its time (Unix seconds), its task, and its outcome.
 
     `source_id` names it there: sent again, it is stored once. `version` is what answered, or none: a general model.
     """
@@ -66,7 +66,7 @@ BATCH = msgspec.json.Decoder(list[Raw])
 
 
 def batch_of(raw: bytes) -> list[Raw] | None:
-    """The entries of a batch as they came; None where the body is a single one. Raises Problem (400)."""
+    """The undecoded entries of a batch; None if the body is a single report. Raises Problem (400)."""
     try:
         raw.decode()
         fields = RAW_FIELDS.decode(raw)
@@ -86,7 +86,7 @@ def batch_of(raw: bytes) -> list[Raw] | None:
 
 
 def read_report(raw: bytes | Raw) -> Report:
-    """One report. Raises Problem (400) that names the field at fault."""
+    """One report. Raises Problem (400), which names the faulty field."""
     try:
         return REPORT.decode(raw)
     except msgspec.ValidationError as error:

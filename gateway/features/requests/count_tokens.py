@@ -71,7 +71,7 @@ async def count_tokens(request: Request, caller: ClientIdentified) -> Response:
 
 
 async def _count(services: Services, body: RequestBody, choice: Choice) -> int:
-    """The count by this choice's engine, or by one that follows it where that fails. Raises Problem."""
+    """The count by this choice's engine or, if that fails, by the next one. Raises Problem."""
     policy, began_at = services.snapshot.current.policy, time.monotonic()
     failures: tuple[Failure, ...] = ()
     while True:

@@ -75,7 +75,7 @@ async def read_request(
 
 
 async def find_record(services: Services, request_id: str, caller: Caller) -> Record:
-    """A record that this caller may read; one that was just made is waited for. Raises Problem (404, 503)."""
+    """A record that this caller may read. It waits for a very new record. Raises Problem (404, 503)."""
     until = time.monotonic() + RECORD_WAIT_SECONDS
     young_seconds = YOUNG_SECONDS + services.settings.limits.request_timeout_seconds + services.flow.oldest_seconds()
     young = services.ids.genuine(request_id, caller.judges) and time.time() - read_time(request_id) < young_seconds
@@ -90,7 +90,7 @@ async def find_record(services: Services, request_id: str, caller: Caller) -> Re
 
 
 async def resolve_id(services: Services, caller: Caller, given_id: str) -> str:
-    """Our id from what a caller has: our id, an answer's id with ours in it, or an id of the engine's own."""
+    """Our id, from the caller's: our id, an answer's id with ours in it, or the engine's own id."""
     request_id = strip_id(given_id)
     if request_id != given_id or services.ids.genuine(given_id):
         return request_id

@@ -37,7 +37,7 @@ DID: Mapping[str, str] = MappingProxyType({"ok": "answered it", "truncated": "be
 
 
 def explain(record: Record, in_full: bool = False) -> list[str]:
-    """One sentence a step: what the checks said, where it went and why, what failed before, and how it ended.
+    """One sentence for each step: the checks, the route with its reason, earlier failures, and the outcome.
 
     `in_full`, for operators and admins: with scores, thresholds, neighbours and what admins' rules would have done.
     """
@@ -78,14 +78,14 @@ def explain(record: Record, in_full: bool = False) -> list[str]:
 
 
 def describe_reason(reason: str | None, task: str | None, findings: Iterable[FindingRecord]) -> str:
-    """The reason of a request of this task (None: of none) in words; empty for no reason."""
+    """The reason of a request of this task (None: no task) in words; empty without a reason."""
     if reason == "out_of_scope" and task is None:
         return NO_INDEX if any(finding.note == NO_INDEX for finding in findings) else NO_TASK
     return REASON_WORDS.get(reason or "", "")
 
 
 def describe_findings(findings: list[FindingRecord], in_full: bool) -> Iterator[str]:
-    """A sentence for each check that was asked."""
+    """A sentence for each check that was done."""
     for finding in findings:
         if finding.check in CHECK_BY_NAME:
             yield f"{finding.check}: {_words(finding)}{_whose(finding)}{_figures(finding) if in_full else ''}."
@@ -94,22 +94,22 @@ def describe_findings(findings: list[FindingRecord], in_full: bool) -> Iterator[
 
 
 def redact_record(record: Record) -> Record:
-    """The record as its caller may see it: checks without scores, thresholds, neighbours and notes."""
+    """The record for its caller: checks without scores, thresholds, neighbours and notes."""
     return msgspec.structs.replace(record, findings=list(map(redact_finding, select_findings(record.findings))))
 
 
 def select_findings(findings: list[FindingRecord]) -> Iterator[FindingRecord]:
-    """The findings of checks; what an admin's rule would have done is for admins."""
+    """The findings of checks, without those of admins' rules, which only admins see."""
     return (finding for finding in findings if finding.check in CHECK_BY_NAME)
 
 
 def redact_finding(finding: FindingRecord) -> FindingRecord:
-    """A finding as a caller may see it."""
+    """The parts of a finding that a caller may see."""
     return FindingRecord(check=finding.check, mode=finding.mode, fired=finding.fired, version=finding.version)
 
 
 def describe_finding(finding: FindingRecord, in_full: bool) -> dict[str, Any]:
-    """A finding as `POST /v1/route` tells it: its verdict in words, and the figures where they may be seen."""
+    """A finding for `POST /v1/route`: its verdict in words and, `in_full`, its figures."""
     fields: dict[str, Any] = {
         "check": finding.check,
         "mode": finding.mode,

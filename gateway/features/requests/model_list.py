@@ -57,7 +57,7 @@ def _cards(services: Services, caller: Caller) -> Iterator[dict[str, Any]]:
 
 
 def _names(services: Services) -> Iterator[tuple[str, str, int, str | None]]:
-    """Each name with its kind, the Unix time since when it is there, and the pool that answers; None: it varies."""
+    """Each name with its kind, the Unix time of its creation, and the pool that answers (None: it varies)."""
     snapshot, since = services.snapshot.current, int(services.configuration.loaded_at)
     loaded = {name for replica in services.fleet.replicas.values() for name in replica.loaded}
     for task, settings in snapshot.policy.tasks.items():

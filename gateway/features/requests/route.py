@@ -71,7 +71,7 @@ async def route(
 
 
 async def answer_beside(request: Request, caller: Caller, read: Read, tell: Tell) -> Response:
-    """The response to a body that is read, and decided on as the walk does. `tell` gives the response's fields."""
+    """The response to a body, which is read and routed like in the request path. `tell` returns the fields."""
     services = services_of(request)
     return await answer_in_time(services, request, lambda exchange: _answer(services, exchange, caller, read, tell))
 
@@ -92,7 +92,7 @@ def _read(raw: bytes, name: FormatName | None) -> RequestBody:
 
 
 def _guess_format(raw: bytes) -> WireFormat:
-    """The format by the fields that the body has; chat where none is told, whose reader names the fault."""
+    """The format by the body's fields. Chat if they do not show it; chat's reader then names the fault."""
     try:
         fields = RAW_FIELDS.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -107,7 +107,7 @@ def _guess_format(raw: bytes) -> WireFormat:
 
 
 async def _decided(services: Services, caller: Caller, body: RequestBody, session: str | None) -> Choice:
-    """The choice, as the walk would make it. Raises Problem where it would refuse."""
+    """The choice that the request path would make. Raises Problem if it would refuse."""
     policy = services.snapshot.current.policy
     routing_request = make_routing_request(body, caller.public, caller.models, session, policy)
     moment = services.moment(time.monotonic())

@@ -40,7 +40,7 @@ class _FoundRequest(msgspec.Struct):
 
 
 class _Page(msgspec.Struct):
-    """The part of a page that the gateway reads: texts are long."""
+    """The part of a page that the gateway decodes; it skips the texts, which are long."""
 
     requests: list[_FoundRequest]
 
@@ -49,17 +49,17 @@ _PAGE = msgspec.json.Decoder(_Page)
 
 
 class SearchTurns:
-    """Turns to search: a few at a time, since each is a process, and one of each key."""
+    """Turns to search: a few at a time, since each search is a process, and only one for each key."""
 
     def __init__(self) -> None:
         self._all = asyncio.Semaphore(SEARCHES_MAX)
         self._callers = asyncio.Semaphore(CALLERS_SEARCHES_MAX)
         self._own: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """The lock of each key that searches or waits."""
+        """The locks of keys that search or wait."""
 
     @asynccontextmanager
     async def turn(self, caller: Caller) -> AsyncIterator[None]:
-        """Wait for a turn, and have it."""
+        """Wait for a turn, and hold it during the block."""
         own = self._own.setdefault(caller.public, asyncio.Lock())
         async with own, nullcontext() if caller.judges == "*" else self._callers, self._all:
             yield
@@ -114,7 +114,7 @@ async def list_requests(
     async with searches.services.limits.spending(caller) as headers:
         page = await _search(searches, caller, query)
     ids = [found.id for found in _PAGE.decode(page).requests]
-    if task is not None and not ids:  # a task that was removed has its requests
+    if task is not None and not ids:  # the requests of a removed task can still be searched
         _see_that_task_is_known(searches.services, caller, task)
     if caller.judges == "*" and (texts or text is not None):
         await _enter(searches, caller, query, ids)
@@ -141,7 +141,7 @@ async def _search(searches: Searches, caller: Caller, query: dict[str, Any]) -> 
 
 
 async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], ids: Sequence[str]) -> None:
-    """Enter into the audit whose texts are given out; what was searched for is left out."""
+    """Enter into the audit whose texts are handed out. The searched words are left out."""
     filters = {name: value for name, value in query.items() if value is not None and name != "text"}
     await enter_event(searches.services, caller, "texts.give", query["task"] or "*", filters | {"requests": ids})
 

@@ -123,7 +123,7 @@ async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> 
         await step.take([requests.store.change(opened, 0)])
     except Exception:
         if await requests.store.object_store.get(opened.id) is None:
-            await requests.store.forget_examples(opened.id)  # it was not opened: nobody else knows of them
+            await requests.store.forget_examples(opened.id)  # it was not opened: nothing refers to them
         raise
     await requests.store.tidy()
     await requests.services.snapshot.refresh()

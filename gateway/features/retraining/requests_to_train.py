@@ -37,10 +37,10 @@ BYTES_MAX = 4 << 20
 
 
 async def open_retraining(retraining: RetrainingRequests, task: str, action: Action) -> Retraining:
-    """Open the request that an action of the monitor asks for; the one that it has opened already, where it has.
+    """Open the request to train for an action of the monitor. If the action has opened one already, return that one.
 
-    Its id follows from the action's, so that two gateways that carry it out at the same time open one. Raises
-    RedisError.
+    Its id follows from the action's. If two gateways carry the action out at the same time, they open one request.
+    Raises RedisError.
     """
     for opened in await retraining.store.all():
         if opened.action == action.id and opened.task == task:
@@ -50,14 +50,14 @@ async def open_retraining(retraining: RetrainingRequests, task: str, action: Act
     )
     opened = msgspec.structs.replace(opened, id=id_of(task, action.id, action.at))
     await retraining.store.keep(opened.id, examples)
-    with contextlib.suppress(Stale):  # another gateway has opened it at this moment
+    with contextlib.suppress(Stale):  # another gateway opened it at this moment
         await retraining.store.open(opened)
     return opened
 
 
 async def close_retraining(retraining: RetrainingRequests, task: str, ending: Action) -> None:
-    """Close what an action that is undone has opened, or, once a version is no longer pinned as degraded, what pins
-    have: nothing that labels ask for. Raises RedisError, and Stale where it moves at this moment."""
+    """Close the request that an undone action has opened. When a pin as degraded ends, close the requests that pins
+    have opened, not those from labels. Raises RedisError, and Stale if a request changes at this moment."""
     is_undone, done = ending.kind == "undo", ending.evidence.get("action")
     for listed in await retraining.store.all():
         opened, generation = await retraining.store.get(listed.id)
@@ -82,8 +82,8 @@ async def draft_retraining(
     since: float | None = None,
     action: str | None = None,
 ) -> tuple[Retraining, list[Example]]:
-    """A request to train a version's successor, not yet entered, and its examples: the requests judged bad since then
-    (Unix seconds; None: of all that is kept). `action` is what of the task's quality asks for it. Raises RedisError."""
+    """A draft of a request to train a version's successor, and its examples: the requests judged bad after `since`
+    (Unix seconds; None: all stored ones). `action` is the id of the monitor's action, if any. Raises RedisError."""
     examples = await collect_examples(retraining, task, version, since)
     now = await read_redis_time(retraining.services.redis)
     draft = Retraining(
@@ -107,8 +107,8 @@ async def collect_examples(
     since: float | None = None,
     examples_max: int = EXAMPLES_MAX,
 ) -> list[Example]:
-    """The version's requests whose label is wrong (monitoring/labels/request_label.py), the newest first, of
-    which all words can be opened. Raises RedisError."""
+    """The version's requests with a wrong label (monitoring/labels/request_label.py), the newest first. Requests with
+    words that can't be opened are left out. Raises RedisError."""
     judged = _Judgements(retraining, task, version, await read_rules(retraining.services, task))
     redis: Any = retraining.services.redis  # replies are bytes; redis-py's types say bytes or str
     first, last = "-" if since is None else str(int(since * 1000)), "+"
@@ -118,7 +118,7 @@ async def collect_examples(
             last = f"({entry.decode()}"
             try:
                 judged.take(fields)
-            except (*UNREADABLE, KeyError):  # it is the monitor that counts it
+            except (*UNREADABLE, KeyError):  # the monitor counts it
                 log.debug("feedback that can't be read is not an example: %r", entry)
         await judged.decide()
         if len(rows) < AT_ONCE or len(judged.bad) >= examples_max:
@@ -128,7 +128,7 @@ async def collect_examples(
 
 
 class _Judgements:
-    """The judgements of a version's requests, read from the newest back."""
+    """The judgements of a version's requests, read from the newest to older ones."""
 
     def __init__(self, retraining: RetrainingRequests, task: str, version: str, rules: LabelRules) -> None:
         services = retraining.services
@@ -140,10 +140,10 @@ class _Judgements:
         self._requests: set[str] = set()
         self._undecided: list[str] = []
         self.bad: dict[str, Example] = {}
-        """By request, those whose label is wrong."""
+        """The examples with a wrong label, by request."""
 
     def take(self, fields: Mapping[bytes, bytes]) -> None:
-        """Take an entry of the stream: its request is decided next, where it may be judged bad."""
+        """Read an entry of the stream. If it is a bad judgement, `decide` looks at its request."""
         index = RecordIndex.read(fields[b"index"])
         if (index.task, index.version) != self._of or index.purpose == REPORTED:
             return
@@ -153,17 +153,17 @@ class _Judgements:
             self._undecided.append(request)
 
     async def decide(self) -> None:
-        """Decide the labels of the requests that were taken, each from all that was judged of it. Raises RedisError."""
+        """Find the label of each request that was taken, from all its judgements. Raises RedisError."""
         for request in self._undecided:
             feedback = await self._feedback.of(request)
             label = find_label(feedback, self._rules)
-            is_read = all(each.key is None for each in feedback)  # else it would lack its right answer for good
+            is_read = all(each.key is None for each in feedback)  # otherwise it would never have its right answer
             if label is not None and label.value == "wrong" and is_read:
                 self.bad[request] = self._example(request, feedback, label)
         self._undecided.clear()
 
     def examples(self, most: int) -> list[Example]:
-        """At most `most` of them, and BYTES_MAX bytes."""
+        """At most `most` examples, of at most BYTES_MAX bytes."""
         size_bytes, examples = 0, list[Example]()
         for example in list(self.bad.values())[:most]:
             size_bytes += len(msgspec.json.encode(example))
@@ -177,7 +177,7 @@ class _Judgements:
         return metric is not None and is_bad(measure_badness(metric, feedback.value))
 
     def _example(self, request: str, feedback: Sequence[Feedback], label: RequestLabel) -> Example:
-        """The example of a request: its newest bad judgement, and the right answer that its label has."""
+        """The example of a request: its newest bad judgement, and its label's right answer."""
         bad = [each for each in reversed(feedback) if self._says_bad(each)]
         comments = [each.comment for each in bad if each.comment is not None]
         classes = [(each.tags or {}).get(self._class_tag or "") for each in bad]
@@ -194,8 +194,8 @@ class _Judgements:
 
 
 async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> AsyncIterator[dict[str, Any]]:
-    """The examples as rows of a data set, each with what was asked and what was answered where that is kept as a whole:
-    by a review, or because the task keeps it. Raises RedisError."""
+    """The examples as rows of a data set. A row has the request and the answer if a review, or the task's kept texts,
+    hold all of them. Raises RedisError."""
     reviews = {example.request_id: await retraining.reviews.store.kept_on(example.request_id) for example in examples}
     others = [request for request, review in reviews.items() if review is None]
     texts = await read_kept_texts(retraining.services.settings, others)

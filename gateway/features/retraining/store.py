@@ -20,7 +20,7 @@ SCANNED_AT_ONCE = 500
 
 
 def id_of(task: str, action: str, at: float) -> str:
-    """The id of what an action on a task opens, which it did at that time: always the same, and it sorts likewise."""
+    """The id of the request that an action on a task opens: the same at each call, and ids sort by time."""
     digest = hashlib.blake2b(f"{task}\n{action}".encode(), digest_size=4).hexdigest()
     return f"{int(at * 1000):012x}{digest}"
 
@@ -28,8 +28,8 @@ def id_of(task: str, action: str, at: float) -> str:
 class RetrainingStore(StructStore[Retraining]):
     """The object store `retraining`, and each request's examples. Every method raises RedisError.
 
-    An example is kept until its request is `retention_seconds` old, as long as that may be judged: those of the
-    requests of one day are kept together, and go together once the oldest of them is so old.
+    An example is stored until its request is `retention_seconds` old, and so can't be judged any more. Examples of
+    requests of one day are stored together, and deleted together when the oldest request has that age.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RetrainingStore(StructStore[Retraining]):
         self._retention_ms = int(retention_seconds * 1000)
 
     async def examples(self, name: str) -> list[Example]:
-        """The examples of a request that are kept still and can be read, the newest first."""
+        """The readable examples of a request that are still stored, the newest first."""
         days = await self._days(name)
         examples: list[Example] = []
         keys = [_examples_key(name, day) for day in days]
@@ -52,7 +52,7 @@ class RetrainingStore(StructStore[Retraining]):
         return sorted(opened, key=lambda example: -example.at)
 
     async def keep(self, name: str, examples: Sequence[Example]) -> None:
-        """Keep the examples of a request, without those of erased requests. An erasure that comes later finds them."""
+        """Store the examples of a request, without those of erased requests. A later erasure finds them."""
         days, seals = dict[int, list[Example]](), self._seals()
         for example in examples:
             closed = seals.close_words(example, example.request_id, EXAMPLE_WORDS)
@@ -67,16 +67,16 @@ class RetrainingStore(StructStore[Retraining]):
             await pipe.execute()
         requests = [example.request_id for example in examples]
         marks = await self._redis.mget([FORGOTTEN_KEY + request for request in requests])
-        if erased := find_forgotten(requests, marks):  # while they were read
+        if erased := find_forgotten(requests, marks):  # erased while the examples were read
             await self.forget_requests(erased, name)
 
     async def _days(self, name: str) -> list[int]:
-        """The days, counted from 1970, of whose requests there are examples, or were."""
+        """The days (counted from 1970) whose requests have or had examples."""
         raw = await self._redis.get(_examples_key(name))
         return self._reader.read(_examples_key(name), raw, list[int]) or []
 
     async def open(self, retraining: Retraining) -> int:
-        """Enter a new request, and forget the oldest of more than are kept; its generation."""
+        """Enter a new request, and delete the oldest ones over the limit. Return its generation."""
         generation = await change_together(self._redis, [self.change(retraining, 0)])
         await self.tidy()
         return generation
@@ -86,7 +86,7 @@ class RetrainingStore(StructStore[Retraining]):
         return Change(self.object_store, retraining.id, msgspec.to_builtins(retraining), expected_generation)
 
     async def tidy(self) -> None:
-        """Forget the oldest of more requests than are kept, those that are closed first."""
+        """Delete the oldest requests over the limit, closed ones first."""
         ordered = sorted(await self.all(), key=lambda each: (each.state == "closed", -each.opened_at))
         over = ordered[RETRAININGS_MAX:]
         await self.object_store.forget([retraining.id for retraining in over])
@@ -94,23 +94,23 @@ class RetrainingStore(StructStore[Retraining]):
             await self.forget_examples(retraining.id)
 
     async def forget_examples(self, name: str) -> None:
-        """Delete the examples of a request that is gone, or was never opened."""
+        """Delete the examples of a request that was deleted, or never opened."""
         days = await self._days(name)
         await self._redis.delete(_examples_key(name), *(_examples_key(name, day) for day in days))
 
     async def forget_requests(self, requests: Set[str], name: str = "*") -> int:
-        """Delete the examples that are one of these requests, of all requests to train or of one; their number."""
+        """Delete the examples from these requests, in all requests to train or in one. Return their number."""
         return await self._change_each(lambda example: None if example.request_id in requests else example, name)
 
     async def reseal(self, resealing: Resealing) -> None:
-        """Seal all examples under the present key, as far as their own is known."""
+        """Seal all examples under the present key, if their former key is known."""
         seals = self._seals()
         reseal = lambda example: seals.reseal_words(example, example.request_id, EXAMPLE_WORDS)  # noqa: E731
         await self._change_each(lambda example: resealing.change(example, reseal))
 
     async def _change_each(self, change: Callable[[Example], Example | None], name: str = "*") -> int:
-        """Make each example what `change` makes of it, or delete it (None). Returns the number of those that changed.
-        An example that was changed by others meanwhile is looked at again. Requests may not have been opened yet."""
+        """Replace each example by the result of `change`, or delete it (None). Return the number of changed ones. It
+        tries again if another gateway has changed examples meanwhile. Their requests may not be opened yet."""
         changed = 0
         pattern = f"{_examples_key(name)}:*"
         for key in {key.decode() async for key in self._redis.scan_iter(pattern, SCANNED_AT_ONCE)}:
@@ -127,10 +127,10 @@ class RetrainingStore(StructStore[Retraining]):
 
 
 def _asked_at(example: Example) -> float:
-    """The time of its request, in Unix seconds; that of its judgement where its id does not tell."""
+    """The time of an example's request, in Unix seconds; of its judgement if the request's id holds no time."""
     return read_time(example.request_id) if SHAPE.fullmatch(example.request_id) else example.at
 
 
 def _examples_key(name: str, day: int | None = None) -> str:
-    """The key of the examples of one day; without a day, that of the list of days."""
+    """The key of the examples of one day; without a day, the key of the list of days."""
     return f"apprentice:retraining:{name}:examples" + ("" if day is None else f":{day}")

@@ -30,7 +30,7 @@ READ_AT_ONCE = 100
 
 
 class SharedReview(NamedTuple):
-    """A request that several have answered, with its feedback and its label."""
+    """A request that several reviewers have answered, with its feedback and its label."""
 
     request_id: str
     feedback: list[Feedback]
@@ -38,8 +38,8 @@ class SharedReview(NamedTuple):
 
 
 class TaskAgreement(msgspec.Struct, frozen=True, kw_only=True):
-    """The agreement on a task's reviews, as it is kept. `measured` is a digest of the answers and rules that it is of;
-    `disputed` requests wait to be resolved; `split` has the newest labels with a dissenter, by request, in words."""
+    """The stored agreement on a task's reviews. `measured` is a digest of its answers and rules. `disputed` is the
+    number of requests to resolve. `split` has the newest labels with a dissenter, by request, in words."""
 
     agreed_only: bool
     measured: str
@@ -49,7 +49,7 @@ class TaskAgreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_reviewers(task: str, agreement: TaskAgreement) -> Iterator[str]:
-    """The sentences that `why` has on the reviewers of a task."""
+    """Sentences on a task's reviewers, for `why`."""
     yield from agreement.report.words
     if agreement.disputed:
         wait = "1 review waits" if agreement.disputed == 1 else f"{agreement.disputed} reviews wait"
@@ -63,9 +63,9 @@ class UnreadableRatings(ValueError):
 
 
 async def keep_agreement(reviews: Reviews) -> None:
-    """Measure the agreement of each task that has reviews by several, where there are new answers. Raises RedisError.
+    """Measure the agreement of each task that has reviews by several people and new answers. Raises RedisError.
 
-    A task that has none any more is forgotten. One whose report can't be made is tried again at the next time.
+    The agreement of a task without such reviews is deleted. A failed report is tried again the next time.
     """
     redis: Any = reviews.services.redis
     for task, settings in reviews.services.settings.tasks.items():
@@ -81,7 +81,7 @@ async def keep_agreement(reviews: Reviews) -> None:
             continue
         try:
             report = await report_on(RatingsJob(ratings=ratings, agreement_min=agreement_min))
-        except Problem as problem:  # other tasks, and the reviews that the same job keeps, go on
+        except Problem as problem:  # other tasks and the storing of reviews continue
             log.error("the agreement of %s is not measured: %s", task, problem.message)
             continue
         split = [each for each in reversed(shared) if each.label.right and each.label.wrong]
@@ -96,17 +96,17 @@ async def keep_agreement(reviews: Reviews) -> None:
 
 
 async def read_agreement(reviews: Reviews, task: str) -> TaskAgreement | None:
-    """The agreement as it was last measured; None where no request was judged by several. Raises RedisError."""
+    """The last measured agreement; None if no request was judged by several people. Raises RedisError."""
     redis: Any = reviews.services.redis
     raw = await redis.hget(AGREEMENT_KEY, task)
     try:
         return None if raw is None else msgspec.json.decode(raw, type=TaskAgreement)
-    except msgspec.DecodeError:  # of another release: it is measured again
+    except msgspec.DecodeError:  # another release wrote it: it will be measured again
         return None
 
 
 async def read_shared(reviews: Reviews, task: str) -> list[SharedReview]:
-    """The requests that several have answered and that have a label, the oldest first."""
+    """The requests with a label that several reviewers have answered, the oldest first."""
     rules, shared = await read_rules(reviews.services, task), list[SharedReview]()
     names = await reviews.store.list_shared(task)
     for at in range(0, len(names), READ_AT_ONCE):
@@ -119,7 +119,7 @@ async def read_shared(reviews: Reviews, task: str) -> list[SharedReview]:
 
 
 async def report_on(job: RatingsJob) -> RatingsReport:
-    """The report of a process of its own. Raises UnreadableRatings and Problem (504, 500)."""
+    """The report, made by a process of its own. Raises UnreadableRatings and Problem (504, 500)."""
     answer = await run_process(COMMAND, job, dict[str, Any], REPORT_SECONDS_MAX, advice="give fewer ratings")
     if "fault" in answer:
         raise UnreadableRatings(msgspec.convert(answer, RatingsFault).fault)
@@ -127,7 +127,7 @@ async def report_on(job: RatingsJob) -> RatingsReport:
 
 
 async def _list_ratings(reviews: Reviews, task: str, shared: list[SharedReview]) -> list[Rating]:
-    """The reviewers' answers, the earliest first; a resolution is not one, since its giver has seen the others."""
+    """The reviewers' answers, the earliest first. Resolutions are left out, since their authors saw the answers."""
     rules = await read_rules(reviews.services, task)
     class_tag = reviews.services.settings.plan(task).class_tag or ""
     ratings = []
@@ -143,7 +143,7 @@ async def _list_ratings(reviews: Reviews, task: str, shared: list[SharedReview])
 
 
 def _find_class(review: SharedReview, class_tag: str) -> str | None:
-    """The class of a request, as most of those who named one say, its caller too; of ties the first."""
+    """The class that most judgements of a request name, its caller's included; the first one of a tie."""
     named = Counter(name for each in review.feedback if (name := (each.tags or {}).get(class_tag)))
     return named.most_common(1)[0][0] if named else None
 

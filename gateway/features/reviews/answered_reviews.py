@@ -17,8 +17,8 @@ from monitoring.metric_values import is_bad, measure_badness
 
 
 async def find_review(reviews: Reviews, caller: Caller, request_id: str, metric: str) -> DrawnReview | None:
-    """The review of a request that waits for it or has been reviewed, where it is judged by who may review it (of
-    reviewers, who was given it), and by the metric that reviewers are asked for; else None. Raises RedisError."""
+    """The waiting or answered review of a request, if this caller may review it, by the reviewers' metric; else None. A
+    reviewer's key must have been given the review. Raises RedisError."""
     if caller.judges != "*":
         return None
     drawn = await reviews.store.find_drawn(request_id)
@@ -33,15 +33,15 @@ async def find_review(reviews: Reviews, caller: Caller, request_id: str, metric:
 async def note_answered(
     reviews: Reviews, drawn: DrawnReview, request_id: str, feedback: Feedback, receipt: Receipt
 ) -> None:
-    """A review was judged, and that is stored: it no longer waits for this rater. Raises RedisError; sent again, it is
-    noted then."""
+    """Note that a review's judgement is stored, so that it no longer waits for this rater. Raises RedisError; then a
+    second sending of the judgement notes it."""
     services = reviews.services
     if not receipt.is_stored:
         return
     task = drawn.task
     keep_on = is_bad(measure_badness(services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))
     if drawn.reviewers > 1:
-        label = await read_label(services, task, request_id)  # where two differ, low agreement may open it again
+        label = await read_label(services, task, request_id)  # if two differ, low agreement may open it again
         keep_on = label is not None and label.wrong > 0
     known_seconds = services.settings.records.retention_seconds
     rater = Rater(name_rater(feedback.caller, feedback.rater), feedback.caller)
@@ -51,5 +51,5 @@ async def note_answered(
 
 
 async def redact_words(reviews: Reviews, task: str, words: Any) -> Any:
-    """Redact the words of a reviewer on a request of this task, as its texts are."""
+    """Redact a reviewer's words on a request of this task, like its texts."""
     return await asyncio.to_thread(lambda: redact_all(words, reviews.texts.find_redaction(task)))

@@ -14,17 +14,17 @@ def settings_of(reviews: Reviews, task: str) -> ReviewSettings:
 
 
 def find_retention(reviews: Reviews, task: str) -> float:
-    """The time for which the task's reviews are kept once they were judged."""
+    """The time for which the task's reviews are kept after the judgement."""
     return 86_400.0 * settings_of(reviews, task).retention_days
 
 
 def find_waiting_seconds(reviews: Reviews, task: str) -> float:
-    """The time for which the task's reviews wait: no longer than their requests can be judged."""
+    """The time for which the task's reviews wait, at most as long as their requests can be judged."""
     return min(find_retention(reviews, task), reviews.services.settings.records.retention_seconds)
 
 
 def budget_of(reviews: Reviews, task: str) -> int:
-    """The number of the task's requests that may be drawn in seven days, as the monitor says now."""
+    """The number of the task's requests that may be drawn in seven days, by the monitor's present state."""
     plan = reviews.services.settings.plan(task)
     return find_weekly_budget(plan, is_raised(reviews, task))
 

@@ -25,13 +25,13 @@ COMMENT = MappingProxyType({"comment": None})
 HELD = "apprentice:gold_held:"
 LAST = "apprentice:gold_last:"
 LAST_SECONDS = 3600
-"""For so long after its lease an answer is known as one to a gold question: it was late, or is sent again."""
+"""Time after the lease in which an answer still counts as one to a gold question, if it is late or sent again."""
 ANSWERED_SECONDS = 366 * 86_400
-"""For so long it is known who has answered which gold question."""
+"""Time for which the answered gold questions of a reviewer are remembered."""
 
 
 class GoldQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """A review with its known judgement: the value of the task's metric, by whom it is known, and since when."""
+    """A review with its known judgement: the value of the task's metric, its author, and its time."""
 
     review: Review
     value: bool | float | str
@@ -50,24 +50,24 @@ class _StoredQuestion(Sealable, frozen=True, kw_only=True):
     comment: str | None = None
 
     def open(self, seals: Seals) -> GoldQuestion | None:
-        """Make the question; None where its review can't be read."""
+        """Open the question; None if its review can't be read."""
         review = open_review(bytes(self.review), seals)
         if review is None:
             return None
         return self.make(review, seals.read_words(self, review.request_id, COMMENT))
 
     def make(self, review: Review, words: _StoredQuestion) -> GoldQuestion:
-        """Make the question of its review and itself with its words."""
+        """Make the question from its opened review and words."""
         return GoldQuestion(review=review, value=self.value, by=self.by, at=self.at, comment=words.comment)
 
     def needs_seal(self, seals: Seals) -> bool:
-        """Return whether a part of it does not lie under the present key, if there is one."""
+        """Return whether a part is not sealed under the present key. False if there is no key."""
         is_elsewhere = self.comment is not None or (self.sealed is not None and self.key != seals.sealing)
         return (is_elsewhere and seals.sealing is not None) or not is_sealed_by(bytes(self.review), seals)
 
 
 class GoldScore(msgspec.Struct, frozen=True, kw_only=True):
-    """A reviewer's answers to gold questions, and how many of them were right."""
+    """The numbers of a reviewer's answers to gold questions, and of the right ones."""
 
     rater: str
     answered: int
@@ -75,7 +75,7 @@ class GoldScore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeldQuestion(NamedTuple):
-    """The gold question that a reviewer has, and its task."""
+    """The gold question that a reviewer holds, and its task."""
 
     task: str
     request_id: str
@@ -85,21 +85,21 @@ class GoldStore:
     """The gold questions in Redis. Every method raises RedisError."""
 
     def __init__(self, redis: Redis, seals: Callable[[], Seals] = lambda: Seals({}, None)) -> None:
-        """`seals` gives the present keys of texts."""
+        """`seals` returns the present keys of texts."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self.questions = ObjectStore(redis, "gold")
         self._reader = LenientReader()
         self._seals = seals
 
     async def list_questions(self, task: str) -> list[GoldQuestion]:
-        """The task's questions that can be read, the oldest first."""
+        """The task's readable questions, the oldest first."""
         stored = await self._reader.read_all(self.questions, "the gold question", _StoredQuestion)
-        named = f'"task":"{task}"'.encode()  # plain in a sealed review too: others need not be opened
+        named = f'"task":"{task}"'.encode()  # not sealed, so that other tasks' questions need not be opened
         of_task = [each.open(self._seals()) for each in stored if named in bytes(each.review)]
         return sorted((each for each in of_task if each and each.review.task == task), key=lambda each: each.at)
 
     def change(self, question: GoldQuestion | None, request_id: str) -> Change:
-        """A question's new value as a part of a greater step; None: it is removed."""
+        """The change that stores a question, as a part of a larger step; None: removes it."""
         if question is None:
             return Change(self.questions, request_id, None)
         seals = self._seals()
@@ -114,7 +114,7 @@ class GoldStore:
         )
 
     async def reseal(self, resealing: Resealing) -> None:
-        """Seal all questions under the present key, as far as their own is known."""
+        """Seal all questions under the present key, if their former key is known."""
         seals = self._seals()
         for name, generation in (await self.questions.generations()).items():
             raw = (await self.questions.written([name])).get(name)
@@ -132,7 +132,7 @@ class GoldStore:
                 await self.questions.put(name, self.change(question, name).value or {}, generation)
 
     async def forget(self, requests: Sequence[str]) -> int:
-        """Remove the questions that are made of these requests; their number."""
+        """Delete the questions made from these requests. Return their number."""
         there = (await self.questions.written()).keys() & set(requests)
         await self.questions.forget(sorted(there))
         return len(there)
@@ -140,9 +140,9 @@ class GoldStore:
     async def draw(
         self, task: str, reviewer: str, lease: HeldQuestion | None, share: float, lease_seconds: float
     ) -> Leased | None:
-        """A question for a reviewer who has not answered it: the one that the reviewer has, or with this probability
-        another one, which is then theirs for the lease. Its end has whole milliseconds of Redis's clock, as a review's
-        has: a reviewer can't tell one from the other."""
+        """A question that the reviewer has not answered: the one that they hold or, with probability `share`, another
+        one, leased to them. The lease ends at whole milliseconds of Redis's clock, like a review's. So a reviewer can't
+        tell a question from a review."""
         is_drawn = secrets.randbelow(1 << 30) < share * (1 << 30)
         if lease is None and not is_drawn:
             return None
@@ -160,13 +160,13 @@ class GoldStore:
         return Leased(questions[chosen].review, round(now + lease_seconds, 3), True, True)
 
     async def find_held(self, reviewer: str) -> HeldQuestion | None:
-        """The question that this reviewer has now."""
+        """The question that this reviewer holds now."""
         raw = await self._redis.get(f"{HELD}{reviewer}")
         return None if raw is None else HeldQuestion(*raw.decode().split("\n", 1))
 
     async def answer(self, lease: HeldQuestion, reviewer: str, rater: str, metric: Metric, value: Any) -> bool | None:
-        """Score a reviewer's answer. The question is not given to this reviewer again. False where it was answered
-        before: it is scored once. None where it was removed before."""
+        """Score a reviewer's answer, once. This reviewer does not get the question again. False if they answered it
+        before. None if the question was removed before."""
         question = next(
             (each for each in await self.list_questions(lease.task) if each.review.request_id == lease.request_id), None
         )
@@ -184,12 +184,12 @@ class GoldStore:
         return True
 
     async def give_back(self, lease: HeldQuestion, reviewer: str) -> None:
-        """A question is no longer this reviewer's, who has not answered it, and is not given to them again."""
+        """End the reviewer's lease of a question without an answer. This reviewer does not get it again."""
         await self._end(lease, reviewer)
         await self._redis.delete(self._last(lease.request_id, reviewer))
 
     async def _end(self, lease: HeldQuestion, reviewer: str) -> bool:
-        is_theirs = await self.find_held(reviewer) == lease  # after its lease they may have another
+        is_theirs = await self.find_held(reviewer) == lease  # after the lease they may hold another
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.sadd(self._done(lease.task, reviewer), lease.request_id)
             pipe.expire(self._done(lease.task, reviewer), ANSWERED_SECONDS)
@@ -198,8 +198,8 @@ class GoldStore:
             return bool((await pipe.execute())[0])
 
     async def find_last(self, request_id: str, reviewer: str) -> HeldQuestion | None:
-        """The gold question that the reviewer was given lately with this request; None where they have been given it as
-        a review since."""
+        """The gold question from this request that the reviewer got lately; None if they have since got the request as
+        a review."""
         raw = await self._redis.get(self._last(request_id, reviewer))
         if raw is not None and await self._redis.hget(f"{ROOT}{raw.decode()}:held", reviewer) == request_id.encode():
             await self._redis.delete(self._last(request_id, reviewer))

@@ -29,7 +29,7 @@ from router.routing_data import Choice
 log = logging.getLogger(__name__)
 COUNT_INTERVAL_SECONDS = 5.0
 SPENT_SECONDS_MAX = 60.0
-"""Time for which a spent budget counts before a gateway asks again: it may have been raised."""
+"""Time for which a spent budget counts before a gateway asks again, since it may have been raised."""
 FIELDS_MAX = 64
 
 
@@ -37,7 +37,7 @@ FIELDS_MAX = 64
 
 
 def offer_review(reviews: Reviews, body: RequestBody, answer: ObservedAnswer, record: Record) -> None:
-    """Have a drawn request wait for a reviewer, once its answer has been sent. Nothing is waited for."""
+    """Queue a drawn request for a reviewer, after its answer was sent. Does not wait."""
     task = record.task or ""
     reviews.services.meters.reviews.add(1, task, "drawn")
     sent = answer.make_answered_request(record, body)
@@ -58,7 +58,7 @@ def _fields(choice: Choice) -> tuple[str, ...]:
 
 
 async def keep_reviewing(reviews: Reviews) -> None:
-    """Keep what was drawn, and count what waits. Runs until cancelled."""
+    """Store drawn requests, and count waiting reviews. Runs until cancelled."""
     lease = reviews.services.lease_job("agreement", 2 * MEASURED_SECONDS)
     async with asyncio.TaskGroup() as group:
         group.create_task(_keep_one_by_one(reviews))
@@ -83,7 +83,7 @@ async def _keep_one_by_one(reviews: Reviews) -> None:
 
 
 async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
-    """Keep a drawn request; whether it waits in Redis now. Raises RedisError and OSError."""
+    """Store a drawn request. Return whether it waits in Redis now. Raises RedisError and OSError."""
     task = drawn.sent.record.task or ""
     if task not in reviews.services.settings.tasks or not reviews.queue.open(task):
         return False
@@ -100,7 +100,7 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
 
 
 def _draw_reviewers(reviews: Reviews, request_id: str, task: str) -> int:
-    """The number of reviewers of a request: drawn by its id alone, and the same for every gateway."""
+    """The number of reviewers of a request, drawn by its id only, and so the same at every gateway."""
     settings = settings_of(reviews, task)
     secret = reviews.services.digest_secret
     drawn = hashlib.blake2b(request_id.encode(), key=secret, digest_size=7, person=b"reviewers").digest()
@@ -108,7 +108,7 @@ def _draw_reviewers(reviews: Reviews, request_id: str, task: str) -> int:
 
 
 def _review(reviews: Reviews, drawn: Drawn) -> Review:
-    """The review as it is kept: redacted, and not at all where that fails."""
+    """The redacted review. If redaction fails, it raises, and nothing is stored."""
     record = drawn.sent.record
     drawn_with = record.review_probability or 0.0
     read = Review(request_id=record.id, probability=drawn_with, fields=list(drawn.fields), **drawn.sent.fields())
@@ -122,7 +122,7 @@ async def _count(reviews: Reviews) -> None:
             tasks = reviews.services.settings.tasks
             for gone in [task for task in reviews.queue.waiting if task not in tasks or not has_reviews(reviews, task)]:
                 del reviews.queue.waiting[gone]
-            # at the first time all: reviews may wait from before the start
+            # the first time count all tasks, since reviews may wait from before the start
             await count_reviews(reviews, [task for task in tasks if not is_seen or has_reviews(reviews, task)])
             is_seen = True
         await asyncio.sleep(COUNT_INTERVAL_SECONDS)

@@ -24,7 +24,7 @@ class Reviews:
     gold: GoldStore
 
     async def reseal(self, resealing: Resealing) -> None:
-        """Seal reviews, gold questions and reasons of skips under the present key, as far as their own is known. Raises
+        """Seal reviews, gold questions and reasons of skips under the present key, if their former key is known. Raises
         RedisError."""
         await self.gold.reseal(resealing)
         for task in self.services.settings.tasks:

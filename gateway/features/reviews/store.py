@@ -42,15 +42,15 @@ PLACE_BYTES_MAX = 80
 SHARED_MAX = 2000
 """Requests of a task that several have answered: the newest of which agreement is measured."""
 UNREAD = "Its texts can't be read."
-"""Why a review is skipped for a reviewer that a gateway can't read; also for a reason that can't be read."""
+"""The reason of a skip if a gateway can't read the review. Shown also in place of a reason that can't be read."""
 REASON = MappingProxyType({"reason": ""})
 
 
 class Review(Conversation, frozen=True, kw_only=True):
     """A request as a reviewer sees it: its texts, as its caller sent them, and its answer.
 
-    `at` is Unix seconds, `probability` that with which it was drawn. `caller` is the key's public part. `fields` are
-    those that the task's contract names. So many `reviewers` judge it, unseen by each other.
+    `at` is in Unix seconds, `probability` is the probability of its draw. `caller` is the key's public part. `fields`
+    are the fields in the task's contract. `reviewers` is the number of people who judge it independently.
     """
 
     request_id: str
@@ -67,7 +67,7 @@ class Review(Conversation, frozen=True, kw_only=True):
 
 
 class SealedReview(msgspec.Struct, frozen=True, kw_only=True):
-    """A review as it is stored under a key, whose name comes first: it is read without the texts."""
+    """A sealed review, as it is stored. The key's name comes first, so that it can be read without the texts."""
 
     key: str
     sealed: TextRow
@@ -83,22 +83,22 @@ BESIDE = ("probability", "fields", "reviewers")
 
 
 class DrawnReview(NamedTuple):
-    """The task of a drawn request, and how many are to review it."""
+    """The task of a drawn request, and the number of its reviewers."""
 
     task: str
     reviewers: int
 
 
 class Rater(NamedTuple):
-    """The name of who answers a review, and the public part of the key."""
+    """The rater's name, and the public part of the key."""
 
     name: str
     caller: str
 
 
 class KeptReview(NamedTuple):
-    """The outcome of a drawn request: kept, there before, erased, or beyond the week's budget, which stays spent for so
-    many seconds. `dropped` older ones went for it, `expired` had waited for longer than the retention."""
+    """The outcome for a drawn request: kept, stored before, erased, or over the week's budget, which stays spent for
+    `spent_seconds`. `dropped` older ones were deleted for it; `expired` ones had waited longer than the retention."""
 
     outcome: Literal["kept", "same", "spent", "forgotten"]
     spent_seconds: float
@@ -107,8 +107,8 @@ class KeptReview(NamedTuple):
 
 
 class Leased(NamedTuple):
-    """A review, until when it is this reviewer's (Unix seconds), whether it was not before, and whether it is `entered`
-    into the audit that it was given to them."""
+    """A review that a reviewer holds `until` a time (Unix seconds). `new`: they did not hold it before. `entered`: the
+    audit has the entry that they got it."""
 
     review: Review
     until: float
@@ -117,8 +117,8 @@ class Leased(NamedTuple):
 
 
 class NoneLeft(NamedTuple):
-    """No review is left for this reviewer: the numbers that others have, that this reviewer skipped, and that lie under
-    keys which this gateway lacks."""
+    """No review is left for this reviewer. The numbers of waiting ones: `leased` by others, `skipped` by this reviewer,
+    `sealed` under keys that this gateway lacks."""
 
     leased: int
     skipped: int
@@ -126,14 +126,14 @@ class NoneLeft(NamedTuple):
 
 
 class Deleted(NamedTuple):
-    """The numbers of deleted reviews: those that waited, and those judged wrong whose texts were kept on."""
+    """The numbers of deleted reviews: waiting ones, and ones judged wrong whose texts were still stored."""
 
     waiting: int
     answered: int
 
 
 class Skip(Sealable, frozen=True, kw_only=True, omit_defaults=True):
-    """A review that was given back: which, by whom, why, and when (Unix seconds)."""
+    """A review that was given back: its request, the reviewer, the reason, and the time (Unix seconds)."""
 
     request_id: str
     by: str
@@ -142,8 +142,8 @@ class Skip(Sealable, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of a task's reviews, those of the last seven days too; `expired_now` were found expired by this
-    look. `oldest_at` is when the oldest one that waits was kept, in Unix seconds."""
+    """Counts of a task's reviews, now and in the last seven days. `expired_now` is the number that this count found
+    expired. `oldest_at` is the time at which the oldest waiting one was stored, in Unix seconds."""
 
     waiting: int
     leased: int
@@ -162,7 +162,7 @@ class ReviewStore:
     def __init__(
         self, redis: Redis, now: Callable[[], float] | None = None, seals: Callable[[], Seals] = lambda: Seals({}, None)
     ) -> None:
-        """`now` gives the Unix time in seconds; None: Redis tells it. `seals` gives the present keys."""
+        """`now` returns the Unix time in seconds; None: use Redis's clock. `seals` returns the present keys."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self.now = now
         self._seals = seals
@@ -181,8 +181,8 @@ class ReviewStore:
         waiting_max: int = WAITING_MAX,
         handles: Sequence[str] = (),
     ) -> KeptReview:
-        """Have a drawn request wait for a reviewer, if the last seven days leave room in the budget, and its texts were
-        not erased meanwhile. `handles` are those of its record."""
+        """Store a drawn request for a reviewer, if the budget of the last seven days has room, and the request was not
+        erased meanwhile. `handles` are those of its record."""
         texts = place_of(review) + b"\n" + msgspec.json.encode(close_review(review, self._seals()))
         args = [review.request_id, texts, _ms(retention_seconds), waiting_max, budget]
         args += [_ms(review.at), list_names_of(review.request_id, review.caller, handles)]
@@ -190,8 +190,8 @@ class ReviewStore:
         return KeptReview(outcome.decode(), int(spent_ms) / 1000, int(dropped), int(expired))
 
     async def next(self, task: str, reviewer: str, lease_seconds: float, retention_seconds: float) -> Leased | NoneLeft:
-        """Lease the review that has waited longest, or again the one that this reviewer has. One that is
-        damaged is skipped for this reviewer; one under a key that is not known here waits on for who has it."""
+        """Lease the review that has waited longest, or again the one that this reviewer holds. A damaged review is
+        skipped for this reviewer. A review under an unknown key stays for a gateway that has the key."""
         args = [reviewer, _ms(lease_seconds), _ms(retention_seconds), *self._seals().names]
         while True:
             texts, until, other, entered, name = await self._do(self._next, task, args)
@@ -205,36 +205,36 @@ class ReviewStore:
             await self.skip(task, Skip(request_id=request_id, by=reviewer, reason=UNREAD), retention_seconds)
 
     async def find_held(self, tasks: Iterable[str], reviewer: str) -> set[str]:
-        """The tasks of which this reviewer has a review now."""
+        """The tasks of which this reviewer holds a review now."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for task in (listed := list(tasks)):
                 pipe.hexists(f"{ROOT}{task}:held", reviewer)
             return {task for task, is_held in zip(listed, await pipe.execute(), strict=True) if is_held}
 
     async def note_given(self, reviewer: str, request_id: str, known_seconds: float) -> None:
-        """The audit has it that a reviewer was given a review."""
+        """Note that the audit has the entry that a reviewer got a review."""
         await self._redis.set(f"{GIVEN}{reviewer}:{request_id}", 1, px=_ms(known_seconds))
 
     async def was_given(self, reviewer: str, request_id: str) -> bool:
-        """Return whether a reviewer was given a review."""
+        """Return whether a reviewer got a review, by `note_given`."""
         return bool(await self._redis.exists(f"{GIVEN}{reviewer}:{request_id}"))
 
     async def skip(self, task: str, skip: Skip, retention_seconds: float) -> Literal["skipped", "gone", "other"]:
-        """Give a lease back: this reviewer does not get the review again. `gone`: it does not wait; `other`: it is not
-        leased to this reviewer."""
+        """Give a lease back. This reviewer does not get the review again. `gone`: the review does not wait; `other`: it
+        is not leased to this reviewer."""
         closed = self._seals().close_words(skip, skip.request_id, REASON)
         args = [skip.request_id, skip.by, msgspec.json.encode(closed), _ms(retention_seconds)]
         outcome: bytes = await self._do(self._skip, task, args)
         return outcome.decode()  # type: ignore[return-value]
 
     async def task_of(self, request_id: str) -> str | None:
-        """The task of a request that waits for review; None where it does not."""
+        """The task of a request that waits for review; None if it does not wait."""
         texts = await self._redis.getrange(f"{TEXTS}{request_id}", 0, PLACE_BYTES_MAX)
         return _read_place(texts).task if texts else None
 
     async def find_drawn(self, request_id: str) -> DrawnReview | None:
-        """The task and the number of reviewers of a request that waits for review, or whose review was answered; None
-        where neither is known."""
+        """The task and the number of reviewers of a request that waits for review, or whose review was answered; else
+        None."""
         texts = await self._redis.getrange(f"{TEXTS}{request_id}", 0, PLACE_BYTES_MAX)
         texts = texts or await self._redis.get(f"{ANSWERED}{request_id}")
         return _read_place(texts) if texts else None
@@ -248,9 +248,9 @@ class ReviewStore:
         known_seconds: float | None = None,
         rater: Rater | None = None,
     ) -> bool:
-        """A review was answered. Once all of its reviewers have, it no longer waits, and its texts are gone, unless
-        they are kept on for the retention once more. That it was answered is known for `known_seconds` (None: the
-        retention). False where it did not wait for this rater.
+        """Note a rater's answer to a review. After the last reviewer's answer it no longer waits. Its texts are then
+        deleted or, with `keep_on`, stored for a second retention. The answer is known for `known_seconds` (None: the
+        retention). False if the review did not wait for this rater.
         """
         known_for = retention_seconds if known_seconds is None else known_seconds
         args = [request_id, int(keep_on), _ms(retention_seconds), _ms(known_for)]
@@ -258,15 +258,15 @@ class ReviewStore:
         return bool(await self._do(self._answer, task, args))
 
     async def list_shared(self, task: str) -> list[str]:
-        """The ids of requests that several have answered, the oldest first."""
+        """The ids of requests that several raters have answered, the oldest first."""
         return [name.decode() for name in await self._redis.zrange(f"{ROOT}{task}:shared", 0, -1)]
 
     async def is_shared(self, task: str, request_id: str) -> bool:
-        """Return whether several have answered a request."""
+        """Return whether several raters have answered a request."""
         return await self._redis.zscore(f"{ROOT}{task}:shared", request_id) is not None
 
     async def kept_on(self, request_id: str) -> Review | None:
-        """A review that was judged wrong, with its texts; None where it is gone or can't be read."""
+        """A review that was judged wrong, with its texts; None if it was deleted or can't be read."""
         texts = await self._redis.get(f"{KEPT_ON}{request_id}")
         return None if texts is None else self._open(texts)
 
@@ -275,19 +275,19 @@ class ReviewStore:
         return bool(await self._redis.exists(f"{TEXTS}{request_id}", f"{KEPT_ON}{request_id}"))
 
     async def find_texts(self, request_id: str) -> Review | None:
-        """A review with its texts, whether it waits or was judged wrong; None where it is gone or can't be read."""
+        """A waiting review, or one judged wrong, with its texts; None if it was deleted or can't be read."""
         for texts in await self._redis.mget(f"{TEXTS}{request_id}", f"{KEPT_ON}{request_id}"):
             if texts is not None:
                 return self._open(texts)
         return None
 
     async def reseal(self, task: str, resealing: Resealing) -> None:
-        """Seal the task's texts and reasons of skips under the present key, as far as their own is known."""
+        """Seal the task's texts and reasons of skips under the present key, if their former key is known."""
         seals = self._seals()
         if seals.sealing is None:
             return
         await seal_list(self._redis, f"{ROOT}{task}:skips", partial(_reseal_skip, seals=seals), resealing)
-        for kind, root in (("waiting", TEXTS), ("kept_on", KEPT_ON)):  # on their way from one to the other they are met
+        for kind, root in (("waiting", TEXTS), ("kept_on", KEPT_ON)):  # this order meets reviews that move meanwhile
             names = await self._redis.zrange(f"{ROOT}{task}:{kind}", 0, -1)
             for at in range(0, len(names), LOOKED_AT_ONCE):
                 keys = [root + name.decode() for name in names[at : at + LOOKED_AT_ONCE]]
@@ -312,9 +312,9 @@ class ReviewStore:
         await replace_value(self._redis, key, texts, sealed)
 
     async def delete(self, task: str, request_id: str | None, step: AuditedStep, always: bool = False) -> Deleted:
-        """Delete the texts of a request, or of all of the task's: of what waits, and of what was judged wrong. Each
-        atomic step of at most DELETED_AT_ONCE texts has an audit entry of its own; with `always` there is one also
-        where nothing was deleted."""
+        """Delete the texts of one request, or of all requests of the task, whether they wait or were judged wrong. Each
+        atomic step of at most DELETED_AT_ONCE texts has its own audit entry. With `always` there is an entry even if
+        nothing was deleted."""
         waiting, answered, count = 0, 0, 1
         fields = {"task": task, "request_id": request_id, "waiting": "@waiting", "answered": "@answered"}
         while count:
@@ -326,12 +326,12 @@ class ReviewStore:
         return Deleted(waiting, answered)
 
     async def forget_skips(self, tasks: Iterable[str]) -> None:
-        """Delete the reasons of these tasks' skips: they may quote a text, and name no request. Raises RedisError."""
+        """Delete the reasons of these tasks' skips: they may quote the text of any request. Raises RedisError."""
         if names := [f"{ROOT}{task}:skips" for task in tasks]:
             await self._redis.delete(*names)
 
     async def find_tasks(self, requests: Sequence[str]) -> dict[str, str]:
-        """The tasks of those of these requests whose texts are kept here, because they wait or were judged wrong."""
+        """The tasks, by request, of those requests whose texts are stored, because they wait or were judged wrong."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for request in requests:
                 pipe.getrange(f"{TEXTS}{request}", 0, PLACE_BYTES_MAX)
@@ -341,7 +341,7 @@ class ReviewStore:
         return {request: _read_place(first or second).task for request, first, second in places if first or second}
 
     async def counts(self, retention_seconds: Mapping[str, float]) -> dict[str, Counts]:
-        """Count the reviews of these tasks. Those that have waited for longer than the task's retention are deleted."""
+        """Count the reviews of these tasks. Reviews that have waited longer than the task's retention are deleted."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for task, seconds in retention_seconds.items():
                 await self._do(self._count, task, [_ms(seconds)], client=pipe)
@@ -387,7 +387,7 @@ def _read_place(texts: bytes) -> DrawnReview:
 
 
 def close_review(review: Review, seals: Seals) -> Review | SealedReview:
-    """Make what is stored of a review: sealed under the present key, if there is one."""
+    """The stored form of a review: sealed under the present key, if there is one."""
     if seals.sealing is None:
         return review
     text = KeptText(request=review.request_id, **{name: getattr(review, name) for name in IN_BOTH})
@@ -396,7 +396,7 @@ def close_review(review: Review, seals: Seals) -> Review | SealedReview:
 
 
 def open_review(stored: bytes, seals: Seals) -> Review | None:
-    """Make the review of what is stored, sealed or not; None where it can't be read."""
+    """The review from its stored form, sealed or not; None if it can't be read."""
     try:
         return read_review(stored, seals)
     except (*UNREADABLE, Unsealable):
@@ -404,7 +404,7 @@ def open_review(stored: bytes, seals: Seals) -> Review | None:
 
 
 def read_review(stored: bytes, seals: Seals) -> Review:
-    """The same. Raises UNREADABLE and Unsealable."""
+    """The review from its stored form. Raises UNREADABLE and Unsealable."""
     if not stored.startswith(SEALED_START):
         return msgspec.json.decode(stored, type=Review)
     sealed = msgspec.json.decode(stored, type=SealedReview)
@@ -414,12 +414,12 @@ def read_review(stored: bytes, seals: Seals) -> Review:
 
 
 def is_sealed_by(stored: bytes, seals: Seals) -> bool:
-    """Return whether what is stored begins as under the present key, or need not: there is none."""
+    """Return whether the stored form begins with the present key's name. True if there is no key."""
     return seals.sealing is None or stored.startswith(SEALED_START + seals.sealing.encode() + b'"')
 
 
 def _skip(raw: bytes, seals: Seals) -> Skip | None:
-    """The value; None where it can't be read."""
+    """Read a stored skip; None if it can't be read."""
     at, _, written = raw.partition(b"\n")
     try:
         skip = msgspec.json.decode(written, type=Skip)

@@ -14,16 +14,16 @@ BYTES_MAX = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A drawn request, and which fields its task's contract names."""
+    """A drawn request, and the fields in its task's contract."""
 
     sent: AnsweredRequest
     fields: tuple[str, ...]
 
 
 class ReviewQueue:
-    """Bounded. Owner of what waits to be written to Redis, and of what is known of spent budgets and waiting reviews.
+    """Bounded queue of drawn requests on their way to Redis. It also knows spent budgets and the waiting reviews.
 
-    Where a task's budget is spent, nothing more is drawn: a probability is then 0, and said to be none.
+    While a task's budget is spent, nothing is drawn, and records have no probability.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class ReviewQueue:
         """Reviews that wait in Redis, by task, as last counted."""
 
     def offer(self, drawn: Drawn) -> bool:
-        """Have it kept for review; False where too many wait, or too much of them: whatever its own size is."""
+        """Queue a drawn request; False if too many requests or bytes wait already. Its own size does not matter."""
         if self._bytes >= BYTES_MAX:
             return False
         try:
@@ -45,25 +45,25 @@ class ReviewQueue:
         return True
 
     async def next(self) -> Drawn:
-        """The one that has waited the longest."""
+        """The request that has waited longest."""
         drawn = await self._drawn.get()
         self._bytes -= drawn.sent.size
         return drawn
 
     def done(self) -> None:
-        """One that `next` gave is in Redis, or dropped."""
+        """Note that a request from `next` is in Redis, or dropped."""
         self._drawn.task_done()
 
     async def join(self) -> None:
-        """Wait until each is in Redis, or dropped."""
+        """Wait until all requests are in Redis, or dropped."""
         await self._drawn.join()
 
     def spent(self, task: str, seconds: float) -> None:
-        """The task's budget is spent, and stays so for `seconds`."""
+        """Note that the task's budget is spent for `seconds`."""
         self._spent_until[task] = time.monotonic() + seconds
 
     def open(self, task: str) -> bool:
-        """Return whether requests of the task are drawn: its budget is not known to be spent."""
+        """Return whether requests of the task are drawn, since no spent budget is noted."""
         until = self._spent_until.get(task)
         if until is None:
             return True

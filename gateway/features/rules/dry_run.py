@@ -28,22 +28,22 @@ EXAMPLES_MAX = 20
 BEFORE_RULES = frozenset(
     {"rate_limit_exceeded", "budget_exceeded", "caller_busy", "draining", "storage_unavailable", "model_not_allowed"}
 )
-"""Codes of refusals that come before any rule is asked."""
+"""Codes of refusals that come before all rules."""
 
 
 @dataclass
 class Tried:
-    """The results of a dry run. `unknown`: the rule reads what is not kept of these requests here."""
+    """The results of a dry run. `unknown`: this gateway lacks the parts of these requests that the rule reads."""
 
     looked_at: int = 0
     matched: int = 0
     unknown: int = 0
     changed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """From what happened to what would have."""
+    """Numbers of requests by their outcome without the rule and with it."""
     examples: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As an admin sees it."""
+        """The results as admins see them."""
         return {
             "looked_at": self.looked_at,
             "matched": self.matched,
@@ -55,7 +55,7 @@ class Tried:
         }
 
     def change(self, record: Record, after: str) -> None:
-        """Note what would have become of a request, where that is something else."""
+        """Note the outcome of a request with the rule, if it differs from the real one."""
         before = _before(record)
         if before != after:
             self.changed[before, after] += 1
@@ -71,7 +71,7 @@ class Tried:
 
 
 async def try_rule(services: Services, rule: Override) -> Tried:
-    """Hold a rule against the last REQUESTS_MAX requests that all gateways have served. Raises RedisError."""
+    """Apply a rule to the last REQUESTS_MAX requests that all gateways have served. Raises RedisError."""
     tried = Tried()
     bare = replace(rule, mode="enforce", starts_at=None, expires_at=None)
     policy = services.snapshot.current.policy
@@ -88,7 +88,7 @@ async def try_rule(services: Services, rule: Override) -> Tried:
             answers = await services.control.siblings.ask("bodies", msgspec.msgpack.encode(away))
             bodies |= services.recent.read(answers)
             if len(answers) < others and time.monotonic() - began > WAITED_SECONDS_MAX:
-                others = 0  # one hangs: each time would take as long; one that starts again is not waited for
+                others = 0  # one hangs, and would delay each batch
         await asyncio.to_thread(_try_on, tried, bare, part, [bodies[record.id] for record in part], policy)
         if place is None or tried.looked_at >= REQUESTS_MAX:
             break
@@ -147,7 +147,7 @@ def _after(rule: Override, record: Record, policy: Policy) -> str:
 
 
 def _fallback(name: str, policy: Policy) -> str:
-    """The first of the fallbacks to which rules send the task's requests."""
+    """The first fallback to which rules may send the task's requests."""
     task, alias = policy.tasks.get(name), policy.aliases.get(name)
     first = task.fallbacks_for("override")[0] if task is not None else "general"
     if first == "needs_human":

@@ -81,7 +81,7 @@ class RuleIn(OverrideIn):
 
 
 def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
-    """Raises Problem (400, 404) where the name is invalid, or the rule is about what does not exist."""
+    """Raises Problem (400, 404) if the name is invalid, or the rule names a thing that does not exist."""
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or len(name) > 63:
         raise Problem("invalid_value", "A rule's name has letters, digits, - and _, at most 63.", "name")
     if body.task is not None:
@@ -93,7 +93,7 @@ def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
 
 
 def _doubts(services: Services, body: OverrideIn) -> list[str]:
-    """Warnings of a caller or version that the rule names and that is not there, and of caps. The rule is set."""
+    """Warnings of a caller or version in the rule that does not exist, and of caps. They do not prevent the rule."""
     snapshot, warnings = services.snapshot.current, []
     if body.caller is not None and body.caller not in snapshot.callers:
         warnings.append(f"There is no key {body.caller!r}: until there is one, the rule matches nothing.")
@@ -104,13 +104,13 @@ def _doubts(services: Services, body: OverrideIn) -> list[str]:
 
 
 async def list_rules_to(services: Services, version: str) -> list[str]:
-    """The names of rules that are not over and send to a version. Raises RedisError."""
+    """The names of rules that have not expired and send to a version. Raises RedisError."""
     rules, now = await services.objects.overrides.all(), time.time()
     return sorted(name for name, raw in rules.items() if raw.get("version") == version and not _is_over(raw, now))
 
 
 def find_fallback_fault(services: Services, action: str, task: str | None) -> str | None:
-    """The reason why a rule with this action can't hold for this task: it has no fallback to send requests to."""
+    """The reason why this task can't have a rule with this action: it has no fallback for the requests."""
     settings = services.settings.tasks.get(task or "")
     if action != "general" or settings is None or settings.has_fallback("override"):
         return None
@@ -118,7 +118,7 @@ def find_fallback_fault(services: Services, action: str, task: str | None) -> st
 
 
 def list_cap_warnings(services: Services, action: str, task: str | None) -> list[str]:
-    """Warnings of the caps that hold for a rule with this action; without a task, of all tasks."""
+    """Warnings of the caps that apply to a rule with this action; without a task, of all tasks' caps."""
     if action != "general":
         return []
     caps = (

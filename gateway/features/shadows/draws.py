@@ -19,17 +19,17 @@ from router.version_choice import list_places_beside
 
 QUEUE_MAX = 200
 FIRST_QUEUE_MAX = 16
-"""Those that come before callers: what waits longer is not worth a caller's wait."""
+"""Length of the queue of requests that come before callers. A longer queue would not be worth callers' waits."""
 WAITING_BYTES_MAX = 64 << 20
 LIVE = frozenset({"adapter", "canary"})
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowJob:
-    """A request that a shadow is to answer too, and what is known of the answer that its caller got.
+    """A request for a shadow, and the facts on the answer that its caller got.
 
-    `version` is the shadow's; None: the task's general model. `known_answer` is its answer to this request that was
-    there already and was not sent: it is not asked again. None: it is to be asked.
+    `version` is the shadow; None: the task's general model. `known_answer` is the shadow's earlier answer to this
+    request, which was not sent to the caller. None: the shadow must be asked.
     `comes_first`: it may take a place before callers.
     """
 
@@ -46,35 +46,35 @@ class ShadowJob:
 
     @property
     def task(self) -> TaskPolicy:
-        """The task that the request is of."""
+        """The request's task."""
         assert self.choice.task is not None, "what is of no task has no shadow"
         return self.choice.task
 
     @property
     def size(self) -> int:
-        """Bytes that it holds while it waits, or a little less."""
+        """Number of bytes in memory while it waits, or a little less."""
         return self.body.size + len(self.text) + len(self.known_answer or "")
 
 
 class ShadowDraws:
-    """The choice of answers for a second look. Owner of the queue of shadow requests."""
+    """The draws of requests for shadows and reviews. Owner of the queue of shadow requests."""
 
     def __init__(self, secret: bytes, reviews: ReviewQueue) -> None:
-        """`secret` is what requests are drawn with; `reviews` knows whether a task's budget is spent."""
+        """`secret` is the key of the draws; `reviews` knows whether a task's budget is spent."""
         self._secret = secret
         self._reviews = reviews
         self._jobs: asyncio.Queue[ShadowJob] = asyncio.Queue(QUEUE_MAX)
         self._first_jobs: asyncio.Queue[ShadowJob] = asyncio.Queue(FIRST_QUEUE_MAX)
         self.first_held: Counter[str] = Counter()
-        """Places by replica that shadows have taken before callers."""
+        """The number of places that shadows have taken before callers, by replica."""
         self._bytes = 0
 
     def draw(self, policy: Policy, choice: Choice, record: Record) -> None:
-        """Draw whether both arms are to answer a request, and whether a person is to review it, each for itself and by
-        the request alone; note that in its record, with the probabilities.
+        """Draw whether both arms answer a request, and whether a person reviews it. The two draws are independent, and
+        use only the request. Note them in its record, with the probabilities.
 
-        It is drawn when it has been chosen where the request goes, so that nothing depends on what is answered. A
-        request that its caller or an admin's rule has sent somewhere says nothing of its task.
+        The draws come after the choice of the route and before the answer, so that they do not depend on the answer.
+        There is no draw if the caller's pin or an admin's rule chose the route: such requests are no fair sample.
         """
         task = choice.task
         if task is None:
@@ -105,11 +105,11 @@ class ShadowDraws:
 
     @property
     def waiting(self) -> int:
-        """The number of requests that wait for a shadow."""
+        """The number of requests that wait for shadows."""
         return self._jobs.qsize() + self._first_jobs.qsize()
 
     def offer(self, job: ShadowJob) -> bool:
-        """Have a shadow answer this request too; False where too many wait, or too much of them."""
+        """Queue this request for a shadow; False if too many requests or bytes wait already."""
         if self._bytes + job.size > WAITING_BYTES_MAX:
             return False
         try:
@@ -120,7 +120,7 @@ class ShadowDraws:
         return True
 
     async def next(self, comes_first: bool = False) -> ShadowJob:
-        """The request that has waited the longest, of those that come before callers or of the others."""
+        """The request that has waited longest, among those that come before callers or among the others."""
         job = await (self._first_jobs if comes_first else self._jobs).get()
         self._bytes -= job.size
         return job

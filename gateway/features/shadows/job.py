@@ -38,13 +38,13 @@ AT_ONCE_MAX = 4
 FIRST_AT_ONCE_MAX = 16
 """Those that come before callers. How many one replica holds, the task's `shadow_room_share` bounds."""
 LOOKED_INTO = frozenset({"suspect", "degraded"})
-"""Verdicts on a version for which its previous version is to have evidence of its own."""
+"""Verdicts on a version for which its previous version needs its own evidence."""
 
 
 def offer_copies(
     shadows: Shadows, policy: Policy, body: RequestBody, answer: ObservedAnswer, ledger: ObservedLedger
 ) -> None:
-    """Have shadows answer a request too whose answer was watched, once that has been sent; note what it says."""
+    """Queue a request for shadows and reviews, after its watched answer was sent; note the answer's digest."""
     choice, record = answer.choice, ledger.record
     if record.reviewed:
         offer_review(shadows.reviews, body, answer, record)
@@ -68,7 +68,7 @@ def offer_copies(
 def offer_to_shadows(
     shadows: Shadows, policy: Policy, body: RequestBody, choice: Choice, record: Record, text: str
 ) -> None:
-    """Have the task's shadows answer a request too that this choice's version has answered with `text`."""
+    """Queue a request for the task's shadows. This choice's version has answered it with `text`."""
     assert choice.task is not None, "that is what has_trial() looks for"
     assert choice.version is not None, "that is what has_trial() looks for"
     text_digest = digest(shadows.services.digest_secret, normalize(text))
@@ -89,9 +89,9 @@ def offer_to_shadows(
 def offer_rejected(
     shadows: Shadows, policy: Policy, body: RequestBody, answer: ObservedAnswer, ledger: ObservedLedger
 ) -> None:
-    """The same for an answer that was rejected before it was sent: else shadows would meet only what was answered well.
+    """Queue a request whose answer was rejected and not sent. Otherwise shadows would get only well answered requests.
 
-    Only for one that was there as a whole, and is a text. Where both arms are to answer, it is that of its version.
+    The rejected answer must be complete, and a text. For the draw of both arms it counts as its version's answer.
     """
     choice, record = answer.choice, ledger.record
     if body.choices != 1 or not answer.judged_whole or not shadows.draws.watches(policy, choice, record):
@@ -108,7 +108,7 @@ def offer_rejected(
 def _offer_to_other_arms(
     shadows: Shadows, policy: Policy, body: RequestBody, choice: Choice, ledger: ObservedLedger, text: str
 ) -> None:
-    """Have those answer a request too that could have answered it in the place of who did."""
+    """Queue a request for the arms that could have answered it instead of the serving one."""
     record, turned_down = ledger.record, ledger.turned_down
     served = choice.version.name if choice.version is not None else None
     contract_kept, text_digest = record.contract_kept, record.text_digest
@@ -127,10 +127,10 @@ def _offer_to_other_arms(
 
 
 def _other_arms(shadows: Shadows, policy: Policy, choice: Choice, served: str | None) -> Iterator[str | None]:
-    """The versions that are to answer beside the one that was `served`, None for general.
+    """The other versions that answer, too, besides the one that `served`; None stands for general.
 
-    They are general where the version that it was led to answered, else that version; and the previous version, where
-    the monitor looks into that version.
+    If the version to which the request was led has answered, that is general; otherwise it is that version. If its
+    verdict is suspect or degraded, the previous version answers, too.
     """
     task, led_to = choice.task, choice.led_to
     if task is None or led_to is None:
@@ -149,9 +149,9 @@ def _other_arms(shadows: Shadows, policy: Policy, choice: Choice, served: str | 
 
 
 def _first_arms(shadows: Shadows, choice: Choice, names: list[str | None]) -> list[str | None]:
-    """Those of these arms that may take a place before callers: one at most, while evidence comes first.
+    """The arm among these that may take a place before callers, if any, while evidence comes first.
 
-    It is the previous version, if that is healthy: the engine that callers fill is its own as well.
+    It is the previous version, if that is healthy, since callers fill its engine as well.
     """
     quality = shadows.services.snapshot.current.quality.get(choice.task.name) if choice.task is not None else None
     if quality is None or choice.led_to is None or not is_evidence_first(quality, choice.led_to.name):
@@ -164,7 +164,7 @@ def _drop(shadows: Shadows, choice: Choice, version: str | None) -> None:
 
 
 async def run_shadows(shadows: Shadows) -> None:
-    """Have shadows answer what is queued. Runs until cancelled."""
+    """Send the queued requests to shadows. Runs until cancelled."""
     judges = Judges(shadows)
     async with asyncio.TaskGroup() as group:
         for number in range(AT_ONCE_MAX + FIRST_AT_ONCE_MAX):
@@ -181,11 +181,11 @@ async def _run_one_by_one(shadows: Shadows, judges: Judges, comes_first: bool) -
 
 
 async def _run(shadows: Shadows, judges: Judges, job: ShadowJob) -> None:
-    """One shadow request: sent, compared, recorded and paid for as a shadow. Its failure is an outcome like others."""
+    """Send, compare and record one shadow request, and book its cost as shadow. A failure is recorded as an outcome."""
     view = shadows.services.fleet.view()
     version = view.versions.get(job.version) if job.version is not None else None
     if job.version is not None and version is None:
-        return  # it was deleted meanwhile
+        return  # the version was deleted meanwhile
     if job.comes_first and not _first_arms(shadows, job.choice, [job.version]):
         _drop(shadows, job.choice, job.version)  # an arm was shown to be better meanwhile
         return
@@ -198,7 +198,7 @@ async def _run(shadows: Shadows, judges: Judges, job: ShadowJob) -> None:
     ledger, text = shadow_answer
     if text is not None:
         outcome = _compare(shadows, job, version, text, ledger.record)
-    else:  # a call of a tool, which is not text: it differs from one
+    else:  # a tool call, which differs from any text
         outcome = "differed" if ledger.record.outcome == "ok" else "failed"
     if job.pair.arm is not None:
         await judges.judge(job, text, ledger.record)
@@ -208,14 +208,14 @@ async def _run(shadows: Shadows, judges: Judges, job: ShadowJob) -> None:
 async def _fetch(
     shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None
 ) -> tuple[Ledger, str | None] | None:
-    """The shadow's text, None where it failed or has none; None at all where it can't be asked now."""
+    """The shadow's ledger and text (None: it failed, or has no text); None if it can't be asked now."""
     choice = _choice(shadows, job, view, version)
     if choice is None:
         return None
     body = job.body.whole()
     try:
         engine_body = body.for_engine(choice, shadows.services.terms.form(body, choice))
-    except Problem:  # its engine can't give the answer the form that was asked for
+    except Problem:  # its engine can't produce the wanted form of answer
         return None
     exchange = await _ask(shadows, job, choice, body, engine_body)
     if exchange is None:
@@ -231,7 +231,7 @@ async def _fetch(
 async def _ask(
     shadows: Shadows, job: ShadowJob, choice: Choice, body: RequestBody, engine_body: bytes
 ) -> tuple[Ledger, Answer, str | None] | None:
-    """Ask the choice's engine, at a place that is taken before callers if the job comes first; None without one."""
+    """Ask the choice's engine. If the job comes first, take a place before callers; None without such a place."""
     services, record, limits = shadows.services, _record(shadows, job), job.policy.limits
     if not job.comes_first:
         return await ask_beside(services, choice, body, engine_body, record, limits)
@@ -243,7 +243,7 @@ async def _ask(
 
 
 def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None) -> Choice | None:
-    """The choice for a shadow request; None where it may go nowhere, or there is no room for it."""
+    """The choice for a shadow request; None if no pool is allowed, or there is no room."""
     pool = view.pools.get((version.pool if version is not None else job.task.fallback_pool) or "")
     if pool is None or not job.task.reaches(pool.name) or (version is not None and version.state in OUT_OF_SERVICE):
         return None
@@ -260,7 +260,7 @@ def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionV
 
 
 def _reuse(shadows: Shadows, job: ShadowJob, version: VersionView | None) -> tuple[Ledger, str | None]:
-    """A version's answer that was there already and was not sent: it costs nothing more."""
+    """A version's answer that exists already but was not sent. It costs nothing extra."""
     record = _record(shadows, job)
     record.task, record.reason = job.task.name, job.choice.reason
     record.version = version.name if version is not None else None

@@ -34,21 +34,21 @@ REST_SECONDS = 60.0
 
 @dataclasses.dataclass
 class Rest:
-    """A judge's latest failures in a row, and until when it is not asked (monotonic seconds)."""
+    """A judge's number of failures in a row, and the time until which it is not asked (monotonic seconds)."""
 
     failures: int = 0
     until: float = 0.0
 
 
 class Judges:
-    """Judges pairs. Owner of how each task's model that judges has done lately; one for each gateway."""
+    """Judges of pairs, one object for each gateway. Owner of the recent failures of each task's judging model."""
 
     def __init__(self, shadows: Shadows) -> None:
         self._shadows = shadows
         self._rests: dict[str, Rest] = {}
 
     async def judge(self, job: ShadowJob, text: str | None, shadow: Record) -> None:
-        """Note in a pair what is known of both its answers. `text` is the shadow's; None: it failed, or says none."""
+        """Note the judgement of both answers in a pair. `text` is the shadow's; None: it failed, or has no text."""
         task = self._shadows.services.settings.tasks.get(job.task.name)
         settings = task.monitor.judge if task is not None else JudgeSettings()
         form, pair = settings.form(), job.pair
@@ -68,7 +68,7 @@ class Judges:
         self._shadows.services.meters.pairs.add(1, job.task.name, job.version or version, outcome)
 
     async def _by_model(self, job: ShadowJob, settings: JudgeSettings, form: AnswerForm, text: str) -> str:
-        """Have a model judge each arm's answer for itself, in the order that is drawn; the same answers as one."""
+        """Let a model judge each arm's answer separately, in a random order. Equal answers are judged once."""
         pair, same = job.pair, form.of(text) == form.of(job.text)
         verdicts: dict[bool, bool | None] = {False: pair.right, True: pair.served_right}
         served_first = self._shadows.services.moment(0.0).draw < 0.5
@@ -90,8 +90,8 @@ class Judges:
     async def _ask_model(
         self, job: ShadowJob, settings: JudgeSettings, answer: str
     ) -> bool | Literal["unjudged", "passed_over"]:
-        """The model's verdict on one answer; where it has none, the pair's outcome: `unjudged` where it fails or
-        rests, which it does after some failures in a row, `passed_over` where it was not to be asked."""
+        """The model's verdict on one answer, or the pair's outcome without one. `unjudged`: the model fails, or rests
+        after several failures in a row. `passed_over`: the model could not be asked."""
         pause = self._rests.setdefault(job.task.name, Rest())
         if time.monotonic() < pause.until:
             return "unjudged"
@@ -111,7 +111,7 @@ class Judges:
         return "unjudged"
 
     async def _verdict(self, job: ShadowJob, settings: JudgeSettings, answer: str) -> bool | str | None:
-        """Its verdict, else a word on its failure; None where it has no room, or the texts are too long for it."""
+        """The model's verdict, or a description of its failure; None if it has no room, or the texts are too long."""
         shadows, task = self._shadows, job.task
         pool = shadows.services.fleet.view().pools.get(settings.pool or shadows.services.settings.general_pool)
         if pool is None or not task.reaches(pool.name):
@@ -136,8 +136,8 @@ class Judges:
     async def _say(
         self, job: ShadowJob, choice: Choice, settings: JudgeSettings, request_id: str, question: str
     ) -> bool | str | None:
-        """Ask it once, at no temperature; its verdict, or a word on its failure; None where the texts do not fit its
-        engine. The cost is booked as shadow."""
+        """Ask the model once, at temperature 0. Return its verdict, or a description of its failure; None if the texts
+        do not fit its engine. The cost is booked as shadow."""
         shadows = self._shadows
         body = make_judge_request(question, choice.engine_model, settings.prompt, settings.max_tokens)
         body.cache_salt = job.body.cache_salt
@@ -159,9 +159,9 @@ class Judges:
 
 
 def judge_digest(shadows: Shadows, settings: JudgeSettings) -> str | None:
-    """`sha256:<hex>` of the model that judges and of what it is told; None where there is no such pool.
+    """`sha256:<hex>` of the model that judges and of its prompt; None if the pool does not exist.
 
-    The build of its engine is not part of that: replicas of one pool may have several, which are the same judge.
+    The build of its engine is not a part of it: replicas of a pool may have several builds, and are one judge.
     """
     name = settings.pool or shadows.services.settings.general_pool
     pool, base = shadows.services.fleet.view().pools.get(name), shadows.services.fingerprints.get(name)
@@ -172,7 +172,7 @@ def judge_digest(shadows: Shadows, settings: JudgeSettings) -> str | None:
 
 
 def _by_contract(pair: PairRecord, shadow: Record) -> None:
-    """An answer that breaks its contract is wrong; one that keeps it may be right."""
+    """Note answers that break their contract as wrong. Answers that keep it stay open."""
     if shadow.contract_kept is False:
         pair.right, pair.score = False, 0.0
     if pair.contract_kept is False:
@@ -180,7 +180,7 @@ def _by_contract(pair: PairRecord, shadow: Record) -> None:
 
 
 def _by_agreement(pair: PairRecord, form: bytes | None, served: bytes | None) -> str:
-    """Without a right answer all that is known is whether both arms say the same."""
+    """Score the pair only by whether both answers are the same, since the right answer is unknown."""
     same = form is not None and form == served
     pair.score = float(same) if pair.right is None else pair.score
     pair.served_score = float(same) if pair.served_right is None else pair.served_score

@@ -14,7 +14,7 @@ from monitoring.text_stream import TextStream
 
 
 def _watches(texts: Texts, record: Record) -> bool:
-    """Return whether the request's texts are to be kept; one look into a dictionary for a task that keeps none."""
+    """Return whether to keep the request's texts. For a task that keeps none it costs one dictionary look-up."""
     share = texts.shares.get(record.task or "")
     return share is not None and is_drawn(record.id, share)
 

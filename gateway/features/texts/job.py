@@ -26,18 +26,18 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 BATCH_MAX = 50
 LOOK_SECONDS = 1.0
-"""Time after which the settings, the spool and its sync are looked at, also where nothing is to be kept."""
+"""Time after which the settings, the spool and its sync are checked, even without new texts."""
 TAKE_OVER_SECONDS = 30.0
 RETRY_SECONDS = 0.5
 STORE_SECONDS_MAX = 5.0
 
 
 class _Full(Exception):
-    """Redis holds as many texts as it may until they are archived."""
+    """Redis holds the maximum of texts that wait for the archive."""
 
 
 async def keep_texts(texts: Texts) -> None:
-    """Keep what is offered. Runs until cancelled; what is left then goes to the spool."""
+    """Store the queued texts. Runs until cancelled; then the rest goes to the spool."""
     with ThreadPoolExecutor(1, "texts") as thread:
         keeper = _Keeper(texts, thread)
         await keeper.in_thread(texts.spool.open)
@@ -45,12 +45,12 @@ async def keep_texts(texts: Texts) -> None:
             while True:
                 await keeper.turn()
         finally:
-            thread.shutdown()  # what a cancelled turn began ends first: one thread at a time has the spool
+            thread.shutdown()  # first wait for a cancelled turn's work: one thread at a time may use the spool
             keeper.stop()
 
 
 class _Made(NamedTuple):
-    """The rows that were made of some requests, and the tasks of those of which none could be made."""
+    """The rows from a batch of requests, and the tasks of requests that gave no row."""
 
     rows: list[TextRow]
     dropped: list[str]
@@ -64,7 +64,7 @@ class _Keeper:
         self._is_away = False
 
     async def turn(self) -> None:
-        """Keep some texts, the spooled ones first, or wait for some."""
+        """Store a batch of texts, spooled ones first, or wait for texts."""
         texts = self._texts
         texts.apply_settings(texts.services.settings)
         try:
@@ -81,7 +81,7 @@ class _Keeper:
             await asyncio.sleep(RETRY_SECONDS)
 
     def stop(self) -> None:
-        """Have the spool keep what is left in memory, for the next gateway."""
+        """Write the texts in memory to the spool, for the next gateway."""
         texts = self._texts
         left = texts.queue.first(len(texts.queue))
         try:
@@ -92,11 +92,11 @@ class _Keeper:
             log.error("%d texts are lost at the stop: %s", len(left), error)
 
     async def in_thread(self, call: Callable[..., T], *arguments: object) -> T:
-        """The result of a call that takes its time."""
+        """The result of a slow call, run in the thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
     async def _keep_some(self) -> None:
-        """Raises RedisError, TimeoutError and _Full, and loses nothing."""
+        """Store a batch. Raises RedisError, TimeoutError and _Full; then the texts stay in the queue."""
         made = await self.in_thread(self._rows, self._texts.queue.first(BATCH_MAX))
         await self._store(made.rows)
         self._forget(made)
@@ -110,7 +110,7 @@ class _Keeper:
             self._texts.services.meters.texts.add(unreadable, "", "dropped")
 
     async def _spill(self) -> None:
-        """Write all that is in memory to the spool. Where the disk does not take it, it stays in memory."""
+        """Write all texts in memory to the spool. If the disk fails, they stay in memory."""
         texts = self._texts
         while sent := texts.queue.first(BATCH_MAX):
             made = await self.in_thread(self._rows, sent)
@@ -125,7 +125,7 @@ class _Keeper:
                 texts.services.meters.texts.add(gone, "", "dropped")
 
     def _forget(self, made: _Made) -> None:
-        """The texts that were made are stored, and the others can't be."""
+        """Remove stored and dropped texts from the queue, and count the dropped ones."""
         self._texts.queue.forget(len(made.rows) + len(made.dropped))
         for task in made.dropped:
             self._texts.services.meters.texts.add(1, task, "dropped")
@@ -138,7 +138,7 @@ class _Keeper:
         for row, outcome in zip(rows, outcomes, strict=True):
             if outcome == "kept":
                 self._texts.services.meters.texts.add(1, row.task, "kept")
-        if "full" in outcomes:  # those that were stored are told as the same when they are sent again
+        if "full" in outcomes:  # a second try reports the stored ones as the same
             raise _Full("texts.unarchived_bytes_max is reached: texts wait for the archive")
         self._is_away = False
 
@@ -163,7 +163,7 @@ class _Keeper:
             try:
                 text = KeptText(request=sent.record.id, handles=sent.record.handles, **sent.fields())
                 made.rows.append(self._texts.seals.close(redact_conversation(text, redact)))
-            except Exception:  # a redaction of somebody's own may raise anything
+            except Exception:  # a user's own redaction may raise any error
                 log.exception("a text was not kept", extra={"request_id": sent.record.id})
                 made.dropped.append(task)
         return made

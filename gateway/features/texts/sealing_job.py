@@ -18,13 +18,13 @@ RESEALED_SECONDS = 600.0
 
 
 async def keep_sealed(texts: Texts) -> None:
-    """Seal what lies under a former key, now and then. Runs until cancelled."""
+    """Seal again, at an interval, what is sealed under a former key. Runs until cancelled."""
     await texts.services.lease_job("seals").repeat(lambda: seal_again(texts), RESEALED_SECONDS)
 
 
 async def seal_again(texts: Texts) -> None:
-    """Seal all that features keep, and feedback, under the present key. Once nothing was left that can be, it is looked
-    through again after a day, or under the next key. Raises RedisError."""
+    """Seal all features' texts, and feedback, under the present key. If there is nothing left to seal, the next search
+    is after a day, or with the next key. Raises RedisError."""
     services, resealing = texts.services, Resealing()
     words, now = services.configuration.words, await read_redis_time(services.redis)
     last = words.read_look(await services.redis.get(REDIS_SEALED_KEY))
@@ -35,7 +35,7 @@ async def seal_again(texts: Texts) -> None:
     if not resealing.sealed:
         look = words.write_look(last, resealing, now)
         await services.redis.set(REDIS_SEALED_KEY, look, ex=2 * SEALED_SECONDS)
-    else:  # a gateway may have been writing under the former key meanwhile
+    else:  # a gateway may have written under the former key meanwhile
         await services.redis.delete(REDIS_SEALED_KEY)
     if resealing.unreadable:
         lost, held = resealing.unreadable - resealing.held, resealing.held

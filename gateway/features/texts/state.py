@@ -23,7 +23,7 @@ BYTES_MAX = 64 << 20
 
 
 class TextQueue:
-    """Bounded. The request path puts in, the job takes out once a text is stored."""
+    """Bounded queue. The request path adds requests; the job removes them after their texts are stored."""
 
     def __init__(self) -> None:
         self._sent: deque[AnsweredRequest] = deque()
@@ -34,7 +34,7 @@ class TextQueue:
         return len(self._sent)
 
     def offer(self, sent: AnsweredRequest) -> bool:
-        """Take a request in, without waiting; False where too many wait, or too much of them."""
+        """Add a request, without waiting; False if too many requests or bytes wait already."""
         if self._bytes >= BYTES_MAX or len(self._sent) >= QUEUE_MAX:
             return False
         self._sent.append(sent)
@@ -43,23 +43,23 @@ class TextQueue:
         return True
 
     async def some(self, seconds_max: float) -> None:
-        """Wait until there is a request, but no longer than that."""
+        """Wait until there is a request, at most `seconds_max`."""
         self._some.clear()
         if not self._sent:
             await wait_for_event(self._some, seconds_max)
 
     def first(self, count: int) -> list[AnsweredRequest]:
-        """The oldest, which stay here until `forget` is told that they are stored."""
+        """The oldest requests. They stay in the queue until `forget`."""
         return [self._sent[i] for i in range(min(count, len(self._sent)))]
 
     def forget(self, count: int) -> None:
-        """Drop the oldest: they are stored."""
+        """Remove the oldest requests, whose texts are stored."""
         for _ in range(count):
             self._bytes -= self._sent.popleft().size
 
 
 def is_drawn(request_id: str, share: float) -> bool:
-    """Return whether a request is of the random share; it follows from its id alone."""
+    """Return whether a request is in the random share. Only its id decides."""
     return zlib.crc32(request_id.encode()) < share * (1 << 32)
 
 
@@ -72,7 +72,7 @@ class Texts:
     stream: TextStream
     spool: Spool
     shares: Mapping[str, float] = field(default_factory=dict)
-    """The share of its requests that each task keeps; those that keep none are not here."""
+    """The share of requests whose texts are kept, by task, without tasks that keep none."""
     redactions: Mapping[str, Redact] = field(default_factory=dict)
     """The redaction of each task's texts."""
     _read_from: Settings | None = None
@@ -83,14 +83,14 @@ class Texts:
         return self.services.configuration.words.seals
 
     def find_redaction(self, task: str) -> Redact:
-        """The redaction of a task's texts, whether it keeps them or they are reviewed; of one that is no longer
-        configured, the default. Raises as load_redaction does."""
+        """The redaction of a task's texts, for kept texts and for reviews. A task that the configuration lacks has the
+        default. Raises the errors of load_redaction."""
         settings = self.services.settings
         texts = settings.tasks[task].texts if task in settings.tasks else TaskTextSettings()
         return load_redaction(texts.redaction, settings.texts.phone_region)
 
     def apply_settings(self, settings: Settings) -> None:
-        """Go by these settings from now on."""
+        """Use these settings from now on."""
         if settings is self._read_from:
             return
         kept_texts = {name: task.texts for name, task in settings.tasks.items() if task.texts.keep != "none"}

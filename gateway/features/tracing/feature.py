@@ -34,7 +34,7 @@ def _open(services: Services, _: Features) -> Tracing:
 
 
 async def _keep_exporting(tracing: Tracing) -> None:
-    """Send what waits when the gateway stops. A thread of the SDK sends all else."""
+    """Send the waiting spans when the gateway stops. A thread of the SDK sends all others."""
     try:
         await asyncio.Event().wait()
     finally:

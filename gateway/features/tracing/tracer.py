@@ -44,7 +44,7 @@ Attributes = dict[str, Any]
 
 
 class Tracer:
-    """Makes the spans of each sampled request, and hands them to the SDK, whose thread sends them."""
+    """Maker of the spans of sampled requests. It hands them to the SDK, whose thread sends them."""
 
     def __init__(self, services: Services, endpoint: str, sampled_share: float) -> None:
         self._fleet = services.fleet
@@ -79,7 +79,7 @@ class Tracer:
             self._processor.on_end(span)
 
     def close(self) -> None:
-        """Send what waits, in a thread that the end of the process waits for: as long as one export may take."""
+        """Send the waiting spans in a thread. The process's end waits for it, at most the time of one export."""
         threading.Thread(target=self._processor.shutdown).start()
 
     def _make_spans(self, ledger: TracedLedger, trace: TraceContext, now: float) -> Iterator[ReadableSpan]:
@@ -187,7 +187,7 @@ def _of_request(ledger: TracedLedger, operation: str) -> Attributes:
 
 
 def _attempt_times(ledger: TracedLedger, now: float) -> Iterator[tuple[float, float]]:
-    """Begin and end of each attempt: one that answered lasts until the next one, or until the request's end."""
+    """Begin and end of each attempt. An attempt with an answer lasts until the next one, or until the request's end."""
     next_ones = [*ledger.attempts_began_at[1:], now]
     for attempt, began, later in zip(ledger.record.attempts, ledger.attempts_began_at, next_ones, strict=False):
         answered = attempt.fault is None or attempt.fault in AFTER_THE_ANSWER
@@ -195,7 +195,7 @@ def _attempt_times(ledger: TracedLedger, now: float) -> Iterator[tuple[float, fl
 
 
 def _events(findings: list[FindingRecord], at: int) -> list[Event]:
-    """One event for each finding; a note is left out, which may have words of an answer."""
+    """One event for each finding, without its note, which may quote an answer."""
     return [
         Event(
             "apprentice.check",

@@ -37,17 +37,17 @@ BOOTSTRAP = (
 
 
 def url_of(trainings: Trainings, training: Training) -> str:
-    """The address at which its trainer finds the training."""
+    """The URL at which a trainer finds its training."""
     return f"{trainings.services.settings.training.reached_at}/v1/trainings/{training.id}"
 
 
 def name_of(training: Training) -> str:
-    """The name of its job elsewhere: one that is begun again gets another."""
+    """The name of a training's job elsewhere. A training that is begun again gets another name."""
     return f"apprentice-training-{training.id}-{int(training.begun_at * 1000)}"
 
 
 async def launch(trainings: Trainings, training: Training) -> None:
-    """Have a training run elsewhere; nothing where it does already. Raises TrainingFault."""
+    """Launch a training elsewhere, unless it runs already. Raises TrainingFault."""
     try:
         match training.runner:
             case "kubernetes":
@@ -65,7 +65,7 @@ async def launch(trainings: Trainings, training: Training) -> None:
 
 
 async def find_end(trainings: Trainings, training: Training) -> str | None:
-    """The reason why its job elsewhere has ended, where that can be told; None while it may go on."""
+    """The reason why a training's job elsewhere has ended, if it is known; None while the job may still run."""
     try:
         match training.runner:
             case "kubernetes":
@@ -78,7 +78,7 @@ async def find_end(trainings: Trainings, training: Training) -> str | None:
                 assert_never(training.runner)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ssl.SSLError, ValueError, TypeError, AttributeError) as error:
         log.warning("the end of the training %s can't be told: %s", training.id, error)
-        return None  # it is looked at again; a proxy may have answered with its own page
+        return None  # the next look tries again; a proxy may have answered with its own page
 
 
 async def _tell_webhook(trainings: Trainings, training: Training) -> None:
@@ -132,7 +132,7 @@ async def _make_job(trainings: Trainings, training: Training) -> None:
     variables = {URL_VARIABLE: url_of(trainings, training), TOKEN_VARIABLE: key_of(trainings, training)}
     job = fill_template(template, name_of(training), training, variables)
     answer = await _ask_kubernetes(trainings, "POST", "", job)
-    if answer.status_code != httpx.codes.CONFLICT:  # else it is there already
+    if answer.status_code != httpx.codes.CONFLICT:  # else the job exists already
         _see_that_it_was_taken(training, answer)
 
 

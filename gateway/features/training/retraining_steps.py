@@ -41,20 +41,20 @@ from serving.object_store import Stale
 
 LOOK_INTERVAL_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 30.0
-"""Longest time between two looks, though nothing has changed."""
+"""Longest time between two looks if nothing has changed."""
 REBUILD_SECONDS = 60.0
-"""Time from the building of a data set that is too small to the next one; it doubles each time."""
+"""Time from the build of a too small data set to the next build; it doubles each time."""
 DOUBLINGS_MAX = 6
 RESTAGE_SECONDS = 300.0
-"""Time from a staging that came to nothing to the next one."""
+"""Time from a failed staging to the next one."""
 
 
 class Halt(Exception):
-    """A request does not go on; the message says why and what to do."""
+    """A request to train can't continue; the message tells the reason and the remedy."""
 
 
 async def keep_retraining(trainings: Trainings) -> None:
-    """Carry requests to train on, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    """Advance requests to train, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = trainings.services.lease_job("retraining", key_suffix=f"-{trainings.place}")
     looked = (-1, 0.0)
 
@@ -66,7 +66,7 @@ async def keep_retraining(trainings: Trainings) -> None:
         for retraining in await trainings.retraining.store.all():
             task = trainings.services.settings.tasks.get(retraining.task)
             if retraining.state == "open" and task is not None and task.monitor.retraining != "off":
-                with contextlib.suppress(Stale):  # somebody has moved it: the next look sees how
+                with contextlib.suppress(Stale):  # it has changed meanwhile: the next look reads it again
                     await RetrainingSteps(trainings, retraining, task.monitor).advance()
         looked = generation, now
 
@@ -74,17 +74,17 @@ async def keep_retraining(trainings: Trainings) -> None:
 
 
 class RetrainingSteps:
-    """One open request to train, and what it has led to."""
+    """One open request to train, and its next steps."""
 
     def __init__(self, trainings: Trainings, retraining: Retraining, monitor: TaskMonitorSettings) -> None:
-        """`monitor` is how its task is watched: a reload may remove the task meanwhile."""
+        """`monitor` holds the task's monitor settings, since a reload may remove the task meanwhile."""
         self._trainings = trainings
         self._entry = retraining
         self._monitor = monitor
         self._is_auto = monitor.retraining == "auto"
 
     async def advance(self) -> None:
-        """Take all steps that can be taken now, or note why none can. Raises Stale and RedisError."""
+        """Take all steps that are possible now, or note the reason why there is none. Raises Stale and RedisError."""
         builds = [build for build in await self._trainings.datasets.builds.all() if build.id.startswith(self._entry.id)]
         build = max(builds, key=lambda each: each.created_at, default=None)
         if build is not None and await self._is_elsewhere(build):
@@ -101,15 +101,15 @@ class RetrainingSteps:
                 await self._note("retraining.halt", note=str(halt))
 
     async def _is_elsewhere(self, build: Build) -> bool:
-        """True if a gateway that runs with a folder of its own has what was built: it goes on, with its rows."""
+        """True if a running gateway with another folder has the data set. That gateway continues, with its rows."""
         own = await asyncio.to_thread(self._trainings.datasets.name_folder)
         if build.folder in ("", own):
             return False
         return build.folder in await list_folder_holders(self._trainings.services.redis)
 
     async def _take_dataset(self, build: Build | None, built: int) -> None:
-        """Have the data set built, and take it once it is there; with `auto` once it has rows enough to train on.
-        `build` is the latest of as many as were `built`."""
+        """Begin the build of the data set, and use it once it is done; with `auto` once it has enough rows to train on.
+        `build` is the latest one, `built` the number of all."""
         if build is None:
             await self._build(self._entry.id)
         elif build.state != "running" and (lack := await self._find_lack(build)):
@@ -123,7 +123,7 @@ class RetrainingSteps:
             await self._note("retraining.dataset", dataset=build.digest, command=command, note="")
 
     async def _find_lack(self, build: Build) -> str:
-        """The reason why nothing can be trained on what was built; empty where it can."""
+        """The reason why the build is no use for a training; empty if there is none."""
         if build.state == "failed":
             return f"No data set could be built: {build.error}"
         if not self._is_auto:
@@ -179,7 +179,7 @@ class RetrainingSteps:
         return tag if rows and all(tag in (read_object(str(row["expected"])) or {}) for row in rows) else ""
 
     async def _go_on(self) -> None:
-        """Train, then evaluate what came of it."""
+        """Train, then evaluate the new version."""
         training = await self._training()
         if training.status == "running":
             return
@@ -200,7 +200,7 @@ class RetrainingSteps:
             raise Halt(f"{version.name} can't be evaluated: {error}") from None
 
     async def _training(self) -> Training:
-        """The training on the data set, begun where it is not yet."""
+        """The training on the data set, begun if necessary."""
         trainings = self._trainings
         if self._entry.training is not None:
             earlier, _ = await trainings.store.get(self._entry.training)
@@ -227,9 +227,9 @@ class RetrainingSteps:
         await self._note("retraining.evaluate", evaluation=name, note=_describe_evaluation(version, name, "running"))
 
     async def _tell_evaluation(self, name: str) -> None:
-        """Note how the evaluation has ended. Raises Halt where it came to no report."""
+        """Note the end of the evaluation. Raises Halt if it has no report."""
         evaluation = await self._trainings.releases.evaluations.store.get(name, with_report=False)
-        if evaluation is None:  # it was forgotten
+        if evaluation is None:  # it was deleted
             return
         if evaluation.status in ("failed", "cancelled"):
             ended = f"{evaluation.status}: {evaluation.note}" if evaluation.note else f"{evaluation.status}."
@@ -239,7 +239,7 @@ class RetrainingSteps:
             await self._note("retraining.evaluate", note=note)
 
     async def _note(self, action: str, **fields: Any) -> None:
-        """Note a step in the request, with its entry in the audit. Raises Stale where it has moved on."""
+        """Note a step in the request, with an audit entry. Raises Stale if the request has changed."""
         store, services = self._trainings.retraining.store, self._trainings.services
         now, generation = await store.get(self._entry.id)
         if now is None or now.state != "open":
@@ -258,7 +258,7 @@ def _describe_evaluation(version: str, name: str, status: Status) -> str:
 
 
 def _keep(folder: Path, written: bytes) -> SourceFile:
-    """A file of rows, as if it had been sent. Raises OSError."""
+    """Store a file of rows like an uploaded one. Raises OSError."""
     make_private_folder(folder)
     path = folder / hashlib.sha256(written).hexdigest()
     path.write_bytes(written)

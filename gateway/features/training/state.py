@@ -19,7 +19,7 @@ PLACE_FILE = "place"
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """The files of rows that a training reads; `heldout` is None where the training holds rows out itself."""
+    """The files of rows that a training reads. `heldout` is None if the training holds rows out itself."""
 
     train: Path
     heldout: Path | None
@@ -50,7 +50,7 @@ class Trainings:
         return training.place == self.place and training.runner != "local" and training.status == "running"
 
     def find_files(self, digest: str) -> TrainingFiles | None:
-        """The files of a data set, or of rows that were sent; None where there are none of this digest."""
+        """The files of a data set, or of uploaded rows; None if there are none with this digest."""
         folder = self.datasets.find(digest)
         if folder is not None:
             return TrainingFiles(folder / TRAIN_FILE, folder / HELDOUT_FILE)
@@ -58,7 +58,7 @@ class Trainings:
         return TrainingFiles(sent, None) if DIGEST.fullmatch(digest) and sent.is_file() else None
 
     def find_files_of(self, training: Training) -> TrainingFiles | None:
-        """The files of a training; None where one of them is there no more."""
+        """The files of a training; None if one of them was deleted."""
         files = self.find_files(training.data)
         if files is None or not training.heldout:
             return files
@@ -66,13 +66,13 @@ class Trainings:
         return TrainingFiles(files.train, heldout) if heldout.is_file() else None
 
     async def find_used(self) -> set[str]:
-        """The paths of rows that were sent, and that a training waits for or reads. Raises RedisError."""
+        """The paths of uploaded rows that a training waits for or reads. Raises RedisError."""
         running = [training for training in await self.store.all() if training.status == "running"]
         digests = {digest for training in running for digest in (training.data, training.heldout) if digest}
         return {str(self.datasets.files / digest) for digest in digests}
 
     def folder_of(self, training: Training) -> Path:
-        """The folder of a training: one that is begun again gets another, one that goes on keeps its own."""
+        """The folder of a training. A training that is begun again gets another; one that continues keeps its own."""
         return self.folder / f"{training.id}-{int(training.created_at * 1000):x}"
 
     def list_folders(self) -> list[Path]:
@@ -81,6 +81,6 @@ class Trainings:
 
 
 def remove_folders(folders: Iterable[Path]) -> None:
-    """Remove folders of trainings: they hold texts."""
+    """Remove folders of trainings, since they hold texts."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

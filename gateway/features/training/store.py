@@ -84,19 +84,19 @@ class TrainingStore(StructStore[Training]):
         return sorted(await super().all(), key=lambda each: -each.created_at)
 
     async def names(self) -> set[str]:
-        """The ids of all that are kept, also of those that can't be read."""
+        """The ids of all stored trainings, unreadable ones included."""
         return set(await self.object_store.written())
 
     def change(self, training: Training, expected_generation: int | None) -> Change:
-        """A training's new value as a part of a greater step."""
+        """The change that stores a training, as a part of a larger step."""
         return Change(self.object_store, training.id, msgspec.to_builtins(training), expected_generation)
 
     def forgetting(self, name: str, expected_generation: int) -> Change:
-        """The end of a training's object as a part of a greater step."""
+        """The change that deletes a training's object, as a part of a larger step."""
         return Change(self.object_store, name, None, expected_generation)
 
     async def note_progress(self, name: str, message: dict[str, Any]) -> None:
-        """Keep a message of the trainer. What is told again of the same step replaces it: nothing counts twice."""
+        """Store a message of the trainer. A second message on the same step replaces the first."""
         kind = str(message.get("kind"))[:20]
         is_point = kind in ("step", "heldout")
         field = f"{kind}:{int(message['step'])}" if is_point else kind
@@ -107,7 +107,7 @@ class TrainingStore(StructStore[Training]):
             await self._thin_out(name)
 
     async def launched(self, name: str) -> str | None:
-        """The name of its job elsewhere that was launched last; None where none was."""
+        """The name of the job elsewhere that was launched last; None if there was none."""
         raw = await self._redis.hget(_key(name), "launched")
         return None if raw is None else str(msgspec.json.decode(raw)["name"])
 
@@ -146,11 +146,11 @@ class TrainingStore(StructStore[Training]):
         return sorted(fields.values(), key=lambda point: (point["step"], point["kind"] == "heldout"))
 
     async def forget_progress(self, name: str) -> None:
-        """Forget what was told of a training that begins again."""
+        """Delete the messages of a training that begins again."""
         await self._redis.delete(_key(name))
 
     async def tidy(self) -> None:
-        """Forget the oldest of more trainings than are kept; none that runs."""
+        """Delete the oldest trainings over the limit, but none that runs."""
         over = [each.id for each in (await self.all())[TRAININGS_MAX:] if each.status != "running"]
         await self.object_store.forget(over)
         for name in over:

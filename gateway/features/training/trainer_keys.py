@@ -16,19 +16,19 @@ KEPT_SECONDS = 30 * 86_400.0
 
 
 def parts_of(trainings: Trainings, training: Training) -> tuple[str, str]:
-    """The public part and the secret of its key. Whoever launches it again makes the same ones."""
+    """The public part and the secret of a training's key. A second launch makes the same ones."""
     named = f"training:{training.id}:{training.begun_at!r}".encode()
     made = hmac.new(trainings.services.digest_secret, named, hashlib.sha512).hexdigest()
     return made[:PUBLIC_LENGTH], made[PUBLIC_LENGTH:]
 
 
 def key_of(trainings: Trainings, training: Training) -> str:
-    """Its key, as its trainer sends it."""
+    """A training's key, in the form that its trainer sends."""
     return join_key(*parts_of(trainings, training))
 
 
 async def admit_trainer(trainings: Trainings, training: Training) -> None:
-    """Have the key known; nothing where it is already. Raises Stale and RedisError."""
+    """Register a training's key, if it is not registered yet. Raises Stale and RedisError."""
     services, (public, secret) = trainings.services, parts_of(trainings, training)
     callers = services.objects.callers
     if await callers.get(public) is not None:
@@ -42,7 +42,7 @@ async def admit_trainer(trainings: Trainings, training: Training) -> None:
 
 
 async def dismiss_trainer(trainings: Trainings, training: Training) -> None:
-    """Have the key known no more. Raises RedisError."""
+    """Delete a training's key. Raises RedisError."""
     services, (public, _) = trainings.services, parts_of(trainings, training)
     if await services.objects.callers.get(public) is None:
         return

@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 
 class TrainingFault(Exception):
-    """The training came to nothing; the message is a sentence that says what to do."""
+    """The training failed; the message tells the remedy."""
 
 
 async def enter_result(trainings: Trainings, training: Training, adapter: Path, result: dict[str, Any]) -> None:
     """Register the adapter in a folder, with the training as its provenance, and note the version.
 
-    Done again after a kill it gives the same version. Raises RedisError, and TrainingFault also where the training runs
-    no more: then nothing is registered.
+    If it is repeated after a kill, it gives the same version. Raises RedisError, and TrainingFault, also if the
+    training no longer runs. Then nothing is registered.
     """
     now, generation = await trainings.store.get(training.id)
     if not is_running(now, training):
@@ -88,7 +88,7 @@ def is_running(now: Training | None, training: Training) -> bool:
 
 
 async def cancel_training(trainings: Trainings, training: Training, actor: str) -> Training:
-    """Stop a training that runs. Raises RedisError, and Problem (409) where it runs no more."""
+    """Stop a training that runs. Raises RedisError, and Problem (409) if it no longer runs."""
     after = await end_training(trainings, training, "cancelled", f"It was stopped by {actor}.", actor=actor)
     if after is None:
         raise Problem("state_conflict", "The training has ended: look at it.")
@@ -105,7 +105,7 @@ async def end_training(
     version: str | None = None,
     actor: str = "system",
 ) -> Training | None:
-    """Move a training that runs to its end; None where it is over already, or was begun again. Raises RedisError."""
+    """Move a running training to its end; None if it has ended already, or was begun again. Raises RedisError."""
     while True:
         now, generation = await trainings.store.get(training.id)
         if now is None or not is_running(now, training):

@@ -38,13 +38,13 @@ PREPARATION = make_command("monitoring.training.preparation")
 OWN = frozenset({"heldout_share", "rehearsal_share"})
 """Parameters that the preparation takes, not the trainer."""
 DEATHS_MAX = 2
-"""So often a trainer that dies without a word is begun again, each time from its checkpoint."""
+"""Number of restarts, from the checkpoint, of a trainer that dies without a message."""
 FAILED_KEPT_SECONDS = 7 * 86_400.0
-"""So long a failed training can go on from its checkpoint."""
+"""Time for which a failed training can continue from its checkpoint."""
 END_INTERVAL_SECONDS = 5.0
 IDLE_SECONDS_MAX = 60.0
 GRACE_SECONDS = 30.0
-"""So long after its job's end a trainer's last message may still come."""
+"""Time after a job's end in which its trainer's last message may still arrive."""
 
 
 class TrainingRun(ABC):
@@ -56,7 +56,7 @@ class TrainingRun(ABC):
         self._folder = trainings.folder_of(training)
 
     async def run_to_end(self) -> None:
-        """Train and register, or note why not. Returns early where somebody ends it. Raises RedisError."""
+        """Train and register, or note the failure. Returns early if an admin ends the training. Raises RedisError."""
         try:
             await run_until(self._work(), self._until_stopped())
         except TrainingFault as fault:
@@ -91,14 +91,14 @@ class TrainingRun(ABC):
 
     @abstractmethod
     async def train(self) -> None:
-        """Have it trained and its adapter registered. Raises TrainingFault, OSError and RedisError."""
+        """Do the training, and register its adapter. Raises TrainingFault, OSError and RedisError."""
 
     @abstractmethod
     def job(self) -> dict[str, Any]:
         """The trainer's options."""
 
     async def _until_stopped(self) -> None:
-        """Returns once it is to be run no more."""
+        """Wait until the training has ended or was begun again."""
         now: Training | None = self._training
         while is_running(now, self._training):
             await asyncio.sleep(LOOK_INTERVAL_SECONDS)
@@ -183,7 +183,7 @@ class LocalRun(TrainingRun):
     """One training under way here."""
 
     async def train(self) -> None:
-        """Run the trainer, again where it died, and register its adapter."""
+        """Run the trainer, again if it dies, and register its adapter."""
         for deaths in range(DEATHS_MAX + 1):
             try:
                 result = await self._train()
@@ -272,7 +272,7 @@ class RemoteRun(TrainingRun):
     """One training that runs elsewhere."""
 
     async def train(self) -> None:
-        """Launch it and wait for its end, which its trainer brings about over HTTP."""
+        """Launch the training and wait for its end, which its trainer reports over HTTP."""
         await admit_trainer(self._trainings, self._training)
         store, name = self._trainings.store, name_of(self._training)
         if await store.launched(self._training.id) != name:

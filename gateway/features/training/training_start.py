@@ -92,9 +92,9 @@ async def draft_training(trainings: Trainings, wanted: WantedTraining, pusher: P
 
 
 async def begin_run(trainings: Trainings, training: Training, again: bool = False) -> tuple[Training, bool]:
-    """Have a training run, and whether it was known. One that failed goes on from its checkpoint, unless it begins
-    `again`; one that was stopped may have learned what was erased, and begins again; one that runs or is done stays as
-    it is. Raises Stale and RedisError."""
+    """Begin a training. Return it, and whether it existed. A failed one continues from its checkpoint, unless it begins
+    `again`. A stopped one may have learned erased texts, so it begins again. A running or done one does not change.
+    Raises Stale and RedisError."""
     before, generation = await trainings.store.get(training.id)
     if before is not None and not again and before.status in ("running", "done"):
         return before, True
@@ -107,7 +107,7 @@ async def begin_run(trainings: Trainings, training: Training, again: bool = Fals
     step.note("training.begin", training.task, None, audited | {"again": again}, generation=generation + 1)
     try:
         await step.take([trainings.store.change(training, generation)])
-    except Stale:  # somebody may have begun it at this moment
+    except Stale:  # another request may have begun it at this moment
         at_once, _ = await trainings.store.get(training.id)
         if again or at_once is None or at_once.status != "running":
             raise
@@ -157,7 +157,7 @@ def _digest_of(trainings: Trainings, digest: str, task: str) -> str:
 
 
 def _manifest(trainings: Trainings, wanted: WantedTraining, base: str) -> dict[str, Any]:
-    """The manifest of what is trained. Golden answers are those of another adapter, and are left out.
+    """The manifest of the new version. Golden answers belong to another adapter, and are left out.
 
     Raises Problem (400).
     """

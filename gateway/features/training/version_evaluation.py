@@ -19,7 +19,7 @@ GATE_ARMS = frozenset({"adapter", "leading", "best"})
 
 
 async def stage_version(evaluations: Evaluations, version: Version) -> bool:
-    """Have a version loaded; whether it is. Raises RegistryError and RedisError."""
+    """Stage a version, if necessary. Return whether it is placed. Raises RegistryError and RedisError."""
     if version.state == "verified":
         step = evaluations.services.begin_step("system")
         noted = step.noted("adapter.stage", version.name, lambda each: {"state": each.state})
@@ -30,10 +30,10 @@ async def stage_version(evaluations: Evaluations, version: Version) -> bool:
 
 
 async def evaluate_version(evaluations: Evaluations, version: str, rows: Path, class_field: str = "") -> str:
-    """Begin the evaluation that the gate reads; its id. The same again is the same one.
+    """Begin the evaluation that the gate reads. Return its id, which is the same if it is called again.
 
-    The rows are the task's newest suite, or those of the file `rows` where it has none. Raises Problem, DatasetError
-    and OSError for rows of no use, and RedisError.
+    The rows are the task's newest suite or, if it has none, those of the file `rows`. Raises Problem, DatasetError
+    and OSError for unusable rows, and RedisError.
     """
     kinds = kinds_of(await evaluations.suites.all(version.partition("@")[0])).values()
     wanted = await resolve_wanted(evaluations, version, None, None, "newest" if "newest" in kinds else None, 1)
