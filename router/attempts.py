@@ -22,11 +22,11 @@ GivingUp = Literal["refused", "exhausted", "fallback_capped", "needs_human", "re
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that came to nothing before commit, `at` (monotonic seconds).
+    """A failed attempt before commit, `at` (monotonic seconds).
 
-    `retry_after_seconds` is the engine's own word, if it gave it. `fragile`: the request has a pattern or a grammar of
-    its caller's, which may crash an engine. `has_form`: engines compile a form of its caller's, if they can. `status`
-    is the HTTP status of the failure, None where there was none.
+    `retry_after_seconds` comes from the engine, if it gave it. `fragile`: the request has a caller's pattern or
+    grammar, which may crash an engine. `has_form`: engines compile a form from the caller, if they can. `status` is the
+    HTTP status of the failure, None if there was none.
     """
 
     kind: FaultKind
@@ -51,7 +51,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class NextAttempt:
-    """Try this choice, after waiting so long."""
+    """Try this choice after this wait."""
 
     choice: Choice
     wait_seconds: float = 0.0
@@ -59,11 +59,11 @@ class NextAttempt:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Tell the caller: `refused` passes the engine's own refusal on, `exhausted` says that nobody could answer,
-    `fallback_capped` that the fallback could have, and may not now, `needs_human` that a person has to, `rejected` that
-    the answer broke its contract and nobody has a better one, `overload` and `no_replica` that none of those who may
-    answer in the adapter's place can; `reason` is why it would have gone there; `fallback_capped` says that a fallback
-    was closed."""
+    """Tell the caller why nothing answers. `refused` passes on the engine's own refusal. `exhausted`: nobody could
+    answer. `fallback_capped`: only a fallback could, and its cap is reached. `needs_human`: a person has to answer.
+    `rejected`: the answer broke its contract, and there is no better one. `overload`, `no_replica`: no replacement of
+    the adapter can answer. `reason` is why the request would have gone to one; the field `fallback_capped` says that a
+    fallback was closed."""
 
     because: GivingUp
     retry_after_seconds: float | None = None
@@ -151,9 +151,9 @@ def choose_after_rejection(
 ) -> NextAttempt | SendAnyway | GiveUp:
     """Decide what follows an answer that an enforced check rejected before commit, `check` being the reason.
 
-    The adapter would say the same again, so it is not asked again: the task's fallbacks for this reason follow, in
-    order. What a caller pinned is never answered by anything else. A fallback's own answer is rejected for its contract
-    alone, and then the task says what becomes of it; the reason for which it went there stays the request's.
+    The adapter would give the same answer, so it is not asked again: the task's fallbacks for this reason follow, in
+    order. Only the pin answers a pinned request. A fallback's own answer can be rejected only for its contract. Then
+    the task's setting decides, and the request keeps the reason for which it went there.
     """
     task, reason = choice.task, cast(Reason, check)
     if task is None or choice.reason == "pinned":

@@ -373,7 +373,7 @@ ABOUT_THE_REQUEST = list_names(lambda check: check.reads_text or isinstance(chec
 
 
 def get_selector(policy: Policy, model: str) -> str | None:
-    """The selector of the text that a fitted model reads of a request for `model`; None where none reads any."""
+    """The selector of the text that a fitted model reads of a request for `model`; None if no model reads any."""
     task = policy.tasks.get(model.partition("@")[0])
     if task is not None:
         return None if task.checks.keys().isdisjoint(READERS) else task.selector

@@ -47,7 +47,7 @@ class EmbeddingError(UnusableModel):
 
 
 class Embedding(Protocol):
-    """Gives texts as vectors. Two embeddings of one name give the same vectors."""
+    """Converts texts to vectors. Two embeddings of one name give the same vectors."""
 
     @property
     def name(self) -> str:

@@ -22,9 +22,8 @@ AT_LEISURE: frozenset[str] = list_names(lambda check: check.stands_in == "if_ful
 
 @declare_frozen(frozen=True, slots=True)
 class Routing:
-    """A request of a task on its way, and what it takes along. `version` may or can't answer it (None: there is none),
-    and `led_to` is the one that it was led to first; `probability` is that of the draws which led it there.
-    """
+    """A request of a task on its way, with its data. `version` may not or can't answer it (None: there is none).
+    `led_to` is the version that was selected first; `probability` is that of the draws that selected it."""
 
     task: TaskPolicy
     version: VersionView | None
@@ -47,9 +46,9 @@ def choose_fallback(
 ) -> Choice | Refusal:
     """The first fallback that can take a request which its version may not answer; refused where none can.
 
-    One that is full is waited for, rather than that a person is asked. Where no fallback is there now, or none may take
-    more, the adapter answers after all if the reason allows it. With `context_above` only pools come into question
-    that are known to take prompts of more tokens than this.
+    A full fallback is waited for before a person is asked. If no fallback is up, or none may take more, the adapter
+    answers after all if the reason allows it. `context_above` excludes pools that are not known to take prompts of more
+    tokens than this.
     """
     task, reason = routing.task, routing.reason
     stands_in = reason in ADAPTER_STANDS_IN
@@ -185,11 +184,10 @@ def choose_replica(
     spare_open: bool = False,
     capped: bool = False,
 ) -> Choice | Lack:
-    """The choice of a replica for this version, or for the pool's base with the general prompt of the version that it
-    stands in for.
+    """A replica for this version, or for the pool's base with the general prompt of the version that it replaces.
 
-    Replicas to `avoid` are passed over, and with `spare_open` those whose breaker is open. `capped` says that a
-    fallback before it was closed.
+    It skips replicas to `avoid`, and with `spare_open` those whose breaker is open. `capped` says that a fallback
+    before it was closed.
     """
     instead_of = routing.version
     key = routing.key or (instead_of.name if instead_of else None)

@@ -29,10 +29,10 @@ class Finding(NamedTuple):  # made for every check of every request: four times 
     """The result of one check for one request.
 
     `fired`: the adapter should not answer, or its answer should not be sent. `score` and `threshold` are in the check's
-    own unit, None where it has none. `neighbours` are the ids of the nearest training prompts. `note` says in a few
-    words whatever else matters, such as why the check could not judge. `version` is the version whose models judged:
-    the one that the request was led to. It is None after an answer, where it is the version that answered. `reason` is
-    why a request is sent away, where that is not the check's name.
+    own unit, None if it has none. `neighbours` are the ids of the nearest training prompts. `note` gives other facts in
+    a few words, such as why the check could not judge. `version` is the version whose models judged a request: the one
+    that it was led to. It is None for an answer, which its own version's models judge. `reason` is why a request is
+    sent away, if that is not the check's name.
     """
 
     check: CheckName | Literal["override"]

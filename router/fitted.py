@@ -22,12 +22,12 @@ OTHER_SCOPE = "no calibration: the scope model has changed"
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A version's models, those that there are.
+    """A version's fitted models; each may be missing.
 
-    `scope` tells whether an input is inside what it learned, `confidence` whether an answer is good enough to be
-    committed, `gain` how much better general would do. A model holds for what it was fitted with: `scope_selector`
-    and `gain_selector` say what of a conversation theirs was (None: not known, any may do), and `calibrated_apart` that
-    the confidence was calibrated beside another scope model than `scope`.
+    `scope` scores whether an input is like what the version learned, `confidence` whether an answer is good enough to
+    be committed, `gain` how much better general would do. A model holds only for the selector and the scope model of
+    its fitting. `scope_selector` and `gain_selector` are the selectors of their texts (None: not known, any may do).
+    `calibrated_apart`: the confidence was calibrated beside another scope model than `scope`.
     """
 
     scope: ScopeModel | None = None

@@ -99,7 +99,7 @@ NO_RULE = Ruled()
 
 
 def apply_rules(rules: tuple[Override, ...], subject: Subject, texts: frozenset[str], now_unix: float) -> Ruled:
-    """Hold a request against the rules. `texts` are the ids of rules whose conditions on the text hold."""
+    """Apply the rules to a request. `texts` are the ids of rules whose conditions on the text hold."""
     adding: tuple[Override, ...] = ()
     observed: tuple[Override, ...] = ()
     task = subject.task

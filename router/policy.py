@@ -36,9 +36,9 @@ AUTO_SELECTOR = "user_turns"
 class Alias:
     """A task's versions and their weights, which add up to 1. One admin call replaces the whole of it.
 
-    `canary` is the one of them that is on trial; `shadow` are versions that get a copy of a share of the requests;
-    `leading` is the active one, with the greatest weight, a canary aside (empty where there are no versions), and
-    `previous_version` the one that led before it.
+    `canary` is the version on trial. `shadow` are versions that get a copy of a share of the requests. `leading` is the
+    active version: the one of the greatest weight, except the canary (empty if there are no versions).
+    `previous_version` is the one that led before it.
     """
 
     task: str
@@ -57,15 +57,15 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class TaskPolicy:
-    """The settings of a task that the router reads: where it runs, where it may go instead, and within which bounds.
+    """The settings of a task that the router reads: its pool, its fallbacks and its bounds.
 
     `fallback_pool` is the pool that takes over where the adapter may not or cannot answer; None leaves only an error.
-    `commit` is one of COMMIT_POLICIES; `hold_seconds_max` how long a stream is held back for it (None: as long as an
-    answer may take). `checks` are those that are not off; `fallbacks` says for a reason where a request goes instead,
-    in order; `pools_allowed` are the pools that its text may reach (None: all). `selector` says what of a conversation
-    the fitted models read. `constrained`: engines are told to answer in the contract's form alone; `fallback_breaks` is
-    what becomes of a fallback's answer that breaks an enforced contract. `adapters` says that engines which have
-    adapters loaded may answer.
+    `commit` is one of COMMIT_POLICIES. `hold_seconds_max` is how long a stream is held back for it (None: as long as an
+    answer may take). `checks` are those that are not off. `fallbacks` lists the destinations for each reason, in order.
+    `pools_allowed` are the pools that the task's text may reach (None: all). `selector` names the part of a
+    conversation that the fitted models read. `constrained`: engines are told to use the contract's form.
+    `fallback_breaks` says what to do with a fallback's answer that breaks an enforced contract. `adapters`: engines
+    with loaded adapters may answer.
     """
 
     name: str
@@ -106,9 +106,9 @@ class TaskPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """A version that is degraded, or was and gets its requests back in steps, keeps this share of them. The fallback
-    `to` gets the rest before the task's other fallbacks do (None: they go as the task says): `previous_version` only
-    while that is the version `to_version` (None: whichever it is)."""
+    """The share of requests that a version keeps while it is degraded, or while its requests return in steps. The
+    fallback `to` gets the rest, before the task's other fallbacks (None: the task's fallbacks in their order).
+    `previous_version` gets it only while that is the version `to_version` (None: whichever it is)."""
 
     kept: float
     to: FallbackName | None = None
@@ -117,8 +117,8 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The present watching of a task: the probabilities with which a request is drawn for both arms to answer, and
-    for a person to review, and how many times its deferred_share is sent away."""
+    """The present watching of a task: the probability that both arms answer a request, the probability that a person
+    reviews it, and the factor on its deferred_share."""
 
     shadow_share: float = 0.0
     review_share: float = 0.0
@@ -130,10 +130,10 @@ UNWATCHED = Watched()
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimits:
-    """The bounds on the attempts of one request. All of it fits inside `request_timeout_seconds`.
+    """The bounds on the attempts of one request. All attempts together fit inside `request_timeout_seconds`.
 
     `answer_timeout_seconds` bounds one attempt whose answer is not streamed: its engine is silent until the end.
-    `event_bytes_max` bounds an event of one that is streamed.
+    `event_bytes_max` bounds an event of a streamed answer.
     """
 
     retries_max: int = 2
@@ -150,10 +150,10 @@ class AttemptLimits:
 class Policy:
     """The whole policy as one gateway sees it: the file's tasks, and what admins have set within them.
 
-    `text_needed` says whether any override looks at the text of requests. `fitted` holds what was fitted for a version,
-    `shifts` the versions that do not answer all of their requests, with what each keeps, `watched` how tasks are
-    watched where they are, `index` what finds a task for the model `auto`, and `auto_pool`
-    the pool that answers where none fits.
+    `text_needed`: at least one override reads the text of requests. `fitted` has the fitted models of each version.
+    `shifts` has the versions that do not answer all of their requests, with the share that each keeps. `watched` has
+    the watching of each watched task. `index` finds the task for the model `auto`; `auto_pool` is the pool that answers
+    if no task fits.
     """
 
     generation: int
@@ -190,7 +190,7 @@ class Policy:
         return self.overrides if model == AUTO else self.rules_for(model.partition("@")[0])
 
     def rules_reading(self, model: str, now_unix: float) -> tuple[Override, ...]:
-        """Those of them that look at the text: of the task that is asked for, or of all, and in force."""
+        """The rules in force that read the text: those of the named task, or all."""
         task = None if model == AUTO else model.partition("@")[0]
         return tuple(
             [
@@ -203,7 +203,7 @@ class Policy:
         )
 
     def takes_long(self, model: str, text: str, now_unix: float) -> bool:
-        """True if the rules take so long to read a text that nobody may wait for it: a thread's work."""
+        """True if the rules take so long to read a text that it must be done in a thread."""
         if model == AUTO:
             most = sum(self._weights.values())
         else:

@@ -49,10 +49,10 @@ RefusalCode = Literal[
 class RoutingRequest:
     """A request as the router sees it.
 
-    `session` is None where the caller named none. `models_allowed` holds the names that the caller's key may use, or
-    `*`. `text` is empty unless a rule reads it. `selected` is the text that the task's selector takes of the
-    conversation; it is empty unless a model reads it. Where the task is not known yet, `selected` is the text by which
-    it is found, and `selections` has the text of each task's selector.
+    `session` is None if the caller named none. `models_allowed` holds the names that the caller's key may use, or `*`.
+    `text` is empty unless a rule reads it. `selected` is the part of the conversation that the task's selector takes;
+    it is empty unless a model reads it. If the task is not known yet, `selected` is the text that finds it, and
+    `selections` has the text of each task's selector.
     """
 
     model: str
@@ -90,13 +90,13 @@ NO_SCORES = Scores()
 
 @declare_frozen(frozen=True, slots=True)
 class Choice:
-    """The destination of a request. `version` is None where a pool's base answers; `general_prompt_of` is then the
-    version whose general prompt it needs (None: the caller asked for the base itself). `led_to` is the version that it
-    was led to, which may be another than the one that answers, or None: by the alias, a pin or an admin's rule.
-    `probability` is that of the draws which led here: the version's share of the alias, times what the checks drew.
-    `key` is what requests share that are best answered by one replica: the session, else the version. `findings` are
-    what the checks said before it; `fallback_capped` says that a fallback before this one was closed; `system` is a
-    message that an admin's rule adds to the system's."""
+    """The destination of a request. `version` is None if a pool's base answers; `general_prompt_of` is then the version
+    whose general prompt it needs (None: the caller asked for the base itself). `led_to` is the version that the alias,
+    a pin or an admin's rule selected, or None; another version may answer. `probability` is that of all draws on the
+    way: the version's share of the alias, times the draws of the checks. Requests with the same `key` (the session,
+    else the version) are best answered by one replica. `findings` are the results of the checks before it.
+    `fallback_capped`: a fallback before this one was closed. `system` is a message that an admin's rule adds to the
+    system's."""
 
     task: TaskPolicy | None
     version: VersionView | None
@@ -114,7 +114,7 @@ class Choice:
 
     @property
     def engine_model(self) -> str:
-        """The name by which the engine knows what is to answer."""
+        """The engine's name for the model that is to answer."""
         return self.version.name if self.version else self.pool.base_model
 
     @property
@@ -127,9 +127,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The request goes nowhere: a code for programs, and a sentence that says what to do. `reason` is why it would
-    have gone to a fallback that is closed, or to a person; `fallback_capped` says that a fallback was closed,
-    `override_id` whose rule it is, `led_to` which version it was led to."""
+    """The request goes nowhere: a code for programs, and a sentence that says what to do. `reason` is why it would have
+    gone to a fallback that is closed, or to a person. `fallback_capped`: a fallback was closed. `override_id` names the
+    rule, `led_to` the version that was selected."""
 
     code: RefusalCode
     message: str
@@ -143,8 +143,8 @@ class Refusal:
 @declare_frozen(frozen=True, slots=True)
 class Moment:
     """The time and the chance of one decision, passed in so that deciding stays pure: `now` in monotonic seconds,
-    `now_unix` in Unix seconds, `draw` uniform in [0, 1). `fallbacks_closed` holds the tasks that have sent as much to
-    their fallback as they may, `gain_budgets` by version the budgets of the check `predicted_gain`."""
+    `now_unix` in Unix seconds, `draw` uniform in [0, 1). `fallbacks_closed` holds the tasks whose fallback has reached
+    its cap. `gain_budgets` has, by version, the budgets of the check `predicted_gain`."""
 
     now: float
     now_unix: float
