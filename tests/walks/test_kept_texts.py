@@ -199,6 +199,24 @@ async def test_texts_wait_on_the_disk_while_redis_takes_none_and_are_kept_once(
         assert await redis.xlen("apprentice:texts") == 5
 
 
+async def test_a_spool_that_its_disk_does_not_keep_holds_up_no_text_for_redis(
+    configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    async with run_gateway(configure(tasks=keeping())) as gateway:
+        await gateway.place(make_adapter(1))
+        texts = gateway.features[Texts]
+        with monkeypatch.context() as broken:
+            broken.setattr(texts.spool, "is_dirty", True)
+            broken.setattr(texts.spool, "sync", fail)
+            broken.setattr(texts.spool, "append", fail)
+            asked = await ask(gateway)
+            await until(lambda: not len(texts.queue), seconds=20)
+        assert [*await kept(gateway, asked)] == asked
+
+
 async def test_a_spool_that_a_stopped_gateway_left_is_taken_over(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis
 ) -> None:

@@ -61,6 +61,7 @@ class _Keeper:
         self._texts = texts
         self._thread = thread
         self._took_over_at = -TAKE_OVER_SECONDS
+        self._sync_at = 0.0
         self._is_away = False
 
     async def turn(self) -> None:
@@ -149,8 +150,12 @@ class _Keeper:
             await self.in_thread(spool.take_over)
         if lost := spool.count_newly_lost():
             self._texts.services.meters.texts.add(lost, "", "dropped")
-        if spool.is_dirty:
-            await self.in_thread(spool.sync)
+        if spool.is_dirty and now >= self._sync_at:
+            try:
+                await self.in_thread(spool.sync)
+            except OSError as error:  # Redis may take them all the same
+                self._sync_at = now + TAKE_OVER_SECONDS
+                log.error("%d spooled texts are not sure to be on the disk: %s", spool.records, error)
 
     def _rows(self, batch: Sequence[AnsweredRequest]) -> _Made:
         made = _Made([], [])
