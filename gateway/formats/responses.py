@@ -135,6 +135,8 @@ class ResponsesRequest(msgspec.Struct):
     """A bound of calls by the server. The gateway makes none."""
     client_metadata: Annotated[dict[str, Raw], Meta(max_length=64)] | None = None
     """Codex's own notes of its turn. It goes no further."""
+    context_management: Annotated[list[dict[str, Raw]], Meta(max_length=64)] | None = None
+    """Rules to shorten a long input. It is a hint: the gateway leaves all items as they are."""
     temperature: float | None = None
     top_p: float | None = None
     parallel_tool_calls: bool | None = None

@@ -86,6 +86,7 @@ CODEX: dict[str, Any] = {
     "prompt_cache_key": "0199-1",
     "text": {"verbosity": "low"},
     "client_metadata": {"x-codex-installation-id": "1"},
+    "context_management": [{"type": "compaction", "compact_threshold": 200_000}],  # of OpenAI's Agents SDK
 }
 CLAUDE_CODE: dict[str, Any] = {
     "model": "returns",
