@@ -223,7 +223,7 @@ class Gateway(FastAPI):
         return self.openapi_schema
 
     def _without_trace(self, send: Send) -> Send:
-        """`send`, but telling what the user can mend about a failed start as one sentence instead of a trace."""
+        """`send`, but a failed start that the user can mend is reported as one sentence instead of a stack trace."""
 
         async def send_sentence(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed" and self.state.not_started:
@@ -268,7 +268,7 @@ def build_app(
         version=installed_version("apprentice-gateway"),
         summary="Routes each request between a fine-tuned adapter and a general model, and watches both.",
         lifespan=lifespan,
-        openapi_url=None,  # FastAPI would write it out again for each who asks
+        openapi_url=None,  # FastAPI would encode it again for each request
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # a body that is sent twice, or not at all, is worse than a 404

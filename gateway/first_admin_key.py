@@ -29,7 +29,7 @@ async def make_first_admin_key(settings: Settings, redis: Redis, audit: Audit) -
     if not any(raw.get("role") == "admin" for raw in (await callers.all()).values()):
         key, public, digest = new_key()
         path = settings.data_folder.absolute() / FIRST_ADMIN_KEY_FILE
-        keep_secret(path, key)  # before it is stored: an admin key that nobody has would lock everybody out
+        keep_secret(path, key)  # before it is stored: an admin key that nobody has would lock out everybody
         made = Caller(public, "first admin", "admin", digest, frozenset({"*"})).to_json()
         step = AuditedStep(redis, audit, "system")
         step.note("caller.make", public, after={"name": made["name"], "role": made["role"], "models": made["models"]})

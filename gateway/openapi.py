@@ -33,7 +33,7 @@ HOT_ERRORS = (
     *("engine_error", "draining", "timeout", "contract_violation"),
 )
 NOT_AGAIN = FINAL | {"no_replica", "version_not_loaded", "rate_limit_exceeded"}
-"""Errors that may tell clients not to try again."""
+"""Errors whose headers may forbid clients to retry."""
 RETRY_AFTER: Mapping[str, Any] = {
     "description": "Seconds to wait before the next try.",
     "schema": {"type": "integer", "minimum": 1},
@@ -63,7 +63,7 @@ def complete_document(document: Json, routes: Iterable[object]) -> Json:
 
 
 def _complete(operation: Json, route: APIRoute) -> None:
-    """Add what FastAPI leaves open: the roles that may call it, and its errors."""
+    """Add the parts that FastAPI does not know: the roles that may call it, and its errors."""
     called = _dependencies(route)
     roles = next((list(roles) for function, roles in ROLES_OF.items() if function in called), [])
     keyed = bool(roles) or caller_of in called

@@ -26,7 +26,7 @@ AGREEMENT_KEY = "apprentice:agreement"
 
 
 def _see_that_it_is_json(value: Any) -> Any:
-    """Raises ValueError for what JSON can't hold."""
+    """Raise ValueError for a value that JSON can't contain."""
     try:
         json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError):
@@ -46,13 +46,13 @@ class AgreedOnly(msgspec.Struct):
 
 
 class _AgreementOf(msgspec.Struct, frozen=True):
-    """The part of a report that tells how far reviewers agree."""
+    """The part of a report with the agreement of reviewers."""
 
     agreement: Agreement = Agreement()
 
 
 class _StoredAgreement(msgspec.Struct, frozen=True):
-    """The agreement on a task's reviews, as it is kept."""
+    """The agreement on a task's reviews, as stored."""
 
     report: _AgreementOf = _AgreementOf()
 

@@ -100,7 +100,7 @@ class TermsMaker:
         return NOTHING if choice.task is None or version is None else _form(choice.task, body, choice, version)
 
     def make_demands(self, policy: Policy, body: RequestBody, choice: Choice, scores: Scores) -> Demands | None:
-        """Make the terms of this choice's answer; None where there are none, and its engine is sent nothing more.
+        """Make the terms of this choice's answer; None if there are no terms and no fields to add.
 
         All checks judge an adapter's answer. Only an enforced contract judges a fallback's answer. A request out of
         scope was not the task's job: there the contract of the fallback's answer is only observed.

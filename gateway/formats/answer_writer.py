@@ -143,7 +143,7 @@ class AnswerWriter(ABC):
     id_prefix: ClassVar[str]
     """The beginning of an answer's id, in the place of `chatcmpl-`."""
     begins_with_usage: ClassVar[bool] = False
-    """True if a stream's first event tells the prompt's tokens, so that the engine has to count from the start."""
+    """True if a stream's first event has the number of prompt tokens, so the engine has to count from the start."""
 
     def __init__(self) -> None:
         self.blocks: list[AnswerBlock] = []
@@ -160,7 +160,7 @@ class AnswerWriter(ABC):
         """The block that is being told. Those behind it wait: clients take blocks one after the other."""
         self._begun = False
 
-    # What a form defines.
+    # Defined by a form.
 
     @abstractmethod
     def final(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class AnswerWriter(ABC):
     def fail(self, problem: Problem) -> Iterator[dict[str, Any]]:
         """The events that end a stream which broke after it had begun."""
 
-    # What the relay calls.
+    # Called by the relay.
 
     def name_answer(self, answer_id: str | None) -> str:
         """The id that callers get for the engine's id of an answer."""

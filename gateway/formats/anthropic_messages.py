@@ -51,7 +51,7 @@ STOP_REASONS: Mapping[str, str] = MappingProxyType(
 CLIENTS_TOOLS = (None, "custom")
 """Types of tools that a caller carries out itself."""
 ATTRIBUTION = "x-anthropic-billing-header:"
-"""The begin of a block of Claude Code's that differs with each request: no prompt would be in an engine's cache."""
+"""The begin of a block from Claude Code that differs in each request, so that no prompt could be cached."""
 TOOL_CHOICES: Mapping[str, str] = MappingProxyType({"auto": "auto", "any": "required", "none": "none"})
 
 
@@ -65,7 +65,7 @@ class ImageSource(msgspec.Struct):
 
 
 class ContentBlock(msgspec.Struct):
-    """A block of a message: text, an image, reasoning, a call of a tool, or what the tool gave back."""
+    """A block of a message: text, an image, reasoning, a call of a tool, or a tool's result."""
 
     type: Annotated[str, Meta(max_length=64)]
     text: str | None = None
@@ -165,7 +165,7 @@ class MessagesRequest(CountedMessages, kw_only=True):
 
 
 class _Stops(msgspec.Struct):
-    """The field of a request that its answer's writer reads, whatever it is."""
+    """The field of a request that its answer's writer reads, with any type."""
 
     stop_sequences: Any = None
 
@@ -234,11 +234,11 @@ class MessagesFormat(TranslatedFormat):
         return msgspec.json.encode(self.describe_error(problem))
 
     def describe_error(self, problem: Problem) -> dict[str, Any]:
-        """A problem in Anthropic's shape of errors, which is that of an event, too."""
+        """A problem in Anthropic's shape of errors, which events have too."""
         self.rename(problem)
         message, more = problem.message, dict[str, Any](param=problem.param, code=problem.code)
         if problem.code == "context_length_exceeded" and problem.param != "max_tokens":
-            message = f"prompt is too long: {message}"  # by these words its clients know that they have to shorten it
+            message = f"prompt is too long: {message}"  # clients shorten the prompt if they find these words
         if problem.param == "thread":
             more["details"] = {"error_code": THREAD_CODE}
         error = {"type": ERROR_TYPES.get(problem.status, "invalid_request_error"), "message": message}
@@ -267,7 +267,7 @@ class CountedMessagesFormat(MessagesFormat):
 
 
 def _join_text(content: str | list[ContentBlock] | None, place: str) -> str:
-    """The text of blocks that may hold nothing else."""
+    """The text of blocks that may be only text."""
     if content is None or isinstance(content, str):
         return content or ""
     for number, block in enumerate(content):
@@ -277,7 +277,7 @@ def _join_text(content: str | list[ContentBlock] | None, place: str) -> str:
 
 
 def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
-    """A turn as messages of a chat: what tools gave back is a message of its own."""
+    """A turn as messages of a chat. Each tool's result is a separate message."""
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     parts: list[dict[str, Any]] = []
@@ -308,7 +308,7 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
 
 
 def _read_image(block: ContentBlock, place: str) -> dict[str, Any]:
-    """An image as a part of a chat message. Raises Problem (400) where it has none."""
+    """An image as a part of a chat message. Raises Problem (400) if the block has no image."""
     source = block.source
     if not isinstance(source, ImageSource):
         raise refuse_missing(f"{place}.source")
@@ -361,7 +361,7 @@ class MessageWriter(AnswerWriter):
     begins_with_usage = True
 
     def __init__(self, stop_sequences: Any = None) -> None:
-        """`stop_sequences` are the request's: others, of a version's manifest, end an answer as its model does."""
+        """`stop_sequences` are the request's. Those of a version's manifest count as the model's own end."""
         super().__init__()
         self._stop_sequences = stop_sequences or ()
 
@@ -440,7 +440,7 @@ def _write_block(block: AnswerBlock) -> dict[str, Any]:
 
 
 def _read_arguments(text: str) -> Any:
-    """A call's arguments; as they came where a model wrote no JSON object."""
+    """A call's arguments; unchanged if the model wrote no JSON object."""
     try:
         arguments = msgspec.json.decode(text or "{}")
     except (msgspec.DecodeError, RecursionError):

@@ -37,8 +37,8 @@ ORIGIN = ("task", "version", "pool", "reason", "at", "caller", "endpoint")
 
 @dataclass(frozen=True)
 class AnsweredRequest:
-    """A request that was answered: its body, and the parts that were sent as its answer. All who keep its texts share
-    it, and the first of them reads them."""
+    """An answered request: its body, and the parts that were sent as its answer. All features that keep texts share
+    it; the first one decodes the texts."""
 
     record: Record
     body: RequestBody
@@ -46,7 +46,7 @@ class AnsweredRequest:
 
     @property
     def size(self) -> int:
-        """Bytes that it holds while it waits, or a little less."""
+        """Approximate bytes of memory that it holds while it waits."""
         return len(self.body.raw) + sum(map(len, self.answer))
 
     @cached_property
@@ -71,7 +71,7 @@ class AnsweredRequest:
         )
 
     def fields(self) -> dict[str, Any]:
-        """Its texts, and where they are from, as a kept text and a review have them."""
+        """The texts and their origin, as fields of a kept text or a review."""
         origin = {name: getattr(self.record, name) for name in ORIGIN}
         return origin | msgspec.structs.asdict(self.conversation) | {"task": self.record.task or ""}
 
@@ -114,7 +114,7 @@ def read_tools(tools: Raw | None, tell: Tell) -> list[Any]:
 
 
 def _read(message: Raw) -> Any:
-    """A message; what can't be told as JSON again, such as a number of 30 digits, as a text."""
+    """A message. If it can't be written as JSON again, as with a number of 30 digits, it becomes a text."""
     raw = memoryview(message).tobytes()
     try:
         value = msgspec.json.decode(raw)
@@ -146,7 +146,7 @@ def _shortened(message: Any) -> dict[str, Any]:
 
 
 def clip_text(text: str, most: int) -> str:
-    """The beginning of a text, of at most `most` bytes in UTF-8; whole characters, and a sign that it was cut."""
+    """The beginning of a text, at most `most` bytes in UTF-8: whole characters, with a sign that it was cut."""
     raw = text.encode(errors="replace")
     if len(raw) <= most:
         return raw.decode()
@@ -156,7 +156,7 @@ def clip_text(text: str, most: int) -> str:
 def read_answered(wire_format: WireFormat, parts: Sequence[bytes], stream: bool, tell: Tell) -> tuple[str, list[Any]]:
     """The text of an answer, and its calls of tools. Several alternatives are numbered, one below the other.
 
-    `tell` gets a sentence where something was cut or could not be read.
+    `tell` gets a sentence if a part was cut or could not be read.
     """
     reading = wire_format.read_answer(parts, stream)
     if reading.unreadable:

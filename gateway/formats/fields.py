@@ -134,7 +134,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "verbosity": ("medium",),
     }
 )
-"""Values that ask for what happens anyway, as null does: who does not know or allow the field loses nothing."""
+"""Neutral values, which change nothing, like null. They can be dropped if the field is unknown or not allowed."""
 SENT_INSTEAD: Mapping[str, str] = MappingProxyType(
     {
         "functions": "tools",

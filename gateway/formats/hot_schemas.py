@@ -104,7 +104,7 @@ def make_schemas(*others: Any) -> Json:
 
 
 def _without_raw() -> Any:
-    """StructuredOutputs, but with any JSON where the gateway reads none."""
+    """StructuredOutputs, but with any JSON in the fields that the gateway does not decode."""
     fields: list[Any] = [
         (field.name, Any if field.type is Raw else field.type, None)
         for field in msgspec.structs.fields(StructuredOutputs)
@@ -115,7 +115,7 @@ def _without_raw() -> Any:
 
 
 def _body_schema(wire_format: WireFormat, fields: Json) -> Json:
-    """The body of a format. What a task has to allow is there too; its bounds may be narrower."""
+    """The schema of a format's body, with the fields that a task has to allow. A task's bounds may be narrower."""
     required = wire_format.required
     properties = {name: dict(fields.get(name, {})) for name in sorted(wire_format.known_fields | ON_REQUEST)}
     for name in properties.keys() & BYTES_MAX.keys():

@@ -67,5 +67,5 @@ def make_constraint(engine: EngineKind) -> Mapping[str, Any]:
 
 
 def read_verdict(answer: str) -> bool | None:
-    """Yes or no, whatever its case and the marks around it; None for anything else."""
+    """True for yes, False for no, in any case and with marks around it; None for anything else."""
     return VERDICTS.get(answer.strip().strip("\"'`*.!").lower())

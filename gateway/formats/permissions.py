@@ -107,7 +107,7 @@ def shorten_name(name: str) -> str:
 
 
 def _keys(raw: Raw) -> set[str]:
-    """The keys of an object of JSON; none of anything else."""
+    """The keys of a JSON object; empty for any other value."""
     try:
         return set(RAW_FIELDS.decode(raw))
     except msgspec.ValidationError:

@@ -39,7 +39,7 @@ UNTAKEN_FIELDS: Mapping[str, str] = MappingProxyType(
         "prompt": "The gateway stores no prompt templates: send the text as instructions and input.",
     }
 )
-"""Fields that are refused, most of them since they need stored state, and what to do instead."""
+"""Refused fields, most of which need stored state, with the advice for each."""
 INCLUDABLE = frozenset({LOGPROBS, "reasoning.encrypted_content"})
 ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
 
@@ -89,7 +89,7 @@ class NamedTool(msgspec.Struct):
 
 
 class InputItem(msgspec.Struct):
-    """An item of the input: a message, a call of a tool, what the tool gave back, or reasoning."""
+    """An item of the input: a message, a call of a tool, a tool's result, or reasoning."""
 
     type: Annotated[str, Meta(max_length=64)] = "message"
     role: Literal["user", "assistant", "system", "developer"] | None = None
@@ -209,7 +209,7 @@ class ResponsesFormat(TranslatedFormat):
 
 
 def _refuse_untaken(request: ResponsesRequest) -> None:
-    """Raises Problem (400) for what needs stored state, or what the gateway does not give."""
+    """Raise Problem (400) for fields that need stored state, or that the gateway does not support."""
     for name, text in UNTAKEN_FIELDS.items():
         value = getattr(request, name)
         if value is not False and is_given(value):

@@ -13,7 +13,7 @@ from gateway.formats.answer_writer import AnswerBlock, AnswerWriter
 from gateway.formats.fields import NULL, RAW_FIELDS
 
 LOGPROBS = "message.output_text.logprobs"
-"""The value of `include` that asks for them."""
+"""The value of `include` that requests logprobs."""
 
 
 class ResponseWriter(AnswerWriter):
@@ -87,7 +87,7 @@ class ResponseWriter(AnswerWriter):
         yield self._event("response.failed", response=self._response("failed") | {"error": error})
 
     def _status_of(self, block: AnswerBlock) -> str:
-        """The last item of an answer that was cut is incomplete."""
+        """The status of a block's item. The last item of a cut answer is incomplete."""
         return "incomplete" if block is self.blocks[-1] and self.finish_reason == "length" else "completed"
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
@@ -143,7 +143,7 @@ ECHOED: Mapping[str, Any] = {
     "tools": [],
     "top_logprobs": 0,
 }
-"""Fields of the request that its answer repeats, with their values where it has none."""
+"""Fields of the request that its answer repeats, with their default values."""
 EVENT_NAMES: Mapping[str, str] = {
     "text": "response.output_text",
     "refusal": "response.refusal",
@@ -159,7 +159,7 @@ def _asks_for_logprobs(raw_fields: Mapping[str, Raw]) -> bool:
 
 
 def _logprobs(block: AnswerBlock, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The field that events of text alone have."""
+    """The field with logprobs, which only events of text have."""
     return {"logprobs": logprobs} if block.kind == "text" else {}
 
 

@@ -124,7 +124,7 @@ def _compiles_tools(read: Fields) -> bool:
 def _inside(param: str, raw: Raw | bytes) -> Iterator[Construct]:
     """Things to compile inside of JSON, which may be a text in JSON once more.
 
-    Raises Problem (400) where it can't be read: an engine may read what we don't, such as NaN.
+    Raises Problem (400) if it can't be read: an engine may accept JSON that we reject, such as NaN.
     """
     data = bytes(raw)
     if not any(word in data for word in WORDS):

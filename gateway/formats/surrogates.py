@@ -12,7 +12,7 @@ HALVES = re.compile(rb"(?<!\\)(?:\\\\)*\\u(?:[dD][89abAB]..(?!\\u[dD][c-fC-F])|(
 
 
 class Halves:
-    """First halves whose second half is to come in a later event of the same stream."""
+    """First halves of characters that wait for their second half in a later event of the same stream."""
 
     __slots__ = ("_lost", "waiting")
 
@@ -24,8 +24,8 @@ class Halves:
     def join(self, payload: bytes) -> tuple[bytes, int]:
         """Move a first half that ends a text to the beginning of the next one.
 
-        Return the event's JSON with whole characters alone, and the number of halves that were lost.
-        Raises ValueError or RecursionError where the payload is not a JSON object of the expected form.
+        Returns the event's JSON with only whole characters, and the number of lost halves.
+        Raises ValueError or RecursionError if the payload is not a JSON object of the expected form.
         """
         event = json.loads(payload, parse_constant=_refuse)
         choices = (event.get("choices") or []) if isinstance(event, dict) else None
@@ -64,14 +64,14 @@ class Halves:
             return encoded.decode("utf-16-le", "replace")
 
     def _end(self, place: str) -> None:
-        """The choice has ended: what is kept of it has lost its second half."""
+        """Drop and count the first halves of a choice that has ended without their second half."""
         for name in [name for name in self.waiting if name.startswith(place)]:
             del self.waiting[name]
             self._lost += 1
 
 
 def _number(value: Any, number: int) -> Any:
-    """The place of a list's item: tool calls name their own."""
+    """The index of a list's item. Tool calls have their own index."""
     return value.get("index", number) if isinstance(value, dict) else number
 
 

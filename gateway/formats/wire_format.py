@@ -26,7 +26,7 @@ WHOLE_MAX = 1 << 53
 
 
 class WireFormat(ABC):
-    """One format of requests and answers. Stateless: what is known of one request is an argument."""
+    """One format of requests and answers. It is stateless: a request's data are arguments."""
 
     # The request.
     name: ClassVar[str]
@@ -50,7 +50,7 @@ class WireFormat(ABC):
     openai: ClassVar[frozenset[str]]
     """Fields for an engine of which only OpenAI's API is known."""
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
-    """Values of fields that ask for what happens anyway."""
+    """Neutral values of fields, which change nothing."""
     token_limits: ClassVar[tuple[str, ...]] = ("max_tokens", "max_completion_tokens", "min_tokens")
     """Fields that hold numbers of tokens of an answer."""
     token_limit_required: ClassVar[bool] = False
@@ -130,7 +130,7 @@ class WireFormat(ABC):
         return False
 
     def json_schema(self, schema: Any) -> Mapping[str, Any]:
-        """The fields that ask for an answer by this JSON schema; empty where the format has none."""
+        """The fields that request an answer by this JSON schema; empty if the format has no such fields."""
         return {}
 
     @abstractmethod
@@ -216,7 +216,7 @@ def read_fields(decoder: msgspec.json.Decoder[Any], whole: Set[str], body: bytes
 
 
 def _whole(value: Any) -> Any:
-    """A number without a fraction as a whole one, also in a list; anything else as it is."""
+    """A number without a fraction as an integer, also in a list. Any other value is unchanged."""
     if isinstance(value, list):
         return [_whole(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= WHOLE_MAX else value

@@ -115,7 +115,7 @@ def _explain_fields(message: str, param: str | None) -> str:
 
 
 def engine_code_of(error: EngineError) -> str | None:
-    """The engine's own code of an error; None where it gave none, or no more than a number."""
+    """The engine's own code of an error; None if it gave no code, or only a number."""
     code = _content(error).get("code")
     return code if isinstance(code, str) and ENGINE_CODE.fullmatch(code) else None
 

@@ -189,7 +189,7 @@ class _Form(FormReader):
         # the part that is being read
         self._file: str | None = None
         self._field = ""
-        # what waits to be written
+        # pieces to be written
         self._pieces: list[tuple[str, bytes]] = []
         self.waiting_bytes = 0
 

@@ -330,7 +330,7 @@ class Connection(Wakeable, asyncio.Protocol):
         self._see_to_reading()
 
     def _close(self) -> None:
-        """Close it as soon as what was sent is read, or too long is not."""
+        """Close the connection when the caller has read all that was sent, or has read nothing for too long."""
         self._closing = True
         if self._write_paused and not self._transport.is_closing():  # `_cut` ends it where nothing of that is read
             self._set_timer(LOOK_SECONDS, self._close)

@@ -17,7 +17,7 @@ NAMES_CHARACTERS_MAX = 2000
 
 
 def make_headers(origin: str | None) -> list[tuple[str, str]]:
-    """The headers of every answer where pages of this origin (`*`: of all) may call; none without one."""
+    """The headers of every answer that let pages of this origin (`*`: all) call; empty without an origin."""
     if origin is None:
         return []
     return [("access-control-allow-origin", origin), ("access-control-expose-headers", "*")]

@@ -53,7 +53,7 @@ class Wire(Protocol):
 
     @property
     def flows(self) -> bool:
-        """True if the caller is there and reads what it is sent."""
+        """True if the connection is open and the caller reads fast enough."""
 
     async def writable(self) -> None:
         """Wait while the caller reads slowly."""

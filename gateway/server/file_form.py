@@ -19,7 +19,7 @@ class FileForm(FormReader):
     """The form of a request with these headers. `fields` has its texts, `file_name` the caller's name of the file."""
 
     def __init__(self, headers: Headers, known_fields: Collection[str]) -> None:
-        """Raises Problem (400, 415) for a body that is not a form."""
+        """Raises Problem (400, 415) if the body is not a form."""
         super().__init__()
         self.fields: dict[str, str] = {}
         self.file_name = ""

@@ -26,7 +26,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 STORED_KINDS: Mapping[Kind, str] = MappingProxyType({"scope": "coverage", "confidence": "confidence", "gain": "gain"})
 """The name of each kind in Redis."""
 SELECTING: tuple[Kind, ...] = ("scope", "gain")
-"""Those that read what a selector takes of a conversation."""
+"""The kinds of models that read a selector's part of a conversation."""
 FittingState = Literal["waiting", "fitting", "ready", "failed"]
 STATES_KEY = "apprentice:fitted:states"
 MODEL_KEY = "apprentice:fitted:model:"

@@ -34,7 +34,7 @@ kept. It leaves a primary that has become a replica: new connections lead to the
 
 
 def address_of(socket_path: Path) -> str:
-    """The address of a Redis on a Unix socket."""
+    """The address of a Redis at a Unix socket."""
     return f"unix://{quote(str(socket_path))}"
 
 
@@ -59,8 +59,8 @@ def make_client(
 
 
 async def close_client(client: Redis) -> None:
-    """Close the connections of a client that `make_client` made, and let it open none again: a job that has not stopped
-    in time would, and nobody would close that one."""
+    """Close the connections of a client from `make_client`, and prevent new ones: a job that has not stopped in time
+    would open one, which nobody would close."""
     for pool in _list_pools(client):
         pool.connection_class.is_closed = True
     await client.aclose()

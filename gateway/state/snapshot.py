@@ -354,6 +354,6 @@ READERS: Mapping[str, Callable[[str, dict[str, Any]], object]] = MappingProxyTyp
 
 
 def object_store_of(redis: Redis, kind: str) -> ObjectStore:
-    """The object store of what admins set, of one of these kinds; what this release can't read is not written over
-    there."""
+    """The object store for one kind of admins' settings. It does not overwrite objects that this release can't
+    read."""
     return ObjectStore(redis, kind, READERS[kind])
