@@ -146,7 +146,7 @@ FEATURES: tuple[Feature[Any], ...] = (
         jobs={"keep_audit_head": keep_audit_head},
     ),
 )
-"""All features. One may use the state of those above it."""
+"""All features. A feature may use the state of the features above it."""
 ROUTERS = tuple(router for feature in FEATURES for router in feature.routers)
 
 
@@ -171,22 +171,22 @@ class Gateway(FastAPI):
         return partial(walk, self.state.services, wire_format=wire_format)
 
     def identify(self, exchange: Exchange) -> Caller:
-        """The caller whose key the request's head holds. Raises Problem (401)."""
+        """The caller whose key is in the request's head. Raises Problem (401)."""
         services: Services = self.state.services
         callers, header, now = services.snapshot.current.callers, exchange.key(), time.time()
         caller = self._known_keys.find(callers, header, now)
         if caller is None:
             caller = identify(callers, exchange.authorization(), now, exchange.path.decode("latin-1"))
-            if caller.role not in ADDRESSES:  # one of these is let in at some addresses alone
+            if caller.role not in ADDRESSES:  # those in ADDRESSES may use only some addresses
                 self._known_keys.keep(header, caller, now)
         return caller
 
     def may_be_slow(self, exchange: Exchange) -> bool:
-        """True if the endpoint bounds the time that a request's body takes: an upload's does."""
+        """True if the endpoint limits the time of a request's body itself, as for uploads."""
         return has_own_body_limits(scope_of(exchange))
 
     def refused(self, exchange: Exchange, problem: Problem) -> None:
-        """Note a request that its head alone has refused."""
+        """Note a request that was refused because of its head."""
         services: Services = self.state.services
         services.meters.refusals.add(1, problem.code)
         note_refused(services, exchange, problem)
@@ -198,10 +198,10 @@ class Gateway(FastAPI):
         if scope["type"] == "http":
             services: Services = self.state.services
             send = forbid_storing(send)
-            if not has_own_body_limits(scope):  # an upload has limits of its own
+            if not has_own_body_limits(scope):  # an upload has its own limits
                 receive = bound_body(scope, receive, services.body_bytes_max_at(scope["path"]))
             if scope["method"] == "HEAD" and (scope["path"] in PROBES or scope["path"].startswith(MODELS)):
-                scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
+                scope = {**scope, "method": "GET"}  # the HTTP server leaves out the body
             elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
                 send = DurableSend(
                     services.durability, send, services.meters.refusals, services.control.siblings.catch_up
@@ -234,7 +234,7 @@ class Gateway(FastAPI):
 
 
 async def _not_here(request: Request) -> Response:
-    """A hot address that is written otherwise, as with `%2F`: it is another one, and there is nothing."""
+    """The answer to a hot address in another spelling, as with `%2F`: that is another address, which does not exist."""
     raise HTTPException(404)
 
 
@@ -269,12 +269,12 @@ def build_app(
         summary="Routes each request between a fine-tuned adapter and a general model, and watches both.",
         lifespan=lifespan,
         openapi_url=None,  # FastAPI would encode it again for each request
-        docs_url=None,  # their pages load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other sites
         redoc_url=None,
-        redirect_slashes=False,  # a body that is sent twice, or not at all, is worse than a 404
+        redirect_slashes=False,  # a redirect makes clients send a body twice or not at all: a 404 is better
     )
     add_error_answers(app)
-    # Not `include_router`, which analyses each endpoint again for each application, at its first request.
+    # Do not use `include_router`: it analyses each endpoint again for each application, at its first request.
     app.router.routes += [route for router in ROUTERS for route in router.routes]
     app.router.routes += [
         *make_preflight_routes(settings.listen.cors_origin),
@@ -394,7 +394,7 @@ async def _prepare_to_serve(services: Services) -> None:
 async def _open_clients(
     settings: Settings, fleet: Fleet
 ) -> AsyncIterator[tuple[httpx.AsyncClient, EngineClient, list[FreshContext]]]:
-    """The clients towards engines, of the control plane and of requests, and their certificates. Raises TlsError."""
+    """The clients for engines, of the control plane and of requests, with their certificates. Raises TlsError."""
     to_come = [pool.discovered.template for pool in settings.pool_configs() if pool.discovered is not None]
     trust = Trust(lambda: [(each.url, each.tls) for each in (*(it.config for it in fleet.replicas.values()), *to_come)])
     limits = settings.limits
@@ -410,7 +410,7 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
     """The checked connection to Redis. Raises StateError if Redis can't be reached, or may drop state."""
     redis_url = settings.redis_address()
     if settings.redis_tls is not None:
-        settings.redis_tls.files().context()  # says which file is at fault, where redis-py does not
+        settings.redis_tls.files().context()  # names the faulty file, which redis-py does not
     _make_data_folder(settings.data_folder)
     lives, limits = Lives(settings.read_redis_password, settings.read_sentinel_password), settings.redis
     async with open_state(redis_url, settings.data_folder, lives) as redis:
@@ -445,8 +445,8 @@ async def _snapshot_keeper(
     registry: Registry,
     lives: Lives,
 ) -> SnapshotKeeper:
-    """The keeper of the policy in memory. MiniLM, where the settings name its file, is loaded here, before requests are
-    served, since that holds the interpreter. Raises UnusableModel where it is missing or damaged."""
+    """The keeper of the policy in memory. If the settings name MiniLM's file, it is loaded here, before the first
+    request, since that blocks the interpreter. Raises UnusableModel if it is missing or damaged."""
     fixed = await make_first_admin_key(settings, redis, audit)
     path, deep = settings.fitting.minilm_file, None
     if path is not None:
@@ -460,7 +460,7 @@ async def _snapshot_keeper(
 
 
 def feedback_of(configuration: CurrentConfiguration, redis: Redis) -> FeedbackStore:
-    """Where feedback is kept, with its bounds, and the keys of its words, which a reload changes."""
+    """The store of feedback, with its bounds. A reload changes the keys of its words."""
     keep = configuration.settings.records
     words = lambda: configuration.words  # noqa: E731
     return FeedbackStore(redis, keep.retention_seconds, FEEDBACK_STREAM_MAX, keep.request_feedback_bytes_max, words)
@@ -488,7 +488,7 @@ def _base_fingerprints(settings: Settings, bases: Mapping[str, Base]) -> Mapping
 def _use_snapshot(
     snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, changed: asyncio.Event
 ) -> int:
-    """Have all parts use a new snapshot. Returns its generation."""
+    """Make all parts use a new snapshot. Returns its generation."""
     fleet.know(snapshot.views, snapshot.cordons)
     for replica in fleet.replicas.values():
         reconciler.adopt(replica, snapshot.versions, snapshot.placements)

@@ -124,11 +124,11 @@ CAPPED_SECONDS = 60.0
 
 
 WAIT_SECONDS_MAX = 60.0
-"""OpenAI's clients wait as long as Retry-After says, up to this; a longer one they ignore, and ask again at once."""
+"""Longest Retry-After that OpenAI's clients obey. They ignore a longer one, and retry at once."""
 
 
 class Problem(Exception):
-    """An error that a caller gets as it is. `code` is a key of ERRORS; `param` names the field at fault."""
+    """An error that a caller gets unchanged. `code` is a key of ERRORS; `param` names the faulty field."""
 
     def __init__(
         self, code: str, message: str, param: str | None = None, retry_after_seconds: float | None = None

@@ -58,7 +58,7 @@ class _StoredAgreement(msgspec.Struct, frozen=True):
 
 
 async def read_agreement_of_reviewers(services: Services, task: str) -> Agreement | None:
-    """The agreement of a task's reviewers, as last measured; None where it is not known. Raises RedisError."""
+    """The last measured agreement of a task's reviewers; None if it is not known. Raises RedisError."""
     redis: Any = services.redis
     try:
         return msgspec.json.decode(
@@ -69,19 +69,19 @@ async def read_agreement_of_reviewers(services: Services, task: str) -> Agreemen
 
 
 async def read_label(services: Services, task: str | None, request_id: str) -> RequestLabel | None:
-    """The label of a request of this task; None where nobody has judged it. Raises RedisError."""
+    """The label of a request of this task; None if nobody has judged it. Raises RedisError."""
     return find_label(await services.feedback.of(request_id), await read_rules(services, task))
 
 
 async def read_rules(services: Services, task: str | None) -> LabelRules:
-    """The rules of a task's labels as they are now; without a task those of a task without settings. Raises
+    """The present rules of a task's labels. Without a task: the rules of a task without settings. Raises
     RedisError."""
     return _make_rules(services, task, await list_agreed_only(services))
 
 
 async def read_all_rules(services: Services) -> dict[str, LabelRules]:
-    """The rules of all tasks' labels; under "" those of requests of no task, or of one that is known no more. Raises
-    RedisError."""
+    """The rules of all tasks' labels. The key "" has the rules for requests without a task, or with a removed task.
+    Raises RedisError."""
     agreed_only = await list_agreed_only(services)
     return {task: _make_rules(services, task, agreed_only) for task in ("", *services.settings.tasks, *agreed_only)}
 
@@ -106,7 +106,7 @@ async def list_agreed_only(services: Services) -> set[str]:
 
 
 def check_value(metric: str, value: Any, metrics: Mapping[str, FeedbackMetricSettings]) -> bool | float | str:
-    """The value as its metric takes it. Raises Problem (400)."""
+    """The value in the type of its metric. Raises Problem (400)."""
     spec = metrics.get(metric)
     if spec is None:
         raise Problem("invalid_value", f"No such metric. Declared are: {', '.join(sorted(metrics))}.", "metric")
@@ -127,7 +127,7 @@ def check_value(metric: str, value: Any, metrics: Mapping[str, FeedbackMetricSet
 
 
 def digest_demonstration(services: Services, demonstration: Any) -> dict[str, str]:
-    """The digests by which shadow pairs are held against what somebody says that the answer should have been."""
+    """The digests of a demonstration (the right answer by a person), with which shadow pairs are compared."""
     if demonstration is None:
         return {}
     text = write_demonstration(demonstration)

@@ -16,7 +16,7 @@ ADDRESSES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
         "reviewer": ("/v1/reviews/", "/v1/feedback", "/v1/evaluations", "/admin/v1/reviews", "/console"),
     }
 )
-"""Roles that are let in at addresses which begin so, and nowhere else."""
+"""Roles that may use only addresses with these beginnings."""
 FOR_ROLE: Mapping[Role, str] = MappingProxyType(
     {
         "sidecar": "A sidecar's key fetches adapters from the store, and nothing else.",
@@ -26,5 +26,5 @@ FOR_ROLE: Mapping[Role, str] = MappingProxyType(
 
 
 def find_role(values: Collection[str], by_role: Mapping[Role, Collection[str]]) -> Role | None:
-    """The role of who has these values at a provider, such as groups: the highest of those that have some of them."""
+    """The role of a person with these values at a provider, such as groups: the highest role with one of them."""
     return next((role for role in RANKS if not frozenset(by_role[role]).isdisjoint(values)), None)

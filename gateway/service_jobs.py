@@ -26,8 +26,8 @@ async def _tell_presence(services: Services) -> None:
             await asyncio.sleep(PRESENCE_INTERVAL_SECONDS)
             if not services.control.presence.has_news():
                 await asyncio.sleep(PRESENCE_INTERVAL_SECONDS)
-    except asyncio.CancelledError:  # not where Redis failed for a moment: what is under way here still counts
-        with contextlib.suppress(RedisError, OSError):  # it is forgotten by itself
+    except asyncio.CancelledError:  # only at a stop: after a fault of Redis, running requests here still count
+        with contextlib.suppress(RedisError, OSError):  # the report expires without it
             await services.control.presence.leave()
         raise
 

@@ -3,8 +3,8 @@ leases together never exceed the limit (docs/guides/limits-and-keys.md).
 
 A gateway sends the amount of a limit that it holds, and the extra amount that it wants. The script replaces the old
 amount in the window's total by the new one, and grants extra up to the limit. A gateway that knows no quota of its
-own gets its stored one back. So a lost reply wastes nothing. A gone gateway's quota counts as spent
-until the window ends.
+own gets its stored one back. So a lost reply wastes nothing. If a gateway is gone, its quota counts as spent until
+the window ends.
 """
 
 from __future__ import annotations
