@@ -117,6 +117,7 @@ def _check_version(name: str, version: Version) -> None:
     if not 0 <= version.created_at < YEAR_10000:
         raise ValueError("its created_at is not a time in Unix seconds")
     if version.state in GIVEN_UP:
+        manifests.check_depth(version.manifest)
         return
     manifest = manifests.from_json(version.manifest)
     if (manifest.task, manifest.digest()) != (version.task, version.manifest_digest):

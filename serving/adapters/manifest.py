@@ -414,6 +414,12 @@ def _mapping(place: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def check_depth(written: Mapping[str, Any]) -> None:
+    """See that no part of a manifest, whichever release wrote it, is nested too deep. Raises ManifestError."""
+    for key, part in written.items():
+        _check_plain(key, part, DEPTH_MAX)
+
+
 def _check_plain(place: str, value: Any, depth_left: int) -> None:
     if depth_left == 0:
         raise ManifestError(f"{place} is nested more than {DEPTH_MAX} deep: flatten it.")

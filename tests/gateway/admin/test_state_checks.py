@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway.admin.state_checks import validate_file
@@ -17,6 +19,17 @@ def test_a_number_that_is_no_json_is_refused_by_the_name_of_its_object(share: fl
     assert refused.value.code == "invalid_value"
 
 
+RETIRED = {
+    "name": "returns@v1",
+    "task": "returns",
+    "number": 1,
+    "pool": "small",
+    "state": "retired",
+    **dict.fromkeys(("digest", "manifest_digest", "base_fingerprint"), "sha256:" + 64 * "a"),
+    "rank": 8,
+    "size_bytes": 1,
+    "created_by": "a",
+}
 PAUSED = {"version": "returns@v2", "share": 0.0, "started_at": 1.0, "by": "an admin", "plan": {}}
 
 
@@ -44,13 +57,20 @@ def test_alias_with_a_weight_of_zero_for_no_paused_canary_is_refused(
         validate_file(file)
 
 
+def test_a_retired_version_whose_manifest_is_too_deep_to_be_shown_is_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(300):
+        deep = {"a": deep}
+    version = {**RETIRED, "manifest": {"provenance": deep}, "created_at": 1.0}
+    with pytest.raises(Problem, match="provenance is nested more than 32 deep"):
+        validate_file({"versions": {"returns@v1": FileObject(1, version)}})
+
+
 def test_times_that_no_calendar_has_are_refused() -> None:
     former = {"secret_digest": "b" * 64, "until": 1e300}
     key = {"name": "shop", "role": "caller", "secret_digest": "a" * 64, "models": ["*"], "former": former}
     with pytest.raises(Problem, match="the time until which it works"):
         validate_file({"callers": {"a" * 12: FileObject(1, key)}})
-    names = {"name": "returns@v1", "task": "returns", "number": 1, "pool": "small", "state": "retired"}
-    digests = dict.fromkeys(("digest", "manifest_digest", "base_fingerprint"), "sha256:" + 64 * "a")
-    version = {**names, **digests, "manifest": {}, "rank": 8, "size_bytes": 1, "created_at": 1e300, "created_by": "a"}
+    version = {**RETIRED, "manifest": {}, "created_at": 1e300}
     with pytest.raises(Problem, match="created_at is not a time"):
         validate_file({"versions": {"returns@v1": FileObject(1, version)}})
