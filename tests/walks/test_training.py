@@ -141,6 +141,16 @@ async def test_another_manifest_is_another_training_and_the_version_has_it(gatew
         assert (await begin(http, digest, status=200, manifest=manifest))["id"] == second["id"]
 
 
+@pytest.mark.parametrize("golden", [[7], [{"expected": "x"}], 7])
+async def test_golden_prompts_of_a_manifest_that_are_none_are_told(gateway: RunningGateway, golden: Any) -> None:
+    async with gateway.http() as http:
+        digest = await send(http, data())
+        manifest = (await http.get("/admin/v1/adapters/returns@v1")).json()["manifest"]
+        error = (await begin(http, digest, 400, manifest={**manifest, "golden": golden}))["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "manifest")
+    assert "golden" in error["message"]
+
+
 async def test_trainer_renders_prompts_as_the_version_will_be_served(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         trainings, digest = gateway.features[Trainings], await send(http, data())

@@ -170,15 +170,15 @@ def _manifest(trainings: Trainings, wanted: WantedTraining, base: str) -> dict[s
             "`general_prompt`, or let `apprentice adopt` draft one from your examples."
         )
         raise Problem("missing_field", text, "manifest")
-    golden = [{"prompt": each["prompt"]} for each in manifest.get("golden") or ()][:GOLDEN_KEPT]
-    own = {"golden": golden, "base_fingerprint": base, "provenance": {}, "coverage": {}, "calibration": {}}
+    own = {"base_fingerprint": base, "provenance": {}, "coverage": {}, "calibration": {}}
     try:
         made = to_json(from_json({**manifest, **own}))
-    except (ManifestError, KeyError, TypeError) as error:
+    except ManifestError as error:
         raise Problem("invalid_value", f"The manifest can't be used: {error}", "manifest") from None
     if made["task"] != task:
         raise Problem("invalid_value", f"The manifest is for the task {made['task']!r}.", "manifest")
-    return made
+    golden = [{"prompt": each["prompt"], "expected": None} for each in made["golden"]][:GOLDEN_KEPT]
+    return {**made, "golden": golden}
 
 
 def _latest_manifest(trainings: Trainings, task: str) -> Mapping[str, Any] | None:
