@@ -153,7 +153,7 @@ def test_unknown_key_of_a_golden_prompt_is_named() -> None:
         ("contract.choices", [], "contract.choices must be a list"),
         ("contract.choices", ["yes", "yes"], "twice"),
         ("contract.choices", ["yes", False], "contract.choices[1] must be a text"),
-        ("contract.regex", "(", "no valid regular expression"),
+        ("contract.regex", "(", "not a valid regular expression"),
         ("sampling.temperature", 3, "from 0 to 2"),
         ("sampling.temperature", True, "from 0 to 2"),
         ("sampling.temperature", float("nan"), "sampling can't be used"),
