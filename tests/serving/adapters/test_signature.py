@@ -152,9 +152,9 @@ def test_key_that_can_not_sign_is_refused_with_what_to_do() -> None:
     )
     curve = generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     for pem, words in [
-        (b"", "no private key in PEM"),
-        (b"no key", "no private key in PEM"),
-        (pem_of(RFC_SECRET[:31]), "no private key in PEM"),
+        (b"", "not a private key in PEM"),
+        (b"no key", "not a private key in PEM"),
+        (pem_of(RFC_SECRET[:31]), "not a private key in PEM"),
         (locked, "locked with a passphrase"),
         (curve, "not of the kind ed25519"),
     ]:
