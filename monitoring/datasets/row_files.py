@@ -6,7 +6,6 @@ CSV has a header, and commas, semicolons, tabs or bars. CSV rows without any tex
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -172,8 +171,8 @@ def _read_cell(value: Any) -> Any:
     """A value of a table as JSON has it; a list of messages that is written as JSON is one."""
     value = _as_json(value)
     if isinstance(value, str) and value.startswith('[{"role"'):
-        with suppress(ValueError):
-            return json.loads(value)
+        with suppress(msgspec.DecodeError, RecursionError):
+            return msgspec.json.decode(value)
     return value
 
 

@@ -271,6 +271,18 @@ def test_values_of_parquet_that_json_does_not_have_are_taken_as_texts(tmp_path: 
     assert (row.answer, row.id, row.at) == ("12.50", "r1", 1793527200.0)
 
 
+@pytest.mark.parametrize("content", [r'"\ud800"', "NaN", "[" * 100_000])
+def test_messages_in_a_table_that_are_no_json_are_told_as_a_row_that_can_not_be_read(
+    tmp_path: Path, content: str
+) -> None:
+    path = tmp_path / "rows.parquet"
+    messages = f'[{{"role": "user", "content": {content}}}]'
+    duckdb.execute(f"COPY (SELECT $1 AS messages, 'yes' AS expected) TO '{path}' (FORMAT parquet)", [messages])
+    (row,) = read(path)
+    assert isinstance(row, LeftOut)
+    assert row.fault == "Line 1: its messages are not a list of objects with role and content."
+
+
 def test_tables_are_taken_with_their_own_names_of_columns(tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     table.write_text('question,answer,origin\n"A kettle,\nsealed.",yes,hand\n', encoding="utf-8-sig")
