@@ -142,9 +142,10 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
     """Erase the rows that came from these requests from all data sets, and what was derived from them.
 
     A data set with erased rows keeps its name, which is no longer the digest of its bytes; ERASED_FILE says so. Files
-    that wait for a build lose the lines that name one of the requests. `tasks` are those of the requests, each with
-    when the first was made: cards that were made later forget what they say of the requests of production. Of a data
-    set that was deleted, and of a file that was trained on, only the ids of requests are left.
+    that wait for a build lose the lines that name one of the requests; one goes whole where such a line is no row in
+    JSON. `tasks` are those of the requests, each with when the first was made: cards that were made later forget what
+    they say of the requests of production. Of a data set that was deleted, and of a file that was trained on, only the
+    ids of requests are left.
     """
     sets: dict[str, ErasedSet] = {}
     for listed in sorted(folder.glob(f"*/{REQUESTS_FILE}")):
@@ -157,12 +158,14 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
     names_one = make_search(requests)
     for path in (folder / FILES_FOLDER).rglob("*"):
         if path.is_file():
-            rest = _without_lines(path.read_bytes(), names_one)
+            content = path.read_bytes()
+            rest = _without_lines(content, names_one)
             if rest is None:
                 continue
-            if path.parent.name == FILES_FOLDER:
+            are_rows = all(map(_read_names, filter(names_one, content.splitlines())))
+            if are_rows and path.parent.name == FILES_FOLDER:
                 replace_file(path, rest)
-            else:  # it is being sent still, or a killed gateway left it: a part would pass for the whole
+            else:  # what is still being sent, or was left by a killed gateway: a part would pass for the whole
                 path.unlink(missing_ok=True)
     return list(sets.values())
 
@@ -189,20 +192,21 @@ def _without_lines(content: bytes, names_one: Callable[[bytes], bool]) -> bytes 
     gone = {at for at, line in enumerate(lines) if names_one(line)}
     if not gone:
         return None
-    names = {at: _read_names(line) for at, line in enumerate(lines) if at in gone or b'"parent"' in line}
+    named = {at: _read_names(line) for at, line in enumerate(lines) if at in gone or b'"parent"' in line}
+    names = {at: row for at, row in named.items() if row is not None}
     count = 0
     while count != len(gone):  # until no row is left that was derived from an erased one
-        count, ids = len(gone), {str(names[at].id) for at in gone if names[at].id is not None}
+        count, ids = len(gone), {str(row.id) for at, row in names.items() if at in gone and row.id is not None}
         gone |= {at for at, row in names.items() if row.parent is not None and str(row.parent) in ids}
     return b"".join(line for at, line in enumerate(lines) if at not in gone)
 
 
-def _read_names(line: bytes) -> _RowNames:
-    """The names of the object on a line; none where there is none."""
+def _read_names(line: bytes) -> _RowNames | None:
+    """The names of the object on a line; None where there is none."""
     try:
         return msgspec.json.decode(line, type=_RowNames)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _RowNames()
+        return None
 
 
 def _erase_rows(

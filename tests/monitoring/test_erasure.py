@@ -17,11 +17,13 @@ from redis.asyncio import Redis
 from monitoring.archive.run import ArchiveJob, run
 from monitoring.archive.storage import open_storage
 from monitoring.archive.tables import RecordRow, day_of, write_part
+from monitoring.datasets import build_run
 from monitoring.datasets.build import build_set
-from monitoring.datasets.build_job import DatasetOptions
+from monitoring.datasets.build_job import DatasetJob, DatasetOptions
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import GONE, forget_requests, remove_set, write_set
 from monitoring.datasets.rows import DataRow
+from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.erasure import ErasedSet, erase_from_sets
 from monitoring.erasure_run import ErasureJob, erase
@@ -243,6 +245,24 @@ def test_a_row_that_waits_goes_with_the_erased_one_that_it_was_derived_from(tmp_
     waiting.write_text("".join(lines) + "no JSON\n")
     erase_from_sets(tmp_path, {"r1"}, {}, 0.0)
     assert waiting.read_text() == "".join(lines[3:]) + "no JSON\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['text,request\n"A secret\nof two lines",r1\n"B",r2\n', json.dumps([{"text": "A secret", "id": "r1"}], indent=1)],
+)
+def test_a_file_that_waits_goes_whole_where_a_line_is_no_row(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".files").mkdir()
+    waiting = tmp_path / ".files" / "a"
+    waiting.write_text(content)
+    erase_from_sets(tmp_path, {"r3"}, {}, 0.0)
+    assert waiting.read_text() == content
+    erase_from_sets(tmp_path, {"r1"}, {}, 0.0)
+    assert not waiting.exists(), "the rest of the row would stay"
+    build = DatasetJob(task="returns", folder=str(tmp_path), files=[SourceFile("a.csv", str(waiting))])
+    assert (
+        build_run.build(build).error == "a.csv is there no more, as after an erasure of a request in it: send it again."
+    )
 
 
 async def test_leftovers_of_crashes_are_removed(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:
