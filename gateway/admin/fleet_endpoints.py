@@ -33,9 +33,9 @@ class CordonIn(Body):
 
 @router.get("/replicas")
 async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
-    """The fleet as this gateway sees it. `stale` where Redis can't be reached: then placements and cordons are as
-    they were last read. `cordons_left` are of replicas that have left. `discovery` has the pools whose replicas are
-    found: a `fault` leaves those found last, unless it says that none is ready.
+    """The fleet as this gateway sees it. `stale`: Redis can't be reached, and placements and cordons are those of the
+    last read. `cordons_left` are of replicas that no longer exist. `discovery` has the pools with discovered replicas.
+    After a `fault` a pool keeps the last ones, unless the fault is that none is ready.
     """
     services = services_of(request)
     snapshot, stale = await see_state(services)
@@ -55,7 +55,7 @@ async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
 
 @router.post("/replicas/{name}/cordon", responses=with_errors("not_found"))
 async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | None = None) -> dict[str, Any]:
-    """Send the replica no new requests, from any gateway. Those under way finish."""
+    """Send the replica no new requests, from any gateway. Running requests finish."""
     services = services_of(request)
     replica = _replica(services, name)
     reason = body.reason if body else ""
@@ -73,7 +73,7 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
 async def uncordon(
     request: Request, name: str, admin: Admin, expected_generation: ExpectedGeneration = None
 ) -> dict[str, Any]:
-    """Send the replica requests again. A cordon of one that has left, or has another name now, ends, too."""
+    """Send the replica requests again. Also removes the cordon of a replica that no longer exists."""
     services = services_of(request)
     store = services.objects.cordons
     generation = (await store.generations([name])).get(name, 0)

@@ -104,8 +104,8 @@ async def list_callers(request: Request, _: Operator) -> dict[str, Any]:
 
 @router.post("/callers", status_code=201, responses=with_errors("state_conflict"))
 async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[str, Any]:
-    """Make a key. The answer is the only place where the whole of it is ever shown. Where
-    `release.approver_must_differ` is set, an admin key works only once an admin of another owner has approved it."""
+    """Make a key. Only this answer ever shows the whole key. If `release.approver_must_differ`
+    is set, an admin key works only after an admin of another owner has approved it."""
     services = services_of(request)
     if len(services.snapshot.current.callers) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} keys already: delete some.")
@@ -158,7 +158,7 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
 
 @router.post("/callers/{public}/rotate", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
 async def rotate_caller(request: Request, public: str, admin: Admin, body: RotateIn | None = None) -> dict[str, Any]:
-    """Give a key a new secret, shown once. The old one works beside it until the overlap is over."""
+    """Give a key a new secret, shown once. The old one also works until the overlap is over."""
     services = services_of(request)
     before, generation = await _fetch_key(services, public)
     secret, digest = new_secret()

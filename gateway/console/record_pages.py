@@ -16,7 +16,7 @@ from monitoring.datasets.card_page import make_card
 from monitoring.training.loss_plot import draw_losses
 
 SPENT_MAX = 50
-"""Keys of a list of which it is asked what is spent."""
+"""Most keys of a list whose spend is looked up."""
 ENTRIES = 100
 
 

@@ -26,7 +26,7 @@ from monitoring.quality.phrases import is_short
 COOKIE = "apprentice_console"
 FIELDS_MAX = 100
 AS_WRITTEN = frozenset({"pattern"})
-"""Fields in which white space at the ends counts, where they have more than that."""
+"""Fields that keep white space at their ends, unless they hold nothing else."""
 PUBLIC = re.compile("[a-z0-9]{12}")
 OF_PEOPLE = ("caller.", "console.")
 """Prefixes of the audit's actions whose object is a key or a person."""

@@ -91,7 +91,7 @@ async def send_file(request: Request, _: Admin) -> dict[str, Any]:
 
 @router.post("/datasets", status_code=202, responses=with_errors("not_found", "invalid_value"))
 async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict[str, Any]:
-    """Build a data set. GET /datasets/builds/{id} shows how far it is."""
+    """Build a data set. GET /datasets/builds/{id} shows the progress."""
     datasets = feature_of(request, Datasets)
     require_task(datasets.services, body.task)
     if not body.files and body.since is None:
@@ -153,7 +153,7 @@ async def export_dataset(
     part: Annotated[Literal["train", "heldout"], Query()] = "train",
     form: Annotated[ExportFormat, Query(alias="format", description="OpenAI's sft or dpo, or parquet.")] = "sft",
 ) -> FileResponse:
-    """A part of a data set as a file for others. Who was given it is in the audit."""
+    """A part of a data set as a file for others. The audit names the reader."""
     datasets = feature_of(request, Datasets)
     folder = await _folder_of(datasets, digest)
     task = (await asyncio.to_thread(read_card, folder))["task"]

@@ -40,7 +40,7 @@ class ErasureIn(Body):
 
 @router.post("/erasures", status_code=202)
 async def erase_texts(request: Request, body: ErasureIn, admin: Admin) -> dict[str, Any]:
-    """Erase texts of requests; records and labels stay. Read how far it is under its id."""
+    """Erase texts of requests; records and labels stay. Read the progress by its id."""
     erasures = feature_of(request, Erasures)
     now = await read_redis_time(erasures.services.redis)
     erasure = Erasure(

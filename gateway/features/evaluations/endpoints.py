@@ -140,8 +140,8 @@ async def begin_evaluation(
     fit_gain: Annotated[bool, Query(description="Fit the version's learned routing from the rows.")] = False,
     again: Annotated[bool, Query(description="Begin again, and take no result that there is.")] = False,
 ) -> dict[str, Any]:
-    """Evaluate a version on a data set (JSON lines), or on a suite. The same evaluation again (200) goes on where it
-    stopped, or is there already.
+    """Evaluate a version on a data set (JSON lines), or on a suite. The same evaluation again (200) continues where it
+    stopped, or exists already.
     """
     evaluations = feature_of(request, Evaluations)
     wanted = await resolve_wanted(evaluations, version, arms, against, suite, repeats, prompt)
@@ -218,8 +218,8 @@ async def read_evaluation_rows(
     first: Annotated[int, Query(ge=0, le=2**31, description="The first row's number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=ROWS_AT_ONCE_MAX)] = ROWS_AT_ONCE_MAX,
 ) -> Any:
-    """The results of each row. `next_first` goes on from there, null at the end. Neither requests nor answers are in
-    it.
+    """The results of each row. `next_first` is the `first` of the next page, null at the end. Requests and answers
+    are not included.
     """
     evaluations = feature_of(request, Evaluations)
     evaluated = await find_evaluation(evaluations, evaluation)
@@ -255,8 +255,8 @@ async def read_evaluation_texts(
     first: Annotated[int, Query(ge=0, le=2**31, description="The first row's number.")] = 0,
     wrong: Annotated[bool, Query(description="Only rows that an arm got wrong.")] = False,
 ) -> dict[str, Any]:
-    """Rows with all answers, where the task has texts kept. `next_first` goes on from
-    there, null at the end. Who was given them is in the audit.
+    """Rows with all answers, where the task has texts kept. `next_first` is the `first` of
+    the next page, null at the end. The audit names the reader.
     """
     evaluations = feature_of(request, Evaluations)
     evaluated = await find_evaluation(evaluations, evaluation)

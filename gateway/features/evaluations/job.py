@@ -42,11 +42,11 @@ from monitoring.texts import Unsealable
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
 UNREADABLE_SECONDS = 60
-"""Pause of an evaluation whose rows can't be read: each try may ask engines in vain."""
+"""Pause of an evaluation with unreadable rows, since each try may ask engines in vain."""
 STOP_INTERVAL_SECONDS = 0.5
 CLOSE_SECONDS_MAX = 1800.0
 PRODUCTION_SECONDS = 30 * 86_400.0
-"""Requests of so long before are what the rows are to be like."""
+"""Age of the requests with which the rows are compared."""
 COMMAND = make_command("gateway.features.evaluations.run")
 
 

@@ -30,7 +30,7 @@ ArmName = Annotated[str | None, Query(max_length=80, description="An arm; unset:
 
 
 class PreferenceIn(Body):
-    """A judgement: the better of the two answers to a row; `skip` where that can't be told."""
+    """A judgement: the better of the two answers to a row; `skip` if you can't tell."""
 
     number: Annotated[int, Field(ge=0, le=2**31)]
     better: Literal["a", "b", "same", "skip"]
@@ -48,8 +48,8 @@ async def list_compared(request: Request, reviewer: Reviewer) -> dict[str, Any]:
 async def next_pair(
     request: Request, evaluation: str, reviewer: Reviewer, first: ArmName = None, second: ArmName = None
 ) -> dict[str, Any]:
-    """A request with two different answers, `a` and `b`, that this key has not compared yet. Which arm gave which is
-    drawn for each row and key. Who was given it is in the audit.
+    """A request with two different answers, `a` and `b`, that this key has not compared yet. The arms' order is
+    drawn for each row and key. The audit names the reader.
     """
     evaluations = feature_of(request, Evaluations)
     compared = await find_evaluation(evaluations, evaluation)
@@ -83,8 +83,8 @@ async def prefer(
     first: ArmName = None,
     second: ArmName = None,
 ) -> dict[str, Any]:
-    """Say which answer is better, that both are as good, or that you skip what this key was given. A later word on the
-    same row takes the place of the first. `GET /admin/v1/evaluations/{evaluation}` counts them.
+    """Say which answer is better, that both are as good, or that you skip what this key was given. A later judgement
+    of the row replaces the first. `GET /admin/v1/evaluations/{evaluation}` counts them.
     """
     evaluations = feature_of(request, Evaluations)
     compared = await find_evaluation(evaluations, evaluation)

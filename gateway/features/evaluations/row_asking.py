@@ -31,11 +31,11 @@ from serving.fleet_view import FleetView, VersionView
 ROOM_SECONDS = (0.05, 1.0)
 """First and longest wait for room on a replica."""
 TOLD_SECONDS = 3.0
-"""Time that a row waits for room before people are told of it, and between two such messages."""
+"""Time for which a row waits for room before the reason is published, and time between two such messages."""
 RETRY_SECONDS = (0.5, 8.0)
 """First and longest wait after an engine's fault."""
 FAULTS_ALONE_MAX = 4
-"""So often an engine may fail at a row while it answers others, before the row counts as failed."""
+"""Number of an engine's failures at a row, while it answers others, after which the row counts as failed."""
 FAILING_SECONDS_MAX = 3600.0
 """Time for which a row is tried while the engine fails at all rows."""
 OF_THE_ROW = frozenset({"refused", "too_long", "unjudged"})

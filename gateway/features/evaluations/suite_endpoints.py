@@ -50,7 +50,7 @@ COMMAND = make_command("monitoring.datasets.hard_run")
 async def list_suites(
     request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63, description="Of this task.")] = None
 ) -> dict[str, Any]:
-    """The suites, the newest first. A task's earlier suites of the kind `newest` are told as `older`."""
+    """The suites, the newest first. A task's earlier suites of the kind `newest` have the kind `older`."""
     evaluations = feature_of(request, Evaluations)
     suites = await evaluations.suites.all(task)
     see_that_list_has_task(evaluations.services, task, suites)
@@ -82,9 +82,9 @@ async def add_suite(
         When | None, Query(description="In place of a body: hard cases of production from then on, of texts kept.")
     ] = None,
 ) -> dict[str, Any]:
-    """Add a suite to a task (JSON lines). The same rows again (200) are the same suite; an older one is newest again.
+    """Add a suite to a task (JSON lines). The same rows again (200) are the same suite; an older one becomes newest.
 
-    With `since` its rows are requests whose label is wrong, and whose right answer is agreed.
+    With `since` its rows are requests with a wrong label and an agreed right answer.
     """
     kind = kind or ("newest" if since is None else "hard")
     if since is not None and kind != "hard":

@@ -33,13 +33,13 @@ from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 After = Annotated[str | None, Query(max_length=200, description="The last id of the page before.")]
 OUR_FIELDS: Mapping[str, str] = {"begin": "model", "data": "training_file", "heldout": "validation_file"}
-"""Fields of a training, by which its faults are told, and those of a job that they come from."""
+"""The fields of a training that errors name, and the fields of a job from which they come."""
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 @router.post("/fine_tuning/jobs", responses=with_errors(*CHANGE_ERRORS))
 async def create_job(request: Request, body: JobIn, admin: Admin) -> dict[str, Any]:
-    """Train an adapter, as OpenAI's clients ask for it. The same job again goes on, or is there already."""
+    """Train an adapter, as OpenAI's clients ask for it. The same job again continues, or exists already."""
     trainings = feature_of(request, Trainings)
     task, _, number = body.model.partition("@")
     require_task(trainings.services, task, param="model")

@@ -74,7 +74,7 @@ async def read_file(request: Request, file: str, _: Operator) -> dict[str, Any]:
     response_class=FileResponse,
 )
 async def read_file_content(request: Request, file: str, admin: Admin) -> FileResponse:
-    """The bytes of a file. Who was given them is in the audit."""
+    """The bytes of a file. The audit names the reader."""
     datasets = feature_of(request, Datasets)
     path = _path_of(datasets, file)
     await enter_event(datasets.services, admin, "file.give", path.name, {})

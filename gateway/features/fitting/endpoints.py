@@ -36,7 +36,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
     openapi_extra=with_body(as_form(dict.fromkeys(SAMPLES, BYTES), [PROMPTS_FILE])),
 )
 async def give_prompts(request: Request, name: str, admin: Admin) -> dict[str, Any]:
-    """Fit the version's scope model from a sample of its training prompts. GET /adapters/{name} shows how far it is."""
+    """Fit the version's scope model from a sample of its training prompts. GET /adapters/{name} shows the progress."""
     fitting = feature_of(request, Fitting)
     async with fitting.services.control.adapters.uploads.receive(
         request, (PROMPTS_FILE,), (BACKGROUND_FILE,)

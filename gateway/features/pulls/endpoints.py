@@ -47,9 +47,9 @@ class PullIn(Body):
 
 @router.post("/pulls", status_code=202, responses=with_errors("not_found", "adapter_rejected"))
 async def pull_adapter(request: Request, body: PullIn, admin: Admin) -> dict[str, Any]:
-    """Pull an adapter from elsewhere, and enter it as the task's next version. GET /pulls/{id} shows how far it is.
+    """Pull an adapter from elsewhere, and enter it as the task's next version. GET /pulls/{id} shows the progress.
 
-    The same address again goes on behind what an earlier pull has left.
+    The same address again continues after the bytes that an earlier pull has fetched.
     """
     pulls = feature_of(request, Pulls)
     require_task(pulls.services, body.task)
@@ -95,7 +95,7 @@ async def read_pull(request: Request, pull: str, _: Operator) -> dict[str, Any]:
 
 @router.delete("/pulls/{pull}", responses=with_errors("not_found", "state_conflict", "stale_generation"))
 async def cancel_pull(request: Request, pull: str, admin: Admin) -> dict[str, Any]:
-    """End a pull that waits or is under way: it has failed then. What has come is kept for a day."""
+    """End a pull that waits or is under way: it has failed then. The fetched bytes are kept for a day."""
     pulls = feature_of(request, Pulls)
     record = require_found(await pulls.store.get(pull), "pull", pull)
     if record.state != "running":

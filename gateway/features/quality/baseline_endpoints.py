@@ -116,7 +116,7 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
 
 @router.post("/tasks/{task}/quality/{version}/baseline", responses=with_errors(*CHANGE_ERRORS))
 async def set_baseline(request: Request, task: str, version: str, body: BaselineIn, admin: Admin) -> dict[str, Any]:
-    """Compare a signal with another baseline from now on, or with its own. What it was, is in the audit."""
+    """Compare a signal with another baseline from now on, or with its own. The audit has the former baseline."""
     quality = feature_of(request, Quality)
     await require_version(quality.services, task, version)
     now = await read_redis_time(quality.services.redis)

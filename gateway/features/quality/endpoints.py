@@ -117,7 +117,7 @@ async def release_version(
     expected_generation: Expected = None,
     reason: Because = None,
 ) -> dict[str, Any]:
-    """Let the monitor judge a version again. A request to train that a pin as degraded opened is closed with it."""
+    """Let the monitor judge a version again. If a pin as degraded opened a request to train, that is closed."""
     quality = feature_of(request, Quality)
     now = await read_redis_time(quality.services.redis)
     by = admin.public
@@ -133,7 +133,7 @@ async def release_version(
 async def undo_action(
     request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None, reason: Because = None
 ) -> dict[str, Any]:
-    """Undo an action of the monitor. It does not do the same again before the version is healthy."""
+    """Undo an action of the monitor. The monitor does not repeat it before the version is healthy."""
     quality = feature_of(request, Quality)
     now = await read_redis_time(quality.services.redis)
     task_quality, _ = await quality.store.of(require_task(quality.services, task))

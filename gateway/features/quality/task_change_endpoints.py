@@ -59,8 +59,8 @@ class ChangedIn(Body):
 
 @router.post("/tasks/{task}/changed", responses=with_errors(*CHANGE_ERRORS))
 async def announce_change(request: Request, task: str, body: ChangedIn, admin: Admin) -> dict[str, Any]:
-    """Announce a change of a task's rules. Its versions are stale from then on, a rule sends its requests elsewhere,
-    and a request to train is opened. A second announcement replaces the first.
+    """Announce a change of a task's rules. Its versions become stale at that time, a rule sends its requests
+    elsewhere, and a request to train is opened. A second announcement replaces the first.
     """
     quality = feature_of(request, Quality)
     now = await read_redis_time(quality.services.redis)
@@ -105,7 +105,7 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
 async def take_change_back(
     request: Request, task: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
-    """Withdraw the announcement. Its rule goes, its versions are not stale, its request to train is closed."""
+    """Withdraw the announcement. Its rule is removed, its versions are not stale, its request to train is closed."""
     quality = feature_of(request, Quality)
     now = await read_redis_time(quality.services.redis)
     task_quality, _ = await quality.store.of(require_task(quality.services, task))

@@ -157,7 +157,7 @@ WEEKS_PER_MONTH, HOURS_PER_MONTH = 4.348, 730.5
 
 
 async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluations, task: str) -> ReadinessJob:
-    """The job with what is known of the task. Raises RedisError; Problem (404) for one that a reload removed."""
+    """The job, with the facts on the task. Raises RedisError; Problem (404) for a task that a reload removed."""
     snapshot, settings = await services.snapshot.refresh(), services.settings
     config = settings.tasks[require_task(services, task)]
     alias, leading = snapshot.aliases.get(task), None
@@ -189,8 +189,8 @@ def read_newest_set(datasets: Datasets, task: str, rows_max: int) -> bytes:
 
 
 async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:
-    """The best prompted arm of the task's last evaluation that has one, beside the version's, on rows that this was not
-    trained on; none on rows or by a judge that decide nothing. Raises RedisError."""
+    """The best prompted arm of the task's last evaluation that has one, and the version's result, without training
+    rows. None if the suite or the judge can't be trusted. Raises RedisError."""
 
     def is_prompted(each: Evaluation) -> bool:
         is_of_all = each.task == task and each.suite in WHOLE

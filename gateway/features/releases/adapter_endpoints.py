@@ -89,7 +89,7 @@ CONTENT: Mapping[str, Any] = {
 async def list_adapters(
     request: Request, _: Operator, task: OfTask = None, state: Annotated[VersionState | None, Query()] = None
 ) -> dict[str, Any]:
-    """All versions with state, placement and share. `stale` where Redis can't be reached: then as they were last
+    """All versions with state, placement and share. `stale`: Redis can't be reached, and they are those of the last
     read, without generations.
     """
     releases = feature_of(request, Releases)
@@ -128,11 +128,11 @@ async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, An
     openapi_extra=with_body(CONTENT),
 )
 async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
-    """Verify an adapter and enter it as the task's next version. No engine hears of it yet.
+    """Verify an adapter and enter it as the task's next version. No engine gets it yet.
 
-    JSON imports a folder inside the setting `import_folders`; multipart/form-data uploads the files. With a sample of
-    its training prompts its scope is fitted from them; GET shows how far that is. The same adapter again is the same
-    version, and not `created`.
+    JSON imports a folder inside the setting `import_folders`; multipart/form-data uploads the files. From a sample of
+    its training prompts its scope is fitted; GET shows the progress. The same adapter again is the same version, and
+    not `created`.
     """
     releases = feature_of(request, Releases)
     services = releases.services
@@ -175,7 +175,7 @@ async def stage_adapter(
 ) -> dict[str, Any]:
     """Load the version on its replicas and probe it.
 
-    Answers 202 if it is not done within `wait_seconds`: it goes on, and GET shows how far it is.
+    Answers 202 if it is not done within `wait_seconds`: it continues, and GET shows the progress.
     """
     releases = feature_of(request, Releases)
     version = await find_version(releases.services, name)

@@ -118,7 +118,7 @@ def _check_bounds(releases: Releases, task: str, manifest: Manifest) -> None:
 
 
 def _pools_for(releases: Releases, named: str | None, fingerprint: str | None) -> list[str]:
-    """The pools that may serve the adapter's base model. Raises Problem (404, 422) where there is none."""
+    """The pools that may serve the adapter's base model. Raises Problem (404, 422) if there is none."""
     bases = releases.services.control.adapters.bases
     if named is not None and named not in bases:
         raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")

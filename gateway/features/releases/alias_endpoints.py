@@ -114,7 +114,7 @@ async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]
 
 @router.put("/aliases/{task}", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
 async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -> dict[str, Any]:
-    """Send the task's new requests to these versions. Requests under way keep theirs."""
+    """Send the task's new requests to these versions. Running requests keep their versions."""
     releases = feature_of(request, Releases)
     weights = body.weights or {body.version or "": 1.0}
     require_task(releases.services, task, param=None)
@@ -154,7 +154,7 @@ async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> d
 
 @router.post("/aliases/{task}/canary", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
 async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> dict[str, Any]:
-    """Send a share of the task's sessions to a version. With a plan it is promoted or rolled back by itself."""
+    """Send a share of the task's sessions to a version. With a plan the gateway promotes it or rolls it back."""
     releases = feature_of(request, Releases)
     require_task(releases.services, task, param=None)
     plan = None if body.plan is None else _plan(releases, task, body.plan)
@@ -167,7 +167,7 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
 
 @router.post("/aliases/{task}/promote", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
 async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) -> dict[str, Any]:
-    """Send all of the task's requests to a version. The one that led is then the previous version, and stays loaded."""
+    """Send all of the task's requests to a version. The one that led becomes the previous version, and stays loaded."""
     releases = feature_of(request, Releases)
     require_task(releases.services, task, param=None)
     passed = await _see_that_they_may_serve(releases, task, admin, {body.version: 1.0}, body.past_gate)

@@ -26,7 +26,7 @@ class StoreFile(FileResponse):
     chunk_size = 1 << 20
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, whatever range is asked for: errors in a range would be told in another shape than ours."""
+        """Send the whole file and ignore ranges: errors in a range would have another form than ours."""
         headers = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
         await super().__call__({**scope, "headers": headers}, receive, send)
 

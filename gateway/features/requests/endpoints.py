@@ -50,7 +50,7 @@ async def read_request(
 ) -> Response:
     """A request's record, explanation and feedback. Scores, thresholds and neighbours of checks are for operators
     and admins only; admins get `review_kept` too: whether a review keeps its texts. It counts as a request against
-    the key's limits. Who was given a text of others is in the audit.
+    the key's limits. The audit names readers of others' texts.
     """
     services = services_of(request)
     async with services.limits.spending(caller) as headers:

@@ -90,8 +90,8 @@ async def list_requests(
     before: Annotated[str | None, Query(pattern=r"^[0-9a-f-]{53}$", description="Only older than this id.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
-    """Requests with their labels, the newest first; of callers, their own. `next_before` is the `before` that goes on,
-    null at the end: a page of long texts ends early. Who was given texts of others is in the audit.
+    """Requests with their labels, the newest first; of callers, their own. `next_before` is the `before` of the next
+    page, null at the end: a page of long texts ends early. The audit names readers of others' texts.
     """
     searches = feature_of(request, Searches)
     for name, value, there in (("outcome", outcome, OUTCOMES), ("reason", reason, REASONS)):

@@ -87,7 +87,7 @@ async def read_examples(
     operator: Operator,
     complete: Annotated[bool, Query(description="Only those that `apprentice evaluate --data` reads.")] = False,
 ) -> StreamingResponse:
-    """Its examples as JSON lines. Who was given them is in the audit."""
+    """Its examples as JSON lines. The audit names the reader."""
     requests = feature_of(request, RetrainingRequests)
     opened, _ = await _find(requests, retraining)
     examples = await requests.store.examples(opened.id)

@@ -38,8 +38,8 @@ async def delete_reviews(
     admin: Admin,
     request_id: Annotated[str | None, Query(max_length=200, description="Only of this request; unset: all.")] = None,
 ) -> dict[str, Any]:
-    """Delete the texts of a task's reviews, or of one request's. What was drawn stays drawn: the budget and the
-    records are as they were.
+    """Delete the texts of a task's reviews, or of one request's. They stay drawn: the budget and the
+    records do not change.
     """
     reviews = feature_of(request, Reviews)
     all_of_it = request_id is None and task in reviews.services.settings.tasks

@@ -73,7 +73,7 @@ async def read_task_agreement(request: Request, task: str, _: Operator) -> dict[
 
 @router.post("/ratings", responses=with_errors("timeout"))
 async def report_ratings(request: Request, _: Admin, body: RatingsIn) -> dict[str, Any]:
-    """The agreement of the raters of a file, and both votes. Nothing of it is kept."""
+    """The agreement of the raters of a file, and both votes. Nothing is stored."""
     feature_of(request, Reviews)
     try:
         report = await report_on(RatingsJob(text=body.text, agreement_min=body.agreement_min))
@@ -85,7 +85,7 @@ async def report_ratings(request: Request, _: Admin, body: RatingsIn) -> dict[st
 @router.get("/reviews/{task}/disputed", responses=with_errors("not_found"))
 async def list_disputed(request: Request, task: str, operator: Operator) -> dict[str, Any]:
     """The requests whose reviewers disagree, the newest first, with all answers.
-    Who was given their texts is in the audit.
+    The audit names the reader.
     """
     reviews = feature_of(request, Reviews)
     require_task(reviews.services, task)
@@ -155,7 +155,7 @@ async def list_gold(
     request_id: Annotated[str | None, Query(max_length=200, description="With its texts, to make one of it.")] = None,
 ) -> dict[str, Any]:
     """The task's gold questions, and each reviewer's answers to them; of `request_id` the texts as its `candidate`.
-    Who was given them is in the audit.
+    The audit names the reader.
     """
     reviews = feature_of(request, Reviews)
     require_task(reviews.services, task)

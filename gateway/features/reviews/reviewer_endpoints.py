@@ -26,9 +26,9 @@ from gateway.openapi_parts import OK, with_errors
 
 router = APIRouter(tags=["reviewers"])
 TOLD_TASKS_MAX = 5
-"""Tasks of which it is told why no review waits."""
+"""Most tasks for which an answer gives the reason why no review waits."""
 UNSEEN: Mapping[str, Any] = MappingProxyType(dict.fromkeys(("version", "pool", "reason", "caller")))
-"""Of a review that is given to a reviewer: who judges is not told who answered whom, and why."""
+"""Fields of a review that its reviewer does not see: which arm answered, for which caller, and the reason."""
 OfTask = Annotated[str | None, Query(max_length=63, description="Only of this task.")]
 
 
@@ -40,8 +40,8 @@ class SkipIn(Body):
 
 @router.get("/v1/reviews/next", responses=with_errors("no_review", "not_found") | OK)
 async def next_review(request: Request, reviewer: Reviewer, task: OfTask = None) -> Response:
-    """The review that has waited longest, leased to this key until `leased_until`. Who has one already gets that one
-    again. Answered by `POST /v1/feedback`. Who was given it is in the audit.
+    """The review that has waited longest, leased to this key until `leased_until`. A key that has one gets it again.
+    Answer it by `POST /v1/feedback`. The audit names the reader.
     """
     reviews = feature_of(request, Reviews)
     counts = await count_reviews(reviews, tasks_of(reviews, reviewer, task))
@@ -93,7 +93,7 @@ async def skip_review(request: Request, request_id: str, reviewer: Reviewer, bod
 async def _give_gold(
     reviews: Reviews, reviewer: Caller, counts: dict[str, Counts], held: Set[str]
 ) -> dict[str, Any] | None:
-    """A gold question in the place of a review, which looks like one; None where none is drawn, or a review is held."""
+    """A gold question that looks like a review; None if none is drawn, or the reviewer holds a review."""
     current = await reviews.gold.find_held(reviewer.public)
     if current is None and held:
         return None
@@ -104,14 +104,14 @@ async def _give_gold(
             review = leased.review
             if current is None and await reviews.store.was_given(reviewer.public, review.request_id):
                 await reviews.gold.give_back(HeldQuestion(name, review.request_id), reviewer.public)
-                continue  # an answer that somebody repeats tells nothing
+                continue  # a repeated answer would show nothing
             await enter_event(reviews.services, reviewer, "review.give", review.request_id, {"task": name})
             return _show_review(reviews, reviewer, name, leased, counted_now)
     return None
 
 
 def tasks_of(reviews: Reviews, reviewer: Caller, task: str | None) -> list[str]:
-    """The one that is named, or all that the key reviews. Raises Problem (403, 404)."""
+    """The named task, or all tasks that the key reviews. Raises Problem (403, 404)."""
     if task is None:
         return [name for name in sorted(reviews.services.settings.tasks) if reviewer.reviews(name)]
     see_that_it_reviews(reviewer, task)
@@ -133,19 +133,19 @@ def _show_review(reviews: Reviews, reviewer: Caller, task: str, leased: Leased, 
 
 
 def metric_of(reviews: Reviews, task: str) -> tuple[str, FeedbackMetricSettings | None]:
-    """The metric that reviewers judge by: the task's; where it names none, the first that is declared."""
+    """The reviewers' metric: the task's or, if the task names none, the first declared one."""
     declared = reviews.services.settings.feedback_metrics
     name = reviews.services.settings.plan(task).feedback_metric or next(iter(declared), "")
     return name, declared.get(name)
 
 
 def said_of(name: str, metric: FeedbackMetricSettings | None) -> dict[str, Any] | None:
-    """A metric as a reviewer is told what to say; None where there is none."""
+    """A metric's declaration for reviewers; None if there is no metric."""
     return None if metric is None else {"metric": name, **metric.model_dump(mode="json")}
 
 
 def _examples(request_id: str, name: str, metric: FeedbackMetricSettings | None) -> list[dict[str, Any]]:
-    """Bodies of `POST /v1/feedback`, to be filled in: of a right answer, then of a wrong one."""
+    """Bodies of `POST /v1/feedback` to fill in: for a right answer, then for a wrong one."""
     if metric is None:
         return []
     values: list[Any] = [True, False]

@@ -91,8 +91,8 @@ return {{'kept', 0, math.max(0, dropped), expired}}
 """
 )
 """ARGV: id, texts, retention in milliseconds, most that may wait, budget of a week, and when its
-request was made and the names that may be erased (IS_FORGOTTEN). What became of it, for how many
-milliseconds the budget stays spent, how many older ones had to go, how many had waited too long."""
+request was made and the names that may be erased (IS_FORGOTTEN). Returns the outcome, the milliseconds
+until the budget has room, the number of older ones deleted for it, and the number of expired ones."""
 
 NEXT = (
     _BEGIN
@@ -156,7 +156,7 @@ tally('skipped', 1)
 return 'skipped'
 """
 )
-"""ARGV: id, the reviewer, what is noted of it as JSON, the retention in milliseconds."""
+"""ARGV: id, the reviewer, the skip as JSON, the retention in milliseconds."""
 
 ANSWER = (
     _BEGIN
@@ -217,10 +217,10 @@ end
 return {#waiting, answered, #waiting + #kept}
 """
 )
-"""KEYS[2]: the audit's drafts. ARGV: id (empty: all), how many of each kind are deleted in one step, the draft's name,
-the draft, in which "@waiting" and "@answered" become these numbers, and 1 where it is written though nothing was
-deleted. How many waited, how many were judged
-wrong, and how many were looked at."""
+"""KEYS[2]: the audit's drafts. ARGV: id (empty: all), most deletions of each kind in one step, the draft's name, the
+draft, and 1 to write it even if nothing was deleted. In the draft, "@waiting" and "@answered" become the numbers.
+Returns the numbers of deleted waiting reviews, of deleted ones that were judged
+wrong, and of ids that were looked at."""
 
 COUNT = (
     _BEGIN

@@ -137,8 +137,8 @@ def _is_over(raw: dict[str, Any], now_unix: float) -> bool:
 
 @router.get("/overrides")
 async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
-    """All rules, in the order in which they are tried. One that has not begun, or is expired, matches nothing; it
-    stays until it is deleted.
+    """All rules, in the order in which they are tried. A rule before its start or after its expiry matches nothing;
+    it stays until it is deleted.
     """
     services = services_of(request)
     rules, now = sorted((await services.objects.overrides.all()).items()), time.time()
@@ -161,8 +161,8 @@ async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
 
 @router.put("/overrides/{name}", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ", "gate_not_passed"))
 async def set_override(request: Request, name: str, body: RuleIn, admin: Admin) -> dict[str, Any]:
-    """Set a rule. Rules are tried in the order of their names; the first that matches decides. The gate is asked of a
-    version that it sends to.
+    """Set a rule. Rules are tried in the order of their names; the first that matches decides. If it is enforced and
+    sends to a version, the gate is asked.
     """
     services = services_of(request)
     _see_that_it_fits(services, name, body)

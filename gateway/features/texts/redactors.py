@@ -20,7 +20,7 @@ C = TypeVar("C", bound=Conversation)
 
 @cache
 def load_redaction(name: str, phone_region: str | None) -> Redact:
-    """The function of a task's setting. Raises ImportError and AttributeError where it can't be loaded."""
+    """The function of a task's setting. Raises ImportError and AttributeError if it can't be loaded."""
     if name == "none":
         return str
     if name == "mask":
@@ -64,8 +64,8 @@ def redact_all(value: Any, redact: Redact) -> Any:
 
 
 def _redact_arguments(arguments: str, redact: Redact) -> str:
-    """The arguments of a call, which are JSON, redacted, so that they stay JSON where they can: a number that is masked
-    becomes a text. Each value is redacted by itself too: escapes of JSON can hide an address or a number."""
+    """A tool call's arguments, redacted. They are JSON, and stay so if possible: a masked number becomes a text. Each
+    value is also redacted alone, since JSON's escapes can hide an address or a number."""
     redacted = redact(arguments)
     if not isinstance(values := read_arguments(arguments), dict):
         return redacted

@@ -60,7 +60,7 @@ class Tracer:
         self._processor = BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=EXPORT_SECONDS_MAX))
 
     def begin(self, request_id: str, traceparent: str | None) -> TraceContext | None:
-        """Return the request's place in its trace; None where it is not sampled."""
+        """Return the request's place in its trace; None if it is not sampled."""
         draw = random.random()  # noqa: S311 - a sample, not a secret
         return make_context(request_id, traceparent, draw, self._sampled_share)
 

@@ -63,7 +63,7 @@ async def begin_training(
     admin: Admin,
     again: Annotated[bool, Query(description="Begin again, and forget how far it was.")] = False,
 ) -> dict[str, Any]:
-    """Train an adapter for a task. The same training again (200) goes on from its checkpoint, or is there already."""
+    """Train an adapter for a task. The same training again (200) continues from its checkpoint, or exists already."""
     trainings = feature_of(request, Trainings)
     require_task(trainings.services, body.task)
     pusher = Pusher(admin.public, find_owner_to_keep(trainings.services, admin))
@@ -129,7 +129,7 @@ async def find_training(trainings: Trainings, name: str) -> tuple[Training, int]
 
 
 async def _shown(trainings: Trainings, training: Training) -> dict[str, Any]:
-    """A training as it is told, with how far it is."""
+    """A training for the API, with its progress."""
     now = time.time()
     fields: dict[str, Any] = msgspec.to_builtins(training)
     progress = await trainings.store.progress(training.id)

@@ -17,18 +17,18 @@ Status = Literal["running", "done", "failed", "cancelled"]
 TRAININGS_MAX = 200
 PROGRESS_SECONDS = 366 * 86_400
 POINTS_MAX = 300
-"""Points of a loss that are told."""
+"""Most points of a loss that the API shows."""
 POINTS_KEPT_MAX = 4_000
-"""Points of all losses of a training that are kept: of more, every second one."""
+"""Most points of all losses of a training that are stored. Above it, every second one is deleted."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """A training. Times are Unix seconds.
 
-    `place` is the data folder that has its files, where it runs locally. `heldout` is the digest of held-out rows that
-    were sent apart; empty: they are of the data. `begin` is the version that it goes on from, `manifest` that of its
-    result. With `stage` the result is loaded at once. `request` is what a client of OpenAI's API asked for. `note` says
-    why it failed. `result` has its figures and `version` what came of it.
+    `place` is the data folder with its files. `heldout` is the digest of separate held-out rows; empty: they are a part
+    of the data. `begin` is the version from which it continues, `manifest` is the new version's. With `stage` the new
+    version is loaded at once. `request` is the body from a client of OpenAI's API. `note` is the reason of a failure,
+    `result` has the figures, and `version` is the new version.
     """
 
     id: str
@@ -66,8 +66,8 @@ def id_of(
     manifest: Mapping[str, Any] | None,
     heldout: str = "",
 ) -> str:
-    """The id of a training: the same one asked for again is the same training. `manifest` is the one that was given,
-    if one was."""
+    """The id of a training. An equal request gives the same id, and so the same training. `manifest` is the requested
+    one, if any."""
     asked = [task, pool, data, begin, sorted(parameters.items()), base, manifest, *([heldout] if heldout else [])]
     written = msgspec.json.encode(asked, order="sorted")
     return hashlib.blake2b(written, digest_size=10).hexdigest()
@@ -80,7 +80,7 @@ class TrainingStore(StructStore[Training]):
         super().__init__(redis, "trainings", Training, "the training")
 
     async def all(self) -> list[Training]:
-        """All that are kept and can be read, the newest first."""
+        """All readable trainings, the newest first."""
         return sorted(await super().all(), key=lambda each: -each.created_at)
 
     async def names(self) -> set[str]:
@@ -120,7 +120,7 @@ class TrainingStore(StructStore[Training]):
                 await self._redis.hdel(_key(name), *(f"{kind}:{step}" for step in steps[-2::-2]))
 
     async def progress(self, name: str) -> dict[str, Any]:
-        """The trainer's messages: of its start, and the losses by step, oldest first."""
+        """The trainer's messages: those of its start, and the losses by step, the oldest first."""
         raw = await self._redis.hgetall(_key(name))
         fields = {field.decode(): msgspec.json.decode(value) for field, value in raw.items()}
         points = {kind: _points(fields, kind) for kind in ("step", "heldout")}
@@ -139,8 +139,8 @@ class TrainingStore(StructStore[Training]):
         }
 
     async def points(self, name: str) -> list[dict[str, Any]]:
-        """The losses that were told, oldest first; `at` is when, in Unix seconds, of all but what an earlier release
-        has kept."""
+        """The reported losses, the oldest first. `at` is the time in Unix seconds; points from an earlier release have
+        none."""
         raw = await self._redis.hgetall(_key(name))
         fields = {field.decode(): msgspec.json.decode(value) for field, value in raw.items() if b":" in field}
         return sorted(fields.values(), key=lambda point: (point["step"], point["kind"] == "heldout"))

@@ -57,7 +57,7 @@ class TrainerMessage(Body):
 
 
 async def training_of(request: Request, training: str, caller: Identified) -> Training:
-    """The training whose key the request has. Raises Problem (403; 404; 409 where it runs no more)."""
+    """The training whose key the request has. Raises Problem: 403, 404, and 409 if it no longer runs."""
     trainings = feature_of(request, Trainings)
     record, _ = await find_training(trainings, training)
     if caller.public != parts_of(trainings, record)[0]:

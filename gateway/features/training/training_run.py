@@ -135,8 +135,8 @@ class TrainingRun(ABC):
         await trainings.store.note_progress(training.id, event)
 
     async def _older(self) -> dict[str, str]:
-        """Files of what the version was trained on that this one begins from, then of the data of earlier trainings of
-        the task, by their digests."""
+        """Training files by digest: first of the data sets of the version from which this training begins, then of the
+        task's earlier trainings."""
         trainings, training = self._trainings, self._training
         begun = trainings.services.snapshot.current.versions.get(training.begin or "")
         earlier = [
@@ -148,7 +148,7 @@ class TrainingRun(ABC):
         return {digest: str(files.train) for digest, files in files_of.items() if files is not None}
 
     def shared_job(self) -> dict[str, Any]:
-        """The options that hold wherever it runs."""
+        """The trainer's options that are the same here and elsewhere."""
         parameters = {name: value for name, value in self._training.parameters.items() if name not in OWN}
         pool = self._trainings.services.settings.pools[self._training.pool]
         base = "" if pool.base_folder is None else str(pool.base_folder.absolute())
@@ -163,7 +163,7 @@ async def keep_training(trainings: Trainings) -> None:
     lease = trainings.services.lease_job("training", key_suffix=f"-{trainings.place}")
 
     async def run_next() -> None:
-        folders = await asyncio.to_thread(trainings.list_folders)  # before trainings: one that begins now keeps its own
+        folders = await asyncio.to_thread(trainings.list_folders)  # before trainings: a new training keeps its folder
         all_of_them = await trainings.store.all()
         since = time.time() - FAILED_KEPT_SECONDS
         kept = [each for each in all_of_them if each.status == "failed" and (each.ended_at or 0.0) > since]
@@ -180,7 +180,7 @@ async def keep_training(trainings: Trainings) -> None:
 
 
 class LocalRun(TrainingRun):
-    """One training under way here."""
+    """One training that runs here."""
 
     async def train(self) -> None:
         """Run the trainer, again if it dies, and register its adapter."""
@@ -204,7 +204,7 @@ class LocalRun(TrainingRun):
         return self.shared_job() | own
 
     async def _train(self) -> dict[str, Any]:
-        """Run the trainer; what it told at its end. Raises TrainingFault, ChildProcessError where it died."""
+        """Run the trainer. Return its last message. Raises TrainingFault, and ChildProcessError if the trainer died."""
         settings = self._trainings.services.settings.training
         if settings.python is None:
             raise TrainingFault("Nothing can train here any more: set training.python, then run the command again.")
@@ -222,7 +222,7 @@ class LocalRun(TrainingRun):
             if not line:
                 raise ChildProcessError(explain_exit(await process.wait()))
             if not line.startswith(b"{"):
-                continue  # a library's own words
+                continue  # output of a library
             message = msgspec.json.decode(line, type=dict[str, Any])
             if message["kind"] == "failed":
                 raise TrainingFault(str(message["text"]))

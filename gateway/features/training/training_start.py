@@ -24,14 +24,14 @@ from serving.training.trainer import compute_trainer_digest
 
 RANK = 8
 TOLD = ("id", "task", "data", "runner", "begin", "parameters")
-"""The fields of a begun training that go into the audit."""
+"""The fields of a new training in its audit entry."""
 GOLDEN_KEPT = 3
 
 
 @dataclass(frozen=True)
 class WantedTraining:
-    """A training to begin. `data` is a data set, or a file that was sent, and `heldout` such a file, by digest;
-    `first_manifest` serves a task without a version, and does not tell one training from another."""
+    """A training to begin. `data` is the digest of a data set or an uploaded file, `heldout` of such a file.
+    `first_manifest` is for a task without a version; it does not change the training's id."""
 
     task: str
     data: str
@@ -47,7 +47,7 @@ class WantedTraining:
 
 
 async def draft_training(trainings: Trainings, wanted: WantedTraining, pusher: Pusher) -> Training:
-    """A training as it is asked for, not yet begun. Raises Problem (400, 404, 409)."""
+    """The requested training, not yet begun. Raises Problem (400, 404, 409)."""
     services, task = trainings.services, wanted.task
     snapshot = await services.snapshot.refresh()
     begin = _version_to_begin(snapshot.versions, task, wanted.begin)
