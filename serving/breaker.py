@@ -34,9 +34,9 @@ BreakerState = Literal["closed", "half_open", "open"]
 class Breaker:
     """The faults of one replica, or of one model on it, since it was last well. Owner: the replica.
 
-    Closed, it rests a second after a fault: others are preferred, and it is asked where there are none. Open, it is
-    asked only where nobody else can answer, until its rest is over; then it is half-open, for one request at a time.
-    With `memory` all processes of the gateway share one row of numbers: the one that saw it open may try it first.
+    A closed breaker rests a second after a fault: others are preferred, and it is asked if there are none. An open one
+    is asked only if nobody else can answer, until its rest is over. Then it is half-open, for one request at a time.
+    With `memory` all processes of the gateway share one row of numbers; the one that saw it open may try it first.
     """
 
     __slots__ = ("_memory", "_row", "prober")

@@ -28,13 +28,13 @@ class DiscoveredPool:
 class PoolConfig:
     """A pool as configured.
 
-    `base_model` is the name under which its engines serve the base; `base_folder` a folder with the base's
-    config.json (and weights, if `base_fingerprint` is to be computed); a pool takes adapters if one of them is set.
-    `max_loras` and `max_cpu_loras` are what its engines were started with. A version is placed on `replicas_min`
-    replicas (0: on all), and on more while it has over `in_flight_target` requests under way for each.
-    `drain_seconds_max` bounds the wait for a version's last answers before it is unloaded. `continues` and
-    `context_tokens_max` are as the router sees them (PoolView), and so is `engine`. Its replicas are looked at once in
-    `health_interval_seconds`. Those of a pool that is `discovered` are found by Discovery.
+    `base_model` is the name under which its engines serve the base. `base_folder` is a folder with the base's
+    config.json (and weights, if `base_fingerprint` is to be computed). A pool takes adapters if one of them is set.
+    `max_loras` and `max_cpu_loras` are the values with which its engines were started. A version is placed on
+    `replicas_min` replicas (0: on all), and on more while each has over `in_flight_target` of its requests under way.
+    `drain_seconds_max` bounds the wait for a version's last answers before it is unloaded. `continues`,
+    `context_tokens_max` and `engine` are as in PoolView. Health checks look at each replica once in
+    `health_interval_seconds`. Discovery finds the replicas of a pool that is `discovered`.
     """
 
     name: str

@@ -58,8 +58,8 @@ class VersionView:
 class CircuitView:
     """The state of a breaker: others are preferred until `resting_until` (monotonic seconds).
 
-    While it is `open`, it is asked only where nobody else can answer, and after its rest by one request at a time:
-    `probing` says that there is one.
+    While it is `open`, it is asked only if nobody else can answer. After its rest one request at a time is let through;
+    `probing` says that one is under way.
     """
 
     resting_until: float = 0.0
@@ -69,9 +69,9 @@ class CircuitView:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """One engine process. `up` is the health check's result, unless an admin or a recycling has it cordoned;
-    `resting_until` (monotonic seconds) is the data path's. `circuits` holds what has failed lately: the replica
-    itself under the empty name, and the models on it by theirs."""
+    """One engine process. `up` is the health check's result, but False while an admin or a recycling cordons the
+    replica. The data path sets `resting_until` (monotonic seconds). `circuits` holds the breakers with recent faults:
+    the replica's own under the empty name, and those of its models under their names."""
 
     name: str
     pool: str
@@ -86,9 +86,9 @@ class ReplicaView:
 class PoolView:
     """The replicas of one base model; `base_model` is the name under which its engines serve the base.
 
-    `continues` says that its engines go on with an assistant's message that has begun; `context_tokens_max` how many
-    tokens they take, prompt and answer together, if it is known. `derived` is the router's: what it has worked out of
-    this picture, by version; it ends with the picture.
+    `continues`: its engines can continue an assistant's message that has begun. `context_tokens_max` is the number of
+    tokens that they take, prompt and answer together, if it is known. The router owns `derived`: its results from this
+    picture, by version, which end with the picture.
     """
 
     name: str
