@@ -133,6 +133,13 @@ async def test_a_request_that_took_long_is_in_its_place_and_told_once(gateway: R
     assert await found(gateway, before=first) == [long.id]
 
 
+async def test_a_before_that_is_no_id_is_refused(gateway: RunningGateway) -> None:
+    await ask(gateway, "One.")
+    async with gateway.http() as http:
+        refused = await http.get("/v1/requests", params={"before": "-" * 53})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "before")
+
+
 async def test_requests_of_no_task_and_of_a_removed_one_are_found_by_their_label(gateway: RunningGateway) -> None:
     make, terms = gateway.services.ids.make, {"at": 0.0, "endpoint": "chat", "caller": "c", "requested_model": "m"}
     records = [Record(id=make("c"), task=task, **terms) for task in (None, "gone")]

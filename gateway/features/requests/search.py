@@ -22,6 +22,7 @@ from gateway.features.records.archiving import text_source_of
 from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
 from gateway.request_labels import read_all_rules
 from gateway.services import Services
+from monitoring.ids import SHAPE
 from monitoring.records import OUTCOMES
 from router.routing_data import REASONS
 
@@ -87,7 +88,7 @@ async def list_requests(
     until: Moment = None,
     text: Annotated[str | None, Query(min_length=2, max_length=200, description="Part of a kept text.")] = None,
     texts: Annotated[bool, Query(description="With kept texts.")] = False,
-    before: Annotated[str | None, Query(pattern=r"^[0-9a-f-]{53}$", description="Only older than this id.")] = None,
+    before: Annotated[str | None, Query(pattern=f"^{SHAPE.pattern}$", description="Only older than this id.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
     """Requests with their labels, the newest first; of callers, their own. `next_before` is the `before` of the next
