@@ -48,8 +48,8 @@ end
 if not mine or (not index and young ~= '1') then return {'unknown', '', 0, ''} end
 if is_named == '0' then
   local last = redis.call('HGET', latest, rater)
-  local id = last and string.match(last, '^[^\\n]*')
-  if id and known[string.sub(last, #id + 2)] then return {'same', index or '', 0, id} end
+  local id, said = string.match(last or '', '^(.*)\\n(.*)$')
+  if id and known[said] then return {'same', index or '', 0, id} end
 end
 local have = redis.call('HGET', judgements, name)
 if not have then  -- an earlier release kept it under its name alone
@@ -87,8 +87,8 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 local had, digest = string.match(ARGV[2], '^[^\\n]*'), string.match(ARGV[3], '^[^\\n]*')
 local latest = redis.call('HGETALL', KEYS[2])
 for at = 1, #latest, 2 do
-  local id = string.match(latest[at + 1], '^[^\\n]*')
-  if latest[at + 1] == id .. '\\n' .. had then redis.call('HSET', KEYS[2], latest[at], id .. '\\n' .. digest) end
+  local id, said = string.match(latest[at + 1], '^(.*)\\n(.*)$')
+  if said == had then redis.call('HSET', KEYS[2], latest[at], id .. '\\n' .. digest) end
 end
 """
 """ARGV: a judgement's name, as it was read, and sealed. One that was changed meanwhile stays."""

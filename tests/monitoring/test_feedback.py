@@ -256,6 +256,16 @@ async def test_words_of_before_or_under_an_old_key_come_under_the_present_one(
     assert 0 < await redis.pttl(f"apprentice:feedback:{request_id}") <= RETENTION_SECONDS * 1000
 
 
+async def test_a_name_of_two_lines_is_known_again(keys: Keys, request_id: str) -> None:
+    keys.use("k1")
+    assert await keys.give(request_id, judgement("one\ntwo", **WORDED)) == "created"
+    assert await keys.give(request_id, judgement("f2", **WORDED, named=False)) == "same"
+    keys.use("k2", "k1")
+    assert await keys.reseal() == Resealing(1, 0)
+    keys.use("k2")
+    assert await keys.give(request_id, judgement("f3", **WORDED, named=False)) == "same"
+
+
 async def test_words_under_a_lost_key_stay_and_stop_nothing(keys: Keys, request_id: str, redis: Redis) -> None:
     keys.use("lost")
     lost, plain = judgement("lost", **WORDED), judgement("plain", **WORDED, rater="bob")
