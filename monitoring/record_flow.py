@@ -242,6 +242,7 @@ class RecordFlow:
             for record in batch:
                 for handle in record.handles:
                     self._handles[handle] = record.id
+                    self._handles.move_to_end(handle)
             while len(self._handles) > HANDLES_MAX:
                 self._handles.popitem(last=False)
             self.buffer.forget(batch)

@@ -194,6 +194,19 @@ async def test_a_name_leads_to_its_latest_request_though_that_lies_on_disk(flowi
         assert not flowing.flow.pending
 
 
+async def test_of_many_names_on_disk_those_of_the_latest_records_are_known(
+    flowing: Flowing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitoring.record_flow.HANDLES_MAX", 2)
+    flowing.door.open.clear()
+    made = [record(handles=[handle]) for handle in ("a", "b", "a", "c")]
+    async with flowing.running():
+        assert all(flowing.buffer.put(one) for one in made)
+        await until(lambda: flowing.has_spooled(4))
+        known = {handle: flowing.flow.latest_of(handle) for handle in ("a", "b", "c")}
+    assert known == {"a": made[2].id, "b": None, "c": made[3].id}
+
+
 async def test_feedback_is_told_once_however_often_its_record_is_sent(flowing: Flowing) -> None:
     late = record()
     await FeedbackStore(flowing.redis, RETENTION_SECONDS, 1000).give(late.id, judgement("mine"), "caller1", young=True)
