@@ -126,7 +126,7 @@ def _object_of(answer: str) -> dict[str, Any] | None:
         return None
     try:
         read = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return read if isinstance(read, dict) else None
 

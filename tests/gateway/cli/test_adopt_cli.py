@@ -183,6 +183,7 @@ async def test_unknown_task_and_unknown_stop_say_what_to_do(adopting: Command, t
             },
         ),
         (['{"a":1}', '{"b":1}'], None),
+        (['{"a":' * 5000], None),
     ],
 )
 def test_drafted_contract_is_what_all_answers_keep(answers: list[str], contract: Any) -> None:
