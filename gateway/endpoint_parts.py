@@ -174,7 +174,7 @@ class Body(BaseModel):
 
 def require_task(services: Services, task: str, *, param: str | None = "task", of: str | None = None) -> str:
     """The task. If the configuration does not have it, raises Problem (404) with the existing tasks. `of` is the thing
-    that names the task, for the begin of the message."""
+    that names the task, for the beginning of the message."""
     if task in services.settings.tasks:
         return task
     names = sorted(services.settings.tasks)
