@@ -458,7 +458,7 @@ async def test_sidecar_killed_while_pulling_holds_nothing_half_and_pulls_again(
     [
         ({"listen": "8090"}, "HOST:PORT"),
         ({"listen": "localhost:99999"}, "HOST:PORT"),
-        ({"gateway": "apprentice"}, "no address"),
+        ({"gateway": "apprentice"}, "not an address"),
         ({"gateway": "http://apprentice:8080/v1"}, "without a path"),
         ({"key_file": Path("not-there")}, "is not there"),
         ({"store": Path("/proc/store")}, "can't be made"),
