@@ -1,14 +1,13 @@
-"""The audit of actions on objects: an append-only chain of entries in a Redis stream, each sealed by a SHA-256
+"""Audit of actions on objects: an append-only chain of entries in a Redis stream. Each entry is sealed by a SHA-256
 digest over itself and the digest before it.
 
-The stream's own ids are the entries' numbers (`1-0`, `2-0`, …). XADD refuses an id that is not above the
-last one, so an append is one read and one write, and of two gateways that append at once one is refused and
-tries again on the new end. A Lua script would need no second try but has only SHA-1, for which collisions
-can be made; WATCH and MULTI would need a connection of their own. Numbers without gaps also show a removed
-entry.
+The ids in the stream are the entries' numbers (`1-0`, `2-0`, …). XADD refuses an id that is not above the last one, so
+an append is one read and one write. If two gateways append at once, one is refused and tries again at the new end. A
+Lua script would need no second try but has only SHA-1, which has known collisions. WATCH and MULTI would need a
+connection of their own. A gap in the numbers shows a removed entry.
 
-A chain shows what was changed, removed or put in, but not that its end was cut off or that all of it was
-replaced: whoever needs that keeps a digest elsewhere now and then, and looks it up later.
+A chain shows changed, removed and inserted entries. It does not show that its end was cut off, or that all of it was
+replaced. To detect this, keep a digest elsewhere from time to time and compare it later.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ STREAM = "apprentice:audit"
 BEFORE_THE_FIRST = "0" * 64
 VALUE_BYTES_MAX = 64 * 1024
 MEMBER_BYTES_MAX = 1024
-"""Of an object that is too long, members up to this length stay as they are."""
+"""In an object that is too long, members up to this length stay unchanged."""
 READ_LIMIT_MAX = 1_000
 SEARCHED_MAX = 50_000
-"""Entries that one search looks at, at most."""
+"""The most entries that one search reads."""
 SEARCHED_AT_ONCE_MAX = 50
-"""Entries that a search reads at once: a reply is taken apart without letting others have the event loop."""
+"""Entries that a search reads at once: parsing a reply blocks the event loop."""
 APPEND_TRIES_MAX = 50
 REFUSED_ID = "equal or smaller than the target stream top item"
 
@@ -46,14 +45,14 @@ return 1
 
 
 class AuditConflict(Exception):
-    """The entry could not be appended, since the end of the chain moved each time or is not where it was."""
+    """The entry could not be appended: the end of the chain moved at each try, or was cut off."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One action. `number` counts from 1; `at` is in Unix seconds; `actor` is a caller's public id or
-    `system`; `before`, `after` and `evidence` are JSON values; `generation` is the object's after the
-    action; `previous` and `digest` are SHA-256 in hexadecimal digits."""
+    """One action. `number` counts from 1; `at` is in Unix seconds; `actor` is a caller's public id or `system`;
+    `before`, `after` and `evidence` are JSON values; `generation` is the object's generation after the action;
+    `previous` and `digest` are SHA-256 in hexadecimal digits."""
 
     number: int
     at: float
@@ -78,15 +77,15 @@ class Wanted:
     since: float = 0.0
 
     def has(self, entry: AuditEntry) -> bool:
-        """True if the entry is one of them."""
+        """True if the entry matches."""
         pairs = ((self.action, entry.action), (self.object, entry.object), (self.actor, entry.actor))
         return entry.at >= self.since and all(wanted in (None, actual) for wanted, actual in pairs)
 
 
 @dataclass(frozen=True, slots=True)
 class AuditPage:
-    """The result of a search; `next_after` is the number to go on from, None at the end; of the newest first it is
-    `next_before`."""
+    """The result of a search. The next page begins after the number `next_after`, or before `next_before` in a search
+    of the newest first; None at the end."""
 
     entries: list[AuditEntry]
     next_after: int | None
@@ -94,7 +93,7 @@ class AuditPage:
 
 
 class Audit:
-    """The audit of all gateways on one Redis, whose errors are passed on: what is not audited must not be
+    """The audit of all gateways on one Redis. Redis's errors are passed on: an action that is not audited must not be
     done."""
 
     def __init__(self, redis: Redis, clock: Callable[[], float] = time.time) -> None:
@@ -113,8 +112,8 @@ class Audit:
         evidence: Any = None,
         generation: int | None = None,
     ) -> AuditEntry:
-        """A new entry that has no place in the chain yet. A value over VALUE_BYTES_MAX is replaced by its
-        digest and its `reason`. Raises ValueError for what is not JSON."""
+        """A new entry that has no place in the chain yet. A value over VALUE_BYTES_MAX is replaced by its digest and
+        its `reason`. Raises ValueError for a value that is not JSON."""
         return AuditEntry(
             number=0,
             at=float(self._clock()),
@@ -129,10 +128,10 @@ class Audit:
         )
 
     async def append(self, actor: str, action: str, object: str, **more: Any) -> AuditEntry:  # noqa: A002
-        """Append one entry, and return it once Redis has it; `more` is what `draft` takes.
+        """Append one entry, and return it once Redis has stored it. `more` are keyword arguments of `draft`.
 
-        Raises ValueError as `draft` does, AuditConflict where the end of the chain moved each time or was cut
-        off, and the errors of Redis.
+        Raises ValueError as `draft` does, AuditConflict if the end of the chain moved at each try or was cut off, and
+        the errors of Redis.
         """
         draft = self.draft(actor, action, object, **more)
         async with self._turn:
@@ -143,11 +142,11 @@ class Audit:
         raise _conflict(entry)
 
     async def enter(self, key: str, name: str) -> AuditEntry | None:
-        """Append the draft under a name in a Redis hash, as JSON, and remove it there, in one step:
-        it becomes one entry, however many try and wherever they are killed.
+        """Append the draft that a Redis hash holds as JSON under `name`, and remove it there, in one atomic step. It
+        becomes one entry, even if several processes try or are killed.
 
-        None where no draft is there, or none any more. Raises AuditConflict and the errors of Redis as
-        `append` does.
+        None if the hash does not hold the draft (any more). Raises AuditConflict and the errors of Redis as `append`
+        does.
         """
         async with self._turn:
             for _ in range(APPEND_TRIES_MAX):
@@ -169,10 +168,10 @@ class Audit:
     async def find(
         self, wanted: Wanted, after: int, limit: int, newest: bool = False, before: int | None = None
     ) -> AuditPage:
-        """At most `limit` entries above the number `after` that are wanted, the oldest or the newest first. Of the
-        newest only those below `before`.
+        """At most `limit` wanted entries above the number `after`, oldest or newest first. With the newest first, only
+        those below `before`.
 
-        At most SEARCHED_MAX entries are looked at.
+        A search reads at most SEARCHED_MAX entries.
         """
         entries: list[AuditEntry] = []
         looked_at, last = 0, after
@@ -189,7 +188,7 @@ class Audit:
         return AuditPage(entries, None, last) if newest else AuditPage(entries, last)
 
     async def _oldest(self, after: int, at_once: int) -> AsyncIterator[AuditEntry]:
-        """The entries above the number `after`, at most SEARCHED_MAX, the first one first."""
+        """The entries above the number `after`, at most SEARCHED_MAX, oldest first."""
         for _ in range(0, SEARCHED_MAX, at_once):
             entries = await self.read(after, at_once)
             for entry in entries:
@@ -199,13 +198,13 @@ class Audit:
             after = entries[-1].number
 
     async def newest(self, count: int, after: int = 0, before: int | None = None) -> AsyncIterator[AuditEntry]:
-        """The newest entries above the number `after` and below `before`, at most `count`, the last one first."""
+        """The newest entries above the number `after` and below `before`, at most `count`, newest first."""
         async for number, fields in self._backwards(count, READ_LIMIT_MAX, after, before):
             yield _entry(number, fields)
 
     async def naming(self, name: str, searched_max: int) -> AsyncIterator[AuditEntry]:
-        """Of the newest `searched_max` entries those on the object `name`, and those whose `before` or `after` has
-        it as a key or a text; the last one first. Only these are decoded."""
+        """Entries on the object `name`, or with it as a key or a text in `before` or `after`, newest first. Only the
+        newest `searched_max` entries are searched, and only matches are decoded."""
         async for number, fields in self._backwards(searched_max, SEARCHED_AT_ONCE_MAX):
             if _names(fields, name):
                 yield _entry(number, fields)
@@ -230,21 +229,20 @@ class Audit:
         return _entry(*rows[0]) if rows else None
 
     async def _add(self, entry: AuditEntry) -> bool:
-        """Write the entry where its number says. False where the stream is further on already."""
+        """Write the entry at its number. False if the stream is already past it with another entry."""
         fields: dict[Any, Any] = {**_fields(entry)}
         try:
             await self._redis.xadd(STREAM, fields, id=f"{entry.number}-0")
         except ResponseError as error:
             if REFUSED_ID not in str(error):
                 raise
-            # The client sends a command again after a broken connection: what is there may be this entry.
+            # The client sends a command again after a broken connection: the entry there may be this one.
             there = await self.read(entry.number - 1, 1)
             return bool(there) and there[0].digest == entry.digest
         return True
 
     async def _add_and_remove(self, entry: AuditEntry, key: str, name: str, written: bytes | str) -> bool:
-        """Write the entry of a draft where its number says. False where the stream is further on already, or the
-        draft is gone."""
+        """Write the entry of a draft at its number. False if the stream is already past it, or the draft is gone."""
         fields = [text for field in _fields(entry).items() for text in field]
         script = self._redis.register_script(ENTER)
         try:
@@ -256,9 +254,9 @@ class Audit:
 
 
 def verify(entries: Sequence[AuditEntry]) -> int | None:
-    """The index of the first entry that does not continue the chain or was altered; None where all is well.
+    """The index of the first entry that was altered or does not continue the chain; None if all are right.
 
-    Entries that begin after number 1 are judged from the first of them on: its `previous` is taken as given.
+    If the first entry's number is above 1, its `previous` is taken as given.
     """
     number, previous = 0, BEFORE_THE_FIRST
     for index, entry in enumerate(entries):
@@ -304,8 +302,8 @@ def _fields(entry: AuditEntry) -> dict[str, str]:
 
 
 def _entry(stream_id: bytes | str, stored: Mapping[bytes | str, bytes | str]) -> AuditEntry:
-    """The entry as stored. What someone altered so that it can't be read is kept as text: then its digest
-    fails."""
+    """The entry as stored. A value that someone altered into unreadable JSON stays a text, so the digest does not
+    match."""
     fields = {_text(name): _text(value) for name, value in stored.items()}
     texts: dict[str, Any] = {name: fields.get(name, "") for name in ("actor", "action", "object", "previous", "digest")}
     values = {name: _parsed(fields.get(name, "")) for name in ("at", "before", "after", "evidence", "generation")}
@@ -315,7 +313,7 @@ def _entry(stream_id: bytes | str, stored: Mapping[bytes | str, bytes | str]) ->
 
 
 def _names(stored: Mapping[bytes | str, bytes | str], name: str) -> bool:
-    """True if an entry as stored is on the object `name`, or changed something in which it is a key or a text."""
+    """True if a stored entry is on the object `name`, or has it as a key or a text in `before` or `after`."""
     fields = {_text(field): value for field, value in stored.items()}
     if _text(fields.get("object", "")) == name:
         return True
@@ -333,8 +331,8 @@ def _as_read(name: str, value: Any) -> Any:
 
 
 def _shortened(value: Any, text: str) -> Any:
-    """The digest of a value that is too long; of an object, where that is enough, the digests of its long members. A
-    `reason`, which a person has given, is whole beside either."""
+    """The digest of a value that is too long; for an object, only the digests of its long members if that suffices. A
+    `reason`, which a person gave, stays whole if it fits."""
     if not isinstance(value, dict):
         return digest_of(text)
     reason = {name: value[name] for name in ("reason",) if name in value}
@@ -347,7 +345,7 @@ def _shortened(value: Any, text: str) -> Any:
 
 
 def digest_of(text: str) -> dict[str, Any]:
-    """The entered form of a value that is too long. `text` is its JSON, with sorted keys and without spaces."""
+    """The audited form of a value that is too long. `text` is its JSON, with sorted keys and without spaces."""
     return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text)}
 
 

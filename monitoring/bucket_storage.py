@@ -1,5 +1,5 @@
-"""Buckets, by fsspec: S3 (s3fs) and Google Storage (gcsfs), each an extra of the installation, and all others whose
-package is installed."""
+"""Access to buckets by fsspec: S3 (s3fs) and Google Storage (gcsfs), each an extra of the installation, and all others
+whose package is installed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 class BucketError(JobError):
-    """A bucket can't be used. `is_lasting`: another try meets the same, until somebody mends what the text says."""
+    """A bucket can't be used. `is_lasting`: another try fails too, until somebody fixes the named fault."""
 
     def __init__(self, text: str, is_lasting: bool) -> None:
         super().__init__(text)
@@ -41,7 +41,7 @@ class BucketError(JobError):
 
 
 def open_bucket(bucket: Bucket, **options: Any) -> Any:
-    """The file system of fsspec that a bucket is in; of other kinds `options` are left out. Raises BucketError."""
+    """The fsspec file system of a bucket. `options` apply to S3 and Google Storage alone. Raises BucketError."""
     if bucket.scheme == "s3":
         options |= {"endpoint_url": bucket.s3_endpoint_url}
     find_file_system(bucket.scheme)
@@ -52,7 +52,7 @@ def open_bucket(bucket: Bucket, **options: Any) -> Any:
 
 
 def find_file_system(scheme: str) -> Any:
-    """The class of fsspec for addresses of this scheme. Raises BucketError where its package is missing."""
+    """The fsspec class for addresses of this scheme. Raises BucketError if its package is missing."""
     try:
         import fsspec  # noqa: PLC0415 - as above
 
@@ -66,7 +66,7 @@ def find_file_system(scheme: str) -> Any:
 
 @contextmanager
 def translate_errors(bucket: Bucket, needed: str) -> Iterator[None]:
-    """Turn the errors of fsspec and of what lies under it into BucketError; `needed` is what is to be allowed."""
+    """Turn errors of fsspec and its libraries into BucketError. `needed` is the action that must be allowed."""
     address, place = bucket.address, CREDENTIALS.get(bucket.scheme, "the environment, as its package reads it")
     advice = f"give credentials that may {needed} it, in {place}."
     try:

@@ -11,11 +11,10 @@ SECONDS_PER_HOUR = 3_600
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The price of a pool's answers: by the token, or by the hour of a replica. One of the two, in US dollars.
+    """The price of a pool's answers in US dollars: either by the token, or by the hour of a replica.
 
-    Without a price of their own, cached prompt tokens cost what other prompt tokens cost. A price of 0 is a
-    known price. Raises ValueError for a price that is negative or not finite, and for none, half a price or
-    both kinds.
+    Without a price of their own, cached prompt tokens cost what other prompt tokens cost. A price of 0 is a known
+    price. Raises ValueError for a price that is negative or not finite, and for no price, half a price or both kinds.
     """
 
     prompt_usd_per_million_tokens: float | None = None
@@ -47,13 +46,12 @@ def compute_cost(
     shared_seconds: float | None = None,
     cached_prompt_tokens: int | None = None,
 ) -> float | None:
-    """The cost of one request in US dollars, or None where it cannot be known.
+    """The cost of one request in US dollars, or None if it cannot be known.
 
-    `prompt_tokens` counts all prompt tokens, of which `cached_prompt_tokens` came from the engine's cache
-    (None: the engine told of none). `shared_seconds` is the request's share of its replica's time in
-    seconds: the integral of dt / requests in flight while it was there, so that the shares of all requests
-    add up to the time in which the replica was busy. Figures that contradict each other or are negative
-    cannot be priced: None.
+    `prompt_tokens` counts all prompt tokens, of which `cached_prompt_tokens` came from the engine's cache (None: the
+    engine reported none). `shared_seconds` is the request's share of its replica's time in seconds: the integral of dt
+    / requests in flight while it ran. So the shares of all requests add up to the replica's busy time. The cost is None
+    if figures are negative or contradict each other.
     """
     if price is None:
         return None
@@ -70,11 +68,10 @@ def compute_saving(
     prompt_tokens: int | None,
     completion_tokens: int | None,
 ) -> float | None:
-    """US dollars saved by one request against the same tokens at general's price; below 0 if it was dearer.
+    """US dollars saved by one request against the same tokens at general's price; below 0 if the request cost more.
 
-    None where the cost or the tokens are not known, and where general is not priced by the token: how long
-    it would have kept its replica is not known. The general prompt that general would have had to read as well is
-    not counted.
+    None if the cost or the tokens are not known, or if general is not priced by the token: its time on a replica is not
+    known. The general prompt, which general would also have read, is not counted.
     """
     if general is None or cost_usd is None or general.replica_usd_per_hour is not None:
         return None

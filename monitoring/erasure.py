@@ -1,6 +1,6 @@
 """Erasure of requests' texts from files: the archive's Parquet, and the rows of data sets that came from them.
 
-Whenever this is interrupted, each file is either the whole old one or the whole new one. A second run changes nothing.
+After an interruption, each file is either the whole old one or the whole new one. A second run changes nothing.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from monitoring.text_stream import forgotten_name_of
 
 ERASED_FILE = "erased.json"
 LEFTOVERS = ("**/.partial-*", "**/.*.partial", "*/*.new")
-"""Whatever a killed process has left half written."""
+"""Files and folders that a killed process left half written."""
 KEPT_ENDINGS = (".json", ".jsonl", ".txt")
 ERASED = "[erased]"
 COVERAGE_ERASED = "Texts that it was measured by are erased: build a set again to know it."
 NAMES = re.compile(r"[\w-]+")
 ID = re.compile(SHAPE.pattern.encode())
 COMPARED_CHARACTERS = 40
-"""A part of a card that holds so much of the beginning of an erased text is erased too."""
+"""A string of a card is erased if it holds this much of the beginning of an erased text."""
 
 
 class _RowNames(msgspec.Struct):
-    """The names of a row: all that is read of one, since a file is large. `row` is one that was left out."""
+    """The names of a row. Nothing else is decoded, since files are large. `row` is a row that was left out."""
 
     id: Any = None
     parent: Any = None
@@ -47,7 +47,7 @@ class _RowNames(msgspec.Struct):
 
 
 class ErasedSet(msgspec.Struct):
-    """A data set that texts went into: its digest, how many of the requests, and how many rows are erased now."""
+    """A data set that held some of the texts: its digest, and the numbers of these requests and of rows erased now."""
 
     digest: str
     requests: int
@@ -55,9 +55,9 @@ class ErasedSet(msgspec.Struct):
 
 
 def find_requests(storage: ArchiveStorage, names: Sequence[str], until: float) -> set[str]:
-    """The archived requests of these callers and handles that were made until then (Unix seconds).
+    """The archived requests of these callers and handles that were made up to `until` (Unix seconds).
 
-    A record's place in its stream is of Redis's clock: that of its gateway may have been ahead.
+    The earlier of a record's own time and that of its stream id counts: its gateway's clock may have been ahead.
     """
     came = """least("at", try_cast(split_part("entry", '-', 1) AS DOUBLE) / 1000)"""
     ids = _find_in(storage, "records", "id", came, names, until)
@@ -67,7 +67,7 @@ def find_requests(storage: ArchiveStorage, names: Sequence[str], until: float) -
 def _find_in(
     storage: ArchiveStorage, dataset: Dataset, column: str, at: str, names: Sequence[str], until: float
 ) -> set[str]:
-    query = (  # as a join, since there may be a name for each key that ever was
+    query = (  # as a join, since there may be a name for each key that ever existed
         f'SELECT DISTINCT "{column}" FROM (SELECT "{column}", unnest(list_append("handles", ? || "caller")) AS name '  # noqa: S608 - our own names; values are bound
         f"FROM {find_table(storage, ArchiveQuery(dataset))} WHERE {at} <= ?) "
         "WHERE name IN (SELECT unnest(?::VARCHAR[]))"
@@ -78,7 +78,7 @@ def _find_in(
 
 
 def find_tasks(storage: ArchiveStorage, requests: Set[str]) -> dict[str, float]:
-    """The tasks of archived requests, and when the first of each was made (Unix seconds)."""
+    """The tasks of archived requests, each with the time of its first request (Unix seconds)."""
     table = find_table(storage, ArchiveQuery("records"))
     query = f'SELECT "task", min("at") FROM {table} WHERE "id" IN (SELECT unnest(?::VARCHAR[])) GROUP BY "task"'  # noqa: S608
     with connect_duckdb(storage) as connection:
@@ -86,23 +86,23 @@ def find_tasks(storage: ArchiveStorage, requests: Set[str]) -> dict[str, float]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left half written in a folder, which nobody else writes in."""
+    """Remove half-written files of killed processes from a folder in which nobody else writes."""
     for path in [path for pattern in LEFTOVERS for path in folder.glob(pattern)]:
         if path.is_dir():
-            with contextlib.suppress(FileNotFoundError):  # an export that is under way removes its own, too
+            with contextlib.suppress(FileNotFoundError):  # a running export removes its own files, too
                 shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
 
 def erase_texts(storage: ArchiveStorage, requests: Set[str]) -> int:
-    """Erase the kept texts of these requests from the archive. Returns their number. The storage is locked."""
+    """Erase these requests' kept texts from the archive. Returns their number. The caller has locked the storage."""
     return _rewrite_rows(storage, "texts", requests, lambda _: None)
 
 
 def erase_words_of_feedback(storage: ArchiveStorage, requests: Set[str]) -> int:
-    """Erase comments, demonstrations and tags of these requests from the archive; values stay. Returns the judgements
-    that had any. The storage is locked."""
+    """Erase comments, demonstrations and tags on these requests from the archive; values stay. Returns the number of
+    judgements that had any. The caller has locked the storage."""
     return _rewrite_rows(storage, "feedback", requests, lambda row: row | dict.fromkeys(WORDED_FIELDS))
 
 
@@ -112,7 +112,7 @@ def _rewrite_rows(
     requests: Set[str],
     change: Callable[[dict[str, Any]], dict[str, Any] | None],
 ) -> int:
-    """Write each file with rows of these requests again, and return the number of rows that changed."""
+    """Rewrite each file that has rows of these requests, and return the number of changed rows."""
     changed = 0
 
     def rewrite(row: dict[str, Any]) -> dict[str, Any] | None:
@@ -127,7 +127,7 @@ def _rewrite_rows(
 
 
 def erase_unreadable(storage: ArchiveStorage, requests: Set[str]) -> None:
-    """Erase entries that no gateway could read, where they name one of the requests. The storage is locked."""
+    """Erase unreadable entries that name one of the requests. The caller has locked the storage."""
     names_one = make_search(requests)
     for name in storage.list_names("unreadable"):
         rest = _without_lines(storage.read(f"unreadable/{name}"), names_one)
@@ -139,13 +139,12 @@ def erase_unreadable(storage: ArchiveStorage, requests: Set[str]) -> None:
 
 
 def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float], at: float) -> list[ErasedSet]:
-    """Erase the rows that came from these requests from all data sets, and what was derived from them.
+    """Erase the rows of these requests, and rows derived from them, from all data sets.
 
     A data set with erased rows keeps its name, which is no longer the digest of its bytes; ERASED_FILE says so. Files
-    that wait for a build lose the lines that name one of the requests; one goes whole where such a line is no row in
-    JSON. `tasks` are those of the requests, each with when the first was made: cards that were made later forget what
-    they say of the requests of production. Of a data set that was deleted, and of a file that was trained on, only the
-    ids of requests are left.
+    that wait for a build lose the lines that name one of the requests. If such a line is not a JSON row, the whole file
+    is deleted. `tasks` are the tasks of the requests, each with the time of its first one: later cards lose their
+    coverage of production. Of a deleted data set, and of a file that was trained on, only the ids of requests are left.
     """
     sets: dict[str, ErasedSet] = {}
     for listed in sorted(folder.glob(f"*/{REQUESTS_FILE}")):
@@ -165,29 +164,29 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
             are_rows = all(map(_read_names, filter(names_one, content.splitlines())))
             if are_rows and path.parent.name == FILES_FOLDER:
                 replace_file(path, rest)
-            else:  # what is still being sent, or was left by a killed gateway: a part would pass for the whole
+            else:  # still being sent, or left by a killed gateway: the rest would look like a whole file
                 path.unlink(missing_ok=True)
     return list(sets.values())
 
 
 def erase_from_trainings(folder: Path, requests: Set[str], at: float) -> tuple[int, list[str]]:
-    """Erase the rows that came from these requests from the folders of trainings: those that run, and those that
-    failed and may go on. Returns the rows, and the names of all folders that have lost some, now or before."""
+    """Erase the rows of these requests from the folders of trainings that run, or that failed and may be resumed.
+    Returns the number of rows, and the names of all folders that have lost some, now or before."""
     folders = [path for path in sorted(folder.glob("*")) if path.is_dir()]
     rows = sum(_erase_rows(path, requests, at, {})[1] for path in folders)
     return rows, [path.name for path in folders if (path / ERASED_FILE).exists()]
 
 
 def make_search(requests: Set[str]) -> Callable[[bytes], bool]:
-    """A function that returns whether bytes name one of the requests, also behind a prefix such as `chatcmpl-`. Its
-    time does not grow with the number of ids that are of a gateway's shape."""
+    """Make a function that returns whether bytes name one of the requests, also behind a prefix such as `chatcmpl-`.
+    Its time does not grow with the number of ids in the gateways' own form."""
     ids = frozenset(request.encode() for request in requests)
     others = [each for each in ids if not ID.fullmatch(each)]
     return lambda text: not ids.isdisjoint(ID.findall(text)) or any(each in text for each in others)
 
 
 def _without_lines(content: bytes, names_one: Callable[[bytes], bool]) -> bytes | None:
-    """The lines of a file that name none of some requests, and were not derived from one that does; None: all."""
+    """The lines of a file that neither name one of the requests nor derive from a line that does; None if all stay."""
     lines = content.splitlines(keepends=True)
     gone = {at for at, line in enumerate(lines) if names_one(line)}
     if not gone:
@@ -202,7 +201,7 @@ def _without_lines(content: bytes, names_one: Callable[[bytes], bool]) -> bytes 
 
 
 def _read_names(line: bytes) -> _RowNames | None:
-    """The names of the object on a line; None where there is none."""
+    """The names in the JSON object on a line; None if the line is not one."""
     try:
         return msgspec.json.decode(line, type=_RowNames)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -212,12 +211,12 @@ def _read_names(line: bytes) -> _RowNames | None:
 def _erase_rows(
     folder: Path, requests: Set[str], at: float, tasks: Mapping[str, float]
 ) -> tuple[dict[str, dict[str, Any]], int]:
-    """The rows that are erased from one folder's files, by id, and their number. Its card goes first: who comes after a
-    kill finds in the rows what the card may quote."""
+    """Erase rows from one folder's files; returns them by id, and their number. The card is changed first: after a
+    kill, the next run still finds in the rows the texts that the card may quote."""
     erased: dict[str, dict[str, Any]] = {}
     paths = sorted(folder.glob("*.jsonl"))
     if not any(_has_row_of(path, requests) for path in paths):
-        paths = []  # most folders have none, and whole rows take long to decode
+        paths = []  # most folders have no such row, and decoding whole rows takes long
     rows_of = {path: [msgspec.json.decode(line) for line in path.read_bytes().splitlines()] for path in paths}
     count = -1
     while count != len(erased):  # until no row is left that was derived from an erased one
@@ -252,8 +251,8 @@ def _comes_from(row: dict[str, Any], requests: Set[str], erased: dict[str, Any])
 
 
 def _requests_of(row: dict[str, Any]) -> set[str]:
-    """The ids by which a row may name its request: of an example to train on, its own id is that."""
-    inner = row.get("row") or row  # one that was left out is inside the reason
+    """The ids by which a row may name its request. In a training example, its own id may be the request's."""
+    inner = row.get("row") or row  # a row that was left out lies inside its reason
     return {str(inner[name]) for name in ("request", "id") if inner.get(name)}
 
 
@@ -262,7 +261,7 @@ def _id_of(row: dict[str, Any]) -> str:
 
 
 def _texts_of(value: Any) -> Iterator[str]:
-    """All texts in a JSON value that are long enough to be told from others."""
+    """The beginnings of all texts in a JSON value that are long enough to be distinctive."""
     if isinstance(value, str) and len(value) >= COMPARED_CHARACTERS:
         yield value[:COMPARED_CHARACTERS]
     elif isinstance(value, dict | list):
@@ -277,8 +276,8 @@ def _erase_from_card(
     rest: Mapping[str, list[dict[str, Any]]],
     tasks: Mapping[str, float],
 ) -> None:
-    """Of the card, what quotes an erased text or names its request or row goes; its rows and classes are of the rest.
-    All other pages go, since they are made from rows and card."""
+    """Erase quotations of erased texts and names of their requests and rows from the card; count its rows and classes
+    again. Other pages are deleted, since they are made from rows and card."""
     before: dict[str, Any] = msgspec.json.decode((folder / CARD_FILE).read_bytes())
     card = _without(before, [text for row in erased.values() for text in _texts_of(row)], requests | erased.keys())
     if erased:
@@ -299,7 +298,7 @@ def _erase_from_card(
 
 
 def _without(value: Any, texts: list[str], names: Set[str]) -> Any:
-    """A JSON value without the strings that hold one of the texts or names."""
+    """A JSON value with ERASED in place of each string that holds one of the texts or names."""
     if isinstance(value, str):
         is_named = value in names or not names.isdisjoint(NAMES.findall(value))
         return ERASED if is_named or any(text in value for text in texts) else value

@@ -48,8 +48,8 @@ from monitoring.texts import TextKeys, TextRow
 
 
 class ErasureJob(msgspec.Struct):
-    """The requests to erase: by id, and by the names of callers and handles, as far as they were made until `until`
-    (Unix seconds). `keys` open the rows of suites, whose classes are counted again."""
+    """The requests to erase: by id, and up to the time `until` (Unix seconds) by the names of callers and handles.
+    `keys` open the rows of suites, to count their classes again."""
 
     redis_url: str
     folder: str
@@ -64,8 +64,8 @@ class ErasureJob(msgspec.Struct):
 
 
 class ErasureReport(msgspec.Struct):
-    """The result: the requests that it found, and how much was erased of them. `evaluated` are rows of evaluations,
-    `trained` are rows of trainings, `trainings` the names of the folders that have lost any."""
+    """The result: the requests found, and the numbers of erased items. `evaluated` counts rows of evaluations,
+    `trained` rows of trainings; `trainings` names the folders that have lost any."""
 
     requests: list[str] = []
     texts: int = 0
@@ -79,7 +79,7 @@ class ErasureReport(msgspec.Struct):
 
 
 def erase(job: ErasureJob) -> ErasureReport:
-    """Erase what the job names. Raises RedisError, OSError, JobError and duckdb.Error; what is erased then stays so."""
+    """Erase what the job names. Raises RedisError, OSError, JobError and duckdb.Error; texts may be erased by then."""
     began = time.monotonic()
     report, storage, requests = ErasureReport(), open_storage(job.folder, job.bucket), set(job.requests)
     datasets, trainings = Path(job.datasets), Path(job.trainings)
@@ -120,7 +120,7 @@ def _is_meant(row: TextRow, job: ErasureJob, names: Set[str], requests: Set[str]
 
 
 def _erase_damaged(folder: Path, requests: Set[str]) -> None:
-    """A spool's segments that could not be read, and may hold one of the texts, go whole."""
+    """Delete a spool's damaged segments that may hold one of the texts."""
     names_one = make_search(requests)
     for path in folder.glob("*.damaged"):
         if names_one(path.read_bytes()):

@@ -1,4 +1,4 @@
-"""Feedback: judgements on records. Acknowledged only once it is stored; stored once, however often it is sent.
+"""Feedback: judgements on records. It is acknowledged only once stored, and stored once even if it is sent repeatedly.
 
 If the settings have keys, the words of feedback are sealed like kept texts. Words stored before stay readable, and
 `reseal` seals them. Tags that name classes stay plain: monitors have no keys and count by them.
@@ -23,7 +23,7 @@ STREAM_KEY = "apprentice:feedback"
 REDIS_SEALED_KEY = "apprentice:reviews:sealed_by"
 """The last look in Redis that found nothing to seal under the present key (SealingLook)."""
 FEEDBACK_SEALED_KEY = "apprentice:archive:feedback_sealed_by"
-"""The same of all feedback in the archive and its stream."""
+"""The last such look in the archive's feedback and the stream of feedback."""
 WORDS: Mapping[str, Any] = MappingProxyType({"comment": None, "demonstration": None, "tags": None})
 STREAM_MAX = 1_000_000
 READ_AT_ONCE = 200
@@ -78,7 +78,7 @@ redis.call('SADD', pending, name)
 redis.call('PEXPIRE', pending, life_ms)
 return {'pending', '', first, name}
 """
-"""ARGV ends with the digests of the judgement under all known keys; a judgement with one of them is the same."""
+"""ARGV ends with the digests of the judgement under all known keys. A stored judgement with one of them is the same."""
 
 
 RESEAL = """
@@ -91,17 +91,17 @@ for at = 1, #latest, 2 do
   if said == had then redis.call('HSET', KEYS[2], latest[at], id .. '\\n' .. digest) end
 end
 """
-"""ARGV: a judgement's name, as it was read, and sealed. One that was changed meanwhile stays."""
+"""ARGV: a judgement's name, its bytes as read, and sealed. A judgement that changed meanwhile stays."""
 
 
 class Feedback(Sealable, frozen=True, kw_only=True, omit_defaults=True):
     """One judgement. `value` is a boolean, a float or a category, as its metric declares; `at` in Unix seconds.
 
-    `named` says that its giver named the id: another sending under it is then the same or a conflict. Without a name,
-    a sending is the same again if it says what the latest of its metric and rater said. `demonstration_digests` has the
-    keyed digest of the demonstration in each form in which judges compare answers, by the judge's name. `reviewed` says
-    that it is an operator's or admin's judgement of a request that was drawn for review, of which `reviewers` are
-    asked. `resolves` says that its giver has seen all of their answers.
+    `named`: the giver chose the id, so a second sending under it is the same feedback or a conflict. Otherwise a
+    sending is a repetition if it equals the rater's latest judgement by this metric. `demonstration_digests` has, by
+    the judge's name, a keyed digest of the demonstration in each form in which judges compare answers. `reviewed`: an
+    operator or admin judged a request that was drawn for review, for which `reviewers` people are asked. `resolves`:
+    the giver has seen all of their answers.
     """
 
     feedback_id: str
@@ -120,14 +120,14 @@ class Feedback(Sealable, frozen=True, kw_only=True, omit_defaults=True):
     resolves: bool = False
 
     def content(self) -> bytes:
-        """The content: a second sending with the same one is the same feedback."""
+        """The content. A second sending with the same content is the same feedback."""
         content = (self.metric, self.value, self.rater, self.comment, self.demonstration, self.tags)
         return msgspec.json.encode(content, order="sorted")
 
 
 class SealingLook(msgspec.Struct, frozen=True):
-    """A look `at` some time that found nothing to seal, as all looks `since` then. Its terms have the digest `mark`
-    (WordSeals.mark). Former keys may have `held` this many of the texts that it could not read."""
+    """A look at the time `at` that found nothing to seal, like all looks since `since`. `mark` is the digest of its
+    terms (WordSeals.mark). `held` counts the unreadable texts for which a former key must stay."""
 
     mark: str
     at: float
@@ -139,7 +139,7 @@ class SealingLook(msgspec.Struct, frozen=True):
         return now < self.at + SEALED_SECONDS
 
     def frees_keys(self) -> bool:
-        """Return whether former keys can be dropped: nothing came under them for a day, from other gateways neither."""
+        """Return whether former keys can be dropped: for a day no gateway stored words under them."""
         return not self.held and self.at >= self.since + SEALED_SECONDS
 
 
@@ -157,7 +157,7 @@ class WordSeals:
         return hashlib.sha256(msgspec.json.encode(terms)).hexdigest()
 
     def read_look(self, raw: Any) -> SealingLook | None:
-        """The last look, as Redis has it; None: it sealed something, or had other terms."""
+        """The last look, as Redis stores it; None if it sealed something or had other terms."""
         try:
             look = msgspec.json.decode(raw or b"", type=SealingLook)
         except msgspec.DecodeError:
@@ -165,7 +165,7 @@ class WordSeals:
         return look if look.mark == self.mark else None
 
     def write_look(self, last: SealingLook | None, resealing: Resealing, now: float) -> bytes:
-        """A look that found nothing to seal, after the last one."""
+        """The JSON of a look that found nothing to seal; `last` is the one before."""
         since = now if last is None or last.held else last.since
         return msgspec.json.encode(SealingLook(self.mark, now, since, resealing.held))
 
@@ -178,11 +178,11 @@ class WordSeals:
         return {name: tag for name, tag in (feedback.tags or {}).items() if name in self.class_tags} or None
 
     def read(self, feedback: Feedback, request: str) -> Feedback:
-        """The judgement with its words; where these can't be opened, without."""
+        """The judgement with its words, or without them if they can't be opened."""
         return self.seals.read_words(feedback, _name(feedback, request), WORDS)
 
     def reseal(self, feedback: Feedback, request: str) -> Feedback:
-        """The judgement with its words under the present key and class tags plain, itself where they are. Raises
+        """The judgement with its words under the present key and class tags plain; the same object if unchanged. Raises
         Unsealable."""
         if self.seals.sealing is None:
             return feedback
@@ -197,9 +197,9 @@ def _name(feedback: Feedback, request: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The outcome of a feedback; task and version are those of its record, None while that is not yet visible.
+    """The outcome of a feedback. `task` and `version` come from its record; None while that is not yet visible.
 
-    `reported` says that another gateway served the request.
+    `reported`: another gateway served the request.
     """
 
     outcome: FeedbackOutcome
@@ -238,14 +238,14 @@ class FeedbackStore:
     async def give(self, request_id: str, feedback: Feedback, giver: str, young: bool) -> Receipt:
         """Store a judgement of a request. `giver` is the caller whose requests it may judge, or `*` for all.
 
-        `young` says that the id is genuine and within the retention, so that its record may yet come, for instance from
-        another gateway's spool: the feedback then waits for it. Raises RedisError if it could not be stored: nothing
-        may be acknowledged then.
+        `young`: the id is genuine and within the retention, so its record may still come, for instance from another
+        gateway's spool. The feedback then waits for it. Raises RedisError if it could not be stored; then do not
+        acknowledge it.
         """
-        own = f"{feedback.caller}\t"  # a name is its caller's: else one would be told what another has said
+        own = f"{feedback.caller}\t"  # ids belong to a caller: else one would learn what another has said
         words = self._seals()
         closed, digests = words.close(feedback, request_id), words.seals.make_digests(feedback.content())
-        room = 1 + feedback.reviewed  # as much again as callers have: none can prevent that its request is reviewed
+        room = 1 + feedback.reviewed  # twice the room for reviews: no caller can prevent them by filling it
         status, index, first, feedback_id = await self._give(
             keys=[
                 f"apprentice:record:{request_id}",
@@ -290,7 +290,7 @@ class FeedbackStore:
         ]
 
     async def reseal(self, resealing: Resealing) -> None:
-        """Seal the words of all feedback under the present key, as far as their own is known."""
+        """Seal the words of all feedback under the present key, unless their own key is unknown."""
         words = self._seals()
         async for key in self._redis.scan_iter(match=f"{STREAM_KEY}:*", count=READ_AT_ONCE, _type="hash"):
             request = key.decode().removeprefix(f"{STREAM_KEY}:")
@@ -302,12 +302,12 @@ class FeedbackStore:
 
 
 def read_entries(entries: Iterable[bytes], request: str, words: WordSeals) -> list[Feedback]:
-    """The judgements of a request as Redis has them."""
+    """The judgements of a request from Redis's entries."""
     return [words.read(msgspec.json.decode(entry.split(b"\n", 2)[2], type=Feedback), request) for entry in entries]
 
 
 def _reseal_entry(raw: bytes, request: str, words: WordSeals) -> bytes:
-    """A judgement as Redis has it, under the present key; itself where it is. Raises Unsealable."""
+    """A judgement's entry in Redis with its words under the present key, or unchanged. Raises Unsealable."""
     _, giver, body = raw.split(b"\n", 2)
     feedback = msgspec.json.decode(body, type=Feedback)
     if (after := words.reseal(feedback, request)) is feedback:
@@ -317,28 +317,28 @@ def _reseal_entry(raw: bytes, request: str, words: WordSeals) -> bytes:
 
 
 class Coverage:
-    """The number of this gateway's requests that were judged through it, by task, since its start."""
+    """Numbers of requests that this gateway answered, and that were judged through it, by task, since its start."""
 
     def __init__(self) -> None:
         self._served: dict[str, int] = {}
         self._judged: dict[str, int] = {}
 
     def served(self, task: str) -> None:
-        """A request of the task was answered."""
+        """Count an answered request of the task."""
         self._served[task] = self._served.get(task, 0) + 1
 
     def judged(self, task: str) -> None:
-        """A request of the task got its first feedback."""
+        """Count a request's first feedback."""
         self._judged[task] = self._judged.get(task, 0) + 1
 
     def ratios(self) -> dict[tuple[str, ...], float]:
-        """Judged of served, by task; above 1 where another gateway served them."""
+        """The judged share of served requests, by task; above 1 if another gateway served some of the judged ones."""
         return {(task,): self._judged.get(task, 0) / served for task, served in self._served.items()}
 
 
 def handle_of(secret: bytes, caller: str, kind: Literal["session", "subject", "answer", "source"], name: str) -> str:
     """The keyed name of a caller's session, subject or foreign answer id, under which its latest request is found.
 
-    A `source` is another gateway's name of a request that it served and reported.
+    A `source` is the name that another gateway gave to a request which it served and reported.
     """
     return hashlib.blake2b(f"{caller}\n{kind}\n{name}".encode(), key=secret, digest_size=16).hexdigest()

@@ -23,7 +23,7 @@ from monitoring.texts import Resealing
 log = logging.getLogger(__name__)
 PARTIAL_KEY = f"{STREAM_KEY}:partial"
 Change = Callable[[str, bytes], bytes | None]
-"""A request's feedback as it is to become; None: as it is."""
+"""From a request's id and its feedback: the new feedback, or None to leave it."""
 WORDED_FIELDS = ("comment", "demonstration", "demonstration_digests", "tags", "key", "sealed")
 """The fields of feedback, and columns of the archive, that may hold texts."""
 
@@ -32,7 +32,7 @@ if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return end
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 """
-"""ARGV: a judgement's name, as it was read, and without words. One that was changed or has expired meanwhile stays."""
+"""ARGV: a judgement's name, its bytes as read, and without words. One that changed or expired meanwhile stays."""
 TAKE_PLACE = """
 local low = '(' .. ARGV[1]
 while true do
@@ -49,22 +49,22 @@ for i = 1, #info, 2 do
 end
 redis.call('RENAME', KEYS[2], KEYS[1])
 """
-"""ARGV: the last entry that was copied. What has come since then is copied as it is."""
+"""ARGV: the last copied entry. Entries that came since then are copied unchanged."""
 
 
 def erase_feedback_words(redis: Any, requests: Set[str]) -> None:
-    """Erase the words of these requests' feedback. Raises RedisError and JobError; done again, it comes to its end."""
+    """Erase the words of these requests' feedback. Raises RedisError and JobError; another call completes it."""
     for request in requests:
         key = f"apprentice:feedback:{request}"
         while worded := [(name, raw, bare) for name, raw in redis.hgetall(key).items() if (bare := _bare_entry(raw))]:
-            for each in worded:  # what comes or is sealed again meanwhile is met the next time
+            for each in worded:  # the next pass finds entries that came or were sealed meanwhile
                 redis.eval(REPLACE, 2, key, f"{key}:latest", *each)
     _change_stream(redis, lambda request, body: _without_words(body) if request in requests else None)
 
 
 def seal_stream(redis: Any, words: WordSeals, resealing: Resealing) -> None:
-    """Seal the words in the stream under the present key, as far as their own is known. Where Redis has no room for
-    that, it is left to the next time. The archive is locked by the caller, as in an erasure."""
+    """Seal the words in the stream under the present key, unless their own key is unknown. If Redis lacks room for
+    that, the next run tries again. The caller has locked the archive, as in an erasure."""
 
     def reseal_one(body: bytes, request: str) -> bytes:
         feedback = msgspec.json.decode(body, type=Feedback)
@@ -80,7 +80,7 @@ def seal_stream(redis: Any, words: WordSeals, resealing: Resealing) -> None:
 
 
 def _change_stream(redis: Any, change: Change) -> None:
-    """Write the stream again with the feedback that is to change, where there is any. Raises JobError without room."""
+    """Rewrite the stream if any of its feedback changes. Raises JobError if Redis lacks room."""
     if _is_changed(redis, change):
         try:
             _write_stream_again(redis, change)
@@ -94,7 +94,7 @@ def _is_changed(redis: Any, change: Change) -> bool:
 
 
 def _has_room(redis: Any) -> bool:
-    """Return whether the stream has room beside itself, sealed: it may be twice as large."""
+    """Return whether Redis has room for a sealed copy of the stream, which may be twice as large."""
     memory = redis.info("memory")
     free_bytes = memory.get("maxmemory", 0) - memory["used_memory"]
     if not memory.get("maxmemory") or 2 * (redis.memory_usage(STREAM_KEY, samples=50) or 0) < free_bytes:
@@ -104,7 +104,7 @@ def _has_room(redis: Any) -> bool:
 
 
 def _write_stream_again(redis: Any, change: Change) -> None:
-    redis.delete(PARTIAL_KEY)  # what a run that was killed has left
+    redis.delete(PARTIAL_KEY)  # left by a killed run
     last = b"0-0"
     pipe = redis.pipeline(transaction=False)
     try:
@@ -116,7 +116,7 @@ def _write_stream_again(redis: Any, change: Change) -> None:
         pipe.execute()
         redis.eval(TAKE_PLACE, 2, STREAM_KEY, PARTIAL_KEY, last)
     finally:
-        redis.delete(PARTIAL_KEY)  # where Redis has no room for it, nor has it for anything else
+        redis.delete(PARTIAL_KEY)  # if the copy does not fit, nothing else would fit beside it
 
 
 def _entries(redis: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
@@ -124,7 +124,7 @@ def _entries(redis: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
 
 
 def _changed(fields: dict[bytes, bytes], change: Change) -> bytes | None:
-    """The entry's feedback as it is to become; None: as it is, as where it can't be read."""
+    """The entry's new feedback; None if it stays, or can't be read."""
     try:
         return change(fields[b"request"].decode(), fields[b"feedback"])
     except (KeyError, UnicodeDecodeError, msgspec.DecodeError):
@@ -132,15 +132,15 @@ def _changed(fields: dict[bytes, bytes], change: Change) -> bytes | None:
 
 
 def _bare_entry(raw: bytes) -> bytes | None:
-    """A judgement as Redis has it, without its words, nor the digest by which they can be guessed; None where it has
-    none."""
+    """A judgement's entry in Redis without its words and the digest by which they could be guessed; None if it has no
+    words."""
     _, giver, body = raw.split(b"\n", 2)
     bare = _without_words(body)
     return None if bare is None else b"\n".join((b"", giver, bare))
 
 
 def _without_words(body: bytes) -> bytes | None:
-    """A feedback without its words; None where it has none."""
+    """A feedback without its words; None if it has no words."""
     feedback = msgspec.json.decode(body, type=Feedback)
     if not any(getattr(feedback, name) for name in WORDED_FIELDS):
         return None

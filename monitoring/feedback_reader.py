@@ -23,14 +23,13 @@ from monitoring.ids import SHAPE, read_time
 from monitoring.texts import Seals
 
 CLOCK_SECONDS = 60.0
-"""The clocks of a gateway and of Redis may differ by so much."""
+"""Assumed maximum difference between the clocks of a gateway and of Redis."""
 
 
 def read_feedback(
     redis: Any, connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str], seals: Seals
 ) -> dict[str, list[Feedback]]:
-    """The feedback on these requests, each one's oldest first; those without any are left out. Raises RedisError and
-    duckdb.Error."""
+    """The feedback by request, oldest first; requests without any are left out. Raises RedisError and duckdb.Error."""
     pipe = redis.pipeline(transaction=False)
     for request in requests:
         pipe.hvals(f"apprentice:feedback:{request}")
@@ -71,12 +70,12 @@ def _read_archived(
 
 
 def _archived_until(redis: Any) -> float:
-    """The time (Unix seconds) of the last archived entry: what came later waits for no lock."""
+    """The time (Unix seconds) of the last archived entry. A search for later requests needs no lock."""
     done = redis.hget("apprentice:archive:feedback", "done")
     return float("inf") if done is None else int(done.partition(b"-")[0]) / 1000
 
 
 def _last_at(place: str) -> float:
-    """The time (Unix seconds) at which the last entry of a file came into its stream, as its name tells."""
+    """The time (Unix seconds) at which a file's last entry came into its stream, from the file's name."""
     span = read_span(place.rpartition("/")[2])
     return float("inf") if span is None else span.last[0] / 1000

@@ -13,7 +13,7 @@ import msgspec
 
 NICENESS = 10
 ERROR_MARK = b"!"
-"""The beginning of a line that is an error, and no JSON."""
+"""The prefix of an output line that is an error message, not JSON."""
 Job = TypeVar("Job")
 
 
@@ -25,7 +25,7 @@ DataJob = TypeVar("DataJob", bound=_WithData)
 
 
 class JobError(Exception):
-    """A job can't be done now; the text is a sentence for who asked for it."""
+    """A job can't be done now; the text is a sentence for its requester."""
 
 
 class ProgressStep(msgspec.Struct, tag="step"):
@@ -38,15 +38,15 @@ class ProgressStep(msgspec.Struct, tag="step"):
 def run_job(kind: type[Job], work: Callable[[Job], object]) -> NoReturn:
     """Read a job of this kind as a line of JSON, do it, print the result as a line of JSON, and end the process.
 
-    The exit code is 0, or 1 after an exception, whose trace goes to stderr; in the place of the result, the text of a
-    JobError is printed behind ERROR_MARK.
+    The exit code is 0, or 1 after an exception. For a JobError, its text is printed behind ERROR_MARK in place of the
+    result; other exceptions print a trace to stderr.
     """
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
     _work_to_the_end(lambda: work(job))
 
 
 def run_data_job(kind: type[DataJob], work: Callable[[DataJob, bytes], object]) -> NoReturn:
-    """As `run_job`, for a job behind which as many bytes of data follow as it names."""
+    """As `run_job`, for a job that is followed by data; its `bytes` is their length."""
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
     data = sys.stdin.buffer.read(job.bytes)
     _work_to_the_end(lambda: work(job, data))
@@ -69,7 +69,7 @@ def _work_to_the_end(work: Callable[[], object]) -> NoReturn:
     except Exception:
         traceback.print_exc()
         os._exit(1)
-    os._exit(0)  # whatever reads the input would keep it
+    os._exit(0)  # the thread that reads the input would keep the process alive
 
 
 def _print(message: object) -> None:
@@ -78,6 +78,6 @@ def _print(message: object) -> None:
 
 
 def _end_with_the_input() -> None:
-    """End this process at once when its input is closed: it never outlives who began it."""
+    """End this process at once when its input closes, so that it never outlives its parent."""
     sys.stdin.buffer.read()
     os._exit(1)

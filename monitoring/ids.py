@@ -16,7 +16,7 @@ import time
 MAC_BYTES = 4
 DIGEST_BYTES = 16
 DIGEST_START = re.compile(r"[0-9a-f]{4,64}")
-"""The part of a digest by which people name a data set or a suite."""
+"""The form of a digest's beginning, by which people name a data set or a suite."""
 SHAPE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}-[0-9a-f]{16}")
 
 
@@ -69,16 +69,16 @@ def read_time(request_id: str) -> float:
 
 
 def strip_id(text: str) -> str:
-    """Our id within an answer's `id` (engines put a prefix before it, a retry a number after it), else the text."""
+    """Our id within an answer's `id`, else the text. Engines add a prefix, and a retry adds a number behind it."""
     match = SHAPE.search(text) if len(text) < 200 else None
     return match[0] if match else text
 
 
 def digest(secret: bytes, data: bytes) -> str:
-    """The keyed digest that records have: it proves a text to whoever has it, and tells nobody else of it."""
+    """The keyed digest in records. It proves a text to a person who has it, and reveals nothing to others."""
     return hashlib.blake2b(data, key=secret, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def name_rater(caller: str, rater: str | None) -> str:
-    """The name of a rater among those of all callers; a caller who names none is its own rater."""
+    """The name of a rater, unique over all callers. A caller that names no rater is its own rater."""
     return caller if rater is None else f"{caller}\n{rater}"

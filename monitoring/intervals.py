@@ -11,25 +11,25 @@ from statistics import NormalDist
 CONFIDENCE = 0.95
 Z_95 = 1.959963984540054
 BISECTIONS = 60
-"""Halves after which an interval is as short as floats of this size can tell. Newton's method takes some eight."""
+"""The most steps of a search: so many halvings reach the precision of floats. Newton's method takes about eight."""
 ROOT_STEP_MIN = 1e-10
 TERMS_MAX = 300
-"""Terms of the continued fraction, before those for large counts: it ends earlier, once it has its precision."""
+"""The most terms of the continued fraction, without those added for large counts. It ends earlier at its precision."""
 TINY = 1e-300
-"""Stands for 0 where the fraction would divide by it (Lentz's method)."""
+"""Replacement for 0 where the fraction would divide by it (Lentz's method)."""
 LEAST = 1e-9
 """A sum of badness that counts as zero."""
 STEP_MIN = 1e-13
-"""A relative step of Newton's method that ends it."""
+"""The relative step at which Newton's method ends."""
 PRECISION = 1e-15
-"""A term that changes the fraction by less ends it: floats have no more digits."""
+"""The fraction ends at a term that changes it by less: floats have no more digits."""
 
 
 def find_upper_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
-    """The rate that the true one exceeds with probability at most 1 - confidence, from `wrong` wrong labels.
+    """The rate that the true one exceeds with probability at most 1 - confidence, from `wrong` wrong labels of `of`.
 
-    1.0 where all are wrong, or there are none. Sums of badness may be fractions. Raises ValueError if the counts can't
-    be, or if the confidence is not a probability between 0 and 1.
+    1.0 if all are wrong, or there are no labels. Sums of badness may be fractions. Raises ValueError for impossible
+    counts and for a confidence that is not between 0 and 1.
     """
     _see_that_they_can_be(wrong, of, confidence)
     if of <= wrong:
@@ -38,7 +38,7 @@ def find_upper_bound(wrong: float, of: float, confidence: float = CONFIDENCE) ->
 
 
 def find_lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
-    """The rate that the true one is under with probability at most 1 - confidence. 0.0 where none is wrong.
+    """The rate that the true one is below with probability at most 1 - confidence. 0.0 if no label is wrong.
 
     Raises ValueError as `find_upper_bound` does.
     """
@@ -49,7 +49,7 @@ def find_lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) ->
 
 
 def find_share_interval(share: float, of: float, z: float = Z_95) -> tuple[float, float]:
-    """The interval of a share of `of` values (E. B. Wilson, 1927), at z standard errors. That of 0 begins at 0."""
+    """The interval of a share of `of` values (E. B. Wilson, 1927), at z standard errors; from 0 on for a share of 0."""
     middle = (share + z * z / (2 * of)) / (1 + z * z / of)
     half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
     return max(0.0, round(middle - half, 12)), min(1.0, round(middle + half, 12))
@@ -58,8 +58,8 @@ def find_share_interval(share: float, of: float, z: float = Z_95) -> tuple[float
 def find_student_quantile(degrees: float, confidence: float) -> float:
     """The value that Student's t with these degrees of freedom exceeds with probability 1 - confidence.
 
-    By Newton's method on the logarithms of both. The tail is concave there: each step but the first comes nearer from
-    above. Raises ValueError for a confidence that is not between 0.5 and 1, or for no degrees.
+    By Newton's method on the logarithms of both. The tail is concave there: each step but the first approaches from
+    above. Raises ValueError for a confidence that is not between 0.5 and 1, or degrees not above 0.
     """
     if not (0.5 < confidence < 1.0 and 0.0 < degrees < math.inf):
         raise ValueError(f"{degrees} degrees of freedom, confidence {confidence}: above 0, and between 0.5 and 1.")
@@ -108,7 +108,7 @@ def _fraction(a: float, b: float, x: float) -> float:
 
 
 def _find_root(a: float, b: float, wanted: float) -> float:
-    """Where the incomplete beta function is `wanted`: by Newton's method, or by halves where that leads astray."""
+    """The point where the incomplete beta function is `wanted`, by Newton's method with halving as its safeguard."""
     norm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     low, high, x = 0.0, 1.0, a / (a + b)
     for _ in range(BISECTIONS):

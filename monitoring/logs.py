@@ -1,7 +1,7 @@
 """The gateway's log: one line per event, on standard error, for machines (JSON) or people (text).
 
-Neither keys nor people's texts get into it. Keys are cut down to their public part wherever they are in a line, and
-fields named in UNLOGGED are left out.
+It contains neither keys nor people's texts. Keys are cut down to their public part anywhere in a line, and the values
+of fields named in UNLOGGED are left out.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ OF_EVERY_RECORD = frozenset({*vars(logging.makeLogRecord({})), "message", "ascti
 
 
 def redact(line: str) -> str:
-    """The line with every key cut down to its public part (`sk-app-<public>-…`) and every bearer token taken
-    out."""
+    """The line with every key cut down to its public part (`sk-app-<public>-…`) and every bearer token removed."""
     return BEARER_TOKEN.sub(r"\1…", APPRENTICE_KEY.sub(_public_part, line))
 
 
@@ -34,7 +33,7 @@ Form = Literal["json", "text"]
 
 
 def configure(level: str = "INFO", form: Form = "json", stream: TextIO | None = None) -> None:
-    """Send all logging of the process through one handler, in the given form; call it once, at start.
+    """Send all logging of the process through one handler, in the given form. Call it once, at start.
 
     `level` is a name such as `INFO`. Raises ValueError for an unknown level or form.
     """
@@ -45,7 +44,7 @@ def configure(level: str = "INFO", form: Form = "json", stream: TextIO | None = 
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.handlers[:] = [handler]
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look at each replica helps nobody
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each poll of each replica helps nobody
     for name in LOGGERS_OF_LIBRARIES:
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -70,8 +69,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """A line for people; tracebacks follow it. A line break within a message can't begin a line that looks
-    real."""
+    """A line for people, followed by tracebacks. Line breaks in a message are escaped, so it can't fake a line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""

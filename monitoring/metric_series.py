@@ -1,9 +1,9 @@
 """Series of metrics by their label values, and the families that hold them: counters, gauges, histograms.
 
-An update is a look-up by label values and an addition; a scrape joins lines begun with their series.
-prometheus_client does the same in seven times the time, and a scrape stops every stream while it lasts
-(docs/reference/metrics.md has the figures): so here it only judges, in the tests, what we write. Nothing in this file
-is thread-safe: updates and scrapes belong to the event loop.
+An update is a look-up by label values and an addition; a scrape joins lines whose beginnings are kept.
+prometheus_client takes seven times as long, and a scrape stops every stream meanwhile (figures:
+docs/reference/metrics.md). So only the tests use it, to check the output. Nothing in this file is thread-safe: updates
+and scrapes belong to the event loop.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ JOINING: Mapping[Joined, Callable[[float, float], float]] = MappingProxyType(
     {"sum": operator.add, "greatest": max, "least": min}
 )
 FamilyFault = Literal["overflow", "lost"]
-"""Faults of an update: beyond the family's series, or no number that can be counted."""
+"""Faults of an update: no room for another series, or a number that can't be counted."""
 Numbers = list[tuple[tuple[str, ...], list[float]]]
-"""The content of a family's series, by their label values: one number, or a histogram's counts and then its sum."""
+"""The content of a family's series by label values: one number, or a histogram's counts followed by its sum."""
 Report = Callable[[FamilyFault, str], None]
-"""Takes a fault and the name of its family."""
+"""Called with a fault and the name of its family."""
 
 
 class Exemplar(NamedTuple):
-    """A request that a bucket counted, by its trace: what it measured, and when (Unix seconds)."""
+    """The trace of a request that a bucket counted, with its measurement and time (Unix seconds)."""
 
     value: float
     trace_id: str
@@ -48,7 +48,7 @@ Exemplars = list[tuple[tuple[str, ...], int, Exemplar]]
 
 
 class Level:
-    """One series of one number: a gauge's, or a counter's."""
+    """A series of one number, of a gauge or a counter."""
 
     __slots__ = ("_lost", "sample", "value")
 
@@ -58,7 +58,7 @@ class Level:
         self._lost = lost
 
     def lines(self, exemplars: bool = False) -> Iterator[str]:
-        """The series as Prometheus reads it. One number has no exemplars."""
+        """The series in Prometheus' text format. It has no exemplars."""
         yield f"{self.sample}{self.value!r}\n"
 
     def numbers(self) -> list[float]:
@@ -71,7 +71,7 @@ class Level:
 
 
 class Count(Level):
-    """One counter series. Keep it where the labels do not change: its `add` needs no look-up."""
+    """A counter's series. If labels do not change, keep this object: its `add` needs no look-up."""
 
     __slots__ = ()
 
@@ -84,7 +84,7 @@ class Count(Level):
 
 
 class Distribution:
-    """One histogram: a count for each bucket, and the sum."""
+    """A histogram's series: a count for each bucket, and the sum."""
 
     __slots__ = ("_lost", "bounds", "counts", "exemplars", "samples", "sum")
 
@@ -93,7 +93,7 @@ class Distribution:
         self.counts = [0] * (len(spec.bounds) + 1)
         self.sum = 0.0
         self.exemplars: dict[int, Exemplar] = {}
-        """The newest of each bucket, where requests are traced."""
+        """The newest exemplar of each bucket, if requests are traced."""
         self._lost = lost
         comma, braced = ("," if labels else ""), (f"{{{labels}}}" if labels else "")
         bounds = (*map(repr, spec.bounds), "+Inf")
@@ -109,11 +109,11 @@ class Distribution:
             self._lost()
 
     def exemplify(self, value: float, trace_id: str, at: float) -> None:
-        """Keep the trace of a measurement that was observed, as the newest of its bucket."""
+        """Keep the trace of an observed measurement as its bucket's newest exemplar."""
         self.exemplars[bisect_left(self.bounds, value)] = Exemplar(value, trace_id, at)
 
     def lines(self, exemplars: bool = False) -> Iterator[str]:
-        """The series as Prometheus reads them: buckets that add up, count and sum. `exemplars` is for OpenMetrics."""
+        """The series in Prometheus' text format: cumulative buckets, count and sum. `exemplars` is for OpenMetrics."""
         total = 0
         by_place = self.exemplars if exemplars else {}
         for place, (sample, count) in enumerate(zip(self.samples, self.counts, strict=False)):
@@ -151,7 +151,7 @@ class Family(Generic[Cell]):
             self.cell()
 
     def cell(self, *labels: str) -> Cell:
-        """The series of these label values, begun if new; `other` once the metric's share is used up."""
+        """The series of these label values, created if new; the series `other` if the metric's share is used up."""
         return self._cells.get(labels) or self._begin(labels)
 
     @property
@@ -160,7 +160,7 @@ class Family(Generic[Cell]):
         return len(self._cells) - len(self._others) < self._own_max
 
     def remove(self, label: str, values: Collection[str]) -> None:
-        """Drop every series whose label has one of these values, and so give back its room."""
+        """Drop every series whose label has one of these values, which frees its room."""
         place = self.spec.labels.index(label)
         for labels in [labels for labels in self._cells if labels[place] in values]:
             del self._cells[labels]
@@ -177,7 +177,7 @@ class Family(Generic[Cell]):
         self._others.clear()
 
     def lines(self, exemplars: bool = False) -> Iterator[str]:
-        """All series as Prometheus reads them."""
+        """All series in Prometheus' text format."""
         for cell in self._cells.values():
             yield from cell.lines(exemplars)
 
@@ -186,7 +186,7 @@ class Family(Generic[Cell]):
         return [(labels, cell.numbers()) for labels, cell in self._cells.items()]
 
     def add_numbers(self, numbers: Numbers) -> None:
-        """Add what the same metric's series hold in another process."""
+        """Add the numbers of the same metric in another process."""
         for labels, more in numbers:
             self.cell(*labels).add_numbers(more)
 
@@ -260,7 +260,7 @@ class Histogram(Family[Distribution]):
         return [(labels, place, each) for labels, cell in self._cells.items() for place, each in cell.exemplars.items()]
 
     def add_exemplars(self, exemplars: Exemplars) -> None:
-        """Take over those of another process that are newer."""
+        """Take over newer exemplars of another process."""
         for labels, place, other in exemplars:
             own = self.cell(*labels).exemplars
             own[place] = max(own.get(place, other), other, key=lambda exemplar: exemplar.at)
@@ -270,7 +270,7 @@ Reading = float | Mapping[tuple[str, ...], float]
 
 
 class Gauge(Family[Level]):
-    """A number of this moment: set when it changes, or read when Prometheus asks."""
+    """A current value: set when it changes, or read at a scrape."""
 
     _series = Level
 
@@ -279,15 +279,15 @@ class Gauge(Family[Level]):
         self._read: Callable[[], Reading] | None = None
 
     def set(self, value: float, *labels: str) -> None:
-        """Say what the series of these label values is now."""
+        """Set the current value of the series of these label values."""
         self.cell(*labels).value = value
 
     def read_from(self, read: Callable[[], Reading]) -> None:
-        """Take all series from `read` at each scrape: a number, or numbers by label values. No I/O in it."""
+        """Take all series from `read` at each scrape: a number, or numbers by label values. `read` must do no I/O."""
         self._read = read
 
     def add_numbers(self, numbers: Numbers) -> None:
-        """Merge the readings of another process, as `spec.merged` says."""
+        """Merge the values of another process by `spec.merged`."""
         merge = JOINING[self.spec.merged]
         for labels, (value,) in numbers:
             is_new = labels not in self._cells
@@ -295,7 +295,7 @@ class Gauge(Family[Level]):
             cell.value = value if is_new else merge(cell.value, value)
 
     def refresh(self) -> None:
-        """Read again, where there is something to read from. A reading that fails leaves no series."""
+        """Read the series again if there is a `read` function. If it fails, no series is left."""
         if self._read is None:
             return
         self.clear()
@@ -304,7 +304,7 @@ class Gauge(Family[Level]):
             written: set[Level] = set()
             for labels, value in reading.items() if isinstance(reading, Mapping) else [((), reading)]:
                 cell = self.cell(*labels)
-                # Of what overflows, `other` shows all that fell to it, as the metric has it joined.
+                # The series `other` joins all values that overflow, by `spec.joined`.
                 cell.value = JOINING[self.spec.joined](cell.value, value) if cell in written else value
                 written.add(cell)
         except Exception:

@@ -1,4 +1,4 @@
-"""The declaration of a metric: its name, unit and labels, and the formula of how many series it may have."""
+"""The declaration of a metric: its name, unit and labels, and a formula for the number of its series."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 SCALE: Mapping[str, int] = {"T": 40, "V": 3, "P": 2, "R": 200, "M": 3, "K": 500}
-"""The deployment that the default budget is made for: tasks, versions of each, pools, replicas in all,
-metrics that a task takes feedback on, and keys. A larger one raises the budget, and every share grows with it."""
+"""The deployment that the default budget is made for: tasks, versions of each, pools, replicas in all, metrics that a
+task takes feedback on, and keys. A larger deployment raises the budget, and every share grows with it."""
 
 CLOSED: Mapping[str, int] = {
     "reason": 18,
@@ -30,18 +30,17 @@ CLOSED: Mapping[str, int] = {
     "points": 3,
     "kind": 16,
 }
-"""Labels whose values are a closed list in our own code, and how many values each may have, with `other`.
-Every other label is open: its values come from configuration or from admins."""
+"""Labels whose values are a closed list in our code, and the number of values of each, with `other`. Every other label
+is open: its values come from configuration or from admins."""
 
 Joined = Literal["sum", "greatest", "least"]
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A metric as declared. `children` is a formula over SCALE for the most combinations of label values that
-    it may have; `bounds` are a histogram's upper bounds in seconds, +Inf left out. `joined` says what `other` shows
-    of a gauge's readings beyond them: the sum, the greatest, or the least; `merged` what is shown of the readings of a
-    gateway's processes."""
+    """A metric as declared. `children` is a formula over SCALE for the maximum number of combinations of label values;
+    `bounds` are a histogram's upper bounds in seconds, without +Inf. `joined` joins a gauge's values beyond that number
+    in `other`: their sum, greatest or least. `merged` does the same over a gateway's processes."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -55,7 +54,7 @@ class Spec:
 
     @property
     def width(self) -> int:
-        """Series to a combination of label values: 1, or a histogram's buckets with +Inf, sum and count."""
+        """Series for each combination of label values: 1, or a histogram's buckets with +Inf, sum and count."""
         return len(self.bounds) + 3 if self.kind == "histogram" else 1
 
     @property
@@ -65,7 +64,7 @@ class Spec:
 
     @property
     def other_children(self) -> int:
-        """Combinations kept free for `other`: one for each combination of this metric's closed labels."""
+        """Combinations that are reserved for `other`: one for each combination of the metric's closed labels."""
         return math.prod(CLOSED.get(label, 1) for label in self.labels)
 
 

@@ -30,7 +30,7 @@ def declare(
     joined: Joined = "sum",
     merged: Joined = "greatest",
 ) -> Any:
-    """A row of the table: a metric's Spec without name and kind, which its attribute has."""
+    """Make a row of the table: a metric's Spec without name and kind. These come from its attribute."""
     return Spec("", "gauge", unit, help_text, labels, children, bounds, joined, merged)
 
 
@@ -279,7 +279,8 @@ class MetricFamilies:
 
 
 def _take_specs() -> tuple[Spec, ...]:
-    """The rows, each with its name and kind. They are taken from the class: in their place meters have families."""
+    """The rows, each with its name and kind. They are removed from the class, since meters have families in their
+    place."""
     specs: list[Spec] = []
     for attribute, family in MetricFamilies.__annotations__.items():
         name = f"apprentice_{attribute}_total" if family == "Counter" else f"apprentice_{attribute}"

@@ -8,11 +8,11 @@ import msgspec
 
 MetricKind = Literal["boolean", "float", "category"]
 BAD_FROM = 0.5
-"""From this badness on an answer counts as judged bad."""
+"""The badness from which an answer counts as bad."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
-    """A declared metric, as far as it matters to how bad a value is."""
+    """The part of a declared metric that decides how bad a value is."""
 
     kind: MetricKind
     better: Literal["higher", "lower"] = "higher"
@@ -21,7 +21,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_badness(metric: Metric, value: Any) -> float | None:
-    """The badness of a value; None without an order, for a float without bounds, or for another kind of value."""
+    """The badness of a value; None for a category, a float without bounds, or a value of another kind."""
     if metric.kind == "boolean" and isinstance(value, bool):
         good = float(value)
     elif metric.kind == "float" and metric.minimum is not None and metric.maximum is not None:
@@ -35,5 +35,5 @@ def measure_badness(metric: Metric, value: Any) -> float | None:
 
 
 def is_bad(value: float | None) -> bool:
-    """True if so much badness says that the answer was bad; None, which says nothing, does not."""
+    """True if this badness counts as bad; False for None, which is no judgement."""
     return value is not None and value >= BAD_FROM

@@ -1,7 +1,7 @@
 """The meters of a gateway: one family of series for each metric of the table (metric_table.py).
 
-The number of series is bounded for any requests: each metric has its share of one budget, and label values beyond it
-are counted under `other`.
+Requests can't raise the number of series without bound: each metric has its share of one budget, and label values
+beyond it are counted under `other`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACTIONS_EXPECTED = (
     *("verdict", "shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"),
     *("recover", "hold_and_alert"),
 )
-"""The monitor's own actions; those of admins are not begun at 0."""
+"""The monitor's own actions. Their series begin at 0, unlike those of admins' actions."""
 
 
 class Measurements(msgspec.Struct, array_like=True):
@@ -34,10 +34,10 @@ class Measurements(msgspec.Struct, array_like=True):
 
 
 class Meters(MetricFamilies):
-    """All that one gateway process measures. Attributes have the metrics' names, without prefix and `_total`.
+    """All metrics of one gateway process. Attributes have the metrics' names, without prefix and `_total`.
 
-    `series_max` bounds the series of one scrape; each metric gets its share. Raises ValueError where it is
-    below SERIES_MAX_LEAST.
+    `series_max` bounds the series of one scrape; each metric gets its share. Raises ValueError if it is below
+    SERIES_MAX_LEAST.
     """
 
     def __init__(self, series_max: int = SERIES_MAX_DEFAULT) -> None:
@@ -53,9 +53,9 @@ class Meters(MetricFamilies):
             setattr(self, spec.name.removeprefix(PREFIX).removesuffix("_total"), family)
 
     def expect(self, tasks: Collection[str]) -> None:
-        """Begin rare events of these tasks at 0, so that the first is seen as an increase; while there is room.
+        """Begin the series of rare events of these tasks at 0 while there is room, so the first event is an increase.
 
-        Those are canaries' verdicts, what the monitor does, what becomes of reviews, and messages to the webhook.
+        These are verdicts on canaries, the monitor's actions, outcomes of reviews, and messages to the webhook.
         """
         for outcome in ("sent", "retried", "dropped"):
             self.webhooks.cell(outcome)
@@ -64,7 +64,7 @@ class Meters(MetricFamilies):
         self.reviews.begin(tasks, ("drawn", "dropped", "given", "skipped", "answered", "expired"))
 
     def saved(self, task: str, usd: float) -> None:
-        """Count a saving in US dollars; one below 0 goes to overspend, since a counter never goes down."""
+        """Count a saving in US dollars. A negative one is added to overspend, since a counter can't decrease."""
         if usd < 0:
             self.overspend_usd.add(-usd, task)
         else:
@@ -75,18 +75,18 @@ class Meters(MetricFamilies):
         self.adapter_load_seconds.observe(seconds, pool)
 
     def forget(self, *versions: str) -> None:
-        """Drop the series of retired versions and give their room back. Cells kept of them count no more."""
+        """Drop the series of retired versions, which frees their room. Kept series objects of them no longer count."""
         gone = frozenset(versions)
         for family in self._families.values() if gone else ():
             if "version" in family.spec.labels:
                 family.remove("version", gone)
 
     def keep_callers(self, callers: Container[str]) -> None:
-        """Drop the series of keys other than these and give their room back: the others were revoked."""
+        """Drop the series of all other keys, which were revoked. This frees their room."""
         self.caller_cost_usd.keep("caller", callers)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """All series, and their content type: OpenMetrics where `accept` names it, else text 0.0.4."""
+        """All series, and their content type: OpenMetrics if `accept` names it, else text 0.0.4."""
         openmetrics = "application/openmetrics-text" in accept
         self._refresh()
         parts: list[str] = []
@@ -110,7 +110,7 @@ class Meters(MetricFamilies):
         )
 
     def add(self, measured: bytes, with_gauges: bool = True) -> None:
-        """Add what another process has measured: counters and histograms as a sum, gauges as each is merged."""
+        """Add the `measured` of another process: counters and histograms as a sum, gauges by their `spec.merged`."""
         other = msgspec.msgpack.decode(measured, type=Measurements)
         for name, numbers in other.numbers.items():
             family = self._families[name]
@@ -120,7 +120,7 @@ class Meters(MetricFamilies):
                 family.add_exemplars(other.exemplars[name])
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """Requests, cost and saving (US dollars) by task, "" without one; and cost by key, whose name is `@` and its
+        """Requests, cost and saving (US dollars) by task, "" if there is none; and cost by key, named `@` and the key's
         public part."""
         totals: dict[str, dict[str, float]] = {}
         for family in (self.requests, self.cost_usd, self.saving_usd, self.caller_cost_usd):
@@ -132,7 +132,7 @@ class Meters(MetricFamilies):
         return totals
 
     def versions(self) -> frozenset[str]:
-        """The versions that are known and not retired."""
+        """The known versions that are not retired."""
         place = self.adapter_info.spec.labels.index("version")
         return frozenset(labels[place] for labels, _ in self.adapter_info.numbers())
 
@@ -155,7 +155,7 @@ class Meters(MetricFamilies):
 
 
 def merge_processes(measured: Iterable[bytes], ended: Meters, series_max: int) -> Meters:
-    """The meters of a gateway's processes together. `ended` is of those that have ended, and forgets old versions."""
+    """Merge the meters of a gateway's processes. `ended` are those of ended processes; its old versions are dropped."""
     merged = Meters(series_max)
     for each in measured:
         merged.add(each)

@@ -1,8 +1,8 @@
 """The flow of records: from memory into the stream, or into the spool while Redis does not accept them.
 
-A record is in memory alone for at most flush_interval_seconds before it is sent. If Redis is away, or has not answered
-within spool_after_seconds, the record is written to the spool at the next tick, at most flush_interval_seconds later.
-While the spool holds records, new ones are added to it, so that they reach the stream in order.
+A record stays only in memory for at most flush_interval_seconds before it is sent. If Redis is away, or has not
+answered within spool_after_seconds, the record is written to the spool at the next tick, at most flush_interval_seconds
+later. While the spool holds records, new ones are added to it, so that they reach the stream in order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from monitoring.spool import Spool, decode_payloads
 log = logging.getLogger(__name__)
 BATCH_MAX = 500
 REPLAY_MAX = 100
-"""Fewer than in a flush: all of a replay holds the event loop, and nobody waits for it. As many where Redis is slow."""
+"""Fewer than in a flush: a replay blocks the event loop, and nobody waits for it. If Redis is slow, BATCH_MAX."""
 SLOW_SECONDS = 0.05
 SPILL_MAX = 200
 HANDLES_MAX = 100_000
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The times of the flow: between sendings, until records are spooled instead, and between syncs of the spool."""
+    """Times of the flow: between sendings, until records go to the spool instead, and between syncs of the spool."""
 
     flush_interval_seconds: float
     spool_after_seconds: float
@@ -45,7 +45,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class FlowReport:
-    """Receivers of the flow's reports: joined feedback, numbers of lost records, seconds that a batch took."""
+    """Receivers of the flow's reports: joined feedback, the number of lost records, the seconds that a batch took."""
 
     joined: Callable[[Joined], None]
     dropped: Callable[[int], None]
@@ -53,11 +53,11 @@ class FlowReport:
 
 
 class _Unread(Exception):
-    """The disk did not let the spool be read or shortened; Redis has nothing to do with it."""
+    """The spool could not be read or shortened: a fault of the disk, not of Redis."""
 
 
 class RecordFlow:
-    """Moves records on. Owner of the spool, which one thread of its own reads and writes."""
+    """Moves records into the stream. It owns the spool; a single thread reads and writes it."""
 
     def __init__(
         self, buffer: RecordBuffer, stream: RecordStream, spool: Spool, pace: Pace, report: FlowReport
@@ -72,13 +72,13 @@ class RecordFlow:
         self._away = False
         self._unread = False
         self._refusal = ""
-        """The reason why the disk takes none now, which is told once; empty where it does."""
+        """The reason why the disk takes no records now, which is logged once; empty if it does."""
         self._asked_at: float | None = None
         self._took = 0.0
 
     @property
     def pending(self) -> int:
-        """Records that are not known to be in the stream, in memory and in the spool."""
+        """The number of records in memory and in the spool, which are not known to be in the stream."""
         return len(self.buffer) + self._spool.records
 
     @property
@@ -87,12 +87,12 @@ class RecordFlow:
         return self._spool.size_bytes
 
     def oldest_seconds(self) -> float:
-        """The age of the oldest record that is not known to be in the stream; 0 where there is none."""
+        """The age of the oldest record that is not known to be in the stream; 0 if there is none."""
         at = self._spool.oldest_at
         return max(self.buffer.oldest_seconds(), time.time() - at if at is not None else 0.0)
 
     def unanswered_seconds(self) -> float:
-        """For how long Redis has taken no record though it was sent some; 0 where it has answered the last time."""
+        """Time since Redis was first sent records without an answer; 0 if it answered the last time."""
         return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
 
     def latest_of(self, handle: str) -> str | None:
@@ -104,11 +104,11 @@ class RecordFlow:
         return self.latest_of(handle) or await self.stream.latest_of(handle)
 
     async def find(self, request_id: str) -> Record | None:
-        """The record of a request, stored or not yet; None where there is none. Raises RedisError."""
+        """The record of a request, stored or not yet; None if there is none. Raises RedisError."""
         return self.buffer.find(request_id) or await self.stream.read(request_id)
 
     async def open(self) -> None:
-        """Lock this gateway's part of the spool. Raises OSError where the disk does not let it."""
+        """Lock this gateway's part of the spool. Raises OSError if that fails."""
         await self._in_thread(self._spool.open)
 
     async def run(self) -> None:
@@ -119,9 +119,9 @@ class RecordFlow:
             group.create_task(self._keep_spool())
 
     async def stop(self, until: float) -> int:
-        """Empty the buffer into the stream, or else onto the disk, trying the stream until then (monotonic seconds).
+        """Empty the buffer into the stream, or else onto the disk; try the stream until `until` (monotonic seconds).
 
-        Returns how many records are left behind, in the spool where the disk takes them.
+        Returns the number of records that are left, which are in the spool if the disk took them.
         """
         try:
             async with asyncio.timeout(self._pace.spool_after_seconds):
@@ -172,7 +172,7 @@ class RecordFlow:
                 await self._spill()
 
     async def _keep_spool(self) -> None:
-        """Sync it, and take over what dead gateways left."""
+        """Sync the spool, and take over the segments of dead gateways."""
         looked_at = -TAKE_OVER_SECONDS
         while True:
             try:
@@ -188,7 +188,7 @@ class RecordFlow:
                 await self._synced()
 
     async def _flush_some(self) -> int:
-        """Move one batch from the buffer to the stream; returns how many. Raises RedisError and loses nothing."""
+        """Move one batch from the buffer to the stream; returns its size. Raises RedisError, and then loses nothing."""
         batch = self.buffer.first(BATCH_MAX)
         if batch:
             await self._append(batch)
@@ -196,7 +196,7 @@ class RecordFlow:
         return len(batch)
 
     async def _replay_some(self) -> None:
-        """Move one batch from the spool to the stream. Raises RedisError and _Unread, and loses nothing."""
+        """Move one batch from the spool to the stream. Raises RedisError and _Unread, and then loses nothing."""
         payloads = await self._of_spool(self._spool.first, REPLAY_MAX if self._took < SLOW_SECONDS else BATCH_MAX)
         records, unreadable = decode_payloads(payloads, Record)
         if records:
@@ -225,7 +225,7 @@ class RecordFlow:
         self._report.flushed(self._took)
 
     async def _spill(self) -> None:
-        """Write all that is in memory now to the spool. Where the disk does not take it, it stays in memory."""
+        """Write all records that are in memory now to the spool. If the disk fails, they stay in memory."""
         remaining = len(self.buffer)
         while remaining > 0 and (batch := self.buffer.first(min(remaining, SPILL_MAX))):
             remaining -= len(batch)
@@ -233,7 +233,7 @@ class RecordFlow:
             try:
                 dropped = await self._in_thread(self._spool.append, payloads, batch[0].at)
             except OSError as error:
-                refusal = error.strerror or str(error)  # without the file's name, which is another one each time
+                refusal = error.strerror or str(error)  # without the file's name, which differs each time
                 if refusal != self._refusal:
                     log.error("%d records can't be spooled, and wait in memory: %s", len(self.buffer), error)
                 self._refusal = refusal
@@ -246,7 +246,7 @@ class RecordFlow:
             while len(self._handles) > HANDLES_MAX:
                 self._handles.popitem(last=False)
             self.buffer.forget(batch)
-            # The sender may wait for a record in memory: it stored this batch while the batch was being written here.
+            # The sender may wait for a record in memory: it stored this batch while this function was writing it.
             self.buffer.wake()
             if dropped:
                 self._report.dropped(dropped)

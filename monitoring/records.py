@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 
 STREAM_KEY = "apprentice:records"
 REPORTED_STREAM_KEY = "apprentice:reported"
-"""The records of what other gateways served: a stream of their own, so that they displace no record of ours."""
+"""Records of requests that other gateways served. Their own stream keeps them from displacing our records."""
 REPORTED = "reported"
-"""The purpose of a record of what another gateway served."""
+"""The purpose of records of requests that another gateway served."""
 REPORTED_MAX = 250_000
 
 
@@ -82,7 +82,7 @@ class Record(
     omit_defaults=False,
     rename={"requested_model": "model_asked", "fingerprint": "stack"},
 ):
-    """All that is known of a request. Filled along the walk, frozen by convention once it is settled.
+    """All known data of a request. It is filled along the walk, and does not change once it is settled.
 
     Times are in seconds, cost in US dollars; None means unknown or not applicable, never zero.
     """
@@ -211,7 +211,7 @@ return {joined, unarchived}
 
 class Joined(msgspec.Struct, frozen=True):
     """Feedback that waited for its record: `joined` to it now, or `dropped` because its giver may not judge it. `first`
-    is the earliest that was joined to a record."""
+    marks one joined feedback for each record."""
 
     record: Record
     outcome: str
@@ -220,7 +220,7 @@ class Joined(msgspec.Struct, frozen=True):
 
 
 class RecordBuffer:
-    """Bounded. Settling puts in, the flushing job takes out."""
+    """Bounded buffer of records. Settling a request puts them in, the flushing job takes them out."""
 
     def __init__(self, pending_max: int) -> None:
         self._pending_max = pending_max
@@ -231,7 +231,7 @@ class RecordBuffer:
         return len(self._pending)
 
     def put(self, record: Record) -> bool:
-        """Take a settled record in, without waiting; False if it is full and the record is lost."""
+        """Take in a settled record, without waiting; False if the buffer is full and the record is lost."""
         if len(self._pending) >= self._pending_max:
             return False
         self._pending.append(record)
@@ -248,11 +248,11 @@ class RecordBuffer:
         return next((record for record in self._pending if record.id == request_id), None)
 
     def oldest_seconds(self) -> float:
-        """The age of the oldest record that waits; 0 when none does."""
+        """The age of the oldest waiting record; 0 if none waits."""
         return max(0.0, time.time() - self._pending[0].at) if self._pending else 0.0
 
     def wake(self) -> None:
-        """Let whoever waits for `some` look again, though there may be no record here."""
+        """Wake callers of `some`, even if there is no record here."""
         self._some.set()
 
     async def some(self) -> None:
@@ -262,11 +262,11 @@ class RecordBuffer:
             await self._some.wait()
 
     def first(self, count: int) -> list[Record]:
-        """The oldest records, which stay here until `forget` is told that they are stored."""
+        """The oldest records, which stay here until `forget` gets them."""
         return [self._pending[i] for i in range(min(count, len(self._pending)))]
 
     def forget(self, records: Sequence[Record]) -> None:
-        """Drop the oldest records, those that `first` gave: they are stored. Some may be gone already."""
+        """Drop the oldest records, returned by `first`, which are now stored. Some may be gone already."""
         for record in records:
             if self._pending and self._pending[0] is record:
                 self._pending.popleft()
@@ -275,7 +275,7 @@ class RecordBuffer:
 class RecordIndex(NamedTuple):
     """The fields of a record by which feedback is joined, and the stream that the record is in.
 
-    Redis has them as lines: under a request's id, after the record's place in its stream; and with each feedback.
+    Redis stores them as lines: under a request's id, after the record's place in its stream, and with each feedback.
     """
 
     caller: str = ""
@@ -293,7 +293,7 @@ class RecordIndex(NamedTuple):
 
     @classmethod
     def read(cls, lines: bytes) -> RecordIndex:
-        """An index as it is written; lines that are missing are empty."""
+        """The index from its lines; missing lines are empty fields."""
         return cls(*lines.decode().split("\n")[: len(cls._fields)])
 
     def write(self) -> str:
@@ -302,13 +302,13 @@ class RecordIndex(NamedTuple):
 
 
 def read_place(lines: bytes) -> tuple[str, RecordIndex]:
-    """A record's place in its stream, and its index, as they are written under the request's id."""
+    """A record's place in its stream, and its index, from the lines under the request's id."""
     place, _, index = lines.partition(b"\n")
     return place.decode(), RecordIndex.read(index)
 
 
 def streams_of(lines: bytes) -> tuple[str, ...]:
-    """The streams in which the record of these lines may be: a report also in the one where earlier gateways put it."""
+    """The streams that may hold the record of these lines. Earlier releases put reports into the stream of records."""
     _, index = read_place(lines)
     return (REPORTED_STREAM_KEY, STREAM_KEY) if index.purpose == REPORTED else (STREAM_KEY,)
 
@@ -328,7 +328,7 @@ class RecordStream:
     ) -> None:
         """Keep at most these numbers of served and of reported records.
 
-        With `unarchived_max` a record stays until it is archived, but never more of them over either bound.
+        With `unarchived_max` a record stays until it is archived, but at most this many over either bound.
         """
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = retention_seconds * 1000
@@ -342,10 +342,10 @@ class RecordStream:
         self._flush = redis.register_script(FLUSH)
 
     async def append(self, records: Sequence[Record]) -> list[Joined]:
-        """Store records, each stream's in one atomic step, and join the feedback that waits for them. Storing twice is
-        harmless.
+        """Store records, in one atomic step for each stream, and join the feedback that waits for them. Storing twice
+        is harmless.
 
-        Raises RedisError if Redis can't be reached; the records are then not acknowledged and are to be sent again.
+        Raises RedisError if Redis can't be reached; the records are then not acknowledged and must be sent again.
         """
         served = [record for record in records if record.purpose != REPORTED]
         joined = await self._append(STREAM_KEY, "records", self._records_max, served)
@@ -375,9 +375,9 @@ class RecordStream:
         return joined
 
     async def claim(self, sources: Sequence[tuple[str, str, str]]) -> list[tuple[str, str] | None]:
-        """Give other gateways' names (as `handle_of` makes them) to ids of ours, each with the digest of what was said.
+        """Map other gateways' names (as `handle_of` makes them) to our ids, each with the digest of the report.
 
-        For each None where the name was new, else the id and the digest that it has. Raises RedisError.
+        For each name: None if it was new, else its stored id and digest. Raises RedisError.
         """
         if not sources:
             return []
@@ -389,7 +389,7 @@ class RecordStream:
         return [None if raw is None else tuple(raw.decode().split("\n", 1)) for raw in replies]
 
     async def read(self, request_id: str) -> Record | None:
-        """The record of this id, or None where there is none (any more)."""
+        """The record of this id, or None if there is none (any more)."""
         lines = await self._redis.get(f"apprentice:record:{request_id}")
         if lines is None:
             return None
@@ -401,8 +401,8 @@ class RecordStream:
         return None
 
     async def newest(self, count: int, before: str | None = None) -> tuple[list[Record], str | None]:
-        """At most `count` records of what was served here, newest first, from before a place in the stream on; and the
-        place where the next ones are, None at the stream's beginning. Raises RedisError."""
+        """At most `count` records of requests served here that lie before a place in the stream, newest first; and the
+        place to go on from, None at the stream's beginning. Raises RedisError."""
         entries = await self._redis.xrevrange(STREAM_KEY, max="+" if before is None else f"({before}", count=count)
         records = [msgspec.json.decode(fields[b"record"], type=Record) for _, fields in entries]
         return records, entries[-1][0].decode() if len(entries) == count else None

@@ -1,4 +1,4 @@
-"""Redis by its URL: one server, or a primary that changes (redis_seeds): each new connection asks which it is."""
+"""Redis clients by URL: for one server, or for a changing primary (redis_seeds), which each new connection looks up."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from monitoring import redis_cluster, redis_sentinels
 from monitoring.redis_seeds import read_seeds
 
 FAILOVER = ConstantBackoff(0.5), 8
-"""The wait, and the number of waits, where nobody knows a primary. A client may have its own `retry` for it."""
+"""The wait, and the number of waits, while no primary is known. A client may pass its own `retry` instead."""
 
 
 def open_redis(url: str, **options: Any) -> Redis:
-    """A blocking client of the Redis at a URL. Raises ValueError for a wrong one."""
+    """A blocking client of the Redis at a URL. Raises ValueError for a wrong URL."""
     if (seeds := read_seeds(url)) is None:
         return Redis.from_url(url, **options)
     opened = redis_cluster.open_redis if seeds.kind == "cluster" else redis_sentinels.open_redis

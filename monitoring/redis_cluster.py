@@ -1,9 +1,9 @@
 """Redis Cluster: a whole installation in one slot, and connections to the node that owns it.
 
-Names of keys begin with `apprentice:`; in a Cluster, and there alone, with `{apprentice}:`, which puts all of them into
-one slot. Clients translate, so that steps over several keys, scripts and streams are as with one server. A failover is
-followed; the other nodes carry none of the work. A slot may move in one step (`CLUSTER MIGRATESLOTS`). While its keys
-move one by one a script could be stopped half done: there is no connection then.
+Names of keys begin with `apprentice:`. In a Cluster alone they begin with `{apprentice}:`, which puts all keys into one
+slot. Clients translate the names, so multi-key steps, scripts and streams work as with one server. Clients follow a
+failover; the other nodes do none of the work. The slot may move in one step (`CLUSTER MIGRATESLOTS`). While its keys
+move one by one, clients do not connect, since a script could stop half done.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from monitoring.redis_seeds import Seeds
 
 PREFIX, TAGGED = "apprentice:", "{apprentice}:"
 SLOT = 15982
-"""The slot of all names that begin so."""
+"""The slot of all names that begin with TAGGED."""
 LEFT = (AskError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError)
-"""Replies of a node that does not own the slot now; AskError has MOVED among its kinds."""
+"""Replies of a node that does not own the slot now. The error for MOVED is a subclass of AskError."""
 LEFT_IN_SCRIPT = "access a non local key"
 NOT_NAMES = frozenset({"AUTH", "ECHO", "HELLO", "PING", "PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE"})
-"""Commands of which the first argument is not a name of a key. Channels are the same in a Cluster."""
+"""Commands whose first argument is not the name of a key. Names of channels are not changed in a Cluster."""
 ALL_NAMES = frozenset({"DEL", "EXISTS", "MGET", "RENAME", "SCAN", "TOUCH", "UNLINK", "WATCH"})
 SECOND_NAMES = frozenset({"MEMORY", "OBJECT", "XGROUP", "XINFO"})
 Address = tuple[str, int]
@@ -61,7 +61,7 @@ def is_client_of_cluster(redis: AsyncRedis) -> bool:
 
 
 def tag_names(command: Sequence[Any]) -> Sequence[Any]:
-    """A command with the names of its keys, and those in the text of its script, as a Cluster has them."""
+    """A command with the Cluster's names for its keys and for those in the text of its script."""
     name, *more = _text(command[0]).upper().split()
     places: Container[int] = (1,)
     if name in ALL_NAMES:
@@ -81,12 +81,12 @@ def tag_names(command: Sequence[Any]) -> Sequence[Any]:
 
 
 def tag_script(script: str) -> str:
-    """A script with its names as a Cluster has them."""
+    """A script with the Cluster's names for its keys."""
     return script.replace(f"'{PREFIX}", f"'{TAGGED}")
 
 
 class Nodes:
-    """The nodes to ask for the slot, likely owners first. A client's connections share it."""
+    """The nodes to ask for the slot, likely owners first. A client's connections share this object."""
 
     def __init__(self, seeds: Iterable[Address]) -> None:
         self._seeds = [*dict.fromkeys(seeds)]
@@ -99,22 +99,22 @@ class Nodes:
         return min(left, key=self._doubted.__contains__, default=None)
 
     def doubt(self, address: Address) -> None:
-        """Ask the others first until this one has answered."""
+        """Ask the other nodes first, until this one answers again."""
         self._doubted.add(address)
 
     def believe(self, owner_and_replicas: Sequence[Address]) -> None:
-        """Ask these first, and forget former ones."""
+        """Ask these nodes first, and forget former owners."""
         self._order = [*dict.fromkeys([*owner_and_replicas, *self._seeds])]
         self._doubted.intersection_update(self._order)
 
     def trust(self, address: Address) -> None:
-        """This one has answered."""
+        """Note that this node has answered."""
         self._doubted.discard(address)
 
     @contextmanager
     def note(self, address: Address, asked: dict[Address, BaseException]) -> Iterator[None]:
-        """Note how a node answers within the block, and in `asked` why it is not the one. Raises what is not a fault of
-        a connection."""
+        """Note how a node answers within the block, and put into `asked` why it can't be used. Raises errors other than
+        a connection's."""
         try:
             yield
             self.trust(address)
@@ -130,7 +130,7 @@ class Nodes:
 
 
 class _Elsewhere(Disconnected):
-    """A node that answers, and does not own the slot: `owner_and_replicas` do."""
+    """The answer of a node that does not own the slot. `owner_and_replicas` are the nodes that have it."""
 
     def __init__(self, owner_and_replicas: Sequence[Address]) -> None:
         super().__init__("it does not own the slot")
@@ -138,7 +138,7 @@ class _Elsewhere(Disconnected):
 
 
 class _AsyncNodeConnection(AsyncAbstractConnection):
-    """A connection to the node that says that it owns the slot."""
+    """A connection to the node that reports itself as the slot's owner."""
 
     host: str
     port: int
@@ -155,7 +155,7 @@ class _AsyncNodeConnection(AsyncAbstractConnection):
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self.is_connected:
-            await self._find()  # redis-py would go to the former node again
+            await self._find()  # redis-py would connect to the former node again
         await super().send_packed_command(command, check_health)
 
     async def _find(self) -> None:
@@ -199,7 +199,7 @@ class _AsyncSecureNode(_AsyncNodeConnection, AsyncSSLConnection):
 
 
 class _NodeConnection(AbstractConnection):
-    """As _AsyncNodeConnection, blocking."""
+    """The blocking form of _AsyncNodeConnection."""
 
     host: str
     port: int
@@ -260,7 +260,7 @@ class _SecureNode(_NodeConnection, SSLConnection):
 
 
 class _Packer:
-    """redis-py's own, of commands whose names are tagged."""
+    """redis-py's packer, with the Cluster's names in commands."""
 
     def __init__(self, packer: Any) -> None:
         self._packer = packer
@@ -270,7 +270,7 @@ class _Packer:
 
 
 class _PlainNames:
-    """Tells the names that a client reads as they are without a Cluster."""
+    """Translation for clients: scripts get the Cluster's names, and SCAN returns names as without a Cluster."""
 
     response_callbacks: Any
     set_response_callback: Any
@@ -292,7 +292,7 @@ class _AsyncClient(_PlainNames, AsyncRedis):  # type: ignore[misc]  # within red
 
 
 def is_slot_owner(nodes: str) -> bool:
-    """Return whether a node's own line has the slot. Raises ConnectionError while its keys move."""
+    """Return whether a node's own line in CLUSTER NODES has the slot. Raises ConnectionError while its keys move."""
     own = next((fields for line in nodes.splitlines() if "myself" in (fields := line.split(" "))[2].split(",")), [])
     if any(place.startswith(f"[{SLOT}->-") for place in own[8:]):
         raise Disconnected(f"the keys of slot {SLOT} are being moved one by one")
@@ -301,7 +301,7 @@ def is_slot_owner(nodes: str) -> bool:
 
 
 def read_shard(slots: Iterable[Sequence[Any]], asked_host: str) -> list[Address]:
-    """The addresses of the slot's owner and of its replicas. Raises ConnectionError where nobody owns it."""
+    """The addresses of the slot's owner and of its replicas. Raises ConnectionError if nobody owns it."""
     for first, last, *nodes in slots:
         if first <= SLOT <= last:
             hosts = [(_text(host or asked_host), int(port)) for host, port, *_ in nodes]
@@ -310,7 +310,7 @@ def read_shard(slots: Iterable[Sequence[Any]], asked_host: str) -> list[Address]
 
 
 def _not_found(asked: dict[Address, BaseException], kind: type[Exception]) -> Exception:
-    """The error where no node is connected to; one that kept silent is not asked again at once."""
+    """The error if no node could be used. If a node timed out, it is a TimeoutError, so there is no retry at once."""
     faults = "; ".join(f"{host}:{port}: {error}" for (host, port), error in asked.items())
     silent = any(isinstance(error, Silence) for error in asked.values())
     return (Silence if silent else kind)(f"No node of the Cluster owns slot {SLOT}: {faults}")
@@ -341,4 +341,4 @@ def _text(raw: Any) -> str:
 
 
 async def _nothing_async(_: Exception) -> None:
-    """There is nothing to undo before the nodes are asked again."""
+    """Do nothing: before the nodes are asked again there is nothing to undo."""

@@ -26,7 +26,7 @@ FORMS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """The hosts of an address, and the options of connections to the primary. `primary` is its name at Sentinels."""
+    """The hosts of an address, and options for connections to the primary, whose name at Sentinels is `primary`."""
 
     kind: str
     addresses: list[tuple[str, int]]
@@ -36,7 +36,7 @@ class Seeds:
 
 
 def read_seeds(url: str) -> Seeds | None:
-    """The hosts that a URL names; None: it leads to Redis itself. Raises ValueError."""
+    """The hosts that a URL names; None if it is the URL of one Redis server. Raises ValueError."""
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     if scheme not in ("redis", "rediss") or kind not in ("sentinel", "cluster"):

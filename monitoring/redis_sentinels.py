@@ -38,10 +38,10 @@ def open_async_redis(seeds: Seeds, options: dict[str, Any]) -> AsyncRedis:
 
 
 class _AsyncSentinel(AsyncSentinel):
-    """Sentinels that several connections ask at once."""
+    """Sentinels that several connections may ask at the same time."""
 
     async def discover_master(self, service_name: str) -> Any:
-        own = copy(self)  # redis-py reorders its list after an await: on a shared one an entry would be lost
+        own = copy(self)  # redis-py reorders the list after an await: a shared list would lose an entry
         own.sentinels = [*self.sentinels]
         address = await AsyncSentinel.discover_master(own, service_name)
         self.sentinels = own.sentinels
@@ -49,7 +49,7 @@ class _AsyncSentinel(AsyncSentinel):
 
 
 class _Pool(AsyncSentinelConnectionPool):
-    """Connections to the primary; those to the Sentinels are closed with them."""
+    """Connections to the primary. The connections to the Sentinels are closed together with them."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)

@@ -1,4 +1,4 @@
-"""Redis's clock: it times everything that gateways compare with each other, since their own clocks may differ."""
+"""Redis's clock. It gives all times that gateways compare with each other, since their own clocks may differ."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ async def read_redis_time(redis: Redis) -> float:
 
 
 def convert_time(moment: tuple[int, int]) -> float:
-    """Redis's answer to TIME, its seconds and microseconds, in Unix seconds."""
+    """Convert Redis's answer to TIME (seconds and microseconds) to Unix seconds."""
     seconds, microseconds = moment
     return float(seconds) + float(microseconds) / 1e6

@@ -1,7 +1,7 @@
-"""Search in requests: the newest from Redis, all others from the archive, the newest first.
+"""Search in requests, newest first: the newest come from Redis, all others from the archive.
 
 The results are ordered by request id, which is the order in which the requests were made. Redis has them in the order
-in which they ended. So a request is returned only once no request that was made after it can still come.
+in which they ended. So a request is returned only once no later request can still turn up.
 
 `python -m monitoring.request_search` reads a SearchJob as a line of JSON, and prints a SearchResult.
 """
@@ -30,13 +30,13 @@ from monitoring.time_units import DAY_SECONDS
 
 AT_ONCE = 200
 LOOKED_MAX = 50_000
-"""Requests that one search looks at; the next goes on from there."""
+"""The most requests that one search reads; the next search goes on from there."""
 PAGE_BYTES_MAX = 2 << 20
-"""A page ends early where it is as long: a gateway holds its event loop to read 30 MB of it for half a second."""
+"""A page ends early at this size: decoding 30 MB would block a gateway's event loop for half a second."""
 HOT_SECONDS = 3_600.0
-"""A request that was made so long before the last archived one has ended, and is archived too."""
+"""A request made this long before the last archived one has ended and is archived too."""
 CLOCK_SECONDS = 30.0
-"""The clock of a gateway, which makes ids, may be that much ahead of Redis's."""
+"""A gateway's clock, from which ids are made, may be this much ahead of Redis's."""
 LabelFilter = Literal["right", "wrong", "unresolved", "none"]
 
 
@@ -65,7 +65,7 @@ SHOWN = Found.__struct_fields__
 class RequestQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The requests that are wanted. Times are Unix seconds: from `since` on, before `until`; `before` is an id.
 
-    `text` is a part of what was asked or answered, in any case. `with_texts` has all texts told.
+    `text` is a part of the question or answer, in any case. `with_texts` returns all texts.
     """
 
     task: str | None = None
@@ -82,7 +82,7 @@ class RequestQuery(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 50
 
     def matches(self, hit: Found) -> bool:
-        """Return whether a request is wanted, as far as its record tells."""
+        """Return whether a request is wanted, by the fields of its record."""
         equal = ((name, getattr(self, name)) for name in EQUAL)
         return (
             hit.purpose == "serve"
@@ -98,8 +98,8 @@ BY_ID = attrgetter("id")
 
 
 class SearchJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A search as a process beside the gateway does it. `rules` say how each task's labels are decided, and those under
-    "" how all others are."""
+    """A search in a process beside the gateway. `rules` decide the labels of each task; those under "" are for all
+    other tasks."""
 
     source: TextSource
     query: RequestQuery
@@ -107,8 +107,8 @@ class SearchJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SearchResult(msgspec.Struct, kw_only=True):
-    """The requests found, newest first, each with its label and its text where it has any. `next_before` goes on from
-    there; None: that was all. `unreadable` texts could not be opened."""
+    """The requests found, newest first, each with its label and text if there are any. The next search begins before
+    `next_before`; None: that was all. `unreadable` counts texts that could not be opened."""
 
     requests: list[dict[str, Any]]
     next_before: str | None = None
@@ -116,7 +116,7 @@ class SearchResult(msgspec.Struct, kw_only=True):
 
 
 def search(job: SearchJob) -> SearchResult:
-    """Raises RedisError, OSError and duckdb.Error."""
+    """Search requests. Raises RedisError, OSError and duckdb.Error."""
     query, rows, last, size_bytes = job.query, list[dict[str, Any]](), None, 0
     with TextReader(job.source) as reader, closing(_candidates(reader, query)) as every:
         candidates, looked = islice(every, LOOKED_MAX), 0
@@ -132,7 +132,7 @@ def search(job: SearchJob) -> SearchResult:
 
 
 def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterator[dict[str, Any]]:
-    """Those of a batch that are wanted also by label and text, with both."""
+    """The requests of a batch that match by label and text too, with both."""
     query, hits, labels = job.query, batch, dict[str, RequestLabel | None]()
     if query.label is not None:
         labels = _find_labels(reader, job, hits)
@@ -141,7 +141,7 @@ def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterato
     texts = reader.of_requests([hit.id for hit in hits]) if query.with_texts or query.text else {}
     if query.text is not None:
         hits = [hit for hit in hits if hit.id in texts and has_text(texts[hit.id], query.text)]
-    if query.label is None:  # only of the few that are told
+    if query.label is None:  # only for the few that are returned
         labels = _find_labels(reader, job, hits)
     for hit in hits:
         label = labels[hit.id]
@@ -162,7 +162,7 @@ def _label_of(hit: Found, feedback: Mapping[str, Any], job: SearchJob) -> Reques
 
 
 def has_text(text: KeptText, part: str) -> bool:
-    """Return whether a part of what was asked or answered is this text, in any case."""
+    """Return whether `part` occurs in the question or the answer, in any case."""
     texts = [text.messages, text.prompt, text.answer, text.tool_calls]
     return part.casefold() in " ".join(_strings_of(texts)).casefold()
 
@@ -176,7 +176,7 @@ def _strings_of(value: Any) -> Iterator[str]:
 
 
 def _candidates(reader: TextReader, query: RequestQuery) -> Generator[Found, None, None]:
-    """The requests that are wanted as far as their records tell, the newest first."""
+    """The requests that are wanted by the fields of their records, newest first."""
     waiting: list[Found] = []
     done = (reader.redis.hget("apprentice:archive:records", "done") or b"").decode()
     archived_until = query.until
@@ -201,8 +201,8 @@ def _may_be_hot(query: RequestQuery, archived_ms: int) -> bool:
 
 
 def _pages(redis: Any, done: str) -> Iterator[tuple[list[Found], float]]:
-    """Pages of the stream from its end back to what is archived, each with the time (Unix seconds, as ids have it) back
-    to which all requests are known that have ended."""
+    """Pages of the stream, from its end back to the archived part. Each comes with a time in Unix seconds: all ended
+    requests with later ids have been read."""
     high = "+"
     while batch := redis.xrevrange(STREAM_KEY, high, "-", count=AT_ONCE):
         high = f"({batch[-1][0].decode()}"
@@ -213,7 +213,7 @@ def _pages(redis: Any, done: str) -> Iterator[tuple[list[Found], float]]:
 
 
 def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> Iterator[Found]:
-    """Those of each day are copied first, so that no search keeps a writer waiting for longer than that takes."""
+    """The wanted archived requests, newest first. Each day is copied first, so that a writer waits only for a copy."""
     bounds = [("purpose", "=", "serve"), ("at", ">=", query.since), ("at", "<", until), ("id", "<", query.before)]
     terms = [each for each in (*((name, "=", getattr(query, name)) for name in EQUAL), *bounds) if each[2] is not None]
     where = " AND ".join(f'"{name}" {sign} ?' for name, sign, _ in terms)
@@ -227,7 +227,7 @@ def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> I
                     table = find_table(reader.archive, ArchiveQuery("records", day, day))
                     cursor.execute(
                         f"CREATE TEMP TABLE found AS SELECT {names} FROM {table} WHERE {where}"  # noqa: S608 - our own names
-                        f' ORDER BY "id" DESC LIMIT {2 * LOOKED_MAX}',  # a row may be there twice
+                        f' ORDER BY "id" DESC LIMIT {2 * LOOKED_MAX}',  # a row may be stored twice
                         [value for _, _, value in terms],
                     )
                 cursor.execute('SELECT * FROM found ORDER BY "id" DESC')
@@ -235,7 +235,7 @@ def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> I
 
 
 def _read_day(name: str) -> float:
-    """The first moment of a day, by its folder's name."""
+    """The first moment of a day (Unix seconds), from its folder's name."""
     return datetime.fromisoformat(name.removeprefix("day=")).replace(tzinfo=UTC).timestamp()
 
 
