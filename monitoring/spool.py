@@ -1,9 +1,9 @@
-"""The spool: records on disk while Redis is away. Segments that only grow, replayed in order, then removed.
+"""The spool: records on disk while Redis is away. Its segments only grow, are replayed in order, and are then removed.
 
-Each gateway writes its own files, `NAME.NUMBER.spool`, and holds a lock on `NAME.lock` as long as it lives. A process
+Each gateway writes its own files, `NAME.NUMBER.spool`, and holds a lock on `NAME.lock` as long as it lives. A gateway
 that gets another's lock takes over its segments. A frame is the length of a record's JSON and its CRC-32, each in 4
-bytes, little-endian, then the JSON. A frame that a killed gateway has left half written is cut off. A segment that
-can't be read is renamed to `NAME.NUMBER.spool.damaged`, and the others are processed.
+bytes, little-endian, then the JSON. A half-written frame of a killed gateway is cut off. A segment that can't be read
+is renamed to `NAME.NUMBER.spool.damaged`, and the others are processed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FRAME = struct.Struct("<II")
 FRAME_BYTES_MAX = 1 << 24
 SEGMENT_BYTES = 4 << 20
 SEGMENTS_LEAST = 8
-"""So many segments fit into the bound at least: one is what is dropped at a time."""
+"""The least number of segments that fit into the bound, since a whole segment is dropped at a time."""
 READ_BYTES = 1 << 18
 DAMAGED = ".damaged"
 T = TypeVar("T")
 PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
-"""Faults of this process or machine, not of the file that was to be read."""
+"""Faults of this process or machine, not of the file that is read."""
 
 
 class _When(msgspec.Struct):
@@ -41,7 +41,7 @@ class _When(msgspec.Struct):
 
 @dataclass(slots=True)
 class Segment:
-    """One file: `size` in bytes as far as it is whole, `records` in it, and how far it is replayed."""
+    """One file: the `size` in bytes of its whole frames, its number of `records`, and how far it is replayed."""
 
     path: Path
     owner: str
@@ -54,7 +54,7 @@ class Segment:
 class Spool:
     """Owner of a gateway's segments, and of those that it took over. Not thread-safe: one thread calls it at a time.
 
-    `records`, `size_bytes` and `oldest_at` (Unix seconds, None where nothing waits) may be read from any thread.
+    `records`, `size_bytes` and `oldest_at` (Unix seconds, None if nothing waits) may be read from any thread.
     """
 
     def __init__(self, folder: Path, name: str, bytes_max: int) -> None:
@@ -63,7 +63,7 @@ class Spool:
         self.oldest_at: float | None = None
         self.is_dirty = False
         self.lost = 0
-        """Records that were damaged on the disk, since the start."""
+        """The number of records that were damaged on the disk, since the start."""
         self._lost_told = 0
         self._folder = folder
         self._name = name
@@ -83,9 +83,9 @@ class Spool:
                 raise OSError(f"The spool {self._folder} has a gateway {self._name} already.")
 
     def append(self, payloads: Sequence[bytes], first_at: float) -> int:
-        """Write records behind all others; returns how many of the oldest had to go for them.
+        """Write records behind all others; returns the number of oldest records dropped for them.
 
-        They outlive this process from now on, and the machine after `sync`. Raises OSError, and then none is written.
+        They outlive this process from now on, and the machine after `sync`. Raises OSError; then none is written.
         """
         segment = self._segment()
         data = b"".join(FRAME.pack(len(payload), zlib.crc32(payload)) + payload for payload in payloads)
@@ -106,16 +106,15 @@ class Spool:
         return self._drop_oldest()
 
     def sync(self) -> None:
-        """Have the disk keep what was written. Raises OSError."""
+        """Flush the written records to the disk. Raises OSError."""
         if self._writing is not None and self.is_dirty:
             os.fsync(self._writing)
         self.is_dirty = False
 
     def first(self, count: int) -> list[bytes]:
-        """The oldest records, at most `count`, which stay here until `forget`. Fewer may come, none where none is left.
+        """The oldest records, at most `count`, which stay here until `forget`; maybe fewer, and none if none is left.
 
-        Damaged ones are left out; a segment that can't be read is set aside. Raises OSError where nothing can be opened
-        at present.
+        Damaged records are left out; an unreadable segment is set aside. Raises OSError if no file can be opened now.
         """
         while self._segments:
             segment = self._segments[0]
@@ -139,7 +138,8 @@ class Spool:
         return []
 
     def forget(self) -> None:
-        """Drop what `first` returned last: it is stored elsewhere. A segment that is read to its end is removed."""
+        """Drop the records that `first` returned last: they are stored elsewhere. A segment that is read to its end is
+        removed."""
         if self._read is None:
             return
         segment, end, whole, damaged = self._read
@@ -165,7 +165,7 @@ class Spool:
     def take_over(self) -> int:
         """Take over the segments of gateways that have ended; returns the number of their records.
 
-        What can't be had of one gateway keeps nobody from having the rest. Raises OSError where the folder can't be
+        A fault in one gateway's segments does not prevent taking over the rest. Raises OSError if the folder can't be
         read.
         """
         with self._gate():
@@ -203,7 +203,7 @@ class Spool:
         return records
 
     def close(self) -> None:
-        """Let another gateway have what is left. Raises OSError where the disk does not keep it."""
+        """Release the rest to another gateway. Raises OSError if the disk fails."""
         try:
             self.sync()
         finally:
@@ -212,7 +212,7 @@ class Spool:
                 self._unlock(owner)
 
     def _taken(self, owner: str, paths: Sequence[Path]) -> list[Segment]:
-        """The segments of a gateway, if it has ended. Raises OSError, and may have locked it then."""
+        """The segments of a gateway, if it has ended. May lock its name and then raise OSError."""
         if not self._lock(owner):
             return []
         segments = []
@@ -265,7 +265,7 @@ class Spool:
         self._leave(segment)
 
     def _set_aside(self, segment: Segment, why: str) -> None:
-        """Go on without a segment; what is left of it is lost, unless somebody can still read the file."""
+        """Go on without a segment. Its remaining records are lost, unless somebody can still read the file."""
         lost = segment.records - segment.replayed
         log.error("%d records of %s can't be read: %s", lost, segment.path, why)
         self.lost += lost
@@ -273,7 +273,7 @@ class Spool:
         self._leave(segment)
 
     def _leave(self, segment: Segment) -> None:
-        """A file that could not be moved away stays locked: nobody takes it over again and again."""
+        """Drop a segment. If its file could not be moved, its owner stays locked, so nobody takes it over again."""
         if self._writing is not None and segment is self._segments[-1]:
             self._end_writing()
             self.is_dirty = False
@@ -289,8 +289,8 @@ class Spool:
 
     @contextlib.contextmanager
     def _gate(self) -> Iterator[None]:
-        """Nobody else looks at names meanwhile, by a lock of the folder itself: a look holds a name's lock for a moment
-        in which that gateway may start. Waits for as long as another look takes. Raises OSError."""
+        """Lock the folder, so that no other process looks at names meanwhile. A look holds a name's lock for a moment,
+        in which that gateway might start. Waits for another look to end. Raises OSError."""
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -299,7 +299,7 @@ class Spool:
             os.close(descriptor)
 
     def _lock(self, owner: str) -> bool:
-        """True if the gateway of this name has ended, or is this one."""
+        """Lock this name. True if its gateway has ended, or is this one."""
         path = self._folder / f"{owner}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -324,8 +324,8 @@ class Spool:
 
 
 def _frames(segment: Segment, count: int) -> tuple[list[bytes], int, int]:
-    """Records of a segment from where it is replayed to: at most `count`, the offset behind them, and how many more
-    of them are damaged."""
+    """The next `count` frames of a segment at most: their records, the offset behind them, and the number of damaged
+    ones."""
     with segment.path.open("rb") as file:
         file.seek(segment.offset)
         data = file.read(min(READ_BYTES, segment.size - segment.offset))
@@ -358,7 +358,7 @@ def _rename(path: Path) -> None:
 
 
 def _measured(path: Path, owner: str) -> Segment:
-    """A segment as far as its frames are whole: what comes after them was being written when its gateway was killed."""
+    """A segment up to its last whole frame: its gateway was killed while it wrote the rest."""
     data = path.read_bytes()
     at = records = 0
     while len(data) - at >= FRAME.size:
@@ -373,7 +373,7 @@ def _measured(path: Path, owner: str) -> Segment:
 
 
 def decode_payloads(payloads: Sequence[bytes], kind: type[T]) -> tuple[list[T], int]:
-    """The records, and the number of those that can't be read, as of another version."""
+    """The records, and the number of those that can't be read, for instance from another version."""
     records: list[T] = []
     for payload in payloads:
         try:

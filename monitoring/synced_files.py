@@ -1,4 +1,4 @@
-"""Locks of folders, and writing of files that are on the disk when the function returns."""
+"""Locks of folders, and functions that return once files are on the disk."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 @contextmanager
 def lock_folder(folder: Path, shared: bool = False, wait: bool = True) -> Iterator[None]:
-    """Nobody else writes, rewrites or removes files meanwhile; with `shared` others may read. Waits for as long as that
-    takes; without `wait` raises BlockingIOError instead. Raises OSError."""
+    """Hold a folder's lock: nobody else writes, rewrites or removes files meanwhile; with `shared` others may read.
+    Waits for the lock; without `wait` raises BlockingIOError instead. Raises OSError."""
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -22,7 +22,7 @@ def lock_folder(folder: Path, shared: bool = False, wait: bool = True) -> Iterat
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file, or the names in a folder, before this returns. Raises OSError."""
+    """Flush a file, or the names in a folder, to the disk before this returns. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -31,7 +31,7 @@ def sync(path: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file's new content so that it is the old or the new one whole, and on the disk. Raises OSError."""
+    """Replace a file's content atomically, so it is the old or the new one whole, and sync it. Raises OSError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:

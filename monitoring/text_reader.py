@@ -24,18 +24,18 @@ from monitoring.text_stream import READ_MAX, read_row, read_waiting
 from monitoring.texts import TEXT_KEY, KeptText, TextRow, TextSource, Unsealable
 
 CLOCK_SECONDS = 60.0
-"""A request's time may be that much from the time in its id."""
+"""The most by which a request's time differs from the time in its id."""
 
 
 class TextReader:
     """All kept texts of one gateway's state. A context manager: it holds a connection to Redis and a DuckDB.
 
-    Each method gives every text once, and raises RedisError, OSError, duckdb.Error, and JobError at the block's end.
+    Each method returns every text once, and raises RedisError, OSError, duckdb.Error, and JobError at the block's end.
     """
 
     def __init__(self, source: TextSource) -> None:
         self.unreadable = 0
-        """Texts that were left out: their key is not in the settings, or their bytes are damaged."""
+        """The number of texts that were left out: their key is not in the settings, or their bytes are damaged."""
         self._source = source
         self.archive = open_storage(source.folder, source.bucket)
         self.seals = source.keys.seals()
@@ -56,7 +56,7 @@ class TextReader:
         self._open.__exit__(kind, error, trace)
 
     def of_requests(self, requests: Sequence[str]) -> dict[str, KeptText]:
-        """The texts of these requests, as far as they are kept."""
+        """The kept texts of these requests, by request."""
         texts: dict[str, KeptText] = {}
         for at in range(0, len(requests), READ_MAX):
             raws = self.redis.mget([TEXT_KEY + request for request in requests[at : at + READ_MAX]])
@@ -73,8 +73,8 @@ class TextReader:
     def of_task(self, task: str, since: float | None = None, until: float | None = None) -> Iterator[KeptText]:
         """The task's texts from `since` on and before `until` (Unix seconds).
 
-        Those that wait in Redis come first, since they go from there into the archive; then those there, by day: to
-        sort them would take more memory than there is.
+        Waiting texts in Redis come first, since they move into the archive meanwhile. The archived ones follow by day,
+        unsorted within it: to sort them would take too much memory.
         """
         requests: set[str] = set()
         archived = self._archived(ArchiveQuery("texts", since, until), '"task" = ?', [task])
@@ -103,7 +103,7 @@ class TextReader:
 
 
 class TextReadJob(msgspec.Struct):
-    """The requests whose texts are wanted, and where they are."""
+    """The requests whose texts are wanted, and the place of the texts."""
 
     source: TextSource
     requests: list[str]

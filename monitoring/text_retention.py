@@ -1,7 +1,7 @@
 """The time for which kept texts stay in the archive: each task's days, and the days until a text must have a label.
 
-A file is rewritten without the texts that are due. The same run seals texts of an old key with the present one. So it
-does with texts that evaluations keep in Redis, and with the words of feedback.
+A file is rewritten without the texts that are due. The same run seals texts of an old key with the present one. It does
+the same for texts of evaluations in Redis, and for the words of feedback.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from monitoring.time_units import DAY_SECONDS
 PRUNED_EVERY_SECONDS = 3600
 READ_MAX = 500
 RESEAL = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end"
-"""One that is gone meanwhile does not come back."""
+"""A text that was deleted meanwhile does not come back."""
 
 
 def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetention, now: float) -> int:
-    """Delete the texts that are due, once an hour. Returns their number. The storage is locked by the caller."""
+    """Delete the texts that are due, once an hour. Returns their number. The caller has locked the storage."""
     if not redis.set(PRUNED_KEY, b"", nx=True, ex=PRUNED_EVERY_SECONDS):
         return 0
     seals, resealing = retention.keys.seals(), Resealing()
@@ -41,7 +41,9 @@ def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetenti
 
     with connect_duckdb(storage) as connection:
         for place, due in _due(connection, storage, retention, now).items():
-            remove_spanned(storage, place.rpartition("/")[0])  # else these would count once the file is gone
+            remove_spanned(
+                storage, place.rpartition("/")[0]
+            )  # else their rows would count again once the merged file is gone
             rewrite_part(storage, "texts", place, partial(rewrite, gone=frozenset(due)))
             deleted += len(due)
         if seals.sealing is not None:
@@ -59,8 +61,8 @@ def _reseal_feedback(
     resealing: Resealing,
     now: float,
 ) -> None:
-    """Seal words of feedback in its stream and in files under the present key, as far as their own is known. Once
-    nothing was left that can be, nor any text, it is looked for again after a day, or under the next key."""
+    """Seal words of feedback in its stream and in files under the present key, unless their own key is unknown. After a
+    run that sealed nothing, texts included, the next look is a day later, or under the next key."""
     seals, last = words.seals, words.read_look(redis.get(FEEDBACK_SEALED_KEY))
     if last is not None and last.is_recent(now) and not resealing.sealed:
         return
@@ -85,7 +87,7 @@ def _reseal_feedback(
 
 
 def _resealed(row: dict[str, Any], words: WordSeals) -> dict[str, Any]:
-    """The same row where its words lie under the present key. Raises Unsealable."""
+    """The row with its words under the present key; the same object if they already are. Raises Unsealable."""
     before = feedback_of(row)
     if (after := words.reseal(before, row["request"])) is before:
         return row
@@ -94,7 +96,7 @@ def _resealed(row: dict[str, Any], words: WordSeals) -> dict[str, Any]:
 
 
 def _reseal_evaluations(redis: Any, seals: Seals, resealing: Resealing) -> None:
-    """Seal texts of evaluations under the present key, as far as their own is known."""
+    """Seal texts of evaluations under the present key, unless their own key is unknown."""
     for name in redis.zrange(EVALUATIONS_KEY, 0, -1):
         key = get_evaluation_key(name.decode(), "texts")
         for field, raw in redis.hscan_iter(key, count=READ_MAX):
@@ -121,7 +123,7 @@ def _reseal_text(row: dict[str, Any], seals: Seals) -> dict[str, Any]:
 def _due(
     connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, retention: TextRetention, now: float
 ) -> Mapping[str, list[str]]:
-    """The requests whose texts are due, by file; a file with none of them has texts to seal again."""
+    """The requests whose texts are due, by file. A file without such requests has texts to seal again."""
     texts = find_table(storage, ArchiveQuery("texts"), named=True)
     labelled = f'SELECT "request" FROM {find_table(storage, ArchiveQuery("feedback"))}'  # noqa: S608
     due, values = ['("task" NOT IN (SELECT unnest(?::VARCHAR[])) AND "at" < ?)'], list[Any]()
@@ -149,8 +151,8 @@ def rewrite_part(
     place: str,
     rewrite: Callable[[dict[str, Any]], dict[str, Any] | None],
 ) -> None:
-    """Write a file again with each of its rows as `rewrite` makes it, without those of which it makes None. It is the
-    old one or the new one whole, whenever this ends; without a row it is removed."""
+    """Rewrite a file with the rows that `rewrite` returns; None leaves a row out. After an interruption, the file is
+    the old or the new whole. A file without rows is removed."""
     with (
         tempfile.TemporaryDirectory(prefix=".partial-", dir=storage.scratch) as scratch,
         connect_duckdb(storage) as connection,

@@ -12,7 +12,7 @@ from monitoring.texts import BYTES_KEY, FORGOTTEN_KEY, STREAM_KEY, TEXT_KEY, Tex
 
 Kept = Literal["kept", "same", "forgotten", "full"]
 ARCHIVED_MS = 86_400_000
-"""Time for which it is known of an archived text that it is there, so that a spool that sends it again doubles none."""
+"""Time for which Redis remembers an archived text, so that a spool which sends it again stores no second one."""
 
 IS_FORGOTTEN = f"""
 local function is_forgotten(names, at)
@@ -23,7 +23,7 @@ local function is_forgotten(names, at)
   return false
 end
 """
-"""A function for scripts: whether what was made at a time (ms) under one of these names, a line each, is erased."""
+"""A function for scripts: whether a text of this time (ms) under one of these names, a line each, is erased."""
 
 KEEP = f"""
 {IS_FORGOTTEN}
@@ -60,16 +60,16 @@ READ_MAX = 500
 
 
 class TextStream:
-    """The way of kept texts into Redis. Both methods raise RedisError."""
+    """Writer of kept texts into Redis. `keep` raises RedisError."""
 
     def __init__(self, redis: Redis, bytes_max: int) -> None:
-        """`bytes_max` of texts may wait for the archive, and one more: none is too large to be kept."""
+        """`bytes_max` of texts may wait for the archive, and one text beyond it, so no text is too large to be kept."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._bytes_max = bytes_max
         self._keep = redis.register_script(KEEP)
 
     async def keep(self, rows: Sequence[TextRow]) -> list[Kept]:
-        """Store texts in one atomic step; the outcome of each. Storing one twice is harmless."""
+        """Store texts in one atomic step; returns the outcome of each. Storing a text twice is harmless."""
         args: list[Any] = [self._bytes_max]
         for row in rows:
             names = list_names_of(row.request, row.caller, row.handles)
@@ -78,22 +78,22 @@ class TextStream:
 
 
 def forgotten_name_of(caller: str) -> str:
-    """The name under which it is noted that a caller's texts are to be forgotten."""
+    """The name under which Redis notes that a caller's texts must be erased."""
     return f"caller:{caller}"
 
 
 def list_names_of(request: str, caller: str, handles: Sequence[str]) -> str:
-    """The names, a line each, under which it may be noted that a request's texts are to be forgotten."""
+    """The names, a line each, under which Redis may note that a request's texts must be erased."""
     return "\n".join([request, forgotten_name_of(caller), *handles])
 
 
 def read_row(raw: bytes | None) -> TextRow | None:
-    """A text as Redis has it; None where there is none, or no more."""
+    """The text from Redis's value; None if there is none (any more)."""
     return msgspec.json.decode(raw, type=TextRow) if raw else None
 
 
 def read_pages(redis: Any, stream: str) -> Iterator[list[tuple[bytes, dict[bytes, bytes]]]]:
-    """The entries of a stream, READ_MAX at a time, the oldest first (not asynchronous)."""
+    """The entries of a stream, READ_MAX at a time, oldest first (not asynchronous)."""
     low = "-"
     while page := redis.xrange(stream, low, "+", count=READ_MAX):
         low = f"({page[-1][0].decode()}"
@@ -101,14 +101,14 @@ def read_pages(redis: Any, stream: str) -> Iterator[list[tuple[bytes, dict[bytes
 
 
 def read_waiting(redis: Any) -> Iterator[TextRow]:
-    """The texts that wait for the archive, the oldest first (not asynchronous)."""
+    """The texts that wait for the archive, oldest first (not asynchronous)."""
     for page in read_pages(redis, STREAM_KEY):
         rows = map(read_row, redis.mget([TEXT_KEY + fields[b"request"].decode() for _, fields in page]))
         yield from (row for row in rows if row is not None)
 
 
 def delete_texts(redis: Any, requests: Iterable[str], known_ms: int) -> None:
-    """Delete texts from Redis (not asynchronous), and know for `known_ms` that they were there."""
+    """Delete texts from Redis (not asynchronous), and remember for `known_ms` that they existed."""
     ids = list(requests)
     for at in range(0, len(ids), READ_MAX):
         redis.eval(DROP, 1, BYTES_KEY, known_ms, *ids[at : at + READ_MAX])

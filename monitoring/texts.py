@@ -32,25 +32,25 @@ BYTES_KEY = "apprentice:texts:bytes"
 """The bytes of all texts that wait for the archive."""
 TEXT_KEY = "apprentice:text:"
 FORGOTTEN_KEY = "apprentice:forgotten:"
-"""By request id, caller or handle: the time (ms) up to which their texts are to be kept no more."""
+"""By request id, caller or handle: the time (ms) up to which their texts must be erased."""
 NO_END_MS = 253_402_300_800_000
-"""The mark of a request's id, which names one request alone: its gateway's clock may be ahead."""
+"""The time for a request's id, which names only one request: later than any, since its gateway's clock may be ahead."""
 PRUNED_KEY = "apprentice:archive:texts:pruned"
-"""Set while the archive need not be looked through for texts that are due."""
+"""Set while the archive need not be searched for texts that are due."""
 SEALED_SECONDS = 86_400
-"""Time between two looks for what is left to seal, once there was nothing."""
+"""Time between two looks for texts to seal, after a look that found none."""
 KEY_BYTES = 32
 NONCE_BYTES = 12
 TOOLS = "tools"
-"""The name that is sealed with tools, in the place of a request's id: they are many requests' own."""
+"""The name that is sealed with tools in place of a request's id, since many requests share them."""
 ZLIB_LEVEL = 6
 TOOLS_KNOWN_MAX = 64
-"""Tools of applications that are kept opened, and redacted ones: each of their texts has them."""
+"""The size of a cache of opened or redacted tools: each text of an application repeats its tools."""
 
 
 class Unsealable(Exception):
-    """A text that can't be opened: its key is not in the settings, or its bytes are damaged. `is_held` says that it
-    lies under a former key, which is in the settings."""
+    """A text that can't be opened: its key is not in the settings, or its bytes are damaged. `is_held`: its key is a
+    former key in the settings."""
 
     def __init__(self, text: str, is_held: bool = False) -> None:
         super().__init__(text)
@@ -61,7 +61,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """The texts of a request and its answer: either `messages` or `prompt` holds what was asked, and `tools` those that
     the answer might call.
 
-    `cut` says in sentences what is left out of them; with `asked_whole` it is a part of the answer.
+    `cut` has sentences on parts that are left out; with `asked_whole` only the answer lacks parts.
     """
 
     messages: list[Any] = []
@@ -75,8 +75,8 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     asked_whole: bool = False
 
     def as_asked(self) -> dict[str, Any]:
-        """The `messages` with their `tools`, or the `prompt`, as a row of a data set has them; empty where a part of
-        them is cut."""
+        """The `messages` with their `tools`, or the `prompt`, in the form of a data set's row; empty if a part of them
+        is cut."""
         if self.cut and not self.asked_whole:
             return {}
         if not self.messages:
@@ -128,14 +128,14 @@ NO_TOOLS = "Its tools are not kept."
 
 
 class _Content(Conversation, frozen=True, kw_only=True):
-    """A text without its tools, of which it has the digest: none can be put in their place."""
+    """A text without its tools. Their digest prevents a replacement by other tools."""
 
     tools_digest: str | None = None
 
 
 class Sealable(msgspec.Struct, frozen=True, kw_only=True):
-    """A value with words. Sealed, it has them in `sealed` under that `key`, and not in their fields; with a `key` alone
-    they could not be opened."""
+    """A value with words. When sealed, the words are in `sealed` under `key`, and not in their fields. A `key` without
+    `sealed`: they could not be opened."""
 
     key: str | None = None
     sealed: str | None = None
@@ -146,7 +146,7 @@ T = TypeVar("T")
 
 
 class Seals:
-    """The keys of kept texts by name. New texts are sealed by the one that is named `sealing`; None: not sealed."""
+    """The keys of kept texts by name. The key named `sealing` seals new texts; None: they are not sealed."""
 
     def __init__(self, keys: Mapping[str, bytes], sealing: str | None) -> None:
         self._keys = dict(keys)
@@ -182,7 +182,7 @@ class Seals:
         return KeptText(**{name: getattr(row, name) for name in PLAIN}, **parts)
 
     def _open_tools(self, row: TextRow, digest: str) -> list[Any]:
-        """The tools of this digest, which equal texts share. Raises Unsealable, and DecodeError."""
+        """The tools with this digest, shared by texts with equal tools. Raises Unsealable, and DecodeError."""
         if (known := self._tools.get(digest)) is not None:
             return known
         given = row.tools or ""
@@ -200,8 +200,8 @@ class Seals:
         return row if row.key == self.sealing else self.close(self.open(row))
 
     def close_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
-        """The same with its words sealed under the present key, if there is one, and any words. `empty` are their
-        fields, each with its value where there are none; `of` names what they are of, and is sealed with them."""
+        """The same value with its words sealed, if there is a present key and any words. `empty` maps the fields of
+        words to their empty values. `of` names the owner of the words, and is sealed with them."""
         words = {name: value for name in empty if (value := getattr(given, name)) != empty[name]}
         if self.sealing is None or not words:
             return given
@@ -209,7 +209,7 @@ class Seals:
         return msgspec.structs.replace(given, **empty, key=self.sealing, sealed=sealed)
 
     def open_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
-        """The same with its words in their fields. Raises Unsealable, too where they have words of a newer release."""
+        """The same value with its words in their fields. Raises Unsealable, also for fields of a newer release."""
         if given.key is None:
             return given
         content = self._unseal(given.sealed or "", given.key, f"words\n{of}")
@@ -223,21 +223,21 @@ class Seals:
         return msgspec.structs.replace(given, **{**empty, **words}, key=None, sealed=None)
 
     def read_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
-        """The same with its words in their fields; where they can't be opened, without them."""
+        """The same value with its words in their fields, or without them if they can't be opened."""
         try:
             return self.open_words(given, of, empty)
         except Unsealable:
             return msgspec.structs.replace(given, sealed=None)
 
     def reseal_words(self, given: S, of: str, empty: Mapping[str, Any]) -> S:
-        """The same with its words under the present key, itself where they are. Raises Unsealable."""
+        """The value with its words under the present key; the same object if they already are. Raises Unsealable."""
         if self.sealing in (None, given.key):
             return given
         return self.close_words(self.open_words(given, of, empty), of, empty)
 
     def make_digests(self, content: bytes) -> dict[str | None, str]:
-        """The digests by which a content is known again, by key. That without a key lets words be guessed: it is for
-        what has none, or is not sealed."""
+        """The digests that identify a content, by key. From the digest without a key, words can be guessed: it is for
+        content without words, or not sealed."""
         digests: dict[str | None, str] = {None: hashlib.sha256(content).hexdigest()}
         for name, key in self._keys.items():
             digests[name] = hashlib.blake2b(content, key=key, person=b"digest", digest_size=32).hexdigest()
@@ -252,8 +252,8 @@ class Seals:
         return base64.b64encode(nonce + sealed).decode()
 
     def _seal_equally(self, tools: bytes) -> str:
-        """Seal tools so that equal ones are equal. Their nonce is a keyed digest of them, so none is for two contents:
-        that some requests have the same tools is all that is seen."""
+        """Seal tools so that equal tools have equal bytes. The nonce is a keyed digest of the tools, so it never serves
+        two contents. The bytes only reveal which requests have the same tools."""
         key = self._keys[self.sealing or ""]
         content = zlib.compress(tools, ZLIB_LEVEL)
         nonce = hashlib.blake2b(content, key=key, person=b"tools", digest_size=NONCE_BYTES).digest()
@@ -281,15 +281,15 @@ def _make_ciphers(keys: Mapping[str, bytes]) -> dict[str, AESGCM]:
 
 @dataclass
 class Resealing:
-    """One look for what lies under a former key, or under none: how much of it came under the present one, how much
-    can't be read, and for how much of that a former key has to be kept: all whose own is not known to be lost."""
+    """Counts of one look for values under a former key or none: how many were sealed under the present key, how many
+    can't be read, and how many of these need a former key to stay (all whose key is not known to be lost)."""
 
     sealed: int = 0
     unreadable: int = 0
     held: int = 0
 
     def change(self, given: T, reseal: Callable[[T], T]) -> T:
-        """The value as `reseal` makes it; itself where that is the same, or it can't be read."""
+        """The value that `reseal` returns; the same object if nothing changes, or it can't be read."""
         try:
             after = reseal(given)
         except (Unsealable, msgspec.MsgspecError, ValueError) as error:
@@ -299,25 +299,24 @@ class Resealing:
         return after
 
     def leave(self, error: Exception) -> None:
-        """Count what can't be read."""
+        """Count a value that can't be read."""
         self.unreadable += 1
         self.held += error.is_held if isinstance(error, Unsealable) else True
 
 
 class TextKeys(msgspec.Struct, frozen=True):
-    """The keys of kept texts in base64, as a job for another process says them, and the one that seals new texts."""
+    """The keys of kept texts in base64 for a job in another process, and the name of the key that seals new texts."""
 
     keys: dict[str, str] = {}
     sealing: str | None = None
 
     def seals(self) -> Seals:
-        """The keys as they are used."""
+        """The decoded keys."""
         return Seals({name: base64.b64decode(key) for name, key in self.keys.items()}, self.sealing)
 
 
 class TextSource(msgspec.Struct, frozen=True):
-    """Where kept texts are, as a job for another process says it: Redis's URL, the archive's folder or bucket, the
-    keys."""
+    """The place of kept texts for a job in another process: Redis's URL, the archive's folder or bucket, the keys."""
 
     redis_url: str
     folder: str
@@ -326,14 +325,15 @@ class TextSource(msgspec.Struct, frozen=True):
 
 
 class TextDays(msgspec.Struct, frozen=True):
-    """The days for which a task's texts are kept, and those within which one needs a label; None: it needs none."""
+    """The days for which a task's texts are kept, and the days within which a text needs a label; None: it needs
+    none."""
 
     retention: int
     judged_within: int | None = None
 
 
 class TextRetention(msgspec.Struct, frozen=True):
-    """The days of each task, and the keys. The texts of a task that is no longer configured stay for `other` days.
+    """The days of each task, and the keys. Texts of tasks that are no longer configured stay for `other` days.
 
     `class_tags` are the tags of feedback that stay plain.
     """

@@ -10,7 +10,7 @@ PARENT = re.compile(r"(?!ff)([0-9a-f]{2})-((?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-
 STATE_MEMBER = re.compile(r"[a-z0-9][a-z0-9_*/@-]{0,255}=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
 STATE_MEMBERS_MAX = 32
 FLAGS = 0b11
-"""Those of W3C's level 2 that are handed on: sampled, and a trace's id that is random."""
+"""The flags of W3C's level 2 that are passed on: sampled, and random trace id."""
 
 
 class TraceContext(NamedTuple):
@@ -19,7 +19,7 @@ class TraceContext(NamedTuple):
     trace_id: str
     span_id: str
     parent_id: str | None
-    """The span of its caller; None where the trace begins here."""
+    """The caller's span; None if the trace begins here."""
     flags: int = 1
 
     def header(self, attempt: int = 0) -> str:
@@ -27,12 +27,12 @@ class TraceContext(NamedTuple):
         return f"00-{self.trace_id}-{self.span_of(attempt)}-{self.flags:02x}"
 
     def span_of(self, attempt: int) -> str:
-        """The span of an attempt. It follows from the request's, since its engine is told before there is a span."""
+        """An attempt's span id, computed from the request's: the engine gets it before the span exists."""
         return f"{(int(self.span_id, 16) ^ attempt) or 1:016x}"
 
 
 def trace_of(request_id: str) -> str:
-    """A context of our own: the request's UUID is the trace, its MAC the span. Not sampled."""
+    """A new `traceparent`: the request's UUID is the trace, its MAC the span. Not sampled."""
     return "00-{}-{}-00".format(*split_id(request_id))
 
 
@@ -43,9 +43,9 @@ def split_id(request_id: str) -> tuple[str, str]:
 
 
 def make_context(request_id: str, traceparent: str | None, draw: float, share: float) -> TraceContext | None:
-    """The request's place in its caller's trace, or in a new one; None where it is not sampled.
+    """The request's place in its caller's trace, or in a new one; None if it is not sampled.
 
-    Where the caller has a trace, that says whether it is sampled; else it is if `draw` is below `share`.
+    A caller's trace decides whether it is sampled. Without one, it is sampled if `draw` is below `share`.
     """
     trace_id, span_id = split_id(request_id)
     if traceparent is None:
@@ -56,9 +56,9 @@ def make_context(request_id: str, traceparent: str | None, draw: float, share: f
 
 
 def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | None]:
-    """`traceparent` and `tracestate` of a request's headers (names in lower case), as they are handed on.
+    """`traceparent` and `tracestate` from a request's headers (names in lower case), as they are passed on.
 
-    A context that is malformed, or there twice, is ignored with its state; a malformed state is ignored alone.
+    A malformed or repeated `traceparent` is ignored together with its state; a malformed state is ignored alone.
     """
     items = list(headers)
     parents = [value.decode("latin-1") for name, value in items if name == b"traceparent"]

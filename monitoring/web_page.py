@@ -28,5 +28,5 @@ def make_web_page(title: str, body: str) -> str:
 
 
 def wrap_wide(content: str, kind: str = "") -> str:
-    """HTML that is moved sideways by itself where the screen is narrower."""
+    """HTML that scrolls sideways on its own if the screen is narrower."""
     return f"<div class='wide {kind}' tabindex='0'>{content}</div>"
