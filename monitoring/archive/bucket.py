@@ -19,7 +19,7 @@ from monitoring.bucket_storage import Bucket, BucketError, open_bucket, translat
 from monitoring.helper_process import run_job
 
 BLOCK_BYTES = 1 << 20
-"""Read at once, beside what DuckDB asks for."""
+"""Bytes to read ahead, beyond those that DuckDB asks for."""
 TRIES_MAX = 3
 CAUSE = re.compile(r"^\w+: .+$", re.MULTILINE)
 
@@ -27,8 +27,8 @@ CAUSE = re.compile(r"^\w+: .+$", re.MULTILINE)
 class BucketStorage:
     """See FolderStorage. Each method raises BucketError.
 
-    On S3 a reader gets the very object that it has opened, or an error: s3fs names the object's tag with each read.
-    gcsfs names no generation: on Google Storage the lock alone keeps a reader from a mix of old and new bytes.
+    On S3 a reader gets exactly the object that it opened, or an error: s3fs sends the object's ETag with each read.
+    gcsfs sends no generation: on Google Storage only the lock protects a reader from a mix of old and new bytes.
     """
 
     def __init__(self, bucket: Bucket, scratch: Path) -> None:
@@ -39,7 +39,7 @@ class BucketStorage:
 
     @cached_property
     def _files(self) -> Any:
-        """Opened once it is needed: that takes a second."""
+        """The bucket's file system, opened at its first use: that takes a second."""
         files = open_bucket(
             self._bucket, use_listings_cache=True, skip_instance_cache=True, default_block_size=BLOCK_BYTES
         )
@@ -71,7 +71,7 @@ class BucketStorage:
             return bytes(self._files.cat_file(f"{self.root}/{place}"))
 
     def write(self, place: str, file: Path) -> None:
-        """See FolderStorage. The lock is looked at after each piece, too: the upload of a large file is not completed
+        """See FolderStorage. The lock is also checked after each piece, so the upload of a large file is not completed
         without it."""
         with self._changing():
             files, lock = self._files, self._lock
@@ -97,7 +97,7 @@ class BucketStorage:
 
     @contextmanager
     def lock(self, redis: Any, shared: bool = False) -> Iterator[None]:
-        """See FolderStorage. It lies in Redis."""
+        """See FolderStorage. The lock is in Redis."""
         with self.explain_errors(), ArchiveLock(redis, shared) as lock:
             if shared:
                 yield
@@ -114,13 +114,13 @@ class BucketStorage:
         try:
             yield
         except duckdb.Error as error:
-            if type(error) is not duckdb.Error:  # of DuckDB's own
+            if type(error) is not duckdb.Error:  # an error of DuckDB's own
                 raise
             causes = CAUSE.findall(str(error))
             raise BucketError(f"{self.root} can't be read ({causes[-1] if causes else error})", False) from None
 
     def _has_bucket(self) -> bool:
-        """Google Storage's answer is the same for a missing folder. s3fs names a cause, and is not asked."""
+        """Return whether the bucket exists. Only Google Storage is asked: it answers the same for a missing folder."""
         return self._bucket.scheme != "gs" or bool(self._files.exists(self.root.split("/")[2]))
 
     def _translate_errors(self) -> Any:
@@ -135,7 +135,7 @@ class BucketStorage:
 
 
 def list_days(bucket: Bucket) -> list[str]:
-    """The days of which the archive in a bucket has records. Raises BucketError."""
+    """The days for which the archive in a bucket has records. Raises BucketError."""
     return BucketStorage(bucket, Path()).list_names("records")
 
 

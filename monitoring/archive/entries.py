@@ -1,8 +1,8 @@
 """The archive's records and feedback for the monitor: entries of all streams in their order.
 
 DuckDB sorts the entries and finds each feedback's record; it uses a folder for data that does not fit into memory.
-Files of older gateways have no places of their entries. The place of their records is then the time of the answer, and
-the place of feedback the time when it was given.
+Files of older gateways lack the places of their entries. A record's place is then the time of its answer, and a
+feedback's place is the time when it was given.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def read_entries(
 ) -> Generator[Placed, None, None]:
     """All entries of these tasks from `since` on and before `until` (Unix seconds), in their order.
 
-    Feedback on a record from before `since` has none. Raises NothingArchived where there is no record.
+    Feedback on a record from before `since` comes without its record. Raises NothingArchived if there are no records.
     """
     queries = ArchiveQuery("records", since, until), ArchiveQuery("feedback", since, until)
     records = _table(storage, queries[0], '"at" + "duration_seconds"')
@@ -53,7 +53,7 @@ def read_entries(
 
 
 def count_without_place(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> int:
-    """The number of these entries in files without their places. Raises NothingArchived."""
+    """The number of these tasks' entries in files that lack their places. Raises NothingArchived."""
     total = 0
     for dataset in ("records", "feedback"):
         try:
@@ -70,7 +70,7 @@ def count_without_place(storage: ArchiveStorage, tasks: Sequence[str], since: fl
 
 
 def read_versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
-    """The versions that records of these tasks were led to or answered by. Raises NothingArchived."""
+    """The versions that these tasks' requests were led to or answered by. Raises NothingArchived."""
     table = _table(storage, ArchiveQuery("records", since, until), '"at"')
     names = f'SELECT unnest(["led_to", "version"]) AS name FROM {table} WHERE "task" IN {_marks(tasks)}'  # noqa: S608
     query = f"SELECT DISTINCT name FROM ({names}) WHERE name IS NOT NULL ORDER BY name"  # noqa: S608
@@ -79,7 +79,7 @@ def read_versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | 
 
 
 def _table(storage: ArchiveStorage, query: ArchiveQuery, at: str) -> str:
-    """The rows of a query, with each entry's place. Raises NothingArchived where there is no file."""
+    """The rows of a query in SQL, with each entry's place. Raises NothingArchived if there is no file."""
     place, source = PLACE.format(at=at), read(storage, query.dataset, list(list_files(storage, query)))
     bounds = [f'"at" >= {query.since!r}'] if query.since is not None else []
     bounds += [f'"at" < {query.until!r}'] if query.until is not None else []
@@ -101,7 +101,7 @@ def _records(connection: duckdb.DuckDBPyConnection, records: str, tasks: Sequenc
 def _feedback(
     connection: duckdb.DuckDBPyConnection, records: str, feedback: str, tasks: Sequence[str]
 ) -> Iterator[Placed]:
-    """Feedback with the record that it is on, the last one of that id."""
+    """Feedback, each with its record: the last record with the request's id."""
     of_feedback = ", ".join(
         f"f.{_quoted(name)} AS {_quoted(f'feedback_{name}')}" for name in (*FEEDBACK_COLUMNS, *VALUES, *AS_JSON)
     )

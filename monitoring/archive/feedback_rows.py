@@ -17,7 +17,7 @@ SAME = frozenset(FeedbackRow.__struct_fields__) & frozenset(Feedback.__struct_fi
 
 
 def row_of(feedback: Feedback, request: str, index: RecordIndex, entry: str) -> FeedbackRow:
-    """The row of a judgement from this place of its stream."""
+    """The row of a judgement; `entry` is its place in its stream."""
     value = feedback.value
     fields: dict[str, Any] = {name: getattr(feedback, name) for name in SAME}
     fields["demonstration_digests"] = feedback.demonstration_digests or None
@@ -35,7 +35,7 @@ def row_of(feedback: Feedback, request: str, index: RecordIndex, entry: str) -> 
 
 
 def feedback_of(row: Mapping[str, Any]) -> Feedback:
-    """A judgement as it was given, from its row."""
+    """The judgement of a row, as it was given."""
     value = next((row[name] for name in VALUES if row[name] is not None), False)
     fields = {name: row[name] for name in SAME if row[name] is not None}
     fields |= {name: msgspec.json.decode(row[name]) for name in AS_JSON if row[name] is not None}
@@ -43,5 +43,5 @@ def feedback_of(row: Mapping[str, Any]) -> Feedback:
 
 
 def write_json(value: Any) -> str | None:
-    """A value as a column of JSON has it; None where there is none."""
+    """A value for a column of JSON; None if there is none."""
     return None if value is None else msgspec.json.encode(value).decode()

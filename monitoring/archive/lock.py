@@ -15,13 +15,13 @@ from monitoring.helper_process import JobError
 
 KEY = "apprentice:archive:lock"
 LOCK_SECONDS = 60.0
-"""A killed holder has it for so long."""
+"""Time after which the lock of a killed holder expires."""
 RENEW_SECONDS = 5.0
 WAIT_SECONDS = 0.05
 BAR_SECONDS = 10.0
-"""The time for which a waiting writer holds off new readers: behind one that reads for minutes, all would wait."""
+"""The most time for which a waiting writer holds off new readers: one reader may take minutes, and all would wait."""
 BAR_LEFT_SECONDS = 1.0
-"""A killed writer holds them off for so long."""
+"""Time for which a killed writer still holds off new readers."""
 
 TAKE = """
 local time = redis.call('TIME')
@@ -46,8 +46,8 @@ return 1
 
 
 class LockLost(JobError):
-    """Redis was away, or this process did not run, for so long that others may write: it must begin no change of a
-    file. One request that is on its way may still be carried out."""
+    """Redis was away, or this process paused, for so long that others may write. It must not begin to change a file.
+    One request that is under way may still take effect."""
 
 
 class ArchiveLock:
@@ -71,11 +71,11 @@ class ArchiveLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_over.set()
-        with suppress(RedisError):  # it expires by itself
+        with suppress(RedisError):  # else it expires
             self._redis.zrem(KEY, self._name)
 
     def see_that_it_is_held(self) -> None:
-        """Raises LockLost where others may have it by now."""
+        """Raise LockLost if others may hold the lock by now."""
         if time.monotonic() > self._held_until:
             raise LockLost("The lock of the archive was lost: Redis was away for too long. It is done again.")
 

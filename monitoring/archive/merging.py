@@ -1,7 +1,7 @@
 """Merging of the archive's small files: neighbours of a day become one file, whose name spans their ranges.
 
-As soon as the merged file appears, the files that it spans no longer count (`list_unspanned`): no row is there twice or
-missing. They are deleted afterwards; the next run deletes those that a killed run has left.
+As soon as the merged file appears, the files that it spans no longer count (`list_unspanned`): no row is doubled or
+missing. They are deleted afterwards. The next run deletes those that a killed run has left.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from monitoring.archive.tables import (
 
 log = logging.getLogger(__name__)
 FOLDERS_KEY = "apprentice:archive:unmerged"
-"""Folders of days that wait to be looked through."""
+"""Folders of days that wait for a merge."""
 LOOKED_KEY = "apprentice:archive:looked"
 """Set while the days before today need not be listed."""
 LOOK_EVERY_SECONDS = 86_400
 MERGED_BYTES_MAX = 32 << 20
-"""Of one file, so that an erasure writes no large one again."""
+"""The most bytes of one merged file, so that an erasure does not rewrite large files."""
 RAW_BYTES_MAX = 256 << 20
-"""The same without compression: like texts become small."""
+"""The same without compression, since similar texts compress to little."""
 FILES_MIN = 12
-"""That many files of today are merged; those of a day that is over from two on."""
+"""The least number of today's files to merge. For past days it is two."""
 FILES_MAX = 50
-"""At a time: readers wait for one merge. The next run goes on with what came out."""
+"""The most files of one merge, since readers wait for it. The next run merges the results."""
 LATE_SECONDS = 3600.0
 SECONDS_MAX = 5.0
-"""After so long no other day is looked at: readers wait meanwhile."""
+"""No further merge begins after this time, since readers wait meanwhile."""
 
 
 class Group(NamedTuple):
-    """Files of one kind, the entries from their first to their last one, and their bytes, as they are stored and
-    without compression."""
+    """Files of one kind, the range from their first to their last entry, and their bytes, stored and without
+    compression."""
 
     span: Span
     places: list[str]
@@ -57,7 +57,7 @@ class Group(NamedTuple):
     raw_bytes: int
 
     def join(self, after: Group) -> Group:
-        """This one and one that begins later."""
+        """This group joined with one that begins later."""
         span = self.span._replace(last=max(self.span.last, after.span.last))
         return Group(
             span,
@@ -67,15 +67,15 @@ class Group(NamedTuple):
         )
 
     def fits(self, after: Group | None = None) -> bool:
-        """Return whether it may become one file, with the one after it if given."""
+        """Return whether the group may become one file, together with `after` if given."""
         group = self if after is None else self.join(after)
         is_small = group.stored_bytes <= MERGED_BYTES_MAX and group.raw_bytes <= RAW_BYTES_MAX
         return is_small and len(group.places) <= FILES_MAX
 
 
 def merge_parts(redis: Any, storage: ArchiveStorage, now: float) -> int:
-    """Merge small files of today, and once a day those of all other days. Returns the number of files that went into
-    others. The storage is locked, and all planned entries are in it."""
+    """Merge small files of today, and once a day those of all other days. Returns the number of files that were merged
+    into others. The caller has locked the storage and written all planned entries."""
     ends_at, merged = time.monotonic() + SECONDS_MAX, 0
     today = day_of(now - LATE_SECONDS)
     if not redis.exists(LOOKED_KEY):
@@ -97,23 +97,23 @@ def merge_parts(redis: Any, storage: ArchiveStorage, now: float) -> int:
                 _merge(storage, group)
                 merged += len(group.places)
         except duckdb.Error as error:
-            if type(error) is duckdb.Error:  # the storage's own
+            if type(error) is duckdb.Error:  # an error of the storage
                 raise
             log.error("files of %s/%s can't be merged: %s", storage.root, place, error)
             groups = []
-        if len(groups) == len({group.span.kind for group in groups}):  # else what came out may fit into one
+        if len(groups) == len({group.span.kind for group in groups}):  # else the results may fit into one file
             redis.srem(FOLDERS_KEY, place)
     return merged
 
 
 def remove_all_spanned(storage: ArchiveStorage) -> None:
-    """Remove all files that went into others: an erasure writes only those again that count. The storage is locked."""
+    """Remove all files that were merged into others: an erasure skips them. The caller has locked the storage."""
     for place in [f"{dataset}/{day}" for dataset in ROWS for day in storage.list_names(dataset)]:
         remove_spanned(storage, place)
 
 
 def remove_spanned(storage: ArchiveStorage, place: str) -> list[str]:
-    """Remove a day's files that went into another one. Returns the names of the others."""
+    """Remove a day's files that were merged into another one. Returns the names of the rest."""
     names = storage.list_names(place)
     rest = list_unspanned(names)
     storage.remove(*(f"{place}/{name}" for name in sorted(set(names) - set(rest))))
@@ -121,8 +121,8 @@ def remove_spanned(storage: ArchiveStorage, place: str) -> list[str]:
 
 
 def _groups(storage: ArchiveStorage, place: str, names: Sequence[str], files_min: int) -> list[Group]:
-    """The neighbours of a day that fit into one file, at least `files_min` at a time. None of a group overlaps a file
-    outside of it: its merged file would span that one."""
+    """Groups of a day's neighbouring files that fit into one file, at least `files_min` in each. Files outside a group
+    do not overlap it, since the merged file would span them."""
     spans = {f"{place}/{name}": span for name in names if (span := read_span(name)) is not None}
     if len(spans) < files_min:
         return []
@@ -142,7 +142,7 @@ def _groups(storage: ArchiveStorage, place: str, names: Sequence[str], files_min
 
 
 def _join(groups: Sequence[Group], belong: Callable[[Group, Group], bool]) -> list[Group]:
-    """Groups of one kind that belong together, as one."""
+    """The groups; neighbours of one kind that `belong` together are joined."""
     joined = list[Group]()
     for group in groups:
         if joined and joined[-1].span.kind == group.span.kind and belong(joined[-1], group):
@@ -153,7 +153,7 @@ def _join(groups: Sequence[Group], belong: Callable[[Group, Group], bool]) -> li
 
 
 def _merge(storage: ArchiveStorage, group: Group) -> None:
-    """Write one file of these neighbours' rows in their order, and then remove them."""
+    """Write the rows of a group's files to one file in their order, and then remove the files."""
     dataset = next(dataset for dataset in ROWS if group.places[0].startswith(f"{dataset}/"))
     folder, (kind, first, last, _) = group.places[0].rpartition("/")[0], group.span
     name = f"part-{kind}{first[0]}-{first[1]}-{last[0]}-{last[1]}-merged.parquet"

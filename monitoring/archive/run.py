@@ -1,4 +1,4 @@
-"""One run of the archive's writer, in a process of its own: it writes all stream entries since the last run.
+"""One run of the archive's writer, in its own process: it writes all stream entries since the last run.
 
 `python -m monitoring.archive.run` reads an ArchiveJob as a line of JSON, and prints an ArchiveReport. It ends at once
 when its input is closed: it never outlives its gateway.
@@ -88,7 +88,7 @@ return 1
 
 
 class ArchiveJob(msgspec.Struct):
-    """A job: read from that Redis, write into that folder or bucket, keep that number of days."""
+    """A job: the Redis to read, the folder or bucket to write to, and the number of days to keep."""
 
     redis_url: str
     folder: str
@@ -99,8 +99,8 @@ class ArchiveJob(msgspec.Struct):
 
 
 class ArchiveReport(msgspec.Struct):
-    """The result of a run: entries written, unreadable ones (kept beside them), files and their bytes, and
-    files that were merged into others."""
+    """The result of a run: numbers of written entries, of unreadable ones (kept in files beside them), of files and
+    their bytes, and of files that were merged into others."""
 
     records: int = 0
     feedback: int = 0
@@ -114,7 +114,7 @@ class ArchiveReport(msgspec.Struct):
 
 
 class _LineNames(msgspec.Struct):
-    """The names by which a line's entry is known again."""
+    """The names that identify a line's entry."""
 
     request: str | None = None
     entry: str | None = None
@@ -122,7 +122,7 @@ class _LineNames(msgspec.Struct):
 
 @dataclass(slots=True)
 class Staged:
-    """A range of entries as JSON lines, a file for each day; None where a range is not known."""
+    """A range of entries as JSON lines, in a file for each day. `first` and `last` are None without entries."""
 
     folder: Path
     first: str | None = None
@@ -134,7 +134,7 @@ class Staged:
     """Requests whose texts are among the entries."""
 
     def add(self, entry: str, day: str, line: bytes) -> None:
-        """Put an entry behind the others of its day; an empty line is one of which nothing is left."""
+        """Append an entry to its day; an empty line stands for an entry of which nothing is left."""
         self.first = self.first or entry
         self.last = entry
         if not line:
@@ -146,14 +146,14 @@ class Staged:
         self.entries += 1
 
     def close(self) -> list[tuple[str, Path]]:
-        """The days, and the file of each."""
+        """Close the files; returns each day with its file."""
         for file in self.files.values():
             file.close()
         return [(day, Path(file.name)) for day, file in sorted(self.files.items())]
 
 
 def run(job: ArchiveJob) -> ArchiveReport:
-    """Write what has come. Raises JobError; what is done by then stays done."""
+    """Write all new entries. Raises JobError; work done before stays done."""
     began = time.monotonic()
     report, storage = ArchiveReport(), open_storage(job.folder, job.bucket)
     try:
@@ -162,7 +162,7 @@ def run(job: ArchiveJob) -> ArchiveReport:
             open_redis(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
             storage.lock(redis),
         ):
-            now = min(time.time(), float(redis.time()[0]))  # what one wrong clock deletes would never come back
+            now = min(time.time(), float(redis.time()[0]))  # one wrong clock must not delete too much
             _sweep(storage, job.retention_days, now)
             write_all(redis, storage, report, job.part_entries_max)
             report.texts_pruned = delete_due_texts(redis, storage, job.texts, now)
@@ -176,7 +176,7 @@ def run(job: ArchiveJob) -> ArchiveReport:
 
 
 def write_all(redis: Any, storage: ArchiveStorage, report: ArchiveReport, entries_max: int = PART_ENTRIES_MAX) -> None:
-    """Write what has come into all streams. The storage is locked by the caller."""
+    """Write the new entries of all streams. The caller has locked the storage."""
     for source in STREAMS:
         while _write_range(redis, source, storage, entries_max, report):
             pass
@@ -185,7 +185,7 @@ def write_all(redis: Any, storage: ArchiveStorage, report: ArchiveReport, entrie
 def _write_range(
     redis: Any, source: ArchivedStream, storage: ArchiveStorage, entries_max: int, report: ArchiveReport
 ) -> bool:
-    """Write one range of entries; whether there may be more."""
+    """Write one range of entries; returns whether there may be more."""
     key = f"apprentice:archive:{source}"
     dataset = DATASETS[source]
     done, planned = (raw.decode() if raw else "" for raw in redis.hmget(key, "done", "planned"))
@@ -201,7 +201,7 @@ def _write_range(
                 return False
             planned = f"{staged.first} {staged.last}"
             if redis.eval(PLAN, 1, key, done, planned).decode() != planned:
-                return True  # another gateway has gone on meanwhile: look again
+                return True  # another gateway planned this range meanwhile: look again
             first, last = staged.first, staged.last or ""
         for day, lines in days:
             name = f"part-{'reported-' * (source == 'reported')}{first}-{last}"
@@ -223,8 +223,8 @@ def _write_range(
 
 
 def _leave_out_archived(storage: ArchiveStorage, dataset: Dataset, place: str, lines: Path) -> bool:
-    """Leave out entries that other files of the day have: after a backup of Redis came back, it has them again.
-    Returns whether any are left."""
+    """Leave out entries that other files of the day already have: a restored backup of Redis has them again. Returns
+    whether any are left."""
     folder, _, own_name = place.rpartition("/")
     own = read_span(own_name)
     spans = {name: read_span(name) for name in list_unspanned(storage.list_names(folder)) if name != own_name}
@@ -286,7 +286,7 @@ def _record(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
 
 
 def _text(redis: Any, fields: Mapping[bytes, bytes], staged: Staged) -> tuple[float, bytes]:
-    """The text that an entry stands for; an empty line where it is gone, since it was forgotten or is in a file."""
+    """An entry's text; an empty line if it is gone, since it was erased or is in a file."""
     request = fields[b"request"].decode()
     raw: bytes | None = redis.get(TEXT_KEY + request)
     if not raw:
@@ -302,7 +302,7 @@ def _feedback(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
 
 
 def _sweep(storage: ArchiveStorage, retention_days: int, now: float) -> None:
-    """Remove the days that are too old, and what a run that was killed left half done."""
+    """Remove days that are too old, and unfinished files of killed runs."""
     oldest = day_of(now - retention_days * DAY_SECONDS)
     for dataset in ROWS:
         for day in storage.list_names(dataset):

@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 
 class FolderStorage:
-    """A folder in a file system with locks and renames. To lock it, it must be there.
+    """A folder in a file system with locks and renames. It must exist before it is locked for writing.
 
-    Files are the old one whole or the new one whole, whatever ends meanwhile. Each method raises OSError, or JobError
-    with what to do.
+    After an interruption, each file is the old one whole or the new one whole. Each method raises OSError, or JobError
+    with advice.
     """
 
     def __init__(self, folder: Path) -> None:
         self.root = str(folder)
-        """The beginning of each file's name, as DuckDB reads it: ROOT/PLACE."""
+        """The prefix of each file's name for DuckDB: ROOT/PLACE."""
         self.scratch = folder
-        """A folder for files on their way, and for what killed processes leave of them."""
+        """A folder for unfinished files, also those of killed processes."""
 
     def list_names(self, place: str) -> list[str]:
-        """The names directly below a place, in order; none where there is nothing."""
+        """The names directly below a place, sorted; none if there is nothing."""
         try:
             return sorted(os.listdir(self.scratch / place))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def size(self, place: str) -> int | None:
-        """The bytes of a file; None where there is none."""
+        """The number of bytes of a file; None if it does not exist."""
         path = self.scratch / place
         return path.stat().st_size if path.exists() else None
 
@@ -49,7 +49,7 @@ class FolderStorage:
         return (self.scratch / place).read_bytes()
 
     def write(self, place: str, file: Path) -> None:
-        """Store a file of `scratch`, in the place of what is there. It is durable once this returns."""
+        """Move a file of `scratch` to a place; it replaces a file there. It is durable once this returns."""
         target = self.scratch / place
         sync(file)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class FolderStorage:
             sync(folder)
 
     def remove(self, *places: str) -> None:
-        """Remove files of one folder so that they stay removed."""
+        """Remove files of one folder durably."""
         for place in places:
             (self.scratch / place).unlink()
         for folder in {(self.scratch / place).parent for place in places}:
@@ -69,12 +69,12 @@ class FolderStorage:
         shutil.rmtree(self.scratch / place, ignore_errors=True)
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Make the files readable for a DuckDB. Once more is harmless."""
+        """Make the files readable for a DuckDB. A second call is harmless."""
 
     @contextmanager
     def lock(self, redis: Any, shared: bool = False) -> Iterator[None]:
-        """Nobody else writes or removes files meanwhile; with `shared` others may read. Waits for as long as that
-        takes. It is the file system's lock: `redis` is not asked."""
+        """Hold the lock: nobody else writes or removes files meanwhile; with `shared` others may read. Waits for it. It
+        is the file system's lock: `redis` is not used."""
         if shared and not self.scratch.is_dir():
             yield  # there is nothing to read yet
         else:
@@ -82,7 +82,7 @@ class FolderStorage:
                 yield
 
     def explain_errors(self) -> AbstractContextManager[None]:
-        """Turn what DuckDB tells of the storage's own errors into a JobError. `lock` does so too."""
+        """Turn the storage's errors that DuckDB reports into a JobError. `lock` does so too."""
         return nullcontext()
 
 
@@ -90,5 +90,5 @@ ArchiveStorage: TypeAlias = FolderStorage | BucketStorage
 
 
 def open_storage(folder: str, bucket: Bucket | None = None) -> ArchiveStorage:
-    """The storage of the archive that a job names: a folder, or a bucket whose files are made in the folder."""
+    """The archive's storage of a job: a folder, or a bucket with the folder for unfinished files."""
     return FolderStorage(Path(folder)) if bucket is None else BucketStorage(bucket, Path(folder))

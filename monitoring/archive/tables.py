@@ -3,7 +3,7 @@
 Files of reported records are named `part-reported-FIRST-LAST.parquet`, since their entries have a stream of their own.
 `-merged` after LAST marks a file that was merged from others (archive/merging.py).
 
-DuckDB reads and writes the files. Its import takes about 60 ms, and no gateway imports this file: a process of its own
+DuckDB reads and writes the files. Its import takes about 60 ms, so no gateway imports this file: a separate process
 writes (archive/run.py), and the command line reads.
 """
 
@@ -30,7 +30,7 @@ THREADS_MAX = 1
 FETCHED_MAX = 500
 MEMORY = "512MB"
 PARQUET = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE_BYTES '16MB'"
-"""DuckDB holds a row group in memory, some four times over, and a text may have half a megabyte."""
+"""DuckDB holds about four copies of a row group in memory, and a text may have half a megabyte."""
 PART_FORMAT = f"{PARQUET}, ROW_GROUP_SIZE 2048"
 PART = re.compile(r"part-(reported-)?(\d+)-(\d+)-(\d+)-(\d+)(-merged)?\.parquet")
 SCALARS: Mapping[type, str] = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
@@ -43,7 +43,7 @@ class RecordRow(Record, kw_only=True, omit_defaults=False):
 
 
 class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """One judgement in the archive, with what is known of its record. Older files lack the last seven fields."""
+    """One judgement in the archive, with fields of its record. Older files lack the last seven fields."""
 
     request: str  # Id of its record.
     at: float  # Unix time when it was given.
@@ -86,7 +86,7 @@ class ArchiveQuery:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """The contents of one day: rows as asked for, files and their bytes."""
+    """One day: its rows that match a query, its files and their bytes."""
 
     day: str
     rows: int
@@ -95,7 +95,7 @@ class Day:
 
 
 class Span(NamedTuple):
-    """The entries that a file holds, as its name says: of which stream, from which on and up to which."""
+    """The range of a file's entries, from its name: their stream, the first and the last entry."""
 
     kind: str
     first: tuple[int, int]
@@ -108,7 +108,7 @@ class Span(NamedTuple):
 
 
 class NothingArchived(Exception):
-    """There is no file of what was asked for."""
+    """There is no file for the query."""
 
 
 def columns_of(struct: type[msgspec.Struct]) -> dict[str, str]:
@@ -117,7 +117,7 @@ def columns_of(struct: type[msgspec.Struct]) -> dict[str, str]:
 
 
 def find_column_type(annotation: Any) -> str:
-    """The type of a column for a field's type. Raises KeyError for one that no dataset has."""
+    """The type of a column for a field's type. Raises KeyError for a type that no dataset has."""
     kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if kind is not types.NoneType]
     if typing.get_origin(annotation) is list:
         return f"{find_column_type(kinds[0])}[]"
@@ -128,21 +128,21 @@ def find_column_type(annotation: Any) -> str:
 
 
 def day_of(at: float) -> str:
-    """The day in UTC of a time in Unix seconds: the name of its folder."""
+    """The UTC day of a time in Unix seconds, as the name of its folder."""
     return datetime.fromtimestamp(at, UTC).strftime("day=%Y-%m-%d")
 
 
 def write_part(storage: ArchiveStorage, dataset: Dataset, lines: Path, place: str) -> int:
     """Write a file of JSON lines as Parquet; it appears whole and synced, or not at all. Returns its size in bytes.
 
-    What is there under the name already is the same, and is left.
+    A file that exists under the name is the same and stays; the size is then 0.
     """
     return replace_part(storage, dataset, lines, place) if storage.size(place) is None else 0
 
 
 def replace_part(storage: ArchiveStorage, dataset: Dataset, lines: Path, place: str) -> int:
-    """Write a file of JSON lines as Parquet in the place of what is there, which is whole until then. Returns its size
-    in bytes."""
+    """Write a file of JSON lines as Parquet in place of an existing file, which stays whole until then. Returns its
+    size in bytes."""
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in columns_of(ROWS[dataset]).items())
     partial = lines.with_suffix(".parquet")
     with connect_duckdb(scratch=lines.parent) as connection:
@@ -159,7 +159,7 @@ def write_parquet(connection: duckdb.DuckDBPyConnection, rows: str, path: Path) 
 
 
 def count(storage: ArchiveStorage, archive_query: ArchiveQuery) -> list[Day]:
-    """Rows by day. Raises NothingArchived where there is no file."""
+    """The rows of a query by day. Raises NothingArchived if there is no file."""
     where, values = _where(archive_query)
     days = []
     with connect_duckdb(storage) as connection:
@@ -180,10 +180,10 @@ def group_by_day(places: Iterable[str]) -> dict[str, list[str]]:
 
 
 def export(storage: ArchiveStorage, archive_query: ArchiveQuery, target: Path) -> int:
-    """Write what is asked for to one file, whose ending names its form: .parquet, .csv or .jsonl. Returns the rows.
+    """Write the rows of a query to one file; its suffix names the form: .parquet, .csv or .jsonl. Returns their number.
 
-    In CSV, what is nested is JSON, and a text that begins like a formula has an apostrophe before it. The file appears
-    whole or not at all. Raises NothingArchived, OSError, and ValueError for another ending.
+    In CSV, nested values are JSON, and a text that begins like a formula gets an apostrophe before it. The file appears
+    whole or not at all. Raises NothingArchived, OSError, and ValueError for another suffix.
     """
     forms = {
         ".parquet": PARQUET,
@@ -212,14 +212,14 @@ def export(storage: ArchiveStorage, archive_query: ArchiveQuery, target: Path) -
 
 
 def _write_cell(name: str, kind: str) -> str:
-    if kind == "VARCHAR":  # a caller's words, which a spreadsheet would reckon
+    if kind == "VARCHAR":  # a caller's text, which a spreadsheet would evaluate
         return rf"""regexp_replace("{name}", '^[-=+@\t\r]', '''\0') AS """
     return "" if kind.isalpha() else f'to_json("{name}") AS '
 
 
 def connect_duckdb(storage: ArchiveStorage | None = None, scratch: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB in memory, which loads nothing from elsewhere but the files of a storage. What finds no room there lies
-    in `scratch`, if given."""
+    """A DuckDB in memory, which downloads no extensions and can read the files of a storage. Data that exceed its
+    memory go to `scratch`, if given."""
     connection = duckdb.connect(
         config={
             **({} if scratch is None else {"temp_directory": str(scratch)}),
@@ -236,7 +236,7 @@ def connect_duckdb(storage: ArchiveStorage | None = None, scratch: Path | None =
 
 
 def list_files(storage: ArchiveStorage, query: ArchiveQuery) -> Iterator[str]:
-    """The files that may hold what is asked for, in the order of their days. Raises NothingArchived."""
+    """The files that may hold rows of a query, in the order of their days. Raises NothingArchived."""
     first = day_of(query.since) if query.since is not None else ""
     last = day_of(query.until) if query.until is not None else "day=9999"
     there = False
@@ -252,7 +252,7 @@ def list_files(storage: ArchiveStorage, query: ArchiveQuery) -> Iterator[str]:
 
 
 def read_span(name: str) -> Span | None:
-    """The entries of a file, by its name; None where that says none."""
+    """The range of a file's entries, from its name; None if the name has none."""
     part = PART.fullmatch(name)
     if part is None:
         return None
@@ -261,8 +261,8 @@ def read_span(name: str) -> Span | None:
 
 
 def list_unspanned(names: Sequence[str]) -> list[str]:
-    """The files of a day without those whose entries went into a merged one (archive/merging.py), in their order. Any
-    other file may span entries that it lacks: after a backup of Redis came back, the next one does."""
+    """The files of a day, in their order, without those that were merged into another one (archive/merging.py). A file
+    that is not merged may span entries that it lacks, for instance after Redis was restored from a backup."""
     spans = [(span, name) for name in names if (span := read_span(name)) is not None]
     spanned, wide = set[str](), Span("", (0, 0), (-1, 0), True)
     for span, name in sorted(spans, key=lambda at: (*at[0][:2], [-part for part in at[0].last], not at[0].is_merged)):
@@ -274,8 +274,8 @@ def list_unspanned(names: Sequence[str]) -> list[str]:
 
 
 def read(storage: ArchiveStorage, dataset: Dataset, places: Sequence[str], named: bool = False) -> str:
-    """These files as one table with all columns of the dataset: what a file of an older gateway lacks is null. `named`:
-    with the file's place behind the storage's root as the column `filename`."""
+    """These files as one SQL table with all columns of the dataset; columns that a file of an older gateway lacks are
+    null. `named` adds the column `filename` with ROOT/PLACE."""
     listed = ", ".join(write_path(f"{storage.root}/{place}") for place in places)
     columns = columns_of(ROWS[dataset]) | ({"filename": "VARCHAR"} if named else {})
     nulls = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
@@ -289,7 +289,7 @@ def read(storage: ArchiveStorage, dataset: Dataset, places: Sequence[str], named
 
 
 def fetch_rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
-    """The rows of a query that was executed, by column; some are in memory at a time."""
+    """The rows of an executed query as mappings by column; few of them are in memory at a time."""
     names = [column[0] for column in cursor.description or ()]
     while batch := cursor.fetchmany(FETCHED_MAX):
         for values in batch:
@@ -297,7 +297,7 @@ def fetch_rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
 
 
 def find_table(storage: ArchiveStorage, query: ArchiveQuery, named: bool = False) -> str:
-    """A data set as one table; without rows where there is no file."""
+    """A dataset as one SQL table, without rows if there is no file."""
     try:
         return read(storage, query.dataset, list(list_files(storage, query)), named)
     except NothingArchived:
@@ -305,8 +305,8 @@ def find_table(storage: ArchiveStorage, query: ArchiveQuery, named: bool = False
 
 
 def match_requests(requests: Collection[str]) -> tuple[str, list[Any]]:
-    """A condition for the rows of these requests, of which there has to be one, with its values. Their range is in it,
-    so that DuckDB passes over row groups of other times."""
+    """An SQL condition for the rows of these requests (at least one), with its values. It includes their range, so that
+    DuckDB skips row groups of other times."""
     within = [min(requests), max(requests), list(requests)]
     return '"request" BETWEEN ? AND ? AND "request" IN (SELECT unnest(?::VARCHAR[]))', within
 
@@ -319,5 +319,5 @@ def _where(archive_query: ArchiveQuery) -> tuple[str, list[Any]]:
 
 
 def write_path(path: Path | str) -> str:
-    """A path as a text of SQL."""
+    """A path as an SQL string."""
     return "'" + str(path).replace("'", "''") + "'"

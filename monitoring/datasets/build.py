@@ -18,9 +18,9 @@ from monitoring.evaluation.row_classes import Classes, ClassFinder
 
 @dataclass(frozen=True)
 class BuiltSet:
-    """A data set. `contrasts` are pairs of ids whose inputs are near each other, and whose answers differ.
+    """A data set. `contrasts` are pairs of ids of rows with near inputs and different answers.
 
-    `held_before` counts rows that are held out because earlier sets did so, and not by this set's draw.
+    `held_before` counts rows that are held out only because earlier sets held them out, not by this set's draw.
     """
 
     train: list[DataRow]
@@ -31,7 +31,7 @@ class BuiltSet:
 
     @property
     def rows(self) -> list[DataRow]:
-        """All that are in a part of the set."""
+        """The training rows and the held-out rows."""
         return [*self.train, *self.heldout]
 
     def requests(self) -> list[str]:
@@ -45,8 +45,7 @@ def build_set(
     options: DatasetOptions,
     earlier: EarlierSides = NO_SIDES,
 ) -> BuiltSet:
-    """Build a data set of the rows that could be read. Inputs that `earlier` sets had on a side, by their digests, stay
-    there."""
+    """Build a data set of the readable rows. Inputs stay on the side that `earlier` has for their digests."""
     selection = select_rows(name_requests(rows, rows), earlier)
     left_out = [*faults, *selection.left_out]
     labelled: list[DataRow] = []
@@ -79,7 +78,7 @@ def build_set(
 
 
 def _labels(rows: Sequence[DataRow], options: DatasetOptions) -> list[str | None]:
-    """The class of each row: the field that was named, or else as an evaluation finds classes."""
+    """The class of each row: a named field of its answer, or else found as an evaluation finds classes."""
     if options.class_field:
         classes = Classes("field", options.class_field)
     else:
@@ -91,11 +90,11 @@ def _labels(rows: Sequence[DataRow], options: DatasetOptions) -> list[str | None
 
 
 def _order(row: DataRow) -> str:
-    """The order of the rows in their file: mixed, and always the same."""
+    """The sort key of a row in its file: a shuffled order that is always the same."""
     return digest(row.id)
 
 
 def _place(left_out: LeftOut) -> tuple[str, str, str, int]:
-    """The order of what is left out: by reason, rows of one conflict together."""
+    """The sort key of a row that is left out: by reason, rows of one conflict together."""
     name = digest(left_out.row.id) if left_out.row is not None else left_out.source
     return left_out.because, left_out.conflict, name, left_out.line

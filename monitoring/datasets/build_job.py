@@ -14,8 +14,8 @@ ExportFormat = Literal["sft", "dpo", "parquet"]
 
 
 class KeptSource(msgspec.Struct, frozen=True, kw_only=True):
-    """Where kept texts and judgements are, and by which rules a task's labels follow from them. Unix seconds; without
-    `since` texts are only looked at, as what production asks."""
+    """The place of kept texts and judgements, and the rules for a task's labels. Times are Unix seconds. Without
+    `since`, texts are only read as a sample of production's requests."""
 
     texts: TextSource
     rules: LabelRules
@@ -25,8 +25,8 @@ class KeptSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The choices of who builds a set. `class_ratio_max` bounds the largest class of the training rows; `class_field`
-    is the field of the answers that is their class, empty to find it."""
+    """The options of a build. `class_ratio_max` bounds the largest class of the training rows; `class_field` is the
+    field of the answers that is their class; empty: it is found."""
 
     heldout_share: float = 0.2
     class_ratio_max: float | None = None
@@ -35,7 +35,7 @@ class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatasetJob(msgspec.Struct, kw_only=True):
-    """The job: a data set for `task` of these files and kept texts, into a folder of its own inside `folder`."""
+    """The job: build a data set for `task` from these files and kept texts, in its own folder inside `folder`."""
 
     task: str
     folder: str
@@ -46,7 +46,7 @@ class DatasetJob(msgspec.Struct, kw_only=True):
 
 
 class DatasetResult(msgspec.Struct, tag="result"):
-    """The end: the digest of the set, or an error's sentence. `faults` are the first rows that can't be read."""
+    """The result: the digest of the set, or an error message. `faults` describe the first rows that can't be read."""
 
     digest: str = ""
     error: str = ""
@@ -54,7 +54,7 @@ class DatasetResult(msgspec.Struct, tag="result"):
 
 
 class ExportJob(msgspec.Struct):
-    """The job: a part of a data set, the file `source`, in this format as the file `target`."""
+    """The job: write a part of a data set, the file `source`, in this format to the file `target`."""
 
     source: str
     target: str
@@ -62,14 +62,14 @@ class ExportJob(msgspec.Struct):
 
 
 class ExportResult(msgspec.Struct):
-    """The end: the number of rows that were written, or an error's sentence."""
+    """The result: the number of written rows, or an error message."""
 
     rows: int = 0
     error: str = ""
 
 
 class HardCasesJob(msgspec.Struct):
-    """The job: the requests of a task that got a wrong answer and whose right one is agreed, into the file `target`."""
+    """The job: write a task's requests with a wrong answer and an agreed right one to the file `target`."""
 
     task: str
     kept: KeptSource
@@ -78,7 +78,7 @@ class HardCasesJob(msgspec.Struct):
 
 
 class HardCasesResult(msgspec.Struct):
-    """The end: the number of rows, and that of kept texts by label, or an error's sentence."""
+    """The result: the number of rows, and the numbers of kept texts by label, or an error message."""
 
     rows: int = 0
     counts: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""One building of a data set, in a process of its own: `python -m monitoring.datasets.build_run`.
+"""One build of a data set, in its own process: `python -m monitoring.datasets.build_run`.
 
-It reads a DatasetJob as a line of JSON. Its output is lines of JSON, a ProgressStep each, and last a DatasetResult. It
-ends at once when its input is closed: it never outlives the gateway that began it.
+It reads a DatasetJob as a line of JSON. It prints lines of JSON: ProgressSteps, and at the end a DatasetResult. It ends
+at once when its input is closed, so it never outlives its gateway.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ AT_ONCE = 500
 
 
 def run(job: DatasetJob) -> DatasetResult:
-    """Build the set. An erasure waits for its end. Raises OSError, after which nothing of it is left."""
+    """Build the set. An erasure waits for its end. Raises OSError; then nothing of the set is left."""
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with lock_folder(folder, shared=True), threadpool_limits(1):
@@ -69,7 +69,7 @@ def _build(job: DatasetJob) -> DatasetResult:
 
 
 def _read(job: DatasetJob) -> tuple[list[DataRow], list[LeftOut]]:
-    """The rows of all sources, and those that can't be read. Raises DatasetError and OSError."""
+    """The rows of all sources, and the faults of unreadable rows. Raises DatasetError and OSError."""
     rows: list[DataRow] = []
     faults: list[LeftOut] = []
     tools: dict[bytes, list[dict[str, Any]]] = {}
@@ -87,8 +87,7 @@ def _read(job: DatasetJob) -> tuple[list[DataRow], list[LeftOut]]:
 
 
 def _drop_forgotten(rows: list[DataRow], job: DatasetJob) -> list[DataRow]:
-    """The rows of files, without those of requests that were erased while the files were on their way. Raises
-    RedisError."""
+    """The rows of files, without those of requests that were erased since the files were sent. Raises RedisError."""
     if job.kept is None:
         return rows
     names = [[name for name in (row.id, row.request, row.parent) if name] for row in rows]
@@ -102,7 +101,7 @@ def _drop_forgotten(rows: list[DataRow], job: DatasetJob) -> list[DataRow]:
 
 
 def _why_empty(kept_rows: KeptRows) -> str:
-    """The reason why no row was there."""
+    """The reason why there are no rows."""
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(kept_rows.counts.items()) if count)
     texts = (
         f"no kept text has a right answer ({counts})"
@@ -122,7 +121,7 @@ def _refused(faults: list[LeftOut]) -> DatasetResult:
 
 
 def _fault_of(built: BuiltSet) -> str:
-    """The reason why nothing could be trained on a set; empty where something could."""
+    """The reason why nothing can be trained on a set; empty if something can."""
     if built.train:
         return ""
     conflicts = sum(each.because == "conflict" for each in built.left_out)
@@ -131,7 +130,7 @@ def _fault_of(built: BuiltSet) -> str:
 
 
 def build(job: DatasetJob) -> DatasetResult:
-    """The result of a building, or why it can't be written."""
+    """The result of a build, or the reason why the set can't be written."""
     try:
         return run(job)
     except OSError as error:

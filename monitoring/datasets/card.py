@@ -50,7 +50,7 @@ def _parts(built: BuiltSet) -> dict[str, list[DataRow]]:
 
 
 def _counted(rows: Sequence[DataRow]) -> dict[str, int]:
-    """The rows of each class, the largest first."""
+    """The number of rows of each class, largest first."""
     counts = Counter(row.label or "" for row in rows)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
@@ -61,20 +61,20 @@ def _origins(rows: Sequence[DataRow]) -> dict[str, int]:
 
 
 def _groups(rows: Sequence[DataRow]) -> dict[str, int]:
-    """The number of groups, and the rows of the largest."""
+    """The number of groups, and the number of rows in the largest."""
     counts = Counter(row.group or row.id for row in rows)
     return {"count": len(counts), "largest": max(counts.values(), default=0)}
 
 
 def _tools(rows: Sequence[DataRow]) -> dict[str, int]:
-    """The rows with tools, the different sets of these, and the rows whose answer calls some."""
+    """The numbers of rows with tools, of different sets of tools, and of rows whose answer calls a tool."""
     sets = Counter(msgspec.json.encode(row.tools) for row in rows if row.tools)
     calls = sum(has_tool_call(row.messages[-1]) for row in rows)
     return {"rows": sets.total(), "sets": len(sets), "calls": calls}
 
 
 def _lengths(rows: Sequence[DataRow]) -> dict[str, int]:
-    """The rows by the characters of what is asked, in powers of two."""
+    """The numbers of rows by the characters of their inputs, in powers of two."""
     counts = Counter(max(4, len(input_of(row)).bit_length()) for row in rows)
     return {
         f"under {1 << power:,}": counts[power] for power in range(min(counts, default=4), max(counts, default=3) + 1)

@@ -63,7 +63,7 @@ def make_card(card: Mapping[str, Any]) -> str:
 
 
 def list_warnings(card: Mapping[str, Any]) -> list[str]:
-    """Sentences on what a card's figures hide: of how the rows were divided, and how classes are spelt."""
+    """Warnings of faults that a card's figures hide: in the division of the rows, and in the spelling of classes."""
     rows, classes, before = card["rows"], card["classes"], card.get("held_before", 0)
     groups = card["groups"]["train"]["count"]
     warnings = [
@@ -79,7 +79,7 @@ def list_warnings(card: Mapping[str, Any]) -> list[str]:
 
 
 def draw_bars(bars: Mapping[str, Sequence[int]]) -> str:
-    """Bars as SVG: a name, and one bar under the other for each of its counts. Of many names the first are drawn."""
+    """Bars as SVG: for each name a bar for each of its counts. Only the first BARS_MAX names are drawn."""
     first_bars = list(bars.items())[:BARS_MAX]
     most = max((count for _, counts in first_bars for count in counts), default=0) or 1
     parts, y = [], 4

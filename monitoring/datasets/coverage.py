@@ -12,10 +12,10 @@ import numpy as np
 from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, WORD_PATTERN, make_terms, measure_nearest
 
 FAR_QUANTILE = 0.05
-"""A request is unlike the rows where its nearest row is less similar than for this share of the rows themselves."""
+"""A request is unlike the rows if its nearest row is less similar than this quantile of the rows' own nearest rows."""
 GAP_SHARE_MIN, GAP_REQUESTS_MIN = 0.01, 5
 FEW_RATIO = 0.1
-"""A word is rare among the rows where its share there is at most so much of its share in production."""
+"""A word is rare among the rows if its share there is at most this part of its share in production."""
 GAPS_MAX = 10
 TOGETHER_SHARE, TOGETHER_MAX = 0.5, 4
 REQUESTS_SHOWN = 3
@@ -42,7 +42,7 @@ def measure_coverage(inputs: Sequence[str], texts: Mapping[str, str]) -> dict[st
 
 
 def measure_production(inputs: Sequence[str], requests: Sequence[str]) -> dict[str, Any]:
-    """The share of the requests that no row is like, None where it is not known, and a sentence on it."""
+    """The number of requests that are unlike all rows (None: unknown), and a sentence on it."""
     unlike = count_far(inputs, requests) if requests else None
     if not requests:
         words = "No text of a request can be read: whether the rows are like production is unknown."
@@ -57,8 +57,8 @@ def measure_production(inputs: Sequence[str], requests: Sequence[str]) -> dict[s
 
 
 def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
-    """The number of texts that are unlike all inputs; None where there are too few inputs to tell."""
-    inputs = list(dict.fromkeys(inputs))[:TEXTS_MAX]  # a row that is there twice is not a row like others
+    """The number of texts that are unlike all inputs; None if there are too few inputs to tell."""
+    inputs = list(dict.fromkeys(inputs))[:TEXTS_MAX]  # a repeated row would be its own nearest row
     if len(inputs) < 1 / FAR_QUANTILE:
         return None
     terms = make_terms()
@@ -72,7 +72,7 @@ def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
 
 
 def _find_gaps(inputs: Sequence[str], texts: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Words of requests that rows lack, those of most requests first. Each request counts for one word."""
+    """Words of requests that rows lack, most frequent first. Each request counts for one word only."""
     in_rows = Counter(word for text in inputs for word in _words_in(text))
     by_request = {request: _words_in(text) for request, text in texts.items()}
     least = max(GAP_REQUESTS_MIN, GAP_SHARE_MIN * len(texts))

@@ -21,10 +21,10 @@ class _Card(msgspec.Struct):
 
 
 def list_earlier_sides(folder: Path, task: str, heldout_share: float) -> EarlierSides:
-    """The digests of inputs that sets of the task in this folder have held out, of no larger share than this one, and
-    of those that they have trained on, of no smaller share.
+    """The digests of inputs that the task's sets in this folder held out, at a held-out share not above this one, and
+    of inputs that they trained on, at a share not below it.
 
-    A set that can't be read tells nothing.
+    Unreadable sets are skipped.
     """
     held, trained = _Inputs(), _Inputs()
     for path in folder.glob(f"[!.]*/{CARD_FILE}"):
@@ -40,7 +40,7 @@ def list_earlier_sides(folder: Path, task: str, heldout_share: float) -> Earlier
 
 
 class _Inputs:
-    """Inputs of one side. Sets have most of their rows in common: a line is decoded once."""
+    """Inputs of one side. Sets share most of their rows, so each line is decoded only once."""
 
     def __init__(self) -> None:
         self.digests = set[str]()

@@ -23,20 +23,20 @@ CALLING_MESSAGES = (
     "STRUCT(role VARCHAR, content VARCHAR, name VARCHAR, tool_call_id VARCHAR, "
     'tool_calls STRUCT(id VARCHAR, "type" VARCHAR, "function" STRUCT(name VARCHAR, arguments VARCHAR))[])[]'
 )
-"""Of rows in which a message calls a tool, answers a call, or says its author's name."""
+"""The type of messages for files in which one calls a tool, answers a call, or names its author."""
 COLUMNS: Mapping[str, str] = {
     "messages": MESSAGES,
     **dict.fromkeys(("id", "class", "group", "origin", "parent", "request", "source"), "VARCHAR"),
     "at": "DOUBLE",
     "rejected": "VARCHAR",
 }
-"""Of Parquet, as `datasets` of Hugging Face reads it. Content that is not text is there as JSON, as tools are."""
+"""Columns of Parquet, as Hugging Face's `datasets` reads it. Content that is not text is stored as JSON, like tools."""
 TOOLS: Mapping[str, str] = {"tools": "VARCHAR", "parallel_tool_calls": "BOOLEAN"}
 CHOICE: Mapping[str, str] = {"tool_choice": "VARCHAR"}
 
 
 def run(job: ExportJob) -> int:
-    """Write the file; the number of its rows. Raises OSError and duckdb.Error."""
+    """Write the file; returns the number of its rows. Raises OSError and duckdb.Error."""
     if job.format == "parquet":
         return _write_parquet(Path(job.source), Path(job.target))
     count = 0
@@ -50,11 +50,10 @@ def run(job: ExportJob) -> int:
 
 
 def as_openai(row: DataRow, form: str) -> dict[str, Any] | None:
-    """A row as OpenAI takes it for supervised fine-tuning (`sft`), or for preferences (`dpo`); None without a worse
-    answer."""
+    """A row in OpenAI's form for supervised fine-tuning (`sft`) or preferences (`dpo`: None without a worse answer)."""
     if form == "sft":
         context = [m | {"weight": 0} if m.get("role") == "assistant" else m for m in row.messages[:-1]]
-        return {"messages": [*context, row.messages[-1]], **_offer(row)}  # each answer is the last one of a row
+        return {"messages": [*context, row.messages[-1]], **_offer(row)}  # each answer is the last one of some row
     if row.rejected is None:
         return None
     return {
@@ -65,7 +64,7 @@ def as_openai(row: DataRow, form: str) -> dict[str, Any] | None:
 
 
 def _offer(row: DataRow) -> dict[str, Any]:
-    """The tools of a row, where it has any."""
+    """The fields of a row that offer tools, if it has any."""
     offer = {"tools": row.tools, "parallel_tool_calls": row.parallel_tool_calls}
     return {name: value for name, value in offer.items() if value is not msgspec.UNSET}
 
@@ -88,7 +87,7 @@ def _write_parquet(source: Path, target: Path) -> int:
 
 
 def export(job: ExportJob) -> ExportResult:
-    """The number of rows that were written, or why they can't be."""
+    """The number of written rows, or the reason why they can't be written."""
     try:
         return ExportResult(rows=run(job))
     except (OSError, duckdb.Error, msgspec.DecodeError) as error:

@@ -23,11 +23,11 @@ TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_
 CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"
 PARTIAL, REMOVED, GONE = ".partial-", ".removed-", ".gone-"
 FILES_FOLDER = ".files"
-"""Files that were sent for a build, or are made to be sent."""
+"""Files that were sent for a build, or are prepared for sending."""
 
 
 def write_set(folder: Path, built: BuiltSet, card: dict[str, Any]) -> str:
-    """Write a data set into its folder inside `folder`; its digest. One that is there already stays as it is.
+    """Write a data set into its folder inside `folder`; returns its digest. An existing set stays unchanged.
 
     Raises OSError; then nothing is left.
     """
@@ -52,7 +52,7 @@ def write_set(folder: Path, built: BuiltSet, card: dict[str, Any]) -> str:
         try:
             partial.rename(target)
         except OSError:
-            if not target.is_dir():  # else another build of the same set was faster
+            if not target.is_dir():  # else another build of the same set came first
                 raise
         sync(folder)
     return name
@@ -65,8 +65,8 @@ def digest_of_set(task: str, digests: dict[str, str]) -> str:
 
 
 def remove_set(folder: Path) -> None:
-    """Remove a data set: in one step from its place, so that nobody sees a part of it, then its files. Of one that was
-    killed meanwhile `sweep` removes the rest. The ids of its requests stay. Raises OSError."""
+    """Remove a data set: move it away in one step, so that nobody sees a part of it, then delete its files. `sweep`
+    completes an interrupted removal. The ids of its requests stay. Raises OSError."""
     aside = folder.with_name(f"{REMOVED}{folder.name}")
     _remove_aside(aside)
     keep_requests(folder.parent, folder.name, (folder / REQUESTS_FILE).read_bytes())
@@ -76,8 +76,8 @@ def remove_set(folder: Path) -> None:
 
 
 def keep_requests(folder: Path, digest: str, requests: bytes) -> None:
-    """Keep the ids of requests, a line each, of a data set or a file of rows that goes: a version may have learned
-    their texts, and an erasure names both. Raises OSError."""
+    """Keep the ids of requests, a line each, of a removed data set or file of rows. A version may have learned their
+    texts, and an erasure names both. Raises OSError."""
     if requests:
         gone = folder / f"{GONE}{digest}"
         gone.mkdir(mode=0o700, exist_ok=True)
@@ -85,14 +85,14 @@ def keep_requests(folder: Path, digest: str, requests: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what builds and removals that were killed have left. No build is under way."""
+    """Remove leftovers of killed builds and removals. No build may be running."""
     for leftover in [*folder.glob(f"{PARTIAL}*"), *folder.glob(f"{REMOVED}*")]:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def forget_requests(folder: Path, before: float, learned: Set[str]) -> None:
-    """Forget the ids of requests of data sets that went before a time (Unix seconds), and that are not
-    `learned`: an erasure has nothing to say of them any more. Beside one that reads them it does nothing."""
+    """Delete the request ids of data sets that were removed before a time (Unix seconds) and are not `learned`:
+    erasures no longer report them. While an erasure reads them, nothing happens."""
     with contextlib.suppress(BlockingIOError, FileNotFoundError), lock_folder(folder, shared=True, wait=False):
         for gone in folder.glob(f"{GONE}*"):
             if gone.name.removeprefix(GONE) not in learned and gone.stat().st_mtime < before:
@@ -105,7 +105,7 @@ def _remove_aside(folder: Path) -> None:
 
 
 def _write_lines(path: Path, lines: Iterable[bytes]) -> str:
-    """Write lines to a new file, and have them on disk; the sha256 of its bytes."""
+    """Write lines to a new file and sync it; returns the sha256 of its bytes."""
     hasher = hashlib.sha256()
     with path.open("wb") as file:
         for line in lines:

@@ -19,19 +19,19 @@ from monitoring.evaluation.dataset import (
 ROLES: Mapping[str, str] = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
 }  # fmt: skip
-"""Roles by the speakers of ShareGPT."""
+"""The roles of ShareGPT's speakers."""
 TURN_ROLES = ("user", "assistant")
 SHAREGPT_FIELDS = frozenset({"conversations", "system"})
 CHOICE_FIELDS = frozenset({"chosen", "rejected"})
 ANSWERS = ("output", "response", "expected")
 ALPACA_FIELDS = frozenset({"instruction", "input", "context", "output", "response", "system", "history", "text"})
-"""The fields that are read, and the text of all in one, which some files have beside them."""
+"""The fields that are read, and `text`, which in some files repeats all of them."""
 ITEM_FIELDS = frozenset({"item", "sample"})
-"""The fields of a row of OpenAI's Evals: what is asked and expected, and what a model answered."""
+"""The fields of a row of OpenAI's Evals: the case with its expected answer, and a model's answer."""
 
 
 def as_own_form(entry: dict[str, Any], at: int) -> dict[str, Any]:
-    """The object on line `at` with the keys that our rows have; one of ours is left as it is. Raises DatasetError."""
+    """The object on line `at` with our rows' keys; an object in our form stays unchanged. Raises DatasetError."""
     entry = open_item(entry)
     if "messages" in entry and not entry.keys() >= CHOICE_FIELDS:
         return entry
@@ -40,12 +40,12 @@ def as_own_form(entry: dict[str, Any], at: int) -> dict[str, Any]:
 
 
 def read_own_object(line: bytes, at: int) -> dict[str, Any]:
-    """The object on line `at`, with the keys that our rows have. Raises DatasetError."""
+    """Read the object on line `at` and convert it to our rows' keys. Raises DatasetError."""
     return as_own_form(object_of(line, at), at)
 
 
 def open_item(entry: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a row of OpenAI's Evals, which lie in its `item`; any other object as it is."""
+    """The fields of a row of OpenAI's Evals, which are in its `item`; any other object unchanged."""
     item = entry.get("item")
     return item if isinstance(item, dict) and entry.keys() <= ITEM_FIELDS else entry
 
@@ -63,7 +63,7 @@ def _from_turns(entry: dict[str, Any], at: int) -> dict[str, Any]:
 
 
 def _from_instruction(entry: dict[str, Any], at: int) -> dict[str, Any]:
-    """A row of Alpaca or Dolly: what is to be done, on which input, and the turns before."""
+    """A row of Alpaca or Dolly: the instruction, its input, and earlier turns."""
     messages, history = _system_turn(entry), entry.get("history") or []
     for turn in history if isinstance(history, list) else [history]:
         if not isinstance(turn, list) or len(turn) != len(TURN_ROLES):
@@ -104,7 +104,7 @@ def _from_ideal(entry: dict[str, Any], at: int) -> dict[str, Any]:
 
 
 def _from_choice(entry: dict[str, Any], at: int) -> dict[str, Any]:
-    """A preference pair of Hugging Face: its prompt is a text or messages, or the beginning of both answers."""
+    """A preference pair of Hugging Face. Its prompt is a text, messages, or the beginning of the chosen answer."""
     prompt, chosen = entry.get("prompt"), entry["chosen"]
     turns = prompt if isinstance(prompt, list) else chosen[:-1] if isinstance(chosen, list) else []
     if not turns and prompt:
@@ -152,4 +152,4 @@ FORMS: tuple[tuple[Set[str], Callable[[dict[str, Any], int], dict[str, Any]]], .
     (CHOICE_FIELDS, _from_choice),
     ({"input", "output"}, from_inference),
 )
-"""The forms of others, each with the fields by which it is known; the first one that fits."""
+"""Foreign forms, each with the fields that identify it. The first match counts."""

@@ -1,4 +1,4 @@
-"""Hard cases of production, in a process of its own: `python -m monitoring.datasets.hard_run`.
+"""Export of production's hard cases, in its own process: `python -m monitoring.datasets.hard_run`.
 
 It reads a HardCasesJob as a line of JSON, writes the rows as JSON lines, and prints a HardCasesResult. It ends at once
 when its input is closed.

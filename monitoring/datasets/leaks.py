@@ -17,7 +17,7 @@ DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """Numbers of the rows whose request is in the training set: the same, or near one of it."""
+    """Numbers of the rows whose request is the same as one of the training set, or near one."""
 
     trained_on: int
     same: tuple[int, ...]
@@ -25,12 +25,12 @@ class Leaks:
 
     @property
     def rows(self) -> frozenset[int]:
-        """All of them."""
+        """The numbers of all leaked rows."""
         return frozenset(self.same + self.near)
 
 
 class LeakFinder:
-    """Tells whether a request is among some texts: the same as one of them, or near it."""
+    """Finder of requests that are the same as one of some texts, or near one."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         distinct = list(dict.fromkeys(map(fold_text, texts)))
@@ -39,7 +39,7 @@ class LeakFinder:
             self._index.add(number, self._index.sketch(text))
 
     def find(self, text: str) -> Literal["same", "near"] | None:
-        """The kind of the leak; None where there is none."""
+        """The kind of the leak; None if there is none."""
         normal = fold_text(text)
         if normal in self.exact:
             return "same"
@@ -47,7 +47,7 @@ class LeakFinder:
 
 
 def find_leaks(trained_on: Iterable[str], rows: Iterable[tuple[int, str]]) -> Leaks:
-    """Find the rows, each with its number and the text of its request, among the training inputs."""
+    """Find the rows (number and request's text) whose request is among the training inputs."""
     finder = LeakFinder(trained_on)
     matches = [(number, finder.find(text)) for number, text in rows]
     same, near = (tuple(number for number, kind in matches if kind == wanted) for wanted in ("same", "near"))
@@ -55,7 +55,7 @@ def find_leaks(trained_on: Iterable[str], rows: Iterable[tuple[int, str]]) -> Le
 
 
 def get_request(row: Row) -> str:
-    """The text that a row asks, without the instructions that all rows of a task share."""
+    """The text of a row's request, without the instructions that all rows of a task share."""
     if row.messages is None:
         return row.prompt or ""
     turns = [message for message in row.messages if message.get("role") not in INSTRUCTING]
@@ -63,7 +63,7 @@ def get_request(row: Row) -> str:
 
 
 def tell_leaks(leaks: Leaks, results: Mapping[str, Sequence[RowResult]]) -> dict[str, object]:
-    """The leaks as a part of the report, with each arm's share of right rows, and its failed rows, without them."""
+    """The leaks for the report, with each arm's right share and failed rows, both without leaked rows."""
     leaked = leaks.rows
     named = sorted({result.id for of in results.values() for result in of if result.number in leaked})
     return {

@@ -19,22 +19,22 @@ CHARACTERS = 5
 BANDS, HASHES_IN_BAND = 24, 6
 HASHES = BANDS * HASHES_IN_BAND
 CANDIDATES_MAX = 2000
-"""Of one band: texts of one template fill it, and each is compared with the latest of them alone."""
+"""The most texts of one band. Texts of one template may fill it; only the latest are compared."""
 ESTIMATE_MARGIN = 0.15
 """Five standard errors of an estimate from 144 hashes."""
 SHINGLES_AT_ONCE = 1 << 13
 SIGNATURES_MIN = 1 << 10
 FORM_SHARE = 0.9
-"""Share of a set's texts that have a shingle of their common form."""
+"""The least share of a set's texts that have a shingle of their common form."""
 FORM_PART = 0.75
-"""Part of a text from which on that form is left out: what people write alike by themselves is far less."""
+"""The part of a median text from which its form is left out: texts of people have far less in common."""
 FORM_TEXTS_MIN, FORM_TEXTS_MAX = 20, 200
-"""Texts from which on a common form is looked for, and the most that are looked at: all their shingles are held."""
+"""The least number of texts for a common form, and the most that are read, since all their shingles are in memory."""
 Hashes = NDArray[np.uint64]
 
 
 class Sketch(NamedTuple):
-    """A text as an index compares it: its shingles and their least hashes, a part of each, and the keys of its
+    """The data of a text that an index compares: shortened shingles, shortened least hashes, and the keys of its
     bands."""
 
     shingles: NDArray[np.uint32]
@@ -43,25 +43,25 @@ class Sketch(NamedTuple):
 
 
 class NearIndex:
-    """Texts, each with its number, and those among them that are near another one."""
+    """An index of numbered texts that finds texts near another one."""
 
     def __init__(self, texts: Sequence[str] = ()) -> None:
-        """Shingles of the form that these `texts` have in common are not compared."""
+        """Shingles of the common form of these `texts` are not compared."""
         self._form = find_form(texts)
         random = np.random.default_rng(0)
         self._multipliers = random.integers(1, 1 << 63, HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
         self._key_multipliers = self._multipliers.reshape(BANDS, HASHES_IN_BAND)
         self._bands: dict[int, int | array[int]] = {}
-        """The places of texts by key. Most keys have one: a number is far smaller than an array."""
+        """The places of texts by key. Most keys have a single place: a number is far smaller than an array."""
         self._signatures = np.empty((SIGNATURES_MIN, HASHES), dtype=np.uint16)
         self._shingles: list[NDArray[np.uint32]] = []
         self._numbers: list[int] = []
 
     def sketch(self, text: str) -> Sketch:
-        """The sketch of a text, which takes far longer than to look it up."""
+        """Make the sketch of a text. This takes far longer than a search for it."""
         shingles = shingles_of(text)
         own = np.setdiff1d(shingles, self._form, assume_unique=True) if len(self._form) else shingles
-        shingles = own if len(own) else shingles  # the bare form
+        shingles = own if len(own) else shingles  # the text is only the form
         signature = np.full(HASHES, np.iinfo(np.uint64).max, dtype=np.uint64)
         for at in range(0, len(shingles), SHINGLES_AT_ONCE):
             some = shingles[at : at + SHINGLES_AT_ONCE, None] * self._multipliers
@@ -71,7 +71,7 @@ class NearIndex:
         return Sketch((shingles >> np.uint64(32)).astype(np.uint32), signature.astype(np.uint16), keys)
 
     def near(self, sketch: Sketch) -> Iterator[tuple[int, float]]:
-        """The numbers of texts that this one is near to, each with its similarity, the most similar first."""
+        """The numbers of texts near this one, each with its similarity, most similar first."""
         bands = [band for key in sketch.keys if (band := self._bands.get(key)) is not None]
         if not bands:
             return
@@ -86,7 +86,7 @@ class NearIndex:
         yield from ((self._numbers[place], -value) for value, place in similar if -value >= NEAR)
 
     def add(self, number: int, sketch: Sketch) -> None:
-        """Enter a text."""
+        """Add a text."""
         place = len(self._numbers)
         self._numbers.append(number)
         self._shingles.append(sketch.shingles)
@@ -104,7 +104,7 @@ class NearIndex:
 
 
 def find_form(texts: Sequence[str]) -> Hashes:
-    """The shingles that nearly all of these texts have, where they are most of a text; else none."""
+    """The shingles that nearly all of these texts have, if they make up most of a text; else none."""
     of_each = [shingles_of(text) for text in texts[:: max(1, -(-len(texts) // FORM_TEXTS_MAX))]]
     if len(of_each) < FORM_TEXTS_MIN:
         return np.empty(0, dtype=np.uint64)
@@ -114,7 +114,7 @@ def find_form(texts: Sequence[str]) -> Hashes:
 
 
 def shingles_of(text: str) -> Hashes:
-    """The hashes of all runs of CHARACTERS in a text, each once, in order. A shorter text is one shingle."""
+    """The hashes of all runs of CHARACTERS in a text, each once, sorted. A shorter text is one shingle."""
     letters = np.frombuffer(text.ljust(CHARACTERS).encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
     hashes = np.zeros(len(letters) - CHARACTERS + 1, dtype=np.uint64)
     for offset in range(CHARACTERS):
@@ -123,7 +123,7 @@ def shingles_of(text: str) -> Hashes:
 
 
 def _mix(hashes: Hashes) -> Hashes:
-    """Spread the bits of each, in its place: the last step of splitmix64."""
+    """Mix the bits of each hash in place: the last step of splitmix64."""
     shifted = hashes >> np.uint64(30)
     hashes ^= shifted
     hashes *= np.uint64(0xBF58476D1CE4E5B9)

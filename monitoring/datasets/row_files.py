@@ -31,7 +31,7 @@ SEPARATORS = (",", ";", "\t", "|")
 QUOTED = re.compile(r'"[^"]*"')
 ROW_BYTES_MAX = 1 << 18
 LIST_BYTES_MAX = 1 << 28
-"""The largest JSON list: it is read whole."""
+"""The largest JSON list, since it is read whole."""
 ROWS_AT_ONCE = 1000
 
 Objects = Iterator[tuple[int, dict[str, Any] | DatasetError]]
@@ -39,10 +39,10 @@ CheckColumns = Callable[[list[str]], None]
 
 
 def read_objects(path: Path, name: str, check_columns: CheckColumns) -> Objects:
-    """The rows, each with its line, or its number in a list or in Parquet; in place of one that is none, its fault.
+    """The rows, each with its line, or its number in a list or in Parquet; a bad row is replaced by its fault.
 
-    `name` is that of the file in errors, and its ending tells a form that the first bytes do not. `check_columns` gets
-    the head of a table. Raises DatasetError for a file that can't be read on, and OSError.
+    `name` is the file's name in errors; its suffix decides the form if the first bytes do not. `check_columns` gets the
+    header of a table. Raises DatasetError for a file that can't be read further, and OSError.
     """
     ending = Path(name).suffix.lower()
     if ending in (".parquet", ".pq"):
@@ -76,7 +76,7 @@ def _read_lines(file: BinaryIO) -> Objects:
 
 
 def _read_list(file: BinaryIO, name: str) -> Objects:
-    """The objects of a list, or of the one in an object, such as TensorZero's API answers."""
+    """The objects of a JSON list, also of a list inside an object, as in TensorZero's API answers."""
     whole = file.read(LIST_BYTES_MAX + 1).removeprefix(BYTE_ORDER_MARK)
     if len(whole) > LIST_BYTES_MAX:
         raise DatasetError(f"{name} has a JSON list of over {LIST_BYTES_MAX} bytes: write an object in each line.")
@@ -89,7 +89,7 @@ def _read_list(file: BinaryIO, name: str) -> Objects:
 
 
 def _decode_whole(whole: bytes, name: str) -> Any:
-    """The JSON value; a list where it is lines of JSON."""
+    """The JSON value; for JSON lines, a list of their values."""
     faults = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
     try:
         return msgspec.json.decode(whole)
@@ -105,7 +105,7 @@ def _read_csv(file: BinaryIO, name: str, check_columns: CheckColumns) -> Objects
 
 
 def read_table(lines: Iterator[str], name: str, check_columns: CheckColumns) -> Objects:
-    """The rows of CSV in these lines, as `read_objects` has them. Raises DatasetError for lines that are not CSV."""
+    """The rows of these CSV lines, in the form of `read_objects`. Raises DatasetError for lines that are not CSV."""
     first = next(lines, "")
     rows = _number_rows(csv.reader(chain([first], lines), strict=True, delimiter=find_separator(first)), name)
     head = [column.strip() for column in next(rows, (1, []))[1]]
@@ -119,7 +119,7 @@ def read_table(lines: Iterator[str], name: str, check_columns: CheckColumns) -> 
 
 
 def find_separator(head: str) -> str:
-    """The delimiter of a CSV file with this first line: a comma, or what spreadsheets write in its place."""
+    """The delimiter of a CSV file with this first line: a comma, or another one that spreadsheets write."""
     return max(SEPARATORS, key=QUOTED.sub("", head).count)
 
 
@@ -136,7 +136,7 @@ def _see_that_all_is_utf_8(lines: Iterable[str], name: str) -> Iterator[str]:
 
 
 def _number_rows(reader: CsvReader, name: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows with any text, each with the line where it begins."""
+    """The rows with any text, each with the number of its first line."""
     while True:
         at = reader.line_num + 1
         try:
@@ -168,7 +168,7 @@ def _read_parquet(path: Path, name: str, check_columns: CheckColumns) -> Objects
 
 
 def _read_cell(value: Any) -> Any:
-    """A value of a table as JSON has it; a list of messages that is written as JSON is one."""
+    """A table's value in JSON's types. A list of messages that is written as JSON is decoded."""
     value = _as_json(value)
     if isinstance(value, str) and value.startswith('[{"role"'):
         with suppress(msgspec.DecodeError, RecursionError):
@@ -177,7 +177,7 @@ def _read_cell(value: Any) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """A value as JSON has it, without keys that only other rows have."""
+    """A value in JSON's types, without null members, which stand for keys of other rows."""
     if isinstance(value, dict):
         return {name: _as_json(each) for name, each in value.items() if each is not None}
     if isinstance(value, list):

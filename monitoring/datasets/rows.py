@@ -15,19 +15,19 @@ from monitoring.ids import SHAPE
 
 Origin = Literal["demonstrated", "real", "synthetic"]
 ORIGINS: tuple[Origin, ...] = ("demonstrated", "real", "synthetic")
-"""The origins of rows. Of two equal rows that of the earlier origin is kept."""
+"""The origins of rows. Of two equal rows, the one with the earlier origin is kept."""
 Because = Literal["unreadable", "conflict", "exact_duplicate", "near_duplicate", "class_ratio", "made_from_heldout"]
 SPELLINGS_TOLD = 8
 PARAPHRASED = "paraphrase "
-"""The beginning of a group's name that a row has as `paraphrase`."""
+"""The prefix of a group's name that a row gives as `paraphrase`."""
 INSTRUCTING = frozenset({"system", "developer"})
 
 
 class DataRow(msgspec.Struct, frozen=True, kw_only=True, rename={"label": "class"}):
     """One row: a chat that ends with the assistant's answer, and where it comes from.
 
-    `request` is the id of the request that it was, `parent` the row that it was made from. Rows of one `group` are
-    never divided between training and held-out rows. `rejected` is a worse answer to the same input.
+    `request` is the id of its original request, `parent` the row from which it was made. Rows of one `group` are never
+    divided between training and held-out rows. `rejected` is a worse answer to the same input.
     """
 
     messages: list[dict[str, Any]]
@@ -51,7 +51,7 @@ class DataRow(msgspec.Struct, frozen=True, kw_only=True, rename={"label": "class
         return write_calls(last) if has_tool_call(last) else str(last["content"])
 
     def evaluated(self) -> Row:
-        """It as a row to evaluate on."""
+        """The row in the form for an evaluation."""
         return Row(0, self.id, 0, self.answer, self.messages[:-1], None, self.label)
 
 
@@ -60,7 +60,7 @@ AnyRow = TypeVar("AnyRow", DataRow, Row)
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A row that is in no part of the set. `of` is the id of the row that stands for it; rows of one conflict have the
-    same `conflict`. A row that can't be read is its `fault`, with source and line."""
+    same `conflict`. An unreadable row has its `fault`, with source and line."""
 
     because: Because
     row: DataRow | None = None
@@ -72,14 +72,14 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def name_requests(rows: Iterable[AnyRow], every: Iterable[AnyRow]) -> list[AnyRow]:
-    """The rows, those that were made from others with the request of the first of these: an erasure finds them by it,
-    wherever the others are. `every` are all rows that one may have been made from."""
+    """The rows; a row that was made from others gets the request of the first of these. An erasure finds it by this
+    request, wherever the others are. `every` are all possible parents."""
     by_id = {row.id: row for row in every}
     return [msgspec.structs.replace(row, request=_find_request(row, by_id)) if row.parent else row for row in rows]
 
 
 def list_requests(rows: Iterable[DataRow | Row]) -> list[str]:
-    """The ids of the requests that the rows came from: of an example to train on, its own id is that."""
+    """The ids of the requests that the rows came from. A row's own id counts if it has the form of a request id."""
     return sorted({request for row in rows if (request := _find_request(row, {}))})
 
 
@@ -92,20 +92,20 @@ def _find_request(row: DataRow | Row, by_id: Mapping[str, DataRow | Row]) -> str
 
 
 def share_tools(row: AnyRow, known: dict[bytes, list[dict[str, Any]]]) -> AnyRow:
-    """The row with those tools in memory that an equal one has: all requests of an application repeat them."""
+    """The row with the tools object that equal tools share in memory: all requests of an application repeat them."""
     if not row.tools:
         return row
     return msgspec.structs.replace(row, tools=known.setdefault(msgspec.json.encode(row.tools), row.tools))
 
 
 def input_of(row: DataRow) -> str:
-    """The text of what is asked, without instructions that a whole task has in common."""
+    """The text of the request, without instructions that all requests of a task share."""
     turns = [message for message in row.messages[:-1] if message.get("role") not in INSTRUCTING]
     return "\n".join(text_of(message) for message in turns or row.messages[:-1])
 
 
 def text_of(message: dict[str, Any]) -> str:
-    """The text of a message; of parts, that of each."""
+    """The text of a message, or of all its parts."""
     content = message.get("content")
     if isinstance(content, str):
         return content
@@ -114,12 +114,12 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 def fold_text(text: str) -> str:
-    """A text in the form in which rows are compared: case, white space and forms of one letter make no difference."""
+    """A text in the form for comparing rows: case, white space and variants of a letter make no difference."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def describe_spellings(classes: Iterable[str]) -> str:
-    """The sentence of classes whose names differ in case or white space alone; empty where there are none."""
+    """A sentence on classes whose names differ only in case or white space; empty if there are none."""
     folded: dict[str, list[str]] = {}
     for name in sorted(set(classes)):
         folded.setdefault(fold_text(name), []).append(name)
@@ -129,13 +129,13 @@ def describe_spellings(classes: Iterable[str]) -> str:
 
 
 def digest_of_input(row: DataRow) -> str:
-    """The digest of all that comes before the answer, instructions and tools too."""
+    """The digest of everything before the answer, with instructions and tools."""
     turns = [[message.get("role"), fold_text(text_of(message)), _more(message)] for message in row.messages[:-1]]
     return digest(write_canonically([turns, *list_offered(row.tools, row.tool_choice)] if row.tools else turns))
 
 
 def digest_of_answer(row: DataRow) -> str:
-    """The digest of the answer: JSON by its value, other texts without differences of white space."""
+    """The digest of the answer: of JSON by its value, of other texts without differences in white space."""
     return hashlib.sha256(normalize(row.answer)).hexdigest()
 
 
@@ -145,7 +145,7 @@ def digest(text: str) -> str:
 
 
 def _more(message: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a message that are not text, such as calls of tools or pictures."""
+    """The parts of a message that are not text, such as tool calls or pictures."""
     more = {name: value for name, value in message.items() if name not in ("role", "content") and value is not None}
     content = message.get("content")
     others = (

@@ -26,7 +26,7 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "text": ("question", "message", "user"),
     "expected": ("answer", "completion", "response", "assistant"),
 }
-"""Other names of columns, where a table has none of ours."""
+"""Other names of columns, for tables that have none of ours."""
 INSTEAD_OF: Mapping[str, frozenset[str]] = {
     "text": frozenset({"messages", "text", "prompt", "input"}),
     "expected": frozenset({"messages", "expected", "output", "preferred_output", "chosen"}),
@@ -40,8 +40,8 @@ WRITTEN_ORIGINS = frozenset({"demonstrated", "hand", "human"})
 
 
 class SourceFile(msgspec.Struct, frozen=True):
-    """A file that was given: its `name`, which tells its form, and its `path` here. `columns` are names of its own for
-    ours, such as `{"text": "body"}`."""
+    """A given file: its `name`, whose suffix tells its form, and its `path` here. `columns` maps our names to the
+    file's, such as `{"text": "body"}`."""
 
     name: str
     path: str
@@ -49,7 +49,7 @@ class SourceFile(msgspec.Struct, frozen=True):
 
 
 def read_rows(file: SourceFile) -> Iterator[DataRow | LeftOut]:
-    """The rows of a file, and those that can't be read. Raises DatasetError for a file of another form, and OSError."""
+    """The rows of a file, and its unreadable rows. Raises DatasetError for a file of another form, and OSError."""
     for at, entry in read_objects(Path(file.path), file.name, partial(_see_that_columns_fit, file)):
         try:
             if isinstance(entry, DatasetError):
@@ -62,7 +62,7 @@ def read_rows(file: SourceFile) -> Iterator[DataRow | LeftOut]:
 
 
 def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
-    """The row in an object with the keys that our rows have, on line `at`. Raises DatasetError."""
+    """The row of an object with our rows' keys, on line `at`. Raises DatasetError."""
     row = row_of(entry, at, 0)
     named = group_named({name: entry.get(name) for name in ("group", "paraphrase")}, at)
     parent = group_named({"parent": entry.get("parent")}, at)
@@ -89,10 +89,11 @@ def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
 
 
 def _divide_chat(entry: dict[str, Any], at: int) -> list[dict[str, Any]]:
-    """An object for each answer that a chat teaches, all of one group; the last first, of near duplicates it is kept.
+    """An object for each answer that a chat teaches, all in one group; the last is first, and stays among near
+    duplicates.
 
-    As with OpenAI an answer of weight 0 teaches nothing. Before the last one, an answer that nobody asked for, or that
-    calls a tool where the object has none, is context alone. Raises DatasetError where no answer is left.
+    As with OpenAI, an answer of weight 0 teaches nothing. An earlier answer is only context if no user message precedes
+    it, or it calls a tool and the object has none. Raises DatasetError if no answer is left.
     """
     messages = entry.get("messages")
     if entry.get("expected") is not None or not isinstance(messages, list) or not _ends_with_answer(messages):
@@ -120,7 +121,7 @@ def _divide_chat(entry: dict[str, Any], at: int) -> list[dict[str, Any]]:
     divided = []
     for place in places:
         own = {} if place == last else {"rejected": None, "id": f"{named}-{place}" if named else None}
-        own |= {} if place == last else {"tool_choice": None}  # it was said of the last answer
+        own |= {} if place == last else {"tool_choice": None}  # it applies to the last answer
         divided.append(entry | shared | own | {"messages": bare[: place + 1]})
     return divided
 
@@ -138,7 +139,7 @@ def _teaches(message: dict[str, Any], entry: dict[str, Any]) -> bool:
 
 
 def _origin_of(value: Any) -> Origin:
-    """The origin that a row names; a row that names none is real."""
+    """The origin that a row names; real if it names none."""
     name = str(value or "").lower()
     if name in MADE_ORIGINS:
         return "synthetic"
@@ -146,7 +147,7 @@ def _origin_of(value: Any) -> Origin:
 
 
 def _see_that_columns_fit(file: SourceFile, names: list[str]) -> None:
-    """Raises DatasetError where no column of a table has questions, or none has answers."""
+    """Raise DatasetError if no column of a table has questions, or none has answers."""
     ours = set(_with_our_names(dict.fromkeys(names), file.columns))
     missing = [name for name in file.columns.values() if name not in names]
     if missing:
@@ -163,7 +164,7 @@ def _see_that_columns_fit(file: SourceFile, names: list[str]) -> None:
 
 
 def _with_our_names(entry: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The object under the names that we read: those that were given, else known ones."""
+    """The object under our names, by the given `columns` or else by known synonyms."""
     names = {theirs: ours for ours, theirs in columns.items()}
     for ours, others in SYNONYMS.items():
         if not INSTEAD_OF[ours] & {*entry, *columns}:

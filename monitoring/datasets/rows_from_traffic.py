@@ -37,16 +37,16 @@ Judged = dict[str, list[Feedback]]
 
 @dataclass
 class KeptRows:
-    """The rows of kept texts, a sample of what production asked by request, and the number of texts of each kind."""
+    """The rows of kept texts, a sample of production's inputs by request, and the number of texts of each kind."""
 
     rows: list[DataRow] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     tools: dict[bytes, list[dict[str, Any]]] = field(default_factory=dict)
-    """The tools of the rows, each once."""
+    """The rows' sets of tools, each once."""
     _samples: list[tuple[int, str, str]] = field(default_factory=list)
 
     def sample(self, request: str, text: str) -> None:
-        """Keep what a request asked, where its draw is among the COMPARED_MAX least."""
+        """Add a request's input to the sample, if the hash of its id is among the COMPARED_MAX least."""
         entry = (-int(digest(request)[:13], 16), request, text)
         if len(self._samples) < COMPARED_MAX:
             heapq.heappush(self._samples, entry)
@@ -55,12 +55,12 @@ class KeptRows:
 
     @property
     def asked(self) -> dict[str, str]:
-        """The sample: what was asked, by request."""
+        """The sample: inputs by request."""
         return {request: text for _, request, text in sorted(self._samples, reverse=True)}
 
 
 def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
-    """The rows of a task's kept texts. Raises RedisError, duckdb.Error, OSError, and DatasetError for too many."""
+    """The rows of a task's kept texts. Raises RedisError, duckdb.Error, OSError, and DatasetError for too many rows."""
     kept_rows = KeptRows()
     first = source.looked_since if source.since is None else min(source.since, source.looked_since)
     with ExitStack() as stack:
@@ -80,10 +80,10 @@ def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
 
 
 def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
-    """The row of a request with this label: its answer where that is right, else the right answer that was given.
+    """The row of a request with this label: its answer if that is right, else the right answer that people gave.
 
-    An answer may be calls of the request's tools. None where no right answer is known. Raises DatasetError for a text
-    that is not a row.
+    An answer may be calls of the request's tools. None if no right answer is known. Raises DatasetError for a text that
+    is not a row.
     """
     answer: Any
     if label.value == "right" and not text.cut:
@@ -94,9 +94,9 @@ def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
         answer, rejected, origin = write_demonstration(label.demonstration), text.answer or None, "demonstrated"
     else:
         return None
-    if text.tool_calls and not text.tools:  # it was kept before tools were
+    if text.tool_calls and not text.tools:  # an older release kept the text without tools
         raise CallError("The request's tools are not kept.")
-    is_pair = not text.cut and not text.tool_calls and not (text.tools and read_calling(answer))  # of two texts
+    is_pair = not text.cut and not text.tool_calls and not (text.tools and read_calling(answer))  # a pair has two texts
     own = {
         "id": text.request,
         "request": text.request,
@@ -126,7 +126,7 @@ def read_judgements(redis: Redis, storage: ArchiveStorage, task: str, since: flo
 
 
 def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, kept_rows: KeptRows) -> None:
-    """Count a text, keep what it asks as a part of the sample, and its row where it gives one."""
+    """Count a text, add its input to the sample, and keep its row if it gives one."""
     request = text.as_asked()
     if request:
         kept_rows.sample(text.request, _input_of(request))
@@ -144,19 +144,19 @@ def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, kept
         kind = "demonstrated" if row.origin == "demonstrated" else kind
     elif not request or (text.cut and kind == "right"):
         kind = "cut"
-    elif any(each.key for each in feedback):  # a right answer lies under a key that is not known here
+    elif any(each.key for each in feedback):  # a right answer may be sealed under an unknown key
         kind = "unreadable"
     kept_rows.counts[kind] += 1
 
 
 def _input_of(request: dict[str, Any]) -> str:
-    """The input of a row, as inputs are compared."""
+    """A request's input in the form for comparisons."""
     messages = request.get("messages") or [{"role": "user", "content": request["prompt"]}]
     return fold_text(input_of(DataRow(messages=[*messages, {"role": "assistant", "content": ""}], id="")))
 
 
 def _judgements_of(requests: Sequence[str], redis: Redis, archived: Judged, words: WordSeals) -> Judged:
-    """All judgements of these requests: as Redis has them, and of the archive those that are not there any more."""
+    """All judgements of these requests: those in Redis, and archived ones that Redis no longer has."""
     with redis.pipeline(transaction=False) as pipe:
         for request in requests:
             pipe.hgetall(f"apprentice:feedback:{request}")

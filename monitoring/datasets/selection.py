@@ -1,4 +1,4 @@
-"""The selection of rows: one of equal or similar rows, none of contradicting rows; and their groups."""
+"""The selection of rows: one row of several equal or similar ones, none of contradicting rows; and groups of rows."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from monitoring.evaluation.row_groups import SHARED_GROUPS_MAX, JoinedRows, join
 
 @dataclass
 class Selection:
-    """The rows that are kept, each with the name of its group, and those that are left out.
+    """The kept rows, each with the name of its group, and the rows that are left out.
 
-    `contrasts` are pairs of kept rows that are near each other and have different answers: right, or a wrong label.
+    `contrasts` are pairs of near kept rows with different answers: either both are right, or a label is wrong.
     """
 
     kept: list[DataRow] = field(default_factory=list)
@@ -39,11 +39,11 @@ class Selection:
     left_out: list[LeftOut] = field(default_factory=list)
     contrasts: list[tuple[str, str]] = field(default_factory=list)
     earlier: EarlierSides = NO_SIDES
-    """The names of groups that have an input which an earlier set had on a side."""
+    """The names of groups with an input that an earlier set had on a side."""
 
 
 def select_rows(rows: Sequence[DataRow], earlier: EarlierSides = NO_SIDES) -> Selection:
-    """Choose among rows. The result is the same in whatever order they come. `earlier` has digests of inputs."""
+    """Select rows. The result does not depend on their order. `earlier` has digests of inputs."""
     ranked = sorted(((_rank(row), row) for row in rows), key=itemgetter(0))
     ranks, ordered = [rank for rank, _ in ranked], _with_unique_ids([row for _, row in ranked])
     parents = {row.parent for row in rows}
@@ -66,7 +66,7 @@ def select_rows(rows: Sequence[DataRow], earlier: EarlierSides = NO_SIDES) -> Se
 
 
 class _Rank(NamedTuple):
-    """The place of a row in their order: what people wrote before what a program made; then by digests alone."""
+    """The sort key of a row: rows of people before synthetic ones, then by digests."""
 
     origin: int
     input: str
@@ -82,14 +82,14 @@ def _rank(row: DataRow) -> _Rank:
 
 
 def _with_unique_ids(rows: Sequence[DataRow]) -> list[DataRow]:
-    """The rows; of those that share an id, all but the first have a part of their digest behind it."""
+    """The rows with unique ids: if several share an id, all but the first get a part of their digest as a suffix."""
     ids: set[str] = set()
     unique = []
     for row in rows:
         name = row.id
         if name in ids:
             name = f"{row.id}-{digest(msgspec.json.encode(row).decode())[:12]}"
-            while name in ids:  # the same row, given twice: it is left out further on
+            while name in ids:  # the same row, given twice: it is left out later
                 name = f"{name}+"
         ids.add(name)
         unique.append(row if name == row.id else msgspec.structs.replace(row, id=name))
@@ -97,19 +97,19 @@ def _with_unique_ids(rows: Sequence[DataRow]) -> list[DataRow]:
 
 
 def _names_of_groups(row: DataRow, parents: Set[str | None]) -> list[tuple[str, str]]:
-    """The names under which a row belongs together with others, whatever their sources: what was made from a row, or of
-    its group, may come from elsewhere."""
+    """The names by which a row belongs together with others. They hold across sources: derived rows, and rows of its
+    group, may come from elsewhere."""
     names = [("parent", name) for name in (row.parent, row.id) if name and name in parents]
     return names + ([("group", row.group)] if row.group else [])
 
 
 def _has_kin(row: DataRow, parents: Set[str | None]) -> bool:
-    """True if others ask the same in other words: what was made from it, what it was made from, or a paraphrase."""
+    """True if other rows ask the same in other words: derived rows, its parent, or paraphrases."""
     return row.parent is not None or row.id in parents or (row.group or "").startswith(PARAPHRASED)
 
 
 def _find_shared(ranks: Sequence[_Rank], groups: JoinedRows) -> set[str]:
-    """The digests of inputs that more groups have than it joins, by the groups that the rows name."""
+    """The digests of inputs in too many of the rows' named groups to join them."""
     of_input: dict[str, set[int]] = {}
     for number, rank in enumerate(ranks):
         of_input.setdefault(rank.input, set()).add(groups.first_of(number))
@@ -119,7 +119,7 @@ def _find_shared(ranks: Sequence[_Rank], groups: JoinedRows) -> set[str]:
 def _without_equal(
     rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: JoinedRows, selection: Selection, shared: Set[str]
 ) -> list[int]:
-    """The numbers of rows that stand for all with the same input; of those with several answers none does."""
+    """The numbers of rows that stand for all rows with their input; none for an input with different answers."""
     by_input: dict[str, dict[str, list[int]]] = {}
     for number, rank in enumerate(ranks):
         by_input.setdefault(rank.input, {}).setdefault(rank.answer, []).append(number)
@@ -140,7 +140,7 @@ def _without_equal(
 def _without_near(
     rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: JoinedRows, selection: Selection
 ) -> list[int]:
-    """The numbers of rows that are near no other with the same tools and answer. All that are near each other are one
+    """The numbers of rows that are near no earlier row with the same tools and answer. Rows near each other are one
     group, whatever their tools."""
     texts = [fold_text(input_of(rows[number])) for number in numbers]
     index, distinct = NearIndex(texts), []
@@ -162,8 +162,8 @@ def _without_near(
 def _name_groups(
     rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: JoinedRows, shared: Set[str]
 ) -> list[str]:
-    """The names of the groups of the rows with these numbers, each by its oldest row: newer ones change none. An input
-    that groups share names none that has another."""
+    """The names of these rows' groups. A group's oldest row names it, so newer rows change no name. An input shared by
+    many groups names a group only if it has no other input."""
     oldest: dict[int, tuple[bool, float, str]] = {}
     for number, (row, rank) in enumerate(zip(rows, ranks, strict=True)):
         age = (rank.input in shared, math.inf if row.at is None else row.at, rank.input)

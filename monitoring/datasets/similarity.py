@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 TEXTS_MAX = 20_000
-"""So many texts are compared with; of more, the first ones."""
+"""The most texts to compare with; the first ones are taken."""
 COMPARED_MAX = 5000
-"""So many of a set's own texts, or of a sample of requests, are compared."""
+"""The most texts of a set, or of a sample of requests, that are compared."""
 AT_ONCE = 250
 TERMS_MAX = 50_000
 WORD_PATTERN = r"(?u)\b\w[\w'-]+\b"
@@ -18,15 +18,15 @@ Values = NDArray[np.float64]
 
 
 def make_terms() -> Any:
-    """A maker of TF-IDF vectors of texts, once it is fitted to some."""
+    """Make a vectoriser for TF-IDF, which must be fitted to texts first."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - a second, where it is of use
 
     return TfidfVectorizer(token_pattern=WORD_PATTERN, ngram_range=(1, 2), sublinear_tf=True, max_features=TERMS_MAX)
 
 
 def measure_nearest(vectors: Any, others: Any, apart: bool = True) -> Values:
-    """The similarity (0 to 1) of each vector to the most similar of the others. Not `apart`: `vectors` are the first of
-    `others`, and none is compared with itself."""
+    """The similarity (0 to 1) of each vector to the most similar of `others`. Without `apart`, `vectors` are the first
+    of `others`, and none is compared with itself."""
     nearest, against = [], others.T.tocsc()
     for at in range(0, vectors.shape[0], AT_ONCE):
         similar = (vectors[at : at + AT_ONCE] @ against).toarray()

@@ -1,4 +1,4 @@
-"""The division into training and held-out rows, by groups, and the bound on the largest class."""
+"""The division into training and held-out rows by groups, and the bound on the largest class."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import NamedTuple
 from monitoring.datasets.rows import DataRow, LeftOut, digest
 
 GROUPS_MIN = 5
-"""A class with fewer groups is not held out where chance leaves it to training: it would lose too much."""
+"""If the draw holds out no group of a class, one is added from this number of groups on: fewer would lose too much."""
 
 
 class EarlierSides(NamedTuple):
-    """Digests of inputs, or names of groups, that earlier sets of a task held out, or gave to training."""
+    """Digests of inputs, or names of groups, that earlier sets of a task held out or trained on."""
 
     held: Set[str] = frozenset()
     trained: Set[str] = frozenset()
@@ -26,13 +26,13 @@ NO_SIDES = EarlierSides()
 def split_groups(
     rows: Sequence[DataRow], groups: Sequence[str], heldout_share: float, earlier: EarlierSides = NO_SIDES
 ) -> list[bool]:
-    """Decide which rows are held out. Rows of a group are on one side.
+    """Decide which rows are held out. All rows of a group are on one side.
 
-    A group's side is drawn by a hash of its name, which is that of its oldest row: what is held out once is so in later
-    sets with newer rows, too. `earlier` says it of groups of which a name does not, such as of rows without times, or
-    of what was too large. A group of synthetic rows alone is for training, where there are others, and so is one with
-    over twice the held-out share of the rows, if it is not the smallest: drawn as one, it would leave little to train
-    on. A class of which chance holds out nothing gives its next group, rather one that was not trained on.
+    A group's side is drawn by a hash of its name, which comes from its oldest row: later sets with newer rows hold out
+    the same groups. `earlier` decides if a name can't, for instance for rows without times, or a group that was too
+    large. A group of only synthetic rows is for training if there are enough others. So is a group with over twice the
+    held-out share of the rows, unless it is the smallest: it would leave little to train on. If the draw holds out
+    nothing of a class, its next group is held out, if possible one that was not trained on.
     """
     by_group: dict[str, list[DataRow]] = {}
     for row, group in zip(rows, groups, strict=True):
@@ -58,9 +58,9 @@ def split_groups(
 
 
 def bound_classes(rows: Sequence[DataRow], ratio_max: float | None) -> tuple[list[DataRow], list[LeftOut]]:
-    """The rows of which no class has more than `ratio_max` times those of the median class, and those over it.
+    """The rows, with at most `ratio_max` times the median class in each class, and the rows that are left out for it.
 
-    With two classes the median is the smaller one. None: all of them.
+    With two classes the median is the smaller one. Without `ratio_max` all rows stay.
     """
     counts = Counter(row.label for row in rows)
     if ratio_max is None or len(counts) < 2:

@@ -18,7 +18,7 @@ ROWS_MIN = 20
 
 
 def measure_synthetic(built: BuiltSet) -> dict[str, Any]:
-    """The figures of synthetic training rows beside all others, and sentences about them."""
+    """Figures of synthetic training rows compared with all others, and sentences on them."""
     synthetic = [row for row in built.train if row.origin == "synthetic"]
     others = [row for row in built.train if row.origin != "synthetic"]
     share = len(synthetic) / max(1, len(built.train))
@@ -65,8 +65,8 @@ def _measure_distance(synthetic: list[str], others: list[str]) -> dict[str, floa
 
 
 def _ablate(train: Sequence[DataRow], heldout: Sequence[DataRow]) -> dict[str, Any] | None:
-    """The right answers of a TF-IDF and linear model on held-out rows, with synthetic rows and without; None where that
-    can't be known."""
+    """The right answers of a linear TF-IDF model on held-out rows, with synthetic rows and without; None if there are
+    too few rows."""
     others = [row for row in train if row.origin != "synthetic"]
     judged = [row for row in heldout if row.label is not None and row.origin != "synthetic"]
     few = min(len(others), len(train) - len(others)) < ROWS_MIN

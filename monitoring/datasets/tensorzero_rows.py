@@ -15,13 +15,13 @@ from monitoring.evaluation.dataset import (
 
 TEXT_BLOCKS = ("text", "raw_text", "template", None)
 TEXT_KEYS = ("text", "value", "arguments")
-"""Where a block has its text: as it is, in older releases, and as the arguments of a template."""
+"""The keys of a block's text: as it is, in older releases, and as the arguments of a template."""
 TOOL_FIELDS = ("tools", "additional_tools", "dynamic_tools")
-"""Where a row has its tools: as OpenAI has them, of the API, and of the table."""
+"""The fields of a row's tools: in OpenAI's form, in the API, and in the table."""
 
 
 def from_inference(entry: dict[str, Any], at: int) -> dict[str, Any]:
-    """An inference or a datapoint. An episode's inferences belong together. Raises DatasetError."""
+    """Convert an inference or a datapoint. An episode's inferences are one group. Raises DatasetError."""
     request, output = decode_column(entry["input"]), decode_column(entry["output"])
     if not isinstance(request, dict) or "messages" not in request:
         named = {name: value for name, value in entry.items() if name not in ("input", "output")}
@@ -54,13 +54,13 @@ def from_inference(entry: dict[str, Any], at: int) -> dict[str, Any]:
 
 
 def decode_column(value: Any) -> Any:
-    """A value that a table's column may hold as JSON."""
+    """The value of a table's column, which may hold it as JSON."""
     is_json = isinstance(value, str) and value.lstrip().startswith(("{", "["))
     return read_arguments(value) if is_json else value
 
 
 def _offer_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """The tools that a row offers, of older releases in `tool_params`; empty where it offers none."""
+    """The tools that a row offers (older releases: in `tool_params`); empty if it offers none."""
     older = decode_column(entry.get("tool_params"))
     older = older if isinstance(older, dict) else {}
     of_newer = (decode_column(entry[name]) for name in TOOL_FIELDS if entry.get(name))
@@ -78,14 +78,14 @@ def _offer_of(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tool_of(tool: Any) -> Any:
-    """A tool in OpenAI's form; any other value as it is."""
+    """A tool in OpenAI's form; any other value unchanged."""
     if not isinstance(tool, dict) or "name" not in tool:
         return tool
     return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
 
 
 def _turns_of(message: dict[str, Any], at: int) -> list[dict[str, Any]]:
-    """The messages of one: results of tools come first, and have one each."""
+    """The messages of one TensorZero message: first one for each result of a tool, then the rest."""
     texts, calls, results = _divide(message.get("content"), at)
     turns = [{"role": "tool", "tool_call_id": each.get("id"), "content": each.get("result")} for each in results]
     if calls:
@@ -94,7 +94,7 @@ def _turns_of(message: dict[str, Any], at: int) -> list[dict[str, Any]]:
 
 
 def _answer_of(output: Any, at: int) -> dict[str, Any]:
-    """The assistant's message of an output: of a chat function its blocks, of a JSON function the raw answer."""
+    """The assistant's message of an output: a chat function's blocks, or a JSON function's raw answer."""
     if isinstance(output, dict) and ("raw" in output or "parsed" in output):
         parsed = output.get("parsed")
         return {"content": output.get("raw") or ("" if parsed is None else write_canonically(parsed))}
@@ -117,7 +117,7 @@ def _calling(calls: list[dict[str, Any]], texts: list[str]) -> dict[str, Any]:
 
 
 def _divide(content: Any, at: int) -> tuple[list[str], list[dict[str, Any]], list[dict[str, Any]]]:
-    """The texts, calls and results in a content. Thoughts are passed over. Raises DatasetError for all others."""
+    """The texts, calls and results in a content. Thoughts are skipped. Raises DatasetError for other blocks."""
     texts: list[str] = []
     calls: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
