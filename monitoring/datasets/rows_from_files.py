@@ -89,7 +89,7 @@ def data_row_of(entry: dict[str, Any], at: int, source: str) -> DataRow:
 
 
 def _divide_chat(entry: dict[str, Any], at: int) -> list[dict[str, Any]]:
-    """An object for each answer that a chat teaches, all in one group; the last is first, and stays among near
+    """An object for each answer that a chat teaches, all in one group. The last is first, to stay among near
     duplicates.
 
     As with OpenAI, an answer of weight 0 teaches nothing. An earlier answer is only context if no user message precedes

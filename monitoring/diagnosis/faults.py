@@ -19,12 +19,12 @@ ArmKind = Literal["own", "earlier", "base", "general"]
 NEAR = 0.4
 """A training row is near from this similarity on (cosine of word weights)."""
 FAR = 0.2
-"""A request is unlike all training rows where the nearest has less, unless rows are as unlike each other."""
+"""A request is unlike all training rows if the nearest is less similar, unless the rows differ as much themselves."""
 AGREED = 0.8
 
 
 class TrainingNeighbour(msgspec.Struct, frozen=True, kw_only=True):
-    """A training row that is like the request. `similarity` is from 0 to 1."""
+    """A training row near the request. `similarity` is from 0 to 1."""
 
     id: str
     text: str
@@ -35,7 +35,7 @@ class TrainingNeighbour(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArmAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """An arm's answer, asked now at temperature 0; without a text, `fault` says why."""
+    """An arm's answer, requested now at temperature 0. Without a text, `fault` says why."""
 
     arm: str
     kind: ArmKind
@@ -44,7 +44,7 @@ class ArmAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServedScope(msgspec.Struct, frozen=True, kw_only=True):
-    """The scope score of the request: as it was served, or of the version's scope model now."""
+    """The scope score of the request: from when it was served, or from the version's scope model now."""
 
     score: float
     threshold: float | None
@@ -52,10 +52,10 @@ class ServedScope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of a request. None is unknown.
+    """The known facts on a request. None is unknown.
 
     `label` is right, wrong or unresolved, `expected` the answer that people gave; `neighbours` are the nearest training
-    rows, the nearest first.
+    rows, nearest first.
     """
 
     answer: str | None = None
@@ -77,8 +77,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """The likely fault with its reason, and what was found of each. `conflicting` are ids of near training rows whose
-    answer most near rows do not have."""
+    """The likely fault with its reason, and the evidence for each. `conflicting` are ids of near training rows without
+    the most common answer of near rows."""
 
     likely: FaultName
     because: str
@@ -184,14 +184,14 @@ def _judge_base(case: Case) -> Cause:
 
 
 def _general_alone(case: Case, right: bytes) -> bool:
-    """True if general answers rightly, and nothing on the version's base does."""
+    """True if general answers rightly, and no arm on the version's base does."""
     answered = [each for each in case.answers if each.text is not None]
     able = {each.kind for each in answered if _form(each.text) == right}
     return able == {"general"} and any(each.kind == "base" for each in answered)
 
 
 def _right_form(case: Case, near: Sequence[TrainingNeighbour], taught: bytes | None, share: float) -> bytes | None:
-    """The right answer: people's, else what near rows agree on, unless just that was judged wrong."""
+    """The right answer: people's, else the one that near rows agree on, unless it was judged wrong."""
     if case.expected is not None:
         return _form(case.expected)
     if near and share >= AGREED and not (case.label == "wrong" and taught == _form(case.answer)):
@@ -200,7 +200,7 @@ def _right_form(case: Case, near: Sequence[TrainingNeighbour], taught: bytes | N
 
 
 def _majority(near: Sequence[TrainingNeighbour]) -> tuple[bytes | None, float]:
-    """The commonest answer of near rows, and its share."""
+    """The most common answer of near rows, and its share."""
     counts = Counter(_form(each.answer) for each in near)
     if not counts:
         return None, 0.0

@@ -1,6 +1,6 @@
 """The training rows that are most like a request: the cosine of weighted words and pairs of words. Pure.
 
-It imports scikit-learn, so only processes of their own import this file, and no gateway does.
+It imports scikit-learn, so only separate processes import this file, and no gateway does.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ FAR_QUANTILE, FAR_ROWS_MIN, FAR_ROWS_MAX = 0.05, 100, 1000
 
 
 class Neighbours(NamedTuple):
-    """The nearest rows, the nearest first. A text is unlike all rows where the nearest is less similar than `far`."""
+    """The nearest rows, nearest first. A text is unlike all rows if the nearest is less similar than `far`."""
 
     nearest: tuple[TrainingNeighbour, ...] = ()
     far: float = FAR
 
 
 def find_neighbours(rows: Sequence[DataRow], text: str) -> Neighbours:
-    """The nearest rows; none where no word of the text is in any of them."""
+    """The nearest rows; none if no row has a word of the text."""
     inputs = [input_of(row) for row in rows]
     try:
         features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform([*inputs, text])
@@ -51,7 +51,7 @@ def find_neighbours(rows: Sequence[DataRow], text: str) -> Neighbours:
 
 
 def _find_far(features: Any) -> float:
-    """FAR, or what few of the rows themselves are below where rows differ much."""
+    """FAR, or a lower quantile of the rows' own nearest similarities if rows differ much."""
     if features.shape[0] < FAR_ROWS_MIN:
         return FAR
     among = measure_nearest(features[:FAR_ROWS_MAX], features, apart=False)

@@ -24,7 +24,7 @@ class AnswerForm:
     metric: ComparisonMetric
 
     def of(self, text: str) -> bytes | None:
-        """The form of an answer; None where it lacks what is compared: it is then the same as no other."""
+        """The form of an answer; None if it lacks a compared field: it then equals no other answer."""
         match self.metric.kind:
             case "exact":
                 return text.encode(errors="surrogatepass")
@@ -39,7 +39,7 @@ class AnswerForm:
                 assert_never(self.metric.kind)
 
     def digest(self, secret: bytes, text: str) -> str | None:
-        """The keyed digest of an answer's form; None where it has none."""
+        """The keyed digest of an answer's form; None if it has none."""
         form = self.of(text)
         return None if form is None else digest(secret, form)
 
@@ -49,13 +49,13 @@ NORMAL = AnswerForm("normal", ComparisonMetric("normal"))
 
 
 def write_answer(text: Conversation) -> str:
-    """The text of an answer, or its calls of tools, as evaluations compare them."""
+    """The text of an answer, or its tool calls, in the form that evaluations compare."""
     return write_calls({"tool_calls": text.tool_calls}) if text.tool_calls else text.answer
 
 
 def write_demonstration(demonstration: object, has_tools: bool = False) -> str:
-    """A demonstration as an answer's text; other values as JSON. Where the request `has_tools` it may be calls, which
-    are written as evaluations compare them."""
+    """A demonstration as an answer's text; other values as JSON. If the request `has_tools`, it may be calls, which are
+    written in the form that evaluations compare."""
     if has_tools and (calling := read_calling(demonstration)) is not None:
         return write_calls(calling)
     return demonstration if isinstance(demonstration, str) else msgspec.json.encode(demonstration).decode()

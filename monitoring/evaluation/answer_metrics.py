@@ -14,18 +14,18 @@ import msgspec
 from monitoring.evaluation.dataset import DatasetError, Row, write_canonically
 
 NORMAL_LENGTH_MAX = 1 << 16
-"""Longer texts are compared as they are: they would hold the event loop for too long."""
+"""Longer texts are compared unchanged: to normalise them would block the event loop for too long."""
 FIELDS_MAX = 32
 OVERLAP_LEAST = 0.5
 WHOLE_MAX = 2**53
-"""Floating-point numbers from here on are not all whole numbers of their own."""
+"""From this number on, floats can't tell all whole numbers apart."""
 WORD = re.compile(r"\w+")
 WORDS_MAX = 4000
-"""More words of a text are not compared: it would hold the event loop for too long."""
+"""Further words of a text are not compared: that would block the event loop for too long."""
 
 
 def _read_float(number: str) -> float:
-    """The number as it is compared: 25.0 and 2.5e1 are 25, as in JSON they are (RFC 8785 writes them so, too)."""
+    """The number for comparisons: 25.0 and 2.5e1 are 25, their equal in JSON (and in RFC 8785)."""
     value = float(number)
     return int(value) if value.is_integer() and abs(value) < WHOLE_MAX else value
 
@@ -34,11 +34,11 @@ VALUES = msgspec.json.Decoder(float_hook=_read_float)
 
 
 class MetricError(Exception):
-    """There is no such metric; the message says which there are."""
+    """The metric does not exist; the message lists the existing ones."""
 
 
 def normalize(text: str) -> bytes:
-    """The form in which answers are compared: JSON by its value, other texts with each run of white space as one."""
+    """The form for comparing answers: JSON by its value, other texts with each run of white space as one space."""
     if len(text) > NORMAL_LENGTH_MAX:
         return text.encode(errors="surrogatepass")
     try:
@@ -50,9 +50,9 @@ def normalize(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonMetric:
-    """A way to compare answers. `fields` are those that have to be equal, of the kind `fields`; `least` is the overlap
-    from which on an answer is right, of the kind `overlap`. Of the kind `judge` a model is asked about each answer that
-    does not say the same as the expected one."""
+    """A way to compare answers. With the kind `fields`, all `fields` must be equal. With the kind `overlap`, an answer
+    is right from the overlap `least` on. With the kind `judge`, a model is asked about each answer that does not equal
+    the expected one."""
 
     kind: Literal["exact", "normal", "fields", "overlap", "judge"]
     fields: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class ComparisonMetric:
                 assert_never(self.kind)
 
     def check(self, row: Row) -> None:
-        """Raises DatasetError for a row that can't be compared so."""
+        """Raise DatasetError for a row that this metric can't compare."""
         if self.kind != "fields":
             return
         wanted = read_object(row.expected)
@@ -118,7 +118,7 @@ def _share_in(text: str) -> float | None:
 
 
 def choose_metric(contract: Mapping[str, Any] | None, first: Row) -> ComparisonMetric:
-    """The metric where none is named: the fields that the contract requires, if the first row's answer has them all."""
+    """The metric if none is named: the contract's required fields if the first answer has them all, else `normal`."""
     schema = (contract or {}).get("json_schema")
     required = schema.get("required") if isinstance(schema, Mapping) else None
     wanted = read_object(first.expected)
@@ -140,7 +140,7 @@ def read_object(text: str) -> dict[str, Any] | None:
 
 
 def measure_overlap(expected: str, answer: str) -> float:
-    """ROUGE-L (Lin 2004), from 0 to 1: the F1 of the longest common subsequence of words, whatever their case."""
+    """ROUGE-L (Lin 2004), from 0 to 1: the F1 of the longest common subsequence of words, ignoring case."""
     expected_words, answer_words = _words(expected), _words(answer)
     shared = _count_shared(expected_words, answer_words)
     return 2 * shared / (len(expected_words) + len(answer_words)) if shared else 0.0
@@ -151,7 +151,7 @@ def _words(text: str) -> list[str]:
 
 
 def _count_shared(first: list[str], second: list[str]) -> int:
-    """Length of the longest common subsequence, bit by bit in one integer (Hyyrö 2004): a zero for each step."""
+    """Length of the longest common subsequence, by bits of one integer (Hyyrö 2004): each step is a zero."""
     places: dict[str, int] = {}
     for at, word in enumerate(first):
         places[word] = places.get(word, 0) | 1 << at

@@ -1,6 +1,6 @@
 """The best version that has led a task, by comparisons on the same rows only. Pure.
 
-Shares of right answers on different data can't be compared. A leader that no comparison ranks is listed by name.
+Shares of right answers on different data can't be compared. A leader that no comparison ranks is named.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from monitoring.evaluation.gate import NEWEST, WHOLE, Comparison, is_judge_trust
 
 
 class DataAccuracy(NamedTuple):
-    """The share of rows that a version got right in its last evaluation, and what says that another's is of the same:
-    the digest of the data, and the metric."""
+    """The share of rows that a version got right in its last evaluation. Two shares are comparable if their
+    `measured_on` (digest of the data, and metric) is the same."""
 
     measured_on: str
     share: float
 
 
 class Ranking(NamedTuple):
-    """The best leader (None: there is none), and those of which it is not known whether they were better."""
+    """The best leader (None: there is none), and the leaders that may have been better."""
 
     best: str | None
     unranked: list[str]
 
 
 class LeaderEvidence(NamedTuple):
-    """The comparisons of leaders with others, by their name, and their last accuracies."""
+    """The comparisons of leaders with others by the leaders' names, and their last accuracies."""
 
     comparisons: Mapping[str, Mapping[str, Comparison]]
     accuracies: Mapping[str, DataAccuracy]
 
 
 def rank_leaders(leaders: Sequence[EvaluationArm], evidence: LeaderEvidence) -> Ranking:
-    """The leader that none is shown to be better than; of several the one that leads, which comes first. The newer of
-    two equal ones counts as better."""
+    """Find a leader that no other is shown to beat; among several, the present leader, which comes first. Of two equal
+    leaders, the newer counts as better."""
     if not leaders:
         return Ranking(None, [])
     unbeaten = [
@@ -54,14 +54,14 @@ def rank_leaders(leaders: Sequence[EvaluationArm], evidence: LeaderEvidence) -> 
 
 
 def _best_of(unbeaten: Sequence[EvaluationArm], leading: EvaluationArm, evidence: LeaderEvidence) -> EvaluationArm:
-    """The one that is the most above the leading one."""
+    """The leader with the largest difference to the leading one."""
     gaps = [_difference(leader, leading, evidence) for leader in unbeaten]
     ranked = [(gap if gap is not None else -1.0, -at) for at, gap in enumerate(gaps)]
     return unbeaten[-max(ranked)[1]] if ranked else leading
 
 
 def _difference(first: EvaluationArm, second: EvaluationArm, evidence: LeaderEvidence) -> float | None:
-    """The first one's share of right rows less the second one's, on the same rows; None where none has both."""
+    """The first arm's share of right rows minus the second's, on the same rows; None if they share none."""
     paired: list[tuple[bool, float, float]] = []
     for arm, other, sign in ((first, second, 1), (second, first, -1)):
         paired += [
@@ -77,7 +77,7 @@ def _difference(first: EvaluationArm, second: EvaluationArm, evidence: LeaderEvi
 
 
 def _ranks(comparison: Comparison) -> bool:
-    """Return whether it says which of both is better, whatever would have become of rows that one alone answered."""
+    """Return whether a comparison decides which arm is better, whatever the missing answers would have been."""
     pair, rows = comparison.pair, comparison.pair["rows"]
     if comparison.suite not in WHOLE or not rows or not is_judge_trusted(comparison.judge):
         return False

@@ -1,13 +1,13 @@
-"""A data set to evaluate on: JSON lines, each a request with the answer that is expected, read as they come.
+"""A data set for evaluations: JSON lines, each a request with its expected answer, read piece by piece.
 
 A line is `{"messages": [...]}` (a chat), `{"text": "..."}` (a chat of one user message) or `{"prompt": "..."}` (a
-completion), with `expected`, and where there are some with `id` and `label` (or `class`). A line without `expected` has
-it in `label`, as the example's data do, or as its chat's last message, as OpenAI's fine-tuning data do. Rows that
-belong together have the same `group`, `paraphrase` or `parent`, which may be the id of a row. `source` and `language`
-tell rows apart in a report. With `tools` a chat's last message may call some of them: then the calls are what is
-expected, by their names and arguments as JSON; `expected` has them as `{"tool_calls": [{"name": …, "arguments": …}]}`.
-`tool_choice` and `parallel_tool_calls` are sent along with them.
-By `request`, the id of the request that it was, a row can be forgotten. Other fields are passed over.
+completion), with `expected`, and optionally `id` and `label` (or `class`). Without `expected`, the answer is in
+`label`, as in the example's data, or in the chat's last message, as in OpenAI's fine-tuning data. Rows that belong
+together have the same `group`, `paraphrase` or `parent`, which may be the id of a row. A report shows rows by `source`
+and `language`. With `tools`, a chat's last message may call some of them. The calls are then the expected answer, by
+their names and arguments as JSON; `expected` has them as `{"tool_calls": [{"name": …, "arguments": …}]}`. `tool_choice`
+and `parallel_tool_calls` are sent along with the tools. A row can be erased by `request`, the id of its original
+request. Other fields are ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from monitoring.evaluation.row_groups import RowGroups
 from monitoring.texts import Sealable, Seals
 
 FAULTS_SHOWN = 20
-"""Of more rows that can't be read their number is told."""
+"""The most unreadable rows that are shown; of more, only the number."""
 ID_CHARACTERS_MAX = 200
 LABEL_CHARACTERS_MAX = 200
 GROUP_CHARACTERS_MAX = 200
@@ -35,7 +35,7 @@ GROUP_FIELDS = ("group", "paraphrase", "parent")
 SLICE_FIELDS = ("source", "language")
 ORIGIN_FIELDS = ("request", "parent", "rejected")
 LENGTHS = ((200, "up to 200 characters"), (1000, "201 to 1,000"), (4000, "1,001 to 4,000"))
-"""Lengths of requests: the same for all data, so that figures of one suite can be held against another's."""
+"""Lengths of requests: the same for all data, so that figures of different suites can be compared."""
 LONGEST = "over 4,000"
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 TEXT_LOOKED_AT_BYTES = 4096
@@ -50,12 +50,12 @@ class CallError(DatasetError):
 
 
 class Row(Sealable, frozen=True, omit_defaults=True):
-    """One request and what is expected of its answer. `label` is the class that the data gives it, if they do.
+    """One request and its expected answer. `label` is the class that the data give it, if any.
 
-    Rows of one `group` tell as much as one: those that the data say belong together, and equal requests. It is the
-    number of its first row. `slices` are the parts of the data that the row is in: its source, language and length.
-    `repeat` counts how often the same row came before this one, so that its answers can be compared. `request` and
-    `parent` are where the row came from, `rejected` is an answer to it that people found wrong.
+    Rows of one `group` count as one: rows that the data group together, and equal requests. A group is the number of
+    its first row. `slices` are the parts of the data that the row is in: its source, language and length. `repeat`
+    counts how often the same row came before this one, so that its answers can be compared. `request` and `parent` are
+    the row's origin, `rejected` is an answer to it that people found wrong.
     """
 
     number: int
@@ -75,11 +75,11 @@ class Row(Sealable, frozen=True, omit_defaults=True):
     parallel_tool_calls: bool | None = None
     tool_choice: str | dict[str, Any] | None = None
     calling: dict[str, Any] | None = None
-    """The assistant's message that is expected, where it calls tools."""
+    """The expected message of the assistant, if it calls tools."""
 
     @property
     def answer(self) -> dict[str, Any]:
-        """The assistant's message that is expected."""
+        """The expected message of the assistant."""
         return self.calling or {"role": "assistant", "content": self.expected}
 
     @property
@@ -97,23 +97,23 @@ ReadObject = Callable[[bytes, int], dict[str, Any]]
 
 
 def join_groups(rows: Sequence[Row], joined: Mapping[int, int]) -> list[Row]:
-    """The rows with the groups that theirs came to be a part of."""
+    """The rows with their present groups; `joined` maps former groups to these."""
     return [msgspec.structs.replace(row, group=joined[row.group]) if row.group in joined else row for row in rows]
 
 
 def write_row(row: Row, seals: Seals) -> bytes:
-    """The row as it is kept: its texts sealed under the present key, if there is one."""
+    """The stored form of a row: its texts are sealed under the present key, if there is one."""
     return msgspec.json.encode(seals.close_words(row, row.id, ROW_TEXTS))
 
 
 def read_row(raw: bytes, seals: Seals) -> Row:
-    """The row as it was given. Raises Unsealable."""
+    """The row from its stored form. Raises Unsealable."""
     row = msgspec.json.decode(raw, type=Row)
     return seals.open_words(row, row.id, ROW_TEXTS)
 
 
 def seal_row_again(raw: bytes, seals: Seals) -> bytes:
-    """A kept row under the present key; itself where it is. Raises Unsealable."""
+    """A stored row under the present key; the same bytes if it already is. Raises Unsealable."""
     row = msgspec.json.decode(raw, type=Row)
     after = seals.reseal_words(row, row.id, ROW_TEXTS)
     return raw if after is row else msgspec.json.encode(after)
@@ -129,16 +129,16 @@ class DatasetLimits:
 
 
 class DatasetReader:
-    """Reads a data set piece by piece, and keeps of its rows no more than their digests."""
+    """Reads a data set piece by piece, and keeps only digests of its rows."""
 
     def __init__(self, limits: DatasetLimits, read_object: ReadObject | None = None) -> None:
-        """`read_object` reads the object on a line; unset: as it is."""
+        """`read_object` reads the object on a line; the default is `object_of`."""
         self.rows = 0
         self.repeated = 0
-        """Rows whose request and expected answer were there before."""
+        """The number of rows whose request and expected answer came before."""
         self.contradicted = 0
-        """Rows whose request was there before with another expected answer."""
-        self.faults: list[str] = []  # of rows that can't be read: `end` raises them together
+        """The number of rows whose request came before with another expected answer."""
+        self.faults: list[str] = []  # on unreadable rows: `end` raises them together
         self._limits = limits
         self._read_object = read_object or object_of
         self._bytes = 0
@@ -151,11 +151,11 @@ class DatasetReader:
 
     @property
     def digest(self) -> str:
-        """The sha256 of all that was read, as hexadecimal digits."""
+        """The sha256 of all data read so far, as hexadecimal digits."""
         return self._hash.hexdigest()
 
     def feed(self, piece: bytes) -> list[Row]:
-        """The rows that are complete with this piece. Raises DatasetError for what is not a fault of a row alone."""
+        """The rows that this piece completes. Raises DatasetError for faults that are not of a single row."""
         if not self._bytes and (fault := find_text_fault(piece)):
             raise DatasetError(f"The data {fault}")
         self._bytes += len(piece)
@@ -169,7 +169,7 @@ class DatasetReader:
         return rows
 
     def end(self) -> list[Row]:
-        """The last row, at the end of the data. Raises DatasetError, also where there was no row at all."""
+        """The last row, at the end of the data. Raises DatasetError for unreadable rows, and if there is no row."""
         row, self._rest = self._read(self._rest), b""
         if self.faults:
             raise DatasetError(describe_faults(self.faults))
@@ -209,12 +209,12 @@ class DatasetReader:
 
     @property
     def groups(self) -> int:
-        """The number of groups of rows that tell as much as one row."""
+        """The number of groups of rows, each of which counts as one row."""
         return self._groups.count
 
     @property
     def joined(self) -> dict[int, int]:
-        """The groups of rows that were read which later rows joined to others, each with that which it is a part of."""
+        """The groups that later rows joined to others, each with the group that it is now a part of."""
         return self._groups.joined
 
     def _compare_with_others(self, row: Row, request: bytes) -> None:
@@ -229,7 +229,7 @@ class DatasetReader:
 
 
 def describe_faults(faults: Sequence[str]) -> str:
-    """The sentence of rows that can't be read: of many their number, and the first ones."""
+    """The sentence on unreadable rows; of several their number, and the first ones."""
     if len(faults) == 1:
         return faults[0]
     more = f" {len(faults) - FAULTS_SHOWN:,} more are like that." if len(faults) > FAULTS_SHOWN else ""
@@ -237,7 +237,7 @@ def describe_faults(faults: Sequence[str]) -> str:
 
 
 def find_text_fault(beginning: bytes) -> str:
-    """The reason why a file that begins so is not text in UTF-8, as the end of a sentence; empty where it may be."""
+    """The reason why data with this beginning are not text in UTF-8, as the end of a sentence; empty if they may be."""
     if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "are UTF-16: save them as UTF-8."
     if b"\0" in beginning[:TEXT_LOOKED_AT_BYTES]:
@@ -246,12 +246,12 @@ def find_text_fault(beginning: bytes) -> str:
 
 
 def write_canonically(value: Any) -> str:
-    """A JSON value in one form: what is equal has the same text."""
+    """A JSON value in canonical form: equal values have the same text."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def write_as_text(value: Any) -> str:
-    """A text as it is; any other value canonically."""
+    """A text unchanged; any other value in canonical JSON."""
     return value if isinstance(value, str) else write_canonically(value)
 
 
@@ -301,7 +301,7 @@ def row_of(read: dict[str, Any], at: int, number: int) -> Row:
 
 
 def text_of(row: Row) -> str:
-    """The request's text: what people see of it."""
+    """The text of a request that people see."""
     if row.messages is None:
         return row.prompt or ""
     return "\n".join(_text_in(message.get("content")) for message in row.messages)
@@ -358,17 +358,17 @@ def has_tool_call(message: Mapping[str, Any]) -> bool:
 
 
 def see_that_it_is_text(answer: dict[str, Any], at: int) -> None:
-    """Raises DatasetError for an answer of a preference pair that calls tools: a call would get lost."""
+    """Raise DatasetError for an answer of a preference pair that calls tools, since a call would get lost."""
     if has_tool_call(answer):
         raise DatasetError(f"Line {at}: an answer of a pair calls a tool: only texts can be compared: leave it out.")
 
 
 def write_calls(message: Mapping[str, Any]) -> str:
-    """The calls of a message as they are compared: names and arguments as JSON, in whatever order they came."""
+    """The calls of a message in the form for comparisons: names and arguments as JSON, sorted."""
     functions = [call["function"] if isinstance(call.get("function"), dict) else call for call in list_calls(message)]
     try:
         return _write_functions(functions, read_arguments)
-    except RecursionError:  # they can just be read, and no more be written
+    except RecursionError:  # so deep that they can be read, but not written
         return _write_functions(functions, write_as_text)
 
 
@@ -378,7 +378,7 @@ def _write_functions(functions: Iterable[Mapping[str, Any]], read: Callable[[Any
 
 
 def read_calling(answer: Any) -> dict[str, Any] | None:
-    """The message of an answer that is an object with `tool_calls`, or its JSON, in a chat's form; None for another."""
+    """The chat message of an answer that is an object with `tool_calls`, or its JSON; None for any other answer."""
     read = read_arguments(answer)
     calls = read.get("tool_calls") if isinstance(read, dict) else None
     if not isinstance(calls, list) or not calls or not all(isinstance(call, dict) for call in calls):
@@ -397,14 +397,14 @@ def _read_call(call: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def list_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The calls of a message, in the present form."""
+    """The calls of a message; a former `function_call` in the present form."""
     former = message.get("function_call")
     calls = message.get("tool_calls") or ([{"type": "function", "function": former}] if former else [])
     return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
 
 
 def read_arguments(arguments: Any) -> Any:
-    """The value of a call's arguments; as they are where they are not JSON."""
+    """The value of a call's arguments; unchanged if they are not JSON."""
     try:
         return msgspec.json.decode(arguments) if isinstance(arguments, str) else arguments
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
@@ -412,7 +412,7 @@ def read_arguments(arguments: Any) -> Any:
 
 
 def _tools_of(read: dict[str, Any], at: int) -> list[dict[str, Any]] | None:
-    """The tools that a row offers; None where it offers none. Raises CallError."""
+    """The tools that a row offers; None if it offers none. Raises CallError."""
     tools = read_arguments(read.get("tools"))  # a column of Parquet has them as JSON
     if not tools and isinstance(read.get("functions"), list):
         tools = [{"type": "function", "function": function} for function in read["functions"]]
@@ -426,8 +426,8 @@ def _tools_of(read: dict[str, Any], at: int) -> list[dict[str, Any]] | None:
 def _choice_of(
     read: dict[str, Any], tools: list[dict[str, Any]], calling: dict[str, Any] | None, at: int
 ) -> str | dict[str, Any] | None:
-    """The `tool_choice` of a row; None where the answer may call a tool or none, or is one that the choice does not
-    allow: who says that it is right says that it was not to be forced. Raises CallError."""
+    """The `tool_choice` of a row; None if the answer may call a tool or not. Also None if the expected answer breaks
+    it: as a right answer, it shows that the choice was not forced. Raises CallError."""
     choice = read_arguments(read.get("tool_choice"))  # a column of Parquet has it as JSON
     if choice in (None, "auto") or (isinstance(choice, dict) and choice.get("type") == "allowed_tools"):
         return None if choice == "auto" else choice
@@ -441,7 +441,7 @@ def _choice_of(
 
 
 def list_offered(tools: Any, choice: Any) -> list[Any]:
-    """The offer of a request by which it differs from others with the same messages: its tools, and the choice."""
+    """The offer that distinguishes a request from others with the same messages: its tools, and the choice."""
     return [each for each in (tools, choice) if each]
 
 
@@ -451,7 +451,7 @@ def _name_of(tool: dict[str, Any]) -> str:
 
 
 def _check_calling(answer: dict[str, Any], tools: list[dict[str, Any]] | None, at: int) -> dict[str, Any] | None:
-    """The message that calls tools, in the present form; None where it calls none. Raises CallError."""
+    """The message that calls tools, in the present form; None if it calls none. Raises CallError."""
     if not has_tool_call(answer):
         return None
     calls, names = list_calls(answer), {_name_of(tool) for tool in tools or ()}
@@ -464,7 +464,7 @@ def _check_calling(answer: dict[str, Any], tools: list[dict[str, Any]] | None, a
 
 
 def _said_last(messages: list[dict[str, Any]], at: int) -> str | None:
-    """The assistant's answer at a chat's end, as fine-tuning data have it; None where there is none."""
+    """The assistant's answer at the end of a chat, as in fine-tuning data; None if there is none."""
     last = messages[-1]
     if last.get("role") != "assistant" or len(messages) == 1:
         return None
@@ -472,7 +472,7 @@ def _said_last(messages: list[dict[str, Any]], at: int) -> str | None:
 
 
 def read_answer(content: Any) -> str | None:
-    """The text of an answer's content, also where it comes in parts; None where some of it is not text."""
+    """The text of an answer's content, also in parts; None if a part is not text."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else None
     texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]

@@ -27,11 +27,11 @@ from monitoring.texts import FORGOTTEN_KEY, NO_END_MS, Seals, TextRow, Unsealabl
 PUSHED_AT_ONCE = 500
 MARKED_AT_ONCE = 1000
 FORGOTTEN_SECONDS = 86_400
-"""Time for which data that are on their way in have no row of an erased request."""
+"""Time for which data that are being received leave out rows of an erased request."""
 
 
 class ErasedSuite(msgspec.Struct):
-    """A suite that texts went into, and how many of its rows are erased now."""
+    """A suite that held some of the texts, and the number of its rows erased now."""
 
     task: str
     digest: str
@@ -39,8 +39,8 @@ class ErasedSuite(msgspec.Struct):
 
 
 def erase_from_suites(redis: Any, requests: Set[str], seals: Seals) -> list[ErasedSuite]:
-    """Erase rows from all suites; a suite with none left goes. Where others can't be read, it keeps its counts. Raises
-    RedisError."""
+    """Erase rows from all suites, and suites without rows left. If the other rows can't be read, a suite keeps its
+    counts. Raises RedisError."""
     erased = []
     for name in redis.hkeys(SUITES_KEY):
         task, digest = name.decode().rsplit("/", 1)
@@ -52,7 +52,7 @@ def erase_from_suites(redis: Any, requests: Set[str], seals: Seals) -> list[Eras
 
 
 def mark_forgotten(redis: Any, requests: Set[str]) -> None:
-    """Have what is on its way in meanwhile leave out these requests. Raises RedisError."""
+    """Mark these requests, so that data that are being received leave them out. Raises RedisError."""
     every = sorted(requests)
     for at in range(0, len(every), MARKED_AT_ONCE):
         pipe = redis.pipeline(transaction=False)
@@ -62,22 +62,21 @@ def mark_forgotten(redis: Any, requests: Set[str]) -> None:
 
 
 def find_forgotten(names: Sequence[str], marks: Sequence[Any]) -> set[str]:
-    """The names that an erasure has marked, of the values of their keys."""
+    """The names that an erasure has marked, from the values of their keys."""
     return {name for name, mark in zip(names, marks, strict=True) if mark is not None}
 
 
 def find_erased(rows: Sequence[Sequence[str]], erased: Set[str]) -> list[int]:
-    """The places of the rows of which one name is erased, or that came from such a row. A row's first name is its own
-    id."""
+    """The places of rows with an erased name, and of rows derived from such a row. A row's first name is its own id."""
     closed = _close(rows, erased)
     return [place for place, names in enumerate(rows) if not closed.isdisjoint(names)]
 
 
 def erase_from_uploads(redis: Any, requests: Set[str]) -> None:
-    """Erase rows of data that are on their way in, before they are looked for where they go. Raises RedisError."""
+    """Erase rows of data that are being received, before their destinations are searched. Raises RedisError."""
     for key in redis.scan_iter(match=get_evaluation_key("coming*", "coming"), count=PUSHED_AT_ONCE):
         erased, marks = set(requests), key.decode() + ERASED_ENDING
-        while True:  # what comes in after the ids were marked is held against them there
+        while True:  # rows that come later are compared with the marked ids on arrival
             rows = redis.lrange(key, 0, -1)
             names = [list_names(msgspec.json.decode(raw, type=Row)) for raw in rows]
             places = find_erased(names, erased)
@@ -91,7 +90,7 @@ def erase_from_uploads(redis: Any, requests: Set[str]) -> None:
 
 
 def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:
-    """Erase rows that are still to be asked, and kept texts of rows. Returns the rows. Raises RedisError."""
+    """Erase rows that wait for their answer, and kept texts of rows. Returns the number of rows. Raises RedisError."""
     erased = 0
     for name in redis.zrange(EVALUATIONS_KEY, 0, -1):
         evaluation = name.decode()
@@ -103,11 +102,11 @@ def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:
         named = _close(handles_by_field.values(), requests | gone)
         numbers = {int(field.split(b":")[0]) for field, handles in handles_by_field.items() if named & {*handles}}
         erased += len(numbers.union(waiting))
-        if waiting:  # an answer under way is kept by nobody from here on
+        if waiting:  # from here on nobody stores an answer that is under way
             redis.sadd(get_evaluation_key(evaluation, "forgotten"), *waiting)
             redis.expire(get_evaluation_key(evaluation, "forgotten"), max(1, redis.ttl(data)))
         while left := [raw for raw in redis.lrange(data, 0, -1) if msgspec.json.decode(raw, type=Row).id in gone]:
-            for raw in left:  # one that is sealed again meanwhile is met the next time
+            for raw in left:  # the next pass finds rows that were sealed again meanwhile
                 redis.lrem(data, 1, raw)
         present = redis.hkeys(texts)
         late = [field for field in present if int(field.split(b":")[0]) in numbers]
@@ -120,7 +119,7 @@ def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:
 
 
 def _read_names(redis: Any, texts: str) -> tuple[dict[bytes, list[str]], dict[bytes, bytes]]:
-    """By field of an evaluation's texts its row's names, and the field of the tools that it has."""
+    """For each field of an evaluation's texts: the names of its row, and the field of the tools that it shares."""
     handles: dict[bytes, list[str]] = {}
     tools: dict[bytes, bytes] = {}
     for field, raw in redis.hscan_iter(texts, count=PUSHED_AT_ONCE):
@@ -132,7 +131,7 @@ def _read_names(redis: Any, texts: str) -> tuple[dict[bytes, list[str]], dict[by
 
 
 def _erase_rows(pipe: Any, name: bytes, key: str, requests: Set[str], seals: Seals) -> int:
-    """The number of rows that are erased from one suite, in one transaction."""
+    """Erase rows from one suite in a transaction; returns their number."""
     suite, rows = pipe.hget(SUITES_KEY, name), [msgspec.json.decode(raw, type=Row) for raw in pipe.lrange(key, 0, -1)]
     gone = _find_gone(rows, requests)
     pipe.multi()
@@ -150,7 +149,7 @@ def _erase_rows(pipe: Any, name: bytes, key: str, requests: Set[str], seals: Sea
 
 
 def _described(suite: dict[str, Any], rows: Sequence[Row], erased: int, seals: Seals) -> dict[str, Any]:
-    """A suite's description with the rows that it has left."""
+    """A suite's description with its remaining rows."""
     figures = {"rows": len(rows), "groups": len({row.group for row in rows})}
     with suppress(Unsealable):
         figures["counts"] = _count([seals.open_words(row, row.id, ROW_TEXTS) for row in rows], suite["class_field"])
@@ -168,14 +167,14 @@ def _count(rows: Sequence[Row], class_field: str) -> Any:
 
 
 def _find_gone(rows: Iterable[Row], requests: Set[str]) -> set[str]:
-    """The ids of rows that came from these requests, or from such a row."""
+    """The ids of rows that came from these requests, or from another such row."""
     names = {row.id: list_names(row) for row in rows}
     closed = _close(names.values(), requests)
     return {row for row, of_row in names.items() if closed & {*of_row}}
 
 
 def _close(names: Iterable[Sequence[str]], erased: Set[str]) -> set[str]:
-    """All names of rows that have an erased one among theirs, the row's own id first."""
+    """The erased names, with the ids of all rows that have one among their names. A row's first name is its own id."""
     every, closed, before = list(names), set(erased), -1
     while before != len(closed):
         before = len(closed)
@@ -194,7 +193,7 @@ def list_all_names(rows: Iterable[Row]) -> list[str]:
 
 
 def number_again(rows: Sequence[Row], first: int, groups: dict[int, int]) -> list[Row]:
-    """The rows with numbers from `first` on, each group under that of its first row, which `groups` come to hold."""
+    """The rows numbered from `first` on. A group is named by its first row's new number, which is added to `groups`."""
     return [
         msgspec.structs.replace(row, number=number, group=groups.setdefault(row.group, number))
         for number, row in enumerate(rows, first)

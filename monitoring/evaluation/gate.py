@@ -26,11 +26,11 @@ Role = Literal["leading", "best", "floor", "general"]
 SURE, POWER = NormalDist().inv_cdf(0.95), NormalDist().inv_cdf(0.8)
 NAMED_MAX = 5
 AGREEMENT_MIN = 0.8
-"""A judge that agrees with people less decides nothing."""
+"""A judge that agrees with people less often decides nothing."""
 FEW_ROWS = 100
-"""Of fewer rows the number of rows that are needed is told with its interval."""
+"""With fewer rows, the number of needed rows is reported with its interval."""
 CLASS_ROWS = 40
-"""Of fewer rows a class can't hold up a first version that is no worse than general on the whole."""
+"""A class with fewer rows can't block a first version that is no worse than general overall."""
 ROLE_WORDS: Mapping[Role, str] = {
     "leading": "which leads",
     "best": "the best that has led",
@@ -38,28 +38,28 @@ ROLE_WORDS: Mapping[Role, str] = {
     "general": "which answers without it",
 }
 FLOOR = EvaluationArm()
-"""In place of a version: what gives the most frequent expected answer to each row."""
+"""The arm in place of a version that gives the most frequent expected answer to each row."""
 NEVER_DIFFER: Mapping[str, Any] = MappingProxyType(
     {"rows": 1, "spread": 1.0, "difference": 0.0, "first_only": 0, "second_only": 0}
 )
 LATENCY_FLOOR_SECONDS = 0.01
-"""A difference of median times that is never worse, however many times it is: so much comes and goes by the load."""
+"""A difference of median times that never counts as worse, whatever the ratio: load alone changes times this much."""
 FIGURES = ("rows", "failed", "contract_kept", "latency_seconds", "cost_usd")
-"""The figures of an arm that the gate looks at."""
+"""The figures of an arm that the gate reads."""
 PAIR = (
     *("rows", "spread", "difference", "lower_bound", "first_only", "second_only", "both_right"),
     *("by_class", "contract", "unanswered"),
 )
-"""The figures of a pair that the gate looks at."""
+"""The figures of a pair that the gate reads."""
 NEWEST: Final = "newest"
 OLDER: Final = "older"
 WHOLE = ("", NEWEST)
-"""Data that stand for the task as it is now: those of no suite, and the newest one. Others may not be worse."""
+"""Kinds of data that represent the present task: no suite, and the newest one. On others a version may not be worse."""
 
 
 class GateBounds(msgspec.Struct, frozen=True, kw_only=True):
-    """The margins within which worse counts as no worse: `margin` and `class_loss_max` in shares of right answers, the
-    others in times the reference's."""
+    """The margins within which worse counts as no worse: `margin` and `class_loss_max` as shares of right answers, the
+    others as multiples of the reference's figure."""
 
     margin: float = 0.02
     class_loss_max: float = 0.3
@@ -68,9 +68,9 @@ class GateBounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """A version and a reference on the same rows, of one evaluation. `suite` is the kind of the suite that they are
-    of, empty for others; `pair` and the figures are the report's. Of `left_out` rows it says nothing: the version or
-    the reference was trained on them."""
+    """A version and a reference on the same rows, of one evaluation. `suite` is the kind of the rows' suite, empty for
+    other data; `pair` and the figures are the report's. `left_out` rows are not in it: the version or the reference was
+    trained on them."""
 
     evaluation: str
     ended_at: float
@@ -83,12 +83,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     reference_figures: dict[str, Any]
     left_out: int = 0
     judge: dict[str, Any] | None = None
-    """Where a model judged the answers: its agreement with people, as the report has it."""
+    """If a model judged the answers: its agreement with people, from the report."""
 
 
 class GateReference(msgspec.Struct, frozen=True):
-    """A version that another one is held against, or what stands for it before the first. `asked` is what its arm must
-    have asked, and `placed` whether it can be asked now. `evaluated` is the last evaluation of the version."""
+    """A version that another one is compared with, or its substitute before the first version. `asked` is the arm that
+    an evaluation must have asked; `placed`: it can be asked now. `evaluated` is the other version's last evaluation."""
 
     role: Role
     asked: EvaluationArm
@@ -97,7 +97,7 @@ class GateReference(msgspec.Struct, frozen=True):
 
 
 class GateLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One finding. `rows_more` is how many more rows would tell, about, and `needs` the same in words."""
+    """One finding. `rows_more` further rows would decide it, approximately; `needs` is the same in words."""
 
     subject: Literal["report", "rows", "floor", "accuracy", "classes", "contract", "latency", "cost"]
     reference: str
@@ -108,8 +108,8 @@ class GateLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The gate's verdict on a version, in words and line by line, and the versions that it is held against. `summary`
-    is the part of `because` that no line says."""
+    """The gate's verdict on a version, in words and line by line, and the versions that it is compared with. `summary`
+    is the part of `because` that is in no line."""
 
     version: str
     verdict: GateVerdict
@@ -128,9 +128,9 @@ def compare_arms(
     data_digest: str,
     suite: str = "",
 ) -> dict[str, Comparison]:
-    """The comparisons of the arm `adapter` with other versions, general and the floor in a report, by the other one's
-    name and the suite: the last one takes the place of what was there. Data of no suite never take the place of a
-    suite's. Rows that one of both was trained on are left out."""
+    """The comparisons of the arm `adapter` with other versions, general and the floor in a report. The keys are the
+    other arm's name and the suite, so a later comparison replaces an earlier one. Data of no suite never replace a
+    suite's. Rows that either was trained on are left out."""
     of_suite = f" suite {data_digest[:12]}" if suite else " "
     held_out = report.get("held_out") or {}
     of_pairs = []
@@ -160,7 +160,7 @@ def compare_arms(
 
 
 def name_arm(arm: EvaluationArm) -> str:
-    """A version's name, or what takes its place."""
+    """The name of a version, or of its substitute."""
     return arm.version or ("general" if arm.pool is not None else "the most frequent answer")
 
 
@@ -171,8 +171,8 @@ def decide_gate(
     bounds: GateBounds,
     unranked: Sequence[str] = (),
 ) -> GateReport:
-    """The verdict on a version, from its comparisons with each reference. Without a reference it passes. Of `unranked`
-    leaders it is not known whether they were better than the references."""
+    """The verdict on a version, from its comparisons with each reference. Without a reference it passes. Whether
+    `unranked` leaders were better than the references is not known."""
     name = str(version.version)
     if not references:
         return GateReport(version=name, verdict="passed", because="There is no version that it is held against.")
@@ -181,7 +181,7 @@ def decide_gate(
     for reference in references:
         ours = [entry for entry in comparisons.values() if name_arm(entry.reference) == name_arm(reference.asked)]
         fitting = [entry for entry in ours if (entry.version, entry.reference) == (version, reference.asked)]
-        if reference.asked.version is None:  # no version: it promises nothing of other skills and older requests
+        if reference.asked.version is None:  # no version: not made for other skills and older requests
             fitting = [entry for entry in fitting if entry.suite in WHOLE]
         if not any(entry.suite in WHOLE for entry in fitting):
             lines.append(_missing(version, reference, next(iter(ours), None)))
@@ -214,7 +214,7 @@ def decide_gate(
 
 
 def _praise(references: Sequence[GateReference], lines: Sequence[GateLine]) -> str:
-    """The sentence of a version that passed, of references that it was compared with."""
+    """The sentence on a version that passed, with the references that it was compared with."""
     compared = {line.reference for line in lines if line.verdict == "passed"}
     names = [name for each in references if (name := name_arm(each.asked)) in compared and each.role != "floor"]
     better = f"better than {name_arm(FLOOR)}" if any(each.role == "floor" for each in references) else ""
@@ -223,13 +223,13 @@ def _praise(references: Sequence[GateReference], lines: Sequence[GateLine]) -> s
 
 
 def is_judge_trusted(judge: Mapping[str, Any] | None) -> bool:
-    """Return whether right answers decide anything: no model judged them, or one that is shown to agree with people."""
+    """Return whether right answers may decide: no model judged them, or it is shown to agree with people."""
     return judge is None or (judge["agreement_low"] or 0.0) >= AGREEMENT_MIN
 
 
 def _missing(version: EvaluationArm, reference: GateReference, other: Comparison | None) -> GateLine:
     name = name_arm(reference.asked)
-    if other is None and reference.evaluated:  # each evaluation compares with the floor since there is one
+    if other is None and reference.evaluated:  # all evaluations since the floor exists compare with it
         text = (
             f"The evaluation {reference.evaluated} ended before the gate held first versions against {name}. Run its "
             f"command with --again: `apprentice evaluate {version.version} --data FILE --again`."
@@ -265,7 +265,9 @@ def _lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
     if comparison.reference == FLOOR:
         return
     contract = _contract(comparison, bounds.margin)
-    if comparison.reference.version is None and contract.verdict == "cannot_tell":  # few rows hold up no first version
+    if (
+        comparison.reference.version is None and contract.verdict == "cannot_tell"
+    ):  # few rows do not block a first version
         contract = msgspec.structs.replace(contract, verdict="not_judged", rows_more=0, needs="")
     yield contract
     yield _latency(comparison, bounds.latency_ratio_max)
@@ -273,7 +275,7 @@ def _lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
 
 
 def _judge_answers(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
-    """The findings on right answers, and on what forbids to tell of them."""
+    """The findings on right answers, and on faults that prevent a verdict."""
     pair, name = comparison.pair, name_arm(comparison.reference)
     if pair["unanswered"]:
         text = f"{pair['unanswered']} rows were not answered by {name} alone: run the same evaluation again."
@@ -300,7 +302,7 @@ def _judge_answers(comparison: Comparison, bounds: GateBounds) -> Iterator[GateL
 
 
 def _suite_lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
-    """The findings on older requests, other skills and hard cases: they may not be worse, but may be few."""
+    """The findings on older requests, other skills and hard cases: these answers may not be worse, but may be few."""
     for line in _judge_answers(comparison, bounds):
         is_few = line.verdict == "cannot_tell" and line.subject != "report"
         verdict: LineVerdict = "not_judged" if is_few else line.verdict
@@ -309,8 +311,8 @@ def _suite_lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLin
 
 
 def _better(what: str, name: str, pair: Mapping[str, Any]) -> GateLine:
-    """The finding that more answers are right than the floor's: passed by the lower bound; failed where they are shown
-    to be fewer, or enough rows showed no more."""
+    """The finding that more answers are right than the floor's. It passes by the lower bound. It fails if fewer are
+    shown to be right, or if enough rows did not show more."""
     rows, difference, bound = pair["rows"], pair["difference"], pair["lower_bound"]
     if not rows:
         return GateLine(subject="floor", reference=name, verdict="cannot_tell", text=f"There are no rows with {name}.")
@@ -336,8 +338,8 @@ def _better(what: str, name: str, pair: Mapping[str, Any]) -> GateLine:
 def _no_worse(
     subject: Literal["accuracy", "contract"], what: str, name: str, pair: Mapping[str, Any], margin: float
 ) -> GateLine:
-    """The finding that a share is not lower by the margin: passed by the lower bound; failed where it is shown to be
-    lower, or enough rows did not show the opposite."""
+    """The finding that a share is not lower by the margin. It passes by the lower bound. It fails if the share is shown
+    to be lower, or if enough rows did not show the opposite."""
     rows, difference, bound = pair["rows"], pair["difference"], pair["lower_bound"]
     if not rows:
         text, more = f"There are no rows with {name}.", _rows_needed(NEVER_DIFFER, margin, -1)
@@ -362,7 +364,7 @@ def _no_worse(
 
 
 def _classes(name: str, pair: Mapping[str, Any], loss_max: float, rows_min: int) -> GateLine:
-    """The finding that no class is worse by Holm's test, and that none of `rows_min` rows can have lost `loss_max`."""
+    """The finding that no class is worse by Holm's test, and none with `rows_min` rows can have lost `loss_max`."""
     classes = pair["by_class"]
     if not classes:
         text = "There are no classes: that one kind of request has become worse is seen in the whole alone."
@@ -419,7 +421,7 @@ def _cost(comparison: Comparison, most: float) -> GateLine:
 
 
 def _cost_of(figures: Mapping[str, Any]) -> float | None:
-    """The cost of a thousand answers in US dollars; None: not known."""
+    """The cost of a thousand answers in US dollars; None: unknown."""
     answered = figures["rows"] - figures["failed"]
     return None if figures["cost_usd"] is None or not answered else float(1000 * figures["cost_usd"] / answered)
 
@@ -433,7 +435,7 @@ def _ratio(
     most: float,
     floor: float = 0.0,
 ) -> GateLine:
-    """The finding on a figure (seconds or US dollars) that may be `most` times the other's, or more by `floor`."""
+    """The finding on a figure (seconds or US dollars) that may be `most` times the other's, or `floor` above it."""
     name = name_arm(comparison.reference)
     if own is None or other is None:
         return GateLine(subject=subject, reference=name, verdict="not_judged", text=f"The {subject} is not known.")
@@ -444,10 +446,10 @@ def _ratio(
 
 
 def _rows_needed(pair: Mapping[str, Any], margin: float, side: int = 0) -> int:
-    """The rows at which an equal version passes in 80% of evaluations, and one of this difference in half of them.
+    """The number of rows at which an equal version passes in 80% of evaluations, and one with this difference in 50%.
 
-    Of a difference beyond half the margin it is what that half would need: one beyond the margin never passes. `side`
-    takes an end of the 80% interval of how often the answers differ (-1 or 1), in place of Jeffreys' estimate.
+    A larger loss than half the margin counts as that half, since a loss of the margin never passes. `side` (-1 or 1)
+    takes an end of the 80% interval of how often the answers differ, in place of Jeffreys' estimate.
     """
     rows: int = pair["rows"]
     differing = _differing(pair["first_only"] + pair["second_only"], rows, side)
@@ -460,7 +462,7 @@ def _rows_needed(pair: Mapping[str, Any], margin: float, side: int = 0) -> int:
 
 
 def _differing(count: int, rows: int, side: int) -> float:
-    """The share of rows of which the answers differ: Jeffreys' estimate, or an end of Wilson's 80% interval."""
+    """The share of rows with different answers: Jeffreys' estimate, or an end of Wilson's 80% interval."""
     if not side:
         return (count + 0.5) / (rows + 1)
     low, high = find_share_interval(count / rows, rows, NormalDist().inv_cdf(0.9))

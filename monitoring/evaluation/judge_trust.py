@@ -1,4 +1,4 @@
-"""The agreement between the judge model and people, as a sentence for each of the judge's figures."""
+"""The agreement between the judge model and people, in words beside each of the judge's figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def describe_trust(judge: Mapping[str, Any] | None) -> str:
-    """The words behind a figure, by the `judge` of its report; empty where no model judged."""
+    """The words behind a figure, from the `judge` of its report; empty if no model judged."""
     if judge is None:
         return ""
     if judge["agreement"] is None:

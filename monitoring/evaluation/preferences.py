@@ -13,12 +13,12 @@ from monitoring.intervals import find_share_interval
 
 DIGITS = 4
 SKIPPED = "?"
-"""A word in the place of the better arm: the person could not tell."""
+"""A value in place of the better arm: the person could not tell."""
 
 
 class Preference(msgspec.Struct, frozen=True):
-    """One person's preference on a row: which of two arms answered better; "" where both are as good,
-    SKIPPED where the person could not tell."""
+    """One person's preference on a row: the arm that answered better; "" if both are equally good, SKIPPED if the
+    person could not tell."""
 
     number: int
     reviewer: str
@@ -28,9 +28,9 @@ class Preference(msgspec.Struct, frozen=True):
 
 
 def count_preferences(preferences: Iterable[Preference]) -> list[dict[str, Any]]:
-    """By pair of arms: on how many rows either is better by most of its reviewers, the share of the first one among
-    rows on which one is, with its 95% interval (E. B. Wilson, 1927), and the exact two-sided sign test's p-value.
-    Pairs that were skipped count as nothing but `skipped`."""
+    """For each pair of arms: the numbers of rows on which most reviewers prefer one of them, the first arm's share of
+    these with its 95% interval (E. B. Wilson, 1927), and the exact two-sided sign test's p-value. Skipped pairs count
+    only as `skipped`."""
     skipped: Counter[tuple[str, str]] = Counter()
     votes: dict[tuple[str, str], Counter[int]] = {}
     reviewers: dict[tuple[str, str], set[str]] = {}

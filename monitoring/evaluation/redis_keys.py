@@ -5,13 +5,13 @@ from __future__ import annotations
 SUITES_KEY = "apprentice:suites"
 """Each suite's description, by task and digest."""
 EVALUATIONS_KEY = "apprentice:evaluations"
-"""The ids of evaluations, by the time when they were begun."""
+"""The ids of evaluations, sorted by their start."""
 
 ERASED_ENDING = ":erased"
-"""Behind the key of an upload's rows: the ids of those that an erasure has taken away."""
+"""Suffix to the key of an upload's rows: the ids of rows that an erasure has removed."""
 
 SHARED = -1
-"""Among kept texts of an evaluation, in the place of a row's number: tools, which many rows have."""
+"""In place of a row's number among an evaluation's kept texts: tools, which many rows share."""
 
 
 def get_suite_key(task: str, digest: str) -> str:

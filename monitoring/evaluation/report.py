@@ -43,13 +43,13 @@ NO_ROWS: Mapping[str, Any] = MappingProxyType(
         "differs": False,
     }
 )
-"""The figures of a class that has no row left: nothing is known of it."""
+"""The figures of a class without rows left: nothing is known of it."""
 Results = Mapping[str, Sequence[RowResult]]
-"""Of each arm its rows' results, in the order of the rows."""
+"""By arm: the results of its rows, in their order."""
 
 
 def report(results: Results, classes: Classes, notes: Sequence[str], seed: int) -> dict[str, Any]:
-    """All figures, as JSON takes them. `notes` are what is known of the data. The same results give the same report."""
+    """All figures, in JSON's types. `notes` are sentences on the data. The same results give the same report."""
     everything, results = results, {arm: [row for row in of if not row.repeat] for arm, of in results.items()}
     arms = list(results)
     rows = max((len(of) for of in results.values()), default=0)
@@ -69,8 +69,8 @@ def report(results: Results, classes: Classes, notes: Sequence[str], seed: int) 
 
 
 def compute_arm_figures(results: Sequence[RowResult], classes: Classes) -> dict[str, Any]:
-    """One arm's figures. Rows that failed count as wrong; times and tokens are those of rows that did not. So many
-    of those as `spread` says tell as much of right answers as one independent row."""
+    """One arm's figures. Failed rows count as wrong; times and tokens are those of the other rows. `spread` is the
+    number of these that count as one independent row for right answers."""
     count = len(results)
     there = [result for result in results if result.outcome != "failed"]
     pairs = pair_rows([result.right for result in there], [False] * len(there), [result.group for result in there])
@@ -106,8 +106,8 @@ def share(right: int, of: int) -> dict[str, Any]:
 
 
 def _f1(results: Sequence[RowResult], classes: Classes) -> dict[str, Any] | None:
-    """Precision, recall and F1 by class; None where answers have no class. Of labels that no answer says: their share
-    of right rows alone."""
+    """Precision, recall and F1 by class; None if answers have no class. For labels that can't be read off answers, only
+    their share of right rows."""
     if classes.source == "none":
         return None
     if classes.source == "label" and classes.by_digest is None:
@@ -126,7 +126,7 @@ def _f1(results: Sequence[RowResult], classes: Classes) -> dict[str, Any] | None
 
 
 def _confusion(results: Sequence[RowResult], classes: Classes) -> dict[str, dict[str, int]] | None:
-    """By expected class the answered ones with their counts; "" is an answer of no class. None where none is known."""
+    """By expected class: counts of the answered classes; "" is an answer of no class. None if no class is known."""
     if classes.source == "none" or (classes.source == "label" and classes.by_digest is None):
         return None
     counts: dict[str, Counter[str]] = {name: Counter() for name in classes.names}
@@ -137,7 +137,7 @@ def _confusion(results: Sequence[RowResult], classes: Classes) -> dict[str, dict
 
 
 def _slices(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
-    """By slice and its value the share of right rows; of many values those with the most rows."""
+    """By slice and value: the share of right rows. Of many values only those with the most rows."""
     slices: dict[str, dict[str, list[bool]]] = {}
     for result in results:
         for name, value in result.slices.items():
@@ -166,8 +166,8 @@ def _mean(values: Sequence[float]) -> dict[str, Any] | None:
 
 
 def compare_arms(first: str, second: str, results: Results, classes: Classes, seed: int) -> dict[str, Any]:
-    """The comparison of the first arm with the second, on the rows that both have: of right answers, of each class, and
-    of kept contracts. `unanswered` are rows at which only the second failed."""
+    """The comparison of the first arm with the second on the rows that both have: of right answers, of each class, and
+    of kept contracts. `unanswered` counts rows at which only the second failed."""
     of_second = {result.number: result for result in results[second]}
     pairs = [(result, of_second[result.number]) for result in results[first] if result.number in of_second]
     checked = [pair for pair in pairs if None not in (pair[0].contract_kept, pair[1].contract_kept)]
@@ -186,8 +186,8 @@ def compare_arms(first: str, second: str, results: Results, classes: Classes, se
 def compare_held_out(
     trained_on: Mapping[str, Collection[int]], results: Results, classes: Classes, seed: int
 ) -> dict[str, Any]:
-    """By arm the first arm's comparison with it on rows that neither was `trained_on`, and how many rows are left out;
-    nothing for an arm where none is."""
+    """By arm: the first arm's comparison with it on rows that neither was `trained_on`, and the number of rows left
+    out. An arm without rows left out has no entry."""
     (first, of_first), *others = ((arm, [row for row in of if not row.repeat]) for arm, of in results.items())
     compared = {}
     for second, of_second in others:
@@ -211,8 +211,8 @@ def compare_held_out(
 
 
 def compare_with_floor(trained_on: Collection[int], results: Results, classes: Classes, seed: int) -> dict[str, Any]:
-    """The first arm's comparison with the most frequent expected answer, given to each row that the arm was not
-    `trained_on`: what says less has learned nothing."""
+    """The first arm's comparison with the most frequent expected answer as the answer to each row. Rows that the arm
+    was `trained_on` are left out. An arm that is no better has learned nothing."""
     first, of_first = next((arm, [row for row in of if not row.repeat]) for arm, of in results.items())
     rows = [row for row in of_first if row.number not in trained_on]
     forms = Counter(row.wanted_form for row in rows if row.wanted_form).most_common(1)
@@ -227,13 +227,13 @@ def compare_with_floor(trained_on: Collection[int], results: Results, classes: C
 
 
 def _gate_figures(results: Sequence[RowResult], classes: Classes) -> dict[str, Any]:
-    """Those of an arm's figures that the gate reads."""
+    """The figures of an arm that the gate reads."""
     figures = compute_arm_figures(results, classes)
     return {name: figures[name] for name in FIGURES}
 
 
 def _tallies(pairs: Sequence[tuple[RowResult, RowResult]], name: str) -> Paired:
-    """The pairs by this field of both results."""
+    """The pairs of results, by their field `name`."""
     first, second = ([bool(getattr(pair[arm], name)) for pair in pairs] for arm in (0, 1))
     return pair_rows(first, second, [result.group for result, _ in pairs])
 
@@ -279,7 +279,7 @@ def _class_tests(pairs: Sequence[tuple[RowResult, RowResult]], classes: Classes)
 
 
 def _cannot_see(rows: int, results: Results, classes: Classes) -> Iterator[str]:
-    """In words, what figures of so few rows leave open."""
+    """Sentences on the limits of these figures, such as of few rows."""
     if rows < ROWS_MIN:
         half = 100 * 1.96 * math.sqrt(0.25 / rows) if rows else 100.0
         yield (
@@ -332,7 +332,7 @@ def _sum(values: Sequence[int | None]) -> int | None:
 
 
 def _in_short(p_value: float) -> float:
-    """To four digits, however small it is."""
+    """The value with four significant digits."""
     return float(f"{p_value:.4g}")
 
 
@@ -342,7 +342,7 @@ def _rounded(value: float | None, digits: int = DIGITS) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Flips:
-    """Of `groups` of equal requests, those that got more than one answer, and the chance that two answers differ."""
+    """Of `groups` of equal requests: the number with more than one answer, and the chance that two answers differ."""
 
     groups: int
     flipped: int
@@ -350,8 +350,8 @@ class Flips:
 
 
 def measure_flips(results: Sequence[RowResult]) -> dict[str, Flips | None]:
-    """The flips of one arm: over `repeats` of a row, and over `paraphrases`, which are rows of one group that expect
-    the same answer. None each where no two such rows were answered."""
+    """The flips of one arm over `repeats` of a row, and over `paraphrases`: rows of one group with the same expected
+    answer. Each is None if no two such rows were answered."""
     answered = [result for result in results if result.form]
     repeats = _by_key((result.number - result.repeat, result) for result in answered)
     kindred = _by_key(

@@ -13,12 +13,12 @@ from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.row_classes import Classes
 
 THREAD_CHARACTERS = 1 << 14
-"""A longer answer is judged in a thread: comparing it would hold the event loop."""
+"""A longer answer is judged in a thread: comparing it would block the event loop."""
 
 
 class Sureness(msgspec.Struct, frozen=True):
-    """The confidence of an engine in a whole answer: the least logprob in nats, their 10% quantile, their mean, and of
-    how many tokens."""
+    """The confidence of an engine in a whole answer: the least logprob in nats, their 10% quantile, their mean, and the
+    number of tokens."""
 
     minimum: float
     quantile_10: float
@@ -27,10 +27,10 @@ class Sureness(msgspec.Struct, frozen=True):
 
 
 class RowAnswer(msgspec.Struct, kw_only=True):
-    """An arm's answer to one row, with time, tokens and cost. `text` is None without an answer: `fault` says why.
+    """An arm's answer to one row, with time, tokens and cost. `text` is None without an answer, and `fault` says why.
 
-    Times in seconds, cost in US dollars; None is unknown. `logprobs` are empty where they were not asked for, or the
-    engine tells none. `verdict` is that of a model that judges, None where none was asked, or it did not tell.
+    Times in seconds, cost in US dollars; None is unknown. `logprobs` are empty if they were not requested, or the
+    engine sends none. `verdict` is that of a judging model; None if none was asked, or it gave none.
     """
 
     text: str | None
@@ -51,10 +51,10 @@ class RowAnswer(msgspec.Struct, kw_only=True):
 class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True, rename={"fingerprint": "stack"}):
     """One row, as one arm answered it. `outcome` is answered, empty, refused or failed; a failed row is not right.
 
-    `expected` and `answered` are classes, None where there is none that is known; `group`, `repeat` and `slices` are
-    the row's. `wanted_form` and `form` are keyed digests of the expected answer and of the answer as the metric
-    compares them: equal ones say the same. `overlap` is the answer's with the expected one, where that is measured.
-    `sureness` is None where no logprobs were told. `earlier` is the evaluation in which the arm was asked; empty: this.
+    `expected` and `answered` are classes, None if none is known; `group`, `repeat` and `slices` are the row's.
+    `wanted_form` and `form` are keyed digests of the expected answer and of the answer in the metric's form: equal
+    digests mean equal answers. `overlap` is that of both answers, if it is measured. `sureness` is None without
+    logprobs. `earlier` is the evaluation in which the arm was asked; empty: this.
     """
 
     number: int
@@ -84,7 +84,7 @@ class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True, rename={"finge
 def judge_row(
     row: Row, answer: RowAnswer, metric: ComparisonMetric, classes: Classes, secret: bytes = b""
 ) -> RowResult:
-    """One row's result; `secret` keys the digests of forms."""
+    """The result of one row. `secret` keys the digests of forms."""
     text, form = answer.text, AnswerForm(str(metric), metric)
     right = text is not None and not answer.refused and (bool(answer.verdict) or metric.right(row.expected, text))
     outcome = "answered"
@@ -120,9 +120,9 @@ def judge_row(
 
 
 Ask = Callable[[str, Row], Awaitable[RowAnswer]]
-"""Has an arm answer a row."""
+"""Asks an arm for its answer to a row."""
 Keep = Callable[[str, RowResult, Sequence[float]], Awaitable[None]]
-"""Stores an arm's result for a row, with the logprobs of its answer: it is not asked again."""
+"""Stores an arm's result for a row, with the logprobs of its answer. The arm is not asked again."""
 
 
 async def answer_rows(
@@ -134,9 +134,9 @@ async def answer_rows(
     at_once: int,
     secret: bytes = b"",
 ) -> None:
-    """Have each arm answer the rows that are left, `at_once` at a time; each result is kept as it comes.
+    """Have the arms answer their remaining rows, `at_once` at a time; each result is stored at once.
 
-    Raises the first that `ask` or `keep` raises; the rows under way are given up then.
+    Raises the first error of `ask` or `keep`; rows under way are then given up.
     """
     turn = asyncio.Lock()
 

@@ -14,21 +14,21 @@ from monitoring.evaluation.dataset import DatasetError, Row, read_calling, write
 
 CLASSES_MAX = 200
 TEXTS_MAX = 50
-"""So many different expected answers are classes of their own; with more, none is."""
+"""Up to this many different expected answers are classes; with more, none is."""
 CLASS_CHARACTERS_MAX = 200
 NO_CALL = "no tool call"
-"""The class of an answer without a call, where others call tools."""
+"""The class of an answer without a tool call, if others call tools."""
 Source = Literal["field", "label", "calls", "text", "none"]
 VALUES_MAX = 200
-"""More values of one slice are not counted each."""
+"""The most values of one slice that are counted each."""
 
 
 class Classes(msgspec.Struct, frozen=True):
-    """The classes of a data set's rows. `names` are the classes; `by_digest` gives that of an answer where they are
+    """The classes of a data set's rows. `names` are the classes; `by_digest` gives an answer's class if classes are
     labels.
 
-    With the source `none` there are no classes; without `by_digest` labels are known of rows, and not of answers. Its
-    keys are digests of expected answers. With the source `calls` a class is the tools that are called: arguments
+    With the source `none` there are no classes. Without `by_digest`, only rows have labels, and answers have none. Its
+    keys are digests of expected answers. With the source `calls`, a class is the set of called tools, since arguments
     differ from row to row.
     """
 
@@ -38,11 +38,11 @@ class Classes(msgspec.Struct, frozen=True):
     by_digest: dict[str, str] | None = None
 
     def of_row(self, row: Row) -> str | None:
-        """The class that the row is of."""
+        """The class of a row."""
         return row.label if self.source == "label" else self._of_text(row.expected)
 
     def of_answer(self, answer: str) -> str | None:
-        """The class that the answer says; None where it says none that there is."""
+        """The class of an answer; None if it has none of the classes."""
         if self.source == "label":
             return (self.by_digest or {}).get(_digest(normalize(answer)))
         name = self._of_text(answer)
@@ -64,7 +64,7 @@ class Classes(msgspec.Struct, frozen=True):
 
 @dataclass
 class ClassFinder:
-    """Finds the classes of a data set while it is read. `wanted` is the field that was named, if one was."""
+    """Finds the classes of a data set while it is read. `wanted` is the named field, if any."""
 
     wanted: str = ""
     _values: dict[str, None] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class ClassFinder:
     _clear: bool = True
 
     def add(self, row: Row) -> None:
-        """Look at one row. Raises DatasetError where it lacks the wanted field, or there are too many classes."""
+        """Take in one row. Raises DatasetError if it lacks the wanted field, or there are too many classes."""
         if self.wanted:
             value = _field_of(row.expected, self.wanted)
             if value is None:
@@ -100,7 +100,7 @@ class ClassFinder:
             self._texts.setdefault(text)
 
     def found(self) -> Classes:
-        """The classes, once every row was added."""
+        """The classes, after all rows were added."""
         if self.wanted:
             return Classes("field", self.wanted, tuple(sorted(self._values)))
         if self._all_labelled and 0 < len(self._label_names) <= CLASSES_MAX:
@@ -113,7 +113,7 @@ class ClassFinder:
 
 
 def name_called(answer: str) -> str:
-    """The class of an answer by the tools that it calls: their names, each once; NO_CALL where it calls none."""
+    """The class of an answer by the tools that it calls: their names, each once; NO_CALL if it calls none."""
     calls = (read_calling(answer) or {"tool_calls": ()})["tool_calls"]
     return ", ".join(sorted({call["function"]["name"] for call in calls}))[:CLASS_CHARACTERS_MAX] or NO_CALL
 
@@ -130,12 +130,12 @@ def _digest(text: bytes) -> str:
 
 
 def _shown(text: bytes) -> str:
-    """A normal form as the name of a class; a long one is cut where no class can be so long."""
+    """A normal form as the name of a class. It is cut only if it is too long for a class."""
     return text[: 4 * CLASS_CHARACTERS_MAX + 4].decode(errors="replace")
 
 
 class SliceCounts:
-    """Counts rows by slice and its value."""
+    """Counter of rows by slice and value."""
 
     def __init__(self, classes: Classes) -> None:
         self._classes = classes
@@ -147,5 +147,5 @@ class SliceCounts:
             self._counters.setdefault(name, Counter())[value] += bool(value)
 
     def list_all(self) -> dict[str, dict[str, int]]:
-        """The numbers by slice and value, the most frequent values first."""
+        """The numbers of rows by slice and value, most frequent values first."""
         return {name: dict(counts.most_common(VALUES_MAX)) for name, counts in self._counters.items() if counts.total()}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SHARED_GROUPS_MAX = 2
-"""A request that more groups have, such as a greeting, joins none of them: most sessions would be one group."""
+"""A request in more groups, such as a greeting, joins no further ones: most sessions would become one group."""
 SESSION_FIELD = "group"
-"""The field of such groups. What was made from a request, and its paraphrases, are always of one group with it."""
+"""The field of such groups. Rows made from a request, and its paraphrases, always join its group."""
 
 
 class JoinedRows:
@@ -15,28 +15,28 @@ class JoinedRows:
 
     def __init__(self) -> None:
         self._before: dict[int, int] = {}
-        """Of each row that is not the first of its group an earlier one of the group."""
+        """For each row that is not the first of its group: an earlier row of the group."""
 
     def first_of(self, number: int) -> int:
-        """The first row of this one's group."""
+        """The first row of a row's group."""
         while (before := self._before.get(number)) is not None:
             self._before[number] = self._before.get(before, before)
             number = before
         return number
 
     def join(self, *numbers: int) -> int:
-        """Make one group of the groups of these rows; its first row."""
+        """Join the groups of these rows; returns the first row."""
         least, *others = sorted({self.first_of(number) for number in numbers})
         self._before |= dict.fromkeys(others, least)
         return least
 
     def list_joined(self) -> dict[int, int]:
-        """The former first rows of groups, each with the first row of the group that it was joined to."""
+        """The former first rows of groups, each with the first row of its present group."""
         return {number: self.first_of(number) for number in self._before}
 
 
 def join_named(names: Sequence[Sequence[tuple[str, str]]]) -> JoinedRows:
-    """Rows by the `names` of each: those that share one belong together."""
+    """Join the rows that share one of their `names`."""
     rows, by_name = JoinedRows(), dict[tuple[str, str], int]()
     for number, of_row in enumerate(names):
         for name in of_row:
@@ -45,22 +45,22 @@ def join_named(names: Sequence[Sequence[tuple[str, str]]]) -> JoinedRows:
 
 
 class RowGroups:
-    """Owner of the groups of rows that are read one after the other. A group is the number of its first row."""
+    """Owner of the groups of rows that are read in turn. A group is the number of its first row."""
 
     def __init__(self) -> None:
         self.count = 0
         self._group_of: dict[tuple[str, str | bytes], int] = {}
         self._rows = JoinedRows()
         self._names_of: dict[bytes, tuple[tuple[str, str], ...]] = {}
-        """The first named groups that have a request."""
+        """The first named groups of each request."""
 
     @property
     def joined(self) -> dict[int, int]:
-        """The groups which later rows joined to others, each with that which it is a part of."""
+        """The groups that later rows joined to others, each with the group that it is now a part of."""
         return self._rows.list_joined()
 
     def add(self, number: int, row_id: str, request: bytes, named: Sequence[tuple[str, str]]) -> int:
-        """The group of all rows that have a name or the request in common with this one, over any chain of rows.
+        """Add a row; returns the group of all rows that share a name or the request with it, over any chain of rows.
 
         `request` is its digest, `named` are the groups that the data give it.
         """
@@ -75,7 +75,7 @@ class RowGroups:
         return group
 
     def _is_shared(self, request: bytes, named: Sequence[tuple[str, str]]) -> bool:
-        """True if more groups have this request than it joins, this one among the others."""
+        """True if this row's named group is beyond those that its request joins."""
         session = next((name for name in named if name[0] == SESSION_FIELD), None)
         names = self._names_of.get(request, ())
         if session is None or session in names:

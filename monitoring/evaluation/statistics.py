@@ -21,7 +21,7 @@ SURE = NormalDist().inv_cdf(CONFIDENCE)
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share of rows, with its 95% interval (Wilson's). All None where there are no rows."""
+    """A share of rows, with its 95% interval (Wilson's). These are None without rows."""
 
     right: int
     of: int
@@ -31,7 +31,7 @@ class Share:
 
 
 def share_of(right: int, of: int) -> Share:
-    """`right` of `of` rows."""
+    """The share of `right` rows among `of` rows."""
     if of == 0:
         return Share(right, of, None, None, None)
     return Share(right, of, right / of, *find_share_interval(right / of, of))
@@ -39,7 +39,7 @@ def share_of(right: int, of: int) -> Share:
 
 @dataclass(frozen=True, slots=True)
 class ClassFigures:
-    """The recognition of one class. None where that is unknown: no row of it, or no answer that says it."""
+    """The recognition of one class. A figure is None if it is unknown: no row has the class, or no answer."""
 
     rows: int
     answered: int
@@ -50,7 +50,7 @@ class ClassFigures:
 
 
 def compute_class_figures(pairs: Sequence[tuple[str, str | None]], names: Sequence[str]) -> dict[str, ClassFigures]:
-    """Precision, recall and F1 of each class, from pairs of what is expected and what was answered."""
+    """Precision, recall and F1 of each class, from pairs of the expected and the answered class."""
     figures = {}
     for name in names:
         rows = sum(expected == name for expected, _ in pairs)
@@ -71,10 +71,10 @@ def compute_macro_f1(figures: dict[str, ClassFigures]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Two arms on the same rows: which of them alone was right, and how often.
+    """Two arms on the same rows: the numbers of rows that both, or only one of them, got right.
 
-    `groups` counts the groups of rows by their number of rows and their net: the rows that only the first got right,
-    less those that only the second did. Rows of one group tell as much as they agree to; each is one where none is.
+    `groups` counts the groups of rows by size and net: the rows that only the first got right, minus those that only
+    the second did. How much rows of a group agree decides how much they count. Without groups, each row is its own.
     """
 
     rows: int
@@ -85,21 +85,21 @@ class Paired:
 
     @property
     def difference(self) -> float | None:
-        """The first one's share of right rows less the second one's, from -1 to 1; None without rows."""
+        """The first arm's share of right rows minus the second's, from -1 to 1; None without rows."""
         return (self.first_only - self.second_only) / self.rows if self.rows else None
 
     @property
     def spread(self) -> float:
-        """The number of rows that tell as much as one independent row: 1 or more.
+        """The number of rows that count as one independent row: 1 or more.
 
-        A group's part in the mean it is held against is made up for (Bell, McCaffrey 2002: CR2). Few or unequal groups
-        say little of their variance, so Student's t of Kish's effective number takes the place of the normal quantile.
+        It corrects for a group's own part in the mean (Bell, McCaffrey 2002: CR2). Few or unequal groups estimate their
+        variance badly, so Student's t of Kish's effective number replaces the normal quantile.
         """
         if not self.rows or self.groups.total() == self.rows:
             return 1.0
         mean = (self.first_only - self.second_only) / self.rows
         alone = self.first_only + self.second_only - self.rows * mean**2
-        if alone <= 0 or self.groups.total() == 1:  # nothing says that rows of a group are more than one
+        if alone <= 0 or self.groups.total() == 1:  # no evidence that rows of a group count as more than one
             return self.rows / self.groups.total()
         parts = [(count, net - mean * size, size / self.rows) for (size, net), count in self.groups.items()]
         grouped = math.fsum(count * over**2 / (1.0 - part) for count, over, part in parts)
@@ -109,7 +109,7 @@ class Paired:
 
 
 def pair_rows(first: Sequence[bool], second: Sequence[bool], groups: Sequence[int] | None = None) -> Paired:
-    """The pairs of two arms' rows, in the same order, with the group of each; None: each row is one of its own."""
+    """Pair two arms' rows, in the same order, with the group of each; None: each row is its own group."""
     pairs = list(zip(first, second, strict=True))
     sizes: Counter[int] = Counter()
     nets: Counter[int] = Counter()
@@ -128,7 +128,7 @@ def pair_rows(first: Sequence[bool], second: Sequence[bool], groups: Sequence[in
 class LowerBounds(NamedTuple):
     """One-sided lower bounds of a difference; None without rows.
 
-    The bootstrap alone is too hopeful where the arms rarely differ; where they never do it would be 0.
+    The bootstrap alone is too optimistic if the arms rarely differ; if they never do, it would be 0.
     """
 
     bootstrap: float | None
@@ -136,7 +136,7 @@ class LowerBounds(NamedTuple):
 
     @property
     def lower(self) -> float | None:
-        """The lower one of them."""
+        """The lower of both bounds."""
         return None if self.bootstrap is None or self.score is None else min(self.bootstrap, self.score)
 
 
@@ -158,7 +158,7 @@ def score_bound(pairs: Paired) -> float | None:
 
 
 def _score(rows: float, first: float, second: float, difference: float) -> float:
-    """The number of standard errors by which the difference exceeds this one, if this one is true."""
+    """The number of standard errors by which the observed difference exceeds `difference`, if that is the true one."""
     b = (2 * rows - first + second) * difference - first - second
     c = -second * difference * (1.0 - difference)
     second_share = (math.sqrt(max(0.0, b * b - 8 * rows * c)) - b) / (4 * rows)
@@ -170,7 +170,7 @@ def _score(rows: float, first: float, second: float, difference: float) -> float
 def bound_by_bootstrap(pairs: Paired, seed: int) -> float | None:
     """The one-sided lower bound of the difference, by the paired bootstrap: its quantile over resampled groups.
 
-    Only the counts matter, so a multinomial draw is a resample: scipy's bootstrap would draw each group.
+    Only the counts matter, so one multinomial draw is a resample; scipy's bootstrap would draw each group.
     """
     if not pairs.rows:
         return None
@@ -182,9 +182,9 @@ def bound_by_bootstrap(pairs: Paired, seed: int) -> float | None:
 
 
 def compute_mcnemar(pairs: Paired) -> float:
-    """The exact two-sided p-value that both arms err equally often: only groups that tell them apart count.
+    """The exact two-sided p-value for equally frequent errors of both arms. Only groups in which the arms differ count.
 
-    Where each row is a group it is McNemar's test, else the sign test of the groups' nets.
+    If each row is a group, it is McNemar's test, else the sign test of the groups' nets.
     """
     counts: Counter[int] = Counter()
     for (_, net), count in pairs.groups.items():
@@ -203,7 +203,7 @@ def compute_mcnemar(pairs: Paired) -> float:
 
 
 def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values, adjusted by Holm: any false finding among all of them is as rare as each was alone."""
+    """The p-values, adjusted by Holm: a false finding anywhere among them is as rare as for a single test."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))
@@ -212,5 +212,5 @@ def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
 
 
 def find_quantile(values: Sequence[float], part: float) -> float | None:
-    """The value below which `part` of them lie, between neighbours in proportion; None without values."""
+    """The value below which `part` of the values lie, interpolated between neighbours; None without values."""
     return float(np.quantile(values, part)) if values else None

@@ -19,11 +19,10 @@ KindNow = Literal["newest", "older", "general", "hard"]
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
-    """A suite. `kind` is what it was added as: of several `newest` the last one is it, and the others are older.
+    """A suite. `kind` is its kind when it was added: of several `newest` the last one counts, and the others are older.
 
-    `metric` and `class_field` are used where an evaluation names none. `counts` are the numbers of rows by slice and
-    its value: class, source, language and length. `erased` rows were forgotten since: the digest is then no more than
-    a name.
+    `metric` and `class_field` are used if an evaluation names none. `counts` are the numbers of rows by slice and
+    value: class, source, language and length. If rows were `erased` since, the digest is only a name.
     """
 
     task: str
@@ -41,11 +40,11 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def data_digest(self) -> str:
-        """The digest of the rows that it has now."""
+        """The digest of its present rows."""
         return self._digest_without(self.erased)
 
     def list_digests(self) -> list[str]:
-        """The digests of its rows, now and before each erasure that there may have been."""
+        """The digests of its rows, now and before each possible erasure."""
         return [self._digest_without(erased) for erased in range(self.erased + 1)]
 
     def _digest_without(self, erased: int) -> str:
@@ -54,14 +53,14 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def kinds_of(suites: Sequence[Suite]) -> Mapping[str, KindNow]:
-    """The kind of each of a task's suites, by digest: `newest`, `older`, `general` or `hard`."""
+    """The present kind of each of a task's suites, by digest: `newest`, `older`, `general` or `hard`."""
     newest = max((suite for suite in suites if suite.kind == NEWEST), key=lambda suite: suite.created_at, default=None)
     return {suite.digest: OLDER if suite.kind == NEWEST and suite != newest else suite.kind for suite in suites}
 
 
 def name_kinds(comparisons: Mapping[str, Comparison], suites: Sequence[Suite]) -> dict[str, Comparison]:
-    """The comparisons, each with the present kind of its suite. One on a task's own suite that was removed stays as
-    long as there is no other."""
+    """The comparisons, each with the present kind of its suite. A comparison on a removed suite of the task's own stays
+    until there is another such suite."""
     kinds = kinds_of(suites)
     of_data = {digest: kinds[suite.digest] for suite in suites for digest in suite.list_digests()}
     updated = {}

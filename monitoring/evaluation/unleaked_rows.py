@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class RowCounts(NamedTuple):
-    """An arm's rows in a report: the right ones, those that failed, and all."""
+    """Numbers of an arm's rows in a report: right ones, failed ones, and all."""
 
     right: int
     failed: int
@@ -15,13 +15,13 @@ class RowCounts(NamedTuple):
 
 
 def count_leaked(report: Mapping[str, Any]) -> int:
-    """The number of rows in a report that the version was trained on, as far as that is known."""
+    """The number of rows in a report that the version is known to be trained on."""
     leaks = report.get("leaks")
     return 0 if leaks is None else int(leaks["same"] + leaks["near"])
 
 
 def count_unleaked(report: Mapping[str, Any], arm: str) -> RowCounts | None:
-    """An arm's rows in a report without those that the version was trained on; None where it was not asked."""
+    """Numbers of an arm's rows in a report, without those that the version was trained on; None if it was not asked."""
     figures: dict[str, Any] = report.get("arms", {}).get(arm, {})
     accuracy = figures.get("accuracy") or {}
     right, of, failed = accuracy.get("right"), accuracy.get("of"), figures.get("failed", 0)
