@@ -1,11 +1,11 @@
-"""Agreement of raters: Krippendorff's alpha for named values, with gaps, and its 95% interval.
+"""Agreement of raters: Krippendorff's alpha for nominal values, with gaps, and its 95% interval.
 
-Alpha is 1 for raters who always agree, and 0 where they agree as often as chance would have it
-(K. Krippendorff, "Content Analysis", 2004, chapter 11). The interval is a percentile bootstrap over items.
+Alpha is 1 for raters who always agree, and 0 if they agree only as often as by chance (K. Krippendorff, "Content
+Analysis", 2004, chapter 11). The interval is a percentile bootstrap over items.
 
-A rater's alpha compares the rater's disagreement with others with what chance gives in all ratings. Its interval is
-Student's, of the mean disagreement. Both are too hopeful where raters rarely differ, and would be 1 where they never
-do: no lower end is above that of E. B. Wilson's interval (1927) of the share of disagreement.
+A rater's alpha compares the rater's disagreement with others with the disagreement by chance in all ratings. Its
+interval is Student's, of the mean disagreement. Both intervals are too optimistic if raters rarely differ, and only 1
+if they never do. So no lower end is above that of E. B. Wilson's interval (1927) of the share of disagreement.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def measure_raters(ratings: Ratings, names: Sequence[str]) -> dict[str, Agreemen
 
 
 def _report_rater(apart: Numbers, expected: float) -> Agreement:
-    """A rater's agreement, from the share of others on each item who say something else."""
+    """A rater's agreement, from the share of the other raters of each item who gave another value."""
     agreement = Agreement(items=len(apart), ratings=len(apart), same=float(np.mean(apart == 0)))
     if expected == 0.0:
         return agreement
@@ -74,17 +74,17 @@ def _report_rater(apart: Numbers, expected: float) -> Agreement:
         return msgspec.structs.replace(agreement, alpha=alpha)
     wide = float(find_student_quantile(len(apart) - 1, 0.975) * apart.std(ddof=1) / np.sqrt(len(apart))) / expected
     low = min(alpha - wide, _find_low(float(apart.mean()), len(apart), expected))
-    low = max(low, 1.0 - 1.0 / expected)  # of one who always differs
+    low = max(low, 1.0 - 1.0 / expected)  # for a rater who always differs
     return msgspec.structs.replace(agreement, alpha=alpha, low=low, high=min(1.0, alpha + wide))
 
 
 def _find_low(disagreement: float, items: int, expected: float) -> float:
-    """The lower end of the alpha of this mean disagreement, which no item has more than 1 of."""
+    """The lower end of alpha at this mean disagreement, which is at most 1 for each item."""
     return 1.0 - find_share_interval(disagreement, items)[1] / expected
 
 
 def _expect(totals: Numbers) -> Numbers:
-    """The share of pairs that chance makes differ, from how often each value was given; 0 where none can."""
+    """The share of pairs that differ by chance, from the counts of each value; 0 if none can differ."""
     totals = np.atleast_2d(totals)
     count = totals.sum(axis=1)
     pairs = count * (count - 1)
@@ -100,7 +100,7 @@ def _find_alphas(disagreements: Numbers | float, ratings: Numbers | float, expec
 
 
 def _draw(items: int, seed: int) -> Iterator[Numbers]:
-    """The count of each item in each of DRAWS samples, in parts."""
+    """The count of each item in each of DRAWS samples, in batches."""
     chance = np.random.default_rng(seed)
     at_once = max(1, min(DRAWS, CELLS_AT_ONCE // items))
     parts = [at_once] * (DRAWS // at_once) + [DRAWS % at_once]

@@ -1,9 +1,9 @@
-"""Labels of several raters joined into one for each item: by the majority, and by Dawid and Skene. For reports alone.
+"""Labels of several raters joined into one for each item, by the majority and by Dawid and Skene; only for reports.
 
-What a request's label is for the monitor, `request_label.py` decides. The second way weighs raters by how often they
-are right and what they mistake for what (A. P. Dawid, A. M. Skene, 1979). Of little data it makes worse labels than the
-majority, so it is recommended only from 3 labels an item and 50 items a rater on. Each rater begins with two labels of
-the average rater; so it errs less where a rater gave few.
+`request_label.py` decides a request's label for the monitor. Dawid and Skene weigh raters by how often they are right,
+and which values they confuse (A. P. Dawid, A. M. Skene, 1979). With few data their labels are worse than the
+majority's. So they are recommended only from 3 labels an item and 50 items a rater on. Each rater starts with two
+labels of the average rater, which prevents errors for raters with few labels.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SMOOTHING = 0.01
 ROUNDS_MAX = 100
 CHANGE_MIN = 1e-4
 CELLS_MAX = 5_000_000
-"""Numbers in all confusion matrices together; of more raters and values there is no second vote."""
+"""The most numbers in all confusion matrices together. For more raters and values there is no second vote."""
 
 
 class Votes(msgspec.Struct, frozen=True, kw_only=True):
-    """Both votes: by item, the probability of each value as it sees it. A tie of the majority is shared."""
+    """Both votes: the probability of each value of each item. A tie of the majority is divided equally."""
 
     majority: Numbers
     dawid_skene: Numbers
@@ -34,7 +34,7 @@ class Votes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def take_votes(ratings: Ratings) -> Votes:
-    """Both votes, and which one to take."""
+    """Both votes, and the recommended one."""
     counts = ratings.count_values()
     most = counts == counts.max(axis=1, keepdims=True)
     majority = most / most.sum(axis=1, keepdims=True)
@@ -53,7 +53,7 @@ def take_votes(ratings: Ratings) -> Votes:
 
 
 def weigh_raters(ratings: Ratings) -> Numbers:
-    """The vote of Dawid and Skene, by expectation and maximisation from the shares of the values."""
+    """The vote of Dawid and Skene, by expectation maximisation that starts from the shares of the values."""
     raters, values = len(ratings.raters), len(ratings.values)
     counts = ratings.count_values()
     belief: Numbers = counts / counts.sum(axis=1, keepdims=True)
@@ -74,14 +74,14 @@ def weigh_raters(ratings: Ratings) -> Numbers:
 
 
 def find_values(probabilities: Numbers, ratings: Ratings) -> list[str | None]:
-    """The likeliest value of each item; None for a tie."""
+    """The most probable value of each item; None for a tie."""
     best = probabilities.max(axis=1, keepdims=True)
     ties = (probabilities >= best - 1e-12).sum(axis=1) > 1
     return [None if tie else ratings.values[at] for at, tie in zip(probabilities.argmax(axis=1), ties, strict=True)]
 
 
 def find_credits(probabilities: Numbers, ratings: Ratings) -> Numbers:
-    """For each item with a known value, 1 where the vote is right and 0 where not; of a tie its share."""
+    """For each item with a known value: 1 if the vote is right, 0 if it is wrong, or the share of a tie."""
     best = probabilities >= probabilities.max(axis=1, keepdims=True) - 1e-12
     shares = best / best.sum(axis=1, keepdims=True)
     columns = {name: at for at, name in enumerate(ratings.values)}

@@ -10,7 +10,7 @@ VoteName = Literal["majority", "dawid_skene"]
 
 
 class Rating(NamedTuple):
-    """The value that a rater gave to an item, and the item's class, where it is known."""
+    """The value that a rater gave to an item, and the item's class, if it is known."""
 
     item: str
     rater: str
@@ -34,8 +34,8 @@ class RatingsFault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """Agreement over the `items` that two or more have rated, `ratings` in all; `same` is the share of those items on
-    which all agree. `alpha` is None where all ratings have one value: there is nothing to tell apart."""
+    """Agreement over the `items` with two or more ratings, `ratings` in all. `same` is the share of these items on
+    which all agree. `alpha` is None if all ratings have the same value."""
 
     items: int = 0
     ratings: int = 0
@@ -46,7 +46,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RaterReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A rater's agreement with others. `gold_right` of `gold` answers to items of a known value were right."""
+    """A rater's agreement with others. Of `gold` answers to items with a known value, `gold_right` were right."""
 
     rater: str
     agreement: Agreement
@@ -64,8 +64,8 @@ class ClassReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VoteReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Both votes, side by side: how many items get which value, the accuracy on items of a known value (None: there is
-    none), and the items on which they differ."""
+    """Both votes, side by side: the number of items for each value, the accuracy on items with a known value (None:
+    there are none), and the items on which the votes differ."""
 
     recommended: VoteName
     because: str
@@ -77,7 +77,7 @@ class VoteReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RatingsReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All that ratings tell of their raters. `agreed_only`: agreement is so low that only agreed labels count."""
+    """The report on ratings and raters. `agreed_only`: agreement is so low that only agreed labels count."""
 
     items: int
     ratings: int

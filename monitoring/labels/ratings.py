@@ -1,4 +1,4 @@
-"""Ratings: values that raters gave to items, as they are counted, and as they are read from a file.
+"""Ratings: values that raters gave to items, in arrays for counting, and read from a file.
 
 A rater file is CSV. Its header names its columns: `item`, `rater` and `label`, a row for each rating; or `item`, and a
 column for each rater. `class` and `gold` (the known value) are optional. An empty cell is a gap: nobody has rated.
@@ -20,7 +20,7 @@ from monitoring.labels.messages import Rating
 RATINGS_MAX = 1_000_000
 CELL_CHARACTERS_MAX = 1000
 COUNTS_MAX = 10_000_000
-"""Items times different labels: the count of each label of each item is held in memory, several times over."""
+"""The most items times different labels: the counts of each label of each item are in memory several times."""
 OTHER_COLUMNS = ("item", "class", "gold")
 ERRORS_TOLD_MAX = 20
 Numbers = np.ndarray[Any, np.dtype[Any]]
@@ -34,7 +34,7 @@ class RatingsError(ValueError):
 class Ratings:
     """Ratings by number: the row `at` says that `raters[rater[at]]` gave `values[value[at]]` to `items[item[at]]`.
 
-    `classes` and `gold` have an item's class and known value, where there is one.
+    `classes` and `gold` have an item's class and known value, if there is one.
     """
 
     items: tuple[str, ...]
@@ -47,7 +47,7 @@ class Ratings:
     gold: Mapping[str, str] = field(default_factory=dict)
 
     def count_values(self) -> Numbers:
-        """The count of each value (column) of each item (row)."""
+        """The number of ratings with each value (column) for each item (row)."""
         counts = np.zeros((len(self.items), len(self.values)))
         np.add.at(counts, (self.item, self.value), 1.0)
         return counts
@@ -62,7 +62,7 @@ class Ratings:
 
 
 def collect_ratings(ratings: Iterable[Rating], gold: Mapping[str, str] | None = None) -> Ratings:
-    """Ratings by number. Of several that a rater gave to an item the last counts."""
+    """Ratings by number. If a rater rated an item several times, the last rating counts."""
     latest: dict[tuple[str, str], str] = {}
     classes: dict[str, str] = {}
     for rating in ratings:
@@ -79,7 +79,7 @@ def collect_ratings(ratings: Iterable[Rating], gold: Mapping[str, str] | None = 
 
 
 def read_rater_file(text: str) -> Ratings:
-    """The ratings of a rater file. Raises RatingsError, which names each bad line, the first 20 of them."""
+    """The ratings of a rater file. Raises RatingsError, which names the first 20 bad lines."""
     text = text.removeprefix("\ufeff")
     separator = find_separator(text.partition("\n")[0])
     rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
@@ -128,7 +128,7 @@ def _raters(header: list[str]) -> list[str]:
 def _take_row(
     row: Mapping[str, str], cells: int, header: list[str], ratings: list[Rating], gold: dict[str, str]
 ) -> str | None:
-    """Take a row; the reason why it can't be taken, or None."""
+    """Take in a row; returns the reason if this is not possible, else None."""
     if cells != len(header):
         return f"it has {cells} cells, and the header {len(header)}"
     if any(len(cell) > CELL_CHARACTERS_MAX for cell in row.values()):

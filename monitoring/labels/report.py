@@ -25,16 +25,16 @@ from monitoring.labels.messages import (
 from monitoring.labels.ratings import Numbers, Ratings, RatingsError, collect_ratings, read_rater_file
 
 AGREEMENT_MIN = 0.667
-"""Below it no conclusion may rest on single labels (Krippendorff)."""
+"""Below this alpha, no conclusion may rest on single labels (Krippendorff)."""
 ITEMS_MIN = 20
-"""Items that two have rated, below which agreement changes nothing."""
+"""With fewer items that two people rated, agreement has no effect."""
 CLASSES_TOLD_MAX = 100
 RATERS_TOLD_MAX = 200
 DIFFERENT_TOLD_MAX = 100
 
 
 def report_ratings(ratings: Ratings, agreement_min: float = AGREEMENT_MIN) -> RatingsReport:
-    """The report on these ratings: the same for the same ratings."""
+    """The report on these ratings. The same ratings give the same report."""
     agreement = measure_agreement(ratings)
     classes = _report_classes(ratings, agreement_min)
     return RatingsReport(
@@ -68,7 +68,7 @@ def _report_classes(ratings: Ratings, agreement_min: float) -> list[ClassReport]
 
 
 def _report_raters(ratings: Ratings) -> list[RaterReport]:
-    """The raters with most labels, those who agree least first."""
+    """The raters with the most labels, lowest agreement first."""
     labels, gold, right = (dict.fromkeys(ratings.raters, 0) for _ in range(3))
     for item, rater, value in zip(ratings.item, ratings.rater, ratings.value, strict=True):
         name, gold_value = ratings.raters[rater], ratings.gold.get(ratings.items[item])
@@ -121,7 +121,7 @@ def _tell(agreement: Agreement, classes: list[ClassReport], agreement_min: float
 
 
 def report(job: RatingsJob) -> object:
-    """The report on the ratings of a job, or what is wrong with its file."""
+    """The report on the ratings of a job, or the fault of its file."""
     try:
         ratings = collect_ratings(job.ratings, job.gold) if job.text is None else read_rater_file(job.text)
         with threadpool_limits(1):

@@ -36,8 +36,8 @@ LabelValue = Literal["right", "wrong", "unresolved"]
 class RaterJudgement(msgspec.Struct, frozen=True, kw_only=True):
     """One judgement of an answer: its rater, and its badness from 0 (right) to 1 (wrong); None: only a demonstration.
 
-    `reviewers` were asked of the request. `resolves`: its giver has seen all other answers. `form` is what
-    demonstrations are compared by. `is_unread`: it may have one among words that could not be opened.
+    `reviewers` people were asked about the request. `resolves`: the giver has seen all other answers. `form` is the
+    demonstration in the form for comparisons. `is_unread`: it may have one among words that could not be opened.
     """
 
     rater: str
@@ -51,10 +51,10 @@ class RaterJudgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestLabel(msgspec.Struct, frozen=True, kw_only=True):
-    """The label of a request, and a sentence that tells why.
+    """The label of a request, and a sentence with the reason.
 
-    `badness` is None where it is unresolved. `demonstration` is the right answer, where one is agreed. `right` and
-    `wrong` count raters; `reviewers` is how many were asked. `is_waiting`: not all of those have answered.
+    `badness` is None if it is unresolved. `demonstration` is the right answer, if one is agreed. `right` and `wrong`
+    count raters; `reviewers` is how many were asked. `is_waiting`: not all reviewers have answered.
     """
 
     value: LabelValue
@@ -69,7 +69,7 @@ class RequestLabel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_disputed(self) -> bool:
-        """Return whether somebody should look at all answers: all are there, and no label follows from them."""
+        """Return whether somebody should look at all answers: all have come, and no label follows from them."""
         return self.value == "unresolved" and not self.is_waiting and self.right > 0 and self.wrong > 0
 
 
@@ -85,7 +85,7 @@ class LabelRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_rules(plan: MonitorPlan, declared: Mapping[str, Metric]) -> LabelRules:
-    """The rules of a task: by its own metrics where it has any, else by all that are declared."""
+    """The rules of a task: by its own metrics if it has any, else by all declared ones."""
     ours = [name for name in (plan.feedback_metric, plan.complaint_metric) if name is not None]
     return LabelRules(
         metrics={name: declared[name] for name in ours or declared if name in declared},
@@ -95,7 +95,7 @@ def make_rules(plan: MonitorPlan, declared: Mapping[str, Metric]) -> LabelRules:
 
 
 def find_label(feedback: Iterable[Feedback], rules: LabelRules) -> RequestLabel | None:
-    """The label of a request from its feedback, in any order; None where nobody has judged it."""
+    """The label of a request from its feedback, in any order; None if nobody has judged it."""
     ordered = sorted(feedback, key=lambda entry: entry.at)
     for name in rules.metrics:
         label = decide_label([read_judgement(entry, name, rules) for entry in ordered], rules.agreed_only)
@@ -105,7 +105,7 @@ def find_label(feedback: Iterable[Feedback], rules: LabelRules) -> RequestLabel 
 
 
 def read_judgement(feedback: Feedback, metric: str, rules: LabelRules) -> RaterJudgement:
-    """A feedback as a judgement by this metric; one by another metric is without a value."""
+    """A feedback as a judgement by this metric; without a value if it is by another metric."""
     shown = feedback.demonstration
     return RaterJudgement(
         rater=name_rater(feedback.caller, feedback.rater),
@@ -120,7 +120,7 @@ def read_judgement(feedback: Feedback, metric: str, rules: LabelRules) -> RaterJ
 
 
 def decide_label(judgements: Sequence[RaterJudgement], agreed_only: bool = False) -> RequestLabel | None:
-    """The label that follows from judgements, the earliest first; None where none has a value."""
+    """The label that follows from judgements, earliest first; None if none has a value."""
     counted = _keep_trusted(judgements)
     values = {entry.rater: entry.badness for entry in counted if entry.badness is not None and not entry.resolves}
     resolution = next((entry for entry in reversed(counted) if entry.resolves and entry.badness is not None), None)
@@ -171,15 +171,15 @@ def _resolved(label: RequestLabel, resolution: RaterJudgement) -> RequestLabel:
 
 
 def _keep_trusted(judgements: Sequence[RaterJudgement]) -> Sequence[RaterJudgement]:
-    """Those of trusted raters where any of these gave a value, else all."""
+    """The judgements of trusted raters if any of these gave a value, else all."""
     if any(entry.is_trusted and entry.badness is not None for entry in judgements):
         return [entry for entry in judgements if entry.is_trusted]
     return judgements
 
 
 def _find_demonstration(judgements: Sequence[RaterJudgement], least: int) -> Any:
-    """The demonstration that more than half of its givers gave, and at least `least` of them; None without one, or
-    where others may have given one."""
+    """The demonstration that most raters with one gave, and at least `least` of them. None without one, or if unread
+    judgements may have others."""
     by_rater = {judgement.rater: judgement for judgement in judgements if judgement.form is not None}
     forms = Counter(judgement.form for judgement in by_rater.values())
     if not forms or any(judgement.is_unread for judgement in judgements):

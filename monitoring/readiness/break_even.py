@@ -9,10 +9,10 @@ import msgspec
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """The costs of both arms. `deferred` is the share of requests that goes to general all the same.
+    """The costs of both arms. `deferred` is the share of requests that goes to general anyway.
 
-    `lifetime_months` is how long a version lives until the next training; `labels_usd_per_month` is what people cost
-    who label its answers.
+    `lifetime_months` is the life of a version until the next training; `labels_usd_per_month` is the cost of people who
+    label its answers.
     """
 
     requests_per_month: float | None = None
@@ -26,11 +26,11 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
-    """The break-even point. `margin_usd` is saved with each request; at or below 0 tuning never pays.
+    """The break-even point. Each request saves `margin_usd`; at or below 0 tuning never pays.
 
     Tuning pays from `requests_per_month` on. At the present volume it has paid after `months` (None: never, or
-    unknown), a version has to live for `lifetime_months_min`, and `change_usd` is what each change of the rules costs:
-    another training, where a prompt costs an edit.
+    unknown), and a version has to live for `lifetime_months_min`. Each change of the rules costs `change_usd` for
+    another training; a prompt only costs an edit.
     """
 
     unknown: tuple[str, ...] = ()

@@ -8,8 +8,8 @@ from monitoring.bucket_storage import Bucket
 
 
 class LabelledText(msgspec.Struct, frozen=True):
-    """A request's text with the answer that is expected. `label` is the class that the data give it; examples of one
-    `group` tell as much as one; `at` is its time in Unix seconds; `called` names the tools that the answer calls."""
+    """A request's text with its expected answer. `label` is the class that the data give it; examples of one `group`
+    count as one; `at` is its time in Unix seconds; `called` names the tools that the answer calls."""
 
     text: str
     expected: str
@@ -20,7 +20,7 @@ class LabelledText(msgspec.Struct, frozen=True):
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A figure with its 95% interval. `of` is the number that it rests on."""
+    """A figure with its 95% interval. `of` is the number of cases that it rests on."""
 
     value: float
     low: float
@@ -38,20 +38,20 @@ class CurvePoint(msgspec.Struct, frozen=True):
 
 
 class LearningCurve(msgspec.Struct, frozen=True):
-    """The measured points, and the same model at all rows and at multiples of them, extrapolated."""
+    """The measured points, and extrapolated points of the same model at all rows and at multiples of them."""
 
     measured: tuple[CurvePoint, ...]
     extrapolated: tuple[CurvePoint, ...]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts from the rows. None is unknown; the sentence beside it says why.
+    """Facts from the rows. None is unknown; a sentence beside it gives the reason.
 
-    `groups` counts rows that tell as much as one row once. `unseen` is the share of requests of classes that the rows
-    do not have, by Good and Turing; `spellings` is what to do about classes that differ in case alone;
-    `effective_classes` as many equal classes as would be as hard to guess. `agreement` is Krippendorff's alpha of the
-    answers to equal requests. `drop` is how much worse late rows are answered by what was learned from early rows
-    than by what was learned from rows of all times.
+    `groups` is the number of groups of rows, each of which counts as one row. `unseen` is the share of requests of
+    classes without rows, by Good and Turing; `spellings` is advice on classes that differ only in case;
+    `effective_classes` is the number of equal classes that would be as hard to guess. `agreement` is Krippendorff's
+    alpha of the answers to equal requests. `drop` is the loss on late rows of a model of early rows, compared with a
+    model of rows of all times.
     """
 
     rows: int
@@ -73,7 +73,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArchivedTask(msgspec.Struct, frozen=True):
-    """The archive to read, and of which task."""
+    """The archive to read, and the task."""
 
     redis_url: str
     folder: str
@@ -83,10 +83,10 @@ class ArchivedTask(msgspec.Struct, frozen=True):
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """A task's requests of the last `days`, 30 at most, and their mean costs in US dollars.
+    """A task's requests of the last `days` (at most 30), and their mean costs in US dollars.
 
-    `deferred` is the share that general answered (None: no version answered any). Where general answered none, its cost
-    is that of the versions' tokens at its prices, without a general prompt.
+    `deferred` is the share that general answered (None: no version answered any). If general answered none, its cost is
+    that of the versions' tokens at its prices, without a general prompt.
     """
 
     requests: int

@@ -1,8 +1,8 @@
 """The extrapolation of a learning curve: the share of wrong answers at more examples, with an honest interval. Pure.
 
-The curve is a shifted inverse power law, `wrong(n) = c + a (n + k)^-b`. Few points can't tell its parameters, so no
-single fit is taken: each shape of a grid (b, c, k) is weighed by its likelihood, with `a` integrated out. Points are
-measured on the same rows, so their errors hang together: the weights take the whole covariance.
+The curve is a shifted inverse power law, `wrong(n) = c + a (n + k)^-b`. Few points can't determine its parameters, so
+there is no single fit: each shape of a grid (b, c, k) is weighed by its likelihood, with `a` integrated out. Points are
+measured on the same rows, so their errors are correlated: the weights use the whole covariance.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Numbers = npt.NDArray[np.float64]
 POWERS = np.linspace(0.05, 1.5, 30)
 """The speeds of learning, b."""
 SHIFTS = np.r_[0.0, np.geomspace(0.05, 2.0, 8)]
-"""The late starts, k, as parts of the greatest size: the first examples of a class teach less than the next ones."""
+"""The shifts, k, as parts of the greatest size: the first examples of a class teach less than the next ones."""
 FLOORS = np.linspace(0.0, 0.95, 20)
-"""The shares that stay wrong, c, as parts of the last point."""
+"""The floors (shares that stay wrong), c, as parts of the last point."""
 FLOOR_DECAY = 2.0
-"""The weight against a high floor, before any point is seen: flat beginnings look like floors, and seldom are."""
+"""The prior weight against a high floor: flat beginnings look like floors, but seldom are."""
 MISFIT = 0.02
-"""The relative error of the law itself for each doubling, beside the errors of measuring."""
+"""The relative error of the law itself for each doubling, added to the errors of measuring."""
 DRAWS = 4000
 LEVEL = 0.95
 FACTOR_MAX = 16.0
@@ -32,9 +32,9 @@ FACTOR_MAX = 16.0
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A measured curve: `sizes` of the training part, ascending; for each size, which of the `wrong` rows it got wrong.
+    """A measured curve: `sizes` of the training part, ascending, and the held-out rows that were wrong at each size.
 
-    `wrong` has a line for each size and a column for each group of held-out rows: the part of it that was wrong.
+    `wrong` has a line for each size and a column for each group of held-out rows: the group's wrong part.
     """
 
     sizes: tuple[int, ...]
@@ -58,7 +58,7 @@ class Extrapolated:
 
 
 def extrapolate(curve: Curve, sizes: Sequence[int], seed: int = 0) -> list[Extrapolated]:
-    """The share of right answers at each of these sizes, of which none is more than FACTOR_MAX times the last point."""
+    """The share of right answers at each of these sizes, which are at most FACTOR_MAX times the last point."""
     measured, shares = np.array(curve.sizes, np.float64), curve.shares
     last = float(measured[-1])
     assert max(sizes) <= FACTOR_MAX * last * 1.001, "the curve says nothing of sizes so far away"
@@ -89,13 +89,13 @@ def extrapolate(curve: Curve, sizes: Sequence[int], seed: int = 0) -> list[Extra
 
 
 def _fall(size: Numbers | float, last: float, power: Numbers, shift: Numbers) -> Numbers:
-    """The fall of the error, as a multiple of that at the last point."""
+    """The error above the floor at a size, as a multiple of that at the last point."""
     fall: Numbers = ((size + shift) / (last + shift)) ** -power
     return fall
 
 
 def _covariance(curve: Curve, measured: Numbers, shares: Numbers) -> Numbers:
-    """The covariance of the points: of measuring them on the same rows, and of the law's own misfit."""
+    """The covariance of the points: from measuring them on the same rows, and from the law's own misfit."""
     rows = curve.wrong.shape[1]
     misfit = MISFIT * shares * (np.log2(measured[-1] / measured) + 0.5)
     covariance: Numbers = np.cov(curve.wrong) / rows + np.diag(misfit**2 + 0.25 / rows**2)

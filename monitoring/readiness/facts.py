@@ -1,6 +1,6 @@
 """The facts of labelled rows that readiness rests on: curve, cases, agreement, and stability over time. Pure, seeded.
 
-It imports scikit-learn, so only processes of their own import this file, and no gateway does.
+It imports scikit-learn, so only separate processes import this file, and no gateway does.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ REPEATED_MAX = 2000
 TIMES = (1, 2, 4, 8, 16)
 DIGITS = 4
 REPEATED_MIN = 2.0
-"""A class has as many rows as this on average, at least: answers that differ from each other are not classes."""
+"""The least mean number of rows of a class: answers that all differ are not classes."""
 
 
 def collect_facts(rows: Sequence[LabelledText], class_field: str = "", seed: int = 0) -> Facts:
-    """The facts of these rows. `class_field` is the field of the answers that is the class; empty: found in them."""
+    """The facts of these rows. `class_field` is the field of the answers that is the class; empty: it is found."""
     facts = Facts(
         rows=len(rows),
         groups=len({row.group for row in rows}),
@@ -90,7 +90,7 @@ def _cases(labels: Sequence[str]) -> dict[str, object]:
 
 
 def _agreement(rows: Sequence[LabelledText], seed: int) -> Interval | None:
-    """The agreement of the answers to equal requests, each time by another rater for all that is known."""
+    """The agreement of the answers to equal requests, as if each came from another rater."""
     answers: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         answers[fold_text(row.text)].append(normalize(row.expected).decode(errors="replace"))
@@ -105,8 +105,8 @@ def _agreement(rows: Sequence[LabelledText], seed: int) -> Interval | None:
 def _drop(
     texts: Sequence[str], labels: Sequence[str], groups: Sequence[int], times: Sequence[float | None], seed: int
 ) -> tuple[Interval | None, str]:
-    """The loss on the late rows by what was learned before them; else why that is unknown. One row of each group: what
-    was learned from another of its group is not a measure of what changed."""
+    """The loss on late rows of a model of earlier rows; else the reason why it is unknown. Only one row of each group
+    is used: a model that knows a row's group does not show what changed."""
     dated = list({groups[at]: at for at, time in enumerate(times) if time is not None}.values())
     if len(dated) < DATED_MIN or len({times[at] for at in dated}) < 10:
         return None, f"{len(dated)} different rows have a time (`at`), and it takes {DATED_MIN} of different times"
@@ -138,11 +138,10 @@ def _paired(first_only: int, second_only: int, count: int) -> Interval:
 
 
 def find_classes(rows: Sequence[LabelledText], class_field: str = "") -> tuple[str, list[str]] | None:
-    """The name of what is the class, so that a cheap model can learn it, and the class of each row.
+    """The name of the classes that a cheap model can learn, and the class of each row.
 
-    It is a named field of a JSON answer; else the label that the data give; else the tools that are called; else the
-    answer, where few are different; else the fields of a JSON answer that have few values, together. None where answers
-    are free texts.
+    The class is a named field of a JSON answer; else the data's label; else the called tools; else the answer, if few
+    are different; else all fields of a JSON answer that have few values. None if answers are free texts.
     """
     if class_field:
         return class_field, [write_as_text((read_object(row.expected) or {}).get(class_field)) for row in rows]

@@ -1,9 +1,9 @@
-"""The measuring of a learning curve: a cheap model is trained on growing parts of labelled texts. Pure, and seeded.
+"""Measurement of a learning curve: a cheap model is trained on growing parts of labelled texts. Pure, and seeded.
 
-The model is a linear one on words and pairs of words. It shows whether more examples would help, and not how good an
+The model is a linear one on words and pairs of words. It shows whether more examples would help, but not how good an
 adapter would be: an adapter starts with all knowledge of its base, and mostly does better.
 
-It imports scikit-learn, so only processes of their own import this file, and no gateway does.
+It imports scikit-learn, so only separate processes import this file, and no gateway does.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def measure_curve(
 def predict(
     features: object, labels: npt.NDArray[np.object_], train: Places, tested: Places
 ) -> npt.NDArray[np.object_]:
-    """The labels that the cheap model, trained on these rows, gives to others."""
+    """The labels that the cheap model, trained on the rows `train`, gives to the rows `tested`."""
     classes = set(labels[train])
     if len(classes) < 2:
         return np.full(len(tested), classes.pop(), dtype=object)

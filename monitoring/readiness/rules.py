@@ -17,7 +17,7 @@ from monitoring.readiness.evidence import CurvePoint, Facts, Interval, LiveVersi
 State = Literal["for", "against", "never", "unknown"]
 AnswerName = Literal["fine_tune", "not_yet", "never", "retire"]
 GAIN_MAX = 0.02
-"""While twice the rows would add more, more rows are the cheapest improvement."""
+"""If twice the rows would add more than this, more rows are the cheapest improvement."""
 GROUPS_MIN = 50
 UNSEEN_MAX = 0.02
 THIN_SHARE_MAX = 0.05
@@ -41,7 +41,7 @@ QUESTIONS: Mapping[str, str] = MappingProxyType(
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule: the question, what its evidence says of fine-tuning, the evidence, and what to do next if anything."""
+    """One rule: the question, its state for or against fine-tuning, the evidence, and the next step, if any."""
 
     name: str
     question: str
@@ -51,7 +51,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleEvidence(NamedTuple):
-    """The evidence of one rule: its state, the words, and what to do next if anything."""
+    """The evidence of one rule: its state, the words, and the next step, if any."""
 
     state: State
     text: str
@@ -59,8 +59,8 @@ class RuleEvidence(NamedTuple):
 
 
 class Prompted(msgspec.Struct, frozen=True, kw_only=True):
-    """The accuracy of a prompt without tuning, measured by an evaluation: the best of its prompted arms. `tuned` is
-    that of the `version` on the same rows, if it was asked."""
+    """The accuracy of a prompt without tuning, measured by an evaluation: its best prompted arm. `tuned` is that of the
+    `version` on the same rows, if it was asked."""
 
     evaluation: str
     arm: str
@@ -71,7 +71,7 @@ class Prompted(msgspec.Struct, frozen=True, kw_only=True):
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about a task beside its examples: its traffic, the version that leads it, and the agreement of people who
-    judged its answers, unseen by each other."""
+    judged its answers without seeing each other's."""
 
     task: str
     traffic: Traffic | None = None
@@ -80,7 +80,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadinessReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer with its reasons, the rules in their order, and what they rest on."""
+    """The answer with its reason, the rules in their order, and the facts and costs behind them."""
 
     answer: AnswerName
     because: str
@@ -119,7 +119,7 @@ def answer_readiness(
 def _retirement(
     evidence: Mapping[str, RuleEvidence], prompted: Prompted | None, live: Live | None
 ) -> tuple[AnswerName, str] | None:
-    """Why a version that leads should go; None where it should not, or none leads."""
+    """The answer to retire the leading version, with the reason; None if it may stay, or none leads."""
     if live is None or live.version is None or live.traffic is None:
         return None
     volume, prompting = evidence["volume"], evidence["prompting"]

@@ -1,6 +1,6 @@
-"""A task's requests of the last days, as the archive has them: how many there are, and what they cost each arm.
+"""A task's requests of the last days, from the archive: their number, and their cost by arm.
 
-DuckDB reads the archive: this is for a process beside a gateway.
+DuckDB reads the archive, so this is for a process beside a gateway.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FROM {table} WHERE "task" = ? AND "at" >= ? AND "purpose" IN ('serve', 'reported
 
 
 def read_traffic(archived: ArchivedTask) -> Traffic | None:
-    """The traffic of the last 30 days; None where the archive has none. Raises duckdb.Error, OSError and JobError."""
+    """The traffic of the last 30 days; None if the archive has none. Raises duckdb.Error, OSError and JobError."""
     storage, since = open_storage(archived.folder, archived.bucket), archived.now - WINDOW_DAYS * DAY_SECONDS
     with (
         open_redis(archived.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,

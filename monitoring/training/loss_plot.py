@@ -12,7 +12,7 @@ TICKS = 4
 
 
 def draw_losses(title: str, losses: Sequence[Sequence[float]], heldout: Sequence[Sequence[float]]) -> str:
-    """A picture of training losses (step, loss) and of those on held-out rows (step, loss, share right)."""
+    """A plot of training losses (step, loss) and of losses on held-out rows (step, loss, share right)."""
     points = [*losses, *heldout]
     last = max((point[0] for point in points), default=1.0) or 1.0
     top = max((point[1] for point in points), default=1.0) or 1.0

@@ -11,18 +11,18 @@ from typing import Any
 from monitoring.evaluation.dataset import has_tool_call, read_calling, write_calls
 
 SHOWN_MAX = 6
-"""Examples in a drafted general prompt."""
+"""The most examples in a drafted general prompt."""
 SHOWN_CHARACTERS_MAX = 600
 CHOICES_MAX = 50
-"""With more different answers, or values of a field, they are not a closed list."""
+"""More different answers, or values of a field, are not a closed list."""
 ROWS_OF_A_CHOICE_MIN = 3
 TOKENS_MAX = 512
 
 
 @dataclass(frozen=True)
 class ExampleRow:
-    """A request and its right answer. `system` is the system message, empty where there is none. An answer may call
-    tools: a contract is about others alone."""
+    """A request and its right answer. `system` is the system message, empty if there is none. An answer may call tools;
+    contracts are about other answers."""
 
     system: str
     request: str
@@ -31,7 +31,7 @@ class ExampleRow:
 
 
 def read_row(row: dict[str, Any]) -> ExampleRow | None:
-    """The row of a fine-tuning file, or of a table with text and expected; None where it has no answer."""
+    """The row of a fine-tuning file, or of a table with text and expected; None if it has no answer."""
     messages, calls = row.get("messages"), False
     if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
         by_role = {str(message.get("role")): message.get("content") for message in messages}
@@ -50,7 +50,7 @@ def read_row(row: dict[str, Any]) -> ExampleRow | None:
 
 
 def draft_manifest(task: str, rows: Sequence[ExampleRow]) -> dict[str, Any]:
-    """A manifest for a task's first version. Whoever knows the task better than its examples changes it."""
+    """A manifest for a task's first version. People who know the task should edit it."""
     sampling = {"temperature": 0, "max_tokens": _tokens_of(rows)}
     return {
         "task": task,
@@ -82,7 +82,7 @@ def _schema_of(objects: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _property_of(values: Sequence[Any]) -> dict[str, Any]:
-    """The schema of a field: a closed list of texts where its values repeat, else their type."""
+    """The schema of a field: a closed list of texts if its values repeat, else their type."""
     if all(isinstance(value, str) for value in values):
         counts = Counter(values)
         closed = len(counts) <= CHOICES_MAX and ROWS_OF_A_CHOICE_MIN * len(counts) <= len(values)
@@ -109,14 +109,14 @@ def _draft_prompt(rows: Sequence[ExampleRow]) -> str:
 
 
 def _show_answer(row: ExampleRow) -> str:
-    """The answer as a prompt shows it: calls by their names and arguments."""
+    """An answer in the form for a prompt: calls by their names and arguments."""
     calling = read_calling(row.answer) if row.calls else None
     functions = [call["function"] for call in calling["tool_calls"]] if calling else []
     return "\n".join(f"{each['name']}({each['arguments']})" for each in functions) or row.answer
 
 
 def _spread(rows: Sequence[ExampleRow], count: int) -> list[ExampleRow]:
-    """Rows with different answers where there are such, in the file's order."""
+    """At most `count` rows in the file's order, first those with different answers."""
     first = list({row.answer: row for row in reversed(rows)}.values())[::-1]
     return (first + [row for row in rows if row not in first])[:count]
 
@@ -132,6 +132,6 @@ def _object_of(answer: str) -> dict[str, Any] | None:
 
 
 def _tokens_of(rows: Sequence[ExampleRow]) -> int:
-    """A bound for an answer's tokens: no token has less than a character, most have three."""
+    """A bound for an answer's tokens: each has at least one character, most have three."""
     longest = max((len(row.answer) for row in rows), default=0)
     return max(16, min(TOKENS_MAX, longest))

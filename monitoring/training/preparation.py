@@ -1,4 +1,4 @@
-"""The files of a training, in a process of its own: `python -m monitoring.training.preparation`.
+"""Writer of a training's files, in its own process: `python -m monitoring.training.preparation`.
 
 It reads a PreparationJob as a line of JSON, writes `rows.jsonl` and `heldout.jsonl` into a folder, and prints a
 Preparation. It ends at once when its input is closed.
@@ -21,13 +21,13 @@ from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, draw_rows, read_
 
 
 def prepare(job: PreparationJob) -> Preparation:
-    """Write the files of a training, from rows that no erasure changes meanwhile. Raises OSError."""
+    """Write the files of a training. No erasure changes the rows meanwhile. Raises OSError."""
     with lock_folder(Path(job.datasets), shared=True):
         return _write_rows(job)
 
 
 def _write_rows(job: PreparationJob) -> Preparation:
-    limits = DatasetLimits(job.rows_max, job.bytes_max, job.bytes_max)  # the trainer leaves out what is too long
+    limits = DatasetLimits(job.rows_max, job.bytes_max, job.bytes_max)  # the trainer leaves out rows that are too long
     try:
         rows = read_rows(Path(job.train), limits)
         heldout = read_rows(Path(job.heldout), limits) if _has_rows(job.heldout) else []
@@ -35,7 +35,7 @@ def _write_rows(job: PreparationJob) -> Preparation:
     except DatasetError as error:
         return Preparation(error=str(error))
     rows, heldout = name_requests(rows, (*rows, *heldout)), name_requests(heldout, (*rows, *heldout))
-    if Path(job.train).parent.name == FILES_FOLDER:  # of a data set they are beside its rows
+    if Path(job.train).parent.name == FILES_FOLDER:  # a data set has them beside its rows
         requests = "".join(f"{each}\n" for each in list_requests(rows)).encode()
         keep_requests(Path(job.datasets), Path(job.train).name, requests)
     if not heldout:
@@ -63,7 +63,7 @@ def _write(path: Path, lines: Iterable[dict[str, object]]) -> None:
 
 
 def run(job: PreparationJob) -> Preparation:
-    """The preparation, or which file can't be read or written."""
+    """The preparation, or the name of a file that can't be read or written."""
     try:
         return prepare(job)
     except OSError as error:

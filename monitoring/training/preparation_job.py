@@ -25,7 +25,7 @@ class PreparationJob(msgspec.Struct):
 
 
 class Preparation(msgspec.Struct):
-    """The numbers of rows; `error` is a sentence where there are none."""
+    """The numbers of rows; `error` is a sentence if there are none."""
 
     rows: int = 0
     heldout: int = 0

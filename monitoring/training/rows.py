@@ -22,12 +22,12 @@ from monitoring.evaluation.dataset import (
 from monitoring.evaluation.row_groups import join_named
 
 HELDOUT_ROWS_MAX = 400
-"""Held-out rows that stop a training early: more would take longer than they tell."""
+"""The most held-out rows that decide on an early stop: more would take time without more evidence."""
 PIECE_BYTES = 1 << 20
 REFUTED_ROWS_MIN = 5
-"""Rows that have to reject an answer before it counts as refuted."""
+"""The least number of rows that must reject an answer to refute it."""
 REFUTED_RATIO_MIN = 4
-"""Rows that reject a refuted answer, for each that expects it."""
+"""The least number of rows that must reject an answer, for each row that expects it."""
 
 
 def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
@@ -41,7 +41,7 @@ def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
 
 
 def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """The rows to train on, and about this share of their groups held out: none with over twice the share of the rows.
+    """The rows to train on, and about this share of their groups held out, but no group over twice the share of rows.
     No group and no request is in both."""
     joined = join_named([[("group", str(row.group)), ("request", make_request_key(row))] for row in rows])
     of_rows = [joined.first_of(at) for at in range(len(rows))]
@@ -54,7 +54,7 @@ def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Ro
 
 
 def draw_rows(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
-    """At most this number of rows, drawn at random, in their order."""
+    """At most `rows_max` rows, drawn at random, in their order."""
     if len(rows) <= rows_max:
         return list(rows)
     places = random.Random(seed).sample(range(len(rows)), rows_max)  # noqa: S311 - a repeatable draw, no secret
@@ -62,8 +62,8 @@ def draw_rows(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
 
 
 def as_line(row: Row, source: str) -> dict[str, Any]:
-    """A row as the trainer reads it, with the names by which an erasure finds it. `source` keeps groups of several
-    files apart."""
+    """A row in the trainer's form, with the names by which an erasure finds it. `source` distinguishes groups of
+    several files."""
     names = {"id": row.id, "request": row.request, "parent": row.parent}
     own: dict[str, Any] = {name: value for name, value in names.items() if value} | {"group": f"{source}-{row.group}"}
     if row.messages is None:
@@ -72,14 +72,14 @@ def as_line(row: Row, source: str) -> dict[str, Any]:
 
 
 def make_request_key(row: Row) -> str:
-    """The request of a row: rows that ask the same have the same."""
+    """The key of a row's request, which equal requests share."""
     return digest(write_canonically([row.messages, row.prompt, *list_offered(row.tools, row.tool_choice)]))
 
 
 def find_refuted(rows: Sequence[Row]) -> frozenset[str]:
-    """Answers that rows reject far more often than they expect them: what was right before, and is not now.
+    """Answers that rows reject far more often than they expect them: they were right before, and are not now.
 
-    None where most rows reject an answer, as where callers report errors alone: then nobody says what is right still.
+    Empty if most rows reject an answer, for instance if callers only report errors: then right answers are unknown.
     """
     rejected = Counter(row.rejected for row in rows if row.rejected)
     if 2 * rejected.total() > len(rows):
@@ -95,8 +95,8 @@ def find_refuted(rows: Sequence[Row]) -> frozenset[str]:
 def rehearse(rows: Sequence[Row], heldout: Sequence[Row], older: Sequence[Row], share: float, seed: int) -> list[Row]:
     """Older rows to train on beside `rows`, so that they are this share of all.
 
-    `older` has the newest first, and of one request the newest row counts. A request that is in the new rows, or is in
-    the held-out ones or near one of these, is left out; so is a row with an answer that these refute.
+    `older` has the newest first, and of one request the newest row counts. A request that is in the new or held-out
+    rows, or near a held-out one, is left out. So is a row whose answer these rows refute.
     """
     newer = [*rows, *heldout]
     refuted, requests = find_refuted(newer), {make_request_key(row) for row in newer}
