@@ -14,7 +14,7 @@ HEAD = "# Made from k8s/chart with values-base.yaml by `python -m tools.cluster`
 
 
 def render(values: dict[str, Any]) -> str:
-    """The YAML that Helm would apply with these values. Raises HelmError for values or templates that are at fault."""
+    """The YAML that Helm would apply with these values. Raises HelmError for faulty values or templates."""
     files = _render_files(values)
     texts = (files[name].strip().removeprefix("---").strip() for name in sorted(files) if name.endswith(".yaml"))
     return "\n---\n".join(text for text in texts if text) + "\n"

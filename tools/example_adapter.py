@@ -17,7 +17,7 @@ ADMIN_TIMEOUT_SECONDS = 60.0
 PLACEMENT_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.25
 SAMPLE_ROWS_MAX = 1000
-"""They are fitted in a few seconds, at low priority, beside the engines."""
+"""The most rows of a sample: a fit takes a few seconds, at low priority, beside the engines."""
 
 
 class AdminApi:
@@ -45,7 +45,7 @@ class AdminApi:
 
 
 class GatewayRefusal(LaunchError):
-    """An error answer of the gateway to what was asked: its HTTP `status`, and the `text` of its body."""
+    """An error answer of the gateway: its HTTP `status`, and the `text` of its body."""
 
     def __init__(self, asked: str, answer: httpx.Response) -> None:
         super().__init__(f"The gateway refused {asked}: {answer.text[:500]}")
@@ -58,10 +58,9 @@ async def place_adapter(
 ) -> str:
     """Push and stage the adapter in `folder`, point the task's alias to it, and wait until it serves.
 
-    The result names the versions that serve. An adapter that was pushed before keeps its place, and the alias stays:
-    an admin may have moved it. One that the gate holds up stays loaded, and the version that leads serves. The task's
-    first version passes the gate by force. A missing scope model is fitted from `prompts` in the background. Raises
-    LaunchError.
+    The result names the versions that serve. If the adapter was pushed before, the alias stays, since an admin may have
+    moved it. If the gate stops the adapter, it stays loaded, and the leading version serves. The task's first version
+    bypasses the gate. A missing scope model is fitted from `prompts` in the background. Raises LaunchError.
     """
     package = {"task": task, "path": str(folder)}
     versions_before = {entry["version"] for entry in await _adapters(admin)}
@@ -103,7 +102,7 @@ async def _adapters(admin: AdminApi) -> list[dict[str, Any]]:
 
 
 def _lacks_scope(version: Mapping[str, Any]) -> bool:
-    """True if a version has no scope model and none is being made."""
+    """True if a version has no scope model, and none is being fitted."""
     scope = version["fitted"].get("scope")
     return scope is None or (scope["model"] is None and scope["state"] == "failed")
 
@@ -113,8 +112,7 @@ async def _any_replica_is_up(admin: AdminApi) -> bool:
 
 
 async def _stage_and_alias(admin: AdminApi, task: str, alias: Mapping[str, str]) -> bool:
-    """False while it is not placed, or when a replica has lost it because of a restart; true where the gate holds it
-    up."""
+    """False while the version is not placed, or if a restarted replica has lost it; true if the gate stops it."""
     await admin.ask("POST", f"/admin/v1/adapters/{alias['version']}/stage?wait_seconds={STAGE_WAIT_SECONDS:g}")
     try:
         await admin.ask("PUT", f"/admin/v1/aliases/{task}", alias)

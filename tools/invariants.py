@@ -1,4 +1,4 @@
-"""List the invariants that tests hold, from their markers: `python -m tools.invariants`."""
+"""List the invariants that tests check, from their markers: `python -m tools.invariants`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _sentences(marks: list[ast.expr]) -> Iterator[str]:
 
 
 def list_invariants() -> dict[str, list[str]]:
-    """The tests that hold each invariant, by its sentence."""
+    """The tests that check each invariant, by its sentence."""
     held_by: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for sentence, test in read_markers(path):

@@ -146,11 +146,11 @@ class LocalProduct:
         return url
 
     async def wait_for_gateway(self) -> None:
-        """Wait until the gateway ends by itself. Raises LaunchError then."""
+        """Wait for an unexpected end of the gateway, and then raise LaunchError."""
         assert self._gateway is not None, "start it first"
         code = await self._gateway.wait_until_ended()
         ended = f"The gateway ended (exit code {code}); its log is {self._gateway.log_path}."
-        self._steps.say(ended)  # now, since it takes seconds to stop the engines
+        self._steps.say(ended)  # at once, since stopping the engines takes seconds
         raise LaunchError(ended)
 
     async def _stop(self) -> None:

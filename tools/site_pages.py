@@ -1,7 +1,7 @@
-"""The hook of mkdocs.yml: pages that stand outside docs/, and links as the site has them.
+"""The hook of mkdocs.yml: it adds pages from outside docs/, and converts links for the site.
 
-Documents link to files as the repository has them. A link to a file that is not a page of the site becomes its text.
-The drawing of the README is a picture here: what draws it would be loaded from elsewhere.
+Documents link to files of the repository. A link to a file that is not a page of the site becomes plain text. The
+drawing of the README becomes a picture, since its renderer would be loaded from another site.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LINK = re.compile(r"(?P<text>!?\[(?:[^\]\[]|\[[^\]]*\])*\])\((?P<target>[^)\s]+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the documents that stand outside docs/."""
+    """Add the documents from outside docs/."""
     for source, page in OUTSIDE.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     return files

@@ -38,7 +38,7 @@ OPEN_TEXT = "How many days are in a week?"
 
 @dataclass(frozen=True)
 class UpOptions:
-    """The command's options. `port` is None if the configuration has the gateway's port."""
+    """The command's options. `port` is None if the configuration names the gateway's port."""
 
     engines: int
     port: int | None

@@ -4,8 +4,8 @@ Alpha is 1 for raters who always agree, and 0 if they agree only as often as by 
 Analysis", 2004, chapter 11). The interval is a percentile bootstrap over items.
 
 A rater's alpha compares the rater's disagreement with others with the disagreement by chance in all ratings. Its
-interval is Student's, of the mean disagreement. Both intervals are too optimistic if raters rarely differ, and only 1
-if they never do. So no lower end is above that of E. B. Wilson's interval (1927) of the share of disagreement.
+interval is Student's, of the mean disagreement. Both intervals are too optimistic if raters rarely differ, and shrink
+to 1 if they never do. So no lower end is above that of E. B. Wilson's interval (1927) of the share of disagreement.
 """
 
 from __future__ import annotations

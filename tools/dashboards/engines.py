@@ -1,4 +1,4 @@
-"""The dashboard Engines: vLLM's own series. They know the base model and the engine, and neither task nor version."""
+"""The dashboard Engines: vLLM's own series. They name the base model and the engine, but not task and version."""
 
 from __future__ import annotations
 

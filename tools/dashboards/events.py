@@ -1,4 +1,4 @@
-"""Events that all graphs mark: promotions, rollbacks, and verdicts that change.
+"""Events that all graphs mark: promotions, rollbacks, and changes of verdicts.
 
 Grafana asks in steps of a minute at least. A query has a value at the first step after an event, and at no other.
 """

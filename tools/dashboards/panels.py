@@ -50,7 +50,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An address that a table leads to, and what a row adds to it of its own fields."""
+    """An address that a table links to, and the suffix that a row adds from its own fields."""
 
     title: str
     url: str
@@ -59,7 +59,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Moments that are marked in all graphs: PromQL with a value above 0 at each, their colour, and their text."""
+    """Moments that all graphs mark: PromQL with a value above 0 at each, their colour, and their text."""
 
     name: str
     colour: str
@@ -181,7 +181,7 @@ def make_table(
 class Board:
     """A dashboard under construction: rows of panels, placed from left to right, numbered in their order.
 
-    `variables` are picked from what a query finds, `texts` are typed.
+    Users pick `variables` from the results of a query, and type `texts`.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ from tools.dashboards.queries import (
 
 BY_PLACE = "{{pool}} {{replica}}"
 CONSOLE = "http://127.0.0.1:8080"
-"""Where the console is: the address of compose.yaml and of `make up`. The chart writes another one."""
+"""The address of the console with compose.yaml and `make up`. The chart writes another one."""
 REQUESTS = "${console:raw}/console/requests"
 OF_ROW = "&".join(f"{name}=${{__data.fields.{name}:percentencode}}" for name in ("task", "reason", "outcome"))
 FAILED = f'{TASK}, outcome=~"refused|failed|truncated"'

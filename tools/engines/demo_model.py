@@ -23,7 +23,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SAFETENSORS_SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"
 OWN_TEMPLATE_SHA256 = "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788"
 TEMPLATE = Path(__file__).with_name("chat_with_tools.jinja")
-"""The model's own chat template, which shows tools and their calls, too. Without any it says the same."""
+"""The model's own chat template, extended by tools and their calls. Without tools it gives the same text."""
 CONVERT = Path(__file__).with_name("convert_gguf.py")
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
 UNPACK_TIMEOUT_SECONDS = 600.0
@@ -39,7 +39,7 @@ class DemoModel:
 
 
 async def ensure_demo_model(folder: Path, venv: EngineVenv, log_path: Path, hint: Callable[[str], None]) -> DemoModel:
-    """Make the demo model's checkpoint in `folder`, unless it is there.
+    """Make the demo model's checkpoint in `folder`, unless it exists.
 
     It is made in a temporary folder and renamed, so it is never half there. Raises LaunchError.
     """
@@ -103,7 +103,7 @@ async def _make(folder: Path, venv: EngineVenv, log_path: Path, hint: Callable[[
 
 
 def _show_tools(folder: Path) -> None:
-    """Put our chat template in the place of the model's own; one that somebody else put there stays."""
+    """Replace the model's own chat template by ours. Another template that somebody put there stays."""
     template = folder / "chat_template.jinja"
     if hashlib.sha256(template.read_bytes()).hexdigest() == OWN_TEMPLATE_SHA256:
         aside = template.with_suffix(".new")

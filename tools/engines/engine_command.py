@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.engines.process import EngineProcess
 
 PLUGIN_FOLDER = Path(__file__).with_name("vllm_plugin")
-"""Operators for adapters on CPUs, which vLLM loads from there."""
+"""The folder of the operators for adapters on CPUs, which vLLM loads."""
 
 
 def count_threads(engines: int = 1) -> int:

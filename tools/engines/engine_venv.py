@@ -76,7 +76,7 @@ def has_our_python(folder: Path) -> bool:
 
 
 async def ensure_engine_venv(folder: Path, log_path: Path, hint: Callable[[str], None]) -> EngineVenv:
-    """Install an engine for this machine in `folder`, unless it is there. Raises LaunchError with advice."""
+    """Install an engine for this machine in `folder`, unless it exists. Raises LaunchError with advice."""
     kind = await asyncio.to_thread(choose_kind)
     digest = compute_digest(kind, CONSTRAINTS.read_text())
     async with hold_in_turn(folder.with_name(f"{folder.name}.lock"), hint):

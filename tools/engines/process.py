@@ -25,7 +25,7 @@ TAIL_BYTES = 16 * 1024
 RESTART_DELAY_SECONDS_MIN = 1.0
 RESTART_DELAY_SECONDS_MAX = 30.0
 SETTLED_SECONDS = 120.0
-"""After this life an engine's restart delay is the shortest again."""
+"""After this time of life, an engine's restart delay is the shortest again."""
 
 
 def read_tail(log_path: Path, begin: int = 0) -> str:

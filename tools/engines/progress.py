@@ -34,7 +34,7 @@ class Steps:
         self._clock = clock
 
     def say(self, text: str) -> None:
-        """Print `text` as it is."""
+        """Print `text` unchanged."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager

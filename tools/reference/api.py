@@ -91,7 +91,7 @@ TITLES: Mapping[str, str] = {"callers": "Callers", "reviewers": "Reviewers", "ad
 
 
 def api_page() -> str:
-    """The page: every address, what may be put into `model`, headers, fields of a body, and roles."""
+    """The page: every address, values of `model`, headers, fields of a body, and roles."""
     document = build_app(load_settings(ROOT / "apprentice.yaml")).openapi()
     parts = []
     for tag, title in TITLES.items():
@@ -144,7 +144,7 @@ def _operation_row(document: Mapping[str, Any], method: str, path: str, operatio
 
 
 def _admin_rows(document: Mapping[str, Any]) -> Iterator[Row]:
-    """A row for each address of the admin API, with its methods, and their roles where these are not the usual ones."""
+    """A row for each address of the admin API, with its methods, and their roles if they are not the usual ones."""
     for path, methods in document["paths"].items():
         told = []
         for method, operation in methods.items():
@@ -155,13 +155,13 @@ def _admin_rows(document: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def who(operation: Mapping[str, Any]) -> str:
-    """The least role that may call it."""
+    """The least role that may call an operation."""
     roles = [role for each in operation.get("security", ()) for role in each["key"]]
     return roles[0] if roles else "any" if "security" in operation else "open"
 
 
 def _body_fields(document: Mapping[str, Any], operation: Mapping[str, Any]) -> Iterator[str]:
-    """The fields of its body, those that it needs in bold; of a body with a table of its own, its name."""
+    """The fields of an operation's body, required ones in bold; for a body with its own table, a link to that."""
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         schema = without_null(content["schema"])
         if "$ref" in schema:
@@ -184,7 +184,7 @@ OTHER_BODIES: Mapping[str, str] = {
 
 
 def _fields_by_format() -> Iterator[Row]:
-    """The fields of each wire format that not all have, and those that are treated in a way of their own."""
+    """The fields that all wire formats share, those of each format, and those with special treatment."""
     known = {each.name: each.known_fields for each in FORMATS.values()}
     shared = frozenset.intersection(*known.values())
     yield "all", codes(sorted(shared))

@@ -26,7 +26,7 @@ EXIT_CODES: tuple[Row, ...] = (
 
 
 def cli_page() -> str:
-    """The page: every command with its arguments, and what they have in common."""
+    """The page: every command with its arguments, and their common options and exit codes."""
     rows = [_row(name, command) for name, command in commands()]
     alone = [name.partition(" ")[2] for name, command in commands() if not _asks_gateway(command)]
     shared = [
@@ -48,7 +48,7 @@ def cli_page() -> str:
 
 @cache
 def commands() -> tuple[tuple[str, Any], ...]:
-    """Every command with its whole name, those of groups too. Typer takes long to make them: it is done once."""
+    """Every command with its full name, also those of groups. They are cached, since Typer takes long to make them."""
     return tuple(_commands_in(get_command(app), "apprentice"))
 
 

@@ -1,4 +1,4 @@
-"""Markdown as the reference writes it."""
+"""Markdown for the reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def table(header: Row, rows: Iterable[Row]) -> str:
 
 
 def page(title: str, *parts: str) -> str:
-    """A whole page: its title, and its parts with a blank line between them. Prose is wrapped anew."""
+    """A whole page: its title, and its parts with a blank line between them. Prose is wrapped again."""
     return "\n\n".join([f"# {title}", *(wrapped(part) for part in parts)]) + "\n"
 
 

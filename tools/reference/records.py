@@ -79,7 +79,7 @@ def comments(struct: type) -> Mapping[str, str]:
 
 
 def type_of(annotation: typing.Any) -> str:
-    """The type of a field in words, with `?` where it may be null."""
+    """The type of a field in words, with `?` if it may be null."""
     kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if kind is not types.NoneType]
     may_be_null = len(typing.get_args(annotation)) > len(kinds)
     name = "list" if typing.get_origin(annotation) is list else TYPES.get(kinds[0], "object")

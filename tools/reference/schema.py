@@ -1,4 +1,4 @@
-"""Types, bounds and defaults of a JSON schema, in as few words as can be."""
+"""Types, bounds and defaults of a JSON schema, in as few words as possible."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _up_to(most: int | None) -> str:
 
 
 def number_words(number: float) -> str:
-    """A number with thousands apart; a multiple of a mebibyte or more with its unit."""
+    """A number with separated thousands; a multiple of a MiB, GiB or TiB in that unit."""
     for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)):
         if number >= size and number % size == 0:
             return f"{int(number // size):,}{unit}"

@@ -47,7 +47,7 @@ def settings_page() -> str:
 
 
 def keys() -> Iterator[str]:
-    """Every key of the configuration, with POOL, TASK and METRIC for names, and `[]` for each of a list."""
+    """Every key of the configuration, with POOL, TASK and METRIC for names, and `[]` for items of a list."""
     yield from _keys((), SCHEMA)
 
 
@@ -64,7 +64,7 @@ def _table(rows: list[Row]) -> str:
 
 
 def _rows(place: tuple[str, ...], section: str, seen: dict[str, str]) -> Iterator[Row]:
-    """The rows of a section and of the sections in it; one that was shown already is named instead."""
+    """The rows of a section and of its inner sections; a section that was already shown is only named."""
     model = SCHEMA["$defs"][section]
     for name, schema in model["properties"].items():
         inner = _section_in(schema)
@@ -82,12 +82,12 @@ def _rows(place: tuple[str, ...], section: str, seen: dict[str, str]) -> Iterato
 
 
 def _as_in(place: tuple[str, ...], row: Row) -> Row:
-    """A row without its section's place, so that a field that two sections inherit is one."""
+    """A row without its section's place, so that a field which two sections inherit is equal in both."""
     return (row[0].replace(f"`{_key(place)}.", "`", 1), *row[1:])
 
 
 def _merged(rows: list[Row]) -> list[Row]:
-    """The rows with those of neighbours that differ in one section's name alone as one, such as `checks.*.mode`."""
+    """The rows; those that differ only in one section's name become one row, such as `checks.*.mode`."""
     merged = [(_starred(row[0]), *row[1:]) for row in rows]
     several = {row for row in merged if merged.count(row) > 1}
     chosen = [each if each in several else row for each, row in zip(merged, rows, strict=True)]
@@ -100,14 +100,14 @@ def _starred(key: str) -> str:
 
 
 def _section_in(schema: Schema) -> str | None:
-    """The name of the section that a field holds, directly, in a list or by name; None where it holds none."""
+    """The name of the section that a field holds, directly, in a list or by name; None if it holds none."""
     held = [without_null(schema), schema.get("items"), *schema.get("patternProperties", {}).values()]
     refs = [each["$ref"].rpartition("/")[2] for each in held if each and is_section(each)]
     return refs[0] if refs else None
 
 
 def _step(name: str, schema: Schema) -> tuple[str, ...]:
-    """The path between a field and the fields of its section: a name, or `[]` for each of a list."""
+    """The path between a field and the fields of its section: a name, or `[]` for items of a list."""
     if "patternProperties" in schema:
         return (PLACEHOLDERS.get(name, "NAME"),)
     return ("[]",) if "items" in schema else ()
@@ -130,7 +130,7 @@ def _default(schema: Mapping[str, Any], required: bool = False) -> str:
 
 
 def _made_by_default(description: str) -> list[str]:
-    """The names that are there where the file has none."""
+    """The names that exist by default."""
     for field in Settings.model_fields.values():
         if field.description == description:
             return list(field.get_default(call_default_factory=True))

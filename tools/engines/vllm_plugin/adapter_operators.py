@@ -1,9 +1,9 @@
-"""A plugin of vLLM for CPUs: the products of LoRA adapters, without a copy of an adapter's matrix for each token.
+"""A plugin of vLLM for CPUs: products of LoRA adapters without a copy of an adapter's matrix for each token.
 
 vLLM's own operators for CPUs (`vllm.lora.ops.torch_ops`) make such copies, which takes nine tenths of an engine's time
-here. These compute the same sums by one product for the whole batch: with the adapter that all tokens have, or with all
-adapters, of which each token then takes its own.
-vLLM loads the plugin by its entry point (`vllm.general_plugins`): it is found where this folder is on PYTHONPATH.
+here. These compute the same sums by one product for the whole batch. If all tokens have the same adapter, only that one
+is used. Else all adapters are used, and each token then takes the result of its own. vLLM loads the plugin by its entry
+point (`vllm.general_plugins`), which it finds if this folder is on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def register() -> None:
-    """Put these operators in the place of vLLM's. Called by vLLM in each of its processes."""
+    """Replace vLLM's operators by these. vLLM calls this in each of its processes."""
     from vllm.lora.punica_wrapper import punica_cpu  # noqa: PLC0415 - vLLM is there in its own environment alone
 
     for operator in (bgmv_shrink, bgmv_expand, bgmv_expand_slice, sgmv_shrink, sgmv_expand, sgmv_expand_slice):
@@ -74,20 +74,20 @@ def spread_slots(slots: Any, lengths: Any) -> Any:
 
 
 def find_only_slot(slots: Any) -> int | None:
-    """The adapter of all tokens; None where they have several, or one has none."""
+    """The adapter of all tokens; None if they have several, or a token has none."""
     present = set(slots.tolist())
     slot = present.pop() if len(present) == 1 else -1
     return slot if slot >= 0 else None
 
 
 def pick_own(products: Any, slots: Any) -> Any:
-    """Of each token's products with all adapters that with its own; zeros where it has none."""
+    """For each token, its product with its own adapter, out of those with all adapters; zeros if it has none."""
     own = products.gather(1, slots.clamp(min=0).view(-1, 1, 1).expand(-1, 1, products.shape[-1])).squeeze(1)
     return own * (slots >= 0).unsqueeze(1)
 
 
 def place_own(inputs: Any, slots: Any, count: int) -> Any:
-    """Each token's input at its adapter's place among `count`, and zeros elsewhere."""
+    """For each token, its input at the place of its adapter among `count`, and zeros elsewhere."""
     places = inputs.new_zeros(len(inputs), count, inputs.shape[-1])
     where = slots.clamp(min=0).view(-1, 1, 1).expand(-1, 1, inputs.shape[-1])
     places.scatter_(1, where, (inputs * (slots >= 0).unsqueeze(1)).unsqueeze(1))
