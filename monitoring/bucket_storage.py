@@ -45,7 +45,7 @@ def open_bucket(bucket: Bucket, **options: Any) -> Any:
     if bucket.scheme == "s3":
         options |= {"endpoint_url": bucket.s3_endpoint_url}
     find_file_system(bucket.scheme)
-    import fsspec  # noqa: PLC0415 - with it comes what the extra installs
+    import fsspec  # noqa: PLC0415 - a part of what the extra installs
 
     with translate_errors(bucket, "list"):
         return fsspec.url_to_fs(bucket.address, **(options if bucket.scheme in CREDENTIALS else {}))[0]
@@ -79,7 +79,7 @@ def translate_errors(bucket: Bucket, needed: str) -> Iterator[None]:
         raise BucketError(f"{address} refuses access (403): {advice}", True) from None
     except (OSError, TimeoutError) as error:
         raise BucketError(f"{address} broke off ({type(error).__name__})", False) from None
-    except Exception as error:  # of the client's own tree
+    except Exception as error:  # of the client's own classes
         name = type(error).__name__
         if "Credential" in name or "Auth" in name:
             raise BucketError(f"There are no credentials for {address} ({name}): {advice}", True) from None

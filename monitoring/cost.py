@@ -70,8 +70,8 @@ def compute_saving(
 ) -> float | None:
     """US dollars saved by one request against the same tokens at general's price; below 0 if the request cost more.
 
-    None if the cost or the tokens are not known, or if general is not priced by the token: its time on a replica is not
-    known. The general prompt, which general would also have read, is not counted.
+    None if the cost or the tokens are not known. Also None if general is not priced by the token: its time on a replica
+    is not known. The general prompt, which general would also have read, is not counted.
     """
     if general is None or cost_usd is None or general.replica_usd_per_hour is not None:
         return None

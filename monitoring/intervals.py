@@ -122,7 +122,7 @@ def _find_root(a: float, b: float, wanted: float) -> float:
             x = (low + high) / 2
             continue
         step, x = abs(following - x), following
-        if step <= ROOT_STEP_MIN * x:  # the next one would be about its square
+        if step <= ROOT_STEP_MIN * x:  # the next step would be about the square of this one
             break
     return x
 

@@ -1,7 +1,7 @@
 """The meters of a gateway: one family of series for each metric of the table (metric_table.py).
 
-Requests can't raise the number of series without bound: each metric has its share of one budget, and label values
-beyond it are counted under `other`.
+Requests can't raise the number of series without bound: each metric has its share of one budget. Label values beyond it
+are counted under `other`.
 """
 
 from __future__ import annotations

@@ -361,7 +361,7 @@ class RecordStream:
         packed = [
             (record.id, RecordIndex.of(record).write(), msgspec.json.encode(record).decode(), "\n".join(record.handles))
             for record in records
-        ]  # one argument for all: each costs the event loop a microsecond, and cmsgpack knows text alone
+        ]  # a single argument: each costs the event loop a microsecond, and cmsgpack only has text
         bounds = (self._retention_ms, records_max, self._feedback_max, self._unarchived_max)
         args: list[bytes | int] = [*bounds, msgspec.msgpack.encode(packed)]
         keys = [stream, self._feedback_stream_key, f"apprentice:archive:{source}"]
@@ -401,7 +401,7 @@ class RecordStream:
         return None
 
     async def newest(self, count: int, before: str | None = None) -> tuple[list[Record], str | None]:
-        """At most `count` records of requests served here that lie before a place in the stream, newest first; and the
+        """At most `count` records of requests served here that lie before a place in the stream, newest first. Also the
         place to go on from, None at the stream's beginning. Raises RedisError."""
         entries = await self._redis.xrevrange(STREAM_KEY, max="+" if before is None else f"({before}", count=count)
         records = [msgspec.json.decode(fields[b"record"], type=Record) for _, fields in entries]

@@ -1,6 +1,6 @@
 """Redaction of texts before they are kept: e-mail addresses, phone numbers, payment cards and IBANs are masked.
 
-A number is masked only if its check digits or numbering plan confirm its kind: an order number of sixteen digits stays,
+A number is masked only if its check digits or numbering plan confirm its kind. An order number of sixteen digits stays,
 unless it happens to be a valid card number.
 
 The numbering plans take some time and memory to load: only a gateway that masks texts imports this file.

@@ -324,8 +324,7 @@ class Spool:
 
 
 def _frames(segment: Segment, count: int) -> tuple[list[bytes], int, int]:
-    """The next `count` frames of a segment at most: their records, the offset behind them, and the number of damaged
-    ones."""
+    """At most `count` next frames of a segment: records, the offset behind them, and the number of damaged ones."""
     with segment.path.open("rb") as file:
         file.seek(segment.offset)
         data = file.read(min(READ_BYTES, segment.size - segment.offset))

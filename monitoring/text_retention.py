@@ -43,7 +43,7 @@ def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetenti
         for place, due in _due(connection, storage, retention, now).items():
             remove_spanned(
                 storage, place.rpartition("/")[0]
-            )  # else their rows would count again once the merged file is gone
+            )  # else spanned files would count again once this file is gone
             rewrite_part(storage, "texts", place, partial(rewrite, gone=frozenset(due)))
             deleted += len(due)
         if seals.sealing is not None:

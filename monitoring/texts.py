@@ -274,15 +274,15 @@ class Seals:
 
 
 def _make_ciphers(keys: Mapping[str, bytes]) -> dict[str, AESGCM]:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - 13 MB, where there is a key
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - 13 MB, only where there is a key
 
     return {name: AESGCM(key) for name, key in keys.items()}
 
 
 @dataclass
 class Resealing:
-    """Counts of one look for values under a former key or none: how many were sealed under the present key, how many
-    can't be read, and how many of these need a former key to stay (all whose key is not known to be lost)."""
+    """Counts of one look for values under a former key or none: values sealed under the present key, and unreadable
+    values. `held` counts unreadable values that may need a former key: all whose key is not known to be lost."""
 
     sealed: int = 0
     unreadable: int = 0

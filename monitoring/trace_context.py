@@ -70,7 +70,7 @@ def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str 
         return None, None
     traceparent = (
         parents[0] if version == "00" else f"00-{ids}-{int(flags, 16) & 1:02x}"
-    )  # of a later version, its core
+    )  # of a later version, the fields of version 00
     return traceparent, _read_state(",".join(value.decode("latin-1") for name, value in items if name == b"tracestate"))
 
 

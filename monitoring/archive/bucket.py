@@ -75,7 +75,7 @@ class BucketStorage:
         without it."""
         with self._changing():
             files, lock = self._files, self._lock
-            import fsspec  # noqa: PLC0415 - with it comes what the extra installs
+            import fsspec  # noqa: PLC0415 - a part of what the extra installs
 
             hooks = {} if lock is None else {"lock": lambda *_: lock.see_that_it_is_held()}
             files.put_file(str(file), f"{self.root}/{place}", callback=fsspec.Callback(hooks=hooks))

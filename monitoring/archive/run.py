@@ -99,8 +99,8 @@ class ArchiveJob(msgspec.Struct):
 
 
 class ArchiveReport(msgspec.Struct):
-    """The result of a run: numbers of written entries, of unreadable ones (kept in files beside them), of files and
-    their bytes, and of files that were merged into others."""
+    """The result of a run: numbers of written entries, unreadable ones (kept in files beside them), files, their bytes,
+    and files merged into others."""
 
     records: int = 0
     feedback: int = 0

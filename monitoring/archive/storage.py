@@ -49,7 +49,7 @@ class FolderStorage:
         return (self.scratch / place).read_bytes()
 
     def write(self, place: str, file: Path) -> None:
-        """Move a file of `scratch` to a place; it replaces a file there. It is durable once this returns."""
+        """Store a file of `scratch` at a place; it replaces a file there. It is durable once this returns."""
         target = self.scratch / place
         sync(file)
         target.parent.mkdir(parents=True, exist_ok=True)

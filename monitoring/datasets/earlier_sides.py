@@ -21,8 +21,8 @@ class _Card(msgspec.Struct):
 
 
 def list_earlier_sides(folder: Path, task: str, heldout_share: float) -> EarlierSides:
-    """The digests of inputs that the task's sets in this folder held out, at a held-out share not above this one, and
-    of inputs that they trained on, at a share not below it.
+    """The digests of inputs that the task's sets in this folder held out or trained on. Held-out inputs are from sets
+    with at most this held-out share, others from sets with at least this share.
 
     Unreadable sets are skipped.
     """

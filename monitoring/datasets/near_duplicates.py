@@ -27,7 +27,7 @@ SIGNATURES_MIN = 1 << 10
 FORM_SHARE = 0.9
 """The least share of a set's texts that have a shingle of their common form."""
 FORM_PART = 0.75
-"""The part of a median text from which its form is left out: texts of people have far less in common."""
+"""A common form is left out if it is this part of a median text: texts of people have far less in common."""
 FORM_TEXTS_MIN, FORM_TEXTS_MAX = 20, 200
 """The least number of texts for a common form, and the most that are read, since all their shingles are in memory."""
 Hashes = NDArray[np.uint64]

@@ -33,7 +33,7 @@ INSTEAD_OF: Mapping[str, frozenset[str]] = {
 }
 TAKEN: Mapping[str, frozenset[str]] = {
     "text": INSTEAD_OF["text"],
-    "expected": INSTEAD_OF["expected"] | {"label", "class"},  # of a row without an answer it is the answer
+    "expected": INSTEAD_OF["expected"] | {"label", "class"},  # the answer of a row that has no other
 }
 MADE_ORIGINS = frozenset({"synthetic", "template", "generated", "paraphrase", "augmented"})
 WRITTEN_ORIGINS = frozenset({"demonstrated", "hand", "human"})

@@ -19,7 +19,7 @@ Values = NDArray[np.float64]
 
 def make_terms() -> Any:
     """Make a vectoriser for TF-IDF, which must be fitted to texts first."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - a second, where it is of use
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - takes a second, only where it is used
 
     return TfidfVectorizer(token_pattern=WORD_PATTERN, ngram_range=(1, 2), sublinear_tf=True, max_features=TERMS_MAX)
 

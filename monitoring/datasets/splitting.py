@@ -28,8 +28,8 @@ def split_groups(
 ) -> list[bool]:
     """Decide which rows are held out. All rows of a group are on one side.
 
-    A group's side is drawn by a hash of its name, which comes from its oldest row: later sets with newer rows hold out
-    the same groups. `earlier` decides if a name can't, for instance for rows without times, or a group that was too
+    A group's side is drawn by a hash of its name, which comes from its oldest row. So later sets with newer rows hold
+    out the same groups. `earlier` decides if a name can't, for instance for rows without times, or a group that was too
     large. A group of only synthetic rows is for training if there are enough others. So is a group with over twice the
     held-out share of the rows, unless it is the smallest: it would leave little to train on. If the draw holds out
     nothing of a class, its next group is held out, if possible one that was not trained on.

@@ -46,7 +46,7 @@ def _texts(rows: Sequence[DataRow]) -> list[str]:
 
 
 def _measure_distance(synthetic: list[str], others: list[str]) -> dict[str, float]:
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - a second, where it is of use
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second, only where it is used
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415
     from sklearn.model_selection import StratifiedKFold, cross_val_predict  # noqa: PLC0415
 

@@ -28,9 +28,9 @@ class Preference(msgspec.Struct, frozen=True):
 
 
 def count_preferences(preferences: Iterable[Preference]) -> list[dict[str, Any]]:
-    """For each pair of arms: the numbers of rows on which most reviewers prefer one of them, the first arm's share of
-    these with its 95% interval (E. B. Wilson, 1927), and the exact two-sided sign test's p-value. Skipped pairs count
-    only as `skipped`."""
+    """For each pair of arms: the numbers of rows on which most reviewers prefer one of them, and the first arm's share
+    of these. The share has its 95% interval (E. B. Wilson, 1927), and the exact two-sided sign test's p-value. Skipped
+    pairs count only as `skipped`."""
     skipped: Counter[tuple[str, str]] = Counter()
     votes: dict[tuple[str, str], Counter[int]] = {}
     reviewers: dict[tuple[str, str], set[str]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SHARED_GROUPS_MAX = 2
-"""A request in more groups, such as a greeting, joins no further ones: most sessions would become one group."""
+"""A request in more groups, such as a greeting, does not join them: most sessions would become one group."""
 SESSION_FIELD = "group"
 """The field of such groups. Rows made from a request, and its paraphrases, always join its group."""
 

@@ -60,7 +60,7 @@ def kinds_of(suites: Sequence[Suite]) -> Mapping[str, KindNow]:
 
 def name_kinds(comparisons: Mapping[str, Comparison], suites: Sequence[Suite]) -> dict[str, Comparison]:
     """The comparisons, each with the present kind of its suite. A comparison on a removed suite of the task's own stays
-    until there is another such suite."""
+    until there is another `newest` one."""
     kinds = kinds_of(suites)
     of_data = {digest: kinds[suite.digest] for suite in suites for digest in suite.list_digests()}
     updated = {}

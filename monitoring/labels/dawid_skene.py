@@ -3,7 +3,7 @@
 `request_label.py` decides a request's label for the monitor. Dawid and Skene weigh raters by how often they are right,
 and which values they confuse (A. P. Dawid, A. M. Skene, 1979). With few data their labels are worse than the
 majority's. So they are recommended only from 3 labels an item and 50 items a rater on. Each rater starts with two
-labels of the average rater, which prevents errors for raters with few labels.
+labels of the average rater, so there are fewer errors for raters with few labels.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ class ClassReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VoteReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Both votes, side by side: the number of items for each value, the accuracy on items with a known value (None:
-    there are none), and the items on which the votes differ."""
+    """Both votes: numbers of items for each value, the accuracy on items with a known value (None: there are none), and
+    items with different votes."""
 
     recommended: VoteName
     because: str

@@ -8,8 +8,8 @@ from monitoring.bucket_storage import Bucket
 
 
 class LabelledText(msgspec.Struct, frozen=True):
-    """A request's text with its expected answer. `label` is the class that the data give it; examples of one `group`
-    count as one; `at` is its time in Unix seconds; `called` names the tools that the answer calls."""
+    """A request's text with its expected answer. `label` is the class that the data give it. Examples of one `group`
+    count as one. `at` is its time in Unix seconds; `called` names the tools that the answer calls."""
 
     text: str
     expected: str
@@ -48,7 +48,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts from the rows. None is unknown; a sentence beside it gives the reason.
 
     `groups` is the number of groups of rows, each of which counts as one row. `unseen` is the share of requests of
-    classes without rows, by Good and Turing; `spellings` is advice on classes that differ only in case;
+    classes without rows, by Good and Turing. `spellings` is advice on classes that differ only in case.
     `effective_classes` is the number of equal classes that would be as hard to guess. `agreement` is Krippendorff's
     alpha of the answers to equal requests. `drop` is the loss on late rows of a model of early rows, compared with a
     model of rows of all times.

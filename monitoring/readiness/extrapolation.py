@@ -1,7 +1,7 @@
 """The extrapolation of a learning curve: the share of wrong answers at more examples, with an honest interval. Pure.
 
 The curve is a shifted inverse power law, `wrong(n) = c + a (n + k)^-b`. Few points can't determine its parameters, so
-there is no single fit: each shape of a grid (b, c, k) is weighed by its likelihood, with `a` integrated out. Points are
+there is no single fit. Each shape of a grid (b, c, k) is weighed by its likelihood, with `a` integrated out. Points are
 measured on the same rows, so their errors are correlated: the weights use the whole covariance.
 """
 

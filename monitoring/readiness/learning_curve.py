@@ -1,7 +1,7 @@
 """Measurement of a learning curve: a cheap model is trained on growing parts of labelled texts. Pure, and seeded.
 
 The model is a linear one on words and pairs of words. It shows whether more examples would help, but not how good an
-adapter would be: an adapter starts with all knowledge of its base, and mostly does better.
+adapter would be. An adapter starts with all knowledge of its base, and mostly does better.
 
 It imports scikit-learn, so only separate processes import this file, and no gateway does.
 """

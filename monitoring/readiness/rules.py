@@ -70,8 +70,8 @@ class Prompted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts about a task beside its examples: its traffic, the version that leads it, and the agreement of people who
-    judged its answers without seeing each other's."""
+    """Facts about a task beside its examples: its traffic, its leading version, and the agreement of people who judged
+    its answers without seeing each other's."""
 
     task: str
     traffic: Traffic | None = None
