@@ -1,8 +1,8 @@
-"""Baselines: the error rate of a version while it was healthy, with its kind and its evidence.
+"""Baselines: a version's error rate while it was healthy, with its kind and its evidence.
 
-Each kind of signal has a baseline of its own kind: reviewed labels are held against the gate's rows, user feedback
-against the previous version or the version's own first labels, and an admin may set either. A detector's false alarms
-are bounded only if its baseline is not under the true rate, so it gets the upper end of an exact one-sided interval.
+Each kind of signal has its own kind of baseline. Reviewed labels are compared with the gate's rows, user feedback with
+the previous version or the version's own first labels. An admin may set either. False alarms are bounded only if the
+baseline is not below the true rate. So a detector gets the upper end of an exact one-sided interval.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from monitoring.intervals import CONFIDENCE, find_lower_bound, find_upper_bound
 
 BaselineKind = Literal["gate", "previous", "own", "admin"]
 OF_MIN = 20
-"""Of fewer judged requests the upper bound is so high that hardly anything could ever be above it."""
+"""With fewer judged requests the upper bound is so high that hardly any error rate could exceed it."""
 RATE_MAX = 0.999
-"""A signal whose bound is not below it could never alarm."""
+"""A signal with an upper bound this high could never alarm."""
 CALIBRATION_ROWS_MIN = 50
-"""Of fewer rows the bounds of the labellers' difference lie too far apart."""
+"""With fewer rows the bounds of the labellers' difference lie too far apart."""
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     """A baseline with its evidence: `wrong` (a sum of badness) of `of` labels, and `upper`, the bound that counts.
 
-    `kind` says where it comes from: the gate's rows, the previous version's labels, the version's own first ones, or an
-    admin. `at` is when it was set, in Unix seconds, `by` who did it, `source` the evaluation or version it rests on.
+    `kind` is its source: the gate's rows, the previous version's labels, the version's own first labels, or an admin.
+    `at` is the time it was set (Unix seconds), `by` its author, `source` the evaluation or version it comes from.
     """
 
     kind: BaselineKind
@@ -48,7 +48,7 @@ def measure(
     confidence: float = CONFIDENCE,
     dispersion: float = 1.0,
 ) -> Baseline:
-    """The baseline that these labels are evidence for. So many labels count as one where they come in clusters.
+    """The baseline from these labels. In clusters, `dispersion` labels count as one.
 
     Raises ValueError as `find_upper_bound` does.
     """
@@ -57,9 +57,9 @@ def measure(
 
 
 def measure_counts(kind: BaselineKind, wrong: float, of: float, at: float, by: str, source: str) -> Baseline:
-    """Measure what was counted elsewhere: by an evaluation, or by an admin.
+    """The baseline from the counts of an evaluation or an admin.
 
-    Raises ValueError, whose message is a sentence, where it is not evidence that a signal could be held against.
+    Raises ValueError, with a sentence as its message, if the counts cannot serve as a signal's baseline.
     """
     if of < OF_MIN:
         raise ValueError(f"{of:g} were judged, and a baseline takes at least {OF_MIN}.")
@@ -71,11 +71,11 @@ def measure_counts(kind: BaselineKind, wrong: float, of: float, at: float, by: s
 
 
 def calibrate(gate: Baseline, stricter: int, milder: int, rows: int, at: float, by: str, source: str) -> Baseline:
-    """The gate's baseline for other labellers, who judged `rows` of its rows too.
+    """The gate's baseline, corrected for other labellers, who also judged `rows` of its rows.
 
     They called `stricter` rows wrong that the gate calls right, and `milder` rows right that it calls wrong. The upper
-    bound of the one less the lower bound of the other is added, both at 97.5%; nothing is taken off. Raises ValueError,
-    whose message is a sentence, where the rows are too few, or nothing could be above the result.
+    bound of the stricter share less the lower bound of the milder share, both at 97.5%, is added; nothing is
+    subtracted. Raises ValueError, with a sentence, if the rows are too few or the result leaves no room for an alarm.
     """
     if rows < CALIBRATION_ROWS_MIN:
         raise ValueError(f"{rows} rows were judged by both, and a calibration takes at least {CALIBRATION_ROWS_MIN}.")
@@ -95,5 +95,5 @@ def declare_rate(rate: float, at: float, by: str, source: str) -> Baseline:
 
 
 def get_rate(baseline: Baseline) -> float | None:
-    """The share that was wrong; None where it is from no labels."""
+    """The share of wrong labels; None if the baseline was set without labels."""
     return baseline.wrong / baseline.of if baseline.of else None

@@ -1,19 +1,19 @@
-"""The delays of complaints, learned from a reference period in which most are still to come.
+"""The delays of complaints, learned from a reference period while most complaints are still to come.
 
-A request's chance of a complaint within the next moment depends on its age. That hazard is taken as constant within an
-age bucket, and each bucket is as wide as all before it together. It is the complaints seen in a bucket by the time that
-requests spent in it, so that young requests count only for the time they were watched (right-censoring; M. Friedman,
-"Piecewise exponential models for survival data with covariates", 1982).
+A request's chance of a complaint in the next moment depends on its age. That hazard is taken as constant within an age
+bucket, and each bucket is as wide as all before it together. It is the number of complaints in a bucket, divided by the
+time that requests spent in it. So young requests count only for the time they were watched (right-censoring; M.
+Friedman, "Piecewise exponential models for survival data with covariates", 1982).
 
-People complain by day and on weekdays. The rhythm has a factor for each hour of a weekday and of a weekend day, kept as
-far as it is more than chance (W. James, C. Stein, 1961). Ages are counted on a clock that runs at the speed of this
-rhythm: the night, or the weekend, before a late complaint hardly ages its request.
+People complain by day and on weekdays. The rhythm has a factor for each hour of a weekday and of a weekend day. It
+keeps only the part of each factor that is more than chance (W. James, C. Stein, 1961). Ages are counted on a clock that
+runs at the speed of this rhythm: a night or weekend before a late complaint hardly ages its request.
 
-Complaints are not independent events. Within an hour they come in clusters: `dispersion` is their variance by their
-mean. And callers are readier to complain on some days than on others: `day_variance` is the variance of that readiness
-about 1. Seven days say little of it, so it is drawn towards a prior and learned further, day by day.
+Complaints are not independent events. Within an hour they come in clusters: `dispersion` is their variance divided by
+their mean. Callers also complain more readily on some days than on others: `day_variance` is the variance of that
+readiness about 1. Seven days tell little about it, so it is drawn towards a prior and learned further, day by day.
 
-Time goes in ticks of 300 seconds. Pure functions over frozen data of bounded size.
+Time is counted in ticks of 300 seconds. Pure functions over frozen data of bounded size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from monitoring.time_units import DAY_SECONDS
 
 TICK_SECONDS = 300.0
 HORIZON_TICKS = 8640
-"""30 days: of an older request no complaint is expected, and none counts."""
+"""30 days: no complaint is expected about an older request, and none counts."""
 AGES = HORIZON_TICKS.bit_length() + 1
 HOUR_TICKS = 12
 HOUR_SECONDS = HOUR_TICKS * TICK_SECONDS
@@ -42,21 +42,20 @@ MONDAY_HOURS = 72
 CELLS = 2 * DAY_HOURS
 """The hours (UTC) of a weekday, and of a weekend day."""
 CLOSED_MAX = 0.02
-"""At most so is the factor of hours in which hardly a complaint came. None is expected then on average, but a few may
-come."""
+"""The largest factor of an hour with hardly any complaint. None is expected then on average, but a few may come."""
 PAIRS_MAX = 1000
 HOURS_MAX = 180 * DAY_HOURS
-"""Of a reference with few complaints only the latest hours are kept."""
+"""A longer reference period, one with few complaints, keeps only its latest hours."""
 DAY_VARIANCE = 0.0144
 DAY_EVIDENCE = 6.0
 """The prior: days differ by 12%, with the weight of six days."""
 DAY_EVIDENCE_MAX = 40.0
 DAY_SQUARE_MAX = 5.0
-"""A day further from the expected number teaches no more: it may be the first of a slip."""
+"""A day farther from the expected number counts no more than this: it may be the first day of a slip."""
 
 
 class Stretch(msgspec.Struct, frozen=True, array_like=True):
-    """Hours in a row: the requests that were answered, and the complaints that came, in each from `first_hour` on."""
+    """Consecutive hours from `first_hour` on: the requests answered and the complaints received in each."""
 
     first_hour: int
     requests: tuple[int, ...] = ()
@@ -66,8 +65,8 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True):
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
     """The observations of a reference period, from `began` to `ended` in Unix seconds.
 
-    After each pause comes another stretch. `pairs` are the ticks of complaints with the ages of their requests in
-    ticks, of each `every`th complaint: 1,000 at most.
+    Each pause begins another stretch. `pairs` hold the tick of every `every`th complaint and its request's age in
+    ticks: 1,000 pairs at most.
     """
 
     began: float
@@ -83,12 +82,12 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delays(msgspec.Struct, frozen=True, kw_only=True):
-    """The hazard of a complaint by age bucket, in complaints per request and tick, and what it rests on.
+    """The hazard of a complaint by age bucket, in complaints per request and tick, with its evidence.
 
-    It is 0 in the buckets that are not tested, which are the last ones. `weights` are the complaints behind each
-    hazard, `hours` the factors of the hours of a weekday and then of a weekend day (of an earlier release: of eight
-    parts of any day, and ages are plain time), and `rhythm_variance` how unsure these are, as the square of a share.
-    `began` and `ended` are those of the reference period. `day_evidence` is the number of days behind `day_variance`.
+    It is 0 in the buckets that are not tested: the last ones. `weights` are the complaints behind each hazard. `hours`
+    are the factors of the hours of a weekday and then of a weekend day. An earlier release stored those of eight parts
+    of any day; ages are then plain time. `rhythm_variance` is their uncertainty, as the square of a share. `began` and
+    `ended` are those of the reference period. `day_evidence` is the number of days behind `day_variance`.
     """
 
     hazards: tuple[float, ...]
@@ -103,18 +102,18 @@ class Delays(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def variance(self) -> float:
-        """The variance of the level that is not that of counts: of the rhythm, and of the days it was learned in."""
+        """The variance of the level beyond that of counts: from the rhythm, and from the days of the reference."""
         return self.rhythm_variance + self.day_variance / max(1.0, (self.ended - self.began) / DAY_SECONDS)
 
     @property
     def complaints_alike(self) -> float:
-        """The number of complaints that say as much as one that depends on no other."""
+        """The number of complaints that are worth one independent complaint."""
         days = max(1.0, (self.ended - self.began) / DAY_SECONDS)
         return self.dispersion + self.day_variance * sum(self.weights) / days
 
     @property
     def day_shape(self) -> float:
-        """The shape of the gamma distribution that a day's readiness has. Few days behind it make it wider."""
+        """The shape of the gamma distribution of a day's readiness. Few days of evidence make it wider."""
         return 1.0 / (self.day_variance * (1.0 + 2.0 / self.day_evidence))
 
 
@@ -132,7 +131,7 @@ def get_hour_factor(delays: Delays, tick: int) -> float:
 
 
 def find_ages(hours: tuple[float, ...], ticks: Sequence[int], tick: int) -> tuple[int, ...]:
-    """The age buckets at a tick of requests from these ticks, on the clock of this rhythm (`Delays.hours`)."""
+    """The age buckets at `tick` of requests from `ticks`, on the clock of this rhythm (`Delays.hours`)."""
     clock = list_clock(hours)
     now = read_clock(clock, tick)
     return tuple([get_age_bucket(now - read_clock(clock, request_tick)) for request_tick in ticks])
@@ -148,13 +147,13 @@ def list_week(hours: tuple[float, ...]) -> tuple[float, ...]:
 
 @lru_cache(maxsize=256)
 def list_clock(hours: tuple[float, ...]) -> tuple[float, ...]:
-    """The ticks that pass on the clock from Monday to each hour of a week, and to the end of it."""
+    """The clock's ticks from Monday to each hour of a week, and to the week's end."""
     week = list_week(hours) if len(hours) == CELLS else (1.0,) * WEEK_HOURS
     return (0.0, *accumulate(factor * HOUR_TICKS for factor in week))
 
 
 def read_clock(clock: tuple[float, ...], tick: int) -> float:
-    """The clock at the beginning of a tick."""
+    """The clock's time at the beginning of a tick."""
     hour, part = divmod(tick, HOUR_TICKS)
     week, at = divmod(hour + MONDAY_HOURS, WEEK_HOURS)
     return week * clock[-1] + clock[at] + (clock[at + 1] - clock[at]) * part / HOUR_TICKS
@@ -169,7 +168,7 @@ def start_reference(now: float) -> Reference:
 
 
 def resume(reference: Reference, now: float) -> Reference:
-    """The reference after a pause until now, which is not part of it."""
+    """The reference after a pause until now. The pause is not part of it."""
     elapsed = now - reference.ended
     return replace(
         reference,
@@ -180,7 +179,7 @@ def resume(reference: Reference, now: float) -> Reference:
 
 
 def add_watched(reference: Reference, at: float) -> Reference:
-    """The reference after it was watched until `at`."""
+    """The reference, watched until `at`."""
     return replace(reference, ended=at)
 
 
@@ -190,7 +189,7 @@ def add_requests(reference: Reference, tick: int, count: int) -> Reference:
 
 
 def add_complaint(reference: Reference, request_tick: int, tick: int) -> Reference:
-    """The reference after a complaint in a tick, about a request of another."""
+    """The reference after a complaint in `tick` about a request from `request_tick`."""
     reference = _with_counts(reference, tick, 0, 1)
     if reference.complaints % reference.every:
         return reference
@@ -215,7 +214,7 @@ def _with_counts(reference: Reference, tick: int, requests: int, complaints: int
 
 
 def _without_oldest(reference: Reference, stretches: tuple[Stretch, ...], hours: int) -> Reference:
-    """The reference without its oldest hours, and the pairs of requests from then."""
+    """The reference without its oldest hours and without the pairs of requests from them."""
     first = stretches[0]
     left = Stretch(first.first_hour + hours, first.requests[hours:], first.complaints[hours:])
     stretches = (left, *stretches[1:]) if left.requests else stretches[1:]
@@ -229,7 +228,7 @@ def _without_oldest(reference: Reference, stretches: tuple[Stretch, ...], hours:
 
 
 def extend(stretch: Stretch, hour: int) -> Stretch:
-    """The stretch up to an hour."""
+    """The stretch, extended to an hour."""
     more = (0,) * (hour + 1 - stretch.first_hour - len(stretch.requests))
     return Stretch(stretch.first_hour, stretch.requests + more, stretch.complaints + more) if more else stretch
 
@@ -238,7 +237,7 @@ def extend(stretch: Stretch, hour: int) -> Stretch:
 
 
 def learn_day(delays: Delays, complaints: float, expected: float) -> Delays:
-    """The delays after another day, whose complaints were compared with those expected on average."""
+    """The delays after another day, from its complaints and the number expected on average."""
     own = expected * delays.day_variance
     share = own / (delays.dispersion + own)
     square = (complaints - expected) ** 2 / (expected * (delays.dispersion + own))
@@ -253,12 +252,11 @@ def learn_day(delays: Delays, complaints: float, expected: float) -> Delays:
 def find_expected(
     delays: Delays, ages: Sequence[int], request_ticks: Sequence[float], tick: int
 ) -> tuple[list[float], list[float]]:
-    """The complaints that may come in a tick at most, of each cohort with all younger ones: the 97.5% bound. And those
-    that come on average.
+    """Find the complaints in a tick about each cohort with all younger ones: their 97.5% bound, and their mean.
 
-    The cohorts come oldest first, with age buckets. The bound is that of a Poisson rate (Garwood 1936, by Wilson
-    and Hilferty's formula) from as many complaints as weigh the same for these ages: where most requests are of an age
-    of which little is known, it is wider. That is so of the youngest ones alone.
+    The cohorts come oldest first, with age buckets. The bound is that of a Poisson rate (Garwood 1936, by Wilson and
+    Hilferty's formula). It rests on the effective number of complaints behind these ages. It is wider if most requests
+    have an age with little evidence, as the youngest ones alone do.
     """
     hour, doubt = get_hour_factor(delays, tick), delays.variance
     bounds, means = [0.0] * len(ages), [0.0] * len(ages)
@@ -278,20 +276,20 @@ def find_expected(
 
 
 def find_widening(complaints: float) -> float:
-    """By which factor the 97.5% upper bound of a Poisson mean is above the count that was seen."""
+    """The 97.5% upper bound of a Poisson mean, divided by the count that was seen."""
     more = complaints + 1.0
     return more * (1.0 - 1.0 / (9.0 * more) + Z_95 / (3.0 * math.sqrt(more))) ** 3 / complaints
 
 
 def get_complaint_rate(delays: Delays) -> float:
-    """The share of requests that get a complaint at an age that is tested."""
+    """The share of requests that get a complaint at a tested age."""
     return -math.expm1(-math.fsum(h * ticks for h, ticks in zip(delays.hazards, list_widths(), strict=True)))
 
 
 def find_delay_quantile(delays: Delays, share: float) -> float | None:
-    """The seconds on the clock after which this share of the complaints has come; None if none is expected at all.
+    """The clock's seconds until this share of the complaints has come; None if no complaint is expected.
 
-    Within a bucket it is read along a straight line.
+    Within a bucket it is interpolated linearly.
     """
     whole = math.fsum(h * ticks for h, ticks in zip(delays.hazards, list_widths(), strict=True))
     if whole <= 0.0:

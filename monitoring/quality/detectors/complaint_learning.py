@@ -1,6 +1,6 @@
-"""The learning of complaints' delays, rhythm and spread from a reference period; `complaint_delays.py` says how.
+"""The learning of complaints' delays, rhythm and spread from a reference period (method: `complaint_delays.py`).
 
-A module of its own: numpy, 12 MB and 0.08 s of a start, is loaded where a reference period has ended.
+A separate module, so that numpy (12 MB, 0.08 s) is loaded only when a reference period has ended.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from monitoring.quality.detectors.complaint_delays import (
 
 HOUR_MIN = 0.01
 EVENTS_MIN = 5
-"""With fewer complaints in an age bucket and in all later ones, complaints at that age are not tested."""
+"""With fewer complaints in an age bucket and in each later one, complaints at that age are not tested."""
 ROUNDS = 7
 SHARE_MAX = 0.95
-"""Of the requests that come to an age, the largest share with a complaint at it."""
+"""The largest share with a complaint at an age, of the requests that reach that age."""
 RHYTHM_SHARE = 0.25
-"""The part of the doubt about an hour that is left over the several hours that a verdict takes."""
+"""The part of an hour's uncertainty that remains over the several hours that a verdict takes."""
 
 Numbers = npt.NDArray[np.float64]
 
 
 class _Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """By how much complaints vary more than chance, as in `Delays`."""
+    """The variation of complaints beyond chance, as in `Delays`."""
 
     dispersion: float = 1.0
     day_variance: float = DAY_VARIANCE
     day_evidence: float = DAY_EVIDENCE
     hours: float = CELLS
-    """The number of hours of the rhythm in which complaints come, by weight."""
+    """The effective number of hours of the rhythm in which complaints come."""
 
 
 def learn(reference: Reference) -> Delays:
-    """The delays from a reference period. A bucket without complaints before the last tested one counts half of one.
+    """The delays from a reference period. An empty bucket before the last tested one counts as half a complaint.
 
     Hazards need the clock, the clock needs the rhythm, and the rhythm needs hazards: a few rounds find all three.
     """
@@ -94,7 +94,7 @@ def learn(reference: Reference) -> Delays:
 
 
 def _watch(stretch: Stretch, clock: tuple[float, ...]) -> Numbers:
-    """The request-ticks on the clock by age bucket, in each hour of a stretch. Requests of an hour come evenly."""
+    """The request-ticks on the clock by age bucket, in each hour of a stretch. Requests are even within an hour."""
     first = stretch.first_hour
     edges = np.array([read_clock(clock, HOUR_TICKS * (first + hour)) for hour in range(len(stretch.requests) + 1)])
     requests, width = np.array(stretch.requests, float), np.diff(edges)
@@ -110,7 +110,7 @@ def _watch(stretch: Stretch, clock: tuple[float, ...]) -> Numbers:
 
 
 def _weigh(reference: Reference, clock: tuple[float, ...], complaints: float) -> list[float]:
-    """The complaints by age bucket, as far as these are tested."""
+    """The complaints by age bucket; 0 in buckets that are not tested."""
     ages = [get_age_bucket(read_clock(clock, came) - read_clock(clock, came - age)) for came, age in reference.pairs]
     events = np.bincount(np.array(ages, int), minlength=AGES) * complaints / max(1, len(ages))
     tested = 1 + max((age for age, count in enumerate(events) if count >= EVENTS_MIN), default=-1)
@@ -118,7 +118,7 @@ def _weigh(reference: Reference, clock: tuple[float, ...], complaints: float) ->
 
 
 def _find_hazards(weights: Sequence[float], watched: Numbers) -> list[float]:
-    """The hazards of requests without a complaint. Those with one are in `watched` too, and leave it here."""
+    """The hazards of requests without a complaint. `watched` has those with one too; they are taken out here."""
     hazards, left = list[float](), 1.0
     for weight, of, ticks in zip(weights, watched, list_widths(), strict=True):
         share = min(SHARE_MAX, weight * ticks / (left * float(of))) if of > 0.0 else 0.0
@@ -128,7 +128,7 @@ def _find_hazards(weights: Sequence[float], watched: Numbers) -> list[float]:
 
 
 def _cells(hours: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """The place of each hour in the rhythm."""
+    """The index of each hour in the rhythm."""
     at = (hours + MONDAY_HOURS) % WEEK_HOURS
     return at % DAY_HOURS + np.where(at >= 5 * DAY_HOURS, DAY_HOURS, 0)
 
@@ -136,8 +136,8 @@ def _cells(hours: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
 def _find_rhythm(
     hours: npt.NDArray[np.intp], complaints: Numbers, expected: Numbers, rhythm: Numbers, spread: _Spread
 ) -> tuple[Numbers, float]:
-    """Complaints seen by those expected without a rhythm, for each cell, drawn towards 1 as far as chance explains
-    them; and how much of the deviation is kept, from 0 to 1. The mean of a week is 1."""
+    """Each cell's complaints divided by those expected without a rhythm, drawn towards 1 as far as chance explains
+    them. Also the part of the deviation that is kept, from 0 to 1. The mean of a week is 1."""
     cells = _cells(hours)
     plain = np.bincount(cells, expected / rhythm[cells], CELLS)
     plain *= complaints.sum() / max(1e-9, float((plain * rhythm).sum()))
@@ -154,7 +154,7 @@ def _find_rhythm(
 
 
 def _find_spread(hours: npt.NDArray[np.intp], complaints: Numbers, expected: Numbers, share: float) -> _Spread:
-    """The spread of hours within their days, and of days, by moments; that of days drawn towards the prior."""
+    """The spread of hours within days, and of days, by moments. That of days is drawn towards the prior."""
     cells = _cells(hours)
     _, day = np.unique(hours // DAY_HOURS, return_inverse=True)
     by_day, of_day = np.bincount(day, complaints), np.bincount(day, expected)
@@ -176,6 +176,6 @@ def _find_spread(hours: npt.NDArray[np.intp], complaints: Numbers, expected: Num
 
 
 def _count_like(values: npt.NDArray[Any]) -> float:
-    """The number of equal values that have the same weight (Kish)."""
+    """The effective number of values (Kish)."""
     squares = float((values**2).sum())
     return float(values.sum()) ** 2 / squares if squares else 1.0

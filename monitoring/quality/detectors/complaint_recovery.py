@@ -1,13 +1,13 @@
-"""The reverse test of `complaints.py`: it finds that complaints come down. It begins again all the time
+"""The reverse test of `complaints.py`: it finds that complaints have decreased. Its bets begin again all the time
 (`shiryaev_roberts.py`).
 
 It refutes that there are still 1.5 times as many complaints as mu, the number expected on average. Its bet on a day is
-that of `complaints.py` the other way round: (1/1.5)^c·((k + 1.5·mu)/(k + mu))^(c + k), which is at most 1 on average
-while there are. As complaints are expected, one is put on it for each, and wins what the bet wins from then on. So the
-sum S is on average at most the number of complaints expected, and reaches N at most once in N of them: how long there
-were too many before does not count.
+that of `complaints.py` in the other direction: (1/1.5)^c·((k + 1.5·mu)/(k + mu))^(c + k). The mean of this bet is at
+most 1 while there are so many. Each expected complaint adds a stake of 1, which wins what the bet wins from then on. So
+the mean of the sum S is at most the number of complaints expected. S reaches N at most once in N of them. The length of
+the bad time before does not matter.
 
-Only requests from `begins` on, a tick, are looked at: what is heard of those before says nothing of a recovery.
+Only requests from tick `begins` on count: complaints about earlier ones say nothing about a recovery.
 
 Sums are kept as log(S + 1). Pure functions over frozen data.
 """
@@ -26,9 +26,9 @@ LOG_RATIO = log(RATIO)
 
 
 class Fewer(msgspec.Struct, frozen=True, array_like=True):
-    """The test of requests from a tick on, and its state.
+    """The test of requests from tick `begins` on, and its state.
 
-    `log` is log(S + 1). Today `seen` complaints came, where `expected` were expected.
+    `log` is log(S + 1). `seen` and `expected` are today's complaints: those that came, and those expected.
     """
 
     begins: int
@@ -38,7 +38,7 @@ class Fewer(msgspec.Struct, frozen=True, array_like=True):
 
 
 def take_expected(fewer: Fewer, mu: float, learned: Delays) -> Fewer:
-    """The test after `mu` more complaints were expected: half of them are bet on before, half after."""
+    """The test after `mu` more complaints were expected: half of their stake is added before, half after."""
     won = _today(fewer.seen, fewer.expected + mu, learned) - _today(fewer.seen, fewer.expected, learned)
     grown = fewer.log + won + log1p((mu / 2 - 1.0) * exp(-fewer.log))
     larger, smaller = max(grown, 0.0), min(grown, 0.0)
@@ -67,6 +67,6 @@ def log_e(fewer: Fewer) -> float:
 
 
 def _today(complaints: int, expected: float, learned: Delays) -> float:
-    """The logarithm of what the bet of today has won."""
+    """The logarithm of the gain of today's bet."""
     count, mu, shape = complaints / learned.dispersion, expected / learned.dispersion, learned.day_shape
     return (count + shape) * log1p((RATIO - 1.0) * mu / (shape + mu)) - count * LOG_RATIO

@@ -1,28 +1,27 @@
-"""A detector of more complaints than expected: late and rare feedback, against the number that the requests so far lead
-to.
+"""A detector of more complaints than the requests so far let expect: feedback that is late and rare.
 
-Complaints that are counted in the order in which they come say more of the traffic than of the version: of young
-requests few were heard of yet. Here each request is expected to bring complaints according to its age, by the delays
-that were learned in a reference period (`complaint_delays.py`), at the upper 97.5% bound mu. For each ratio r it is bet
-that requests from some moment on bring r times as many.
+A count of complaints in order of arrival says more about the traffic than about the version: few complaints about young
+requests have come yet. Here each request is expected to bring complaints according to its age. The delays are learned
+in a reference period (`complaint_delays.py`), and mu is the upper 97.5% bound of the number expected. For each ratio r
+the detector bets that requests from some moment on bring r times as many.
 
-Complaints come in clusters, so c of them where mu were expected count as c/d and mu/d, d the learned dispersion. And
-callers are readier on some days than on others. So the bet on a day (UTC) is the likelihood ratio of counts whose rate
-has a gamma distribution of shape k: r^c·((k + mu)/(k + r·mu))^(c + k), which is at most 1 on average. For days that are
-all alike (k infinite) it is r^c·exp(-(r - 1)·mu). The smaller of the two counts: a day without complaints does not
-excuse the next one. A bet goes on with what it has from day to day.
+Complaints come in clusters, so c complaints where mu were expected count as c/d and mu/d, with d the learned
+dispersion. Callers also complain more readily on some days than on others. So the bet on a day (UTC) is the likelihood
+ratio of counts whose rate has a gamma distribution of shape k: r^c·((k + mu)/(k + r·mu))^(c + k). Its mean is at most
+1. If all days are alike (k infinite), the bet is r^c·exp(-(r - 1)·mu). The smaller of both bets counts: a day without
+complaints does not excuse the next one. A bet keeps its value from day to day.
 
-Such a bet begins with every tick of 300 seconds, and what is put on it is the number of complaints that were expected
-in the tick before. So the sum of all bets is on average at most the number of complaints expected so far, whenever one
-stops: P(any alarm while N complaints are expected) is at most alpha at a threshold of log(N/alpha) (Shiryaev-Roberts,
-as in J. Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532). Growth, or time in which nothing is
-asked, brings it no nearer. A feedback channel that was down delivers in a clump what was expected of the requests
-before: bets that began with these have paid for it, and those that begin later are not about them.
+A new bet begins with every tick of 300 seconds. Its stake is the number of complaints expected in the tick before. So
+the mean of the sum of all bets is at most the number of complaints expected so far, at any stopping time. At a
+threshold of log(N/alpha), P(any alarm while N complaints are expected) is at most alpha (Shiryaev-Roberts, as in J.
+Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532). Growing traffic, or time without requests, brings
+an alarm no nearer. A feedback channel that was down later delivers, all at once, the complaints expected about earlier
+requests. Bets that began with those requests have paid for them, and later bets are not about them.
 
-Requests are kept as counts in cohorts, of one tick while they are young and of twice the length after every fourth of a
-length: at most 60 for 30 days (M. Datar and others, "Maintaining stream statistics over sliding windows", 2002). Bets
-that began in cohorts which are joined go on as one. Pure functions over frozen data; times are Unix seconds, by one
-clock (that of the stream).
+Requests are kept as counts in cohorts. Young cohorts span one tick; after every fourth cohort of a length the next ones
+span twice as much: at most 60 for 30 days (M. Datar and others, "Maintaining stream statistics over sliding windows",
+2002). When cohorts are joined, their bets become one. Pure functions over frozen data; times are Unix seconds by one
+clock, that of the stream.
 """
 
 from __future__ import annotations
@@ -44,30 +43,30 @@ from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR
 from monitoring.time_units import DAY_SECONDS
 
 RATIOS = (1.5, 2.0, 3.0, 5.0)
-"""The multiples of the expected complaints that are bet on: a small rise and a large one each have their own."""
+"""The multiples of the expected complaints that the bets are on, from a small rise to a large one."""
 RISES = (0.5, 1.0, 2.0, 4.0)
 LOG_RATIOS = (log(1.5), log(2.0), log(3.0), log(5.0))
 Logs = tuple[float, float, float, float]
 NOTHING: Logs = (LOG_FLOOR, LOG_FLOOR, LOG_FLOOR, LOG_FLOOR)
 COHORTS_PER_WIDTH = 4
-"""Cohorts of one length, before those that come double it."""
+"""Cohorts of one length before the next ones are twice as long."""
 SEEN_MIN = 5
 EXPECTED_MIN = 3.0
-"""With fewer complaints, or fewer expected ones, it never alarms."""
+"""With fewer complaints, or fewer expected ones, the detector never alarms."""
 REFERENCE_SEEN = 400
 REFERENCE_SECONDS_MIN = 7 * DAY_SECONDS
-"""The complaints that end the reference, once it has seen each day of a week."""
+"""Complaints that end the reference period, once it has covered each day of a week."""
 REFERENCE_SEEN_MIN = 50
 REFERENCE_SECONDS_MAX = 30 * DAY_SECONDS
-"""After so long fewer complaints are enough."""
+"""After this time fewer complaints are enough."""
 
 
 class Cohort(msgspec.Struct, frozen=True, array_like=True):
-    """The requests from a tick on, up to the next cohort, that nobody complained about yet, and the bets begun then.
+    """The requests from tick `begins` up to the next cohort without a complaint yet, and the bets begun in that time.
 
-    `logs` are the natural logarithms of these at the beginning of the day, one for each ratio, and -700 for nothing.
-    Since then `seen` complaints came about the requests of this cohort and all younger ones, where `expected` were
-    expected at most.
+    `logs` are the natural logarithms of these bets at the beginning of the day, one for each ratio; -700 means nothing.
+    Of today's complaints, `seen` are about requests of this cohort and all younger ones. At most `expected` of these
+    were expected.
     """
 
     begins: int
@@ -78,14 +77,14 @@ class Cohort(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Complaints(msgspec.Struct, frozen=True, kw_only=True):
-    """The complaints about one version, and the detector's state. JSON gives back the same, to the last bit.
+    """The complaints about one version, and the detector's state. A round trip through JSON changes no bit.
 
-    `at` is the last moment that was heard of, in tick `tick`; up to `settled` all is reckoned with. `cohorts` stand
-    oldest first; the last one is open, and its requests have been watched for `open_watched` request-ticks since
-    `settled`. `learning` is there while delays are learned, `learned` afterwards. `seen` and `expected` count
-    complaints from then on (`expected` is a 97.5% upper bound), `in_tick` those expected in this tick. `day_seen` and
-    `day_expected` count those of today, the latter on average. `set_aside` counts complaints that did not count,
-    `served` requests. `back` is the reverse test while there is one.
+    `at` is the latest known moment, in tick `tick`; all sums are complete up to `settled`. `cohorts` are ordered oldest
+    first. The last one is open: its requests have been watched for `open_watched` request-ticks since `settled`.
+    `learning` is set while delays are learned, `learned` afterwards. `seen` and `expected` count complaints from then
+    on (`expected` is a 97.5% upper bound), `in_tick` those expected in this tick. `day_seen` and `day_expected` count
+    today's, the latter on average. `set_aside` counts complaints that were ignored, `served` requests. `back` is the
+    reverse test, if there is one.
     """
 
     at: float
@@ -106,19 +105,19 @@ class Complaints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(now: float, learned: Delays | None = None) -> Complaints:
-    """A detector that first learns delays, or begins at once with those that another version's reference taught."""
+    """A detector that first learns delays, or uses those from another version's reference period at once."""
     now, tick = float(now), int(now // TICK_SECONDS)
     learning = complaint_delays.start_reference(now) if learned is None else None
     return Complaints(at=now, tick=tick, settled=now, cohorts=(Cohort(tick),), learning=learning, learned=learned)
 
 
 def learns(state: Complaints) -> bool:
-    """Return whether it is still in its reference period, and so can't alarm."""
+    """Return whether the detector is still in its reference period, and so can't alarm."""
     return state.learned is None
 
 
 def describe_progress(reference: Reference) -> dict[str, float]:
-    """Describe how far a reference period is, and how far it must be, as JSON."""
+    """Describe the progress of a reference period, and its goals, as JSON."""
     return {
         "days": (reference.ended - reference.began) / DAY_SECONDS,
         "days_wanted": REFERENCE_SECONDS_MIN / DAY_SECONDS,
@@ -128,9 +127,9 @@ def describe_progress(reference: Reference) -> dict[str, float]:
 
 
 def take_requests(state: Complaints, now: float, count: int = 1) -> Complaints:
-    """The detector after `count` requests were answered now. Raises ValueError if there are none.
+    """The detector after `count` requests were answered now. Raises ValueError if `count` is below 1.
 
-    A time before the last one counts as that.
+    A time before the latest known one counts as that one.
     """
     if count < 1:
         raise ValueError(f"{count} requests: at least 1.")
@@ -144,8 +143,8 @@ def take_requests(state: Complaints, now: float, count: int = 1) -> Complaints:
 def take_complaint(state: Complaints, request_at: float, now: float) -> Complaints:
     """The detector after the first complaint about a request that was answered at `request_at`.
 
-    A second one about the same request must not be given. A complaint about a request that is not waited for (older
-    than 30 days, or from before the start), or at an age of which the reference tells too little, is set aside.
+    Pass no second complaint about the same request. A complaint is set aside if its request is older than 30 days or
+    from before the start. So is one at an age about which the reference period tells too little.
     """
     state = _settled(advance(state, now))
     tick = int(min(request_at, state.at) // TICK_SECONDS)
@@ -170,7 +169,7 @@ def take_complaint(state: Complaints, request_at: float, now: float) -> Complain
 
 
 def begin_reverse_test(state: Complaints, since: float) -> Complaints:
-    """The detector with a reverse test, of the requests from the first tick on that begins after `since`."""
+    """The detector with a reverse test of requests from the first tick that begins after `since`."""
     return replace(state, back=Fewer(int(since // TICK_SECONDS) + 1))
 
 
@@ -180,9 +179,9 @@ def end_reverse_test(state: Complaints) -> Complaints:
 
 
 def resume(state: Complaints, now: float) -> Complaints:
-    """The detector in its reference period after a time of which it was told nothing: that is not part of it.
+    """The detector after a gap in its reference period. The gap is not part of that period.
 
-    Requests from before are watched no more, as complaints about them may have come meanwhile.
+    Requests from before the gap are no longer watched: complaints about them may have come during it.
     """
     state, now = _settled(state), float(now)
     tick = int(now // TICK_SECONDS)
@@ -198,12 +197,12 @@ def resume(state: Complaints, now: float) -> Complaints:
 
 
 def log_e(state: Complaints) -> float:
-    """The logarithm of the mean over the ratios of all that is bet on each (told as an e-value: `rising_errors`)."""
+    """The logarithm of the mean over the ratios of each one's bets (called an e-value in reports: `rising_errors`)."""
     return max(LOG_FLOOR, _log_of_sum(_of_all(state)) - log(len(RATIOS)))
 
 
 def find_change(state: Complaints) -> float:
-    """The time from which requests bring more complaints (Unix seconds), by the highest bets."""
+    """The time from which requests bring more complaints (Unix seconds), by the cohort with the highest bets."""
     return max(state.cohorts, key=lambda cohort: _log_of_sum(_stand(cohort, state.learned))).begins * TICK_SECONDS
 
 
@@ -217,7 +216,7 @@ def advance(state: Complaints, now: float) -> Complaints:
 
 
 def _after_a_pause(state: Complaints, now: float) -> Complaints:
-    """The detector when no request is waited for any more. What was bet so far loses what is still expected of them."""
+    """The detector once all requests are too old to watch. Its bets stay; complaints still expected do not count."""
     tick = int(now // TICK_SECONDS)
     return replace(
         state,
@@ -234,13 +233,13 @@ def _after_a_pause(state: Complaints, now: float) -> Complaints:
 
 
 def _watched(state: Complaints, until: float) -> Complaints:
-    """A moment in the same tick."""
+    """The detector at a later moment in the same tick."""
     more = state.cohorts[-1].requests * (until - state.at) / TICK_SECONDS
     return replace(state, at=until, open_watched=state.open_watched + more)
 
 
 def _settled(state: Complaints) -> Complaints:
-    """All up to `at` reckoned with: what was expected, or in the reference period how long it was watched."""
+    """The detector with sums up to `at`: the complaints expected or, in the reference period, the time watched."""
     if state.at <= state.settled:
         return state
     if state.learned is None:
@@ -268,18 +267,18 @@ def _settled(state: Complaints) -> Complaints:
 
 
 def _get_reference(state: Complaints) -> Reference:
-    """The reference period. It begins now in a state of an earlier release, which kept it in another form."""
+    """The reference period. It begins now if an earlier release kept it in another form."""
     return state.learning or complaint_delays.start_reference(state.settled)
 
 
 def _with_expected(back: Fewer, cohorts: tuple[Cohort, ...], due: list[float], learned: Delays) -> Fewer:
-    """The reverse test after what was due on average, of each cohort with all younger ones."""
+    """The reverse test after the complaints expected on average, given for each cohort with all younger ones."""
     first = bisect_left(cohorts, back.begins, key=lambda cohort: cohort.begins)
     return fewer.take_expected(back, due[first], learned) if first < len(due) and due[first] else back
 
 
 def _ticked(state: Complaints) -> Complaints:
-    """The next tick: a new cohort with its bets, and older ones joined."""
+    """The detector in the next tick: a new cohort with its bets, and older cohorts joined."""
     tick = state.tick + 1
     if tick * TICK_SECONDS % DAY_SECONDS == 0:
         state = _end_day(state)
@@ -296,7 +295,7 @@ def _ticked(state: Complaints) -> Complaints:
 
 
 def _end_day(state: Complaints) -> Complaints:
-    """The bets of a day closed. A day of a version that is not degraded teaches how much days differ."""
+    """The detector at the end of a day. Unless the version is degraded, the day teaches how much days differ."""
     if state.learned is None:
         return state
     learned = state.learned
@@ -315,7 +314,7 @@ def _end_day(state: Complaints) -> Complaints:
 
 
 def choose_joins(begins: list[int]) -> list[int]:
-    """The cohorts to join with their next one, one after the other; the last cohort is still open."""
+    """The cohorts to join with the next one, in this order; the last cohort is still open."""
     joins: list[int] = []
     end, width, edges = len(begins) - 1, 1, list(begins)
     while True:
@@ -334,18 +333,19 @@ def _ages(learned: Delays, cohorts: tuple[Cohort, ...], tick: int) -> tuple[int,
     return _find_ages(learned.hours, tuple([cohort.begins for cohort in cohorts]), tick)
 
 
-@lru_cache(maxsize=256)  # of one tick all complaints ask for the same, whoever is left out
+@lru_cache(maxsize=256)  # all complaints of one tick need the same, whoever is left out
 def _find_ages(hours: tuple[float, ...], begins: tuple[int, ...], tick: int) -> tuple[int, ...]:
     return complaint_delays.find_ages(hours, list_middles([*begins, tick + 1]), tick)
 
 
 def list_middles(begins: Sequence[int]) -> list[int]:
-    """The middle ticks of cohorts, without the last one. Of two middle ticks every other cohort has the later one."""
+    """The middle ticks of all cohorts but the last. If a cohort has two middle ticks, every other one takes the
+    later."""
     return [(begin + after - 1 + begin // (after - begin) % 2) // 2 for begin, after in pairwise(begins)]
 
 
 def _taught(state: Complaints) -> Complaints:
-    """The end of the reference period, once enough was seen."""
+    """The detector with learned delays, if the reference period has seen enough."""
     reference = _get_reference(state)
     count, seconds = reference.complaints, reference.ended - reference.began
     enough = count >= REFERENCE_SEEN and seconds >= REFERENCE_SECONDS_MIN
@@ -357,14 +357,14 @@ def _taught(state: Complaints) -> Complaints:
 
 
 def _stand(cohort: Cohort, learned: Delays | None) -> Logs:
-    """The present bets of a cohort, those of today with them."""
+    """The present bets of a cohort, including today's."""
     if learned is None or not (cohort.seen or cohort.expected):
         return cohort.logs
     count, mu, shape = cohort.seen / learned.dispersion, cohort.expected / learned.dispersion, learned.day_shape
     weight, alike = count + shape, shape + mu
     stand = []
     for before, rise, log_ratio in zip(cohort.logs, RISES, LOG_RATIOS, strict=True):
-        more = rise * mu  # complaints beyond mu today; the price of the bet is the larger one by either likelihood
+        more = rise * mu  # complaints beyond mu today; the price of the bet is the larger of the two likelihoods'
         by_days = weight * log1p(more / alike)
         price = more if more > by_days else by_days  # noqa: FURB136 - `max` would be half of the time of a bet
         log_bet = before + count * log_ratio - price
@@ -374,7 +374,7 @@ def _stand(cohort: Cohort, learned: Delays | None) -> Logs:
 
 
 def _join(older: Cohort, other: Cohort, learned: Delays | None) -> Cohort:
-    """Two cohorts as one. The bets of the younger one go on with the day of the older one."""
+    """Two cohorts as one. The younger one's bets continue with the older one's day."""
     bare = _stand(replace(older, logs=(0.0, 0.0, 0.0, 0.0)), learned)
     both = zip(_stand(older, learned), _stand(other, learned), bare, strict=True)
     a, b, c, d = [max(LOG_FLOOR, _log_of_sum((x, y)) - today) for x, y, today in both]

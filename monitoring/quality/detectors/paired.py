@@ -1,12 +1,12 @@
-"""A detector of a version that gets worse than another on the same inputs: `rising_errors.py` for paired differences.
+"""A detector of a version that becomes worse than another on the same inputs, as `rising_errors.py` for pairs.
 
-A difference D in [-1, 1] is the version's badness less the other's on one input. Shares of the largest stake that could
-lose all are bet on D above the margin d0, each with the factor 1 + stake·(D - d0)/(1 + d0), which is at most 1 on
-average while the expected difference, given all that came before, is at most d0. The bets begin again at every pair,
-so that P(any alarm within N pairs) is at most alpha at a threshold of log(N/alpha).
+A difference D in [-1, 1] is the version's badness less the other's on one input. The detector bets that D is above the
+margin d0. Each stake is a share of the largest one, which could lose all. The factor is 1 + stake·(D - d0)/(1 + d0).
+Its mean is at most 1 while the expected difference, given all earlier pairs, is at most d0. New bets begin at every
+pair, so P(any alarm within N pairs) is at most alpha at a threshold of log(N/alpha).
 
 I. Waudby-Smith, A. Ramdas, "Estimating means of bounded random variables by betting", 2021, arXiv 2010.09686, for the
-bets; J. Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532, for beginning them again.
+bets; J. Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532, for restarting them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ NOTHING = (0.0, 0.0, 0.0, 0.0)
 
 
 class PairedDetector(msgspec.Struct, frozen=True, kw_only=True):
-    """A detector over pairs and its state. JSON gives back the same, to the last bit.
+    """A detector over pairs and its state. A round trip through JSON changes no bit.
 
-    `side` is what its evidence is for: the mean difference lies above the margin, or below it. `observed` counts pairs,
-    `logs` are log(S + 1) of each stake. `rises` and `begun` tell since when each stake has been winning.
+    `side` is the claim: the mean difference lies above the margin, or below it. `observed` counts pairs, `logs` are
+    log(S + 1) of each stake. `rises` are each stake's gains since its lowest point, `begun` the pairs by then.
     """
 
     margin: float
@@ -40,9 +40,9 @@ class PairedDetector(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(margin: float, side: Side = "above") -> PairedDetector:
-    """A detector of a mean difference that rises over the margin (`above`), or that has come down under it (`below`).
+    """A detector of a mean difference that rises above the margin (`above`), or has fallen below it (`below`).
 
-    Raises ValueError if the margin is not within -0.9 and 0.9.
+    Raises ValueError if the margin is not between -0.9 and 0.9.
     """
     if not -MARGIN_MAX <= margin <= MARGIN_MAX:
         raise ValueError(f"The margin is {margin}: it must lie within -{MARGIN_MAX} and {MARGIN_MAX}.")
@@ -50,7 +50,7 @@ def start(margin: float, side: Side = "above") -> PairedDetector:
 
 
 def observe(detector: PairedDetector, difference: float, exponent: float = 1.0) -> PairedDetector:
-    """The detector after a pair, whose factors have this exponent (`dependence.py`).
+    """The detector after a pair. `exponent` applies to its factors (`dependence.py`).
 
     Raises ValueError if the difference is not within -1 and 1.
     """
@@ -66,13 +66,13 @@ def observe(detector: PairedDetector, difference: float, exponent: float = 1.0) 
 
 
 def log_e(detector: PairedDetector) -> float:
-    """The logarithm of the sum of all bets: -700 before the first pair, never infinite.
+    """The logarithm of the mean of all bets: -700 before the first pair, never infinite.
 
-    What is told as an e-value is no such thing: its mean while nothing is wrong is up to the number of pairs.
+    Reports call it an e-value, but strictly it is none: while nothing is wrong, its mean is up to the number of pairs.
     """
     return shiryaev_roberts.log_of_mean(detector.logs, WEIGHTS)
 
 
 def find_change(detector: PairedDetector) -> int:
-    """The number of pairs after which the change likeliest began, by the stake that leads."""
+    """The number of pairs after which the change most likely began, by the leading stake."""
     return shiryaev_roberts.find_change(detector.logs, detector.begun, WEIGHTS)

@@ -1,11 +1,11 @@
-"""The mix of reviewers: where a mild one is away, more labels are wrong though the version is as it was.
+"""The mix of reviewers: if a mild one is away, more labels are wrong though the version has not changed.
 
-How many of each reviewer's labels were wrong before the change says how many would be wrong among those since the
-change, by who gave them (direct standardisation). Where that is more than before, evidence has to stand against a
-baseline that is as much higher. Reviewers who are new count as the mean of all: nothing is known of them.
+Each reviewer's share of wrong labels before the change gives the errors to expect since then (direct standardisation).
+If these are more than before, the evidence must hold against a baseline that is higher in proportion. A new reviewer
+counts as the mean of all.
 
-Of reviewers' labels alone: others could make themselves bad, and hide a slip. Pure functions over frozen data of fixed
-size.
+Only reviewers' labels count: others could make themselves look strict, and so hide a slip. Pure functions over frozen
+data of fixed size.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from monitoring.quality.detectors import rising_errors
 from monitoring.quality.detectors.rising_errors import RateDetector
 
 REVIEWERS_MAX = 16
-"""The first reviewers who are met; all others count as one."""
+"""The number of reviewers with counts of their own, the first ones; all later ones count as one."""
 MARKED_EACH = 50
-"""Labels after which the counts are noted, if no change began before the last note."""
+"""Labels between two notes of the counts. No note is taken if a change began before the last one."""
 SMOOTHED_LABELS = 20.0
-"""Labels with the mean of all that each reviewer is taken to have given beside its own."""
+"""Labels with the mean of all reviewers that are added to each reviewer's own."""
 TIMES_MAX = 2.0
 NAME_BYTES = 6
 
 
 class ReviewedCounts(msgspec.Struct, frozen=True, array_like=True):
-    """The labels of each reviewer up to a number of labels `at`, and how many of them were wrong."""
+    """Each reviewer's labels among the first `at` labels, and the number of wrong ones."""
 
     at: int = 0
     labels: tuple[int, ...] = ()
@@ -37,7 +37,7 @@ class ReviewedCounts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ReviewersMix(msgspec.Struct, frozen=True, array_like=True):
-    """The reviewers by digest, with their counts now, as last noted, and as noted before the change."""
+    """The reviewers by digest, with their counts now, at the last note, and at the note before the change."""
 
     known: tuple[str, ...] = ()
     now: ReviewedCounts = ReviewedCounts()
@@ -46,7 +46,8 @@ class ReviewersMix(msgspec.Struct, frozen=True, array_like=True):
 
 
 def add_label(mix: ReviewersMix, reviewer: str, badness: float, at: int, change: int) -> ReviewersMix:
-    """The mix after a reviewer's label, the signal's number `at`. The change likeliest began after label `change`."""
+    """The mix after a reviewer's label, number `at` of the signal. The change most likely began after label
+    `change`."""
     digest = hashlib.blake2b(reviewer.encode(), digest_size=NAME_BYTES).hexdigest()
     known = mix.known if digest in mix.known or len(mix.known) >= REVIEWERS_MAX else (*mix.known, digest)
     place = known.index(digest) if digest in known else REVIEWERS_MAX
@@ -62,7 +63,7 @@ def add_label(mix: ReviewersMix, reviewer: str, badness: float, at: int, change:
 
 
 def find_times(mix: ReviewersMix) -> float:
-    """The errors that the present reviewers would see where the earlier ones saw one: at least 1."""
+    """The errors that the present reviewers would see for each one of the earlier reviewers: at least 1."""
     before, now = mix.before, mix.now
     total = sum(before.labels)
     if not total:
@@ -79,7 +80,7 @@ def find_times(mix: ReviewersMix) -> float:
 
 
 def find_part_left(detector: RateDetector, times: float) -> float:
-    """The part of the evidence that is left against `times` the baseline."""
+    """The part of the evidence that remains against `times` the baseline."""
     bad, of = rising_errors.sum_since_change(detector)
     whole = rising_errors.weigh_labels(detector, bad, of)
     if times == 1.0 or whole <= 0.0:

@@ -1,15 +1,16 @@
-"""A detector of a rising error rate, over labels as they come, with a known rate of false alarms.
+"""A sequential detector of a rising error rate, with a known rate of false alarms.
 
-Each label is a badness in [0, 1]: 1 is wrong, 0 is right. Several alternatives to the baseline m are bet on, p1 = m
-plus 2, 5, 11, 20, 45 points, each with the factor L = x·p1/m + (1 - x)·(1 - p1)/(1 - m), which is at most 1 on average
-while the expected badness, given all that came before, is at most m. The bets begin again at every label
-(`shiryaev_roberts.py`), so that P(any alarm within N labels) is at most alpha at a threshold of log(N/alpha). The same
-the other way round finds a recovery: the null hypothesis is then that the rate is still at least m.
+Each label is a badness in [0, 1]: 1 is wrong, 0 is right. The detector bets on five alternatives to the baseline m: p1
+= m plus 2, 5, 11, 20 and 45 points. A label multiplies each bet by the factor L = x·p1/m + (1 - x)·(1 - p1)/(1 - m).
+The mean of L is at most 1 while the expected badness, given all earlier labels, is at most m. New bets begin at every
+label (`shiryaev_roberts.py`). So P(any alarm within N labels) is at most alpha at a threshold of log(N/alpha). The same
+test in the other direction finds a recovery: its null hypothesis is that the rate is still at least m.
 
-Labels that depend on each other are taken on terms (`dependence.py`): an exponent on the factors, and a baseline that
-follows the day.
+Labels that depend on each other change the terms of the bets (`dependence.py`): an exponent on the factors, and a
+baseline that follows the day.
 
-The baseline has to be an upper bound of the healthy rate (`baselines.py`): an estimate makes the claim untrue.
+The baseline must be an upper bound of the healthy rate (`baselines.py`). With an estimate in its place the claim is not
+true.
 
 J. Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532. Pure functions over frozen data of fixed size.
 """
@@ -40,8 +41,8 @@ __all__ = [
 
 Side = Literal["above", "below"]
 
-# An alternative lies POINTS above the baseline, but at most a part of the way to 1; below it, a part of the way to 0
-# (WAYS). What part of the sum each has was chosen for the delays in docs/measurements.md.
+# An alternative above lies POINTS over the baseline, at most the part WAYS of the way to 1. One below lies WAYS of the
+# way to 0. WEIGHTS, the parts of the sum, were chosen for the delays in docs/measurements.md.
 POINTS = (0.02, 0.05, 0.11, 0.20, 0.45)
 WAYS = (0.1, 0.25, 0.5, 0.75, 0.9)
 WEIGHTS = (0.08, 0.27, 0.17, 0.43, 0.05)
@@ -50,12 +51,12 @@ NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class RateDetector(msgspec.Struct, frozen=True, kw_only=True):
-    """A detector and its state. JSON gives back the same, to the last bit.
+    """A detector and its state. A round trip through JSON changes no bit.
 
     `side` is what an alarm shows: the rate lies above the baseline, or below it. `observed` counts labels, `weight` is
     the sum of their weights, `total` the weighted sum of badness. `logs` are log(S + 1) of each alternative. `rises`
-    and `begun` tell since when each alternative has been winning, `weights` and `totals` what `weight` and `total` were
-    then. `near` is the badness of about the last ten labels.
+    are each alternative's gains since its lowest point, `begun` the number of labels by then. `weights` and `totals`
+    are `weight` and `total` then. `near` is the faded badness of about ten labels.
     """
 
     baseline: float
@@ -72,9 +73,9 @@ class RateDetector(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(baseline: float, side: Side = "above") -> RateDetector:
-    """A detector of a rate that rises over the baseline (`above`), or that has come down under it (`below`).
+    """A detector of a rate that rises above the baseline (`above`), or has fallen below it (`below`).
 
-    Raises ValueError if the baseline is not within 0.0001 and 0.9999.
+    Raises ValueError if the baseline is not between 0.0001 and 0.9999.
     """
     if not BASELINE_MIN <= baseline <= 1.0 - BASELINE_MIN:
         raise ValueError(f"The baseline is {baseline}: it must lie within {BASELINE_MIN} and {1 - BASELINE_MIN}.")
@@ -82,7 +83,7 @@ def start(baseline: float, side: Side = "above") -> RateDetector:
 
 
 def list_alternatives(baseline: float, side: Side) -> tuple[float, ...]:
-    """The rates that are bet on, from the nearest to the farthest."""
+    """The alternative error rates, from the nearest to the farthest."""
     if side == "below":
         return tuple([baseline * (1.0 - way) for way in WAYS])
     return tuple([baseline + min(p, (1.0 - baseline) * way) for p, way in zip(POINTS, WAYS, strict=True)])
@@ -92,10 +93,10 @@ def list_alternatives(baseline: float, side: Side) -> tuple[float, ...]:
 def find_gains(
     baseline: float, side: Side, badness: float, weight: float = 1.0, terms: LabelTerms = PLAIN
 ) -> tuple[float, ...]:
-    """The logarithms of the factors of one label, an alternative each.
+    """The logarithms of one label's factors, one for each alternative.
 
-    A weight under 1 makes it count less, and may depend only on what came before it. Raises ValueError if the badness
-    is not within 0 and 1, or the weight not above 0 and at most 1.
+    A weight under 1 makes the label count less, and may depend only on earlier labels. Raises ValueError if the badness
+    is outside [0, 1], or the weight is not above 0 and at most 1.
     """
     if not (0.0 <= badness <= 1.0 and 0.0 < weight <= 1.0):
         raise ValueError(f"A badness of {badness}, weight {weight}: within 0 and 1, and above 0 and at most 1.")
@@ -113,7 +114,7 @@ def observe(detector: RateDetector, badness: float, weight: float = 1.0, terms: 
 def advance(
     detector: RateDetector, badness: float, weight: float, gains: tuple[float, ...], crowds: bool = False
 ) -> RateDetector:
-    """The detector after a label with these gains (`find_gains`). If it `crowds`, they count less where errors do."""
+    """The detector after a label with these gains (`find_gains`). With `crowds` they count less after many errors."""
     near = detector.near
     if crowds and detector.side == "above":
         crowding = find_crowding(near, detector.baseline)
@@ -140,7 +141,7 @@ def advance(
 def _find_runs(
     detector: RateDetector, gains: tuple[float, ...], observed: int, weighed: float, total: float
 ) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
-    """As `shiryaev_roberts.find_runs`, with `weight` and `total` of then; in one loop, which each label passes."""
+    """As `shiryaev_roberts.find_runs`, with `weight` and `total` at that moment. One loop: it runs for every label."""
     rises, begun, weights, totals = [], [], [], []
     for rise, gain, at, weight, badness in zip(
         detector.rises, gains, detector.begun, detector.weights, detector.totals, strict=True
@@ -160,26 +161,26 @@ def _find_runs(
 
 
 def log_e(detector: RateDetector) -> float:
-    """The logarithm of the sum of all bets: -700 before the first label, never infinite.
+    """The logarithm of the weighted sum of all bets: -700 before the first label, never infinite.
 
-    What is told as an e-value is no such thing: its mean while nothing is wrong is up to the number of labels.
+    Reports call it an e-value, but strictly it is none: while nothing is wrong, its mean is up to the number of labels.
     """
     return shiryaev_roberts.log_of_mean(detector.logs, WEIGHTS)
 
 
 def find_change(detector: RateDetector) -> int:
-    """The number of labels after which the change likeliest began, by the alternative that leads."""
+    """The number of labels after which the change most likely began, by the leading alternative."""
     return shiryaev_roberts.find_change(detector.logs, detector.begun, WEIGHTS)
 
 
 def sum_since_change(detector: RateDetector) -> tuple[float, float]:
-    """The badness of the labels since the change likeliest began, and their weight."""
+    """The weighted badness of the labels since the likeliest change, and their total weight."""
     leads = shiryaev_roberts.find_leader(detector.logs, WEIGHTS)
     return max(0.0, detector.total - detector.totals[leads]), detector.weight - detector.weights[leads]
 
 
 def weigh_labels(detector: RateDetector, bad: float, of: float, times: float = 1.0) -> float:
-    """The logarithm of the leading bet on `of` labels with the sum `bad`, against `times` the baseline."""
+    """The leading bet's log gain from `of` labels whose badness sums to `bad`, against `times` the baseline."""
     baseline = min(1.0 - BASELINE_MIN, times * detector.baseline)
     rate = list_alternatives(baseline, detector.side)[shiryaev_roberts.find_leader(detector.logs, WEIGHTS)]
     return bad * log(rate / baseline) + (of - bad) * log((1.0 - rate) / (1.0 - baseline))

@@ -1,14 +1,13 @@
-"""A test of a bounded mean that may be looked at at any time, by betting against the null hypothesis.
+"""A test of a bounded mean, valid at any time, that bets against the null hypothesis.
 
-Each test holds a capital of 1 and stakes shares of it, fixed in advance, on every difference in [-1, 1] as it comes.
-While the null hypothesis is true no way of betting makes money on average, so by Ville's inequality the capital ever
-reaches 1/alpha with probability at most alpha, however often it is looked at and whenever one stops. The capital is
-called the e-value.
+Each test has a capital of 1 and stakes fixed shares of it on every difference in [-1, 1]. While the null hypothesis is
+true, no way of betting makes money on average. By Ville's inequality the capital then ever reaches 1/alpha with
+probability at most alpha, however often one looks and whenever one stops. The capital is called the e-value.
 
 I. Waudby-Smith, A. Ramdas, "Estimating means of bounded random variables by betting", 2021, arXiv 2010.09686.
 
-Pure functions over frozen data; a test's size does not grow. What is claimed holds if the mean of each difference,
-given those before it, keeps to the null hypothesis: independence is not needed.
+Pure functions over frozen data; a test's size does not grow. The claim holds if the mean of each difference, given the
+earlier ones, satisfies the null hypothesis. The differences need not be independent.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ START = (math.log(WEIGHTS[0]), math.log(WEIGHTS[1]), math.log(WEIGHTS[2]), math.
 
 
 class Bets(msgspec.Struct, frozen=True, kw_only=True):
-    """A test and its state. JSON gives back the same test, to the last bit.
+    """A test and its state. A round trip through JSON changes no bit.
 
     `side` is what a rejection shows: the mean lies above the margin, or below it. `observed` counts differences,
-    `total` is their sum, `log_capitals` are the natural logarithms of the parts of the capital, one for each stake,
-    and `log_e_max` is the largest logarithm of the e-value so far.
+    `total` is their sum. `log_capitals` are the natural logarithms of the parts of the capital, one for each stake.
+    `log_e_max` is the largest logarithm of the e-value so far.
     """
 
     side: Side
@@ -49,7 +48,7 @@ class Bets(msgspec.Struct, frozen=True, kw_only=True):
 def start(side: Side, margin: float) -> Bets:
     """A test of the null hypothesis "the mean is at most the margin" (`above`) or "at least the margin" (`below`).
 
-    Raises ValueError if the margin is not within -0.9 and 0.9.
+    Raises ValueError if the margin is not between -0.9 and 0.9.
     """
     if not -MARGIN_MAX <= margin <= MARGIN_MAX:
         raise ValueError(f"The margin is {margin}: it must lie within -{MARGIN_MAX} and {MARGIN_MAX}.")
@@ -57,7 +56,7 @@ def start(side: Side, margin: float) -> Bets:
 
 
 def observe(bets: Bets, difference: float, times: int = 1) -> Bets:
-    """The test after a difference in [-1, 1] that came `times` times in a row. Raises ValueError on anything else."""
+    """The test after a difference in [-1, 1] that came `times` times in a row. Raises ValueError for other values."""
     if not -1.0 <= difference <= 1.0 or times < 1:
         raise ValueError(f"A difference of {difference}, {times} times: it must lie within -1 and 1, at least once.")
     margin = bets.margin
@@ -70,7 +69,7 @@ def observe(bets: Bets, difference: float, times: int = 1) -> Bets:
         third + times * log1p(STAKES[2] * won),
         fourth + times * log1p(STAKES[3] * won),
     )
-    # All stakes win or all lose, so that within a row of the same the largest e-value is at its end or before it.
+    # All stakes win or all lose. So in a row of equal differences the largest e-value is at its end or before it.
     log_e_max = bets.log_e_max
     if won > 0 and max(capitals) + LOG_OF_STAKES > log_e_max:
         log_e_max = max(log_e_max, _log_of_sum(capitals))

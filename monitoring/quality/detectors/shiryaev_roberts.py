@@ -1,14 +1,14 @@
-"""Bets that begin again at every observation, so that a change is found whenever it comes (Shiryaev-Roberts).
+"""Bets that begin again at every observation, to find a change at any time (Shiryaev-Roberts).
 
-Before each observation 1 is added to a bet's sum S, and what comes multiplies it by a factor L: S becomes (S + 1)·L.
-While no factor is above 1 on average, given all that was seen before, S is at most the number of observations on
-average, whenever one stops. By Markov's inequality the mean of several such sums reaches N/alpha within N
-observations with probability at most alpha. The observations may depend on each other.
+Before each observation the bet adds 1 to its sum S. The observation then multiplies the sum by a factor L: S becomes (S
++ 1)·L. While the mean of each factor, given all earlier observations, is at most 1, the mean of S is at most the number
+of observations. That holds for every stopping time. By Markov's inequality the mean of several such sums reaches
+N/alpha within N observations with probability at most alpha. The observations may depend on each other.
 
 J. Shin, A. Ramdas, A. Rinaldo, "E-detectors: a nonparametric framework for sequential change detection", 2022, arXiv
 2203.03532.
 
-Sums are kept as log(S + 1): 0 at the start, and finite whatever comes.
+Sums are kept as log(S + 1): 0 at the start, and always finite.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def log_of_mean(logs: tuple[float, ...], weights: tuple[float, ...]) -> float:
 def find_runs(
     rises: tuple[float, ...], begun: tuple[int, ...], gains: tuple[float, ...], observed: int
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Since when each bet has been winning: its gain since it was last at its lowest, and after which observation.
+    """The gain of each bet since it was last at its lowest, and the number of observations by then.
 
-    `observed` counts observations, with the one that brought these gains. The place is the likeliest one at which the
-    bet's alternative began (E. S. Page, "Continuous inspection schemes", 1954).
+    `observed` includes the observation that brought these gains. The lowest point is the most likely beginning of the
+    bet's alternative (E. S. Page, "Continuous inspection schemes", 1954).
     """
     risen = [rise + gain for rise, gain in zip(rises, gains, strict=True)]
     return (
@@ -56,19 +56,19 @@ def find_runs(
 
 
 def find_change(logs: tuple[float, ...], begun: tuple[int, ...], weights: tuple[float, ...]) -> int:
-    """The observation after which the change likeliest began, by the bet that leads."""
+    """The number of observations after which the change most likely began, by the leading bet."""
     return begun[find_leader(logs, weights)]
 
 
 def find_leader(logs: tuple[float, ...], weights: tuple[float, ...]) -> int:
-    """The place of the bet that leads."""
+    """The index of the leading bet."""
     return max(range(len(logs)), key=lambda at: logs[at] + log(weights[at]))
 
 
 def find_threshold(labels: float, alpha: float) -> float:
-    """The logarithm that is reached within `labels` observations with probability at most alpha: log(N/alpha).
+    """The log threshold that `labels` observations reach with probability at most alpha: log(N/alpha).
 
-    Raises ValueError if there are none, or if alpha is not a probability between 0 and 1.
+    Raises ValueError if `labels` is below 1 or infinite, or alpha is not between 0 and 1.
     """
     if not (labels >= 1.0 and math.isfinite(labels) and 0.0 < alpha < 1.0):
         raise ValueError(f"{labels} labels at alpha {alpha}: at least 1 label, and an alpha between 0 and 1.")
