@@ -1,4 +1,4 @@
-"""A version's present saving and the cost of its shadows: sums that fade as rates do. Of fixed size, and pure."""
+"""A version's present saving and the cost of its shadows: sums that fade as rates do. Pure, and of fixed size."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from monitoring.quality.detectors.recent_values import RATE_SECONDS, Rate, count
 
 
 class Saving(msgspec.Struct, frozen=True, array_like=True):
-    """US dollars since `since`, faded by their age at `at` (Unix seconds): what requests have saved against general,
-    and what shadows and their judges have cost. `requests` are those whose saving is known, `unknown` all others, faded
-    likewise."""
+    """US dollars since `since`, faded by their age at `at` (Unix seconds): the saving of requests against general, and
+    the cost of shadows and their judges. `requests` counts requests with a known saving, `unknown` all others; both
+    fade too."""
 
     since: float
     at: float
@@ -23,9 +23,9 @@ class Saving(msgspec.Struct, frozen=True, array_like=True):
 
 
 def add_request(saving: Saving | None, at: float, usd: float | None) -> Saving | None:
-    """The sums after a request that has saved so much; below 0 where it was dearer.
+    """The sums after a request that saved `usd`: below 0 if it was dearer, None if its saving is unknown.
 
-    None: that is not known. Before the first of which it is there are no sums.
+    A request of unknown saving does not begin sums.
     """
     if usd is None:
         return None if saving is None else fade(saving, at, unknown=1.0)
@@ -33,14 +33,14 @@ def add_request(saving: Saving | None, at: float, usd: float | None) -> Saving |
 
 
 def add_shadow(saving: Saving | None, at: float, usd: float) -> Saving:
-    """The sums after a shadow that has cost so much, its judge's cost with it."""
+    """The sums after a shadow that cost `usd`, its judge's cost included."""
     return Saving(at, at, 0.0, usd) if saving is None else fade(saving, at, shadow=usd)
 
 
 def fade(
     saving: Saving, at: float, saved: float = 0.0, shadow: float = 0.0, requests: float = 0.0, unknown: float = 0.0
 ) -> Saving:
-    """The sums as they are at a later time, with so much more; a time before the last one counts as that."""
+    """The sums at a later time, with these amounts added. A time before the last one counts as the last one."""
     elapsed = at - saving.at
     if elapsed <= 0.0:
         left, at = 1.0, saving.at

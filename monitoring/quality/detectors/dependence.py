@@ -1,19 +1,19 @@
 """Dependence between the labels of one signal: clusters of errors, and the rhythm of the day.
 
-The claim of `rising_errors.py` needs an expected badness of at most the baseline, given all that came before. Popular
-inputs, retries and hard hours break that, though nothing has changed on the whole. So each label is weighed by what
-came before it:
+The claim of `rising_errors.py` needs an expected badness of at most the baseline, given all earlier labels. Popular
+inputs, retries and hard hours break that, though nothing has changed on the whole. So earlier labels decide how much
+each label counts:
 
-- **Dispersion.** How far a label lies over the mean of about the last 200 is multiplied by how far the last 12 lay over
-  it. Of independent labels these products are 0 on average; twice their mean is the dispersion beyond 1, doubled for
-  what is farther apart, and shrunk by the weight of a prior. No lot of 32 products counts for more than `LOT_MAX`, and
-  after such a lot its labels are the mean: a slip that lasts is not a cluster. The dispersion without each caller is
-  measured too, and the least counts, so that no caller's bursts hide a slip that others see. The evidence is the least
-  whoever is left out (`leave_one_out.py`): where one of its detectors keeps the claim, the evidence does.
+- **Dispersion.** A label's deviation from the mean of about the last 200 is multiplied by the deviations of the last
+  12. For independent labels the mean of these products is 0. Twice their mean is the dispersion beyond 1. It is doubled
+  for labels farther apart, and shrunk by the weight of a prior. No lot of 32 products counts for more than `LOT_MAX`.
+  After such a lot the mean moves to its labels: a slip that lasts is not a cluster. The dispersion is also measured
+  without each caller, and the least counts, so no caller's bursts hide a slip that others see. The evidence is the
+  least, whoever is left out (`leave_one_out.py`): if one of its detectors keeps the claim, the evidence does.
 - **Crowding.** The more errors among about the last ten labels, the less the next label counts.
-- **Days.** How far each day's sum lies off what the days before it let expect, in multiples of chance. Where the mean
-  of the squares is over 1 beyond chance, evidence has to be so much stronger (`label_signal.py`).
-- **The rhythm of the day.** At the end of each day one wave of 24 hours is fitted. If it is there beyond chance, the
+- **Days.** Each day's sum is compared with the one that earlier days let expect, in multiples of chance. If the mean of
+  the squares is over 1 beyond chance, the evidence must be stronger in proportion (`label_signal.py`).
+- **The rhythm of the day.** At the end of each day one wave of 24 hours is fitted. If it is more than chance, the
   baseline follows it in the worse half of the day, to twice its height at most.
 
 Dispersion and crowding are an exponent of at most 1 on the bets' factors. As E[L] is at most 1, so is E[L^exponent].
@@ -33,55 +33,55 @@ from monitoring.quality.detectors import leave_one_out
 from monitoring.time_units import DAY_SECONDS
 
 KEEPS = 1.0 - 1.0 / 12.0
-"""The part of the labels before that is kept with each label."""
+"""The part of the earlier deviations that remains with each new label."""
 MEAN_OF = 200
-"""Labels whose mean the next is held against."""
+"""The number of labels in the mean that the next label is compared with."""
 FIRST = 12
-"""Labels that tell the mean alone."""
+"""The number of first labels, which only set the mean."""
 LOT = 32
 LOT_MAX = 2.0
-"""The mean product of a lot counts for so much at most, in multiples of a label's variance."""
+"""The most that a lot's mean product counts for, in multiples of a label's variance."""
 FARTHER = 2.0
-"""Labels too far apart for `KEEPS` show as much again, where clusters last for 20 labels and more."""
+"""Labels too far apart for `KEEPS` add as much again, if clusters last for 20 labels or more."""
 PRIOR = 1.02
-"""The least dispersion: nobody's labels are independent for certain."""
+"""The least dispersion: no labels are certain to be independent."""
 PRIOR_LABELS, PRIOR_PAIRS = 800.0, 80.0
-"""The weight of independence, in labels and in pairs, which are few."""
+"""The weight of the prior, which is independence: in labels, and in pairs, which are few."""
 CAUTION, CAUTION_OF_MANY, CAUTION_OF_PAIRS = 2.2, 4.0, 1.1
-"""The exponent is 1 / (1 + caution * (dispersion - 1)): clusters have heavier tails than their variance tells, and the
-more labels there are, the more often one is met. Pairs are few, and a slip among them soon looks like a cluster."""
+"""The exponent is 1 / (1 + caution * (dispersion - 1)). Clusters have heavier tails than their variance shows, and with
+more labels they are met more often. Pairs are few, and a slip among them soon looks like a cluster."""
 FEW, MANY = 1_000, 5_000
-"""Labels up to which the caution is that of few, and from which it is that of many."""
+"""Labels up to which `CAUTION` holds, and labels from which `CAUTION_OF_MANY` does."""
 COUNTED_MAX = 32_000
 """The number of labels at which the sum of products is halved, so that the newest count most."""
 NEAR = 10.0
 CROWDED_POINTS = 0.14
 FADING = 1.0 - 1.0 / 14.0
-"""The rhythm, and what a day is held against, are those of about 14 days."""
+"""The rhythm, and the mean that a day is compared with, cover about 14 days."""
 RHYTHM_BEGINS, RHYTHM_ENDS = 12.0, 6.0
-"""Test statistics of a rhythm: by chance chi-squared with 2 degrees of freedom, over 12 once in 400 days."""
+"""Test statistics of a rhythm. By chance they are chi-squared with 2 degrees of freedom: over 12 once in 400 days."""
 RHYTHM_WRONG_MIN = 8.0
 """A few errors of the same hour are not a rhythm."""
 SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
 DAY_LABELS_MIN, DAYS_BEFORE_LABELS_MIN = 5, 20.0
-"""A day of fewer labels, or after fewer, says nothing of days."""
+"""A day with fewer labels, or with fewer before it, tells nothing about days."""
 DAY_MAX = 16.0
-"""One day's square counts for so much at most: a slip that lasts is not a bad day."""
+"""The most that one day's square counts for: a slip that lasts is not a bad day."""
 DAYS_MAX = 28.0
-"""Of more days the newest count most."""
+"""With more days, the newest count most."""
 DAYS_Z = 1.036
-"""Days differ where chance makes as much of it in 15% of all cases."""
+"""Days differ if chance alone makes as much difference in only 15% of cases."""
 DAYS_CAUTION = 2.2
-"""The factor by which evidence must be stronger for each 1 that the days' dispersion lies over 1."""
+"""The extra strength that evidence needs for each 1 of the days' dispersion above 1."""
 FLAT = (1.0, 0.0, 0.0)
 """No rhythm."""
 TIMES_MIN, TIMES_MAX = 0.2, 2.0
 
 
 class Days(msgspec.Struct, frozen=True, array_like=True):
-    """The days of some labels. `labels` and `wrong` count them up to this day's beginning, `before` and `before_wrong`
-    the same but faded as the rhythm is. `squares` is the sum, over `counted` days, of the squares of how far the day's
-    labels lay off what was due, in multiples of chance.
+    """The days of some labels. `labels` and `wrong` count them up to the beginning of this day. `before` and
+    `before_wrong` are the same counts, faded as the rhythm is. `squares` is a sum over `counted` days: the squared
+    deviations of a day's labels from the expected ones, in multiples of chance.
     """
 
     labels: int = 0
@@ -92,7 +92,7 @@ class Days(msgspec.Struct, frozen=True, array_like=True):
     squares: float = 0.0
 
     def find_dispersion(self) -> float:
-        """The variance of a day's sum as a multiple of chance's; 1 where chance may be all of it.
+        """The variance of a day's sum as a multiple of chance's; 1 if chance may explain all of it.
 
         The quantile of chi-squared is that of E. B. Wilson and M. M. Hilferty, 1931.
         """
@@ -105,10 +105,10 @@ class Days(msgspec.Struct, frozen=True, array_like=True):
 
 class Clusters(msgspec.Struct, frozen=True, array_like=True):
     """Labels in clusters: their number, their sum, and the sum of their squares. `mean` is that of the last labels,
-    `near` how far the last lay over it, `open` the sum of the products of the lot that is not full, and `products`,
-    in multiples of a label's variance, that of the `counted` labels in full ones. `blocks` are those of an earlier
-    release, until the next label: of each size the open sum, the one before, that of ratios, and their number. `days`
-    are theirs up to the last that has ended.
+    `near` the faded sum of their deviations from it. `open` is the sum of the products of the lot that is not full.
+    `products`, in multiples of a label's variance, is that of the `counted` labels in full ones. `blocks` are those of
+    an earlier release, until the next label: for each size the open sum, the one before, the sum of ratios, and their
+    number. `days` are the labels' days up to the last completed one.
     """
 
     labels: int = 0
@@ -153,20 +153,20 @@ class Clusters(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def variance(self) -> float:
-        """The variance of a label, as if one error more had been seen in 20 labels more."""
+        """The variance of a label, with 20 labels and one error added."""
         mean = (self.wrong + SMOOTHED_WRONG) / (self.labels + SMOOTHED_LABELS)
         return max(1e-6, (self.squares + SMOOTHED_WRONG) / (self.labels + SMOOTHED_LABELS) - mean * mean)
 
 
 class Dependence(msgspec.Struct, frozen=True, kw_only=True):
-    """The dependence of a signal's labels, as far as they show it. JSON gives back the same, to the last bit.
+    """The dependence of a signal's labels, as far as they show it. A round trip through JSON changes no bit.
 
-    `whole` are all its labels, `without` those without each group of callers (None: the group has given none). `passed`
-    counts labels that were passed over. `began_at` is the time of the first label, `fitted_at` when the rhythm was last
-    fitted, by `moments`: sums of 1, cos, sin, cos², cos·sin, badness, badness·cos and badness·sin of the time of day.
-    `rhythm` has the level, cosine and sine of the wave, in multiples of the mean label. `had_rhythm`: there is one, or
-    was one before. `settled` is the dependence as it last was while nothing hinted at a slip; None in states of earlier
-    releases.
+    `whole` covers all its labels, `without` those without each group of callers (None: the group has given none).
+    `passed` counts labels that were passed over. `began_at` is the time of the first label, `fitted_at` that of the
+    last fit of the rhythm. `moments` are its sums of 1, cos, sin, cos², cos·sin, badness, badness·cos and badness·sin
+    of the time of day. `rhythm` has the level, cosine and sine of the wave, in multiples of the mean label.
+    `had_rhythm`: there is one, or was one before. `settled` is the last dependence without a hint at a slip; None in
+    states of earlier releases.
     """
 
     whole: Clusters = Clusters()
@@ -181,43 +181,43 @@ class Dependence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_first_day(self) -> bool:
-        """Return whether labels of a whole day have not been seen yet."""
+        """Return whether labels span less than a whole day so far."""
         return self.began_at is None or self.fitted_at <= self.began_at
 
     @property
     def has_rhythm(self) -> bool:
-        """Return whether errors follow the day beyond chance."""
+        """Return whether errors follow the time of day beyond chance."""
         return self.rhythm != FLAT
 
 
 class LabelTerms(NamedTuple):
-    """The terms on which a detector takes a label: the exponent of its factors, and how many times the baseline may be
-    wrong at this hour. Both depend on earlier labels alone."""
+    """The terms on which a detector takes a label: the exponent of its factors, and the multiple of the baseline that
+    may be wrong at this hour. Both depend on earlier labels alone."""
 
     exponent: float = 1.0
     times: float = 1.0
 
 
 PLAIN = LabelTerms()
-"""The terms of labels that are independent of each other."""
+"""The terms of independent labels."""
 
 
 def find_dispersion(state: Dependence, prior: float = PRIOR_LABELS) -> float:
-    """The dispersion of the labels: the least, whoever is left out beside whom others count."""
+    """The dispersion of the labels: the least, whoever may be left out (`leave_one_out.list_parts`)."""
     return min([part.find_dispersion(prior) for part in leave_one_out.list_parts(state.whole, state.without)])
 
 
 def find_times_stronger(state: Dependence) -> float:
-    """The factor by which evidence has to be stronger, since days differ: the least, whoever is left out. The days are
-    those from before anything hinted at a slip."""
+    """The factor by which evidence must be stronger because days differ: the least, whoever is left out. It uses the
+    days before the first hint at a slip."""
     settled = state.settled or state
     parts = leave_one_out.list_parts(settled.whole, settled.without)
     return 1.0 + DAYS_CAUTION * (min([part.days.find_dispersion() for part in parts]) - 1.0)
 
 
 def find_relief(state: Dependence) -> float:
-    """The exponent by the dispersion of all labels, as a part of the one that counts: under 1 where one caller's
-    errors alone come in bursts."""
+    """The exponent by all labels' dispersion, divided by the exponent that counts. It is under 1 if the errors of one
+    caller alone come in bursts."""
     return state.whole.find_exponent() / find_exponent(state)
 
 
@@ -245,17 +245,17 @@ def find_times(state: Dependence, at: float) -> float:
 
 
 def find_terms(state: Dependence, at: float) -> LabelTerms:
-    """The terms of the next label, which comes at this time."""
+    """The terms of the next label, at this time."""
     return LabelTerms(find_exponent(state), max(1.0, find_times(state, at)))
 
 
 def find_reverse_terms(state: Dependence, at: float) -> LabelTerms:
-    """The terms on which a reverse test takes it: in the better hours fewer errors show no recovery."""
+    """The terms of the next label in a reverse test: fewer errors in the better hours show no recovery."""
     return LabelTerms(find_exponent(state), min(1.0, find_times(state, at)))
 
 
 def find_crowding(near: float, baseline: float) -> float:
-    """The exponent of the next label's factors, where `near` errors are among about the last ten labels."""
+    """The exponent of the next label's factors, with `near` errors among about the last ten labels."""
     room = NEAR * (baseline + CROWDED_POINTS)
     return 1.0 if near <= room else room / near
 
@@ -266,7 +266,7 @@ def add_near(near: float, badness: float) -> float:
 
 
 def observe(state: Dependence, badness: float, at: float, own: Collection[int] = (), groups: int = 0) -> Dependence:
-    """The dependence after a label, from 0 (right) to 1 (wrong), that those of these groups of callers have given."""
+    """The dependence after a label, from 0 (right) to 1 (wrong), from these groups of callers."""
     state = _move_clock(state, at)
     cosine, sine = find_wave(at)
     added = (1.0, cosine, sine, cosine * cosine, cosine * sine, badness, badness * cosine, badness * sine)
@@ -277,17 +277,17 @@ def observe(state: Dependence, badness: float, at: float, own: Collection[int] =
 
 
 def pass_over(state: Dependence, at: float) -> Dependence:
-    """The dependence after a label that says nothing of clusters: a repeat, or one of a degraded version."""
+    """The dependence after a label that tells nothing about clusters: a repeat, or one of a degraded version."""
     return replace(_move_clock(state, at), passed=state.passed + 1)
 
 
 def settle(state: Dependence) -> Dependence:
-    """The dependence of labels among which nothing hints at a slip."""
+    """The dependence, noted as one without a hint at a slip."""
     return replace(state, settled=replace(state, settled=None))
 
 
 def forget_slip(state: Dependence) -> Dependence:
-    """The dependence from before the slip that has been found: a slip is not a cluster."""
+    """The dependence as it was before the slip: a slip is not a cluster."""
     if state.settled is None:
         whole, without = leave_one_out.move_each(state.whole, state.without, Clusters.move_mean, ())
         return replace(state, whole=whole, without=without)
@@ -296,7 +296,7 @@ def forget_slip(state: Dependence) -> Dependence:
 
 
 def forget_rhythm(state: Dependence) -> Dependence:
-    """The dependence without what it knows of the day: a slip that lasts looks like a rhythm on its first day."""
+    """The dependence without a rhythm: on its first day a slip that lasts looks like one."""
     return replace(state, rhythm=FLAT, had_rhythm=False, moments=(0.0,) * 8, settled=None)
 
 
@@ -336,14 +336,14 @@ def _take(state: Clusters, badness: float) -> Clusters:
 
 
 def _read_blocks(state: Clusters) -> Clusters:
-    """The clusters by the blocks of 32 labels that an earlier release has seen; each counts as 32 labels of today."""
+    """The clusters from an earlier release's blocks of 32 labels; each block counts as 32 labels now."""
     _, _, ratios, count = state.blocks[1]
     products = LOT * (ratios - count) / (2.0 * FARTHER)
     return replace(state.move_mean(), blocks=(), products=products, counted=LOT * count)
 
 
 def _fit(state: Dependence, at: float) -> Dependence:
-    """The rhythm by least squares, shrunk by what chance brings, and none where it may be chance alone."""
+    """Fit the rhythm by least squares, shrunk by the part of chance; flat if chance alone may explain it."""
     count, c, s, cc, cs, x, xc, xs = state.moments
     if not count:
         return replace(state, fitted_at=at)

@@ -1,13 +1,13 @@
-"""The alarm threshold that an accepted number of false alarms gives, and the labels that a slip needs to pass it.
+"""The alarm threshold from an accepted number of false alarms, and the labels until a slip passes it.
 
-Operators say how many false alarms the whole fleet may have in a month. Each signal gets an equal part. A signal that
-raises one in `A` labels on average while nothing is wrong, and has `L` labels a month, raises L/A. The detectors of
-`shiryaev_roberts.py` that alarm at a log e-value of log(A), and begin again after each alarm, raise at most M/A false
-alarms in M labels on average, for every M and however the labels depend on each other: their sum less the number of
-labels does not grow on average while nothing is wrong. So the expected false alarms of the fleet are at most what was
-set, as long as no signal has more labels a month than it was planned with.
+Operators set the number of false alarms that the whole fleet may have in a month. Each signal gets an equal part. A
+signal that raises one in `A` labels on average while nothing is wrong, and has `L` labels a month, raises L/A. The
+detectors of `shiryaev_roberts.py` alarm at a log e-value of log(A), and begin again after each alarm. On average they
+raise at most M/A false alarms in M labels, for every M and however the labels depend on each other. The reason: while
+nothing is wrong, the mean of their sum less the number of labels does not grow. So the expected false alarms of the
+fleet keep to the setting, as long as no signal has more labels a month than planned.
 
-`labels` and `alpha` of a detector mean log(labels/alpha): `labels = between * alpha` gives the threshold log(between).
+A detector's `labels` and `alpha` mean the threshold log(labels/alpha): `labels = between * alpha` gives log(between).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 
 MONTH_DAYS = 30.0
 BETWEEN_MIN = 200.0
-"""A signal with few labels a month raises an alarm no more often than once in this number of labels."""
+"""A signal with few labels a month has at most one false alarm in this number of labels."""
 
 
 def find_labels_between(
@@ -27,7 +27,7 @@ def find_labels_between(
 ) -> float:
     """The mean number of labels between two false alarms of one of `signals` signals: the e-value at which it alarms.
 
-    Raises ValueError if no false alarms are allowed for, or if the labels are not a number of at least 0.
+    Raises ValueError if no false alarms are allowed, or if `labels_per_day` is negative or not finite.
     """
     if not (false_alarms_per_month > 0.0 and math.isfinite(false_alarms_per_month)):
         raise ValueError(f"{false_alarms_per_month} false alarms a month: more than 0, or nothing could ever alarm.")
@@ -44,13 +44,13 @@ def find_labels_to_detect(
     rate: float | None = None,
     exponent: float = 1.0,
 ) -> float | None:
-    """The mean number of labels until a detector alarms, about, once the rate has risen by `points`.
+    """Estimate the mean number of labels until a detector alarms, once the rate has risen by `points`.
 
-    `baseline` is what the detector tests against, `rate` what the signal had before, by default the baseline; `points`
-    is a share, 0.05 for 5 points. `exponent` is that of the bets' factors where labels depend on each other
-    (`dependence.py`). The best of the detector's alternatives, which gains g a label, has to come to the threshold; the
-    bets that begin at each label are log(1/g) ahead of a single one. None where no alternative gains, so that the
-    change is not found at all. Raises ValueError as `start` and `find_threshold` of rising_errors.py do.
+    `baseline` is the detector's baseline, `rate` the signal's rate before, by default the baseline. `points` is a
+    share: 0.05 for 5 points. `exponent` is that of the bets' factors if labels depend on each other (`dependence.py`).
+    The best of the detector's alternatives gains g a label, and has to reach the threshold. The bets that begin at each
+    label are log(1/g) ahead of a single one. None if no alternative gains, so that the change is never found. Raises
+    ValueError as `start` and `find_threshold` of rising_errors.py do.
     """
     rising_errors.start(baseline)
     true = min(1.0, (baseline if rate is None else rate) + points)
@@ -62,6 +62,6 @@ def find_labels_to_detect(
 
 
 def _growth(true: float, baseline: float, p1: float) -> float:
-    """By how much an alternative's logarithm grows a label on average."""
+    """The mean growth of an alternative's logarithm per label."""
     p1 = min(1.0 - BASELINE_MIN, max(BASELINE_MIN, p1))
     return true * math.log(p1 / baseline) + (1.0 - true) * math.log((1.0 - p1) / (1.0 - baseline))

@@ -1,13 +1,13 @@
-"""Does a version behave otherwise than it did? Signals that nobody has to label: length, refusals, cost and the like.
+"""A detector of changed behaviour, from signals that need no labels: length, refusals, cost and others.
 
-The first 500 values of a signal are its reference. Of a rate (did it happen or not) they give the exact two-sided 90%
-interval, of values the 5% and 95% quantiles, and how many values may at most lie outside of these. From then on two
-detectors (`rising_errors.py`) run against these bounds: the rate has risen, or has fallen; values lie above the range,
-or below it, too often. Their mean is the evidence, with the claim of a single one. The order of the values does not
-matter to the claim, but their reference does: it has to be like what follows while nothing is wrong. A daily rhythm
-that 500 values do not span, or a version that is slipping from its first request, is not seen for what it is.
+The first 500 values of a signal are its reference. A rate (did it happen or not) gives its exact two-sided 90%
+interval. Other values give their 5% and 95% quantiles, and a bound on the share of values outside these. From then on
+two detectors (`rising_errors.py`) test these bounds: the rate has risen, or has fallen; too many values lie above the
+range, or below it. Their mean is the evidence, with the claim of a single one. The claim does not depend on the order
+of the values, but on their reference: it must be like later values while nothing is wrong. So two cases are misjudged:
+a daily rhythm that 500 values do not span, and a version that slips from its first request.
 
-What is said is that something has changed, never that it is wrong: a signal makes a version suspect, and no more.
+The signal claims that something has changed, never that it is wrong: it makes a version suspect, and no more.
 
 Pure functions over frozen data. While it learns, a signal of values keeps up to 500 of them, to five digits each;
 afterwards its size is fixed.
@@ -33,18 +33,18 @@ Sides = Literal["both", "above", "below"]
 REFERENCE = 500
 OUTSIDE = 0.05
 ROUNDING = 1e-6
-"""More than floats may add to a mean."""
+"""More than rounding errors of floats may add to a mean."""
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal and its state. JSON gives back the same, to the last bit.
+    """A signal and its state. A round trip through JSON changes no bit.
 
-    `sides` says which changes count: more of it, less of it, or both. `observed` counts values, `happened` sums those
-    of a rate's reference. `sorted_values` is a reference of values while it is learned, `low` and `high` are their
-    quantiles afterwards. `above` and `below` are the detectors, None where that side is not looked at or can't be: a
-    rate that never happened can't fall. `log_max` is the largest log e-value so far. The others are for its owner to
-    say: when the last value of the reference came (`taken_at`), and of the time since the detectors began the most
-    requests a day (`busiest`) and the most signals of all versions (`signals`, `alarm_shares.py`).
+    `sides` says which changes count: a rise, a fall, or both. `observed` counts values, `happened` is the sum of a
+    rate's reference. `sorted_values` is a reference of values while it is learned, `low` and `high` are its quantiles
+    afterwards. `above` and `below` are the detectors. One is None if its side is not tested or can't change: a rate of
+    0 can't fall. `log_max` is the largest log e-value so far. The owner sets the others. `taken_at` is the time of the
+    reference's last value. `busiest` and `signals` are the most requests a day, and the most signals of all versions,
+    since the detectors began (`alarm_shares.py`).
     """
 
     kind: ValueKind
@@ -63,17 +63,17 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(kind: ValueKind, sides: Sides = "both") -> Signal:
-    """A signal that learns its reference first."""
+    """A signal that first learns its reference."""
     return Signal(kind=kind, sides=sides)
 
 
 def learns(signal: Signal) -> bool:
-    """Return whether its reference is not complete yet, so that it can't alarm."""
+    """Return whether its reference is still incomplete, so that it can't alarm."""
     return signal.observed < REFERENCE
 
 
 def observe(signal: Signal, value: float | bool) -> Signal:
-    """The signal after a value. Raises ValueError if it is not finite, or that of a rate not within 0 and 1."""
+    """The signal after a value. Raises ValueError if it is not finite, or outside [0, 1] for a rate."""
     value = float(value)
     if not math.isfinite(value) or (signal.kind == "rate" and not 0.0 <= value <= 1.0):
         raise ValueError(f"A value of {value}: it must be finite, and that of a rate within 0 and 1.")
@@ -96,12 +96,12 @@ def observe(signal: Signal, value: float | bool) -> Signal:
 
 
 def shorten(value: float) -> float:
-    """A value to five digits, which is how it is kept and compared."""
+    """A value rounded to five digits, as it is kept and compared."""
     return float(f"{value:.5g}")
 
 
 def log_e(signal: Signal) -> float:
-    """The logarithm of the mean of both sides' sums (told as an e-value: see `rising_errors`): -700 while it learns."""
+    """The logarithm of the mean of both sides' sums (reported as an e-value: `rising_errors`): -700 while it learns."""
     there = [rising_errors.log_e(detector) for detector in (signal.above, signal.below) if detector is not None]
     if not there:
         return LOG_FLOOR
@@ -110,27 +110,28 @@ def log_e(signal: Signal) -> float:
 
 
 def has_alarmed(signal: Signal, labels: float, alpha: float) -> bool:
-    """Return whether it has ever reached the threshold for `labels` values. What it finds is a change, not a fault."""
+    """Return whether it has ever reached the threshold for `labels` values. It finds a change, not a fault."""
     return signal.log_max >= shiryaev_roberts.find_threshold(labels, alpha)
 
 
 def find_change(signal: Signal) -> int | None:
-    """The number of values, with the reference's, after which the change likeliest began; None while it learns."""
+    """The number of values, the reference's included, after which the change most likely began; None while it
+    learns."""
     there = [detector for detector in (signal.above, signal.below) if detector is not None]
     return REFERENCE + rising_errors.find_change(max(there, key=rising_errors.log_e)) if there else None
 
 
 def find_direction(signal: Signal) -> Literal["above", "below"] | None:
-    """On which side there is more evidence; None while it learns."""
+    """The side with more evidence; None while it learns."""
     if signal.above is None or signal.below is None:
         return "above" if signal.above is not None else "below" if signal.below is not None else None
     return "above" if rising_errors.log_e(signal.above) >= rising_errors.log_e(signal.below) else "below"
 
 
 def describe_reference(signal: Signal) -> dict[str, float | int | str | None]:
-    """The reference, for people: the number of its values, its quantiles or its rate, and the bounds that are tested.
+    """The reference, for people: the number of its values, its quantiles or its rate, and the tested bounds.
 
-    `seen_above` and `seen_below` are the shares that were seen since (of a rate: the rate).
+    `seen_above` and `seen_below` are the shares seen since then (of a rate: the rate).
     """
     above, below = signal.above, signal.below
     return {
@@ -175,7 +176,7 @@ def _of_rate(signal: Signal) -> Signal:
 
 
 def _of_values(signal: Signal) -> Signal:
-    """Start the detectors: a fixed number of the reference lies outside its quantiles, which bounds values to come."""
+    """Start the detectors. A fixed number of reference values lies outside the quantiles, which bounds later values."""
     outside = round(OUTSIDE * REFERENCE)
     bound = intervals.find_upper_bound(outside, REFERENCE)
     return replace(

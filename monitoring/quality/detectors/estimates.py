@@ -1,19 +1,19 @@
-"""The quality of an arm on all requests of its task, from few labels by people and a judge's opinion on many.
+"""The quality of an arm on all requests of its task, from few labels by people and many guesses by a judge.
 
-The mean of the labels is corrected by how much more the judge thinks of the other rows than of the labelled ones, as
-far as the judge is worth it: mean(y) + lam·(mean(f, others) - mean(f, labelled)). With the weight lam that makes the
-variance least, within 0 and 1, a judge that tells nothing does no harm, and whatever the judge's faults are the
-estimate is not biased by them. It holds for rows that were drawn uniformly, and of these the labelled ones too.
+The mean of the labels is corrected by the judge's mean on the other rows, less its mean on the labelled ones: mean(y) +
+lam·(mean(f, others) - mean(f, labelled)). The weight lam is the one within 0 and 1 that makes the variance least. So an
+uninformative judge does no harm, and no fault of the judge biases the estimate. The estimate holds if the rows were
+drawn uniformly, and the labelled ones uniformly among them.
 
 A. Angelopoulos, J. Duchi, T. Zrnic, "PPI++: Efficient Prediction-Powered Inference", 2023, arXiv 2311.01453.
 
 With few labels the normal interval is too narrow. As in "add two successes and two failures" (A. Agresti, B. Coull,
-1998) the interval, not the estimate, is reckoned as if every way in which label and judge can differ had been seen a
-little more often, and has Student's quantiles.
+1998), each combination of label and guess counts as seen a little more often. Only the interval is computed so, not the
+estimate. It has Student's quantiles.
 
-Those intervals are for one look. For looking at every row, and acting on the first that shows it, use `bound_always`:
-bounds that hold at all times together (I. Waudby-Smith, D. Arbour, R. Sinha, E. Kennedy, A. Ramdas, "Time-uniform
-central limit theory and asymptotic confidence sequences", 2021, arXiv 2103.06476).
+Those intervals are for one look. To look at every row, and act on the first that shows a difference, use
+`bound_always`: bounds that hold at all times together (I. Waudby-Smith, D. Arbour, R. Sinha, E. Kennedy, A. Ramdas,
+"Time-uniform central limit theory and asymptotic confidence sequences", 2021, arXiv 2103.06476).
 
 Pure functions over frozen sums of fixed size.
 """
@@ -27,30 +27,30 @@ import msgspec
 from msgspec.structs import replace
 
 ADDED = 0.35
-"""The number of rows of each of the four ways that are added for an interval."""
+"""The number of rows that an interval adds for each of the four combinations of label and guess."""
 ADDED_DIFFERENCE = 0.175
-"""The same for a difference, half as much: its rows, `DIFFERENCES`, are eight instead of four."""
+"""The same for a difference. It is half as much, since `DIFFERENCES` has eight rows instead of four."""
 LABELS_MIN = 2
-"""A variance takes two."""
+"""A variance needs two labels."""
 TIGHT_AT = 100
-"""With this number of labels the bounds that always hold are as tight as they can be made."""
+"""The number of labels at which the bounds that always hold are tightest."""
 DIFFERING = 0.3
-"""Share of requests on which two arms differ in rightness, where it is not known."""
+"""The assumed share of requests on which only one of two arms is right."""
 COMPARED_MIN, COMPARED_MAX = 20, 100_000
-"""The numbers of labels between which the one that a difference needs is sought."""
+"""The range in which the number of labels that a difference needs is sought."""
 DIFFERENCES = (
     *((0.0, 0.0), (0.0, 0.0), (1.0, 1.0), (-1.0, -1.0)),
     *((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)),
 )
-"""Label and judge's guess of the rows that are added for an interval of a difference."""
+"""Label and judge's guess of the rows that the interval of a difference adds."""
 
 
 class Sums(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """The sums over rows that an estimate needs. JSON gives back the same, to the last bit.
+    """The sums over rows that an estimate needs. A round trip through JSON changes no bit.
 
-    Of the labelled rows: their number, the sums of the labels y, of the judge's guess f, of their product and their
-    squares. Of the other rows, which only the judge has seen: their number, the sum of f and of its squares. Of the
-    labelled rows without the judge's guess: their number, and the sum of y.
+    Of the labelled rows: their number, and the sums of the labels y, of the judge's guesses f, of their products and of
+    their squares. Of the other rows, which only the judge has seen: their number, and the sums of f and of its squares.
+    Of the labelled rows without the judge's guess: their number, and the sum of y.
     """
 
     labelled: int = 0
@@ -78,7 +78,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def add_label(sums: Sums, y: float, f: float | None = None) -> Sums:
-    """The sums after a row that a person has judged, and the judge too (None: it said nothing). Both lie in [-1, 1].
+    """The sums after a row with a person's label and the judge's guess (None: it has none). Both lie in [-1, 1].
 
     Raises ValueError if a value lies outside.
     """
@@ -98,13 +98,13 @@ def add_label(sums: Sums, y: float, f: float | None = None) -> Sums:
 
 
 def add_guess(sums: Sums, f: float) -> Sums:
-    """The sums after a row that only the judge has seen. Raises ValueError if its guess is not within -1 and 1."""
+    """The sums after a row that only the judge has seen. Raises ValueError if its guess lies outside [-1, 1]."""
     _see_that_it_is_bounded(f)
     return replace(sums, unlabelled=sums.unlabelled + 1, other_f=sums.other_f + f, other_ff=sums.other_ff + f * f)
 
 
 def replace_guess(sums: Sums, y: float, f: float) -> Sums:
-    """The sums after a person has judged a row that counted as the judge's alone. Raises ValueError as they do."""
+    """The sums after a person has labelled a row of the judge alone. Raises ValueError as `add_label` does."""
     _see_that_it_is_bounded(y, f)
     without = replace(sums, unlabelled=sums.unlabelled - 1, other_f=sums.other_f - f, other_ff=sums.other_ff - f * f)
     return add_label(without, y, f)
@@ -119,7 +119,7 @@ def estimate(sums: Sums, confidence: float = 0.95) -> Estimate | None:
 def estimate_difference(sums: Sums, confidence: float = 0.95) -> Estimate | None:
     """The mean difference of two arms on the same rows, in [-1, 1]; None with fewer than two labels.
 
-    Each row's label is one arm's less the other's, and so is the judge's guess.
+    A row's label is one arm's label less the other's, and so is the judge's guess.
     """
     return _estimated(sums, confidence, DIFFERENCES, ADDED_DIFFERENCE, -1.0, 1.0)
 
@@ -127,9 +127,9 @@ def estimate_difference(sums: Sums, confidence: float = 0.95) -> Estimate | None
 def bound_always(sums: Sums, alpha: float = 0.05) -> tuple[float, float] | None:
     """The lower and the upper bound of the mean difference of two arms; None with fewer than two labels.
 
-    Each holds by itself, at whatever number of labels one looks, with a probability of 1 - alpha. That is so once there
-    are labels enough for a mean to be about normal: from 20 on, as tests show. The spread is reckoned from the widened
-    sums, and so is never 0. Raises ValueError if alpha is not a probability below a half.
+    Each bound alone holds with a probability of 1 - alpha, at whatever number of labels one looks. This needs enough
+    labels for a mean to be about normal: 20 or more, as tests show. The spread is computed from the widened sums, and
+    so is never 0. Raises ValueError if alpha is not a probability below a half.
     """
     if not 0.0 < alpha < 0.5:
         raise ValueError(f"An alpha of {alpha}: it must lie between 0 and 0.5.")
@@ -144,9 +144,9 @@ def bound_always(sums: Sums, alpha: float = 0.05) -> tuple[float, float] | None:
 
 
 def find_radius(n: float, alpha: float) -> float:
-    """The distance of the one-sided bound of n rows of variance 1 from their mean (the paper's appendix).
+    """The distance from the mean of n rows of variance 1 to their one-sided bound (the paper's appendix).
 
-    The tuning is the paper's for a two-sided bound at twice alpha, which this one is within 1% of.
+    The tuning is the paper's for a two-sided bound at twice alpha. This bound is within 1% of that one.
     """
     logarithm = -2.0 * math.log(2.0 * alpha)
     rho_squared = (logarithm + math.log(logarithm) + 1.0) / TIGHT_AT
@@ -157,8 +157,8 @@ def find_radius(n: float, alpha: float) -> float:
 def find_saved_share(agreement: float) -> float:
     """The share of labels that a judge saves, in a comparison of arms that differ on `DIFFERING` of requests.
 
-    `agreement` is how often it agrees with people on an answer. Labels and a judge that errs by chance correlate by r,
-    and save r². One that agrees in 75% saves a sixth, in 60% next to nothing.
+    `agreement` is how often it agrees with people on an answer. A judge that errs by chance correlates with labels by
+    r, and saves the share r². One that agrees in 75% saves a sixth, in 60% next to nothing.
     """
     error = min(0.5, 1.0 - agreement)
     explained = (1.0 - 2.0 * error) ** 2 * DIFFERING
@@ -166,7 +166,7 @@ def find_saved_share(agreement: float) -> float:
 
 
 def find_labels_to_compare(points: float, agreement: float | None, alpha: float) -> int:
-    """About how many labels show, by `bound_always`, an arm that is so much better (a share: 0.1 for 10 points).
+    """Estimate the labels that `bound_always` needs to show an arm better by `points` (a share: 0.1 for 10 points).
 
     `agreement` is how often the judge of pairs agrees with people (None: there is no judge).
     """
@@ -198,7 +198,7 @@ def _estimated(
 
 
 def _widened(sums: Sums, cells: tuple[tuple[float, float], ...], added: float) -> Sums:
-    """The sums with so much more of each of these rows; their number stays."""
+    """The sums with `added` more of each of these rows; the number of rows stays."""
     return replace(
         sums,
         y=sums.y + added * sum(y for y, _ in cells),
@@ -210,12 +210,12 @@ def _widened(sums: Sums, cells: tuple[tuple[float, float], ...], added: float) -
 
 
 def _mean_and_variance(sums: Sums, n: float, lam: float | None) -> tuple[float, float, float]:
-    """The estimate, its variance and the judge's weight, which is chosen where none is given."""
+    """The estimate, its variance and the judge's weight, which is chosen if `lam` is None."""
     y, others, heard = sums.y / n, sums.unlabelled, n - sums.silent
     y_variance = n / (n - 1.0) * max(0.0, sums.yy / n - y * y)
     if others == 0 or heard <= 1.0:
         return y, y_variance / n, 0.0
-    # The judge is measured where it said something, among labelled rows as among the others.
+    # The judge is measured on rows with a guess, labelled or not.
     f, scale = sums.f / heard, heard / (heard - 1.0)
     f_variance = scale * max(0.0, sums.ff / heard - f * f)
     both = scale * (sums.yf / heard - (sums.y - sums.silent_y) / heard * f)
@@ -230,7 +230,7 @@ def _mean_and_variance(sums: Sums, n: float, lam: float | None) -> tuple[float, 
 
 
 def find_two_sided_quantile(degrees: int, confidence: float) -> float:
-    """Student's two-sided quantile, within 1% up to a confidence of 95%: from 3 degrees of freedom on by the
+    """Student's two-sided quantile, within 1% up to a confidence of 95%. From 3 degrees of freedom it is the
     Cornish-Fisher series. `monitoring/intervals.py` has the exact one-sided quantile, in a hundred times the time.
 
     Raises ValueError if the confidence is not a probability between 0 and 1.

@@ -1,13 +1,12 @@
-"""The guarded detector: `rising_errors.py`, so that no caller and no rater of a caller moves a verdict alone.
+"""The guarded detector: `rising_errors.py` with a guard, so that no caller and no rater moves a verdict alone.
 
-Each caller is left out in turn, and each rater (`leave_one_out.py`): up to eight callers (raters) by themselves, and
-those after them in eight groups by their hash. Labels of trusted givers (operators, admins, reviewers) are in all
-detectors.
+Each caller and each rater is left out in turn (`leave_one_out.py`). The first eight callers have a group each, and so
+have the first eight raters; later ones share the eight groups by their hash. Labels of trusted givers (operators,
+admins, reviewers) are in all detectors.
 
-In addition a rater weighs at most `RATER_SHARE_MAX` of about the last `WINDOW` labels, or an equal part of them where
-there are fewer than five raters; where there are fewer than three nobody is weighed down. Counts fade, and are kept of
-the eight heaviest raters (A. Metwally, D. Agrawal, A. El Abbadi, "Efficient computation of frequent and top-k elements
-in data streams", 2005).
+In addition a rater weighs at most `RATER_SHARE_MAX` of about the last `WINDOW` labels. With fewer than five raters it
+is an equal part; with fewer than three, nobody is weighed down. Counts fade, and are kept for the eight heaviest raters
+(A. Metwally, D. Agrawal, A. El Abbadi, "Efficient computation of frequent and top-k elements in data streams", 2005).
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """A guarded detector and its state. JSON gives back the same, to the last bit.
+    """A guarded detector and its state. A round trip through JSON changes no bit.
 
-    `detectors` leave out the groups of `callers`, and behind them those of `raters`. `labels` is the faded count of
-    labels, `heavy` the faded weights of the heaviest raters.
+    `detectors` leave out the groups of `callers`, and then those of `raters`. `labels` is the faded count of labels,
+    `heavy` the faded weights of the heaviest raters.
     """
 
     detectors: LeaveOneOut[RateDetector]
@@ -62,14 +61,14 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start_roll(salt: str) -> GiverRoll:
-    """The roll of a version that nobody has used yet; `salt` is the version."""
+    """The roll of an unused version; `salt` is the version."""
     return GiverRoll(salt=salt, groups=GROUPS)
 
 
 def start(baseline: float, salt: str, side: Side = "above", rater_share_max: float = RATER_SHARE_MAX) -> Guarded:
     """A guarded detector; `salt` is the version.
 
-    Raises ValueError as `rising_errors.start` does, or if the largest share of a rater is not above 0 and at most 1.
+    Raises ValueError as `rising_errors.start` does, or if `rater_share_max` is not above 0 and at most 1.
     """
     if not 0.0 < rater_share_max <= 1.0:
         raise ValueError(f"A rater's largest share is {rater_share_max}: above 0, and at most 1.")
@@ -78,30 +77,30 @@ def start(baseline: float, salt: str, side: Side = "above", rater_share_max: flo
 
 
 def restart(guarded: Guarded, baseline: float, side: Side = "above") -> Guarded:
-    """A detector that has seen nothing, and knows its callers and raters as this one does."""
+    """A detector without labels that knows the same callers and raters as this one."""
     detectors = leave_one_out.start(rising_errors.start(baseline, side), 2 * GROUPS)
     return replace(guarded, detectors=detectors)
 
 
 def move_baseline(guarded: Guarded, baseline: float) -> Guarded:
-    """The detector with what it has seen, which holds the next labels against another baseline."""
+    """The detector with all it has seen. It compares the next labels with another baseline."""
     moved = leave_one_out.move(guarded.detectors, lambda detector: replace(detector, baseline=baseline))
     return replace(guarded, detectors=moved)
 
 
 def find_least_error(guarded: Guarded) -> float:
-    """The least lower bound of the error of the labels that it has seen, whoever is left out."""
+    """The least lower bound of its labels' error, whoever is left out."""
     return leave_one_out.find_least(guarded.detectors, _find_lower_bound, _believed(guarded))
 
 
 def start_knowing(baseline: float, salt: str, shares: Shares) -> Guarded:
-    """A detector that has seen nothing, and knows whose labels came before it."""
+    """A detector without labels that knows the raters of earlier labels."""
     fresh = start(baseline, salt)
     return replace(fresh, raters=shares.raters, labels=shares.labels, heavy=shares.heavy)
 
 
 def start_shares(salt: str) -> Shares:
-    """The shares of a stream without labels; `salt` is the version."""
+    """The shares of a signal without labels; `salt` is the version."""
     return Shares(raters=start_roll(salt))
 
 
@@ -114,7 +113,7 @@ def add_label(
     weight: float = 1.0,
     at: float = 0.0,
 ) -> tuple[Shares, float]:
-    """The shares after a label of somebody who is not trusted, given at `at` (Unix seconds), and what it may weigh."""
+    """The shares after an untrusted giver's label at `at` (Unix seconds), and the label's allowed weight."""
     name = name_rater(caller, rater)
     by_rater = leave_one_out.make_digest(shares.raters, name)
     fading, labels = _faded(shares.heavy), FADING * shares.labels + 1.0
@@ -124,7 +123,7 @@ def add_label(
 
 
 def set_callers(guarded: Guarded, roll: GiverRoll) -> Guarded:
-    """The detector once it is known who uses the version, and how much."""
+    """The detector with the version's present roll of callers."""
     callers = leave_one_out.count_kind(guarded.callers, roll.reported)
     callers = replace(callers, known=roll.known, requests=roll.requests, seen=roll.seen)
     return replace(guarded, callers=callers, raters=leave_one_out.count_kind(guarded.raters, roll.reported))
@@ -141,10 +140,10 @@ def observe(
     at: float = 0.0,
     terms: LabelTerms = PLAIN,
 ) -> Guarded:
-    """The detector after a label, given at `at` (Unix seconds). `rater` is who gave it, if the caller told; else the
-    caller is its rater. `reported`: the label is of a request that was not served here.
+    """The detector after a label, given at `at` (Unix seconds). `rater` is its giver as the caller named it; without
+    one, the caller is the rater. `reported`: the label's request was not served here.
 
-    A trusted giver's label is not weighed down, and left out by nobody. Raises ValueError as `find_gains` does.
+    A trusted giver's label is not weighed down, and every detector sees it. Raises ValueError as `find_gains` does.
     """
     if trusted:
         return _seen(guarded, badness, weight, terms, ())
@@ -162,29 +161,29 @@ def observe(
 
 
 def log_e(guarded: Guarded) -> float:
-    """The natural logarithm of the evidence now: what stays whichever caller or rater is left out."""
+    """The natural logarithm of the evidence now: the part that remains whichever caller or rater is left out."""
     return leave_one_out.find_least(guarded.detectors, rising_errors.log_e, _believed(guarded))
 
 
 def rests_on_one(guarded: Guarded, labels: float, alpha: float, relief: float = 1.0) -> bool:
-    """Return whether all labels would alarm as they stand, and not without one caller or rater alone: somebody should
-    look.
+    """Return whether all labels would alarm now, but not without one caller or rater alone: somebody should look.
 
-    Where it is not enough without another of them either, there is too little evidence yet, and it rests on nobody.
-    `relief` is the part of all labels' evidence that counts, as errors of one alone come in bursts (`dependence.py`).
+    If it is not enough without another one either, there is too little evidence yet, and it rests on nobody. `relief`
+    is the part of all labels' evidence that counts if one giver's errors alone come in bursts (`dependence.py`).
     """
     return bool(_rests_on(guarded, labels, alpha, relief))
 
 
 def rests_on_most(guarded: Guarded, labels: float, alpha: float, relief: float = 1.0) -> bool:
-    """The same, where that one has given most of the labels: the others' few can neither confirm nor refute it."""
+    """As `rests_on_one`, if that giver has given most of the labels: the others' few can neither confirm nor refute
+    it."""
     whole, without = guarded.detectors.whole, guarded.detectors.without
     left = [without[place] for place in _rests_on(guarded, labels, alpha, relief)]
     return any(detector is not None and 2 * detector.observed < whole.observed for detector in left)
 
 
 def _rests_on(guarded: Guarded, labels: float, alpha: float, relief: float) -> list[int]:
-    """The places of the one caller and the one rater without whom it is not enough."""
+    """The places of the one caller and the one rater without whom the evidence is not enough."""
     enough, whole = shiryaev_roberts.find_threshold(labels, alpha), guarded.detectors.whole
     if relief * rising_errors.log_e(whole) < enough:
         return []
@@ -192,16 +191,14 @@ def _rests_on(guarded: Guarded, labels: float, alpha: float, relief: float) -> l
 
 
 def find_change(guarded: Guarded) -> int:
-    """The number of labels after which the change likeliest began."""
+    """The number of labels after which the change most likely began."""
     return rising_errors.find_change(guarded.detectors.whole)
 
 
 def _seen(guarded: Guarded, badness: float, weight: float, terms: LabelTerms, own: tuple[int, ...]) -> Guarded:
-    """The detector after a label that those of these places have given."""
+    """The detector after a label from the givers at these places."""
     whole = guarded.detectors.whole
-    gains = rising_errors.find_gains(
-        whole.baseline, whole.side, badness, weight, terms
-    )  # the same for whoever is left out
+    gains = rising_errors.find_gains(whole.baseline, whole.side, badness, weight, terms)  # the same whoever is left out
     moved = leave_one_out.move(
         guarded.detectors, lambda detector: rising_errors.advance(detector, badness, weight, gains, crowds=True), own
     )
@@ -216,7 +213,7 @@ def _find_lower_bound(detector: RateDetector) -> float:
 
 
 def _believed(guarded: Guarded) -> set[int]:
-    """The places of callers and raters who may not be left out."""
+    """The places of callers and raters that may not be left out."""
     return {
         *leave_one_out.find_believed(guarded.callers),
         *[GROUPS + place for place in leave_one_out.find_believed(guarded.raters)],
@@ -228,7 +225,7 @@ def _faded(heavy: tuple[Heavy, ...]) -> tuple[Heavy, ...]:
 
 
 def _allowed(heavy: tuple[Heavy, ...], labels: float, rater: str, share_max: float) -> float:
-    """The greatest weight of a label of this rater, so that its latest labels weigh no more than their share."""
+    """The greatest weight of a label that keeps this rater's latest labels within their share."""
     have = next((entry.weight for entry in heavy if entry.rater == rater), None)
     raters = sum(entry.weight >= PRESENT_MIN for entry in heavy) + (have is None or have < PRESENT_MIN)
     if raters < RATERS_MIN:
@@ -238,7 +235,7 @@ def _allowed(heavy: tuple[Heavy, ...], labels: float, rater: str, share_max: flo
 
 
 def _weighed(heavy: tuple[Heavy, ...], rater: str, weight: float) -> tuple[Heavy, ...]:
-    """The counts with one more label. Whoever is new takes the place, and the count, of the lightest."""
+    """The weights after one more label. A new rater takes the place, and the weight, of the lightest."""
     others = [entry for entry in heavy if entry.rater != rater]
     have = next((entry.weight for entry in heavy if entry.rater == rater), 0.0)
     if len(others) == GROUPS:

@@ -1,20 +1,20 @@
 """Leave one out: the evidence of a signal is the part that remains whoever is left out.
 
-Beside the detector over all there is one without each group of callers (or raters, or who else gives it what it sees),
-and the evidence is the least of them. The first who are met are a group each; those after them share the groups by
-their hash. A `Roll` knows who is in which group, and a `LeaveOneOut` holds the detectors, whichever these are: its
-places are those of one roll, or of several, one behind the other.
+Beside the detector over all there is one without each group of callers, raters or other givers. The evidence is the
+least of them. The first givers met have a group each; later ones share the groups by their hash. A `GiverRoll` knows
+each giver's group. A `LeaveOneOut` holds the detectors, of any kind. Its places are those of one roll, or of several in
+a row.
 
-One rule says who may be left out: everybody beside whom all others together have at least `OTHERS_MIN` of the requests
-or of the labels that are counted. If one alone uses a version, leaving it out would leave nothing: its labels count,
-and a single request of somebody else does not change that. Nobody counts for more than 1,000 requests and 500 labels,
-and what others have counts less with time alone: so no flood, however large, makes its sender the only one.
+One rule says who may be left out: everybody beside whom all others together have at least `OTHERS_MIN` of the counted
+requests or labels. If one giver alone uses a version, leaving it out would leave nothing. So its labels count, and a
+single request of somebody else does not change that. Nobody counts for more than 1,000 requests and 500 labels, and the
+counts of others fade with time alone. So no flood, however large, makes its sender the only one.
 
-Only what this gateway served counts for that, with its labels: requests that are reported cost nothing. Where nothing
-was served for a week reports count among themselves.
+Only requests that this gateway served count for this rule, with their labels: reports cost their sender nothing. If
+nothing was served for a week, reports count among themselves.
 
-Each of the detectors has its claim on what it sees, so the least of them has it too. Pure functions over frozen data
-that go through JSON unchanged.
+Each detector's claim holds for the labels it sees, so the claim holds for the least of them too. Pure functions over
+frozen data that go through JSON unchanged.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from monitoring.quality.detectors.shiryaev_roberts import LOG_FLOOR, find_thresh
 
 OTHERS_MIN = 0.05
 ALONE_MIN = 66
-"""Where others have a twentieth, this number of requests all come from one in 3% of all cases."""
+"""If others have a twentieth, this number of requests all come from one giver in 3% of cases."""
 Z_SHOWN = 1.645
 FADING_LABELS = 1.0 - 1.0 / 500
 FADING_REQUESTS = 1.0 - 1.0 / 1000
 FADING_SECONDS = 7 * 86_400.0
 """The time in which counts fade to 1/e."""
 AGED_SECONDS = 3600.0
-"""Counts fade in steps of at least this time: the rounding of smaller ones would add up."""
+"""Counts fade in steps of at least this time: the rounding of smaller steps would add up."""
 DIGITS = 3
 NAME_BYTES = 8
 REPORTS_COUNT_AFTER_SECONDS = 7 * 86_400.0
-"""For so long nothing was served, where reports decide who may be left out."""
+"""The time without a served request after which reports decide who may be left out."""
 
 
 class CountsLabels(Protocol):
-    """A part of the evidence that knows the number of its labels."""
+    """A part of the evidence with its number of labels."""
 
     @property
     def labels(self) -> float:
@@ -59,13 +59,13 @@ Part = TypeVar("Part", bound=CountsLabels)
 
 
 class GiverRoll(msgspec.Struct, frozen=True, kw_only=True):
-    """The known givers, and their parts of the latest requests and labels. `salt` keeps digests of names apart between
+    """The known givers, and their parts of the latest requests and labels. `salt` makes digests of names differ between
     versions.
 
-    `known` are the digests of those who were met first, a group each, of `groups`. `requests` and `labels` are the
-    faded counts of each group's, empty where none are counted: of what was served here last at `served_at` (Unix
-    seconds; None: never), or of what was `reported`. `aged_at` is up to when they have faded with time, in Unix
-    seconds (0: they have not yet). `seen` counts requests, or labels without any, up to ALONE_MIN, and does not fade.
+    `known` are the digests of the first givers met, one for each of `groups`. `requests` and `labels` are each group's
+    faded counts, empty if none are counted. They are about requests served here, last at `served_at` (Unix seconds;
+    None: never), or about `reported` ones. `aged_at` is the time up to which they have faded (Unix seconds; 0: not
+    yet). `seen` counts requests, or labels if there are no requests, up to ALONE_MIN, and does not fade.
     """
 
     salt: str
@@ -80,9 +80,9 @@ class GiverRoll(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaveOneOut(msgspec.Struct, Generic[Detector], frozen=True, kw_only=True):
-    """The detector over all, and those without a group each: None while the group has given nothing, since leaving it
-    out changes nothing yet. `log_now` is the evidence after the last that was judged, `log_max` the largest so far,
-    and `believed` are the groups that could not be left out then."""
+    """The detector over all, and those without a group each. One is None while its group has given nothing: leaving it
+    out changes nothing yet. `log_now` is the evidence when it was last judged, `log_max` the largest so far. `believed`
+    are the groups that could not be left out then."""
 
     whole: Detector
     without: tuple[Detector | None, ...]
@@ -91,26 +91,26 @@ class LeaveOneOut(msgspec.Struct, Generic[Detector], frozen=True, kw_only=True):
     believed: tuple[int, ...] = ()
 
 
-# ---- who ---------------------------------------------------------------------------------------------
+# ---- givers ------------------------------------------------------------------------------------------
 
 
 def make_digest(roll: GiverRoll, name: str) -> str:
-    """The digest by which a giver is known."""
+    """The digest of a giver's name."""
     return hashlib.blake2b(f"{roll.salt}\n{name}".encode(), digest_size=NAME_BYTES).hexdigest()
 
 
 def get_group(roll: GiverRoll, name: str) -> int:
-    """The group that somebody is left out with."""
+    """The group that a giver is left out with."""
     return get_group_of_digest(roll, make_digest(roll, name))
 
 
 def get_group_of_digest(roll: GiverRoll, known_by: str) -> int:
-    """The same by a digest."""
+    """The group of a giver by its digest."""
     return roll.known.index(known_by) if known_by in roll.known else int(known_by, 16) % roll.groups
 
 
 def meet(roll: GiverRoll, name: str) -> GiverRoll:
-    """Somebody was met: the first have a group each."""
+    """The roll after a giver was met: the first givers have a group each."""
     known_by = make_digest(roll, name)
     if known_by in roll.known or len(roll.known) >= roll.groups:
         return roll
@@ -118,8 +118,8 @@ def meet(roll: GiverRoll, name: str) -> GiverRoll:
 
 
 def add_request(roll: GiverRoll, name: str, at: float = 0.0, reported: bool = False) -> GiverRoll:
-    """Somebody's request was answered at `at` (Unix seconds), here or as is `reported`. The counts begin again where
-    they were of the other kind; a report beside what is served here is not counted."""
+    """The roll after a giver's request at `at` (Unix seconds), answered here or, if `reported`, elsewhere. The counts
+    begin again if they were of the other kind. A report does not count while requests are served here."""
     last = roll.served_at
     if reported and not roll.reported and last is not None and at - last < REPORTS_COUNT_AFTER_SECONDS:
         return meet(roll, name)
@@ -130,8 +130,8 @@ def add_request(roll: GiverRoll, name: str, at: float = 0.0, reported: bool = Fa
 
 
 def add_label(roll: GiverRoll, name: str, reported: bool = False, at: float = 0.0) -> GiverRoll:
-    """Somebody gave a label at `at` (Unix seconds), of a request that was served here or is `reported`: it counts if
-    such requests do."""
+    """The roll after a giver's label at `at` (Unix seconds), of a request that was served here or is `reported`. It
+    counts if such requests do."""
     roll = fade(meet(roll, name), at)
     if reported != roll.reported:
         return roll
@@ -140,7 +140,7 @@ def add_label(roll: GiverRoll, name: str, reported: bool = False, at: float = 0.
 
 
 def fade(roll: GiverRoll, at: float) -> GiverRoll:
-    """The roll at a later time (Unix seconds): all counts have faded alike."""
+    """The roll at a later time (Unix seconds), with all counts faded alike."""
     elapsed = at - roll.aged_at
     if elapsed < AGED_SECONDS:
         return roll
@@ -154,42 +154,42 @@ def fade(roll: GiverRoll, at: float) -> GiverRoll:
 
 
 def count_kind(roll: GiverRoll, reported: bool) -> GiverRoll:
-    """The roll once what is served here counts, or what is `reported`."""
+    """The roll once requests served here count or, if `reported`, reported ones."""
     if roll.reported == reported:
         return roll
     return replace(roll, reported=reported, requests=(), labels=(), seen=0)
 
 
 def find_believed(roll: GiverRoll) -> Iterator[int]:
-    """The groups that may not be left out: beside them no others count."""
+    """The groups that may not be left out, since no others count beside them."""
     parts = _list_counts(roll)
     return (place for place in range(roll.groups) if not _others_count(roll, parts, place))
 
 
 def find_alone(roll: GiverRoll) -> str | None:
-    """The digest of whom no others count beside; None where there are several, or nobody was met."""
+    """The digest of a giver beside whom no others count; None if others do, or nobody was met."""
     parts = _list_counts(roll)
     return next((known_by for place, known_by in enumerate(roll.known) if not _others_count(roll, parts, place)), None)
 
 
 def _counted(roll: GiverRoll, counts: tuple[float, ...], name: str, fading: float) -> tuple[float, ...]:
-    """The counts with one more of this group, of which alone some fades for it: who sends many shows that it is there,
-    and not that others are gone. They are rounded, so that they take little room as JSON."""
+    """The counts with one more of this group. Only its own count fades: many requests of one giver do not show that
+    others are gone. Counts are rounded, to be short in JSON."""
     own = get_group(roll, name)
     counts = counts or (0.0,) * roll.groups
     return (*counts[:own], round(fading * counts[own] + 1.0, DIGITS), *counts[own + 1 :])
 
 
 def _list_counts(roll: GiverRoll) -> list[tuple[tuple[float, ...], float]]:
-    """The counts of requests and of labels, with their sums, where there are any."""
+    """The counts of requests and of labels with their sums, each if there are any."""
     return [(counts, total) for counts in (roll.requests, roll.labels) if (total := sum(counts)) > 0.0]
 
 
 def _others_count(roll: GiverRoll, counted: list[tuple[tuple[float, ...], float]], own: int) -> bool:
-    """Return whether all but this group have enough of the requests, or of the labels, to be asked for.
+    """Return whether all other groups have enough of the requests, or of the labels, for their evidence to count.
 
-    They have, too, until requests or labels show that their share is less: of few of them chance may have given others
-    none. So nobody is alone before some 66 requests or labels.
+    They also have enough until requests or labels show that their share is less: if there are few, chance may have
+    given others none. So nobody is alone before some 66 requests or labels.
     """
     parts = [(total - counts[own], total) for counts, total in counted]
     if any(others >= OTHERS_MIN * total for others, total in parts):
@@ -200,28 +200,28 @@ def _others_count(roll: GiverRoll, counted: list[tuple[tuple[float, ...], float]
 
 
 def _find_most(count: float) -> float:
-    """The upper bound, at 95%, of the mean of a count by chance (its root is steady: M. Bartlett, 1936)."""
+    """The upper bound, at 95%, of the mean of a Poisson count (its root has a steady variance: M. Bartlett, 1936)."""
     return float((math.sqrt(max(0.0, count) + 1.0) + Z_SHOWN / 2.0) ** 2)
 
 
-# ---- what they have given ------------------------------------------------------------------------------
+# ---- detectors -----------------------------------------------------------------------------------------
 
 
 def start(whole: Detector, groups: int) -> LeaveOneOut[Detector]:
-    """A detector that has seen nothing of anybody."""
+    """Detectors that have seen nothing from anybody."""
     return LeaveOneOut(whole=whole, without=(None,) * groups)
 
 
 def move(
     detectors: LeaveOneOut[Detector], move: Callable[[Detector], Detector], own: Collection[int] = ()
 ) -> LeaveOneOut[Detector]:
-    """The detectors after something that these groups gave: those that leave one of them out do not see it."""
+    """The detectors after something from these groups. Those without one of these groups do not see it."""
     whole, without = move_each(detectors.whole, detectors.without, move, own)
     return replace(detectors, whole=whole, without=without)
 
 
 def list_parts(whole: Part, without: Iterable[Part | None]) -> list[Part]:
-    """The part of all labels, and those without each group beside whom others count."""
+    """The part of all labels, and the parts without each group that leave at least `OTHERS_MIN` of the labels."""
     enough = OTHERS_MIN * whole.labels
     return [whole, *[part for part in without if part is not None and part.labels >= enough]]
 
@@ -231,7 +231,7 @@ def move_each(
 ) -> tuple[Detector, tuple[Detector | None, ...]]:
     """The same for a detector and those without each group.
 
-    One that leaves out who gives its first is the one over all until then.
+    Until a group gives something, the detector without it is the one over all.
     """
     moved = [
         (left or whole) if place in own else None if left is None else move(left) for place, left in enumerate(without)
@@ -244,8 +244,8 @@ def judge(
 ) -> LeaveOneOut[Detector]:
     """The detectors with the evidence now, and the largest so far.
 
-    Where somebody who was believed for want of others may be left out now, what rested on that belief is void: the
-    largest is what is left without it. Nothing rests on who has given nothing.
+    A giver who was believed for want of others may be left out now. Then evidence that rested on that belief is void:
+    the largest becomes the evidence without it. No evidence rests on a giver who has given nothing.
     """
     evidence = find_least(detectors, log_e, believed)
     is_void = any(place not in believed and detectors.without[place] is not None for place in detectors.believed)
@@ -256,7 +256,7 @@ def judge(
 def find_least(
     detectors: LeaveOneOut[Detector], measure: Callable[[Detector], float], believed: Collection[int]
 ) -> float:
-    """The least of a figure over all whom one may leave out: of a detector's log e-value, the evidence now."""
+    """The least of a figure, whoever may be left out. Of a detector's log e-value it is the evidence now."""
     least = [
         measure(left) for place, left in enumerate(detectors.without) if left is not None and place not in believed
     ]
@@ -275,8 +275,8 @@ def rests_on(
     believed: Collection[int],
     callers: int,
 ) -> list[int]:
-    """The places of the one caller and the one rater without whom the evidence of all is not enough; none where it
-    rests on several. The first `callers` places are those of callers."""
+    """The places of the one caller and the one rater without whom all evidence is not enough; none if it rests on
+    several. The first `callers` places are those of callers."""
     if detectors.log_max >= enough or log_e(detectors.whole) < enough:
         return []
     without = [
@@ -288,6 +288,6 @@ def rests_on(
 
 
 def reaches_now(detectors: LeaveOneOut[Detector], labels: float) -> bool:
-    """Return whether the evidence now reaches the threshold that is reached by chance once in `labels` labels on
-    average, at most. The first time that it does is the first time that `has_alarmed` says so."""
+    """Return whether the evidence now reaches the threshold that chance reaches once in `labels` labels on average, at
+    most. It first does when `has_alarmed` first says so."""
     return detectors.log_now >= math.log(labels)

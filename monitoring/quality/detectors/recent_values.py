@@ -16,10 +16,10 @@ from monitoring.intervals import Z_95
 from monitoring.time_units import DAY_SECONDS
 
 WINDOW = 200
-"""The number of newest values that make a share, about."""
+"""The approximate number of newest values in a share."""
 FADING = 1.0 - 1.0 / WINDOW
 RATE_SECONDS = 3 * 86_400.0
-"""A rate is that of about the last three days."""
+"""A rate covers about the last three days."""
 RATE_SECONDS_MIN = 3600.0
 MARKS_MAX = 20
 SINCE_MIN = 10
@@ -30,7 +30,7 @@ DIGITS = 3
 
 
 class FadedSums(msgspec.Struct, frozen=True, array_like=True):
-    """Faded sums: of the weights, of their squares, of the values and of their squares."""
+    """Faded sums of the weights, of their squares, of the values and of their squares."""
 
     weight: float = 0.0
     squares: float = 0.0
@@ -49,9 +49,9 @@ def add_value(recent: FadedSums, value: float) -> FadedSums:
 
 
 def add_value_of(parts: tuple[FadedSums, ...], own: int | None, value: float) -> tuple[FadedSums, ...]:
-    """The part of each giver in the sums, after a value of one of them (None: of nobody).
+    """Each giver's part of the sums, after a value from one of them (None: from nobody).
 
-    Rounded, so that it takes little room.
+    Rounded, to be short in JSON.
     """
     moved = [add_value(part, value) if place == own else _fade(part) for place, part in enumerate(parts)]
     return tuple([FadedSums(*[round(number, DIGITS) for number in astuple(part)]) for part in moved])
@@ -62,17 +62,17 @@ def _fade(recent: FadedSums) -> FadedSums:
 
 
 def take_away(recent: FadedSums, part: FadedSums) -> FadedSums:
-    """The sums without what one has given."""
+    """The sums without one giver's part."""
     return FadedSums(*[max(0.0, whole - own) for whole, own in zip(astuple(recent), astuple(part), strict=True)])
 
 
 def find_mean(recent: FadedSums) -> float | None:
-    """The mean lately; None before the first value."""
+    """The recent mean; None before the first value."""
     return recent.total / recent.weight if recent.weight else None
 
 
 def find_share_interval(recent: FadedSums) -> tuple[float, float] | None:
-    """The 95% interval of a share, by as many values as weigh the same; None before the first."""
+    """The 95% interval of a share, by the effective number of values; None before the first."""
     if not recent.weight:
         return None
     of = recent.weight * recent.weight / recent.squares
@@ -80,7 +80,7 @@ def find_share_interval(recent: FadedSums) -> tuple[float, float] | None:
 
 
 def find_mean_interval(recent: FadedSums) -> tuple[float, float] | None:
-    """The 95% interval of a mean of values in [-1, 1], reckoned as if one of each end had been seen; None before."""
+    """The 95% interval of a mean of values in [-1, 1], with one value of each end added; None before the first."""
     if not recent.weight:
         return None
     of = recent.weight * recent.weight / recent.squares
@@ -109,7 +109,7 @@ def add_event(rate: Rate | None, at: float) -> Rate:
 
 
 def count_per_day(rate: Rate | None, at: float, known_seconds_min: float = RATE_SECONDS_MIN) -> float:
-    """Events a day, lately. What is known for less than `known_seconds_min` counts as if it were for as long."""
+    """Recent events a day. A rate known for less than `known_seconds_min` counts as known for that time."""
     if rate is None:
         return 0.0
     at = max(at, rate.at)
@@ -121,17 +121,17 @@ def count_per_day(rate: Rate | None, at: float, known_seconds_min: float = RATE_
 def find_busiest(before: float, rate: Rate | None, at: float) -> float:
     """The most events a day so far, where `before` was the most; the first three days count as whole ones.
 
-    A threshold that followed the rate down would let evidence of long ago alarm once events stop.
+    If a threshold followed the rate down, old evidence would alarm once events stop.
     """
     return max(before, count_per_day(rate, at, RATE_SECONDS))
 
 
 Marks = tuple[tuple[int, float, float], ...]
-"""Counts, when each was reached (Unix seconds), and the sum by then: dense lately, and ever less so the longer ago."""
+"""Counts, the time when each was reached (Unix seconds), and the sum by then. Recent marks are denser than old ones."""
 
 
 def add_mark(marks: Marks, count: int, at: float, total: float) -> Marks:
-    """The marks with one more; of too many, the one that is missed least."""
+    """The marks with one more. If there are too many, the least useful one is dropped."""
     marks = (*marks, (count, at, total))
     if len(marks) <= MARKS_MAX:
         return marks
@@ -142,7 +142,7 @@ def add_mark(marks: Marks, count: int, at: float, total: float) -> Marks:
 
 
 def find_time(marks: Marks, count: int) -> float | None:
-    """The time of the last mark before the next one was counted; None without marks."""
+    """The time of the last mark before the one after `count` was counted; None without marks."""
     last_at = None
     for marked, at, _ in marks:
         if last_at is not None and marked > count + 1:
@@ -152,7 +152,7 @@ def find_time(marks: Marks, count: int) -> float | None:
 
 
 def sum_since(marks: Marks, count: int) -> tuple[float, int] | None:
-    """The sum and number of what came after `count` were counted, as closely as marks tell; None where too few did."""
+    """The sum and number of values after the first `count`, as closely as marks tell; None if there are too few."""
     if not marks:
         return None
     last, _, total = marks[-1]
@@ -163,7 +163,7 @@ def sum_since(marks: Marks, count: int) -> tuple[float, int] | None:
 
 
 class DelayCounts(msgspec.Struct, frozen=True, array_like=True):
-    """Counts of delays by powers of 2 seconds; halved now and then, so that the newest count most."""
+    """Counts of delays by powers of 2 seconds, halved at times so that the newest count most."""
 
     counts: tuple[float, ...] = (0.0,) * DELAYS
 
