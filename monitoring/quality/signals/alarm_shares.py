@@ -21,7 +21,7 @@ from monitoring.quality.signals.version_watch import Watch, get_labelled, replac
 
 
 class SignalCounts(NamedTuple):
-    """The numbers of labelled and unlabelled signals of which anything was seen."""
+    """The numbers of labelled and unlabelled signals with any data."""
 
     labelled: int = 0
     unlabelled: int = 0
@@ -33,7 +33,7 @@ def count_signals(watch: Watch) -> SignalCounts:
 
 
 def keep_most(earlier: Watch | None, moved: Watch, counts: SignalCounts, at: float) -> Watch:
-    """A watch that an entry at `at` has moved, with the number of signals of all versions now."""
+    """The watch after an entry at `at`. Signals that saw the entry keep the largest number of signals so far."""
     before = get_labelled(earlier) if earlier is not None else {}
     more: dict[str, Any] = {
         name: replace(signal, signals=counts.labelled)
@@ -49,7 +49,7 @@ def keep_most(earlier: Watch | None, moved: Watch, counts: SignalCounts, at: flo
 
 
 def _of_signals(before: Mapping[str, Signal], moved: Watch, count: int, at: float) -> dict[str, Signal]:
-    """Those unlabelled signals that a value was added to while there is more than ever since their detectors began."""
+    """The unlabelled signals with a new value, and with more signals or requests a day than ever since their start."""
     per_day = recent_values.find_busiest(0.0, moved.request_rate, at)
     return {
         name: replace(signal, signals=max(signal.signals, count), busiest=max(signal.busiest, per_day))

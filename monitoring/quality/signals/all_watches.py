@@ -1,7 +1,7 @@
-"""All watches together, moved by entries of all streams in the order in which they came, live or in a replay.
+"""All watches together. Entries of all streams move them in the order of arrival, live or in a replay.
 
-The order is that of Redis's clock, records before feedback of the same millisecond. So each reader gets the same
-watches, however the entries are cut into batches.
+The order is that of Redis's clock, with records before feedback of the same millisecond. So each reader gets the same
+watches, whatever the batches.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from monitoring.quality.verdicts.quality import Judgement
 log = logging.getLogger(__name__)
 RETIRED = "retired"
 PART_SECONDS = 6 * 3600.0
-"""Time that passes for a watch in one go: after a long silence it is let pass in such parts."""
+"""The longest time that passes for a watch in one go. A longer silence passes in such parts."""
 
 
 RECORDS, REPORTED, FEEDBACK = range(3)
-"""The streams, in the order of entries that came in the same millisecond."""
+"""The streams, in the order of their entries within a millisecond."""
 
 
 class StreamEntry(NamedTuple):
-    """An entry of a stream: when it came, which stream it is of, its number; its name; what is in it."""
+    """An entry of a stream: its time, its stream, its number within the millisecond, its name and its fields."""
 
     milliseconds: int
     stream: int
@@ -64,16 +64,16 @@ class StreamEntry(NamedTuple):
 
 
 def read_entry(stream: int, name: str, fields: Mapping[str, bytes]) -> StreamEntry:
-    """An entry by its name in its stream. Raises ValueError for another name."""
+    """An entry from its name in its stream. Raises ValueError if the name has another form."""
     milliseconds, _, number = name.partition("-")
     return StreamEntry(int(milliseconds), stream, int(number), name, fields)
 
 
 def order_entries(streams: Sequence[Sequence[StreamEntry]], count: int, until_ms: int | None) -> list[StreamEntry]:
-    """Those entries of these streams before which no other can come any more, in their order.
+    """The entries, in order, before which no other entry can come.
 
-    `count` is the number asked for of each: a stream that gave that many may have more, and what is behind its last
-    one has to wait. After `until_ms` (None: whenever) entries may still come.
+    `count` is the number requested of each stream. A stream that gave that many may have more, so entries after its
+    last one have to wait. After `until_ms` (None: no limit) entries may still come.
     """
     ends = [entries[-1][:3] for entries in streams if len(entries) >= count]
     end = min(ends) if ends else None
@@ -86,11 +86,11 @@ def order_entries(streams: Sequence[Sequence[StreamEntry]], count: int, until_ms
 
 
 class Watches:
-    """The watches of all versions, and the notes of requests, as far as they are needed. Owner of both in memory.
+    """The watches of all versions, and the notes of the requests in use. Owner of both in memory.
 
-    `moved` and `noted` name those that were changed since they were last cleared, `unreadable` counts entries that no
-    watch could take and watches that can't be moved or judged, `unmatched` feedback whose record is gone. `unjudged`
-    names the versions that could not be judged when it was last tried.
+    `moved` and `noted` name those changed since these sets were last cleared. `unreadable` counts entries that no watch
+    could take, and watches that can't be moved or judged. `unmatched` counts feedback without a record. `unjudged`
+    names the versions that could not be judged at the last attempt.
     """
 
     def __init__(self, epoch: str) -> None:
@@ -109,7 +109,7 @@ class Watches:
         self._baselines: Mapping[str, Mapping[str, Baseline]] = {}
 
     def begin(self, step: MonitorStep, baselines: Mapping[str, Mapping[str, Baseline]]) -> None:
-        """Go by this step from now on: hold watches against the baselines that are set, and tell them the verdicts."""
+        """Apply a new step: pass the baselines that are set, and the verdicts, to the watches."""
         self._step, self._baselines = step, baselines
         self.unjudged &= {
             name for name, version in step.versions.items() if version.state != RETIRED and version.task in step.tasks
@@ -122,7 +122,7 @@ class Watches:
                 continue
             state = self.by_version.get(name) or version_watch.start(name, version.task, self.epoch)
             try:
-                if (of_version := baselines.get(name)) is not None:  # what can't be read was not removed
+                if (of_version := baselines.get(name)) is not None:  # an unreadable baseline was not removed
                     state = signal_changes.hold_against(state, of_version)
                 moved = signal_changes.follow(state, version.phase, version.since)
                 self._put(self._with_canary(signal_changes.follow_step(moved, version.stepped_at)))
@@ -148,7 +148,7 @@ class Watches:
             self._put(_with_tally(state, canaries.add_record(tally, canary, record, at)))
 
     def take_feedback(self, feedback: FeedbackEntry, record: RecordEntry, at: float) -> None:
-        """Take a feedback that came at `at` on this record into account: by all its watches, or by none of them."""
+        """Take a feedback that came at `at` on this record into account: in all its watches, or in none of them."""
         task = self._task(record.task)
         if task is None:
             return
@@ -170,9 +170,9 @@ class Watches:
         self._note(feedback.request, note)
 
     def tick(self, at: float, enough: Callable[[], bool] | None = None, lag: float = 0.0) -> bool:
-        """Let time pass up to `at`, before which no entry can come any more; whether it has for all watches.
+        """Let time pass up to `at`, before which no entry can still come. Return whether it has passed for all watches.
 
-        After each part it ends where that is `enough`. Watches that are no more than `lag` seconds behind are left.
+        Stops after a part if `enough` says so. Watches at most `lag` seconds behind stay as they are.
         """
         for name in list(self.by_version):
             while (moved := self._ticked(self.by_version[name], at, lag)) is not self.by_version[name]:
@@ -182,7 +182,7 @@ class Watches:
         return True
 
     def _ticked(self, state: Watch, at: float, lag: float) -> Watch:
-        """The watch after at most a part of the time up to `at`; the same object where none is left."""
+        """The watch after at most one part of the time up to `at`; the same object if no time is left."""
         there = state.complaints.detectors.whole.at if state.complaints is not None else at
         if at - there <= lag:
             return state
@@ -193,8 +193,7 @@ class Watches:
             return state
 
     def judged(self, names: Iterable[str], at: float) -> dict[str, Judgement]:
-        """The judgements of these versions at `at`. The fleet's false alarms are parted among its signals: those of the
-        tasks that are watched."""
+        """The judgements of these versions at `at`. The signals of all watched tasks share the fleet's false alarms."""
         parts = [
             alarm_shares.count_signals(state) for state in self.by_version.values() if state.task in self._step.tasks
         ]
@@ -214,13 +213,13 @@ class Watches:
                 self._fails(name)
                 self.unjudged.add(name)
                 continue
-            if name in self.unjudged:  # if it fails again, that is told again
+            if name in self.unjudged:  # another failure is logged again
                 self.unjudged.remove(name)
                 self._failing.discard(name)
         return judgements
 
     def canaries(self, at: float) -> dict[str, canary_verdict.CanaryVerdict]:
-        """The verdict on each task's canary, from what came before `at`; without those that can't be judged."""
+        """The verdict on each task's canary, from entries before `at`; without canaries that can't be judged."""
         verdicts = {}
         for name, task in self._step.tasks.items():
             for canary, state, tally in self._canaries(task):
@@ -231,13 +230,13 @@ class Watches:
         return verdicts
 
     def _canaries(self, task: WatchedTask) -> Iterator[tuple[Canary, Watch, Tally]]:
-        """The task's canary that is judged by a plan, with its watch and its tally, if it has one."""
+        """The task's canary with a plan, its watch and its tally, if there is one."""
         state = self.by_version.get(task.canary.version) if task.canary is not None else None
         if task.canary is not None and state is not None and state.canary is not None:
             yield task.canary, state, state.canary
 
     def _with_canary(self, state: Watch) -> Watch:
-        """The watch with a tally where it is of a canary that is judged by a plan, and without one where it is not."""
+        """The watch with a tally if its version is a canary with a plan, else without one."""
         canary = self._step.tasks[state.task].canary
         canary = canary if canary is not None and canary.version == state.version else None
         active = self.by_version.get(canary.active) if canary is not None else None
@@ -265,7 +264,7 @@ class Watches:
         return self._step.tasks.get(name) if name is not None else None
 
     def _watch(self, version: str | None, task: str | None) -> Watch | None:
-        """A version's watch; one that was not seen before gets a fresh one, one that is retired none."""
+        """A version's watch: a fresh one for a new version, None for a retired one."""
         if version is None or task is None or version == GENERAL:
             return None
         state = self.by_version.get(version)
@@ -283,21 +282,21 @@ class Watches:
         return self.by_version.get(watched.previous) if watched is not None and watched.previous is not None else None
 
     def _fails(self, version: str) -> None:
-        """Within an except clause: a version's watch can't be moved or judged, which stops none of the others."""
+        """Log and count a version's watch that can't be moved or judged, in an except clause. The others go on."""
         if version not in self._failing:
             self._failing.add(version)
             self.unreadable += 1
             log.exception("the state of %s can't be reckoned with", version)
 
     def _move(self, moved: Watch, at: float) -> None:
-        """Keep a watch that an entry at `at` has moved."""
+        """Store a watch that an entry at `at` has moved."""
         before = self.by_version.get(moved.version)
         if moved is not before:
             self._count(moved)
             self._put(alarm_shares.keep_most(before, moved, self._all_signal_counts, at))
 
     def _count(self, state: Watch) -> None:
-        """Count its signals among those of all versions that are told of, so that whoever reads counts the same."""
+        """Count its signals among those of all versions in the step, so that every reader gets the same number."""
         if state.version not in self._step.versions or state.task not in self._step.tasks:
             return
         before, now = self._signal_counts.get(state.version, SignalCounts()), alarm_shares.count_signals(state)

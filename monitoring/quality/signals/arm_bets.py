@@ -29,10 +29,10 @@ TOLD_SHARE_MIN = 0.5
 
 
 class ArmBets(msgspec.Struct, frozen=True, kw_only=True):
-    """The bets that one other arm is better, on requests from `since` (Unix seconds) on.
+    """The bets that another arm is better, on requests from `since` (Unix seconds) on.
 
-    `against` is the digest of that arm (None: not known). `pairs` counts its pairs, `judged` those with an opinion, of
-    which `told` rest on callers' labels.
+    `against` is the digest of that arm (None: not known). `pairs` counts its pairs, `judged` those with an opinion,
+    `told` those of them by callers' labels.
     """
 
     since: float
@@ -56,9 +56,9 @@ def move(
     groups: int,
     step: Callable[[ArmBets], ArmBets],
 ) -> dict[str, ArmBets]:
-    """All bets after a step of those on this arm, without those of an earlier verdict, or on what the arm was before.
+    """All bets after a step of those on this arm. Bets of an earlier verdict, or on an earlier digest of the arm, end.
 
-    `since` is the time of the present verdict in Unix seconds, `against` the digest of what the arm is now.
+    `since` is the time of the present verdict in Unix seconds, `against` the arm's present digest.
     """
     current = {name: entry for name, entry in bets.items() if entry.since == since}
     own = current.get(arm)
@@ -73,8 +73,8 @@ def add_pair(bets: ArmBets) -> ArmBets:
 
 
 def add_difference(bets: ArmBets, difference: float, givers: Sequence[str], roll: GiverRoll) -> ArmBets:
-    """The bets after an opinion on a pair. `givers` are the callers on whose labels it rests; none: a judge's, or a
-    trusted person's. Raises ValueError if the difference is not within -1 and 1."""
+    """The bets after an opinion on a pair. `givers` are the callers whose labels it rests on; none: a judge's, or a
+    trusted person's. Raises ValueError if the difference is outside [-1, 1]."""
     own = {leave_one_out.get_group(roll, giver) for giver in givers}
     moved = leave_one_out.move(bets.bets, lambda test: sequential.observe(test, difference), own)
     told_count = bets.told + bool(givers)
@@ -82,7 +82,7 @@ def add_difference(bets: ArmBets, difference: float, givers: Sequence[str], roll
 
 
 def describe(bets: ArmBets, roll: GiverRoll) -> ArmEvidence:
-    """The evidence now. A caller beside whom no others count is believed."""
+    """The evidence now. A caller beside whom no others count is not left out."""
     believed = tuple(leave_one_out.find_believed(roll))
     whole = sequential.log_e(bets.bets.whole)
     without = leave_one_out.find_least(bets.bets, sequential.log_e, believed)

@@ -1,23 +1,22 @@
 """The quality of a version, and the advantage of another arm on the same requests, from judged and labelled pairs.
 
-What a label leaves open (`noted_pairs.py`) counts for the version in the lower bound of the other arm's advantage, for
-the other arm in the upper one, and is in no quality. A judge's guess on both answers makes labels go farther
-(`estimates.py`), and has to do where there are no labels, or where these leave too much open.
+If a label leaves an answer open (`noted_pairs.py`), it counts for the version in the lower bound of the other arm's
+advantage. It counts for the other arm in the upper bound, and in no quality. A judge's guess on both answers adds to
+the labels (`estimates.py`). It replaces them if there are none, or if they leave too much open.
 
-Labels that leave an answer open show no arm to be better, however many there are. So they take the place of a judge
-that says of both answers whether they are right only once enough of them are complete. Until then the advantage is by
-that judge alone: what it gets wrong, it gets wrong on both arms, and much of that cancels. A person's label of one
-answer is never held against the judge's guess on the other: there nothing would cancel, and an arm would look better
-or worse by whatever the judge differs from people. Which of both counts is decided by how many labels are complete,
-and by nothing that they say.
+Labels that leave an answer open show no arm to be better, however many there are. So they replace a judge that rates
+both answers only once enough of them are complete. Until then the advantage is by that judge alone: its errors affect
+both arms, and largely cancel. A person's label of one answer is never compared with the judge's guess on the other.
+Nothing would cancel there: an arm would look better or worse by the difference between judge and people. The number of
+complete labels decides which of both counts, and never their content.
 
-Whoever gives feedback as it comes gives it where something is wrong, so that the arm that answered looks worse than it
-is. What reviewers and trusted callers say is kept apart from it, and goes first; other feedback judges arms only where
-it judges at least half of the pairs, and only as far as it would without any one of its callers.
+Callers mostly give feedback on wrong answers, so the arm that answered looks worse than it is. Labels of reviewers and
+trusted callers are kept apart from feedback, and go first. Other feedback counts only if it judges at least half of the
+pairs, and only as far as it would without any one caller.
 
-Pairs are summed in blocks by the time of their request: the newest has 8 of them, older ones twice as many after every
-third of a size (M. Datar and others, "Maintaining stream statistics over sliding windows", 2002). So an estimate can
-be of the time since a version began to slip.
+Pairs are summed in blocks by the time of their request. The newest blocks have 8 pairs, older ones twice as many after
+every third of a size (M. Datar and others, "Maintaining stream statistics over sliding windows", 2002). So an estimate
+can cover the time since a version began to slip.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -41,35 +40,34 @@ from monitoring.quality.signals.noted_pairs import Right
 BLOCK_PAIRS = 8
 BLOCKS_PER_SIZE = 3
 BLOCKS_MAX = 22
-"""Some 4,000 pairs: older ones are forgotten."""
+"""Some 4,000 pairs: older ones are deleted."""
 LABELS_MIN = 20
 LATELY_LABELS = 1000
 LATELY_JUDGED = 2000
-"""An estimate rests on the newest blocks with about this number of labels, or of pairs that only the judge has judged.
-With fewer, a bound that always holds would begin again too often."""
+"""An estimate uses the newest blocks with about this number of labels, or of pairs that only the judge has seen. With
+fewer, a bound that always holds would begin again too often."""
 TOLD_SHARE_MIN = 0.5
 """Feedback on a smaller share of the pairs is a sample of complaints."""
 KNOWN_SHARE_MIN = 0.5
-"""The quality of an arm is known where at least this share of the labels says whether its own answer was right."""
+"""An arm's quality is known if at least this share of the labels says whether its own answer was right."""
 OPEN_SHARE_MAX = 0.1
-"""Labels of which more leave an answer open don't take the place of a judge that says of both whether they are right:
-what is open counts against either arm, so that they bound its advantage no closer than by that."""
+"""If a larger share of labels leaves an answer open, they don't replace a judge that rates both answers. Open answers
+count against either arm, so the bounds of such labels are never closer than this share."""
 GROUPS = 4
 ALPHA = 0.025
-"""The error probability of each bound. With the bets of `arm_bets.py` an arm that is no better is taken in 2 to 3.5%
-(`benchmarks.looking`)."""
+"""The error probability of each bound. Together with the bets of `arm_bets.py`, an arm that is no better is taken in 2
+to 3.5% of cases (`benchmarks.looking`)."""
 
 
 class Ends(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """The other's rightness less the version's, at least and at most: what is open counts for the one or the other."""
+    """The other's rightness less the version's: the least, with open answers for the version, and the greatest."""
 
     low: Sums = Sums()
     high: Sums = Sums()
 
 
 class Sides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The rightness of the version and of the other arm, of pairs where it is known, and the difference of all
-    pairs."""
+    """The rightness of the version and of the other arm in pairs where it is known, and the difference in all pairs."""
 
     version: Sums = Sums()
     other: Sums = Sums()
@@ -91,10 +89,10 @@ class JudgeSums(msgspec.Struct, frozen=True, array_like=True):
 class Block(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Pairs of requests from `begins` (Unix seconds) on.
 
-    `sure` has the labels of reviewers and trusted callers, `told` those of all other callers, each beside the judge's
-    guess on all other pairs. `by_group` has the differences told by each group of callers. `outright` has the judge's
-    guesses on all pairs of which it says whether both answers are right, labelled or not; `agreements` counts those of
-    which it says only how alike they are.
+    `sure` has the labels of reviewers and trusted callers, `told` those of all other callers; both have the judge's
+    guess on all other pairs. `by_group` has the differences by each group of callers. `outright` has the judge's
+    guesses on all pairs in which it rates both answers, labelled or not. `agreements` counts pairs of which the judge
+    only says how alike the answers are.
     """
 
     begins: float
@@ -109,8 +107,8 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
     """The pairs of a version with one other arm, in blocks, oldest first. `other` is a version, or `general`.
 
-    `against` is the digest of what the other arm is (None: not known). `givers` are the first callers that gave labels,
-    as digests: each is a group of its own, and later ones are hashed into those.
+    `against` is the other arm's digest (None: not known). `givers` are the digests of the first callers that gave
+    labels. Each is a group of its own; later ones share the groups by their hash.
     """
 
     other: str
@@ -120,7 +118,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare_with(arm: Arm, digest: str | None) -> Arm:
-    """The arm once it is known to be this; begun again if it was another (`fingerprints.py`)."""
+    """The arm with this digest; begun again if it had another one (`fingerprints.py`)."""
     if digest is None or digest == arm.against:
         return arm
     if arm.against is None:
@@ -129,9 +127,9 @@ def compare_with(arm: Arm, digest: str | None) -> Arm:
 
 
 def add_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_right: bool = False) -> Arm:
-    """The arm after a pair that nobody but the judge has judged; without its guess the pair only counts.
+    """The arm after a pair that only the judge has seen; without a guess the pair is only counted.
 
-    `says_right`: it guesses how right the answers are, and not how alike.
+    `says_right`: the guess is on the answers' rightness, not on their likeness.
     """
     blocks = _open(arm.blocks, at)
     block = blocks[-1]
@@ -150,10 +148,10 @@ def add_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_righ
 def add_label(
     arm: Arm, begins: float, right: Right, guessed: tuple[float, float] | None, givers: tuple[str, ...] = ()
 ) -> Arm:
-    """The arm once a person's label is known on a pair that counts in the block which began at `begins`.
+    """The arm after a person's label on a pair of the block that began at `begins`.
 
-    `givers` are the callers on whose label it rests; without any it is a reviewer's, or a trusted caller's. A pair of a
-    block that is forgotten is passed over.
+    `givers` are the callers who gave the label; none: a reviewer or a trusted caller did. A pair of a deleted block is
+    passed over.
     """
     place = bisect_right(arm.blocks, begins, key=lambda block: block.begins) - 1
     if place < 0:
@@ -176,12 +174,11 @@ def add_label(
 
 
 class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The estimates of a version and of another arm, where these are known, and how much better the other is: a lower
-    and an upper bound.
+    """The estimates of a version and of another arm, if known, and the bounds of the other's advantage.
 
-    Each bound holds with 97.5%, at whatever number of pairs one looks. `labels` are pairs that persons have judged,
-    `pairs` those of which there is the judge's guess alone. The bounds rest on these, or on its guesses alone, of
-    `words` pairs, labelled ones too.
+    Each bound holds with 97.5%, at whatever number of pairs one looks. `labels` counts pairs that people have judged,
+    `pairs` those with the judge's guess alone. The bounds rest on these, or else on the guesses alone on `words` pairs,
+    labelled ones included.
     """
 
     version: Estimate | None
@@ -194,12 +191,11 @@ class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(arm: Arm, since: float | None) -> ArmComparison | None:
-    """Compare both arms on the requests since then, where that is known; None with fewer than 20 labelled or judged.
+    """Compare both arms on the requests since `since`, if given; None if fewer than 20 are labelled or judged.
 
-    The labels of reviewers and trusted callers count where there are enough, with the judge's guess; or else those of
-    other callers, where they are of at least half of the pairs; or else the judge's guess alone. The advantage is by
-    that alone too where it says whether both answers are right, and fewer than 20 of the labels, or less than
-    nine tenths of them, do.
+    If there are enough labels of reviewers and trusted callers, these count, with the judge's guess. Else those of
+    other callers count, if they cover at least half of the pairs; else the judge's guess alone. A judge that rates both
+    answers also decides the advantage alone, if fewer than 20 labels, or than nine tenths of them, rate both.
     """
     blocks = get_newest_blocks(arm, since)
     outright, labelled = _outright(blocks), _labelled_sides(blocks)
@@ -222,8 +218,8 @@ def compare(arm: Arm, since: float | None) -> ArmComparison | None:
 
 
 def _labelled_sides(blocks: Sequence[Block]) -> tuple[Sides, list[Ends]] | None:
-    """The labels that count, with the judge's guess, and what their difference is without each group of callers; None
-    where there are too few."""
+    """The labels that count, with the judge's guess, and their difference without each group of callers; None if there
+    are too few."""
     sides, by_callers = _whole([block.sure for block in blocks]), _whole([block.told for block in blocks])
     if sides.difference.low.labelled >= LABELS_MIN:
         return sides, []
@@ -235,15 +231,15 @@ def _labelled_sides(blocks: Sequence[Block]) -> tuple[Sides, list[Ends]] | None:
 
 
 def _is_complete(sides: Sides) -> bool:
-    """Return whether enough of the labels say of both answers whether they are right. Each says it of one at least."""
+    """Return whether enough of the labels rate both answers. Each rates at least one."""
     labels = sides.difference.low.labelled
     complete = sides.version.labelled + sides.other.labelled - labels
     return complete >= LABELS_MIN and labels - complete <= OPEN_SHARE_MAX * labels
 
 
 def _outright(blocks: Sequence[Block]) -> Sides | None:
-    """The guess of a judge that says whether both answers are right, as if it were labels; None where there is no such
-    judge, or where it has judged too few. A contract that both break says so too, of a few pairs by themselves."""
+    """The guesses of a judge that rates both answers, as if they were labels; None without such a judge, or if it has
+    judged too few pairs. A contract that both break rates both too, but only in a few pairs."""
     sums = _add_judge_sums(block.outright for block in blocks)
     if sums is None or sums.pairs < max(LABELS_MIN, sum(block.agreements for block in blocks)):
         return None
@@ -256,7 +252,7 @@ def _outright(blocks: Sequence[Block]) -> Sides | None:
 
 
 def _by_the_judge(blocks: Sequence[Block], outright: Sides | None) -> ArmComparison | None:
-    """Compare both arms by the judge alone; None where it has judged too few."""
+    """Compare both arms by the judge alone; None if it has judged too few pairs."""
     sides = outright or _taken_for_labels(_whole([block.sure for block in blocks]))
     judged = sides.difference.low.labelled
     if judged < LABELS_MIN:
@@ -275,7 +271,7 @@ def _by_the_judge(blocks: Sequence[Block], outright: Sides | None) -> ArmCompari
 
 
 def _bounds(difference: Sums) -> tuple[float, float]:
-    """The least and the greatest advantage of the other arm: -1 and 1 where there are too few labels."""
+    """The least and the greatest advantage of the other arm: -1 and 1 if there are too few labels."""
     bounds = estimates.bound_always(difference, ALPHA) if difference.labelled >= LABELS_MIN else None
     return (-1.0, 1.0) if bounds is None else bounds
 
@@ -306,7 +302,7 @@ def _labelled(sides: Sides, right: Right, guessed: tuple[float, float] | None) -
 
 
 def _with_guess(sums: Sums, y: float | None, guessed: float | None) -> Sums:
-    """The sums after a person's label on a row that the judge may have seen; the same where it leaves the row open."""
+    """The sums after a person's label on a row that the judge may have seen; unchanged if the label leaves it open."""
     if y is None:
         return sums
     return estimates.add_label(sums, y) if guessed is None else estimates.replace_guess(sums, y, guessed)
@@ -343,12 +339,12 @@ def _all_ends(some: Iterable[Ends]) -> Ends:
 
 
 def _without(whole: Ends, part: Ends) -> Ends:
-    """The whole without labelled rows: `part` has no others."""
+    """The whole without the rows of `part`, which are all labelled."""
     return Ends(_combine(sub, whole.low, part.low), _combine(sub, whole.high, part.high))
 
 
 def add_up(sums: Iterable[Sums]) -> Sums:
-    """Sums put together."""
+    """The total of these sums."""
     return reduce(partial(_combine, add), sums, Sums())
 
 
@@ -357,7 +353,7 @@ def _combine(operation: Callable[[Any, Any], Any], whole: Sums, part: Sums) -> S
 
 
 def _taken_for_labels(sides: Sides) -> Sides:
-    """The judge's guess on the rows that only it has seen, as if it were labels."""
+    """The judge's guesses on the rows that only it has seen, as if they were labels."""
     version, other, apart = [
         Sums(labelled=sums.unlabelled, y=sums.other_f, yy=sums.other_ff)
         for sums in (sides.version, sides.other, sides.difference.low)
@@ -366,7 +362,8 @@ def _taken_for_labels(sides: Sides) -> Sides:
 
 
 def get_newest_blocks(arm: Arm, since: float | None) -> list[Block]:
-    """The newest blocks with enough in them, newest first, of those all of whose pairs came since then."""
+    """The newest blocks with enough labels or judged pairs, newest first. All their pairs came after `since`, if
+    given."""
     newest: list[Block] = []
     labels = judged = 0
     for block in reversed(arm.blocks):
@@ -381,7 +378,7 @@ def get_newest_blocks(arm: Arm, since: float | None) -> list[Block]:
 
 
 def _open(blocks: tuple[Block, ...], at: float) -> tuple[Block, ...]:
-    """The blocks with one at the end that takes a pair of this time."""
+    """The blocks, with an open one at the end for a pair of this time."""
     if blocks and blocks[-1].pairs < BLOCK_PAIRS:
         return blocks
     begins = max(at, blocks[-1].begins + 0.001) if blocks else at

@@ -26,7 +26,7 @@ from monitoring.quality.verdicts.canary_verdict import CanaryArm, Outcome, Shado
 
 
 class Canary(msgspec.Struct, frozen=True, kw_only=True):
-    """A canary that is judged by a plan: its version, the active version, and when it began (Unix seconds)."""
+    """A canary that is judged by a plan: its version, the active version, and its start (Unix seconds)."""
 
     version: str
     active: str
@@ -34,14 +34,14 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
     plan: canary_verdict.CanaryPlan
 
     def arm(self, version: str | None) -> CanaryArm | None:
-        """The arm that a version is; None where it is neither."""
+        """The arm of a version; None if it is neither."""
         return "canary" if version == self.version else "active" if version == self.active else None
 
 
 def start_tally(tally: Tally | None, canary: Canary | None, callers: GiverRoll | None) -> Tally | None:
-    """The tally of a canary, started afresh where it is of another one; None without a canary.
+    """The tally of a canary: a fresh one if `tally` is another canary's, None without a canary.
 
-    `callers` are who has used the active version so far.
+    `callers` are those of the active version so far.
     """
     if canary is None:
         return None
@@ -51,9 +51,9 @@ def start_tally(tally: Tally | None, canary: Canary | None, callers: GiverRoll |
 
 
 def add_record(tally: Tally, canary: Canary, record: RecordEntry, at: float) -> Tally:
-    """The tally after a request that came at `at`: an outcome of the version that was asked first.
+    """The tally after a request that came at `at`: an outcome of the first version that was asked.
 
-    One that its caller has ended took that long at least: if it did not count, the slowest canary would look fast.
+    A request that its caller ended counts with its time until then: else the slowest canary would look fast.
     """
     if record.purpose != "serve" or at < canary.started_at:
         return tally
@@ -79,11 +79,11 @@ def add_record(tally: Tally, canary: Canary, record: RecordEntry, at: float) -> 
 def add_label(
     tally: Tally, canary: Canary, label: Label | None, record: RecordEntry, note: Note, at: float
 ) -> tuple[Tally, Note]:
-    """The tally after a feedback at `at` that the request's note has heard, and the note. `label` is the feedback's.
+    """The tally and the request's note after a feedback at `at`, whose label is `label`. The note already holds it.
 
     The first value of the canary's metric counts, and a demonstration judges the request's pair.
     """
-    if record.placed_at < canary.started_at:  # whoever complains would choose which of the earlier pairs count
+    if record.placed_at < canary.started_at:  # else complaints would choose which of the earlier pairs count
         return tally, note
     tally, note = add_pairs(tally, canary, note)
     arm = canary.arm(get_labelled_version(record)) if record.purpose == "serve" else None
@@ -94,9 +94,9 @@ def add_label(
 
 
 def add_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
-    """The tally after what is known of a request's pairs of both arms, and the note: each pair counts once.
+    """The tally and the note after the known opinions on a request's pairs of both arms. Each pair counts once.
 
-    Where both answers have a contract, it alone judges; else the right answer does, if somebody has given it.
+    If both answers have a contract, it alone judges; else a demonstration does, if there is one.
     """
     for place, noted in enumerate(note.pairs):
         if noted.canary or {canary.arm(noted.shadow), canary.arm(noted.served)} != {"canary", "active"}:
@@ -113,7 +113,7 @@ def add_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
 
 
 def _right(noted: NotedPair, canary: str, demonstration: str | None) -> tuple[float, float] | None:
-    """The rightness of the canary's and of the active version's answer; None where nobody has judged them yet."""
+    """The rightness of the canary's and of the active version's answer; None if nothing has judged them yet."""
     if noted.kept is not None:
         shadow, served = map(float, noted.kept)
         return (served, shadow) if noted.served == canary else (shadow, served)

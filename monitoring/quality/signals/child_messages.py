@@ -16,21 +16,21 @@ from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import Judgement
 
 CURSORS_KEY = "apprentice:monitor:cursors"
-"""A hash: `records` and `feedback` are the last entries that are reckoned with, `step` counts the writings."""
+"""A hash: `records` and `feedback` are the last entries taken into account, `step` counts writes."""
 WATCH_KEY = "apprentice:monitor:watch:"
-"""With the version's name behind it: the state of its signals, as JSON, or as JSON that zlib has packed."""
+"""Prefix of a version's name: the state of its signals, as JSON or as zlib-compressed JSON."""
 NOTE_KEY = "apprentice:monitor:note:"
-"""With a request's id behind it: what counted of it already, as JSON, for as long as it may be judged."""
+"""Prefix of a request's id: its note, as JSON, for as long as the request may be judged."""
 BASELINES_KEY = "apprentice:baselines"
-"""The object store of baselines that admins and evaluations have set: by version, a baseline a signal."""
+"""The object store of baselines that admins and evaluations have set: by version, a baseline for each signal."""
 ENTRIES_MAX = 2000
 SECONDS_MAX = 0.5
 REJUDGED_SECONDS = 30.0
-"""A version of which nothing was read is judged again after so long, as time is evidence too."""
+"""Without new entries a version is judged again after this time, since time is evidence too."""
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line: where Redis is, and for how many seconds a request may be judged."""
+    """The first line: the address of Redis, and the seconds for which a request may be judged."""
 
     redis_url: str
     retention_seconds: int = 7 * 86_400
@@ -46,10 +46,10 @@ class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a version: its task and state, its phase, and since when its verdict holds (Unix seconds).
+    """The state of a version: its task and state, its phase, and the time of its verdict (Unix seconds).
 
-    `stepped_at` is when its share last moved. `previous` is the version that led its task before it, with whose
-    feedback its own is compared (None: none). Of one whose state is `retired` all is forgotten.
+    `stepped_at` is the time of its share's last step. `previous` is the version that led its task before it, with whose
+    feedback its own is compared (None: none). A version with the state `retired` loses all of its data.
     """
 
     task: str
@@ -63,9 +63,9 @@ class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
 class MonitorStep(msgspec.Struct, frozen=True, kw_only=True):
     """The input of a step: the tasks, all versions (retired ones too), and the declared feedback metrics by name.
 
-    Records of tasks that are not named here are passed over for good. `entries_max` and `seconds_max` bound how much is
-    read and reckoned with before it answers. `known_at` is when all of this was so (Unix seconds, by Redis's clock):
-    entries that came later wait for the next Step (None: none of them does).
+    Records of tasks that are not named here are passed over for good. `entries_max` and `seconds_max` limit the reading
+    before the answer. `known_at` is the time of this information (Unix seconds, by Redis's clock). Later entries wait
+    for the next step (None: none of them waits).
     """
 
     tasks: dict[str, WatchedTask]
@@ -77,14 +77,14 @@ class MonitorStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JudgedStep(msgspec.Struct, kw_only=True):
-    """The result of a step. With an `error` there is none: the step is to be given again.
+    """The result of a step. An `error` means that there is none, and that the step must be sent again.
 
-    `judgements` has the versions of which something was read, of which the Step tells something new, or whose last
-    judgement is REJUDGED_SECONDS old; of the others the last one is kept. `canaries` has each task's canary that is
-    judged by a plan and can be judged. `at` is Redis's clock. `read` counts entries,
-    `more` says that there are more, or that not all time has passed for all versions, `behind_seconds` is the age of
-    the oldest that is not read. `unreadable` counts entries and states that could not be read, `unmatched` feedback
-    whose record is gone. `unjudged` names the versions that can't be judged: their last judgement is kept.
+    `judgements` has the versions with new entries, those with news in the step, and those whose last judgement is
+    REJUDGED_SECONDS old. The others keep their last one. `canaries` has each task's canary that has a plan and can be
+    judged. `at` is Redis's clock. `read` counts entries. `more`: there are more, or not all time has passed for all
+    versions. `behind_seconds` is the age of the oldest unread entry. `unreadable` counts entries and states that could
+    not be read, `unmatched` feedback without a record. `unjudged` names the versions that can't be judged; they keep
+    their last judgement.
     """
 
     judgements: dict[str, Judgement] = {}

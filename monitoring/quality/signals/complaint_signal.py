@@ -33,12 +33,12 @@ HORIZON_SECONDS = HORIZON_TICKS * TICK_SECONDS
 
 
 class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of the complaints. `last` is when a request or complaint last came (Unix seconds).
+    """The state of the complaints. `last` is the time of the last request or complaint (Unix seconds).
 
     `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began.
-    `signals`, `recoveries` and `recovered_at` are as in `BaselinedSignal`. `apart` of the expected complaints were
-    expected while there was an earlier reverse test; the present one began when `tested_at` were expected.
-    `asked` is the rate of the requests, and `complained` counts all complaints, those that it learns from too.
+    `signals`, `recoveries` and `recovered_at` are as in `BaselinedSignal`. `apart` counts complaints expected during
+    earlier reverse tests, `tested_at` those before the present one. `asked` is the rate of the requests, and
+    `complained` counts all complaints, including those it learns from.
     """
 
     detectors: LeaveOneOut[Complaints]
@@ -56,7 +56,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def learns(self) -> bool:
-        """Return whether it still learns how many complaints are usual, and how late they come."""
+        """Return whether it still learns the usual number and delays of complaints."""
         return complaints.learns(self.detectors.whole)
 
     @property
@@ -78,14 +78,14 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     def has_strong_evidence(self) -> bool:
         """Return whether its evidence now reaches `BETWEEN_MIN`, the lowest threshold that any signal may have.
 
-        Time without a complaint takes evidence away too.
+        Time without a complaint reduces evidence too.
         """
         now = min(self.detectors.log_now, complaints.log_e(self.detectors.whole))
         return leave_one_out.reaches_now(replace(self.detectors, log_now=now), BETWEEN_MIN)
 
     @property
     def has_recovered(self) -> bool:
-        """Return whether the reverse test finds that complaints came down. More of them take that back."""
+        """Return whether the reverse test finds that complaints have decreased. New complaints can undo that."""
         back, learned = self.detectors.whole.back, self.detectors.whole.learned
         if back is None or learned is None:
             return False
@@ -93,7 +93,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def evidence_since(self) -> float | None:
-        """The time from which on requests likeliest bring more complaints (Unix seconds); None while it learns."""
+        """The likeliest time from which requests bring more complaints (Unix seconds); None while it learns."""
         return None if self.learns else complaints.find_change(self.detectors.whole)
 
     def take_request(self, caller: str, at: float) -> ComplaintSignal:
@@ -109,7 +109,8 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self, detectors=moved, last=at, asked=recent_values.add_event(self.asked, at))
 
     def take_complaint(self, caller: str, request_at: float, at: float, alone: str | None) -> ComplaintSignal:
-        """The signal after the first complaint about a request. `alone` is as in `leave_one_out.py`."""
+        """The signal after the first complaint about a request. `alone` is the digest from
+        `leave_one_out.find_alone`."""
         last, at, rate = self.last, max(at, self.last), recent_values.add_event(self.rate, at)
         whole = _catch_up(self.detectors.whole, last, at)
         detectors = replace(self.detectors, whole=whole)
@@ -132,9 +133,9 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def tick(self, at: float) -> ComplaintSignal:
-        """The signal at a later moment, to whole ticks. The result is the same however often this is called.
+        """The signal at a later moment, in whole ticks. The number of calls does not change the result.
 
-        No time passes for one that may learn nothing, as its version is degraded.
+        No time passes while the signal would learn from a degraded version.
         """
         until = _tick_before(min(at, self.last + HORIZON_SECONDS))
         if until <= self.detectors.whole.at or (self.learns and self.is_tested):
@@ -143,20 +144,21 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self, detectors=detectors)
 
     def alarms(self, labels: float, alpha: float) -> bool:
-        """Return whether the evidence ever reached the threshold for `labels` expected complaints, once enough were."""
+        """Return whether the evidence ever reached the threshold for `labels` expected complaints, and there are
+        enough."""
         whole = self.detectors.whole
         enough = whole.seen >= SEEN_MIN and whole.expected >= EXPECTED_MIN
         return enough and leave_one_out.has_alarmed(self.detectors, labels, alpha)
 
     def hold_against(self, baseline: Baseline) -> None:
-        """No baseline can be set: it begins again, and learns what is usual."""
+        """Return None, as no baseline can be set: the signal begins again, and learns what is usual."""
 
     def release(self) -> ComplaintSignal:
-        """Nothing was set: it learns what is usual already."""
+        """Return the signal itself: no baseline was set."""
         return self
 
     def begin_reverse_test(self, since: float) -> ComplaintSignal:
-        """Begin the reverse test of a version that is degraded `since` then."""
+        """Begin the reverse test of a version that is degraded since `since` (Unix seconds)."""
         whole, signal = self.detectors.whole, self
         if not self.is_tested:
             stood, seconds = whole.expected - self.apart, since - self.recovered_at
@@ -165,10 +167,9 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         return signal._with_whole(complaints.begin_reverse_test(whole, since))
 
     def restart(self, at: float) -> ComplaintSignal:
-        """Begin again from `at` on, with the delays that it knows, since the version is no longer degraded.
+        """Begin again at `at` with the known delays: the version is no longer degraded.
 
-        Where it knows none, it learns nothing of the time before. A recovery is counted where its reverse test has
-        found it.
+        Without them it does not learn from the time before. A recovery counts if its reverse test found it.
         """
         learned = self.detectors.whole.learned
         fresh = start(self.complainers.salt, self.last if learned is not None else max(self.last, at), learned)
@@ -178,13 +179,13 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         return replace(fresh, asked=self.asked, rate=self.rate, recoveries=count, recovered_at=recovered_at)
 
     def restart_if_recovered(self, at: float) -> ComplaintSignal:
-        """Begin again if the reverse test has found a recovery. What was being learned begins again in any case."""
+        """Begin again if the reverse test has found a recovery. Unfinished learning begins again in any case."""
         return self.restart(at) if self.learns or self.has_recovered else self._without_test()
 
     def end_reverse_test(self, at: float) -> ComplaintSignal:
         """End the reverse test; the evidence remains.
 
-        What was being learned goes on at `at`, without the time between: complaints that came then were not taken.
+        Unfinished learning continues at `at`. The time between is left out: its complaints were not counted.
         """
         signal = self._without_test()
         if not signal.learns:
@@ -248,7 +249,7 @@ def start(salt: str, at: float, learned: Delays | None) -> ComplaintSignal:
 
 
 def _catch_up(state: Complaints, last: float, at: float) -> Complaints:
-    """The state after a long pause as `tick` leaves it, so that it does not matter whether that was called."""
+    """The state after a long pause, as `tick` leaves it: so it does not matter whether `tick` was called."""
     if at - last <= HORIZON_SECONDS:
         return state
     until = _tick_before(last + HORIZON_SECONDS)
@@ -256,7 +257,7 @@ def _catch_up(state: Complaints, last: float, at: float) -> Complaints:
 
 
 def _find_between(learned: Delays | None) -> float:
-    """The mean number of expected complaints between two false recoveries, as they depend on each other."""
+    """The mean number of expected complaints between two false recoveries, given their dependence."""
     return recoveries.BETWEEN * (1.0 if learned is None else learned.complaints_alike)
 
 

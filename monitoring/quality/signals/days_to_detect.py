@@ -13,12 +13,12 @@ from monitoring.quality.signals.labelled import ALPHA
 from monitoring.quality.verdicts.quality import SignalReport
 
 GUESSED_FROM = 20
-"""The number of first labels from which a baseline that is yet to come is guessed."""
+"""The number of first labels that suffice to guess a future baseline."""
 
 
 class Held(NamedTuple):
-    """The bound that a signal is held against, and its errors before a slip (None: the bound). Of a bound that is
-    guessed, `missing` labels are yet to come."""
+    """A signal's baseline bound, and its error rate before a slip (None: the bound). A guessed bound still needs
+    `missing` labels."""
 
     upper: float
     rate: float | None
@@ -26,15 +26,15 @@ class Held(NamedTuple):
 
 
 def list_label_signals(reports: Iterable[SignalReport]) -> list[SignalReport]:
-    """Those of labels, of all classes together."""
+    """The reports of label signals that cover all classes."""
     return [report for report in reports if get_measure(report.signal) == "share" and report.of_class is None]
 
 
 def find_held(report: SignalReport) -> Held | None:
-    """Find what a signal of labels is held against; None where that can't be told, or hides every slip."""
+    """Find the bound of a label signal; None if it is not known, or hides every slip."""
     upper, rate = report.baseline.get("upper"), report.baseline.get("rate")
     if isinstance(upper, int | float):
-        if rate is None and report.estimate is not None:  # of a bound that was set without labels
+        if rate is None and report.estimate is not None:  # the bound was set without labels
             rate = min(upper, report.estimate)
         bound = Held(upper, rate)
     else:
@@ -47,15 +47,15 @@ def find_held(report: SignalReport) -> Held | None:
 
 
 def find_threshold(report: SignalReport, false_alarms_per_month: float, signals: int, per_day: float | None) -> float:
-    """The e-value of an alarm at `per_day` labels a day. None: as they come now, and not less than it is, as it keeps
-    its busiest days; a young version has none yet."""
+    """The e-value of an alarm at `per_day` labels a day. None: at the present rate, and not below the present
+    threshold, which keeps the busiest days; a young version has none yet."""
     now = report.labels_per_day if per_day is None else per_day
     threshold = detection_delay.find_labels_between(false_alarms_per_month, signals, now)
     return max(threshold, report.threshold) if per_day is None else threshold
 
 
 def count_labels(report: SignalReport, points: float, threshold: float) -> float | None:
-    """The labels until a rise by `points` (0.05: 5 points) is found, on average; None where it never is."""
+    """The mean number of labels until a rise by `points` (0.05: 5 points) is found; None if it never is."""
     bound = find_held(report)
     if bound is None:
         return None
@@ -70,7 +70,7 @@ def count_labels(report: SignalReport, points: float, threshold: float) -> float
 def find_days(
     reports: Iterable[SignalReport], points: float, false_alarms_per_month: float, signals: int
 ) -> float | None:
-    """The days until the fastest signal finds a rise by `points`, as labels come now; None where none does."""
+    """The days until the fastest signal finds a rise by `points` at the present label rate; None if none does."""
     days = [
         count / report.labels_per_day
         for report in list_label_signals(reports)

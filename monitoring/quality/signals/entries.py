@@ -20,11 +20,11 @@ from monitoring.quality.verdicts.quality import OTHER_CLASS
 
 GENERAL = "general"
 OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})
-"""Faults of an attempt that say nothing of the version that was asked."""
+"""Faults of an attempt that say nothing about the version that was asked."""
 NOT_THERE = frozenset({"no_replica", "overload"})
-"""Reasons for which another version may have been asked than the one that was drawn."""
+"""Reasons why another version than the drawn one may have been asked."""
 BY_CHANCE_TO_GENERAL = frozenset({"holdout", "degraded"})
-"""Reasons for which a random share of a version's requests goes to the fallback."""
+"""Reasons why a random share of a version's requests goes to the fallback."""
 LABELLED_PURPOSES = frozenset({"serve", "reported"})
 TEXT_MAX = 64
 
@@ -46,7 +46,7 @@ class RecordedFinding(msgspec.Struct):
 
 
 class JudgedPair(msgspec.Struct, frozen=True, kw_only=True):
-    """A judge's opinion on a shadow's answer and on the caller's, and the digests of both answers in its form."""
+    """A judge's opinions on a shadow's and on the caller's answer, and the digests of both in the judge's form."""
 
     judge: str | None = None
     digest: str | None = None
@@ -59,10 +59,10 @@ class JudgedPair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pair(JudgedPair, frozen=True, kw_only=True, rename={"served_fingerprint": "served_stack"}):
-    """On a shadow's record: the answer that the caller got beside the shadow's, and how a judge found both.
+    """The pair on a shadow's record: the answer that the caller got, and a judge's opinions on both.
 
-    `version` gave the caller's answer, empty or None: general; `contract_kept` is that answer's, `caller` whose request
-    it is. Without `arm` the shadow is a version on trial, without a judge.
+    `version` gave the caller's answer (empty or None: general), and `contract_kept` is about that answer. `caller` sent
+    the request. Without `arm` the shadow is a version on trial, without a judge.
     """
 
     version: str | None = None
@@ -75,7 +75,7 @@ class Pair(JudgedPair, frozen=True, kw_only=True, rename={"served_fingerprint": 
 
 
 class RecordEntry(msgspec.Struct, rename={"requested_model": "model_asked", "fingerprint": "stack"}):
-    """The fields of a record that are read. `placed_at` is when it came into the stream, by Redis's clock."""
+    """The fields of a record that are read. `placed_at` is its time of arrival in the stream, by Redis's clock."""
 
     id: str
     caller: str = ""
@@ -124,7 +124,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     """A label: a value of a metric as badness, from 0 (right) to 1 (wrong), with its giver.
 
     `trusted`: its giver counts like a reviewer. `reported`: its request was not served here. `weight` is under 1 for a
-    repeat (`repeats.py`), and `session` are the labels before in its session (None: it is of none).
+    repeat (`repeats.py`), and `session` has the earlier labels of its session (None: no session).
     """
 
     metric: str = ""
@@ -140,7 +140,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
 def read_label(
     feedback: FeedbackEntry, record: RecordEntry, plan: MonitorPlan, metrics: Mapping[str, Metric]
 ) -> Label | None:
-    """The label in a feedback on this request; None where its metric is not declared, or has no order."""
+    """The label in a feedback on this request; None if its metric is not declared, or has no order."""
     metric = metrics.get(feedback.metric)
     bad = measure_badness(metric, feedback.value) if metric is not None else None
     if bad is None:
@@ -161,7 +161,7 @@ def is_trusted(feedback: FeedbackEntry, plan: MonitorPlan) -> bool:
 
 
 def is_drawn(record: RecordEntry) -> bool:
-    """Return whether chance decided here which arm a caller's request went to."""
+    """Return whether chance decided here on the arm for a caller's request."""
     if record.purpose != "serve" or "@" in record.requested_model or record.override_id is not None:
         return False
     first_version = record.attempts[0].version if record.attempts else None
@@ -173,17 +173,17 @@ def is_drawn(record: RecordEntry) -> bool:
 
 
 def is_by_chance(record: RecordEntry) -> bool:
-    """Return whether labels of this request may speak for or against whoever answered it."""
+    """Return whether labels of this request are evidence on the arm that answered it."""
     return is_drawn(record) if record.purpose == "serve" else record.purpose in LABELLED_PURPOSES
 
 
 def is_reported(record: RecordEntry) -> bool:
-    """Return whether it was served elsewhere, and only reported here."""
+    """Return whether the request was served elsewhere, and only reported here."""
     return record.purpose == "reported"
 
 
 def get_labelled_version(record: RecordEntry) -> str | None:
-    """The version that a label of this request speaks of: the one whose answer was given; None if it is of none."""
+    """The version that a label of this request is evidence on: the one that answered; None if there is none."""
     if record.version is None or not is_by_chance(record):
         return None
     is_own = record.led_to in (None, record.version) or get_shifted_version(record) == record.version
@@ -191,7 +191,7 @@ def get_labelled_version(record: RecordEntry) -> str | None:
 
 
 def get_shifted_version(record: RecordEntry) -> str | None:
-    """The version that got this request as one of the share that a degraded version does not keep; None: none did."""
+    """The version that got this request from the share that a degraded version gives up; None if none did."""
     first_version = record.attempts[0].version if record.attempts else None
     if record.reason != "degraded" or first_version == record.led_to or not is_drawn(record):
         return None
@@ -199,14 +199,14 @@ def get_shifted_version(record: RecordEntry) -> str | None:
 
 
 def get_held_out_version(record: RecordEntry) -> str | None:
-    """The version from which chance has sent this request to general, so that a label speaks of general beside it."""
+    """The version from which chance sent this request to general: a label compares general with that version."""
     if record.version is not None or record.reason not in BY_CHANCE_TO_GENERAL or not is_drawn(record):
         return None
     return record.led_to if get_shifted_version(record) is None else None
 
 
 def get_asked_version(record: RecordEntry) -> str | None:
-    """The version that was asked first and may be judged by what became of it; None where it says nothing of any."""
+    """The version that was asked first, if the request's outcome is evidence on it; else None."""
     if record.purpose == "reported":
         return record.version
     first = record.attempts[0] if record.attempts else None
@@ -216,8 +216,8 @@ def get_asked_version(record: RecordEntry) -> str | None:
 
 
 def get_left_version(record: RecordEntry) -> str | None:
-    """The version whose answer a caller did not wait for to its end; None where it is of none, or was not asked by
-    chance."""
+    """The version whose answer a caller did not wait to the end for; None without one, or if chance did not choose
+    it."""
     first = record.attempts[0] if record.attempts else None
     if record.outcome != "cancelled" or first is None or first.fault not in (None, "cancelled"):
         return None
@@ -225,7 +225,7 @@ def get_left_version(record: RecordEntry) -> str | None:
 
 
 def get_led_version(record: RecordEntry) -> str | None:
-    """The version that the request was led to by chance, whatever answered it then; None where that is not known."""
+    """The version to which chance led the request, whatever answered it then; None if that is not known."""
     if record.purpose == "reported":
         return record.version
     return (get_shifted_version(record) or record.led_to) if is_drawn(record) else None
@@ -240,7 +240,7 @@ def get_score(record: RecordEntry, check: str, version: str | None) -> float | N
 
 
 def has_broken_contract(record: RecordEntry, version: str) -> bool | None:
-    """Return whether this version's answer broke its contract, though its caller may have got another's."""
+    """Return whether this version's answer broke its contract, even if the caller got another one's answer."""
     if any(attempt.version == version and attempt.fault == "contract" for attempt in record.attempts):
         return True
     if record.version != version or record.contract_kept is None:
@@ -249,13 +249,13 @@ def has_broken_contract(record: RecordEntry, version: str) -> bool | None:
 
 
 def says_nothing(record: RecordEntry) -> bool:
-    """Return whether what became of its first attempt says nothing of the version that was asked."""
+    """Return whether the result of the first attempt says nothing about the version that was asked."""
     return bool(record.attempts) and record.attempts[0].fault in OUR_FAULTS
 
 
 def have_kept_contracts(shadow: RecordEntry) -> tuple[bool, bool] | None:
-    """Return whether the shadow's and the caller's answer kept their contracts; None where not both have one. A shadow
-    that failed by its own fault did not."""
+    """Return whether the shadow's and the caller's answer kept their contracts; None unless both have one. A shadow
+    that failed by its own fault did not keep it."""
     if shadow.pair is None or shadow.pair.contract_kept is None or says_nothing(shadow):
         return None
     if shadow.outcome == "ok" and shadow.contract_kept is None:
@@ -264,22 +264,22 @@ def have_kept_contracts(shadow: RecordEntry) -> tuple[bool, bool] | None:
 
 
 def get_sides(shadow: RecordEntry) -> tuple[str, str]:
-    """Whose answer the shadow's is, and whose the caller got: versions, or `general`."""
+    """The givers of the shadow's answer and of the caller's: versions, or `general`."""
     assert shadow.pair is not None, "it is a shadow's"
     general = shadow.pair.arm == GENERAL or shadow.version is None
     return GENERAL if general else str(shadow.version), shadow.pair.version or GENERAL
 
 
 def list_sessions(record: RecordEntry) -> list[str]:
-    """The handles of its session and subject, which other requests may have too: those of its answer, and of the report
-    that it came by, are its own."""
+    """The handles of its session and subject, which it may share. Handles of its answer, or of its report, are its
+    own."""
     if is_reported(record):
         return record.handles[2:]
     return record.handles if record.id in (record.answer_id or record.id) else record.handles[:-1]
 
 
 def get_general_fingerprint(shadow: RecordEntry) -> str | None:
-    """The fingerprint of general's answer, where it is one of the shadow's pair; None where that is not known."""
+    """The fingerprint of general's answer, if the pair has one; None if it is not known."""
     assert shadow.pair is not None, "it is a shadow's"
     other, served = get_sides(shadow)
     if other == GENERAL:
@@ -288,6 +288,6 @@ def get_general_fingerprint(shadow: RecordEntry) -> str | None:
 
 
 def get_class(feedback: FeedbackEntry, tag: str | None) -> str | None:
-    """The class that the feedback names for its request; None where it names none, or none is looked for."""
+    """The class that the feedback names for its request; None if it names none, or `tag` is None."""
     named = (feedback.tags or {}).get(tag) if tag is not None else None
     return named[:TEXT_MAX] if named and named != OTHER_CLASS else None

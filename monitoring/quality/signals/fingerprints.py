@@ -24,14 +24,14 @@ from monitoring.quality.signals.arms import Arm
 from monitoring.quality.signals.pair_signal import PairSignal
 
 IN_A_ROW = 20
-"""With a half of the answers of either fingerprint, this number in a row are of one of them once in two million."""
+"""If each of two fingerprints gives half of the answers, one gives this number in a row once in two million."""
 SHADOWS_LATELY_SECONDS = 86_400.0
-"""The time after a shadow of general's in which nothing else counts."""
+"""The time after a shadow of general in which no other answer counts."""
 
 
 class GeneralFingerprint(msgspec.Struct, frozen=True, array_like=True):
-    """The fingerprint that a watch compares with (None: not known), of another one, and the number of newest
-    answers in a row of that one. `shadow_at` is when general's last shadow came (Unix seconds; None: never)."""
+    """The fingerprint that a watch compares with (None: not known), another one, and that one's newest answers in a
+    row. `shadow_at` is the time of general's last shadow (Unix seconds; None: never)."""
 
     digest: str | None = None
     another: str | None = None
@@ -40,7 +40,7 @@ class GeneralFingerprint(msgspec.Struct, frozen=True, array_like=True):
 
 
 def is_compared_with(fingerprint: GeneralFingerprint, digest: str | None) -> bool:
-    """Return whether an answer of general's counts, as far as is known."""
+    """Return whether an answer of general counts: its fingerprint is the compared one, or one is not known."""
     return None in (fingerprint.digest, digest) or fingerprint.digest == digest
 
 
@@ -54,7 +54,7 @@ def add_answer(
     is_shadow: bool,
     is_degraded: bool,
 ) -> dict[str, Any]:
-    """The changed fields of a watch after one more answer of general; begun again where the fingerprint is another."""
+    """The changed fields of a watch after one more answer of general. With another fingerprint they begin again."""
     if digest is None or not (is_shadow or _served_counts(fingerprint, at, is_degraded)):
         return {}
     current = fingerprint

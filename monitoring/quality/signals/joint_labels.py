@@ -1,7 +1,7 @@
-"""The label of a request that several reviewers were asked for: it counts once it is decided, and only then.
+"""The label of a request with several reviewers: it counts only once it is decided.
 
-Until then none of its answers moves a signal. A single reviewer's answer counts at once, unless the reviewers of the
-task agree too little. Pure functions.
+Until then none of the reviewers' answers moves a signal. A single reviewer's answer counts at once, unless the
+reviewers of the task agree too little. Pure functions.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 JUDGEMENTS_MAX = 16
-"""Answers of one request that are kept, the latest."""
+"""The number of latest answers that are kept for a request."""
 
 
 def decide_together(
     note: Note, feedback: FeedbackEntry, label: Label | None, plan: MonitorPlan
 ) -> tuple[Note, FeedbackEntry, Label | None]:
-    """The note with a reviewer's answer, and what counts now: the answer itself where its request had one reviewer,
-    else the label of all answers, or nothing while that is unresolved."""
+    """The note with a reviewer's answer, and the feedback and label that count now. With one reviewer these are the
+    answer's own, else those of all answers; None while there is no decision."""
     if label is None or not label.trusted or label.metric != plan.feedback_metric:
         return note, feedback, label
     if not (feedback.reviewers > 1 or feedback.resolves or note.judgements or plan.agreed_only):

@@ -10,13 +10,13 @@ from monitoring.quality.detectors.sessions import Likeness
 from monitoring.quality.signals.entries import Label
 
 LEAST_TIMES = 0.7
-"""The least multiple of the baseline that a label is held against, however good its session was: r may be less."""
+"""The least multiple of the baseline to compare a label with, however good its session was: r may be less."""
 
 
 def observe_label(
     guard: Guarded, label: Label, at: float, roll: GiverRoll, terms: LabelTerms, seen: Likeness
 ) -> Guarded:
-    """The detector after a label. `seen` is what labels show of sessions."""
+    """The detector after a label. `seen` is the likeness of labels within sessions."""
     detector, times = guard.detectors.whole, 1.0
     if label.session is not None and label.session.labels:
         times = sessions.find_times(sessions.find_correlation(seen), label.session, detector.baseline)
@@ -35,6 +35,5 @@ def observe_label(
 
 
 def may_teach(label: Label, roll: GiverRoll) -> bool:
-    """Return whether a label may become part of a baseline. A label on a report may where reports are all that there
-    is."""
+    """Return whether a label may become part of a baseline. A label of a report may if reports count (`GiverRoll`)."""
     return label.trusted or label.reported == roll.reported

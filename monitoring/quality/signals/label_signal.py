@@ -55,43 +55,42 @@ from monitoring.quality.verdicts.quality import Doubt
 
 BASELINE_MAX = 1.0 - BASELINE_MIN
 DOUBT_CONFIDENCE = 0.999
-"""Of the lower bound that must refute a doubt: a doubtful alarm is looked at after many labels."""
+"""The confidence of the lower bound that must refute a doubt: a doubtful alarm is tested after many labels."""
 BAD_HOUR_POINTS, OWN_BAD_HOUR_POINTS = 0.05, 0.1
-"""A bad hour has up to twice the baseline's errors, and at most the first number of points more. Over a baseline that
-was learned in a part of a day it may have the second number of points more, whatever the baseline is."""
+"""A bad hour has up to twice the baseline's errors, but at most the first number of points more. Over a baseline that
+was learned within a day it may have the second number of points more, at any baseline."""
 BAD_HOUR_COMES_SECONDS = 4 * 3600.0
-"""A bad hour that was not there with the first labels comes within this time, and not at once."""
+"""A bad hour that did not begin with the first labels develops within this time, and not at once."""
 LABELLERS_POINTS = 0.1
 """The greatest difference between labellers, in points."""
 FIRST_LABELS = 50
 """A change within this number of labels began with the first ones."""
 RISE_CONFIDENCE = 0.975
-"""Of the bounds by which labels since a change have more errors than those before it."""
+"""The confidence of the bounds that show more errors after a change than before it."""
 SETTLED_LOG = math.log(20.0)
-"""The logarithm of evidence below which nothing hints at a slip, or at a recovery."""
+"""The logarithm of evidence below which there is no hint at a slip, or at a recovery."""
 FIRST_CONFIDENCE = 0.995
-"""Of the error with which a reverse test begins: those labels are few, and chosen for their errors."""
+"""The confidence of the error that a reverse test begins with: its labels are few, and selected for errors."""
 MOVED_EACH = 25
-"""Labels after which the bound of the reverse test moves."""
+"""The number of labels between moves of the reverse test's bound."""
 PART_MIN = 0.5
-"""Labels that weigh less than this together count as none."""
+"""Labels with a smaller total weight count as none."""
 
 
 class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     """The state of a signal of labels.
 
-    `labels` and `wrong` count all labels. `steady` and `steady_wrong` are the weight and the badness of those that
-    another version may be held against: they may teach a baseline (`may_teach`), and came while the version was neither
-    degraded nor doubted. `first` and `first_wrong` are those of the labels that become its own baseline, of `wanted`.
-    `firsts` and `steadies` have either by groups of callers. `shares` are its raters as long as it has no detector.
-    `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters,
-    `likeness` what they show of sessions. `shows_rise`: labels from before the change had fewer errors, when its
-    evidence was largest; None: not known yet, as in states of earlier releases. `times_stronger`: the factor by which
-    its evidence had to be stronger then, since days differ. `worst` is its worst session since the change, and
-    `one_session`: the evidence rested on that when it was largest. `alike_marks` say how alike labels of a session may
-    be. `mix` are its reviewers, `stricter` how many times the earlier errors they would see, and `part_left` the part
-    of the evidence, when that was largest, which this does not explain. `reverse_bound` is the bound with which its
-    reverse test last began.
+    `labels` and `wrong` count all labels. `steady` and `steady_wrong` are the weight and the badness of labels that may
+    become another version's baseline: they may teach one (`may_teach`), and came while the version was neither degraded
+    nor doubted. `first` and `first_wrong` are those of the labels for its own baseline, which takes `wanted`. `firsts`
+    and `steadies` have both by groups of callers. `shares` has its raters while it has no detector. `by_caller` is each
+    group's part of `recent`, `dependence` the clusters of its labels, `likeness` their sessions. Five fields were noted
+    when the evidence was largest. `shows_rise`: labels before the change had fewer errors (None: not known yet, as in
+    states of earlier releases). `times_stronger`: the factor by which evidence had to be stronger, since days differ.
+    `one_session`: the evidence rested on `worst`, the worst session since the change. `stricter`: the multiple of
+    earlier errors that its reviewers would see, and `part_left` the part of the evidence that this does not explain.
+    `alike_marks` are the likeness of a session's labels over time, `mix` its reviewers. `reverse_bound` is the bound
+    with which its reverse test last began.
     """
 
     wanted: int
@@ -126,27 +125,27 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     @property
     def dispersion(self) -> float:
-        """The number of labels that count as one, since they come in clusters."""
+        """The number of labels that count as one, because of clusters."""
         return dependence.find_dispersion(self.dependence)
 
     @property
     def has_rhythm(self) -> bool:
-        """Return whether its errors follow the day."""
+        """Return whether its errors follow the time of day."""
         return self.dependence.has_rhythm
 
     @property
     def detectors(self) -> LeaveOneOut[RateDetector] | None:
-        """Its detectors; None as long as it has no baseline."""
+        """Its detectors; None without a baseline."""
         return self.guard.detectors if self.guard is not None else None
 
     @property
     def reverse_detectors(self) -> LeaveOneOut[RateDetector] | None:
-        """Those of its reverse test; None without one."""
+        """The detectors of its reverse test; None without one."""
         return self.reverse.detectors if self.reverse is not None else None
 
     @property
     def changed_after(self) -> int:
-        """The number of labels after which the change likeliest began."""
+        """The number of labels after which the change most likely began."""
         assert self.guard is not None, "it has a detector"
         return self.begun + guards.find_change(self.guard)
 
@@ -156,7 +155,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return guards.log_e(self.guard)
 
     def hold_against(self, baseline: Baseline) -> LabelSignal:
-        """Hold it against this baseline from now on; the same object if it is already."""
+        """Compare it with this baseline from now on; the same object if it is already."""
         if self.baseline == baseline:
             return self
         upper = min(BASELINE_MAX, max(BASELINE_MIN, baseline.upper))
@@ -167,7 +166,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return begin(replace(self, baseline=baseline, guard=guard, shares=None))
 
     def release(self) -> LabelSignal:
-        """Hold it against nothing that was set: it goes on to learn its own baseline."""
+        """Drop a baseline that was set: the signal goes on to learn its own."""
         if self.guard is None:
             return self
         shares = Shares(raters=self.guard.raters, labels=self.guard.labels, heavy=self.guard.heavy)
@@ -186,9 +185,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     ) -> LabelSignal:
         """The signal after a label at `at` (Unix seconds). `roll` knows which callers use the version.
 
-        `predates_restart`: its request came before detectors last began again. It counts, and no detector sees it.
-        `predates_test`: its request came too early to show a recovery. `has_strong_evidence`: the version has it now.
-        No other version is held against the label.
+        `predates_restart`: its request came before detectors last began again. It is counted, but no detector sees it.
+        `predates_test`: its request came too early to show a recovery. `has_strong_evidence`: the version has it now,
+        so the label is in no other version's baseline.
         """
         own = None if label.trusted else leave_one_out.get_group(roll, label.caller)
         if predates_restart:
@@ -235,7 +234,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return signal._follow_day(before, at, is_degraded)
 
     def make_baseline(self, at: float, by: str, source: str) -> Baseline | None:
-        """The baseline of another version that follows from these labels; None without any."""
+        """The baseline from these labels for another version; None without any."""
         if not self.steady:
             return None
         return own_baseline.measure_least(
@@ -256,15 +255,15 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return replace(self, reverse=reverse, reverse_bound=bound, recoveries=left)
 
     def _find_half_way(self, error: float) -> float:
-        """The bound of the reverse test, of a version with this error."""
+        """The bound of the reverse test for a version with this error."""
         assert self.guard is not None, "it has a detector"
         bound = self.guard.detectors.whole.baseline
         return min(BASELINE_MAX, (bound + max(bound + STEP_UP_MIN, error)) / 2)
 
     def _move_half_way(self, reverse: Guarded) -> Guarded:
-        """The reverse test, whose bound follows what its labels tell of the error, until they hint at a recovery.
+        """The reverse test. Its bound follows the error that its labels show, until they hint at a recovery.
 
-        It stays above the one with which it began: right labels of one caller lower none.
+        It never falls below its first value, so right labels of one caller don't lower it.
         """
         if reverse.detectors.whole.observed % MOVED_EACH or reverse.detectors.log_now >= SETTLED_LOG:
             return reverse
@@ -273,7 +272,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         )
 
     def count_apart(self) -> float:
-        """The labels that tell its baseline from the bound of the reverse test."""
+        """The number of labels that distinguish its baseline from the bound of the reverse test."""
         if self.guard is None or self.reverse is None:
             return 0.0
         bound = self.reverse.detectors.whole.baseline
@@ -282,7 +281,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def restart(self, at: float = 0.0) -> LabelSignal:
         """Begin the detector again at its baseline, since the version is no longer degraded.
 
-        A recovery is counted where its own reverse test has found it.
+        A recovery counts if its own reverse test has found it.
         """
         if self.guard is None:
             return self
@@ -302,11 +301,11 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return replace(self, reverse=None, reverse_bound=0.0)
 
     def find_strictness(self) -> float:
-        """The errors that its present reviewers would see where the earlier ones saw one."""
+        """The errors that its present reviewers would see for each one of the earlier reviewers."""
         return self.stricter
 
     def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:
-        """The doubt for which evidence that would alarm does not; None where there is none, or no such evidence."""
+        """The doubt that stops an alarm; None without a doubt, or without evidence for an alarm."""
         if self.guard is None or self.observed < labels_min:
             return None
         if guards.rests_on_most(self.guard, labels, alpha, dependence.find_relief(self.dependence)):
@@ -321,7 +320,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return "reviewers" if most * self.part_left < enough else self._find_early_doubt()
 
     def _find_early_doubt(self) -> Doubt | None:
-        """The doubt of evidence that came in the first day, or with the first labels."""
+        """The doubt about evidence from the first day, or from the first labels on."""
         assert self.guard is not None, "it has a detector"
         rises = self.changed_after > FIRST_LABELS if self.shows_rise is None else self.shows_rise
         began_at_first = self.baseline is not None and self.baseline.kind == "gate" and not rises
@@ -334,20 +333,20 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return "labellers" if began_at_first and more <= LABELLERS_POINTS else None
 
     def rests_on_one(self, labels: float, alpha: float) -> bool:
-        """Return whether all labels would alarm, and not without one caller or rater alone."""
+        """Return whether all labels would alarm, but not without one caller or rater alone."""
         relief = dependence.find_relief(self.dependence)
         return self.guard is not None and guards.rests_on_one(self.guard, labels, alpha, relief)
 
     def sums_since(self, total: float, of: int) -> FadedSums:
-        """The sums of the newest `of` labels, whose badness has this total."""
+        """The sums of the newest `of` labels, with this total badness."""
         return FadedSums(float(of), float(of), max(0.0, total), total)
 
     def find_interval(self, recent: FadedSums) -> tuple[float, float] | None:
-        """The 95% interval of its errors lately."""
+        """The 95% interval of its recent errors."""
         return recent_values.find_share_interval(recent)
 
     def high_without_one(self, roll: GiverRoll, high: float | None) -> float | None:
-        """The greatest upper end of the interval of its errors lately, whichever caller is left out who may be."""
+        """The greatest upper end of that interval, whichever caller may be left out."""
         if not self.recent.weight:
             return None
         believed = set(leave_one_out.find_believed(roll))
@@ -369,13 +368,13 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     @property
     def _is_first_day(self) -> bool:
-        """Return whether all of its labels are of less than a day."""
+        """Return whether all of its labels came within less than a day."""
         state = self.dependence
         return state.is_first_day and state.whole.labels + state.passed == self.labels
 
     @property
     def _is_learning(self) -> bool:
-        """Return whether labels go into its own baseline: the first ones do, and all others of the first day."""
+        """Return whether labels go into its own baseline: the first ones, and all others of the first day."""
         return self.baseline is None or (self.baseline.kind == "own" and self._is_first_day)
 
     @property
@@ -386,7 +385,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return self.guard.detectors.log_now >= self.guard.detectors.log_max
 
     def _note_largest(self) -> LabelSignal:
-        """The signal with what its labels say of its evidence, which is the largest so far."""
+        """The signal, with the facts about its evidence noted, which is the largest so far."""
         assert self.guard is not None, "it has a detector"
         whole, stricter = self.guard.detectors.whole, reviewers_mix.find_times(self.mix)
         return replace(
@@ -399,7 +398,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         )
 
     def _find_rise(self) -> bool:
-        """Return whether a rise is shown by the labels up to the largest evidence, by which it alarms."""
+        """Return whether the labels up to the largest evidence show a rise."""
         assert self.guard is not None, "it has a detector"
         if self.changed_after <= FIRST_LABELS:
             return False
@@ -411,7 +410,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return least > intervals.find_upper_bound(min(bad_before, before), before, RISE_CONFIDENCE)
 
     def _find_bad_hour(self, bound: float) -> float:
-        """The greatest rise of the errors in a bad hour of the first day."""
+        """The greatest rise in errors that a bad hour of the first day may explain."""
         is_own = self.baseline is not None and self.baseline.kind == "own"
         points = OWN_BAD_HOUR_POINTS if is_own else min(bound, BAD_HOUR_POINTS)
         if not is_own and self.changed_after <= FIRST_LABELS:
@@ -420,7 +419,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return points * min(1.0, elapsed / BAD_HOUR_COMES_SECONDS)
 
     def _find_least_error(self) -> float:
-        """The least error that the labels since the change show, or those lately."""
+        """The lower bound of the error since the change, or of the recent error, if that is greater."""
         assert self.guard is not None, "it has a detector"
         since, lately = rising_errors.sum_since_change(self.guard.detectors.whole), self.recent
         parts = [since, (max(0.0, lately.total), lately.weight)]
@@ -441,7 +440,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return sessions.observe(self.likeness, label.badness, label.session, places, guards.GROUPS)
 
     def _follow_day(self, before: LabelSignal, at: float, is_degraded: bool) -> LabelSignal:
-        """The signal, where the label after `before` has ended its first day, or has shown a rhythm."""
+        """The signal after a label: `before` is the one before it. The first day may have ended, or a rhythm shown."""
         signal, is_new = self, self.dependence.has_rhythm and not before.dependence.had_rhythm
         ends = before._is_first_day and not self._is_first_day
         if ends and self.guard is not None:
@@ -449,10 +448,10 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             signal = replace(self, guard=replace(self.guard, detectors=detectors))
             if before._is_learning and before.baseline is not None and not is_degraded:
                 lately = recent_values.find_share_interval(self.recent)
-                if lately is not None and lately[0] > before.baseline.upper:  # no bad hour: it lasts to the same hour
+                if lately is not None and lately[0] > before.baseline.upper:  # no bad hour: it has lasted for a day
                     return replace(signal, dependence=dependence.forget_rhythm(self.dependence))
                 return signal.hold_against(signal._measure_first(at))
-        # Evidence of a slip that lasts is not given up for a rhythm that the slip itself may have made.
+        # Evidence of a lasting slip is kept: the slip itself may have made the rhythm.
         restarts = is_new and not is_degraded and self.reverse is None and (ends or not signal.has_strong_evidence)
         return signal.restart(at) if restarts else signal
 
@@ -481,7 +480,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return guards.add_label(shares, label.caller, label.rater, label.reported, at=at)[0]
 
     def _learn(self, label: Label, own: int | None, at: float) -> LabelSignal:
-        """The signal after one of the first labels; with the last of those wanted its baseline is known."""
+        """The signal after one of the first labels. The last one wanted completes its baseline."""
         bad = label.weight * label.badness
         first, wrong = self.first + label.weight, self.first_wrong + bad
         firsts = own_baseline.add_part(self.firsts, own, label.weight, bad)
@@ -496,5 +495,5 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
 
 def start(wanted: int, salt: str) -> LabelSignal:
-    """A signal without labels. `wanted` of its own make a baseline, if there is no other."""
+    """A signal without labels. Without another baseline its own first `wanted` labels make one."""
     return LabelSignal(wanted=wanted, salt=salt)

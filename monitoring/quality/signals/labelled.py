@@ -1,5 +1,5 @@
-"""The common part of labelled signals with a baseline: evidence against that baseline, and a reverse test that looks
-for a recovery while the version is degraded."""
+"""The common part of labelled signals with a baseline: evidence against that baseline, and a reverse test for a
+recovery while the version is degraded."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from monitoring.quality.verdicts.quality import Doubt, SignalReport
 
 ALPHA = 0.05
 STEP_UP_MIN = 0.02
-"""The error of a degraded version lies at least so far above its baseline, for the reverse test."""
+"""The least distance from a degraded version's baseline to its error, for the reverse test."""
 
 
 class ReportTerms(NamedTuple):
     """The terms of a report at `at` (Unix seconds).
 
-    `labels_min` is the least number of labels for an alarm, `threshold` the e-value that is an alarm: the number of
+    `labels_min` is the least number of labels for an alarm. `threshold` is the e-value of an alarm: the number of
     labels between two false alarms. `roll` knows the version's callers. `is_outdated`: its baseline was set for another
     metric.
     """
@@ -42,10 +42,10 @@ class ReportTerms(NamedTuple):
 class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     """The shared part of signals that have a baseline and a reverse test. Abstract for mypy: a Struct is not an ABC.
 
-    `begun` is the number of labels before the detector last began, `busiest` the most labels a day since then, and
+    `begun` is the number of labels before the detector last began. Since then `busiest` is the most labels a day, and
     `signals` the most signals of all versions (`alarm_shares.py`): evidence and threshold are of the same time.
-    `recoveries` counts recoveries in a row that have not held (`recoveries.py`); the last was at `recovered_at`.
-    `apart` counts what the detector saw while there was a reverse test: the recovery before it was over by then.
+    `recoveries` counts recoveries in a row that have not held (`recoveries.py`), the last one at `recovered_at`.
+    `apart` counts the labels that the detector saw during reverse tests: the recovery before was over by then.
     """
 
     wrong: float = 0.0
@@ -70,17 +70,17 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     @property
     @abstractmethod
     def detectors(self) -> LeaveOneOut[Any] | None:
-        """Its detectors; None as long as it has no baseline."""
+        """Its detectors; None without a baseline."""
 
     @property
     @abstractmethod
     def reverse_detectors(self) -> LeaveOneOut[Any] | None:
-        """Those of its reverse test; None without one."""
+        """The detectors of its reverse test; None without one."""
 
     @property
     @abstractmethod
     def changed_after(self) -> int:
-        """The number of labels after which the change likeliest began. Only with detectors."""
+        """The number of labels after which the change most likely began. Only with detectors."""
 
     @abstractmethod
     def log_e(self) -> float:
@@ -88,7 +88,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @abstractmethod
     def count_apart(self) -> float:
-        """The labels that tell its baseline from the bound of the reverse test. Only with a reverse test."""
+        """The labels that distinguish its baseline from the reverse test's bound. Only with a reverse test."""
 
     @abstractmethod
     def restart(self, at: float = 0.0) -> Self:
@@ -118,7 +118,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_recovered(self) -> bool:
-        """Return whether the reverse test finds that errors came down. Errors that rise again take that back."""
+        """Return whether the reverse test finds that errors have decreased. New errors can undo that."""
         if self.reverse_detectors is None:
             return False
         labels = recoveries.count_asked(self.recoveries, apart=self.count_apart())
@@ -130,13 +130,13 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.detectors is None else recent_values.find_time(self.marks, self.changed_after)
 
     def alarms(self, labels_min: int, labels: float, alpha: float) -> bool:
-        """Return whether its evidence ever reached the threshold for this number of labels, once `labels_min`
-        have come."""
+        """Return whether its evidence ever reached the threshold for this number of labels, with `labels_min` or
+        more."""
         enough = self.detectors is not None and self.observed >= labels_min
         return enough and self.detectors is not None and leave_one_out.has_alarmed(self.detectors, labels, alpha)
 
     def find_evidence(self, alarming: bool) -> float:
-        """The logarithm of its evidence: the largest so far where that alarms, else the present one."""
+        """The logarithm of its evidence: the largest so far if that is an alarm, else the present one."""
         if self.detectors is None:
             return LOG_FLOOR
         return self.detectors.log_max if alarming else self.log_e()
@@ -150,7 +150,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self, reverse=None)
 
     def find_recent(self, alarming: bool) -> FadedSums:
-        """Its values lately; of the time since its evidence began where that is an alarm, and still is one now."""
+        """Its recent values; those since its evidence began, if that is an alarm and still is one now."""
         since = None
         if alarming and self.has_strong_evidence:
             since = recent_values.sum_since(self.marks, self.changed_after)
@@ -158,7 +158,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @abstractmethod
     def sums_since(self, total: float, of: int) -> FadedSums:
-        """The sums of the newest `of` values, which have this total."""
+        """The sums of the newest `of` values, with this total."""
 
     def report(self, name: str, of_class: str | None, terms: ReportTerms) -> SignalReport:
         """Report it with its evidence."""
@@ -193,11 +193,11 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @abstractmethod
     def find_interval(self, recent: FadedSums) -> tuple[float, float] | None:
-        """The 95% interval of its values lately; None without any."""
+        """The 95% interval of its recent values; None without any."""
 
     @abstractmethod
     def high_without_one(self, roll: GiverRoll, high: float | None) -> float | None:
-        """The greatest upper end of that interval, whichever caller is left out; None where it is not known."""
+        """The greatest upper end of that interval, whichever caller is left out; None if it is not known."""
 
     @abstractmethod
     def describe_baseline(self, terms: ReportTerms) -> dict[str, Any]:
@@ -205,20 +205,20 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dispersion(self) -> float:
-        """The number of labels that count as one, since they come in clusters."""
+        """The number of labels that count as one, because of clusters."""
         return 1.0
 
     @property
     def has_rhythm(self) -> bool:
-        """Return whether its errors follow the day."""
+        """Return whether its errors follow the time of day."""
         return False
 
     def find_strictness(self) -> float:
-        """The errors that its present reviewers would see where the earlier ones saw one."""
+        """The errors that its present reviewers would see for each one of the earlier reviewers."""
         return 1.0
 
     def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:
-        """The doubt for which evidence that would alarm does not; None without any."""
+        """The doubt that stops an alarm; None without any."""
         return None
 
 
@@ -226,12 +226,12 @@ AnySignal = TypeVar("AnySignal", bound=BaselinedSignal)
 
 
 def begin(signal: AnySignal) -> AnySignal:
-    """The signal whose detector has just begun."""
+    """The signal with a detector that has just begun."""
     return replace(signal, begun=signal.count, busiest=0.0, signals=0, recoveries=0, apart=0, reverse=None)
 
 
 def describe(baseline: Baseline | None, first: float, wanted: int) -> dict[str, Any]:
-    """A baseline as JSON; where there is none yet, how many of the wanted first labels are there."""
+    """A baseline as JSON; without one, the number of first labels so far and the number wanted."""
     if baseline is None:
         return {"labels": int(first), "wanted": wanted}
     described: dict[str, Any] = msgspec.to_builtins(baseline)

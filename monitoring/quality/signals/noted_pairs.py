@@ -13,19 +13,18 @@ import msgspec
 from monitoring.quality.signals.entries import JudgedPair
 
 Right = tuple[float | None, float | None]
-"""The rightness of the version's and of the other's answer, from 0 to 1; None where that is open."""
+"""The rightness of the version's and of the other's answer, from 0 to 1; None if it is open."""
 
 
 class NotedPair(JudgedPair, frozen=True, kw_only=True):
-    """Both answers' digests in the judge's form, and its guess. `fingerprint` is general's, if it is one
-    of both.
+    """Both answers' digests in the judge's form, and its guess. `fingerprint` is general's, if it gave one of them.
 
-    `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the label of a
-    reviewer or a trusted caller counts, `told` those where another caller's does, `tested` those whose detector has
-    seen it, `bet_on` those whose bets have (`arm_bets.py`). `on_trial`: the shadow is a version on trial; what the
-    caller got may have been a third answer then, so that only a demonstration judges the pair. `caller` is whose
-    request it is (empty: not known). `failed`: the shadow gave no answer, by its own fault. `kept`: whether the shadow
-    and what the caller got kept their contracts (None: not both have one). `canary`: a canary's tally has it.
+    Five fields name versions. Those in `counted` have the pair in their sums, with the block that holds it. Those in
+    `labelled` count the label of a reviewer or a trusted caller, those in `told` that of another caller. The detector
+    of those in `tested` has seen it, and the bets of those in `bet_on` (`arm_bets.py`). `on_trial`: the shadow is a
+    version on trial. The caller may then have got a third answer, so only a demonstration judges the pair. `caller`
+    sent the request (empty: not known). `failed`: the shadow gave no answer, by its own fault. `kept`: whether the
+    shadow's and the caller's answer kept their contracts (None: not both have one). `canary`: a canary's tally has it.
     """
 
     shadow: str
@@ -44,10 +43,10 @@ class NotedPair(JudgedPair, frozen=True, kw_only=True):
 
 
 def judge_by_labels(noted: NotedPair, version: str, bad: float | None, demonstration: str | None) -> Right | None:
-    """The rightness of the version's and of the other's answer, by a person; None where neither is known.
+    """The rightness of the version's and of the other's answer, by a person; None if neither is known.
 
-    `bad` is the label of the answer that the caller got, `demonstration` the digest of the right one. An empty digest
-    is that of an answer which is not in the judge's form, and so never right.
+    `bad` is the label of the answer that the caller got, `demonstration` the digest of the right one. An answer with an
+    empty digest is not in the judge's form, and so never right.
     """
     by_demonstration, own_served = judge_by_demonstration(noted, version, demonstration), noted.served == version
     if by_demonstration is not None or bad is None or noted.digest is None or noted.served_digest is None:
@@ -60,7 +59,7 @@ def judge_by_labels(noted: NotedPair, version: str, bad: float | None, demonstra
 
 
 def judge_by_demonstration(noted: NotedPair, version: str, demonstration: str | None) -> tuple[float, float] | None:
-    """The same by the right answer alone, which judges both."""
+    """The rightness of both answers by the right answer alone."""
     if noted.digest is None or noted.served_digest is None or not demonstration:
         return None
     shadow, served = float(noted.digest == demonstration), float(noted.served_digest == demonstration)
@@ -78,7 +77,7 @@ def get_guesses(noted: NotedPair, version: str) -> tuple[float, float] | None:
 
 
 def get_outright(noted: NotedPair, version: str) -> tuple[float, float] | None:
-    """The verdict of a contract or a model on both answers; a guess is not enough for a test."""
+    """The verdict of a contract or a model on both answers. A guess is not enough for a test."""
     if noted.right is None or noted.served_right is None:
         return None
     shadow, served = float(noted.right), float(noted.served_right)

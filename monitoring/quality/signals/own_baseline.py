@@ -8,14 +8,14 @@ from monitoring.quality.detectors.dependence import Dependence
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
 
 CONFIDENCE = 0.99
-"""Of the bound from a version's own first labels, or the version before's: they are few, and versions are many."""
+"""The confidence of a bound from own first labels, or the version before's: they are few, and versions are many."""
 
 Parts = tuple[tuple[float, float], ...]
 """The weight and the badness of labels by groups of callers."""
 
 
 def add_part(parts: Parts, own: int | None, weight: float, bad: float) -> Parts:
-    """The parts after a label of this group."""
+    """The parts after a label from this group."""
     if own is None or not weight:
         return parts
     current = parts or ((0.0, 0.0),) * guards.GROUPS
@@ -27,13 +27,13 @@ def add_part(parts: Parts, own: int | None, weight: float, bad: float) -> Parts:
 def measure_least(
     kind: BaselineKind, wrong: float, of: float, parts: Parts, state: Dependence, at: float, by: str, source: str
 ) -> Baseline:
-    """The baseline that follows from these labels: the least one, whichever caller is left out.
+    """The baseline from these labels: the least one, whichever caller is left out.
 
-    So nobody raises it. The least of several bounds is under the truth more often than each of them. Half of the
-    error is that of all labels' bound, and those without a caller share the other half. Labels that come in
-    clusters count as fewer.
+    So no caller can raise it. The least of several bounds is below the truth more often than each of them. So the bound
+    of all labels gets half of the error, and those without a caller share the other half. Labels in clusters count as
+    fewer.
     """
-    clusters_without = state.without or (None,) * len(parts)  # none are known of labels of an earlier release
+    clusters_without = state.without or (None,) * len(parts)  # an earlier release kept none
     without = [
         (min(of - part, max(0.0, wrong - wrong_part)), of - part, clusters_without[place] or state.whole)
         for place, (part, wrong_part) in enumerate(parts)  # weights are not whole numbers: differences are rounded

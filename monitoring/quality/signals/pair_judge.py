@@ -1,4 +1,4 @@
-"""The judge of a version's pairs: its name, and the number of recent pairs that it was asked about and did not judge.
+"""The judge of a version's pairs: its name, and its recent share of pairs without a judgement.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -13,10 +13,10 @@ from monitoring.quality.signals.entries import Pair
 
 
 class PairJudge(msgspec.Struct, frozen=True, array_like=True):
-    """The judge by its name, and by the digest of the model that it is (None: not known, or no model).
+    """The judge by its name, and by its model's digest (None: not known, or no model).
 
-    `silent` has a 1 for each pair that the model did not judge, and a 0 for each other that it was asked of;
-    `answered_since` counts the pairs in a row of which it did, up to now.
+    `silent` has a 1 for each pair that the model was asked about and did not judge, and a 0 for each that it judged.
+    `answered_since` counts the judged pairs in a row up to now.
     """
 
     judge: str | None = None
@@ -26,9 +26,9 @@ class PairJudge(msgspec.Struct, frozen=True, array_like=True):
 
 
 def add_pair(track: PairJudge, pair: Pair) -> PairJudge:
-    """The track after a pair; that of another judge begins again. The same object where nothing is new.
+    """The track after a pair. It begins again with another judge. The same object if nothing is new.
 
-    A pair with a version on trial has no judge. One of an older gateway does not say which model judged it.
+    A pair with a version on trial has no judge. A pair from an older gateway does not name its judge's model.
     """
     if pair.judge is None or pair.arm is None:
         return track
@@ -43,7 +43,7 @@ def add_pair(track: PairJudge, pair: Pair) -> PairJudge:
 
 
 def is_judged_by(track: PairJudge, judge: str | None, digest: str | None) -> bool:
-    """Return whether a pair has the track's judge, as far as is known."""
+    """Return whether a pair has the track's judge, or nothing shows another one."""
     if None not in (track.judge, judge) and track.judge != judge:
         return False
     return None in (track.digest, digest) or track.digest == digest

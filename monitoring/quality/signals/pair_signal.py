@@ -1,16 +1,15 @@
 """A signal of pairs: the version's badness less another arm's on the same, or on concurrent, requests.
 
 The reference is the mean difference of the first pairs, at its one-sided upper 95% bound. A specialist differs from a
-general model from the first day on; a growing difference is what counts. Once another build of general has taken over,
-the reference is learned again (`fingerprints.py`). Pairs that came while the version was degraded are not part of it:
-its slip would be the reference. Nobody moves it alone: each giver is left out in turn (`leave_one_out.py`), up to four
-by themselves.
+general model from the first day on; only a growing difference counts. Once another build of general has taken over, the
+reference is learned again (`fingerprints.py`). Pairs from a degraded time are not part of it: the slip would be the
+reference. Nobody moves the signal alone: each giver is left out in turn (`leave_one_out.py`), up to four individually.
 
-Nor does anybody make the reference alone. One giver can move a difference both ways: a reference that is too high hides
-a slip, and one that is too low makes a slip of others' healthy pairs. So the detector that leaves somebody out is held
-against the reference without that one's pairs, and each of these references is the least whoever else is left out.
-The bound of a reference without somebody is that of 90%. A false alarm comes more often only if all of them are under
-the truth, and that happens no more often than with one reference at 95%, about 5%.
+Nobody makes the reference alone, either. One giver can move a difference both ways: a reference that is too high hides
+a slip, and one that is too low makes a slip of other callers' healthy pairs. So a detector without a giver uses the
+reference without that giver's pairs. Each of these references is the least, whoever else is left out. The bound of a
+reference without somebody is that of 90%. A false alarm comes more often only if all of them are below the truth. That
+happens no more often than with one reference at 95%, in about 5% of cases.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -36,15 +35,15 @@ from monitoring.quality.signals.labelled import STEP_UP_MIN, BaselinedSignal, Re
 
 FIRST_PAIRS = 100
 TWO_SIDED, TWO_SIDED_WITHOUT = 0.9, 0.8
-"""Of the intervals whose upper ends are the reference, and one without somebody: bounds of 95% and 90%."""
+"""The confidences of two intervals. Their upper ends, at 95% and 90%, are the reference and one without a giver."""
 GROUPS = 4
 MARGIN_MAX = 0.9
 WAITING_MAX = 4
-"""So few that labels from before an outage of feedback matter little."""
+"""A small number, so that labels from before an outage of feedback matter little."""
 
 
 class First(msgspec.Struct, frozen=True, array_like=True):
-    """Those of the first pairs that rest on the labels of these groups of givers."""
+    """The first pairs that rest on labels of these groups of givers."""
 
     givers: tuple[int, ...]
     sums: Sums
@@ -61,10 +60,10 @@ class DifferenceReference(NamedTuple):
 class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     """The state of a signal of pairs. `against` is the digest of the other arm (None: not known).
 
-    `wrong` and `other_wrong` sum the badness of either arm. `first` are the differences that become its reference,
-    `firsts` the same by their givers; the detectors leave out one group of givers each. `waiting` and `other_waiting`
-    are labels with their givers that wait for a label of the other arm, `placed` and `other_placed` the times of their
-    requests. `dependence` is what its pairs show of clusters.
+    `wrong` and `other_wrong` are the sums of badness of the version and of the other arm. `first` are the differences
+    for its reference, `firsts` the same by givers; each detector leaves out one group of givers. `waiting` and
+    `other_waiting` are labels and their givers that wait for a label of the other arm. `placed` and `other_placed` are
+    the times of their requests. `dependence` has the clusters of its pairs.
     """
 
     givers: GiverRoll
@@ -74,7 +73,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     first: Sums = Sums()
     firsts: tuple[First, ...] = ()
     detectors: LeaveOneOut[PairedDetector] | None = msgspec.field(default=None, name="guard")
-    """None as long as it has no reference."""
+    """None without a reference."""
     reverse: LeaveOneOut[PairedDetector] | None = None
     waiting: tuple[tuple[float, str], ...] = ()
     other_waiting: tuple[tuple[float, str], ...] = ()
@@ -84,7 +83,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     @property
     def dispersion(self) -> float:
-        """The number of pairs that count as one, since they come in clusters."""
+        """The number of pairs that count as one, because of clusters."""
         return dependence.find_dispersion(self.dependence, dependence.PRIOR_PAIRS)
 
     @property
@@ -94,12 +93,12 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     @property
     def reverse_detectors(self) -> LeaveOneOut[PairedDetector] | None:
-        """Those of its reverse test; None without one."""
+        """The detectors of its reverse test; None without one."""
         return self.reverse
 
     @property
     def changed_after(self) -> int:
-        """The number of pairs after which the change likeliest began."""
+        """The number of pairs after which the change most likely began."""
         assert self.detectors is not None, "it has a detector"
         return self.begun + paired.find_change(self.detectors.whole)
 
@@ -109,18 +108,18 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         return paired.log_e(self.detectors.whole)
 
     def hold_against(self, baseline: Baseline) -> PairSignal:
-        """Hold it against this difference from now on; the same object if it is already."""
+        """Compare it with this difference from now on; the same object if it is already."""
         if self.baseline == baseline:
             return self
         detectors = leave_one_out.start(paired.start(_bound(baseline.upper)), GROUPS)
         return begin(replace(self, baseline=baseline, detectors=detectors))
 
     def release(self) -> PairSignal:
-        """Hold it against nothing that was set: it goes on to learn its own baseline."""
+        """Drop a baseline that was set: the signal goes on to learn its own."""
         return begin(replace(self, baseline=None, detectors=None))
 
     def compare_with(self, digest: str | None) -> PairSignal:
-        """Compare it with this arm from now on. If that is another, it starts again, but keeps an admin's baseline."""
+        """Compare it with this arm from now on. With another arm it starts again, but keeps an admin's baseline."""
         if digest is None or digest == self.against:
             return self
         if self.against is None:
@@ -140,7 +139,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         is_degraded: bool = False,
         predates_test: bool = False,
     ) -> PairSignal:
-        """The signal after a pair. `givers` are the callers who judged it, `alone` is as in `leave_one_out.py`.
+        """The signal after a pair. `givers` are the callers who judged it, `alone` is the digest from `find_alone`.
 
         `predates_test`: its request came too early to show a recovery. The reverse test does not see it.
         """
@@ -188,9 +187,9 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         placed_at: float = 0.0,
         tested_from: float = 0.0,
     ) -> PairSignal:
-        """The signal after a label of either arm, which waits for one of the other arm; of too many the oldest goes.
+        """The signal after a label of either arm, which waits for one of the other. Of too many the oldest is dropped.
 
-        `placed_at` is when its request came; of a pair the older one counts.
+        `placed_at` is the time of its request. The older one of a pair counts.
         """
         others = self.other_waiting if own else self.waiting
         if others:
@@ -227,15 +226,15 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         return replace(self, reverse=reverse, recoveries=left)
 
     def count_apart(self) -> float:
-        """The pairs that tell its margin from that of the reverse test."""
+        """The number of pairs that distinguish its margin from that of the reverse test."""
         if self.detectors is None or self.reverse is None or not self.recent.weight:
             return 0.0
         return recoveries.count_apart(self._spread(), self.reverse.whole.margin - self.detectors.whole.margin)
 
     def restart(self, at: float = 0.0) -> PairSignal:
-        """Begin the detectors again at their margins, without the labels that wait from before.
+        """Begin the detectors again at their margins, and drop the labels that wait.
 
-        A recovery is counted where its own reverse test has found it.
+        A recovery counts if its own reverse test has found it.
         """
         signal = replace(self, waiting=(), other_waiting=(), placed=(), other_placed=())
         if self.detectors is None:
@@ -248,16 +247,16 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         return replace(begin(signal), detectors=detectors, recoveries=count, recovered_at=recovered_at)
 
     def sums_since(self, total: float, of: int) -> FadedSums:
-        """The sums of the newest `of` differences, which have this total."""
+        """The sums of the newest `of` differences, with this total."""
         return FadedSums(float(of), float(of), total, of * (self._spread() + (total / of) ** 2))
 
     def find_interval(self, recent: FadedSums) -> tuple[float, float] | None:
-        """The 95% interval of its differences lately."""
+        """The 95% interval of its recent differences."""
         return recent_values.find_mean_interval(recent)
 
     def high_without_one(self, roll: GiverRoll, high: float | None) -> float | None:
-        """The upper end of the interval, where nobody gave a label who could be left out: a judge or reviewers did, or
-        the version's only caller."""
+        """The upper end of the interval, if no giver could be left out: all labels are from a judge, reviewers, or the
+        version's only caller. Else None."""
         return high if {*self.givers.known} <= {leave_one_out.find_alone(roll)} else None
 
     def describe_baseline(self, terms: ReportTerms) -> dict[str, Any]:
@@ -266,7 +265,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         return {**described, "difference": True, "other_wrong": self.other_wrong, "against": self.against}
 
     def _learn(self, difference: float, own: tuple[int, ...], at: float) -> PairSignal:
-        """The signal after one of the first pairs; with the last of them its references are known."""
+        """The signal after one of the first pairs. The last of them completes its references."""
         by_givers = {first.givers: first.sums for first in self.firsts}
         by_givers[own] = estimates.add_label(by_givers.get(own, Sums()), difference)
         signal = replace(
@@ -287,7 +286,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         return replace(signal, detectors=replace(signal.detectors, without=without))
 
     def _placed(self, own: bool) -> tuple[float, ...]:
-        """The times of the requests whose labels wait; long ago where a gateway of another release has not kept it."""
+        """The times of the requests whose labels wait: 0 if another release did not keep them."""
         waiting, placed = (self.waiting, self.placed) if own else (self.other_waiting, self.other_placed)
         return placed if len(placed) == len(waiting) else (0.0,) * len(waiting)
 
@@ -297,7 +296,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         return replace(self, other_waiting=waiting, other_placed=placed)
 
     def _spread(self) -> float:
-        """The variance of its differences lately."""
+        """The variance of its recent differences."""
         return max(
             0.0, self.recent.total_squares / self.recent.weight - (recent_values.find_mean(self.recent) or 0.0) ** 2
         )
@@ -311,10 +310,10 @@ def start(salt: str, against: str | None = None) -> PairSignal:
 def find_reference(
     firsts: tuple[First, ...], left_out: tuple[int, ...], dispersion: float
 ) -> DifferenceReference | None:
-    """The reference of the first pairs without these givers: the least one, whoever else is left out.
+    """The reference from the first pairs without these givers: the least one, whoever else is left out.
 
-    Pairs that come in clusters count as fewer. None where too few are left without these; whoever else would leave too
-    few is not left out.
+    Pairs in clusters count as fewer. None if too few pairs remain. Another giver without whom too few remain is not
+    left out.
     """
     two_sided = TWO_SIDED_WITHOUT if left_out else TWO_SIDED
     others = ((), *[(place,) for place in range(GROUPS)])
@@ -326,7 +325,7 @@ def find_reference(
 def _measure(
     firsts: tuple[First, ...], left_out: set[int], two_sided: float, dispersion: float
 ) -> DifferenceReference | None:
-    """The mean difference of the first pairs without these givers, with its bound; None where too few are left."""
+    """The mean difference of the first pairs without these givers, with its bound; None if too few remain."""
     sums = [first.sums for first in firsts if left_out.isdisjoint(first.givers)]
     of = sum([part.labelled for part in sums])
     if of < OTHERS_MIN * sum([first.sums.labelled for first in firsts]):

@@ -1,6 +1,6 @@
 """The note on one request, kept for as long as the request may be judged.
 
-It holds what has counted already, and the pair that waits for a person's label, or the label that waits for the pair.
+It holds what has already counted, and the pair that waits for a person's label, or the label that waits for the pair.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -28,17 +28,17 @@ from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 PAIRS_MAX = 4
-"""Pairs of one request that are kept."""
+"""The number of pairs that are kept for a request."""
 KEPT_SECONDS_MAX = 30 * 86_400
-"""For so long a request may be judged at most."""
+"""The longest time for which a request may be judged."""
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """The note on one request. `given` has its first value in each labelled signal, as badness.
+    """The note on one request. `given` has the first value in each labelled signal, as badness.
 
-    `bad` is the label of the answer that its caller got, `right` the digests of the right answer by judge; `givers` are
-    the callers on whose labels these rest, without trusted ones. `canary`: a canary's tally has its feedback.
-    `judgements` are the answers of several reviewers (`joint_labels.py`).
+    `bad` is the label of the answer that its caller got, `right` the digests of the right answer by judge. `givers` are
+    the callers who gave these, without trusted ones. `canary`: a canary's tally has its feedback. `judgements` are the
+    answers of several reviewers (`joint_labels.py`).
     """
 
     epoch: str = ""
@@ -79,8 +79,8 @@ def add_pair(note: Note, shadow: RecordEntry) -> Note:
 def add_feedback(note: Note, feedback: FeedbackEntry, plan: MonitorPlan, label: Label | None) -> Note:
     """The note with the first label and the first demonstration that may judge pairs.
 
-    Where the task has reviews or trusted callers, only their word judges pairs: it is the less biased one. Elsewhere
-    it takes the place of what other callers have said of the request.
+    If the task has reviews or trusted callers, only their labels judge pairs: they are less biased. Else a reviewer's
+    label replaces those of other callers on the request.
     """
     trusted = is_trusted(feedback, plan)
     bad = label.badness if label is not None and label.metric == plan.feedback_metric else None

@@ -83,11 +83,11 @@ return 1
 
 
 class Raced(Exception):
-    """Another child has written meanwhile: what is kept in memory counts no more."""
+    """Another child has written meanwhile, so the state in memory is void."""
 
 
 class Cursors(msgspec.Struct, frozen=True):
-    """The place that is reached in the streams: by which writing, in which reading of them, up to which entries."""
+    """The place in the streams: the number of the write, the id of this reading, and each stream's last entry."""
 
     step: str = ""
     epoch: str = ""
@@ -97,7 +97,7 @@ class Cursors(msgspec.Struct, frozen=True):
 
     @property
     def read(self) -> tuple[str, str, str]:
-        """The last entry of each stream that is reckoned with, in the order of the streams."""
+        """The last entry of each stream that has been taken, in the order of the streams."""
         return self.records, self.reported, self.feedback
 
 
@@ -120,7 +120,7 @@ class Monitor:
         self._unreadable = 0
 
     def step(self, step: MonitorStep) -> JudgedStep:
-        """Read on, write how far it got, and judge. What can't be done is told, and loses nothing."""
+        """Read on, write the new place, and judge. A failure is reported, and loses nothing."""
         for _ in range(RACES_MAX):
             try:
                 return self._stepped(step, time.monotonic())
@@ -147,7 +147,7 @@ class Monitor:
         at = batch.now_ms / 1000
         names = self._to_judge(watches, step, moved, at)
         judgements = watches.judged(names, at)
-        self._judged_at.update(dict.fromkeys(names, at))  # those that can't be judged, too: they are not always next
+        self._judged_at.update(dict.fromkeys(names, at))  # failed ones, too: else they would always be next
         self._step = step
         return JudgedStep(
             judgements=judgements,
@@ -162,7 +162,7 @@ class Monitor:
         )
 
     def _to_judge(self, watches: Watches, step: MonitorStep, moved: set[str], at: float) -> list[str]:
-        """The versions that have moved or of which something new is told, and some of those judged longest ago."""
+        """The versions that have moved or have news in the step, and some of those judged longest ago."""
         before = self._step
         if before is None or before.metrics != step.metrics:
             return list(watches.by_version)
@@ -176,14 +176,14 @@ class Monitor:
         due = sorted((when, name) for name, when in waiting.items() if at - when >= REJUDGED_SECONDS)
         return [*named, *(name for _, name in due[:REJUDGED_AT_ONCE])]
 
-    # ---- what is in memory -------------------------------------------------------------------------
+    # ---- memory ------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
         self._watches = None
         self._generation = b"unread"
 
     def _resumed(self, step: MonitorStep) -> Watches:
-        """The present watches, from memory where this child was the last to write. Raises RedisError."""
+        """The present watches, from memory if this child was the last to write. Raises RedisError."""
         generation, *hashes = self._redis.pipeline(transaction=True).get(GENERATION_KEY).hgetall(CURSORS_KEY).execute()
         try:
             cursors = _cursors(hashes[0])
@@ -208,7 +208,7 @@ class Monitor:
         return watches
 
     def _load(self, watches: Watches, versions: Iterable[str]) -> None:
-        """Read the watches of these versions that are not in memory. One that can't be read begins again."""
+        """Read those watches of these versions that are not in memory. An unreadable one begins again."""
         missing = sorted(set(versions) - self._loaded)
         for first in range(0, len(missing), LOADED_AT_ONCE):
             names = missing[first : first + LOADED_AT_ONCE]
@@ -227,7 +227,7 @@ class Monitor:
         return baselines
 
     def _read_watch(self, version: str, raw: bytes) -> Watch | None:
-        """A saved watch without what can't be read, which is counted; None where nothing of it can be used."""
+        """A saved watch without its unreadable parts, which are counted; None if nothing of it can be used."""
         try:
             watch, dropped = read_watch(raw)
         except UNREADABLE as error:
@@ -240,7 +240,7 @@ class Monitor:
         return watch
 
     def _decoded(self, raw: bytes, kind: Any) -> Any:
-        """The decoded JSON; None where it can't be read, which is counted."""
+        """The decoded JSON; None if it can't be read, which is counted."""
         try:
             return msgspec.json.decode(raw, type=kind)
         except UNREADABLE as error:
@@ -251,8 +251,7 @@ class Monitor:
     # ---- the streams -------------------------------------------------------------------------------
 
     def _read_on(self, watches: Watches, step: MonitorStep) -> Batch:
-        """Take the next entries into account, or none yet: a silence before them passes first, however many steps it
-        takes. Raises Raced, RedisError."""
+        """Take the next entries into account. A silence before them passes first. Raises Raced, RedisError."""
         batch = read_streams(self._look_script, self._cursors.read, step.known_at)
         if batch.step != self._written.step:
             raise Raced
@@ -275,7 +274,7 @@ class Monitor:
         return batch
 
     def _take(self, watches: Watches, entries: Sequence[StreamEntry]) -> None:
-        """Move the watches by these entries, in their order. One that can't be read is counted, and passed over."""
+        """Move the watches by these entries, in their order. An unreadable entry is counted, and passed over."""
         items: list[tuple[StreamEntry, RecordEntry | FeedbackEntry]] = []
         for entry in entries:
             try:
@@ -296,12 +295,12 @@ class Monitor:
                     watches.take_feedback(item, judged[item.request], place.milliseconds / 1000)
                 else:
                     watches.unmatched += 1
-            except Exception:  # whatever an entry holds, it keeps none of the others waiting
+            except Exception:  # no entry may stop the others, whatever it holds
                 log.exception("an entry can't be reckoned with: %s", place.name)
                 watches.unreadable += 1
 
     def _records_of(self, feedback: Sequence[FeedbackEntry], watches: Watches) -> dict[str, RecordEntry]:
-        """The records of the requests that were judged, as far as they are still there."""
+        """The records of the judged requests that still exist."""
         requests = sorted({item.request for item in feedback})
         if not requests:
             return {}
@@ -335,10 +334,11 @@ class Monitor:
             if note is not None and note.epoch == watches.epoch:
                 watches.notes[request] = note
 
-    # ---- what is written ---------------------------------------------------------------------------
+    # ---- writes ------------------------------------------------------------------------------------
 
     def _write(self, watches: Watches, step: MonitorStep) -> None:
-        """Write what has moved, and the cursors with it, unless somebody else has written. Raises Raced, RedisError."""
+        """Write changed watches and notes with the cursors, unless another child has written. Raises Raced,
+        RedisError."""
         before = self._step.versions if self._step is not None else {}
         retired = {
             name
@@ -365,7 +365,7 @@ class Monitor:
 
 
 def _until(batch: Batch, end_ms: int) -> Batch:
-    """The batch without the entries that came later than that."""
+    """The batch without entries after this time."""
     later = next((place for place, entry in enumerate(batch.entries) if entry.milliseconds > end_ms), None)
     if later is None:
         return batch
@@ -373,15 +373,15 @@ def _until(batch: Batch, end_ms: int) -> Batch:
 
 
 def _after(seconds: float) -> Callable[[], bool]:
-    """Make a test of whether this time has passed since now."""
+    """Make a function that returns whether this time has passed since now."""
     until = time.monotonic() + seconds
     return lambda: time.monotonic() >= until
 
 
 def _cursors(stored: Mapping[bytes, bytes]) -> Cursors:
-    """The cursors in Redis; the beginning without any. Raises ValueError if one is damaged.
+    """The cursors in Redis; without any, the beginning. Raises ValueError if one is damaged.
 
-    An older release has read no stream of reports: its beginning is what was read of that.
+    An older release did not read the stream of reports, so that one is at its beginning.
     """
     fields = {name.decode(): value.decode() for name, value in stored.items()}
     if not fields:

@@ -19,11 +19,11 @@ from monitoring.quality.signals.version_watch import Watch, start
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error)
 PACKED_FROM = 16_384
 BY_NAME = ("classes", "signals")
-"""Fields with several signals, by their names."""
+"""Fields that hold several signals by name."""
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields without which nothing of a watch can be used, and those that `course` has replaced."""
+    """The fields that any use of a watch needs, and those that `course` has replaced."""
 
     version: str
     task: str
@@ -40,7 +40,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pack(written: bytes) -> bytes:
-    """JSON, compressed where it is long: that of a version with many classes has 180 KB, and takes 50."""
+    """JSON, compressed if it is long: that of a version with many classes has 180 KB, and compressed 50 KB."""
     return written if len(written) < PACKED_FROM else zlib.compress(written, 1)
 
 
@@ -50,9 +50,9 @@ def unpack(raw: bytes) -> bytes:
 
 
 def read_watch(raw: bytes) -> tuple[Watch, list[str]]:
-    """A saved watch, and the names of its parts that can't be read and are as at the start.
+    """A saved watch, and the names of its unreadable parts, which begin again.
 
-    Raises one of UNREADABLE where nothing of it can be used.
+    Raises one of UNREADABLE if nothing of it can be used.
     """
     text = unpack(raw)
     head = msgspec.json.decode(text, type=Head)
@@ -72,13 +72,13 @@ def read_watch(raw: bytes) -> tuple[Watch, list[str]]:
 
 
 def _read_parts(text: bytes, head: Head) -> tuple[Watch, list[str]]:
-    """Read each part by itself. Raises ValidationError where the form or the callers can't be read."""
+    """Read each part by itself. Raises ValidationError if the form or the callers can't be read."""
     parts = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     fresh = start(head.version, head.task, head.epoch)
     values: dict[str, Any] = {}
     dropped: list[str] = []
     for field in msgspec.structs.fields(Watch):
-        if field.name in ("form", "roll"):  # without them nothing of it has a meaning
+        if field.name in ("form", "roll"):  # without them the rest has no meaning
             values[field.name] = msgspec.json.decode(parts.get(field.name, msgspec.Raw(b"null")), type=field.type)
         elif field.name in BY_NAME:
             values[field.name] = _read_signals(parts.get(field.name, msgspec.Raw(b"{}")), field.type, dropped)
@@ -92,7 +92,7 @@ def _read_parts(text: bytes, head: Head) -> tuple[Watch, list[str]]:
 
 
 def _read_signals(raw: msgspec.Raw, kind: Any, dropped: list[str]) -> dict[str, Any]:
-    """Several signals by name, without those that can't be read."""
+    """The signals by name, without unreadable ones."""
     signals: dict[str, Any] = {}
     for name, part in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).items():
         try:
@@ -103,7 +103,7 @@ def _read_signals(raw: msgspec.Raw, kind: Any, dropped: list[str]) -> dict[str, 
 
 
 def _course_of(head: Head) -> Course:
-    """The course in the fields of the release before. It did not keep the own verdict where an admin's held."""
+    """The course from the fields of the previous release. It did not keep the own verdict while an admin's held."""
     phase = Phase(own=head.told)
     if head.overruled:
         phase = Phase(own="degraded", pinned=head.told)

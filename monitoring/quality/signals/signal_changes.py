@@ -22,11 +22,11 @@ from monitoring.quality.signals.version_watch import (
 
 
 def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
-    """The watch held against the baselines that admins and evaluations have set, where they are others than before.
+    """The watch with the baselines that admins and evaluations have set, if they differ from those before.
 
-    `baselines` are by signal, or `SIGNAL:CLASS`. One of an unlabelled signal has it learn its reference again, and so
-    has one of the complaints. While the version is degraded all reverse tests begin again where it is one of a labelled
-    signal: what is to be refuted is another. A signal whose baseline was removed learns its own.
+    `baselines` are by signal, or `SIGNAL:CLASS`. A baseline for an unlabelled signal, or for complaints, makes it learn
+    its reference again. A new baseline of a labelled signal restarts all reverse tests of a degraded version: they must
+    refute another rate. A signal whose baseline was removed learns its own.
     """
     for name in watch.set_at.keys() - baselines.keys():
         watch = _released(watch, name)
@@ -44,7 +44,7 @@ def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
 
 
 def follow(watch: Watch, phase: Phase, since: float) -> Watch:
-    """The watch once its version's phase is known, which holds since then (Unix seconds). An older phase is ignored."""
+    """The watch in a phase of its version that holds since `since` (Unix seconds). An older phase is ignored."""
     has_recovered = phase != watch.course.phase and _has_recovered(watch)
     course, turn = phases.follow(watch.course, phase, since, has_recovered)
     if course is not watch.course:
@@ -65,13 +65,13 @@ def follow(watch: Watch, phase: Phase, since: float) -> Watch:
 
 
 def follow_step(watch: Watch, stepped_at: float) -> Watch:
-    """The watch once the share of its version has moved, at `stepped_at` in Unix seconds."""
+    """The watch after its version's share moved at `stepped_at` (Unix seconds)."""
     course = phases.follow_step(watch.course, stepped_at)
     return watch if course is watch.course else replace(watch, course=course)
 
 
 def _held_against(watch: Watch, name: str, baseline: Baseline) -> Watch:
-    """The watch whose signal of this name, or `SIGNAL:CLASS`, is held against the baseline, or learns it again."""
+    """The watch with this baseline for the signal `name`, or `SIGNAL:CLASS`; unlabelled signals learn theirs again."""
     signal, _, of_class = name.partition(":")
     measure = get_measure(signal)
     if measure is None:
@@ -85,7 +85,7 @@ def _held_against(watch: Watch, name: str, baseline: Baseline) -> Watch:
 
 
 def _released(watch: Watch, name: str) -> Watch:
-    """The watch whose signal of this name is held against nothing that was set. A class without a label is gone."""
+    """The watch without a set baseline for the signal `name`. A class without labels is dropped."""
     signal = get_labelled(watch).get(name)
     if signal is not None:
         watch = replace_labelled(watch, {name: signal.release()})
@@ -109,5 +109,5 @@ def _each(watch: Watch, move: Callable[[LabelledSignal, float], LabelledSignal])
 
 
 def _has_recovered(watch: Watch) -> bool:
-    """Return whether any of its signals has, by its own reverse test."""
+    """Return whether any of its signals has recovered, by its own reverse test."""
     return any(signal.has_recovered for signal in get_labelled(watch).values())

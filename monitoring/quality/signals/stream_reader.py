@@ -45,10 +45,9 @@ return told
 
 
 class Batch(NamedTuple):
-    """The entries to take, in their order, whether there are more, and the writing of the cursors.
+    """The entries to take, in their order, whether there are more, and the number of the cursors' last write.
 
-    `now_ms` is Redis's clock, or an earlier time up to which it was looked; of what is not to be taken yet the first is
-    of `left_ms`, which is `now_ms` without any.
+    `now_ms` is Redis's clock, or an earlier limit. `left_ms` is the time of the first entry that waits, else `now_ms`.
     """
 
     entries: list[StreamEntry]
@@ -59,9 +58,9 @@ class Batch(NamedTuple):
 
 
 def read_streams(script: Any, read: tuple[str, str, str], known_at: float | None = None) -> Batch:
-    """The next entries behind those that were `read` of each stream, up to `known_at` (Unix seconds; None: up to now).
+    """The entries of each stream after its last one in `read`, up to `known_at` (Unix seconds; None: up to now).
 
-    `script` is READ_STREAMS, registered. Raises RedisError.
+    `script` is the registered READ_STREAMS. Raises RedisError.
     """
     seconds, microseconds, step, *packed = script(keys=[CURSORS_KEY, *STREAMS], args=[*read, READ_MAX])
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
@@ -79,7 +78,8 @@ def read_streams(script: Any, read: tuple[str, str, str], known_at: float | None
 
 
 def unpack(stream: int, heads: bytes, bodies: bytes) -> list[StreamEntry]:
-    """Entries from their names and the lengths of their fields (-1: not there), and the fields' bytes in a row."""
+    """Entries from `heads`, their names and field lengths (-1: no such field), and `bodies`, the fields' bytes in a
+    row."""
     names = FIELDS[stream]
     words, place, unpacked = iter(heads.decode().split()), 0, []
     for name in words:

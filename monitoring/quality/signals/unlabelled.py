@@ -40,23 +40,23 @@ WHOLE_MAX = 1000
 LOOKED_EVERY = 16
 RELEARNED_AFTER = 5000
 REFERENCE_SPACING_SECONDS = 3600.0 / drift.REFERENCE
-"""Between two values of a reference, so that it spans an hour at least."""
+"""The least time between two values of a reference, so that it spans an hour at least."""
 ALARM_MIN = math.log(detection_delay.BETWEEN_MIN)
 LANGUAGES_FIRST = 50
 LANGUAGES_MAX = 8
 ESCALATED = frozenset({"out_of_scope", "other_language", "contract", "low_confidence", "refusal", "predicted_gain"})
-"""Reasons for the fallback that lie in the request or in the version's answer."""
+"""Reasons for the fallback that are due to the request or the version's answer."""
 
 
 class Languages(msgspec.Struct, frozen=True, array_like=True):
-    """The languages of the first requests, and the one that most of them were in once that is known."""
+    """The languages of the first requests, and the most frequent one once it is known."""
 
     counts: dict[str, int] = {}
     main: str | None = None
 
 
 def is_looked_at(request: str, requests: int, per_day: float) -> bool:
-    """Return whether a request is among those that are looked at: by its id alone, so that anybody finds the same."""
+    """Return whether a request is in the sample. Its id alone decides, so every reader has the same sample."""
     if requests < WHOLE_MAX or per_day <= LOOKED_AT_PER_DAY:
         return True
     share = max(SHARE_MIN, LOOKED_AT_PER_DAY / per_day)
@@ -92,7 +92,7 @@ def read_values(record: RecordEntry, version: str) -> Iterator[tuple[UnlabelledN
 
 
 def _read_amounts(record: RecordEntry, version: str) -> Iterator[tuple[UnlabelledName, float]]:
-    """The time of an answer, or the time until its caller ended it; and of one that was given its length and cost."""
+    """The time of an answer, or the time until its caller ended it; for a complete answer also its length and cost."""
     if get_left_version(record) == version:
         yield "latency", record.duration_seconds
     elif get_asked_version(record) == record.version == version and record.outcome == "ok":
@@ -104,7 +104,7 @@ def _read_amounts(record: RecordEntry, version: str) -> Iterator[tuple[Unlabelle
 
 
 def add_language(languages: Languages, record: RecordEntry) -> tuple[Languages, float | None]:
-    """The languages after a request, and whether its own is another than the main one; None while that is learned."""
+    """The languages after a request, and whether its language differs from the main one; None while that is learned."""
     if record.language is None or not is_drawn(record):
         return languages, None
     if languages.main is not None:
@@ -134,7 +134,7 @@ def add_record(
 def add_value(signals: Mapping[str, Signal], name: UnlabelledName, value: float, at: float) -> Signal:
     """The signal after a value that came at `at`, in Unix seconds.
 
-    Its reference spans an hour at least: what is learned in a moment, such as at a start, is not like the rest.
+    Its reference spans an hour at least: values from one moment, such as a start, are not like the rest.
     """
     signal = signals.get(name) or drift.start(*UNLABELLED[name])
     if drift.learns(signal):

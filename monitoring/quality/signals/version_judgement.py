@@ -40,12 +40,12 @@ from monitoring.time_units import DAY_SECONDS
 
 POINTS = (5, 10)
 SILENT_SECONDS = 3 * 86_400.0
-"""Time without a request after which a change in unlabelled signals is told no more: no value can show that it ended.
-It is longer than a weekend."""
+"""The time without requests after which changes in unlabelled signals are no longer reported: no value can show their
+end. It is longer than a weekend."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """The fleet's false alarms a month, and among how many labelled and unlabelled signals they are parted now."""
+    """The fleet's false alarms a month, and the numbers of labelled and unlabelled signals that share them now."""
 
     false_alarms_per_month: float
     labelled: int
@@ -53,14 +53,14 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(watch: Watch, plan: MonitorPlan, budget: Budget, at: float, previous_version: str | None = None) -> Judgement:
-    """All that the watch says at `at` (Unix seconds). The same for the same watch, plan, budget and time.
+    """The judgement from a watch at `at` (Unix seconds). It depends on watch, plan, budget and time alone.
 
-    `previous_version` is the task's previous version now: pairs with one that was it before are not spoken of.
+    `previous_version` is the task's previous version now: pairs with an earlier one are left out.
     """
     label_rate = recent_values.count_per_day(watch.label_rate, at)
     request_rate, coverage = recent_values.count_per_day(watch.request_rate, at), None
     if watch.request_rate is not None:
-        # Both since the first request: a first label is no more than one.
+        # Both rates begin at the first request: else a single first label would be a high rate.
         judged = watch.judged and replace(watch.judged, since=watch.request_rate.since)
         coverage = min(1.0, recent_values.count_per_day(judged, at) / request_rate) if request_rate else None
     reports = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
@@ -148,8 +148,7 @@ def _labelled(watch: Watch, plan: MonitorPlan, budget: Budget, at: float) -> Ite
 
 
 def _is_over(holdout: PairSignal, feedback: LabelSignal) -> bool:
-    """Return whether the last pair is older than the labels of which feedback's share lately is: nothing is held out
-    now."""
+    """Return whether the last pair is older than the labels in feedback's recent share: nothing is held out now."""
     begins = recent_values.find_time(feedback.marks, max(0, feedback.labels - recent_values.WINDOW))
     return begins is not None and bool(holdout.marks) and holdout.marks[-1][1] < begins
 
@@ -197,13 +196,13 @@ def _of_signal(name: str, signal: Signal, watch: Watch, wanted: float, is_silent
     )
 
 
-# ---- arms, and how soon a slip is found --------------------------------------------------------------
+# ---- arms, and the time to find a slip ---------------------------------------------------------------
 
 
 def _slips_since(watch: Watch, reports: Sequence[SignalReport]) -> float | None:
-    """The time when the first evidence began to grow that still makes the version degraded; None without any.
+    """The earliest beginning of evidence that still makes the version degraded; None without any.
 
-    Evidence of a signal that has recovered, or that is gone, begins again all the time: no pair came since then.
+    Evidence of a recovered signal, or lost evidence, begins again all the time: no pairs come after that.
     """
     signals = get_labelled(watch)
     slipping = [report for report in reports if report.labelled and report.alarming and not report.recovered]
@@ -212,11 +211,10 @@ def _slips_since(watch: Watch, reports: Sequence[SignalReport]) -> float | None:
 
 
 def _arms(watch: Watch, since: float | None, previous_version: str | None) -> Iterator[ArmReport]:
-    """The version and both other arms; of the previous version only where `previous_version` is the one that pairs are
-    with.
+    """The version and both other arms; the previous version only if the pairs are with `previous_version`.
 
-    `since` is when the labels began to get worse: their requests did so before, most of them by less than twice
-    the median delay of labels.
+    `since` is the time at which labels began to get worse. Their requests did so earlier, mostly by less than twice the
+    median delay of labels.
     """
     since = None if since is None else since - 2.0 * (recent_values.find_median(watch.delays) or 0.0)
     general = arms.compare(watch.general, since)
@@ -242,7 +240,7 @@ def _arms(watch: Watch, since: float | None, previous_version: str | None) -> It
 
 
 def _evidence(watch: Watch, other: str | None) -> ArmEvidence | None:
-    """The evidence since the version was degraded that another arm is better."""
+    """The evidence, since the version was degraded, that another arm is better."""
     bets = watch.bets.get(other or "")
     if bets is None or not watch.course.is_degraded or bets.since != watch.course.since:
         return None
@@ -250,7 +248,7 @@ def _evidence(watch: Watch, other: str | None) -> ArmEvidence | None:
 
 
 def _of_arm(name: Any, version: str | None, comparison: arms.ArmComparison, quality: Estimate | None) -> ArmReport:
-    """An arm with its quality, if that is known."""
+    """The report on an arm, with its quality if known."""
     return ArmReport(
         arm=name,
         version=version,
@@ -263,7 +261,7 @@ def _of_arm(name: Any, version: str | None, comparison: arms.ArmComparison, qual
 
 
 def _seconds_to_detect(reports: Sequence[SignalReport], budget: Budget) -> Iterator[tuple[str, float | None]]:
-    """By points, the seconds until the fastest signal finds so much more badness; None where none would."""
+    """The seconds, by points, until the fastest signal finds such a rise of badness; None if no signal would."""
     for points in POINTS:
         days = days_to_detect.find_days(reports, points / 100, budget.false_alarms_per_month, budget.labelled)
         yield str(points), None if days is None else days * DAY_SECONDS

@@ -46,17 +46,15 @@ LabelledSignal = LabelSignal | PairSignal | ComplaintSignal
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """All signals of one version and their state; `epoch` is the reading of the streams that it belongs to.
 
-    `form` changes only where earlier states can't be read any more (`saved_watches.py`). `roll` knows which
-    callers use the version. `fingerprint` is the one of general that `shadow`, `holdout` and `general` are compared
-    with.
-    `classes` has the signals of classes, as `SIGNAL:CLASS`, which `class_tag` names. `course` is the version's phase,
-    and the times from which labels count. `led_rate` is that of requests which chance led to it here, whatever answered
-    them, `judged` that of requests that got their first label. `agreed` is the agreement of the judge of pairs with
-    people, of the judge that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
-    `shadow_usd`; `saving` is what it saves, and what they cost, lately. `set_at` has the times of the baselines that
-    admins and evaluations have set, by signal; `outdated` are those of them that were set for another metric. `canary`
-    is its tally while it is a canary that is judged by a plan. `bets` are on other arms, by their names, while it is
-    degraded.
+    `form` changes only if earlier states become unreadable (`saved_watches.py`). `roll` knows the version's callers.
+    `fingerprint` is the one of general that `shadow`, `holdout` and `general` compare with. `classes` has the signals
+    of classes, as `SIGNAL:CLASS`, which `class_tag` names. `course` is the version's phase, and the times from which
+    labels count. `led_rate` is the rate of requests that chance led to it here, whatever answered them. `judged` is the
+    rate of requests with their first label. `agreed` is the agreement with people of the judge that `judge` knows.
+    `shadows` counts the shadows that were requested for it, which cost `shadow_usd`. `saving` is its recent saving and
+    the shadows' recent cost. `set_at` has the times of the baselines that admins and evaluations have set, by signal;
+    `outdated` are those that were set for another metric. `canary` is its tally while it is a canary with a plan.
+    `bets` are on other arms, by their names, while it is degraded.
     """
 
     form: Literal[3]
@@ -103,7 +101,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(version: str, task: str, epoch: str) -> Watch:
-    """The watch of a version of which nothing was seen."""
+    """The watch of a version without any entries."""
     return Watch(
         form=3,
         version=version,
@@ -125,7 +123,7 @@ def get_labelled(watch: Watch) -> dict[str, LabelledSignal]:
 
 
 def replace_labelled(watch: Watch, signals: Mapping[str, LabelledSignal | None]) -> Watch:
-    """The watch with these labelled signals instead, by the names of `get_labelled`. None: it begins again."""
+    """The watch with these labelled signals, by the names of `get_labelled`. None: the signal begins again."""
     if not signals:
         return watch
     moved: dict[str, Any] = {name: signal for name, signal in signals.items() if ":" not in name}

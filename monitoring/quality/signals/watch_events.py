@@ -38,14 +38,14 @@ from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 from monitoring.quality.verdicts.quality import OTHER_CLASS
 
 PREVIOUS_MIN = 200
-"""Labels that another version has at least, so that this one may be held against it."""
+"""The least number of labels that another version needs to be the baseline of this one."""
 MARKED_EVERY = 16
 
 
 def take_record(
     watch: Watch, record: RecordEntry, plan: MonitorPlan, at: float, previous: Watch | None = None
 ) -> Watch:
-    """The watch after a request of a caller's, or a reported one, that was led to its version or answered by it."""
+    """The watch after a caller's or a reported request that was led to its version, or answered by it."""
     if not is_by_chance(record):
         return watch
     moved: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def take_record(
             moved["saving_usd"] = watch.saving_usd + (record.saving_usd or 0.0)
         if plan.complaint_metric is not None:
             watch = _with_served(watch, record, plan.complaint_metric, at, previous)
-        elif watch.complaints is not None:  # nothing could tell of a recovery any more
+        elif watch.complaints is not None:  # nothing could show a recovery any more
             watch = replace(watch, complaint_metric=None, complaints=None)
     per_day = recent_values.count_per_day(watch.request_rate, at, unlabelled.KNOWN_SECONDS_MIN)
     if unlabelled.is_looked_at(record.id, watch.requests, per_day):
@@ -76,7 +76,7 @@ def take_record(
 
 
 def _with_served(watch: Watch, record: RecordEntry, metric: str, at: float, previous: Watch | None) -> Watch:
-    """The watch whose complaints have taken a request; begun with the first one."""
+    """The watch after its complaints have taken a request. The first request begins them."""
     track = watch.complaints
     if track is None or watch.complaint_metric != metric:
         earlier = previous.complaints if previous is not None and previous.complaint_metric == metric else None
@@ -90,8 +90,8 @@ def _with_served(watch: Watch, record: RecordEntry, metric: str, at: float, prev
 
 
 def _counts_for_complaints(watch: Watch, track: ComplaintSignal, record: RecordEntry) -> bool:
-    """Return whether complaints take a request, or a complaint about it: no report beside what is served here, and
-    while they learn none of a degraded version."""
+    """Return whether complaints take a request, or a complaint about it. They take no report while requests are served
+    here, and learn nothing from a degraded version."""
     return is_reported(record) == watch.roll.reported and not (track.learns and watch.course.is_degraded)
 
 
@@ -105,8 +105,8 @@ def take_feedback(
     at: float,
     previous: Watch | None = None,
 ) -> tuple[Watch, Note]:
-    """The watch after a feedback that its request's note has heard, and the note. It counts where the request is one of
-    this version, or was held out of it. `label` is the feedback's (`entries.read_label`).
+    """The watch and the request's note after a feedback that the note already holds. It counts if the request is this
+    version's, or was held out from it. `label` is the feedback's (`entries.read_label`).
 
     The first value of a signal counts.
     """
@@ -175,13 +175,13 @@ def _with_label(
 
 
 def _has_strong_evidence(watch: Watch) -> bool:
-    """Return whether the evidence of labels or pairs would make it degraded, whatever an admin's verdict is."""
+    """Return whether the evidence of labels or pairs is strong, whatever an admin's verdict is."""
     names = [name for name, row in LABELLED.items() if row.measure != "complaints"]
     return any(getattr(watch, name).has_strong_evidence for name in names)
 
 
 def _with_previous(track: LabelSignal, previous: Watch | None, plan: MonitorPlan, at: float) -> LabelSignal:
-    """The signal held against the version before, once that has labels enough of the same metric."""
+    """The signal with the previous version's baseline, once that has enough labels of the same metric."""
     if previous is None or previous.metric != plan.feedback_metric or previous.feedback.steady < PREVIOUS_MIN:
         return track
     baseline = previous.feedback.make_baseline(at, "monitor", previous.version)
@@ -191,8 +191,8 @@ def _with_previous(track: LabelSignal, previous: Watch | None, plan: MonitorPlan
 def _with_class(
     watch: Watch, signal: str, of_class: str, label: Label, at: float, roll: GiverRoll, flags: dict[str, bool]
 ) -> dict[str, LabelSignal]:
-    """The signals of classes after a label: the first twenty by themselves, all others together. A report beside what
-    is served here begins none."""
+    """The signals of classes after a label: one each for the first twenty, one for all others. A report begins none
+    while requests are served here."""
     name = f"{signal}:{of_class}"
     is_new = name not in watch.classes
     if is_new and not label_evidence.may_teach(label, roll):
@@ -205,7 +205,7 @@ def _with_class(
 
 
 def _with_complaint(watch: Watch, label: Label, record: RecordEntry, note: Note, at: float) -> tuple[Watch, Note]:
-    """The watch after the first value of the complaint metric for a request; only a bad one is a complaint."""
+    """The watch after the complaint metric's first value for a request. Only a bad value is a complaint."""
     if "complaints" in note.given:
         return watch, note
     note = replace(note, given={**note.given, "complaints": label.badness})
@@ -218,7 +218,7 @@ def _with_complaint(watch: Watch, label: Label, record: RecordEntry, note: Note,
 
 
 def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
-    """The watch without the labels of the metric that it went by before, if any, and what was set for these."""
+    """The watch for another metric, without the labels of an earlier one and the baselines set for them."""
     if watch.metric is None:
         return replace(watch, metric=metric)
     fresh, holdout = (
@@ -238,7 +238,7 @@ def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
 
 
 def _of_another_tag(watch: Watch, tag: str | None) -> Watch:
-    """The watch without the classes that another tag named before, if any, and what was set for these."""
+    """The watch for another class tag, without the classes of an earlier one and the baselines set for them."""
     moved = replace(watch, class_tag=tag)
     if watch.class_tag is None:
         return moved
@@ -247,7 +247,7 @@ def _of_another_tag(watch: Watch, tag: str | None) -> Watch:
 
 
 def tick(watch: Watch, at: float) -> Watch:
-    """The watch at a later moment at which nothing came. Asked more or less often, the same comes of it."""
+    """The watch at a later moment without an entry. The number of calls does not change the result."""
     if watch.complaints is None:
         return watch
     track = watch.complaints.tick(at)

@@ -21,9 +21,9 @@ from monitoring.quality.signals.version_watch import Watch
 def take_pair(
     watch: Watch, shadow: RecordEntry, note: Note, at: float, previous_version: str | None = None
 ) -> tuple[Watch, Note]:
-    """The watch after a shadow whose pair is in the note, and the note.
+    """The watch and the note after a shadow whose pair is in the note.
 
-    `previous_version` is the task's previous version: pairs with other versions are not reckoned with.
+    `previous_version` is the task's previous version: pairs with other versions are ignored.
     """
     if shadow.pair is None:
         return watch, note
@@ -52,7 +52,7 @@ def take_pair(
 def use_opinions(
     watch: Watch, note: Note, index: int, noted: NotedPair, at: float, asked_at: float
 ) -> tuple[Watch, Note]:
-    """Watch and note with what is known of a pair: it goes into its arm's sums, into the test, and into a bet."""
+    """Watch and note after all opinions on a pair: they enter its arm's sums, the test, and a bet."""
     right_digest = note.right.get(noted.judge) if noted.judge is not None else None
     right = noted_pairs.judge_by_labels(noted, watch.version, None if noted.on_trial else note.bad, right_digest)
     watch, noted = _add_label(watch, noted, right, note.givers)
@@ -62,7 +62,7 @@ def use_opinions(
 
 
 def _add_label(watch: Watch, noted: NotedPair, right: Right | None, givers: tuple[str, ...]) -> tuple[Watch, NotedPair]:
-    """Watch and pair once a person's label is in the sums of the pair's arm, and beside the judge's."""
+    """Watch and pair after a person's label: it enters the sums of the pair's arm, and is compared with the judge's."""
     version, arm = watch.version, _arm(watch, noted, None)
     begins = noted.counted.get(version)
     counted_versions = noted.labelled if not givers else (*noted.labelled, *noted.told)
@@ -79,9 +79,9 @@ def _add_label(watch: Watch, noted: NotedPair, right: Right | None, givers: tupl
 def _test(
     watch: Watch, noted: NotedPair, right_digest: str | None, givers: tuple[str, ...], at: float, asked_at: float
 ) -> tuple[Watch, NotedPair]:
-    """Watch and pair once the test against general has seen it.
+    """Watch and pair after the test against general has seen it.
 
-    It sees only pairs of which both answers are judged: by a label of one alone, differences follow who answered.
+    It sees only pairs with both answers judged: with one label alone, the difference depends on which arm answered.
     """
     version, course = watch.version, watch.course
     by_demonstration = noted_pairs.judge_by_demonstration(noted, version, right_digest)
@@ -99,7 +99,7 @@ def _test(
 def _bet(
     watch: Watch, noted: NotedPair, right: Right | None, givers: tuple[str, ...], asked_at: float
 ) -> tuple[Watch, NotedPair]:
-    """Watch and pair after a bet on the first opinion on it: a person's (`right`), else a judge's on both answers."""
+    """Watch and pair after a bet on its first opinion: a person's (`right`), else a judge's on both answers."""
     version, opinion = watch.version, right or noted_pairs.get_outright(noted, watch.version)
     is_new = version in noted.counted and version not in noted.bet_on
     if opinion is None or not (is_new and watch.course.came_degraded(asked_at)):
@@ -112,14 +112,14 @@ def _bet(
 
 
 def _with_bets(watch: Watch, other: str, step: Callable[[ArmBets], ArmBets]) -> Watch:
-    """The watch whose bets on another arm have moved."""
+    """The watch after a step of its bets on another arm."""
     against = watch.fingerprint.digest if other == GENERAL else None
     bets = arm_bets.move(watch.bets, other, watch.course.since, against, watch.roll.groups, step)
     return replace(watch, bets=bets)
 
 
 def add_fingerprint(watch: Watch, digest: str | None, at: float, is_shadow: bool = False) -> Watch:
-    """The watch after one more answer of general's: a shadow, or what a caller got."""
+    """The watch after one more answer of general: a shadow, or a caller's answer."""
     is_degraded = watch.course.is_degraded
     moved = fingerprints.add_answer(
         watch.fingerprint, digest, watch.shadow, watch.holdout, watch.general, at, is_shadow, is_degraded
@@ -128,7 +128,7 @@ def add_fingerprint(watch: Watch, digest: str | None, at: float, is_shadow: bool
 
 
 def _with_cost(watch: Watch, usd: float | None, at: float) -> Watch:
-    """The watch after a shadow that was asked for it, and what that cost, where it is known."""
+    """The watch after a shadow that was requested for it, with the shadow's cost, if known."""
     moved: dict[str, Any] = {"shadows": watch.shadows + 1}
     if usd:
         moved |= {"shadow_usd": watch.shadow_usd + usd, "saving": cost_saving.add_shadow(watch.saving, at, usd)}
@@ -136,7 +136,7 @@ def _with_cost(watch: Watch, usd: float | None, at: float) -> Watch:
 
 
 def _with_judge(watch: Watch, pair: Pair) -> Watch:
-    """The watch once it is known which judge its pairs have: what another one has agreed with says nothing of it."""
+    """The watch after a pair of this judge. The agreement of an earlier judge says nothing about it."""
     judge = pair_judge.add_pair(watch.judge, pair)
     if judge is watch.judge:
         return watch
@@ -145,7 +145,7 @@ def _with_judge(watch: Watch, pair: Pair) -> Watch:
 
 
 def _with_agreement(watch: Watch, noted: NotedPair, right: float) -> Watch:
-    """Compare the judge's opinion on the version's answer with a person's; that of an earlier judge is left out."""
+    """Compare the judge's opinion on the version's answer with a person's. Opinions of an earlier judge are ignored."""
     guessed = noted_pairs.get_guesses(noted, watch.version)
     if guessed is None or not pair_judge.is_judged_by(watch.judge, noted.judge, noted.judge_digest):
         return watch
