@@ -1,8 +1,8 @@
 """The phase of a version: the monitor's own verdict, and an admin's verdict that holds instead. Pure.
 
-One function moves a phase, `next_phase`. The gateway moves phases (`verdicts/`).
-The monitor's process follows them (`follow`): a phase says whether labels are tested for a recovery, and which labels
-count. It holds no events, so it compares the phase that it knows with the phase that it is told.
+One function moves a phase, `next_phase`. The gateway moves phases (`verdicts/`). The monitor's process follows them
+(`follow`): a phase says whether labels are tested for a recovery, and which labels count. It gets no events, so it
+compares the phase that it knows with the present one.
 
 Three rules:
 - While an admin's verdict holds, the monitor's own verdict moves in one case: labels alarm, and the admin's verdict is
@@ -31,12 +31,12 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict that holds."""
+        """The verdict in force."""
         return self.own if self.pinned is None else self.pinned
 
     @property
     def name(self) -> str:
-        """The name in the table: the monitor's verdict, and after a slash the pinned one."""
+        """The name in the table: the monitor's verdict and, after a slash, the pinned one."""
         return self.own if self.pinned is None else f"{self.own}/{self.pinned}"
 
     @property
@@ -46,24 +46,24 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_tested(self) -> bool:
-        """Return whether labels are tested for a recovery: one of both verdicts is degraded."""
+        """Return whether labels are tested for a recovery: either verdict is degraded."""
         return "degraded" in (self.own, self.pinned)
 
 
 class Judged(NamedTuple):
-    """The monitor finds this verdict."""
+    """The event that the monitor finds this verdict."""
 
     verdict: Verdict
 
 
 class Pinned(NamedTuple):
-    """An admin sets this verdict in place of the monitor's."""
+    """The event that an admin sets this verdict in place of the monitor's."""
 
     verdict: Verdict
 
 
 class Released(NamedTuple):
-    """The admin's verdict ends: by time, by an admin, or because an admin holds the version instead."""
+    """The event that an admin's verdict ends: by time, by an admin, or because an admin holds the version instead."""
 
 
 Event = Judged | Pinned | Released
@@ -92,10 +92,10 @@ def _judged(phase: Phase, verdict: Verdict) -> Phase:
     return Phase(own=verdict)
 
 
-# ---- what the monitor's process makes of a phase -----------------------------------------------------
+# ---- phases in the monitor's process -----------------------------------------------------------------
 
 Turn = Literal["test", "restart", "restart_recovered", "stop_testing"]
-"""The change of a version's labelled signals when its phase moves.
+"""The change in a version's labelled signals when its phase moves.
 
 - `test`: the reverse tests begin, which look for a recovery.
 - `restart`: all detectors begin again, since the monitor has found a recovery.
@@ -108,9 +108,9 @@ Turn = Literal["test", "restart", "restart_recovered", "stop_testing"]
 class Course(msgspec.Struct, frozen=True, kw_only=True):
     """The phase of a version in the monitor's process, and the times from which its labels count, in Unix seconds.
 
-    `since` is when the verdict that holds began. Labels of requests from before `tested_from` show no recovery: that is
-    when the version got degraded, or the last move of its share since then. Labels of requests from before
-    `restarted_at` are not evidence: that is when detectors last began again.
+    `since` is the beginning of the verdict in force. Labels of requests from before `tested_from` show no recovery: the
+    version became degraded then, or its share last moved since. Labels of requests from before `restarted_at` are not
+    evidence: detectors last began again then.
     """
 
     phase: Phase = Phase()
@@ -120,7 +120,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_degraded(self) -> bool:
-        """Return whether the verdict that holds is degraded."""
+        """Return whether the verdict in force is degraded."""
         return self.phase.verdict == "degraded"
 
     def came_degraded(self, placed_at: float) -> bool:
@@ -128,7 +128,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_degraded and placed_at >= self.since
 
     def predates_restart(self, placed_at: float) -> bool:
-        """Return whether a request came before detectors last began again: its label counts, and is not evidence."""
+        """Return whether a request came before detectors last began again: its label is counted, but is no evidence."""
         return placed_at < self.restarted_at
 
     def predates_test(self, placed_at: float) -> bool:
@@ -137,7 +137,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_turn(before: Phase, after: Phase) -> Turn | None:
-    """The turn between two phases, of which the first was known last. Phases between them may not have been seen."""
+    """The turn from the last known phase to the present one. Phases between them may be unknown."""
     if not after.is_tested:
         if not before.is_tested:
             return None
@@ -146,15 +146,14 @@ def find_turn(before: Phase, after: Phase) -> Turn | None:
         return "restart" if before.pinned is None else "restart_recovered"
     if not before.is_tested:
         return "test"
-    # A pin that ended, and at once the verdict degraded again: recoveries count from the new verdict on.
+    # A pin ended, and the verdict is degraded again at once: recoveries count from the new verdict on.
     return "test" if before.is_overruled and after.pinned is None else None
 
 
 def follow(course: Course, phase: Phase, since: float, has_recovered: bool) -> tuple[Course, Turn | None]:
-    """The course once the phase is known that holds since then, and what has to be done with the labelled signals.
+    """The course in a phase that holds since `since` (Unix seconds), and the turn of the labelled signals.
 
-    A phase that is older than the last one is ignored. `has_recovered`: the reverse test of any signal has found a
-    recovery.
+    A phase older than the last one is ignored. `has_recovered`: the reverse test of any signal has found a recovery.
     """
     if since < course.since:
         return course, None
@@ -173,8 +172,8 @@ def follow(course: Course, phase: Phase, since: float, has_recovered: bool) -> t
 def follow_step(course: Course, stepped_at: float) -> Course:
     """The course after a move of the version's share.
 
-    While the version is degraded, requests from before the move outnumber those from after it. Late praise of them
-    would outweigh the others, so they show no recovery.
+    While the version is degraded, earlier requests outnumber those after the move. Late praise of them would outweigh
+    the later ones, so they show no recovery.
     """
     if not course.is_degraded or stepped_at <= course.tested_from:
         return course

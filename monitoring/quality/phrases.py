@@ -29,7 +29,7 @@ def format_day(unix_seconds: float) -> str:
 
 
 def format_span(seconds: float) -> str:
-    """A length of time in its greatest unit, to two digits."""
+    """A length of time in its largest unit, to two digits."""
     for length, singular, several in SPANS:
         if seconds >= 0.95 * length:
             digits = format_digits(seconds / length)
@@ -38,7 +38,7 @@ def format_span(seconds: float) -> str:
 
 
 def format_digits(value: float) -> str:
-    """A number to two digits, with all of those before its point."""
+    """A number to two digits, or to all digits before its point."""
     if not math.isfinite(value):
         return "infinitely many"
     if value == 0:
@@ -56,12 +56,12 @@ def format_count(number: float, singular: str, several: str) -> str:
 
 
 def is_short(since: float | None, now: float) -> bool:
-    """Return whether what came since then (Unix seconds; None: not known) is too new to tell how much comes a day."""
+    """Return whether the time since `since` (Unix seconds; None: not known) is too short for a daily rate."""
     return since is not None and now - since < DAY_SECONDS
 
 
 def format_pace(number: float, words: tuple[str, str], per_day: float, since: float | None, now: float) -> str:
-    """The amount that came, and that of a day: `431 labels, about 43 a day`; `30 labels in 3 minutes so far`."""
+    """The number so far and its daily rate: `431 labels, about 43 a day`; `30 labels in 3 minutes so far`."""
     count = format_count(number, *words)
     if since is not None and is_short(since, now):
         return f"{count} in {format_span(max(0.0, now - since))} so far"
@@ -74,7 +74,7 @@ def format_percent(share: float) -> str:
 
 
 def format_part(share: float) -> str:
-    """A share that was set, as short as it can be said."""
+    """A share from settings, in its shortest form."""
     return f"{100 * share:g}%"
 
 
@@ -90,7 +90,7 @@ def format_evidence(value: float) -> str:
 
 
 def format_dollars(usd: float) -> str:
-    """An amount of US dollars: to the cent, and what is less than ten cents to two digits."""
+    """An amount of US dollars: to the cent; less than ten cents to two digits."""
     return f"{usd:,.2f}" if abs(usd) >= 0.095 else format_digits(usd)
 
 

@@ -31,8 +31,8 @@ Measure = Literal["share", "difference", "complaints"]
 
 
 class LabelledRow(NamedTuple):
-    """A labelled signal: its measure, whether its labels are values of the task's feedback metric, and the words for
-    the other arm of a difference, after "wrong 2.0 points more often than"."""
+    """A labelled signal: its measure, whether its labels are values of the task's feedback metric, and words for the
+    other arm of a difference. They follow "wrong 2.0 points more often than"."""
 
     measure: Measure
     is_of_feedback_metric: bool = False
@@ -40,7 +40,7 @@ class LabelledRow(NamedTuple):
 
 
 class UnlabelledRow(NamedTuple):
-    """An unlabelled signal: the kind of its values, and the side on which a change counts."""
+    """An unlabelled signal: the kind of its values, and the direction of changes that count."""
 
     kind: ValueKind
     sides: Sides

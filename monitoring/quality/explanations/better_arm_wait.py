@@ -20,14 +20,14 @@ from monitoring.quality.verdicts.quality import (
 from monitoring.quality.verdicts.shares import is_evidence_first
 
 PAIRS_MIN = 5
-"""With fewer pairs nothing is said of the time that is left."""
+"""With fewer pairs the report says nothing about the time left."""
 POINTS = 0.1
 
 
 def describe_wait(
     name: str, quality: VersionQuality, judged: Judgement | None, task_quality: TaskQuality, now: float
 ) -> Iterator[str]:
-    """The evidence that traffic waits for, of each other arm, and the time until it is there. `now` in Unix seconds."""
+    """The evidence that traffic waits for, on each other arm, and the time left. `now` is in Unix seconds."""
     arms = [arm for arm in judged.arms if arm.arm != "version" and not arm.is_better] if judged is not None else []
     with_evidence = [(arm, arm.evidence) for arm in arms if arm.evidence is not None]
     waited = format_span(max(0.0, now - quality.since))
@@ -40,7 +40,7 @@ def describe_wait(
 
 
 def ask_for_labels(judged: Judgement | None) -> str:
-    """The step that compares arms: labels with the right answers, and about how many, given the judge's agreement."""
+    """The step that lets arms be compared: about how many right answers are needed, given the judge's agreement."""
     agreement = judged.judge_agreement if judged is not None else None
     labels = estimates.find_labels_to_compare(POINTS, agreement, ALPHA)
     judge = ""
@@ -65,7 +65,7 @@ def _describe(name: str, arm: ArmReport, evidence: ArmEvidence) -> str:
 
 
 def _describe_time(evidence: ArmEvidence, waited_seconds: float) -> str:
-    """The time that is left, if evidence grows as it has so far."""
+    """The time left, if evidence keeps its rate of growth."""
     if evidence.unjudged > evidence.pairs:
         return "most pairs lack a judgement of both answers (`demonstration`, or a model as judge)"
     if evidence.pairs < PAIRS_MIN:

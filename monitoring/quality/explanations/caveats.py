@@ -21,16 +21,16 @@ from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import find_degraded, shows_recovery
 
 STOPPED_SECONDS = 60.0
-"""A monitor that has judged nothing for longer has stopped."""
+"""A monitor without a judgement for longer than this has stopped."""
 BEHIND_SECONDS = 60.0
-"""Records that are older and not read yet are told of."""
+"""The age from which unread records are reported."""
 PAIRS_EXPECTED_MIN = 20.0
-"""Shadow pairs that should be there before it is told that none is judged."""
+"""The number of expected shadow pairs from which their lack of judgements is reported."""
 JUDGE_ASKED_MIN = 20.0
 SILENT_SHARE_MIN = 0.2
-"""It is told once this share of the latest pairs, at least JUDGE_ASKED_MIN of them, has no opinion of the judge."""
+"""The share of the latest pairs without the judge's opinion that is reported, for JUDGE_ASKED_MIN pairs or more."""
 ANSWERED_MIN = 20
-"""A judge that has given its opinion on this number of pairs in a row is back."""
+"""A judge with an opinion on this number of pairs in a row works again."""
 BESIDE_LABELS: Mapping[str, str] = MappingProxyType({"shadow": "judged pairs", "complaints": "complaints"})
 """The labelled signals that need no label of the feedback metric."""
 
@@ -45,7 +45,7 @@ def list_caveats(
     review_by: Mapping[str, float],
     now: float,
 ) -> list[str]:
-    """The sentences, the gravest first; none where all is well. Times are Unix seconds."""
+    """The caveats as sentences, the gravest first; none if all is well. Times are in Unix seconds."""
     active = judgements.get(roles.active or "")
     caveats = [*_of_monitor(judged_at, behind_seconds, now), *_of_pins(quality, judgements, now)]
     if not plan.has_webhook and any(each.verdict != "healthy" for each in quality.versions.values()):
@@ -74,7 +74,7 @@ def list_unjudged(names: Iterable[str], judgements: Mapping[str, Judgement]) -> 
 
 
 def has_stopped(judged_at: float | None, now: float) -> bool:
-    """Return whether the monitor does not judge, or has not for a while."""
+    """Return whether the monitor has never judged, or not for a while."""
     return judged_at is None or now - judged_at > STOPPED_SECONDS
 
 
@@ -151,7 +151,7 @@ def _of_labels(name: str, active: Judgement | None, plan: MonitorPlan) -> Iterat
 
 
 def _of_silent_judge(name: str, active: Judgement | None, plan: MonitorPlan) -> Iterator[str]:
-    """The caveat where the model that judges pairs is asked and says nothing, and what to look at."""
+    """The caveat if the model that judges pairs is asked and does not answer, with the place to look at."""
     judge = active.judge if active is not None else None
     if judge is None or active is None or plan.judge_pool is None:
         return
@@ -167,9 +167,9 @@ def _of_silent_judge(name: str, active: Judgement | None, plan: MonitorPlan) -> 
 
 
 def _of_judge(active: Judgement | None, plan: MonitorPlan, silent: bool) -> Iterator[str]:
-    """The caveats where the judge is one of those that it judges, or pairs that should be there are missing.
+    """The caveats if the judge judges its own answers, or if expected pairs are missing.
 
-    `silent`: it has been told that the judge says nothing, which is why.
+    `silent`: another caveat already names the silent judge as the cause.
     """
     if plan.judges_itself and (plan.shadow_share or plan.shadow_share_suspect):
         yield (

@@ -30,7 +30,7 @@ KINDS: Mapping[str, str] = {
 }
 """The words for the source of a baseline."""
 DISPERSION_TOLD = 1.2
-"""A dispersion that is told: independent labels show up to so much by chance."""
+"""The dispersion above which it is reported: independent labels show up to this much by chance."""
 
 
 E_VALUES = (
@@ -41,7 +41,7 @@ E_VALUES = (
 
 
 def describe_signals(judged: Judgement, plan: MonitorPlan, stale: bool) -> Iterator[str]:
-    """A sentence on each labelled signal and on each alarm, and one on all others. `stale`: the task has changed."""
+    """A sentence on each labelled signal, on each alarm, and on all others together. `stale`: the task has changed."""
     quiet: list[str] = []
     learning: list[str] = []
     for report in judged.reports:
@@ -64,7 +64,7 @@ def describe_signals(judged: Judgement, plan: MonitorPlan, stale: bool) -> Itera
 
 
 def describe_detection(judged: Judgement) -> Iterator[str]:
-    """The time in which a rise would be found at today's label rate; its labels while no rate is known."""
+    """The time until a rise is found at today's label rate; the number of labels while no rate is known."""
     for points, seconds in sorted(judged.seconds_to_detect.items(), key=lambda item: int(item[0])):
         if seconds is None:
             yield f"A rise of {points} points would never be found: {_why_never(judged)}."
@@ -150,7 +150,7 @@ def _interval(report: SignalReport) -> str:
 
 
 def _difference(report: SignalReport) -> str:
-    """A signal of pairs: how much more often the version is wrong than the other arm, on the same requests."""
+    """A signal of pairs: the version's error rate less the other arm's, on the same requests."""
     pairs = format_count(report.observed, "pair", "pairs")
     other = next((row.compared_with for name, row in LABELLED.items() if name == report.signal), "")
     if report.estimate is None:
@@ -176,7 +176,7 @@ def _complaints(report: SignalReport) -> str:
 
 
 def _progress(baseline: Mapping[str, Any]) -> str:
-    """The progress of the reference period: its days, and its complaints once the days are over."""
+    """The progress of the reference period in days and, once these are over, in complaints."""
     days, wanted = baseline.get("days"), baseline.get("days_wanted")
     if days is None or not wanted:
         return ""

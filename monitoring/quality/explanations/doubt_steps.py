@@ -1,4 +1,4 @@
-"""The next steps for a version that is suspect since its evidence is doubted, one for each doubt. Pure."""
+"""The next steps for a version that is suspect because of doubts about its evidence, one for each doubt. Pure."""
 
 from __future__ import annotations
 

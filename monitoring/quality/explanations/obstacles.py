@@ -1,6 +1,6 @@
 """Obstacles between a task's versions and its callers, in plain words: rules, versions ready nowhere, pauses. Pure.
 
-A verdict says nothing of that: a healthy version that a rule passes over, or that is loaded nowhere, answers nobody.
+A verdict says nothing about them: a healthy version answers nobody if a rule bypasses it, or no replica has it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from monitoring.quality.verdicts.shares import is_to_be_paused
 
 
 class ActiveRule(msgspec.Struct, frozen=True, kw_only=True):
-    """An admin's rule in force that sends requests of a task elsewhere: all of them, or those that fit it (`some`)."""
+    """An admin's rule in force that sends requests of a task elsewhere: all of them or, with `some`, those that
+    match."""
 
     name: str
     action: Literal["general", "version", "refuse"]
@@ -26,8 +27,8 @@ class ActiveRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Obstacles(msgspec.Struct, frozen=True, kw_only=True):
-    """The obstacles of a task's versions. `ready` says of each with a role on how many replicas it can answer, and
-    how many of those that are to have it are up; `reviews` is how many wait for a person (None: not known)."""
+    """The obstacles of a task's versions. `ready` has two numbers for each version with a role: replicas on which it
+    can answer, and its replicas that are up. `reviews` counts waiting reviews (None: not known)."""
 
     rules: list[ActiveRule] = []
     ready: dict[str, tuple[int, int]] = {}
@@ -35,7 +36,7 @@ class Obstacles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_nowhere(obstacles: Obstacles, name: str | None) -> bool:
-    """Return whether it is known that no replica can answer by this version."""
+    """Return whether it is known that no replica can answer with this version."""
     return name is not None and obstacles.ready.get(name, (1, 1))[0] == 0
 
 
@@ -45,7 +46,7 @@ def find_rule_for_all(obstacles: Obstacles) -> ActiveRule | None:
 
 
 def list_for_line(obstacles: Obstacles, name: str) -> list[str]:
-    """The obstacles for the one line on a task that this version leads."""
+    """The obstacles in the one-line report on a task that this version leads."""
     rule = find_rule_for_all(obstacles)
     return [
         *(["ready nowhere"] if is_nowhere(obstacles, name) else []),
@@ -63,7 +64,7 @@ def describe_obstacles(task: str, obstacles: Obstacles, names: Iterable[str]) ->
 
 
 def describe_nowhere(name: str, up: int) -> str:
-    """The sentence on a version that is ready nowhere; `up` of the replicas that are to have it are up."""
+    """The sentence on a version that is ready nowhere; `up` is the number of its replicas that are up."""
     return (
         f"{name} is ready on none of its replicas ({format_count(up, 'is up', 'are up')}): what is meant for it goes "
         "to the task's fallback, or is refused."
@@ -84,7 +85,7 @@ def describe_canary(name: str, share: float, quality: VersionQuality, responses:
 
 
 def list_steps(task: str, obstacles: Obstacles, name: str, stale: bool, set_for_change: str | None) -> Iterator[str]:
-    """The steps against them, for the version that leads. `set_for_change` is the rule that an announced change set."""
+    """The steps against the obstacles of the leading version. `set_for_change` is the rule of an announced change."""
     if is_nowhere(obstacles, name):
         yield f"See why {name} is ready nowhere, and bring it back: `apprentice adapters why {name}`."
     rule = find_rule_for_all(obstacles)

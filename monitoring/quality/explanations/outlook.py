@@ -25,8 +25,8 @@ POINTS = (2, 5, 10, 20)
 
 
 class SignalOutlook(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal's outlook: its baseline, its dispersion, and the labels and days until a slip by POINTS is found
-    on average (None: never). `labels_per_day` and days are None, too, where no rate is known yet."""
+    """A signal's outlook: its baseline, its dispersion, and the labels and days until a slip by POINTS is found on
+    average (None: never). `labels_per_day` and days are None, too, while no rate is known."""
 
     signal: str
     labels_per_day: float | None
@@ -37,10 +37,10 @@ class SignalOutlook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """A version's outlook: of each labelled signal that has a baseline or enough labels to guess it, and `days` of the
-    fastest of them.
+    """A version's outlook: that of each labelled signal with a baseline, or enough labels to guess one. `days` are
+    those of the fastest.
 
-    `labels_per_day` is None where too little time is known for a rate: `pace` says what came in it.
+    `labels_per_day` is None if the known time is too short for a rate: `pace` has the number in that time.
     `false_alarms_per_month` are those of all tasks and versions together. `doubts` are the doubts that hold now.
     """
 
@@ -57,7 +57,7 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_outlook(judged: Judgement, plan: MonitorPlan, labels_per_day: float | None = None) -> Outlook:
-    """The outlook at `labels_per_day` of each signal; None: as they come now."""
+    """The outlook if each signal has `labels_per_day`; None: at the present rates."""
     reports = days_to_detect.list_label_signals(judged.reports)
     signals = [
         _look_ahead(report, bound, judged, plan, labels_per_day)

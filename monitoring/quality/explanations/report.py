@@ -1,6 +1,6 @@
 """The report on a task in plain words: facts, their certainty, actions done, and next steps. Pure.
 
-Each sentence is complete, and names the version, the number and its unit: it is read at night, and out of its order.
+Each sentence is complete, and names the version, the number and its unit: people read it at night, in any order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import find_unrecovered, shows_recovery
 
 ACTIONS_TOLD_MAX = 10
-"""The newest actions that are told; the audit has all of them."""
+"""The number of newest actions in the report; the audit has all of them."""
 ARMS: Mapping[str, str] = {
     "version": "The version itself",
     "general": "The general model",
@@ -39,12 +39,12 @@ ARMS: Mapping[str, str] = {
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
-    """All that there is to tell of. Times are Unix seconds.
+    """The input of a report. Times are in Unix seconds.
 
-    `judged_at` is when the monitor last judged (or None), `behind_seconds` the age of what it has not read. It can't
-    judge the versions `unjudged`. `review_by` says when a version's owner has to look at it, `retraining` names open
-    requests to train. `obstacles` stand between versions and callers; `notes` are on labellers and steps past the gate;
-    the versions `forced` took one.
+    `judged_at` is the monitor's last judgement (or None), `behind_seconds` the age of unread entries. It can't judge
+    the versions `unjudged`. `review_by` has the times by which owners must review their versions, `retraining` the open
+    requests to train. `obstacles` stand between versions and callers. `notes` are on labellers, and on steps past the
+    gate, which the versions `forced` took.
     """
 
     task: str
@@ -64,8 +64,8 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A task in plain words. `verdict` is that of the version that leads it (None: no version, or not judged yet), and
-    `since` when it became so, in Unix seconds."""
+    """A task in plain words. `verdict` is the leading version's (None: no version, or not judged yet), and `since` its
+    time in Unix seconds."""
 
     task: str
     version: str | None
@@ -80,7 +80,7 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_report(of: Situation) -> TaskReport:
-    """All of it in words."""
+    """Make the report in words."""
     name = of.roles.active
     quality = of.quality.versions.get(name or "")
     judged = of.judgements.get(name or "")
@@ -106,7 +106,7 @@ def make_report(of: Situation) -> TaskReport:
 
 
 def _line(of: Situation, quality: VersionQuality | None, judged: Judgement | None) -> str:
-    """The whole of it in one line."""
+    """The report in one line."""
     if of.roles.active is None:
         return f"{of.task} has no version: there is nothing to judge."
     in_its_way = obstacles.list_for_line(of.obstacles, of.roles.active)
@@ -203,7 +203,7 @@ def _traffic(name: str, judged: Judgement) -> Iterator[str]:
 
 
 def _why_held(quality: VersionQuality, judged: Judgement | None) -> str:
-    """The reason why nothing of a degraded version's share is shifted."""
+    """The reason why a degraded version's share is not shifted."""
     unknown = "no other arm is known to be better on this task"
     is_better = judged is not None and bool(_better_arms(judged))
     if "shift" in quality.undone:
@@ -314,7 +314,7 @@ def _action(action: Action, of: Situation) -> str:
 
 
 def _failed(action: Action, of: Situation) -> str:
-    """The note that it was not carried out; "yet" where it still follows from what is known."""
+    """The note that an action was not carried out; with "yet" if it still follows from the judgements."""
     if is_asked_again(of.quality, action, of.judgements, of.roles, of.plan, of.now):
         return "It is not carried out yet, and is tried again"
     return "It was not carried out"
@@ -363,8 +363,7 @@ def _next_of_forced(of: Situation) -> Iterator[str]:
 def _nothing(
     of: Situation, quality: VersionQuality, judged: Judgement | None, due: float | None, beside: bool
 ) -> Iterator[str]:
-    """The steps where nothing is wrong with the version, or not known to be; `beside`: there is something to
-    do about another one."""
+    """The steps if nothing is known to be wrong with the version. `beside`: another version needs a step."""
     quiet = VersionQuality(since=quality.since, because=quality.because, cleared=quality.cleared)
     if caveats.has_stopped(of.judged_at, of.now):
         yield "Bring the monitor back: one gateway has its job; `apprentice doctor` and the gateways' logs say why."
@@ -378,7 +377,7 @@ def _nothing(
 
 
 def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator[str]:
-    """Nothing is wrong; what can't be found as it is held against too much is said."""
+    """The steps if nothing is wrong. They name signals whose baseline is too high to find a slip."""
     has_baseline = any(
         report.labelled and report.of_class is None and report.baseline.get("upper") for report in judged.reports
     )
@@ -416,7 +415,7 @@ def _next_of_degraded(of: Situation, name: str, quality: VersionQuality, judged:
 
 
 def _next_of_canary(of: Situation) -> Iterator[str]:
-    """The steps about a canary: one that is paused is not judged on new requests."""
+    """The steps about a canary. A paused one is not judged on new requests."""
     name, share = of.roles.canary, of.roles.canary_share
     if name is None:
         return

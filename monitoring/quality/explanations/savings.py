@@ -1,7 +1,7 @@
-"""A version's saving in plain words: at present and in all, and its limits. Pure.
+"""A version's saving in plain words: the present one, the total, and its limits. Pure.
 
-It is what requests saved less what their shadows cost, which one version's signals can tell. The task's net saving
-takes reviews and tuning off as well (docs/guides/alerts-and-dashboards.md), and is Prometheus' alone.
+It is the saving of requests less the cost of their shadows, both known from one version's signals. The task's net
+saving also subtracts reviews and tuning (docs/guides/alerts-and-dashboards.md). Only Prometheus has that.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from monitoring.quality.phrases import format_count, format_dollars, format_perc
 from monitoring.quality.verdicts.quality import Judgement, SavingReport, TaskQuality
 
 REQUESTS_MIN = 200.0
-"""The number of requests of the last days before a caveat says that they cost more than they save."""
+"""The number of recent requests from which a caveat says that they cost more than they save."""
 KNOWN_MIN = 0.95
-"""A caveat follows where the saving of a smaller share of the requests is known."""
+"""If the saving of a smaller share of requests is known, the sentence says so."""
 
 
 def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str]:
-    """The version's saving; nothing where no prices are known, or all of them are 0."""
+    """The version's saving; nothing if no prices are known, or all of them are 0."""
     saving = judged.saving
     if saving is None or not any((judged.saving_usd, judged.shadow_usd)):
         return
@@ -40,7 +40,7 @@ def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str
 
 
 def list_saving_caveats(name: str, task: str, judged: Judgement, quality: TaskQuality) -> Iterator[str]:
-    """The caveat where a version costs more than it saves at present, over enough requests and time."""
+    """The caveat if a version now costs more than it saves, over enough requests and time."""
     saving = judged.saving
     if saving is None or saving.requests < REQUESTS_MIN or saving.net_usd_per_day >= 0.0:
         return
@@ -65,7 +65,7 @@ def list_saving_caveats(name: str, task: str, judged: Judgement, quality: TaskQu
 
 
 def _net(usd: float, past: bool = False) -> str:
-    """The rest of a saving, or the loss."""
+    """The net saving, or the loss."""
     verb = ("has saved" if past else "saves") if usd >= 0.0 else ("has lost" if past else "loses")
     return f"{verb} about {format_dollars(abs(usd))} US dollars"
 

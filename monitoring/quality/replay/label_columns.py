@@ -1,7 +1,7 @@
-"""The columns of a file of labels: which one says what, by its name and its values, or because somebody says so.
+"""The columns of a file of labels: their meaning by name and values, or as the user says.
 
-A name counts without its case, and without the path to it (`feedback.isCorrect` is `is_correct`). Our own names come
-first. A column counts only if its values can be read. Where two are left, the file is refused, with both names.
+Neither a name's case nor the path to it counts (`feedback.isCorrect` is `is_correct`). Our own names come first. A
+column counts only if its values can be read. If two columns remain, the file is refused, with both names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MEANS_WRONG = frozenset(
 VAGUE = frozenset(
     {"label", "score", "value", "result", "rating", "feedback", "judgement", "judgment", "grade", "status", "verdict"}
 )
-"""Names of many things. They count where no other column says what is right."""
+"""Names with several meanings. They count if no other column says what is right."""
 OUTCOMES = (OWN, MEANS_RIGHT | MEANS_WRONG, VAGUE)
 TIMES = (
     frozenset({"time"}),
@@ -46,7 +46,7 @@ NAMES_SHOWN_MAX = 400
 
 @dataclass(frozen=True, slots=True)
 class ColumnChoice:
-    """The columns that somebody named, and how to read them. `right_from`: scores from here on are right.
+    """The columns that the user named, and the way to read them. `right_from`: scores from here on are right.
     `one_means`: the meaning of the outcome 1. `is_day_first`: whether 03/01/2026 is in January."""
 
     right: str | None = None
@@ -81,18 +81,18 @@ class LabelColumns:
     right_from: float | None
 
     def describe(self) -> dict[str, str]:
-        """The columns that are there, by our names."""
+        """The file's columns, by our names."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         named |= {"time": " ".join(self.time), "class": self.kind}
         order = ("outcome", "time", "asked", "caller", "class", "rater", "request", "change")
         return {name: named[name] for name in order if named[name]}
 
     def join_time(self, row: Fields) -> str:
-        """The time of a row as it is written."""
+        """The time of a row, as written."""
         return " ".join(row.get(name, "") for name in self.time)
 
     def read_outcome(self, line: int, text: str) -> bool | None:
-        """Return whether a row is wrong; None where it has no label. Raises DatasetError."""
+        """Return whether a row is wrong; None without a label. Raises DatasetError."""
         if text.lower() in EMPTY:
             return None
         wrong = _is_wrong(text.lower(), self.one_means, self.right_from)
@@ -106,7 +106,7 @@ class LabelColumns:
 
 
 def find_columns(sample: Sequence[tuple[int, Fields]], choice: ColumnChoice) -> LabelColumns:
-    """The columns, by the first rows. Raises DatasetError, with what to type."""
+    """Find the columns from the first rows. Raises DatasetError, with the option to type."""
     names = list(dict.fromkeys(name for _, row in sample for name in row))
     for option in ("right", "wrong", "time", "caller", "kind", "rater"):
         wanted = getattr(choice, option)
@@ -162,7 +162,7 @@ def _find_outcome(sample: Sequence[tuple[int, Fields]], names: Sequence[str], ri
 def _find_time(
     names: Sequence[str], values: Callable[[str], Iterator[str]], is_time: Callable[[str], bool]
 ) -> tuple[str, ...]:
-    """The column of the time, or those of a date and a time of day."""
+    """The column of the time, or the columns of a date and a time of day."""
     clock = next((name for name in names if _normalise(name) == "time"), None)
     date = next((name for name in names if _normalise(name) == "date"), None)
     if clock and date and _can_be_read(values(clock), lambda text: CLOCK.fullmatch(text) is not None):
@@ -174,7 +174,7 @@ def _find_time(
 def _choose(
     option: str, tiers: Sequence[frozenset[str]], names: Sequence[str], can_be_read: Callable[[str], bool]
 ) -> str | None:
-    """The column that can be read, of the first names that any has. Raises DatasetError where it is not clear."""
+    """The readable column among the first names that any column has. Raises DatasetError if it is not clear."""
     for tier in tiers:
         readable = [name for name in names if _normalise(name) in tier and can_be_read(name)]
         depth = min((name.count(".") for name in readable), default=0)
@@ -197,12 +197,12 @@ def _type_outcome(name: str) -> str:
 
 
 def _first_named(tiers: Sequence[frozenset[str]], names: Sequence[str]) -> str | None:
-    """The first column with a name that is known, though its values can't be read: its rows say why."""
+    """The first column with a known name, though its values can't be read: its rows show why."""
     return next((name for tier in tiers for name in names if _normalise(name) in tier), None)
 
 
 def _can_be_read(texts: Iterator[str], read: Callable[[str], bool]) -> bool:
-    """Return whether there are values, and all can be read."""
+    """Return whether there are values, and all are readable."""
     count = 0
     for count, text in enumerate(texts, 1):  # noqa: B007 - counted
         try:
@@ -214,7 +214,7 @@ def _can_be_read(texts: Iterator[str], read: Callable[[str], bool]) -> bool:
 
 
 def _is_wrong(text: str, one_means: Meaning, right_from: float | None) -> bool | None:
-    """Return whether a value in small letters means wrong; None for one that can't be read."""
+    """Return whether a lower-case value means wrong; None if it can't be read."""
     if right_from is not None:
         return float(text) < right_from if NUMBER.fullmatch(text) else None
     if text in RIGHT_WORDS or text in WRONG_WORDS:
@@ -225,7 +225,7 @@ def _is_wrong(text: str, one_means: Meaning, right_from: float | None) -> bool |
 
 
 def _normalise(name: str) -> str:
-    """A column's name in small letters with underscores, without the path to it."""
+    """A column's name in lower case with underscores, without the path to it."""
     last = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rstrip("?").rpartition(".")[2])
     return re.sub(r"[\W_]+", "_", last).strip("_").lower()
 
@@ -235,6 +235,6 @@ def _list_names(names: Sequence[str]) -> str:
 
 
 def list_unread(columns: LabelColumns, rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """The columns of these rows that say nothing."""
+    """The columns of these rows that are not used."""
     read = {*columns.describe().values(), *columns.time}
     return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in read]

@@ -1,6 +1,6 @@
 """The rows of a file of labels as texts.
 
-An object within an object is named with a dot, as in `feedback.correct`; lists are left out.
+A field of an inner object has a dot in its name, as in `feedback.correct`; lists are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Fields = Mapping[str, str]
 def read_fields(path: Path) -> Iterator[tuple[int, Fields]]:
     """Read the rows, each with its line, or its number in a list or a table: true is "1", null is "".
 
-    Raises DatasetError, and OSError, for what can't be read.
+    Raises DatasetError or OSError if something can't be read.
     """
     for line, entry in read_objects(path, str(path), _see_that_names_differ):
         if isinstance(entry, DatasetError):
@@ -33,7 +33,7 @@ def _see_that_names_differ(names: list[str]) -> None:
 
 
 def _flatten(prefix: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The values of an object as texts, and those of the objects in it under their path."""
+    """The values of an object as texts; those of inner objects have their path as name."""
     for name, value in entry.items():
         if isinstance(value, dict):
             yield from _flatten(f"{prefix}{name}.", value)

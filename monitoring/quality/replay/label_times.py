@@ -1,4 +1,4 @@
-"""The times of labels, in the forms in which programs and spreadsheets write them."""
+"""The times of labels, in the forms that programs and spreadsheets write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNITS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
 
 
 class Clock:
-    """The form of a column's times. The first one decides of what unit a number is.
+    """The form of a column's times. The first time decides the unit of numbers.
 
     `is_day_first`: whether 03/01/2026 is in January (None: refused; 03.01.2026 is).
     """
@@ -39,7 +39,7 @@ class Clock:
         self._unit = next((unit for least, unit in UNITS if size >= least), 1.0)
 
     def read(self, line: int, text: str) -> float:
-        """The time in Unix seconds; without a zone it is UTC. Raises DatasetError."""
+        """The time in Unix seconds; UTC without a zone. Raises DatasetError."""
         if self._is_compact and COMPACT.fullmatch(text):
             at = _read_date(text)
         elif NUMBER.fullmatch(text):
@@ -94,7 +94,7 @@ def _read_match(match: re.Match[str], is_day_first: bool | None) -> datetime | N
 
 
 def _read_other(text: str) -> datetime:
-    """ISO 8601 in full, or a time as mails have it. Raises ValueError."""
+    """Full ISO 8601, or a time as in mail. Raises ValueError."""
     try:
         return datetime.fromisoformat(text)
     except ValueError:

@@ -1,8 +1,8 @@
-"""A replay of what was recorded: the same watches and verdicts as the monitor's, from entries in their order. Pure.
+"""A replay of records: the same watches and verdicts as the monitor's, from entries in their order. Pure.
 
-The monitor looks whenever it has read on. Here that is at the end of every `look_seconds` in which anything came, and
-while a version is not healthy in each quarter of a day of a silence. What alarms has alarmed however seldom one looks,
-so looking seldom moves the time of a verdict by no more than that.
+The monitor looks after each reading. The replay looks at the end of every `look_seconds` with an entry. While a version
+is not healthy, it also looks in each quarter of a day of a silence. An alarm is not lost between looks, so rare looks
+delay a verdict by no more than that.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ FORGET_EVERY_SECONDS = 86_400.0
 
 
 class Placed(NamedTuple):
-    """An entry: when it came, of which stream (as in `all_watches.py`), its number within the millisecond; a record, or
-    feedback with the record that it is on (None where there is none)."""
+    """An entry: its time, its stream (as in `all_watches.py`), its number within the millisecond, and its record.
+    `feedback` comes with the record that it is on (None without one)."""
 
     milliseconds: int
     stream: int
@@ -38,7 +38,7 @@ class Placed(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A verdict that moved: of which version, when, why, and on which signals it rests."""
+    """A change of a verdict: the version, the time, the reason, and the signals that it rests on."""
 
     version: str
     at: float
@@ -51,13 +51,13 @@ class Turn(NamedTuple):
 
 
 class Replaying:
-    """One replay. Owner of the watches, and of what is known of each version.
+    """One replay. Owner of the watches, and of each version's quality.
 
-    `records` and `feedback` count what was read; `unmatched` is feedback whose record is not there.
+    `records` and `feedback` count entries; `unmatched` counts feedback without a record.
     """
 
     def __init__(self, step: MonitorStep, baselines: Mapping[str, Mapping[str, Baseline]], look_seconds: float) -> None:
-        """`step` has the tasks, and what is known of their versions; verdicts follow from the replay."""
+        """`step` has the tasks and their versions; verdicts follow from the replay."""
         self.watches = Watches("replay")
         self.qualities: dict[str, VersionQuality] = {}
         self.records = self.feedback = self.unmatched = 0
@@ -68,7 +68,7 @@ class Replaying:
         self.watches.begin(step, baselines)
 
     def run(self, entries: Iterable[Placed]) -> Iterator[Turn]:
-        """Every verdict that moves, as it does. The entries come in their order."""
+        """Yield every change of a verdict when it happens. Pass the entries in their order."""
         looked_ms: int | None = None
         for entry in entries:
             if looked_ms is not None and entry.milliseconds >= looked_ms:
@@ -80,12 +80,12 @@ class Replaying:
             yield from self._look(looked_ms / 1000)
 
     def judged(self, at: float) -> dict[str, Judgement]:
-        """The judgements of all versions at that time."""
+        """The judgements of all versions at `at`."""
         self.watches.tick(at)
         return self.watches.judged(list(self.watches.by_version), at)
 
     def take(self, entry: Placed) -> None:
-        """Take an entry into account; nobody looks."""
+        """Take an entry into account, without a look."""
         at = entry.milliseconds / 1000
         if entry.feedback is None:
             self.records += 1
@@ -131,7 +131,7 @@ class Replaying:
         self.watches.begin(self._step, self._baselines)
 
     def _forget(self, at: float) -> None:
-        """Drop what is known of requests that are not judged any more."""
+        """Delete the notes of requests that can no longer be judged."""
         self._noted.update(dict.fromkeys(self.watches.noted, at))
         self.watches.noted.clear()
         if at - self._forgotten_at < FORGET_EVERY_SECONDS:

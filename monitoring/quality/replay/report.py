@@ -1,6 +1,6 @@
 """The report on a stream of labels: verdicts, their delays after known changes, and the course of the error.
 
-It is the monitor's code (`version.py`). P(any false alarm within `labels` labels) is at most `alpha` while the error
+The code is the monitor's (`version.py`). P(any false alarm within `labels` labels) is at most `alpha` while the error
 keeps to its baseline, over all classes together.
 """
 
@@ -22,16 +22,16 @@ from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 PROGRESS_EVERY = 10_000
 PARTS_MAX = 72
-"""The parts of equal time into which the course of the error is cut."""
+"""The most parts of equal time in the course of the error."""
 USUAL = Claim(10_000, 0.05, MonitorPlan().labels_min)
 CLASSES_IGNORED = "the column class is passed over: --classes gives each class a detector of its own too"
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayTerms:
-    """The terms of a replay. `warm_up` and `class_warm_up` are how many first labels of all, and of a class, make a
-    baseline where `baseline` is None. `has_classes`: each class has a detector of its own too. `like` names the signal
-    of a task whose terms they are (None: of none)."""
+    """The terms of a replay. Without `baseline`, the first `warm_up` labels make one, and the first `class_warm_up` of
+    a class. `has_classes`: each class has a detector of its own too. `like` names the signal of a task with the same
+    terms (None: no such task)."""
 
     baseline: Baseline | None = None
     warm_up: int = FIRST_FEEDBACK
@@ -78,7 +78,7 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
 
 
 def _find_changes(rows: LabelRows, version: VersionReplay, on_progress: Progress) -> Iterator[VerdictChange]:
-    """Every change of the verdict, in order."""
+    """All changes of the verdict, in order."""
     for label, row in enumerate(rows, 1):
         change = version.observe(label, row)
         if change is not None:
@@ -102,7 +102,7 @@ def _cut_course(rows: LabelRows, changes: Sequence[VerdictChange]) -> Iterator[d
 
 
 def _describe_point(rows: LabelRows, point: KnownChange, end: int, changes: Sequence[VerdictChange]) -> dict[str, Any]:
-    """A known change with the first verdict after it, and before the next one, that shows it."""
+    """A known change, with the first verdict that shows it before the next known change."""
     before = next((change.after for change in reversed(changes) if change.label <= point.after), "healthy")
     wanted = "degraded" if point.direction == "worse" else "healthy"
     shown = next((change for change in changes if change.after == wanted and point.after < change.label <= end), None)
@@ -121,8 +121,8 @@ def _describe_point(rows: LabelRows, point: KnownChange, end: int, changes: Sequ
 def _count_figures(
     changes: Sequence[VerdictChange], points: Sequence[KnownChange], delays: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The figures of the whole. A false alarm comes while the version is known to be as it was, a false recovery while
-    it is known to be worse. The delays are those of the first change in either direction."""
+    """The figures of the whole replay. A false alarm comes while the version is known to be unchanged, a false recovery
+    while it is known to be worse. The delays are those of the first change in either direction."""
     alarms = [change for change in changes if change.after == "degraded"]
     recoveries = [change for change in changes if change.before == "degraded"]
     figures: dict[str, Any] = {"verdict_changes": len(changes), "alarms": len(alarms)}
@@ -142,7 +142,7 @@ def _is_worse(points: Sequence[KnownChange], label: int) -> bool:
 
 
 def _describe_signal(signal: SignalReplay) -> dict[str, Any]:
-    """A signal with its baseline, which is None where there were too few labels for one."""
+    """A signal with its baseline, which is None if there were too few labels."""
     track = signal.track
     held = track.baseline
     described = None if held is None else {"kind": held.kind, "wrong": held.wrong, "of": held.of, "upper": held.upper}

@@ -1,6 +1,6 @@
 """The rows of a file of labels for a replay, read whole, or refused with the line at fault.
 
-`label_columns.py` finds the columns. What they mean:
+`label_columns.py` finds the columns. Their meanings:
 
 outcome        whether the answer is right. A row without it was not labelled, and is left out
 time           the time of the label. Without it, rows are spread evenly over the days
@@ -41,11 +41,11 @@ from monitoring.time_units import DAY_SECONDS
 
 ROWS_MAX = 5_000_000
 ROWS_LOOKED_AT = 1_000
-"""The first rows, by which the columns are found."""
+"""The number of first rows that are used to find the columns."""
 PROGRESS_EVERY = 250_000
 PER_DAY = 500.0
 BEGINS_AT = 1_767_225_600.0
-"""The time of the first label where a file has no times: the beginning of 2026."""
+"""The time of the first label in a file without times: the beginning of 2026."""
 NO, YES = ("0", "0.0"), ("1", "1.0")
 NOTHING, STEADY, CHANGED = 0, 1, 2
 UNTIMED = "the file has no times: those told here spread its labels evenly over the days (--per-day)"
@@ -77,9 +77,9 @@ class KnownChange(NamedTuple):
 class LabelRows:
     """All rows of a file, in the order in which the labels came.
 
-    `marks` are the known changes that are 0 or 1, `named` those that are times. `requests` are hashes of ids, 0 for
-    none. `names` are the classes, callers and raters; its first entry means none. `columns` are those of the file, by
-    our names, and `one_means` is the meaning of the outcome 1. `notes` say what was not taken as it is.
+    `marks` are known changes given as 0 or 1, `named` those given as times. `requests` are hashes of ids, 0 for none.
+    `names` are the classes, callers and raters; its first entry means none. `columns` are the file's columns by our
+    names, and `one_means` is the meaning of the outcome 1. `notes` say what was changed or left out.
     """
 
     lines: array[int] = field(default_factory=lambda: array("L"))
@@ -114,7 +114,7 @@ class LabelRows:
             )
 
     def add(self, row: LabelRow, change: bool | float | None, request: str = "") -> None:
-        """Append a row. `change` is the known change: yes or no, or its time; `request` the id of its request."""
+        """Append a row. `change` is the known change: yes or no, or its time. `request` is the id of its request."""
         self.lines.append(row.line)
         self.times.append(row.at)
         self.asked.append(row.asked)
@@ -140,7 +140,7 @@ class LabelRows:
         self._put(range(len(self) - 1, -1, -1))
 
     def drop_repeats(self) -> int:
-        """Drop all labels of a request but the first. Returns the number of those that are dropped."""
+        """Drop all labels of a request but the first. Returns the number of dropped labels."""
         seen, order = set[int](), list[int]()
         for number, request in enumerate(self.requests):
             if not request or request not in seen:
@@ -159,8 +159,8 @@ class LabelRows:
         self.marks = bytearray(map(self.marks.__getitem__, order))
 
     def points(self) -> list[KnownChange]:
-        """The known changes, in order: the first 1, the first 0 after it, and so on; or the times that are named, for
-        the worse and for the better in turn."""
+        """The known changes, in order: the first 1, the first 0 after it, and so on; or the given times, for the worse
+        and for the better in turn."""
         if self.named:
             ways: tuple[Direction, Direction] = ("worse", "better")
             return [
@@ -181,9 +181,9 @@ def read_rows(
     per_day: float = PER_DAY,
     on_progress: Progress = lambda _: None,
 ) -> LabelRows:
-    """Read all rows. `choice` has the columns that are not to be found by their names.
+    """Read all rows. `choice` has the columns that the user named.
 
-    `is_sorted`: put them in the order of their times. `per_day` is the number of labels a day of a file without times.
+    `is_sorted`: put them in the order of their times. `per_day` is the number of labels a day in a file without times.
     Raises DatasetError with the line, and what to do, for anything that is not a stream of labels.
     """
     read = read_fields(path)
@@ -215,7 +215,7 @@ def read_rows(
 
 
 class RowReader:
-    """The reader of a file's rows, with the columns that it has. `unlabelled` counts those without a label."""
+    """The reader of a file's rows, given its columns. `unlabelled` counts rows without a label."""
 
     def __init__(self, columns: LabelColumns, is_day_first: bool | None, per_day: float) -> None:
         self.unlabelled = 0
@@ -266,7 +266,7 @@ def _list_notes(columns: LabelColumns, unlabelled: int, unread: Sequence[str]) -
 
 
 def _put_in_order(rows: LabelRows, is_sorted: bool) -> None:
-    """Turn a file with the newest label first around. Raises DatasetError for any other that is not in order."""
+    """Reverse a file with the newest label first. Raises DatasetError for any other that is not in order."""
     if is_sorted:
         rows.sort()
     elif rows.times[0] > rows.times[-1] and all(at <= before for before, at in pairwise(rows.times)):

@@ -1,8 +1,8 @@
 """A version as the monitor judges it, fed from a stream of labels.
 
-Each signal is that of `signals/label_signal.py`, over all labels and over those of each class. The verdict is that of
-`verdicts/monitor_responses.py`. Where one signal alarms, the reverse tests of all begin. Where they find a recovery,
-all detectors begin again; labels of earlier requests are then no evidence.
+The signals are those of `signals/label_signal.py`, over all labels and over those of each class. The verdict is that of
+`verdicts/monitor_responses.py`. If one signal alarms, the reverse tests of all begin. If they find a recovery, all
+detectors begin again, and labels of earlier requests are no evidence.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, S
 from monitoring.quality.verdicts.shares import Roles
 
 CALLER = "file"
-"""The caller of rows that name none."""
+"""The caller of rows that don't name one."""
 ALL = "all"
 LABELS = "labels"
 VERSION = "replay"
@@ -39,8 +39,8 @@ UNJUDGED = "too few labels for a baseline"
 
 
 class Claim(NamedTuple):
-    """P(any false alarm within `labels` labels, over all signals together) is at most `alpha`. A signal alarms only
-    once it has `labels_min` labels since its detector began."""
+    """P(any false alarm within `labels` labels, over all signals together) is at most `alpha`. A signal needs
+    `labels_min` labels since its detector began."""
 
     labels: float
     alpha: float
@@ -48,7 +48,7 @@ class Claim(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """The standing of a signal: whether it alarms, the doubt for which it does not, and whether it has recovered."""
+    """The standing of a signal: whether it alarms, the doubt that stops an alarm, and whether it has recovered."""
 
     alarms: bool = False
     doubt: Doubt | None = None
@@ -56,7 +56,7 @@ class Standing(NamedTuple):
 
 
 class SignalEvidence(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence of one signal where the verdict changes: its labels, the label since when errors are more (or
+    """The evidence of one signal at a change of the verdict: its labels, the label from which errors are more (or
     fewer), the logarithm of the e-value, and the share of wrong answers since then."""
 
     signal: str
@@ -68,7 +68,7 @@ class SignalEvidence(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class VerdictChange:
-    """A change of the verdict: the label of the file at which it came, the labels since the one before, and why."""
+    """A change of the verdict: its label in the file, the labels since the change before, and the reason."""
 
     label: int
     line: int
@@ -94,8 +94,8 @@ class VerdictChange:
 
 
 class SignalReplay:
-    """One signal: all labels, or those of a class. `_places` are the positions of its labels in the file, `_tested`
-    those of the labels that its reverse test has seen."""
+    """One signal: all labels, or those of a class. `_places` are its labels' positions in the file, `_tested` the
+    indexes of those that its reverse test has seen."""
 
     def __init__(self, of_class: str | None, track: LabelSignal, claim: Claim) -> None:
         self.name = ALL if of_class is None else f"class {of_class}"
@@ -116,7 +116,7 @@ class SignalReplay:
         predates_test: bool,
         is_anonymous: bool,
     ) -> None:
-        """Take a label. `is_anonymous`: nobody can be left out."""
+        """Take a label. `is_anonymous`: no caller or rater can be left out."""
         if is_degraded and not predates_test:
             self._tested.append(len(self._places))
         self._places.append(label)
@@ -127,7 +127,7 @@ class SignalReplay:
         )
 
     def turn(self, is_degraded: bool, at: float) -> None:
-        """The version is degraded from now on, or no longer."""
+        """Begin the reverse test of a degraded version, or else the detectors again."""
         self._tested = array("L")
         self.track = self.track.begin_reverse_test(at) if is_degraded else self.track.restart(at)
 
@@ -139,7 +139,7 @@ class SignalReplay:
         return Standing(alarms, doubt, self.track.has_recovered)
 
     def rests_on_one(self) -> bool:
-        """Return whether all labels would alarm, and do not without one rater alone."""
+        """Return whether all labels would alarm, but not without one caller or rater alone."""
         return self.track.rests_on_one(self._claim.labels, self._claim.alpha)
 
     def report(self, at: float, roll: GiverRoll) -> SignalReport:
@@ -148,7 +148,7 @@ class SignalReplay:
         return self.track.report(LABELS, self.of_class, ReportTerms(at, self._claim.labels_min, threshold, roll))
 
     def find_evidence(self, recovered: bool) -> SignalEvidence:
-        """Its evidence for a slip, or for a recovery."""
+        """The signal's evidence for a slip, or for a recovery."""
         count = len(self._places)
         guard = self.track.reverse if recovered else self.track.guard
         assert guard is not None, "it alarms, or has recovered"
@@ -177,8 +177,8 @@ class VersionReplay:
         claim: Claim,
         has_callers: bool = False,
     ) -> None:
-        """`warm_up` and `class_warm_up` are how many first labels of all, and of a class, make a baseline. `baseline`
-        is the one of all labels instead. `has_callers`: some rows name a caller; the others count as one more."""
+        """The first `warm_up` labels make a baseline, and the first `class_warm_up` of a class. `baseline` replaces
+        that of all labels. `has_callers`: some rows name a caller; the others count as one more."""
         named = [*classes[:CLASSES_MAX], *([OTHER_CLASS] if len(classes) > CLASSES_MAX else [])]
         labels = max(claim.alpha / ALPHA, claim.labels * (1 + len(named)))  # a report takes no lower threshold
         claim = claim._replace(labels=labels)
@@ -206,7 +206,7 @@ class VersionReplay:
         return self._quality.verdict if judged else UNJUDGED
 
     def observe(self, label: int, row: LabelRow) -> VerdictChange | None:
-        """Take a label. Returns the change of the verdict, if there is one."""
+        """Take a label. Returns the change of the verdict, if any."""
         is_degraded, has_moved = self._quality.verdict == "degraded", self._quality.verdict == "suspect"
         caller = row.caller or CALLER
         is_anonymous = row.caller is None and row.rater is None and not self._has_callers
@@ -230,7 +230,7 @@ class VersionReplay:
         return (row.kind if row.kind in self._signals else OTHER_CLASS,)
 
     def _judge(self, label: int, row: LabelRow) -> VerdictChange | None:
-        """The verdict that follows from the signals. Where it changes to degraded or back, they turn with it."""
+        """The verdict that follows from the signals. If it changes to degraded or back, the signals follow (`turn`)."""
         reports = [signal.report(row.at, self._roll) for signal in self._signals.values()]
         judged = Judgement(task=VERSION, version=VERSION, at=row.at, labels=label, reports=reports)
         before = self._quality

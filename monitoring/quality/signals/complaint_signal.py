@@ -109,8 +109,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self, detectors=moved, last=at, asked=recent_values.add_event(self.asked, at))
 
     def take_complaint(self, caller: str, request_at: float, at: float, alone: str | None) -> ComplaintSignal:
-        """The signal after the first complaint about a request. `alone` is the digest from
-        `leave_one_out.find_alone`."""
+        """The signal after the first complaint about a request. `alone` is from `leave_one_out.find_alone`."""
         last, at, rate = self.last, max(at, self.last), recent_values.add_event(self.rate, at)
         whole = _catch_up(self.detectors.whole, last, at)
         detectors = replace(self.detectors, whole=whole)

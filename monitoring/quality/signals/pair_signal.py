@@ -139,7 +139,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         is_degraded: bool = False,
         predates_test: bool = False,
     ) -> PairSignal:
-        """The signal after a pair. `givers` are the callers who judged it, `alone` is the digest from `find_alone`.
+        """The signal after a pair. `givers` are the callers who judged it, `alone` is from `leave_one_out.find_alone`.
 
         `predates_test`: its request came too early to show a recovery. The reverse test does not see it.
         """

@@ -14,14 +14,14 @@ from msgspec.structs import replace
 from monitoring.quality.verdicts.quality import ACTIONS_MAX, Action, ActionKind, TaskQuality, VersionQuality
 
 AGAIN_SECONDS = 60.0
-"""Time that a failed action waits before it is asked for again."""
+"""The time before a failed action is requested again."""
 
 
 class Noting:
     """Collects the actions of one step, at `now` in Unix seconds, and gives each its id."""
 
     def __init__(self, now: float, before: Sequence[Action] = ()) -> None:
-        """`before` are the task's newest actions, oldest first: one that failed is asked for again by its own id."""
+        """`before` are the task's newest actions, oldest first. A failed one is requested again with its own id."""
         self.now = now
         self.actions: list[Action] = []
         self._newest = {(action.kind, action.version): action for action in before}
@@ -35,7 +35,7 @@ class Noting:
         after: Mapping[str, Any],
         **more: Any,
     ) -> None:
-        """Note one action. Its id sorts by when it was, and differs from those of others' steps at the same moment."""
+        """Note one action. Its id sorts by time, and differs from those of other steps at the same moment."""
         named = f"{version} {kind} {more.get('by', 'system')} {len(self.actions)}".encode()
         mark = hashlib.blake2b(named, digest_size=3).hexdigest()
         self.actions.append(
@@ -60,7 +60,7 @@ class Noting:
         before: Mapping[str, Any],
         after: Mapping[str, Any],
     ) -> VersionQuality:
-        """The version after what is done but once while its verdict lasts; what failed is done again after a while."""
+        """The version after an action that is done once while a verdict lasts. A failed one is repeated later."""
         if kind in quality.done:
             return quality
         failed = self._failed(kind, version, quality)
@@ -72,13 +72,13 @@ class Noting:
         return replace(quality, done=(*quality.done, kind))
 
     def _failed(self, kind: ActionKind, version: str, quality: VersionQuality) -> Action | None:
-        """The action that was last asked for since the version has its verdict, if it failed."""
+        """The last such action since the present verdict, if it failed."""
         last = self._newest.get((kind, version))
         return last if last is not None and last.failed is not None and last.at >= quality.since else None
 
 
 def add_actions(task: TaskQuality, actions: Sequence[Action]) -> TaskQuality:
-    """The quality with these actions as its newest; one that is asked for again moves to them."""
+    """The quality with these actions as its newest. An action that is requested again moves to the end."""
     if not actions:
         return task
     new = {action.id for action in actions}
@@ -87,8 +87,8 @@ def add_actions(task: TaskQuality, actions: Sequence[Action]) -> TaskQuality:
 
 
 def mark_failed(task: TaskQuality, action: Action, why: str) -> TaskQuality:
-    """The quality once an action of its has failed: it says so, and is asked for again in a later step. The same where
-    it says so already, or knows the action no more."""
+    """The quality after one of its actions has failed. The action is marked, and requested again in a later step. The
+    same object if it is marked already, or no longer there."""
     noted = next((entry for entry in task.actions if entry.id == action.id), None)
     if noted is None or noted.again != action.again or noted.failed is not None:
         return task
@@ -96,7 +96,7 @@ def mark_failed(task: TaskQuality, action: Action, why: str) -> TaskQuality:
     versions, quality = dict(task.versions), task.versions.get(action.version)
     if quality is not None:
         quality = replace(quality, done=tuple(kind for kind in quality.done if kind != action.kind))
-        if action.kind == "pause_canary":  # it has its share still: there is nothing to give back
+        if action.kind == "pause_canary":  # it still has its share: there is nothing to give back
             quality = replace(quality, paused_share=None)
         versions[action.version] = quality
     return replace(task, versions=versions, actions=marked)

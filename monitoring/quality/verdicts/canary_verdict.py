@@ -1,4 +1,4 @@
-"""The verdict on a canary: promote, roll back, hold or continue, by its outcomes beside those of the active version.
+"""The verdict on a canary: promote, roll back, hold or continue, from its outcomes and the active version's.
 
 A plan sets the required certainty. Every outcome of either arm goes through `observe`, every judged shadow pair through
 `observe_pair`. Any gateway may ask for the `verdict` at any time: it depends on the state alone, not on when or how
@@ -74,7 +74,7 @@ class CanaryPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     shadow_required: bool = False
 
     def __post_init__(self) -> None:
-        """See that every value is within its bounds."""
+        """Raise ValueError if a value is out of its bounds."""
         _within("alpha", self.alpha, 1e-9, 0.5)
         _within("margin", self.margin, 0.0, 0.5)
         _within("latency_ratio_max", self.latency_ratio_max, 1.0, 100.0)
@@ -91,12 +91,12 @@ class CanaryPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one request of an arm. An unknown value is None; raises ValueError if a value can't be.
 
-    error: whether it failed; not None counts as one request of the arm, so late feedback comes without it, and a
-        request that its caller has ended.
-    contract_broken: whether the answer broke the task's contract; None where there is no contract or no answer.
-    latency_seconds: seconds until the answer was whole, or its caller has ended it; None for a request that failed.
-    badness: how bad feedback found it, 0 (good) to 1 (bad).
-    caller: whose request it was, or who gave the feedback; `rater` is the caller's own name for that person.
+    error: whether it failed; a value counts as one request of the arm. Late feedback, and a request that its caller
+        has ended, have none.
+    contract_broken: whether the answer broke the task's contract; None without a contract or an answer.
+    latency_seconds: seconds until the answer was complete, or its caller ended it; None for a request that failed.
+    badness: the badness by feedback, 0 (good) to 1 (bad).
+    caller: the sender of the request, or the giver of the feedback; `rater` is the caller's own name for that person.
     trusted: the feedback is by an operator, a reviewer or a trusted caller: it is never left out.
     """
 
@@ -110,7 +110,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     trusted: bool = False
 
     def __post_init__(self) -> None:
-        """See that the values can be."""
+        """Raise ValueError if a value is impossible."""
         if self.arm not in {"canary", "active"}:
             raise ValueError(f"arm is {self.arm!r}: write canary or active.")
         if self.latency_seconds is not None:
@@ -120,8 +120,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShadowPair(msgspec.Struct, frozen=True, kw_only=True):
-    """The judgement of both arms' answers to the same input. `callers` are those on whom it rests: whose request it
-    was, and who said what is right."""
+    """The judgement of both arms' answers to the same input. `callers` are those it rests on: the request's caller, and
+    the givers of the right answer."""
 
     canary_wrong: bool
     active_wrong: bool
@@ -129,9 +129,9 @@ class ShadowPair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence of one signal: its two tests, and values of either arm that wait for one of the other to pair with.
+    """The evidence of one signal: its two tests, and values of one arm that wait for a value of the other.
 
-    `unpaired` counts values that were dropped because the other arm had none.
+    `unpaired` counts values that were dropped because the other arm had too few.
     """
 
     harm: Bets
@@ -142,11 +142,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts of a canary so far, on which its verdict rests: keep it as JSON (msgspec), at most some 40 KB.
+    """The counts of a canary so far, which its verdict rests on: keep them as JSON (msgspec), at most some 40 KB.
 
-    `started_at` is when the canary began (Unix seconds). `bounds` are the plan's margin, latency_ratio_max and
-    shadow_harm_margin that it was started with. `callers` are who uses either arm, `raters` who gave feedback. Each
-    signal's evidence is kept over all, and without each group of callers; of feedback also without each of raters.
+    `started_at` is the start of the canary (Unix seconds). `bounds` are the margin, latency_ratio_max and
+    shadow_harm_margin of the plan that it was started with. `callers` use either arm, `raters` gave feedback. Each
+    signal has its evidence over all, and without each group of callers; feedback also without each group of raters.
     """
 
     bounds: tuple[float, float, float]
@@ -171,7 +171,7 @@ class CanaryVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(plan: CanaryPlan, started_at: float = 0.0, callers: GiverRoll | None = None) -> Tally:
-    """The state before the first outcome. `callers` are who used the active version until then: beside them the first
+    """The state before the first outcome. `callers` are those of the active version until then, so that the first
     caller of a canary is not alone."""
     callers = guards.start_roll("canary") if callers is None else leave_one_out.count_kind(callers, reported=False)
     rate = _evidence(plan.margin, plan.margin, GROUPS)
@@ -194,7 +194,7 @@ def is_of(state: Tally, plan: CanaryPlan) -> bool:
 
 
 def observe(state: Tally, plan: CanaryPlan, outcome: Outcome, at: float = 0.0) -> Tally:
-    """The state after an outcome that came at `at` (Unix seconds), in the order in which outcomes came.
+    """The state after an outcome that came at `at` (Unix seconds). Pass outcomes in the order of arrival.
 
     Raises ValueError if the plan's bounds moved.
     """
@@ -240,7 +240,7 @@ def observe_pair(state: Tally, plan: CanaryPlan, pair: ShadowPair) -> Tally:
 def judge_canary(state: Tally, plan: CanaryPlan, seconds_running: float) -> CanaryVerdict:
     """The verdict after `seconds_running`. Raises ValueError if the plan's bounds moved.
 
-    Harm that was shown at any time rolls back, whatever came later. Promotion asks for the present evidence.
+    Harm that was ever shown rolls back, whatever came later. Promotion needs the present evidence.
     """
     _see_that_it_is_the_plan(state, plan)
     shares = split_alpha(plan)
@@ -273,7 +273,7 @@ def judge_canary(state: Tally, plan: CanaryPlan, seconds_running: float) -> Cana
 def split_alpha(plan: CanaryPlan) -> dict[CanarySignal, float]:
     """The split of alpha over the signals that can roll back: half for shadow pairs, the other half in equal parts.
 
-    Feedback has a part only where the plan names its metric; without it its share is 0.
+    Feedback has a part only if the plan names its metric; else its share is 0.
     """
     others: list[CanarySignal] = ["error", "contract", "latency"]
     if plan.feedback_metric is not None:
@@ -313,12 +313,12 @@ def _believed(state: Tally, name: CanarySignal) -> set[int]:
 def _moved(
     groups: LeaveOneOut[Evidence], move: Callable[[Evidence], Evidence], own: Collection[int], believed: Collection[int]
 ) -> LeaveOneOut[Evidence]:
-    """The evidence after something that these groups gave, with its evidence of harm now and the largest so far."""
+    """The evidence after something from these groups, with its evidence of harm: now, and the largest so far."""
     return leave_one_out.judge(leave_one_out.move(groups, move, own), _log_e_of_harm, believed)
 
 
 def _paired(evidence: Evidence, canary: bool, value: float, compare: Callable[[float, float], float]) -> Evidence:
-    """Pair a value with the oldest that waits of the other arm, or let it wait; of too many, the oldest goes."""
+    """Pair a value with the other arm's oldest waiting one, or let it wait. Of too many the oldest is dropped."""
     other = evidence.active if canary else evidence.canary
     if other:
         difference = compare(value, other[0]) if canary else compare(other[0], value)
@@ -350,7 +350,7 @@ def _evidence(harm_margin: float, margin: float, groups: int) -> LeaveOneOut[Evi
     return leave_one_out.start(whole, groups)
 
 
-# ---- what is shown, and what is missing -----------------------------------------------------------
+# ---- evidence, shown and missing ------------------------------------------------------------------
 
 
 def _required(state: Tally, plan: CanaryPlan) -> list[CanarySignal]:
@@ -388,14 +388,14 @@ def _log_e_of_harm(evidence: Evidence) -> float:
 
 
 def _log_e_of_no_worse(state: Tally, name: CanarySignal) -> float:
-    """The present evidence that it is no worse: what is left whoever is left out."""
+    """The present evidence that it is no worse: the least, whoever is left out."""
     return leave_one_out.find_least(
         _of(state, name), lambda evidence: sequential.log_e(evidence.no_worse), _believed(state, name)
     )
 
 
 def _harm_excess(state: Tally, plan: CanaryPlan, shares: Mapping[CanarySignal, float], name: CanarySignal) -> float:
-    """The logarithm of how far the evidence of harm went over its threshold; negative if it never reached it."""
+    """The log of the largest evidence of harm as a multiple of its threshold; negative if it never reached it."""
     share = shares[name]
     return _of(state, name).log_max + math.log(share * plan.alpha) if share else -math.inf
 

@@ -7,19 +7,18 @@ from typing import Literal, get_args
 import msgspec
 
 ResponseName = Literal["shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"]
-"""The responses that the monitor may give by itself: raise the share of shadows, raise the reviews, widen the deferral,
-shift the share of a degraded version to a better arm, roll back, pause a canary, open a retraining request."""
+"""The monitor's own responses. It raises the share of shadows or reviews, widens the deferral, or shifts the share of a
+degraded version to a better arm. It rolls back, pauses a canary, or opens a retraining request."""
 RESPONSES: tuple[ResponseName, ...] = get_args(ResponseName)
 
 
 class MonitorPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A task's settings for its monitor (docs/reference/settings.md, under tasks.TASK.monitor).
 
-    `enforced` says whether the check `degraded` is enforced, so that shares may be shifted; `explored_share` is what a
-    degraded version keeps at least; `judges_itself` whether the model that judges pairs is the fallback's own, and
-    `judge_pool` its pool (None: no model judges). `agreed_only`: its reviewers agree so little that only labels of two
-    who agree count. `has_webhook`: actions are told at a webhook. Shares lie within 0 and 1, times are in seconds,
-    money in US dollars.
+    `enforced`: the check `degraded` is enforced, so that shares may be shifted. `explored_share` is the least share of
+    a degraded version. `judges_itself`: the fallback's own model judges pairs. `judge_pool` is its pool (None: no model
+    judges). `agreed_only`: its reviewers agree so little that only labels of two who agree count. `has_webhook`: a
+    webhook gets the actions. Shares lie within 0 and 1, times are in seconds, money in US dollars.
     """
 
     feedback_metric: str | None = None

@@ -39,22 +39,22 @@ from monitoring.quality.verdicts.shares import (
 from monitoring.quality.verdicts.verdict import apply_conclusion, explain_degraded, find_verdict, list_alarmed
 
 SAVING_HYSTERESIS = 0.8
-"""Shadows that cost more than they may are drawn again once they cost less than this part of it."""
+"""Shadows over their cost limit are drawn again once they cost less than this part of it."""
 NOTED_AGAIN = 1.05
-"""A ticket's cost is noted again once it is this many times as much: all gateways are told of each note."""
+"""A ticket's cost is noted again once it has grown by this factor: each note goes to all gateways."""
 SHARE_MOVED_MIN = 0.2
-"""The relative move of a share of reviews from which it is set again: each setting is told to all gateways."""
+"""The least relative change of a share of reviews that sets it again: each setting goes to all gateways."""
 MOVES = ("shift", "recover")
-"""Actions that move a version's share: a shift is undone with all that came after it."""
+"""Actions that move a version's share. Undoing a shift undoes all later ones too."""
 AWAY = frozenset({"shift", "pause_canary", "roll_back"})
 """Actions that take requests from a version."""
 OF_VERSIONS = AWAY | {"retrain"}
-"""Actions about one version. One that was undone is not repeated before that version is healthy."""
+"""Actions about one version. An undone action is not repeated before that version is healthy."""
 UNDOABLE = frozenset({"shadow", "reviews", "widen"}) | OF_VERSIONS
 
 
 class ResponseError(Exception):
-    """An admin's request can't be carried out; the message says why and what to do."""
+    """An admin's request that can't be carried out. The message says why, and what to do."""
 
 
 def respond(
@@ -76,7 +76,7 @@ def respond(
     for name, judgement in sorted(judgements.items()):
         quality = _released(noting, name, versions.get(name, VersionQuality(since=now)))
         versions[name] = _with_verdict(noting, name, quality, judgement, plan)
-    for name, judgement in sorted(judgements.items()):  # once all verdicts are there: one version's arm is another one
+    for name, judgement in sorted(judgements.items()):  # after all verdicts: one version's arm is another version
         versions[name] = move_share(noting, name, versions[name], judgement, Lines(versions, roles, plan, may))
     watched = [name for name in (roles.active, roles.canary) if name in versions]
     after = replace(task, versions=versions)
@@ -86,7 +86,7 @@ def respond(
 
 
 def pin(task: TaskQuality, version: str, new_pin: Pin, now: float) -> tuple[TaskQuality, Action]:
-    """The task's quality once an admin has pinned a version's verdict, or held it. Raises ResponseError."""
+    """The task's quality after an admin has pinned a version's verdict, or held it. Raises ResponseError."""
     quality = _quality_of(task, version)
     if new_pin.until is not None and new_pin.until <= now:
         raise ResponseError("The pin would be over already: give a time to come.")
@@ -104,9 +104,9 @@ def pin(task: TaskQuality, version: str, new_pin: Pin, now: float) -> tuple[Task
 
 
 def release(task: TaskQuality, version: str, by: str, now: float, reason: str = "") -> tuple[TaskQuality, Action]:
-    """The task's quality once an admin lets the monitor judge a version again.
+    """The task's quality after an admin has let the monitor judge a version again.
 
-    Raises ResponseError where it is not pinned.
+    Raises ResponseError if it is not pinned.
     """
     quality = _quality_of(task, version)
     if quality.pin is None:
@@ -119,8 +119,8 @@ def release(task: TaskQuality, version: str, by: str, now: float, reason: str = 
 
 
 def undo(task: TaskQuality, action_id: str, by: str, now: float, reason: str = "") -> tuple[TaskQuality, Action]:
-    """The task's quality without an action of its own, and the action of undoing. The `after` of that says what has to
-    be put back elsewhere (an alias, a request to train). Raises ResponseError."""
+    """The task's quality without one of its actions, and the action of undoing. The latter's `after` says what must be
+    put back elsewhere (an alias, a request to train). Raises ResponseError."""
     done = next((action for action in task.actions if action.id == action_id), None)
     if done is None:
         raise ResponseError(f"There is no action {action_id[:80]!r} among the newest {ACTIONS_MAX} of this task.")
@@ -165,7 +165,7 @@ def _with_reason(text: str, reason: str) -> str:
 def is_asked_again(
     task: TaskQuality, failed: Action, judgements: Mapping[str, Judgement], roles: Roles, plan: MonitorPlan, now: float
 ) -> bool:
-    """Return whether an action that was not carried out still follows from the judgements, so that it is repeated."""
+    """Return whether a failed action still follows from the judgements, so that it is repeated."""
     at = max(now, failed.at + AGAIN_SECONDS)
     return any(action.id == failed.id for action in respond(task, judgements, roles, plan, at)[1])
 
@@ -177,7 +177,7 @@ def find_last_move(task: TaskQuality, version: str) -> Action | None:
 
 
 def _refusal(task: TaskQuality, done: Action) -> str | None:
-    """Why an action can't be undone, and what to do instead; None where it can."""
+    """The reason why an action can't be undone, with what to do instead; None if it can."""
     if done.undone_at is not None:
         return f"It was undone already, by {done.undone_by}."
     pinning = f"`apprentice tasks pin {done.version.partition('@')[0]} {done.version} --reason TEXT`"
@@ -197,7 +197,7 @@ def _refusal(task: TaskQuality, done: Action) -> str | None:
 
 
 def _has_come_back(task: TaskQuality, done: Action) -> bool:
-    """Return whether what a shift or a pause took from a version was given back since."""
+    """Return whether a version has since got back the requests that a shift or a pause took."""
     if done.kind == "pause_canary":
         after = task.actions[task.actions.index(done) + 1 :]
         back = (
@@ -214,7 +214,7 @@ def _has_come_back(task: TaskQuality, done: Action) -> bool:
 
 
 def _later_moves(task: TaskQuality, done: Action) -> list[str]:
-    """The moves of the version's share since then that were not undone."""
+    """The later moves of the version's share that were not undone."""
     after = task.actions[task.actions.index(done) + 1 :]
     return [
         action.id
@@ -229,7 +229,7 @@ def _later_moves(task: TaskQuality, done: Action) -> list[str]:
 def _with_verdict(
     noting: Noting, name: str, quality: VersionQuality, judged: Judgement, plan: MonitorPlan
 ) -> VersionQuality:
-    """The version with the verdict that follows; one that an admin has pinned keeps it."""
+    """The version with the verdict that follows. A verdict that an admin has pinned stays."""
     if quality.phase.pinned == "degraded":
         return replace(quality, alarmed=list_alarmed(quality, judged))
     if quality.phase.pinned is not None:
@@ -241,20 +241,21 @@ def _with_verdict(
     if conclusion.verdict == quality.verdict:
         if conclusion.verdict != "degraded" or quality.evidence or not conclusion.reports:
             return after
-        because = explain_degraded(conclusion.reports)  # what labels say takes the place of an admin's word
+        because = explain_degraded(conclusion.reports)  # evidence of labels replaces an admin's reason
         noting.note("verdict", name, because, *moved, evidence=evidence)
         return replace(after, because=because, evidence=evidence)
     noting.note("verdict", name, conclusion.because, *moved, evidence=evidence)
     return replace(after, evidence=evidence, done=() if conclusion.verdict == "healthy" else quality.done)
 
 
-# ---- what is set for the task -----------------------------------------------------------------------
+# ---- tickets and shares -----------------------------------------------------------------------------
 
 
 def _with_ticket(
     noting: Noting, task: TaskQuality, watched: list[str], judgements: Mapping[str, Judgement], plan: MonitorPlan
 ) -> TaskQuality:
-    """A suspicion opens a ticket, which bounds what looking into it may cost; it is closed once all is well."""
+    """The task with its ticket. A suspicion opens one, which limits the cost of looking into it; it closes with the
+    last."""
     worse = [name for name in watched if task.versions[name].verdict != "healthy"]
     ticket = task.ticket
     if not worse:
@@ -288,7 +289,7 @@ def _with_levers(
 ) -> TaskQuality:
     """The shares of shadows and reviews, and the deferral, that follow from the verdicts.
 
-    Only that one is raised is an answer to a verdict, and noted: what is usual, and how far it is raised, follow the
+    Only the raising of one is a response to a verdict, and noted. The usual value, and the raised one, follow from the
     settings and the traffic.
     """
     worse = task.looked_into(watched)
@@ -323,7 +324,7 @@ def _with_levers(
 def _raised_shadow_share(
     task: TaskQuality, worse: list[str], judgements: Mapping[str, Judgement], plan: MonitorPlan, may: frozenset[str]
 ) -> float:
-    """The share of shadows that these versions ask for: of all requests while evidence about other arms comes first."""
+    """The share of shadows that these versions need: all requests while evidence about other arms comes first."""
     if "shadow" not in may:
         return plan.shadow_share
     is_first = any(is_evidence_needed(task.versions[name], judgements.get(name)) for name in worse)
@@ -331,10 +332,10 @@ def _raised_shadow_share(
 
 
 def _shadow_share(task: TaskQuality, judgements: Mapping[str, Judgement], plan: MonitorPlan, raised: float) -> float:
-    """The probability of a shadow: `raised` while a ticket has money for it, else the usual one.
+    """The probability of a shadow: `raised` while a ticket has money left, else the usual one.
 
-    All shadows together may cost as much as one ticket and a share of the saving; where no saving is known nothing
-    bounds the usual share.
+    All shadows together may cost as much as one ticket plus a share of the saving. If no saving is known, nothing
+    limits the usual share.
     """
     ticket = task.ticket
     share = plan.shadow_share
@@ -350,8 +351,7 @@ def _shadow_share(task: TaskQuality, judgements: Mapping[str, Judgement], plan: 
 
 
 def _spent(ticket: Ticket, judgements: Mapping[str, Judgement]) -> Ticket:
-    """The ticket with what it has cost; the same object where that is hardly more than was noted. What was noted stays,
-    though its version is retired."""
+    """The ticket with its cost; the same object if hardly more than noted. Retired versions' noted costs stay."""
     usd = {name: judgement.shadow_usd for name, judgement in judgements.items()}
     spent = ticket.shadow_usd_spent + _since(usd if ticket.usd_before is None else ticket.usd_before, usd)
     shadows = _shadows_asked(ticket, judgements)
@@ -374,7 +374,7 @@ def _shadows_asked(ticket: Ticket, judgements: Mapping[str, Judgement]) -> int:
 
 
 def _since(before: Mapping[str, float], now: Mapping[str, float]) -> float:
-    """The growth of a number over all versions; of one that counts again, all of it."""
+    """The growth of a number over all versions. If a version counts again from 0, its whole number."""
     more = ((value, value - before.get(name, 0)) for name, value in now.items())
     return math.fsum(value if rise < 0 else rise for value, rise in more)
 
@@ -383,12 +383,12 @@ def _since(before: Mapping[str, float], now: Mapping[str, float]) -> float:
 
 
 def _may(task: TaskQuality, plan: MonitorPlan) -> frozenset[str]:
-    """The responses that are allowed now, as far as that is not up to a version."""
+    """The responses that the plan and the task allow now; a version may allow fewer."""
     return frozenset(plan.responses) - frozenset(task.undone)
 
 
 def _released(noting: Noting, name: str, quality: VersionQuality) -> VersionQuality:
-    """The version without a pin that is over."""
+    """The version without an expired pin."""
     if quality.pin is None or quality.pin.until is None or quality.pin.until > noting.now:
         return quality
     after = _unpinned(quality, noting.now)
@@ -397,7 +397,7 @@ def _released(noting: Noting, name: str, quality: VersionQuality) -> VersionQual
 
 
 def _pinned(quality: VersionQuality, new_pin: Pin, phase: Phase, now: float) -> VersionQuality:
-    """The version in the phase that an admin's verdict leads to."""
+    """The version in the phase that follows from an admin's verdict."""
     new_pin = replace(new_pin, instead_of=phase.own, alarmed=_own_alarms(quality))
     after = replace(quality, pin=new_pin, quiet_since=None)  # nothing moves it while it is pinned
     if phase.verdict == quality.verdict:
@@ -407,7 +407,7 @@ def _pinned(quality: VersionQuality, new_pin: Pin, phase: Phase, now: float) -> 
 
 
 def _unpinned(quality: VersionQuality, now: float) -> VersionQuality:
-    """The version once nobody pins it."""
+    """The version without its pin."""
     pin, phase = quality.pin, quality.phase
     after = replace(quality, pin=None)
     if pin is None or pin.verdict is None or pin.instead_of is None:
@@ -425,7 +425,7 @@ def _unpinned(quality: VersionQuality, now: float) -> VersionQuality:
 
 
 def _with_holding(quality: VersionQuality, verdict: Verdict, now: float, because: str) -> VersionQuality:
-    """The version with another verdict that holds, and without what belonged to the verdict before."""
+    """The version with another verdict in force, and without the previous one's evidence and actions."""
     since = max(now, quality.since)  # the clock may have been set back
     return replace(
         quality, verdict=verdict, since=since, because=because, evidence={}, done=(), alarmed=(), observed=None
@@ -433,7 +433,7 @@ def _with_holding(quality: VersionQuality, verdict: Verdict, now: float, because
 
 
 def _own_alarms(quality: VersionQuality) -> tuple[str, ...]:
-    """The signals that made the version degraded by the monitor's own verdict, whatever admins have said since."""
+    """The signals behind the monitor's own degraded verdict, whatever admins have set since."""
     pin = quality.pin
     if pin is None or pin.verdict is None or (quality.verdict == "degraded" and quality.alarmed):
         return quality.alarmed

@@ -14,11 +14,12 @@ OTHER_CLASS = "*"
 """The class of all labels whose class has no signal of its own. No tag names it."""
 NoteName = Literal["verdict", "recover", "hold_and_alert", "pin", "release", "changed", "undo"]
 ActionKind = ResponseName | NoteName
-"""An entry of the monitor's notes: one of its responses, a verdict that moved, a share given back, that no arm is known
-to be better; or an admin's step: a pin, its release, the announcement of a change, an action undone."""
+"""The kind of an entry in the monitor's notes. It is one of its responses, a new verdict, a share given back, or an
+alert that no better arm is known. Or it is an admin's step: a pin, its release, an announced change, an action
+undone."""
 ACTION_KINDS: frozenset[str] = frozenset((*RESPONSES, *get_args(NoteName)))
 ACTIONS_MAX = 100
-"""The newest actions that are kept with a task; the audit has all of them."""
+"""The number of newest actions that are kept with a task; the audit has all of them."""
 E_VALUE_MIN, E_VALUE_WITHOUT_ONE_MIN = 1 / 0.03, 10.0
 """The evidence at which another arm counts as better: of all pairs, and whichever caller is left out."""
 
@@ -27,8 +28,8 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """An admin's verdict on a version, which holds instead of the monitor's.
 
     `verdict` None: the monitor's verdict holds, and nothing is done about it. `until` is in Unix seconds (None: until
-    it is released). `instead_of` is the monitor's own verdict when admins began to pin, and `alarmed` are the signals
-    that had alarmed by then. `VersionQuality.phase` says what both verdicts are now.
+    it is released). `instead_of` is the monitor's own verdict at the first pin, and `alarmed` are the signals that had
+    alarmed by then. `VersionQuality.phase` has both present verdicts.
     """
 
     verdict: Verdict | None
@@ -41,20 +42,20 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """A version's verdict that holds, with its time (Unix seconds), reason and evidence, and its share of requests.
+    """A version's verdict in force, with its time (Unix seconds), reason and evidence, and its share of requests.
 
     Share: `kept` is the part of its requests that it answers. `to` is the arm that gets the rest (None: nothing is
-    shifted), `to_version` the version of that arm, if it is one. `stepped_at` is when the share last moved.
-    `paused_share` is the share that a canary had when the monitor paused it (None: not paused, or an admin has set
-    another one since). The canary gets it back once it is healthy.
+    shifted), `to_version` its version, if it has one. `stepped_at` is the time of the share's last move. `paused_share`
+    is the share that a canary had when the monitor paused it (None: not paused, or an admin has set another one since).
+    The canary gets it back once it is healthy.
 
     Degraded: `alarmed` are the labelled signals (`feedback`, or `feedback:CLASS`) that made it degraded, or have
     alarmed since. Suspect: `observed` is the number of labels of each labelled signal when it became suspect (None: not
-    known). `quiet_since` is when its last alarm ended (None: one goes on), without the alarms of `cleared`: those of
-    unlabelled signals that labels have refuted.
+    known). `quiet_since` is the end of its last alarm (None: one goes on). Alarms of `cleared` don't count: labels have
+    refuted these signals.
 
-    `done` are the actions that are done once while a verdict holds. `stale_from` is when the organisation's rules
-    become others than those that it was trained on, in Unix seconds.
+    `done` are actions that are done once while a verdict holds. From `stale_from` (Unix seconds) on the organisation's
+    rules differ from those of its training.
     """
 
     verdict: Verdict = "healthy"
@@ -87,7 +88,7 @@ class VersionQuality(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def looked_into(self) -> bool:
-        """Return whether it is suspect or degraded, and no admin holds the monitor off it."""
+        """Return whether it is suspect or degraded, and no admin stops the monitor's responses."""
         return self.verdict != "healthy" and (self.pin is None or self.pin.verdict is not None)
 
     @property
@@ -97,11 +98,11 @@ class VersionQuality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
-    """A suspicion that is looked into: why, since when, and what the raised shadows may cost and have cost.
+    """A suspicion that is looked into: its reason, its beginning, and the raised shadows' cost limit and cost.
 
-    Since then the shadows have cost `shadow_usd_spent`, and `shadows_asked` of them were asked, as was noted last;
-    `usd_before` and `shadows_before` are what those of each version had come to by then, since it was seen first
-    (`usd_before` None: not known). `shadow_usd_before` is the sum of it when the ticket was opened.
+    By the last note its shadows have cost `shadow_usd_spent`, and `shadows_asked` were requested. `usd_before` and
+    `shadows_before` are each version's totals at that note (`usd_before` None: not known). `shadow_usd_before` is the
+    total at its opening.
     """
 
     id: str
@@ -118,11 +119,10 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was done, with its evidence and with what was there before, so that it can be undone.
+    """One action, with its evidence and the state before it, so that it can be undone.
 
-    `kind` is an ActionKind; one that a newer gateway noted may be another, and is kept as it is. `failed` says why it
-    was not carried out (None: it was, or is about to be), and `again` how often it had failed before it was last tried,
-    which was `at`.
+    `kind` is an ActionKind, or an unknown one from a newer gateway, which is kept. `failed` is the reason why it was
+    not carried out (None: it was, or is about to be). `again` counts its failures before the last attempt, at `at`.
     """
 
     id: str
@@ -141,10 +141,10 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
-    """The organisation's own word that the task has changed: from when on (Unix seconds), and what was set for it.
+    """An organisation's announcement of a change of the task: its time (Unix seconds), and the settings for it.
 
-    `stale_before` says of the versions that it marks from when on each was stale before anything was said (None: it was
-    not): a change that replaces another keeps that from before the first.
+    `stale_before` has, for each version that it marks, the earlier time of becoming stale (None: it was not). A change
+    that replaces another keeps the times from before the first.
     """
 
     effective_at: float
@@ -157,13 +157,12 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the monitor has found of a task and set for it.
+    """The monitor's findings on a task, and its settings for it.
 
-    `shadow_share` and `review_share` are the probabilities with which a request is drawn for them; `deferral_factor` is
-    how many times deferred_share is sent away. `actions` are the newest ones, oldest first; `undone` are responses that
-    an admin has undone: they are not given again until the version that leads, and the canary, are healthy (those about
-    one version: `VersionQuality.undone`). `raised` says which of `shadow`, `reviews` and `widen` are above what is
-    usual, in answer to a verdict.
+    `shadow_share` and `review_share` are the probabilities that a request is drawn for them. `deferral_factor` is the
+    multiple of deferred_share that is sent away. `actions` are the newest ones, oldest first. `undone` are responses
+    that an admin has undone: they wait until the leading version and the canary are healthy (those about one version:
+    `VersionQuality.undone`). `raised` has those of `shadow`, `reviews` and `widen` that a verdict has raised.
     """
 
     versions: dict[str, VersionQuality] = {}
@@ -177,12 +176,12 @@ class TaskQuality(msgspec.Struct, frozen=True, kw_only=True):
     raised: tuple[str, ...] = ()
 
     def looked_into(self, watched: Iterable[str]) -> list[str]:
-        """Those of these versions that the monitor looks into, and does something about."""
+        """The versions among these that the monitor looks into and responds to."""
         return [name for name in watched if name in self.versions and self.versions[name].looked_into]
 
 
 Doubt = Literal["one_giver", "one_session", "first_day", "days_differ", "reviewers", "labellers"]
-"""Why evidence that would alarm makes a version suspect at most.
+"""The reason why evidence for an alarm makes a version suspect at most.
 
 - `one_giver`: it rests on the caller or rater who gave most of the labels.
 - `one_session`: it rests on the labels of one session, and those of a session may be right or wrong together.
@@ -196,13 +195,13 @@ Doubt = Literal["one_giver", "one_session", "first_day", "days_differ", "reviewe
 class SignalReport(msgspec.Struct, frozen=True, kw_only=True):
     """The report on one signal of a version.
 
-    `signal` is its name (`signal_table.py`), `of_class` its class (None: all). `estimate` is the share of bad ones seen
-    lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out (None:
-    not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline or of
-    the reference.
-    `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds. It would alarm
-    without the `doubt` (None: no doubt, or not enough evidence). `dispersion` is how many labels count as one.
-    `has_rhythm`: errors follow the day. `stricter`: how many times the earlier errors its present reviewers would see.
+    `signal` is its name (`signal_table.py`), `of_class` its class (None: all). `estimate` is the recent share of bad
+    labels, with its 95% interval. `high_without_one` is the interval's greatest upper end, whichever caller is left out
+    (None: not known, as for pairs that callers judged). `baseline` is the Baseline or the reference as JSON.
+    `threshold` is the `e_value` of an alarm; `since` is when the evidence began to grow, in Unix seconds. It would
+    alarm without the `doubt` (None: no doubt, or not enough evidence). `dispersion` is the number of labels that count
+    as one. `has_rhythm`: errors follow the time of day. `stricter` is the multiple of earlier errors that its present
+    reviewers would see.
     """
 
     signal: str
@@ -230,8 +229,8 @@ class SignalReport(msgspec.Struct, frozen=True, kw_only=True):
 class ArmEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """The evidence that another arm is better than a degraded version, from pairs since the verdict (`arm_bets.py`).
 
-    `e_value` is that of all `pairs` that are judged, `e_value_without_one` the least whichever caller is left out.
-    `unjudged` pairs have no opinion yet.
+    `e_value` is that of all judged `pairs`, `e_value_without_one` the least, whichever caller is left out. `unjudged`
+    pairs have no opinion yet.
     """
 
     pairs: int
@@ -248,10 +247,10 @@ class ArmEvidence(msgspec.Struct, frozen=True, kw_only=True):
 class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
     """The estimated quality of one arm on this task, the share of right answers, with its 95% interval (PPI++).
 
-    `version` is the name of the version that it is, None for general. `advantage_low` and `advantage_high` are bounds
-    of how much better it is than the version judged, each of which holds with 97.5% however often one looks; None where
-    not known. Where they rest on the judge's guesses alone, `advantage_words` is their number; else it is 0.
-    `evidence` is that of pairs since the version was degraded (None: it is not, or there are none).
+    `version` is its version's name, None for general. `advantage_low` and `advantage_high` bound its advantage over the
+    judged version. Each holds with 97.5%, however often one looks; None if not known. If they rest on the judge's
+    guesses alone, `advantage_words` is their number, else 0. `evidence` is from pairs since the version was degraded
+    (None: it is not, or there are none).
     """
 
     arm: Literal["version", "general", "previous_version"]
@@ -277,8 +276,8 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The work of the model that judges pairs lately: of about how many pairs it was asked, the share that it did
-    not judge, and how many in a row it has judged up to now."""
+    """The recent work of the model that judges pairs: about how many pairs it was asked about, its share without a
+    judgement, and the judged pairs in a row up to now."""
 
     asked: float
     silent: float
@@ -288,8 +287,8 @@ class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
 class SavingReport(msgspec.Struct, frozen=True, kw_only=True):
     """The present saving of a version against general, and the cost of its shadows and judges, in US dollars a day.
 
-    `requests` is about how many of the last three days it rests on, `known` which share of the version's requests they
-    are: of the others it is not known what they cost. `since` is the time of the first one (Unix seconds).
+    `requests` is about the number that it rests on, from the last three days. `known` is their share of the version's
+    requests: the cost of the others is not known. `since` is the time of the first one (Unix seconds).
     """
 
     saved_usd_per_day: float
@@ -305,7 +304,7 @@ class SavingReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of a version from its signals, at one moment. The same whichever gateway computes it."""
+    """The knowledge about a version from its signals, at one moment. Every gateway computes the same."""
 
     task: str
     version: str
@@ -313,9 +312,9 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     requests_per_day: float = 0.0
     requests_since: float | None = None
-    """When the first of them came, as that of labels below, in Unix seconds; None without any."""
+    """The first request's time in Unix seconds, as `labels_since` is the first label's; None without any."""
     led_per_day: float = 0.0
-    """Requests served here that chance led to it, whatever answered them: of these reviews are drawn."""
+    """Requests served here that chance led to it, whatever answered them. Reviews are drawn from these."""
     labels: int = 0
     labels_per_day: float = 0.0
     labels_since: float | None = None
@@ -324,26 +323,28 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     complaints_expected: float | None = None
     complaints_seen: float | None = None
     seconds_to_detect: dict[str, float | None] = {}
-    """By points (`5`, `10`): seconds until such a rise is found at today's label rate; None: never, there are none."""
+    """By points (`5`, `10`): the seconds until such a rise is found at today's label rate; None: never, or no
+    labels."""
     saving_usd: float = 0.0
     shadow_usd: float = 0.0
     saving: SavingReport | None = None
-    """None where of no request it is known what it saved."""
+    """None if no request's saving is known."""
     shadows: int = 0
-    """Shadows asked so far of this version, whether their pairs were judged or not."""
+    """Shadows requested for this version so far, with judged pairs or not."""
     reports: list[SignalReport] = []
     arms: list[ArmReport] = []
     judge_agreement: float | None = None
-    """The share in which the judge of pairs agrees with people, from 0 to 1; None without any that both judged."""
+    """The judge's rate of agreement with people on pairs, from 0 to 1; None if no pair was judged by both."""
     judge_agreement_low: float | None = None
     """The lower end of its 95% interval."""
     judge: JudgeReport | None = None
-    """None where no model was asked."""
+    """None if no model was asked."""
     signals: int = 1
     """The labelled signals of all versions, which share the accepted false alarms."""
 
     def is_news(self, last: Judgement | None) -> bool:
-        """Return whether gateways have to read it after the last one. Its moment alone counts once something came."""
+        """Return whether gateways must read it after the last one. With any request or label, a new time is news
+        too."""
         if last is None or self.requests_since is not None or self.labels_since is not None:
             return True
         return msgspec.structs.replace(last, at=self.at) != self
@@ -352,9 +353,9 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The monitor's summary for all gateways: the judgements by version, and how far it has read.
 
-    `at` is when it last judged, in Unix seconds; `behind_seconds` the age of the oldest entry that it has not read;
-    `writing` counts the writings of judgements, `unreadable` what could not be read, and `unmatched` feedback that no
-    record was there for any more: so it counts for no version. The versions `unjudged` can't be judged.
+    `at` is its last judgement in Unix seconds, `behind_seconds` the age of the oldest unread entry. `writing` counts
+    writes of judgements, `unreadable` what could not be read. `unmatched` counts feedback without a record, which
+    counts for no version. The versions `unjudged` can't be judged.
     """
 
     at: float
@@ -372,7 +373,7 @@ JUDGEMENTS_KEY = "apprentice:monitor:judgements"
 
 
 def read_quality(raw: Mapping[str, Any]) -> TaskQuality:
-    """The quality of a task as it is kept in Redis, with the names of earlier releases. Raises ValidationError."""
+    """The quality of a task as stored in Redis, with names of earlier releases. Raises ValidationError."""
     versions = raw.get("versions")
     if isinstance(versions, Mapping):
         raw = {**raw, "versions": {name: _with_present_names(version) for name, version in versions.items()}}

@@ -13,16 +13,16 @@ from monitoring.texts import Sealable
 
 EXAMPLE_WORDS = MappingProxyType({"comment": None, "demonstration": None})
 RETRAININGS_MAX = 200
-"""The newest requests that are kept."""
+"""The number of newest requests that are kept."""
 EXAMPLES_MAX = 500
-"""Examples of one request to train."""
+"""The number of examples of one request to train."""
 
 
 class Example(Sealable, frozen=True, kw_only=True, omit_defaults=True):
-    """A request whose answer was judged bad: by which metric and value, when (Unix seconds), and what was said of it.
+    """A request whose answer was judged bad: the metric and value, the time (Unix seconds), and the comment.
 
-    `demonstration` is what the answer should have been, where those who decide the label agree on it. `label_words`
-    tell who they are ("2 of 3 say wrong"). `class_name` is the request's class.
+    `demonstration` is the right answer, if those who decide the label agree on it. `label_words` name them ("2 of 3 say
+    wrong"). `class_name` is the request's class.
     """
 
     request_id: str
@@ -38,9 +38,9 @@ class Example(Sealable, frozen=True, kw_only=True, omit_defaults=True):
 class Retraining(msgspec.Struct, frozen=True, kw_only=True):
     """A request to train a version's successor. Times are Unix seconds; `action` is what of its quality opened it.
 
-    `examples` says how many there are; they are apart, since they are long. `dataset` is the digest of what was built
-    of them, and `command` trains on it. Where the system goes on by itself, `training` and `evaluation` are the ids of
-    what it began; `note` says why it did not go on.
+    `examples` is the number of examples, which are stored apart, since they are long. `dataset` is the digest of the
+    data set built from them, and `command` trains on it. If the system goes on by itself, `training` and `evaluation`
+    are the ids of what it began. `note` says why it did not.
     """
 
     id: str
@@ -63,23 +63,23 @@ class Retraining(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def slipped_at(self) -> float:
-        """The time since when its evidence has grown; 0 where none tells. `streams` is an earlier name of signals."""
+        """The time since its evidence grew; 0 if it is not known. `streams` is an earlier name of signals."""
         signals = self.evidence.get("signals") or self.evidence.get("streams") or ()
         return min([signal["since"] for signal in signals if signal.get("since")], default=0.0)
 
 
 def close_request(request: Retraining, by: str, at: float) -> Retraining:
-    """The request, closed; one that is closed already stays as it is."""
+    """The request, closed. A closed one stays as it is."""
     if request.state == "closed":
         return request
     return replace(request, state="closed", closed_at=at, closed_by=by)
 
 
 def row_of(example: Example, prompt: dict[str, Any] | None, answer: str | None) -> dict[str, Any]:
-    """An example as a row of a data set (monitoring/evaluation/dataset.py), as far as it is known.
+    """An example as a row of a data set (monitoring/evaluation/dataset.py), with the known fields.
 
-    `prompt` has the request's `messages` or its `prompt`, `answer` is what was answered; None: the texts are not kept.
-    Beside a right answer it is `rejected`, so that a training knows which answers are right no more.
+    `prompt` has the request's `messages` or its `prompt`, `answer` is the answer given; None: the texts are not kept.
+    Beside a right answer, the given one is `rejected`: so a training knows which answers are no longer right.
     """
     row: dict[str, Any] = {"id": example.request_id, **(prompt or {})}
     optional = {
@@ -98,5 +98,5 @@ def row_of(example: Example, prompt: dict[str, Any] | None, answer: str | None) 
 
 
 def is_complete(row: dict[str, Any]) -> bool:
-    """Return whether an evaluation can read the row: it has what was asked, and what is expected."""
+    """Return whether an evaluation can read the row: it has a prompt, and an expected answer."""
     return "expected" in row and ("messages" in row or "prompt" in row)

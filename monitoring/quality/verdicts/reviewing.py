@@ -1,8 +1,8 @@
 """The probability that a request is drawn for a review, so that a weekly budget of reviews is used and not exceeded.
 
 Draws are uniform and independent, so their number in a week is about a Poisson number. The store of reviews stops at
-the budget; until it goes on, nothing is drawn. The probability given here aims one standard deviation below the budget,
-so that this is rare.
+the budget, and nothing is drawn until it goes on. So that this is rare, the probability aims one standard deviation
+below the budget.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ DAYS_A_WEEK = 7
 
 
 def find_weekly_budget(plan: MonitorPlan, suspect: bool) -> int:
-    """The budget: how many requests of the task may be drawn in seven days, at most."""
+    """The budget: the most requests of the task that may be drawn in seven days."""
     return max(plan.reviews_per_week, plan.reviews_per_week_suspect) if suspect else plan.reviews_per_week
 
 
 def aim_reviews(budget: int) -> float:
-    """The expected draws a week, so that a standard deviation more (of a Poisson number) is the budget."""
+    """The expected draws a week: with one standard deviation (of a Poisson number) more, they are the budget."""
     if budget <= 0:
         return 0.0
     return ((math.sqrt(1.0 + 4.0 * budget) - 1.0) / 2.0) ** 2
 
 
 def count_requests_per_week(judgements: Iterable[Judgement]) -> float:
-    """The requests of a week that may be drawn, by the judgements of a task's versions: those that chance has led to
-    one, though general may have answered."""
+    """The requests of a week that may be drawn, from the judgements of a task's versions. Chance led them to a version,
+    though general may have answered."""
     return DAYS_A_WEEK * math.fsum(judgement.led_per_day for judgement in judgements)
 
 
 def compute_review_share(plan: MonitorPlan, requests_per_week: float, suspect: bool) -> float:
-    """The probability with which a request is drawn, from 0 to 1, at the expected requests of a week.
+    """The probability that a request is drawn, from 0 to 1, at the expected requests of a week.
 
-    0 where none is expected: as long as nothing is known of the traffic, a share could spend the week's budget at once.
-    Raises ValueError where the expectation is not a number of at least 0.
+    0 if none is expected: with unknown traffic any share could spend the week's budget at once. Raises ValueError if
+    the expectation is negative or not finite.
     """
     if not (requests_per_week >= 0.0 and math.isfinite(requests_per_week)):
         raise ValueError(f"{requests_per_week} requests a week: a number of at least 0.")
@@ -48,8 +48,8 @@ def compute_review_share(plan: MonitorPlan, requests_per_week: float, suspect: b
 
 
 def are_raised(quality: TaskQuality, watched: Iterable[str], plan: MonitorPlan) -> bool:
-    """Return whether the raised budget is in force: one of these versions is looked into, and the task's plan lets the
-    monitor raise the reviews."""
+    """Return whether the raised budget is in force: one of these versions is looked into, and the plan lets the monitor
+    raise the reviews."""
     if "reviews" not in plan.responses or "reviews" in quality.undone:
         return False
     return bool(quality.looked_into(watched))

@@ -18,12 +18,12 @@ from monitoring.quality.verdicts.quality import ArmReport, Judgement, TaskQualit
 
 EVIDENCE_PAIRS_MAX = 100
 EVIDENCE_SHARE = 1.0
-"""The share of shadows while evidence about other arms comes first."""
+"""The share of requests with shadows while evidence about other arms comes first."""
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
-    """The roles of a task's versions now, by its alias; None where there is none. `canary_share` is the share of its
-    requests which its canary gets; `general`: it has a fallback pool. `there` are all versions that are not retired."""
+    """The present roles of a task's versions, by its alias; None without a version. `canary_share` is the canary's
+    share of its requests. `general`: it has a fallback pool. `there` are all versions that are not retired."""
 
     active: str | None = None
     previous_version: str | None = None
@@ -34,7 +34,7 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lines(NamedTuple):
-    """The input of a share: the task's versions, their roles, its plan, and the responses that are allowed now."""
+    """The input for a share: the task's versions, their roles, its plan, and the responses that are allowed now."""
 
     versions: Mapping[str, VersionQuality]
     roles: Roles
@@ -43,7 +43,7 @@ class Lines(NamedTuple):
 
 
 def move_share(noting: Noting, name: str, quality: VersionQuality, judged: Judgement, lines: Lines) -> VersionQuality:
-    """The version with what follows from its verdict for its requests; nothing is done about one that is held."""
+    """The version with the share that follows from its verdict. Nothing is done if an admin holds it."""
     if name != lines.roles.active:
         quality = _given_back(noting, name, quality, "It leads its task no more.")
     if name != lines.roles.canary or lines.roles.canary_share not in (0.0, quality.paused_share):
@@ -64,17 +64,17 @@ def move_share(noting: Noting, name: str, quality: VersionQuality, judged: Judge
 
 
 def _undone(quality: VersionQuality) -> frozenset[str]:
-    """The responses not to repeat: who has undone a shift wants no roll back either, which moves all requests."""
+    """The responses not to repeat. An undone shift rules out a roll back too, which moves all requests."""
     return frozenset(quality.undone) | (frozenset({"roll_back"}) if "shift" in quality.undone else frozenset())
 
 
 def describe_share(quality: VersionQuality) -> dict[str, Any]:
-    """The share that a version keeps, as actions note it."""
+    """The share of a version, as actions note it."""
     return {"kept": quality.kept, "to": quality.to, "to_version": quality.to_version}
 
 
 def _paused(noting: Noting, name: str, quality: VersionQuality, lines: Lines) -> VersionQuality:
-    """A degraded canary, which gets no requests any more. Done once: an admin may give it a share again."""
+    """A degraded canary, which gets no more requests. It is done once: an admin may give it a share again."""
     share = lines.roles.canary_share
     if share == 0.0 or not is_to_be_paused(quality, lines.may):
         return quality
@@ -83,15 +83,15 @@ def _paused(noting: Noting, name: str, quality: VersionQuality, lines: Lines) ->
 
 
 def is_to_be_paused(quality: VersionQuality, responses: Collection[str]) -> bool:
-    """Return whether the monitor's next step takes all requests from this version, if it is a canary and has some."""
+    """Return whether the monitor's next step takes all requests from this version, if it is a canary with requests."""
     is_held = quality.pin is not None and quality.pin.verdict is None
     was_paused = "pause_canary" in (*quality.done, *quality.undone)
     return quality.verdict == "degraded" and "pause_canary" in responses and not is_held and not was_paused
 
 
 def _resumed(noting: Noting, name: str, quality: VersionQuality, roles: Roles) -> VersionQuality:
-    """A canary that is no longer degraded, with the share that it had before the monitor paused it: that is known until
-    the canary has it, and asked for again where it could not be given back."""
+    """A canary that is no longer degraded, with its share from before the monitor's pause. That share is kept until the
+    canary has it again, and a failed attempt is repeated."""
     if quality.paused_share is None:
         return quality
     if roles.canary_share != 0.0:
@@ -100,7 +100,7 @@ def _resumed(noting: Noting, name: str, quality: VersionQuality, roles: Roles) -
 
 
 def forget_pause(quality: VersionQuality) -> VersionQuality:
-    """The version without a share that is to be given back."""
+    """The version without a paused share to give back."""
     if quality.paused_share is None:
         return quality
     done = tuple(kind for kind in quality.done if kind != "recover")
@@ -108,14 +108,14 @@ def forget_pause(quality: VersionQuality) -> VersionQuality:
 
 
 def _step_away(noting: Noting, name: str, quality: VersionQuality, judged: Judgement, lines: Lines) -> VersionQuality:
-    """One step of a degraded version's share to the better arm; held where none is known to be better."""
+    """One step of a degraded version's share to the better arm; held if no arm is known to be better."""
     present_previous_version = (None, lines.roles.previous_version)  # a judgement may be older than the roles
     able = [arm for arm in judged.arms if _is_able(arm.arm, lines) and arm.version in present_previous_version]
     if quality.to is not None and _is_able(quality.to, lines) and _is_same(quality, quality.to, lines.roles):
         present = next((arm for arm in able if arm.arm == quality.to), None)
         if present is None or present.advantage_high is None or present.advantage_high >= 0.0:
             if present is None or not present.is_better:
-                return quality  # what was shifted stays where it was shown to be better, and goes no further
+                return quality  # the shifted share stays with the arm once shown to be better, and does not grow
             return _to(noting, name, quality, present, lines)
     better = max(_of_use(able, lines), key=_rank, default=None)
     if better is not None:
@@ -126,7 +126,7 @@ def _step_away(noting: Noting, name: str, quality: VersionQuality, judged: Judge
 
 
 def _to(noting: Noting, name: str, quality: VersionQuality, better: ArmReport, lines: Lines) -> VersionQuality:
-    """A step to this arm, as far as the task's settings and its admins let it."""
+    """A step to this arm, if the task's settings and its admins allow it."""
     plan = lines.plan
     lead = _describe_better(better)
     if "shift" in plan.responses and plan.enforced:
@@ -190,7 +190,7 @@ def _given_back(noting: Noting, name: str, quality: VersionQuality, because: str
 
 
 def _taken_from_arm(noting: Noting, name: str, quality: VersionQuality) -> VersionQuality:
-    """The version with all of its requests, where another arm had some and may not go on with them."""
+    """The version with all of its requests: the other arm that had some may no longer have them."""
     if quality.to is None:
         return quality
     text = f"{_words(quality.to)}, which had the rest of its requests, can't answer them, isn't healthy or is worse."
@@ -198,7 +198,7 @@ def _taken_from_arm(noting: Noting, name: str, quality: VersionQuality) -> Versi
 
 
 def _is_able(arm: str, lines: Lines) -> bool:
-    """Return whether this arm could answer the version's requests now: a previous version has to be healthy itself."""
+    """Return whether this arm could answer the version's requests now. A previous version must be healthy itself."""
     if arm == "general":
         return lines.roles.general
     previous_version = lines.roles.previous_version
@@ -210,8 +210,8 @@ def _is_able(arm: str, lines: Lines) -> bool:
 
 
 def _of_use(able: list[ArmReport], lines: Lines) -> list[ArmReport]:
-    """The better ones of these arms; where no share may be shifted, and it may be rolled back, the previous version
-    goes first: that is all that can be done."""
+    """The better ones of these arms. If no share may be shifted but a roll back is allowed, the previous version alone:
+    that is the only possible step."""
     better = [arm for arm in able if arm.is_better]
     if lines.plan.enforced and "shift" in lines.plan.responses:
         return better
@@ -220,7 +220,7 @@ def _of_use(able: list[ArmReport], lines: Lines) -> list[ArmReport]:
 
 
 def _rank(arm: ArmReport) -> tuple[float, float]:
-    """The order of arms that are better: by the least advantage, then by the evidence."""
+    """The rank of a better arm: by its least advantage, then by its evidence."""
     evidence = arm.evidence.e_value if arm.evidence is not None else 0.0
     return max(0.0, arm.advantage_low or 0.0), evidence
 
@@ -235,7 +235,7 @@ def _describe_better(arm: ArmReport) -> str:
 def is_evidence_needed(quality: VersionQuality, judged: Judgement | None) -> bool:
     """Return whether evidence about other arms comes first: the version is degraded, and none is known to be better.
 
-    No longer than for `EVIDENCE_PAIRS_MAX` pairs with an arm: arms that differ so little are compared without haste.
+    This ends after `EVIDENCE_PAIRS_MAX` pairs with an arm: arms that differ so little can wait.
     """
     if quality.verdict != "degraded" or not quality.looked_into or quality.to is not None:
         return False
@@ -245,23 +245,23 @@ def is_evidence_needed(quality: VersionQuality, judged: Judgement | None) -> boo
 
 
 def is_healthy(task: TaskQuality, version: str) -> bool:
-    """Return whether a version may be given requests of another: it is healthy, or was not judged yet."""
+    """Return whether a version may get requests of another: it is healthy, or not judged yet."""
     return task.versions.get(version, HEALTHY).verdict == "healthy"
 
 
 def is_evidence_first(task: TaskQuality, version: str) -> bool:
-    """Return whether shadows of this version may take places before callers: evidence about other arms comes first."""
+    """Return whether shadows of this version may take places before callers, since evidence comes first."""
     quality = task.versions.get(version, HEALTHY)
     return quality.verdict == "degraded" and quality.to is None and task.shadow_share >= EVIDENCE_SHARE
 
 
 def _is_same(quality: VersionQuality, arm: str, roles: Roles) -> bool:
-    """Return whether the arm that has the rest of the version's requests is still the same version."""
+    """Return whether the arm with the rest of the version's requests is still the same version."""
     return arm != "previous_version" or quality.to_version in (None, roles.previous_version)
 
 
 def _has_just_stepped(quality: VersionQuality, now: float, plan: MonitorPlan) -> bool:
-    """Return whether the next step has to wait; a clock that was set back has it wait no longer."""
+    """Return whether the next step must wait. If the clock was set back, it need not."""
     return 0.0 <= now - quality.stepped_at < plan.step_seconds
 
 

@@ -1,4 +1,4 @@
-"""Announced changes of a task: other rules hold from some day on, and the organisation says so before labels do. Pure.
+"""Announced changes of a task: the organisation says, before labels show it, that other rules hold from a day on. Pure.
 
 From that day a version that was trained on the old rules is stale. Staleness is no verdict. The monitor's verdict is
 kept beside it, though its baselines were learned under the old rules.
@@ -17,10 +17,9 @@ from monitoring.quality.verdicts.quality import Action, Changed, TaskQuality, Ve
 
 
 def announce(task: TaskQuality, versions: Sequence[str], change: Changed) -> tuple[TaskQuality, Action]:
-    """The quality once the organisation has said that the task changes: these versions are stale from then on.
+    """The quality after the announcement of a change: these versions are stale from its time on.
 
-    A version that was stale from an earlier time stays so. A word that was given before is replaced, as if it had never
-    been said.
+    A version that was stale from an earlier time stays so. An earlier announcement is replaced, and has no effect.
     """
     moved = _unmarked(task)
     before: dict[str, float | None] = {}
@@ -44,9 +43,9 @@ def announce(task: TaskQuality, versions: Sequence[str], change: Changed) -> tup
 
 
 def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Changed, Action]:
-    """The quality as if nobody had said that the task changes, the change that was taken back, and the action.
+    """The quality without the announced change, the change that was taken back, and the action.
 
-    Raises ResponseError where nobody has said so.
+    Raises ResponseError if no change is announced.
     """
     if task.changed is None:
         raise ResponseError("Nobody has said that the task changes: there is nothing to take back.")
@@ -69,7 +68,7 @@ def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Chan
 
 
 def _unmarked(task: TaskQuality) -> dict[str, VersionQuality]:
-    """The versions as they were before anybody said that the task changes."""
+    """The versions as they were before any announcement."""
     change = task.changed
     if change is None:
         return dict(task.versions)
@@ -82,7 +81,7 @@ def _unmarked(task: TaskQuality) -> dict[str, VersionQuality]:
 
 
 def _marks(versions: Mapping[str, VersionQuality], names: Sequence[str]) -> dict[str, float | None]:
-    """From when on each of these is stale."""
+    """The time from which each of these is stale."""
     return {name: versions[name].stale_from if name in versions else None for name in names}
 
 

@@ -1,9 +1,9 @@
 """The verdict that follows from a version's signals, with its reason. Pure. `phases.py` has the table of phases.
 
-Only labelled signals make a version degraded. Unlabelled signals make it suspect. So do labels that would make it
-degraded without a doubt: a person has to look.
+Only labelled signals make a version degraded. Unlabelled signals make it suspect. So do labels whose alarm is in doubt:
+a person has to look.
 
-A verdict ends by other evidence than what began it, so that it does not go back and forth:
+A verdict ends by other evidence than it began with, so that it does not alternate:
 - Degraded ends with the reverse tests of the labelled signals that have alarmed.
 - Suspect ends with labels that show the version to be as good as before, or after a time without an alarm.
 An alarm that ends shows nothing. Its threshold rises with the number of labels and signals, and the monitor itself
@@ -25,7 +25,7 @@ from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, S
 
 
 class Conclusion(NamedTuple):
-    """A verdict, its reason, the signals that show it, and the names of those whose suspicion labels have refuted."""
+    """A verdict, its reason, the signals that show it, and the names of signals that labels have refuted."""
 
     verdict: Verdict
     because: str
@@ -47,7 +47,7 @@ class ReverseTest(NamedTuple):
 
 
 def find_verdict(quality: VersionQuality, judged: Judgement, plan: MonitorPlan, now: float) -> Conclusion:
-    """The verdict that follows from a version's quality until now and its judgement, at `now` in Unix seconds."""
+    """The verdict that follows from a version's present quality and its judgement, at `now` (Unix seconds)."""
     labelled = find_degraded(judged)
     speaking = [report for report in judged.reports if report.doubt or (report.alarming and not report.labelled)]
     cleared = tuple(name for name in quality.cleared if any(name_of(report) == name for report in speaking))
@@ -69,9 +69,9 @@ def find_degraded(judged: Judgement) -> list[SignalReport]:
 
 
 def apply_conclusion(quality: VersionQuality, conclusion: Conclusion, judged: Judgement, now: float) -> VersionQuality:
-    """The version's quality after a conclusion: the verdict with its time and reason, and what the next one needs.
+    """The version's quality after a conclusion: the verdict with its time and reason, and the state for the next one.
 
-    A clock that was set back makes no verdict older than the one before: the monitor's process would not follow it.
+    If the clock was set back, a verdict keeps the time of the one before: the monitor's process ignores older ones.
     """
     after = next_phase(quality.phase, Judged(conclusion.verdict)).verdict
     turned = after != quality.verdict
@@ -100,7 +100,7 @@ def list_alarmed(quality: VersionQuality, judged: Judgement) -> tuple[str, ...]:
 
 
 def find_unrecovered(quality: VersionQuality, judged: Judgement) -> list[str]:
-    """The signals that have alarmed, are still held against something, and have not recovered."""
+    """The signals that have alarmed, still have a baseline, and have not recovered."""
     return [
         test.name
         for test in _tests(judged, quality.since)
@@ -114,7 +114,7 @@ def shows_recovery(quality: VersionQuality, judged: Judgement) -> bool:
 
 
 def name_of(report: SignalReport) -> str:
-    """A signal with its class, if it is of one."""
+    """A signal's name, with its class if it has one."""
     return report.signal if report.of_class is None else f"{report.signal}:{report.of_class}"
 
 
@@ -125,7 +125,7 @@ def describe_evidence(reports: list[SignalReport]) -> str:
 
 
 def explain_degraded(reports: list[SignalReport]) -> str:
-    """The reason of a degraded verdict, by the labelled signals that show it."""
+    """The reason for a degraded verdict, from the labelled signals that show it."""
     return f"It got worse: {describe_evidence(reports)}."
 
 
@@ -140,11 +140,11 @@ DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
         "labellers": "It may have been worse than in its evaluation from the first label on, as labellers may differ",
     }
 )
-"""The reason of a suspicion by its doubt; None: an unlabelled signal alarms."""
+"""The reason for a suspicion, by its doubt; None: an unlabelled signal alarms."""
 
 
 def _suspicion(reports: list[SignalReport]) -> str:
-    """The reason of a suspicion, by these signals."""
+    """The reason for a suspicion, from these signals."""
     by_doubt = {doubt: [report for report in reports if report.doubt == doubt] for doubt in DOUBTS}
     return " ".join(
         f"{DOUBTS[doubt]}: {describe_evidence(speaking)}." for doubt, speaking in by_doubt.items() if speaking
@@ -158,8 +158,8 @@ def _of_degraded(
     fresh: list[SignalReport],
     cleared: tuple[str, ...],
 ) -> Conclusion:
-    """Healthy again where the reverse test of each signal that has alarmed shows it, of those that are still tested; at
-    least one test shows it, and nothing else alarms."""
+    """The conclusion on a degraded version. It is healthy again if the reverse tests of all alarmed signals that are
+    still tested show a recovery. At least one test must show it, and nothing else may alarm."""
     shown = any(test.from_before and test.recovered for test in _tests(judged, quality.since))
     if labelled or not shown or find_unrecovered(quality, judged):
         return Conclusion("degraded", quality.because, labelled, cleared)
@@ -170,7 +170,7 @@ def _of_degraded(
 
 
 def _tests(judged: Judgement, since: float) -> Iterator[ReverseTest]:
-    """The reverse tests of a version that is degraded `since` then."""
+    """The reverse tests of a version that is degraded since `since`."""
     for report in judged.reports:
         if report.labelled:
             is_there = _upper(report.baseline) is not None or report.baseline.get("learning") is False
@@ -179,7 +179,7 @@ def _tests(judged: Judgement, since: float) -> Iterator[ReverseTest]:
 
 
 def _is_before(baseline: Mapping[str, Any], since: float) -> bool:
-    """Return whether a baseline does not come from what the version itself did since then."""
+    """Return whether a baseline does not come from the version's own labels since then."""
     at = baseline.get("at", baseline.get("to"))
     return baseline.get("kind") != "own" or not isinstance(at, int | float) or at <= since
 
@@ -205,7 +205,7 @@ def _of_suspect(
 
 
 def _quiet_since(quality: VersionQuality, fresh: list[SignalReport], now: float) -> float | None:
-    """Since when nothing alarms of a suspect version; None while something does."""
+    """The time since nothing alarms for a suspect version; None while something does."""
     if fresh:
         return None
     return now if quality.quiet_since is None else min(now, quality.quiet_since)
@@ -216,10 +216,10 @@ def _with(cleared: tuple[str, ...], fresh: list[SignalReport]) -> tuple[str, ...
 
 
 def _refuting(quality: VersionQuality, judged: Judgement, plan: MonitorPlan) -> list[SignalReport]:
-    """The labelled signals that show a suspect version to be as good as before: each has enough labels since, and the
-    interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
-    known it refutes nothing. None does while another one lies wholly above that, but for one that rests on one
-    giver."""
+    """The labelled signals that show a suspect version to be as good as before. Each has enough labels since then. The
+    interval of its recent errors is not above its baseline, whichever caller is left out; if that is not known, the
+    signal refutes nothing. No signal does while another's interval lies wholly above its baseline. Evidence that rests
+    on one giver does not count there."""
     reports = [
         (report, upper)
         for report in judged.reports
@@ -245,12 +245,12 @@ def _refuting(quality: VersionQuality, judged: Judgement, plan: MonitorPlan) -> 
 
 
 def _since(quality: VersionQuality, report: SignalReport) -> float:
-    """The number of this signal's labels since its version became suspect; none where that is not known."""
+    """The number of this signal's labels since its version became suspect; 0 if that is not known."""
     return 0.0 if quality.observed is None else report.observed - quality.observed.get(name_of(report), 0.0)
 
 
 def _upper(baseline: Mapping[str, Any]) -> float | None:
-    """The rate, or the difference, that a signal is held against; None where there is none yet."""
+    """The upper bound of a signal's baseline, a rate or a difference; None without a baseline."""
     upper = baseline.get("upper")
     return upper if isinstance(upper, int | float) else None
 
