@@ -109,8 +109,8 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     """The phase of a version in the monitor's process, and the times from which its labels count, in Unix seconds.
 
     `since` is the beginning of the verdict in force. Labels of requests from before `tested_from` show no recovery: the
-    version became degraded then, or its share last moved since. Labels of requests from before `restarted_at` are not
-    evidence: detectors last began again then.
+    version became degraded then or, later, its share last moved then. Labels of requests from before `restarted_at` are
+    not evidence: detectors last began again then.
     """
 
     phase: Phase = Phase()

@@ -256,7 +256,7 @@ def find_expected(
 
     The cohorts come oldest first, with age buckets. The bound is that of a Poisson rate (Garwood 1936, by Wilson and
     Hilferty's formula). It rests on the effective number of complaints behind these ages. It is wider if most requests
-    have an age with little evidence, as the youngest ones alone do.
+    have an age with little evidence, as it is for the youngest cohorts alone.
     """
     hour, doubt = get_hour_factor(delays, tick), delays.variance
     bounds, means = [0.0] * len(ages), [0.0] * len(ages)

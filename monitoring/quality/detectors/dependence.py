@@ -12,7 +12,7 @@ each label counts:
   least, whoever is left out (`leave_one_out.py`): if one of its detectors keeps the claim, the evidence does.
 - **Crowding.** The more errors among about the last ten labels, the less the next label counts.
 - **Days.** Each day's sum is compared with the one that earlier days let expect, in multiples of chance. If the mean of
-  the squares is over 1 beyond chance, the evidence must be stronger in proportion (`label_signal.py`).
+  the squares is over 1 beyond chance, the evidence must be stronger accordingly (`label_signal.py`).
 - **The rhythm of the day.** At the end of each day one wave of 24 hours is fitted. If it is more than chance, the
   baseline follows it in the worse half of the day, to twice its height at most.
 

@@ -19,7 +19,7 @@ from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 
 MONTH_DAYS = 30.0
 BETWEEN_MIN = 200.0
-"""A signal with few labels a month has at most one false alarm in this number of labels."""
+"""A signal with few labels a month has at most one false alarm in this number of labels on average."""
 
 
 def find_labels_between(

@@ -275,7 +275,7 @@ def rests_on(
     believed: Collection[int],
     callers: int,
 ) -> list[int]:
-    """The places of the one caller and the one rater without whom all evidence is not enough; none if it rests on
+    """The places of the one caller and the one rater without whom the evidence is not enough; none if it rests on
     several. The first `callers` places are those of callers."""
     if detectors.log_max >= enough or log_e(detectors.whole) < enough:
         return []

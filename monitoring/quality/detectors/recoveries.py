@@ -36,7 +36,7 @@ def add_recovery(in_a_row: int) -> int:
 
 
 def count_left(in_a_row: int, labels: float, seconds: float, first: float = BETWEEN) -> int:
-    """The number of recoveries in a row when the version is degraded again, so long after the last one.
+    """The recoveries in a row when the version is degraded again, these labels and seconds after the last one.
 
     Labels from a degraded time do not count, even if an admin ended it.
     """

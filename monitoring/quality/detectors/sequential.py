@@ -19,8 +19,8 @@ import msgspec
 
 from monitoring.quality.detectors.rising_errors import Side
 
-# Shares of the largest stake that could lose all, and what part of the capital is staked by each. Small stakes find
-# small shifts in noisy differences, large ones large shifts in quiet ones. What they find: docs/measurements.md.
+# Shares of the largest stake, which could lose all, and the part of the capital behind each. Small stakes find small
+# shifts in noisy differences, large stakes find large shifts in quiet ones (docs/measurements.md).
 STAKES = (0.08, 0.3, 0.6, 0.9)
 WEIGHTS = (0.1, 0.3, 0.3, 0.3)
 LOG_OF_STAKES = math.log(len(STAKES))

@@ -377,7 +377,7 @@ def _nothing(
 
 
 def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator[str]:
-    """The steps if nothing is wrong. They name signals whose baseline is too high to find a slip."""
+    """The steps if nothing is wrong: a lower baseline, if the present one is too high to find a slip."""
     has_baseline = any(
         report.labelled and report.of_class is None and report.baseline.get("upper") for report in judged.reports
     )

@@ -39,8 +39,8 @@ UNJUDGED = "too few labels for a baseline"
 
 
 class Claim(NamedTuple):
-    """P(any false alarm within `labels` labels, over all signals together) is at most `alpha`. A signal needs
-    `labels_min` labels since its detector began."""
+    """P(any false alarm within `labels` labels, over all signals together) is at most `alpha`. A signal alarms only
+    with `labels_min` labels or more since its detector began."""
 
     labels: float
     alpha: float

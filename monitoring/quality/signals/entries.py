@@ -39,7 +39,7 @@ class Attempt(msgspec.Struct):
 class RecordedFinding(msgspec.Struct):
     """A check's finding."""
 
-    check: str = ""  # empty: of an earlier release, which named it otherwise
+    check: str = ""  # empty: from an earlier release, with another name
     fired: bool = False
     score: float | None = None
     version: str | None = None
@@ -271,8 +271,7 @@ def get_sides(shadow: RecordEntry) -> tuple[str, str]:
 
 
 def list_sessions(record: RecordEntry) -> list[str]:
-    """The handles of its session and subject, which it may share. Handles of its answer, or of its report, are its
-    own."""
+    """The handles of its session and subject, which other requests may share; without those of its answer or report."""
     if is_reported(record):
         return record.handles[2:]
     return record.handles if record.id in (record.answer_id or record.id) else record.handles[:-1]

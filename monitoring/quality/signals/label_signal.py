@@ -346,7 +346,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return recent_values.find_share_interval(recent)
 
     def high_without_one(self, roll: GiverRoll, high: float | None) -> float | None:
-        """The greatest upper end of that interval, whichever caller may be left out."""
+        """The greatest upper end of the interval of its recent errors, whichever caller may be left out."""
         if not self.recent.weight:
             return None
         believed = set(leave_one_out.find_believed(roll))

@@ -30,7 +30,7 @@ CanaryAction = Literal["promote", "roll_back", "hold", "continue"]
 
 SIGNALS: tuple[CanarySignal, ...] = ("error", "contract", "latency", "feedback", "shadow")
 SHADOW_SHARE = 0.5
-# So few that an outage of both arms, paired with what waits from before it, takes an e-value from 1 to 7 at most.
+# A small number: if an outage of both arms is paired with earlier values, an e-value of 1 rises to 7 at most.
 WAITING_MAX = 4
 SECONDS_MAX = 90 * 86_400
 WORSE: Mapping[CanarySignal, str] = {
@@ -47,17 +47,17 @@ class CanaryPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     alpha: probability, over the whole canary, of ever rolling back a good canary, and of ever promoting a bad one;
         above 0, at most 0.5.
-    margin: how much worse still counts as no worse, as a difference of rates (0.02 is 2 points): errors, broken
-        contracts, feedback and shadow pairs; 0 to 0.5. With 0 an equal canary is never shown to be no worse.
-    latency_ratio_max: times the active version's latency that is still no worse; 1 to 100.
+    margin: the greatest difference of rates that counts as no worse (0.02 is 2 points), for errors, broken contracts,
+        feedback and shadow pairs; 0 to 0.5. With 0 an equal canary is never shown to be no worse.
+    latency_ratio_max: the largest multiple of the active version's latency that counts as no worse; 1 to 100.
     requests_min: canary requests before it may be promoted; 1 to 10,000,000.
     seconds_min: seconds before it may be promoted; 0 or more, at most seconds_max.
     seconds_max: seconds after which on_timeout applies; 1 second to 90 days.
-    feedback_metric: name of the feedback metric whose worse labels roll it back; None if feedback is not looked at.
+    feedback_metric: name of the feedback metric whose worse labels roll it back; None if feedback does not count.
     feedback_required: whether it is promoted only once that feedback shows it to be no worse.
-    on_timeout: what happens if there is no verdict after seconds_max.
-    shadow_harm_margin: how much worse on the same inputs a canary may be before it is rolled back, as a difference of
-        rates; 0 to margin. 0 finds harm soonest: being worse at all counts.
+    on_timeout: the action if there is no verdict after seconds_max.
+    shadow_harm_margin: the greatest difference of rates on the same inputs that does not roll it back; 0 to margin.
+        0 finds harm soonest: any difference counts.
     shadow_required: whether it is promoted only once shadow pairs show it to be no worse than the margin.
     """
 

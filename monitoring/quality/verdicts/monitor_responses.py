@@ -254,8 +254,8 @@ def _with_verdict(
 def _with_ticket(
     noting: Noting, task: TaskQuality, watched: list[str], judgements: Mapping[str, Judgement], plan: MonitorPlan
 ) -> TaskQuality:
-    """The task with its ticket. A suspicion opens one, which limits the cost of looking into it; it closes with the
-    last."""
+    """The task with its ticket. A suspicion opens one, which limits its cost. It closes once all versions are
+    healthy."""
     worse = [name for name in watched if task.versions[name].verdict != "healthy"]
     ticket = task.ticket
     if not worse:
@@ -289,7 +289,7 @@ def _with_levers(
 ) -> TaskQuality:
     """The shares of shadows and reviews, and the deferral, that follow from the verdicts.
 
-    Only the raising of one is a response to a verdict, and noted. The usual value, and the raised one, follow from the
+    Only raising one of them is a response to a verdict, and noted. The usual value, and the raised one, follow from the
     settings and the traffic.
     """
     worse = task.looked_into(watched)

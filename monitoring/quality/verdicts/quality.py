@@ -100,7 +100,7 @@ class VersionQuality(msgspec.Struct, frozen=True, kw_only=True):
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     """A suspicion that is looked into: its reason, its beginning, and the raised shadows' cost limit and cost.
 
-    By the last note its shadows have cost `shadow_usd_spent`, and `shadows_asked` were requested. `usd_before` and
+    By its last note the shadows have cost `shadow_usd_spent`, and `shadows_asked` were requested. `usd_before` and
     `shadows_before` are each version's totals at that note (`usd_before` None: not known). `shadow_usd_before` is the
     total at its opening.
     """

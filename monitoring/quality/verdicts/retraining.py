@@ -21,8 +21,8 @@ EXAMPLES_MAX = 500
 class Example(Sealable, frozen=True, kw_only=True, omit_defaults=True):
     """A request whose answer was judged bad: the metric and value, the time (Unix seconds), and the comment.
 
-    `demonstration` is the right answer, if those who decide the label agree on it. `label_words` name them ("2 of 3 say
-    wrong"). `class_name` is the request's class.
+    `demonstration` is the right answer, if those who decide the label agree on it. `label_words` describe these ("2 of
+    3 say wrong"). `class_name` is the request's class.
     """
 
     request_id: str
@@ -36,11 +36,11 @@ class Example(Sealable, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Retraining(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to train a version's successor. Times are Unix seconds; `action` is what of its quality opened it.
+    """A request to train a version's successor. Times are Unix seconds; `action` is the action that opened it.
 
     `examples` is the number of examples, which are stored apart, since they are long. `dataset` is the digest of the
     data set built from them, and `command` trains on it. If the system goes on by itself, `training` and `evaluation`
-    are the ids of what it began. `note` says why it did not.
+    are the ids of what it began. `note` says why it did not go on.
     """
 
     id: str

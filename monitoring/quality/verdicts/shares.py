@@ -23,7 +23,8 @@ EVIDENCE_SHARE = 1.0
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
     """The present roles of a task's versions, by its alias; None without a version. `canary_share` is the canary's
-    share of its requests. `general`: it has a fallback pool. `there` are all versions that are not retired."""
+    share of the task's requests. `general`: the task has a fallback pool. `there` are all versions that are not
+    retired."""
 
     active: str | None = None
     previous_version: str | None = None
@@ -210,8 +211,8 @@ def _is_able(arm: str, lines: Lines) -> bool:
 
 
 def _of_use(able: list[ArmReport], lines: Lines) -> list[ArmReport]:
-    """The better ones of these arms. If no share may be shifted but a roll back is allowed, the previous version alone:
-    that is the only possible step."""
+    """The better ones of these arms. If no share may be shifted, and a roll back is allowed, a better previous version
+    goes first: only that step is possible."""
     better = [arm for arm in able if arm.is_better]
     if lines.plan.enforced and "shift" in lines.plan.responses:
         return better

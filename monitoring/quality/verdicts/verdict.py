@@ -159,7 +159,7 @@ def _of_degraded(
     cleared: tuple[str, ...],
 ) -> Conclusion:
     """The conclusion on a degraded version. It is healthy again if the reverse tests of all alarmed signals that are
-    still tested show a recovery. At least one test must show it, and nothing else may alarm."""
+    still tested show a recovery. At least one test must show it, and no other labelled signal may alarm."""
     shown = any(test.from_before and test.recovered for test in _tests(judged, quality.since))
     if labelled or not shown or find_unrecovered(quality, judged):
         return Conclusion("degraded", quality.because, labelled, cleared)
